@@ -1,0 +1,101 @@
+//! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::trajectory::SampledToken;
+
+/// How to draw the next token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 means greedy.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens whose probabilities sum to at least this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep only this many of the likeliest tokens; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Seed of this request's own generator: same request, same seed, same tokens.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the likeliest token.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0 };
+}
+
+/// One request for tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// Everything the model is conditioned on. Never empty.
+    pub prompt: Vec<u32>,
+    /// How to draw.
+    pub sampling: Sampling,
+    /// Sampling one of these ends the sequence; it is the last token reported.
+    pub stop_ids: Vec<u32>,
+    /// Upper bound on sampled tokens; at least 1.
+    pub max_tokens: usize,
+    /// Report tokens as they are sampled, or all at the end (cheaper for bulk rollouts).
+    pub stream: bool,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// A stop id was sampled.
+    StopId,
+    /// `max_tokens`, or the model's context, was used up.
+    Length,
+}
+
+/// What an engine reports while it serves a request. After `Done` or `Failed` nothing follows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GenerateEvent {
+    /// Tokens sampled since the last event, in order; never empty.
+    Tokens(Vec<SampledToken>),
+    /// The sequence is complete.
+    Done(StopReason),
+    /// The request failed; the engine serves others still.
+    Failed(EngineError),
+}
+
+/// Why an engine could not serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The prompt leaves no room in the model's context.
+    #[error("the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`")]
+    PromptTooLong {
+        /// Length of the prompt.
+        tokens: usize,
+        /// The model's context length.
+        context: usize,
+    },
+    /// Too many requests wait already.
+    #[error("the engine's queue is full\nhint: retry later, or raise `policy.queue`")]
+    Overloaded,
+    /// The engine stopped while the request was in flight.
+    #[error("the engine stopped: {0}")]
+    Stopped(String),
+    /// The engine could not be built.
+    #[error("cannot load the model from `{path}`: {reason}")]
+    Load {
+        /// What was to be loaded.
+        path: String,
+        /// What went wrong, with a hint where there is one.
+        reason: String,
+    },
+}
+
+/// Samples tokens for many requests at once.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Starts a request. Events arrive on the receiver; dropping it cancels the request and harms
+    /// no other. The channel holds at most `max_tokens + 1` events, so it is bounded by the request.
+    fn generate(&self, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent>;
+
+    /// The longest sequence, prompt and sampled tokens together, that the model can hold.
+    fn context_length(&self) -> usize;
+
+    /// Whether the engine can serve now; rebuilds it where it can.
+    async fn is_ready(&self) -> bool;
+}

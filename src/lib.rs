@@ -1,0 +1,16 @@
+//! Prompt-R1: a small policy model that thinks, writes prompts for a large language model,
+//! reads the replies and answers. One crate serves it, trains it and measures it.
+//!
+//! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
+
+pub mod dataset;
+pub mod engine;
+pub mod episode;
+pub mod large_model;
+pub mod model;
+pub mod policy;
+pub mod protocol;
+pub mod reward;
+pub mod task;
+pub mod tokenization;
+pub mod trajectory;

@@ -1,0 +1,25 @@
+//! What can go wrong with a model.
+
+/// Errors of loading, running and saving a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be read or written.
+    #[error("cannot access `{path}`: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("`{path}` is not usable: {reason}")]
+    Invalid {
+        /// The file or folder.
+        path: String,
+        /// What is wrong with it, with a hint where there is one.
+        reason: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

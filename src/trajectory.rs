@@ -1,0 +1,131 @@
+//! The record of an episode: what was sampled, what was observed. Data only.
+
+use serde::{Deserialize, Serialize};
+
+/// One sampled token and how likely the policy thought it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SampledToken {
+    /// The token's id in the policy's vocabulary.
+    pub id: u32,
+    /// Natural-log probability under `softmax(logits / temperature)`, before top-k and top-p.
+    /// Greedy decoding (temperature 0) reports it at temperature 1.
+    pub log_prob: f32,
+}
+
+/// The one token stream of an episode: what the policy was conditioned on and what it sampled, in
+/// order. The same in serving and in training; nothing is ever decoded and encoded again.
+///
+/// The three vectors have one length.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TokenTrace {
+    /// Token ids: the opening, then turns and observations alternating.
+    pub ids: Vec<u32>,
+    /// Natural-log probability of each sampled token; 0 where the token was given.
+    pub log_probs: Vec<f32>,
+    /// Whether the policy sampled the token (`true`) or was given it (`false`).
+    pub action_mask: Vec<bool>,
+}
+
+impl TokenTrace {
+    /// Appends tokens that the policy was given.
+    pub fn push_context(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.log_probs.resize(self.ids.len(), 0.0);
+        self.action_mask.resize(self.ids.len(), false);
+    }
+
+    /// Appends a token that the policy sampled.
+    pub fn push_action(&mut self, token: SampledToken) {
+        self.ids.push(token.id);
+        self.log_probs.push(token.log_prob);
+        self.action_mask.push(true);
+    }
+
+    /// How many tokens the policy sampled.
+    pub fn action_count(&self) -> usize {
+        self.action_mask.iter().filter(|&&sampled| sampled).count()
+    }
+}
+
+/// What the policy did in a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "text")]
+pub enum Action {
+    /// A prompt for the large model.
+    Prompt(String),
+    /// A prompt whose reply is the answer: the large model's words are handed on as they are.
+    FinalPrompt(String),
+    /// The answer.
+    Answer(String),
+    /// Nothing that can be acted on.
+    Nothing,
+}
+
+/// Why the policy stopped writing a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnFinish {
+    /// It ended the turn itself, or wrote on past a closed action.
+    Stop,
+    /// It reached the token limit.
+    Length,
+}
+
+/// Tokens that a chat model was billed for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUsage {
+    /// Tokens read.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
+}
+
+impl std::ops::AddAssign for TokenUsage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+    }
+}
+
+/// What the large model said to a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The reply, in full.
+    pub reply: String,
+    /// Whether the policy saw only the head of it.
+    pub truncated: bool,
+    /// Whether an earlier identical prompt was answered from the episode's own record.
+    pub repeated: bool,
+    /// What the call was billed; zero when repeated.
+    pub usage: TokenUsage,
+    /// From sending the prompt to the end of the reply, milliseconds.
+    pub millis: u64,
+}
+
+/// One turn: what the policy wrote, what that meant, and what came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The policy's text, verbatim.
+    pub text: String,
+    /// The content of its think tag, if any.
+    pub think: Option<String>,
+    /// What it did.
+    pub action: Action,
+    /// Why it stopped writing.
+    pub finish: TurnFinish,
+    /// Tokens it sampled.
+    pub tokens: usize,
+    /// Time it took to sample them, milliseconds.
+    pub millis: u64,
+    /// The reply, when the action was a prompt that was answered.
+    pub observation: Option<Observation>,
+}
+
+/// The whole record of one episode.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trajectory {
+    /// The turns, in order.
+    pub turns: Vec<Turn>,
+    /// The token stream; empty for policies that do not expose their tokens.
+    pub trace: TokenTrace,
+}
