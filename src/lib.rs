@@ -3,6 +3,7 @@
 //!
 //! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
 
+pub mod chat;
 pub mod dataset;
 pub mod engine;
 pub mod episode;

@@ -1,1 +1,86 @@
-//! large_model.
+//! The port to a large model (the environment), and what calls it.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde_json::{Map, Value};
+
+use crate::chat::ChatMessage;
+use crate::trajectory::TokenUsage;
+
+mod error;
+
+pub use error::LargeModelError;
+
+/// One call of a large model.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// The conversation; the last message is the one to reply to.
+    pub messages: Vec<ChatMessage>,
+    /// Further fields of the Chat Completions request, sent as they are: `temperature`,
+    /// `max_tokens`, `seed`, `tools`, `response_format`… Override the endpoint's defaults.
+    pub params: Map<String, Value>,
+    /// When the caller stops caring: retries and waits end before it.
+    pub deadline: Option<Instant>,
+    /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
+    pub authorization: Option<secrecy::SecretString>,
+}
+
+/// What a large model replied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The whole assistant message; tool calls and unknown fields included.
+    pub message: ChatMessage,
+    /// The upstream's `finish_reason`, such as `stop` or `length`.
+    pub finish_reason: String,
+    /// What the call was billed.
+    pub usage: TokenUsage,
+}
+
+/// A piece of a streamed reply.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplyChunk {
+    /// More text of the reply.
+    Text(String),
+    /// The reply is complete; always the last chunk of a stream that did not fail.
+    Done(Reply),
+}
+
+/// A live reply. Dropping it cancels the call upstream. A failure is the last item.
+pub type ReplyStream = BoxStream<'static, Result<ReplyChunk, LargeModelError>>;
+
+/// What a million tokens cost, in the operator's currency; zero when unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// A million tokens read.
+    pub input_per_million: f64,
+    /// A million tokens written.
+    pub output_per_million: f64,
+}
+
+impl Prices {
+    /// The cost of `usage`.
+    pub fn cost(&self, usage: TokenUsage) -> f64 {
+        (usage.prompt_tokens as f64 * self.input_per_million
+            + usage.completion_tokens as f64 * self.output_per_million)
+            / 1e6
+    }
+}
+
+/// A model that replies to conversations: behind an endpoint, or in this process.
+#[async_trait]
+pub trait LargeModel: Send + Sync {
+    /// The model's id, as it is shown in replies and metrics.
+    fn name(&self) -> &str;
+
+    /// What its tokens cost.
+    fn prices(&self) -> Prices;
+
+    /// The reply to `call`, whole.
+    async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError>;
+
+    /// The reply to `call`, as it is written.
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError>;
+}

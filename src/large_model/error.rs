@@ -1,0 +1,83 @@
+//! How a large model can fail, and which failures are worth another try.
+
+use std::time::Duration;
+
+/// A call that brought no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LargeModelError {
+    /// No connection could be made, or it broke.
+    #[error("cannot reach the large model `{model}`: {reason}\nhint: check that `{url}` is right and up")]
+    Unreachable {
+        /// The model's name.
+        model: String,
+        /// The endpoint, without credentials.
+        url: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// A time limit passed.
+    #[error("the large model `{model}` was too slow: no {phase} within {} ms\nhint: raise the time-outs of `large_models.{model}`, or use a faster model", limit.as_millis())]
+    Timeout {
+        /// The model's name.
+        model: String,
+        /// What was waited for: `connection`, `first byte`, `next byte`, `whole reply`.
+        phase: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The caller's deadline passed.
+    #[error("the deadline passed while the large model `{model}` was asked")]
+    Deadline {
+        /// The model's name.
+        model: String,
+    },
+    /// The endpoint answered with an error status.
+    #[error("the large model `{model}` answered {status}: {message}")]
+    Status {
+        /// The model's name.
+        model: String,
+        /// The HTTP status.
+        status: u16,
+        /// The upstream's own message, or the head of its body.
+        message: String,
+        /// The upstream's `Retry-After`.
+        retry_after: Option<Duration>,
+        /// The upstream's error object, when it sent one.
+        body: Option<serde_json::Value>,
+    },
+    /// The endpoint answered with something that is no reply.
+    #[error("the large model `{model}` sent no valid reply: {reason}\nhint: `url` must point at an OpenAI-compatible API, usually ending in `/v1`")]
+    Malformed {
+        /// The model's name.
+        model: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// Too many calls failed lately; none is made until a pause is over.
+    #[error("the large model `{model}` failed too often; the next try is in {} ms", retry_in.as_millis())]
+    CircuitOpen {
+        /// The model's name.
+        model: String,
+        /// How long the pause lasts still.
+        retry_in: Duration,
+    },
+    /// The call itself cannot be made, such as a prompt longer than the model's context.
+    #[error("the large model `{model}` cannot take this call: {reason}")]
+    Rejected {
+        /// The model's name.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl LargeModelError {
+    /// Whether the same call may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Malformed { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 409 | 429) || *status >= 500,
+            Self::Deadline { .. } | Self::CircuitOpen { .. } | Self::Rejected { .. } => false,
+        }
+    }
+}
