@@ -61,26 +61,25 @@ pub(super) const COMPARISONS: [Comparison; 9] = [
     },
 ];
 
-/// Every chain of `hops` relations whose kinds fit and which never turns straight back.
+/// Every chain of `hops` different relations whose kinds fit and which never turns straight back.
 pub(super) fn paths(hops: usize) -> Vec<Vec<Relation>> {
     let mut paths: Vec<Vec<Relation>> = Relation::ALL.into_iter().map(|r| vec![r]).collect();
     for _ in 1..hops {
-        paths = paths
-            .into_iter()
-            .flat_map(|path| {
-                let last = path.last().copied();
-                Relation::ALL
-                    .into_iter()
-                    .filter(move |&next| {
-                        last.is_some_and(|last| {
-                            last.spec().object == next.spec().subject && !last.undone_by(next)
-                        })
-                    })
-                    .map(move |next| [path.as_slice(), &[next]].concat())
-            })
-            .collect();
+        paths = paths.iter().flat_map(|path| extensions(path)).collect();
     }
     paths
+}
+
+fn extensions(path: &[Relation]) -> impl Iterator<Item = Vec<Relation>> {
+    let follows = move |next: &Relation| {
+        path.last().is_some_and(|last| {
+            last.spec().object == next.spec().subject
+                && !path.contains(next)
+                // The country of a capital is where one came from.
+                && (*last, *next) != (Relation::Capital, Relation::Country)
+        })
+    };
+    Relation::ALL.into_iter().filter(follows).map(move |next| [path, &[next]].concat())
 }
 
 impl World {

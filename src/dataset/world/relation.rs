@@ -126,11 +126,6 @@ impl Relation {
     pub fn spec(self) -> &'static RelationSpec {
         &SPECS[self as usize]
     }
-
-    /// Whether `next` after `self` always leads back to where it came from.
-    pub(super) fn undone_by(self, next: Self) -> bool {
-        matches!((self, next), (Self::Spouse, Self::Spouse) | (Self::Capital, Self::Country))
-    }
 }
 
 const fn known(template: &'static str) -> Phrasing {

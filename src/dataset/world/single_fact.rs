@@ -61,8 +61,11 @@ impl World {
             self.single_facts().flat_map(|fact| [fact.question, fact.answer]).collect();
         let sampler = Sampler::new(self, Split::Train);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mix =
-            DemonstrationMix { phrasings: PhrasingChoice::Uniform, ..DemonstrationMix::default() };
+        let mix = DemonstrationMix {
+            all_at_once_share: 0.5,
+            phrasings: PhrasingChoice::Uniform,
+            ..DemonstrationMix::default()
+        };
         for index in 0..dialogues {
             for kind in [TaskKind::Chain(3), TaskKind::Comparison, TaskKind::Check] {
                 let task = sampler.draw(kind, index % 2 == 0, &mut rng)?;

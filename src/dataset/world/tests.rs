@@ -43,7 +43,7 @@ fn the_default_world_is_large_enough_and_never_changes_unnoticed() {
         .into_iter()
         .map(|drawn| format!("{} {} {:?}", drawn.task.id, drawn.task.question, drawn.task.golds))
         .collect();
-    assert_eq!(format!("{:016x}", stable_hash(&asked.join("\n"))), "GOLDEN_TASKS");
+    assert_eq!(format!("{:016x}", stable_hash(&asked.join("\n"))), "1c6cb9d3c24e5c5a");
 }
 
 #[test]
@@ -169,20 +169,18 @@ fn phrasings_are_two_known_one_rare_two_unknown_in_no_fixed_order() {
 
 #[test]
 fn unknown_phrasings_share_no_content_word_with_known_ones_of_the_same_relation() {
-    const FUNCTION_WORDS: [&str; 38] = [
-        "a", "across", "all", "are", "at", "by", "did", "do", "does", "first", "for", "from",
-        "has", "how", "in", "is", "its", "of", "on", "s", "the", "to", "under", "was", "what",
-        "where", "which", "who", "whom", "whose", "with", "x", "ago", "be", "up", "it", "as",
-        "people",
-    ];
+    const FUNCTION_WORDS: &str = "a across all are at by did do does first for from has how in is \
+        its of on people the to under was what where which who whom whose with";
+    let function_words: BTreeSet<&str> = FUNCTION_WORDS.split(' ').collect();
     for relation in Relation::ALL {
         let content = |familiarity: Familiarity| -> BTreeSet<String> {
             let phrasings = relation.spec().phrasings.iter();
             phrasings
                 .filter(|phrasing| phrasing.familiarity == familiarity)
-                .flat_map(|phrasing| phrasing.template.split(|c: char| !c.is_alphabetic()))
-                .map(str::to_lowercase)
-                .filter(|word| !word.is_empty() && !FUNCTION_WORDS.contains(&word.as_str()))
+                .flat_map(|phrasing| phrasing.template.split(' '))
+                .filter(|word| !word.contains('{'))
+                .map(|word| word.trim_end_matches('?').to_lowercase())
+                .filter(|word| !function_words.contains(word.as_str()))
                 .collect()
         };
         let shared: Vec<_> = content(Familiarity::Known)
@@ -380,9 +378,26 @@ fn demonstrations_read_as_documented() {
         }
         lines.join("\n")
     };
-    insta::assert_snapshot!(told(TaskKind::Chain(3), true, 1), @"");
-    insta::assert_snapshot!(told(TaskKind::Comparison, true, 2), @"");
-    insta::assert_snapshot!(told(TaskKind::Check, false, 3), @"");
+    insta::assert_snapshot!(told(TaskKind::Chain(3), true, 1), @r#"
+    What is the birthplace of the mentor of the founder of Thebex?
+    founder of Thebex, then mentor, birthplace | Prompt("Who started Thebex?") | Some("Pino Nunov")
+    mentor of Pino Nunov, then birthplace | Prompt("Who was the teacher of Pino Nunov?") | Some("Breko Stulov")
+    birthplace of Breko Stulov | Prompt("Where was Breko Stulov born?") | Some("Silville")
+    Silville | Answer("Silville") | None
+    "#);
+    insta::assert_snapshot!(told(TaskKind::Comparison, true, 2), @r#"
+    Are Hodex and Losex based in the same country?
+    headquarters of Hodex, then country | Prompt("Where is Hodex based?") | Some("Dovton")
+    country of Dovton | Prompt("In which nation does Dovton lie?") | Some("Driruna")
+    Driruna and headquarters of Losex, then country | Prompt("In which city is Losex based?") | Some("Tudton")
+    Driruna and country of Tudton | Prompt("In which nation does Tudton lie?") | Some("Driruna")
+    Driruna and Driruna | Answer("yes") | None
+    "#);
+    insta::assert_snapshot!(told(TaskKind::Check, false, 3), @r#"
+    Was Jinis Finek born in the city Vubford?
+    birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
+    Sorville and Vubford | Answer("no") | None
+    "#);
 }
 
 #[test]
