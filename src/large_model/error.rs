@@ -6,7 +6,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelError {
     /// No connection could be made, or it broke.
-    #[error("cannot reach the large model `{model}`: {reason}\nhint: check that `{url}` is right and up")]
+    #[error(
+        "cannot reach the large model `{model}`: {reason}\nhint: check that `{url}` is right and up"
+    )]
     Unreachable {
         /// The model's name.
         model: String,
@@ -46,7 +48,9 @@ pub enum LargeModelError {
         body: Option<serde_json::Value>,
     },
     /// The endpoint answered with something that is no reply.
-    #[error("the large model `{model}` sent no valid reply: {reason}\nhint: `url` must point at an OpenAI-compatible API, usually ending in `/v1`")]
+    #[error(
+        "the large model `{model}` sent no valid reply: {reason}\nhint: `url` must point at an OpenAI-compatible API, usually ending in `/v1`"
+    )]
     Malformed {
         /// The model's name.
         model: String,

@@ -19,6 +19,9 @@ pub enum ModelError {
         /// What is wrong with it, with a hint where there is one.
         reason: String,
     },
+    /// A batch, a selection or a gradient does not fit the model or each other.
+    #[error("cannot run the batch: {0}")]
+    Batch(String),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,0 +1,3 @@
+//! Differentiable operations, each with an explicit forward and backward.
+
+pub(crate) mod host;
