@@ -104,6 +104,9 @@ impl Selection {
     }
 
     pub(super) fn check(&self, tokens: usize, vocab: usize) -> Result<(), ModelError> {
+        if self.is_empty() {
+            return Err(ModelError::Batch("no row is selected".to_owned()));
+        }
         if self.rows.len() != self.targets.len() {
             return Err(ModelError::Batch(format!(
                 "{} rows but {} targets",

@@ -22,6 +22,9 @@ pub enum ModelError {
     /// A batch, a selection or a gradient does not fit the model or each other.
     #[error("cannot run the batch: {0}")]
     Batch(String),
+    /// An adapter does not fit its model.
+    #[error("cannot use the adapter: {0}")]
+    Adapter(String),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

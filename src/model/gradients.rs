@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::error::ModelError;
-use super::ops::host;
+use super::ops::{host, portable};
 
 /// One gradient for each trainable tensor, f32, in the model's order. A weight without an entry is
 /// frozen: no gradient is computed for it.
@@ -23,7 +23,11 @@ impl Gradients {
         for (name, tensor) in trainable {
             gradients.places.insert(name.clone(), gradients.sums.len());
             gradients.names.push(name.clone());
-            gradients.sums.push(Tensor::zeros(tensor.shape(), DType::F32, tensor.device())?);
+            gradients.sums.push(Tensor::zeros(
+                tensor.shape(),
+                portable::wide(tensor.dtype()),
+                tensor.device(),
+            )?);
         }
         Ok(gradients)
     }
@@ -71,10 +75,11 @@ impl Gradients {
     pub fn norm(&self) -> Result<f64, ModelError> {
         let mut squares = 0.0;
         for sum in &self.sums {
-            let sum = sum.to_device(&Device::Cpu)?;
-            squares += host::read(&sum, |values| {
-                values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>()
-            })?;
+            squares += if host::is_host(sum) {
+                host::sum_of_squares(&host::values(sum)?)
+            } else {
+                sum.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?
+            };
         }
         Ok(squares.sqrt())
     }

@@ -3,7 +3,10 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub(crate) mod files;
 pub mod gradients;
+mod layer;
+pub mod lora;
 pub(crate) mod ops;
 pub mod qwen3;
 pub mod weights;
@@ -12,5 +15,9 @@ pub use batch::{Batch, Selection, TokenScores};
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use gradients::Gradients;
+pub use lora::{Adapter, AdapterConfig};
 pub use qwen3::{Model, Tape};
-pub use weights::Weights;
+pub use weights::{Projection, Weights};
+
+#[cfg(test)]
+mod tests;
