@@ -55,7 +55,7 @@ impl Gradients {
     }
 
     /// The place to add the gradient of `name` into; `None` when it is frozen.
-    pub(super) fn slot(&mut self, name: &str) -> Option<&mut Tensor> {
+    pub(crate) fn slot(&mut self, name: &str) -> Option<&mut Tensor> {
         self.places.get(name).map(|&place| &mut self.sums[place])
     }
 
