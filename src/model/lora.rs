@@ -83,8 +83,8 @@ impl Adapter {
         Self::build(model, config, |_, shape, which| {
             let tensor = match which {
                 'A' => {
-                    let bound = 1.0 / (shape[1] as f32).sqrt();
-                    let values: Vec<f32> = (0..shape[0] * shape[1])
+                    let bound = 1.0 / (shape.1 as f32).sqrt();
+                    let values: Vec<f32> = (0..shape.0 * shape.1)
                         .map(|_| random.random_range(-bound..bound))
                         .collect();
                     Tensor::from_vec(values, shape, &Device::Cpu)?

@@ -1,5 +1,6 @@
 //! Tensors in host memory as slices.
 
+use std::cell::Cell;
 use std::ops::{Deref, Range};
 use std::sync::RwLockReadGuard;
 
@@ -50,28 +51,31 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-struct Update<F>(std::cell::Cell<Option<F>>);
+/// A function to run on the values once, and what it returned.
+struct Update<F, R>(Cell<Option<F>>, Cell<Option<R>>);
 
-impl<F: FnOnce(&mut [f32])> InplaceOp1 for Update<F> {
+impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for Update<F, R> {
     fn name(&self) -> &'static str {
         "update"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, self.0.take()) {
-            (CpuStorage::F32(values), Some(f)) => {
-                f(&mut values[range(layout)?]);
-                Ok(())
-            }
-            _ => candle_core::bail!("an f32 tensor in host memory is needed"),
+        if let (CpuStorage::F32(values), Some(f)) = (storage, self.0.take()) {
+            self.1.set(Some(f(&mut values[range(layout)?])));
         }
+        Ok(())
     }
 }
 
 /// Calls `f` with the values of a contiguous f32 tensor in host memory, to change them in place.
 /// Every tensor that shares the storage sees the change.
-pub(crate) fn update(tensor: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
-    tensor.inplace_op1(&Update(std::cell::Cell::new(Some(f))))
+pub(crate) fn update<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    let update = Update(Cell::new(Some(f)), Cell::new(None));
+    tensor.inplace_op1(&update)?;
+    match update.1.take() {
+        Some(result) => Ok(result),
+        None => candle_core::bail!("an f32 tensor in host memory is needed"),
+    }
 }
 
 /// Adds partial sums, one row of them after another, into `sum` unless that is frozen.

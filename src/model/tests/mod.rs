@@ -51,19 +51,17 @@ fn wave(shape: &[usize], seed: usize) -> Tensor {
 
 /// The same model in another type.
 fn cast(model: &Model, dtype: DType) -> Model {
-    let mut model = model.clone();
-    let weights = model.weights().named();
-    let weights = Weights::build(&model.config, |name, _| {
-        let (_, tensor) = weights.iter().find(|(known, _)| known == name).unwrap();
+    let named = model.weights().named();
+    let weights = Weights::build(model.config(), |name, _| {
+        let (_, tensor) = named.iter().find(|(known, _)| known == name).unwrap();
         Ok(tensor.to_dtype(dtype)?)
     });
-    model.weights = weights.unwrap();
-    if let Some(adapter) = &mut model.adapter {
-        for (_, tensor) in adapter.named_mut() {
-            *tensor = tensor.to_dtype(dtype).unwrap();
-        }
+    let cast = Model::new(model.config().clone(), weights.unwrap());
+    let Some(mut adapter) = model.adapter().cloned() else { return cast };
+    for (_, tensor) in adapter.named_mut() {
+        *tensor = tensor.to_dtype(dtype).unwrap();
     }
-    model
+    cast.with_adapter(adapter)
 }
 
 fn batch() -> Batch {
