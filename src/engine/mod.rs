@@ -63,7 +63,9 @@ pub enum GenerateEvent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The prompt leaves no room in the model's context.
-    #[error("the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`")]
+    #[error(
+        "the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`"
+    )]
     PromptTooLong {
         /// Length of the prompt.
         tokens: usize,

@@ -92,7 +92,10 @@ impl Weights {
             if tensor.dims() != shape {
                 return Err(ModelError::Invalid {
                     path: name,
-                    reason: format!("has shape {:?}, `config.json` asks for {shape:?}", tensor.dims()),
+                    reason: format!(
+                        "has shape {:?}, `config.json` asks for {shape:?}",
+                        tensor.dims()
+                    ),
                 });
             }
             made.insert(name, tensor);
@@ -170,12 +173,11 @@ impl Weights {
         let shown = folder.display().to_string();
         // Safety: the files are mapped read-only; replacing them under a running process is the
         // operator's error, and saving here always writes a new file and renames it.
-        let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
-            ModelError::Invalid {
+        let tensors =
+            unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| ModelError::Invalid {
                 path: shown.clone(),
                 reason: format!("{error}\nhint: the file may be truncated; copy it again"),
-            }
-        })?;
+            })?;
         Self::build(config, |name, _| {
             let tensor = tensors.load(name, device).map_err(|error| ModelError::Invalid {
                 path: shown.clone(),
