@@ -1,1 +1,93 @@
-//! policy.
+//! The port to the policy: the small model that thinks, prompts and answers.
+
+use std::ops::ControlFlow;
+
+use async_trait::async_trait;
+
+use crate::engine::{EngineError, Sampling};
+use crate::large_model::LargeModelError;
+use crate::protocol::Piece;
+use crate::tokenization::TokenizerError;
+use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
+
+mod remote;
+mod scripted;
+mod token;
+
+pub use remote::RemotePolicy;
+pub use scripted::ScriptedPolicy;
+pub use token::TokenPolicy;
+
+/// A turn that could not be sampled.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PolicyError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The endpoint that plays the policy failed.
+    #[error("the policy's endpoint failed: {0}")]
+    Remote(#[from] LargeModelError),
+    /// Text could not be tokenised.
+    #[error("the policy's tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// The receiver of the turn's text is gone.
+    #[error("nobody listens any more")]
+    Cancelled,
+}
+
+impl From<TokenizerError> for PolicyError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(error.to_string())
+    }
+}
+
+/// Takes a turn's text as it is written.
+#[async_trait]
+pub trait TurnSink: Send {
+    /// More text of the turn. `Break` ends the turn here: the rest could not matter.
+    async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError>;
+}
+
+/// What a policy wrote in one turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrittenTurn {
+    /// Why it stopped.
+    pub finish: TurnFinish,
+    /// What was read and written for it. A policy that reuses the computation of earlier turns
+    /// still reports every token it was conditioned on.
+    pub usage: TokenUsage,
+}
+
+/// A policy, ready for many episodes at once.
+#[async_trait]
+pub trait Policy: Send + Sync {
+    /// The policy's name, as it is shown in replies and metrics.
+    fn name(&self) -> &str;
+
+    /// Begins an episode with the policy's opening message, a user turn.
+    async fn open(
+        &self,
+        opening: &[Piece],
+        sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError>;
+
+    /// Whether the policy can write now.
+    async fn is_ready(&self) -> bool;
+}
+
+/// One episode's side of a policy. Dropping it, or the future of a turn, cancels what is running.
+#[async_trait]
+pub trait PolicySession: Send {
+    /// Writes a turn of at most `max_tokens` tokens.
+    async fn turn(
+        &mut self,
+        max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError>;
+
+    /// Appends what the policy gets to see before its next turn.
+    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
+
+    /// The token stream so far; empty for policies that do not expose their tokens.
+    fn trace(&self) -> &TokenTrace;
+}

@@ -1,1 +1,10 @@
-//! tokenization.
+//! Text to token ids and back, and the frame a chat template puts around it. Text from outside can
+//! never become a control token.
+
+mod chat_template;
+mod decode;
+mod tokenizer;
+
+pub use chat_template::{ChatFormat, ChatTemplate, Message};
+pub use decode::IncrementalDecoder;
+pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,0 +1,92 @@
+//! A policy that says what it is told to: for tests and for measuring the loop alone.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::engine::Sampling;
+use crate::protocol::{Piece, concat};
+use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
+
+use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+type Script = dyn Fn(&[String]) -> String + Send + Sync;
+
+/// A policy whose turns are a function of what it was shown: the opening, then each observation.
+#[derive(Clone)]
+pub struct ScriptedPolicy {
+    script: Arc<Script>,
+}
+
+impl ScriptedPolicy {
+    /// Writes `script(shown)` in each turn; `shown` is the opening followed by the observations.
+    pub fn new(script: impl Fn(&[String]) -> String + Send + Sync + 'static) -> Self {
+        Self { script: Arc::new(script) }
+    }
+
+    /// Writes the given turns in order, and nothing after them.
+    pub fn turns<const N: usize>(turns: [&str; N]) -> Self {
+        let turns = turns.map(str::to_owned);
+        Self::new(move |shown| turns.get(shown.len() - 1).cloned().unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Policy for ScriptedPolicy {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    async fn open(
+        &self,
+        opening: &[Piece],
+        _sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        Ok(Box::new(Session {
+            script: Arc::clone(&self.script),
+            shown: vec![concat(opening)],
+            trace: TokenTrace::default(),
+        }))
+    }
+
+    async fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct Session {
+    script: Arc<Script>,
+    shown: Vec<String>,
+    trace: TokenTrace,
+}
+
+#[async_trait]
+impl PolicySession for Session {
+    /// A token is a word; a turn longer than `max_tokens` words is cut.
+    async fn turn(
+        &mut self,
+        max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError> {
+        let text = (self.script)(&self.shown);
+        let words: Vec<&str> = text.split_inclusive(' ').collect();
+        let kept = words.len().min(max_tokens);
+        for word in &words[..kept] {
+            if sink.text(word).await?.is_break() {
+                break;
+            }
+        }
+        let finish = if kept < words.len() { TurnFinish::Length } else { TurnFinish::Stop };
+        let usage = TokenUsage { prompt_tokens: 0, completion_tokens: kept as u64 };
+        Ok(WrittenTurn { finish, usage })
+    }
+
+    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+        self.shown.push(concat(observation));
+        Ok(())
+    }
+
+    fn trace(&self) -> &TokenTrace {
+        &self.trace
+    }
+}

@@ -1,0 +1,211 @@
+//! A policy over an engine: one token stream, of which the policy's turns are the ids it sampled.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
+use crate::protocol::{Piece, THINK};
+use crate::tokenization::{
+    ChatFormat, ChatTemplate, IncrementalDecoder, Message, Tokenizer, TokenizerError,
+};
+use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
+
+use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+/// The text side of a model folder: how conversations become ids.
+#[derive(Debug)]
+pub struct TextSide {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The chat template.
+    pub template: ChatTemplate,
+    format: ChatFormat,
+}
+
+impl TextSide {
+    /// Reads tokenizer and chat template from a model's folder.
+    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        let tokenizer = Tokenizer::load(folder)?;
+        let template = ChatTemplate::load(folder)?;
+        let format = template.format()?;
+        Ok(Self { tokenizer, template, format })
+    }
+
+    /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
+    pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
+        let message = Message { role: "user", content: opening.to_vec() };
+        self.tokenizer.encode_pieces(&self.template.render(&[message])?)
+    }
+
+    /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the
+    /// observation as a user turn, and the frame up to where the policy writes.
+    pub fn observation_ids(
+        &self,
+        last: Option<u32>,
+        observation: &[Piece],
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.tokenizer.encode_markup(&self.format.before_user)?;
+        // The turn's own stop token is part of the frame: it must not stand there twice.
+        if last.is_some() && ids.first().copied() == last {
+            ids.remove(0);
+        }
+        ids.extend(self.tokenizer.encode_pieces(observation)?);
+        ids.extend(self.tokenizer.encode_markup(&self.format.after_user)?);
+        Ok(ids)
+    }
+
+    /// What the frame makes every turn start with: some templates open the think tag themselves.
+    fn turn_prefix(&self) -> String {
+        let opened = format!("<{THINK}>");
+        if self.format.after_user.trim_end().ends_with(&opened) { opened } else { String::new() }
+    }
+}
+
+/// A policy that samples from an engine.
+pub struct TokenPolicy {
+    name: String,
+    engine: Arc<dyn Engine>,
+    text: Arc<TextSide>,
+    stream: bool,
+}
+
+impl TokenPolicy {
+    /// A policy named `name`. `stream` asks the engine for tokens as they are sampled; bulk
+    /// rollouts do without.
+    pub fn new(
+        name: impl Into<String>,
+        engine: Arc<dyn Engine>,
+        text: Arc<TextSide>,
+        stream: bool,
+    ) -> Self {
+        Self { name: name.into(), engine, text, stream }
+    }
+}
+
+#[async_trait]
+impl Policy for TokenPolicy {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn open(
+        &self,
+        opening: &[Piece],
+        sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let mut trace = TokenTrace::default();
+        trace.push_context(&self.text.opening_ids(opening)?);
+        Ok(Box::new(Session {
+            engine: Arc::clone(&self.engine),
+            text: Arc::clone(&self.text),
+            stream: self.stream,
+            sampling,
+            turns: 0,
+            trace,
+        }))
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.engine.is_ready().await
+    }
+}
+
+struct Session {
+    engine: Arc<dyn Engine>,
+    text: Arc<TextSide>,
+    stream: bool,
+    sampling: Sampling,
+    turns: u64,
+    trace: TokenTrace,
+}
+
+impl Session {
+    /// Each turn draws from a stream of its own, so that how many numbers an earlier turn drew
+    /// cannot matter.
+    fn turn_sampling(&self) -> Sampling {
+        let seed = self.sampling.seed.wrapping_add(self.turns.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        Sampling { seed, ..self.sampling }
+    }
+
+    async fn take(
+        &mut self,
+        token: SampledToken,
+        decoder: &mut IncrementalDecoder,
+        sink: &mut dyn TurnSink,
+    ) -> Result<ControlFlow<()>, PolicyError> {
+        self.trace.push_action(token);
+        if self.text.tokenizer.stop_ids().contains(&token.id) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let text = decoder.push(&self.text.tokenizer, token.id)?;
+        if text.is_empty() { Ok(ControlFlow::Continue(())) } else { sink.text(&text).await }
+    }
+}
+
+#[async_trait]
+impl PolicySession for Session {
+    async fn turn(
+        &mut self,
+        max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError> {
+        let prompt_tokens = self.trace.ids.len();
+        let mut usage = TokenUsage { prompt_tokens: prompt_tokens as u64, completion_tokens: 0 };
+        let context = self.engine.context_length();
+        let room = context.saturating_sub(prompt_tokens).min(max_tokens);
+        if room == 0 {
+            return Err(EngineError::PromptTooLong { tokens: prompt_tokens, context }.into());
+        }
+        let mut events = self.engine.generate(GenerateRequest {
+            prompt: self.trace.ids.clone(),
+            sampling: self.turn_sampling(),
+            stop_ids: self.text.tokenizer.stop_ids().to_vec(),
+            max_tokens: room,
+            stream: self.stream,
+        });
+        self.turns += 1;
+        let prefix = self.text.turn_prefix();
+        if !prefix.is_empty() {
+            let _ = sink.text(&prefix).await?;
+        }
+        let mut decoder = IncrementalDecoder::default();
+        let finish = 'turn: loop {
+            match events.recv().await {
+                Some(GenerateEvent::Tokens(tokens)) => {
+                    for token in tokens {
+                        usage.completion_tokens += 1;
+                        if self.take(token, &mut decoder, sink).await?.is_break() {
+                            break 'turn TurnFinish::Stop;
+                        }
+                    }
+                }
+                Some(GenerateEvent::Done(StopReason::StopId)) => break TurnFinish::Stop,
+                Some(GenerateEvent::Done(StopReason::Length)) => break TurnFinish::Length,
+                Some(GenerateEvent::Failed(error)) => return Err(error.into()),
+                None => {
+                    let reason = "it closed the request without an end".to_owned();
+                    return Err(EngineError::Stopped(reason).into());
+                }
+            }
+        };
+        let tail = decoder.finish(&self.text.tokenizer)?;
+        if !tail.is_empty() {
+            let _ = sink.text(&tail).await?;
+        }
+        Ok(WrittenTurn { finish, usage })
+    }
+
+    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+        let last = self.trace.ids.last().copied();
+        let ids = self.text.observation_ids(last, observation)?;
+        self.trace.push_context(&ids);
+        Ok(())
+    }
+
+    fn trace(&self) -> &TokenTrace {
+        &self.trace
+    }
+}
