@@ -229,20 +229,16 @@ mod tests {
     #[test]
     fn every_form_of_turn_has_a_decided_reading() {
         let cases: [(&str, Option<&str>, Action); 19] = [
-            (
-                "<think>a</think><interaction_prompt>b</interaction_prompt>",
-                Some("a"),
-                prompt("b"),
-            ),
+            ("<think>a</think><interaction_prompt>b</interaction_prompt>", Some("a"), prompt("b")),
             ("<think>\na\n</think>\n\n<answer>\n b \n</answer>\n", Some("a"), answer("b")),
-            ("<think>a</think><final_prompt>b</final_prompt>", Some("a"), Action::FinalPrompt("b".into())),
+            (
+                "<think>a</think><final_prompt>b</final_prompt>",
+                Some("a"),
+                Action::FinalPrompt("b".into()),
+            ),
             ("<answer>b</answer>", None, answer("b")),
             // Both in one turn: the first decides.
-            (
-                "<interaction_prompt>p</interaction_prompt><answer>b</answer>",
-                None,
-                prompt("p"),
-            ),
+            ("<interaction_prompt>p</interaction_prompt><answer>b</answer>", None, prompt("p")),
             ("<answer>b</answer><interaction_prompt>p</interaction_prompt>", None, answer("b")),
             // Never closed: to the end, or to the next tag.
             ("<think>a</think><interaction_prompt>p", Some("a"), prompt("p")),
@@ -252,7 +248,11 @@ mod tests {
             ("<think>a <answer>b", Some("a"), answer("b")),
             ("<think>never ends", Some("never ends"), Action::Nothing),
             // Tags that are only mentioned while thinking.
-            ("<think>then <answer> it</think><answer>b</answer>", Some("then <answer> it"), answer("b")),
+            (
+                "<think>then <answer> it</think><answer>b</answer>",
+                Some("then <answer> it"),
+                answer("b"),
+            ),
             // Nothing to act on.
             ("just text", None, Action::Nothing),
             ("", None, Action::Nothing),
