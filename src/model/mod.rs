@@ -9,6 +9,7 @@ mod layer;
 pub mod lora;
 pub(crate) mod ops;
 pub mod qwen3;
+pub mod generate;
 pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};
