@@ -49,6 +49,7 @@ impl Live {
         loop {
             while let Some(event) = self.decode(SseDecoder::next_event)? {
                 if event.trim() == "[DONE]" {
+                    self.body.close().await;
                     return self.finish(true);
                 }
                 if let Some(text) = self.take(&event)? {
