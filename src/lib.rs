@@ -14,4 +14,5 @@ pub mod protocol;
 pub mod reward;
 pub mod task;
 pub mod tokenization;
+pub mod train;
 pub mod trajectory;

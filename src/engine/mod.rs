@@ -1,5 +1,8 @@
 //! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
 
+pub mod mistralrs;
+pub mod sampler;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;

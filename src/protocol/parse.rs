@@ -56,6 +56,10 @@ pub struct TurnParser {
     think: Option<String>,
     action: Option<(&'static str, String)>,
     overrun: bool,
+    /// White space at the end of the tag's content so far: reported once more content follows, so
+    /// that the fragments of a tag add up to its trimmed content.
+    blank: String,
+    reported: bool,
 }
 
 impl Default for TurnParser {
@@ -67,6 +71,8 @@ impl Default for TurnParser {
             think: None,
             action: None,
             overrun: false,
+            blank: String::new(),
+            reported: false,
         }
     }
 }
@@ -144,6 +150,8 @@ impl TurnParser {
                 if let Some((at, tag)) = found {
                     self.read += at + tag.len() + 2;
                     self.place = Place::In(tag);
+                    self.blank.clear();
+                    self.reported = false;
                     self.append(tag, "");
                 } else {
                     self.read = self.text.len() - partial_tag(rest, "<");
@@ -155,10 +163,8 @@ impl TurnParser {
                     Some(at) => (rest[..at].to_owned(), Some(at + closing.len())),
                     None => (rest[..rest.len() - suffix_of(rest, &closing)].to_owned(), None),
                 };
-                if !content.is_empty() {
-                    fragments.push(fragment(tag, content.clone()));
-                    self.append(tag, &content);
-                }
+                fragments.extend(self.report(&content).map(|text| fragment(tag, text)));
+                self.append(tag, &content);
                 self.read += next.unwrap_or(content.len());
                 if next.is_some() {
                     self.place = if tag == THINK { Place::Outside } else { Place::Done };
@@ -169,6 +175,17 @@ impl TurnParser {
                 self.read = self.text.len();
             }
         }
+    }
+
+    /// What of a tag's further content can be reported now.
+    fn report(&mut self, content: &str) -> Option<String> {
+        let content = if self.reported { content } else { content.trim_start() };
+        self.blank.push_str(content);
+        let certain = self.blank.trim_end().len();
+        let kept = self.blank.split_off(certain);
+        let text = std::mem::replace(&mut self.blank, kept);
+        self.reported |= !text.is_empty();
+        (!text.is_empty()).then_some(text)
     }
 
     fn append(&mut self, tag: &'static str, content: &str) {

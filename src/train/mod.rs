@@ -1,0 +1,3 @@
+//! Training: the optimizer and the trainers.
+
+pub mod adamw;
