@@ -70,7 +70,7 @@ impl Endpoint {
         serde_json::to_vec(&Request { messages: &call.messages, fields: &body })
             .map(Bytes::from)
             .map_err(|error| LargeModelError::Rejected {
-                model: config.model.clone(),
+                model: self.transport.name.clone(),
                 reason: error.to_string(),
             })
     }
