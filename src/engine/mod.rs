@@ -1,5 +1,6 @@
 //! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
 
+pub mod mistralrs;
 pub mod native;
 pub mod sampler;
 
@@ -66,7 +67,9 @@ pub enum GenerateEvent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The prompt leaves no room in the model's context.
-    #[error("the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`")]
+    #[error(
+        "the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`"
+    )]
     PromptTooLong {
         /// Length of the prompt.
         tokens: usize,

@@ -1,1 +1,262 @@
-//! episode.
+//! The one loop that serving, training and evaluation share: the policy thinks and prompts, the
+//! large model replies, until there is an answer.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::chat::ChatMessage;
+use crate::engine::Sampling;
+use crate::large_model::{LargeModel, LargeModelError};
+use crate::policy::{Policy, PolicyError};
+use crate::protocol::{Protocol, ProtocolError};
+use crate::trajectory::{TokenUsage, Trajectory};
+
+mod event;
+mod run;
+
+pub use event::{EpisodeEvent, EventSink, Silent};
+pub use run::run_episode;
+
+/// What an episode may use up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Turns of the policy.
+    pub max_turns: usize,
+    /// Tokens that the policy may sample in one turn.
+    pub max_turn_tokens: usize,
+    /// Tokens that the policy may sample in the whole episode.
+    pub max_policy_tokens: usize,
+    /// Characters of a reply that the policy gets to see; the head is kept.
+    pub observation_chars: usize,
+    /// Wall time, milliseconds.
+    pub deadline_ms: u64,
+    /// Money, in the currency of the configured prices; `None` for no limit.
+    pub max_cost: Option<f64>,
+    /// Whether an episode without an answer of the policy's still answers with the best it has:
+    /// the last reply, or the large model's own reply to the question. Training does without.
+    pub fallback: bool,
+    /// Whether the policy is told that it may hand on a reply as the answer.
+    pub allow_final: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_turns: 5,
+            max_turn_tokens: 1024,
+            max_policy_tokens: 8192,
+            observation_chars: 2048,
+            deadline_ms: 120_000,
+            max_cost: None,
+            fallback: true,
+            allow_final: true,
+        }
+    }
+}
+
+impl Limits {
+    /// The wall time as a duration.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+}
+
+/// Who takes part in an episode.
+#[derive(Clone, Copy)]
+pub struct Participants<'a> {
+    /// Thinks and prompts.
+    pub policy: &'a dyn Policy,
+    /// Replies.
+    pub large_model: &'a dyn LargeModel,
+    /// Frames what each of them reads.
+    pub protocol: &'a Protocol,
+}
+
+/// One thing to answer.
+#[derive(Debug, Clone)]
+pub struct EpisodeRequest {
+    /// The question; the last user message of a conversation.
+    pub question: String,
+    /// Messages before the question: shown to the policy as text, sent to the large model as they
+    /// are.
+    pub conversation: Vec<ChatMessage>,
+    /// How the policy samples.
+    pub sampling: Sampling,
+    /// Fields for every call of the large model.
+    pub large_model_params: Map<String, Value>,
+    /// What the episode may use up.
+    pub limits: Limits,
+    /// When the clock of the episode's deadline started.
+    pub started: Instant,
+    /// The caller's own key, for endpoints without one.
+    pub authorization: Option<SecretString>,
+}
+
+impl EpisodeRequest {
+    /// A bare question with default limits, started now.
+    pub fn new(question: impl Into<String>, sampling: Sampling) -> Self {
+        Self {
+            question: question.into(),
+            conversation: Vec::new(),
+            sampling,
+            large_model_params: Map::new(),
+            limits: Limits::default(),
+            started: Instant::now(),
+            authorization: None,
+        }
+    }
+}
+
+/// Why an episode ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The policy answered, or handed on a reply.
+    Answered,
+    /// The policy used up its turns.
+    TurnLimit,
+    /// The policy used up its tokens, in a turn or in all.
+    TokenLimit,
+    /// The wall time was over.
+    Deadline,
+    /// The money was spent.
+    Budget,
+    /// The policy wrote something that is neither a prompt nor an answer.
+    Malformed,
+}
+
+impl FinishReason {
+    /// Every reason, for series that start at zero.
+    pub const ALL: [Self; 6] = [
+        Self::Answered,
+        Self::TurnLimit,
+        Self::TokenLimit,
+        Self::Deadline,
+        Self::Budget,
+        Self::Malformed,
+    ];
+
+    /// The name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::TurnLimit => "turn_limit",
+            Self::TokenLimit => "token_limit",
+            Self::Deadline => "deadline",
+            Self::Budget => "budget",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// Whose words the answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerSource {
+    /// The policy's.
+    Policy,
+    /// The large model's, unchanged.
+    LargeModel,
+}
+
+/// What one role used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoleUsage {
+    /// Turns written, or calls made.
+    pub calls: u64,
+    /// Tokens read and written, summed over the calls.
+    #[serde(flatten)]
+    pub tokens: TokenUsage,
+    /// What it cost, in the currency of the configured prices.
+    pub cost: f64,
+}
+
+/// What both used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpisodeUsage {
+    /// The policy.
+    pub policy: RoleUsage,
+    /// The large model.
+    pub large_model: RoleUsage,
+}
+
+/// A finished episode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Episode {
+    /// The answer; empty only without fallback.
+    pub answer: String,
+    /// Whose words it is.
+    pub answer_source: AnswerSource,
+    /// Why the episode ended.
+    pub finish_reason: FinishReason,
+    /// What happened.
+    pub trajectory: Trajectory,
+    /// What it took.
+    pub usage: EpisodeUsage,
+}
+
+impl Episode {
+    /// The policy's own answer: what a reward counts.
+    pub fn policy_answer(&self) -> Option<&str> {
+        (self.answer_source == AnswerSource::Policy && self.finish_reason == FinishReason::Answered)
+            .then_some(self.answer.as_str())
+    }
+}
+
+/// Why an episode brought no answer at all.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EpisodeErrorKind {
+    /// The policy failed.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The large model failed; the policy was never shown that as a reply.
+    #[error(transparent)]
+    LargeModel(#[from] LargeModelError),
+    /// A template failed.
+    #[error("{0}")]
+    Protocol(String),
+    /// The deadline passed before anything could be answered.
+    #[error(
+        "the deadline of {limit_ms} ms passed before there was any reply\nhint: raise `deadline_ms`"
+    )]
+    Deadline {
+        /// The limit.
+        limit_ms: u64,
+    },
+    /// The budget does not even pay for one reply.
+    #[error(
+        "the budget of {max_cost} was spent before there was any reply\nhint: raise `max_cost`"
+    )]
+    Budget {
+        /// The limit.
+        max_cost: f64,
+    },
+    /// Whoever asked is gone.
+    #[error("nobody listens any more")]
+    Cancelled,
+}
+
+impl From<ProtocolError> for EpisodeErrorKind {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// An episode that failed, and what it had used by then.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{kind}")]
+pub struct EpisodeError {
+    /// Why.
+    #[source]
+    pub kind: EpisodeErrorKind,
+    /// What was used all the same.
+    pub usage: EpisodeUsage,
+}
+
+/// Replies by prompt, so that a repeated prompt is not paid twice.
+type Replies = HashMap<String, String>;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use async_trait::async_trait;
 
 use crate::engine::{EngineError, Sampling};
-use crate::large_model::LargeModelError;
+use crate::large_model::{LargeModelError, Prices};
 use crate::protocol::Piece;
 use crate::tokenization::TokenizerError;
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
@@ -16,7 +16,7 @@ mod token;
 
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
-pub use token::TokenPolicy;
+pub use token::{TextSide, TokenPolicy};
 
 /// A turn that could not be sampled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,6 +63,11 @@ pub struct WrittenTurn {
 pub trait Policy: Send + Sync {
     /// The policy's name, as it is shown in replies and metrics.
     fn name(&self) -> &str;
+
+    /// What its tokens cost; nothing for a policy that runs here.
+    fn prices(&self) -> Prices {
+        Prices::default()
+    }
 
     /// Begins an episode with the policy's opening message, a user turn.
     async fn open(

@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
-use crate::large_model::{Call, LargeModel, ReplyChunk};
+use crate::large_model::{Call, LargeModel, LargeModelError, Prices, ReplyChunk};
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TurnFinish};
 
@@ -32,6 +32,10 @@ impl RemotePolicy {
 impl Policy for RemotePolicy {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn prices(&self) -> Prices {
+        self.model.prices()
     }
 
     async fn open(
@@ -100,7 +104,7 @@ impl PolicySession for Session {
                 }
             }
         }
-        Err(PolicyError::Remote(crate::large_model::LargeModelError::Malformed {
+        Err(PolicyError::Remote(LargeModelError::Malformed {
             model: self.model.name().to_owned(),
             reason: "the stream ended before the reply was complete".into(),
         }))

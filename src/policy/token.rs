@@ -22,7 +22,7 @@ pub struct TextSide {
     pub tokenizer: Tokenizer,
     /// The chat template.
     pub template: ChatTemplate,
-    format: ChatFormat,
+    format: Option<ChatFormat>,
 }
 
 impl TextSide {
@@ -30,8 +30,29 @@ impl TextSide {
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
         let tokenizer = Tokenizer::load(folder)?;
         let template = ChatTemplate::load(folder)?;
-        let format = template.format()?;
+        // A model that reads the last message only has no such format, and cannot be a policy.
+        let format = template.format().ok();
         Ok(Self { tokenizer, template, format })
+    }
+
+    /// What stands between turns.
+    fn format(&self) -> Result<&ChatFormat, TokenizerError> {
+        self.format.as_ref().ok_or_else(|| TokenizerError::Template {
+            path: "the policy".into(),
+            reason: "it drops earlier turns".into(),
+        })
+    }
+
+    /// The token that ends a turn of the model, where there is one.
+    pub fn turn_end(&self) -> Option<u32> {
+        let stop_ids = self.tokenizer.stop_ids();
+        let framed = self
+            .format
+            .as_ref()
+            .and_then(|format| self.tokenizer.encode_markup(&format.before_user).ok())
+            .and_then(|ids| ids.first().copied())
+            .filter(|id| stop_ids.contains(id));
+        framed.or_else(|| stop_ids.first().copied())
     }
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
@@ -47,20 +68,21 @@ impl TextSide {
         last: Option<u32>,
         observation: &[Piece],
     ) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.tokenizer.encode_markup(&self.format.before_user)?;
+        let mut ids = self.tokenizer.encode_markup(&self.format()?.before_user)?;
         // The turn's own stop token is part of the frame: it must not stand there twice.
         if last.is_some() && ids.first().copied() == last {
             ids.remove(0);
         }
         ids.extend(self.tokenizer.encode_pieces(observation)?);
-        ids.extend(self.tokenizer.encode_markup(&self.format.after_user)?);
+        ids.extend(self.tokenizer.encode_markup(&self.format()?.after_user)?);
         Ok(ids)
     }
 
     /// What the frame makes every turn start with: some templates open the think tag themselves.
     fn turn_prefix(&self) -> String {
         let opened = format!("<{THINK}>");
-        if self.format.after_user.trim_end().ends_with(&opened) { opened } else { String::new() }
+        let opens = |format: &ChatFormat| format.after_user.trim_end().ends_with(&opened);
+        if self.format.as_ref().is_some_and(opens) { opened } else { String::new() }
     }
 }
 

@@ -62,9 +62,9 @@ fn opener(text: &str) -> Option<(usize, usize)> {
     };
     let name = &text[length..];
     let name = name.strip_prefix('/').unwrap_or(name);
-    let is_tag = TAGS.iter().any(|tag| {
-        name.get(..tag.len()).is_some_and(|head| head.eq_ignore_ascii_case(tag))
-    });
+    let is_tag = TAGS
+        .iter()
+        .any(|tag| name.get(..tag.len()).is_some_and(|head| head.eq_ignore_ascii_case(tag)));
     is_tag.then_some((length, levels))
 }
 

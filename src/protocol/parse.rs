@@ -56,6 +56,10 @@ pub struct TurnParser {
     think: Option<String>,
     action: Option<(&'static str, String)>,
     overrun: bool,
+    /// White space at the end of the tag's content so far: reported once more content follows, so
+    /// that the fragments of a tag add up to its trimmed content.
+    blank: String,
+    reported: bool,
 }
 
 impl Default for TurnParser {
@@ -67,6 +71,8 @@ impl Default for TurnParser {
             think: None,
             action: None,
             overrun: false,
+            blank: String::new(),
+            reported: false,
         }
     }
 }
@@ -144,6 +150,8 @@ impl TurnParser {
                 if let Some((at, tag)) = found {
                     self.read += at + tag.len() + 2;
                     self.place = Place::In(tag);
+                    self.blank.clear();
+                    self.reported = false;
                     self.append(tag, "");
                 } else {
                     self.read = self.text.len() - partial_tag(rest, "<");
@@ -155,10 +163,8 @@ impl TurnParser {
                     Some(at) => (rest[..at].to_owned(), Some(at + closing.len())),
                     None => (rest[..rest.len() - suffix_of(rest, &closing)].to_owned(), None),
                 };
-                if !content.is_empty() {
-                    fragments.push(fragment(tag, content.clone()));
-                    self.append(tag, &content);
-                }
+                fragments.extend(self.report(&content).map(|text| fragment(tag, text)));
+                self.append(tag, &content);
                 self.read += next.unwrap_or(content.len());
                 if next.is_some() {
                     self.place = if tag == THINK { Place::Outside } else { Place::Done };
@@ -169,6 +175,17 @@ impl TurnParser {
                 self.read = self.text.len();
             }
         }
+    }
+
+    /// What of a tag's further content can be reported now.
+    fn report(&mut self, content: &str) -> Option<String> {
+        let content = if self.reported { content } else { content.trim_start() };
+        self.blank.push_str(content);
+        let certain = self.blank.trim_end().len();
+        let kept = self.blank.split_off(certain);
+        let text = std::mem::replace(&mut self.blank, kept);
+        self.reported |= !text.is_empty();
+        (!text.is_empty()).then_some(text)
     }
 
     fn append(&mut self, tag: &'static str, content: &str) {
@@ -229,20 +246,16 @@ mod tests {
     #[test]
     fn every_form_of_turn_has_a_decided_reading() {
         let cases: [(&str, Option<&str>, Action); 19] = [
-            (
-                "<think>a</think><interaction_prompt>b</interaction_prompt>",
-                Some("a"),
-                prompt("b"),
-            ),
+            ("<think>a</think><interaction_prompt>b</interaction_prompt>", Some("a"), prompt("b")),
             ("<think>\na\n</think>\n\n<answer>\n b \n</answer>\n", Some("a"), answer("b")),
-            ("<think>a</think><final_prompt>b</final_prompt>", Some("a"), Action::FinalPrompt("b".into())),
+            (
+                "<think>a</think><final_prompt>b</final_prompt>",
+                Some("a"),
+                Action::FinalPrompt("b".into()),
+            ),
             ("<answer>b</answer>", None, answer("b")),
             // Both in one turn: the first decides.
-            (
-                "<interaction_prompt>p</interaction_prompt><answer>b</answer>",
-                None,
-                prompt("p"),
-            ),
+            ("<interaction_prompt>p</interaction_prompt><answer>b</answer>", None, prompt("p")),
             ("<answer>b</answer><interaction_prompt>p</interaction_prompt>", None, answer("b")),
             // Never closed: to the end, or to the next tag.
             ("<think>a</think><interaction_prompt>p", Some("a"), prompt("p")),
@@ -252,7 +265,11 @@ mod tests {
             ("<think>a <answer>b", Some("a"), answer("b")),
             ("<think>never ends", Some("never ends"), Action::Nothing),
             // Tags that are only mentioned while thinking.
-            ("<think>then <answer> it</think><answer>b</answer>", Some("then <answer> it"), answer("b")),
+            (
+                "<think>then <answer> it</think><answer>b</answer>",
+                Some("then <answer> it"),
+                answer("b"),
+            ),
             // Nothing to act on.
             ("just text", None, Action::Nothing),
             ("", None, Action::Nothing),

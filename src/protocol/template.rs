@@ -25,7 +25,9 @@ pub enum ProtocolError {
         source: std::io::Error,
     },
     /// The template does not render.
-    #[error("the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `max_turns` and `allow_final` are known to `policy.j2`, `reply` to `observation.j2`")]
+    #[error(
+        "the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `max_turns` and `allow_final` are known to `policy.j2`, `reply` to `observation.j2`"
+    )]
     Render {
         /// The template's file name.
         name: String,
@@ -65,9 +67,9 @@ impl Protocol {
                 Some(path) => std::fs::read_to_string(&path)
                     .map_err(|source| ProtocolError::Read { path, source })?,
             };
-            environment
-                .add_template_owned(name, source)
-                .map_err(|error| ProtocolError::Render { name: name.into(), reason: error.to_string() })?;
+            environment.add_template_owned(name, source).map_err(|error| {
+                ProtocolError::Render { name: name.into(), reason: error.to_string() }
+            })?;
         }
         let protocol = Self { environment };
         // A template that fails is found here, not in the first request.
@@ -145,7 +147,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("policy.j2"), "Q {{ question }}").unwrap();
         let protocol = Protocol::load(Some(folder.path())).unwrap();
-        let opening = Opening { question: "x", conversation: &[], max_turns: 5, allow_final: false };
+        let opening =
+            Opening { question: "x", conversation: &[], max_turns: 5, allow_final: false };
         assert_eq!(concat(&protocol.opening(&opening).unwrap()), "Q x");
         assert!(!protocol.large_model_system().unwrap().is_empty());
     }

@@ -4,6 +4,7 @@
 mod chat_template;
 mod decode;
 mod tokenizer;
+pub mod word_level;
 
 pub use chat_template::{ChatFormat, ChatTemplate, Message};
 pub use decode::IncrementalDecoder;

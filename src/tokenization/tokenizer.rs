@@ -19,7 +19,9 @@ pub enum TokenizerError {
         reason: String,
     },
     /// A chat template is missing or does not do what one must.
-    #[error("the chat template of `{path}` is not usable: {reason}\nhint: put a `chat_template.jinja` that renders user and assistant messages into the folder")]
+    #[error(
+        "the chat template of `{path}` is not usable: {reason}\nhint: put a `chat_template.jinja` that renders user and assistant messages into the folder"
+    )]
     Template {
         /// The folder.
         path: String,
@@ -51,9 +53,7 @@ impl Tokenizer {
         })?;
         // Settings that some folders carry for batch training; here they would corrupt a stream.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| TokenizerError::Encode(error.to_string()))?;
         let added = inner.get_added_tokens_decoder();
         let control = added.values().map(|token| token.content.clone()).collect();
         let control_ids = added.keys().copied().collect();
@@ -68,9 +68,8 @@ impl Tokenizer {
             }
         }
         let settings = read_json(&folder.join("tokenizer_config.json"));
-        stop_ids.extend(
-            token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)),
-        );
+        stop_ids
+            .extend(token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)));
         stop_ids.sort_unstable();
         stop_ids.dedup();
         Ok(Self { inner, control, control_ids, stop_ids })

@@ -1,0 +1,250 @@
+//! Demonstrations of answering a question, move by move, for supervised training of a policy.
+//!
+//! Each think says what is asked next and what remains, so that every word of it can be copied
+//! from the question, the think before or the last reply: "birthplace of Ana Vel, then country,
+//! currency", then "country of Mirburg, then currency", then "currency of Tarnia".
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Entity, Familiarity, Goal, MAX_HOPS, Phrasing, Sampler, Split, Step, TaskKind, World,
+    WorldError, WorldTask,
+};
+use crate::task::Task;
+use crate::trajectory::Action;
+
+/// Said before the whole question is put to the large model.
+const ASK_ALL: &str = "the whole question";
+
+/// One move of a demonstration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DemoTurn {
+    /// What is thought.
+    pub think: String,
+    /// What is done: a prompt, or the answer.
+    pub action: Action,
+    /// What the large model replies to a prompt.
+    pub reply: Option<String>,
+}
+
+/// A question and how it is answered; rendering it as text is the protocol's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demonstration {
+    /// The question. Its gold is not always the answer given: a question asked all at once ends
+    /// with what the large model guessed.
+    pub task: Task,
+    /// The moves; the last is the answer.
+    pub turns: Vec<DemoTurn>,
+}
+
+/// In which wordings demonstrated prompts ask for single facts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhrasingChoice {
+    /// All equally often.
+    Uniform,
+    /// Only those that the large model knows.
+    #[default]
+    KnownOnly,
+}
+
+/// Which demonstrations are shown, and how good they are. The default is flawless.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DemonstrationMix {
+    /// The shortest chain; 1 is a single fact.
+    pub min_hops: usize,
+    /// The longest chain, at most [`MAX_HOPS`]. Lengths between are equally frequent.
+    pub max_hops: usize,
+    /// The share of comparisons.
+    pub comparison_share: f64,
+    /// The share of yes/no checks of one thing; the rest after both shares are chains.
+    pub check_share: f64,
+    /// The share in which the whole question is put to the large model at once, which can only
+    /// guess: the reply is any object of the right kind, and it is taken as the answer.
+    pub all_at_once_share: f64,
+    /// How single facts are asked for.
+    pub phrasings: PhrasingChoice,
+}
+
+impl Default for DemonstrationMix {
+    fn default() -> Self {
+        Self {
+            min_hops: 1,
+            max_hops: MAX_HOPS,
+            comparison_share: 0.2,
+            check_share: 0.1,
+            all_at_once_share: 0.0,
+            phrasings: PhrasingChoice::KnownOnly,
+        }
+    }
+}
+
+impl DemonstrationMix {
+    fn check(&self) -> Result<(), WorldError> {
+        if self.min_hops < 1 || self.min_hops > self.max_hops || self.max_hops > MAX_HOPS {
+            return Err(WorldError::Config {
+                field: "min_hops..max_hops",
+                found: format!("{}..{}", self.min_hops, self.max_hops),
+                expected: format!("within 1..{MAX_HOPS} and in order"),
+            });
+        }
+        for (field, share) in [
+            ("comparison_share", self.comparison_share),
+            ("check_share", self.check_share),
+            ("all_at_once_share", self.all_at_once_share),
+            ("comparison_share + check_share", self.comparison_share + self.check_share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(WorldError::Config {
+                    field,
+                    found: share.to_string(),
+                    expected: "between 0 and 1".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn kind(&self, rng: &mut ChaCha8Rng) -> TaskKind {
+        let draw: f64 = rng.random();
+        if draw < self.comparison_share {
+            return TaskKind::Comparison;
+        }
+        if draw < self.comparison_share + self.check_share {
+            return TaskKind::Check;
+        }
+        match rng.random_range(self.min_hops..=self.max_hops) {
+            1 => TaskKind::Single,
+            hops => TaskKind::Chain(hops),
+        }
+    }
+}
+
+impl World {
+    /// `n` demonstrations over questions of `split`, drawn independently.
+    pub fn demonstrations(
+        &self,
+        mix: &DemonstrationMix,
+        split: Split,
+        n: usize,
+        seed: u64,
+    ) -> Result<Vec<Demonstration>, WorldError> {
+        mix.check()?;
+        let sampler = Sampler::new(self, split);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..n)
+            .map(|_| {
+                let kind = mix.kind(&mut rng);
+                let affirmative = rng.random();
+                let task = sampler.draw(kind, affirmative, &mut rng)?;
+                Ok(self.demonstrate(&task, mix, &mut rng))
+            })
+            .collect()
+    }
+
+    /// How `task` is answered, all at once as often as `mix` says.
+    pub fn demonstrate(
+        &self,
+        task: &WorldTask,
+        mix: &DemonstrationMix,
+        rng: &mut ChaCha8Rng,
+    ) -> Demonstration {
+        let turns = if rng.random_bool(mix.all_at_once_share.clamp(0.0, 1.0)) {
+            self.all_at_once(task, rng)
+        } else {
+            self.hop_by_hop(task, mix.phrasings, rng)
+        };
+        Demonstration { task: task.task.clone(), turns }
+    }
+
+    fn hop_by_hop(
+        &self,
+        task: &WorldTask,
+        phrasings: PhrasingChoice,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<DemoTurn> {
+        let side = match task.goal {
+            Goal::Same => task.plan.len() / 2,
+            Goal::Object | Goal::Equals(_) => task.plan.len(),
+        };
+        let mut turns = Vec::with_capacity(task.plan.len() + 1);
+        // What was found out about the first of two things, carried along from think to think.
+        let mut found = String::new();
+        for steps in task.plan.chunks(side.max(1)) {
+            for index in 0..steps.len() {
+                let step = steps[index];
+                let question = phrasing(step, phrasings, rng).question(self.name(step.subject));
+                turns.push(DemoTurn {
+                    think: found.clone() + &self.remaining(&steps[index..]),
+                    action: Action::Prompt(question),
+                    reply: Some(self.name(step.object).to_owned()),
+                });
+            }
+            let end = steps.last().map_or("", |step| self.name(step.object));
+            found.push_str(end);
+            if steps.len() < task.plan.len() && turns.len() < task.plan.len() {
+                found.push_str(" and ");
+            }
+        }
+        if let Goal::Equals(value) = task.goal {
+            found.push_str(" and ");
+            found.push_str(self.name(value));
+        }
+        let answer = task.task.golds.first().cloned().unwrap_or_default();
+        turns.push(DemoTurn { think: found, action: Action::Answer(answer), reply: None });
+        turns
+    }
+
+    fn all_at_once(&self, task: &WorldTask, rng: &mut ChaCha8Rng) -> Vec<DemoTurn> {
+        let guess = match (task.goal, task.plan.last()) {
+            (Goal::Object, Some(step)) => {
+                let kind = step.object.kind;
+                self.name(Entity { kind, index: rng.random_range(0..self.count(kind)) })
+            }
+            _ if rng.random() => "yes",
+            _ => "no",
+        };
+        vec![
+            DemoTurn {
+                think: ASK_ALL.to_owned(),
+                action: Action::Prompt(task.task.question.clone()),
+                reply: Some(guess.to_owned()),
+            },
+            DemoTurn {
+                think: guess.to_owned(),
+                action: Action::Answer(guess.to_owned()),
+                reply: None,
+            },
+        ]
+    }
+
+    /// "birthplace of Ana Vel, then country, currency".
+    fn remaining(&self, steps: &[Step]) -> String {
+        let Some((next, rest)) = steps.split_first() else {
+            return String::new();
+        };
+        let mut text = format!("{} of {}", next.relation.spec().noun, self.name(next.subject));
+        for (index, step) in rest.iter().enumerate() {
+            text.push_str(if index == 0 { ", then " } else { ", " });
+            text.push_str(step.relation.spec().noun);
+        }
+        text
+    }
+}
+
+fn phrasing(step: Step, choice: PhrasingChoice, rng: &mut ChaCha8Rng) -> Phrasing {
+    let all = &step.relation.spec().phrasings;
+    let allowed: Vec<Phrasing> = all
+        .iter()
+        .filter(|phrasing| match choice {
+            PhrasingChoice::Uniform => true,
+            PhrasingChoice::KnownOnly => phrasing.familiarity == Familiarity::Known,
+        })
+        .copied()
+        .collect();
+    allowed.choose(rng).copied().unwrap_or(all[0])
+}

@@ -1,0 +1,271 @@
+//! Drawing questions: what they ask, their gold plan, and which side of the split they are on.
+
+use std::collections::BTreeSet;
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::question::{COMPARISONS, Comparison, paths};
+use super::{Entity, Fact, PHRASINGS, Relation, World, WorldError};
+use crate::task::Task;
+
+/// The longest chain.
+pub const MAX_HOPS: usize = 5;
+
+/// How often a draw is tried again before the world counts as too small.
+const ATTEMPTS: usize = 10_000;
+
+/// Which questions may be drawn. A fifth of them, told by a hash of what they ask about, are held
+/// out for testing and never drawn for training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Four fifths of all questions.
+    Train,
+    /// The rest.
+    Test,
+}
+
+impl Split {
+    /// The side of the question whose subject matter is `key`.
+    fn of(key: &str) -> Self {
+        if super::stable_hash(key) % 5 == 0 { Self::Test } else { Self::Train }
+    }
+}
+
+/// A kind of question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// One fact, in one of its wordings or as a chain of one.
+    Single,
+    /// This many facts, each about the object of the one before; 2 to [`MAX_HOPS`].
+    Chain(usize),
+    /// Whether two things agree in something that one or two facts tell of each.
+    Comparison,
+    /// Whether something that one or two facts tell is a given value.
+    Check,
+}
+
+impl TaskKind {
+    /// What [`Task::kind`] says.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Chain(_) => "chain",
+            Self::Comparison => "comparison",
+            Self::Check => "check",
+        }
+    }
+}
+
+/// One hop of a gold plan.
+pub type Step = Fact;
+
+/// How the answer follows from the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// It is the last object.
+    Object,
+    /// Yes when both halves of the plan end at the same object, else no.
+    Same,
+    /// Yes when the plan ends at this value, else no.
+    Equals(Entity),
+}
+
+/// A question with its gold solution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorldTask {
+    /// The question and its answer.
+    pub task: Task,
+    /// The facts to look up, in order; a comparison's first half is about the first thing.
+    pub plan: Vec<Step>,
+    /// How they give the answer.
+    pub goal: Goal,
+}
+
+/// Draws questions of one split.
+pub struct Sampler<'w> {
+    world: &'w World,
+    split: Split,
+    /// Paths by their number of hops.
+    paths: Vec<Vec<Vec<Relation>>>,
+}
+
+impl<'w> Sampler<'w> {
+    /// A sampler over one side of the split.
+    pub fn new(world: &'w World, split: Split) -> Self {
+        let paths = (0..=MAX_HOPS).map(|hops| if hops == 0 { vec![] } else { paths(hops) });
+        Self { world, split, paths: paths.collect() }
+    }
+
+    /// One question, drawn uniformly over paths or templates, then over what it is about.
+    /// `affirmative` chooses the answer of yes/no questions.
+    pub fn draw(
+        &self,
+        kind: TaskKind,
+        affirmative: bool,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<WorldTask, WorldError> {
+        (0..ATTEMPTS)
+            .find_map(|_| match kind {
+                TaskKind::Single => self.single(rng),
+                TaskKind::Chain(hops) => self.chain(hops, rng),
+                TaskKind::Comparison => self.comparison(affirmative, rng),
+                TaskKind::Check => self.check(affirmative, rng),
+            })
+            .ok_or(WorldError::TooSmall { kind: kind.name().into(), found: 0, wanted: 1 })
+    }
+
+    fn single(&self, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let path = self.paths[1].choose(rng)?;
+        let plan = self.walk(self.start(path, rng)?, path)?;
+        let step = plan[0];
+        let key = self.key(&[step.subject], path);
+        if Split::of(&key) != self.split {
+            return None;
+        }
+        // The last wording is that of a chain of one.
+        let wording = rng.random_range(0..=PHRASINGS);
+        let question = match step.relation.spec().phrasings.get(wording) {
+            Some(phrasing) => phrasing.question(self.world.name(step.subject)),
+            None => self.world.chain_question(step.subject, path),
+        };
+        let id = format!("single:{key}#{wording}");
+        Some(self.object_task(id, "single", question, plan))
+    }
+
+    fn chain(&self, hops: usize, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let path = self.paths.get(hops)?.choose(rng)?;
+        let start = self.start(path, rng)?;
+        let plan = self.walk(start, path)?;
+        let key = self.key(&[start], path);
+        if Split::of(&key) != self.split {
+            return None;
+        }
+        let question = self.world.chain_question(start, path);
+        Some(self.object_task(format!("chain:{key}"), "chain", question, plan))
+    }
+
+    fn comparison(&self, same: bool, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let Comparison { path, compare, .. } = COMPARISONS.choose(rng)?;
+        let (a, b) = (self.start(path, rng)?, self.start(path, rng)?);
+        let (plan_a, plan_b) = (self.walk(a, path)?, self.walk(b, path)?);
+        if a == b || (plan_a.last()?.object == plan_b.last()?.object) != same {
+            return None;
+        }
+        // The same pair asked the other way round is the same question.
+        let key = self.key(&[a.min(b), a.max(b)], path);
+        if Split::of(&key) != self.split {
+            return None;
+        }
+        let question =
+            compare.replace("{a}", self.world.name(a)).replace("{b}", self.world.name(b));
+        let plan = [plan_a, plan_b].concat();
+        Some(yes_no_task(format!("comparison:{key}"), "comparison", question, plan, Goal::Same))
+    }
+
+    fn check(&self, equal: bool, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let Comparison { path, check, .. } = COMPARISONS.choose(rng)?;
+        let start = self.start(path, rng)?;
+        let plan = self.walk(start, path)?;
+        let truth = plan.last()?.object;
+        let index =
+            if equal { truth.index } else { rng.random_range(0..self.world.count(truth.kind)) };
+        let value = Entity { index, ..truth };
+        if (value == truth) != equal {
+            return None;
+        }
+        let key = self.key(&[start, value], path);
+        if Split::of(&key) != self.split {
+            return None;
+        }
+        let question =
+            check.replace("{a}", self.world.name(start)).replace("{v}", self.world.name(value));
+        Some(yes_no_task(format!("check:{key}"), "check", question, plan, Goal::Equals(value)))
+    }
+
+    fn start(&self, path: &[Relation], rng: &mut ChaCha8Rng) -> Option<Entity> {
+        let kind = path.first()?.spec().subject;
+        Some(Entity { kind, index: rng.random_range(0..self.world.count(kind)) })
+    }
+
+    /// The facts along `path`; `None` when it would visit a thing twice.
+    fn walk(&self, start: Entity, path: &[Relation]) -> Option<Vec<Step>> {
+        let mut visited = vec![start];
+        let mut plan = Vec::with_capacity(path.len());
+        for &relation in path {
+            let subject = *visited.last()?;
+            let object = self.world.object(relation, subject)?;
+            if visited.contains(&object) {
+                return None;
+            }
+            visited.push(object);
+            plan.push(Step { relation, subject, object });
+        }
+        Some(plan)
+    }
+
+    /// What a question is about, whatever its wording: "Ana Vel:birthplace.country".
+    fn key(&self, about: &[Entity], path: &[Relation]) -> String {
+        let names: Vec<&str> = about.iter().map(|&entity| self.world.name(entity)).collect();
+        let nouns: Vec<&str> = path.iter().map(|relation| relation.spec().noun).collect();
+        format!("{}:{}", names.join("+"), nouns.join("."))
+    }
+
+    fn object_task(&self, id: String, kind: &str, question: String, plan: Vec<Step>) -> WorldTask {
+        let gold = plan.last().map_or("", |step| self.world.name(step.object)).to_owned();
+        WorldTask { task: task(id, kind, question, gold, plan.len()), plan, goal: Goal::Object }
+    }
+}
+
+fn yes_no_task(id: String, kind: &str, question: String, plan: Vec<Step>, goal: Goal) -> WorldTask {
+    let ends = |range: &[Step]| range.last().map(|step| step.object);
+    let yes = match goal {
+        Goal::Equals(value) => ends(&plan) == Some(value),
+        Goal::Same | Goal::Object => ends(&plan) == ends(&plan[..plan.len() / 2]),
+    };
+    let gold = if yes { "yes" } else { "no" }.to_owned();
+    WorldTask { task: task(id, kind, question, gold, plan.len()), plan, goal }
+}
+
+fn task(id: String, kind: &str, question: String, gold: String, hops: usize) -> Task {
+    Task {
+        id,
+        question,
+        golds: vec![gold],
+        source: "world".to_owned(),
+        kind: Some(kind.to_owned()),
+        hops: u32::try_from(hops).ok(),
+    }
+}
+
+impl World {
+    /// `n` questions with distinct ids, `kinds` taking turns. Of the yes/no questions of a kind
+    /// every other one is answered with yes.
+    pub fn sample_tasks(
+        &self,
+        split: Split,
+        kinds: &[TaskKind],
+        n: usize,
+        seed: u64,
+    ) -> Result<Vec<WorldTask>, WorldError> {
+        let sampler = Sampler::new(self, split);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut ids = BTreeSet::new();
+        let mut tasks = Vec::with_capacity(n);
+        for (index, &kind) in kinds.iter().cycle().take(n).enumerate() {
+            let affirmative = (index / kinds.len()).is_multiple_of(2);
+            let too_small =
+                || WorldError::TooSmall { kind: kind.name().into(), found: index, wanted: n };
+            let fresh = (0..ATTEMPTS).find_map(|_| {
+                let drawn = sampler.draw(kind, affirmative, &mut rng).ok()?;
+                ids.insert(drawn.task.id.clone()).then_some(drawn)
+            });
+            tasks.push(fresh.ok_or_else(too_small)?);
+        }
+        Ok(tasks)
+    }
+}

@@ -1,0 +1,140 @@
+//! A model folder made fit for mistral.rs.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::MmapedSafetensors;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::engine::EngineError;
+
+/// What mistral.rs is told to load.
+pub(super) struct Source {
+    /// The folder.
+    pub path: PathBuf,
+    /// The file in it, for GGUF.
+    pub gguf: Option<String>,
+    /// What a token of context costs in the key-value cache, bytes.
+    pub cache_bytes_per_token: usize,
+    /// The copy that `path` points into, if one had to be made.
+    pub rewritten: Option<TempDir>,
+}
+
+/// A guess for GGUF files, whose shape is not read here: that of a 4-billion-parameter Qwen3.
+const GGUF_CACHE_BYTES_PER_TOKEN: usize = 36 * 8 * 128 * 2 * 4;
+
+impl Source {
+    /// Looks at a folder or GGUF file before the engine does: its errors name what to do.
+    pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
+        let failed =
+            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let folder = path.parent().unwrap_or(Path::new("."));
+            if !path.is_file() {
+                return Err(failed("there is no such file".into()));
+            }
+            if !folder.join("tokenizer.json").is_file() {
+                return Err(failed(
+                    "there is no `tokenizer.json` beside it\nhint: copy `tokenizer.json` and `tokenizer_config.json` of the original model into the same folder".into(),
+                ));
+            }
+            return Ok(Self {
+                path: folder.to_owned(),
+                gguf: name,
+                cache_bytes_per_token: GGUF_CACHE_BYTES_PER_TOKEN,
+                rewritten: None,
+            });
+        }
+        if !path.is_dir() {
+            return Err(failed(
+                "there is no such folder\nhint: give a folder with `config.json` and safetensors files, or a `.gguf` file".into(),
+            ));
+        }
+        check_weights(path).map_err(&failed)?;
+        let config_path = path.join("config.json");
+        let text = std::fs::read_to_string(&config_path)
+            .map_err(|error| failed(format!("cannot read `config.json`: {error}")))?;
+        let config: Value = serde_json::from_str(&text)
+            .map_err(|error| failed(format!("`config.json` is not valid: {error}")))?;
+        let cache_bytes_per_token = cache_bytes_per_token(&config);
+        let rewritten = match with_flat_rope(config) {
+            None => None,
+            Some(config) => Some(
+                copy_with_config(path, &config)
+                    .map_err(|error| failed(format!("cannot prepare a copy: {error}")))?,
+            ),
+        };
+        let path = rewritten.as_ref().map_or(path, TempDir::path).to_owned();
+        Ok(Self { path, gguf: None, cache_bytes_per_token, rewritten })
+    }
+}
+
+/// Opens every safetensors file: a truncated one would otherwise end the engine's thread.
+fn check_weights(folder: &Path) -> Result<(), String> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(|error| error.to_string())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err("there is no `.safetensors` file in it".into());
+    }
+    for file in files {
+        // Safety: mapped read-only, and dropped before anything else touches the file.
+        unsafe { MmapedSafetensors::new(&file) }.map_err(|error| {
+            format!(
+                "`{}` is damaged: {error}\nhint: it may be truncated; copy it again",
+                file.display()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn cache_bytes_per_token(config: &Value) -> usize {
+    let number = |key: &str| config.get(key).and_then(Value::as_u64).map(|n| n as usize);
+    let heads = number("num_attention_heads").unwrap_or(1);
+    let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+    let head_dim = number("head_dim")
+        .unwrap_or_else(|| number("hidden_size").unwrap_or(1).div_ceil(heads.max(1)));
+    let layers = number("num_hidden_layers").unwrap_or(1);
+    layers * kv_heads * head_dim * 2 * size_of::<f32>()
+}
+
+/// transformers 5 nests the rotary base; mistral.rs reads it at the top only. `None` if there is
+/// nothing to change.
+fn with_flat_rope(mut config: Value) -> Option<Value> {
+    let nested = config.get("rope_parameters")?.clone();
+    let object = config.as_object_mut()?;
+    if object.contains_key("rope_theta") {
+        return None;
+    }
+    object.insert("rope_theta".into(), nested.get("rope_theta")?.clone());
+    // A scaling of the frequencies had its own key before.
+    let kind = nested.get("rope_type").and_then(Value::as_str).unwrap_or("default");
+    if kind != "default" && !object.contains_key("rope_scaling") {
+        object.insert("rope_scaling".into(), nested);
+    }
+    Some(config)
+}
+
+/// A folder with the same files and another `config.json`.
+fn copy_with_config(folder: &Path, config: &Value) -> std::io::Result<TempDir> {
+    let copy = tempfile::Builder::new().prefix("prompt-r1-").tempdir()?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name() == "config.json" {
+            continue;
+        }
+        let original = entry.path().canonicalize()?;
+        let linked = copy.path().join(entry.file_name());
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(original, linked)?;
+        #[cfg(not(unix))]
+        std::fs::copy(original, linked)?;
+    }
+    std::fs::write(copy.path().join("config.json"), config.to_string())?;
+    Ok(copy)
+}

@@ -1,0 +1,278 @@
+//! The engine that serves policies through mistral.rs, on a GPU or a CPU.
+//!
+//! It is driven by raw token ids, streaming, with a sampling hook: that alone gives exact ids,
+//! natural-log probabilities and a seed for each request, and lets a request be dropped without
+//! harm to the others.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use mistralrs::{
+    CustomLogitsProcessor, GgufModelBuilder, Model, ModelDType, NormalRequest, Request,
+    RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder, TokenSource,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{RwLock, Semaphore, mpsc};
+
+use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+
+mod folder;
+mod hook;
+
+use folder::Source;
+use hook::SamplingHook;
+
+/// How mistral.rs is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MistralRsConfig {
+    /// Requests that sample at once.
+    pub max_batch: usize,
+    /// Requests that may wait for a place; one more is refused.
+    pub queue: usize,
+    /// Memory for the computed prefixes of earlier turns, MiB. mistral.rs itself never lets go of
+    /// them on a CPU.
+    pub prefix_cache_mib: usize,
+    /// Use the CPU even where the build has a GPU backend.
+    pub force_cpu: bool,
+}
+
+impl Default for MistralRsConfig {
+    fn default() -> Self {
+        Self { max_batch: 8, queue: 256, prefix_cache_mib: 1024, force_cpu: false }
+    }
+}
+
+/// A model run by mistral.rs.
+pub struct MistralRsEngine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    model: Model,
+    context_length: usize,
+    slots: Semaphore,
+    /// Requests admitted or waiting.
+    load: AtomicUsize,
+    max_load: usize,
+    /// Held shared by each request, alone by the restart that frees the prefix cache.
+    running: RwLock<()>,
+    cached_tokens: AtomicUsize,
+    max_cached_tokens: usize,
+    /// A rewritten copy of the model's folder, kept as long as the engine.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl MistralRsEngine {
+    /// Loads a safetensors folder or a GGUF file.
+    pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
+        let failed =
+            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+        let source = Source::open(path)?;
+        let on_cpu = config.force_cpu || !cfg!(any(feature = "cuda", feature = "metal"));
+        let built = if let Some(file) = &source.gguf {
+            let folder = source.path.display().to_string();
+            let mut builder = GgufModelBuilder::new(folder, vec![file])
+                .with_token_source(TokenSource::None)
+                .with_tokenizer_json(source.path.join("tokenizer.json").display())
+                .with_max_num_seqs(config.max_batch);
+            if on_cpu {
+                builder = builder.with_force_cpu();
+            }
+            builder.build().await
+        } else {
+            // On a CPU `Auto` means half precision; with a GPU the driver may be asked for its
+            // kind, which fails without one, so the type is always named.
+            let dtype = if on_cpu { ModelDType::F32 } else { ModelDType::BF16 };
+            let mut builder = TextModelBuilder::new(source.path.display())
+                .with_token_source(TokenSource::None)
+                .with_dtype(dtype)
+                .with_max_num_seqs(config.max_batch);
+            if on_cpu {
+                builder = builder.with_force_cpu();
+            }
+            builder.build().await
+        };
+        let model = built.map_err(|error| failed(format!("{error:#}")))?;
+        let context_length = model
+            .max_sequence_length()
+            .ok()
+            .flatten()
+            .ok_or_else(|| failed("its context length is unknown".into()))?;
+        let max_cached_tokens =
+            (config.prefix_cache_mib << 20) / source.cache_bytes_per_token.max(1);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                model,
+                context_length,
+                slots: Semaphore::new(config.max_batch),
+                load: AtomicUsize::new(0),
+                max_load: config.max_batch + config.queue,
+                running: RwLock::new(()),
+                cached_tokens: AtomicUsize::new(0),
+                max_cached_tokens,
+                _folder: source.rewritten,
+            }),
+        })
+    }
+}
+
+#[async_trait]
+impl Engine for MistralRsEngine {
+    fn generate(&self, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let last = match shared.serve(request, &events).await {
+                Ok(reason) => GenerateEvent::Done(reason),
+                Err(error) => GenerateEvent::Failed(error),
+            };
+            // Nobody may be there any more.
+            let _ = events.send(last);
+        });
+        receiver
+    }
+
+    fn context_length(&self) -> usize {
+        self.shared.context_length
+    }
+
+    async fn is_ready(&self) -> bool {
+        // Asking for the sender restarts an engine whose thread has died.
+        self.shared.model.inner().get_sender(None).is_ok()
+    }
+}
+
+/// Counts a request as load for as long as it lives.
+struct Load<'a>(&'a AtomicUsize);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn stopped(reason: impl ToString) -> EngineError {
+    EngineError::Stopped(reason.to_string())
+}
+
+impl Shared {
+    async fn serve(
+        &self,
+        request: GenerateRequest,
+        events: &mpsc::UnboundedSender<GenerateEvent>,
+    ) -> Result<StopReason, EngineError> {
+        let tokens = request.prompt.len();
+        if tokens == 0 || tokens >= self.context_length {
+            return Err(EngineError::PromptTooLong { tokens, context: self.context_length });
+        }
+        let load = self.load.fetch_add(1, Ordering::Relaxed);
+        let _load = Load(&self.load);
+        if load >= self.max_load {
+            return Err(EngineError::Overloaded);
+        }
+        let _slot = tokio::select! {
+            slot = self.slots.acquire() => slot.map_err(stopped)?,
+            () = events.closed() => return Err(stopped("the request was dropped")),
+        };
+        self.free_prefixes().await?;
+        let _running = self.running.read().await;
+        self.sample(request, events).await
+    }
+
+    async fn sample(
+        &self,
+        request: GenerateRequest,
+        events: &mpsc::UnboundedSender<GenerateEvent>,
+    ) -> Result<StopReason, EngineError> {
+        let prompt_tokens = request.prompt.len();
+        let room = (self.context_length - prompt_tokens).min(request.max_tokens);
+        let hook = SamplingHook::new(request.sampling);
+        // The engine's loop waits on a full channel, and all requests with it: never full.
+        let (responses, mut received) = mpsc::channel(room + 16);
+        let params = SamplingParams {
+            max_len: Some(room),
+            stop_toks: Some(StopTokens::Ids(request.stop_ids.clone())),
+            ..SamplingParams::neutral()
+        };
+        let inner = self.model.inner();
+        let normal = NormalRequest {
+            is_streaming: true,
+            logits_processors: Some(vec![Arc::clone(&hook) as Arc<dyn CustomLogitsProcessor>]),
+            ..NormalRequest::new_simple(
+                RequestMessage::CompletionTokens(request.prompt),
+                params,
+                responses,
+                inner.next_request_id(),
+                None,
+                None,
+            )
+        };
+        let sender = inner.get_sender(None).map_err(stopped)?;
+        sender.send(Request::Normal(Box::new(normal))).await.map_err(stopped)?;
+        let mut sampled = Vec::new();
+        let reason = loop {
+            // Leaving this function drops `received`: that is how the engine learns to stop.
+            let response = tokio::select! {
+                response = received.recv() => response,
+                () = events.closed() => return Err(stopped("the request was dropped")),
+            };
+            match response {
+                Some(Response::CompletionChunk(chunk)) => {
+                    let fresh = hook.take();
+                    if request.stream && !fresh.is_empty() {
+                        let _ = events.send(GenerateEvent::Tokens(fresh.clone()));
+                    }
+                    sampled.extend(fresh);
+                    if let Some(finish) =
+                        chunk.choices.first().and_then(|c| c.finish_reason.as_deref())
+                    {
+                        if finish == "canceled" {
+                            return Err(stopped("it was shut down"));
+                        }
+                        break if sampled.last().is_some_and(|t| request.stop_ids.contains(&t.id)) {
+                            StopReason::StopId
+                        } else {
+                            StopReason::Length
+                        };
+                    }
+                }
+                Some(Response::InternalError(error) | Response::ValidationError(error)) => {
+                    return Err(stopped(error));
+                }
+                Some(Response::CompletionModelError(error, _) | Response::ModelError(error, _)) => {
+                    return Err(stopped(error));
+                }
+                Some(_) => {
+                    return Err(stopped("it answered with something else than a completion"));
+                }
+                None => return Err(stopped("its thread ended; the next request starts it again")),
+            }
+        };
+        self.cached_tokens.fetch_add(prompt_tokens + sampled.len(), Ordering::Relaxed);
+        if !request.stream {
+            let _ = events.send(GenerateEvent::Tokens(sampled));
+        }
+        Ok(reason)
+    }
+
+    /// Restarts the engine's thread once it keeps more prefixes than allowed: on a CPU this is the
+    /// only way to make it let go of them. The model stays loaded.
+    async fn free_prefixes(&self) -> Result<(), EngineError> {
+        if self.cached_tokens.load(Ordering::Relaxed) <= self.max_cached_tokens {
+            return Ok(());
+        }
+        let _alone = self.running.write().await;
+        if self.cached_tokens.swap(0, Ordering::Relaxed) <= self.max_cached_tokens {
+            return Ok(());
+        }
+        let sender = self.model.inner().get_sender(None).map_err(stopped)?;
+        sender.send(Request::Terminate).await.map_err(stopped)?;
+        // The receiving end closes when the thread has let go of everything.
+        sender.closed().await;
+        tracing::debug!("restarted the engine to free its prefix cache");
+        Ok(())
+    }
+}
