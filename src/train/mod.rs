@@ -1,3 +1,4 @@
 //! Training: the optimizer and the trainers.
 
 pub mod adamw;
+pub mod memory;
