@@ -10,6 +10,7 @@ use std::time::Instant;
 use candle_core::Device;
 use prompt_r1::model::{Batch, Model, ModelConfig, Selection, Weights};
 use prompt_r1::train::adamw::{AdamW, AdamWConfig, clip};
+use prompt_r1::train::memory;
 
 const SEQUENCES: usize = 64;
 const LENGTH: usize = 64;
@@ -17,6 +18,7 @@ const ROUNDS: usize = 5;
 const STEPS: usize = 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    memory::keep_freed();
     let config = ModelConfig {
         vocab_size: 512,
         hidden_size: 128,

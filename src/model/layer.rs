@@ -76,7 +76,7 @@ impl Layer<'_> {
         let mut stream = d_y;
 
         let d_active = self.backward_input(&[(Projection::Down, &stream)])?;
-        let mlp = swiglu::backward(&gate, &up, &d_active)?;
+        let mlp = swiglu::backward(gate, up, d_active)?;
         self.backward_weight(Projection::Down, &stream, &mlp.y, gradients)?;
         let d_normed =
             self.backward_input(&[(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)])?;
@@ -93,10 +93,10 @@ impl Layer<'_> {
         let d = attention::backward(&inputs, &context.layout, &attended, &d_attended)?;
         let slot = gradients.slot(&self.name("self_attn.q_norm"));
         let (norm, rotation) = (&self.weights.q_norm, &context.rotation);
-        let d_q = rope::backward(&raw_q, norm, self.eps(), rotation, &d.d_q, slot)?;
+        let d_q = rope::backward(&raw_q, norm, self.eps(), rotation, d.d_q, slot)?;
         let slot = gradients.slot(&self.name("self_attn.k_norm"));
         let norm = &self.weights.k_norm;
-        let d_k = rope::backward(&raw_k, norm, self.eps(), rotation, &d.d_k, slot)?;
+        let d_k = rope::backward(&raw_k, norm, self.eps(), rotation, d.d_k, slot)?;
 
         let parts =
             [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];

@@ -77,10 +77,10 @@ pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
     let (q, k, v) = (host::values(inputs.q)?, host::values(inputs.k)?, host::values(inputs.v)?);
     let (d, group) = (layout.head_dim, layout.group());
     let (wide, narrow) = (layout.heads * d, layout.kv_heads * d);
-    let mut y = vec![0.0; rows * wide];
+    let mut y = Vec::with_capacity(rows * wide);
     let mut log_sums = vec![0.0; rows * layout.heads];
     let (y_target, sums_target) =
-        (Target::write(&mut y, wide), Target::write(&mut log_sums, layout.heads));
+        (Target::fill(y.spare_capacity_mut(), wide), Target::write(&mut log_sums, layout.heads));
     let (q, k, v) = (&q[..], &k[..], &v[..]);
     layout.tasks(layout.heads).into_par_iter().for_each(|(first, length, head)| {
         let kv = first * narrow + head / group * d;
@@ -106,6 +106,8 @@ pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
             }
         }
     });
+    // Safety: every head of every row was written.
+    unsafe { y.set_len(rows * wide) };
     Ok(Forward {
         y: host::tensor(y, (rows, wide))?,
         log_sums: Some(host::tensor(log_sums, (rows, layout.heads))?),
@@ -127,8 +129,8 @@ pub(crate) fn backward(
     let (y, log_sums, d_y) =
         (host::values(&output.y)?, host::values(log_sums)?, host::values(d_y)?);
     let (wide, narrow) = (layout.heads * layout.head_dim, layout.kv_heads * layout.head_dim);
-    let (mut d_q, mut d_k, mut d_v) =
-        (vec![0.0; rows * wide], vec![0.0; rows * narrow], vec![0.0; rows * narrow]);
+    let mut d_q = Vec::with_capacity(rows * wide);
+    let (mut d_k, mut d_v) = (vec![0.0; rows * narrow], vec![0.0; rows * narrow]);
     let task = Task {
         layout,
         q: &q,
@@ -137,13 +139,15 @@ pub(crate) fn backward(
         y: &y,
         log_sums: &log_sums,
         d_y: &d_y,
-        d_q: Target::write(&mut d_q, wide),
+        d_q: Target::fill(d_q.spare_capacity_mut(), wide),
         d_k: Target::add(&mut d_k, narrow),
         d_v: Target::add(&mut d_v, narrow),
     };
     layout.tasks(layout.kv_heads).into_par_iter().for_each(|(first, length, kv_head)| {
         task.run(first, length, kv_head);
     });
+    // Safety: every head of every row was written.
+    unsafe { d_q.set_len(rows * wide) };
     Ok(Gradient {
         d_q: host::tensor(d_q, (rows, wide))?,
         d_k: host::tensor(d_k, (rows, narrow))?,

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::linear::{accumulate_weight, product};
-use super::matmul::{Right, Transposed};
+use super::matmul::{Right, Target, Transposed};
 use super::simd::{dot, exp, fma, max, multiversion, sum};
 use super::{host, portable};
 use crate::model::batch::TokenScores;
@@ -58,7 +58,11 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
     let mut logits = vec![0.0; chunk.min(rows) * vocab];
     for (hidden, targets) in hidden.chunks(chunk * width).zip(head.targets.chunks(chunk)) {
         let logits = &mut logits[..targets.len() * vocab];
-        product(logits, (vocab, width), hidden, Right::Transposed(&right), false);
+        let shape = (targets.len(), vocab, width);
+        // Safety: the logits have that shape.
+        unsafe {
+            product(Target::write(logits, vocab), shape, hidden, Right::Transposed(&right), None);
+        }
         let rows: Vec<[f32; 3]> = logits
             .par_chunks_exact_mut(vocab)
             .zip(targets)
@@ -98,8 +102,11 @@ pub(crate) fn backward(
     for (index, d_hidden) in d_hidden.chunks_mut(chunk * width).enumerate() {
         let first = index * chunk;
         let hidden = &hidden[first * width..first * width + d_hidden.len()];
-        let logits = &mut logits[..d_hidden.len() / width * vocab];
-        product(logits, (vocab, width), hidden, Right::Transposed(&packed), false);
+        let count = d_hidden.len() / width;
+        let logits = &mut logits[..count * vocab];
+        let (shape, right) = ((count, vocab, width), Right::Transposed(&packed));
+        // Safety: the logits have that shape.
+        unsafe { product(Target::write(logits, vocab), shape, hidden, right, None) };
         logits.par_chunks_exact_mut(vocab).enumerate().for_each(|(i, row)| {
             let row_gradient = RowGradient {
                 log_prob: gradient.log_probs[first + i],
@@ -111,9 +118,13 @@ pub(crate) fn backward(
             row[head.targets[first + i] as usize] += row_gradient.log_prob / head.temperature;
         });
         let right = Right::Rows { values: &weight, stride: width };
-        product(d_hidden, (width, vocab), logits, right, false);
+        // Safety: the chunk of hidden rows has that shape.
+        unsafe {
+            let shape = (count, width, vocab);
+            product(Target::write(d_hidden, width), shape, logits, right, None);
+        }
         if let Some(d_weight) = d_weight.as_deref_mut() {
-            let shape = (logits.len() / vocab, vocab, width);
+            let shape = (count, vocab, width);
             host::update(d_weight, |d_weight| accumulate_weight(d_weight, shape, logits, hidden))?;
         }
     }

@@ -1,6 +1,7 @@
 //! Tensors in host memory as slices.
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 use std::sync::RwLockReadGuard;
 
@@ -49,6 +50,18 @@ pub(crate) fn values(tensor: &Tensor) -> Result<Values<'_>> {
 /// A tensor of `values`, which are not copied.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// `n` values that `fill` writes: memory that is overwritten anyway is not zeroed first.
+///
+/// # Safety
+/// `fill` must write every value.
+pub(crate) unsafe fn build(n: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    fill(&mut values.spare_capacity_mut()[..n]);
+    // Safety: the capacity is there, and the caller answers for the values.
+    unsafe { values.set_len(n) };
+    values
 }
 
 /// A function to run on the values once, and what it returned.

@@ -9,10 +9,6 @@ use super::{host, portable};
 /// Rows of one task's product: its operands stay in L2.
 const ROWS: usize = 256;
 
-fn rows_per_task(rows: usize) -> usize {
-    rows.div_ceil(rayon::current_num_threads()).clamp(1, ROWS)
-}
-
 /// `x·Wᵀ`, plus `residual` where given. `x` `(rows, in)`.
 pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     if !host::is_host(x) {
@@ -20,13 +16,16 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     }
     let (rows, k) = x.dims2()?;
     let (n, _) = weight.dims2()?;
-    let mut y = match residual {
-        Some(residual) => host::values(residual)?.to_vec(),
-        None => vec![0.0; rows * n],
-    };
+    let residual = residual.map(host::values).transpose()?;
     let (x, weight) = (host::values(x)?, host::values(weight)?);
     let right = Transposed::new(&weight, k, n, k);
-    product(&mut y, (n, k), &x, Right::Transposed(&right), residual.is_some());
+    // Safety: the product writes all rows, adding to the residual where there is one.
+    let y = unsafe {
+        host::build(rows * n, |y| {
+            let target = Target { add: residual.is_some(), ..Target::fill(y, n) };
+            product(target, (rows, n, k), &x, Right::Transposed(&right), residual.as_deref());
+        })
+    };
     host::tensor(y, (rows, n))
 }
 
@@ -43,11 +42,16 @@ pub(crate) fn backward_input(
     let (_, k) = weight.dims2()?;
     let (d_y, weight) = (host::values(d_y)?, host::values(weight)?);
     let right = Right::Rows { values: &weight, stride: k };
+    let shape = (rows, k, n);
+    // Safety: the targets have that shape, and the second is written whole.
     match d_x {
-        Some(d_x) => host::update(d_x, |d_x| product(d_x, (k, n), &d_y, right, true)),
+        Some(d_x) => host::update(d_x, |d_x| unsafe {
+            product(Target::add(d_x, k), shape, &d_y, right, None);
+        }),
         None => {
-            let mut made = vec![0.0; rows * k];
-            product(&mut made, (k, n), &d_y, right, false);
+            let made = unsafe {
+                host::build(rows * k, |d_x| product(Target::fill(d_x, k), shape, &d_y, right, None))
+            };
             *d_x = Some(host::tensor(made, (rows, k))?);
             Ok(())
         }
@@ -81,13 +85,30 @@ pub(super) fn accumulate_weight(
     });
 }
 
-/// `y (+)= x·right` with `y` `(rows, n)` and `x` `(rows, k)`; threads share out the rows.
-pub(super) fn product(y: &mut [f32], (n, k): (usize, usize), x: &[f32], right: Right, add: bool) {
-    let share = rows_per_task(y.len() / n);
-    y.par_chunks_mut(share * n).zip(x.par_chunks(share * k)).for_each(|(y, x)| {
-        let shape = (y.len() / n, n, k);
-        let target = if add { Target::add(y, n) } else { Target::write(y, n) };
-        // Safety: the target is this task's own chunk.
-        unsafe { multiply(shape, Left::rows(x, k), right, target) };
+/// `target (+)= x·right` with `x` `(rows, k)`; threads share out the rows. Where there is a residual, in the
+/// target's shape, the product is added to it.
+///
+/// # Safety
+/// `target` must be valid for `rows` rows of `n` one after another, and nobody else may touch them.
+pub(super) unsafe fn product(
+    target: Target,
+    (rows, n, k): (usize, usize, usize),
+    x: &[f32],
+    right: Right,
+    residual: Option<&[f32]>,
+) {
+    let share = rows.div_ceil(rayon::current_num_threads()).clamp(1, ROWS);
+    (0..rows.div_ceil(share)).into_par_iter().for_each(|index| {
+        let first = index * share;
+        let count = share.min(rows - first);
+        // Safety: tasks take disjoint rows of the target.
+        unsafe {
+            let target = target.skip(first * n);
+            if let Some(residual) = residual {
+                let from = &residual[first * n..(first + count) * n];
+                std::ptr::copy_nonoverlapping(from.as_ptr(), target.values, from.len());
+            }
+            multiply((count, n, k), Left::rows(&x[first * k..], k), right, target);
+        }
     });
 }

@@ -2,6 +2,8 @@
 //!
 //! One call is one thread's work; the operations split rows among threads.
 
+use std::mem::MaybeUninit;
+
 use super::simd::{Level, level};
 
 /// Columns of a tile: two AVX-512 registers.
@@ -94,6 +96,11 @@ impl Target {
     /// Overwrites `values`.
     pub fn write(values: &mut [f32], stride: usize) -> Self {
         Self { values: values.as_mut_ptr(), stride, add: false }
+    }
+
+    /// Writes `values`, which need not be initialised.
+    pub fn fill(values: &mut [MaybeUninit<f32>], stride: usize) -> Self {
+        Self { values: values.as_mut_ptr().cast(), stride, add: false }
     }
 
     /// Adds to `values`.

@@ -1,5 +1,7 @@
 //! Root-mean-square normalisation of rows: `y = x / √(mean(x²) + ε) · w`.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -12,12 +14,16 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         return portable::rms_norm(x, weight, eps);
     }
     let width = weight.elem_count();
-    let mut y = vec![0.0; x.elem_count()];
     let (values, weight) = (host::values(x)?, host::values(weight)?);
     let (values, weight) = (&values[..], &weight[..]);
-    y.par_chunks_mut(ROWS * width)
-        .zip(values.par_chunks(ROWS * width))
-        .for_each(|(y, x)| forward_rows(x, weight, eps, y));
+    // Safety: the chunks cover all rows, and each row is written.
+    let y = unsafe {
+        host::build(values.len(), |y| {
+            y.par_chunks_mut(ROWS * width)
+                .zip(values.par_chunks(ROWS * width))
+                .for_each(|(y, x)| forward_rows(x, weight, eps, y));
+        })
+    };
     host::tensor(y, x.shape())
 }
 
@@ -50,12 +56,12 @@ pub(crate) fn backward(
 }
 
 multiversion! {
-    fn forward_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    fn forward_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [MaybeUninit<f32>]) {
         let width = weight.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let scale = 1.0 / (dot::<FMA>(x, x) / width as f32 + eps).sqrt();
             for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                *y = x * scale * w;
+                y.write(x * scale * w);
             }
         }
     }

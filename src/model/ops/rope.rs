@@ -1,6 +1,8 @@
 //! Per-head root-mean-square normalisation followed by the rotary embedding, as Qwen3 does it to
 //! queries and keys: element `i` of a head is rotated with element `i + head_dim/2`.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
@@ -55,52 +57,57 @@ pub(crate) fn forward(
     }
     let (rows, width) = x.dims2()?;
     let half = weight.elem_count() / 2;
-    let mut y = vec![0.0; rows * width];
     let (values, weight) = (host::values(x)?, host::values(weight)?);
     let (cos, sin) = (host::values(&rotation.cos)?, host::values(&rotation.sin)?);
     let (values, weight, cos, sin) = (&values[..], &weight[..], &cos[..], &sin[..]);
-    y.par_chunks_mut(ROWS * width)
-        .zip(values.par_chunks(ROWS * width))
-        .zip(cos.par_chunks(ROWS * half))
-        .zip(sin.par_chunks(ROWS * half))
-        .for_each(|(((y, x), cos), sin)| forward_rows(x, width, weight, eps, cos, sin, y));
+    // Safety: the chunks cover all rows, and each row is written.
+    let y = unsafe {
+        host::build(values.len(), |y| {
+            y.par_chunks_mut(ROWS * width)
+                .zip(values.par_chunks(ROWS * width))
+                .zip(cos.par_chunks(ROWS * half))
+                .zip(sin.par_chunks(ROWS * half))
+                .for_each(|(((y, x), cos), sin)| forward_rows(x, width, weight, eps, cos, sin, y));
+        })
+    };
     host::tensor(y, (rows, width))
 }
 
-/// The gradient of `x`; adds that of `weight` into `d_weight` unless it is frozen.
+/// The gradient of `x`, made in the memory of `d_y`, which nobody else may hold; adds that of `weight` into
+/// `d_weight` unless it is frozen.
 pub(crate) fn backward(
     x: &Tensor,
     weight: &Tensor,
     eps: f32,
     rotation: &Rotation,
-    d_y: &Tensor,
+    d_y: Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
     if !host::is_host(x) {
-        return portable::norm_rope_backward(x, weight, eps, rotation, d_y, d_weight);
+        return portable::norm_rope_backward(x, weight, eps, rotation, &d_y, d_weight);
     }
     let (rows, width) = x.dims2()?;
     let head = weight.elem_count();
     let half = head / 2;
-    let mut d_x = vec![0.0; rows * width];
-    let (x, weight, d_y) = (host::values(x)?, host::values(weight)?, host::values(d_y)?);
+    let (x, weight) = (host::values(x)?, host::values(weight)?);
     let (cos, sin) = (host::values(&rotation.cos)?, host::values(&rotation.sin)?);
-    let (x, weight, d_y, cos, sin) = (&x[..], &weight[..], &d_y[..], &cos[..], &sin[..]);
+    let (x, weight, cos, sin) = (&x[..], &weight[..], &cos[..], &sin[..]);
     let mut partial = vec![0.0; head * rows.div_ceil(ROWS)];
-    d_x.par_chunks_mut(ROWS * width)
-        .zip(x.par_chunks(ROWS * width))
-        .zip(d_y.par_chunks(ROWS * width))
-        .zip(cos.par_chunks(ROWS * half).zip(sin.par_chunks(ROWS * half)))
-        .zip(partial.par_chunks_mut(head))
-        .for_each(|((((d_x, x), d_y), (cos, sin)), d_weight)| {
-            backward_rows(x, width, weight, eps, cos, sin, d_y, d_x, d_weight);
-        });
+    host::update(&d_y, |d| {
+        d.par_chunks_mut(ROWS * width)
+            .zip(x.par_chunks(ROWS * width))
+            .zip(cos.par_chunks(ROWS * half).zip(sin.par_chunks(ROWS * half)))
+            .zip(partial.par_chunks_mut(head))
+            .for_each(|(((d, x), (cos, sin)), d_weight)| {
+                backward_rows(x, width, weight, eps, cos, sin, d, d_weight);
+            });
+    })?;
     host::add_partial(d_weight, &partial)?;
-    host::tensor(d_x, (rows, width))
+    Ok(d_y)
 }
 
 multiversion! {
-    fn forward_rows(x: &[f32], width: usize, weight: &[f32], eps: f32, cos: &[f32], sin: &[f32], y: &mut [f32]) {
+    fn forward_rows(x: &[f32], width: usize, weight: &[f32], eps: f32, cos: &[f32], sin: &[f32], y: &mut [MaybeUninit<f32>]) {
         let head = weight.len();
         let half = head / 2;
         let (w1, w2) = weight.split_at(half);
@@ -112,8 +119,8 @@ multiversion! {
                 let (y1, y2) = y.split_at_mut(half);
                 for i in 0..half {
                     let (a, b) = (x1[i] * scale * w1[i], x2[i] * scale * w2[i]);
-                    y1[i] = fma::<FMA>(a, cos[i], -(b * sin[i]));
-                    y2[i] = fma::<FMA>(b, cos[i], a * sin[i]);
+                    y1[i].write(fma::<FMA>(a, cos[i], -(b * sin[i])));
+                    y2[i].write(fma::<FMA>(b, cos[i], a * sin[i]));
                 }
             }
         }
@@ -121,34 +128,29 @@ multiversion! {
 }
 
 multiversion! {
+    // `d` holds the gradient of the output and gets that of the input.
     fn backward_rows(
         x: &[f32], width: usize, weight: &[f32], eps: f32, cos: &[f32], sin: &[f32],
-        d_y: &[f32], d_x: &mut [f32], d_weight: &mut [f32],
+        d: &mut [f32], d_weight: &mut [f32],
     ) {
         let head = weight.len();
         let half = head / 2;
         let d_weight = &mut d_weight[..head];
-        let rows = x.chunks_exact(width).zip(d_y.chunks_exact(width)).zip(d_x.chunks_exact_mut(width));
-        for (((x, d_y), d_x), (cos, sin)) in
-            rows.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half)))
-        {
-            let heads = x.chunks_exact(head).zip(d_y.chunks_exact(head));
-            for ((x, d_y), d_x) in heads.zip(d_x.chunks_exact_mut(head)) {
+        let rows = x.chunks_exact(width).zip(d.chunks_exact_mut(width));
+        for ((x, d), (cos, sin)) in rows.zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
+            for (x, d) in x.chunks_exact(head).zip(d.chunks_exact_mut(head)) {
                 let scale = 1.0 / (dot::<FMA>(x, x) / head as f32 + eps).sqrt();
-                let (g1, g2) = d_y.split_at(half);
-                // The rotation back, kept in `d_x` until the norm's own gradient replaces it.
-                {
-                    let (d1, d2) = d_x.split_at_mut(half);
-                    for i in 0..half {
-                        d1[i] = fma::<FMA>(g1[i], cos[i], g2[i] * sin[i]);
-                        d2[i] = fma::<FMA>(g2[i], cos[i], -(g1[i] * sin[i]));
-                    }
+                let (d1, d2) = d.split_at_mut(half);
+                for i in 0..half {
+                    let (a, b) = (d1[i], d2[i]);
+                    d1[i] = fma::<FMA>(a, cos[i], b * sin[i]);
+                    d2[i] = fma::<FMA>(b, cos[i], -(a * sin[i]));
                 }
-                let inner = dot3::<FMA>(x, weight, d_x);
+                let inner = dot3::<FMA>(x, weight, d);
                 let pull = -scale * scale * scale / head as f32 * inner;
                 for i in 0..head {
-                    d_weight[i] = fma::<FMA>(d_x[i] * scale, x[i], d_weight[i]);
-                    d_x[i] = fma::<FMA>(scale * weight[i], d_x[i], pull * x[i]);
+                    d_weight[i] = fma::<FMA>(d[i] * scale, x[i], d_weight[i]);
+                    d[i] = fma::<FMA>(scale * weight[i], d[i], pull * x[i]);
                 }
             }
         }

@@ -23,6 +23,10 @@ fn double(x: &Tensor) -> Tensor {
     x.to_dtype(DType::F64).unwrap()
 }
 
+fn single(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::F32).unwrap()
+}
+
 /// Equal within 1e-5 of the largest expected value.
 #[track_caller]
 fn assert_near(fused: &Tensor, portable: &Tensor) {
@@ -64,9 +68,10 @@ fn norm_rope_agrees() {
         let expected = portable::norm_rope(&double(&x), &double(&weight), EPS, &rotation).unwrap();
         assert_near(&y, &expected);
         let mut d_weight = tensor(&[head_dim], 5);
-        let mut e_weight = double(&d_weight);
-        let d_x = rope::backward(&x, &weight, EPS, &rotation, &d_y, Some(&mut d_weight)).unwrap();
-        let (x, weight, d_y) = (double(&x), double(&weight), double(&d_y));
+        let (mut e_weight, d_y2) = (double(&d_weight), double(&d_y));
+        let d_x = rope::backward(&x, &weight, EPS, &rotation, single(&d_y2), Some(&mut d_weight))
+            .unwrap();
+        let (x, weight, d_y) = (double(&x), double(&weight), d_y2);
         let e_x =
             portable::norm_rope_backward(&x, &weight, EPS, &rotation, &d_y, Some(&mut e_weight));
         assert_near(&d_x, &e_x.unwrap());
@@ -80,10 +85,10 @@ fn swiglu_agrees() {
     let gate = (tensor(&shape, 1) * 30.0).unwrap();
     let (up, d_y) = (tensor(&shape, 2), tensor(&shape, 3));
     let y = swiglu::forward(&gate, &up).unwrap();
-    let gradient = swiglu::backward(&gate, &up, &d_y).unwrap();
     let (gate, up, d_y) = (double(&gate), double(&up), double(&d_y));
     let expected = portable::swiglu_backward(&gate, &up, &d_y).unwrap();
     assert_near(&y, &portable::swiglu(&gate, &up).unwrap());
+    let gradient = swiglu::backward(single(&gate), single(&up), single(&d_y)).unwrap();
     assert_near(&y, &expected.y);
     assert_near(&gradient.y, &expected.y);
     assert_near(&gradient.d_gate, &expected.d_gate);
