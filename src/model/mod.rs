@@ -4,12 +4,12 @@ pub mod batch;
 pub mod config;
 pub mod error;
 pub(crate) mod files;
+pub mod generate;
 pub mod gradients;
 mod layer;
 pub mod lora;
 pub(crate) mod ops;
 pub mod qwen3;
-pub mod generate;
 pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};
