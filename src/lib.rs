@@ -4,6 +4,8 @@
 //! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
 
 pub mod chat;
+pub mod cli;
+pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod episode;

@@ -1,6 +1,7 @@
 //! Reads a response's body: bounded in size, and in the time between its pieces.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
@@ -58,6 +59,12 @@ impl Body {
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
+    }
+
+    /// Reads on to the end, which should be there: only then is the connection used again.
+    pub(super) async fn close(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        let _ = self.exchange.within("next byte", PATIENCE, self.response.chunk()).await;
     }
 
     /// As much of an error's body as arrives, at most 64 KiB: whatever it says, it is an error.

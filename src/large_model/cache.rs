@@ -127,7 +127,7 @@ impl Drop for Flight<'_> {
 
 /// What to do about a call.
 enum Turn {
-    Known(Reply),
+    Known(Box<Reply>),
     Fly(watch::Sender<Landing>),
     Wait(watch::Receiver<Landing>),
 }
@@ -152,7 +152,7 @@ impl LargeModel for Cached {
             let turn = {
                 let mut state = self.state();
                 if let Some(reply) = state.replies.get(&key) {
-                    Turn::Known(reply)
+                    Turn::Known(Box::new(reply))
                 } else if let Some(flight) = state.flights.get(&key) {
                     Turn::Wait(flight.clone())
                 } else {
@@ -162,7 +162,7 @@ impl LargeModel for Cached {
                 }
             };
             let mut flight = match turn {
-                Turn::Known(reply) => return Ok(unbilled(reply)),
+                Turn::Known(reply) => return Ok(unbilled(*reply)),
                 Turn::Fly(landing) => return self.fly(key, call, landing).await,
                 Turn::Wait(flight) => flight,
             };

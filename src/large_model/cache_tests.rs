@@ -103,7 +103,7 @@ async fn models_of_another_identity_share_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("replies.jsonl");
     for name in ["m", "n"] {
-        let model = Arc::new(Scripted::texts(name, [name]));
+        let model = Arc::new(Scripted::texts(name, &[name]));
         let model = Cached::persistent(model, 10, &path).unwrap();
         assert_eq!(ask(&model, "a").await, name);
     }

@@ -37,6 +37,11 @@ impl Endpoint {
         &self.transport.config.model
     }
 
+    /// Whether it has a key of its own; otherwise each caller's is passed on.
+    pub fn has_key(&self) -> bool {
+        self.transport.authorization.is_some()
+    }
+
     /// The body of a request for `call`.
     fn request_body(&self, call: &Call, stream: bool) -> Result<Bytes, LargeModelError> {
         let config = &self.transport.config;
@@ -65,7 +70,7 @@ impl Endpoint {
         serde_json::to_vec(&Request { messages: &call.messages, fields: &body })
             .map(Bytes::from)
             .map_err(|error| LargeModelError::Rejected {
-                model: config.model.clone(),
+                model: self.transport.name.clone(),
                 reason: error.to_string(),
             })
     }

@@ -230,3 +230,7 @@ impl TimeoutConfig {
         Duration::from_millis(self.total_ms)
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -46,7 +46,7 @@ pub enum LargeModelError {
         /// The upstream's `Retry-After`.
         retry_after: Option<Duration>,
         /// The upstream's error object, when it sent one.
-        body: Option<serde_json::Value>,
+        body: Option<Box<serde_json::Value>>,
     },
     /// The endpoint answered with something that is no reply.
     #[error(

@@ -145,7 +145,7 @@ impl Exchange {
             status: error.status,
             message: error.message,
             retry_after,
-            body: error.body,
+            body: error.body.map(Box::new),
         }
     }
 }

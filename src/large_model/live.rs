@@ -11,6 +11,8 @@ use super::{LargeModelError, ReplyChunk, ReplyStream, reply_stream};
 
 /// The events of a response, on their way to becoming a reply.
 pub(super) struct Live {
+    /// What was read to see whether the stream is good.
+    first: Option<ReplyChunk>,
     body: Body,
     decoder: SseDecoder,
     assembly: Assembly,
@@ -21,8 +23,8 @@ pub(super) struct Live {
 pub(super) enum Opened {
     /// The endpoint does not stream: the reply is whole.
     Whole(Box<super::Reply>),
-    /// This came first, and more may follow.
-    Live(ReplyChunk, Box<Live>),
+    /// More of it may follow.
+    Live(Box<Live>),
 }
 
 impl Live {
@@ -38,17 +40,22 @@ impl Live {
                 .map(|reply| Opened::Whole(Box::new(reply)))
                 .map_err(|fault| exchange.faulty(fault));
         }
-        let mut live = Self { body, decoder: SseDecoder::default(), assembly: Assembly::default() };
+        let (decoder, assembly) = (SseDecoder::default(), Assembly::default());
+        let mut live = Box::new(Self { first: None, body, decoder, assembly });
         live.decoder.push(&first);
-        let chunk = live.next().await?;
-        Ok(Opened::Live(chunk, Box::new(live)))
+        live.first = Some(live.next().await?);
+        Ok(Opened::Live(live))
     }
 
     /// The next text, or the whole reply, after which there is no next.
     async fn next(&mut self) -> Result<ReplyChunk, LargeModelError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
         loop {
             while let Some(event) = self.decode(SseDecoder::next_event)? {
                 if event.trim() == "[DONE]" {
+                    self.body.close().await;
                     return self.finish(true);
                 }
                 if let Some(text) = self.take(&event)? {
@@ -104,21 +111,16 @@ impl Opened {
                 attempt.settle(super::AttemptOutcome::Success);
                 reply_stream(*reply)
             }
-            Self::Live(first, live) => {
-                stream::unfold(Some((Some(first), live, attempt)), async |state| {
-                    let (first, mut live, mut attempt) = state?;
-                    let chunk = match first {
-                        Some(chunk) => Ok(chunk),
-                        None => live.next().await,
-                    };
-                    if matches!(chunk, Ok(ReplyChunk::Text(_))) {
-                        return Some((chunk, Some((None, live, attempt))));
-                    }
-                    attempt.settle_by(&chunk);
-                    Some((chunk, None))
-                })
-                .boxed()
-            }
+            Self::Live(live) => stream::unfold(Some((live, attempt)), async |state| {
+                let (mut live, mut attempt) = state?;
+                let chunk = live.next().await;
+                if matches!(chunk, Ok(ReplyChunk::Text(_))) {
+                    return Some((chunk, Some((live, attempt))));
+                }
+                attempt.settle_by(&chunk);
+                Some((chunk, None))
+            })
+            .boxed(),
         }
     }
 }

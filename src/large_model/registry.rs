@@ -136,7 +136,7 @@ mod tests {
     ) -> Result<LargeModels, LargeModelConfigError> {
         let in_process = in_process
             .iter()
-            .map(|name| Arc::new(Scripted::texts(*name, [*name])) as Arc<dyn LargeModel>);
+            .map(|name| Arc::new(Scripted::texts(name, &[name])) as Arc<dyn LargeModel>);
         let configs = configs.iter().map(|(name, model, fallbacks)| {
             let config = serde_json::json!({
                 "url": "http://127.0.0.1:9/v1", "model": model, "fallbacks": fallbacks,

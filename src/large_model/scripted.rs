@@ -25,12 +25,10 @@ where
 
 impl Scripted<()> {
     /// A model that gives these texts in order, and then rejects every call.
-    pub fn texts<T: Into<String>>(
-        name: impl Into<String>,
-        texts: impl IntoIterator<Item = T>,
-    ) -> impl LargeModel {
-        let name = name.into();
-        let texts: Mutex<VecDeque<String>> = Mutex::new(texts.into_iter().map(T::into).collect());
+    pub fn texts(name: &str, texts: &[&str]) -> impl LargeModel + use<> {
+        let name = name.to_owned();
+        let texts: VecDeque<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        let texts = Mutex::new(texts);
         Scripted::new(name.clone(), move |_| {
             let next = texts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             next.map(Reply::text).ok_or_else(|| LargeModelError::Rejected {
@@ -74,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn texts_come_in_order_and_end() {
-        let model = Scripted::texts("m", ["a", "", "b"]);
+        let model = Scripted::texts("m", &["a", "", "b"]);
         let call = Call::default();
         assert_eq!(model.complete(&call).await.unwrap(), Reply::text("a"));
         let chunks: Vec<_> = model.stream(&call).await.unwrap().try_collect().await.unwrap();

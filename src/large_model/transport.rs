@@ -130,6 +130,10 @@ fn build_client(
     if is_this_machine(base) {
         builder = builder.no_proxy();
     }
+    if base.scheme() == "http" {
+        // Spares a machine without root certificates an error, and others the time to read them.
+        builder = builder.tls_certs_only([]);
+    }
     builder.build().map_err(|error| LargeModelConfigError::Invalid {
         name: name.to_owned(),
         key: "url",

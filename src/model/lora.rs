@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::ModelConfig;
@@ -18,7 +19,8 @@ use super::ops::linear;
 use super::weights::{Projection, Weights};
 
 /// What to adapt, and how strongly.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AdapterConfig {
     /// Width of the low-rank product.
     pub rank: usize,

@@ -10,6 +10,7 @@ mod layer;
 pub mod lora;
 pub(crate) mod ops;
 pub mod qwen3;
+mod trainable;
 pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::ModelConfig;
@@ -42,21 +43,28 @@ pub struct LayerWeights {
 }
 
 /// The projections of a layer: what an adapter can adapt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Projection {
     /// `q_proj`
+    #[serde(rename = "q_proj")]
     Query,
     /// `k_proj`
+    #[serde(rename = "k_proj")]
     Key,
     /// `v_proj`
+    #[serde(rename = "v_proj")]
     Value,
     /// `o_proj`
+    #[serde(rename = "o_proj")]
     Output,
     /// `gate_proj`
+    #[serde(rename = "gate_proj")]
     Gate,
     /// `up_proj`
+    #[serde(rename = "up_proj")]
     Up,
     /// `down_proj`
+    #[serde(rename = "down_proj")]
     Down,
 }
 

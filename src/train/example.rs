@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::dataset::world::Demonstration;
+use crate::dataset::world::demonstration::Demonstration;
 use crate::policy::TextSide;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, THINK,
@@ -20,7 +20,9 @@ pub enum ExampleError {
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// The conversation has no assistant turn, or not where one must be.
-    #[error("a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`")]
+    #[error(
+        "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
+    )]
     Roles(String),
 }
 

@@ -1,4 +1,10 @@
-//! Training: the optimizer and the trainers.
+//! Training: the optimizer, the supervised trainer, GRPO.
 
 pub mod adamw;
-pub mod memory;
+pub mod error;
+pub mod example;
+pub mod metrics;
+pub mod run_folder;
+pub mod schedule;
+pub mod sft;
+pub mod start;

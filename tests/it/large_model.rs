@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use prompt_r1::chat::ChatMessage;
 use prompt_r1::large_model::{
     AttemptObserver, AttemptOutcome, Call, Endpoint, EndpointSetup, LargeModel, LargeModelConfig,
-    LargeModelError,
+    LargeModelError, LargeModels,
 };
 use serde_json::{Value, json};
 
@@ -121,6 +121,19 @@ async fn connections_are_kept() {
         endpoint.complete(&call("hi")).await.unwrap();
     }
     assert_eq!((server.requests().len(), server.connections()), (5, 1));
+}
+
+#[test]
+fn plain_http_needs_no_root_certificates() {
+    let this = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(this)
+        .args(["--exact", "large_model::a_call_and_its_reply"])
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
 }
 
 #[tokio::test]
@@ -251,6 +264,27 @@ async fn a_caller_that_leaves_closes_the_call() {
     assert_eq!(outcomes.take(), [AttemptOutcome::Cancelled]);
     // Its slot is free again.
     assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
+}
+
+#[tokio::test]
+async fn another_model_steps_in() {
+    let down = Loopback::answering(|_| Script::error(503, "busy")).await;
+    let up = Loopback::start().await;
+    let config = |url: String, fallbacks: &[&str]| -> LargeModelConfig {
+        serde_json::from_value(json!({
+            "url": url, "model": "model-1", "retries": {"max": 0}, "fallbacks": fallbacks,
+        }))
+        .unwrap()
+    };
+    let configs = [
+        ("test".to_owned(), config(down.url(), &["other"])),
+        ("other".to_owned(), config(up.url(), &[])),
+    ];
+    let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 1 };
+    let models = LargeModels::new(Vec::new(), &configs.into(), "test", &setup).unwrap();
+    let model = models.get(models.default_name()).unwrap();
+    assert_eq!(model.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
+    assert_eq!((down.requests().len(), up.requests().len()), (1, 1));
 }
 
 #[tokio::test]

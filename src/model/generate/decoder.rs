@@ -30,11 +30,51 @@ pub struct Span<'a> {
 /// its tokens are cut into spans, and whether its cache was computed or taken over.
 #[derive(Debug)]
 pub struct Decoder {
+    shape: Arc<Shape>,
+    weights: PackedWeights,
+}
+
+/// What stays the same when the weights change.
+#[derive(Debug)]
+pub struct Shape {
     isa: Isa,
     config: ModelConfig,
     /// `(context, 2, head_dim / 2)`: cosines, then sines.
-    angles: Arc<[f32]>,
-    weights: PackedWeights,
+    angles: Vec<f32>,
+}
+
+impl Shape {
+    /// Prepares for a model of this shape on this CPU.
+    pub fn new(config: &ModelConfig) -> Self {
+        Self::on(Isa::detect(), config)
+    }
+
+    pub(super) fn on(isa: Isa, config: &ModelConfig) -> Self {
+        Self { isa, config: config.clone(), angles: angles(config) }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Width of the residual stream with its padding.
+    fn stride(&self) -> usize {
+        self.config.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
+    }
+
+    fn layout(&self) -> KvLayout {
+        KvLayout {
+            layers: self.config.num_hidden_layers,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
 }
 
 /// A row of a pass: one token.
@@ -60,43 +100,16 @@ pub struct Scratch {
 }
 
 impl Decoder {
-    /// Copies the weights to f32 on the CPU, wherever they are.
-    pub fn new(config: &ModelConfig, weights: &Weights) -> Result<Self, ModelError> {
-        Self::on(Isa::detect(), config, weights)
-    }
-
-    pub(super) fn on(
-        isa: Isa,
-        config: &ModelConfig,
-        weights: &Weights,
-    ) -> Result<Self, ModelError> {
-        Ok(Self {
-            isa,
-            angles: angles(config),
-            weights: PackedWeights::new(isa, config, weights)?,
-            config: config.clone(),
-        })
-    }
-
-    /// The same model with other weights of the same shape. Caches made with the old ones are
+    /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
     /// worthless to it.
-    pub fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
-        Ok(Self {
-            isa: self.isa,
-            config: self.config.clone(),
-            angles: self.angles.clone(),
-            weights: PackedWeights::new(self.isa, &self.config, weights)?,
-        })
+    pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
+        let weights = PackedWeights::new(shape.isa, &shape.config, weights)?;
+        Ok(Self { shape, weights })
     }
 
-    /// The instruction set in use.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// The model's shape.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+    /// What the decoder does not owe to its weights.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Computes the tokens of all spans and adds them to their caches. Returns the logits of the
@@ -121,31 +134,19 @@ impl Decoder {
         let rows = scratch.rows.len();
         self.normalise(&self.weights.norm, scratch);
         let logits = sized(&mut scratch.logits, rows * head.columns());
-        self.multiply(&scratch.normal, self.config.hidden_size, head, logits, false);
-        let vocabulary = self.config.vocab_size;
+        self.multiply(&scratch.normal, self.shape.config.hidden_size, head, logits, false);
+        let vocabulary = self.shape.config.vocab_size;
         logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
     }
 
-    /// Width of the residual stream with its padding.
-    fn stride(&self) -> usize {
-        self.config.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
-    }
-
-    fn layout(&self) -> KvLayout {
-        KvLayout {
-            layers: self.config.num_hidden_layers,
-            kv_heads: self.config.num_key_value_heads,
-            head_dim: self.config.head_dim,
-        }
-    }
-
     fn embed(&self, spans: &mut [Span<'_>], scratch: &mut Scratch) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.shape.config.hidden_size;
         let count = spans.iter().map(|span| span.tokens.len()).sum::<usize>();
         scratch.rows.clear();
-        let mut rows = sized(&mut scratch.x, count * self.stride()).chunks_exact_mut(self.stride());
+        let mut rows = sized(&mut scratch.x, count * self.shape.stride())
+            .chunks_exact_mut(self.shape.stride());
         for (index, span) in spans.iter_mut().enumerate() {
-            span.cache.reserve(self.layout(), span.tokens.len());
+            span.cache.reserve(self.shape.layout(), span.tokens.len());
             for (offset, (&id, x)) in span.tokens.iter().zip(rows.by_ref()).enumerate() {
                 let at = id as usize * hidden;
                 x[..hidden].copy_from_slice(&self.weights.embed[at..at + hidden]);
@@ -162,50 +163,56 @@ impl Decoder {
     /// the rows whose logits nobody wants: their keys and values are all that is needed of them.
     fn attend(&self, index: usize, spans: &mut [Span<'_>], scratch: &mut Scratch) {
         let layer = &self.weights.layers[index];
-        let head_dim = self.config.head_dim;
-        let queries = self.config.num_attention_heads * head_dim;
-        let keys = self.config.num_key_value_heads * head_dim;
+        let head_dim = self.shape.config.head_dim;
+        let queries = self.shape.config.num_attention_heads * head_dim;
+        let keys = self.shape.config.num_key_value_heads * head_dim;
         let (keys_at, stride) = (queries.next_multiple_of(LANES), layer.qkv.columns());
         let values_at = keys_at + keys.next_multiple_of(LANES);
 
         self.normalise(&layer.input_norm, scratch);
         let qkv = sized(&mut scratch.qkv, scratch.rows.len() * stride);
-        self.multiply(&scratch.normal, self.config.hidden_size, &layer.qkv, qkv, false);
+        self.multiply(&scratch.normal, self.shape.config.hidden_size, &layer.qkv, qkv, false);
         for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
-            let angles = &self.angles[row.position * head_dim..][..head_dim];
-            let eps = self.config.rms_norm_eps as f32;
+            let angles = &self.shape.angles[row.position * head_dim..][..head_dim];
+            let eps = self.shape.config.rms_norm_eps as f32;
             let scale = 1.0 / (head_dim as f32).sqrt();
             let heads = &mut qkv[..queries];
-            self.isa.run(NormRotate { heads, weight: &layer.q_norm, angles, eps, scale });
+            self.shape.isa.run(NormRotate { heads, weight: &layer.q_norm, angles, eps, scale });
             let heads = &mut qkv[keys_at..keys_at + keys];
-            self.isa.run(NormRotate { heads, weight: &layer.k_norm, angles, eps, scale: 1.0 });
+            self.shape.isa.run(NormRotate {
+                heads,
+                weight: &layer.k_norm,
+                angles,
+                eps,
+                scale: 1.0,
+            });
             let written = (&qkv[keys_at..keys_at + keys], &qkv[values_at..values_at + keys]);
-            spans[row.span].cache.write(self.layout(), index, row.position, written);
+            spans[row.span].cache.write(self.shape.layout(), index, row.position, written);
         }
         if index + 1 == self.weights.layers.len() {
-            scratch.keep_wanted(self.stride(), stride);
+            scratch.keep_wanted(self.shape.stride(), stride);
         }
 
         let attended = sized(&mut scratch.attended, scratch.rows.len() * queries);
         let rows = scratch.rows.iter().zip(scratch.qkv.chunks_exact(stride));
         for ((row, qkv), out) in rows.zip(attended.chunks_exact_mut(queries)) {
-            self.isa.run(Attention {
+            self.shape.isa.run(Attention {
                 queries: &qkv[..queries],
                 out,
                 blocks: spans[row.span].cache.blocks(),
-                layout: self.layout(),
+                layout: self.shape.layout(),
                 layer: index,
                 len: row.position + 1,
                 scores: &mut scratch.scores,
             });
         }
-        let x = sized(&mut scratch.x, scratch.rows.len() * self.stride());
+        let x = sized(&mut scratch.x, scratch.rows.len() * self.shape.stride());
         self.multiply(attended, queries, &layer.o, x, true);
     }
 
     /// Adds a layer's gated feed-forward to the residual stream.
     fn feed_forward(&self, layer: &PackedLayer, scratch: &mut Scratch) {
-        let (hidden, width) = (self.config.hidden_size, self.config.intermediate_size);
+        let (hidden, width) = (self.shape.config.hidden_size, self.shape.config.intermediate_size);
         let (stride, rows) = (layer.gate_up.columns(), scratch.rows.len());
         self.normalise(&layer.post_norm, scratch);
         let gate_up = sized(&mut scratch.gate_up, rows * stride);
@@ -214,25 +221,25 @@ impl Decoder {
         let up_at = width.next_multiple_of(LANES);
         for (row, out) in gate_up.chunks_exact(stride).zip(gated.chunks_exact_mut(width)) {
             let (gate, up) = (&row[..width], &row[up_at..up_at + width]);
-            self.isa.run(SiluMul { gate, up, out });
+            self.shape.isa.run(SiluMul { gate, up, out });
         }
-        let x = sized(&mut scratch.x, rows * self.stride());
+        let x = sized(&mut scratch.x, rows * self.shape.stride());
         self.multiply(gated, width, &layer.down, x, true);
     }
 
     fn normalise(&self, weight: &[f32], scratch: &mut Scratch) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.shape.config.hidden_size;
         let rows = scratch.rows.len();
         let normal = sized(&mut scratch.normal, rows * hidden);
-        let x = scratch.x.chunks_exact(self.stride());
+        let x = scratch.x.chunks_exact(self.shape.stride());
         for (x, out) in x.zip(normal.chunks_exact_mut(hidden)) {
-            let eps = self.config.rms_norm_eps as f32;
-            self.isa.run(RmsNorm { x: &x[..hidden], weight, out, eps });
+            let eps = self.shape.config.rms_norm_eps as f32;
+            self.shape.isa.run(RmsNorm { x: &x[..hidden], weight, out, eps });
         }
     }
 
     fn multiply(&self, x: &[f32], stride: usize, weight: &Packed, out: &mut [f32], add: bool) {
-        self.isa.run(Matmul { x, stride, weight, out, add });
+        self.shape.isa.run(Matmul { x, stride, weight, out, add });
     }
 }
 
@@ -262,7 +269,7 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// Rotary angles of every position.
-fn angles(config: &ModelConfig) -> Arc<[f32]> {
+fn angles(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;
     let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / half as f64);
     let frequencies: Vec<f64> = (0..half).map(frequency).collect();
@@ -272,5 +279,5 @@ fn angles(config: &ModelConfig) -> Arc<[f32]> {
         angles.extend(frequencies.iter().map(|f| angle(f).cos() as f32));
         angles.extend(frequencies.iter().map(|f| angle(f).sin() as f32));
     }
-    angles.into()
+    angles
 }

@@ -75,8 +75,8 @@ async fn a_content_type_that_is_wrong_does_no_harm() {
 async fn replies_without_end() {
     let limit = json!({"max_reply_bytes": 100_000});
     for script in [
-        Script::endless("application/json", " "),
-        Script::endless("application/json", "{\"choices\": [").drip(Duration::ZERO),
+        Script::endless("application/json", &" ".repeat(1_000)),
+        Script::endless("application/json", &"[".repeat(1_000)),
         Script::bytes(200, "application/json", vec![b' '; 100_001]),
     ] {
         let error = fail(script, limit.clone(), call("hi")).await;
@@ -118,6 +118,16 @@ async fn endpoints_that_are_slow() {
         let error = fail(script.clone(), keys, asked).await;
         assert_eq!(kind(&error), expected, "{script:?}: {error}");
     }
+}
+
+#[tokio::test]
+async fn slow_is_not_too_slow() {
+    let server = Loopback::start().await;
+    let (endpoint, _) = client(&server.url(), json!({"timeouts": {"idle_ms": 1_000}}));
+    server.then(
+        Script::reply("slow").after(Duration::from_millis(20)).drip(Duration::from_millis(1)),
+    );
+    assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "slow");
 }
 
 #[tokio::test]

@@ -60,8 +60,8 @@ async fn the_key_is_in_no_error_and_no_log() {
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let server = Loopback::start().await;
-    let own = (json!({"api_key_env": "TEST_KEY"}), None);
-    let callers = (json!({}), Some(format!("Bearer {SECRET}")));
+    let own = (json!({"api_key_env": "TEST_KEY", "breaker": {"failures": 0}}), None);
+    let callers = (json!({"breaker": {"failures": 0}}), Some(format!("Bearer {SECRET}")));
     for (keys, callers) in [own, callers] {
         let (endpoint, _) = client(&server.url(), keys);
         let asked = Call { authorization: callers.clone().map(Into::into), ..call("hi") };

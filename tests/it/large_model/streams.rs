@@ -52,6 +52,11 @@ async fn texts_come_as_they_are_written() {
     let request = server.last().json();
     assert_eq!(request["stream"], json!(true));
     assert_eq!(request["stream_options"], json!({"include_usage": true}));
+    for _ in 0..4 {
+        read(&endpoint, &call("hi")).await.1.unwrap();
+    }
+    // The connection is used again.
+    assert!(server.connections() < 5, "{}", server.connections());
 }
 
 #[tokio::test]
@@ -113,8 +118,9 @@ async fn how_streams_end_well() {
             Script::bytes(200, "text/event-stream", body + "data: [DONE]")
         }),
         ("carriage returns, comments, names, no content type", {
-            let body = finished().iter().map(|e| format!(": ping\r\nevent: x\r\ndata:{e}\r\n\r\n"));
-            Script::bytes(200, "", body.collect::<String>())
+            let finished = finished();
+            let events = finished.iter().map(|e| format!(": ping\r\nevent: x\r\ndata:{e}\r\n\r\n"));
+            Script::bytes(200, "", events.collect::<String>())
         }),
         ("byte by byte", Script::reply("a b").drip(Duration::ZERO)),
     ];
@@ -159,18 +165,23 @@ async fn how_streams_break() {
         ("no text", 1, "no UTF-8", {
             Script::bytes(200, "text/event-stream", [event.as_bytes(), b"data: \xff\n\n"].concat())
         }),
-        ("endless line", 0, "longer than 100000", Script::endless("text/event-stream", "data: x")),
+        (
+            "endless line",
+            0,
+            "longer than 100000",
+            Script::endless("text/event-stream", &"data: x".repeat(100)),
+        ),
         (
             "endless comments",
             0,
             "longer than 100000",
-            Script::endless("text/event-stream", ": x\n"),
+            Script::endless("text/event-stream", &": x\n".repeat(100)),
         ),
         (
             "endless event",
             0,
             "longer than 100000",
-            Script::endless("text/event-stream", "data: x\n"),
+            Script::endless("text/event-stream", &"data: x\n".repeat(100)),
         ),
         ("empty", 0, "no message", Script::events(["[DONE]"])),
         ("nothing", 0, "no message", Script::bytes(200, "text/event-stream", "")),

@@ -63,10 +63,11 @@ impl Attention<'_> {
             self.score::<S, HEADS, 1>(simd, kv_head, head, block);
             block += 1;
         }
-        let scales = std::array::from_fn(|i| {
+        let mut scales = [0.0; HEADS];
+        for (i, scale) in scales.iter_mut().enumerate() {
             let scores = &mut self.scores[i * blocks..][..blocks];
-            1.0 / softmax_weights(simd, scores, self.len)
-        });
+            *scale = 1.0 / softmax_weights(simd, scores, self.len);
+        }
         let head_lines = self.layout.head_lines();
         let mut line = 0;
         while line + 2 <= head_lines {
@@ -130,13 +131,12 @@ impl Attention<'_> {
         for (index, block) in self.blocks[..blocks].iter().enumerate() {
             let values = &block[at..][..LANES * head_lines];
             let weights: [&Line; HEADS] = std::array::from_fn(|i| &self.scores[i * blocks + index]);
-            for (quad, values) in values.chunks_exact(4 * head_lines).enumerate() {
-                for (chain, (sums, values)) in
-                    sums.iter_mut().zip(values.chunks_exact(head_lines)).enumerate()
-                {
-                    let values = &values[line..][..LINES];
+            for quad in 0..LANES / 4 {
+                for (chain, sums) in sums.iter_mut().enumerate() {
+                    let position = quad * 4 + chain;
+                    let values = &values[position * head_lines + line..][..LINES];
                     for (sums, weights) in sums.iter_mut().zip(&weights) {
-                        let weight = simd.splat(weights.0[quad * 4 + chain]);
+                        let weight = simd.splat(weights.0[position]);
                         for (sum, value) in sums.iter_mut().zip(values) {
                             *sum = simd.fma(weight, simd.load(&value.0), *sum);
                         }

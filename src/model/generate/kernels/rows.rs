@@ -67,11 +67,10 @@ impl Kernel for NormRotate<'_> {
             let (low, high) = head.split_at_mut(half);
             for start in (0..half).step_by(LANES) {
                 let part = start..half.min(start + LANES);
-                let normal = |x: &[f32], weight: &[f32]| {
-                    let scaled = simd.mul(simd.load_part(&x[part.clone()]), scale);
-                    simd.mul(scaled, simd.load_part(&weight[part.clone()]))
-                };
-                let (a, b) = (normal(low, low_weight), normal(high, high_weight));
+                let a = simd.mul(simd.load_part(&low[part.clone()]), scale);
+                let a = simd.mul(a, simd.load_part(&low_weight[part.clone()]));
+                let b = simd.mul(simd.load_part(&high[part.clone()]), scale);
+                let b = simd.mul(b, simd.load_part(&high_weight[part.clone()]));
                 let cosine = simd.load_part(&cosines[part.clone()]);
                 let sine = simd.load_part(&sines[part.clone()]);
                 let minus_sine = simd.mul(sine, simd.splat(-1.0));

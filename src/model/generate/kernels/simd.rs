@@ -109,6 +109,7 @@ pub trait Simd: Copy {
 pub trait Kernel {
     /// What it returns.
     type Output;
-    /// Runs it. Must be `#[inline(always)]`, to be compiled for the set.
+    /// Runs it. Must be `#[inline(always)]`, like all it calls, to be compiled for the set; closures
+    /// may load a vector but hold no more work than that, since they may end up outside.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }

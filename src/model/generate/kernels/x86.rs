@@ -150,9 +150,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn pow2(self, n: Self::V) -> Self::V {
-        n.map(|n| unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        })
+        unsafe { [avx2_pow2(n[0]), avx2_pow2(n[1])] }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn avx2_pow2(n: __m256) -> __m256 {
+    let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
 }

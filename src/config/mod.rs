@@ -1,0 +1,5 @@
+//! Configuration files: read strictly, with errors that name the nearest known key.
+
+mod parse;
+
+pub use parse::{ConfigError, read_toml};
