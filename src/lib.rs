@@ -4,9 +4,12 @@
 //! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
 
 pub mod chat;
+pub mod cli;
+pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod episode;
+pub mod http;
 pub mod large_model;
 pub mod model;
 pub mod policy;
@@ -14,4 +17,5 @@ pub mod protocol;
 pub mod reward;
 pub mod task;
 pub mod tokenization;
+pub mod train;
 pub mod trajectory;

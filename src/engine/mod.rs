@@ -1,6 +1,7 @@
 //! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
 
 pub mod mistralrs;
+pub mod native;
 pub mod sampler;
 
 use async_trait::async_trait;

@@ -4,6 +4,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
+use crate::model::generate::kernels::Isa;
+use crate::model::generate::kernels::rows::Exponentials;
 use crate::trajectory::SampledToken;
 
 /// The generator of one request, started from its seed.
@@ -21,7 +23,8 @@ pub fn sample(logits: &mut [f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> 
     let best = argmax(logits);
     let greedy = sampling.temperature <= 0.0;
     let scale = if greedy { 1.0 } else { sampling.temperature.recip().min(f32::MAX) };
-    let total = exponentials(logits, logits[best], scale);
+    let shift = logits[best];
+    let total = f64::from(Isa::detect().run(Exponentials { values: logits, shift, scale }));
     let id = if greedy { best } else { draw(logits, total, sampling, rng).unwrap_or(best) };
     SampledToken { id: id as u32, log_prob: (f64::from(logits[id]) / total).ln() as f32 }
 }
@@ -34,16 +37,6 @@ fn argmax(logits: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// Replaces each logit by `exp((logit − max) × scale)` and returns their sum.
-fn exponentials(logits: &mut [f32], max: f32, scale: f32) -> f64 {
-    let mut total = 0.0;
-    for logit in logits {
-        *logit = ((*logit - max) * scale).exp();
-        total += f64::from(*logit);
-    }
-    total
 }
 
 /// Draws an index in proportion to `weights`, which sum to `total`, among those that top-k and

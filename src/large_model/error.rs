@@ -22,7 +22,8 @@ pub enum LargeModelError {
     Timeout {
         /// The model's name.
         model: String,
-        /// What was waited for: `connection`, `first byte`, `next byte`, `whole reply`.
+        /// What was waited for: `free slot`, `connection`, `first byte`, `next byte`,
+        /// `whole reply`.
         phase: &'static str,
         /// How long it was waited for.
         limit: Duration,
@@ -45,7 +46,7 @@ pub enum LargeModelError {
         /// The upstream's `Retry-After`.
         retry_after: Option<Duration>,
         /// The upstream's error object, when it sent one.
-        body: Option<serde_json::Value>,
+        body: Option<Box<serde_json::Value>>,
     },
     /// The endpoint answered with something that is no reply.
     #[error(
@@ -80,8 +81,28 @@ impl LargeModelError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Malformed { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 409 | 429) || *status >= 500,
+            // Paid for in advance, and used up: no wait helps.
+            Self::Status { body: Some(body), .. }
+                if body.get("code").is_some_and(|code| code == "insufficient_quota") =>
+            {
+                false
+            }
+            Self::Status { status, .. } => is_transient_status(*status),
             Self::Deadline { .. } | Self::CircuitOpen { .. } | Self::Rejected { .. } => false,
         }
     }
+    /// Whether another model may take the same call: the failure is this model's or its
+    /// operator's, not the caller's.
+    pub fn is_worth_another_model(&self) -> bool {
+        match self {
+            Self::Deadline { .. } => false,
+            Self::Status { status, .. } => !matches!(status, 400 | 413 | 422),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a response of this status may be another a little later.
+pub(super) fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 409 | 429) || status >= 500
 }

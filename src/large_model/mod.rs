@@ -3,15 +3,48 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
+mod attempt;
+mod body;
+mod breaker;
+mod cache;
+mod client;
+mod config;
+mod delta;
 mod error;
+mod exchange;
+mod fallback;
+mod forward;
+mod live;
+mod local;
+mod redact;
+mod registry;
+mod replies;
+mod reply;
+mod retry;
+mod retry_after;
+mod scripted;
+mod sse;
+mod transport;
 
+pub use attempt::{AttemptObserver, AttemptOutcome};
+pub use cache::{CacheError, Cached};
+pub use client::Endpoint;
+pub use config::{
+    BreakerConfig, LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
+};
 pub use error::LargeModelError;
+pub use fallback::WithFallbacks;
+pub use forward::{ForwardBody, ForwardRequest};
+pub use local::LocalModel;
+pub use registry::{LargeModels, UnknownModel};
+pub use scripted::Scripted;
+pub use transport::{EndpointSetup, KeyLookup};
 
 /// One call of a large model.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +52,8 @@ pub struct Call {
     /// The conversation; the last message is the one to reply to.
     pub messages: Vec<ChatMessage>,
     /// Further fields of the Chat Completions request, sent as they are: `temperature`,
-    /// `max_tokens`, `seed`, `tools`, `response_format`… Override the endpoint's defaults.
+    /// `max_tokens`, `seed`, `tools`, `response_format`… Override the endpoint's defaults; `model`
+    /// asks the endpoint for another of its models.
     pub params: Map<String, Value>,
     /// When the caller stops caring: retries and waits end before it.
     pub deadline: Option<Instant>,
@@ -38,6 +72,17 @@ pub struct Reply {
     pub usage: TokenUsage,
 }
 
+impl Reply {
+    /// A reply of plain text that was billed nothing.
+    pub fn text(content: impl Into<String>) -> Self {
+        Self {
+            message: ChatMessage::text("assistant", content),
+            finish_reason: "stop".to_owned(),
+            usage: TokenUsage::default(),
+        }
+    }
+}
+
 /// A piece of a streamed reply.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyChunk {
@@ -49,6 +94,14 @@ pub enum ReplyChunk {
 
 /// A live reply. Dropping it cancels the call upstream. A failure is the last item.
 pub type ReplyStream = BoxStream<'static, Result<ReplyChunk, LargeModelError>>;
+
+/// A stream of a reply that is there already.
+pub fn reply_stream(reply: Reply) -> ReplyStream {
+    let text = reply.message.as_text();
+    let text = (!text.is_empty()).then_some(ReplyChunk::Text(text));
+    let chunks = text.into_iter().chain([ReplyChunk::Done(reply)]);
+    futures::stream::iter(chunks.map(Ok)).boxed()
+}
 
 /// What a million tokens cost, in the operator's currency; zero when unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -74,6 +127,12 @@ impl Prices {
 pub trait LargeModel: Send + Sync {
     /// The model's id, as it is shown in replies and metrics.
     fn name(&self) -> &str;
+
+    /// What its replies depend on beside the call: two models of one identity are
+    /// interchangeable. Its name, unless that says too little.
+    fn identity(&self) -> String {
+        self.name().to_owned()
+    }
 
     /// What its tokens cost.
     fn prices(&self) -> Prices;

@@ -19,6 +19,12 @@ pub enum ModelError {
         /// What is wrong with it, with a hint where there is one.
         reason: String,
     },
+    /// A batch, a selection or a gradient does not fit the model or each other.
+    #[error("cannot run the batch: {0}")]
+    Batch(String),
+    /// An adapter does not fit its model.
+    #[error("cannot use the adapter: {0}")]
+    Adapter(String),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,5 +1,25 @@
 //! Qwen3 in candle, trainable: forward and backward by layer, LoRA, generation, checkpoints.
 
+pub mod batch;
 pub mod config;
 pub mod error;
+pub(crate) mod files;
+pub mod generate;
+pub mod gradients;
+mod layer;
+pub mod lora;
+pub(crate) mod ops;
+pub mod qwen3;
+mod trainable;
 pub mod weights;
+
+pub use batch::{Batch, Selection, TokenScores};
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use gradients::Gradients;
+pub use lora::{Adapter, AdapterConfig};
+pub use qwen3::{Model, Tape};
+pub use weights::{Projection, Weights};
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::ModelConfig;
 use super::error::ModelError;
+use super::files;
 
 /// The weights of one layer. Projections are `(out, in)`, as in checkpoints.
 #[derive(Debug, Clone)]
@@ -35,6 +40,105 @@ pub struct LayerWeights {
     pub up_proj: Tensor,
     /// `(hidden, intermediate)`
     pub down_proj: Tensor,
+}
+
+/// The projections of a layer: what an adapter can adapt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Projection {
+    /// `q_proj`
+    #[serde(rename = "q_proj")]
+    Query,
+    /// `k_proj`
+    #[serde(rename = "k_proj")]
+    Key,
+    /// `v_proj`
+    #[serde(rename = "v_proj")]
+    Value,
+    /// `o_proj`
+    #[serde(rename = "o_proj")]
+    Output,
+    /// `gate_proj`
+    #[serde(rename = "gate_proj")]
+    Gate,
+    /// `up_proj`
+    #[serde(rename = "up_proj")]
+    Up,
+    /// `down_proj`
+    #[serde(rename = "down_proj")]
+    Down,
+}
+
+impl Projection {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+
+    /// The name within a layer, such as `self_attn.q_proj`.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Query => "self_attn.q_proj",
+            Self::Key => "self_attn.k_proj",
+            Self::Value => "self_attn.v_proj",
+            Self::Output => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// The last part of the name, such as `q_proj`.
+    pub fn leaf(self) -> &'static str {
+        self.module().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// From a name as PEFT's `target_modules` has it: `q_proj`, or with its parent.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|which| name == which.leaf() || name == which.module())
+    }
+
+    /// `(out, in)` in a model of this shape.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let (hidden, ff) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        );
+        match self {
+            Self::Query => (q, hidden),
+            Self::Key | Self::Value => (kv, hidden),
+            Self::Output => (hidden, q),
+            Self::Gate | Self::Up => (ff, hidden),
+            Self::Down => (hidden, ff),
+        }
+    }
+}
+
+impl LayerWeights {
+    /// One projection's weight.
+    pub fn projection(&self, which: Projection) -> &Tensor {
+        match which {
+            Projection::Query => &self.q_proj,
+            Projection::Key => &self.k_proj,
+            Projection::Value => &self.v_proj,
+            Projection::Output => &self.o_proj,
+            Projection::Gate => &self.gate_proj,
+            Projection::Up => &self.up_proj,
+            Projection::Down => &self.down_proj,
+        }
+    }
+
+    /// One projection's weight, to replace.
+    pub(super) fn projection_mut(&mut self, which: Projection) -> &mut Tensor {
+        match which {
+            Projection::Query => &mut self.q_proj,
+            Projection::Key => &mut self.k_proj,
+            Projection::Value => &mut self.v_proj,
+            Projection::Output => &mut self.o_proj,
+            Projection::Gate => &mut self.gate_proj,
+            Projection::Up => &mut self.up_proj,
+            Projection::Down => &mut self.down_proj,
+        }
+    }
 }
 
 /// All weights. Cloning is cheap: tensors share their storage.
@@ -156,6 +260,58 @@ impl Weights {
         named
     }
 
+    /// As [`Weights::named`], to replace.
+    pub(super) fn named_mut(&mut self) -> Vec<(String, &mut Tensor)> {
+        let mut named = vec![("model.embed_tokens.weight".to_owned(), &mut self.embed)];
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            for (name, tensor) in [
+                ("input_layernorm", &mut layer.input_norm),
+                ("self_attn.q_proj", &mut layer.q_proj),
+                ("self_attn.k_proj", &mut layer.k_proj),
+                ("self_attn.v_proj", &mut layer.v_proj),
+                ("self_attn.o_proj", &mut layer.o_proj),
+                ("self_attn.q_norm", &mut layer.q_norm),
+                ("self_attn.k_norm", &mut layer.k_norm),
+                ("post_attention_layernorm", &mut layer.post_norm),
+                ("mlp.gate_proj", &mut layer.gate_proj),
+                ("mlp.up_proj", &mut layer.up_proj),
+                ("mlp.down_proj", &mut layer.down_proj),
+            ] {
+                named.push((format!("model.layers.{index}.{name}.weight"), tensor));
+            }
+        }
+        named.push(("model.norm.weight".to_owned(), &mut self.norm));
+        if let Some(head) = &mut self.lm_head {
+            named.push(("lm_head.weight".to_owned(), head));
+        }
+        named
+    }
+
+    /// Fresh weights in f32: normal with deviation 0.02, norms at 1. The same seed gives the same weights.
+    pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        Self::build(config, |_, shape| {
+            if let [width] = shape {
+                return Ok(Tensor::ones(*width, DType::F32, device)?);
+            }
+            let values = normal(&mut random, shape.iter().product(), 0.02);
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
+        })
+    }
+
+    /// Writes `config.json` and `model.safetensors`, each whole or not at all.
+    pub fn save(&self, folder: &Path, config: &ModelConfig) -> Result<(), ModelError> {
+        files::make_folder(folder)?;
+        let mut value = config.to_json();
+        value["torch_dtype"] = match self.embed.dtype() {
+            DType::BF16 => "bfloat16".into(),
+            DType::F16 => "float16".into(),
+            _ => "float32".into(),
+        };
+        files::save_tensors(&folder.join("model.safetensors"), &self.named())?;
+        files::write_json(&folder.join("config.json"), &value)
+    }
+
     /// The output projection, `(vocab, hidden)`.
     pub fn output(&self) -> &Tensor {
         self.lm_head.as_ref().unwrap_or(&self.embed)
@@ -186,6 +342,16 @@ impl Weights {
             Ok(tensor.to_dtype(dtype)?)
         })
     }
+}
+
+/// Normally distributed values (Box and Muller).
+fn normal(random: &mut impl Rng, count: usize, deviation: f64) -> Vec<f32> {
+    (0..count)
+        .map(|_| {
+            let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
+            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * deviation) as f32
+        })
+        .collect()
 }
 
 fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {

@@ -1,0 +1,94 @@
+//! Reads a TOML file into a type, and says what is wrong with it in a way that can be acted on.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file says something that is not understood.
+    #[error("`{path}` is not valid: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong, where, with a hint where there is one.
+        reason: String,
+    },
+    /// A setting is impossible.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// Reads `path`. Unknown keys are errors.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+    parse_toml(&text).map_err(|reason| ConfigError::Invalid { path: shown, reason })
+}
+
+/// Reads TOML text; the error is for people.
+pub(super) fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        match nearest(error.message()) {
+            Some(key) => format!("{}\nhint: did you mean `{key}`?", message.trim_end()),
+            None => message.trim_end().to_owned(),
+        }
+    })
+}
+
+/// The known key nearest to an unknown one, from serde's own message: "unknown field `x`, expected
+/// one of `a`, `b`".
+fn nearest(message: &str) -> Option<String> {
+    let rest = message
+        .split_once("unknown field `")
+        .or_else(|| message.split_once("unknown variant `"))?
+        .1;
+    let (unknown, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2);
+    known
+        .map(|key| (strsim::damerau_levenshtein(unknown, key), key))
+        .filter(|(distance, key)| *distance <= key.len().max(unknown.len()) / 2)
+        .min()
+        .map(|(_, key)| key.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Example {
+        max_turns: Option<u32>,
+        deadline_ms: Option<u32>,
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_with_its_line_and_the_nearest_one() {
+        let error = parse_toml::<Example>("max_turns = 1\ndeadine_ms = 3\n").unwrap_err();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(error.contains("`deadine_ms`"), "{error}");
+        assert!(error.ends_with("hint: did you mean `deadline_ms`?"), "{error}");
+    }
+
+    #[test]
+    fn a_key_like_no_other_gets_no_hint() {
+        let error = parse_toml::<Example>("zebra = 1").unwrap_err();
+        assert!(!error.contains("hint"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The sequences in flight, and one step of them all.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rayon::prelude::*;
+
+use super::inbox::Submission;
+use super::prefix::{PrefixCache, common};
+use super::sequence::Sequence;
+use super::{Counters, NativeConfig};
+use crate::model::generate::cache::KvCache;
+use crate::model::generate::decoder::{Decoder, Scratch, Span};
+
+/// Tokens below which a step is not worth another thread.
+const TOKENS_PER_THREAD: usize = 4;
+
+/// Waiting for another sequence's prompt must save at least this many tokens.
+const WORTH_WAITING: usize = 16;
+
+/// All sequences in flight.
+#[derive(Debug)]
+pub(super) struct Batch {
+    decoder: Decoder,
+    max_batch: usize,
+    prefill_tokens: usize,
+    /// In order of arrival.
+    sequences: Vec<Sequence>,
+    finished: PrefixCache,
+    /// One a thread.
+    scratches: Vec<Scratch>,
+    counters: Arc<Counters>,
+}
+
+impl Batch {
+    pub fn new(decoder: Decoder, config: &NativeConfig, counters: Arc<Counters>) -> Self {
+        Self {
+            decoder,
+            max_batch: config.max_batch.max(1),
+            prefill_tokens: config.prefill_tokens.max(1),
+            sequences: Vec::new(),
+            finished: PrefixCache::new(config.cache_tokens),
+            scratches: Vec::new(),
+            counters,
+        }
+    }
+
+    /// How many more requests it can take.
+    pub fn room(&self) -> usize {
+        self.max_batch - self.sequences.len()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    pub fn admit(&mut self, submission: Submission) {
+        let context = self.decoder.shape().config().max_position_embeddings;
+        self.sequences.push(Sequence::new(submission, context));
+    }
+
+    #[cfg(test)]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Changes the weights: what was computed with the old ones is computed anew.
+    pub fn set_decoder(&mut self, decoder: Decoder) {
+        self.decoder = decoder;
+        self.finished.clear();
+        self.sequences.iter_mut().for_each(Sequence::restart);
+    }
+
+    /// Fails all sequences and forgets everything computed.
+    pub fn fail(&mut self, reason: &str) {
+        for sequence in self.sequences.drain(..) {
+            sequence.fail(reason);
+        }
+        self.finished.clear();
+        self.scratches.clear();
+    }
+
+    /// Computes what each sequence is due and draws a token for those that reach their end.
+    pub fn step(&mut self) {
+        self.retire(|sequence| sequence.is_cancelled());
+        for index in 0..self.sequences.len() {
+            if self.sequences[index].waiting {
+                self.find_prefix(index);
+            }
+        }
+        self.plan();
+        self.compute();
+        self.retire(Sequence::report);
+    }
+
+    /// Takes out the sequences that are `over` and keeps what was computed of them.
+    fn retire(&mut self, over: impl Fn(&mut Sequence) -> bool) {
+        for sequence in self.sequences.extract_if(.., |sequence| over(sequence)) {
+            self.finished.insert(sequence.ids, sequence.cache);
+        }
+    }
+
+    /// Takes over the longest common prefix there is, from a finished sequence or one in flight;
+    /// or goes on waiting while one in flight is about to compute a longer one, so that a prompt
+    /// shared by a group is computed once. The last token is always left to compute: its logits
+    /// are wanted.
+    fn find_prefix(&mut self, index: usize) {
+        let sequence = &self.sequences[index];
+        let wanted = &sequence.ids[..sequence.ids.len() - 1];
+        let (mut ready, mut coming, mut source) = (0, 0, None);
+        for other in self.sequences.iter().filter(|other| !other.waiting) {
+            let shared = common(wanted, &other.ids);
+            coming = coming.max(shared);
+            if shared.min(other.cache.len()) > ready {
+                ready = shared.min(other.cache.len());
+                source = Some(other);
+            }
+        }
+        let finished = self.finished.longest(wanted);
+        let (entry, kept) = finished.unwrap_or_default();
+        if coming >= ready.max(kept) + WORTH_WAITING {
+            return;
+        }
+        let cache = if kept > ready {
+            self.finished.take(entry, kept)
+        } else {
+            source.map_or_else(KvCache::default, |source| source.cache.prefix(ready))
+        };
+        self.counters.reused.fetch_add(cache.len() as u64, Ordering::Relaxed);
+        let sequence = &mut self.sequences[index];
+        sequence.cache = cache;
+        sequence.waiting = false;
+    }
+
+    /// Shares out the step: one token for each sequence that is being sampled, and prompts in
+    /// order of arrival up to the bound.
+    fn plan(&mut self) {
+        let mut budget = self.prefill_tokens;
+        for sequence in &mut self.sequences {
+            sequence.due = match sequence.left() {
+                _ if sequence.waiting => 0,
+                1 => 1,
+                left => left.min(budget),
+            };
+            if sequence.due > 1 {
+                budget -= sequence.due;
+            }
+            if !sequence.is_sampling() {
+                self.counters.prefilled.fetch_add(sequence.due as u64, Ordering::Relaxed);
+            }
+            self.counters.sampled.fetch_add(sequence.draws().into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Splits the sequences evenly over the threads; each takes its share through the whole model.
+    fn compute(&mut self) {
+        let mut due: Vec<&mut Sequence> =
+            self.sequences.iter_mut().filter(|sequence| sequence.due > 0).collect();
+        due.sort_by_key(|sequence| Reverse(sequence.due));
+        let tokens: usize = due.iter().map(|sequence| sequence.due).sum();
+        let threads = rayon::current_num_threads().min(tokens.div_ceil(TOKENS_PER_THREAD));
+        let mut parts: Vec<Part<'_>> =
+            (0..threads.min(due.len())).map(|_| Part::default()).collect();
+        for sequence in due {
+            if let Some(lightest) = parts.iter_mut().min_by_key(|part| part.tokens) {
+                lightest.tokens += sequence.due;
+                lightest.sequences.push(sequence);
+            }
+        }
+        self.scratches.resize_with(parts.len().max(self.scratches.len()), Scratch::default);
+        let decoder = &self.decoder;
+        let advance = |(part, scratch): (&mut Part<'_>, _)| part.advance(decoder, scratch);
+        if parts.len() > 1 {
+            parts.par_iter_mut().zip(&mut self.scratches).for_each(advance);
+        } else {
+            parts.iter_mut().zip(&mut self.scratches).for_each(advance);
+        }
+    }
+}
+
+/// One thread's share of a step.
+#[derive(Default)]
+struct Part<'a> {
+    sequences: Vec<&'a mut Sequence>,
+    tokens: usize,
+}
+
+impl Part<'_> {
+    /// Computes the due tokens and draws from the logits.
+    fn advance(&mut self, decoder: &Decoder, scratch: &mut Scratch) {
+        let drawing: Vec<bool> = self.sequences.iter().map(|sequence| sequence.draws()).collect();
+        let mut spans: Vec<Span<'_>> =
+            self.sequences.iter_mut().map(|sequence| sequence.span()).collect();
+        let logits = decoder.forward(&mut spans, scratch);
+        let drawing = self.sequences.iter_mut().zip(drawing).filter(|(_, draws)| *draws);
+        for ((sequence, _), logits) in drawing.zip(logits) {
+            sequence.draw(logits);
+        }
+    }
+}

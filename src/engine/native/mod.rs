@@ -1,0 +1,202 @@
+//! The engine over our own decoder: continuous batching on the CPU, live weights.
+
+mod batch;
+mod inbox;
+mod prefix;
+mod sequence;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use async_trait::async_trait;
+use rayon::ThreadPoolBuilder;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use self::batch::Batch;
+use self::inbox::{Inbox, Submission};
+use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
+use crate::model::config::ModelConfig;
+use crate::model::error::ModelError;
+use crate::model::generate::decoder::{Decoder, Shape};
+use crate::model::weights::Weights;
+
+/// How much the native engine takes on at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NativeConfig {
+    /// Sequences in flight; further requests wait. At least 1.
+    pub max_batch: usize,
+    /// Requests that may wait; one more is refused as overload.
+    pub queue: usize,
+    /// Tokens of finished sequences whose keys and values are kept for requests that begin alike;
+    /// 0 keeps none. A token takes `8 × layers × kv_heads × head_dim` bytes.
+    pub cache_tokens: usize,
+    /// Prompt tokens computed in one step, at least 1: how long a long prompt may hold up the
+    /// sequences that are being sampled.
+    pub prefill_tokens: usize,
+}
+
+impl Default for NativeConfig {
+    fn default() -> Self {
+        Self { max_batch: 128, queue: 1024, cache_tokens: 32_768, prefill_tokens: 512 }
+    }
+}
+
+/// Tokens that an engine has handled since it was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NativeCounts {
+    /// Given tokens that were computed.
+    pub prefilled: u64,
+    /// Given tokens whose keys and values were taken over from another sequence.
+    pub reused: u64,
+    /// Tokens sampled.
+    pub sampled: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    prefilled: AtomicU64,
+    reused: AtomicU64,
+    sampled: AtomicU64,
+}
+
+/// Samples from a Qwen3 on the CPU, many sequences at a time.
+///
+/// A request's tokens depend on the weights, its prompt and its seed alone: not on what else is in
+/// flight, nor on what is cached. Dropping the engine fails what is in flight.
+#[derive(Debug)]
+pub struct NativeEngine {
+    shape: Arc<Shape>,
+    inbox: Arc<Inbox>,
+    counters: Arc<Counters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NativeEngine {
+    /// Starts an engine with a copy of the weights. It computes on threads of its own, one a core.
+    pub fn new(
+        model: &ModelConfig,
+        weights: &Weights,
+        config: &NativeConfig,
+    ) -> Result<Self, ModelError> {
+        let shape = Arc::new(Shape::new(model));
+        let decoder = Decoder::new(shape.clone(), weights)?;
+        let inbox = Arc::new(Inbox::new(config.queue));
+        let counters = Arc::new(Counters::default());
+        let no_thread =
+            |source| ModelError::Io { path: "threads of the native engine".into(), source };
+        let pool = ThreadPoolBuilder::new()
+            .thread_name(|index| format!("engine-{index}"))
+            .build()
+            .map_err(|error| no_thread(std::io::Error::other(error)))?;
+        let (requests, batch) = (inbox.clone(), Batch::new(decoder, config, counters.clone()));
+        // The loop is one of the pool's own threads: handing half a step to another is cheap.
+        let thread = Builder::new()
+            .name("engine".into())
+            .spawn(move || pool.install(|| serve(&requests, batch)))
+            .map_err(no_thread)?;
+        Ok(Self { shape, inbox, counters, thread: Some(thread) })
+    }
+
+    /// Replaces the weights, which must have the model's shape, before the next step. Requests
+    /// started after this see only the new ones. Those in flight keep the tokens that they have and
+    /// go on with the new weights; cached keys and values are dropped.
+    pub fn set_weights(&self, weights: &Weights) -> Result<(), ModelError> {
+        self.inbox.set_decoder(Decoder::new(self.shape.clone(), weights)?);
+        Ok(())
+    }
+
+    /// Tokens handled so far.
+    pub fn counts(&self) -> NativeCounts {
+        NativeCounts {
+            prefilled: self.counters.prefilled.load(Ordering::Relaxed),
+            reused: self.counters.reused.load(Ordering::Relaxed),
+            sampled: self.counters.sampled.load(Ordering::Relaxed),
+        }
+    }
+
+    fn check(&self, prompt: &[u32]) -> Result<(), EngineError> {
+        let (tokens, context) = (prompt.len(), self.context_length());
+        if tokens >= context {
+            return Err(EngineError::PromptTooLong { tokens, context });
+        }
+        let vocabulary = self.shape.config().vocab_size;
+        match prompt.iter().find(|&&id| id as usize >= vocabulary) {
+            _ if prompt.is_empty() => Err(EngineError::Stopped("the prompt is empty".into())),
+            Some(id) => Err(EngineError::Stopped(format!(
+                "token id `{id}` is outside the vocabulary of {vocabulary}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn submit(&self, submission: Submission) {
+        if let Err(refused) = self.inbox.push(submission) {
+            refused.fail(EngineError::Overloaded);
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for NativeEngine {
+    fn generate(&self, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let checked = self.check(&request.prompt);
+        let submission = Submission { request, events };
+        match checked {
+            Ok(()) => self.submit(submission),
+            Err(error) => submission.fail(error),
+        }
+        receiver
+    }
+
+    fn context_length(&self) -> usize {
+        self.shape.config().max_position_embeddings
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for NativeEngine {
+    fn drop(&mut self) {
+        self.inbox.close();
+        if let Some(thread) = self.thread.take() {
+            // It ends after the step it is in; a panic in it has been reported to its requests.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Steps until the inbox closes. A panic fails what is in flight and leaves an empty batch.
+fn serve(inbox: &Inbox, mut batch: Batch) {
+    while let Some(delivery) = inbox.take(batch.room(), batch.is_idle()) {
+        if let Some(decoder) = delivery.decoder {
+            batch.set_decoder(decoder);
+        }
+        for submission in delivery.submissions {
+            batch.admit(submission);
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch.step())) {
+            let reason = message(panic.as_ref());
+            tracing::error!(reason, "a step of the native engine panicked");
+            batch.fail(&reason);
+        }
+    }
+    batch.fail("it is shutting down");
+    inbox.fail("it is shutting down");
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("a step panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

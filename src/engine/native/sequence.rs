@@ -1,0 +1,117 @@
+//! One request in flight: its tokens, its cache, its generator.
+
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::inbox::Submission;
+use crate::engine::{EngineError, GenerateEvent, Sampling, StopReason, sampler};
+use crate::model::generate::cache::KvCache;
+use crate::model::generate::decoder::Span;
+use crate::trajectory::SampledToken;
+
+/// A sequence that is being computed.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// Prompt and sampled tokens.
+    pub ids: Vec<u32>,
+    /// Keys and values of the first of them.
+    pub cache: KvCache,
+    /// Whether it has yet to find out what it can take over from others.
+    pub waiting: bool,
+    /// Tokens to compute in this step.
+    pub due: usize,
+    prompt: usize,
+    limit: usize,
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+    stop_ids: Vec<u32>,
+    stream: bool,
+    drawn: Option<SampledToken>,
+    unsent: Vec<SampledToken>,
+    events: UnboundedSender<GenerateEvent>,
+}
+
+impl Sequence {
+    /// Begins a request; the prompt is shorter than the model's `context`.
+    pub fn new(Submission { request, events }: Submission, context: usize) -> Self {
+        let prompt = request.prompt.len();
+        Self {
+            ids: request.prompt,
+            cache: KvCache::default(),
+            waiting: true,
+            due: 0,
+            prompt,
+            limit: prompt.saturating_add(request.max_tokens.max(1)).min(context),
+            sampling: request.sampling,
+            rng: sampler::generator(&request.sampling),
+            stop_ids: request.stop_ids,
+            stream: request.stream,
+            drawn: None,
+            unsent: Vec::new(),
+            events,
+        }
+    }
+
+    /// Tokens that are not computed yet; at least 1.
+    pub fn left(&self) -> usize {
+        self.ids.len() - self.cache.len()
+    }
+
+    /// Whether all that is left is the token it sampled last.
+    pub fn is_sampling(&self) -> bool {
+        self.ids.len() > self.prompt && self.left() == 1
+    }
+
+    /// Whether nobody waits for its tokens any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Forgets what was computed, not what was sampled.
+    pub fn restart(&mut self) {
+        self.cache = KvCache::default();
+        self.waiting = true;
+    }
+
+    /// Whether this step reaches the last token, so that another can be drawn.
+    pub fn draws(&self) -> bool {
+        self.due == self.left()
+    }
+
+    /// What to compute in this step.
+    pub fn span(&mut self) -> Span<'_> {
+        let logits = self.draws();
+        let start = self.cache.len();
+        Span { tokens: &self.ids[start..start + self.due], cache: &mut self.cache, logits }
+    }
+
+    /// Draws the next token.
+    pub fn draw(&mut self, logits: &mut [f32]) {
+        self.drawn = Some(sampler::sample(logits, &self.sampling, &mut self.rng));
+    }
+
+    /// Takes in the token that was drawn, if any, and reports it. Returns whether it was the last.
+    pub fn report(&mut self) -> bool {
+        let Some(token) = self.drawn.take() else { return false };
+        self.ids.push(token.id);
+        self.unsent.push(token);
+        let end = if self.stop_ids.contains(&token.id) {
+            Some(StopReason::StopId)
+        } else {
+            (self.ids.len() >= self.limit).then_some(StopReason::Length)
+        };
+        // Nobody may be listening any more: the next step sees that and frees the row.
+        if self.stream || end.is_some() {
+            let _ = self.events.send(GenerateEvent::Tokens(std::mem::take(&mut self.unsent)));
+        }
+        if let Some(reason) = end {
+            let _ = self.events.send(GenerateEvent::Done(reason));
+        }
+        end.is_some()
+    }
+
+    /// Ends it with an error.
+    pub fn fail(self, reason: &str) {
+        let _ = self.events.send(GenerateEvent::Failed(EngineError::Stopped(reason.to_owned())));
+    }
+}

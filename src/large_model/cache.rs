@@ -1,0 +1,210 @@
+//! Replies that are paid for once: for training and evaluation, where calls repeat.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::replies::Replies;
+use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream, reply_stream};
+use crate::trajectory::TokenUsage;
+
+/// A large model whose replies are remembered by the call's messages and parameters, and by the
+/// model's identity.
+///
+/// A remembered reply is billed nothing. Identical calls at one time are made once: the others
+/// wait for it, and share its failure; no failure is remembered. A stream is read whole first.
+pub struct Cached {
+    model: Arc<dyn LargeModel>,
+    identity: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    replies: Replies,
+    /// The calls under way.
+    flights: HashMap<String, watch::Receiver<Landing>>,
+}
+
+/// What came of a call, once something did.
+type Landing = Option<Result<Reply, LargeModelError>>;
+
+/// A file of replies that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// It cannot be opened, read or shortened.
+    #[error("cannot use the reply cache `{path}`: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line that is not the last is no reply.
+    #[error(
+        "the reply cache `{path}` is damaged at line {line}: {reason}\nhint: delete that line, or name another file"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Cached {
+    /// Remembers the `capacity` replies used last, in memory.
+    pub fn in_memory(model: Arc<dyn LargeModel>, capacity: usize) -> Self {
+        Self::with(model, Replies::in_memory(capacity))
+    }
+
+    /// Remembers every reply in a file of JSON Lines, which is read now and appended to, and the
+    /// `capacity` replies used last in memory; only those are found again. Not for two processes
+    /// at one time.
+    pub fn persistent(
+        model: Arc<dyn LargeModel>,
+        capacity: usize,
+        path: &Path,
+    ) -> Result<Self, CacheError> {
+        Ok(Self::with(model, Replies::persistent(capacity, path)?))
+    }
+
+    fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
+        let identity = model.identity();
+        Self { model, identity, state: Mutex::new(State { replies, flights: HashMap::new() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a reply is remembered by.
+    fn key(&self, call: &Call) -> String {
+        canonical(json!({
+            "model": self.identity,
+            "messages": call.messages,
+            "params": call.params,
+        }))
+        .to_string()
+    }
+
+    /// Remembers what a call brought, and tells those who wait for it.
+    async fn fly(
+        &self,
+        key: String,
+        call: &Call,
+        landing: watch::Sender<Landing>,
+    ) -> Result<Reply, LargeModelError> {
+        // Also when the caller leaves: then nobody would end the flight, and those who wait
+        // learn from the dropped sender that one of them must make the call.
+        let flight = Flight { cache: self, key: &key };
+        let result = self.model.complete(call).await;
+        if let Ok(reply) = &result {
+            self.state().replies.insert(key.clone(), reply);
+        }
+        drop(flight);
+        landing.send_replace(Some(result.clone()));
+        result
+    }
+}
+
+/// A call under way; over when dropped.
+struct Flight<'a> {
+    cache: &'a Cached,
+    key: &'a str,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.cache.state().flights.remove(self.key);
+    }
+}
+
+/// What to do about a call.
+enum Turn {
+    Known(Box<Reply>),
+    Fly(watch::Sender<Landing>),
+    Wait(watch::Receiver<Landing>),
+}
+
+#[async_trait]
+impl LargeModel for Cached {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    fn prices(&self) -> Prices {
+        self.model.prices()
+    }
+
+    async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+        let key = self.key(call);
+        loop {
+            let turn = {
+                let mut state = self.state();
+                if let Some(reply) = state.replies.get(&key) {
+                    Turn::Known(Box::new(reply))
+                } else if let Some(flight) = state.flights.get(&key) {
+                    Turn::Wait(flight.clone())
+                } else {
+                    let (landing, flight) = watch::channel(None);
+                    state.flights.insert(key.clone(), flight);
+                    Turn::Fly(landing)
+                }
+            };
+            let mut flight = match turn {
+                Turn::Known(reply) => return Ok(unbilled(*reply)),
+                Turn::Fly(landing) => return self.fly(key, call, landing).await,
+                Turn::Wait(flight) => flight,
+            };
+            let landed = flight.wait_for(Option::is_some);
+            let landed = match call.deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline.into(), landed).await,
+                None => Ok(landed.await),
+            };
+            let landed =
+                landed.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
+            match landed.as_deref() {
+                Ok(Some(Ok(reply))) => return Ok(unbilled(reply.clone())),
+                // That was the other caller's deadline, or it left: the call is open again.
+                Ok(Some(Err(LargeModelError::Deadline { .. })) | None) | Err(_) => {}
+                Ok(Some(Err(error))) => return Err(error.clone()),
+            }
+        }
+    }
+
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+        self.complete(call).await.map(reply_stream)
+    }
+}
+
+fn unbilled(reply: Reply) -> Reply {
+    Reply { usage: TokenUsage::default(), ..reply }
+}
+
+/// The JSON with the keys of every object in alphabetical order.
+fn canonical(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> =
+                fields.into_iter().map(|(key, value)| (key, canonical(value))).collect();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(Map::from_iter(fields))
+        }
+        Value::Array(items) => items.into_iter().map(canonical).collect(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

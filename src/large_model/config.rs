@@ -1,0 +1,253 @@
+//! What an operator says about a large model behind an endpoint.
+
+use std::time::Duration;
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Prices;
+
+/// One large model behind an OpenAI-compatible endpoint: a table `[large_models.NAME]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LargeModelConfig {
+    /// Where the API is, such as `https://api.openai.com/v1`. Paths like `/chat/completions` are
+    /// appended to it as it stands: where the API lives under `/v1`, the URL must say so. No
+    /// credentials, query or fragment. Redirects are not followed. Hosts other than this machine
+    /// are reached through `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` where these are set.
+    pub url: String,
+    /// The model's id at the endpoint, such as `gpt-4o-mini`.
+    pub model: String,
+    /// The name of the environment variable that holds the key. Default: `OPENAI_API_KEY`, if it
+    /// is set. Empty: no key. A variable that is named here must be set. Without a key, each
+    /// caller's own `Authorization` is passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// Fields that every request carries unless it sets them itself: `temperature`,
+    /// `max_tokens`… Default: none.
+    #[serde(default)]
+    pub params: Map<String, Value>,
+    /// How long to wait for what.
+    #[serde(default)]
+    pub timeouts: TimeoutConfig,
+    /// When to try again.
+    #[serde(default)]
+    pub retries: RetryConfig,
+    /// When to stop trying for a while.
+    #[serde(default)]
+    pub breaker: BreakerConfig,
+    /// Requests at the endpoint at one time; further ones wait, inside their time limits.
+    /// Default: 256.
+    #[serde(default = "default_max_in_flight")]
+    pub max_in_flight: usize,
+    /// What its tokens cost. Default: nothing.
+    #[serde(default)]
+    pub prices: Prices,
+    /// Names of large models that are asked, in this order, when this one fails. Their own
+    /// fallbacks are not followed. Default: none.
+    #[serde(default)]
+    pub fallbacks: Vec<String>,
+    /// The longest reply that is read, bytes of the response's body. Default: 16777216 (16 MiB).
+    #[serde(default = "default_max_reply_bytes")]
+    pub max_reply_bytes: usize,
+}
+
+/// How long a large model is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutConfig {
+    /// To resolve the name, connect and agree on TLS, milliseconds. Default: 5000.
+    pub connect_ms: u64,
+    /// From the start of an attempt to the response's headers, milliseconds. Default: 60000.
+    pub first_byte_ms: u64,
+    /// Between two pieces of a response's body, milliseconds. Default: 30000.
+    pub idle_ms: u64,
+    /// For a call as a whole, retries and waits included, milliseconds. Default: 180000.
+    pub total_ms: u64,
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        Self { connect_ms: 5_000, first_byte_ms: 60_000, idle_ms: 30_000, total_ms: 180_000 }
+    }
+}
+
+/// How failed attempts are repeated: after a random wait of at most `base_ms` times two to the
+/// power of the retries so far, bounded by `cap_ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Attempts after the first. Default: 3.
+    pub max: u32,
+    /// The longest wait before the first retry, milliseconds. Default: 250.
+    pub base_ms: u64,
+    /// The longest wait before any retry, `Retry-After` included, milliseconds. Default: 8000.
+    pub cap_ms: u64,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { max: 3, base_ms: 250, cap_ms: 8_000 }
+    }
+}
+
+/// When an endpoint is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerConfig {
+    /// Failed attempts in a row after which no more are made for a while; 0: never. Default: 8.
+    pub failures: u32,
+    /// How long none is made; a single one then tests the endpoint, milliseconds. Default: 10000.
+    pub pause_ms: u64,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: 8, pause_ms: 10_000 }
+    }
+}
+
+fn default_max_in_flight() -> usize {
+    256
+}
+
+fn default_max_reply_bytes() -> usize {
+    16 * 1024 * 1024
+}
+
+/// A large model that is configured wrongly.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LargeModelConfigError {
+    /// A value that cannot be used.
+    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}\nhint: {hint}")]
+    Invalid {
+        /// The model's name.
+        name: String,
+        /// The key below its table.
+        key: &'static str,
+        /// What it was set to; never a secret.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A name that is given twice.
+    #[error("two large models are called `{0}`\nhint: rename one of them")]
+    Duplicate(String),
+    /// A name that nothing has.
+    #[error(transparent)]
+    Unknown(#[from] super::UnknownModel),
+}
+
+impl LargeModelConfig {
+    /// The model `model` at `url`, all else by default.
+    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            model: model.into(),
+            api_key_env: None,
+            params: Map::new(),
+            timeouts: TimeoutConfig::default(),
+            retries: RetryConfig::default(),
+            breaker: BreakerConfig::default(),
+            max_in_flight: default_max_in_flight(),
+            prices: Prices::default(),
+            fallbacks: Vec::new(),
+            max_reply_bytes: default_max_reply_bytes(),
+        }
+    }
+
+    /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
+    pub fn validate(&self, name: &str) -> Result<Url, LargeModelConfigError> {
+        let invalid = |key, value: String, reason: &str, hint| LargeModelConfigError::Invalid {
+            name: name.to_owned(),
+            key,
+            value,
+            reason: reason.to_owned(),
+            hint,
+        };
+        if self.model.trim().is_empty() {
+            let hint = "give the id that the endpoint lists under `/models`";
+            return Err(invalid("model", self.model.clone(), "it is empty", hint));
+        }
+        for key in ["model", "messages", "stream"] {
+            if self.params.contains_key(key) {
+                let hint =
+                    "the request sets it itself; the model's id is the key `model` beside `params`";
+                return Err(invalid("params", key.to_owned(), "the field is taken", hint));
+            }
+        }
+        let limits = [
+            ("timeouts.connect_ms", self.timeouts.connect_ms),
+            ("timeouts.first_byte_ms", self.timeouts.first_byte_ms),
+            ("timeouts.idle_ms", self.timeouts.idle_ms),
+            ("timeouts.total_ms", self.timeouts.total_ms),
+            ("max_in_flight", self.max_in_flight as u64),
+            ("max_reply_bytes", self.max_reply_bytes as u64),
+        ];
+        for (key, value) in limits {
+            // A day, and in bytes or requests more than any machine has.
+            let most = if key.ends_with("_ms") { 86_400_000 } else { 1 << 40 };
+            if value == 0 || value > most {
+                let reason = "it is out of range";
+                return Err(invalid(
+                    key,
+                    value.to_string(),
+                    reason,
+                    "leave it out for the default",
+                ));
+            }
+        }
+        self.parse_url().map_err(|(reason, hint)| {
+            // Whatever stands before an `@` may be a password.
+            let shown = self.url.rsplit('@').next().unwrap_or_default();
+            let shown = shown.split(['?', '#']).next().unwrap_or_default();
+            invalid("url", shown.to_owned(), &reason, hint)
+        })
+    }
+
+    fn parse_url(&self) -> Result<Url, (String, &'static str)> {
+        const FORM: &str =
+            "write it like `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`";
+        let url = Url::parse(self.url.trim()).map_err(|error| (error.to_string(), FORM))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(("it is no http or https URL".to_owned(), FORM));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            let hint = "put the key into an environment variable and name that in `api_key_env`";
+            return Err(("it contains credentials".to_owned(), hint));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(("it has a query or a fragment".to_owned(), FORM));
+        }
+        if url.path().trim_end_matches('/').ends_with("/chat/completions") {
+            let hint = "leave `/chat/completions` out: it is appended";
+            return Err(("it names one path of the API".to_owned(), hint));
+        }
+        Ok(url)
+    }
+}
+
+impl TimeoutConfig {
+    pub(super) fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms)
+    }
+
+    pub(super) fn first_byte(&self) -> Duration {
+        Duration::from_millis(self.first_byte_ms)
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms)
+    }
+
+    pub(super) fn total(&self) -> Duration {
+        Duration::from_millis(self.total_ms)
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

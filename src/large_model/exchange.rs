@@ -1,0 +1,171 @@
+//! One call of one endpoint: whom it goes to, with which credential, until when; and how its
+//! failures are told.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderValue, header};
+use reqwest::{RequestBuilder, Response};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::attempt::Attempt;
+use super::error::LargeModelError;
+use super::redact::Redactor;
+use super::reply::{Fault, UpstreamError};
+use super::retry_after::retry_after;
+use super::transport::Transport;
+
+/// One call, which may take several attempts.
+pub(super) struct Exchange {
+    pub(super) transport: Arc<Transport>,
+    /// The value of the `Authorization` header, the endpoint's or the caller's.
+    authorization: Option<SecretString>,
+    /// When everything is over.
+    pub(super) deadline: Instant,
+    /// Whether that is the caller's own deadline, and not the endpoint's limit.
+    is_callers_deadline: bool,
+}
+
+impl Exchange {
+    /// A call that starts now. The endpoint's key goes before the caller's.
+    pub(super) fn new(
+        transport: &Arc<Transport>,
+        callers: Option<&SecretString>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let limit = Instant::now() + transport.config.timeouts.total();
+        Self {
+            transport: Arc::clone(transport),
+            authorization: transport.authorization.as_ref().or(callers).cloned(),
+            deadline: deadline.map_or(limit, |deadline| deadline.min(limit)),
+            is_callers_deadline: deadline.is_some_and(|deadline| deadline <= limit),
+        }
+    }
+
+    /// Begins an attempt, once there is a slot for it and the breaker agrees.
+    pub(super) async fn begin(&self) -> Result<Attempt, LargeModelError> {
+        let transport = &self.transport;
+        let slots = Arc::clone(&transport.slots);
+        let slot = match slots.try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                let slots = Arc::clone(&transport.slots).acquire_owned();
+                let total = transport.config.timeouts.total();
+                self.within("free slot", total, slots)
+                    .await?
+                    .map_err(|_| self.rejected("its endpoint is closed"))?
+            }
+        };
+        let ticket = transport.admit().map_err(|retry_in| LargeModelError::CircuitOpen {
+            model: transport.name.clone(),
+            retry_in,
+        })?;
+        Ok(Attempt::new(Arc::clone(transport), ticket, slot))
+    }
+
+    /// Sends a request and waits for the response's headers.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, LargeModelError> {
+        let mut request = request;
+        if let Some(value) = &self.authorization {
+            let mut value = HeaderValue::from_str(value.expose_secret())
+                .map_err(|_| self.rejected("the caller's `Authorization` is no valid header"))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let limit = self.transport.config.timeouts.first_byte();
+        let sent = self.within("first byte", limit, request.send()).await?;
+        sent.map_err(|error| self.transport_failed(&error))
+    }
+
+    /// Awaits something for at most `limit`, and never past the deadline.
+    pub(super) async fn within<T>(
+        &self,
+        phase: &'static str,
+        limit: Duration,
+        future: impl Future<Output = T>,
+    ) -> Result<T, LargeModelError> {
+        let until = (Instant::now() + limit).min(self.deadline);
+        tokio::time::timeout_at(until.into(), future).await.map_err(|_| {
+            if until < self.deadline {
+                self.timeout(phase, limit)
+            } else if self.is_callers_deadline {
+                LargeModelError::Deadline { model: self.transport.name.clone() }
+            } else {
+                self.timeout("whole reply", self.transport.config.timeouts.total())
+            }
+        })
+    }
+
+    /// Takes the credential out of what the endpoint says.
+    pub(super) fn redactor(&self) -> Redactor<'_> {
+        Redactor::new(self.authorization.as_ref().map(|value| value.expose_secret()))
+    }
+
+    fn timeout(&self, phase: &'static str, limit: Duration) -> LargeModelError {
+        LargeModelError::Timeout { model: self.transport.name.clone(), phase, limit }
+    }
+
+    /// The failure that the client library reports.
+    pub(super) fn transport_failed(&self, error: &reqwest::Error) -> LargeModelError {
+        if error.is_connect() && error.is_timeout() {
+            return self.timeout("connection", self.transport.config.timeouts.connect());
+        }
+        LargeModelError::Unreachable {
+            model: self.transport.name.clone(),
+            url: self.transport.base.to_string(),
+            reason: self.redactor().text(&causes(error)),
+        }
+    }
+
+    pub(super) fn malformed(&self, reason: impl Into<String>) -> LargeModelError {
+        LargeModelError::Malformed { model: self.transport.name.clone(), reason: reason.into() }
+    }
+
+    pub(super) fn rejected(&self, reason: impl Into<String>) -> LargeModelError {
+        LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
+    }
+
+    pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {
+        match fault {
+            Fault::Malformed(reason) => self.malformed(reason),
+            Fault::Rejected(reason) => self.rejected(reason),
+            Fault::Upstream(error) => self.status(error, None),
+        }
+    }
+
+    /// The failure that an error status means.
+    pub(super) fn status(
+        &self,
+        error: UpstreamError,
+        retry_after: Option<Duration>,
+    ) -> LargeModelError {
+        LargeModelError::Status {
+            model: self.transport.name.clone(),
+            status: error.status,
+            message: error.message,
+            retry_after,
+            body: error.body.map(Box::new),
+        }
+    }
+}
+
+/// How long a response asks to be left alone.
+pub(super) fn asked_wait(response: &Response) -> Option<Duration> {
+    retry_after(response.headers(), SystemTime::now())
+}
+
+/// An error and what caused it, in one line. The URL is left out: it is told apart.
+pub(super) fn causes(error: &reqwest::Error) -> String {
+    use std::error::Error;
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some causes repeat the text of the next one.
+        causes.retain(|earlier| !earlier.ends_with(&text) && !text.contains(earlier.as_str()));
+        causes.push(text);
+        next = cause.source();
+    }
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+}

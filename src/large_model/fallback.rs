@@ -1,0 +1,187 @@
+//! Several large models as one: the next is asked when one fails.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use super::{AttemptOutcome, Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
+
+/// A large model with others to fall back on, in order. It bears the first one's name and prices.
+///
+/// A stream falls back as long as nothing of it was seen; after that its failure is final.
+pub struct WithFallbacks {
+    first: Arc<dyn LargeModel>,
+    others: Vec<Arc<dyn LargeModel>>,
+}
+
+impl WithFallbacks {
+    /// Asks `first`, then the others in turn.
+    pub fn new(first: Arc<dyn LargeModel>, others: Vec<Arc<dyn LargeModel>>) -> Self {
+        Self { first, others }
+    }
+
+    /// Asks each until one replies. When none does, returns the first one's failure: it is the
+    /// one that was meant.
+    async fn ask<T>(&self, call: &Call, ask: impl Ask<T>) -> Result<T, LargeModelError> {
+        let first = match ask(&*self.first, call).await {
+            Err(error) if error.is_worth_another_model() => error,
+            result => return result,
+        };
+        // The id of another model at the first endpoint means nothing to the others.
+        let mut call = call.clone();
+        call.params.shift_remove("model");
+        let mut failed = (self.first.name(), AttemptOutcome::from(&first));
+        for model in &self.others {
+            tracing::warn!(
+                model = failed.0,
+                outcome = failed.1.label(),
+                code = failed.1.code(),
+                next = model.name(),
+                "falling back to another large model"
+            );
+            match ask(&**model, &call).await {
+                Err(error) if error.is_worth_another_model() => {
+                    failed = (model.name(), AttemptOutcome::from(&error));
+                }
+                Err(_) => break,
+                result => return result,
+            }
+        }
+        Err(first)
+    }
+}
+
+/// Either way of calling a model.
+trait Ask<T>:
+    for<'a> Fn(&'a dyn LargeModel, &'a Call) -> BoxFuture<'a, Result<T, LargeModelError>> + Send + Sync
+{
+}
+
+impl<T, F> Ask<T> for F where
+    F: for<'a> Fn(&'a dyn LargeModel, &'a Call) -> BoxFuture<'a, Result<T, LargeModelError>>
+        + Send
+        + Sync
+{
+}
+
+#[async_trait]
+impl LargeModel for WithFallbacks {
+    fn name(&self) -> &str {
+        self.first.name()
+    }
+
+    fn identity(&self) -> String {
+        let all = std::iter::once(&self.first).chain(&self.others);
+        serde_json::Value::from_iter(all.map(|model| model.identity())).to_string()
+    }
+
+    fn prices(&self) -> Prices {
+        self.first.prices()
+    }
+
+    async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+        self.ask(call, |model, call| model.complete(call)).await
+    }
+
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+        self.ask(call, |model, call| model.stream(call)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Mutex;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::large_model::Scripted;
+
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// A model that replies with its name, or fails.
+    fn model(name: &str, fails: Option<LargeModelError>, asked: &Asked) -> Arc<dyn LargeModel> {
+        let (name, asked) = (name.to_owned(), Arc::clone(asked));
+        Arc::new(Scripted::new(name.clone(), move |call: &Call| {
+            asked.lock().unwrap().push(format!("{name} {}", json!(call.params)));
+            fails.clone().map_or_else(|| Ok(Reply::text(&name)), Err)
+        }))
+    }
+
+    fn status(status: u16) -> Option<LargeModelError> {
+        let (model, message) = (String::new(), String::new());
+        Some(LargeModelError::Status { model, status, message, retry_after: None, body: None })
+    }
+
+    fn deadline() -> Option<LargeModelError> {
+        Some(LargeModelError::Deadline { model: String::new() })
+    }
+
+    #[tokio::test]
+    async fn who_is_asked_and_who_replies() {
+        // What the three fail with; who replies, or the status that is returned; how many are
+        // asked.
+        let table = [
+            ([None, None, None], Ok("a"), 1),
+            ([status(503), None, None], Ok("b"), 2),
+            ([status(401), status(429), None], Ok("c"), 3),
+            ([status(503), status(500), status(404)], Err(Some(503)), 3),
+            ([status(400), None, None], Err(Some(400)), 1),
+            ([status(503), status(400), None], Err(Some(503)), 2),
+            ([deadline(), None, None], Err(None), 1),
+            ([status(503), deadline(), None], Err(Some(503)), 2),
+        ];
+        for (fails, expected, count) in table {
+            for streamed in [false, true] {
+                let asked = Asked::default();
+                let mut models = ["a", "b", "c"]
+                    .into_iter()
+                    .zip(fails.clone())
+                    .map(|(name, fails)| model(name, fails, &asked));
+                let all = WithFallbacks::new(models.next().unwrap(), models.collect());
+                let call = Call {
+                    params: [("model".to_owned(), json!("other"))].into_iter().collect(),
+                    ..Call::default()
+                };
+                let result = if streamed {
+                    use futures::StreamExt;
+                    match all.stream(&call).await {
+                        Ok(stream) => {
+                            stream.collect::<Vec<_>>().await.pop().unwrap().map(|chunk| match chunk
+                            {
+                                super::super::ReplyChunk::Done(reply) => reply,
+                                other => unreachable!("{other:?}"),
+                            })
+                        }
+                        Err(error) => Err(error),
+                    }
+                } else {
+                    all.complete(&call).await
+                };
+                let result = result.map(|reply| reply.message.as_text()).map_err(|e| match e {
+                    LargeModelError::Status { status, .. } => Some(status),
+                    _ => None,
+                });
+                assert_eq!(result, expected.map(str::to_owned), "{fails:?}");
+                let asked = asked.lock().unwrap();
+                assert_eq!(asked.len(), count, "{fails:?}");
+                assert_eq!(asked[0], "a {\"model\":\"other\"}");
+                assert!(asked[1..].iter().all(|asked| asked.ends_with("{}")), "{asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn it_bears_the_first_name_and_every_identity() {
+        let asked = Asked::default();
+        let names = |names: [&str; 2]| {
+            let [first, second] = names.map(|name| model(name, None, &asked));
+            WithFallbacks::new(first, vec![second])
+        };
+        assert_eq!(names(["a", "b"]).name(), "a");
+        assert_ne!(names(["a", "b"]).identity(), names(["a", "c"]).identity());
+    }
+}

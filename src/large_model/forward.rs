@@ -1,0 +1,179 @@
+//! Requests that are handed to an endpoint as they are, and its responses handed back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use reqwest::{RequestBuilder, Response};
+use secrecy::SecretString;
+
+use super::attempt::{Attempt, AttemptOutcome};
+use super::body::Body;
+use super::client::Endpoint;
+use super::error::{LargeModelError, is_transient_status};
+use super::exchange::{Exchange, asked_wait};
+use super::retry::{Advice, Failure, retrying};
+
+/// A request to hand on.
+#[derive(Debug, Clone)]
+pub struct ForwardRequest {
+    /// Its method.
+    pub method: Method,
+    /// Its path below the endpoint's URL, such as `/embeddings`, with its query if it has one.
+    pub path: String,
+    /// Its headers. Those that concern one connection, or the caller's relation to this server
+    /// alone, are not handed on; `Authorization` only where the endpoint has no key of its own.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// When the caller stops caring.
+    pub deadline: Option<Instant>,
+}
+
+/// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
+/// item.
+pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
+
+/// Headers of one connection (RFC 9110, section 7.6.1), and those the transport writes itself.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Between the caller and this server.
+const CALLERS_OWN: [&str; 6] =
+    ["api-key", "authorization", "content-length", "cookie", "proxy-authorization", "x-api-key"];
+/// Between this server and the endpoint: they speak of its host.
+const ENDPOINTS_OWN: [&str; 3] = ["alt-svc", "set-cookie", "strict-transport-security"];
+
+impl Endpoint {
+    /// Hands a request on. The response comes back whatever its status, its body unread; only
+    /// failed attempts whose body is not handed back are repeated.
+    pub async fn forward(
+        &self,
+        request: ForwardRequest,
+    ) -> Result<http::Response<ForwardBody>, LargeModelError> {
+        let transport = &self.transport;
+        let callers = request.headers.get(header::AUTHORIZATION);
+        let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
+        let exchange = &Arc::new(Exchange::new(transport, callers.as_ref(), request.deadline));
+        let url = self.below(&request.path).ok_or_else(|| {
+            exchange.rejected(format!("the path `{}` leads out of its API", request.path))
+        })?;
+        let mut headers = request.headers;
+        remove(&mut headers, &CALLERS_OWN);
+        let handed_on =
+            transport.client.request(request.method, url).headers(headers).body(request.body);
+        let result = retrying(&transport.config.retries, &transport.rng, exchange.deadline, || {
+            // Bodies in memory can always be cloned.
+            let request = handed_on.try_clone();
+            async move { attempt(exchange, request).await }
+        })
+        .await;
+        match result {
+            Ok((response, attempt)) => Ok(hand_back(exchange, response, Some(attempt))),
+            Err(Failed::Answered(response)) => Ok(hand_back(exchange, *response, None)),
+            Err(Failed::Unanswered(error)) => Err(error),
+        }
+    }
+
+    /// The URL of a path of this API; `None` when it leads elsewhere.
+    fn below(&self, path: &str) -> Option<reqwest::Url> {
+        let base = &self.transport.base;
+        let prefix = format!("{}/", base.path().trim_end_matches('/'));
+        let url = base.as_str().trim_end_matches('/');
+        let url = reqwest::Url::parse(&format!("{url}{path}")).ok()?;
+        let stays = path.starts_with('/') && url.origin() == base.origin();
+        (stays && url.path().starts_with(&prefix)).then_some(url)
+    }
+}
+
+/// An attempt that may be worth another.
+enum Failed {
+    /// With an error status; handed back when it stays at that.
+    Answered(Box<Response>),
+    Unanswered(LargeModelError),
+}
+
+impl Failure for Failed {
+    fn advice(&self) -> Advice {
+        match self {
+            Self::Answered(response) if is_transient_status(response.status().as_u16()) => {
+                Advice::Retry { after: asked_wait(response) }
+            }
+            Self::Answered(_) => Advice::GiveUp,
+            Self::Unanswered(error) => error.advice(),
+        }
+    }
+}
+
+async fn attempt(
+    exchange: &Arc<Exchange>,
+    request: Option<RequestBuilder>,
+) -> Result<(Response, Attempt), Failed> {
+    let request = request.ok_or_else(|| Failed::Unanswered(exchange.rejected("it has no body")))?;
+    let mut attempt = exchange.begin().await.map_err(Failed::Unanswered)?;
+    match exchange.send(request).await {
+        Ok(response) if response.status() < StatusCode::BAD_REQUEST => Ok((response, attempt)),
+        Ok(response) => {
+            attempt.settle(AttemptOutcome::Status(response.status().as_u16()));
+            Err(Failed::Answered(Box::new(response)))
+        }
+        Err(error) => {
+            attempt.settle((&error).into());
+            Err(Failed::Unanswered(error))
+        }
+    }
+}
+
+fn hand_back(
+    exchange: &Arc<Exchange>,
+    mut response: Response,
+    attempt: Option<Attempt>,
+) -> http::Response<ForwardBody> {
+    let status = response.status();
+    let mut headers = std::mem::take(response.headers_mut());
+    remove(&mut headers, &ENDPOINTS_OWN);
+    let body = Body::unbounded(Arc::clone(exchange), response);
+    let pieces = stream::unfold(Some((body, attempt)), async |state| {
+        let (mut body, mut attempt) = state?;
+        let piece = body.next().await;
+        if let Ok(Some(piece)) = piece {
+            return Some((Ok(piece), Some((body, attempt))));
+        }
+        if let Some(attempt) = &mut attempt {
+            attempt.settle_by(&piece);
+        }
+        piece.err().map(|error| (Err(error), None))
+    });
+    let mut handed_back = http::Response::new(pieces.boxed());
+    *handed_back.status_mut() = status;
+    *handed_back.headers_mut() = headers;
+    handed_back
+}
+
+/// Removes the headers of one connection, those that it names itself, and `others`.
+fn remove(headers: &mut HeaderMap, others: &[&str]) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(others) {
+        headers.remove(*name);
+    }
+    for name in named {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,195 @@
+//! The large models by name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{
+    Endpoint, EndpointSetup, LargeModel, LargeModelConfig, LargeModelConfigError, WithFallbacks,
+};
+
+/// All large models, one of which is asked when none is named.
+pub struct LargeModels {
+    models: BTreeMap<String, Arc<dyn LargeModel>>,
+    endpoints: BTreeMap<String, Endpoint>,
+    default: String,
+}
+
+/// A name that no large model has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no large model is called `{name}`\nhint: {hint}")]
+pub struct UnknownModel {
+    /// The name.
+    pub name: String,
+    /// The nearest name, and all of them.
+    pub hint: String,
+}
+
+impl LargeModels {
+    /// The models of this process, and those behind the configured endpoints with their
+    /// fallbacks. `default` names the one that is asked when none is named.
+    pub fn new(
+        in_process: Vec<Arc<dyn LargeModel>>,
+        configs: &BTreeMap<String, LargeModelConfig>,
+        default: &str,
+        setup: &EndpointSetup<'_>,
+    ) -> Result<Self, LargeModelConfigError> {
+        let mut models = BTreeMap::new();
+        for model in in_process {
+            let name = model.name().to_owned();
+            if configs.contains_key(&name) || models.insert(name.clone(), model).is_some() {
+                return Err(LargeModelConfigError::Duplicate(name));
+            }
+        }
+        let mut endpoints = BTreeMap::new();
+        for (number, (name, config)) in configs.iter().enumerate() {
+            // Each draws its own waits.
+            let setup =
+                EndpointSetup { seed: setup.seed.wrapping_add(number as u64), ..setup.clone() };
+            let endpoint = Endpoint::new(name, config, &setup)?;
+            models.insert(name.clone(), Arc::new(endpoint.clone()));
+            endpoints.insert(name.clone(), endpoint);
+        }
+        let alone = models.clone();
+        for (name, config) in configs.iter().filter(|(_, config)| !config.fallbacks.is_empty()) {
+            let mut others = Vec::new();
+            for other in &config.fallbacks {
+                if other == name {
+                    return Err(LargeModelConfigError::Invalid {
+                        name: name.clone(),
+                        key: "fallbacks",
+                        value: other.clone(),
+                        reason: "a model cannot fall back on itself".to_owned(),
+                        hint: "attempts are repeated by `retries`",
+                    });
+                }
+                others.push(Arc::clone(find(&alone, other)?));
+            }
+            let first = Arc::clone(find(&alone, name)?);
+            models.insert(name.clone(), Arc::new(WithFallbacks::new(first, others)));
+        }
+        find(&models, default)?;
+        Ok(Self { models, endpoints, default: default.to_owned() })
+    }
+
+    /// The model of this name.
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn LargeModel>, UnknownModel> {
+        find(&self.models, name)
+    }
+
+    /// The name of the model that is asked when none is named.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// All names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// The endpoints by name: all models but those of this process.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
+        self.endpoints.iter().map(|(name, endpoint)| (name.as_str(), endpoint))
+    }
+
+    /// The endpoint that serves a model: the one of that name, else the one that is configured
+    /// for that id (the default before others), else the default. `None` where the default is a
+    /// model of this process.
+    pub fn endpoint_for(&self, model: &str) -> Option<&Endpoint> {
+        let default = self.endpoints.get(&self.default);
+        self.endpoints
+            .get(model)
+            .or_else(|| default.filter(|endpoint| endpoint.model_id() == model))
+            .or_else(|| self.endpoints.values().find(|endpoint| endpoint.model_id() == model))
+            .or(default)
+    }
+}
+
+fn find<'a, T>(models: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, UnknownModel> {
+    models.get(name).ok_or_else(|| {
+        let known = models.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let nearest = models
+            .keys()
+            .map(|known| (strsim::jaro_winkler(known, name), known))
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        UnknownModel {
+            name: name.to_owned(),
+            hint: match nearest {
+                Some((_, nearest)) => format!("did you mean `{nearest}`? There are {known}"),
+                None => format!("there are {known}"),
+            },
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::large_model::Scripted;
+
+    fn build(
+        in_process: &[&str],
+        configs: &[(&str, &str, &[&str])],
+        default: &str,
+    ) -> Result<LargeModels, LargeModelConfigError> {
+        let in_process = in_process
+            .iter()
+            .map(|name| Arc::new(Scripted::texts(name, &[name])) as Arc<dyn LargeModel>);
+        let configs = configs.iter().map(|(name, model, fallbacks)| {
+            let config = serde_json::json!({
+                "url": "http://127.0.0.1:9/v1", "model": model, "fallbacks": fallbacks,
+            });
+            ((*name).to_owned(), serde_json::from_value(config).unwrap())
+        });
+        let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
+        LargeModels::new(in_process.collect(), &configs.collect(), default, &setup)
+    }
+
+    #[test]
+    fn models_are_found_by_name() {
+        let models = build(&["atlas"], &[("big", "gpt-x", &["atlas"])], "atlas").unwrap();
+        assert_eq!(models.names().collect::<Vec<_>>(), ["atlas", "big"]);
+        assert_eq!(models.default_name(), "atlas");
+        assert_eq!(models.get("big").unwrap().name(), "big");
+        assert_eq!(models.endpoints().map(|(name, _)| name).collect::<Vec<_>>(), ["big"]);
+        let error = models.get("atlsa").err().unwrap();
+        let expected = "no large model is called `atlsa`\n\
+                        hint: did you mean `atlas`? There are `atlas`, `big`";
+        assert_eq!(error.to_string(), expected);
+        let error = models.get("zzz").err().unwrap();
+        assert!(error.to_string().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
+    }
+
+    #[test]
+    fn endpoints_are_found_by_name_then_by_model() {
+        let configs: &[(&str, &str, &[&str])] =
+            &[("a", "m1", &[]), ("b", "m2", &[]), ("c", "m2", &[]), ("m1", "m3", &[])];
+        let models = build(&["local"], configs, "c").unwrap();
+        let name = |model| models.endpoint_for(model).map(|endpoint| endpoint.name().to_owned());
+        for (model, expected) in [("b", "b"), ("m1", "m1"), ("m2", "c"), ("m3", "m1"), ("?", "c")] {
+            assert_eq!(name(model).as_deref(), Some(expected), "{model}");
+        }
+        let models = build(&["local"], configs, "local").unwrap();
+        let found = models.endpoint_for("m2").map(Endpoint::name);
+        assert_eq!(found, Some("b"));
+        assert!(models.endpoint_for("?").is_none());
+    }
+
+    #[test]
+    fn configurations_that_contradict_themselves() {
+        type Configs<'a> = &'a [(&'a str, &'a str, &'a [&'a str])];
+        let table: [(&[&str], Configs, &str, &str); 5] = [
+            (&["a"], &[("a", "m", &[])], "a", "two large models are called `a`"),
+            (&["a", "a"], &[], "a", "two large models are called `a`"),
+            (&["a"], &[], "b", "no large model is called `b`"),
+            (&[], &[("a", "m", &["b"])], "a", "no large model is called `b`"),
+            (&[], &[("a", "m", &["a"])], "a", "a model cannot fall back on itself"),
+        ];
+        for (in_process, configs, default, expected) in table {
+            let error = build(in_process, configs, default).err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Remembered replies: the ones used last in memory, all of them in a file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CacheError, Reply};
+use crate::chat::ChatMessage;
+use crate::trajectory::TokenUsage;
+
+/// Replies by key, of which those used last are kept.
+pub(super) struct Replies {
+    capacity: usize,
+    /// Each with the time of its last use, which is a count.
+    by_key: HashMap<Arc<str>, (Reply, u64)>,
+    by_use: BTreeMap<u64, Arc<str>>,
+    uses: u64,
+    file: Option<File>,
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    request: String,
+    message: ChatMessage,
+    finish_reason: String,
+    usage: TokenUsage,
+}
+
+impl Replies {
+    pub(super) fn in_memory(capacity: usize) -> Self {
+        let (by_key, by_use) = Default::default();
+        Self { capacity: capacity.max(1), by_key, by_use, uses: 0, file: None }
+    }
+
+    pub(super) fn persistent(capacity: usize, path: &Path) -> Result<Self, CacheError> {
+        let io = |source| CacheError::Io { path: path.display().to_string(), source };
+        let open = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = open.map_err(io)?;
+        let mut replies = Self::in_memory(capacity);
+        let mut whole = 0;
+        let mut reader = BufReader::new(&file);
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let length = reader.read_until(b'\n', &mut line).map_err(io)?;
+            if !line.ends_with(b"\n") {
+                break;
+            }
+            let parsed = serde_json::from_slice::<Line>(&line);
+            let Line { request, message, finish_reason, usage } =
+                parsed.map_err(|error| CacheError::Damaged {
+                    path: path.display().to_string(),
+                    line: number,
+                    reason: error.to_string(),
+                })?;
+            replies.keep(request.into(), Reply { message, finish_reason, usage });
+            whole += length as u64;
+        }
+        if !line.is_empty() {
+            // A process that was killed while it wrote leaves half a line.
+            tracing::warn!(path = %path.display(), "cutting an unfinished line off the reply cache");
+            file.set_len(whole).map_err(io)?;
+        }
+        replies.file = Some(file);
+        Ok(replies)
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> Option<Reply> {
+        let (key, (reply, used)) = self.by_key.get_key_value(key)?;
+        let (key, reply, used) = (Arc::clone(key), reply.clone(), *used);
+        self.by_use.remove(&used);
+        self.keep(key, reply.clone());
+        Some(reply)
+    }
+
+    /// Remembers a reply, and writes it down. A write that fails is told and costs nothing but
+    /// its effect: the reply itself is good. The line is short and goes to the system's memory,
+    /// so that no thread of its own is needed.
+    pub(super) fn insert(&mut self, key: String, reply: &Reply) {
+        if let Some(file) = &mut self.file {
+            let Reply { message, finish_reason, usage } = reply.clone();
+            let line = Line { request: key.clone(), message, finish_reason, usage };
+            let written = serde_json::to_vec(&line).map_err(Into::into).and_then(|mut line| {
+                line.push(b'\n');
+                file.write_all(&line)
+            });
+            if let Err(error) = written {
+                tracing::warn!(%error, "cannot write to the reply cache");
+            }
+        }
+        self.keep(key.into(), reply.clone());
+    }
+
+    fn keep(&mut self, key: Arc<str>, reply: Reply) {
+        self.uses += 1;
+        if let Some((_, used)) = self.by_key.insert(Arc::clone(&key), (reply, self.uses)) {
+            self.by_use.remove(&used);
+        }
+        self.by_use.insert(self.uses, key);
+        while self.by_key.len() > self.capacity {
+            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            self.by_key.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::json;
+
+use super::*;
+
+const NONE: fn() -> Redactor<'static> = || Redactor::new(None);
+
+fn completion(message: Value, finish_reason: Value) -> Value {
+    json!({
+        "id": "x", "object": "chat.completion", "new_field": {"a": 1},
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    })
+}
+
+fn parse(body: &Value) -> Result<Reply, Fault> {
+    parse_completion(body.to_string().as_bytes(), NONE())
+}
+
+#[test]
+fn a_reply_keeps_what_it_is_not_asked_about() {
+    let message =
+        json!({"role": "assistant", "content": "hi", "annotations": [1], "refusal": null});
+    let reply = parse(&completion(message, json!("stop"))).unwrap();
+    assert_eq!(reply.message.as_text(), "hi");
+    assert_eq!(reply.message.extra["annotations"], json!([1]));
+    assert_eq!(reply.finish_reason, "stop");
+    assert_eq!(reply.usage, TokenUsage { prompt_tokens: 7, completion_tokens: 3 });
+}
+
+#[test]
+fn what_may_be_missing() {
+    let reply = parse(&json!({"choices": [{"message": {"content": ""}}]})).unwrap();
+    assert_eq!(reply.message, ChatMessage::text("assistant", ""));
+    assert_eq!(reply.finish_reason, "stop");
+    assert_eq!(reply.usage, TokenUsage::default());
+    let usage = json!({"choices": [{"message": {"content": ""}}], "error": null,
+                       "usage": {"prompt_tokens": null, "completion_tokens": 2}});
+    assert_eq!(parse(&usage).unwrap().usage, TokenUsage { prompt_tokens: 0, completion_tokens: 2 });
+}
+
+#[test]
+fn content_in_parts_and_tool_calls() {
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    let reply = parse(&completion(json!({"content": parts}), json!("stop"))).unwrap();
+    assert_eq!(reply.message.content, parts);
+    assert_eq!(reply.message.as_text(), "a\nb");
+    let calls = json!([{"id": "c1", "type": "function",
+                        "function": {"name": "f", "arguments": "{}"}}]);
+    let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+    let reply = parse(&completion(message, json!("tool_calls"))).unwrap();
+    assert_eq!(reply.message.extra["tool_calls"], calls);
+    assert_eq!((reply.finish_reason.as_str(), reply.message.content), ("tool_calls", Value::Null));
+}
+
+#[test]
+fn bodies_that_are_no_reply() {
+    let null = |reason: &str| completion(json!({"content": null}), json!(reason)).to_string();
+    let malformed = [
+        ("", "the body is empty"),
+        (" \n", "the body is empty"),
+        ("<!doctype html><p>Sign in", "the body is HTML: `<!doctype html><p>Sign in`"),
+        ("\n <html>", "the body is HTML: `<html>`"),
+        ("{\"choices\": [{\"mess", "the body is no JSON: `{\"choices\": [{\"mess`"),
+        ("hello", "the body is no JSON: `hello`"),
+        ("[]", "it has no choices: `[]`"),
+        ("7", "the JSON is no completion: `7`"),
+        ("{\"choices\": {}}", "the JSON is no completion: `{\"choices\": {}}`"),
+        ("{}", "it has no choices: `{}`"),
+        ("{\"choices\": []}", "it has no choices: `{\"choices\": []}`"),
+        ("{\"choices\": null}", "it has no choices: `{\"choices\": null}`"),
+        ("{\"choices\": [{}]}", "its first choice has no message: `{\"choices\": [{}]}`"),
+        (&null("stop"), "its message has neither content nor tool calls"),
+        (
+            "{\"choices\": [{\"message\": {\"content\": 7}}]}",
+            "the content of its message is a number or a boolean",
+        ),
+        (
+            "{\"choices\": [{\"message\": {\"content\": {}}}]}",
+            "the content of its message is an object",
+        ),
+    ];
+    for (body, expected) in malformed {
+        match parse_completion(body.as_bytes(), NONE()) {
+            Err(Fault::Malformed(reason)) => {
+                assert!(reason.starts_with(expected), "{body}: {reason}")
+            }
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+    for reason in ["length", "content_filter"] {
+        let result = parse_completion(null(reason).as_bytes(), NONE());
+        assert!(matches!(result, Err(Fault::Rejected(_))), "{reason}: {result:?}");
+    }
+}
+
+#[test]
+fn an_error_inside_a_good_response() {
+    let table = [
+        (json!({"error": {"message": "busy", "code": 429}}), 429, "busy", true),
+        (json!({"error": {"message": "busy", "code": "overloaded"}}), 502, "busy", true),
+        (json!({"error": {"code": 200}}), 502, "{\"code\":200}", true),
+        (json!({"error": "busy", "choices": []}), 502, "busy", false),
+    ];
+    for (body, status, message, object) in table {
+        let Err(Fault::Upstream(error)) = parse(&body) else { panic!("{body} passed") };
+        assert_eq!((error.status, error.message.as_str()), (status, message), "{body}");
+        assert_eq!(error.body, object.then(|| body["error"].clone()), "{body}");
+    }
+}
+
+#[test]
+fn errors_of_many_shapes() {
+    let table = [
+        ("{\"error\": {\"message\": \"m\", \"code\": 400}}", "m"),
+        ("{\"error\": \"m\"}", "m"),
+        ("{\"message\": \"m\"}", "m"),
+        ("{\"detail\": \"m\"}", "m"),
+        ("{\"error\": {\"type\": \"t\"}}", "{\"type\":\"t\"}"),
+        ("<h1>Bad\n gateway</h1>", "<h1>Bad gateway</h1>"),
+        ("", "no message"),
+        ("{}", "{}"),
+        ("null", "null"),
+    ];
+    for (body, message) in table {
+        let error = parse_error(503, body.as_bytes(), NONE());
+        assert_eq!((error.status, error.message.as_str()), (503, message), "{body}");
+    }
+    let secret = Redactor::new(Some("Bearer sk-planted-secret"));
+    let body =
+        b"{\"error\": {\"message\": \"no key sk-planted-secret\", \"key\": \"sk-planted-secret\"}}";
+    let error = parse_error(401, body, secret);
+    assert_eq!(error.message, "no key [redacted]");
+    assert!(!format!("{error:?}").contains("planted"));
+}
+
+fn assemble(events: &[Value], marked: bool) -> Result<(Vec<String>, Reply), Fault> {
+    let mut assembly = Assembly::default();
+    let mut texts = Vec::new();
+    for event in events {
+        let text = assembly.push(&event.to_string(), NONE())?;
+        if !text.is_empty() {
+            texts.push(text);
+        }
+    }
+    Ok((texts, assembly.finish(marked)?))
+}
+
+fn delta(delta: Value) -> Value {
+    json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}], "usage": null})
+}
+
+#[test]
+fn a_stream_becomes_the_same_reply() {
+    let end = json!({"choices": [{"delta": {}, "finish_reason": "length"}]});
+    let billed = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}});
+    let other = json!({"choices": [{"index": 1, "delta": {"content": "no"}}]});
+    let (texts, reply) = assemble(
+        &[
+            delta(json!({"role": "assistant", "content": "", "reasoning_content": "r1"})),
+            delta(json!({"content": "a", "reasoning_content": "r2"})),
+            other,
+            delta(json!({"content": "b"})),
+            end,
+            billed,
+        ],
+        true,
+    )
+    .unwrap();
+    assert_eq!(texts, ["a", "b"]);
+    assert_eq!(reply.message.as_text(), "ab");
+    assert_eq!(reply.message.extra["reasoning_content"], json!("r1r2"));
+    assert_eq!(reply.finish_reason, "length");
+    assert_eq!(reply.usage, TokenUsage { prompt_tokens: 7, completion_tokens: 3 });
+}
+
+#[test]
+fn how_a_stream_may_end() {
+    let text = delta(json!({"content": "a"}));
+    let end = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]});
+    let table = [
+        ("marked and finished", vec![text.clone(), end.clone()], true, true),
+        ("finished", vec![text.clone(), end.clone()], false, true),
+        ("marked", vec![text.clone()], true, true),
+        ("neither", vec![text], false, false),
+        ("nothing in it", vec![], true, false),
+        ("no message", vec![json!({"choices": []})], true, false),
+        ("a message without content", vec![end], true, false),
+    ];
+    for (name, events, marked, good) in table {
+        let result = assemble(&events, marked);
+        assert_eq!(result.is_ok(), good, "{name}: {result:?}");
+        if !good {
+            assert!(matches!(result, Err(Fault::Malformed(_))), "{name}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn events_that_break_a_stream() {
+    let mut assembly = Assembly::default();
+    let cut = assembly.push("{\"choices\": [{\"del", NONE());
+    assert!(matches!(cut, Err(Fault::Malformed(reason)) if reason.contains("[{\"del")));
+    let error = assembly.push("{\"error\": {\"message\": \"gone\", \"code\": 503}}", NONE());
+    assert!(matches!(error, Err(Fault::Upstream(error)) if error.status == 503));
+}

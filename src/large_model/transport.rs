@@ -1,0 +1,155 @@
+//! What all calls of one endpoint share: its address and key, its connections, its limits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reqwest::{Client, Url};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+
+use super::attempt::AttemptObserver;
+use super::breaker::{Breaker, Ticket};
+use super::config::{LargeModelConfig, LargeModelConfigError};
+
+/// Looks up an environment variable that may hold a key.
+pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
+
+/// What endpoints need beside their configuration.
+#[derive(Clone)]
+pub struct EndpointSetup<'a> {
+    /// Looks up the keys that configurations name.
+    pub keys: KeyLookup<'a>,
+    /// Is told of every attempt.
+    pub observer: Arc<dyn AttemptObserver>,
+    /// Seeds the random part of the waits between attempts.
+    pub seed: u64,
+}
+
+/// One endpoint.
+pub(super) struct Transport {
+    pub(super) name: String,
+    pub(super) config: LargeModelConfig,
+    /// The base of every path, without a slash at its end.
+    pub(super) base: Url,
+    pub(super) client: Client,
+    /// The value of the `Authorization` header.
+    pub(super) authorization: Option<SecretString>,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) breaker: Mutex<Breaker>,
+    pub(super) rng: Mutex<ChaCha8Rng>,
+    pub(super) observer: Arc<dyn AttemptObserver>,
+}
+
+/// The variable whose key is used where the configuration names none.
+const DEFAULT_KEY: &str = "OPENAI_API_KEY";
+
+impl Transport {
+    pub(super) fn new(
+        name: &str,
+        config: &LargeModelConfig,
+        setup: &EndpointSetup<'_>,
+    ) -> Result<Self, LargeModelConfigError> {
+        let mut base = config.validate(name)?;
+        let path = base.path().trim_end_matches('/').to_owned();
+        base.set_path(&path);
+        let authorization = find_key(name, config, setup.keys)?;
+        if authorization.is_some() && base.scheme() == "http" && !is_this_machine(&base) {
+            tracing::warn!(model = name, url = %base, "the key is sent without encryption");
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            config: config.clone(),
+            client: build_client(name, config, &base)?,
+            base,
+            authorization,
+            slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            breaker: Mutex::new(Breaker::new(config.breaker)),
+            rng: Mutex::new(ChaCha8Rng::seed_from_u64(setup.seed)),
+            observer: Arc::clone(&setup.observer),
+        })
+    }
+
+    /// Asks the breaker; on refusal, how long it keeps refusing.
+    pub(super) fn admit(&self) -> Result<Ticket, Duration> {
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        breaker.admit(Instant::now())
+    }
+}
+
+/// The value of the `Authorization` header that the configuration asks for.
+fn find_key(
+    name: &str,
+    config: &LargeModelConfig,
+    keys: KeyLookup<'_>,
+) -> Result<Option<SecretString>, LargeModelConfigError> {
+    let variable = config.api_key_env.as_deref().unwrap_or(DEFAULT_KEY);
+    if variable.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |reason: &str, hint| LargeModelConfigError::Invalid {
+        name: name.to_owned(),
+        key: "api_key_env",
+        value: variable.to_owned(),
+        reason: reason.to_owned(),
+        hint,
+    };
+    let key = keys(variable).map(|key| key.expose_secret().trim().to_owned());
+    match key.filter(|key| !key.is_empty()) {
+        Some(key) => {
+            let value = format!("Bearer {key}");
+            if HeaderValue::from_str(&value).is_err() || value.split_whitespace().count() != 2 {
+                let hint = "set the variable to the bare key, without quotes or line breaks";
+                return Err(invalid("its value is no key", hint));
+            }
+            Ok(Some(value.into()))
+        }
+        None if config.api_key_env.is_some() => {
+            Err(invalid("the variable is not set", "export it, or set `api_key_env = \"\"`"))
+        }
+        None => Ok(None),
+    }
+}
+
+fn build_client(
+    name: &str,
+    config: &LargeModelConfig,
+    base: &Url,
+) -> Result<Client, LargeModelConfigError> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("prompt-r1/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+        .tcp_nodelay(true)
+        .connect_timeout(config.timeouts.connect())
+        .pool_max_idle_per_host(config.max_in_flight)
+        .referer(false)
+        // A redirect would take the key and the conversation to a host that nobody configured.
+        .redirect(reqwest::redirect::Policy::none());
+    if is_this_machine(base) {
+        builder = builder.no_proxy();
+    }
+    if base.scheme() == "http" {
+        // Spares a machine without root certificates an error, and others the time to read them.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| LargeModelConfigError::Invalid {
+        name: name.to_owned(),
+        key: "url",
+        value: base.to_string(),
+        reason: super::exchange::causes(&error),
+        hint: "TLS needs the system's root certificates: install `ca-certificates`",
+    })
+}
+
+fn is_this_machine(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,283 @@
+//! One pass of a Qwen3 over tokens of several sequences, each with its own cache.
+
+use std::sync::Arc;
+
+use super::cache::{KvCache, KvLayout};
+use super::kernels::Isa;
+use super::kernels::attention::Attention;
+use super::kernels::matmul::{Matmul, Packed};
+use super::kernels::rows::{NormRotate, RmsNorm, SiluMul};
+use super::kernels::simd::{LANES, Line};
+use super::weights::{PackedLayer, PackedWeights};
+use crate::model::config::ModelConfig;
+use crate::model::error::ModelError;
+use crate::model::weights::Weights;
+
+/// Tokens of one sequence to compute in a pass.
+#[derive(Debug)]
+pub struct Span<'a> {
+    /// The sequence so far; the tokens are added to it.
+    pub cache: &'a mut KvCache,
+    /// Ids below the vocabulary size; they follow what the cache holds.
+    pub tokens: &'a [u32],
+    /// Whether the logits after the last of them are wanted.
+    pub logits: bool,
+}
+
+/// A Qwen3 ready to decode on the CPU, in f32.
+///
+/// What it computes for a sequence is the same, bit for bit, whatever else is in the pass, however
+/// its tokens are cut into spans, and whether its cache was computed or taken over.
+#[derive(Debug)]
+pub struct Decoder {
+    shape: Arc<Shape>,
+    weights: PackedWeights,
+}
+
+/// What stays the same when the weights change.
+#[derive(Debug)]
+pub struct Shape {
+    isa: Isa,
+    config: ModelConfig,
+    /// `(context, 2, head_dim / 2)`: cosines, then sines.
+    angles: Vec<f32>,
+}
+
+impl Shape {
+    /// Prepares for a model of this shape on this CPU.
+    pub fn new(config: &ModelConfig) -> Self {
+        Self::on(Isa::detect(), config)
+    }
+
+    pub(super) fn on(isa: Isa, config: &ModelConfig) -> Self {
+        Self { isa, config: config.clone(), angles: angles(config) }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Width of the residual stream with its padding.
+    fn stride(&self) -> usize {
+        self.config.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
+    }
+
+    fn layout(&self) -> KvLayout {
+        KvLayout {
+            layers: self.config.num_hidden_layers,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+}
+
+/// A row of a pass: one token.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    span: usize,
+    position: usize,
+    logits: bool,
+}
+
+/// Working memory of a pass, kept from one to the next.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    rows: Vec<Row>,
+    x: Vec<f32>,
+    normal: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    logits: Vec<f32>,
+    scores: Vec<Line>,
+}
+
+impl Decoder {
+    /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
+    /// worthless to it.
+    pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
+        let weights = PackedWeights::new(shape.isa, &shape.config, weights)?;
+        Ok(Self { shape, weights })
+    }
+
+    /// What the decoder does not owe to its weights.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Computes the tokens of all spans and adds them to their caches. Returns the logits of the
+    /// spans that want them, in order: rows of `vocab_size`.
+    ///
+    /// # Panics
+    /// On an id outside the vocabulary, or a sequence longer than the context.
+    pub fn forward<'s>(
+        &self,
+        spans: &mut [Span<'_>],
+        scratch: &'s mut Scratch,
+    ) -> impl Iterator<Item = &'s mut [f32]> + use<'s> {
+        self.embed(spans, scratch);
+        for index in 0..self.weights.layers.len() {
+            self.attend(index, spans, scratch);
+            self.feed_forward(&self.weights.layers[index], scratch);
+        }
+        for span in spans {
+            span.cache.advance(span.tokens.len());
+        }
+        let head = &self.weights.head;
+        let rows = scratch.rows.len();
+        self.normalise(&self.weights.norm, scratch);
+        let logits = sized(&mut scratch.logits, rows * head.columns());
+        self.multiply(&scratch.normal, self.shape.config.hidden_size, head, logits, false);
+        let vocabulary = self.shape.config.vocab_size;
+        logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
+    }
+
+    fn embed(&self, spans: &mut [Span<'_>], scratch: &mut Scratch) {
+        let hidden = self.shape.config.hidden_size;
+        let count = spans.iter().map(|span| span.tokens.len()).sum::<usize>();
+        scratch.rows.clear();
+        let mut rows = sized(&mut scratch.x, count * self.shape.stride())
+            .chunks_exact_mut(self.shape.stride());
+        for (index, span) in spans.iter_mut().enumerate() {
+            span.cache.reserve(self.shape.layout(), span.tokens.len());
+            for (offset, (&id, x)) in span.tokens.iter().zip(rows.by_ref()).enumerate() {
+                let at = id as usize * hidden;
+                x[..hidden].copy_from_slice(&self.weights.embed[at..at + hidden]);
+                scratch.rows.push(Row {
+                    span: index,
+                    position: span.cache.len() + offset,
+                    logits: span.logits && offset + 1 == span.tokens.len(),
+                });
+            }
+        }
+    }
+
+    /// Adds a layer's attention to the residual stream. The last layer leaves out, from here on,
+    /// the rows whose logits nobody wants: their keys and values are all that is needed of them.
+    fn attend(&self, index: usize, spans: &mut [Span<'_>], scratch: &mut Scratch) {
+        let layer = &self.weights.layers[index];
+        let head_dim = self.shape.config.head_dim;
+        let queries = self.shape.config.num_attention_heads * head_dim;
+        let keys = self.shape.config.num_key_value_heads * head_dim;
+        let (keys_at, stride) = (queries.next_multiple_of(LANES), layer.qkv.columns());
+        let values_at = keys_at + keys.next_multiple_of(LANES);
+
+        self.normalise(&layer.input_norm, scratch);
+        let qkv = sized(&mut scratch.qkv, scratch.rows.len() * stride);
+        self.multiply(&scratch.normal, self.shape.config.hidden_size, &layer.qkv, qkv, false);
+        for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
+            let angles = &self.shape.angles[row.position * head_dim..][..head_dim];
+            let eps = self.shape.config.rms_norm_eps as f32;
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let heads = &mut qkv[..queries];
+            self.shape.isa.run(NormRotate { heads, weight: &layer.q_norm, angles, eps, scale });
+            let heads = &mut qkv[keys_at..keys_at + keys];
+            self.shape.isa.run(NormRotate {
+                heads,
+                weight: &layer.k_norm,
+                angles,
+                eps,
+                scale: 1.0,
+            });
+            let written = (&qkv[keys_at..keys_at + keys], &qkv[values_at..values_at + keys]);
+            spans[row.span].cache.write(self.shape.layout(), index, row.position, written);
+        }
+        if index + 1 == self.weights.layers.len() {
+            scratch.keep_wanted(self.shape.stride(), stride);
+        }
+
+        let attended = sized(&mut scratch.attended, scratch.rows.len() * queries);
+        let rows = scratch.rows.iter().zip(scratch.qkv.chunks_exact(stride));
+        for ((row, qkv), out) in rows.zip(attended.chunks_exact_mut(queries)) {
+            self.shape.isa.run(Attention {
+                queries: &qkv[..queries],
+                out,
+                blocks: spans[row.span].cache.blocks(),
+                layout: self.shape.layout(),
+                layer: index,
+                len: row.position + 1,
+                scores: &mut scratch.scores,
+            });
+        }
+        let x = sized(&mut scratch.x, scratch.rows.len() * self.shape.stride());
+        self.multiply(attended, queries, &layer.o, x, true);
+    }
+
+    /// Adds a layer's gated feed-forward to the residual stream.
+    fn feed_forward(&self, layer: &PackedLayer, scratch: &mut Scratch) {
+        let (hidden, width) = (self.shape.config.hidden_size, self.shape.config.intermediate_size);
+        let (stride, rows) = (layer.gate_up.columns(), scratch.rows.len());
+        self.normalise(&layer.post_norm, scratch);
+        let gate_up = sized(&mut scratch.gate_up, rows * stride);
+        self.multiply(&scratch.normal, hidden, &layer.gate_up, gate_up, false);
+        let gated = sized(&mut scratch.gated, rows * width);
+        let up_at = width.next_multiple_of(LANES);
+        for (row, out) in gate_up.chunks_exact(stride).zip(gated.chunks_exact_mut(width)) {
+            let (gate, up) = (&row[..width], &row[up_at..up_at + width]);
+            self.shape.isa.run(SiluMul { gate, up, out });
+        }
+        let x = sized(&mut scratch.x, rows * self.shape.stride());
+        self.multiply(gated, width, &layer.down, x, true);
+    }
+
+    fn normalise(&self, weight: &[f32], scratch: &mut Scratch) {
+        let hidden = self.shape.config.hidden_size;
+        let rows = scratch.rows.len();
+        let normal = sized(&mut scratch.normal, rows * hidden);
+        let x = scratch.x.chunks_exact(self.shape.stride());
+        for (x, out) in x.zip(normal.chunks_exact_mut(hidden)) {
+            let eps = self.shape.config.rms_norm_eps as f32;
+            self.shape.isa.run(RmsNorm { x: &x[..hidden], weight, out, eps });
+        }
+    }
+
+    fn multiply(&self, x: &[f32], stride: usize, weight: &Packed, out: &mut [f32], add: bool) {
+        self.shape.isa.run(Matmul { x, stride, weight, out, add });
+    }
+}
+
+impl Scratch {
+    /// Moves the rows whose logits are wanted to the front and forgets the others.
+    fn keep_wanted(&mut self, x_stride: usize, qkv_stride: usize) {
+        let mut kept = 0;
+        for index in 0..self.rows.len() {
+            if self.rows[index].logits {
+                self.rows[kept] = self.rows[index];
+                self.x.copy_within(index * x_stride..(index + 1) * x_stride, kept * x_stride);
+                self.qkv
+                    .copy_within(index * qkv_stride..(index + 1) * qkv_stride, kept * qkv_stride);
+                kept += 1;
+            }
+        }
+        self.rows.truncate(kept);
+    }
+}
+
+/// The first `len` floats of a buffer that only grows.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Rotary angles of every position.
+fn angles(config: &ModelConfig) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / half as f64);
+    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+    let mut angles = Vec::with_capacity(config.max_position_embeddings * config.head_dim);
+    for position in 0..config.max_position_embeddings {
+        let angle = |frequency: &f64| position as f64 * frequency;
+        angles.extend(frequencies.iter().map(|f| angle(f).cos() as f32));
+        angles.extend(frequencies.iter().map(|f| angle(f).sin() as f32));
+    }
+    angles
+}

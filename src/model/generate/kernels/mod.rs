@@ -1,0 +1,79 @@
+//! The arithmetic of a decoder step on the CPU, f32.
+//!
+//! Every output element is summed in an order that depends on its own inputs alone, never on how
+//! many rows are computed together: a row's result is the same bits in any batch.
+
+pub mod attention;
+pub mod matmul;
+mod portable;
+pub mod rows;
+pub mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use simd::{Kernel, Simd};
+
+/// The best instruction set that the CPU has.
+#[derive(Debug, Clone, Copy)]
+pub enum Isa {
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512),
+    /// AVX2 with fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::Avx2),
+    /// Plain Rust.
+    Portable(portable::Portable),
+}
+
+impl Isa {
+    /// The best first.
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let vector = [x86::Avx512::detect().map(Self::Avx512), x86::Avx2::detect().map(Self::Avx2)];
+        #[cfg(not(target_arch = "x86_64"))]
+        let vector = [None::<Self>; 0];
+        vector.into_iter().flatten().chain([Self::Portable(portable::Portable)])
+    }
+
+    /// Looks at the CPU.
+    pub fn detect() -> Self {
+        Self::available().next().unwrap_or(Self::Portable(portable::Portable))
+    }
+
+    /// Lines side by side in a panel of packed weights: as many as keep the multipliers busy with a
+    /// single row and leave registers for several.
+    pub fn panel_lines(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 4,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => 2,
+            Self::Portable(_) => 1,
+        }
+    }
+
+    /// Runs a kernel on the set.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            // Safety: the values prove that the CPU has the features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => unsafe { run_avx512(kernel, simd) },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => unsafe { run_avx2(kernel, simd) },
+            Self::Portable(simd) => kernel.run(simd),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn run_avx512<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {
+    kernel.run(simd)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {
+    kernel.run(simd)
+}

@@ -1,0 +1,132 @@
+//! The decoder against the definition, on every instruction set that the CPU has.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use super::cache::KvCache;
+use super::decoder::{Decoder, Scratch, Shape, Span};
+use super::kernels::Isa;
+use super::reference::{self, even_config, odd_config, random_weights};
+use crate::model::config::ModelConfig;
+use crate::model::weights::Weights;
+
+fn ids(len: usize, seed: usize) -> Vec<u32> {
+    (0..len).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 83) as u32).collect()
+}
+
+fn on(isa: Isa, config: &ModelConfig, weights: &Weights) -> Decoder {
+    Decoder::new(Arc::new(Shape::on(isa, config)), weights).unwrap()
+}
+
+/// Logits after the last of `ids`, which are computed in spans that end where `cuts` say.
+fn decode(decoder: &Decoder, cache: &mut KvCache, ids: &[u32], cuts: &[usize]) -> Vec<f32> {
+    let mut scratch = Scratch::default();
+    let mut logits = Vec::new();
+    for &cut in cuts.iter().chain([&ids.len()]) {
+        let tokens = &ids[cache.len()..cut];
+        let mut spans = [Span { cache, tokens, logits: true }];
+        logits = decoder.forward(&mut spans, &mut scratch).next().unwrap().to_vec();
+    }
+    logits
+}
+
+#[test]
+fn logits_are_those_of_the_definition() {
+    for isa in Isa::available() {
+        for config in [odd_config(), even_config()] {
+            let weights = random_weights(&config, 1);
+            let decoder = on(isa, &config, &weights);
+            let ids = ids(70, 0);
+            let expected = reference::logits(&config, &weights, &ids);
+            for len in [1, 2, 15, 16, 17, 33, 64, 70] {
+                let got = decode(&decoder, &mut KvCache::default(), &ids[..len], &[]);
+                assert_eq!(got.len(), config.vocab_size);
+                for (got, expected) in got.iter().zip(&expected[len - 1]) {
+                    let error = (f64::from(*got) - expected).abs();
+                    assert!(error < 2e-4, "{isa:?}, {len} tokens: {got} is not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_how_the_tokens_are_cut() {
+    for isa in Isa::available() {
+        let config = odd_config();
+        let decoder = on(isa, &config, &random_weights(&config, 2));
+        let ids = ids(50, 1);
+        let whole = decode(&decoder, &mut KvCache::default(), &ids, &[]);
+        let one_by_one: Vec<usize> = (1..50).collect();
+        for cuts in [&[1][..], &[16, 32], &[7, 20, 49], &one_by_one] {
+            assert_eq!(whole, decode(&decoder, &mut KvCache::default(), &ids, cuts), "{cuts:?}");
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_what_else_is_in_the_pass() {
+    for isa in Isa::available() {
+        let config = even_config();
+        let decoder = on(isa, &config, &random_weights(&config, 3));
+        for count in [2, 3, 7, 13] {
+            let sequences: Vec<Vec<u32>> = (0..count).map(|i| ids(3 + 5 * i, i)).collect();
+            let alone: Vec<Vec<f32>> = sequences
+                .iter()
+                .map(|ids| decode(&decoder, &mut KvCache::default(), ids, &[]))
+                .collect();
+            let mut caches = vec![KvCache::default(); count];
+            let mut spans: Vec<Span<'_>> = caches
+                .iter_mut()
+                .zip(&sequences)
+                .map(|(cache, tokens)| Span { cache, tokens, logits: true })
+                .collect();
+            let mut scratch = Scratch::default();
+            let together: Vec<Vec<f32>> =
+                decoder.forward(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
+            assert_eq!(alone, together);
+        }
+    }
+}
+
+#[test]
+fn only_the_wanted_logits_come_back_and_the_caches_are_complete() {
+    let config = odd_config();
+    let decoder = on(Isa::detect(), &config, &random_weights(&config, 4));
+    let (a, b, c) = (ids(9, 0), ids(5, 1), ids(20, 2));
+    let mut caches = vec![KvCache::default(); 3];
+    let mut spans: Vec<Span<'_>> = caches
+        .iter_mut()
+        .zip([(&a, true), (&b, false), (&c, true)])
+        .map(|(cache, (tokens, logits))| Span { cache, tokens, logits })
+        .collect();
+    let mut scratch = Scratch::default();
+    let got: Vec<Vec<f32>> =
+        decoder.forward(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
+    let expected = [&a, &c].map(|ids| decode(&decoder, &mut KvCache::default(), ids, &[]));
+    assert_eq!(got, expected);
+    let longer = [&b[..], &[3, 4]].concat();
+    let expected = decode(&decoder, &mut KvCache::default(), &longer, &[]);
+    assert_eq!(decode(&decoder, &mut caches[1], &longer, &[]), expected);
+}
+
+#[test]
+fn a_prefix_taken_over_gives_the_same_and_leaves_its_source_alone() {
+    let config = even_config();
+    let decoder = on(Isa::detect(), &config, &random_weights(&config, 5));
+    let first = ids(41, 0);
+    let mut source = KvCache::default();
+    decode(&decoder, &mut source, &first, &[]);
+    for shared in [1, 15, 16, 17, 32, 40] {
+        let mut second = first[..shared].to_vec();
+        second.extend(ids(12, 9));
+        let mut taken = source.prefix(shared);
+        assert_eq!(taken.len(), shared);
+        let scratch = decode(&decoder, &mut KvCache::default(), &second, &[]);
+        assert_eq!(decode(&decoder, &mut taken, &second, &[]), scratch, "{shared} shared");
+        let continued = [&first[..], &[8]].concat();
+        let expected = decode(&decoder, &mut KvCache::default(), &continued, &[]);
+        assert_eq!(decode(&decoder, &mut source.clone(), &continued, &[]), expected);
+    }
+}

@@ -1,0 +1,161 @@
+//! One layer forward and backward, and its projections with their adapters.
+
+use candle_core::{Result, Tensor};
+
+use super::config::ModelConfig;
+use super::gradients::Gradients;
+use super::lora::Adapter;
+use super::ops::attention::{self, Inputs, Layout};
+use super::ops::rope::{self, Rotation};
+use super::ops::{linear, rms_norm, swiglu};
+use super::weights::{LayerWeights, Projection};
+
+/// What the rows of a batch are: the same for every layer.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub rotation: Rotation,
+    pub layout: Layout,
+}
+
+/// One layer of a model.
+pub(super) struct Layer<'a> {
+    pub index: usize,
+    pub config: &'a ModelConfig,
+    pub weights: &'a LayerWeights,
+    pub adapter: Option<&'a Adapter>,
+}
+
+/// What backward needs of forward besides the layer's input.
+pub(super) struct Saved {
+    /// Queries and keys before their norm.
+    raw_q: Tensor,
+    raw_k: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attended: attention::Forward,
+    /// The residual stream between attention and feed-forward.
+    middle: Tensor,
+    gate: Tensor,
+    up: Tensor,
+}
+
+impl Layer<'_> {
+    fn eps(&self) -> f32 {
+        self.config.rms_norm_eps as f32
+    }
+
+    /// `x` `(rows, hidden)` → the layer's output in the same shape.
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
+        let normed = rms_norm::forward(x, &self.weights.input_norm, self.eps())?;
+        let raw_q = self.project(Projection::Query, &normed, None)?;
+        let raw_k = self.project(Projection::Key, &normed, None)?;
+        let v = self.project(Projection::Value, &normed, None)?;
+        let q = rope::forward(&raw_q, &self.weights.q_norm, self.eps(), &context.rotation)?;
+        let k = rope::forward(&raw_k, &self.weights.k_norm, self.eps(), &context.rotation)?;
+        let attended = attention::forward(&Inputs { q: &q, k: &k, v: &v }, &context.layout)?;
+        let middle = self.project(Projection::Output, &attended.y, Some(x))?;
+        let normed = rms_norm::forward(&middle, &self.weights.post_norm, self.eps())?;
+        let gate = self.project(Projection::Gate, &normed, None)?;
+        let up = self.project(Projection::Up, &normed, None)?;
+        let active = swiglu::forward(&gate, &up)?;
+        let y = self.project(Projection::Down, &active, Some(&middle))?;
+        Ok((y, Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
+    }
+
+    /// The gradient of `x`, made in the memory of `d_y`, which nobody else may hold.
+    pub fn backward(
+        &self,
+        x: &Tensor,
+        saved: Saved,
+        d_y: Tensor,
+        context: &Context,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up } = saved;
+        let mut stream = d_y;
+
+        let d_active = self.backward_input(&[(Projection::Down, &stream)])?;
+        let mlp = swiglu::backward(gate, up, d_active)?;
+        self.backward_weight(Projection::Down, &stream, &mlp.y, gradients)?;
+        let d_normed =
+            self.backward_input(&[(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)])?;
+        let normed = rms_norm::forward(&middle, &self.weights.post_norm, self.eps())?;
+        self.backward_weight(Projection::Gate, &mlp.d_gate, &normed, gradients)?;
+        self.backward_weight(Projection::Up, &mlp.d_up, &normed, gradients)?;
+        let slot = gradients.slot(&self.name("post_attention_layernorm"));
+        let norm = &self.weights.post_norm;
+        rms_norm::backward(&middle, norm, self.eps(), &d_normed, &mut stream, slot)?;
+
+        let d_attended = self.backward_input(&[(Projection::Output, &stream)])?;
+        self.backward_weight(Projection::Output, &stream, &attended.y, gradients)?;
+        let inputs = Inputs { q: &q, k: &k, v: &v };
+        let d = attention::backward(&inputs, &context.layout, &attended, &d_attended)?;
+        let slot = gradients.slot(&self.name("self_attn.q_norm"));
+        let (norm, rotation) = (&self.weights.q_norm, &context.rotation);
+        let d_q = rope::backward(&raw_q, norm, self.eps(), rotation, d.d_q, slot)?;
+        let slot = gradients.slot(&self.name("self_attn.k_norm"));
+        let norm = &self.weights.k_norm;
+        let d_k = rope::backward(&raw_k, norm, self.eps(), rotation, d.d_k, slot)?;
+
+        let parts =
+            [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];
+        let d_normed = self.backward_input(&parts)?;
+        let normed = rms_norm::forward(x, &self.weights.input_norm, self.eps())?;
+        for (projection, d_y) in parts {
+            self.backward_weight(projection, d_y, &normed, gradients)?;
+        }
+        let slot = gradients.slot(&self.name("input_layernorm"));
+        let norm = &self.weights.input_norm;
+        rms_norm::backward(x, norm, self.eps(), &d_normed, &mut stream, slot)?;
+        Ok(stream)
+    }
+
+    fn name(&self, module: &str) -> String {
+        format!("model.layers.{}.{module}.weight", self.index)
+    }
+
+    fn project(&self, which: Projection, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let y = linear::forward(x, self.weights.projection(which), residual)?;
+        let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) else {
+            return Ok(y);
+        };
+        linear::forward(&pair.narrowed(x)?, &pair.b, Some(&y))
+    }
+
+    /// The gradient of the input that `parts` share.
+    fn backward_input(&self, parts: &[(Projection, &Tensor)]) -> Result<Tensor> {
+        let mut d_x = None;
+        for &(which, d_y) in parts {
+            linear::backward_input(d_y, self.weights.projection(which), &mut d_x)?;
+            if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
+                linear::backward_input(&pair.d_narrow(d_y)?, &pair.a, &mut d_x)?;
+            }
+        }
+        match d_x {
+            Some(d_x) => Ok(d_x),
+            None => candle_core::bail!("a gradient needs at least one part"),
+        }
+    }
+
+    fn backward_weight(
+        &self,
+        which: Projection,
+        d_y: &Tensor,
+        x: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        if let Some(slot) = gradients.slot(&self.name(which.module())) {
+            linear::backward_weight(d_y, x, slot)?;
+        }
+        if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'A')) {
+                linear::backward_weight(&pair.d_narrow(d_y)?, x, slot)?;
+            }
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'B')) {
+                linear::backward_weight(d_y, &pair.narrowed(x)?, slot)?;
+            }
+        }
+        Ok(())
+    }
+}

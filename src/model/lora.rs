@@ -1,0 +1,280 @@
+//! Low-rank adapters (LoRA): `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ` with `W` frozen and `s = alpha / rank`.
+//!
+//! Folders are PEFT's: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::config::ModelConfig;
+use super::error::ModelError;
+use super::files;
+use super::ops::linear;
+use super::weights::{Projection, Weights};
+
+/// What to adapt, and how strongly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterConfig {
+    /// Width of the low-rank product.
+    pub rank: usize,
+    /// The product is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// The projections that get one, in every layer.
+    pub targets: Vec<Projection>,
+}
+
+impl AdapterConfig {
+    fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.rank == 0 || self.targets.is_empty() {
+            return Err("an adapter needs a rank of at least 1 and a target module".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// One projection's pair.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    /// `(rank, in)`
+    pub a: Tensor,
+    /// `(out, rank)`
+    pub b: Tensor,
+    scale: f64,
+}
+
+impl Pair {
+    /// `s·x·Aᵀ`
+    pub fn narrowed(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        linear::forward(x, &self.a, None)? * self.scale
+    }
+
+    /// The gradient of `x·Aᵀ`: `s·dY·B`.
+    pub fn d_narrow(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
+        d_y.matmul(&self.b)? * self.scale
+    }
+}
+
+/// The pairs of all layers. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    config: AdapterConfig,
+    pairs: BTreeMap<(usize, Projection), Pair>,
+}
+
+impl Adapter {
+    /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
+    pub fn new(
+        model: &ModelConfig,
+        config: AdapterConfig,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        Self::build(model, config, |_, shape, which| {
+            let tensor = match which {
+                'A' => {
+                    let bound = 1.0 / (shape.1 as f32).sqrt();
+                    let values: Vec<f32> = (0..shape.0 * shape.1)
+                        .map(|_| random.random_range(-bound..bound))
+                        .collect();
+                    Tensor::from_vec(values, shape, &Device::Cpu)?
+                }
+                _ => Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
+            };
+            Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+        })
+    }
+
+    fn build(
+        model: &ModelConfig,
+        mut config: AdapterConfig,
+        mut make: impl FnMut(&str, (usize, usize), char) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        config.targets.sort();
+        config.targets.dedup();
+        config.check().map_err(ModelError::Adapter)?;
+        let scale = config.scale();
+        let mut pairs = BTreeMap::new();
+        for layer in 0..model.num_hidden_layers {
+            for &target in &config.targets {
+                let (out, width) = target.shape(model);
+                let mut part = |shape: (usize, usize), which| {
+                    let name = Self::name(layer, target, which);
+                    let tensor = make(&name, shape, which)?;
+                    if tensor.dims2().ok() != Some(shape) {
+                        return Err(ModelError::Adapter(format!(
+                            "`{name}` has shape {:?}, not {shape:?}\nhint: the adapter was made for \
+                             another model",
+                            tensor.dims()
+                        )));
+                    }
+                    Ok(tensor)
+                };
+                let a = part((config.rank, width), 'A')?;
+                let b = part((out, config.rank), 'B')?;
+                pairs.insert((layer, target), Pair { a, b, scale });
+            }
+        }
+        Ok(Self { config, pairs })
+    }
+
+    /// From a PEFT folder.
+    pub fn load(
+        folder: &Path,
+        model: &ModelConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let path = folder.join("adapter_config.json");
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
+        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
+        let value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        let config = from_json(&value).map_err(invalid)?;
+        let path = folder.join("adapter_model.safetensors");
+        let mut tensors = files::load_tensors(&path, device)?;
+        let adapter = Self::build(model, config, |name, _, _| {
+            let tensor = tensors.remove(name).ok_or_else(|| ModelError::Invalid {
+                path: path.display().to_string(),
+                reason: format!("has no `{name}`"),
+            })?;
+            Ok(tensor.to_dtype(dtype)?)
+        })?;
+        match tensors.keys().next() {
+            None => Ok(adapter),
+            Some(name) => Err(ModelError::Invalid {
+                path: path.display().to_string(),
+                reason: format!("holds `{name}`, which `adapter_config.json` does not announce"),
+            }),
+        }
+    }
+
+    /// Writes a PEFT folder.
+    pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
+        files::make_folder(folder)?;
+        files::write_json(&folder.join("adapter_config.json"), &self.to_json())?;
+        files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
+    }
+
+    /// What it adapts.
+    pub fn config(&self) -> &AdapterConfig {
+        &self.config
+    }
+
+    /// PEFT's name of one half of a pair.
+    pub(super) fn name(layer: usize, which: Projection, half: char) -> String {
+        format!("base_model.model.model.layers.{layer}.{}.lora_{half}.weight", which.module())
+    }
+
+    pub(super) fn pair(&self, layer: usize, which: Projection) -> Option<&Pair> {
+        self.pairs.get(&(layer, which))
+    }
+
+    /// Every tensor with its PEFT name, in a fixed order.
+    pub fn named(&self) -> Vec<(String, &Tensor)> {
+        let pairs = self.pairs.iter();
+        pairs
+            .flat_map(|(&(layer, which), pair)| {
+                [(Self::name(layer, which, 'A'), &pair.a), (Self::name(layer, which, 'B'), &pair.b)]
+            })
+            .collect()
+    }
+
+    pub(super) fn named_mut(&mut self) -> Vec<(String, &mut Tensor)> {
+        let pairs = self.pairs.iter_mut();
+        pairs
+            .flat_map(|(&(layer, which), pair)| {
+                [
+                    (Self::name(layer, which, 'A'), &mut pair.a),
+                    (Self::name(layer, which, 'B'), &mut pair.b),
+                ]
+            })
+            .collect()
+    }
+
+    /// `base` with `s·B·A` added to each adapted weight.
+    pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
+        let mut merged = base.clone();
+        for (&(layer, which), pair) in &self.pairs {
+            let weight = merged.layers[layer].projection_mut(which);
+            let change = (pair.b.matmul(&pair.a)? * pair.scale)?;
+            *weight = (&*weight + change)?;
+        }
+        Ok(merged)
+    }
+
+    fn to_json(&self) -> Value {
+        let targets: Vec<&str> = self.config.targets.iter().map(|target| target.leaf()).collect();
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": null,
+            "r": self.config.rank,
+            "lora_alpha": self.config.alpha,
+            "lora_dropout": 0.0,
+            "target_modules": targets,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "modules_to_save": null,
+            "use_dora": false,
+            "use_rslora": false
+        })
+    }
+}
+
+fn from_json(value: &Value) -> Result<AdapterConfig, String> {
+    let plain = |key: &str| match value.get(key) {
+        None | Some(Value::Null) | Some(Value::Bool(false)) => true,
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(_) => false,
+    };
+    for key in [
+        "use_dora",
+        "use_rslora",
+        "fan_in_fan_out",
+        "modules_to_save",
+        "layers_to_transform",
+        "rank_pattern",
+        "alpha_pattern",
+        "layer_replication",
+    ] {
+        if !plain(key) {
+            return Err(format!("`{key}` is not supported\nhint: merge the adapter with PEFT"));
+        }
+    }
+    if value.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none") {
+        return Err("`bias` other than `none` is not supported".to_owned());
+    }
+    let targets = match value.get("target_modules") {
+        Some(Value::String(all)) if all == "all-linear" => Projection::ALL.to_vec(),
+        Some(Value::Array(names)) => names
+            .iter()
+            .map(|name| {
+                let name = name.as_str().unwrap_or_default();
+                Projection::parse(name).ok_or(format!("unknown target module `{name}`"))
+            })
+            .collect::<Result<_, _>>()?,
+        _ => return Err("`target_modules` must be a list of modules".to_owned()),
+    };
+    let rank = value.get("r").and_then(Value::as_u64).ok_or("`r` is missing")? as usize;
+    let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or("`lora_alpha` is missing")?;
+    let config = AdapterConfig { rank, alpha, targets };
+    config.check()?;
+    Ok(config)
+}

@@ -1,0 +1,269 @@
+//! Causal attention within each packed sequence, query heads sharing key-value heads.
+//!
+//! A task is one head of one sequence. It walks blocks of query rows, so that a buffer holds one block's
+//! scores and never all of them. Backward computes the probabilities again from the kept log-sums.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::matmul::{Left, Right, Target, Transposed, multiply};
+use super::simd::{dot, exp, fma, max, multiversion, sum};
+use super::{host, portable};
+
+/// Query rows of a block.
+const BLOCK: usize = 32;
+
+/// How rows are grouped: sequences, and heads within a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// Where each sequence begins, and the end: as in [`crate::model::Batch`].
+    pub starts: Vec<usize>,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Layout {
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Every sequence with every one of `heads`, as `(first row, rows, head)`.
+    fn tasks(&self, heads: usize) -> Vec<(usize, usize, usize)> {
+        let sequences = self.starts.windows(2);
+        sequences.flat_map(|s| (0..heads).map(move |head| (s[0], s[1] - s[0], head))).collect()
+    }
+}
+
+/// The output, and for the host form the log-sum of each row's scores.
+pub(crate) struct Forward {
+    /// `(rows, heads × head_dim)`
+    pub y: Tensor,
+    /// `(rows, heads)`; `None` in the portable form, which starts afresh on the way back.
+    pub log_sums: Option<Tensor>,
+}
+
+/// What backward reads, all as forward had them.
+pub(crate) struct Inputs<'a> {
+    /// `(rows, heads × head_dim)`
+    pub q: &'a Tensor,
+    /// `(rows, kv_heads × head_dim)`
+    pub k: &'a Tensor,
+    /// `(rows, kv_heads × head_dim)`
+    pub v: &'a Tensor,
+}
+
+/// Gradients in the shapes of the inputs.
+pub(crate) struct Gradient {
+    pub d_q: Tensor,
+    pub d_k: Tensor,
+    pub d_v: Tensor,
+}
+
+/// Attends.
+pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
+    if !host::is_host(inputs.q) {
+        let y = portable::attention(inputs, layout)?;
+        return Ok(Forward { y, log_sums: None });
+    }
+    let rows = inputs.q.dim(0)?;
+    let (q, k, v) = (host::values(inputs.q)?, host::values(inputs.k)?, host::values(inputs.v)?);
+    let (d, group) = (layout.head_dim, layout.group());
+    let (wide, narrow) = (layout.heads * d, layout.kv_heads * d);
+    let mut y = Vec::with_capacity(rows * wide);
+    let mut log_sums = vec![0.0; rows * layout.heads];
+    let (y_target, sums_target) =
+        (Target::fill(y.spare_capacity_mut(), wide), Target::write(&mut log_sums, layout.heads));
+    let (q, k, v) = (&q[..], &k[..], &v[..]);
+    layout.tasks(layout.heads).into_par_iter().for_each(|(first, length, head)| {
+        let kv = first * narrow + head / group * d;
+        let keys = Transposed::new(&k[kv..], narrow, length, d);
+        let mut scores = vec![0.0; BLOCK.min(length) * length];
+        for start in (0..length).step_by(BLOCK) {
+            let end = length.min(start + BLOCK);
+            let row = first + start;
+            let shape = (end - start, end, d);
+            let left = Left::rows(&q[row * wide + head * d..], wide);
+            let mut sums = [0f32; BLOCK];
+            // Safety: `scores` is this task's own; of `y` and the log-sums a task touches only its own
+            // head's columns in its own sequence's rows.
+            unsafe {
+                multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
+                softmax(&mut scores, end, start, layout.scale(), &mut sums[..end - start]);
+                let values = Right::Rows { values: &v[kv..], stride: narrow };
+                let target = y_target.skip(row * wide + head * d);
+                multiply((end - start, d, end), Left::rows(&scores, end), values, target);
+                for (i, log_sum) in sums[..end - start].iter().enumerate() {
+                    *sums_target.skip((row + i) * layout.heads + head).values = *log_sum;
+                }
+            }
+        }
+    });
+    // Safety: every head of every row was written.
+    unsafe { y.set_len(rows * wide) };
+    Ok(Forward {
+        y: host::tensor(y, (rows, wide))?,
+        log_sums: Some(host::tensor(log_sums, (rows, layout.heads))?),
+    })
+}
+
+/// Gradients for `d_y`.
+pub(crate) fn backward(
+    inputs: &Inputs,
+    layout: &Layout,
+    output: &Forward,
+    d_y: &Tensor,
+) -> Result<Gradient> {
+    let Some(log_sums) = &output.log_sums else {
+        return portable::attention_backward(inputs, layout, d_y);
+    };
+    let rows = inputs.q.dim(0)?;
+    let (q, k, v) = (host::values(inputs.q)?, host::values(inputs.k)?, host::values(inputs.v)?);
+    let (y, log_sums, d_y) =
+        (host::values(&output.y)?, host::values(log_sums)?, host::values(d_y)?);
+    let (wide, narrow) = (layout.heads * layout.head_dim, layout.kv_heads * layout.head_dim);
+    let mut d_q = Vec::with_capacity(rows * wide);
+    let (mut d_k, mut d_v) = (vec![0.0; rows * narrow], vec![0.0; rows * narrow]);
+    let task = Task {
+        layout,
+        q: &q,
+        k: &k,
+        v: &v,
+        y: &y,
+        log_sums: &log_sums,
+        d_y: &d_y,
+        d_q: Target::fill(d_q.spare_capacity_mut(), wide),
+        d_k: Target::add(&mut d_k, narrow),
+        d_v: Target::add(&mut d_v, narrow),
+    };
+    layout.tasks(layout.kv_heads).into_par_iter().for_each(|(first, length, kv_head)| {
+        task.run(first, length, kv_head);
+    });
+    // Safety: every head of every row was written.
+    unsafe { d_q.set_len(rows * wide) };
+    Ok(Gradient {
+        d_q: host::tensor(d_q, (rows, wide))?,
+        d_k: host::tensor(d_k, (rows, narrow))?,
+        d_v: host::tensor(d_v, (rows, narrow))?,
+    })
+}
+
+/// Everything the backward tasks share.
+struct Task<'a> {
+    layout: &'a Layout,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    y: &'a [f32],
+    log_sums: &'a [f32],
+    d_y: &'a [f32],
+    d_q: Target,
+    d_k: Target,
+    d_v: Target,
+}
+
+impl Task<'_> {
+    /// One key-value head of one sequence, with all query heads that share it.
+    fn run(&self, first: usize, length: usize, kv_head: usize) {
+        let (d, heads, group) = (self.layout.head_dim, self.layout.heads, self.layout.group());
+        let (wide, narrow) = (heads * d, self.layout.kv_heads * d);
+        let scale = self.layout.scale();
+        let kv = first * narrow + kv_head * d;
+        let keys = Transposed::new(&self.k[kv..], narrow, length, d);
+        let values = Transposed::new(&self.v[kv..], narrow, length, d);
+        let mut probabilities = vec![0.0; BLOCK.min(length) * length];
+        let mut d_scores = vec![0.0; BLOCK.min(length) * length];
+        for head in kv_head * group..(kv_head + 1) * group {
+            for start in (0..length).step_by(BLOCK) {
+                let end = length.min(start + BLOCK);
+                let (row, count) = (first + start, end - start);
+                let at = row * wide + head * d;
+                let (q, d_y) = (Left::rows(&self.q[at..], wide), Left::rows(&self.d_y[at..], wide));
+                let (p, ds) = (&mut probabilities[..count * end], &mut d_scores[..count * end]);
+                let mut sums = [0f32; BLOCK];
+                for (i, log_sum) in sums[..count].iter_mut().enumerate() {
+                    *log_sum = self.log_sums[(row + i) * heads + head];
+                }
+                // Safety: the buffers are this task's own; of the gradients a task touches only its own
+                // heads' columns in its own sequence's rows.
+                unsafe {
+                    multiply((count, end, d), q, Right::Transposed(&keys), Target::write(p, end));
+                    multiply(
+                        (count, end, d),
+                        d_y,
+                        Right::Transposed(&values),
+                        Target::write(ds, end),
+                    );
+                    score_gradients(
+                        p,
+                        ds,
+                        end,
+                        start,
+                        scale,
+                        &sums[..count],
+                        &self.y[at..],
+                        &self.d_y[at..],
+                        (wide, d),
+                    );
+                    let keys = Right::Rows { values: &self.k[kv..], stride: narrow };
+                    multiply((count, d, end), Left::rows(ds, end), keys, self.d_q.skip(at));
+                    let queries = Right::Rows { values: &self.q[at..], stride: wide };
+                    multiply((end, d, count), Left::columns(ds, end), queries, self.d_k.skip(kv));
+                    let outputs = Right::Rows { values: &self.d_y[at..], stride: wide };
+                    multiply((end, d, count), Left::columns(p, end), outputs, self.d_v.skip(kv));
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Turns a block of products into probabilities. Row `i` of `width` values sees `start + i + 1` of
+    /// them; `log_sums` gets the log of its sum of exponentials.
+    fn softmax(scores: &mut [f32], width: usize, start: usize, scale: f32, log_sums: &mut [f32]) {
+        for (i, (row, log_sum)) in scores.chunks_exact_mut(width).zip(log_sums).enumerate() {
+            let (seen, hidden) = row.split_at_mut(start + i + 1);
+            hidden.fill(0.0);
+            let top = max(seen) * scale;
+            for value in seen.iter_mut() {
+                *value = exp::<FMA>(fma::<FMA>(*value, scale, -top));
+            }
+            let total = sum(seen);
+            let inverse = 1.0 / total;
+            for value in seen {
+                *value *= inverse;
+            }
+            *log_sum = top + total.ln();
+        }
+    }
+}
+
+multiversion! {
+    /// Products in `p` become probabilities, and products `dY·Vᵀ` in `ds` the gradient of the unscaled
+    /// scores: `p·(ds − Σ dY·Y)·scale`.
+    fn score_gradients(
+        p: &mut [f32], ds: &mut [f32], width: usize, start: usize, scale: f32, log_sums: &[f32],
+        y: &[f32], d_y: &[f32], heads: (usize, usize),
+    ) {
+        let (stride, head_dim) = heads;
+        let rows = p.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width));
+        for (i, ((p, ds), log_sum)) in rows.zip(log_sums).enumerate() {
+            let at = i * stride..i * stride + head_dim;
+            let mean = dot::<FMA>(&y[at.clone()], &d_y[at]);
+            let seen = start + i + 1;
+            p[seen..].fill(0.0);
+            ds[seen..].fill(0.0);
+            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                *p = exp::<FMA>(fma::<FMA>(*p, scale, -log_sum));
+                *ds = *p * (*ds - mean) * scale;
+            }
+        }
+    }
+}

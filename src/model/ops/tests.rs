@@ -1,0 +1,192 @@
+//! Fused against portable, operation by operation.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use candle_core::{DType, Device, Tensor};
+
+use super::attention::{Inputs, Layout};
+use super::head::{Head, ScoreGradients};
+use super::rope::Rotation;
+use super::{attention, embedding, head, linear, portable, rms_norm, rope, swiglu};
+
+const EPS: f32 = 1e-6;
+
+/// Values between −1 and 1 that differ with `seed`.
+fn tensor(shape: &[usize], seed: usize) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i: usize| (((i + 31 * seed) * 2_654_435_761 % 100_003) as f32 / 50_001.5) - 1.0)
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn double(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::F64).unwrap()
+}
+
+fn single(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::F32).unwrap()
+}
+
+/// Equal within 1e-5 of the largest expected value.
+#[track_caller]
+fn assert_near(fused: &Tensor, portable: &Tensor) {
+    assert_eq!(fused.shape(), portable.shape());
+    let list = |x: &Tensor| double(x).flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let (fused, portable) = (list(fused), list(portable));
+    let largest = portable.iter().fold(1e-3f64, |most, x| most.max(x.abs()));
+    for (i, (a, b)) in fused.iter().zip(&portable).enumerate() {
+        assert!((a - b).abs() <= 1e-5 * largest, "at {i}: fused {a}, portable {b}");
+    }
+}
+
+#[test]
+fn rms_norm_agrees() {
+    for (rows, width) in [(1, 3), (5, 33), (300, 64)] {
+        let (x, weight, d_y) =
+            (tensor(&[rows, width], 1), tensor(&[width], 2), tensor(&[rows, width], 3));
+        let y = rms_norm::forward(&x, &weight, EPS).unwrap();
+        assert_near(&y, &portable::rms_norm(&double(&x), &double(&weight), EPS).unwrap());
+        // Both add to what is there.
+        let (mut d_x, mut d_weight) = (tensor(&[rows, width], 4), tensor(&[width], 5));
+        let (mut e_x, mut e_weight) = (double(&d_x), double(&d_weight));
+        rms_norm::backward(&x, &weight, EPS, &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
+        let (x, weight, d_y) = (double(&x), double(&weight), double(&d_y));
+        portable::rms_norm_backward(&x, &weight, EPS, &d_y, &mut e_x, Some(&mut e_weight)).unwrap();
+        assert_near(&d_x, &e_x);
+        assert_near(&d_weight, &e_weight);
+    }
+}
+
+#[test]
+fn norm_rope_agrees() {
+    for (rows, heads, head_dim) in [(1, 1, 2), (7, 3, 6), (300, 2, 32)] {
+        let shape = [rows, heads * head_dim];
+        let (x, weight, d_y) = (tensor(&shape, 1), tensor(&[head_dim], 2), tensor(&shape, 3));
+        let positions: Vec<u32> = (0..rows as u32).map(|row| row % 170).collect();
+        let rotation = Rotation::new(&positions, head_dim, 1e4, &Device::Cpu).unwrap();
+        let y = rope::forward(&x, &weight, EPS, &rotation).unwrap();
+        let expected = portable::norm_rope(&double(&x), &double(&weight), EPS, &rotation).unwrap();
+        assert_near(&y, &expected);
+        let mut d_weight = tensor(&[head_dim], 5);
+        let (mut e_weight, d_y2) = (double(&d_weight), double(&d_y));
+        let d_x = rope::backward(&x, &weight, EPS, &rotation, single(&d_y2), Some(&mut d_weight))
+            .unwrap();
+        let (x, weight, d_y) = (double(&x), double(&weight), d_y2);
+        let e_x =
+            portable::norm_rope_backward(&x, &weight, EPS, &rotation, &d_y, Some(&mut e_weight));
+        assert_near(&d_x, &e_x.unwrap());
+        assert_near(&d_weight, &e_weight);
+    }
+}
+
+#[test]
+fn swiglu_agrees() {
+    let shape = [3, 20_000];
+    let gate = (tensor(&shape, 1) * 30.0).unwrap();
+    let (up, d_y) = (tensor(&shape, 2), tensor(&shape, 3));
+    let y = swiglu::forward(&gate, &up).unwrap();
+    let (gate, up, d_y) = (double(&gate), double(&up), double(&d_y));
+    let expected = portable::swiglu_backward(&gate, &up, &d_y).unwrap();
+    assert_near(&y, &portable::swiglu(&gate, &up).unwrap());
+    let gradient = swiglu::backward(single(&gate), single(&up), single(&d_y)).unwrap();
+    assert_near(&y, &expected.y);
+    assert_near(&gradient.y, &expected.y);
+    assert_near(&gradient.d_gate, &expected.d_gate);
+    assert_near(&gradient.d_up, &expected.d_up);
+}
+
+#[test]
+fn linear_agrees() {
+    for (rows, n, k) in [(1, 1, 1), (9, 40, 7), (600, 70, 130)] {
+        let (x, weight, d_y) = (tensor(&[rows, k], 1), tensor(&[n, k], 2), tensor(&[rows, n], 3));
+        let (x2, weight2, d_y2) = (double(&x), double(&weight), double(&d_y));
+        for residual in [None, Some(tensor(&[rows, n], 4))] {
+            let y = linear::forward(&x, &weight, residual.as_ref()).unwrap();
+            let residual = residual.as_ref().map(double);
+            assert_near(&y, &portable::linear(&x2, &weight2, residual.as_ref()).unwrap());
+        }
+        let (mut d_x, mut e_x) = (None, None);
+        for _ in 0..2 {
+            linear::backward_input(&d_y, &weight, &mut d_x).unwrap();
+            portable::linear_backward_input(&d_y2, &weight2, &mut e_x).unwrap();
+            assert_near(d_x.as_ref().unwrap(), e_x.as_ref().unwrap());
+        }
+        let mut d_weight = tensor(&[n, k], 5);
+        let mut e_weight = double(&d_weight);
+        linear::backward_weight(&d_y, &x, &mut d_weight).unwrap();
+        portable::linear_backward_weight(&d_y2, &x2, &mut e_weight).unwrap();
+        assert_near(&d_weight, &e_weight);
+    }
+}
+
+#[test]
+fn embedding_agrees() {
+    let (table, ids) = (tensor(&[9, 5], 1), [3, 0, 3, 8]);
+    let y = embedding::forward(&table, &ids).unwrap();
+    assert_near(&y, &portable::embedding(&double(&table), &ids).unwrap());
+    let (d_y, mut d_table) = (tensor(&[4, 5], 2), tensor(&[9, 5], 3));
+    let mut e_table = double(&d_table);
+    embedding::backward(&d_y, &ids, &mut d_table).unwrap();
+    portable::embedding_backward(&double(&d_y), &ids, &mut e_table).unwrap();
+    assert_near(&d_table, &e_table);
+}
+
+#[test]
+fn attention_agrees() {
+    for (heads, kv_heads, head_dim, lengths) in [
+        (1, 1, 2, vec![1]),
+        (4, 2, 6, vec![5, 1, 70, 33]),
+        (4, 1, 40, vec![32, 64, 3]),
+        (3, 3, 16, vec![150]),
+    ] {
+        let mut starts = vec![0];
+        for length in &lengths {
+            starts.push(starts.last().unwrap() + length);
+        }
+        let rows = *starts.last().unwrap();
+        let layout = Layout { starts, heads, kv_heads, head_dim };
+        let (wide, narrow) = ([rows, heads * head_dim], [rows, kv_heads * head_dim]);
+        let (q, k, v) = ((tensor(&wide, 1) * 3.0).unwrap(), tensor(&narrow, 2), tensor(&narrow, 3));
+        let d_y = tensor(&wide, 4);
+        let inputs = Inputs { q: &q, k: &k, v: &v };
+        let output = attention::forward(&inputs, &layout).unwrap();
+        let gradient = attention::backward(&inputs, &layout, &output, &d_y).unwrap();
+        let (q, k, v) = (double(&q), double(&k), double(&v));
+        let inputs = Inputs { q: &q, k: &k, v: &v };
+        assert_near(&output.y, &portable::attention(&inputs, &layout).unwrap());
+        let expected = portable::attention_backward(&inputs, &layout, &double(&d_y)).unwrap();
+        assert_near(&gradient.d_q, &expected.d_q);
+        assert_near(&gradient.d_k, &expected.d_k);
+        assert_near(&gradient.d_v, &expected.d_v);
+    }
+}
+
+#[test]
+fn head_agrees() {
+    // The last vocabulary needs several chunks.
+    for (rows, vocab, width) in [(1, 2, 1), (10, 700, 8), (150, 20_000, 16)] {
+        let hidden = (tensor(&[rows, width], 1) * 3.0).unwrap();
+        let weight = tensor(&[vocab, width], 2);
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocab) as u32).collect();
+        let fused = Head { hidden: &hidden, weight: &weight, targets: &targets, temperature: 0.6 };
+        let (hidden2, weight2) = (double(&hidden), double(&weight));
+        let oracle = Head { hidden: &hidden2, weight: &weight2, ..fused };
+        let (scores, log_sums) = head::forward(&fused).unwrap();
+        let (expected, _) = head::forward(&oracle).unwrap();
+        let vector = |x: &[f32]| Tensor::new(x, &Device::Cpu).unwrap();
+        assert_near(&vector(&scores.log_probs), &vector(&expected.log_probs));
+        assert_near(&vector(&scores.entropies), &vector(&expected.entropies));
+        let d_log_probs = tensor(&[rows], 3).to_vec1::<f32>().unwrap();
+        let d_entropies = tensor(&[rows], 4).to_vec1::<f32>().unwrap();
+        for entropies in [None, Some(&d_entropies[..])] {
+            let gradient = ScoreGradients { log_probs: &d_log_probs, entropies };
+            let mut d_weight = tensor(&[vocab, width], 5);
+            let mut e_weight = double(&d_weight);
+            let d_hidden =
+                head::backward(&fused, &scores, &log_sums, gradient, Some(&mut d_weight)).unwrap();
+            let e_hidden = portable::head_backward(&oracle, gradient, Some(&mut e_weight)).unwrap();
+            assert_near(&d_hidden, &e_hidden);
+            assert_near(&d_weight, &e_weight);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Weights from a seed, and folders and batches that cannot be used.
+
+use candle_core::{DType, Device};
+
+use super::{batch, list, tiny};
+use crate::model::{Batch, Model, ModelConfig, Selection, Weights};
+
+#[test]
+fn random_weights_follow_the_seed() {
+    let config = ModelConfig { vocab_size: 400, hidden_size: 64, ..tiny(false) };
+    let [a, b, c] = [1, 1, 2].map(|seed| Weights::random(&config, seed, &Device::Cpu).unwrap());
+    assert_eq!(list(&a.embed), list(&b.embed));
+    assert_ne!(list(&a.embed), list(&c.embed));
+    assert!(list(&a.norm).iter().all(|x| *x == 1.0));
+    let values = list(&a.embed);
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let deviation = (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt();
+    assert!(mean.abs() < 5e-4 && (deviation - 0.02).abs() < 5e-4, "{mean} {deviation}");
+}
+
+#[test]
+fn a_saved_folder_replaces_the_old_one_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..2 {
+        let weights = Weights::random(&tiny(true), seed, &Device::Cpu).unwrap();
+        weights.save(folder.path(), &tiny(true)).unwrap();
+        let read = Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(list(&read.weights().embed), list(&weights.embed));
+    }
+    let mut files: Vec<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["config.json", "model.safetensors"]);
+}
+
+#[test]
+fn unusable_folders_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = || Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap_err().to_string();
+    assert!(load().contains("config.json"));
+    let weights = Weights::random(&tiny(true), 0, &Device::Cpu).unwrap();
+    weights.save(folder.path(), &tiny(true)).unwrap();
+    let file = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(load().contains("truncated"), "{}", load());
+    weights.save(folder.path(), &ModelConfig { hidden_size: 14, ..tiny(true) }).unwrap();
+    assert!(load().contains("`config.json` asks for"), "{}", load());
+    std::fs::remove_file(&file).unwrap();
+    assert!(load().contains("holds neither"), "{}", load());
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused() {
+    let model = super::model(&tiny(true));
+    let selection = Selection { rows: vec![0], targets: vec![1] };
+    let select = |rows: &[u32], targets: &[u32]| Selection {
+        rows: rows.to_vec(),
+        targets: targets.to_vec(),
+    };
+    let cases = [
+        (Batch::default(), selection.clone(), 1.0, "`starts` must rise"),
+        (Batch { ids: vec![1, 2], starts: vec![0, 1] }, selection.clone(), 1.0, "`starts`"),
+        (Batch { ids: vec![1], starts: vec![0, 0, 1] }, selection.clone(), 1.0, "`starts`"),
+        (Batch::pack(&[[23]]), selection.clone(), 1.0, "token `23` is outside"),
+        (Batch::pack(&[[1; 129]]), selection.clone(), 1.0, "exceeds"),
+        (batch(), select(&[], &[]), 1.0, "no row is selected"),
+        (batch(), select(&[1, 1], &[1, 1]), 1.0, "must rise"),
+        (batch(), select(&[49], &[1]), 1.0, "must rise"),
+        (batch(), select(&[0], &[1, 1]), 1.0, "1 rows but 2 targets"),
+        (batch(), select(&[0], &[23]), 1.0, "target `23` is outside"),
+        (batch(), selection.clone(), 0.0, "temperature `0`"),
+        (batch(), selection, f32::NAN, "temperature `NaN`"),
+    ];
+    for (batch, selection, temperature, said) in cases {
+        let error = model.score(&batch, &selection, temperature).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}

@@ -1,0 +1,105 @@
+//! Tests of the whole model.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod adapters;
+mod checkpoints;
+mod golden;
+mod gradients;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Batch, Gradients, Model, ModelConfig, Selection, Weights};
+
+fn tiny(tied: bool) -> ModelConfig {
+    ModelConfig {
+        vocab_size: 23,
+        hidden_size: 12,
+        intermediate_size: 20,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 6,
+        max_position_embeddings: 128,
+        rope_theta: 1e4,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: tied,
+    }
+}
+
+/// Weights large enough for every part to matter; norms differ from 1.
+fn model(config: &ModelConfig) -> Model {
+    let weights = Weights::random(config, 7, &Device::Cpu).unwrap();
+    let mut model = Model::new(config.clone(), weights);
+    for (index, (_, tensor)) in model.trainable_mut().into_iter().enumerate() {
+        *tensor = if tensor.rank() == 1 {
+            let shift = wave(tensor.dims(), index);
+            (&*tensor + (shift * 0.3).unwrap()).unwrap()
+        } else {
+            (&*tensor * 15.0).unwrap()
+        };
+    }
+    model
+}
+
+/// Values between −1 and 1.
+fn wave(shape: &[usize], seed: usize) -> Tensor {
+    let values: Vec<f32> =
+        (0..shape.iter().product()).map(|i: usize| ((i * 7 + seed * 13) as f32).sin()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// The same model in another type.
+fn cast(model: &Model, dtype: DType) -> Model {
+    let named = model.weights().named();
+    let weights = Weights::build(model.config(), |name, _| {
+        let (_, tensor) = named.iter().find(|(known, _)| known == name).unwrap();
+        Ok(tensor.to_dtype(dtype)?)
+    });
+    let cast = Model::new(model.config().clone(), weights.unwrap());
+    let Some(mut adapter) = model.adapter().cloned() else { return cast };
+    for (_, tensor) in adapter.named_mut() {
+        *tensor = tensor.to_dtype(dtype).unwrap();
+    }
+    cast.with_adapter(adapter)
+}
+
+fn batch() -> Batch {
+    Batch::pack(&[vec![3, 1, 4, 1, 5, 9, 2, 6], vec![22], (0..40).map(|i| i * 5 % 23).collect()])
+}
+
+/// Weights of the scores: `Σ a·log_probs + b·entropies` is the function whose gradient is tested.
+fn factors(selection: &Selection) -> (Vec<f32>, Vec<f32>) {
+    let n = [selection.len()];
+    (wave(&n, 3).to_vec1().unwrap(), wave(&n, 8).to_vec1().unwrap())
+}
+
+fn gradients(model: &Model, batch: &Batch, selection: &Selection) -> Gradients {
+    let mut gradients = model.gradients().unwrap();
+    let (a, b) = factors(selection);
+    let (_, tape) = model.forward(batch, selection, 0.8).unwrap();
+    model.backward(tape, &a, Some(&b), &mut gradients).unwrap();
+    gradients
+}
+
+fn list(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference, as a part of the largest expected value.
+fn distance(a: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(a.shape(), expected.shape());
+    let (a, expected) = (list(a), list(expected));
+    let largest = expected.iter().fold(1e-6f64, |most, x| most.max(x.abs()));
+    assert!(a.iter().all(|x| x.is_finite()));
+    a.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest
+}
+
+#[track_caller]
+fn assert_near(a: &Gradients, expected: &Gradients, tolerance: f64) {
+    assert_eq!(a.iter().count(), expected.iter().count());
+    for ((name, a), (_, expected)) in a.iter().zip(expected.iter()) {
+        let distance = distance(a, expected);
+        assert!(distance <= tolerance, "{name}: {distance}");
+    }
+}

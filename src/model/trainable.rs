@@ -1,0 +1,30 @@
+//! What a checkpoint keeps of a model: the tensors that training changes.
+
+use std::path::Path;
+
+use super::error::ModelError;
+use super::files;
+use super::qwen3::Model;
+
+impl Model {
+    /// Writes the trainable tensors under their names, in their own type.
+    pub fn save_trainable(&self, path: &Path) -> Result<(), ModelError> {
+        files::save_tensors(path, &self.trainable())
+    }
+
+    /// Puts back what [`Model::save_trainable`] wrote for a model of the same shape.
+    pub fn load_trainable(&mut self, path: &Path) -> Result<(), ModelError> {
+        let invalid =
+            |reason: String| ModelError::Invalid { path: path.display().to_string(), reason };
+        let device = self.weights().embed.device().clone();
+        let mut saved = files::load_tensors(path, &device)?;
+        for (name, tensor) in self.trainable_mut() {
+            let found = saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`")))?;
+            if found.shape() != tensor.shape() || found.dtype() != tensor.dtype() {
+                return Err(invalid(format!("`{name}` is of another shape or type")));
+            }
+            *tensor = found;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! What can end a training run.
+
+use crate::dataset::world::WorldError;
+use crate::model::ModelError;
+use crate::protocol::ProtocolError;
+use crate::tokenization::TokenizerError;
+
+use super::adamw::AdamWError;
+use super::example::ExampleError;
+
+/// Why a run could not start or go on. Checkpoints written before stay usable.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The configuration asks for something impossible.
+    #[error("{0}")]
+    Config(String),
+    /// A file of the run could not be read or written.
+    #[error("cannot write the run: {0}\nhint: free some disk space, then go on with `--resume`")]
+    Io(#[from] std::io::Error),
+    /// The folder holds a run already.
+    #[error("`{0}` already holds a run\nhint: go on with `--resume`, or choose another `output`")]
+    Occupied(String),
+    /// Too many steps in a row had no finite gradient.
+    #[error(
+        "the gradient was not finite for {0} steps in a row\nhint: lower `schedule.peak`; the last checkpoint is from before"
+    )]
+    Diverged(u32),
+    /// The run was asked to stop; what was done is in the last checkpoint.
+    #[error("stopped after step {0}\nhint: go on with `--resume`")]
+    Interrupted(u64),
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The optimizer failed.
+    #[error(transparent)]
+    Optimizer(#[from] AdamWError),
+    /// A conversation could not be made into tokens.
+    #[error(transparent)]
+    Example(#[from] ExampleError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The world could not be made.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// A template failed.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}

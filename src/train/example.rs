@@ -1,0 +1,132 @@
+//! A conversation as tokens to learn from: the same tokens that an episode of it has.
+
+use serde::Deserialize;
+
+use crate::dataset::world::demonstration::Demonstration;
+use crate::protocol::{
+    ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, THINK,
+};
+use crate::tokenization::{Message, TextSide, TokenizerError};
+use crate::trajectory::{Action, SampledToken, TokenTrace};
+
+/// A conversation that could not be made into tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum ExampleError {
+    /// A text could not be tokenised.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A template failed.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The conversation has no assistant turn, or not where one must be.
+    #[error(
+        "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
+    )]
+    Roles(String),
+}
+
+/// A message of a chat data set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChatLine {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What it says.
+    pub content: String,
+}
+
+/// A question and its answer, as a model without protocol answers it.
+pub fn question_and_answer(
+    text: &TextSide,
+    question: &str,
+    answer: &str,
+) -> Result<TokenTrace, ExampleError> {
+    let message = Message { role: "user", content: vec![Piece::Text(question.to_owned())] };
+    let mut trace = TokenTrace::default();
+    trace.push_context(&text.tokenizer.encode_pieces(&text.template.render(&[message])?)?);
+    push_turn(text, &mut trace, answer)?;
+    Ok(trace)
+}
+
+/// A demonstration of the protocol, turn by turn as the loop would have run it.
+pub fn demonstration(
+    text: &TextSide,
+    protocol: &Protocol,
+    max_turns: usize,
+    shown: &Demonstration,
+) -> Result<TokenTrace, ExampleError> {
+    let question = shown.task.question.as_str();
+    let opening = Opening { question, conversation: &[], max_turns, allow_final: false };
+    let mut trace = TokenTrace::default();
+    trace.push_context(&text.opening_ids(&protocol.opening(&opening)?)?);
+    for turn in &shown.turns {
+        push_turn(text, &mut trace, &turn_text(&turn.think, &turn.action))?;
+        if let Some(reply) = &turn.reply {
+            let last = trace.ids.last().copied();
+            let observation = protocol.observation(reply)?;
+            trace.push_context(&text.observation_ids(last, &observation)?);
+        }
+    }
+    Ok(trace)
+}
+
+/// A chat, to be learnt turn by turn.
+pub fn chat(text: &TextSide, lines: &[ChatLine]) -> Result<TokenTrace, ExampleError> {
+    let first = lines.iter().position(|line| line.role == "assistant").unwrap_or(0);
+    let roles = || {
+        let roles: Vec<_> = lines.iter().map(|line| line.role.as_str()).collect();
+        ExampleError::Roles(roles.join(", "))
+    };
+    let opening: Vec<Message> = lines[..first]
+        .iter()
+        .map(|line| {
+            let role = match line.role.as_str() {
+                "system" => "system",
+                "user" => "user",
+                _ => return Err(roles()),
+            };
+            Ok(Message { role, content: vec![Piece::Text(line.content.clone())] })
+        })
+        .collect::<Result<_, _>>()?;
+    if opening.last().is_none_or(|message| message.role != "user") {
+        return Err(roles());
+    }
+    let mut trace = TokenTrace::default();
+    trace.push_context(&text.tokenizer.encode_pieces(&text.template.render(&opening)?)?);
+    let mut expected = "assistant";
+    for line in &lines[first..] {
+        if line.role != expected {
+            return Err(roles());
+        }
+        if expected == "assistant" {
+            push_turn(text, &mut trace, &line.content)?;
+            expected = "user";
+        } else {
+            let last = trace.ids.last().copied();
+            let observation = [Piece::Text(line.content.clone())];
+            trace.push_context(&text.observation_ids(last, &observation)?);
+            expected = "assistant";
+        }
+    }
+    if expected == "assistant" { Err(roles()) } else { Ok(trace) }
+}
+
+/// What a policy writes to think and act so.
+pub fn turn_text(think: &str, action: &Action) -> String {
+    let act = match action {
+        Action::Prompt(text) => format!("<{PROMPT}>{text}</{PROMPT}>"),
+        Action::FinalPrompt(text) => format!("<{FINAL_PROMPT}>{text}</{FINAL_PROMPT}>"),
+        Action::Answer(text) => format!("<{ANSWER}>{text}</{ANSWER}>"),
+        Action::Nothing => String::new(),
+    };
+    format!("<{THINK}>{think}</{THINK}>{act}")
+}
+
+/// Appends an assistant turn as if the model had sampled it, its stop token included.
+fn push_turn(text: &TextSide, trace: &mut TokenTrace, turn: &str) -> Result<(), ExampleError> {
+    let mut ids = text.tokenizer.encode_markup(turn)?;
+    ids.extend(text.turn_end());
+    for id in ids {
+        trace.push_action(SampledToken { id, log_prob: 0.0 });
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Where a run keeps what it makes: checkpoints, metrics, the finished model.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The files beside the weights that make a folder servable.
+const TEXT_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+
+/// The folder of templates inside a model's folder.
+pub const TEMPLATES: &str = "templates";
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// Opens or makes the folder.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root.join("checkpoints"))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The folder itself; metrics are written here.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a model made for this run starts from.
+    pub fn start(&self) -> PathBuf {
+        self.root.join("start")
+    }
+
+    /// Where the finished model is put.
+    pub fn model(&self) -> PathBuf {
+        self.root.join("model")
+    }
+
+    /// Whether the run has anything to resume from.
+    pub fn is_fresh(&self) -> bool {
+        self.checkpoints().is_empty()
+    }
+
+    /// The newest whole checkpoint: the steps done, and its folder.
+    pub fn latest(&self) -> Option<(u64, PathBuf)> {
+        self.checkpoints().pop()
+    }
+
+    /// Writes a checkpoint by `write`, whole or not at all: a kill or a full disk leaves the older
+    /// ones as they were. Then removes all but the newest `keep`, sparing `best`.
+    pub fn checkpoint<E: From<io::Error>>(
+        &self,
+        step: u64,
+        keep: usize,
+        best: Option<u64>,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let folder = self.root.join("checkpoints");
+        let partial = folder.join("partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)?;
+        write(&partial)?;
+        let whole = folder.join(format!("step-{step:08}"));
+        if whole.exists() {
+            fs::remove_dir_all(&whole)?;
+        }
+        fs::rename(&partial, &whole)?;
+        let mut all = self.checkpoints();
+        all.truncate(all.len().saturating_sub(keep.max(1)));
+        for (old, path) in all {
+            if Some(old) != best {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(whole)
+    }
+
+    /// The folder of the checkpoint after `step` steps.
+    pub fn checkpoint_path(&self, step: u64) -> PathBuf {
+        self.root.join("checkpoints").join(format!("step-{step:08}"))
+    }
+
+    /// All whole checkpoints, oldest first.
+    fn checkpoints(&self) -> Vec<(u64, PathBuf)> {
+        let mut found: Vec<(u64, PathBuf)> = fs::read_dir(self.root.join("checkpoints"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let step = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+                Some((step, path))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+/// Copies tokenizer, chat template and protocol templates from one model folder to another.
+pub fn copy_text_side(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for name in TEXT_FILES {
+        if from.join(name).is_file() {
+            fs::copy(from.join(name), to.join(name))?;
+        }
+    }
+    let templates = from.join(TEMPLATES);
+    if templates.is_dir() {
+        fs::create_dir_all(to.join(TEMPLATES))?;
+        for entry in fs::read_dir(templates)? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(TEMPLATES).join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn write(text: &'static str) -> impl FnOnce(&Path) -> io::Result<()> {
+        move |folder| fs::write(folder.join("x"), text)
+    }
+
+    #[test]
+    fn a_failed_checkpoint_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        assert!(run.is_fresh());
+        run.checkpoint(1, 2, None, write("one")).unwrap();
+        run.checkpoint(2, 2, None, |_| Err(io::Error::other("the disk is full"))).unwrap_err();
+        let (step, path) = run.latest().unwrap();
+        assert_eq!((step, fs::read_to_string(path.join("x")).unwrap().as_str()), (1, "one"));
+    }
+
+    #[test]
+    fn old_checkpoints_go_and_the_best_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        for step in 1..=5 {
+            run.checkpoint(step, 2, Some(2), write("x")).unwrap();
+        }
+        let steps: Vec<u64> = run.checkpoints().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [2, 4, 5]);
+    }
+}

@@ -1,0 +1,157 @@
+//! The model a run starts from: a folder, or a new one of a given shape.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::world::{World, WorldConfig};
+use crate::model::{Adapter, AdapterConfig, Model, ModelConfig, Weights};
+use crate::protocol::{Opening, Piece, Protocol, TAGS};
+use crate::tokenization::TextSide;
+use crate::tokenization::word_level::{
+    CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
+};
+
+use super::error::TrainError;
+use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
+
+/// Which model is trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartConfig {
+    /// A folder with weights, tokenizer and chat template.
+    pub path: Option<PathBuf>,
+    /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
+    pub new: Option<NewModel>,
+    /// Train low-rank adapters instead of the weights.
+    pub lora: Option<AdapterConfig>,
+    /// Keep only each layer's input and compute the rest again on the way back: less memory, a
+    /// third more time.
+    pub recompute: bool,
+}
+
+/// The shape of a new model; see `config.json` of any Qwen3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewModel {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+    /// Whether it reads the last message only, as a model without memory.
+    #[serde(default)]
+    pub last_message_only: bool,
+    /// A folder of protocol templates that it is to carry.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
+}
+
+/// A model ready to be trained.
+pub struct Start {
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer and chat template.
+    pub text: TextSide,
+    /// The folder they came from.
+    pub folder: PathBuf,
+}
+
+impl Start {
+    /// Loads or makes the model. `world` gives a new one its vocabulary.
+    pub fn prepare(
+        config: &StartConfig,
+        run: &RunFolder,
+        world: &WorldConfig,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let folder = match (&config.path, &config.new) {
+            (Some(path), None) => path.clone(),
+            (None, Some(new)) => {
+                let folder = run.start();
+                if !folder.join("model.safetensors").is_file() {
+                    make(new, &folder, world, seed)?;
+                }
+                folder
+            }
+            _ => {
+                return Err(TrainError::Config(
+                    "`model` needs either `path` or `new`\nhint: `[model] path = \"models/policy\"` goes on from the bundled policy".into(),
+                ));
+            }
+        };
+        let text = TextSide::load(&folder)?;
+        let mut model = Model::load(&folder, DType::F32, &Device::Cpu)?;
+        if let Some(lora) = &config.lora {
+            let adapter =
+                Adapter::new(model.config(), lora.clone(), seed, DType::F32, &Device::Cpu)?;
+            model = model.with_adapter(adapter);
+        }
+        model.set_recompute(config.recompute);
+        Ok(Self { model, text, folder })
+    }
+
+    /// The protocol this model was or will be taught: its own templates, or the built-in ones.
+    pub fn protocol(&self) -> Result<Protocol, TrainError> {
+        let own = self.folder.join(TEMPLATES);
+        Ok(Protocol::load(own.is_dir().then_some(own.as_path()))?)
+    }
+
+    /// Writes `model` with this text side as a folder that can be served.
+    pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
+        copy_text_side(&self.folder, folder)?;
+        model.save(folder)?;
+        if let Some(adapter) = model.adapter() {
+            adapter.save(&folder.join("adapter"))?;
+        }
+        Ok(())
+    }
+}
+
+fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder)?;
+    if let Some(templates) = &new.templates {
+        std::fs::create_dir_all(folder.join(TEMPLATES))?;
+        for entry in std::fs::read_dir(templates)? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), folder.join(TEMPLATES).join(entry.file_name()))?;
+        }
+    }
+    let mut lines = World::generate(world)?.vocabulary_corpus(200, 0)?;
+    let protocol = Protocol::load(new.templates.as_deref())?;
+    let opening = Opening { question: "", conversation: &[], max_turns: 9, allow_final: false };
+    lines.extend(protocol.opening(&opening)?.into_iter().filter_map(|piece| match piece {
+        Piece::Markup(text) => Some(text),
+        Piece::Text(_) => None,
+    }));
+    let tags: Vec<String> =
+        TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
+    let template =
+        if new.last_message_only { LAST_MESSAGE_TEMPLATE } else { CONVERSATION_TEMPLATE };
+    let vocab_size = write_word_level(folder, &lines, &tags, template)?;
+    let config = ModelConfig {
+        vocab_size,
+        hidden_size: new.hidden_size,
+        intermediate_size: new.intermediate_size,
+        num_hidden_layers: new.num_hidden_layers,
+        num_attention_heads: new.num_attention_heads,
+        num_key_value_heads: new.num_key_value_heads,
+        head_dim: new.head_dim,
+        max_position_embeddings: new.max_position_embeddings,
+        rope_theta: 10_000.0,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: true,
+    };
+    Weights::random(&config, seed, &Device::Cpu)?.save(folder, &config)?;
+    Ok(())
+}

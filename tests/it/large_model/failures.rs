@@ -1,0 +1,177 @@
+//! Every way in which an endpoint misbehaves, and the error that tells it.
+
+use super::*;
+
+/// The one word for each kind of failure.
+fn kind(error: &LargeModelError) -> &'static str {
+    match error {
+        LargeModelError::Unreachable { .. } => "unreachable",
+        LargeModelError::Timeout { phase, .. } => phase,
+        LargeModelError::Deadline { .. } => "deadline",
+        LargeModelError::Status { .. } => "status",
+        LargeModelError::Malformed { .. } => "malformed",
+        LargeModelError::CircuitOpen { .. } => "circuit open",
+        LargeModelError::Rejected { .. } => "rejected",
+    }
+}
+
+async fn fail(script: Script, keys: Value, asked: Call) -> LargeModelError {
+    let server = Loopback::answering(move |_| script.clone()).await;
+    let (endpoint, _) = client(&server.url(), keys);
+    endpoint.complete(&asked).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn replies_that_are_none() {
+    let nothing = json!({"choices": []});
+    let inside = json!({"error": {"message": "no capacity", "code": 503}});
+    let null = |reason| Script::message(json!({"role": "assistant", "content": null}), reason);
+    let table = [
+        ("malformed", "HTML", Script::bytes(200, "text/html", "<html>Sign in</html>")),
+        ("malformed", "HTML", Script::bytes(200, "application/json", "<html>Sign in</html>")),
+        ("malformed", "no JSON", Script::bytes(200, "application/json", "{\"choices\": [")),
+        ("malformed", "no JSON", Script::events(["{}"])),
+        ("malformed", "is empty", Script::bytes(200, "application/json", "")),
+        ("malformed", "no choices", Script::json(200, nothing)),
+        ("malformed", "neither content", null("stop")),
+        ("rejected", "max_tokens", null("length")),
+        ("rejected", "content filter", null("content_filter")),
+        ("status", "answered 503: no capacity", Script::json(200, inside)),
+        (
+            "status",
+            "answered 500: <h1>Oh no</h1>",
+            Script::bytes(500, "text/html", "<h1>Oh\nno</h1>"),
+        ),
+        ("status", "answered 500: no message", Script::bytes(500, "text/html", "")),
+        (
+            "status",
+            "a redirect, which is not followed",
+            Script::bytes(302, "text/html", "").header("location", "http://127.0.0.1:1/"),
+        ),
+        ("unreachable", "cannot reach", Script::reply("cut").cut(10, Cut::Close)),
+        ("unreachable", "cannot reach", Script::reply("cut").cut(10, Cut::Reset)),
+        ("unreachable", "cannot reach", Script::nothing(Cut::Close)),
+        ("unreachable", "cannot reach", Script::nothing(Cut::Reset)),
+    ];
+    for (expected, words, script) in table {
+        let error = fail(script.clone(), json!({}), call("hi")).await;
+        assert_eq!(kind(&error), expected, "{script:?}: {error}");
+        assert!(error.to_string().contains(words), "{script:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_content_type_that_is_wrong_does_no_harm() {
+    let body = crate::loopback::completion(&json!({"content": "fine"}), "stop").to_string();
+    let server = Loopback::start().await;
+    server.then(Script::bytes(200, "text/plain", body.clone())).then(Script::bytes(201, "?", body));
+    let (endpoint, _) = client(&server.url(), json!({}));
+    for _ in 0..2 {
+        assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "fine");
+    }
+}
+
+#[tokio::test]
+async fn replies_without_end() {
+    let limit = json!({"max_reply_bytes": 100_000});
+    for script in [
+        Script::endless("application/json", &" ".repeat(1_000)),
+        Script::endless("application/json", &"[".repeat(1_000)),
+        Script::bytes(200, "application/json", vec![b' '; 100_001]),
+    ] {
+        let error = fail(script, limit.clone(), call("hi")).await;
+        assert_eq!(kind(&error), "malformed", "{error}");
+        assert!(error.to_string().contains("longer than 100000 bytes"), "{error}");
+    }
+    // An error is an error, however long it goes on.
+    let mut endless = Script::endless("text/html", &"x".repeat(1_000));
+    endless = endless.with_status(500);
+    let error = fail(endless, limit, call("hi")).await;
+    assert_eq!(kind(&error), "status");
+    assert!(error.to_string().len() < 300, "{error}");
+}
+
+#[tokio::test]
+async fn endpoints_that_are_slow() {
+    let limits = |first_byte: u64, idle: u64, total: u64| json!({"timeouts": {"first_byte_ms": first_byte, "idle_ms": idle, "total_ms": total}});
+    const LONG: u64 = 60_000;
+    let soon = |ms| Call { deadline: in_ms(ms), ..call("hi") };
+    let late = Call { deadline: in_ms(LONG), ..call("hi") };
+    let stall = || Script::nothing(Cut::Stall);
+    let within = || Script::reply("stalls within").cut(10, Cut::Stall);
+    let drip = || Script::reply("drips").drip(Duration::from_millis(5));
+    let busy = || Script::error(500, "busy").cut(10, Cut::Stall);
+    let table = [
+        ("first byte", stall(), limits(50, LONG, LONG), call("hi")),
+        ("first byte", stall(), limits(50, LONG, LONG), late),
+        ("next byte", within(), limits(LONG, 50, LONG), call("hi")),
+        ("whole reply", stall(), limits(LONG, LONG, 50), call("hi")),
+        ("whole reply", within(), limits(LONG, LONG, 50), call("hi")),
+        ("whole reply", drip(), limits(LONG, LONG, 100), call("hi")),
+        ("deadline", stall(), limits(LONG, LONG, LONG), soon(50)),
+        ("deadline", within(), limits(LONG, LONG, LONG), soon(50)),
+        ("deadline", drip(), limits(LONG, LONG, LONG), soon(100)),
+        ("deadline", stall(), limits(LONG, LONG, LONG), soon(0)),
+        ("status", busy(), limits(LONG, 50, LONG), call("hi")),
+    ];
+    for (expected, script, keys, asked) in table {
+        let error = fail(script.clone(), keys, asked).await;
+        assert_eq!(kind(&error), expected, "{script:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn slow_is_not_too_slow() {
+    let server = Loopback::start().await;
+    let (endpoint, _) = client(&server.url(), json!({"timeouts": {"idle_ms": 1_000}}));
+    server.then(
+        Script::reply("slow").after(Duration::from_millis(20)).drip(Duration::from_millis(1)),
+    );
+    assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "slow");
+}
+
+#[tokio::test]
+async fn a_slow_start_is_repeated_and_a_stall_is_not() {
+    let limits = json!({"timeouts": {"first_byte_ms": 50, "idle_ms": 50},
+                        "retries": {"max": 1, "base_ms": 1}});
+    let server = Loopback::start().await;
+    let (endpoint, outcomes) = client(&server.url(), limits);
+    server.then(Script::nothing(Cut::Stall));
+    assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
+    assert_eq!(outcomes.take(), [AttemptOutcome::Timeout, AttemptOutcome::Success]);
+    server.then(Script::reply("stalls").cut(10, Cut::Stall));
+    assert_eq!(kind(&endpoint.complete(&call("hi")).await.unwrap_err()), "next byte");
+    assert_eq!(outcomes.take(), [AttemptOutcome::Timeout]);
+    server.wait_for_disconnects(2).await;
+}
+
+#[tokio::test]
+async fn nobody_is_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    drop(listener);
+    let (endpoint, outcomes) = client(&url, json!({"retries": {"max": 1, "base_ms": 1}}));
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert_eq!(kind(&error), "unreachable");
+    assert!(error.to_string().ends_with(&format!("hint: check that `{url}` is right and up")));
+    assert_eq!(outcomes.take(), [AttemptOutcome::Unreachable; 2]);
+    let (endpoint, _) = client("http://host.invalid/v1", json!({}));
+    assert_eq!(kind(&endpoint.complete(&call("hi")).await.unwrap_err()), "unreachable");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_finish_connecting() {
+    // It never says its part of the TLS handshake.
+    let server = Loopback::start().await;
+    let url = server.url().replace("http:", "https:");
+    let (endpoint, _) = client(&url, json!({"timeouts": {"connect_ms": 50}}));
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert_eq!(kind(&error), "connection", "{error}");
+}
+
+#[tokio::test]
+async fn an_authorization_that_is_no_header() {
+    let asked = Call { authorization: Some("Bearer a\nb".into()), ..call("hi") };
+    let error = fail(Script::reply("ok"), json!({}), asked).await;
+    assert_eq!(kind(&error), "rejected");
+}
