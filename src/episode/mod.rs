@@ -18,6 +18,8 @@ use crate::trajectory::{TokenUsage, Trajectory};
 mod event;
 mod form;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};

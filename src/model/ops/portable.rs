@@ -5,13 +5,20 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::attention::{Gradient, Inputs, Layout};
-use super::head::{Head, ScoreGradients, chunk_rows};
+use super::head::{Head, ScoreGradients};
 use super::rope::Rotation;
 use super::swiglu::Backward;
 use crate::model::batch::TokenScores;
 
 /// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
 const SCORE_BYTES: usize = 256 << 20;
+
+/// Most bytes of f32 logits that exist at a time, as long as one row's fit.
+const LOGIT_BYTES: usize = 64 << 20;
+
+fn chunk_rows(vocab: usize) -> usize {
+    (LOGIT_BYTES / (4 * vocab)).max(1)
+}
 
 /// The type sums are made in: f32, or f64 for a model in f64.
 pub(crate) fn wide(dtype: DType) -> DType {

@@ -163,8 +163,8 @@ fn attention_agrees() {
 
 #[test]
 fn head_agrees() {
-    // The last vocabulary needs several chunks.
-    for (rows, vocab, width) in [(1, 2, 1), (10, 700, 8), (150, 20_000, 16)] {
+    // The last two need several blocks of tokens, and of rows.
+    for (rows, vocab, width) in [(1, 2, 1), (10, 700, 8), (150, 9000, 16), (1100, 40, 5)] {
         let hidden = (tensor(&[rows, width], 1) * 3.0).unwrap();
         let weight = tensor(&[vocab, width], 2);
         let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocab) as u32).collect();
