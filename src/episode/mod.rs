@@ -17,6 +17,8 @@ use crate::trajectory::{TokenUsage, Trajectory};
 
 mod event;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use run::run_episode;

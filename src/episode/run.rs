@@ -106,6 +106,9 @@ impl Run<'_> {
             if room == 0 {
                 return Ok(Ending::Without(FinishReason::TokenLimit));
             }
+            if Instant::now() >= self.deadline {
+                return Ok(Ending::Without(FinishReason::Deadline));
+            }
             if self.is_over_budget() {
                 return Ok(Ending::Without(FinishReason::Budget));
             }
