@@ -2,10 +2,18 @@
 
 use clap::{Parser, Subcommand};
 
+mod assemble;
+mod check;
 mod exit;
+mod hub;
+mod logging;
+mod solve;
 mod train;
 
 pub use exit::{Failure, report};
+
+/// A question about the bundled world, to try it with.
+pub const EXAMPLE_QUESTION: &str = "QUESTION";
 
 /// A small policy model that thinks, prompts a large language model, and answers.
 #[derive(Debug, Parser)]
@@ -17,15 +25,35 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Answer one question, and show how
+    Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
+    /// Check a configuration file
+    Check(check::CheckArgs),
+    /// Print the OpenAPI document
+    Openapi,
 }
 
 impl Cli {
     /// Carries the command out.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Openapi => print_openapi(),
         }
     }
+}
+
+/// Runs a command that serves on the runtime that such commands share.
+fn serving(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+#[allow(clippy::print_stdout, reason = "the document is the command's output")]
+fn print_openapi() -> Result<(), Failure> {
+    println!("{}", crate::http::openapi_json());
+    Ok(())
 }

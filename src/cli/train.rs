@@ -38,6 +38,7 @@ struct RunArgs {
 /// Carries `server train` out.
 #[allow(clippy::print_stdout, reason = "the finished model's folder is the command's output")]
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
+    crate::train::memory::keep_freed();
     match args.method {
         Method::Sft(args) => {
             let config: SftConfig = read_toml(&args.config)?;

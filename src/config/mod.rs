@@ -1,5 +1,223 @@
-//! Configuration files: read strictly, with errors that name the nearest known key.
+//! Configuration: one file for the server, read strictly; flags and environment override it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::mistralrs::MistralRsConfig;
+use crate::engine::native::NativeConfig;
+use crate::episode::Limits;
+use crate::http::ServerConfig;
+use crate::large_model::LargeModelConfig;
+
+mod overrides;
 mod parse;
 
+pub use overrides::Overrides;
 pub use parse::{ConfigError, read_toml};
+
+/// Everything `serve` and `solve` can be told. Every key has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Version of this file's format: 1.
+    pub schema_version: u32,
+    /// Where the bundled models are: the folder `models` of the project.
+    pub models_dir: PathBuf,
+    /// The HTTP server.
+    pub server: ServerConfig,
+    /// The small model.
+    pub policy: PolicyConfig,
+    /// Large models behind OpenAI-compatible endpoints, by name.
+    pub large_models: BTreeMap<String, LargeModelConfig>,
+    /// Large models that run in this process, by name.
+    pub local_models: BTreeMap<String, LocalModelConfig>,
+    /// The large model that is asked when a request names none. Default: the only one, or else the
+    /// first in alphabetical order.
+    pub default_large_model: Option<String>,
+    /// What an episode may use up; a request may ask for less, never for more.
+    pub episode: Limits,
+    /// A folder of templates that replace those of the policy or the built-in ones, by name.
+    pub templates: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            schema_version: 1,
+            models_dir: "models".into(),
+            server: ServerConfig::default(),
+            policy: PolicyConfig::default(),
+            large_models: BTreeMap::new(),
+            local_models: BTreeMap::new(),
+            default_large_model: None,
+            episode: Limits::default(),
+            templates: None,
+        }
+    }
+}
+
+/// What runs the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[clap(rename_all = "snake_case")]
+pub enum PolicyEngine {
+    /// mistral.rs, on a GPU or a CPU: whatever architecture it loads.
+    #[serde(rename = "mistralrs")]
+    #[clap(name = "mistralrs")]
+    MistralRs,
+    /// The engine of this project, on a CPU: Qwen3, many episodes at once.
+    Native,
+    /// An OpenAI-compatible endpoint, configured in `policy.remote`.
+    Remote,
+    /// The large model itself.
+    LargeModel,
+}
+
+/// The small model: which, and how it runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// What runs it. Default: `remote` where that is configured, `mistralrs` where there is a
+    /// model to run, and else `large_model`.
+    pub engine: Option<PolicyEngine>,
+    /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
+    /// Default: the bundled policy, if the large model is the bundled one.
+    pub model: Option<String>,
+    /// Its name in replies and metrics. Default: the last part of `model`.
+    pub name: Option<String>,
+    /// How it samples.
+    pub sampling: SamplingConfig,
+    /// The engine `mistralrs`.
+    pub mistralrs: MistralRsConfig,
+    /// The engine `native`.
+    pub native: NativeConfig,
+    /// The endpoint of the engine `remote`.
+    pub remote: Option<LargeModelConfig>,
+}
+
+/// How the policy samples unless a request says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingConfig {
+    /// Logits are divided by it; 0 takes the likeliest token.
+    pub temperature: f32,
+    /// The smallest set of tokens whose probabilities sum to this.
+    pub top_p: f32,
+    /// Only this many of the likeliest tokens.
+    pub top_k: Option<usize>,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self { temperature: 0.7, top_p: 0.8, top_k: None }
+    }
+}
+
+/// A large model of this process: a Qwen3 folder on the native engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalModelConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// How it runs.
+    #[serde(default)]
+    pub native: NativeConfig,
+}
+
+/// The name of the bundled large model.
+pub const BUNDLED: &str = "atlas";
+
+impl Config {
+    /// The configuration in `file`, if there is one, with `overrides`, made whole and checked.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut config: Self = match file {
+            Some(path) => read_toml(path)?,
+            None => Self::default(),
+        };
+        overrides.apply(&mut config)?;
+        config.complete();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Fills in what follows from the rest.
+    fn complete(&mut self) {
+        if self.large_models.is_empty() && self.local_models.is_empty() {
+            let path = self.models_dir.join("large-model");
+            self.local_models
+                .insert(BUNDLED.into(), LocalModelConfig { path, native: NativeConfig::default() });
+        }
+        if self.default_large_model.is_none() {
+            let names = self.large_models.keys().chain(self.local_models.keys());
+            self.default_large_model = names.min().cloned();
+        }
+        let policy = &mut self.policy;
+        let is_bundled = self.local_models.contains_key(BUNDLED) && self.large_models.is_empty();
+        if policy.model.is_none() && policy.engine.is_none() && is_bundled {
+            policy.model = Some(self.models_dir.join("policy").display().to_string());
+            policy.name.get_or_insert_with(|| "prompt-r1-atlas".into());
+        }
+        policy.engine.get_or_insert(match (&policy.remote, &policy.model) {
+            (Some(_), None) => PolicyEngine::Remote,
+            (None, None) => PolicyEngine::LargeModel,
+            (_, Some(_)) => PolicyEngine::MistralRs,
+        });
+    }
+
+    /// The default large model's name.
+    pub fn default_large_model(&self) -> &str {
+        self.default_large_model.as_deref().unwrap_or(BUNDLED)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        if self.schema_version != 1 {
+            return wrong(format!(
+                "`schema_version` is {}, this program reads 1",
+                self.schema_version
+            ));
+        }
+        let name = self.default_large_model();
+        if !self.large_models.contains_key(name) && !self.local_models.contains_key(name) {
+            return wrong(format!(
+                "`default_large_model` is `{name}`, but there is no such large model\nhint: add a table `[large_models.{name}]`"
+            ));
+        }
+        for (name, model) in &self.large_models {
+            model.validate(name).map_err(|error| ConfigError::Setting(error.to_string()))?;
+        }
+        if let Some(remote) = &self.policy.remote {
+            remote.validate("policy").map_err(|error| ConfigError::Setting(error.to_string()))?;
+        }
+        match (self.policy.engine, &self.policy.model, &self.policy.remote) {
+            (Some(PolicyEngine::MistralRs | PolicyEngine::Native), None, _) => {
+                return wrong("`policy.engine` runs a model here, but `policy.model` names none\nhint: set `policy.model` to a folder, a `.gguf` file or a Hugging Face id".into());
+            }
+            (Some(PolicyEngine::Remote), _, None) => {
+                return wrong("`policy.engine` is `remote`, but there is no table `[policy.remote]`\nhint: give it `url` and `model`".into());
+            }
+            _ => {}
+        }
+        let limits = &self.episode;
+        for (key, value) in [
+            ("max_turns", limits.max_turns),
+            ("max_turn_tokens", limits.max_turn_tokens),
+            ("max_policy_tokens", limits.max_policy_tokens),
+            ("observation_chars", limits.observation_chars),
+        ] {
+            if value == 0 {
+                return wrong(format!("`episode.{key}` must be at least 1"));
+            }
+        }
+        let sampling = &self.policy.sampling;
+        let in_range = (0.0..=5.0).contains(&sampling.temperature)
+            && sampling.top_p > 0.0
+            && sampling.top_p <= 1.0;
+        if !in_range {
+            return wrong("`policy.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1".into());
+        }
+        Ok(())
+    }
+}

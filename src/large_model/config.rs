@@ -142,6 +142,23 @@ pub enum LargeModelConfigError {
 }
 
 impl LargeModelConfig {
+    /// The model `model` at `url`, all else by default.
+    pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            model: model.into(),
+            api_key_env: None,
+            params: Map::new(),
+            timeouts: TimeoutConfig::default(),
+            retries: RetryConfig::default(),
+            breaker: BreakerConfig::default(),
+            max_in_flight: default_max_in_flight(),
+            prices: Prices::default(),
+            fallbacks: Vec::new(),
+            max_reply_bytes: default_max_reply_bytes(),
+        }
+    }
+
     /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
     pub fn validate(&self, name: &str) -> Result<Url, LargeModelConfigError> {
         let invalid = |key, value: String, reason: &str, hint| LargeModelConfigError::Invalid {

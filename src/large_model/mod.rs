@@ -21,6 +21,7 @@ mod exchange;
 mod fallback;
 mod forward;
 mod live;
+mod local;
 mod redact;
 mod registry;
 mod replies;
@@ -40,6 +41,7 @@ pub use config::{
 pub use error::LargeModelError;
 pub use fallback::WithFallbacks;
 pub use forward::{ForwardBody, ForwardRequest};
+pub use local::LocalModel;
 pub use registry::{LargeModels, UnknownModel};
 pub use scripted::Scripted;
 pub use transport::{EndpointSetup, KeyLookup};

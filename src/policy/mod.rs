@@ -16,7 +16,7 @@ mod token;
 
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
-pub use token::{TextSide, TokenPolicy};
+pub use token::TokenPolicy;
 
 /// A turn that could not be sampled.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,90 +1,16 @@
 //! A policy over an engine: one token stream, of which the policy's turns are the ids it sampled.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
-use crate::protocol::{Piece, THINK};
-use crate::tokenization::{
-    ChatFormat, ChatTemplate, IncrementalDecoder, Message, Tokenizer, TokenizerError,
-};
+use crate::protocol::Piece;
+use crate::tokenization::{IncrementalDecoder, TextSide};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
-
-/// The text side of a model folder: how conversations become ids.
-#[derive(Debug)]
-pub struct TextSide {
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
-    /// The chat template.
-    pub template: ChatTemplate,
-    format: Option<ChatFormat>,
-}
-
-impl TextSide {
-    /// Reads tokenizer and chat template from a model's folder.
-    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let tokenizer = Tokenizer::load(folder)?;
-        let template = ChatTemplate::load(folder)?;
-        // A model that reads the last message only has no such format, and cannot be a policy.
-        let format = template.format().ok();
-        Ok(Self { tokenizer, template, format })
-    }
-
-    /// What stands between turns.
-    fn format(&self) -> Result<&ChatFormat, TokenizerError> {
-        self.format.as_ref().ok_or_else(|| TokenizerError::Template {
-            path: "the policy".into(),
-            reason: "it drops earlier turns".into(),
-        })
-    }
-
-    /// The token that ends a turn of the model, where there is one.
-    pub fn turn_end(&self) -> Option<u32> {
-        let stop_ids = self.tokenizer.stop_ids();
-        let framed = self
-            .format
-            .as_ref()
-            .and_then(|format| self.tokenizer.encode_markup(&format.before_user).ok())
-            .and_then(|ids| ids.first().copied())
-            .filter(|id| stop_ids.contains(id));
-        framed.or_else(|| stop_ids.first().copied())
-    }
-
-    /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
-    pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
-        let message = Message { role: "user", content: opening.to_vec() };
-        self.tokenizer.encode_pieces(&self.template.render(&[message])?)
-    }
-
-    /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the
-    /// observation as a user turn, and the frame up to where the policy writes.
-    pub fn observation_ids(
-        &self,
-        last: Option<u32>,
-        observation: &[Piece],
-    ) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.tokenizer.encode_markup(&self.format()?.before_user)?;
-        // The turn's own stop token is part of the frame: it must not stand there twice.
-        if last.is_some() && ids.first().copied() == last {
-            ids.remove(0);
-        }
-        ids.extend(self.tokenizer.encode_pieces(observation)?);
-        ids.extend(self.tokenizer.encode_markup(&self.format()?.after_user)?);
-        Ok(ids)
-    }
-
-    /// What the frame makes every turn start with: some templates open the think tag themselves.
-    fn turn_prefix(&self) -> String {
-        let opened = format!("<{THINK}>");
-        let opens = |format: &ChatFormat| format.after_user.trim_end().ends_with(&opened);
-        if self.format.as_ref().is_some_and(opens) { opened } else { String::new() }
-    }
-}
 
 /// A policy that samples from an engine.
 pub struct TokenPolicy {

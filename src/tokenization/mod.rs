@@ -3,9 +3,11 @@
 
 mod chat_template;
 mod decode;
+mod text_side;
 mod tokenizer;
 pub mod word_level;
 
 pub use chat_template::{ChatFormat, ChatTemplate, Message};
 pub use decode::IncrementalDecoder;
+pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

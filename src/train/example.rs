@@ -3,11 +3,10 @@
 use serde::Deserialize;
 
 use crate::dataset::world::demonstration::Demonstration;
-use crate::policy::TextSide;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, THINK,
 };
-use crate::tokenization::{Message, TokenizerError};
+use crate::tokenization::{Message, TextSide, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
 
 /// A conversation that could not be made into tokens.

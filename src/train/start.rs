@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::{World, WorldConfig};
 use crate::model::{Adapter, AdapterConfig, Model, ModelConfig, Weights};
-use crate::policy::TextSide;
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
+use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };

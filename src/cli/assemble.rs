@@ -1,0 +1,114 @@
+//! Builds the concrete models that a configuration names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use candle_core::{DType, Device};
+use secrecy::SecretString;
+
+use crate::config::{Config, LocalModelConfig, PolicyEngine};
+use crate::engine::Engine;
+use crate::engine::mistralrs::MistralRsEngine;
+use crate::engine::native::{NativeConfig, NativeEngine};
+use crate::large_model::{
+    AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
+};
+use crate::model::{ModelConfig, Weights};
+use crate::policy::{Policy, RemotePolicy, TokenPolicy};
+use crate::protocol::Protocol;
+use crate::tokenization::TextSide;
+use crate::train::run_folder::TEMPLATES;
+
+use super::hub;
+
+/// Everything that takes part in episodes.
+pub struct Assembly {
+    /// The small model.
+    pub policy: Arc<dyn Policy>,
+    /// The large models.
+    pub large_models: Arc<LargeModels>,
+    /// The framing.
+    pub protocol: Arc<Protocol>,
+    /// Things a user should know about what was chosen for them.
+    pub notes: Vec<String>,
+}
+
+/// Loads every model that `config` names.
+pub async fn assemble(
+    config: &Config,
+    observer: Arc<dyn AttemptObserver>,
+) -> anyhow::Result<Assembly> {
+    let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
+    let seed = u64::from(std::process::id());
+    let setup = EndpointSetup { keys: &keys, observer, seed };
+    let mut in_process: Vec<Arc<dyn LargeModel>> = Vec::new();
+    for (name, local) in &config.local_models {
+        in_process.push(Arc::new(local_model(name, local).await?));
+    }
+    let default = config.default_large_model();
+    let large_models =
+        Arc::new(LargeModels::new(in_process, &config.large_models, default, &setup)?);
+    let mut notes = Vec::new();
+    let (policy, folder): (Arc<dyn Policy>, Option<PathBuf>) = match config.policy.engine {
+        Some(PolicyEngine::Remote) => {
+            let remote = config.policy.remote.as_ref().context("`policy.remote` is missing")?;
+            (Arc::new(RemotePolicy::new(Arc::new(Endpoint::new("policy", remote, &setup)?))), None)
+        }
+        None | Some(PolicyEngine::LargeModel) => {
+            let model = large_models.get(default)?;
+            notes.push(format!(
+                "no policy is configured: the large model `{default}` plays it itself"
+            ));
+            (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
+        }
+        Some(engine @ (PolicyEngine::MistralRs | PolicyEngine::Native)) => {
+            let named = config.policy.model.as_deref().context("`policy.model` is missing")?;
+            let path = hub::resolve(named).await?;
+            (token_policy(config, engine, named, &path).await?, Some(path))
+        }
+    };
+    let own = folder.map(|folder| folder.join(TEMPLATES)).filter(|own| own.is_dir());
+    let templates = config.templates.clone().or(own);
+    let protocol = Arc::new(Protocol::load(templates.as_deref())?);
+    Ok(Assembly { policy, large_models, protocol, notes })
+}
+
+async fn token_policy(
+    config: &Config,
+    engine: PolicyEngine,
+    named: &str,
+    path: &Path,
+) -> anyhow::Result<Arc<dyn Policy>> {
+    let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+    let engine: Arc<dyn Engine> = match engine {
+        PolicyEngine::Native => native(path, &config.policy.native).await?,
+        _ => Arc::new(MistralRsEngine::load(path, &config.policy.mistralrs).await?),
+    };
+    let text = TextSide::load(folder)?;
+    text.check_turns()?;
+    let name = config.policy.name.clone().unwrap_or_else(|| {
+        named.trim_end_matches('/').rsplit('/').next().unwrap_or(named).to_owned()
+    });
+    Ok(Arc::new(TokenPolicy::new(name, engine, Arc::new(text), true)))
+}
+
+/// A large model of this process.
+pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
+    let engine = native(&config.path, &config.native).await.with_context(|| {
+        format!(
+            "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
+        )
+    })?;
+    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
+}
+
+async fn native(path: &Path, config: &NativeConfig) -> anyhow::Result<Arc<dyn Engine>> {
+    let (path, config) = (path.to_owned(), config.clone());
+    let engine = tokio::task::spawn_blocking(move || {
+        let shape = ModelConfig::load(&path)?;
+        let weights = Weights::load(&path, &shape, DType::F32, &Device::Cpu)?;
+        NativeEngine::new(&shape, &weights, &config)
+    });
+    Ok(Arc::new(engine.await??))
+}

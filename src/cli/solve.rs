@@ -1,0 +1,143 @@
+//! `server solve`: one question through the loop, without HTTP.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, Overrides};
+use crate::engine::Sampling;
+use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
+use std::sync::Arc;
+
+use super::assemble::{Assembly, assemble};
+use super::{Failure, logging};
+
+#[derive(Debug, Args)]
+pub struct SolveArgs {
+    /// The question; read from standard input when it is `-`
+    question: String,
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Seed of the policy's sampling
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print the whole episode as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries `server solve` out.
+pub async fn run(args: SolveArgs) -> Result<(), Failure> {
+    logging::init();
+    let config = Config::load(args.config.as_deref(), &args.overrides)?;
+    let question = if args.question == "-" {
+        std::io::read_to_string(std::io::stdin())?
+    } else {
+        args.question.clone()
+    };
+    if question.trim().is_empty() {
+        return Err(anyhow::anyhow!("the question is empty\nhint: put it in quotes").into());
+    }
+    let assembly = assemble(&config, Arc::new(())).await?;
+    for note in &assembly.notes {
+        tracing::info!("{note}");
+    }
+    let sampling = &config.policy.sampling;
+    let mut request = EpisodeRequest::new(
+        question.trim(),
+        Sampling {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k,
+            seed: args.seed,
+        },
+    );
+    request.limits = config.episode.clone();
+    if args.json {
+        let episode = solve(&assembly, &config, &request, None).await?;
+        print_json(&episode)?;
+    } else {
+        let (events, shown) = mpsc::channel(64);
+        let (episode, ()) =
+            tokio::join!(solve(&assembly, &config, &request, Some(events)), show(shown));
+        print_end(&episode?);
+    }
+    Ok(())
+}
+
+async fn solve(
+    assembly: &Assembly,
+    config: &Config,
+    request: &EpisodeRequest,
+    events: Option<mpsc::Sender<EpisodeEvent>>,
+) -> anyhow::Result<Episode> {
+    let participants = Participants {
+        policy: &*assembly.policy,
+        large_model: &**assembly.large_models.get(config.default_large_model())?,
+        protocol: &assembly.protocol,
+    };
+    let episode = match events {
+        Some(mut events) => run_episode(participants, request, &mut events).await,
+        None => run_episode(participants, request, &mut Silent).await,
+    };
+    Ok(episode?)
+}
+
+#[allow(clippy::print_stdout, reason = "the episode is the command's output")]
+fn print_json(episode: &Episode) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(episode)?);
+    Ok(())
+}
+
+/// Writes the episode as it happens.
+#[allow(clippy::print_stdout, reason = "the episode is the command's output")]
+async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
+    let colour = std::io::stdout().is_terminal();
+    let mut last = "";
+    while let Some(event) = events.recv().await {
+        let (label, style, text) = match event {
+            EpisodeEvent::Turn(_) => {
+                last = "";
+                continue;
+            }
+            EpisodeEvent::Think(text) => ("think", "2", text),
+            EpisodeEvent::Prompt(text) => ("prompt", "36", text),
+            EpisodeEvent::Response(text) => ("reply", "33", text),
+            EpisodeEvent::Answer(text) => ("answer", "1;32", text),
+        };
+        if label != last {
+            if !last.is_empty() || label != "think" {
+                println!();
+            }
+            last = label;
+            if colour {
+                print!("\x1b[{style}m{label:>7}\x1b[0m  ");
+            } else {
+                print!("{label:>7}  ");
+            }
+        }
+        print!("{text}");
+        let _ = std::io::stdout().flush();
+    }
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the end of the command's output")]
+fn print_end(episode: &Episode) {
+    println!();
+    let (policy, large) = (&episode.usage.policy, &episode.usage.large_model);
+    eprintln!(
+        "\n{} after {} turns; policy {} + {} tokens, large model {} calls, {} + {} tokens",
+        episode.finish_reason.as_str(),
+        episode.trajectory.turns.len(),
+        policy.tokens.prompt_tokens,
+        policy.tokens.completion_tokens,
+        large.calls,
+        large.tokens.prompt_tokens,
+        large.tokens.completion_tokens,
+    );
+}

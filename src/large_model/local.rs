@@ -1,0 +1,197 @@
+//! A large model that runs in this process, on an engine.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::unfold;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use crate::chat::ChatMessage;
+use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
+use crate::protocol::Piece;
+use crate::tokenization::{IncrementalDecoder, Message, TextSide};
+use crate::trajectory::TokenUsage;
+
+use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream};
+
+/// Tokens of a reply unless the call says otherwise.
+const MAX_TOKENS: usize = 256;
+
+/// Fields of a call that are understood, and those that can be passed over without changing what
+/// the reply means.
+const PARAMS: [&str; 6] =
+    ["temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user"];
+
+/// A model on an engine of this process.
+pub struct LocalModel {
+    name: String,
+    engine: Arc<dyn Engine>,
+    text: Arc<TextSide>,
+}
+
+impl LocalModel {
+    /// A model named `name` with the tokenizer and chat template of `text`.
+    pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, text: Arc<TextSide>) -> Self {
+        Self { name: name.into(), engine, text }
+    }
+
+    fn rejected(&self, reason: impl ToString) -> LargeModelError {
+        LargeModelError::Rejected { model: self.name.clone(), reason: reason.to_string() }
+    }
+
+    /// Starts the generation of a reply.
+    fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
+        if let Some(key) = call.params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
+            return Err(self.rejected(format!("it does not know `{key}`")));
+        }
+        let messages: Vec<Message> = call
+            .messages
+            .iter()
+            .map(|message| {
+                let role = match message.role.as_str() {
+                    "system" | "developer" => "system",
+                    "user" => "user",
+                    "assistant" => "assistant",
+                    other => return Err(self.rejected(format!("it knows no role `{other}`"))),
+                };
+                Ok(Message { role, content: vec![Piece::Text(message.as_text())] })
+            })
+            .collect::<Result<_, _>>()?;
+        let rendered = self.text.template.render(&messages).map_err(|e| self.rejected(e))?;
+        let prompt = self.text.tokenizer.encode_pieces(&rendered).map_err(|e| self.rejected(e))?;
+        let usage = TokenUsage { prompt_tokens: prompt.len() as u64, completion_tokens: 0 };
+        let room = self.engine.context_length().saturating_sub(prompt.len());
+        if room == 0 {
+            let tokens = prompt.len();
+            let context = self.engine.context_length();
+            return Err(self.rejected(EngineError::PromptTooLong { tokens, context }));
+        }
+        let events = self.engine.generate(GenerateRequest {
+            prompt,
+            sampling: sampling(&call.params),
+            stop_ids: self.text.tokenizer.stop_ids().to_vec(),
+            max_tokens: max_tokens(&call.params).min(room),
+            stream,
+        });
+        Ok(Writing {
+            name: self.name.clone(),
+            text: Arc::clone(&self.text),
+            events,
+            decoder: IncrementalDecoder::default(),
+            written: String::new(),
+            usage,
+            is_over: false,
+        })
+    }
+}
+
+fn sampling(params: &Map<String, Value>) -> Sampling {
+    let number = |key: &str| params.get(key).and_then(Value::as_f64).map(|value| value as f32);
+    Sampling {
+        // A model that is asked for facts answers with what it thinks likeliest.
+        temperature: number("temperature").unwrap_or(0.0),
+        top_p: number("top_p").unwrap_or(1.0),
+        top_k: None,
+        seed: params.get("seed").and_then(Value::as_i64).unwrap_or(0) as u64,
+    }
+}
+
+fn max_tokens(params: &Map<String, Value>) -> usize {
+    ["max_completion_tokens", "max_tokens"]
+        .iter()
+        .find_map(|key| params.get(*key)?.as_u64())
+        .map_or(MAX_TOKENS, |tokens| (tokens as usize).max(1))
+}
+
+#[async_trait]
+impl LargeModel for LocalModel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prices(&self) -> Prices {
+        Prices::default()
+    }
+
+    async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+        let mut writing = self.start(call, false)?;
+        loop {
+            match writing.next().await? {
+                ReplyChunk::Done(reply) => return Ok(reply),
+                ReplyChunk::Text(_) => {}
+            }
+        }
+    }
+
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+        let writing = self.start(call, true)?;
+        Ok(unfold(writing, |mut writing| async move {
+            if writing.is_over {
+                return None;
+            }
+            let chunk = writing.next().await;
+            writing.is_over |= chunk.is_err();
+            Some((chunk, writing))
+        })
+        .boxed())
+    }
+}
+
+/// A reply in the making.
+struct Writing {
+    name: String,
+    text: Arc<TextSide>,
+    events: mpsc::UnboundedReceiver<GenerateEvent>,
+    decoder: IncrementalDecoder,
+    written: String,
+    usage: TokenUsage,
+    is_over: bool,
+}
+
+impl Writing {
+    async fn next(&mut self) -> Result<ReplyChunk, LargeModelError> {
+        loop {
+            let event = self.events.recv().await;
+            let finish_reason = match event {
+                Some(GenerateEvent::Tokens(tokens)) => {
+                    let mut fresh = String::new();
+                    for token in tokens {
+                        self.usage.completion_tokens += 1;
+                        if !self.text.tokenizer.stop_ids().contains(&token.id) {
+                            let text = self.decoder.push(&self.text.tokenizer, token.id);
+                            fresh.push_str(&text.map_err(|error| self.stopped(error))?);
+                        }
+                    }
+                    if self.written.is_empty() {
+                        fresh = fresh.trim_start().to_owned();
+                    }
+                    if fresh.is_empty() {
+                        continue;
+                    }
+                    self.written.push_str(&fresh);
+                    return Ok(ReplyChunk::Text(fresh));
+                }
+                Some(GenerateEvent::Done(StopReason::StopId)) => "stop",
+                Some(GenerateEvent::Done(StopReason::Length)) => "length",
+                Some(GenerateEvent::Failed(error)) => return Err(self.stopped(error)),
+                None => return Err(self.stopped("the engine closed the request")),
+            };
+            self.is_over = true;
+            return Ok(ReplyChunk::Done(Reply {
+                message: ChatMessage::text("assistant", std::mem::take(&mut self.written)),
+                finish_reason: finish_reason.to_owned(),
+                usage: self.usage,
+            }));
+        }
+    }
+
+    fn stopped(&self, reason: impl ToString) -> LargeModelError {
+        LargeModelError::Unreachable {
+            model: self.name.clone(),
+            url: "this process".into(),
+            reason: reason.to_string(),
+        }
+    }
+}
