@@ -258,13 +258,19 @@ impl World {
         let mut tasks = Vec::with_capacity(n);
         for (index, &kind) in kinds.iter().cycle().take(n).enumerate() {
             let affirmative = (index / kinds.len()).is_multiple_of(2);
-            let too_small =
-                || WorldError::TooSmall { kind: kind.name().into(), found: index, wanted: n };
-            let fresh = (0..ATTEMPTS).find_map(|_| {
-                let drawn = sampler.draw(kind, affirmative, &mut rng).ok()?;
-                ids.insert(drawn.task.id.clone()).then_some(drawn)
-            });
-            tasks.push(fresh.ok_or_else(too_small)?);
+            let mut attempts = 0;
+            let fresh = loop {
+                let drawn = sampler.draw(kind, affirmative, &mut rng)?;
+                if ids.insert(drawn.task.id.clone()) {
+                    break drawn;
+                }
+                attempts += 1;
+                if attempts == ATTEMPTS {
+                    let kind = kind.name().into();
+                    return Err(WorldError::TooSmall { kind, found: index, wanted: n });
+                }
+            };
+            tasks.push(fresh);
         }
         Ok(tasks)
     }
