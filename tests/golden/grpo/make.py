@@ -113,6 +113,7 @@ def trainer(options, folder):
             max_completion_length=MAX_COMPLETION,
             report_to=[],
             use_cpu=True,
+            bf16=False,
             temperature=1.0,
             disable_dropout=True,
             **options,
