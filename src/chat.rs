@@ -35,4 +35,68 @@ impl ChatMessage {
             _ => String::new(),
         }
     }
+
+    /// What the message says to a reader of text alone: its text, the kind of every part that is
+    /// none, and the calls of tools.
+    pub fn transcript(&self) -> String {
+        let parts = self.content.as_array().into_iter().flatten();
+        let others = parts.filter_map(|part| part.get("type").and_then(Value::as_str));
+        let others = others.filter(|kind| *kind != "text").map(|kind| format!("[{kind}]"));
+        let calls = self.extra.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        let calls = calls.filter_map(|call| {
+            let function = call.get("function")?;
+            let name = function.get("name")?.as_str()?;
+            let arguments = function.get("arguments").and_then(Value::as_str).unwrap_or_default();
+            Some(format!("[calls {name} with {arguments}]"))
+        });
+        let text = Some(self.as_text()).filter(|text| !text.is_empty());
+        text.into_iter().chain(others).chain(calls).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The parts of the message that are no text.
+    pub fn attachments(&self) -> Vec<Value> {
+        let parts = self.content.as_array().into_iter().flatten();
+        parts
+            .filter(|part| part.get("text").is_none_or(|text| !text.is_string()))
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_reader_of_text_gets() {
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,x"}});
+        let call = json!({"id": "1", "function": {"name": "f", "arguments": "{}"}});
+        let table = [
+            (json!({"role": "user", "content": "a"}), "a", "a", 0),
+            (
+                json!({"role": "user", "content": [{"type": "text", "text": "a"}, image,
+                       {"type": "text", "text": "b"}]}),
+                "a\nb",
+                "a\nb\n[image_url]",
+                1,
+            ),
+            (
+                json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+                "",
+                "[calls f with {}]",
+                0,
+            ),
+            (json!({"role": "assistant"}), "", "", 0),
+        ];
+        for (message, text, transcript, attachments) in table {
+            let message: ChatMessage = serde_json::from_value(message).unwrap();
+            assert_eq!(message.as_text(), text);
+            assert_eq!(message.transcript(), transcript);
+            assert_eq!(message.attachments().len(), attachments);
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod check;
 mod exit;
 mod hub;
 mod logging;
+mod serve;
 mod solve;
 mod train;
 
@@ -25,6 +26,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the loop over HTTP
+    Serve(serve::ServeArgs),
     /// Answer one question, and show how
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
@@ -39,6 +42,7 @@ impl Cli {
     /// Carries the command out.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Serve(args) => serving(serve::run(args)),
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
             Command::Check(args) => check::run(args),

@@ -10,15 +10,19 @@ use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
-use crate::large_model::{LargeModel, LargeModelError};
+use crate::large_model::{LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
 
 mod event;
+mod form;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use event::{EpisodeEvent, EventSink, Silent};
+pub use form::{AnswerForm, Check};
 pub use run::run_episode;
 
 /// What an episode may use up.
@@ -47,7 +51,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_turns: 5,
+            max_turns: 8,
             max_turn_tokens: 1024,
             max_policy_tokens: 8192,
             observation_chars: 2048,
@@ -85,10 +89,18 @@ pub struct EpisodeRequest {
     /// Messages before the question: shown to the policy as text, sent to the large model as they
     /// are.
     pub conversation: Vec<ChatMessage>,
+    /// Whether `conversation` holds the question already and goes on after it, as it does once
+    /// tools were called.
+    pub is_continued: bool,
+    /// Parts of the question that are no text (images, audio): they go to the large model with the
+    /// first prompt.
+    pub attachments: Vec<Value>,
     /// How the policy samples.
     pub sampling: Sampling,
     /// Fields for every call of the large model.
     pub large_model_params: Map<String, Value>,
+    /// What is asked of the answer beside its being right.
+    pub form: AnswerForm,
     /// What the episode may use up.
     pub limits: Limits,
     /// When the clock of the episode's deadline started.
@@ -103,8 +115,11 @@ impl EpisodeRequest {
         Self {
             question: question.into(),
             conversation: Vec::new(),
+            is_continued: false,
+            attachments: Vec::new(),
             sampling,
             large_model_params: Map::new(),
+            form: AnswerForm::default(),
             limits: Limits::default(),
             started: Instant::now(),
             authorization: None,
@@ -164,6 +179,16 @@ pub enum AnswerSource {
     LargeModel,
 }
 
+impl AnswerSource {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::LargeModel => "large_model",
+        }
+    }
+}
+
 /// What one role used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RoleUsage {
@@ -198,6 +223,13 @@ pub struct Episode {
     pub trajectory: Trajectory,
     /// What it took.
     pub usage: EpisodeUsage,
+    /// Time spent waiting for either model, microseconds.
+    #[serde(default)]
+    pub model_micros: u64,
+    /// The reply that is the answer, with its tool calls and its reason to end, where one call of
+    /// the large model made it. Not part of the record.
+    #[serde(skip)]
+    pub reply: Option<Reply>,
 }
 
 impl Episode {
@@ -235,6 +267,14 @@ pub enum EpisodeErrorKind {
     Budget {
         /// The limit.
         max_cost: f64,
+    },
+    /// The answer does not have the form that was asked for, even at the second try.
+    #[error(
+        "the large model's answer does not have the form that was asked for: {reason}\nhint: ask a model that keeps to such forms, or relax the form"
+    )]
+    Unfit {
+        /// What is wrong with it.
+        reason: String,
     },
     /// Whoever asked is gone.
     #[error("nobody listens any more")]

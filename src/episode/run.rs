@@ -1,11 +1,11 @@
 //! The loop itself.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
 use crate::chat::ChatMessage;
@@ -38,6 +38,7 @@ pub async fn run_episode(
         turns: Vec::new(),
         exchanges: Vec::new(),
         replies: Replies::new(),
+        waited: Duration::ZERO,
     };
     run.episode().await.map_err(|kind| EpisodeError { kind, usage: run.usage })
 }
@@ -45,7 +46,7 @@ pub async fn run_episode(
 /// How the loop over turns ended.
 enum Ending {
     Policy(String),
-    LargeModel(String),
+    LargeModel(Box<Reply>),
     Without(FinishReason),
 }
 
@@ -59,6 +60,8 @@ struct Run<'a> {
     /// Prompts and replies so far, as the large model's conversation.
     exchanges: Vec<ChatMessage>,
     replies: Replies,
+    /// Time spent waiting for either model.
+    waited: Duration,
 }
 
 impl Run<'_> {
@@ -68,29 +71,58 @@ impl Run<'_> {
         let conversation: Vec<(String, String)> = request
             .conversation
             .iter()
-            .map(|message| (message.role.clone(), message.as_text()))
+            .map(|message| (message.role.clone(), message.transcript()))
             .collect();
         let opening = self.participants.protocol.opening(&Opening {
-            question: &request.question,
+            question: &self.question().transcript(),
             conversation: &conversation,
             max_turns: limits.max_turns,
-            allow_final: limits.allow_final,
+            allow_final: limits.allow_final && !request.form.by_large_model,
         })?;
         let mut session = self.participants.policy.open(&opening, request.sampling).await?;
         let ending = self.turns(&mut *session).await?;
-        let (answer, answer_source, finish_reason) = match ending {
-            Ending::Policy(text) => (text, AnswerSource::Policy, FinishReason::Answered),
-            Ending::LargeModel(text) => (text, AnswerSource::LargeModel, FinishReason::Answered),
-            Ending::Without(reason) => {
-                let best = if limits.fallback { self.best(reason).await? } else { String::new() };
-                (best, AnswerSource::LargeModel, reason)
-            }
-        };
+        let (answer, answer_source, finish_reason, reply) = self.conclude(ending).await?;
         let trajectory = crate::trajectory::Trajectory {
             turns: std::mem::take(&mut self.turns),
             trace: session.trace().clone(),
         };
-        Ok(Episode { answer, answer_source, finish_reason, trajectory, usage: self.usage })
+        let model_micros = self.waited.as_micros() as u64;
+        let usage = self.usage;
+        Ok(Episode { answer, answer_source, finish_reason, trajectory, usage, model_micros, reply })
+    }
+
+    /// The answer, whose words it is, why the episode ended, and the reply that made it.
+    async fn conclude(
+        &mut self,
+        ending: Ending,
+    ) -> Result<(String, AnswerSource, FinishReason, Option<Reply>), EpisodeErrorKind> {
+        use AnswerSource::{LargeModel, Policy};
+        let reason = match &ending {
+            Ending::Without(reason) => *reason,
+            _ => FinishReason::Answered,
+        };
+        if self.request.form.by_large_model {
+            let draft = match ending {
+                Ending::Policy(text) => text,
+                Ending::LargeModel(reply) => reply.message.as_text(),
+                Ending::Without(_) => String::new(),
+            };
+            let reply = self.formed(&draft).await?;
+            return Ok((reply.message.as_text(), LargeModel, reason, Some(reply)));
+        }
+        match ending {
+            Ending::Policy(text) => Ok((text, Policy, reason, None)),
+            Ending::LargeModel(reply) => {
+                Ok((reply.message.as_text(), LargeModel, reason, Some(*reply)))
+            }
+            Ending::Without(_) if !self.request.limits.fallback => {
+                Ok((String::new(), LargeModel, reason, None))
+            }
+            Ending::Without(_) => {
+                let (text, reply) = self.best(reason).await?;
+                Ok((text, LargeModel, reason, reply))
+            }
+        }
     }
 
     /// Turns until there is an answer or a limit.
@@ -105,6 +137,9 @@ impl Run<'_> {
             let room = limits.max_policy_tokens.saturating_sub(written).min(limits.max_turn_tokens);
             if room == 0 {
                 return Ok(Ending::Without(FinishReason::TokenLimit));
+            }
+            if Instant::now() >= self.deadline {
+                return Ok(Ending::Without(FinishReason::Deadline));
             }
             if self.is_over_budget() {
                 return Ok(Ending::Without(FinishReason::Budget));
@@ -123,9 +158,11 @@ impl Run<'_> {
         room: usize,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         let begun = Instant::now();
-        let mut sink = Watch { parser: TurnParser::default(), events: &mut *self.events };
+        let drafts = self.request.form.by_large_model;
+        let mut sink = Watch { parser: TurnParser::default(), events: &mut *self.events, drafts };
         let written = timeout_at(self.deadline.into(), session.turn(room, &mut sink)).await;
         let text = sink.parser.text().to_owned();
+        self.waited += begun.elapsed();
         let parsed = sink.parser.finish();
         let WrittenTurn { finish, usage } = match written {
             Ok(Ok(written)) => written,
@@ -158,9 +195,10 @@ impl Run<'_> {
             _ if cut => Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit))),
             Action::Nothing => Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed))),
             Action::FinalPrompt(prompt) => {
-                let (reply, observation) = self.ask(&prompt, true).await?;
+                let is_answer = !self.request.form.by_large_model;
+                let (reply, observation) = self.ask(&prompt, is_answer).await?;
                 self.attach(observation);
-                Ok(ControlFlow::Break(Ending::LargeModel(reply)))
+                Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
             }
             Action::Prompt(prompt) => self.exchange(session, &prompt).await,
         }
@@ -186,6 +224,7 @@ impl Run<'_> {
             }
             Err(error) => return Err(error),
         };
+        let reply = reply.message.as_text();
         let shown: String = reply.chars().take(limits.observation_chars).collect();
         observation.truncated = shown.len() < reply.len();
         self.attach(observation);
@@ -201,33 +240,34 @@ impl Run<'_> {
         &mut self,
         prompt: &str,
         is_answer: bool,
-    ) -> Result<(String, Observation), EpisodeErrorKind> {
+    ) -> Result<(Reply, Observation), EpisodeErrorKind> {
         let begun = Instant::now();
         let known = self.replies.get(prompt).cloned();
         let repeated = known.is_some();
-        let mut usage = Default::default();
         let reply = match known {
             Some(reply) => {
                 self.announce(is_answer, reply.clone()).await?;
-                reply
+                Reply::text(reply)
             }
             None => {
                 let mut messages = self.large_model_opening()?;
                 messages.extend(self.exchanges.iter().cloned());
-                messages.push(ChatMessage::text("user", prompt));
+                let message = match self.exchanges.is_empty() {
+                    true => with_attachments(prompt, &self.request.attachments),
+                    false => ChatMessage::text("user", prompt),
+                };
+                messages.push(message.clone());
                 let reply = self.call(messages, is_answer).await?;
-                usage = reply.usage;
-                reply.message.as_text()
+                let text = reply.message.as_text();
+                self.exchanges.extend([message, ChatMessage::text("assistant", text.clone())]);
+                self.replies.insert(prompt.to_owned(), text);
+                reply
             }
         };
-        if !repeated {
-            self.exchanges.push(ChatMessage::text("user", prompt));
-            self.exchanges.push(ChatMessage::text("assistant", reply.clone()));
-            self.replies.insert(prompt.to_owned(), reply.clone());
-        }
         let millis = begun.elapsed().as_millis() as u64;
-        let observation =
-            Observation { reply: reply.clone(), truncated: false, repeated, usage, millis };
+        let usage = reply.usage;
+        let text = reply.message.as_text();
+        let observation = Observation { reply: text, truncated: false, repeated, usage, millis };
         Ok((reply, observation))
     }
 
@@ -237,22 +277,39 @@ impl Run<'_> {
         messages: Vec<ChatMessage>,
         is_answer: bool,
     ) -> Result<Reply, EpisodeErrorKind> {
+        let begun = Instant::now();
+        let result = self.reply_to(messages, is_answer).await;
+        self.waited += begun.elapsed();
+        let reply = result?;
+        self.usage.large_model.calls += 1;
+        self.usage.large_model.tokens += reply.usage;
+        self.usage.large_model.cost += reply.cost;
+        Ok(reply)
+    }
+
+    async fn reply_to(
+        &mut self,
+        messages: Vec<ChatMessage>,
+        is_answer: bool,
+    ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
         let call = Call {
             messages,
-            params: self.params(),
+            params: self.params(is_answer),
             deadline: Some(self.deadline),
             authorization: self.request.authorization.clone(),
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
-        let reply = if self.events.is_live() {
+        // An answer that may have to be asked for again is not shown before it is good.
+        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
+        if is_live {
             let stream = timeout_at(self.deadline.into(), model.stream(&call)).await;
             let mut stream = stream.map_err(|_| past())??;
             loop {
                 let chunk = timeout_at(self.deadline.into(), stream.next()).await;
                 match chunk.map_err(|_| past())? {
                     Some(Ok(ReplyChunk::Text(text))) => self.announce(is_answer, text).await?,
-                    Some(Ok(ReplyChunk::Done(reply))) => break reply,
+                    Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
                     Some(Err(error)) => return Err(error.into()),
                     None => {
                         return Err(EpisodeErrorKind::LargeModel(LargeModelError::Malformed {
@@ -264,19 +321,69 @@ impl Run<'_> {
             }
         } else {
             let reply = timeout_at(self.deadline.into(), model.complete(&call)).await;
-            reply.map_err(|_| past())??
-        };
-        self.usage.large_model.calls += 1;
-        self.usage.large_model.tokens += reply.usage;
-        self.usage.large_model.cost += model.prices().cost(reply.usage);
-        Ok(reply)
+            Ok(reply.map_err(|_| past())??)
+        }
+    }
+
+    /// The large model's answer in the form that was asked for, made of the policy's draft.
+    async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
+        let request = self.request;
+        let turns = self.turns.iter().filter_map(|turn| {
+            let reply = &turn.observation.as_ref()?.reply;
+            match &turn.action {
+                Action::Prompt(prompt) | Action::FinalPrompt(prompt) => Some((&**prompt, &**reply)),
+                _ => None,
+            }
+        });
+        let notes = self.participants.protocol.form(&turns.collect::<Vec<_>>(), draft)?;
+        let mut messages = vec![ChatMessage::text("system", notes)];
+        messages.extend(request.conversation.iter().cloned());
+        if !request.is_continued {
+            messages.push(self.question());
+        }
+        let Some(check) = &request.form.check else { return self.call(messages, true).await };
+        let mut is_retry = false;
+        loop {
+            let reply = self.call(messages.clone(), true).await?;
+            let text = reply.message.as_text();
+            // Calls of tools and refusals stand in for the content, and one that was cut off by
+            // its own limit says so.
+            let stands = reply.message.content.is_null() || reply.finish_reason == "length";
+            let verdict = if stands { Ok(()) } else { check.verdict(&text) };
+            match verdict {
+                Ok(()) => {
+                    if self.events.is_live() {
+                        self.announce(true, text).await?;
+                    }
+                    return Ok(reply);
+                }
+                Err(reason) if is_retry => return Err(EpisodeErrorKind::Unfit { reason }),
+                Err(reason) => {
+                    let again = format!(
+                        "That does not have the form asked for: {reason}. \
+                         Reply again, in that form and nothing else."
+                    );
+                    messages.push(ChatMessage::text("assistant", text));
+                    messages.push(ChatMessage::text("user", again));
+                    is_retry = true;
+                }
+            }
+        }
+    }
+
+    /// The question as the large model gets it.
+    fn question(&self) -> ChatMessage {
+        with_attachments(&self.request.question, &self.request.attachments)
     }
 
     /// What the request asks of the large model, with a seed of the episode's.
-    fn params(&self) -> serde_json::Map<String, serde_json::Value> {
+    fn params(&self, is_answer: bool) -> serde_json::Map<String, serde_json::Value> {
         let mut params = self.request.large_model_params.clone();
         let seed = (self.request.sampling.seed >> 1) as i64;
         params.entry("seed").or_insert(json!(seed));
+        if is_answer {
+            params.extend(self.request.form.params.clone());
+        }
         params
     }
 
@@ -293,11 +400,14 @@ impl Run<'_> {
 
     /// The best answer there is without one of the policy's: the last reply, or the large model's
     /// reply to the question itself.
-    async fn best(&mut self, reason: FinishReason) -> Result<String, EpisodeErrorKind> {
+    async fn best(
+        &mut self,
+        reason: FinishReason,
+    ) -> Result<(String, Option<Reply>), EpisodeErrorKind> {
         if let Some(last) = self.exchanges.last() {
             let reply = last.as_text();
             self.announce(true, reply.clone()).await?;
-            return Ok(reply);
+            return Ok((reply, None));
         }
         let limits = &self.request.limits;
         if reason == FinishReason::Deadline {
@@ -307,8 +417,11 @@ impl Run<'_> {
             return Err(EpisodeErrorKind::Budget { max_cost });
         }
         let mut messages = self.large_model_opening()?;
-        messages.push(ChatMessage::text("user", self.request.question.clone()));
-        Ok(self.call(messages, true).await?.message.as_text())
+        if !self.request.is_continued {
+            messages.push(self.question());
+        }
+        let reply = self.call(messages, true).await?;
+        Ok((reply.message.as_text(), Some(reply)))
     }
 
     async fn announce(&mut self, is_answer: bool, text: String) -> Result<(), EpisodeErrorKind> {
@@ -329,10 +442,22 @@ impl Run<'_> {
     }
 }
 
+/// A user's message of text, with what is no text before it.
+fn with_attachments(text: &str, attachments: &[Value]) -> ChatMessage {
+    let mut message = ChatMessage::text("user", text);
+    if !attachments.is_empty() {
+        let text = json!({"type": "text", "text": text});
+        message.content = attachments.iter().cloned().chain([text]).collect();
+    }
+    message
+}
+
 /// Reads a turn as it is written and passes on what it says.
 struct Watch<'a> {
     parser: TurnParser,
     events: &'a mut dyn EventSink,
+    /// Whether its answers are drafts: thoughts, to whoever watches.
+    drafts: bool,
 }
 
 #[async_trait]
@@ -342,6 +467,7 @@ impl TurnSink for Watch<'_> {
             let event = match fragment {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
                 Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
+                Fragment::Answer(text) if self.drafts => EpisodeEvent::Think(text),
                 Fragment::Answer(text) => EpisodeEvent::Answer(text),
             };
             self.events.emit(event).await.map_err(|_| PolicyError::Cancelled)?;

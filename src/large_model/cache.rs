@@ -188,7 +188,7 @@ impl LargeModel for Cached {
 }
 
 fn unbilled(reply: Reply) -> Reply {
-    Reply { usage: TokenUsage::default(), ..reply }
+    Reply { usage: TokenUsage::default(), cost: 0.0, ..reply }
 }
 
 /// The JSON with the keys of every object in alphabetical order.

@@ -109,7 +109,9 @@ async fn read_whole(
     response: Response,
 ) -> Result<Reply, LargeModelError> {
     let body = Body::new(Arc::clone(exchange), response).whole().await?;
-    parse_completion(&body, exchange.redactor()).map_err(|fault| exchange.faulty(fault))
+    parse_completion(&body, exchange.redactor())
+        .map(|reply| exchange.priced(reply))
+        .map_err(|fault| exchange.faulty(fault))
 }
 
 #[async_trait]

@@ -9,6 +9,7 @@ use http::{HeaderValue, header};
 use reqwest::{RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::Reply;
 use super::attempt::Attempt;
 use super::error::LargeModelError;
 use super::redact::Redactor;
@@ -124,6 +125,11 @@ impl Exchange {
 
     pub(super) fn rejected(&self, reason: impl Into<String>) -> LargeModelError {
         LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
+    }
+
+    /// The reply with its price.
+    pub(super) fn priced(&self, reply: Reply) -> Reply {
+        Reply { cost: self.transport.config.prices.cost(reply.usage), ..reply }
     }
 
     pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {

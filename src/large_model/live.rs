@@ -37,7 +37,7 @@ impl Live {
             let whole: Bytes = body.whole_from(first).await?;
             let reply = parse_completion(&whole, exchange.redactor());
             return reply
-                .map(|reply| Opened::Whole(Box::new(reply)))
+                .map(|reply| Opened::Whole(Box::new(exchange.priced(reply))))
                 .map_err(|fault| exchange.faulty(fault));
         }
         let (decoder, assembly) = (SseDecoder::default(), Assembly::default());
@@ -98,8 +98,11 @@ impl Live {
     }
 
     fn finish(&mut self, marked: bool) -> Result<ReplyChunk, LargeModelError> {
+        let exchange = &self.body.exchange;
         let reply = self.assembly.finish(marked);
-        reply.map(ReplyChunk::Done).map_err(|fault| self.body.exchange.faulty(fault))
+        reply
+            .map(|reply| ReplyChunk::Done(exchange.priced(reply)))
+            .map_err(|fault| exchange.faulty(fault))
     }
 }
 

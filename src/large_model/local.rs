@@ -183,6 +183,7 @@ impl Writing {
                 message: ChatMessage::text("assistant", std::mem::take(&mut self.written)),
                 finish_reason: finish_reason.to_owned(),
                 usage: self.usage,
+                cost: 0.0,
             }));
         }
     }

@@ -70,6 +70,8 @@ pub struct Reply {
     pub finish_reason: String,
     /// What the call was billed.
     pub usage: TokenUsage,
+    /// What that cost at the prices of the model that replied, in the operator's currency.
+    pub cost: f64,
 }
 
 impl Reply {
@@ -79,6 +81,7 @@ impl Reply {
             message: ChatMessage::text("assistant", content),
             finish_reason: "stop".to_owned(),
             usage: TokenUsage::default(),
+            cost: 0.0,
         }
     }
 }

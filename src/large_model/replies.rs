@@ -58,7 +58,8 @@ impl Replies {
                     line: number,
                     reason: error.to_string(),
                 })?;
-            replies.keep(request.into(), Reply { message, finish_reason, usage });
+            // Remembered replies are billed nothing.
+            replies.keep(request.into(), Reply { message, finish_reason, usage, cost: 0.0 });
             whole += length as u64;
         }
         if !line.is_empty() {
@@ -83,7 +84,7 @@ impl Replies {
     /// so that no thread of its own is needed.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
         if let Some(file) = &mut self.file {
-            let Reply { message, finish_reason, usage } = reply.clone();
+            let Reply { message, finish_reason, usage, .. } = reply.clone();
             let line = Line { request: key.clone(), message, finish_reason, usage };
             let written = serde_json::to_vec(&line).map_err(Into::into).and_then(|mut line| {
                 line.push(b'\n');

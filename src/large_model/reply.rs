@@ -211,7 +211,8 @@ fn build_reply(
             return Err(Fault::Malformed(format!("the content of its message is {kind}")));
         }
     }
-    Ok(Reply { message: ChatMessage { role, content, extra: fields }, finish_reason, usage })
+    let message = ChatMessage { role, content, extra: fields };
+    Ok(Reply { message, finish_reason, usage, cost: 0.0 })
 }
 
 fn is_empty(value: &Value) -> bool {

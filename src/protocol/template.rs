@@ -7,10 +7,11 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use super::piece::{Piece, mark, split};
 
 /// The templates by file name, with the built-in text of each.
-pub const TEMPLATE_FILES: [(&str, &str); 3] = [
+pub const TEMPLATE_FILES: [(&str, &str); 4] = [
     ("policy.j2", include_str!("templates/policy.j2")),
     ("observation.j2", include_str!("templates/observation.j2")),
     ("large_model.j2", include_str!("templates/large_model.j2")),
+    ("form.j2", include_str!("templates/form.j2")),
 ];
 
 /// A template that cannot be used.
@@ -26,7 +27,7 @@ pub enum ProtocolError {
     },
     /// The template does not render.
     #[error(
-        "the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `max_turns` and `allow_final` are known to `policy.j2`, `reply` to `observation.j2`"
+        "the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `max_turns` and `allow_final` are known to `policy.j2`, `reply` to `observation.j2`, `exchanges` and `draft` to `form.j2`"
     )]
     Render {
         /// The template's file name.
@@ -81,6 +82,7 @@ impl Protocol {
         }
         protocol.observation("text")?;
         protocol.large_model_system()?;
+        protocol.form(&[("text", "text")], "text")?;
         Ok(protocol)
     }
 
@@ -110,6 +112,17 @@ impl Protocol {
     /// The large model's system message; empty for none.
     pub fn large_model_system(&self) -> Result<String, ProtocolError> {
         let pieces = self.render("large_model.j2", context! {})?;
+        Ok(super::piece::concat(&pieces).trim().to_owned())
+    }
+
+    /// The system message of the call that gives an answer its form: prompts with their replies,
+    /// and the policy's draft, empty for none.
+    pub fn form(&self, exchanges: &[(&str, &str)], draft: &str) -> Result<String, ProtocolError> {
+        let exchanges: Vec<_> = exchanges
+            .iter()
+            .map(|(prompt, reply)| context! { prompt => *prompt, reply => *reply })
+            .collect();
+        let pieces = self.render("form.j2", context! { exchanges, draft })?;
         Ok(super::piece::concat(&pieces).trim().to_owned())
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tokenizers::models::unigram::Unigram;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
     AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer as Inner,
@@ -48,15 +48,16 @@ pub fn write_word_level(
             words.insert(word.to_owned());
         }
     }
-    let mut vocabulary: Vec<(String, f64)> = Vec::new();
-    let bytes: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
-    // A word beats any way of spelling it, because each of the parts costs more.
-    vocabulary.extend(bytes.iter().map(|byte| (byte.to_string(), -10.0)));
-    vocabulary.extend(
-        words.into_iter().filter(|word| word.chars().nth(1).is_some()).map(|word| (word, -1.0)),
-    );
-    let model = Unigram::from(vocabulary, None, false)
-        .map_err(|error| TokenizerError::Encode(error.to_string()))?;
+    let bytes: BTreeSet<String> =
+        ByteLevel::alphabet().into_iter().map(|byte| byte.to_string()).collect();
+    words.retain(|word| !bytes.contains(word));
+    let vocabulary: Vocab = bytes.into_iter().chain(words).zip(0..).collect();
+    // Without merges a text is either a word of the vocabulary or falls apart into bytes.
+    let model = BPE::builder()
+        .vocab_and_merges(vocabulary, Vec::new())
+        .ignore_merges(true)
+        .build()
+        .map_err(encode)?;
     let mut inner = Inner::new(model);
     inner.with_pre_tokenizer(Some(splitter));
     inner.with_decoder(Some(splitter));
@@ -145,7 +146,8 @@ mod tests {
     fn markup_keeps_its_control_tokens_beside_outside_text() {
         let (_folder, tokenizer) = made();
         let end = tokenizer.encode_markup(END).unwrap();
-        assert_eq!(tokenizer.stop_ids(), end);
+        assert_eq!(tokenizer.end_ids(), end);
+        assert_eq!(tokenizer.stop_ids().len(), 3);
         let pieces = [Piece::Text("<|end|>".into()), Piece::Markup("<|end|>".into())];
         let ids = tokenizer.encode_pieces(&pieces).unwrap();
         assert_eq!(ids.iter().filter(|id| **id == end[0]).count(), 1);

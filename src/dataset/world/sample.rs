@@ -31,7 +31,7 @@ pub enum Split {
 impl Split {
     /// The side of the question whose subject matter is `key`.
     fn of(key: &str) -> Self {
-        if super::stable_hash(key) % 5 == 0 { Self::Test } else { Self::Train }
+        if super::stable_hash(key).is_multiple_of(5) { Self::Test } else { Self::Train }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The output head: log-probabilities of given targets and entropies, without keeping logits.
 //!
-//! Rows are projected onto the vocabulary a chunk at a time; backward projects each chunk again.
+//! Logits exist for a block of rows and tokens at a time; backward makes each block again.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -11,16 +11,9 @@ use super::simd::{dot, exp, fma, max, multiversion, sum};
 use super::{host, portable};
 use crate::model::batch::TokenScores;
 
-/// Most bytes of logits that exist at a time.
-const MOST_BYTES: usize = 64 << 20;
-/// Bytes of logits that a small vocabulary's chunks aim at: within the last cache.
-const AIM_BYTES: usize = 4 << 20;
-
-/// Rows of a chunk.
-pub(super) fn chunk_rows(vocab: usize) -> usize {
-    let fit = |bytes: usize| bytes / (4 * vocab.max(1));
-    fit(AIM_BYTES).max(64).min(fit(MOST_BYTES).max(1))
-}
+/// Rows and tokens of the block of logits that exists at a time: 16 MiB.
+const ROWS: usize = 1024;
+const TOKENS: usize = 4096;
 
 /// What forward and backward both read.
 pub(crate) struct Head<'a> {
@@ -53,30 +46,41 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
     }
     let (vocab, width) = head.weight.dims2()?;
     let (hidden, weight) = (host::values(head.hidden)?, host::values(head.weight)?);
-    let right = Transposed::new(&weight, width, vocab, width);
-    let chunk = chunk_rows(vocab);
-    let mut logits = vec![0.0; chunk.min(rows) * vocab];
-    for (hidden, targets) in hidden.chunks(chunk * width).zip(head.targets.chunks(chunk)) {
-        let logits = &mut logits[..targets.len() * vocab];
-        let shape = (targets.len(), vocab, width);
-        // Safety: the logits have that shape.
-        unsafe {
-            product(Target::write(logits, vocab), shape, hidden, Right::Transposed(&right), None);
+    let scale = 1.0 / head.temperature;
+    let mut logits = vec![0.0; ROWS.min(rows) * TOKENS.min(vocab)];
+    let mut sums = vec![Sums::NONE; rows];
+    scores.log_probs.resize(rows, 0.0);
+    for first in (0..vocab).step_by(TOKENS) {
+        let tokens = TOKENS.min(vocab - first);
+        let right = Transposed::new(&weight[first * width..], width, tokens, width);
+        let states = sums.chunks_mut(ROWS).zip(scores.log_probs.chunks_mut(ROWS));
+        for (index, (sums, log_probs)) in states.enumerate() {
+            let (from, shape) = (index * ROWS, (sums.len(), tokens, width));
+            let logits = &mut logits[..sums.len() * tokens];
+            let target = Target::write(logits, tokens);
+            // Safety: the logits have that shape.
+            unsafe {
+                product(target, shape, &hidden[from * width..], Right::Transposed(&right), None);
+            }
+            logits
+                .par_chunks_exact_mut(tokens)
+                .zip(&head.targets[from..])
+                .zip(sums.par_iter_mut().zip(log_probs))
+                .for_each(|((row, &target), (sums, log_prob))| {
+                    if let Some(logit) =
+                        (target as usize).checked_sub(first).and_then(|at| row.get(at))
+                    {
+                        *log_prob = logit * scale;
+                    }
+                    *sums = sums.with(row_sums(row, scale));
+                });
         }
-        let rows: Vec<[f32; 3]> = logits
-            .par_chunks_exact_mut(vocab)
-            .zip(targets)
-            .map(|(row, &target)| {
-                let value = row[target as usize] / head.temperature;
-                let [log_sum, mean] = log_sum_and_mean(row, 1.0 / head.temperature);
-                [value - log_sum, log_sum - mean, log_sum]
-            })
-            .collect();
-        for [log_prob, entropy, log_sum] in rows {
-            scores.log_probs.push(log_prob);
-            scores.entropies.push(entropy);
-            log_sums.push(log_sum);
-        }
+    }
+    for (log_prob, sums) in scores.log_probs.iter_mut().zip(sums) {
+        let log_sum = sums.top + sums.total.ln();
+        *log_prob -= log_sum;
+        scores.entropies.push(log_sum - sums.top - sums.weighted / sums.total);
+        log_sums.push(log_sum);
     }
     Ok((scores, log_sums))
 }
@@ -95,40 +99,76 @@ pub(crate) fn backward(
     let rows = head.targets.len();
     let (vocab, width) = head.weight.dims2()?;
     let (hidden, weight) = (host::values(head.hidden)?, host::values(head.weight)?);
-    let packed = Transposed::new(&weight, width, vocab, width);
-    let chunk = chunk_rows(vocab);
-    let mut logits = vec![0.0; chunk.min(rows) * vocab];
+    let mut logits = vec![0.0; ROWS.min(rows) * TOKENS.min(vocab)];
     let mut d_hidden = vec![0.0; rows * width];
-    for (index, d_hidden) in d_hidden.chunks_mut(chunk * width).enumerate() {
-        let first = index * chunk;
-        let hidden = &hidden[first * width..first * width + d_hidden.len()];
-        let count = d_hidden.len() / width;
-        let logits = &mut logits[..count * vocab];
-        let (shape, right) = ((count, vocab, width), Right::Transposed(&packed));
-        // Safety: the logits have that shape.
-        unsafe { product(Target::write(logits, vocab), shape, hidden, right, None) };
-        logits.par_chunks_exact_mut(vocab).enumerate().for_each(|(i, row)| {
-            let row_gradient = RowGradient {
-                log_prob: gradient.log_probs[first + i],
-                entropy: gradient.entropies.map_or(0.0, |all| all[first + i]),
-                entropy_value: scores.entropies[first + i],
-                log_sum: log_sums[first + i],
-            };
-            logit_gradients(row, 1.0 / head.temperature, row_gradient);
-            row[head.targets[first + i] as usize] += row_gradient.log_prob / head.temperature;
-        });
-        let right = Right::Rows { values: &weight, stride: width };
-        // Safety: the chunk of hidden rows has that shape.
-        unsafe {
-            let shape = (count, width, vocab);
-            product(Target::write(d_hidden, width), shape, logits, right, None);
-        }
-        if let Some(d_weight) = d_weight.as_deref_mut() {
-            let shape = (count, vocab, width);
-            host::update(d_weight, |d_weight| accumulate_weight(d_weight, shape, logits, hidden))?;
+    for first in (0..vocab).step_by(TOKENS) {
+        let tokens = TOKENS.min(vocab - first);
+        let block = &weight[first * width..(first + tokens) * width];
+        let packed = Transposed::new(block, width, tokens, width);
+        for (index, d_hidden) in d_hidden.chunks_mut(ROWS * width).enumerate() {
+            let (from, count) = (index * ROWS, d_hidden.len() / width);
+            let hidden = &hidden[from * width..(from + count) * width];
+            let logits = &mut logits[..count * tokens];
+            let (shape, right) = ((count, tokens, width), Right::Transposed(&packed));
+            // Safety: the logits have that shape.
+            unsafe { product(Target::write(logits, tokens), shape, hidden, right, None) };
+            logits.par_chunks_exact_mut(tokens).enumerate().for_each(|(i, row)| {
+                let at = from + i;
+                let row_gradient = RowGradient {
+                    log_prob: gradient.log_probs[at],
+                    entropy: gradient.entropies.map_or(0.0, |all| all[at]),
+                    entropy_value: scores.entropies[at],
+                    log_sum: log_sums[at],
+                };
+                logit_gradients(row, 1.0 / head.temperature, row_gradient);
+                let target = (head.targets[at] as usize).checked_sub(first);
+                if let Some(logit) = target.and_then(|target| row.get_mut(target)) {
+                    *logit += row_gradient.log_prob / head.temperature;
+                }
+            });
+            let right = Right::Rows { values: block, stride: width };
+            let shape = (count, width, tokens);
+            // Safety: the rows have that shape.
+            unsafe { product(Target::add(d_hidden, width), shape, logits, right, None) };
+            if let Some(d_weight) = d_weight.as_deref_mut() {
+                host::update(d_weight, |d_weight| {
+                    let d_weight = &mut d_weight[first * width..(first + tokens) * width];
+                    accumulate_weight(d_weight, (count, tokens, width), logits, hidden);
+                })?;
+            }
         }
     }
     host::tensor(d_hidden, (rows, width))
+}
+
+/// Running sums over the tokens of a row seen so far, with `z` the logits over temperature.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    /// The largest `z`.
+    top: f32,
+    /// `Σ e^(z − top)`
+    total: f32,
+    /// `Σ e^(z − top)·(z − top)`
+    weighted: f32,
+}
+
+impl Sums {
+    const NONE: Self = Self { top: f32::NEG_INFINITY, total: 0.0, weighted: 0.0 };
+
+    /// Both together.
+    fn with(self, other: Self) -> Self {
+        if self.total == 0.0 {
+            return other;
+        }
+        let top = self.top.max(other.top);
+        let moved = |part: Self| {
+            let shift = part.top - top;
+            let factor = shift.exp();
+            (factor * part.total, factor * (part.weighted + shift * part.total))
+        };
+        let (a, b) = (moved(self), moved(other));
+        Self { top, total: a.0 + b.0, weighted: a.1 + b.1 }
+    }
 }
 
 /// Gradients and values of one row's scores.
@@ -141,11 +181,9 @@ struct RowGradient {
 }
 
 multiversion! {
-    /// `ln Σ eᶻ` and `Σ p·z` for `z = row × scale`. Overwrites the row.
-    fn log_sum_and_mean(row: &mut [f32], scale: f32) -> [f32; 2] {
+    /// The sums over one row of logits, which it overwrites.
+    fn row_sums(row: &mut [f32], scale: f32) -> Sums {
         let top = max(row) * scale;
-        // With z − top kept apart from its exponential, the mean needs no second buffer: Σ e·(z − top)
-        // is summed a block at a time.
         let (mut total, mut weighted) = (0.0, 0.0);
         let mut exponentials = [0f32; 256];
         for block in row.chunks_mut(256) {
@@ -157,7 +195,7 @@ multiversion! {
             total += sum(exponentials);
             weighted += dot::<FMA>(exponentials, block);
         }
-        [top + total.ln(), top + weighted / total]
+        Sums { top, total, weighted }
     }
 }
 

@@ -66,7 +66,7 @@ impl Kernel for Matmul<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.weight.panel_lines {
-            4 => self.panels::<S, 6, 4>(simd),
+            4 => self.panels::<S, 4, 4>(simd),
             2 => self.panels::<S, 3, 2>(simd),
             _ => self.panels::<S, 2, 1>(simd),
         }
@@ -83,7 +83,6 @@ impl Matmul<'_> {
         if rows == 0 {
             return;
         }
-        assert!((rows - 1) * stride + depth <= x.len(), "a row of `x` is incomplete");
         for (index, panel) in weight.lines.chunks_exact(depth * LINES).enumerate() {
             let mut first = 0;
             while first < rows {
@@ -100,9 +99,7 @@ impl Matmul<'_> {
                     1 => tile.run::<S, 1, LINES>(simd),
                     2 => tile.run::<S, 2, LINES>(simd),
                     3 => tile.run::<S, 3, LINES>(simd),
-                    4 => tile.run::<S, 4, LINES>(simd),
-                    5 => tile.run::<S, 5, LINES>(simd),
-                    _ => tile.run::<S, 6, LINES>(simd),
+                    _ => tile.run::<S, 4, LINES>(simd),
                 }
                 first += count;
             }
@@ -125,11 +122,15 @@ impl Tile<'_> {
     fn run<S: Simd, const ROWS: usize, const LINES: usize>(&mut self, simd: S) {
         let mut sums = [[simd.splat(0.0); LINES]; ROWS];
         let (panel, _) = self.panel.as_chunks::<LINES>();
+        let rows: [&[f32]; ROWS] =
+            std::array::from_fn(|row| &self.x[row * self.stride..][..panel.len()]);
         for (k, lines) in panel.iter().enumerate() {
-            let weights = lines.map(|line| simd.load(&line.0));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // Safety: `k < depth`, and the caller checked that every row has `depth` inputs.
-                let x = simd.splat(unsafe { *self.x.get_unchecked(row * self.stride + k) });
+            let mut weights = [simd.splat(0.0); LINES];
+            for (weight, line) in weights.iter_mut().zip(lines) {
+                *weight = simd.load(&line.0);
+            }
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                let x = simd.splat(row[k]);
                 for (sum, &weight) in sums.iter_mut().zip(&weights) {
                     *sum = simd.fma(x, weight, *sum);
                 }

@@ -1,0 +1,250 @@
+//! What is counted, for Prometheus. Labels are bounded, and every series is there from the start.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::episode::{Episode, EpisodeError, EpisodeUsage, FinishReason, RoleUsage};
+use crate::large_model::{AttemptObserver, AttemptOutcome};
+
+/// The routes by which requests are told apart; all others are `other`.
+pub(super) const ROUTES: [&str; 7] = [
+    "/v1/solve",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/models",
+    "other",
+];
+const STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 429, 500, 502, 503, 504];
+/// Neither answered nor capped.
+const FAILED: &str = "error";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    route: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRole {
+    role: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    finish_reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVersion {
+    version: &'static str,
+}
+
+type Histograms = Family<ByRoute, Histogram, fn() -> Histogram>;
+
+/// All series.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<ByStatus, Counter>,
+    durations: Histograms,
+    overheads: Histograms,
+    first_tokens: Histograms,
+    attempts: Family<ByOutcome, Counter>,
+    tokens: Family<ByRole, Counter>,
+    turns: Histogram,
+    episodes: Family<ByReason, Counter>,
+    disconnects: Counter,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([
+        0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    ])
+}
+
+fn overhead_seconds() -> Histogram {
+    Histogram::new([50e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(seconds),
+            overheads: Family::new_with_constructor(overhead_seconds),
+            first_tokens: Family::new_with_constructor(seconds),
+            attempts: Family::default(),
+            tokens: Family::default(),
+            turns: Histogram::new((1..=10).map(f64::from)),
+            episodes: Family::default(),
+            disconnects: Counter::default(),
+        };
+        metrics.start_at_zero();
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn start_at_zero(&self) {
+        for route in ROUTES {
+            let by_route = ByRoute { route };
+            drop(self.durations.get_or_create(&by_route));
+            drop(self.overheads.get_or_create(&by_route));
+            drop(self.first_tokens.get_or_create(&by_route));
+            for status in STATUSES {
+                drop(self.requests.get_or_create(&ByStatus { route, status }));
+            }
+        }
+        for outcome in ["success", "status", "unreachable", "timeout", "malformed", "cancelled"] {
+            let codes: &[&str] = match outcome {
+                "status" => &["400", "401", "404", "429", "500", "502", "503"],
+                _ => &[""],
+            };
+            for code in codes {
+                let code = (*code).to_owned();
+                drop(self.attempts.get_or_create(&ByOutcome { outcome, code }));
+            }
+        }
+        for role in ["policy", "large_model"] {
+            for kind in ["prompt", "completion"] {
+                drop(self.tokens.get_or_create(&ByRole { role, kind }));
+            }
+        }
+        let reasons = FinishReason::ALL.map(FinishReason::as_str);
+        for finish_reason in reasons.into_iter().chain([FAILED]) {
+            drop(self.episodes.get_or_create(&ByReason { finish_reason }));
+        }
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        let mut info = |name: &str, help: &str, metric: Box<dyn Metric>| {
+            metric.register(registry, name, help);
+        };
+        info("requests", "Requests by route and status", Box::new(self.requests.clone()));
+        info(
+            "request_duration_seconds",
+            "Time until a request's response is complete",
+            Box::new(self.durations.clone()),
+        );
+        info(
+            "overhead_seconds",
+            "Time of a request that neither model took",
+            Box::new(self.overheads.clone()),
+        );
+        info(
+            "time_to_first_token_seconds",
+            "Time until the first piece of a streamed answer",
+            Box::new(self.first_tokens.clone()),
+        );
+        info(
+            "upstream_attempts",
+            "Attempts at large models by outcome and error status",
+            Box::new(self.attempts.clone()),
+        );
+        info("tokens", "Tokens of episodes by role and kind", Box::new(self.tokens.clone()));
+        info("episode_turns", "Turns of an episode", Box::new(self.turns.clone()));
+        info("episodes", "Episodes by why they ended", Box::new(self.episodes.clone()));
+        info(
+            "client_disconnects",
+            "Clients that left before their response was complete",
+            Box::new(self.disconnects.clone()),
+        );
+        let build: Family<ByVersion, Gauge> = Family::default();
+        build.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
+        info("build_info", "The version that runs", Box::new(build));
+    }
+
+    /// All series as Prometheus reads them.
+    pub(super) fn render(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
+    }
+
+    pub(super) fn request(&self, route: &'static str, status: u16) {
+        // Upstreams may answer anything.
+        let status = if STATUSES.contains(&status) { status } else { status / 100 * 100 };
+        self.requests.get_or_create(&ByStatus { route, status }).inc();
+    }
+
+    pub(super) fn duration(&self, route: &'static str, elapsed: Duration) {
+        self.durations.get_or_create(&ByRoute { route }).observe(elapsed.as_secs_f64());
+    }
+
+    pub(super) fn overhead(&self, route: &'static str, elapsed: Duration) {
+        self.overheads.get_or_create(&ByRoute { route }).observe(elapsed.as_secs_f64());
+    }
+
+    pub(super) fn first_token(&self, route: &'static str, elapsed: Duration) {
+        self.first_tokens.get_or_create(&ByRoute { route }).observe(elapsed.as_secs_f64());
+    }
+
+    pub(super) fn disconnect(&self) {
+        self.disconnects.inc();
+    }
+
+    pub(super) fn episode(&self, result: &Result<Episode, EpisodeError>) {
+        let (finish_reason, usage) = match result {
+            Ok(episode) => {
+                self.turns.observe(episode.trajectory.turns.len() as f64);
+                (episode.finish_reason.as_str(), &episode.usage)
+            }
+            Err(error) => (FAILED, &error.usage),
+        };
+        self.episodes.get_or_create(&ByReason { finish_reason }).inc();
+        let EpisodeUsage { policy, large_model } = usage;
+        self.count_tokens("policy", policy);
+        self.count_tokens("large_model", large_model);
+    }
+
+    fn count_tokens(&self, role: &'static str, usage: &RoleUsage) {
+        let count = |kind, tokens| {
+            self.tokens.get_or_create(&ByRole { role, kind }).inc_by(tokens);
+        };
+        count("prompt", usage.tokens.prompt_tokens);
+        count("completion", usage.tokens.completion_tokens);
+    }
+}
+
+impl AttemptObserver for Metrics {
+    fn attempt(&self, _model: &str, outcome: AttemptOutcome, _elapsed: Duration) {
+        let code = outcome.code().map(|code| code.to_string()).unwrap_or_default();
+        self.attempts.get_or_create(&ByOutcome { outcome: outcome.label(), code }).inc();
+    }
+}
+
+/// Anything that can be registered under our prefix.
+trait Metric {
+    fn register(self: Box<Self>, registry: &mut Registry, name: &str, help: &str);
+}
+
+impl<M: prometheus_client::registry::Metric> Metric for M {
+    fn register(self: Box<Self>, registry: &mut Registry, name: &str, help: &str) {
+        registry.register(format!("prompt_r1_{name}"), help, *self);
+    }
+}

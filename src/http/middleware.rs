@@ -1,0 +1,100 @@
+//! What happens around every handler, in one ordered list.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tracing::Instrument;
+
+use super::error::ApiError;
+use super::metrics::ROUTES;
+use super::sse::EndsLater;
+use super::state::AppState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer ids are not echoed: they end up in logs.
+const LONGEST_ID: usize = 128;
+
+/// Wraps a router; the last layer is the first to see a request.
+pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+    let secrets = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE];
+    let secrets = secrets.into_iter().chain([HeaderName::from_static("x-api-key")]);
+    router
+        .layer(DefaultBodyLimit::max(state.server.body_limit_bytes))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), watch))
+        .layer(SetSensitiveRequestHeadersLayer::new(secrets))
+}
+
+/// Gives the request an id and a span, and counts it.
+async fn watch(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = route(path.unwrap_or_default());
+    let given = request.headers().get(&REQUEST_ID).filter(|id| is_id(id));
+    let id = match given {
+        Some(id) => id.clone(),
+        None => HeaderValue::from_str(&(state.ids)().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+    };
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let span = tracing::info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        route,
+    );
+    let mut guard = Guard { state, route, started: Instant::now(), is_answered: false };
+    let mut response = next.run(request).instrument(span.clone()).await;
+    guard.is_answered = true;
+    let status = response.status().as_u16();
+    guard.state.metrics.request(route, status);
+    let elapsed = guard.started.elapsed();
+    if response.extensions_mut().remove::<EndsLater>().is_none() {
+        guard.state.metrics.duration(route, elapsed);
+    }
+    tracing::debug!(parent: &span, status, elapsed_us = elapsed.as_micros() as u64, "answered");
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    response
+}
+
+/// Ids are short and printable.
+fn is_id(id: &HeaderValue) -> bool {
+    let id = id.as_bytes();
+    (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// The route's name in metrics.
+fn route(path: &str) -> &'static str {
+    let path = if path.starts_with("/v1/models") { "/v1/models" } else { path };
+    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+}
+
+/// Notices clients that leave before there is a response.
+struct Guard {
+    state: AppState,
+    route: &'static str,
+    started: Instant,
+    is_answered: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.state.metrics.disconnect();
+            self.state.metrics.duration(self.route, self.started.elapsed());
+        }
+    }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    tracing::error!(panic = text, "a handler panicked");
+    ApiError::internal().into_response()
+}

@@ -1,0 +1,44 @@
+//! Whether the server is there, and whether it can serve.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::state::AppState;
+
+/// How the server is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct Health {
+    /// `ready`, `not_ready` or `alive`.
+    #[schema(example = "ready")]
+    status: &'static str,
+}
+
+/// Whether the process answers at all.
+#[utoipa::path(get, path = "/livez", tag = "operation",
+    responses((status = 200, description = "It does", body = Health)))]
+pub(in crate::http) async fn livez() -> Json<Health> {
+    Json(Health { status: "alive" })
+}
+
+/// Whether the policy is loaded and can write.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
+    (status = 200, description = "It can", body = Health),
+    (status = 503, description = "It cannot, now", body = Health)))]
+pub(in crate::http) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Health>) {
+    if state.policy.is_ready().await {
+        (StatusCode::OK, Json(Health { status: "ready" }))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "not_ready" }))
+    }
+}
+
+/// The same as `/readyz`.
+#[utoipa::path(get, path = "/health", tag = "operation", responses(
+    (status = 200, description = "The server can serve", body = Health),
+    (status = 503, description = "It cannot, now", body = Health)))]
+pub(in crate::http) async fn health(state: State<AppState>) -> (StatusCode, Json<Health>) {
+    readyz(state).await
+}

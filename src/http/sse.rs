@@ -1,0 +1,92 @@
+//! Server-sent events as response bodies.
+
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures::{Stream, StreamExt, stream};
+use serde::Serialize;
+
+use super::state::AppState;
+
+/// A comment, which clients skip. A blank line after it would be an empty event to some.
+const PING: Bytes = Bytes::from_static(b": ping\n");
+
+/// Marks responses whose end is watched by their body, not by the middleware.
+#[derive(Clone, Copy)]
+pub(super) struct EndsLater;
+
+/// An event of JSON data.
+pub(super) fn event(name: Option<&str>, data: &impl Serialize) -> Bytes {
+    let mut bytes = Vec::with_capacity(256);
+    if let Some(name) = name {
+        bytes.extend_from_slice(b"event: ");
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(b'\n');
+    }
+    bytes.extend_from_slice(b"data: ");
+    // Wire types have no keys that JSON could not hold.
+    let _ = serde_json::to_writer(&mut bytes, data);
+    bytes.extend_from_slice(b"\n\n");
+    bytes.into()
+}
+
+/// A response of events. `route` and `started` are the request's, for metrics.
+pub(super) fn response(
+    events: impl Stream<Item = Bytes> + Send + Unpin + 'static,
+    state: &AppState,
+    route: &'static str,
+    started: Instant,
+) -> Response {
+    let keep_alive = state.server.keep_alive();
+    let watch = Watch { state: state.clone(), route, started, is_complete: false };
+    let body = stream::unfold((events, watch), move |(mut events, watch)| async move {
+        match next(&mut events, keep_alive).await {
+            Some(bytes) => Some((Ok::<_, std::convert::Infallible>(bytes), (events, watch))),
+            None => {
+                watch.complete();
+                None
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies of the nginx family hold responses back otherwise.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.extensions_mut().insert(EndsLater);
+    response
+}
+
+async fn next(
+    events: &mut (impl Stream<Item = Bytes> + Unpin),
+    keep_alive: Duration,
+) -> Option<Bytes> {
+    tokio::time::timeout(keep_alive, events.next()).await.unwrap_or(Some(PING))
+}
+
+/// Notices whether a client stays to the end.
+struct Watch {
+    state: AppState,
+    route: &'static str,
+    started: Instant,
+    is_complete: bool,
+}
+
+impl Watch {
+    /// All of the response is sent.
+    fn complete(mut self) {
+        self.is_complete = true;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            self.state.metrics.disconnect();
+        }
+        self.state.metrics.duration(self.route, self.started.elapsed());
+    }
+}

@@ -1,0 +1,110 @@
+//! What a request may say about its episode.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::episode::Limits;
+use crate::http::error::ApiError;
+use crate::http::state::AppState;
+
+/// How to run the episode: the fields of `POST /v1/solve`, and of `prompt_r1` in a chat request.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Options {
+    /// The large model to ask, by its configured name. Default: the server's.
+    pub(in crate::http) large_model: Option<String>,
+    /// The policy that asks, by its name. Default: the server's.
+    pub(in crate::http) policy: Option<String>,
+    /// Same request, same seed, same course. Default: a new one each time.
+    pub(in crate::http) seed: Option<i64>,
+    /// How freely the policy samples, from 0 (greedy) to 2. Default: the server's.
+    #[schema(minimum = 0, maximum = 2)]
+    pub(in crate::http) temperature: Option<f64>,
+    /// Turns of the policy, at most the server's limit, which is the default.
+    #[schema(minimum = 1)]
+    pub(in crate::http) max_turns: Option<u64>,
+    /// Tokens that the policy may write in all, at most the server's limit, which is the default.
+    #[schema(minimum = 1)]
+    pub(in crate::http) max_tokens: Option<u64>,
+    /// Milliseconds until the best answer so far is given, at most the server's limit, which is the
+    /// default.
+    #[schema(minimum = 1)]
+    pub(in crate::http) deadline_ms: Option<u64>,
+    /// Money, in the currency of the configured prices, after which no further turn begins.
+    pub(in crate::http) max_cost: Option<f64>,
+    /// Whether the reply shows every turn. Default: false.
+    pub(in crate::http) trace: Option<bool>,
+}
+
+impl Options {
+    /// The limits of the episode. `prefix` stands before the names in errors.
+    pub(in crate::http) fn limits(&self, most: &Limits, prefix: &str) -> Result<Limits, ApiError> {
+        let within = |name: &str, asked: Option<u64>, most: u64| match asked {
+            None => Ok(most),
+            Some(asked) if (1..=most).contains(&asked) => Ok(asked),
+            Some(asked) => {
+                let name = format!("{prefix}{name}");
+                let message = format!("`{name}` = {asked} is not between 1 and {most}");
+                Err(ApiError::invalid(&name, message))
+            }
+        };
+        let tokens = within("max_tokens", self.max_tokens, most.max_policy_tokens as u64)? as usize;
+        Ok(Limits {
+            max_turns: within("max_turns", self.max_turns, most.max_turns as u64)? as usize,
+            max_policy_tokens: tokens,
+            max_turn_tokens: most.max_turn_tokens.min(tokens),
+            deadline_ms: within("deadline_ms", self.deadline_ms, most.deadline_ms)?,
+            max_cost: self.max_cost(most.max_cost, prefix)?,
+            ..most.clone()
+        })
+    }
+
+    fn max_cost(&self, most: Option<f64>, prefix: &str) -> Result<Option<f64>, ApiError> {
+        let Some(asked) = self.max_cost else { return Ok(most) };
+        let name = format!("{prefix}max_cost");
+        if !asked.is_finite() || asked <= 0.0 {
+            return Err(ApiError::invalid(&name, format!("`{name}` = {asked} is no amount")));
+        }
+        match most {
+            Some(most) if asked > most => {
+                let message = format!("`{name}` = {asked} is more than the server's {most}");
+                Err(ApiError::invalid(&name, message))
+            }
+            _ => Ok(Some(asked)),
+        }
+    }
+
+    /// Makes sure that the policy that is asked for is the one that is here.
+    pub(in crate::http) fn check_policy(
+        &self,
+        state: &AppState,
+        prefix: &str,
+    ) -> Result<(), ApiError> {
+        let here = state.policy.name();
+        match &self.policy {
+            Some(asked) if asked != here => {
+                let message = format!("no policy is called `{asked}`\nhint: there is `{here}`");
+                let status = axum::http::StatusCode::NOT_FOUND;
+                let error = ApiError::new(status, "policy_not_found", message);
+                Err(error.with_param(&format!("{prefix}policy")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A number between two others, both included.
+pub(in crate::http) fn between(
+    name: &str,
+    value: Option<f64>,
+    least: f64,
+    most: f64,
+) -> Result<Option<f64>, ApiError> {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => {
+            let message = format!("`{name}` = {value} is not between {least} and {most}");
+            Err(ApiError::invalid(name, message))
+        }
+        value => Ok(value),
+    }
+}

@@ -1,0 +1,171 @@
+//! Conversations, and the question that they end with.
+
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::chat::ChatMessage;
+use crate::http::error::ApiError;
+
+/// A message of a conversation. Fields that are not named here reach the large model untouched.
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes `chat::ChatMessage`.
+pub(in crate::http) struct Message {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(example = "user")]
+    role: String,
+    /// A string, or a list of parts: text, image, audio…; null beside `tool_calls`.
+    content: Option<Value>,
+}
+
+/// A question in its conversation.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Asked {
+    pub(in crate::http) question: String,
+    pub(in crate::http) attachments: Vec<Value>,
+    /// What comes before the question; all of it where the conversation goes on after it.
+    pub(in crate::http) conversation: Vec<ChatMessage>,
+    pub(in crate::http) is_continued: bool,
+}
+
+impl Asked {
+    /// A bare question.
+    pub(in crate::http) fn bare(question: String) -> Result<Self, ApiError> {
+        if question.trim().is_empty() {
+            return Err(ApiError::invalid("question", "`question` is empty"));
+        }
+        let (attachments, conversation) = (Vec::new(), Vec::new());
+        Ok(Self { question, attachments, conversation, is_continued: false })
+    }
+
+    /// The question that a conversation ends with: its last user message, or its last message
+    /// where no user speaks.
+    pub(in crate::http) fn of(mut messages: Vec<ChatMessage>) -> Result<Self, ApiError> {
+        if messages.is_empty() {
+            return Err(ApiError::invalid("messages", "`messages` is empty"));
+        }
+        for (index, message) in messages.iter().enumerate() {
+            check(index, message)?;
+        }
+        let last = messages.iter().rposition(|message| message.role == "user");
+        let at = last.unwrap_or(messages.len() - 1);
+        let is_continued = last != Some(messages.len() - 1);
+        let question = messages[at].as_text();
+        let attachments = if is_continued { Vec::new() } else { messages[at].attachments() };
+        if question.trim().is_empty() && messages[at].attachments().is_empty() {
+            let param = format!("messages[{at}].content");
+            return Err(ApiError::invalid(&param, format!("`{param}` is empty")));
+        }
+        if !is_continued {
+            messages.pop();
+        }
+        Ok(Self { question, attachments, conversation: messages, is_continued })
+    }
+}
+
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// Refuses what no chat model could read.
+fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
+    if !ROLES.contains(&message.role.as_str()) {
+        let param = format!("messages[{index}].role");
+        let known = ROLES.map(|role| format!("`{role}`")).join(", ");
+        let role = &message.role;
+        let text = format!("`{param}` = `{role}` is not known\nhint: the roles are {known}");
+        return Err(ApiError::invalid(&param, text));
+    }
+    let param = format!("messages[{index}].content");
+    let is_bare_call = message.role == "assistant"
+        && ["tool_calls", "function_call", "refusal", "audio"]
+            .iter()
+            .any(|key| message.extra.get(*key).is_some_and(|value| !value.is_null()));
+    match &message.content {
+        Value::String(_) => Ok(()),
+        Value::Array(parts) => {
+            for (number, part) in parts.iter().enumerate() {
+                let kind = part.get("type").and_then(Value::as_str);
+                let is_text = part.get("text").is_some_and(Value::is_string);
+                if kind.is_none() || (kind == Some("text") && !is_text) {
+                    let param = format!("{param}[{number}]");
+                    let text = format!("`{param}` is no part: it needs a `type` and its content");
+                    return Err(ApiError::invalid(&param, text));
+                }
+            }
+            Ok(())
+        }
+        Value::Null if is_bare_call => Ok(()),
+        _ => {
+            let text = format!("`{param}` must be a string or a list of parts");
+            Err(ApiError::invalid(&param, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(messages: Value) -> Result<Asked, ApiError> {
+        Asked::of(serde_json::from_value(messages).unwrap())
+    }
+
+    #[test]
+    fn the_question_and_what_is_around_it() {
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,x"}});
+        let call = json!({"role": "assistant", "tool_calls": [{"id": "1"}]});
+        let table = [
+            (json!([{"role": "user", "content": "q"}]), "q", 0, 0, false),
+            (
+                json!([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]),
+                "q",
+                1,
+                0,
+                false,
+            ),
+            (
+                json!([{"role": "user", "content": [image, {"type": "text", "text": "q"}]}]),
+                "q",
+                0,
+                1,
+                false,
+            ),
+            (
+                json!([{"role": "user", "content": "q"}, call,
+                       {"role": "tool", "tool_call_id": "1", "content": "r"}]),
+                "q",
+                3,
+                0,
+                true,
+            ),
+            (json!([{"role": "system", "content": "s"}]), "s", 1, 0, true),
+        ];
+        for (messages, question, before, attachments, is_continued) in table {
+            let asked = of(messages.clone()).unwrap();
+            assert_eq!(asked.question, question, "{messages}");
+            assert_eq!(asked.conversation.len(), before, "{messages}");
+            assert_eq!(asked.attachments.len(), attachments, "{messages}");
+            assert_eq!(asked.is_continued, is_continued, "{messages}");
+        }
+    }
+
+    #[test]
+    fn conversations_that_are_none() {
+        let table = [
+            (json!([]), "messages"),
+            (json!([{"role": "robot", "content": "q"}]), "messages[0].role"),
+            (json!([{"role": "user"}]), "messages[0].content"),
+            (json!([{"role": "user", "content": " "}]), "messages[0].content"),
+            (json!([{"role": "user", "content": 1}]), "messages[0].content"),
+            (json!([{"role": "user", "content": [1]}]), "messages[0].content[0]"),
+            (json!([{"role": "user", "content": [{"type": "text"}]}]), "messages[0].content[0]"),
+            (json!([{"role": "assistant", "content": null}]), "messages[0].content"),
+        ];
+        for (messages, param) in table {
+            let error = of(messages.clone()).unwrap_err();
+            assert_eq!(error.object.param.as_deref(), Some(param), "{messages}");
+        }
+    }
+}
