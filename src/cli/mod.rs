@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod assemble;
 mod check;
+mod eval;
 mod exit;
 mod hub;
 mod logging;
@@ -29,6 +30,8 @@ enum Command {
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
+    /// Put the large model alone and policies side by side
+    Eval(eval::EvalArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Print the OpenAPI document
@@ -41,6 +44,7 @@ impl Cli {
         match self.command {
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
+            Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
             Command::Openapi => print_openapi(),
         }
