@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod assemble;
 mod check;
+mod eval;
 mod exit;
 mod hub;
 mod logging;
@@ -33,6 +34,8 @@ enum Command {
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
+    /// Put the large model alone and policies side by side
+    Eval(eval::EvalArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Print the OpenAPI document
@@ -46,6 +49,7 @@ impl Cli {
             Command::Serve(args) => serving(serve::run(args)),
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
+            Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
             Command::Openapi => print_openapi(),
         }
