@@ -113,6 +113,8 @@ YAML
     await litellm
 fi
 
+for name in direct prompt-r1 "${others[@]}"; do measure "$name" 16; done
+rm -f ./*.16 # that was to warm up
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 for round in $(seq "$rounds"); do
     for clients in 1 16 64; do
@@ -132,8 +134,13 @@ echo "|---|---|---|---|---|---|---|"
 row() {
     local name=$1 clients=$2 file=$1.$2 bare=direct.$2
     if [ "$clients" = "1, streamed" ]; then file=$name.1.stream bare=direct.1.stream; fi
-    echo "| $clients | $name | $(median "$file" 3) | $(ms "$(median "$file" 1)") |" \
-        "$(ms "$(median "$file" 2)") | $(added "$file" "$bare" 1) | $(added "$file" "$bare" 2) |"
+    printf '%s' "| $clients | $name | $(median "$file" 3) | $(ms "$(median "$file" 1)") |" \
+        " $(ms "$(median "$file" 2)") |"
+    if [ "$name" = direct ]; then
+        echo " | |"
+    else
+        echo " $(added "$file" "$bare" 1) | $(added "$file" "$bare" 2) |"
+    fi
 }
 for clients in 1 16 64 "1, streamed"; do
     row direct "$clients"
