@@ -7,12 +7,14 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
+use futures::StreamExt;
 use serde::Deserialize;
 
 use super::chat::{LOOP, is_loop, unknown_model};
 use crate::http::body::{RawBody, parse};
 use crate::http::error::ApiError;
 use crate::http::pass;
+use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
 use crate::large_model::ForwardRequest;
@@ -133,8 +135,15 @@ pub(super) async fn hand_on(
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    let pieces = pass::pieces(pieces, is_events, is_callers_key);
-    let mut response = crate::http::sse::watched(pieces, state, route, started);
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut pieces = pass::pieces(pieces, is_events, is_callers_key);
+    let mut response = if length == Some(0) {
+        let _ = pieces.next().await;
+        Response::default()
+    } else {
+        sse::watched(pieces, length, state, route, started)
+    };
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     Ok(response)

@@ -59,6 +59,15 @@ pub(in crate::http) async fn get(
     model.map(Json).ok_or_else(|| unknown_model(&id))
 }
 
+/// The same for ids with a slash that clients did not encode.
+pub(in crate::http) async fn get_owned(
+    state: State<AppState>,
+    Path((owner, model)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    get(state, Path(format!("{owner}/{model}")), headers).await
+}
+
 async fn all(state: &AppState, headers: &HeaderMap) -> Vec<Value> {
     let mut models = virtual_models(state);
     let endpoints = state.large_models.endpoints();

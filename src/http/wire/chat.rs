@@ -105,7 +105,8 @@ pub(in crate::http) struct ChatRequest {
 pub(in crate::http) struct StreamOptions {
     /// Whether a last chunk tells the usage. Default: false.
     pub(in crate::http) include_usage: Option<bool>,
-    /// Passed over: nothing is obfuscated.
+    /// Makes no difference: nothing is obfuscated.
+    #[allow(dead_code)]
     pub(in crate::http) include_obfuscation: Option<bool>,
 }
 
