@@ -1,6 +1,5 @@
 //! Episodes by the dozen: run at once, scored, and retried where a model failed.
 
-
 use futures::StreamExt;
 use futures::stream::iter;
 use serde_json::{Map, Value};
