@@ -26,3 +26,6 @@ pub use run::run_grpo;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod golden;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
