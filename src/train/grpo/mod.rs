@@ -14,9 +14,11 @@ mod seed;
 mod tasks;
 
 pub use advantage::{Overlong, Scaling, advantages};
+pub use collect::Sample;
 pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use guard::Guards;
+pub use learner::{Learner, StepFigures};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, Slopes,
     UpdateSize,
