@@ -9,6 +9,7 @@ pub mod config;
 pub mod dataset;
 pub mod engine;
 pub mod episode;
+pub mod eval;
 pub mod http;
 pub mod large_model;
 pub mod model;

@@ -39,16 +39,9 @@ pub async fn assemble(
     config: &Config,
     observer: Arc<dyn AttemptObserver>,
 ) -> anyhow::Result<Assembly> {
-    let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
-    let seed = u64::from(std::process::id());
-    let setup = EndpointSetup { keys: &keys, observer, seed };
-    let mut in_process: Vec<Arc<dyn LargeModel>> = Vec::new();
-    for (name, local) in &config.local_models {
-        in_process.push(Arc::new(local_model(name, local).await?));
-    }
+    let setup = endpoint_setup(observer);
+    let large_models = large_models(config, &setup).await?;
     let default = config.default_large_model();
-    let large_models =
-        Arc::new(LargeModels::new(in_process, &config.large_models, default, &setup)?);
     let mut notes = Vec::new();
     let (policy, folder): (Arc<dyn Policy>, Option<PathBuf>) = match config.policy.engine {
         Some(PolicyEngine::Remote) => {
@@ -63,15 +56,48 @@ pub async fn assemble(
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }
         Some(engine @ (PolicyEngine::MistralRs | PolicyEngine::Native)) => {
-            let named = config.policy.model.as_deref().context("`policy.model` is missing")?;
-            let path = hub::resolve(named).await?;
-            (token_policy(config, engine, named, &path).await?, Some(path))
+            let (policy, folder) = local_policy(config, engine).await?;
+            (policy, Some(folder))
         }
     };
+    let protocol = Arc::new(protocol(config, folder.as_deref())?);
+    Ok(Assembly { policy, large_models, protocol, notes })
+}
+
+/// What endpoints need beside their configuration.
+pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
+    let keys = &|name: &str| std::env::var(name).ok().map(SecretString::from);
+    EndpointSetup { keys, observer, seed: u64::from(std::process::id()) }
+}
+
+/// The large models of `config`.
+pub async fn large_models(
+    config: &Config,
+    setup: &EndpointSetup<'_>,
+) -> anyhow::Result<Arc<LargeModels>> {
+    let mut in_process: Vec<Arc<dyn LargeModel>> = Vec::new();
+    for (name, local) in &config.local_models {
+        in_process.push(Arc::new(local_model(name, local).await?));
+    }
+    let default = config.default_large_model();
+    Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
+}
+
+/// The policy of `config` on an engine of this process, and where its model is.
+pub async fn local_policy(
+    config: &Config,
+    engine: PolicyEngine,
+) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
+    let named = config.policy.model.as_deref().context("`policy.model` is missing")?;
+    let path = hub::resolve(named).await?;
+    Ok((token_policy(config, engine, named, &path).await?, path))
+}
+
+/// The framing: the templates of `config`, else those of the policy's `folder`, else the built-in.
+pub fn protocol(config: &Config, folder: Option<&Path>) -> anyhow::Result<Protocol> {
     let own = folder.map(|folder| folder.join(TEMPLATES)).filter(|own| own.is_dir());
     let templates = config.templates.clone().or(own);
-    let protocol = Arc::new(Protocol::load(templates.as_deref())?);
-    Ok(Assembly { policy, large_models, protocol, notes })
+    Ok(Protocol::load(templates.as_deref())?)
 }
 
 async fn token_policy(

@@ -4,16 +4,19 @@ use clap::{Parser, Subcommand};
 
 mod assemble;
 mod check;
+mod eval;
 mod exit;
 mod hub;
 mod logging;
+mod serve;
 mod solve;
 mod train;
 
 pub use exit::{Failure, report};
 
 /// A question about the bundled world, to try it with.
-pub const EXAMPLE_QUESTION: &str = "QUESTION";
+pub const EXAMPLE_QUESTION: &str =
+    "What is the language of the country of the birthplace of the president of Grania?";
 
 /// A small policy model that thinks, prompts a large language model, and answers.
 #[derive(Debug, Parser)]
@@ -25,10 +28,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the loop over HTTP
+    Serve(serve::ServeArgs),
     /// Answer one question, and show how
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
+    /// Put the large model alone and policies side by side
+    Eval(eval::EvalArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Print the OpenAPI document
@@ -39,8 +46,10 @@ impl Cli {
     /// Carries the command out.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Serve(args) => serving(serve::run(args)),
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
+            Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
             Command::Openapi => print_openapi(),
         }

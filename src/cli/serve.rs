@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal;
+use uuid::Uuid;
 
 use crate::config::{Config, ConfigError, Overrides};
 use crate::engine::Sampling;
-use crate::http::{self, App, Metrics};
+use crate::http::{self, App, AppState, Metrics};
 
 use super::assemble::assemble;
 use super::{Failure, logging};
@@ -40,7 +42,7 @@ impl ServeArgs {
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     logging::init();
     let config = args.load()?;
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::default());
     let assembly = assemble(&config, metrics.clone()).await?;
     let sampling = &config.policy.sampling;
     let app = App {
@@ -56,6 +58,9 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
         },
         server: config.server.clone(),
         metrics,
+        clock: Arc::new(SystemTime::now),
+        // Ids in the order of time make logs and stores easier to search.
+        ids: Arc::new(Uuid::now_v7),
     };
     let listen = config.server.listen.as_str();
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -68,8 +73,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
         tracing::info!("{note}");
     }
     say(&config, &app, address);
-    let grace = std::time::Duration::from_secs(config.server.grace_s);
-    http::serve(listener, http::router(app.into()), stop_signal(), grace).await?;
+    let router = http::router(AppState::new(app));
+    http::serve(listener, router, stop_signal(), config.server.grace()).await?;
     Ok(())
 }
 

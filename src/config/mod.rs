@@ -11,9 +11,11 @@ use crate::episode::Limits;
 use crate::http::ServerConfig;
 use crate::large_model::LargeModelConfig;
 
+mod eval;
 mod overrides;
 mod parse;
 
+pub use eval::EvalConfig;
 pub use overrides::Overrides;
 pub use parse::{ConfigError, read_toml};
 

@@ -86,7 +86,7 @@ struct Collector {
     path: PathBuf,
     stem: String,
     source: String,
-    lines: BTreeMap<String, usize>,
+    rows_by_id: BTreeMap<String, usize>,
     outcome: ReadOutcome,
 }
 
@@ -97,7 +97,7 @@ impl Collector {
             path: path.to_owned(),
             source: options.source.clone().unwrap_or_else(|| stem.clone()),
             stem,
-            lines: BTreeMap::new(),
+            rows_by_id: BTreeMap::new(),
             outcome: ReadOutcome::default(),
         }
     }
@@ -108,13 +108,13 @@ impl Collector {
             let id = || format!("{}:{number}", self.stem);
             row::task(&fields, &self.source, id)
         });
-        let task = task.and_then(|task| match self.lines.get(&task.id) {
+        let task = task.and_then(|task| match self.rows_by_id.get(&task.id) {
             Some(first) => Err(format!("its id `{}` is that of row {first}", task.id)),
             None => Ok(task),
         });
         match task {
             Ok(task) => {
-                self.lines.insert(task.id.clone(), number);
+                self.rows_by_id.insert(task.id.clone(), number);
                 self.outcome.tasks.push(task);
             }
             Err(reason) => {

@@ -20,6 +20,7 @@ use crate::trajectory::TokenUsage;
 pub struct Cached {
     model: Arc<dyn LargeModel>,
     identity: String,
+    bills_repeats: bool,
     state: Mutex<State>,
 }
 
@@ -76,7 +77,19 @@ impl Cached {
 
     fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
         let identity = model.identity();
-        Self { model, identity, state: Mutex::new(State { replies, flights: HashMap::new() }) }
+        let state = Mutex::new(State { replies, flights: HashMap::new() });
+        Self { model, identity, bills_repeats: false, state }
+    }
+
+    /// Reports for a remembered reply what its call was billed: to compare what methods need, not
+    /// what was paid.
+    pub fn billing_repeats(self) -> Self {
+        Self { bills_repeats: true, ..self }
+    }
+
+    fn repeated(&self, reply: Reply) -> Reply {
+        let usage = if self.bills_repeats { reply.usage } else { TokenUsage::default() };
+        Reply { usage, ..reply }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,7 +175,7 @@ impl LargeModel for Cached {
                 }
             };
             let mut flight = match turn {
-                Turn::Known(reply) => return Ok(unbilled(*reply)),
+                Turn::Known(reply) => return Ok(self.repeated(*reply)),
                 Turn::Fly(landing) => return self.fly(key, call, landing).await,
                 Turn::Wait(flight) => flight,
             };
@@ -174,7 +187,7 @@ impl LargeModel for Cached {
             let landed =
                 landed.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
             match landed.as_deref() {
-                Ok(Some(Ok(reply))) => return Ok(unbilled(reply.clone())),
+                Ok(Some(Ok(reply))) => return Ok(self.repeated(reply.clone())),
                 // That was the other caller's deadline, or it left: the call is open again.
                 Ok(Some(Err(LargeModelError::Deadline { .. })) | None) | Err(_) => {}
                 Ok(Some(Err(error))) => return Err(error.clone()),
@@ -185,10 +198,6 @@ impl LargeModel for Cached {
     async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
         self.complete(call).await.map(reply_stream)
     }
-}
-
-fn unbilled(reply: Reply) -> Reply {
-    Reply { usage: TokenUsage::default(), cost: 0.0, ..reply }
 }
 
 /// The JSON with the keys of every object in alphabetical order.

@@ -55,6 +55,14 @@ async fn the_same_call_is_paid_once() {
 }
 
 #[tokio::test]
+async fn repeats_tell_what_the_call_cost_where_wanted() {
+    let model = Cached::in_memory(counting(), 10).billing_repeats();
+    for _ in 0..2 {
+        assert_eq!(model.complete(&call("q", json!({}))).await.unwrap(), billed("0"));
+    }
+}
+
+#[tokio::test]
 async fn failures_are_not_remembered() {
     let model = Cached::in_memory(counting(), 10);
     for number in ["0", "1"] {

@@ -6,8 +6,9 @@ use super::config::ModelConfig;
 use super::gradients::Gradients;
 use super::lora::Adapter;
 use super::ops::attention::{self, Inputs, Layout};
+use super::ops::rms_norm::{self, Norm};
 use super::ops::rope::{self, Rotation};
-use super::ops::{linear, rms_norm, swiglu};
+use super::ops::{linear, swiglu};
 use super::weights::{LayerWeights, Projection};
 
 /// What the rows of a batch are: the same for every layer.
@@ -41,21 +42,21 @@ pub(super) struct Saved {
 }
 
 impl Layer<'_> {
-    fn eps(&self) -> f32 {
-        self.config.rms_norm_eps as f32
+    fn norm<'a>(&self, weight: &'a Tensor) -> Norm<'a> {
+        Norm { weight, eps: self.config.rms_norm_eps as f32 }
     }
 
     /// `x` `(rows, hidden)` → the layer's output in the same shape.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
-        let normed = rms_norm::forward(x, &self.weights.input_norm, self.eps())?;
+        let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
         let raw_q = self.project(Projection::Query, &normed, None)?;
         let raw_k = self.project(Projection::Key, &normed, None)?;
         let v = self.project(Projection::Value, &normed, None)?;
-        let q = rope::forward(&raw_q, &self.weights.q_norm, self.eps(), &context.rotation)?;
-        let k = rope::forward(&raw_k, &self.weights.k_norm, self.eps(), &context.rotation)?;
+        let q = rope::forward(&raw_q, self.norm(&self.weights.q_norm), &context.rotation)?;
+        let k = rope::forward(&raw_k, self.norm(&self.weights.k_norm), &context.rotation)?;
         let attended = attention::forward(&Inputs { q: &q, k: &k, v: &v }, &context.layout)?;
         let middle = self.project(Projection::Output, &attended.y, Some(x))?;
-        let normed = rms_norm::forward(&middle, &self.weights.post_norm, self.eps())?;
+        let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
         let gate = self.project(Projection::Gate, &normed, None)?;
         let up = self.project(Projection::Up, &normed, None)?;
         let active = swiglu::forward(&gate, &up)?;
@@ -80,34 +81,34 @@ impl Layer<'_> {
         self.backward_weight(Projection::Down, &stream, &mlp.y, gradients)?;
         let d_normed =
             self.backward_input(&[(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)])?;
-        let normed = rms_norm::forward(&middle, &self.weights.post_norm, self.eps())?;
+        let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
         self.backward_weight(Projection::Gate, &mlp.d_gate, &normed, gradients)?;
         self.backward_weight(Projection::Up, &mlp.d_up, &normed, gradients)?;
         let slot = gradients.slot(&self.name("post_attention_layernorm"));
-        let norm = &self.weights.post_norm;
-        rms_norm::backward(&middle, norm, self.eps(), &d_normed, &mut stream, slot)?;
+        let norm = self.norm(&self.weights.post_norm);
+        rms_norm::backward(&middle, norm, &d_normed, &mut stream, slot)?;
 
         let d_attended = self.backward_input(&[(Projection::Output, &stream)])?;
         self.backward_weight(Projection::Output, &stream, &attended.y, gradients)?;
         let inputs = Inputs { q: &q, k: &k, v: &v };
         let d = attention::backward(&inputs, &context.layout, &attended, &d_attended)?;
         let slot = gradients.slot(&self.name("self_attn.q_norm"));
-        let (norm, rotation) = (&self.weights.q_norm, &context.rotation);
-        let d_q = rope::backward(&raw_q, norm, self.eps(), rotation, d.d_q, slot)?;
+        let norm = self.norm(&self.weights.q_norm);
+        let d_q = rope::backward(&raw_q, norm, &context.rotation, d.d_q, slot)?;
         let slot = gradients.slot(&self.name("self_attn.k_norm"));
-        let norm = &self.weights.k_norm;
-        let d_k = rope::backward(&raw_k, norm, self.eps(), rotation, d.d_k, slot)?;
+        let norm = self.norm(&self.weights.k_norm);
+        let d_k = rope::backward(&raw_k, norm, &context.rotation, d.d_k, slot)?;
 
         let parts =
             [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];
         let d_normed = self.backward_input(&parts)?;
-        let normed = rms_norm::forward(x, &self.weights.input_norm, self.eps())?;
+        let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
         for (projection, d_y) in parts {
             self.backward_weight(projection, d_y, &normed, gradients)?;
         }
         let slot = gradients.slot(&self.name("input_layernorm"));
-        let norm = &self.weights.input_norm;
-        rms_norm::backward(x, norm, self.eps(), &d_normed, &mut stream, slot)?;
+        let norm = self.norm(&self.weights.input_norm);
+        rms_norm::backward(x, norm, &d_normed, &mut stream, slot)?;
         Ok(stream)
     }
 

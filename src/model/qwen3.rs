@@ -12,8 +12,9 @@ use super::layer::{Context, Layer, Saved};
 use super::lora::Adapter;
 use super::ops::attention::Layout;
 use super::ops::head::{self, Head, ScoreGradients};
+use super::ops::rms_norm::{self, Norm};
 use super::ops::rope::Rotation;
-use super::ops::{embedding, linear, rms_norm};
+use super::ops::{embedding, linear};
 use super::weights::Weights;
 
 /// A Qwen3, with or without an adapter. Cloning is cheap: clones share their tensors, and since tensors
@@ -132,7 +133,7 @@ impl Model {
             hidden = self.layer(index).forward(&hidden, &context)?.0;
         }
         let selected = embedding::forward(&hidden, &selection.rows)?;
-        let normed = self.last_norm(&selected)?;
+        let normed = rms_norm::forward(&selected, self.last_norm())?;
         Ok(head::forward(&self.head(&normed, selection, temperature))?.0)
     }
 
@@ -153,7 +154,7 @@ impl Model {
             hidden = output;
         }
         let selected = embedding::forward(&hidden, &selection.rows)?;
-        let normed = self.last_norm(&selected)?;
+        let normed = rms_norm::forward(&selected, self.last_norm())?;
         let (scores, log_sums) = head::forward(&self.head(&normed, selection, temperature))?;
         let tape = Tape {
             ids: batch.ids.clone(),
@@ -192,8 +193,7 @@ impl Model {
         let d_normed = head::backward(&head, &tape.scores, &tape.log_sums, gradient, slot)?;
         let mut d_selected = tape.selected.zeros_like()?;
         let slot = gradients.slot("model.norm.weight");
-        let (norm, eps) = (&self.weights.norm, self.config.rms_norm_eps as f32);
-        rms_norm::backward(&tape.selected, norm, eps, &d_normed, &mut d_selected, slot)?;
+        rms_norm::backward(&tape.selected, self.last_norm(), &d_normed, &mut d_selected, slot)?;
 
         let shape = (tape.ids.len(), self.config.hidden_size);
         let mut d_hidden = Tensor::zeros(shape, d_selected.dtype(), d_selected.device())?;
@@ -220,7 +220,7 @@ impl Model {
         for index in 0..self.weights.layers.len() {
             hidden = self.layer(index).forward(&hidden, &context)?.0;
         }
-        let normed = self.last_norm(&hidden)?;
+        let normed = rms_norm::forward(&hidden, self.last_norm())?;
         Ok(linear::forward(&normed, self.weights.output(), None)?.to_dtype(DType::F32)?)
     }
 
@@ -262,8 +262,8 @@ impl Model {
         }
     }
 
-    fn last_norm(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(rms_norm::forward(x, &self.weights.norm, self.config.rms_norm_eps as f32)?)
+    fn last_norm(&self) -> Norm<'_> {
+        Norm { weight: &self.weights.norm, eps: self.config.rms_norm_eps as f32 }
     }
 
     fn head<'a>(

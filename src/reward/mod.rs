@@ -1,1 +1,266 @@
-//! reward.
+//! The reward of a finished trajectory: its form, its answer, and the gate between them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::task::Task;
+use crate::trajectory::{Action, Trajectory};
+
+mod answer;
+mod external;
+mod format;
+mod number;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
+pub use external::{ExternalConfig, ExternalReward};
+pub use number::Number;
+
+use format::{PublishedFormat, StrictFormat};
+
+/// How form and answer make a reward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// As published, loopholes included. With `fmt` the sum of α for every turn with one think and
+    /// one prompt, and of β, γ, δ for the answer of the last turn, at most ε:
+    /// `-k + fmt + answer` when `fmt` reaches `k`, else `-k + fmt`.
+    ///
+    /// Known loopholes: thinking may be left out once there are two prompts; three prompts without
+    /// an answer score as much as a wrong answer; F1 takes 5.6 for 56.
+    #[default]
+    Paper,
+    /// Without those loopholes, and from -1 to 1 as well. Four constraints, each kept or not by the
+    /// trajectory as a whole: the policy gave an answer of its own, it had asked the large model,
+    /// it thought in every turn, every turn is exactly a think and one action.
+    ///
+    /// Without an answer: -1. With one, but not all of the rest: `-1 + kept / 4`, whatever the
+    /// answer. With all four: the answer's score, 0 to 1. Numeric golds are compared as numbers.
+    Strict,
+}
+
+/// The weights of the published formula.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Coefficients {
+    /// For each well-formed turn with a prompt.
+    pub alpha: f64,
+    /// For an answer tag in the last turn.
+    pub beta: f64,
+    /// For an answer that is not empty.
+    pub gamma: f64,
+    /// For a last turn that is exactly a think and then an answer.
+    pub delta: f64,
+    /// The most that the form can earn.
+    pub epsilon: f64,
+    /// What the form must earn for the answer to count; the paper's k.
+    pub gate: f64,
+}
+
+impl Default for Coefficients {
+    fn default() -> Self {
+        Self { alpha: 0.4, beta: 0.25, gamma: 0.25, delta: 0.1, epsilon: 1.0, gate: 1.0 }
+    }
+}
+
+/// Which reward is given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardConfig {
+    /// How form and answer come together.
+    pub scheme: Scheme,
+    /// The weights of `paper`; `strict` has none.
+    pub coefficients: Coefficients,
+    /// How the answer is scored; `f1` under `paper` and `auto` under `strict` when absent.
+    pub metric: Option<AnswerMetric>,
+    /// A program or a server whose number is the reward instead.
+    pub external: Option<ExternalConfig>,
+}
+
+/// A reward that cannot be configured or had.
+#[derive(Debug, thiserror::Error)]
+pub enum RewardError {
+    /// A value in the configuration is out of range.
+    #[error("`reward.{field}` is {found}, but it must be {expected}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The program or server failed.
+    #[error("the reward by `{name}` failed: {reason}")]
+    External {
+        /// The program or the URL.
+        name: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The program or server took too long.
+    #[error(
+        "the reward by `{name}` took longer than {timeout_ms} ms\nhint: raise `reward.external.timeout_ms`"
+    )]
+    Timeout {
+        /// The program or the URL.
+        name: String,
+        /// The limit, milliseconds.
+        timeout_ms: u64,
+    },
+    /// What came back is no number.
+    #[error("the reward by `{name}` is `{found}`, not a finite number")]
+    NotANumber {
+        /// The program or the URL.
+        name: String,
+        /// The head of what came back.
+        found: String,
+    },
+}
+
+/// A reward with what it was made of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Reward {
+    /// What the trajectory is trained on.
+    pub total: f64,
+    /// What its form earned; 1 is perfect under the published coefficients and under `strict`.
+    pub format: f64,
+    /// The score of its answer, 0 to 1, whether or not it counted.
+    pub answer: f64,
+    /// The parts of the form by name: under `paper` what each earned, under `strict` 1 where a
+    /// constraint is kept.
+    pub components: BTreeMap<&'static str, f64>,
+}
+
+/// The policy's own answer: what its last turn answers. An answer that the loop falls back to, or
+/// a reply that is handed on, is not the policy's.
+pub fn own_answer(trajectory: &Trajectory) -> Option<&str> {
+    match &trajectory.turns.last()?.action {
+        Action::Answer(answer) if !answer.trim().is_empty() => Some(answer),
+        _ => None,
+    }
+}
+
+/// The built-in reward. Pure: the same trajectory always earns the same.
+#[derive(Debug, Clone)]
+pub struct RewardFn {
+    scheme: Scheme,
+    coefficients: Coefficients,
+    metric: AnswerMetric,
+    normalization: Normalization,
+}
+
+impl RewardFn {
+    /// The reward that `config` describes; what it says of an external one is left out.
+    pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
+        check(&config.coefficients)?;
+        let (metric, normalization) = match config.scheme {
+            Scheme::Paper => (AnswerMetric::F1, Normalization::Published),
+            Scheme::Strict => (AnswerMetric::Auto, Normalization::Strict),
+        };
+        Ok(Self {
+            scheme: config.scheme,
+            coefficients: config.coefficients,
+            metric: config.metric.unwrap_or(metric),
+            normalization,
+        })
+    }
+
+    /// The reward of `trajectory` as an attempt at `task`.
+    pub fn score(&self, trajectory: &Trajectory, task: &Task) -> Reward {
+        let answer = own_answer(trajectory)
+            .map_or(0.0, |answer| self.metric.score(answer, &task.golds, self.normalization));
+        match self.scheme {
+            Scheme::Paper => self.paper(trajectory, answer),
+            Scheme::Strict => strict(trajectory, answer),
+        }
+    }
+
+    fn paper(&self, trajectory: &Trajectory, answer: f64) -> Reward {
+        // Sums of decimals such as 0.4 and 0.1 miss a whole number by a few units in the last place.
+        const ROUNDING: f64 = 1e-9;
+        let Coefficients { epsilon, gate, .. } = self.coefficients;
+        let parts = PublishedFormat::of(trajectory, &self.coefficients);
+        let format = parts.sum().min(epsilon);
+        let gated = if format >= gate - ROUNDING { answer } else { 0.0 };
+        let components = [
+            ("prompts", parts.prompts),
+            ("answer_present", parts.answer_present),
+            ("answer_filled", parts.answer_filled),
+            ("answer_form", parts.answer_form),
+        ];
+        Reward { total: format - gate + gated, format, answer, components: components.into() }
+    }
+}
+
+fn strict(trajectory: &Trajectory, answer: f64) -> Reward {
+    let kept = StrictFormat::of(trajectory);
+    let format = kept.share();
+    let components = [
+        ("answered", kept.answered),
+        ("consulted", kept.consulted),
+        ("thought", kept.thought),
+        ("exact", kept.exact),
+    ];
+    Reward {
+        total: if kept.is_perfect() { answer } else { format - 1.0 },
+        format,
+        answer,
+        components: components.map(|(name, holds)| (name, f64::from(holds))).into(),
+    }
+}
+
+fn check(coefficients: &Coefficients) -> Result<(), RewardError> {
+    let Coefficients { alpha, beta, gamma, delta, epsilon, gate } = *coefficients;
+    for (field, value) in [
+        ("coefficients.alpha", alpha),
+        ("coefficients.beta", beta),
+        ("coefficients.gamma", gamma),
+        ("coefficients.delta", delta),
+        ("coefficients.epsilon", epsilon),
+        ("coefficients.gate", gate),
+    ] {
+        if !value.is_finite() || value < 0.0 {
+            let expected = "a number of at least 0";
+            return Err(RewardError::Config { field, found: value.to_string(), expected });
+        }
+    }
+    if epsilon < gate {
+        return Err(RewardError::Config {
+            field: "coefficients.epsilon",
+            found: epsilon.to_string(),
+            expected: "at least `coefficients.gate`, or no answer would ever count",
+        });
+    }
+    Ok(())
+}
+
+/// The configured reward: the built-in one, or another's number in its place.
+#[derive(Debug)]
+pub struct Rewarder {
+    builtin: RewardFn,
+    external: Option<ExternalReward>,
+}
+
+impl Rewarder {
+    /// The reward that `config` describes.
+    pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
+        let external = config.external.as_ref().map(ExternalReward::new).transpose()?;
+        Ok(Self { builtin: RewardFn::new(config)?, external })
+    }
+
+    /// The reward of `trajectory` as an attempt at `task`. With an external reward the total is
+    /// its number, and the other fields are still those of the built-in one.
+    pub async fn score(&self, trajectory: &Trajectory, task: &Task) -> Result<Reward, RewardError> {
+        let builtin = self.builtin.score(trajectory, task);
+        match &self.external {
+            None => Ok(builtin),
+            Some(external) => {
+                let total = external.score(trajectory, task, &builtin).await?;
+                Ok(Reward { total, ..builtin })
+            }
+        }
+    }
+}

@@ -42,14 +42,14 @@ impl TextSide {
 
     /// The token that ends a turn of the model, where there is one.
     pub fn turn_end(&self) -> Option<u32> {
-        let stop_ids = self.tokenizer.stop_ids();
+        let end_ids = self.tokenizer.end_ids();
         let framed = self
             .format
             .as_ref()
             .and_then(|format| self.tokenizer.encode_markup(&format.before_user).ok())
             .and_then(|ids| ids.first().copied())
-            .filter(|id| stop_ids.contains(id));
-        framed.or_else(|| stop_ids.first().copied())
+            .filter(|id| end_ids.contains(id));
+        framed.or_else(|| end_ids.first().copied())
     }
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.

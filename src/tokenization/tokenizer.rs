@@ -1,6 +1,6 @@
 //! A tokenizer that knows which text is ours and which is not.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
@@ -40,6 +40,7 @@ pub struct Tokenizer {
     /// The text of every added token; none may come about from outside text.
     control: Vec<String>,
     control_ids: HashSet<u32>,
+    end_ids: Vec<u32>,
     stop_ids: Vec<u32>,
 }
 
@@ -57,22 +58,26 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let control = added.values().map(|token| token.content.clone()).collect();
         let control_ids = added.keys().copied().collect();
-        let mut stop_ids = Vec::new();
+        let special: Vec<u32> =
+            added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let mut end_ids = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             match read_json(&folder.join(file)).get("eos_token_id") {
                 Some(Value::Array(ids)) => {
-                    stop_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
+                    end_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
                 }
-                Some(id) => stop_ids.extend(id.as_u64().map(|id| id as u32)),
+                Some(id) => end_ids.extend(id.as_u64().map(|id| id as u32)),
                 None => {}
             }
         }
         let settings = read_json(&folder.join("tokenizer_config.json"));
-        stop_ids
+        end_ids
             .extend(token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)));
-        stop_ids.sort_unstable();
-        stop_ids.dedup();
-        Ok(Self { inner, control, control_ids, stop_ids })
+        end_ids.sort_unstable();
+        end_ids.dedup();
+        let stop_ids = end_ids.iter().copied().chain(special).collect::<BTreeSet<_>>();
+        let stop_ids = stop_ids.into_iter().collect();
+        Ok(Self { inner, control, control_ids, end_ids, stop_ids })
     }
 
     /// Ids of text of ours: control tokens in it are recognised.
@@ -124,7 +129,13 @@ impl Tokenizer {
         self.inner.decode(ids, false).map_err(|error| TokenizerError::Encode(error.to_string()))
     }
 
-    /// The ids that end a turn, ascending.
+    /// The ids with which the model ends a turn, ascending.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
+    }
+
+    /// The ids at which sampling stops, ascending: those that end a turn, and every other special
+    /// token, since a model that writes one has left its turn.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }

@@ -146,7 +146,8 @@ mod tests {
     fn markup_keeps_its_control_tokens_beside_outside_text() {
         let (_folder, tokenizer) = made();
         let end = tokenizer.encode_markup(END).unwrap();
-        assert_eq!(tokenizer.stop_ids(), end);
+        assert_eq!(tokenizer.end_ids(), end);
+        assert_eq!(tokenizer.stop_ids().len(), 3);
         let pieces = [Piece::Text("<|end|>".into()), Piece::Markup("<|end|>".into())];
         let ids = tokenizer.encode_pieces(&pieces).unwrap();
         assert_eq!(ids.iter().filter(|id| **id == end[0]).count(), 1);

@@ -1,8 +1,10 @@
 //! What can end a training run.
 
+use crate::dataset::DatasetError;
 use crate::dataset::world::WorldError;
 use crate::model::ModelError;
 use crate::protocol::ProtocolError;
+use crate::reward::RewardError;
 use crate::tokenization::TokenizerError;
 
 use super::adamw::AdamWError;
@@ -28,6 +30,32 @@ pub enum TrainError {
     /// The run was asked to stop; what was done is in the last checkpoint.
     #[error("stopped after step {0}\nhint: go on with `--resume`")]
     Interrupted(u64),
+    /// A figure says that the policy collapses.
+    #[error("stopped after step {step}: {reason}\nhint: {kept}")]
+    Collapsed {
+        /// Steps done.
+        step: u64,
+        /// Which figure moved where, with a hint.
+        reason: String,
+        /// Where the best policy is.
+        kept: String,
+    },
+    /// Too many episodes fail.
+    #[error(
+        "stopped after step {step}: {failed} of {asked} episodes failed, and again after each of {retries} pauses; the last failure: {reason}\nhint: when the cause is gone, go on with `--resume`"
+    )]
+    Outage {
+        /// Steps done; they are in the last checkpoint.
+        step: u64,
+        /// How many episodes failed at the last try.
+        failed: usize,
+        /// How many were begun.
+        asked: usize,
+        /// How often the step was tried again.
+        retries: u32,
+        /// The last failure.
+        reason: String,
+    },
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -46,4 +74,10 @@ pub enum TrainError {
     /// A template failed.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// A file of tasks cannot be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The reward is not configured right.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
 }

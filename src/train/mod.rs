@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod error;
 pub mod example;
+pub mod grpo;
 pub mod memory;
 pub mod metrics;
 pub mod run_folder;

@@ -272,19 +272,19 @@ fn chats(path: &Path, start: &Start) -> Result<Vec<TokenTrace>, TrainError> {
 }
 
 /// Goes through all examples in a new order each time round.
-struct Order {
+pub(super) struct Order {
     seed: u64,
     round: Option<u64>,
     order: Vec<usize>,
 }
 
 impl Order {
-    fn new(len: usize, seed: u64) -> Self {
+    pub(super) fn new(len: usize, seed: u64) -> Self {
         Self { seed, round: None, order: (0..len).collect() }
     }
 
     /// The examples of step `step`.
-    fn batch(&mut self, step: u64, size: usize) -> Vec<usize> {
+    pub(super) fn batch(&mut self, step: u64, size: usize) -> Vec<usize> {
         let len = self.order.len() as u64;
         (0..size as u64)
             .map(|index| {

@@ -1,6 +1,7 @@
 //! The model a run starts from: a folder, or a new one of a given shape.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,7 @@ pub struct Start {
     /// The model.
     pub model: Model,
     /// Its tokenizer and chat template.
-    pub text: TextSide,
+    pub text: Arc<TextSide>,
     /// The folder they came from.
     pub folder: PathBuf,
 }
@@ -90,7 +91,7 @@ impl Start {
                 ));
             }
         };
-        let text = TextSide::load(&folder)?;
+        let text = Arc::new(TextSide::load(&folder)?);
         let mut model = Model::load(&folder, DType::F32, &Device::Cpu)?;
         if let Some(lora) = &config.lora {
             let adapter =

@@ -104,10 +104,11 @@ impl<'r> WordMaker<'r> {
     }
 
     fn word(&mut self, style: &Style) -> String {
-        // A word grows by a syllable whenever short ones run out, so this ends at any size.
-        for attempt in 0_usize.. {
+        let mut attempts = 0;
+        loop {
+            // A word grows by a syllable whenever short ones run out, so this ends at any size.
             let mut word = String::new();
-            for _ in 0..=attempt / 50 {
+            for _ in 0..=attempts / 50 {
                 word.push_str(self.pick(&ONSETS));
                 word.push_str(self.pick(&VOWELS));
             }
@@ -116,8 +117,8 @@ impl<'r> WordMaker<'r> {
             if self.taken.insert(word.clone()) {
                 return if style.capital { capitalised(&word) } else { word };
             }
+            attempts += 1;
         }
-        String::new()
     }
 
     fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {

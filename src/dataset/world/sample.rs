@@ -31,7 +31,7 @@ pub enum Split {
 impl Split {
     /// The side of the question whose subject matter is `key`.
     fn of(key: &str) -> Self {
-        if super::stable_hash(key) % 5 == 0 { Self::Test } else { Self::Train }
+        if super::stable_hash(key).is_multiple_of(5) { Self::Test } else { Self::Train }
     }
 }
 
@@ -258,13 +258,19 @@ impl World {
         let mut tasks = Vec::with_capacity(n);
         for (index, &kind) in kinds.iter().cycle().take(n).enumerate() {
             let affirmative = (index / kinds.len()).is_multiple_of(2);
-            let too_small =
-                || WorldError::TooSmall { kind: kind.name().into(), found: index, wanted: n };
-            let fresh = (0..ATTEMPTS).find_map(|_| {
-                let drawn = sampler.draw(kind, affirmative, &mut rng).ok()?;
-                ids.insert(drawn.task.id.clone()).then_some(drawn)
-            });
-            tasks.push(fresh.ok_or_else(too_small)?);
+            let mut attempts = 0;
+            let fresh = loop {
+                let drawn = sampler.draw(kind, affirmative, &mut rng)?;
+                if ids.insert(drawn.task.id.clone()) {
+                    break drawn;
+                }
+                attempts += 1;
+                if attempts == ATTEMPTS {
+                    let kind = kind.name().into();
+                    return Err(WorldError::TooSmall { kind, found: index, wanted: n });
+                }
+            };
+            tasks.push(fresh);
         }
         Ok(tasks)
     }

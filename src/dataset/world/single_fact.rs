@@ -68,7 +68,7 @@ impl World {
         };
         for index in 0..dialogues {
             for kind in [TaskKind::Chain(3), TaskKind::Comparison, TaskKind::Check] {
-                let task = sampler.draw(kind, index % 2 == 0, &mut rng)?;
+                let task = sampler.draw(kind, index.is_multiple_of(2), &mut rng)?;
                 let shown = self.demonstrate(&task, &mix, &mut rng);
                 lines.push(shown.task.question);
                 for turn in shown.turns {

@@ -12,8 +12,14 @@ use crate::trajectory::SampledToken;
 
 /// Draws for one request. The engine is asked for greedy decoding and gets logits that leave it no
 /// choice.
+///
+/// When a stop token is drawn, the engine is told of *another* one. It keeps a finished sequence as
+/// a prefix for later requests, its last token included, though that token was never computed: a
+/// later request that goes on behind it would attend to an empty key. With another last token the
+/// match ends just before it, where everything kept is sound.
 pub(super) struct SamplingHook {
     sampling: Sampling,
+    stop_ids: Vec<u32>,
     state: Mutex<State>,
 }
 
@@ -23,9 +29,17 @@ struct State {
 }
 
 impl SamplingHook {
-    pub(super) fn new(sampling: Sampling) -> Arc<Self> {
+    pub(super) fn new(sampling: Sampling, stop_ids: Vec<u32>) -> Arc<Self> {
         let state = State { rng: generator(&sampling), fresh: Vec::new() };
-        Arc::new(Self { sampling, state: Mutex::new(state) })
+        Arc::new(Self { sampling, stop_ids, state: Mutex::new(state) })
+    }
+
+    /// The token that the engine is told of.
+    fn shown(&self, drawn: u32) -> u32 {
+        if !self.stop_ids.contains(&drawn) {
+            return drawn;
+        }
+        self.stop_ids.iter().copied().find(|&other| other != drawn).unwrap_or(drawn)
     }
 
     /// What was drawn since the last call.
@@ -45,7 +59,7 @@ impl CustomLogitsProcessor for SamplingHook {
             token
         };
         row.fill(f32::NEG_INFINITY);
-        if let Some(chosen) = row.get_mut(token.id as usize) {
+        if let Some(chosen) = row.get_mut(self.shown(token.id) as usize) {
             *chosen = 0.0;
         }
         Tensor::from_vec(row, logits.shape(), logits.device())?.to_dtype(logits.dtype())

@@ -189,7 +189,7 @@ impl Shared {
     ) -> Result<StopReason, EngineError> {
         let prompt_tokens = request.prompt.len();
         let room = (self.context_length - prompt_tokens).min(request.max_tokens);
-        let hook = SamplingHook::new(request.sampling);
+        let hook = SamplingHook::new(request.sampling, request.stop_ids.clone());
         // The engine's loop waits on a full channel, and all requests with it: never full.
         let (responses, mut received) = mpsc::channel(room + 16);
         let params = SamplingParams {

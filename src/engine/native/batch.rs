@@ -30,7 +30,7 @@ pub(super) struct Batch {
     finished: PrefixCache,
     /// One a thread.
     scratches: Vec<Scratch>,
-    counters: Arc<Counters>,
+    pub counters: Arc<Counters>,
 }
 
 impl Batch {
@@ -58,11 +58,6 @@ impl Batch {
     pub fn admit(&mut self, submission: Submission) {
         let context = self.decoder.shape().config().max_position_embeddings;
         self.sequences.push(Sequence::new(submission, context));
-    }
-
-    #[cfg(test)]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     /// Changes the weights: what was computed with the old ones is computed anew.

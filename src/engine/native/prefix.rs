@@ -78,3 +78,73 @@ impl PrefixCache {
 pub(super) fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::generate::decoder::{Decoder, Scratch, Shape, Span};
+    use crate::model::generate::reference::{even_config, random_weights};
+
+    fn computed(ids: &[u32]) -> KvCache {
+        let model = even_config();
+        let decoder =
+            Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
+        let mut cache = KvCache::default();
+        let mut spans = [Span { cache: &mut cache, tokens: ids, logits: false }];
+        assert_eq!(decoder.forward(&mut spans, &mut Scratch::default()).count(), 0);
+        cache
+    }
+
+    fn insert(prefixes: &mut PrefixCache, ids: &[u32]) {
+        prefixes.insert(ids.to_vec(), computed(ids));
+    }
+
+    #[test]
+    fn the_longest_common_prefix_is_found() {
+        let mut prefixes = PrefixCache::new(1_000);
+        insert(&mut prefixes, &[1, 2, 3, 4]);
+        insert(&mut prefixes, &[1, 2, 9]);
+        assert_eq!(prefixes.longest(&[1, 2, 3, 5]), Some((0, 3)));
+        assert_eq!(prefixes.longest(&[1, 2, 9, 9, 9]), Some((1, 3)));
+        assert_eq!(prefixes.longest(&[2]), None);
+    }
+
+    #[test]
+    fn an_entry_used_whole_moves_and_one_used_in_part_stays() {
+        let mut prefixes = PrefixCache::new(1_000);
+        insert(&mut prefixes, &[1, 2, 3, 4]);
+        assert_eq!(prefixes.take(0, 2).len(), 2);
+        assert_eq!(prefixes.take(0, 4).len(), 4);
+        assert_eq!(prefixes.longest(&[1, 2, 3, 4]), None);
+    }
+
+    #[test]
+    fn beyond_the_bound_the_least_recently_used_go() {
+        // Room for three blocks of sixteen.
+        let mut prefixes = PrefixCache::new(48);
+        for first in [1, 2, 3] {
+            insert(&mut prefixes, &[first, 7]);
+        }
+        prefixes.take(0, 1);
+        insert(&mut prefixes, &[4, 7]);
+        let kept: Vec<bool> = (1..5).map(|id| prefixes.longest(&[id]).is_some()).collect();
+        assert_eq!(kept, [true, false, true, true]);
+        insert(&mut prefixes, &[9; 49]);
+        assert_eq!(prefixes.longest(&[9; 49]), None);
+        assert!(prefixes.longest(&[4]).is_some());
+    }
+
+    #[test]
+    fn a_longer_sequence_replaces_those_it_continues() {
+        let mut prefixes = PrefixCache::new(32);
+        insert(&mut prefixes, &[5, 5]);
+        insert(&mut prefixes, &[1, 2]);
+        insert(&mut prefixes, &[1, 2, 3]);
+        assert!(prefixes.longest(&[5]).is_some());
+        assert_eq!(prefixes.longest(&[1, 2, 3]).map(|(_, len)| len), Some(3));
+    }
+}

@@ -5,6 +5,7 @@
 use super::*;
 use crate::engine::{Sampling, StopReason};
 use crate::model::generate::reference::{self, even_config, random_weights};
+use crate::model::{Model, Selection, batch};
 use crate::trajectory::SampledToken;
 
 const CONTEXT: usize = 256;
@@ -120,6 +121,26 @@ async fn log_probs_are_those_of_a_plain_forward_pass() {
 }
 
 #[tokio::test]
+async fn the_trained_model_scores_what_was_sampled_as_the_engine_did() {
+    let model = even_config();
+    let weights = random_weights(&model, 1);
+    let engine = NativeEngine::new(&model, &weights, &NativeConfig::default()).unwrap();
+    let trained = Model::new(model, weights);
+    for seed in 0..4 {
+        let mut request = request(ids(40, seed), 150, seed as u64);
+        request.sampling.temperature = 0.8;
+        let tokens = sample(&engine, &request).await;
+        let packed = batch::Batch::pack(&[continued(&request.prompt, &tokens, &[])]);
+        let all = trained.score(&packed, &Selection::next_tokens(&packed), 0.8).unwrap();
+        let scores = &all.log_probs[request.prompt.len() - 1..];
+        assert_eq!(scores.len(), tokens.len());
+        for (token, score) in tokens.iter().zip(scores) {
+            assert!((token.log_prob - score).abs() < 2e-5, "{} is not {score}", token.log_prob);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_later_turn_takes_over_the_earlier_one_and_gives_the_same_tokens() {
     let (cached, scratch) = (
         engine(NativeConfig::default()),
@@ -156,7 +177,7 @@ fn a_groups_prompt_is_computed_once() {
         while !batch.is_idle() {
             batch.step();
         }
-        let counters = batch.counters();
+        let counters = &batch.counters;
         assert_eq!(counters.prefilled.load(Ordering::Relaxed), 50 + 4);
         assert_eq!(counters.reused.load(Ordering::Relaxed), 4 * 49);
         assert_eq!(counters.sampled.load(Ordering::Relaxed), 5 * 4);
@@ -189,7 +210,7 @@ fn a_dropped_receiver_frees_the_row_before_the_next_step() {
     // What was computed for it serves the next request that begins alike.
     let _next = admit(&mut batch, request(ids(20, 0), 100, 0));
     batch.step();
-    assert_eq!(batch.counters().reused.load(Ordering::Relaxed), 19);
+    assert_eq!(batch.counters.reused.load(Ordering::Relaxed), 19);
     assert!(drain(kept).is_empty());
 }
 
@@ -379,70 +400,4 @@ fn a_misspelt_key_of_the_configuration_is_refused() {
     let read = |text: &str| toml::from_str::<NativeConfig>(text);
     assert_eq!(read("queue = 9").unwrap(), NativeConfig { queue: 9, ..NativeConfig::default() });
     assert!(read("queu = 9").is_err());
-}
-
-mod prefixes {
-    use super::super::prefix::PrefixCache;
-    use super::*;
-    use crate::model::generate::cache::KvCache;
-    use crate::model::generate::decoder::{Scratch, Span};
-
-    fn computed(ids: &[u32]) -> KvCache {
-        let model = even_config();
-        let decoder =
-            Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
-        let mut cache = KvCache::default();
-        let mut spans = [Span { cache: &mut cache, tokens: ids, logits: false }];
-        assert_eq!(decoder.forward(&mut spans, &mut Scratch::default()).count(), 0);
-        cache
-    }
-
-    fn insert(prefixes: &mut PrefixCache, ids: &[u32]) {
-        prefixes.insert(ids.to_vec(), computed(ids));
-    }
-
-    #[test]
-    fn the_longest_common_prefix_is_found() {
-        let mut prefixes = PrefixCache::new(1_000);
-        insert(&mut prefixes, &[1, 2, 3, 4]);
-        insert(&mut prefixes, &[1, 2, 9]);
-        assert_eq!(prefixes.longest(&[1, 2, 3, 5]), Some((0, 3)));
-        assert_eq!(prefixes.longest(&[1, 2, 9, 9, 9]), Some((1, 3)));
-        assert_eq!(prefixes.longest(&[2]), None);
-    }
-
-    #[test]
-    fn an_entry_used_whole_moves_and_one_used_in_part_stays() {
-        let mut prefixes = PrefixCache::new(1_000);
-        insert(&mut prefixes, &[1, 2, 3, 4]);
-        assert_eq!(prefixes.take(0, 2).len(), 2);
-        assert_eq!(prefixes.take(0, 4).len(), 4);
-        assert_eq!(prefixes.longest(&[1, 2, 3, 4]), None);
-    }
-
-    #[test]
-    fn beyond_the_bound_the_least_recently_used_go() {
-        // Room for three blocks of sixteen.
-        let mut prefixes = PrefixCache::new(48);
-        for first in [1, 2, 3] {
-            insert(&mut prefixes, &[first, 7]);
-        }
-        prefixes.take(0, 1);
-        insert(&mut prefixes, &[4, 7]);
-        let kept: Vec<bool> = (1..5).map(|id| prefixes.longest(&[id]).is_some()).collect();
-        assert_eq!(kept, [true, false, true, true]);
-        insert(&mut prefixes, &ids(49, 0));
-        assert_eq!(prefixes.longest(&ids(49, 0)), None);
-        assert!(prefixes.longest(&[4]).is_some());
-    }
-
-    #[test]
-    fn a_longer_sequence_replaces_those_it_continues() {
-        let mut prefixes = PrefixCache::new(32);
-        insert(&mut prefixes, &[5, 5]);
-        insert(&mut prefixes, &[1, 2]);
-        insert(&mut prefixes, &[1, 2, 3]);
-        assert!(prefixes.longest(&[5]).is_some());
-        assert_eq!(prefixes.longest(&[1, 2, 3]).map(|(_, len)| len), Some(3));
-    }
 }

@@ -58,11 +58,6 @@ impl Shape {
         &self.config
     }
 
-    /// The instruction set in use.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
     /// Width of the residual stream with its padding.
     fn stride(&self) -> usize {
         self.config.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
@@ -268,16 +263,17 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// Rotary angles of every position.
+/// Rotary angles of every position, in f32 like the trained model: at long range the rounding of the
+/// product shows, and the two must agree on it.
 fn angles(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;
-    let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / half as f64);
-    let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+    let power = |i: usize| (2 * i) as f64 / config.head_dim as f64;
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| (1.0 / config.rope_theta.powf(power(i))) as f32).collect();
     let mut angles = Vec::with_capacity(config.max_position_embeddings * config.head_dim);
     for position in 0..config.max_position_embeddings {
-        let angle = |frequency: &f64| position as f64 * frequency;
-        angles.extend(frequencies.iter().map(|f| angle(f).cos() as f32));
-        angles.extend(frequencies.iter().map(|f| angle(f).sin() as f32));
+        angles.extend(frequencies.iter().map(|f| (position as f32 * f).cos()));
+        angles.extend(frequencies.iter().map(|f| (position as f32 * f).sin()));
     }
     angles
 }

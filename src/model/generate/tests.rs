@@ -130,3 +130,15 @@ fn a_prefix_taken_over_gives_the_same_and_leaves_its_source_alone() {
         assert_eq!(decode(&decoder, &mut source.clone(), &continued, &[]), expected);
     }
 }
+
+#[test]
+fn avx2_and_avx512_give_the_same_bits() {
+    let config = odd_config();
+    let weights = random_weights(&config, 6);
+    let ids = ids(40, 0);
+    let results: Vec<Vec<f32>> = Isa::available()
+        .filter(|isa| !matches!(isa, Isa::Portable(_)))
+        .map(|isa| decode(&on(isa, &config, &weights), &mut KvCache::default(), &ids, &[]))
+        .collect();
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}

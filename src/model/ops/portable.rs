@@ -6,6 +6,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::attention::{Gradient, Inputs, Layout};
 use super::head::{Head, ScoreGradients};
+use super::rms_norm::Norm;
 use super::rope::Rotation;
 use super::swiglu::Backward;
 use crate::model::batch::TokenScores;
@@ -42,16 +43,16 @@ fn inverse_root(x: &Tensor, eps: f32) -> Result<Tensor> {
     (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?.recip()
 }
 
-pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
     let wide = widen(x)?;
-    let normed = wide.broadcast_mul(&inverse_root(&wide, eps)?)?;
-    normed.to_dtype(x.dtype())?.broadcast_mul(weight)
+    let normed = wide.broadcast_mul(&inverse_root(&wide, norm.eps)?)?;
+    normed.to_dtype(x.dtype())?.broadcast_mul(norm.weight)
 }
 
 /// Gradients of `x` and `weight`, widened.
-fn norm_gradients(x: &Tensor, weight: &Tensor, eps: f32, d_y: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (x, weight, d_y) = (widen(x)?, widen(weight)?, widen(d_y)?);
-    let scale = inverse_root(&x, eps)?;
+fn norm_gradients(x: &Tensor, norm: Norm, d_y: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (x, weight, d_y) = (widen(x)?, widen(norm.weight)?, widen(d_y)?);
+    let scale = inverse_root(&x, norm.eps)?;
     let normed = x.broadcast_mul(&scale)?;
     let pulled = d_y.broadcast_mul(&weight)?;
     let mean = (&pulled * &normed)?.mean_keepdim(D::Minus1)?;
@@ -62,13 +63,12 @@ fn norm_gradients(x: &Tensor, weight: &Tensor, eps: f32, d_y: &Tensor) -> Result
 
 pub(super) fn rms_norm_backward(
     x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
+    norm: Norm,
     d_y: &Tensor,
     d_x: &mut Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<()> {
-    let (from_x, from_weight) = norm_gradients(x, weight, eps, d_y)?;
+    let (from_x, from_weight) = norm_gradients(x, norm, d_y)?;
     accumulate(d_x, &from_x)?;
     accumulate_option(d_weight, &from_weight)
 }
@@ -89,27 +89,21 @@ fn by_head(x: &Tensor, head_dim: usize) -> Result<Tensor> {
     x.reshape((rows, width / head_dim, head_dim))
 }
 
-pub(super) fn norm_rope(
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
-    rotation: &Rotation,
-) -> Result<Tensor> {
-    let normed = rms_norm(&by_head(x, weight.elem_count())?, weight, eps)?;
+pub(super) fn norm_rope(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<Tensor> {
+    let normed = rms_norm(&by_head(x, norm.weight.elem_count())?, norm)?;
     rotate(&widen(&normed)?, rotation, 1.0)?.to_dtype(x.dtype())?.reshape(x.shape())
 }
 
 pub(super) fn norm_rope_backward(
     x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
+    norm: Norm,
     rotation: &Rotation,
     d_y: &Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
-    let head = weight.elem_count();
+    let head = norm.weight.elem_count();
     let d_normed = rotate(&widen(&by_head(d_y, head)?)?, rotation, -1.0)?;
-    let (d_x, from_weight) = norm_gradients(&by_head(x, head)?, weight, eps, &d_normed)?;
+    let (d_x, from_weight) = norm_gradients(&by_head(x, head)?, norm, &d_normed)?;
     accumulate_option(d_weight, &from_weight)?;
     d_x.to_dtype(x.dtype())?.reshape(x.shape())
 }

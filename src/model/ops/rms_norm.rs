@@ -8,11 +8,21 @@ use rayon::prelude::*;
 use super::simd::{dot, dot3, fma, multiversion};
 use super::{ROWS, host, portable};
 
-/// `x` `(rows, width)`, `weight` `(width)`.
-pub(crate) fn forward(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+/// A norm's parameters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    /// `(width)`
+    pub weight: &'a Tensor,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// `x` `(rows, width)`.
+pub(crate) fn forward(x: &Tensor, norm: Norm) -> Result<Tensor> {
     if !host::is_host(x) {
-        return portable::rms_norm(x, weight, eps);
+        return portable::rms_norm(x, norm);
     }
+    let Norm { weight, eps } = norm;
     let width = weight.elem_count();
     let (values, weight) = (host::values(x)?, host::values(weight)?);
     let (values, weight) = (&values[..], &weight[..]);
@@ -30,15 +40,15 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 /// Adds the gradient of `x` into `d_x`, and of `weight` into `d_weight` unless it is frozen.
 pub(crate) fn backward(
     x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
+    norm: Norm,
     d_y: &Tensor,
     d_x: &mut Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<()> {
     if !host::is_host(x) {
-        return portable::rms_norm_backward(x, weight, eps, d_y, d_x, d_weight);
+        return portable::rms_norm_backward(x, norm, d_y, d_x, d_weight);
     }
+    let Norm { weight, eps } = norm;
     let width = weight.elem_count();
     let (x, weight, d_y) = (host::values(x)?, host::values(weight)?, host::values(d_y)?);
     let (x, weight, d_y) = (&x[..], &weight[..], &d_y[..]);

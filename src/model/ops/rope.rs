@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
+use super::rms_norm::Norm;
 use super::simd::{dot, dot3, fma, multiversion};
 use super::{ROWS, host, portable};
 
@@ -45,16 +46,12 @@ impl Rotation {
     }
 }
 
-/// `x` `(rows, heads × head_dim)`, `weight` `(head_dim)`.
-pub(crate) fn forward(
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
-    rotation: &Rotation,
-) -> Result<Tensor> {
+/// `x` `(rows, heads × head_dim)`; the norm is of width `head_dim`.
+pub(crate) fn forward(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<Tensor> {
     if !host::is_host(x) {
-        return portable::norm_rope(x, weight, eps, rotation);
+        return portable::norm_rope(x, norm, rotation);
     }
+    let Norm { weight, eps } = norm;
     let (rows, width) = x.dims2()?;
     let half = weight.elem_count() / 2;
     let (values, weight) = (host::values(x)?, host::values(weight)?);
@@ -77,15 +74,15 @@ pub(crate) fn forward(
 /// `d_weight` unless it is frozen.
 pub(crate) fn backward(
     x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
+    norm: Norm,
     rotation: &Rotation,
     d_y: Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
     if !host::is_host(x) {
-        return portable::norm_rope_backward(x, weight, eps, rotation, &d_y, d_weight);
+        return portable::norm_rope_backward(x, norm, rotation, &d_y, d_weight);
     }
+    let Norm { weight, eps } = norm;
     let (rows, width) = x.dims2()?;
     let head = weight.elem_count();
     let half = head / 2;

@@ -2,6 +2,7 @@
 //!
 //! The crate is built for the oldest CPU of its target. Each loop is therefore compiled again for
 //! AVX2 and AVX-512, and the widest that this CPU has is called.
+#![allow(clippy::needless_range_loop, reason = "loops over lanes index several arrays")]
 
 /// Instruction sets that the loops are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +39,10 @@ pub(crate) fn level() -> Level {
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "slices and numbers of one inner loop")]
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments)]
+            #[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {

@@ -6,10 +6,15 @@ use candle_core::{DType, Device, Tensor};
 
 use super::attention::{Inputs, Layout};
 use super::head::{Head, ScoreGradients};
+use super::rms_norm::Norm;
 use super::rope::Rotation;
 use super::{attention, embedding, head, linear, portable, rms_norm, rope, swiglu};
 
 const EPS: f32 = 1e-6;
+
+fn norm(weight: &Tensor) -> Norm<'_> {
+    Norm { weight, eps: EPS }
+}
 
 /// Values between −1 and 1 that differ with `seed`.
 fn tensor(shape: &[usize], seed: usize) -> Tensor {
@@ -44,14 +49,15 @@ fn rms_norm_agrees() {
     for (rows, width) in [(1, 3), (5, 33), (300, 64)] {
         let (x, weight, d_y) =
             (tensor(&[rows, width], 1), tensor(&[width], 2), tensor(&[rows, width], 3));
-        let y = rms_norm::forward(&x, &weight, EPS).unwrap();
-        assert_near(&y, &portable::rms_norm(&double(&x), &double(&weight), EPS).unwrap());
+        let y = rms_norm::forward(&x, norm(&weight)).unwrap();
+        assert_near(&y, &portable::rms_norm(&double(&x), norm(&double(&weight))).unwrap());
         // Both add to what is there.
         let (mut d_x, mut d_weight) = (tensor(&[rows, width], 4), tensor(&[width], 5));
         let (mut e_x, mut e_weight) = (double(&d_x), double(&d_weight));
-        rms_norm::backward(&x, &weight, EPS, &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
+        rms_norm::backward(&x, norm(&weight), &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
         let (x, weight, d_y) = (double(&x), double(&weight), double(&d_y));
-        portable::rms_norm_backward(&x, &weight, EPS, &d_y, &mut e_x, Some(&mut e_weight)).unwrap();
+        portable::rms_norm_backward(&x, norm(&weight), &d_y, &mut e_x, Some(&mut e_weight))
+            .unwrap();
         assert_near(&d_x, &e_x);
         assert_near(&d_weight, &e_weight);
     }
@@ -64,16 +70,16 @@ fn norm_rope_agrees() {
         let (x, weight, d_y) = (tensor(&shape, 1), tensor(&[head_dim], 2), tensor(&shape, 3));
         let positions: Vec<u32> = (0..rows as u32).map(|row| row % 170).collect();
         let rotation = Rotation::new(&positions, head_dim, 1e4, &Device::Cpu).unwrap();
-        let y = rope::forward(&x, &weight, EPS, &rotation).unwrap();
-        let expected = portable::norm_rope(&double(&x), &double(&weight), EPS, &rotation).unwrap();
+        let y = rope::forward(&x, norm(&weight), &rotation).unwrap();
+        let expected = portable::norm_rope(&double(&x), norm(&double(&weight)), &rotation).unwrap();
         assert_near(&y, &expected);
         let mut d_weight = tensor(&[head_dim], 5);
         let (mut e_weight, d_y2) = (double(&d_weight), double(&d_y));
-        let d_x = rope::backward(&x, &weight, EPS, &rotation, single(&d_y2), Some(&mut d_weight))
+        let d_x = rope::backward(&x, norm(&weight), &rotation, single(&d_y2), Some(&mut d_weight))
             .unwrap();
         let (x, weight, d_y) = (double(&x), double(&weight), d_y2);
         let e_x =
-            portable::norm_rope_backward(&x, &weight, EPS, &rotation, &d_y, Some(&mut e_weight));
+            portable::norm_rope_backward(&x, norm(&weight), &rotation, &d_y, Some(&mut e_weight));
         assert_near(&d_x, &e_x.unwrap());
         assert_near(&d_weight, &e_weight);
     }

@@ -144,3 +144,53 @@ impl Kernel for Exponentials<'_> {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Isa;
+    use super::*;
+
+    #[test]
+    fn exponentials_are_right_over_the_whole_range() {
+        for isa in Isa::available() {
+            let exponents: Vec<f32> = (-8_700..=8_800).map(|i| i as f32 * 0.01).collect();
+            let mut values = exponents.clone();
+            isa.run(Exponentials { values: &mut values, shift: 0.0, scale: 1.0 });
+            for (value, exponent) in values.iter().zip(&exponents) {
+                let expected = f64::from(*exponent).exp();
+                let error = (f64::from(*value) - expected).abs() / expected;
+                assert!(error < 3e-7, "{isa:?}: e^{exponent} is not {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_at_the_edges() {
+        for isa in Isa::available() {
+            for len in [1, 16, 21] {
+                let mut values = vec![f32::NEG_INFINITY; len];
+                values[len - 1] = 2.0;
+                let sum = isa.run(Exponentials { values: &mut values, shift: 2.0, scale: 3.0 });
+                assert_eq!(sum, 1.0, "{isa:?}");
+                assert!(values[..len - 1].iter().all(|&value| value == 0.0));
+                values[0] = f32::NAN;
+                let sum = isa.run(Exponentials { values: &mut values, shift: 0.0, scale: 1.0 });
+                assert!(sum.is_nan(), "{isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_gate_saturates() {
+        for isa in Isa::available() {
+            let mut out = [0.0; 5];
+            let gate = [-200.0, -1.0, 0.0, 1.0, 200.0];
+            isa.run(SiluMul { gate: &gate, up: &[2.0; 5], out: &mut out });
+            let sigmoid = 1.0 / (1.0 + 1f32.exp());
+            let expected = [0.0, -2.0 * sigmoid, 0.0, 2.0 * (1.0 - sigmoid), 400.0];
+            for (got, expected) in out.iter().zip(expected) {
+                assert!((got - expected).abs() < 1e-6, "{isa:?}: {got} is not {expected}");
+            }
+        }
+    }
+}

@@ -72,8 +72,9 @@ pub trait Simd: Copy {
         let mut lanes = [0.0; LANES];
         self.store(v, &mut lanes);
         for width in [8, 4, 2, 1] {
-            for lane in 0..width {
-                lanes[lane] += lanes[lane + width];
+            let (low, high) = lanes.split_at_mut(width);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low += *high;
             }
         }
         lanes[0]

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::demonstration::{DemonstrationMix, PhrasingChoice};
 use super::question::COMPARISONS;
 use super::*;
-use crate::trajectory::Action;
+
+mod demonstrations;
 
 const KINDS: [TaskKind; 7] = [
     TaskKind::Single,
@@ -288,7 +288,7 @@ fn the_splits_share_nothing_and_test_is_about_a_fifth() {
         };
         assert_eq!(draw(Split::Train, 1).intersection(&draw(Split::Test, 2)).count(), 0);
     }
-    let sides = world.facts().map(|fact| stable_hash(&written(&world, &fact)) % 5 == 0);
+    let sides = world.facts().map(|fact| stable_hash(&written(&world, &fact)).is_multiple_of(5));
     let share = sides.filter(|&test| test).count() as f64 / 3016.0;
     assert!((0.17..0.23).contains(&share), "{share}");
 }
@@ -337,151 +337,6 @@ fn too_many_questions_of_a_small_world_are_an_error_not_a_hang() {
     assert!(error.to_string().contains("too few questions of kind `chain`"), "{error}");
     assert!(world.sample_tasks(Split::Test, &[TaskKind::Chain(6)], 1, 0).is_err());
     assert!(world.sample_tasks(Split::Test, &[], 3, 0).unwrap().is_empty());
-}
-
-#[test]
-fn each_demonstrated_word_can_be_copied_and_the_plan_shrinks_from_the_right() {
-    let world = world();
-    let mix = DemonstrationMix::default();
-    let shown = world.demonstrations(&mix, Split::Train, 500, 4).unwrap();
-    for demonstration in shown {
-        let (last, asks) = demonstration.turns.split_last().unwrap();
-        assert_eq!(asks.len(), demonstration.task.hops.unwrap() as usize);
-        assert_eq!(last.action, Action::Answer(demonstration.task.golds[0].clone()));
-        assert_eq!(last.reply, None);
-        let mut context = demonstration.task.question.replace('?', "");
-        for turn in asks {
-            let Action::Prompt(prompt) = &turn.action else { panic!("{turn:?}") };
-            let (_, about) = turn.think.rsplit_once(" of ").unwrap();
-            let about = about.split(", then").next().unwrap();
-            assert!(context.contains(about), "{about} is not in {context}");
-            assert!(prompt.contains(about));
-            let reply = turn.reply.as_ref().unwrap();
-            context = format!("{context} {reply}");
-        }
-        for name in last.think.split(" and ") {
-            assert!(context.contains(name), "{name} is not in {context}");
-        }
-    }
-}
-
-#[test]
-fn demonstrations_read_as_documented() {
-    let world = world();
-    let told = |kind, affirmative, seed| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let task = Sampler::new(&world, Split::Train).draw(kind, affirmative, &mut rng).unwrap();
-        let mut lines = vec![task.task.question.clone()];
-        let mix = DemonstrationMix::default();
-        for turn in world.demonstrate(&task, &mix, &mut rng).turns {
-            lines.push(format!("{} | {:?} | {:?}", turn.think, turn.action, turn.reply));
-        }
-        lines.join("\n")
-    };
-    insta::assert_snapshot!(told(TaskKind::Chain(3), true, 1), @r#"
-    What is the birthplace of the mentor of the founder of Thebex?
-    founder of Thebex, then mentor, birthplace | Prompt("Who started Thebex?") | Some("Pino Nunov")
-    mentor of Pino Nunov, then birthplace | Prompt("Who was the teacher of Pino Nunov?") | Some("Breko Stulov")
-    birthplace of Breko Stulov | Prompt("Where was Breko Stulov born?") | Some("Silville")
-    Silville | Answer("Silville") | None
-    "#);
-    insta::assert_snapshot!(told(TaskKind::Comparison, true, 2), @r#"
-    Are Hodex and Losex based in the same country?
-    headquarters of Hodex, then country | Prompt("Where is Hodex based?") | Some("Dovton")
-    country of Dovton | Prompt("In which nation does Dovton lie?") | Some("Driruna")
-    Driruna and headquarters of Losex, then country | Prompt("In which city is Losex based?") | Some("Tudton")
-    Driruna and country of Tudton | Prompt("In which nation does Tudton lie?") | Some("Driruna")
-    Driruna and Driruna | Answer("yes") | None
-    "#);
-    insta::assert_snapshot!(told(TaskKind::Check, false, 3), @r#"
-    Was Jinis Finek born in the city Vubford?
-    birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
-    Sorville and Vubford | Answer("no") | None
-    "#);
-}
-
-#[test]
-fn a_mix_shows_what_its_shares_say() {
-    let world = world();
-    let mix = DemonstrationMix {
-        min_hops: 1,
-        max_hops: 3,
-        comparison_share: 0.0,
-        check_share: 0.25,
-        all_at_once_share: 0.5,
-        phrasings: PhrasingChoice::Uniform,
-    };
-    let shown = world.demonstrations(&mix, Split::Train, 4_000, 4).unwrap();
-    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    let mut hops: BTreeMap<u32, usize> = BTreeMap::new();
-    let mut wordings = [0_usize; PHRASINGS];
-    let phrasing_of: BTreeMap<String, usize> =
-        world.single_facts().map(|fact| (fact.question, fact.phrasing)).collect();
-    let mut all_at_once = 0;
-    for demonstration in &shown {
-        let kind = demonstration.task.kind.clone().unwrap();
-        if kind != "check" {
-            *hops.entry(demonstration.task.hops.unwrap()).or_default() += 1;
-        }
-        *kinds.entry(kind).or_default() += 1;
-        if demonstration.turns[0].think == "the whole question" {
-            all_at_once += 1;
-            assert_eq!(demonstration.turns.len(), 2);
-            let question = demonstration.task.question.clone();
-            assert_eq!(demonstration.turns[0].action, Action::Prompt(question));
-            let guess = demonstration.turns[0].reply.clone().unwrap();
-            assert_eq!(demonstration.turns[1].action, Action::Answer(guess));
-            continue;
-        }
-        for turn in &demonstration.turns {
-            let Action::Prompt(prompt) = &turn.action else { continue };
-            wordings[phrasing_of[prompt]] += 1;
-        }
-    }
-    assert_eq!(kinds.keys().collect::<Vec<_>>(), ["chain", "check", "single"]);
-    assert!((900..1100).contains(&kinds["check"]), "{kinds:?}");
-    assert!((1900..2100).contains(&all_at_once), "{all_at_once}");
-    assert_eq!(hops.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(hops.values().all(|count| (900..1100).contains(count)), "{hops:?}");
-    let share = wordings.iter().sum::<usize>() / PHRASINGS;
-    assert!(wordings.iter().all(|count| count.abs_diff(share) < share / 8), "{wordings:?}");
-}
-
-#[test]
-fn known_only_prompts_are_ones_that_the_large_model_was_trained_on() {
-    let world = world();
-    let trained: BTreeSet<String> = world
-        .single_facts()
-        .filter(|fact| fact.familiarity == Familiarity::Known)
-        .map(|fact| fact.question)
-        .collect();
-    let mix = DemonstrationMix::default();
-    for demonstration in world.demonstrations(&mix, Split::Train, 300, 1).unwrap() {
-        for turn in demonstration.turns {
-            if let Action::Prompt(prompt) = turn.action {
-                assert!(trained.contains(&prompt), "{prompt}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_mix_out_of_range_is_refused_by_field() {
-    let world = world();
-    let base = DemonstrationMix::default;
-    for (mix, field) in [
-        (DemonstrationMix { min_hops: 0, ..base() }, "min_hops..max_hops"),
-        (DemonstrationMix { max_hops: 6, ..base() }, "min_hops..max_hops"),
-        (DemonstrationMix { all_at_once_share: 1.5, ..base() }, "all_at_once_share"),
-        (DemonstrationMix { check_share: -0.1, ..base() }, "check_share"),
-        (
-            DemonstrationMix { check_share: 0.6, comparison_share: 0.6, ..base() },
-            "comparison_share + check_share",
-        ),
-    ] {
-        let error = world.demonstrations(&mix, Split::Train, 1, 0).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("`{field}` is ")), "{error}");
-    }
 }
 
 #[test]

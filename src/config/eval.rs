@@ -1,0 +1,203 @@
+//! The configuration of an evaluation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::episode::Limits;
+use crate::eval::arms::ArmSpec;
+use crate::eval::data::DataConfig;
+use crate::eval::metrics::MetricConfig;
+use crate::large_model::LargeModelConfig;
+
+use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
+
+/// Everything `eval` can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Version of this file's format: 1.
+    pub schema_version: u32,
+    /// What the report is headed.
+    #[serde(default = "title")]
+    pub title: String,
+    /// Folder of the finished rows and the report.
+    pub output: PathBuf,
+    /// Draws questions, seeds attempts and resampling.
+    #[serde(default)]
+    pub seed: u64,
+    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K`, each with
+    /// `NAME=` before it for a name of its own.
+    pub arms: Vec<ArmSpec>,
+    /// The questions: tables `[[data]]`.
+    pub data: Vec<DataConfig>,
+    /// At most this many questions of each data set. Default: all.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// How answers are scored.
+    #[serde(default)]
+    pub metrics: MetricConfig,
+    /// Whether `direct` asks for nothing but the answer.
+    #[serde(default = "yes")]
+    pub brief: bool,
+    /// Attempts at one time.
+    #[serde(default = "max_in_flight")]
+    pub max_in_flight: usize,
+    /// Whether replies of endpoints are kept in the output folder and used again for the same
+    /// request; what they cost is still counted for every arm.
+    #[serde(default = "yes")]
+    pub cache: bool,
+    /// How many questions the report shows with what every arm did.
+    #[serde(default = "episodes")]
+    pub episodes: usize,
+    /// Where the bundled models are.
+    #[serde(default = "models_dir")]
+    pub models_dir: PathBuf,
+    /// Large models behind OpenAI-compatible endpoints, by name.
+    #[serde(default)]
+    pub large_models: BTreeMap<String, LargeModelConfig>,
+    /// Large models that run in this process, by name.
+    #[serde(default)]
+    pub local_models: BTreeMap<String, LocalModelConfig>,
+    /// The large model that all arms use. Default: the only one, or else the first in alphabetical
+    /// order.
+    #[serde(default)]
+    pub default_large_model: Option<String>,
+    /// How policies run; which they are, the arms say. Default engine: `native`.
+    #[serde(default)]
+    pub policy: PolicyConfig,
+    /// What an episode may use up.
+    #[serde(default)]
+    pub episode: Limits,
+    /// A folder of templates that replace those of the policies or the built-in ones, by name.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
+}
+
+fn title() -> String {
+    "Evaluation".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn max_in_flight() -> usize {
+    64
+}
+
+fn episodes() -> usize {
+    100
+}
+
+fn models_dir() -> PathBuf {
+    "models".into()
+}
+
+impl EvalConfig {
+    /// The configuration in `file`, checked.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let config: Self = read_toml(file)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What a server that runs the models of this evaluation would be told; `policy` is the model
+    /// of a policy arm, without one the large model stands alone.
+    pub fn server(&self, policy: Option<&str>) -> Result<Config, ConfigError> {
+        let engine = match policy {
+            Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),
+            None => PolicyEngine::LargeModel,
+        };
+        let mut config = Config {
+            models_dir: self.models_dir.clone(),
+            large_models: self.large_models.clone(),
+            local_models: self.local_models.clone(),
+            default_large_model: self.default_large_model.clone(),
+            episode: self.episode.clone(),
+            templates: self.templates.clone(),
+            policy: PolicyConfig {
+                engine: Some(engine),
+                model: policy.map(str::to_owned),
+                ..self.policy.clone()
+            },
+            ..Config::default()
+        };
+        config.complete();
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        if self.schema_version != 1 {
+            return wrong(format!(
+                "`schema_version` is {}, this program reads 1",
+                self.schema_version
+            ));
+        }
+        if self.arms.is_empty() {
+            return wrong("`arms` is empty\nhint: write `arms = [\"direct\", \"cot\"]`".into());
+        }
+        for (index, arm) in self.arms.iter().enumerate() {
+            if self.arms[..index].iter().any(|other| other.name == arm.name) {
+                return wrong(format!(
+                    "two arms are called `{}`\nhint: give one a name of its own: `NAME={}`",
+                    arm.name, arm.method
+                ));
+            }
+        }
+        if self.max_in_flight == 0 {
+            return wrong("`max_in_flight` must be at least 1".into());
+        }
+        if self.policy.model.is_some() || self.policy.remote.is_some() {
+            return wrong("`policy.model` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`".into());
+        }
+        if matches!(self.policy.engine, Some(PolicyEngine::Remote | PolicyEngine::LargeModel)) {
+            return wrong("`policy.engine` must be `native` or `mistralrs` in evaluations".into());
+        }
+        self.server(None).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn config(toml: &str) -> Result<EvalConfig, String> {
+        let text = format!("schema_version = 1\noutput = \"x\"\ndata = []\n{toml}");
+        let config: EvalConfig = super::super::parse::parse_toml(&text)?;
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_policy_arm_becomes_a_policy() {
+        let config = config("arms = [\"direct\", \"policy:models/policy\"]").unwrap();
+        let server = config.server(Some("models/policy")).unwrap();
+        assert_eq!(server.policy.engine, Some(PolicyEngine::Native));
+        assert_eq!(server.policy.model.as_deref(), Some("models/policy"));
+        assert_eq!(server.default_large_model(), crate::config::BUNDLED);
+        let alone = config.server(None).unwrap();
+        assert_eq!(alone.policy.engine, Some(PolicyEngine::LargeModel));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_said() {
+        for (toml, reason) in [
+            ("arms = []", "`arms` is empty"),
+            ("arms = [\"cot\", \"cot\"]", "two arms are called `cot`"),
+            ("arms = [\"cott\"]", "`cott` is no arm"),
+            ("arms = [\"cot\"]\nmax_in_flight = 0", "`max_in_flight`"),
+            ("arms = [\"cot\"]\npolicy = { model = \"x\" }", "`policy.model`"),
+            ("arms = [\"cot\"]\npolicy = { engine = \"remote\" }", "`policy.engine`"),
+            ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
+            ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
+        ] {
+            let error = config(toml).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! An arm that lets a policy prompt the large model.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use crate::engine::Sampling;
+use crate::episode::{
+    Episode, EpisodeError, EpisodeRequest, Limits, Participants, Silent, run_episode,
+};
+use crate::eval::rows::{Attempt, Step};
+use crate::large_model::LargeModel;
+use crate::policy::Policy;
+use crate::protocol::Protocol;
+use crate::task::Task;
+use crate::trajectory::{Action, Turn};
+
+use super::Arm;
+
+/// A policy that prompts a large model.
+pub struct PolicyArm {
+    name: String,
+    identity: String,
+    policy: Arc<dyn Policy>,
+    large_model: Arc<dyn LargeModel>,
+    protocol: Arc<Protocol>,
+    limits: Limits,
+    sampling: Sampling,
+}
+
+/// What a policy arm is made of.
+pub struct PolicySetup<'a> {
+    /// Its name in the report.
+    pub name: &'a str,
+    /// The policy and all that its turns depend on.
+    pub policy: (Arc<dyn Policy>, &'a str),
+    /// The large model and all that its replies depend on.
+    pub large_model: (Arc<dyn LargeModel>, &'a str),
+    /// What frames both.
+    pub protocol: Arc<Protocol>,
+    /// What an episode may use up.
+    pub limits: Limits,
+    /// How the policy samples; the seed is that of the question.
+    pub sampling: Sampling,
+}
+
+impl PolicyArm {
+    /// An arm of this setup.
+    pub fn new(setup: PolicySetup<'_>) -> Self {
+        let PolicySetup { name, policy, large_model, protocol, limits, sampling } = setup;
+        let identity = json!({
+            "policy": policy.1,
+            "large_model": large_model.1,
+            "limits": limits,
+            "sampling": sampling,
+        })
+        .to_string();
+        let (policy, large_model) = (policy.0, large_model.0);
+        Self { name: name.to_owned(), policy, large_model, protocol, limits, sampling, identity }
+    }
+}
+
+#[async_trait]
+impl Arm for PolicyArm {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+        let request = EpisodeRequest {
+            limits: self.limits.clone(),
+            ..EpisodeRequest::new(task.question.clone(), Sampling { seed, ..self.sampling })
+        };
+        let participants = Participants {
+            policy: &*self.policy,
+            large_model: &*self.large_model,
+            protocol: &self.protocol,
+        };
+        let episode = run_episode(participants, &request, &mut Silent).await?;
+        Ok(attempt(episode))
+    }
+}
+
+fn attempt(episode: Episode) -> Attempt {
+    Attempt {
+        finish: episode.finish_reason.as_str().to_owned(),
+        usage: episode.usage,
+        steps: episode.trajectory.turns.into_iter().flat_map(steps).collect(),
+        answer: episode.answer,
+    }
+}
+
+fn steps(turn: Turn) -> impl Iterator<Item = Step> {
+    let think = turn.think.map(Step::Think);
+    let action = match turn.action {
+        Action::Prompt(text) | Action::FinalPrompt(text) => Some(Step::Prompt(text)),
+        // The answer is shown as such.
+        Action::Answer(_) => None,
+        Action::Nothing => Some(Step::Other(turn.text)),
+    };
+    let reply = turn.observation.map(|observation| Step::Reply(observation.reply));
+    [think, action, reply].into_iter().flatten()
+}

@@ -1,0 +1,80 @@
+//! What can end an evaluation.
+
+use std::path::PathBuf;
+
+use crate::dataset::DatasetError;
+use crate::dataset::world::WorldError;
+
+/// Why an evaluation could not start or go on. Rows finished before are kept.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// An arm that is not understood.
+    #[error("`{arm}` is no arm: {reason}\nhint: {}", super::arms::FORMS)]
+    Arm {
+        /// What was written.
+        arm: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A prompt's template cannot be used.
+    #[error(
+        "the template `{name}` does not render: {reason}\nhint: it knows `question` and `source`"
+    )]
+    Template {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting is impossible.
+    #[error("{0}")]
+    Setting(String),
+    /// A file could not be read or written.
+    #[error("cannot use `{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line of finished rows that is not the last is no row.
+    #[error("`{}` is damaged at line {line}: {reason}\nhint: delete that line, or choose another `output`", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The run was asked to stop.
+    #[error("stopped after {done} of {total} rows\nhint: the same command goes on from there")]
+    Interrupted {
+        /// Rows finished, of this and earlier runs.
+        done: usize,
+        /// Rows wanted.
+        total: usize,
+    },
+    /// Not one row could be answered.
+    #[error("not one of {rows} rows was answered; the first failed so: {first}")]
+    AllFailed {
+        /// How many were tried.
+        rows: usize,
+        /// What happened to the first.
+        first: String,
+    },
+    /// A file of tasks cannot be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The world could not be made.
+    #[error(transparent)]
+    World(#[from] WorldError),
+}
+
+impl EvalError {
+    /// For `map_err` on what is done with `path`.
+    pub(super) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path: path.clone(), source }
+    }
+}

@@ -1,0 +1,13 @@
+//! Arms side by side: the large model alone, with human-written prompts, and guided by policies,
+//! on the same questions, with what the differences are worth.
+
+pub mod arms;
+pub mod data;
+pub mod error;
+pub mod metrics;
+pub mod report;
+pub mod rows;
+pub mod run;
+pub mod statistics;
+
+pub use error::EvalError;

@@ -1,0 +1,310 @@
+//! Makes the account from the questions and what came of them.
+
+use std::collections::BTreeMap;
+
+use crate::eval::data::{Question, Questions};
+use crate::eval::metrics::{self, MetricConfig};
+use crate::eval::rows::{Attempt, Outcome, Step};
+use crate::eval::run::Outcomes;
+use crate::eval::statistics::{
+    cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
+    questions_needed_mcnemar, questions_needed_mean,
+};
+
+use super::{
+    ArmSummary, AttemptView, Cell, Comparison, EpisodeView, Failure, Report, Table, TableRow,
+};
+
+/// Characters of a text that are shown.
+const SHOWN: usize = 4_000;
+
+/// What a report is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportInput<'a> {
+    /// What it is headed.
+    pub title: &'a str,
+    /// The large model's name.
+    pub large_model: &'a str,
+    /// Names and methods of the arms.
+    pub arms: &'a [(String, String)],
+    /// The questions.
+    pub questions: &'a Questions,
+    /// What came of them.
+    pub outcomes: &'a Outcomes,
+    /// How answers are scored.
+    pub metrics: &'a MetricConfig,
+    /// Seeds the resampling.
+    pub seed: u64,
+    /// How many questions are shown with what every arm did.
+    pub episodes: usize,
+}
+
+/// Scores by arm, then by question; `None` where the attempt failed.
+type Scores = Vec<Vec<Option<f64>>>;
+
+/// The account of `input`.
+pub fn build(input: &ReportInput<'_>) -> Report {
+    let questions = &input.questions.questions;
+    let scores: Scores = (0..input.arms.len())
+        .map(|arm| {
+            let outcomes = questions.iter().zip(input.outcomes);
+            outcomes.map(|(question, row)| score(input.metrics, question, &row[arm])).collect()
+        })
+        .collect();
+    let all: Vec<usize> = (0..questions.len()).collect();
+    let by_source = classes(questions, |question| Some(question.task.source.clone()));
+    let by_kind = classes(questions, |question| {
+        question.task.kind.as_ref().map(|kind| format!("{} / {kind}", question.task.source))
+    });
+    let by_hops = classes(questions, |question| {
+        question.task.hops.map(|hops| format!("{hops} hop{}", if hops == 1 { "" } else { "s" }))
+    });
+    let mut tables = Vec::new();
+    for (by, classes) in [("data set", &by_source), ("kind", &by_kind), ("hops", &by_hops)] {
+        // A single kind says no more than its data set.
+        if by == "data set" || classes.len() > 1 {
+            let rows = classes.iter().map(|(label, members)| TableRow {
+                label: label.clone(),
+                metric: metric_name(questions, members),
+                cells: scores.iter().map(|scores| cell(scores, members, input.seed)).collect(),
+            });
+            tables.push(Table { by: by.to_owned(), rows: rows.collect() });
+        }
+    }
+    let mut comparisons = Vec::new();
+    for (label, members) in &by_source {
+        comparisons.extend(compare(input, &scores, label, members));
+    }
+    if by_source.len() > 1 {
+        comparisons.extend(compare(input, &scores, "all questions", &all));
+    }
+    let corrected = holm(&comparisons.iter().map(|found| found.p).collect::<Vec<_>>());
+    for (comparison, p) in comparisons.iter_mut().zip(corrected) {
+        comparison.p_holm = p;
+        if comparison.is_settled() {
+            comparison.questions_needed = None;
+        }
+    }
+    Report {
+        schema_version: 1,
+        title: input.title.to_owned(),
+        seed: input.seed,
+        questions: questions.len(),
+        large_model: input.large_model.to_owned(),
+        arms: (0..input.arms.len()).map(|arm| summary(input, arm, &scores[arm], &all)).collect(),
+        tables,
+        comparisons,
+        failures: failures(input),
+        warnings: input.questions.warnings.clone(),
+        episodes: episodes(input, &scores),
+    }
+}
+
+fn score(metrics: &MetricConfig, question: &Question, outcome: &Outcome) -> Option<f64> {
+    match outcome {
+        Outcome::Answered(attempt) => {
+            Some(metrics.score(question.metric, &attempt.answer, &question.task))
+        }
+        Outcome::Failed { .. } => None,
+    }
+}
+
+/// The questions of each class, in the order in which the classes first occur; hops in order.
+fn classes(
+    questions: &[Question],
+    label: impl Fn(&Question) -> Option<String>,
+) -> Vec<(String, Vec<usize>)> {
+    let mut members: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, question) in questions.iter().enumerate() {
+        if let Some(label) = label(question) {
+            members.entry(label).or_default().push(index);
+        }
+    }
+    members.into_iter().collect()
+}
+
+fn metric_name(questions: &[Question], members: &[usize]) -> String {
+    let mut names: Vec<&str> =
+        members.iter().map(|&index| metrics::name(questions[index].metric)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+fn cell(scores: &[Option<f64>], members: &[usize], seed: u64) -> Option<Cell> {
+    let values: Vec<f64> = members.iter().filter_map(|&index| scores[index]).collect();
+    Some(Cell { mean: mean(&values)?, interval: mean_interval(&values, seed)?, n: values.len() })
+}
+
+/// Every pair of arms on these questions; `p_holm` is still `p`.
+fn compare<'a>(
+    input: &'a ReportInput<'_>,
+    scores: &'a Scores,
+    scope: &'a str,
+    members: &'a [usize],
+) -> impl Iterator<Item = Comparison> + 'a {
+    let pairs = (0..scores.len()).flat_map(move |a| (a + 1..scores.len()).map(move |b| (a, b)));
+    pairs.filter_map(move |(a, b)| {
+        let both: Vec<(f64, f64)> = members
+            .iter()
+            .filter_map(|&index| Some((scores[a][index]?, scores[b][index]?)))
+            .collect();
+        let differences: Vec<f64> = both.iter().map(|(first, second)| second - first).collect();
+        let is_binary = members
+            .iter()
+            .all(|&index| metrics::is_binary(input.questions.questions[index].metric));
+        let effect = cohens_d(&differences);
+        let mut found = Comparison {
+            scope: scope.to_owned(),
+            first: input.arms[a].0.clone(),
+            second: input.arms[b].0.clone(),
+            n: both.len(),
+            difference: mean(&differences)?,
+            interval: difference_interval(&differences, input.seed)?,
+            test: String::new(),
+            p: 1.0,
+            mid_p: None,
+            p_holm: 1.0,
+            cohens_d: effect,
+            discordant: None,
+            questions_needed: None,
+        };
+        if is_binary {
+            let only = |sign: f64| differences.iter().filter(|&&d| d * sign > 0.0).count() as u64;
+            let (first_only, second_only) = (only(-1.0), only(1.0));
+            let tested = mcnemar(first_only, second_only);
+            found.test = "McNemar".into();
+            (found.p, found.mid_p) = (tested.exact, Some(tested.mid_p));
+            found.discordant = Some((first_only, second_only));
+            let share = |count: u64| count as f64 / both.len() as f64;
+            found.questions_needed =
+                questions_needed_mcnemar(share(first_only), share(second_only));
+        } else {
+            found.test = "permutation".into();
+            found.p = permutation(&differences, input.seed);
+            found.questions_needed = effect.and_then(questions_needed_mean);
+        }
+        Some(found)
+    })
+}
+
+fn summary(
+    input: &ReportInput<'_>,
+    arm: usize,
+    scores: &[Option<f64>],
+    all: &[usize],
+) -> ArmSummary {
+    let attempts: Vec<&Attempt> = input
+        .outcomes
+        .iter()
+        .filter_map(|row| match &row[arm] {
+            Outcome::Answered(attempt) => Some(attempt),
+            Outcome::Failed { .. } => None,
+        })
+        .collect();
+    let per_question = |value: &dyn Fn(&Attempt) -> f64| {
+        attempts.iter().map(|attempt| value(attempt)).sum::<f64>() / attempts.len().max(1) as f64
+    };
+    let mut finishes: BTreeMap<&str, usize> = BTreeMap::new();
+    for attempt in &attempts {
+        *finishes.entry(&attempt.finish).or_default() += 1;
+    }
+    let share = |count: usize| count as f64 / attempts.len() as f64;
+    let mut finishes: Vec<(String, f64)> =
+        finishes.into_iter().map(|(why, count)| (why.to_owned(), share(count))).collect();
+    finishes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let (name, method) = input.arms[arm].clone();
+    ArmSummary {
+        name,
+        method,
+        answered: attempts.len(),
+        failed: input.outcomes.len() - attempts.len(),
+        score: cell(scores, all, input.seed),
+        calls: per_question(&|attempt| attempt.usage.large_model.calls as f64),
+        large_model_tokens: per_question(&|attempt| {
+            let tokens = attempt.usage.large_model.tokens;
+            (tokens.prompt_tokens + tokens.completion_tokens) as f64
+        }),
+        policy_tokens: per_question(&|attempt| {
+            attempt.usage.policy.tokens.completion_tokens as f64
+        }),
+        cost: per_question(&|attempt| attempt.usage.large_model.cost + attempt.usage.policy.cost),
+        finishes,
+    }
+}
+
+/// Failures by arm and message, the most frequent first.
+fn failures(input: &ReportInput<'_>) -> Vec<Failure> {
+    let mut found: Vec<Failure> = Vec::new();
+    for (question, row) in input.questions.questions.iter().zip(input.outcomes) {
+        for ((arm, _), outcome) in input.arms.iter().zip(row) {
+            let Outcome::Failed { error, .. } = outcome else { continue };
+            let error = cut(error);
+            match found.iter_mut().find(|known| known.arm == *arm && known.error == error) {
+                Some(known) => known.count += 1,
+                None => found.push(Failure {
+                    arm: arm.clone(),
+                    error,
+                    count: 1,
+                    example: question.task.id.clone(),
+                }),
+            }
+        }
+    }
+    found.sort_by_key(|failure| std::cmp::Reverse(failure.count));
+    found
+}
+
+fn episodes(input: &ReportInput<'_>, scores: &Scores) -> Vec<EpisodeView> {
+    let rows = input.questions.questions.iter().zip(input.outcomes).enumerate();
+    rows.take(input.episodes)
+        .map(|(index, (question, row))| EpisodeView {
+            id: question.task.id.clone(),
+            source: question.task.source.clone(),
+            kind: question.task.kind.clone(),
+            hops: question.task.hops,
+            question: cut(&question.task.question),
+            golds: question.task.golds.clone(),
+            attempts: row
+                .iter()
+                .enumerate()
+                .map(|(arm, outcome)| view(scores[arm][index], outcome))
+                .collect(),
+        })
+        .collect()
+}
+
+fn view(score: Option<f64>, outcome: &Outcome) -> AttemptView {
+    match outcome {
+        Outcome::Answered(attempt) => AttemptView {
+            score,
+            answer: cut(&attempt.answer),
+            finish: attempt.finish.clone(),
+            usage: attempt.usage,
+            steps: attempt.steps.iter().map(shorten).collect(),
+        },
+        Outcome::Failed { error, usage } => AttemptView {
+            score,
+            answer: cut(error),
+            finish: "failed".into(),
+            usage: *usage,
+            steps: Vec::new(),
+        },
+    }
+}
+
+fn shorten(step: &Step) -> Step {
+    match step {
+        Step::Think(text) => Step::Think(cut(text)),
+        Step::Prompt(text) => Step::Prompt(cut(text)),
+        Step::Reply(text) => Step::Reply(cut(text)),
+        Step::Other(text) => Step::Other(cut(text)),
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes more)", &text[..end], text.len() - end),
+    }
+}

@@ -1,0 +1,131 @@
+//! The account as Markdown.
+
+use std::fmt::Write;
+
+use super::{Cell, Comparison, Report};
+
+/// The report as Markdown.
+pub fn markdown(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(report, &mut out);
+    out
+}
+
+fn write(report: &Report, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "# {}\n", line(&report.title))?;
+    writeln!(
+        out,
+        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals.\n",
+        report.questions, report.large_model, report.seed
+    )?;
+    writeln!(
+        out,
+        "| arm | score | answered | failed | calls | large-model tokens | policy tokens | cost |\n|---|---|---|---|---|---|---|---|"
+    )?;
+    for arm in &report.arms {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {:.2} | {:.1} | {:.1} | {} |",
+            line(&arm.name),
+            arm.score.map_or("–".into(), shown),
+            arm.answered,
+            arm.failed,
+            arm.calls,
+            arm.large_model_tokens,
+            arm.policy_tokens,
+            money(arm.cost),
+        )?;
+    }
+    writeln!(out, "\nCalls, tokens and cost are means per answered question.")?;
+    for table in &report.tables {
+        writeln!(out, "\n## By {}\n", table.by)?;
+        let names: Vec<String> = report.arms.iter().map(|arm| line(&arm.name)).collect();
+        writeln!(out, "| {} | metric | n | {} |", table.by, names.join(" | "))?;
+        writeln!(out, "|---|---|---|{}", "---|".repeat(names.len()))?;
+        for row in &table.rows {
+            let cells: Vec<String> =
+                row.cells.iter().map(|cell| cell.map_or("–".into(), shown)).collect();
+            let n = row.cells.iter().flatten().map(|cell| cell.n).max().unwrap_or(0);
+            writeln!(
+                out,
+                "| {} | {} | {n} | {} |",
+                line(&row.label),
+                row.metric,
+                cells.join(" | ")
+            )?;
+        }
+    }
+    if !report.comparisons.is_empty() {
+        writeln!(
+            out,
+            "\n## Differences\n\nPaired, on the questions that both arms answered; p after Holm's correction for {} comparisons. Points are percentage points.\n",
+            report.comparisons.len()
+        )?;
+        writeln!(
+            out,
+            "| on | from | to | n | difference | test | p | p (Holm) | d | settled |\n|---|---|---|---|---|---|---|---|---|---|"
+        )?;
+        for found in &report.comparisons {
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {:+.1} [{:+.1}, {:+.1}] | {} | {} | {} | {} | {} |",
+                line(&found.scope),
+                line(&found.first),
+                line(&found.second),
+                found.n,
+                100.0 * found.difference,
+                100.0 * found.interval.low,
+                100.0 * found.interval.high,
+                found.test,
+                p_value(found.p),
+                p_value(found.p_holm),
+                found.cohens_d.map_or("–".into(), |d| format!("{d:+.2}")),
+                settled(found),
+            )?;
+        }
+    }
+    if !report.failures.is_empty() {
+        writeln!(out, "\n## Failures\n\nThey are no wrong answers: they count in no score.\n")?;
+        writeln!(out, "| arm | times | what | for example |\n|---|---|---|---|")?;
+        for failure in &report.failures {
+            let (what, example) = (line(&failure.error), line(&failure.example));
+            writeln!(out, "| {} | {} | {what} | {example} |", line(&failure.arm), failure.count)?;
+        }
+    }
+    if !report.warnings.is_empty() {
+        writeln!(out, "\n## Warnings\n")?;
+        for warning in &report.warnings {
+            writeln!(out, "- {}", line(warning))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a difference is settled, and what would settle it.
+pub(super) fn settled(found: &Comparison) -> String {
+    match (found.is_settled(), found.questions_needed) {
+        (true, _) => "yes".into(),
+        (false, Some(questions)) => format!("no: about {questions} questions needed"),
+        (false, None) => "no".into(),
+    }
+}
+
+fn shown(cell: Cell) -> String {
+    let Cell { mean, interval, .. } = cell;
+    format!("{:.1} [{:.1}, {:.1}]", 100.0 * mean, 100.0 * interval.low, 100.0 * interval.high)
+}
+
+pub(super) fn p_value(p: f64) -> String {
+    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
+}
+
+pub(super) fn money(cost: f64) -> String {
+    if cost == 0.0 { "0".into() } else { format!("{cost:.6}") }
+}
+
+/// Text on one line of a table.
+fn line(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "\\<")
+}

@@ -1,0 +1,187 @@
+//! Finished rows, kept in a file of JSON Lines as they come, so that a run that was killed goes on
+//! where it was.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::episode::EpisodeUsage;
+
+use super::EvalError;
+
+/// What an answer depends on. A row is found again only under the same key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RowKey {
+    /// The arm's identity: models, prompts, limits.
+    pub arm: String,
+    /// The task's data set.
+    pub source: String,
+    /// The task's id.
+    pub id: String,
+    /// What was asked.
+    pub question: String,
+    /// The seed of the attempt.
+    pub seed: u64,
+}
+
+/// One piece of how an answer came about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "text")]
+pub enum Step {
+    /// What the policy thought.
+    Think(String),
+    /// What the large model was asked.
+    Prompt(String),
+    /// What it replied.
+    Reply(String),
+    /// What a policy wrote that is none of these.
+    Other(String),
+}
+
+/// An answered question.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The answer as it is scored; may be empty.
+    pub answer: String,
+    /// Why the arm stopped: `answered`, or what kept it from answering itself.
+    pub finish: String,
+    /// What it took.
+    pub usage: EpisodeUsage,
+    /// How it came about.
+    pub steps: Vec<Step>,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was answered, rightly or wrongly.
+    Answered(Attempt),
+    /// A model failed: this says nothing about the arm.
+    Failed {
+        /// Why.
+        error: String,
+        /// What was used all the same.
+        usage: EpisodeUsage,
+    },
+}
+
+/// A question put to an arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What it is of.
+    pub key: RowKey,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// The file of finished rows.
+#[derive(Debug)]
+pub struct RowFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl RowFile {
+    /// Opens or makes the file, and reads the rows in it; of several with one key, the last counts.
+    /// A last line that was cut short by a kill is removed.
+    pub fn open(path: &Path) -> Result<(Self, HashMap<RowKey, Outcome>), EvalError> {
+        let io = EvalError::io(path);
+        let open = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = open.map_err(&io)?;
+        let mut rows = HashMap::new();
+        let mut reader = BufReader::new(&file);
+        let (mut line, mut whole) = (Vec::new(), 0);
+        for number in 1.. {
+            line.clear();
+            reader.read_until(b'\n', &mut line).map_err(&io)?;
+            if !line.ends_with(b"\n") {
+                break;
+            }
+            let Row { key, outcome } =
+                serde_json::from_slice(&line).map_err(|error| EvalError::Damaged {
+                    path: path.to_owned(),
+                    line: number,
+                    reason: error.to_string(),
+                })?;
+            rows.insert(key, outcome);
+            whole += line.len() as u64;
+        }
+        file.set_len(whole).map_err(&io)?;
+        Ok((Self { path: path.to_owned(), file }, rows))
+    }
+
+    /// Appends rows; they are on the disk when this returns.
+    pub fn append(&mut self, rows: &[Row]) -> Result<(), EvalError> {
+        let mut text = Vec::new();
+        for row in rows {
+            // Numbers and strings always have a JSON form.
+            serde_json::to_writer(&mut text, row)
+                .map_err(|error| EvalError::Io { path: self.path.clone(), source: error.into() })?;
+            text.push(b'\n');
+        }
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        written.map_err(EvalError::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn row(id: &str, answer: &str) -> Row {
+        let key = RowKey {
+            arm: "a".into(),
+            source: "s".into(),
+            id: id.into(),
+            question: "q\n".into(),
+            seed: u64::MAX,
+        };
+        let attempt = Attempt {
+            answer: answer.into(),
+            steps: vec![Step::Think("t".into()), Step::Prompt("p".into())],
+            ..Attempt::default()
+        };
+        Row { key, outcome: Outcome::Answered(attempt) }
+    }
+
+    #[test]
+    fn rows_survive_a_kill_in_the_middle_of_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let (mut file, rows) = RowFile::open(&path).unwrap();
+        assert!(rows.is_empty());
+        file.append(&[row("1", "x"), row("2", "y")]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut file, rows) = RowFile::open(&path).unwrap();
+            let lines = whole[..cut].iter().filter(|&&byte| byte == b'\n').count();
+            assert_eq!(rows.len(), lines);
+            file.append(&[row("3", "z")]).unwrap();
+            let (_, rows) = RowFile::open(&path).unwrap();
+            assert_eq!(rows.len(), lines + 1);
+            assert_eq!(rows[&row("3", "").key], row("3", "z").outcome);
+        }
+    }
+
+    #[test]
+    fn the_last_row_of_a_key_counts_and_damage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let (mut file, _) = RowFile::open(&path).unwrap();
+        let usage = EpisodeUsage::default();
+        let failed = Outcome::Failed { error: "down".into(), usage };
+        file.append(&[Row { outcome: failed, ..row("1", "") }, row("1", "x")]).unwrap();
+        let (_, rows) = RowFile::open(&path).unwrap();
+        assert_eq!(rows[&row("1", "").key], row("1", "x").outcome);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{{}}\n{text}")).unwrap();
+        let error = RowFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Puts every question to every arm: concurrently, within bounds, and never twice.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::episode::{EpisodeError, EpisodeErrorKind};
+use crate::large_model::LargeModelError;
+
+use super::EvalError;
+use super::arms::Arm;
+use super::data::Question;
+use super::rows::{Outcome, Row, RowFile, RowKey};
+
+/// How often a row waits for a large model that is left alone for a while.
+const PAUSES: usize = 5;
+/// The longest such wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is to be run.
+pub struct Plan {
+    /// The arms, in the order of the report.
+    pub arms: Vec<Arc<dyn Arm>>,
+    /// The questions, in order.
+    pub questions: Vec<Question>,
+    /// Seeds every attempt.
+    pub seed: u64,
+    /// Attempts at one time.
+    pub max_in_flight: usize,
+}
+
+/// Is told how a run goes.
+pub trait Progress: Send {
+    /// `done` of `total` rows are there already.
+    fn begin(&mut self, done: usize, total: usize);
+    /// One more row.
+    fn row(&mut self, arm: &str, outcome: &Outcome);
+}
+
+/// What came of every question under every arm: by question, then by arm.
+pub type Outcomes = Vec<Vec<Outcome>>;
+
+/// Runs `plan`; finished rows are kept in the file `rows`, and those that are there are not run
+/// again. Rows that failed are.
+///
+/// # Errors
+/// When the file cannot be used, when `stop` is cancelled, or when not one row was answered.
+pub async fn run(
+    plan: &Plan,
+    rows: &Path,
+    progress: &mut dyn Progress,
+    stop: &CancellationToken,
+) -> Result<Outcomes, EvalError> {
+    let (mut file, mut known) = RowFile::open(rows)?;
+    known.retain(|_, outcome| matches!(outcome, Outcome::Answered(_)));
+    // All arms of a question before the next question: a run that is cut short is still paired.
+    let keys = plan.keys();
+    let mut waiting: VecDeque<(usize, &RowKey)> =
+        keys.iter().enumerate().filter(|(_, key)| !known.contains_key(key)).collect();
+    let total = keys.len();
+    let wanted = waiting.len();
+    progress.begin(total - wanted, total);
+    let mut running = JoinSet::new();
+    let mut first_failure = None;
+    let mut answered = 0;
+    loop {
+        while running.len() < plan.max_in_flight.max(1) {
+            let Some((index, key)) = waiting.pop_front() else { break };
+            let (question, arm) = plan.at(index);
+            let (arm, task, key) = (Arc::clone(arm), question.task.clone(), key.clone());
+            running.spawn(async move {
+                let outcome = attempt(&*arm, &task, key.seed).await;
+                (arm, Row { key, outcome })
+            });
+        }
+        let mut finished = tokio::select! {
+            () = stop.cancelled() => {
+                // What was paid for is kept.
+                let mut done = Vec::new();
+                while let Some(joined) = running.try_join_next() {
+                    done.extend(joined.ok().map(|(_, row)| row));
+                }
+                file.append(&done)?;
+                let done = total - waiting.len() - running.len();
+                return Err(EvalError::Interrupted { done, total });
+            }
+            joined = running.join_next() => match joined {
+                None => break,
+                Some(joined) => vec![joined],
+            },
+        };
+        finished.extend(std::iter::from_fn(|| running.try_join_next()));
+        let mut batch = Vec::with_capacity(finished.len());
+        for joined in finished {
+            let (arm, row) = joined
+                .map_err(|error| EvalError::Setting(format!("an attempt broke down: {error}")))?;
+            match &row.outcome {
+                Outcome::Answered(_) => answered += 1,
+                Outcome::Failed { error, .. } => {
+                    first_failure.get_or_insert_with(|| error.clone());
+                }
+            }
+            progress.row(arm.name(), &row.outcome);
+            batch.push(row);
+        }
+        file.append(&batch)?;
+        known.extend(batch.into_iter().map(|row| (row.key, row.outcome)));
+    }
+    if let (Some(first), 0, true) = (first_failure, answered, wanted == total) {
+        return Err(EvalError::AllFailed { rows: wanted, first });
+    }
+    Ok(plan.collect(&keys, known))
+}
+
+/// One attempt; while the large model is left alone after too many failures, it waits.
+async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
+    let mut pauses = 0;
+    loop {
+        match arm.answer(task, seed).await {
+            Ok(attempt) => return Outcome::Answered(attempt),
+            Err(EpisodeError {
+                kind: EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { retry_in, .. }),
+                ..
+            }) if pauses < PAUSES => {
+                pauses += 1;
+                tokio::time::sleep(retry_in.min(LONGEST_PAUSE)).await;
+            }
+            Err(EpisodeError { kind, usage }) => {
+                return Outcome::Failed { error: kind.to_string(), usage };
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The keys of all rows: by question, then by arm.
+    fn keys(&self) -> Vec<RowKey> {
+        let of = |question: &Question, arm: &Arc<dyn Arm>| RowKey {
+            arm: arm.identity().to_owned(),
+            source: question.task.source.clone(),
+            id: question.task.id.clone(),
+            question: question.task.question.clone(),
+            seed: self.seed_of(question),
+        };
+        let questions = self.questions.iter();
+        questions.flat_map(|question| self.arms.iter().map(move |arm| of(question, arm))).collect()
+    }
+
+    /// Every arm gets the same seed for a question.
+    fn seed_of(&self, question: &Question) -> u64 {
+        let name = format!("{}\n{}", question.task.source, question.task.id);
+        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(crc32c::crc32c(name.as_bytes()))
+    }
+
+    fn at(&self, index: usize) -> (&Question, &Arc<dyn Arm>) {
+        let arms = self.arms.len();
+        (&self.questions[index / arms], &self.arms[index % arms])
+    }
+
+    fn collect(&self, keys: &[RowKey], known: HashMap<RowKey, Outcome>) -> Outcomes {
+        let of = |key: &RowKey| {
+            known.get(key).cloned().unwrap_or_else(|| Outcome::Failed {
+                error: "it was not run".into(),
+                usage: Default::default(),
+            })
+        };
+        keys.chunks(self.arms.len().max(1)).map(|row| row.iter().map(of).collect()).collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! Statistics by resampling: bootstrap intervals and the sign-flip permutation test.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Resamples of a bootstrap, and random permutations of a test.
+pub const RESAMPLES: usize = 10_000;
+
+/// Differences that are not zero, up to which a permutation test goes through all permutations:
+/// 2 to this power is less than [`RESAMPLES`].
+const EXACT_UP_TO: usize = 13;
+
+/// A 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// The arithmetic mean; `None` of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// The percentile bootstrap interval of the mean, from [`RESAMPLES`] resamples.
+///
+/// Where all values are 0 or all are 1 no resample differs; there the interval is that of Clopper
+/// and Pearson for a share of right answers, which says how little so many questions show. `None`
+/// of nothing.
+pub fn mean_interval(values: &[f64], seed: u64) -> Option<Interval> {
+    let first = *values.first()?;
+    let n = values.len();
+    if values.iter().all(|&value| value == first) {
+        let beyond = 0.025_f64.powf(1.0 / n as f64);
+        return Some(if first == 0.0 {
+            Interval { low: 0.0, high: 1.0 - beyond }
+        } else if first == 1.0 {
+            Interval { low: beyond, high: 1.0 }
+        } else {
+            Interval { low: first, high: first }
+        });
+    }
+    Some(bootstrap(values, seed))
+}
+
+/// The percentile bootstrap interval of a mean difference; it shrinks to a point where all
+/// differences are one. `None` of nothing.
+pub fn difference_interval(differences: &[f64], seed: u64) -> Option<Interval> {
+    (!differences.is_empty()).then(|| bootstrap(differences, seed))
+}
+
+fn bootstrap(values: &[f64], seed: u64) -> Interval {
+    let n = values.len();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64)
+        .collect();
+    means.sort_by(f64::total_cmp);
+    Interval { low: quantile(&means, 0.025), high: quantile(&means, 0.975) }
+}
+
+/// The quantile of sorted values, with linear interpolation between neighbours.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let position = share * (sorted.len() - 1) as f64;
+    let below = position.floor();
+    let (low, high) = (sorted[below as usize], sorted[position.ceil() as usize]);
+    low + (high - low) * (position - below)
+}
+
+/// The two-sided p-value of the sign-flip permutation test for paired differences of mean zero.
+///
+/// With few differences that are not zero all permutations count; else [`RESAMPLES`] random ones,
+/// and the observed one with them, so that the value is never 0.
+pub fn permutation(differences: &[f64], seed: u64) -> f64 {
+    let moving: Vec<f64> = differences.iter().copied().filter(|&value| value != 0.0).collect();
+    let observed = moving.iter().sum::<f64>().abs();
+    // Sums of the same terms in another order differ in the last places.
+    let reached = |sum: f64| sum.abs() >= observed * (1.0 - 1e-12) - 1e-12;
+    if moving.len() <= EXACT_UP_TO {
+        let permutations = 1_u32 << moving.len();
+        let count = (0..permutations).filter(|signs| {
+            let signed = moving.iter().enumerate();
+            reached(
+                signed
+                    .map(|(index, value)| if signs >> index & 1 == 1 { -value } else { *value })
+                    .sum(),
+            )
+        });
+        return count.count() as f64 / f64::from(permutations);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut count = 1;
+    for _ in 0..RESAMPLES {
+        let mut sum = 0.0;
+        for values in moving.chunks(64) {
+            let signs: u64 = rng.random();
+            for (index, value) in values.iter().enumerate() {
+                sum += if signs >> index & 1 == 1 { -value } else { *value };
+            }
+        }
+        count += usize::from(reached(sum));
+    }
+    count as f64 / (RESAMPLES + 1) as f64
+}

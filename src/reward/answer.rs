@@ -1,0 +1,240 @@
+//! How right an answer is: exact match, token F1, numeric match. An empty prediction scores 0.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::number::{Number, boxed};
+
+/// How text is made comparable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    /// As SQuAD v1.1 publishes it: lower case, without ASCII punctuation, without the articles a,
+    /// an and the, single spaces. It makes 5.6 equal to 56 and -3 to 3.
+    #[default]
+    Published,
+    /// The same, but numbers keep their sign, point and percent sign and lose only what does not
+    /// change them (separators, currency, trailing zeros, a closing full stop); articles stay where
+    /// nothing else is left; of `\boxed{…}` only the content counts.
+    Strict,
+}
+
+impl Normalization {
+    /// The normal form of `text`.
+    pub fn apply(self, text: &str) -> String {
+        match self {
+            Self::Published => without_articles(&without_punctuation(&text.to_lowercase())),
+            Self::Strict => {
+                let text = boxed(text).unwrap_or(text).to_lowercase();
+                let words = words(&text).map(strict_word).collect::<Vec<_>>().join(" ");
+                let bare = without_articles(&words);
+                if bare.is_empty() { words.trim().to_owned() } else { bare }
+            }
+        }
+    }
+}
+
+/// Which agreement with a gold answer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerMetric {
+    /// The harmonic mean of precision and recall over tokens.
+    F1,
+    /// 1 when the normal forms are equal, else 0.
+    Exact,
+    /// 1 when both are the same number, else 0; a gold that is no number is never matched.
+    Numeric,
+    /// `numeric` for golds that are numbers, `f1` for the others.
+    Auto,
+}
+
+impl AnswerMetric {
+    /// The score of `prediction` against the best of `golds`, 0 to 1.
+    pub fn score(self, prediction: &str, golds: &[String], normalization: Normalization) -> f64 {
+        if prediction.trim().is_empty() {
+            return 0.0;
+        }
+        let against = |gold: &String| match self {
+            Self::F1 => f1(prediction, gold, normalization),
+            Self::Exact => f64::from(exact_match(prediction, gold, normalization)),
+            Self::Numeric => f64::from(numeric_match(prediction, gold)),
+            Self::Auto if Number::parse(gold).is_some() => {
+                f64::from(numeric_match(prediction, gold))
+            }
+            Self::Auto => f1(prediction, gold, normalization),
+        };
+        golds.iter().map(against).fold(0.0, f64::max)
+    }
+}
+
+/// Whether the normal forms are equal.
+pub fn exact_match(prediction: &str, gold: &str, normalization: Normalization) -> bool {
+    !prediction.trim().is_empty() && normalization.apply(prediction) == normalization.apply(gold)
+}
+
+/// The harmonic mean of precision and recall over the tokens of the normal forms, each token
+/// counted as often as it occurs; 0 to 1.
+pub fn f1(prediction: &str, gold: &str, normalization: Normalization) -> f64 {
+    let (prediction, gold) = (normalization.apply(prediction), normalization.apply(gold));
+    let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut gold_length = 0_usize;
+    for token in gold.split(' ').filter(|token| !token.is_empty()) {
+        *expected.entry(token).or_default() += 1;
+        gold_length += 1;
+    }
+    let (mut length, mut same) = (0_usize, 0_usize);
+    for token in prediction.split(' ').filter(|token| !token.is_empty()) {
+        length += 1;
+        if let Some(left) = expected.get_mut(token).filter(|left| **left > 0) {
+            *left -= 1;
+            same += 1;
+        }
+    }
+    if same == 0 {
+        return 0.0;
+    }
+    let (precision, recall) = (same as f64 / length as f64, same as f64 / gold_length as f64);
+    2.0 * precision * recall / (precision + recall)
+}
+
+/// Whether the number that `prediction` gives is the number `gold`.
+pub fn numeric_match(prediction: &str, gold: &str) -> bool {
+    match (Number::find(prediction), Number::parse(gold)) {
+        (Some(given), Some(wanted)) => given.same(wanted),
+        _ => false,
+    }
+}
+
+fn without_punctuation(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_punctuation()).collect()
+}
+
+/// Splits at white space, as Python's `str.split` understands it.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+        .filter(|word| !word.is_empty())
+}
+
+/// Drops `a`, `an` and `the` where they stand between characters that are no part of a word, and
+/// brings all white space to single spaces.
+fn without_articles(text: &str) -> String {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut kept = String::with_capacity(text.len());
+    let mut word = String::new();
+    let flush = |word: &mut String, kept: &mut String| {
+        kept.push_str(if matches!(word.as_str(), "a" | "an" | "the") { " " } else { word });
+        word.clear();
+    };
+    for c in text.chars() {
+        if is_part(c) {
+            word.push(c);
+        } else {
+            flush(&mut word, &mut kept);
+            kept.push(c);
+        }
+    }
+    flush(&mut word, &mut kept);
+    words(&kept).collect::<Vec<_>>().join(" ")
+}
+
+/// A word without punctuation; a number in its one plain form.
+fn strict_word(word: &str) -> String {
+    let bare = word
+        .trim_start_matches(['(', '[', '"', '\'', '*'])
+        .trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '"', '\'', '*']);
+    match Number::parse(bare) {
+        Some(number) => number.to_string(),
+        None => without_punctuation(word),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Row {
+        prediction: String,
+        gold: String,
+        normalised: String,
+        exact: f64,
+        f1: f64,
+    }
+
+    #[test]
+    fn published_values_are_those_of_squad() {
+        let rows = include_str!("../../tests/golden/answer/answer.json");
+        let rows: Vec<Row> = serde_json::from_str(rows).unwrap();
+        assert!(rows.len() > 400);
+        for row in rows {
+            let Row { prediction, gold, .. } = &row;
+            let shown = format!("{prediction:?} against {gold:?}");
+            assert_eq!(Normalization::Published.apply(prediction), row.normalised, "{shown}");
+            let exact = exact_match(prediction, gold, Normalization::Published);
+            assert_eq!(f64::from(exact), row.exact, "{shown}");
+            let found = f1(prediction, gold, Normalization::Published);
+            assert!((found - row.f1).abs() < 1e-12, "{shown}: {found}");
+        }
+    }
+
+    #[test]
+    fn strict_normalisation_keeps_what_numbers_mean() {
+        for (text, normal) in [
+            ("5.6", "28/5"),
+            ("5.60.", "28/5"),
+            ("-3", "-3"),
+            ("(-3),", "-3"),
+            ("$1,000.00", "1000"),
+            ("50%", "50%"),
+            ("3/4", "3/4"),
+            ("6/8", "3/4"),
+            ("The U.S.", "us"),
+            ("well-known", "wellknown"),
+            ("\\boxed{The Answer}", "answer"),
+            ("The", "the"),
+            ("a", "a"),
+            ("vitamin A", "vitamin"),
+            ("", ""),
+            (" ... ", ""),
+        ] {
+            assert_eq!(Normalization::Strict.apply(text), normal, "{text}");
+        }
+    }
+
+    #[test]
+    fn metrics_take_the_best_gold_and_give_nothing_for_nothing() {
+        use AnswerMetric::{Auto, Exact, F1, Numeric};
+        use Normalization::{Published, Strict};
+        let cases: [(AnswerMetric, Normalization, &str, &[&str], f64); 22] = [
+            (F1, Published, "the cat sat", &["dog", "cat"], 2.0 / 3.0),
+            (F1, Published, "5.6", &["56"], 1.0),
+            (F1, Strict, "5.6", &["56"], 0.0),
+            (Exact, Published, "-3", &["3"], 1.0),
+            (Exact, Strict, "-3", &["3"], 0.0),
+            (Exact, Strict, "$1,000", &["1000"], 1.0),
+            (Exact, Published, "Paris!", &["Rome", "paris"], 1.0),
+            (Numeric, Published, "The answer is $5.60.", &["5.6"], 1.0),
+            (Numeric, Published, "56", &["5.6"], 0.0),
+            (Numeric, Published, "five", &["five"], 0.0),
+            (Numeric, Published, "5 cats", &["cats", "5"], 1.0),
+            (Auto, Strict, "it is 1,000", &["1000"], 1.0),
+            (Auto, Strict, "it is 1000", &["999"], 0.0),
+            (Auto, Strict, "the cat sat", &["cat"], 2.0 / 3.0),
+            (Auto, Strict, "\\boxed{50\\%}", &["0.5"], 1.0),
+            (F1, Published, "", &[""], 0.0),
+            (Exact, Published, "", &[""], 0.0),
+            (Exact, Published, " \n", &["the"], 0.0),
+            (Exact, Strict, "", &[""], 0.0),
+            (Numeric, Strict, "", &[""], 0.0),
+            (Auto, Strict, "", &[""], 0.0),
+            (F1, Published, "anything", &[], 0.0),
+        ];
+        for (metric, normalization, prediction, golds, score) in cases {
+            let golds: Vec<String> = golds.iter().map(|&gold| gold.to_owned()).collect();
+            let found = metric.score(prediction, &golds, normalization);
+            assert!((found - score).abs() < 1e-12, "{metric:?} {prediction:?} {golds:?}: {found}");
+        }
+    }
+}

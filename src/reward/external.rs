@@ -1,0 +1,224 @@
+//! A reward made elsewhere: by a program, or by a server.
+//!
+//! Both get one JSON object: `task`, `answer` (the policy's own, or null), `turns`, and `builtin`,
+//! the built-in reward with its components, to build on. Both give a number back: the program on
+//! its standard output, the server as the body or as its field `reward`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Reward, RewardError, own_answer};
+use crate::task::Task;
+use crate::trajectory::{Trajectory, Turn};
+
+/// How much of an output is read, bytes; a number needs far less.
+const MAX_OUTPUT: u64 = 64 * 1024;
+/// How much of an unexpected output is shown, characters.
+const SHOWN: usize = 200;
+
+/// Who makes the reward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalConfig {
+    /// A program and its arguments, run once per trajectory. Give this or `url`.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Where the object is posted to. Give this or `command`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The most that one reward may take, milliseconds.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// How many rewards may be made at once.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: usize,
+}
+
+fn default_timeout_ms() -> u64 {
+    30_000
+}
+
+fn default_concurrency() -> usize {
+    8
+}
+
+#[derive(Debug)]
+enum Maker {
+    Command { program: String, arguments: Vec<String> },
+    Http { client: reqwest::Client, url: String },
+}
+
+/// Gets rewards from elsewhere, a bounded number at a time.
+#[derive(Debug)]
+pub struct ExternalReward {
+    maker: Maker,
+    timeout_ms: u64,
+    slots: Semaphore,
+}
+
+/// What a program or server is told.
+#[derive(Serialize)]
+struct Attempt<'a> {
+    task: &'a Task,
+    answer: Option<&'a str>,
+    turns: &'a [Turn],
+    builtin: &'a Reward,
+}
+
+impl ExternalReward {
+    /// Checks `config`; starts nothing.
+    pub fn new(config: &ExternalConfig) -> Result<Self, RewardError> {
+        let wrong =
+            |field, found: String, expected| Err(RewardError::Config { field, found, expected });
+        let maker = match (config.command.split_first(), &config.url) {
+            (Some((program, arguments)), None) => {
+                Maker::Command { program: program.clone(), arguments: arguments.to_vec() }
+            }
+            (None, Some(url)) if reqwest::Url::parse(url).is_ok() => {
+                Maker::Http { client: reqwest::Client::new(), url: url.clone() }
+            }
+            (None, Some(url)) => {
+                return wrong("external.url", format!("`{url}`"), "an absolute URL");
+            }
+            (Some(_), Some(_)) => {
+                return wrong("external", "both `command` and `url`".into(), "one of the two");
+            }
+            (None, None) => {
+                return wrong("external", "empty".into(), "either `command` or `url`");
+            }
+        };
+        if config.timeout_ms == 0 {
+            return wrong("external.timeout_ms", "0".into(), "at least 1");
+        }
+        if config.concurrency == 0 {
+            return wrong("external.concurrency", "0".into(), "at least 1");
+        }
+        let slots = Semaphore::new(config.concurrency.min(Semaphore::MAX_PERMITS));
+        Ok(Self { maker, timeout_ms: config.timeout_ms, slots })
+    }
+
+    /// The reward of `trajectory` as an attempt at `task`; any finite number. Waits for a free slot
+    /// first, which does not count towards the time limit. Dropping the future ends the program.
+    pub async fn score(
+        &self,
+        trajectory: &Trajectory,
+        task: &Task,
+        builtin: &Reward,
+    ) -> Result<f64, RewardError> {
+        let answer = own_answer(trajectory);
+        let attempt = Attempt { task, answer, turns: &trajectory.turns, builtin };
+        let body = serde_json::to_vec(&attempt).map_err(|error| self.failed(error.to_string()))?;
+        let _slot = self.slots.acquire().await.map_err(|error| self.failed(error.to_string()))?;
+        let limit = Duration::from_millis(self.timeout_ms);
+        let reply = match &self.maker {
+            Maker::Command { program, arguments } => {
+                timeout(limit, run(program, arguments, &body)).await
+            }
+            Maker::Http { client, url } => timeout(limit, post(client, url, body)).await,
+        };
+        let timed_out =
+            |_| RewardError::Timeout { name: self.name().to_owned(), timeout_ms: self.timeout_ms };
+        let reply = reply.map_err(timed_out)?.map_err(|reason| self.failed(reason))?;
+        number(&reply).ok_or_else(|| RewardError::NotANumber {
+            name: self.name().to_owned(),
+            found: head(&reply),
+        })
+    }
+
+    fn name(&self) -> &str {
+        match &self.maker {
+            Maker::Command { program, .. } => program,
+            Maker::Http { url, .. } => url,
+        }
+    }
+
+    fn failed(&self, reason: String) -> RewardError {
+        RewardError::External { name: self.name().to_owned(), reason }
+    }
+}
+
+/// A number alone, or an object's field `reward`.
+fn number(reply: &str) -> Option<f64> {
+    let value: Value = serde_json::from_str(reply.trim()).ok()?;
+    let number = value.get("reward").unwrap_or(&value).as_f64()?;
+    number.is_finite().then_some(number)
+}
+
+async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<String, String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("it cannot be started: {error}"))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // A program that does not read its input closes it early, which is its right.
+            let _closed = stdin.write_all(input).await;
+        }
+    };
+    let ((), output, complaint) = tokio::join!(write, read(stdout), read(stderr));
+    finish(child, output, &complaint).await
+}
+
+async fn finish(mut child: Child, output: String, complaint: &str) -> Result<String, String> {
+    let status = child.wait().await.map_err(|error| error.to_string())?;
+    if status.success() {
+        return Ok(output);
+    }
+    Err(format!("it ended with {status}: {}", head(complaint)))
+}
+
+/// The head of a pipe; the rest is drained, so that the writer is never stuck.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let mut head = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _cut = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut head).await;
+        let _rest = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+async fn post(client: &reqwest::Client, url: &str, body: Vec<u8>) -> Result<String, String> {
+    let request = client.post(url).header("content-type", "application/json").body(body);
+    let mut response = request.send().await.map_err(|error| chain(&error))?;
+    let status = response.status();
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
+        text.extend_from_slice(&chunk);
+        if text.len() as u64 > MAX_OUTPUT {
+            return Err(format!("its reply is longer than {MAX_OUTPUT} bytes"));
+        }
+    }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(format!("it answered {status}: {}", head(&text)))
+    }
+}
+
+/// An error with what caused it; reqwest keeps the useful part, such as a refused connection, there.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn head(text: &str) -> String {
+    text.trim().chars().take(SHOWN).collect()
+}

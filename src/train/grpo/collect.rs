@@ -1,0 +1,175 @@
+//! What a step learns from: groups of scored episodes with their advantages.
+
+use super::advantage::advantages;
+use super::config::{AdvantageConfig, GrpoConfig};
+use super::rollout::{Attempt, Rollouts, Scored};
+use super::seed::{Purpose, derive};
+use super::tasks::Tasks;
+use crate::engine::Sampling;
+use crate::task::Task;
+use crate::train::error::TrainError;
+use crate::train::metrics::Values;
+use crate::trajectory::TokenTrace;
+
+/// The episodes of one task.
+pub struct Group {
+    /// Those that came to an end of the policy's own making.
+    pub members: Vec<Scored>,
+    /// One for each member; `None` where nothing can be learnt.
+    pub advantages: Option<Vec<f64>>,
+}
+
+/// A trajectory and how much better it was than its group.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// Its tokens.
+    pub trace: &'a TokenTrace,
+    /// Its advantage.
+    pub advantage: f64,
+}
+
+/// Everything that a step sampled.
+#[derive(Default)]
+pub struct Collected {
+    /// The groups, of all rounds.
+    pub groups: Vec<Group>,
+    /// Episodes that failed, with their retry.
+    pub failed: usize,
+    /// Episodes that were begun.
+    pub asked: usize,
+    /// What the last failure was.
+    pub last_failure: Option<String>,
+}
+
+impl Collected {
+    /// Samples the episodes of `step`. Ends early when more than half of a round's episodes fail.
+    pub async fn gather(
+        config: &GrpoConfig,
+        tasks: &Tasks,
+        rollouts: &Rollouts<'_>,
+        step: u64,
+    ) -> Result<Self, TrainError> {
+        let mut collected = Self::default();
+        for round in 0..=config.extra_rounds {
+            let wanted = config.groups_per_step - collected.learnable();
+            if wanted == 0 || collected.is_outage() {
+                break;
+            }
+            let asked = tasks.draw(step, round, wanted, config.groups_per_step)?;
+            collected.round(config, asked, rollouts, (step, round)).await;
+        }
+        Ok(collected)
+    }
+
+    async fn round(
+        &mut self,
+        config: &GrpoConfig,
+        tasks: Vec<Task>,
+        rollouts: &Rollouts<'_>,
+        (step, round): (u64, u32),
+    ) {
+        // A group's members follow each other, so that their common prompt is computed once.
+        let attempts: Vec<Attempt<'_>> = (tasks.iter().enumerate())
+            .flat_map(|(place, task)| {
+                (0..config.group_size).map(move |member| (place, task, member))
+            })
+            .map(|(place, task, member)| {
+                let parts = [step, u64::from(round), place as u64, member as u64];
+                let seed = derive(config.seed, Purpose::Episode, &parts);
+                let temperature = config.temperature;
+                Attempt { task, sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed } }
+            })
+            .collect();
+        let mut outcomes = rollouts.run(&attempts).await.into_iter();
+        self.asked += outcomes.len();
+        for _ in &tasks {
+            let mut members = Vec::with_capacity(config.group_size);
+            for outcome in outcomes.by_ref().take(config.group_size) {
+                match outcome {
+                    Ok(scored) => members.push(scored),
+                    Err(failure) => {
+                        self.failed += 1;
+                        self.last_failure = Some(failure);
+                    }
+                }
+            }
+            if members.len() >= 2 {
+                self.groups.push(Group::new(members, &config.advantage));
+            }
+        }
+    }
+
+    /// Whether so many episodes failed that the large model must be down.
+    pub fn is_outage(&self) -> bool {
+        self.failed * 2 > self.asked
+    }
+
+    fn learnable(&self) -> usize {
+        self.groups.iter().filter(|group| group.advantages.is_some()).count()
+    }
+
+    /// What can be learnt from.
+    pub fn samples(&self) -> Vec<Sample<'_>> {
+        self.groups
+            .iter()
+            .flat_map(|group| group.members.iter().zip(group.advantages.iter().flatten()))
+            .map(|(scored, &advantage)| Sample {
+                trace: &scored.episode.trajectory.trace,
+                advantage,
+            })
+            .filter(|sample| sample.trace.action_count() > 0)
+            .collect()
+    }
+
+    /// All episodes.
+    pub fn members(&self) -> impl Iterator<Item = &Scored> {
+        self.groups.iter().flat_map(|group| &group.members)
+    }
+
+    /// Means over the episodes, by name.
+    pub fn values(&self) -> Values {
+        let mut values = Values::new();
+        let mut add = |name, value: f64| match values.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += value,
+            None => values.push((name, value)),
+        };
+        for Scored { episode, reward } in self.members() {
+            add("reward", reward.total);
+            add("answer", reward.answer);
+            add("format", reward.format);
+            for (name, value) in &reward.components {
+                add(name, *value);
+            }
+            add("turns", episode.trajectory.turns.len() as f64);
+            add("response_tokens", episode.trajectory.trace.action_count() as f64);
+            add("large_model_calls", episode.usage.large_model.calls as f64);
+        }
+        let episodes = self.members().count().max(1) as f64;
+        values.iter_mut().for_each(|(_, sum)| *sum /= episodes);
+        let groups = self.groups.len().max(1) as f64;
+        let cost: f64 = self.members().map(|scored| scored.episode.usage.large_model.cost).sum();
+        values.push(("zero_variance", 1.0 - self.learnable() as f64 / groups));
+        values.push(("failed_episodes", self.failed as f64));
+        values.push(("cost", cost));
+        values
+    }
+
+    /// Tokens that the policy sampled.
+    pub fn sampled_tokens(&self) -> usize {
+        self.members().map(|scored| scored.episode.trajectory.trace.action_count()).sum()
+    }
+}
+
+impl Group {
+    fn new(members: Vec<Scored>, config: &AdvantageConfig) -> Self {
+        let rewards: Vec<f64> = members
+            .iter()
+            .map(|Scored { episode, reward }| {
+                let tokens = episode.trajectory.trace.action_count();
+                reward.total - config.overlong.map_or(0.0, |overlong| overlong.price(tokens))
+            })
+            .collect();
+        let advantages = advantages(&rewards, config.scaling, config.epsilon);
+        Self { members, advantages }
+    }
+}

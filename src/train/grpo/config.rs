@@ -1,0 +1,404 @@
+//! What a GRPO run can be told.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::advantage::{Overlong, Scaling};
+use super::guard::Guards;
+use super::objective::Objective;
+use crate::dataset::ReadOptions;
+use crate::dataset::world::{TaskKind, WorldConfig};
+use crate::engine::native::NativeConfig;
+use crate::episode::Limits;
+use crate::large_model::LargeModelConfig;
+use crate::reward::RewardConfig;
+use crate::train::error::TrainError;
+use crate::train::schedule::Schedule;
+use crate::train::start::StartConfig;
+
+/// A GRPO run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpoConfig {
+    /// Version of this file's format: 1.
+    pub schema_version: u32,
+    /// Folder of the run.
+    pub output: PathBuf,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// Whose settings hold where this file says nothing.
+    #[serde(default)]
+    pub preset: Preset,
+    /// The policy to start from.
+    pub model: StartConfig,
+    /// What it is asked.
+    pub tasks: TaskConfig,
+    /// The large model that it prompts.
+    pub large_model: LargeModelChoice,
+    /// What an episode is worth.
+    #[serde(default)]
+    pub reward: RewardConfig,
+    /// How rewards become advantages.
+    #[serde(default)]
+    pub advantage: AdvantageConfig,
+    /// What is minimised.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Steps: each samples episodes and updates the policy with them.
+    #[serde(default = "defaults::steps")]
+    pub steps: u64,
+    /// Tasks a step (verl: `train_batch_size`).
+    #[serde(default = "defaults::groups_per_step")]
+    pub groups_per_step: usize,
+    /// Episodes a task, at least 2 (verl: `rollout.n`, TRL: `num_generations`).
+    #[serde(default = "defaults::group_size")]
+    pub group_size: usize,
+    /// Into how many updates, one after another, a step's episodes are divided.
+    #[serde(default = "defaults::one")]
+    pub updates_per_step: usize,
+    /// How often a step may ask further tasks to replace groups in which all episodes got the same
+    /// reward (dynamic sampling); 0: such groups are left out, and the update is smaller.
+    #[serde(default)]
+    pub extra_rounds: u32,
+    /// Episodes in flight at one time.
+    #[serde(default = "defaults::max_in_flight")]
+    pub max_in_flight: usize,
+    /// The temperature that episodes are sampled at and probabilities are computed at.
+    #[serde(default = "defaults::temperature")]
+    pub temperature: f32,
+    /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The engine that samples.
+    #[serde(default)]
+    pub engine: NativeConfig,
+    /// Tokens computed at once in an update. Bounds the memory, not the result.
+    #[serde(default = "defaults::micro_batch_tokens")]
+    pub micro_batch_tokens: usize,
+    /// Learning rate.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Decoupled weight decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient.
+    #[serde(default = "defaults::clip_norm")]
+    pub clip_norm: f64,
+    /// Evaluation on held-out tasks.
+    #[serde(default)]
+    pub eval: EvalConfig,
+    /// When to stop rather than train on.
+    #[serde(default)]
+    pub guards: Guards,
+    /// What to do when the large model is down.
+    #[serde(default)]
+    pub outage: OutageConfig,
+    /// Steps between two checkpoints.
+    #[serde(default = "defaults::checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept, beside the best.
+    #[serde(default = "defaults::keep")]
+    pub keep_checkpoints: usize,
+}
+
+mod defaults {
+    pub fn steps() -> u64 {
+        200
+    }
+    pub fn groups_per_step() -> usize {
+        16
+    }
+    pub fn group_size() -> usize {
+        8
+    }
+    pub fn one() -> usize {
+        1
+    }
+    pub fn max_in_flight() -> usize {
+        128
+    }
+    pub fn temperature() -> f32 {
+        1.0
+    }
+    pub fn micro_batch_tokens() -> usize {
+        8192
+    }
+    pub fn clip_norm() -> f64 {
+        1.0
+    }
+    pub fn checkpoint_every() -> u64 {
+        10
+    }
+    pub fn keep() -> usize {
+        2
+    }
+}
+
+/// A set of settings to start from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// What works best here.
+    #[default]
+    Default,
+    /// The published settings.
+    Paper,
+}
+
+impl Preset {
+    /// The settings as a configuration file has them.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Default => include_str!("presets/default.toml"),
+            Self::Paper => include_str!("presets/paper.toml"),
+        }
+    }
+
+    /// The configuration that `written` makes together with these settings.
+    pub fn complete(self, written: toml::Table) -> Result<GrpoConfig, TrainError> {
+        let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
+        let mut table: toml::Table = toml::from_str(self.text()).map_err(invalid)?;
+        overlay(&mut table, written);
+        let config: GrpoConfig = table.try_into().map_err(invalid)?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn overlay(below: &mut toml::Table, above: toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Where tasks come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TaskConfig {
+    /// Questions about the bundled world; evaluation asks held-out ones.
+    World {
+        /// Which world.
+        #[serde(default)]
+        world: WorldConfig,
+        /// The kinds of questions, which take turns. One that is listed twice comes twice as often.
+        questions: Vec<TaskKind>,
+    },
+    /// Parquet or JSON Lines.
+    File {
+        /// The file to train on.
+        path: PathBuf,
+        /// Which of its tasks.
+        #[serde(default)]
+        read: ReadOptions,
+        /// A file to evaluate on; without it there is no evaluation.
+        #[serde(default)]
+        eval_path: Option<PathBuf>,
+    },
+}
+
+/// The large model of a run: one of the two.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LargeModelChoice {
+    /// A model folder, run in this process.
+    pub path: Option<PathBuf>,
+    /// An OpenAI-compatible endpoint.
+    pub endpoint: Option<LargeModelConfig>,
+    /// Fields of every call, such as `temperature`.
+    pub params: Map<String, Value>,
+    /// How many replies are remembered, so that a call that was made before costs nothing; 0 for
+    /// none. With it every episode sends the same `seed`.
+    pub cache_replies: usize,
+    /// A file that keeps them from one run to the next.
+    pub cache_file: Option<PathBuf>,
+}
+
+impl Default for LargeModelChoice {
+    fn default() -> Self {
+        Self {
+            path: None,
+            endpoint: None,
+            params: Map::new(),
+            cache_replies: 100_000,
+            cache_file: None,
+        }
+    }
+}
+
+/// How rewards become advantages.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdvantageConfig {
+    /// What differences from the group's mean are divided by.
+    pub scaling: Scaling,
+    /// Added to the deviation.
+    pub epsilon: f64,
+    /// A price on long episodes.
+    pub overlong: Option<Overlong>,
+}
+
+impl Default for AdvantageConfig {
+    fn default() -> Self {
+        Self { scaling: Scaling::Deviation, epsilon: 1e-6, overlong: None }
+    }
+}
+
+/// Evaluation on held-out tasks, greedily, before the first step and then regularly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Steps between two evaluations.
+    pub every: u64,
+    /// How many tasks; 0 for no evaluation.
+    pub tasks: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every: 10, tasks: 100 }
+    }
+}
+
+/// What to do when more than half of a step's episodes fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutageConfig {
+    /// How often the step is tried again before the run ends, its state saved.
+    pub retries: u32,
+    /// The wait before the first of them, milliseconds; it doubles with each.
+    pub pause_ms: u64,
+}
+
+impl Default for OutageConfig {
+    fn default() -> Self {
+        Self { retries: 5, pause_ms: 2_000 }
+    }
+}
+
+impl GrpoConfig {
+    /// Whether every setting is possible.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |reason: String| Err(TrainError::Config(reason));
+        if self.schema_version != 1 {
+            return wrong(format!(
+                "`schema_version` is {}, this program reads 1",
+                self.schema_version
+            ));
+        }
+        if self.group_size < 2 {
+            return wrong(format!(
+                "`group_size` is {}, but an episode can only be better than others of its group\nhint: use at least 2; 8 works well",
+                self.group_size
+            ));
+        }
+        for (name, value) in [
+            ("steps", self.steps),
+            ("groups_per_step", self.groups_per_step as u64),
+            ("updates_per_step", self.updates_per_step as u64),
+            ("max_in_flight", self.max_in_flight as u64),
+            ("checkpoint_every", self.checkpoint_every),
+            ("eval.every", self.eval.every),
+            ("limits.max_turns", self.limits.max_turns as u64),
+            ("limits.max_turn_tokens", self.limits.max_turn_tokens as u64),
+            ("limits.max_policy_tokens", self.limits.max_policy_tokens as u64),
+        ] {
+            if value == 0 {
+                return wrong(format!("`{name}` must be at least 1"));
+            }
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return wrong(format!(
+                "`temperature` is {}, but episodes of a group must differ\nhint: use 1.0",
+                self.temperature
+            ));
+        }
+        let objective = &self.objective;
+        for (name, value, least) in [
+            ("objective.clip_low", objective.clip_low, 0.0),
+            ("objective.clip_high", objective.clip_high, 0.0),
+            ("objective.kl_coef", objective.kl_coef, 0.0),
+            ("objective.dual_clip", objective.dual_clip.unwrap_or(f64::MAX), 1.0),
+            ("objective.importance_cap", objective.importance_cap.unwrap_or(1.0), 0.0),
+            ("advantage.epsilon", self.advantage.epsilon, 0.0),
+            ("clip_norm", self.clip_norm, 0.0),
+        ] {
+            if value.is_nan() || value < least {
+                return wrong(format!("`{name}` is {value}, but it must be at least {least}"));
+            }
+        }
+        if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
+            return wrong(
+                "`large_model` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one".into(),
+            );
+        }
+        match &self.tasks {
+            TaskConfig::World { questions, .. } if questions.is_empty() => {
+                wrong("`tasks.questions` is empty\nhint: `questions = [{ chain = 2 }]`".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::reward::Scheme;
+    use crate::train::grpo::objective::Aggregation;
+
+    const LEAST: &str = r#"
+        schema_version = 1
+        output = "runs/x"
+        model = { path = "models/policy" }
+        tasks = { kind = "world", questions = [{ chain = 2 }, "comparison"] }
+        large_model = { path = "models/large-model" }
+    "#;
+
+    fn complete(more: &str) -> Result<GrpoConfig, String> {
+        let table: toml::Table = toml::from_str(&format!("{more}\n{LEAST}")).unwrap();
+        let preset =
+            table.get("preset").map_or(Preset::Default, |name| name.clone().try_into().unwrap());
+        preset.complete(table).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn presets_hold_where_the_file_is_silent() {
+        let config = complete("").unwrap();
+        assert_eq!(config.objective, Objective::default());
+        assert_eq!(config.reward.scheme, Scheme::Strict);
+        assert!(!config.limits.allow_final);
+
+        let config = complete("preset = \"paper\"\ngroup_size = 4").unwrap();
+        assert_eq!((config.group_size, config.groups_per_step), (4, 128));
+        assert_eq!(config.objective.dual_clip, Some(3.0));
+        assert_eq!(config.reward.scheme, Scheme::Paper);
+        assert_eq!(config.schedule.peak, 1e-6);
+
+        let config = complete("objective = { aggregation = { dr_grpo = 64 } }").unwrap();
+        assert_eq!(config.objective.aggregation, Aggregation::DrGrpo(64.0));
+        assert_eq!(config.objective.clip_high, 0.28);
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        for (more, expected) in [
+            ("group_size = 1", "`group_size` is 1"),
+            ("steps = 0", "`steps` must be at least 1"),
+            ("temperature = 0.0", "`temperature` is 0"),
+            ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
+            ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
+        ] {
+            let error = complete(more).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! How good the policy is on held-out tasks, greedily, by class of task.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::rollout::{Attempt, Rollouts, Scored};
+use super::tasks::Tasks;
+use crate::dataset::world::Familiarity;
+use crate::engine::Sampling;
+use crate::reward::{AnswerMetric, Normalization, own_answer};
+use crate::task::Task;
+use crate::train::error::TrainError;
+use crate::trajectory::{Action, Trajectory};
+
+/// Episodes that are kept to be looked at, one a class.
+const SHOWN: usize = 8;
+
+/// An evaluation after a step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps done before it.
+    pub step: u64,
+    /// All tasks together.
+    pub all: ClassResult,
+    /// By class: the kind and the number of hops where they are known, else the data set.
+    pub classes: BTreeMap<String, ClassResult>,
+    /// Prompts by how well the large model knows their wording; empty for tasks outside the bundled
+    /// world.
+    pub wordings: BTreeMap<String, usize>,
+    /// Episodes that failed for no fault of the policy's; not counted above.
+    pub failed: usize,
+    /// The first episode of each class.
+    pub shown: Vec<Shown>,
+}
+
+/// How a class of tasks went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClassResult {
+    /// Number of tasks.
+    pub tasks: usize,
+    /// How many the policy's own answer matched a gold exactly.
+    pub exact: usize,
+    /// Mean reward.
+    pub reward: f64,
+    /// Mean number of turns.
+    pub turns: f64,
+}
+
+/// An episode to look at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// What was asked.
+    pub task: Task,
+    /// What happened.
+    pub trajectory: Trajectory,
+    /// What it was worth.
+    pub reward: f64,
+}
+
+impl ClassResult {
+    /// Share of exact answers.
+    pub fn share(&self) -> f64 {
+        self.exact as f64 / self.tasks.max(1) as f64
+    }
+
+    /// The 95 % interval of that share (Wilson).
+    pub fn interval(&self) -> (f64, f64) {
+        const Z: f64 = 1.959_963_984_540_054;
+        let n = self.tasks.max(1) as f64;
+        let (p, z2) = (self.share(), Z * Z);
+        let middle = p + z2 / (2.0 * n);
+        let spread = Z * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+        let scale = 1.0 + z2 / n;
+        (((middle - spread) / scale).max(0.0), ((middle + spread) / scale).min(1.0))
+    }
+
+    fn add(&mut self, is_exact: bool, scored: &Scored) {
+        let before = self.tasks as f64;
+        let mean = |mean: f64, value: f64| (mean * before + value) / (before + 1.0);
+        self.reward = mean(self.reward, scored.reward.total);
+        self.turns = mean(self.turns, scored.episode.trajectory.turns.len() as f64);
+        self.exact += usize::from(is_exact);
+        self.tasks += 1;
+    }
+}
+
+impl Evaluation {
+    /// Runs every held-out task once, greedily.
+    pub async fn run(tasks: &Tasks, rollouts: &Rollouts<'_>, step: u64) -> Self {
+        let attempts: Vec<Attempt<'_>> =
+            tasks.eval.iter().map(|task| Attempt { task, sampling: Sampling::GREEDY }).collect();
+        let mut evaluation = Self { step, ..Self::default() };
+        for (task, outcome) in tasks.eval.iter().zip(rollouts.run(&attempts).await) {
+            match outcome {
+                Ok(scored) => evaluation.add(task, scored, tasks),
+                Err(_) => evaluation.failed += 1,
+            }
+        }
+        evaluation
+    }
+
+    fn add(&mut self, task: &Task, scored: Scored, tasks: &Tasks) {
+        let is_exact = own_answer(&scored.episode.trajectory).is_some_and(|answer| {
+            AnswerMetric::Exact.score(answer, &task.golds, Normalization::Strict) == 1.0
+        });
+        let class = class(task);
+        let is_new = !self.classes.contains_key(&class);
+        self.all.add(is_exact, &scored);
+        self.classes.entry(class).or_default().add(is_exact, &scored);
+        if !tasks.wordings.is_empty() {
+            for turn in &scored.episode.trajectory.turns {
+                if let Action::Prompt(prompt) = &turn.action {
+                    let wording = match tasks.wordings.get(prompt.trim()) {
+                        Some(Familiarity::Known) => "known",
+                        Some(Familiarity::Rare) => "rare",
+                        Some(Familiarity::Unknown) => "unknown",
+                        None => "no single fact",
+                    };
+                    *self.wordings.entry(wording.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        if is_new && self.shown.len() < SHOWN {
+            let mut trajectory = scored.episode.trajectory;
+            trajectory.trace = Default::default();
+            self.shown.push(Shown { task: task.clone(), trajectory, reward: scored.reward.total });
+        }
+    }
+
+    /// Whether it is better than `other`: more exact answers, then more reward.
+    pub fn is_better_than(&self, other: &ClassResult) -> bool {
+        (self.all.share(), self.all.reward) > (other.share(), other.reward)
+    }
+
+    /// Writes it into the run's folder.
+    pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let folder = folder.join("evaluations");
+        std::fs::create_dir_all(&folder)?;
+        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
+        Ok(std::fs::write(folder.join(format!("step-{:08}.json", self.step)), text)?)
+    }
+
+    /// All that the run's folder holds up to `step`, oldest first.
+    pub fn load_all(folder: &Path, step: u64) -> Vec<Self> {
+        let mut all: Vec<Self> = std::fs::read_dir(folder.join("evaluations"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let text = std::fs::read_to_string(entry.ok()?.path()).ok()?;
+                serde_json::from_str(&text).ok()
+            })
+            .filter(|evaluation: &Self| evaluation.step <= step)
+            .collect();
+        all.sort_by_key(|evaluation| evaluation.step);
+        all
+    }
+}
+
+fn class(task: &Task) -> String {
+    match (&task.kind, task.hops) {
+        (Some(kind), Some(hops)) if kind == "chain" => format!("{hops} hops"),
+        (Some(kind), _) => kind.clone(),
+        (None, _) => task.source.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From Wilson's formula by hand, to four digits.
+    #[test]
+    fn intervals() {
+        for (exact, tasks, low, high) in
+            [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (100, 100, 0.9630, 1.0)]
+        {
+            let (a, b) = ClassResult { exact, tasks, ..ClassResult::default() }.interval();
+            assert!((a - low).abs() < 1e-4 && (b - high).abs() < 1e-4, "{exact}/{tasks}: {a} {b}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Figures that give a collapse away, and when to stop because of them. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds on figures of a run. A figure that is out of bounds for `patience` steps in a row stops
+/// the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guards {
+    /// Steps in a row that are put up with.
+    pub patience: u32,
+    /// Mean entropy of the policy's tokens, nats, at least.
+    pub min_entropy: f64,
+    /// The same, at most.
+    pub max_entropy: f64,
+    /// Divergence from the policy at the start of the run, nats a token, at most. Measured with
+    /// each evaluation, and each step where the objective has a KL term.
+    pub max_kl: f64,
+    /// Share of clipped tokens, at most.
+    pub max_clip_fraction: f64,
+    /// Mean number of sampled tokens in an episode, as a multiple of what it was at the start, at
+    /// most.
+    pub max_response_growth: f64,
+    /// The same, at least.
+    pub min_response_growth: f64,
+    /// Share of groups in which all episodes got the same reward, at most. A task that is solved
+    /// always has none either; hence no bound by default.
+    pub max_zero_variance: f64,
+    /// Mean difference between the engine's and the trainer's log-probabilities of a token, at
+    /// most.
+    pub max_log_prob_gap: f64,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self {
+            patience: 3,
+            min_entropy: 0.0,
+            max_entropy: 5.0,
+            max_kl: 5.0,
+            max_clip_fraction: 0.5,
+            max_response_growth: 4.0,
+            min_response_growth: 0.2,
+            max_zero_variance: 1.0,
+            max_log_prob_gap: 0.1,
+        }
+    }
+}
+
+/// What the guards look at in a step; `None` where it was not measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Figures {
+    /// Mean entropy.
+    pub entropy: Option<f64>,
+    /// Divergence from the start.
+    pub kl: Option<f64>,
+    /// Share of clipped tokens.
+    pub clip_fraction: Option<f64>,
+    /// Mean number of sampled tokens in an episode.
+    pub response_tokens: Option<f64>,
+    /// Share of groups without variance.
+    pub zero_variance: Option<f64>,
+    /// Mean log-probability gap.
+    pub log_prob_gap: Option<f64>,
+}
+
+/// How long each figure has been out of bounds; part of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Sampled tokens an episode had in the first step.
+    response_tokens: Option<f64>,
+    /// Steps in a row, by guard.
+    strikes: BTreeMap<String, u32>,
+}
+
+impl Watch {
+    /// Takes a step's figures. Returns what is wrong when a figure has been out of bounds for too
+    /// long.
+    pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<String> {
+        let growth = figures.response_tokens.map(|tokens| {
+            tokens / self.response_tokens.get_or_insert(tokens).max(f64::MIN_POSITIVE)
+        });
+        let bounds = [
+            ("min_entropy", "entropy", figures.entropy, guards.min_entropy, false),
+            ("max_entropy", "entropy", figures.entropy, guards.max_entropy, true),
+            ("max_kl", "the divergence from the start", figures.kl, guards.max_kl, true),
+            (
+                "max_clip_fraction",
+                "the share of clipped tokens",
+                figures.clip_fraction,
+                guards.max_clip_fraction,
+                true,
+            ),
+            (
+                "max_response_growth",
+                "the growth of the episodes",
+                growth,
+                guards.max_response_growth,
+                true,
+            ),
+            (
+                "min_response_growth",
+                "the growth of the episodes",
+                growth,
+                guards.min_response_growth,
+                false,
+            ),
+            (
+                "max_zero_variance",
+                "the share of groups without variance",
+                figures.zero_variance,
+                guards.max_zero_variance,
+                true,
+            ),
+            (
+                "max_log_prob_gap",
+                "the gap between engine and trainer",
+                figures.log_prob_gap,
+                guards.max_log_prob_gap,
+                true,
+            ),
+        ];
+        let mut wrong = None;
+        for (key, figure, value, bound, is_upper) in bounds {
+            let Some(value) = value else { continue };
+            let is_out = if is_upper { value > bound } else { value < bound };
+            let strikes = self.strikes.entry(key.to_owned()).or_default();
+            *strikes = if is_out { *strikes + 1 } else { 0 };
+            if *strikes >= guards.patience.max(1) {
+                let side = if is_upper { "above" } else { "below" };
+                wrong.get_or_insert(format!(
+                    "{figure} was {side} {bound} for {strikes} steps, at last {value:.4}\nhint: `guards.{key}` is the bound; lower `schedule.peak`, or raise `objective.kl_coef`"
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_figure_out_of_bounds_for_long_stops_the_run() {
+        let guards = Guards { patience: 2, min_entropy: 0.1, ..Guards::default() };
+        let at = |entropy| Figures { entropy: Some(entropy), ..Figures::default() };
+        let mut watch = Watch::default();
+        for (entropy, stops) in
+            [(0.05, false), (0.2, false), (0.05, false), (0.05, true), (9.0, false), (9.0, true)]
+        {
+            assert_eq!(watch.check(&guards, &at(entropy)).is_some(), stops, "{entropy}");
+        }
+    }
+
+    #[test]
+    fn every_bound_is_watched_and_named() {
+        let guards = Guards { patience: 1, max_zero_variance: 0.9, ..Guards::default() };
+        let none = Figures::default();
+        for (figures, key) in [
+            (Figures { entropy: Some(-0.1), ..none }, "min_entropy"),
+            (Figures { entropy: Some(6.0), ..none }, "max_entropy"),
+            (Figures { kl: Some(6.0), ..none }, "max_kl"),
+            (Figures { clip_fraction: Some(0.6), ..none }, "max_clip_fraction"),
+            (Figures { response_tokens: Some(500.0), ..none }, "max_response_growth"),
+            (Figures { response_tokens: Some(10.0), ..none }, "min_response_growth"),
+            (Figures { zero_variance: Some(1.0), ..none }, "max_zero_variance"),
+            (Figures { log_prob_gap: Some(0.2), ..none }, "max_log_prob_gap"),
+        ] {
+            let mut watch = Watch::default();
+            let first = Figures { response_tokens: Some(100.0), ..none };
+            assert_eq!(watch.check(&guards, &first), None);
+            let said = watch.check(&guards, &figures).unwrap();
+            assert!(said.contains(&format!("`guards.{key}`")), "{said}");
+        }
+        assert_eq!(Watch::default().check(&guards, &none), None);
+    }
+}

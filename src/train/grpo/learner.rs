@@ -1,0 +1,303 @@
+//! The trained side: policy, reference and optimizer, and one step of them.
+
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::collect::Sample;
+use super::config::GrpoConfig;
+use super::objective::{KlEstimator, ObjectiveSums, SampledTokens, Slopes, UpdateSize};
+use super::seed::{Purpose, derive};
+use crate::model::{Gradients, Model};
+use crate::train::adamw::{AdamW, AdamWConfig, AdamWError, clip};
+use crate::train::error::TrainError;
+use crate::train::metrics::Values;
+use crate::train::run_folder::RunFolder;
+use crate::train::sft::{micro_batches, pack};
+use crate::trajectory::TokenTrace;
+
+/// Updates without a finite gradient that are put up with in a row.
+const MAX_BAD_UPDATES: u32 = 5;
+/// Trajectories that the divergence from the start is measured on.
+const DIVERGENCE_SAMPLES: usize = 64;
+
+const TRAINABLE: &str = "trainable.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// What is trained, and what it is trained with.
+pub struct Learner<'c> {
+    config: &'c GrpoConfig,
+    /// The policy.
+    pub model: Model,
+    /// The policy as it was when the run began.
+    reference: Model,
+    optimizer: AdamW,
+    gradients: Gradients,
+    /// Steps done.
+    pub step: u64,
+    /// Updates in a row whose gradient was not finite.
+    pub bad_updates: u32,
+}
+
+/// What a step measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepFigures {
+    sums: ObjectiveSums,
+    /// Updates made.
+    updates: f64,
+    /// Updates dropped because their gradient was not finite.
+    dropped: f64,
+    norm: f64,
+    learning_rate: f64,
+    /// Over the first update: differences between rollout and trainer log-probabilities.
+    gap: f64,
+    gap_tokens: f64,
+    /// The largest of them.
+    gap_most: f64,
+}
+
+impl StepFigures {
+    /// Mean entropy of the sampled tokens.
+    pub fn entropy(&self) -> Option<f64> {
+        self.mean(self.sums.entropy)
+    }
+
+    /// Share of clipped tokens.
+    pub fn clip_fraction(&self) -> Option<f64> {
+        self.mean(self.sums.clipped_low + self.sums.clipped_high)
+    }
+
+    /// Mean difference between rollout and trainer log-probabilities.
+    pub fn log_prob_gap(&self) -> Option<f64> {
+        (self.gap_tokens > 0.0).then(|| self.gap / self.gap_tokens)
+    }
+
+    /// Mean divergence from the reference; meaningful where the objective has a KL term.
+    pub fn kl(&self) -> Option<f64> {
+        self.mean(self.sums.kl)
+    }
+
+    fn mean(&self, sum: f64) -> Option<f64> {
+        (self.sums.tokens > 0.0).then(|| sum / self.sums.tokens)
+    }
+
+    /// By name, for the log.
+    pub fn values(&self, has_kl: bool) -> Values {
+        let mut values = vec![("learning_rate", self.learning_rate)];
+        let mut push = |name, value: Option<f64>| values.extend(value.map(|value| (name, value)));
+        push("loss", (self.updates > 0.0).then(|| self.sums.loss / self.updates));
+        push("gradient_norm", (self.updates > 0.0).then(|| self.norm / self.updates));
+        push("entropy", self.entropy());
+        push("kl", self.kl().filter(|_| has_kl));
+        push("ratio", self.mean(self.sums.ratio));
+        push("moved", self.mean(self.sums.moved));
+        push("clip_low", self.mean(self.sums.clipped_low));
+        push("clip_high", self.mean(self.sums.clipped_high));
+        push("log_prob_gap", self.log_prob_gap());
+        push("log_prob_gap_most", self.log_prob_gap().map(|_| self.gap_most));
+        push("dropped_updates", Some(self.dropped));
+        values
+    }
+}
+
+impl<'c> Learner<'c> {
+    /// A learner that begins with `start`, or goes on from the run's last checkpoint.
+    pub fn new(
+        config: &'c GrpoConfig,
+        start: &Model,
+        folder: &RunFolder,
+    ) -> Result<Self, TrainError> {
+        let mut model = start.clone();
+        let adamw = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let (step, optimizer) = match folder.latest() {
+            None => (0, AdamW::new(adamw, &model.trainable())?),
+            Some((step, path)) => {
+                model.load_trainable(&path.join(TRAINABLE))?;
+                (step, AdamW::load(adamw, &model.trainable(), &path.join(OPTIMIZER))?)
+            }
+        };
+        let gradients = model.gradients()?;
+        let reference = start.without_adapter();
+        Ok(Self { config, model, reference, optimizer, gradients, step, bad_updates: 0 })
+    }
+
+    /// Writes policy and optimizer into `folder`.
+    pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        self.model.save_trainable(&folder.join(TRAINABLE))?;
+        Ok(self.optimizer.save(&folder.join(OPTIMIZER))?)
+    }
+
+    /// The policy as it was in the checkpoint in `folder`.
+    pub fn saved(&self, folder: &Path) -> Result<Model, TrainError> {
+        let mut model = self.model.clone();
+        model.load_trainable(&folder.join(TRAINABLE))?;
+        Ok(model)
+    }
+
+    /// One step: updates with all of `samples`, divided as configured.
+    pub fn step(&mut self, samples: &[Sample<'_>]) -> Result<StepFigures, TrainError> {
+        let mut figures = StepFigures {
+            learning_rate: self.config.schedule.rate(self.step, self.config.steps),
+            ..StepFigures::default()
+        };
+        let updates = self.config.updates_per_step;
+        let mut samples = samples.to_vec();
+        // The trainer's own log-probabilities from before the first update, where they are needed
+        // and one update would have changed them.
+        let mut before = None;
+        if updates > 1 {
+            let seed = derive(self.config.seed, Purpose::Order, &[self.step]);
+            samples.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+            if self.config.objective.importance_cap.is_some() {
+                before = Some(self.log_probs(&self.model, &traces(&samples))?);
+            }
+        }
+        let size = samples.len().div_ceil(updates).max(1);
+        for (index, part) in samples.chunks(size).enumerate() {
+            let before = before.as_ref().map(|all| &all[index * size..index * size + part.len()]);
+            self.update(part, before, &mut figures)?;
+        }
+        self.step += 1;
+        Ok(figures)
+    }
+
+    fn update(
+        &mut self,
+        samples: &[Sample<'_>],
+        before: Option<&[Vec<f64>]>,
+        figures: &mut StepFigures,
+    ) -> Result<(), TrainError> {
+        let objective = &self.config.objective;
+        let size = UpdateSize {
+            sequences: samples.len(),
+            tokens: samples.iter().map(|sample| sample.trace.action_count()).sum(),
+        };
+        let is_first = figures.updates + figures.dropped == 0.0;
+        self.gradients.clear()?;
+        let mut sums = figures.sums;
+        let mut done = 0;
+        for part in micro_batches(&traces(samples), self.config.micro_batch_tokens) {
+            let (batch, selection) = pack(&part);
+            let temperature = self.config.temperature;
+            let (scores, tape) = self.model.forward(&batch, &selection, temperature)?;
+            let reference = match objective.kl_coef {
+                0.0 => None,
+                _ => Some(self.reference.score(&batch, &selection, temperature)?.log_probs),
+            };
+            let mut slopes = Slopes::default();
+            for trace in &part {
+                let from = slopes.log_probs.len();
+                let to = from + trace.action_count();
+                let own = wide(&scores.log_probs[from..to]);
+                let rollout = rollout_log_probs(trace);
+                if is_first {
+                    for (own, rollout) in own.iter().zip(&rollout) {
+                        figures.gap += (own - rollout).abs();
+                        figures.gap_most = figures.gap_most.max((own - rollout).abs());
+                    }
+                    figures.gap_tokens += rollout.len() as f64;
+                }
+                let old = match (objective.importance_cap, before) {
+                    (None, _) => rollout.clone(),
+                    (Some(_), Some(before)) => before[done].clone(),
+                    (Some(_), None) => own.clone(),
+                };
+                let weights = objective.importance_cap.map(|cap| {
+                    let weight = |(old, rollout): (&f64, &f64)| (old - rollout).exp().min(cap);
+                    old.iter().zip(&rollout).map(weight).collect::<Vec<f64>>()
+                });
+                let reference = reference.as_ref().map(|all| wide(&all[from..to]));
+                let tokens = SampledTokens {
+                    log_probs: &own,
+                    old: &old,
+                    reference: reference.as_deref(),
+                    weights: weights.as_deref(),
+                    entropies: &wide(&scores.entropies[from..to]),
+                    advantage: samples[done].advantage,
+                };
+                objective.add(&tokens, size, &mut slopes, &mut sums);
+                done += 1;
+            }
+            let entropies = (objective.entropy_coef != 0.0).then(|| narrow(&slopes.entropies));
+            let log_probs = narrow(&slopes.log_probs);
+            self.model.backward(tape, &log_probs, entropies.as_deref(), &mut self.gradients)?;
+        }
+        let clipped = match sums.loss.is_finite() {
+            true => clip(&mut self.gradients, self.config.clip_norm),
+            false => Err(AdamWError::NonFinite),
+        };
+        match clipped {
+            Ok(clipped) => {
+                let parameters = self.model.trainable_mut();
+                self.optimizer.step(parameters, &clipped, figures.learning_rate)?;
+                self.bad_updates = 0;
+                figures.sums = sums;
+                figures.norm += clipped.norm;
+                figures.updates += 1.0;
+                Ok(())
+            }
+            Err(AdamWError::NonFinite) => {
+                self.bad_updates += 1;
+                figures.dropped += 1.0;
+                match self.bad_updates {
+                    MAX_BAD_UPDATES.. => Err(TrainError::Diverged(self.bad_updates)),
+                    _ => Ok(()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How far the policy that sampled `samples` is from the one at the start, nats a token.
+    pub fn divergence(&self, samples: &[&TokenTrace]) -> Result<Option<f64>, TrainError> {
+        let samples = &samples[..samples.len().min(DIVERGENCE_SAMPLES)];
+        let (mut sum, mut tokens) = (0.0, 0.0);
+        for (trace, reference) in samples.iter().zip(self.log_probs(&self.reference, samples)?) {
+            for (own, reference) in rollout_log_probs(trace).into_iter().zip(reference) {
+                sum += KlEstimator::K3.estimate(own, reference).0;
+                tokens += 1.0;
+            }
+        }
+        Ok((tokens > 0.0).then(|| sum / tokens))
+    }
+
+    /// Log-probabilities of each trajectory's sampled tokens under `model`.
+    fn log_probs(
+        &self,
+        model: &Model,
+        samples: &[&TokenTrace],
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
+        let mut all = Vec::with_capacity(samples.len());
+        for part in micro_batches(samples, self.config.micro_batch_tokens) {
+            let (batch, selection) = pack(&part);
+            let scores = model.score(&batch, &selection, self.config.temperature)?;
+            let mut from = 0;
+            for trace in part {
+                let to = from + trace.action_count();
+                all.push(wide(&scores.log_probs[from..to]));
+                from = to;
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn traces<'a>(samples: &[Sample<'a>]) -> Vec<&'a TokenTrace> {
+    samples.iter().map(|sample| sample.trace).collect()
+}
+
+/// The log-probabilities that the sampled tokens were sampled with.
+fn rollout_log_probs(trace: &TokenTrace) -> Vec<f64> {
+    let sampled = trace.log_probs.iter().zip(&trace.action_mask).filter(|(_, sampled)| **sampled);
+    sampled.map(|(log_prob, _)| f64::from(*log_prob)).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}

@@ -1,0 +1,33 @@
+//! GRPO: whole episodes are sampled in groups, and what did better than its group gets likelier.
+
+mod advantage;
+mod collect;
+pub mod config;
+mod evaluate;
+mod guard;
+mod learner;
+mod objective;
+mod report;
+mod rollout;
+mod run;
+mod seed;
+mod tasks;
+
+pub use advantage::{Overlong, Scaling, advantages};
+pub use collect::Sample;
+pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
+pub use evaluate::{ClassResult, Evaluation, Shown};
+pub use guard::Guards;
+pub use learner::{Learner, StepFigures};
+pub use objective::{
+    Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, Slopes,
+    UpdateSize,
+};
+pub use run::run_grpo;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod golden;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

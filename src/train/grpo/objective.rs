@@ -1,0 +1,365 @@
+//! The objective of an update and its slope: arithmetic on the log-probabilities of sampled
+//! tokens. Pure; observations never get here.
+
+use serde::{Deserialize, Serialize};
+
+/// What is minimised.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objective {
+    /// Ratios below `1 - clip_low` no longer push a token further down.
+    pub clip_low: f64,
+    /// Ratios above `1 + clip_high` no longer push a token further up.
+    pub clip_high: f64,
+    /// Bounds what a token of a negative advantage can cost, however likely it became: ratios
+    /// count as this at most (dual clip).
+    pub dual_clip: Option<f64>,
+    /// What the ratios are of.
+    pub importance: Importance,
+    /// How tokens are weighted.
+    pub aggregation: Aggregation,
+    /// Bounds the weight that corrects for the gap between the engine's and the trainer's
+    /// probabilities. With it, ratios are against the trainer's own probabilities before the
+    /// update.
+    pub importance_cap: Option<f64>,
+    /// How strongly the policy is held near the reference; 0 for not at all.
+    pub kl_coef: f64,
+    /// How the distance to the reference is estimated.
+    pub kl_estimator: KlEstimator,
+    /// How strongly entropy is rewarded.
+    pub entropy_coef: f64,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self {
+            clip_low: 0.2,
+            clip_high: 0.28,
+            dual_clip: None,
+            importance: Importance::Token,
+            aggregation: Aggregation::TokenMean,
+            importance_cap: None,
+            kl_coef: 0.0,
+            kl_estimator: KlEstimator::K3,
+            entropy_coef: 0.0,
+        }
+    }
+}
+
+/// What importance ratios are of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Importance {
+    /// Each token.
+    #[default]
+    Token,
+    /// Whole trajectories: the geometric mean over the sampled tokens (GSPO).
+    Sequence,
+}
+
+/// How the tokens of an update are weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// All tokens alike.
+    #[default]
+    TokenMean,
+    /// All trajectories alike: the mean over each, then over them.
+    SequenceMean,
+    /// The sum over each trajectory divided by this constant, then the mean over them (Dr.GRPO):
+    /// no trajectory counts less for being long.
+    DrGrpo(f64),
+}
+
+/// An estimator of the divergence from the reference, from `d = reference − policy`, log-probabilities of
+/// a sampled token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlEstimator {
+    /// `−d`: unbiased, of either sign.
+    K1,
+    /// `d²/2`: biased, low variance.
+    K2,
+    /// `exp(d) − d − 1`: unbiased, never negative.
+    #[default]
+    K3,
+}
+
+impl KlEstimator {
+    /// The estimate and its slope in the policy's log-probability.
+    pub fn estimate(self, log_prob: f64, reference: f64) -> (f64, f64) {
+        let d = reference - log_prob;
+        match self {
+            Self::K1 => (-d, 1.0),
+            Self::K2 => (d * d / 2.0, -d),
+            Self::K3 => (d.exp() - d - 1.0, 1.0 - d.exp()),
+        }
+    }
+}
+
+/// The sampled tokens of one trajectory. All slices have one length; log-probabilities are natural.
+#[derive(Debug, Clone, Copy)]
+pub struct SampledTokens<'a> {
+    /// Under the policy as it is.
+    pub log_probs: &'a [f64],
+    /// Under the policy that ratios are against.
+    pub old: &'a [f64],
+    /// Under the reference; needed where `kl_coef` is not 0.
+    pub reference: Option<&'a [f64]>,
+    /// Weights that correct for how the tokens were really sampled.
+    pub weights: Option<&'a [f64]>,
+    /// Of the distribution that each was sampled from, nats.
+    pub entropies: &'a [f64],
+    /// The trajectory's advantage.
+    pub advantage: f64,
+}
+
+/// How much there is in a whole update, of which micro-batches are parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateSize {
+    /// Trajectories.
+    pub sequences: usize,
+    /// Sampled tokens.
+    pub tokens: usize,
+}
+
+/// The slope of the objective in each sampled token's scores.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Slopes {
+    /// In the log-probabilities.
+    pub log_probs: Vec<f64>,
+    /// In the entropies.
+    pub entropies: Vec<f64>,
+}
+
+/// Sums over the tokens of an update.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ObjectiveSums {
+    /// The objective.
+    pub loss: f64,
+    /// Number of tokens.
+    pub tokens: f64,
+    /// Ratios.
+    pub ratio: f64,
+    /// Tokens whose ratio fell below its bound with a negative advantage.
+    pub clipped_low: f64,
+    /// Tokens whose ratio rose above its bound with a positive advantage.
+    pub clipped_high: f64,
+    /// Estimates of how far the update has moved the policy (k3 against the old one).
+    pub moved: f64,
+    /// Estimates of the divergence from the reference.
+    pub kl: f64,
+    /// Entropies.
+    pub entropy: f64,
+}
+
+impl Objective {
+    /// Adds the trajectory to `sums` and its slopes to the end of `slopes`.
+    pub fn add(
+        &self,
+        tokens: &SampledTokens<'_>,
+        size: UpdateSize,
+        slopes: &mut Slopes,
+        sums: &mut ObjectiveSums,
+    ) {
+        let length = tokens.log_probs.len();
+        let share = self.share(length, size);
+        let log_ratios: Vec<f64> =
+            tokens.log_probs.iter().zip(tokens.old).map(|(new, old)| new - old).collect();
+        let mean = log_ratios.iter().sum::<f64>() / length.max(1) as f64;
+        let first = slopes.log_probs.len();
+        // What the trajectory's common ratio is worth, where there is one.
+        let mut common = 0.0;
+        for (at, &log_ratio) in log_ratios.iter().enumerate() {
+            let ratio = match self.importance {
+                Importance::Token => log_ratio.exp(),
+                Importance::Sequence => mean.exp(),
+            };
+            let weight = share * tokens.weights.map_or(1.0, |weights| weights[at]);
+            let (surrogate, slope) = self.surrogate(ratio, tokens.advantage);
+            let (kl, kl_slope) = tokens.reference.map_or((0.0, 0.0), |reference| {
+                self.kl_estimator.estimate(tokens.log_probs[at], reference[at])
+            });
+            let mut d_log_prob = share * self.kl_coef * kl_slope;
+            match self.importance {
+                Importance::Token => d_log_prob -= weight * slope * ratio,
+                Importance::Sequence => common -= weight * slope * ratio,
+            }
+            slopes.log_probs.push(d_log_prob);
+            slopes.entropies.push(-share * self.entropy_coef);
+
+            let entropy = tokens.entropies[at];
+            sums.loss +=
+                share * (self.kl_coef * kl - self.entropy_coef * entropy) - weight * surrogate;
+            sums.tokens += 1.0;
+            sums.ratio += ratio;
+            let (low, high) = (1.0 - self.clip_low, 1.0 + self.clip_high);
+            sums.clipped_low += f64::from(ratio < low && tokens.advantage < 0.0);
+            sums.clipped_high += f64::from(ratio > high && tokens.advantage > 0.0);
+            sums.moved += KlEstimator::K3.estimate(0.0, log_ratio).0;
+            sums.kl += kl;
+            sums.entropy += entropy;
+        }
+        for slope in &mut slopes.log_probs[first..] {
+            *slope += common / length as f64;
+        }
+    }
+
+    /// The weight of each token of a trajectory of `length` tokens.
+    fn share(&self, length: usize, size: UpdateSize) -> f64 {
+        let sequences = size.sequences.max(1) as f64;
+        match self.aggregation {
+            Aggregation::TokenMean => 1.0 / size.tokens.max(1) as f64,
+            Aggregation::SequenceMean => 1.0 / (sequences * length.max(1) as f64),
+            Aggregation::DrGrpo(constant) => 1.0 / (sequences * constant),
+        }
+    }
+
+    /// What a token is worth at this ratio, and the slope in the ratio.
+    fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
+        let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage;
+        if let Some(most) = self.dual_clip
+            && advantage < 0.0
+            && ratio > most
+        {
+            return (most * advantage, 0.0);
+        }
+        let plain = ratio * advantage;
+        if plain <= clipped { (plain, advantage) } else { (clipped, 0.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn objective() -> Objective {
+        Objective::default()
+    }
+
+    const OLD: [f64; 4] = [-1.0, -1.1, -1.2, -1.3];
+
+    fn run<'a>(
+        objective: &Objective,
+        log_probs: &'a [f64],
+        change: impl FnOnce(&mut SampledTokens<'a>),
+    ) -> (Slopes, ObjectiveSums) {
+        let mut tokens = SampledTokens {
+            log_probs,
+            old: &OLD[..log_probs.len()],
+            reference: None,
+            weights: None,
+            entropies: &[0.5; 4][..log_probs.len()],
+            advantage: 1.0,
+        };
+        change(&mut tokens);
+        let (mut slopes, mut sums) = (Slopes::default(), ObjectiveSums::default());
+        let size = UpdateSize { sequences: 3, tokens: 10 };
+        objective.add(&tokens, size, &mut slopes, &mut sums);
+        (slopes, sums)
+    }
+
+    /// One token of ratio `ratio`; what it is worth and whether it still pulls.
+    #[test]
+    fn ratios_are_clipped_where_they_should_be() {
+        let dual = Objective { dual_clip: Some(3.0), ..objective() };
+        for (objective, ratio, advantage, worth, pulls) in [
+            (objective(), 1.0, 2.0, 2.0, true),
+            (objective(), 1.2, 1.0, 1.2, true),
+            (objective(), 1.5, 1.0, 1.28, false),
+            (objective(), 0.5, 1.0, 0.5, true),
+            (objective(), 0.9, -1.0, -0.9, true),
+            (objective(), 0.5, -1.0, -0.8, false),
+            (objective(), 5.0, -1.0, -5.0, true),
+            (dual, 5.0, -1.0, -3.0, false),
+            (dual, 2.9, -1.0, -2.9, true),
+            (dual, 5.0, 1.0, 1.28, false),
+            (objective(), 1.1, 0.0, 0.0, false),
+        ] {
+            let (slopes, sums) = run(&objective, &[f64::ln(ratio) - 1.0], |tokens| {
+                tokens.advantage = advantage;
+            });
+            assert!((sums.loss + worth / 10.0).abs() < 1e-12, "{ratio} {advantage}: {sums:?}");
+            let slope = if pulls { -ratio * advantage / 10.0 } else { 0.0 };
+            assert!((slopes.log_probs[0] - slope).abs() < 1e-12, "{ratio} {advantage}");
+            let (low, high) = (ratio < 0.8 && advantage < 0.0, ratio > 1.28 && advantage > 0.0);
+            assert_eq!((sums.clipped_low, sums.clipped_high), (f64::from(low), f64::from(high)));
+        }
+    }
+
+    #[test]
+    fn divergence_estimates_and_their_slopes() {
+        for (estimator, value, slope) in [
+            (KlEstimator::K1, 0.5, 1.0),
+            (KlEstimator::K2, 0.125, 0.5),
+            (KlEstimator::K3, (-0.5f64).exp() - 0.5, 1.0 - (-0.5f64).exp()),
+        ] {
+            let (found, found_slope) = estimator.estimate(-1.0, -1.5);
+            assert!((found - value).abs() < 1e-12 && (found_slope - slope).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_loss() {
+        let log_probs = [-1.05, -0.7, -1.4, -0.95];
+        const REFERENCE: [f64; 4] = [-1.2, -1.0, -1.0, -1.1];
+        const WEIGHTS: [f64; 4] = [1.0, 0.7, 1.3, 1.0];
+        let all = [Importance::Token, Importance::Sequence].into_iter().flat_map(|importance| {
+            [Aggregation::TokenMean, Aggregation::SequenceMean, Aggregation::DrGrpo(7.0)]
+                .into_iter()
+                .flat_map(move |aggregation| {
+                    [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3].into_iter().map(
+                        move |kl_estimator| Objective {
+                            importance,
+                            aggregation,
+                            kl_estimator,
+                            kl_coef: 0.1,
+                            entropy_coef: 0.01,
+                            ..objective()
+                        },
+                    )
+                })
+        });
+        for objective in all {
+            for advantage in [0.8, -1.1] {
+                let loss = |log_probs: &[f64]| {
+                    run(&objective, log_probs, |tokens| {
+                        tokens.reference = Some(&REFERENCE);
+                        tokens.weights = Some(&WEIGHTS);
+                        tokens.advantage = advantage;
+                    })
+                };
+                let (slopes, _) = loss(&log_probs);
+                for at in 0..log_probs.len() {
+                    let moved = |by: f64| {
+                        let mut moved = log_probs;
+                        moved[at] += by;
+                        loss(&moved).1.loss
+                    };
+                    let difference = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+                    let error = (slopes.log_probs[at] - difference).abs();
+                    assert!(error < 1e-8, "{objective:?} {advantage} {at}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_are_weighted_as_asked() {
+        for (aggregation, share) in [
+            (Aggregation::TokenMean, 0.1),
+            (Aggregation::SequenceMean, 1.0 / 6.0),
+            (Aggregation::DrGrpo(5.0), 1.0 / 15.0),
+        ] {
+            let objective = Objective { aggregation, entropy_coef: 0.5, ..objective() };
+            let (slopes, sums) = run(&objective, &[-1.0, -1.1], |_| {});
+            for at in 0..2 {
+                assert!((slopes.log_probs[at] + share).abs() < 1e-12);
+                assert!((slopes.entropies[at] + 0.5 * share).abs() < 1e-12);
+            }
+            assert!((sums.loss + 2.0 * share * 1.25).abs() < 1e-12);
+            assert!((sums.ratio / sums.tokens - 1.0).abs() < 1e-12 && sums.moved.abs() < 1e-12);
+        }
+    }
+}

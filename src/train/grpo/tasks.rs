@@ -1,0 +1,188 @@
+//! The tasks of a run: which are asked in a step is a function of the seed and the step.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use super::config::TaskConfig;
+use super::seed::{Purpose, derive};
+use crate::dataset::read_tasks;
+use crate::dataset::world::{Familiarity, Split, TaskKind, World};
+use crate::task::Task;
+use crate::train::error::TrainError;
+use crate::train::sft::Order;
+
+/// Rejected rows that are named one by one.
+const NAMED: usize = 10;
+
+/// Where a run's tasks come from.
+pub struct Tasks {
+    source: Source,
+    seed: u64,
+    /// Held-out tasks.
+    pub eval: Vec<Task>,
+    /// How well the large model knows each wording of a single fact, where that is known.
+    pub wordings: HashMap<String, Familiarity>,
+}
+
+enum Source {
+    World {
+        world: World,
+        kinds: Vec<TaskKind>,
+    },
+    /// The tasks, and an order of them for each round of a step.
+    File {
+        tasks: Vec<Task>,
+        orders: Mutex<HashMap<u32, Order>>,
+    },
+}
+
+impl Tasks {
+    /// Reads or makes the tasks; `eval` held-out ones. Those that do not `fit` the policy's context
+    /// are left out.
+    pub fn load(
+        config: &TaskConfig,
+        seed: u64,
+        eval: usize,
+        fits: impl Fn(&Task) -> Result<bool, TrainError>,
+    ) -> Result<Self, TrainError> {
+        match config {
+            TaskConfig::World { world, questions } => {
+                let world = World::generate(world)?;
+                // The same for every run, so that runs can be compared.
+                let drawn = world.sample_tasks(
+                    Split::Test,
+                    questions,
+                    eval,
+                    derive(0, Purpose::Evaluation, &[]),
+                )?;
+                let eval = drawn.into_iter().map(|drawn| drawn.task).collect();
+                let wordings =
+                    world.single_facts().map(|fact| (fact.question, fact.familiarity)).collect();
+                let source = Source::World { world, kinds: questions.clone() };
+                Ok(Self { source, seed, eval: fitting(eval, &fits, "tasks")?, wordings })
+            }
+            TaskConfig::File { path, read, eval_path } => {
+                let load = |path: &std::path::Path, read| {
+                    let outcome = read_tasks(path, read)?;
+                    for rejected in outcome.rejected.iter().take(NAMED) {
+                        tracing::warn!("{rejected}");
+                    }
+                    if !outcome.rejected.is_empty() {
+                        tracing::warn!(rows = outcome.rejected.len(), "rows were rejected");
+                    }
+                    fitting(outcome.tasks, &fits, &path.display().to_string())
+                };
+                let tasks = load(path, read)?;
+                let mut held_out = match eval_path {
+                    Some(path) => load(path, &Default::default())?,
+                    None => Vec::new(),
+                };
+                held_out.truncate(eval);
+                let source = Source::File { tasks, orders: Mutex::default() };
+                Ok(Self { source, seed, eval: held_out, wordings: HashMap::new() })
+            }
+        }
+    }
+
+    /// `n` tasks for a round of a step; `most` is the largest `n` of any round.
+    pub fn draw(
+        &self,
+        step: u64,
+        round: u32,
+        n: usize,
+        most: usize,
+    ) -> Result<Vec<Task>, TrainError> {
+        let seed = |part| derive(self.seed, Purpose::Tasks, &[u64::from(round), part]);
+        match &self.source {
+            Source::World { world, kinds } => {
+                // Which kind comes first moves on, so that all are equally frequent in the end.
+                let mut kinds = kinds.clone();
+                let first = (step * most as u64) % kinds.len() as u64;
+                kinds.rotate_left(first as usize);
+                let drawn = world.sample_tasks(Split::Train, &kinds, n, seed(step + 1))?;
+                Ok(drawn.into_iter().map(|drawn| drawn.task).collect())
+            }
+            Source::File { tasks, orders } => {
+                let mut orders = orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let order = orders.entry(round).or_insert_with(|| Order::new(tasks.len(), seed(0)));
+                let chosen = order.batch(step, most);
+                Ok(chosen.into_iter().take(n).map(|index| tasks[index].clone()).collect())
+            }
+        }
+    }
+}
+
+fn fitting(
+    tasks: Vec<Task>,
+    fits: &impl Fn(&Task) -> Result<bool, TrainError>,
+    from: &str,
+) -> Result<Vec<Task>, TrainError> {
+    let all = tasks.len();
+    let mut fitting = Vec::with_capacity(all);
+    for task in tasks {
+        if fits(&task)? {
+            fitting.push(task);
+        }
+    }
+    if fitting.is_empty() && all > 0 {
+        return Err(TrainError::Config(format!(
+            "no question of `{from}` fits the policy's context\nhint: use a policy with a longer context, or shorter questions"
+        )));
+    }
+    if fitting.len() < all {
+        tracing::warn!(from, left_out = all - fitting.len(), "questions are too long");
+    }
+    Ok(fitting)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::dataset::world::WorldConfig;
+
+    fn ids(tasks: Vec<Task>) -> Vec<String> {
+        tasks.into_iter().map(|task| task.id).collect()
+    }
+
+    fn file() -> (tempfile::TempDir, TaskConfig) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tasks.jsonl");
+        let lines: Vec<String> = (0..10)
+            .map(|n| format!("{{\"question\": \"q {n}\", \"answer\": \"a\", \"id\": \"{n}\"}}"))
+            .collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let config = TaskConfig::File { path, read: Default::default(), eval_path: None };
+        (folder, config)
+    }
+
+    #[test]
+    fn draws_depend_on_seed_step_and_round_alone() {
+        let world = TaskConfig::World {
+            world: WorldConfig::default(),
+            questions: vec![TaskKind::Chain(2), TaskKind::Comparison],
+        };
+        let (_folder, file) = file();
+        for config in [world, file] {
+            let load = |seed| Tasks::load(&config, seed, 4, |_| Ok(true)).unwrap();
+            let (a, b, other) = (load(1), load(1), load(2));
+            for (step, round) in [(5, 0), (0, 1), (5, 1), (4, 0)] {
+                let drawn = ids(a.draw(step, round, 4, 4).unwrap());
+                assert_eq!(drawn, ids(b.draw(step, round, 4, 4).unwrap()));
+                assert_ne!(drawn, ids(other.draw(step, round, 4, 4).unwrap()));
+                assert_ne!(drawn, ids(a.draw(step + 1, round, 4, 4).unwrap()));
+                assert_ne!(drawn, ids(a.draw(step, round + 1, 4, 4).unwrap()));
+                assert_eq!(drawn[..2], ids(a.draw(step, round, 2, 4).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn questions_that_do_not_fit_are_left_out() {
+        let (_folder, config) = file();
+        let tasks = Tasks::load(&config, 0, 0, |task| Ok(task.id == "3")).unwrap();
+        assert_eq!(ids(tasks.draw(0, 0, 2, 2).unwrap()), ["3", "3"]);
+        let error = Tasks::load(&config, 0, 0, |_| Ok(false)).err().unwrap().to_string();
+        assert!(error.contains("fits the policy's context"), "{error}");
+    }
+}

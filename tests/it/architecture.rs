@@ -1,0 +1,134 @@
+//! Imports run downwards only: the table of what each module may import from the others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Each module and those it may import. `cli` is the top and may import anything.
+const ALLOWED: [(&str, &[&str]); 18] = [
+    ("task", &[]),
+    ("trajectory", &[]),
+    ("chat", &[]),
+    ("protocol", &["trajectory"]),
+    ("reward", &["task", "trajectory", "protocol"]),
+    ("dataset", &["task", "trajectory", "protocol"]),
+    ("tokenization", &["protocol"]),
+    ("model", &["engine", "trajectory"]),
+    ("engine", &["trajectory", "model"]),
+    ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
+    ("policy", &["chat", "engine", "large_model", "protocol", "tokenization", "trajectory"]),
+    ("episode", &["chat", "engine", "large_model", "policy", "protocol", "trajectory"]),
+    (
+        "train",
+        &[
+            "dataset",
+            "engine",
+            "episode",
+            "large_model",
+            "model",
+            "policy",
+            "protocol",
+            "reward",
+            "task",
+            "tokenization",
+            "trajectory",
+        ],
+    ),
+    (
+        "eval",
+        &[
+            "chat",
+            "dataset",
+            "engine",
+            "episode",
+            "large_model",
+            "policy",
+            "protocol",
+            "reward",
+            "task",
+            "tokenization",
+            "trajectory",
+            "config",
+        ],
+    ),
+    ("http", &["chat", "engine", "episode", "large_model", "policy", "protocol", "trajectory"]),
+    ("config", &["engine", "episode", "http", "large_model"]),
+    ("main", &["cli"]),
+    ("lib", &[]),
+];
+
+/// Crates that only these modules may use.
+const CONFINED: [(&str, &[&str]); 5] = [
+    ("axum", &["http"]),
+    ("utoipa", &["http"]),
+    ("mistralrs", &["engine"]),
+    ("candle_core", &["model", "engine", "train", "cli"]),
+    ("clap", &["cli", "config", "main"]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The module a source file belongs to: the first part of its path below `src`.
+fn module(path: &Path) -> String {
+    let below = path.strip_prefix("src").unwrap();
+    let first = below.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// What follows each occurrence of `start`, up to the end of the identifier.
+fn names_after<'t>(text: &'t str, start: &str) -> Vec<&'t str> {
+    text.match_indices(start)
+        .map(|(at, _)| {
+            let rest = &text[at + start.len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            &rest[..end]
+        })
+        .collect()
+}
+
+#[test]
+fn imports_run_downwards_only() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let mut found = Vec::new();
+    sources(Path::new("src"), &mut found);
+    assert!(found.len() > 50, "the sources were not found");
+    let mut wrong = Vec::new();
+    for path in found {
+        let module = module(&path);
+        let is_test = path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("tests"))
+            || path.components().any(|part| part.as_os_str() == "tests");
+        if module == "cli" || is_test {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Tests at the end of a file may reach further.
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let may = allowed
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("`{module}` is not in the table"));
+        for name in names_after(code, "crate::") {
+            let known = allowed.contains_key(name) || name == "cli";
+            if known && name != module && !may.contains(&name) {
+                wrong.push(format!("{} imports `{name}`", path.display()));
+            }
+        }
+        for (krate, modules) in CONFINED {
+            let used =
+                code.contains(&format!("use {krate}::")) || code.contains(&format!(" {krate}::"));
+            if used && !modules.contains(&module.as_str()) {
+                wrong.push(format!("{} uses `{krate}`", path.display()));
+            }
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
