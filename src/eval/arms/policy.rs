@@ -1,10 +1,9 @@
 //! An arm that lets a policy prompt the large model.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::engine::Sampling;
 use crate::episode::{
@@ -73,14 +72,10 @@ impl Arm for PolicyArm {
     }
 
     async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+        let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
-            question: task.question.clone(),
-            conversation: Vec::new(),
-            sampling: Sampling { seed, ..self.sampling },
-            large_model_params: Map::new(),
             limits: self.limits.clone(),
-            started: Instant::now(),
-            authorization: None,
+            ..EpisodeRequest::new(task.question.clone(), sampling)
         };
         let participants = Participants {
             policy: &*self.policy,

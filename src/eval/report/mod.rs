@@ -11,9 +11,14 @@ use super::rows::Step;
 use super::statistics::Interval;
 
 mod build;
+mod html;
 mod markdown;
+mod plot;
+#[cfg(test)]
+mod tests;
 
 pub use build::{ReportInput, build};
+pub use html::html;
 pub use markdown::markdown;
 
 /// An evaluation's account.
