@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod eval;
 mod large_model;
 mod loopback;
 mod policy_contract;

@@ -157,10 +157,13 @@ fn tables_hold_together_whatever_a_name_contains() {
 }
 
 #[test]
-fn the_report_as_json_is_read_back() {
-    let report = report();
-    let json = serde_json::to_string(&report).unwrap();
-    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+fn the_report_is_written_in_three_forms() {
+    let (report, folder) = (report(), tempfile::tempdir().unwrap());
+    let page = write(&report, folder.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(page).unwrap(), html(&report).unwrap());
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read("report.md"), markdown(&report));
+    assert_eq!(serde_json::from_str::<Report>(&read("report.json")).unwrap(), report);
 }
 
 #[test]
