@@ -1,6 +1,5 @@
 //! Episodes by the dozen: run at once, scored, and retried where a model failed.
 
-use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::iter;
@@ -75,13 +74,9 @@ impl Rollouts<'_> {
 
     async fn once(&self, attempt: &Attempt<'_>) -> Result<Scored, String> {
         let request = EpisodeRequest {
-            question: attempt.task.question.clone(),
-            conversation: Vec::new(),
-            sampling: attempt.sampling,
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
-            started: Instant::now(),
-            authorization: None,
+            ..EpisodeRequest::new(attempt.task.question.clone(), attempt.sampling)
         };
         let episode = run_episode(self.participants, &request, &mut Silent)
             .await
