@@ -3,6 +3,7 @@
 
 mod architecture;
 mod chat;
+mod eval;
 mod large_model;
 mod loopback;
 mod openapi;
