@@ -4,14 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
 
-use crate::config::read_toml;
+use crate::config::{LocalModelConfig, read_toml};
+use crate::engine::native::NativeConfig;
+use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
+use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::sft::{Progress, SftConfig, run_sft};
 
 use super::Failure;
+use super::assemble::local_model;
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -23,6 +29,8 @@ pub struct TrainArgs {
 enum Method {
     /// Learn from given conversations
     Sft(RunArgs),
+    /// Learn from the outcome of whole episodes with a large model (GRPO)
+    Grpo(RunArgs),
 }
 
 #[derive(Debug, Args)]
@@ -45,9 +53,50 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let model = run_sft(&config, args.resume, &mut Bar::new()?)?;
             println!("{}", model.display());
         }
+        Method::Grpo(args) => {
+            let written: GrpoConfig = read_toml(&args.config)?;
+            let config = written.preset.complete(read_toml(&args.config)?)?;
+            let large_model = large_model(&config.large_model)?;
+            let model = run_grpo(&config, large_model, args.resume, &mut Bar::new()?)?;
+            println!("{}", model.display());
+        }
     }
     Ok(())
 }
+
+/// The large model of a GRPO run.
+fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
+    let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
+        (Some(path), _) => {
+            let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Arc::new(runtime.block_on(local_model("large_model", &config))?)
+        }
+        (None, endpoint) => {
+            let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
+            let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
+            let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
+            Arc::new(Endpoint::new("large_model", endpoint, &setup)?)
+        }
+    };
+    Ok(match (choice.cache_replies, &choice.cache_file) {
+        (0, _) => model,
+        (replies, None) => Arc::new(Cached::in_memory(model, replies)),
+        (replies, Some(file)) => Arc::new(Cached::persistent(model, replies, file)?),
+    })
+}
+
+/// What the bar says of a step; the rest is in the run's folder.
+const SHOWN: [&str; 8] = [
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "eval_loss",
+    "reward",
+    "eval_exact",
+    "entropy",
+    "tokens_per_second",
+];
 
 /// Shows progress on a terminal, and stops the run cleanly on Ctrl-C.
 struct Bar {
@@ -78,8 +127,11 @@ impl Bar {
 
 impl Progress for Bar {
     fn step(&mut self, done: u64, of: u64, values: &Values) {
-        let shown: Vec<String> =
-            values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let shown: Vec<String> = values
+            .iter()
+            .filter(|(name, _)| SHOWN.contains(name))
+            .map(|(name, value)| format!("{name} {value:.4}"))
+            .collect();
         self.bar.set_length(of);
         self.bar.set_message(shown.join("  "));
         self.bar.set_position(done);

@@ -13,8 +13,6 @@ use crate::trajectory::TokenTrace;
 
 /// The episodes of one task.
 pub struct Group {
-    /// What was asked.
-    pub task: Task,
     /// Those that came to an end of the policy's own making.
     pub members: Vec<Scored>,
     /// One for each member; `None` where nothing can be learnt.
@@ -84,7 +82,7 @@ impl Collected {
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();
         self.asked += outcomes.len();
-        for task in &tasks {
+        for _ in &tasks {
             let mut members = Vec::with_capacity(config.group_size);
             for outcome in outcomes.by_ref().take(config.group_size) {
                 match outcome {
@@ -96,7 +94,7 @@ impl Collected {
                 }
             }
             if members.len() >= 2 {
-                self.groups.push(Group::new(task.clone(), members, &config.advantage));
+                self.groups.push(Group::new(members, &config.advantage));
             }
         }
     }
@@ -163,7 +161,7 @@ impl Collected {
 }
 
 impl Group {
-    fn new(task: Task, members: Vec<Scored>, config: &AdvantageConfig) -> Self {
+    fn new(members: Vec<Scored>, config: &AdvantageConfig) -> Self {
         let rewards: Vec<f64> = members
             .iter()
             .map(|Scored { episode, reward }| {
@@ -172,6 +170,6 @@ impl Group {
             })
             .collect();
         let advantages = advantages(&rewards, config.scaling, config.epsilon);
-        Self { task, members, advantages }
+        Self { members, advantages }
     }
 }

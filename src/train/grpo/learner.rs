@@ -224,7 +224,11 @@ impl<'c> Learner<'c> {
             let log_probs = narrow(&slopes.log_probs);
             self.model.backward(tape, &log_probs, entropies.as_deref(), &mut self.gradients)?;
         }
-        match clip(&mut self.gradients, self.config.clip_norm) {
+        let clipped = match sums.loss.is_finite() {
+            true => clip(&mut self.gradients, self.config.clip_norm),
+            false => Err(AdamWError::NonFinite),
+        };
+        match clipped {
             Ok(clipped) => {
                 let parameters = self.model.trainable_mut();
                 self.optimizer.step(parameters, &clipped, figures.learning_rate)?;

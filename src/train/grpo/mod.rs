@@ -14,9 +14,11 @@ mod seed;
 mod tasks;
 
 pub use advantage::{Overlong, Scaling, advantages};
+pub use collect::Sample;
 pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use guard::Guards;
+pub use learner::{Learner, StepFigures};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, Slopes,
     UpdateSize,
@@ -26,3 +28,6 @@ pub use run::run_grpo;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod golden;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -55,10 +55,13 @@ fn page(evaluations: &[Evaluation], metrics: &[Map<String, Value>], settings: &s
     }
     body += "<h2>Curves</h2>\n<div class=\"curves\">\n";
     for (metric, title) in CURVES {
-        let points: Vec<(f64, f64)> = metrics
-            .iter()
-            .filter_map(|row| Some((row.get("step")?.as_f64()?, row.get(metric)?.as_f64()?)))
-            .collect();
+        let points: Vec<(f64, f64)> = match metric {
+            "eval_exact" => evaluations.iter().map(|e| (e.step as f64, e.all.share())).collect(),
+            _ => metrics
+                .iter()
+                .filter_map(|row| Some((row.get("step")?.as_f64()?, row.get(metric)?.as_f64()?)))
+                .collect(),
+        };
         body += &curve(title, &points);
     }
     body += "</div>\n";

@@ -1,6 +1,5 @@
 //! Episodes by the dozen: run at once, scored, and retried where a model failed.
 
-
 use futures::StreamExt;
 use futures::stream::iter;
 use serde_json::{Map, Value};
@@ -11,6 +10,7 @@ use crate::episode::{
 };
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
+use crate::trajectory::TokenTrace;
 
 /// Attempts at an episode. The second draws the same tokens, so what it learns is not what the
 /// large model's mood made it.
@@ -76,11 +76,12 @@ impl Rollouts<'_> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
-            ..EpisodeRequest::new(attempt.task.question.clone(), attempt.sampling)
+            ..EpisodeRequest::new(&attempt.task.question, attempt.sampling)
         };
-        let episode = run_episode(self.participants, &request, &mut Silent)
+        let mut episode = run_episode(self.participants, &request, &mut Silent)
             .await
             .map_err(|error| error.to_string())?;
+        trim(&mut episode.trajectory.trace);
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             return Err(format!("an episode took longer than {} ms", self.limits.deadline_ms));
@@ -91,5 +92,34 @@ impl Rollouts<'_> {
             .await
             .map_err(|error| error.to_string())?;
         Ok(Scored { episode, reward })
+    }
+}
+
+/// Cuts off what follows the last sampled token. It has no part in the update, and it may be what
+/// has outgrown the policy's context.
+fn trim(trace: &mut TokenTrace) {
+    let end = trace.action_mask.iter().rposition(|&sampled| sampled).map_or(0, |last| last + 1);
+    trace.ids.truncate(end);
+    trace.log_probs.truncate(end);
+    trace.action_mask.truncate(end);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trajectory::SampledToken;
+
+    #[test]
+    fn a_trace_ends_with_what_was_sampled() {
+        let mut trace = TokenTrace::default();
+        trace.push_context(&[1, 2]);
+        trace.push_action(SampledToken { id: 3, log_prob: -1.0 });
+        let expected = trace.clone();
+        trace.push_context(&[4, 5]);
+        trim(&mut trace);
+        assert_eq!(trace, expected);
+        trace.action_mask.fill(false);
+        trim(&mut trace);
+        assert_eq!(trace, TokenTrace::default());
     }
 }

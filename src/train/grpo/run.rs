@@ -239,7 +239,7 @@ impl Run<'_> {
                 });
             }
             tracing::warn!(reason, pause_ms = pause.as_millis() as u64, "most episodes failed");
-            self.wait(progress, tokio::time::sleep(pause))?;
+            self.wait(progress, async { tokio::time::sleep(pause).await })?;
             pause *= 2;
         }
         // Not reached: the last round returns.

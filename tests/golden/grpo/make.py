@@ -42,7 +42,13 @@ CASES = {
     ),
     "kl": (
         {"clip_high": 0.2, "kl_coef": 0.1, "kl_estimator": "k3"},
-        dict(loss_type="bnpo", epsilon=0.2, epsilon_high=0.2, beta=0.1),
+        dict(
+            loss_type="bnpo",
+            epsilon=0.2,
+            epsilon_high=0.2,
+            beta=0.1,
+            use_bias_correction_kl=False,
+        ),
     ),
     "entropy": (
         {"clip_high": 0.2, "entropy_coef": 0.05},

@@ -1,0 +1,341 @@
+//! Whole runs of tiny models, and what happens when something fails.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::{DType, Device};
+
+use super::collect::{Collected, Sample};
+use super::config::GrpoConfig;
+use super::learner::Learner;
+use super::rollout::Rollouts;
+use super::run::run_grpo;
+use super::tasks::Tasks;
+use super::{Evaluation, Preset};
+use crate::episode::{Limits, Participants};
+use crate::large_model::{Call, LargeModel, LargeModelError, Reply, Scripted};
+use crate::model::{AdapterConfig, Model, Projection};
+use crate::policy::{Policy, ScriptedPolicy};
+use crate::protocol::Protocol;
+use crate::reward::Rewarder;
+use crate::train::error::TrainError;
+use crate::train::metrics::Values;
+use crate::train::run_folder::RunFolder;
+use crate::train::sft::Progress;
+use crate::trajectory::{SampledToken, TokenTrace};
+
+/// A run of a tiny new policy. Its reward counts the letter e in what it wrote, which even a random
+/// policy does now and then.
+fn config(folder: &Path) -> GrpoConfig {
+    let text = r#"
+        schema_version = 1
+        output = "unset"
+        steps = 4
+        groups_per_step = 2
+        group_size = 4
+        checkpoint_every = 1
+        reward = { external = { command = ["sh", "-c", "tr -cd e | wc -c"] } }
+        limits = { max_turns = 2, max_turn_tokens = 12 }
+        schedule = { peak = 0.01 }
+        eval = { tasks = 2, every = 2 }
+        guards = { min_response_growth = 0.0, max_entropy = 10.0 }
+        large_model = { path = "unused" }
+        [tasks]
+        kind = "world"
+        questions = [{ chain = 2 }, "comparison"]
+        world = { people = 12, companies = 3, cities = 6, countries = 3 }
+        [model.new]
+        hidden_size = 16
+        intermediate_size = 24
+        num_hidden_layers = 1
+        num_attention_heads = 2
+        num_key_value_heads = 1
+        head_dim = 8
+        max_position_embeddings = 256
+    "#;
+    let mut config = Preset::Default.complete(toml::from_str(text).unwrap()).unwrap();
+    config.output = folder.to_owned();
+    config
+}
+
+/// Cancels after so many steps, and keeps what it hears.
+#[derive(Default)]
+struct Listener {
+    cancel_after: Option<u64>,
+    heard: Vec<Values>,
+}
+
+impl Progress for Listener {
+    fn step(&mut self, _done: u64, _of: u64, values: &Values) {
+        self.heard.push(values.clone());
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel_after.is_some_and(|after| self.heard.len() as u64 >= after)
+    }
+}
+
+fn echo() -> Arc<dyn LargeModel> {
+    Arc::new(Scripted::new("echo", |_: &Call| Ok(Reply::text("echo"))))
+}
+
+fn value(values: &Values, name: &str) -> f64 {
+    values.iter().find(|(known, _)| *known == name).unwrap().1
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model/model.safetensors")).unwrap()
+}
+
+#[test]
+fn two_and_two_steps_are_four() {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut heard = Listener::default();
+    run_grpo(&config(whole.path()), echo(), false, &mut heard).unwrap();
+    let config = config(cut.path());
+    let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
+    let error = run_grpo(&config, echo(), false, &mut first).unwrap_err();
+    assert!(matches!(error, TrainError::Interrupted(2)), "{error}");
+    let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
+    assert!(matches!(error, TrainError::Occupied(_)), "{error}");
+    let mut second = Listener::default();
+    run_grpo(&config, echo(), true, &mut second).unwrap();
+
+    assert_eq!(heard.heard.len(), 4);
+    let resumed = first.heard.iter().chain(&second.heard);
+    for (step, (a, b)) in heard.heard.iter().zip(resumed).enumerate() {
+        for name in ["reward", "response_tokens", "eval_exact"] {
+            let find = |values: &Values| values.iter().find(|v| v.0 == name).map(|v| v.1);
+            assert_eq!(find(a), find(b), "{name} of step {step}");
+        }
+        assert!(value(a, "log_prob_gap_most") < 1e-4, "the engine samples from the live weights");
+        assert!(value(a, "gradient_norm") > 0.0);
+    }
+    let start = whole.path().join("start/model.safetensors");
+    assert_ne!(weights(whole.path()), std::fs::read(start).unwrap());
+    assert_eq!(weights(whole.path()), weights(cut.path()));
+    let lines = std::fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 4);
+    let evaluations = Evaluation::load_all(cut.path(), 4);
+    assert_eq!(evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 2, 4]);
+    assert!(cut.path().join("report.html").is_file());
+}
+
+#[test]
+fn every_option_together_still_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.steps = 2;
+    config.updates_per_step = 2;
+    config.extra_rounds = 1;
+    config.objective.importance_cap = Some(2.0);
+    config.objective.kl_coef = 0.1;
+    config.objective.entropy_coef = 0.01;
+    config.model.lora = Some(AdapterConfig {
+        rank: 2,
+        alpha: 4.0,
+        targets: vec![Projection::Query, Projection::Up],
+    });
+    let mut heard = Listener::default();
+    let model = run_grpo(&config, echo(), false, &mut heard).unwrap();
+    assert!(model.join("adapter/adapter_config.json").is_file());
+    assert_eq!(value(&heard.heard[0], "kl").abs() < 1e-4, true, "it begins at the reference");
+    assert!(value(&heard.heard[1], "kl") > 0.0);
+    assert!(heard.heard.iter().flatten().all(|(_, value)| value.is_finite()));
+}
+
+#[test]
+fn a_guard_stops_the_run_and_the_best_policy_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.guards.min_entropy = 100.0;
+    config.guards.patience = 2;
+    let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, TrainError::Collapsed { step: 2, .. }), "{text}");
+    assert!(text.contains("entropy was below 100 for 2 steps"), "{text}");
+    assert!(folder.path().join("model/model.safetensors").is_file());
+}
+
+#[test]
+fn when_everything_fails_the_run_ends_with_its_state_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.eval.tasks = 0;
+    config.outage.pause_ms = 1;
+    config.outage.retries = 2;
+    config.reward.external.as_mut().unwrap().command = vec!["false".into()];
+    let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
+    assert!(
+        matches!(error, TrainError::Outage { step: 0, failed: 8, asked: 8, retries: 2, .. }),
+        "{error}"
+    );
+    // Once the cause is gone, the run goes on.
+    config.reward = self::config(folder.path()).reward;
+    run_grpo(&config, echo(), true, &mut Listener::default()).unwrap();
+}
+
+/// Gathers a step's episodes of a policy that asks once and then answers with what it was told.
+fn gather(large_model: &dyn LargeModel, change: impl FnOnce(&mut GrpoConfig)) -> Collected {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.reward = Default::default();
+    change(&mut config);
+    let policy = ScriptedPolicy::new(|shown| match shown {
+        [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
+        [.., last] => {
+            let told = last.replace("interaction_response", "answer");
+            format!("<think>t</think>{}", told.trim())
+        }
+        [] => String::new(),
+    });
+    let protocol = Protocol::load(None).unwrap();
+    let rewarder = Rewarder::new(&config.reward).unwrap();
+    let policy: &dyn Policy = &policy;
+    let rollouts = Rollouts {
+        participants: Participants { policy, large_model, protocol: &protocol },
+        rewarder: &rewarder,
+        limits: Limits { fallback: false, max_turn_tokens: 50, ..Limits::default() },
+        params: Default::default(),
+        max_in_flight: 3,
+    };
+    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Collected::gather(&config, &tasks, &rollouts, 0)).unwrap()
+}
+
+/// A model whose calls fail where `fails` says so of the call's number.
+fn failing(fails: impl Fn(usize) -> bool + Send + Sync) -> impl LargeModel {
+    let calls = AtomicUsize::new(0);
+    Scripted::new("failing", move |_: &Call| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        match fails(call) {
+            true => Err(LargeModelError::Rejected { model: "m".into(), reason: "no".into() }),
+            false => Ok(Reply::text("yes")),
+        }
+    })
+}
+
+#[test]
+fn a_failed_call_is_retried_and_else_dropped() {
+    let collected = gather(&failing(|call| call == 2), |_| {});
+    assert_eq!((collected.failed, collected.members().count()), (0, 8), "once is forgiven");
+
+    let collected = gather(&failing(|_| true), |_| {});
+    assert_eq!((collected.failed, collected.asked), (8, 8));
+    assert!(collected.is_outage() && collected.samples().is_empty());
+    assert!(collected.last_failure.unwrap().contains("cannot take this call"));
+
+    // Three in flight: the first three calls and their retries fail.
+    let collected = gather(&failing(|call| call < 6), |_| {});
+    assert_eq!(collected.failed, 3);
+    assert!(!collected.is_outage());
+    let sizes: Vec<usize> = collected.groups.iter().map(|group| group.members.len()).collect();
+    assert_eq!(sizes, [4], "a group of one is dropped");
+}
+
+#[test]
+fn groups_without_variance_are_replaced_where_that_is_asked() {
+    // Everybody answers the same, so no group is of use.
+    let collected = gather(&failing(|_| false), |_| {});
+    assert_eq!((collected.groups.len(), collected.samples().len()), (2, 0));
+    assert_eq!(value(&collected.values(), "zero_variance"), 1.0);
+    let collected = gather(&failing(|_| false), |config| config.extra_rounds = 2);
+    assert_eq!(collected.groups.len(), 6);
+}
+
+fn tied() -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen3/tied");
+    Model::load(&folder, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// A trajectory with an observation in its middle; `noise` is what stands at masked positions.
+fn trace(seed: u32, noise: f32) -> TokenTrace {
+    let mut trace = TokenTrace::default();
+    trace.push_context(&[seed, 2, 3]);
+    for id in [seed + 4, 5, 6] {
+        trace.push_action(SampledToken { id, log_prob: -3.5 });
+    }
+    trace.push_context(&[7, seed]);
+    trace.push_action(SampledToken { id: 9, log_prob: -3.5 });
+    for (log_prob, sampled) in trace.log_probs.iter_mut().zip(&trace.action_mask) {
+        *log_prob = if *sampled { *log_prob } else { noise };
+    }
+    trace
+}
+
+fn learn(traces: &[TokenTrace], advantages: &[f64], steps: usize) -> (Model, Vec<Values>) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let run = RunFolder::open(folder.path()).unwrap();
+    let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+    let samples: Vec<Sample<'_>> = (traces.iter().zip(advantages))
+        .map(|(trace, &advantage)| Sample { trace, advantage })
+        .collect();
+    let figures = (0..steps).map(|_| learner.step(&samples).unwrap().values(false)).collect();
+    (learner.model, figures)
+}
+
+fn flat(model: &Model) -> Vec<f32> {
+    let tensors = model.trainable();
+    tensors.iter().flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+#[test]
+fn observations_have_exactly_no_part_in_the_update() {
+    let with = |noise| learn(&[trace(1, noise), trace(20, noise)], &[1.0, -1.0], 2).0;
+    assert_eq!(flat(&with(0.0)), flat(&with(-77.0)));
+    assert_ne!(flat(&with(0.0)), flat(&tied()));
+}
+
+/// The sum of the sampled tokens' log-probabilities.
+fn likelihood(model: &Model, trace: &TokenTrace) -> f32 {
+    let (batch, selection) = crate::train::sft::pack(&[trace]);
+    model.score(&batch, &selection, 1.0).unwrap().log_probs.iter().sum()
+}
+
+#[test]
+fn what_was_better_gets_likelier() {
+    let mut trace = trace(1, 0.0);
+    let (batch, selection) = crate::train::sft::pack(&[&trace]);
+    let mut own = tied().score(&batch, &selection, 1.0).unwrap().log_probs.into_iter();
+    for (log_prob, _) in
+        trace.log_probs.iter_mut().zip(&trace.action_mask).filter(|(_, sampled)| **sampled)
+    {
+        *log_prob = own.next().unwrap();
+    }
+    for advantage in [1.0, -1.0] {
+        let (after, figures) = learn(std::slice::from_ref(&trace), &[advantage], 1);
+        let change = likelihood(&after, &trace) - likelihood(&tied(), &trace);
+        assert!(f64::from(change) * advantage > 0.01, "{advantage}: {change}");
+        assert!((value(&figures[0], "ratio") - 1.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn an_update_that_is_not_finite_is_dropped_and_a_run_of_them_ends() {
+    let traces = [trace(1, 0.0)];
+    let (model, figures) = learn(&traces, &[f64::NAN], 4);
+    assert_eq!(flat(&model), flat(&tied()));
+    assert!(figures.iter().all(|values| value(values, "dropped_updates") == 1.0));
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let run = RunFolder::open(folder.path()).unwrap();
+    let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+    let sample = [Sample { trace: &traces[0], advantage: f64::NAN }];
+    let outcomes: Vec<bool> = (0..5).map(|_| learner.step(&sample).is_ok()).collect();
+    assert_eq!(outcomes, [true, true, true, true, false]);
+}
+
+#[test]
+fn an_empty_file_of_tasks_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let path = folder.path().join("tasks.jsonl");
+    std::fs::write(&path, "").unwrap();
+    config.tasks = super::TaskConfig::File { path, read: Default::default(), eval_path: None };
+    let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
+    assert!(error.to_string().contains("tasks.jsonl` is empty"), "{error}");
+}
