@@ -15,8 +15,7 @@ mod train;
 pub use exit::{Failure, report};
 
 /// A question about the bundled world, to try it with.
-pub const EXAMPLE_QUESTION: &str =
-    "What is the language of the country of the birthplace of the president of Grania?";
+pub const EXAMPLE_QUESTION: &str = "What is Grania's president's birthplace's country's language?";
 
 /// A small policy model that thinks, prompts a large language model, and answers.
 #[derive(Debug, Parser)]

@@ -85,6 +85,8 @@ fn say(config: &Config, app: &App, address: std::net::SocketAddr) {
     } else {
         "Which planet has the most moons, and how many?"
     };
+    // The question stands in JSON inside single quotes.
+    let question = question.replace('\'', "\\u0027");
     eprintln!(
         "policy `{}`, large model `{}`, listening on http://{address}\n\ntry it:\n  curl -s http://{address}/v1/solve -H 'content-type: application/json' -d '{{\"question\": \"{question}\", \"trace\": true}}'\n",
         app.policy.name(),

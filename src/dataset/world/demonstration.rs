@@ -1,7 +1,7 @@
 //! Demonstrations of answering a question, move by move, for supervised training of a policy.
 //!
 //! Each think says what is asked next: "birthplace of Ana Vel", then "country of Mirburg". Every word
-//! of it stands in the question or in the last reply, and the next noun stands right before the last
+//! of it stands in the question or in the last reply, and the next noun stands right behind the last
 //! one in the question, so that a chain of any length is the same step over and over. The last think
 //! says what was found: "Tarnia", or "Tarnia and Gasuna" where two things are compared.
 

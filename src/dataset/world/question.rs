@@ -83,19 +83,17 @@ fn extensions(path: &[Relation]) -> impl Iterator<Item = Vec<Relation>> {
 }
 
 impl World {
-    /// "What is the currency of the country of the birthplace of Ana Vel?" for the path
-    /// birthplace, country, currency.
+    /// "What is Ana Vel's birthplace's country's currency?" for the path birthplace, country,
+    /// currency: the nouns stand in the order in which they are looked up.
     pub(super) fn chain_question(&self, start: Entity, path: &[Relation]) -> String {
         let asks_for_person =
             path.last().is_some_and(|last| last.spec().object == EntityKind::Person);
-        let mut question = if asks_for_person { "Who is" } else { "What is" }.to_owned();
-        for relation in path.iter().rev() {
-            question.push_str(" the ");
-            question.push_str(relation.spec().noun);
-            question.push_str(" of");
-        }
-        question.push(' ');
+        let mut question = if asks_for_person { "Who is " } else { "What is " }.to_owned();
         question.push_str(self.name(start));
+        for relation in path {
+            question.push_str("'s ");
+            question.push_str(relation.spec().noun);
+        }
         question.push('?');
         question
     }
