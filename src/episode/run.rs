@@ -79,7 +79,9 @@ impl Run<'_> {
             max_turns: limits.max_turns,
             allow_final: limits.allow_final && !request.form.by_large_model,
         })?;
-        let mut session = self.participants.policy.open(&opening, request.sampling).await?;
+        let authorization = request.authorization.as_ref();
+        let policy = self.participants.policy;
+        let mut session = policy.open_for(&opening, request.sampling, authorization).await?;
         let ending = self.turns(&mut *session).await?;
         let (answer, answer_source, finish_reason, reply) = self.conclude(ending).await?;
         let trajectory = crate::trajectory::Trajectory {

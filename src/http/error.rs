@@ -69,6 +69,11 @@ impl ApiError {
         self
     }
 
+    /// The same when money was spent beside it.
+    pub(super) fn spent(self) -> Self {
+        Self { is_spent: true, ..self }
+    }
+
     fn retry_after(self, wait: Option<Duration>) -> Self {
         Self { retry_after: wait, ..self }
     }
@@ -146,14 +151,13 @@ impl ApiError {
         }
     }
 
-    /// The failure of an episode. `is_callers_key`: whether the large model was asked with the
+    /// The failure of an episode. `is_callers_key`: whether the models were asked with the
     /// caller's own key.
     pub(super) fn of_episode(error: &EpisodeError, is_callers_key: bool) -> Self {
         let failure = match &error.kind {
             EpisodeErrorKind::Policy(PolicyError::Engine(error)) => Self::of_engine(error),
             EpisodeErrorKind::Policy(PolicyError::Remote(error)) => {
-                // The policy's endpoint is the operator's, and so is its key.
-                Self::of_large_model(error, false)
+                Self::of_large_model(error, is_callers_key)
             }
             EpisodeErrorKind::Policy(PolicyError::Tokenizer(_)) | EpisodeErrorKind::Protocol(_) => {
                 tracing::error!(%error, "an episode failed");

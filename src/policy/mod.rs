@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
 use crate::large_model::{LargeModelError, Prices};
@@ -75,6 +76,17 @@ pub trait Policy: Send + Sync {
         opening: &[Piece],
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError>;
+
+    /// The same on behalf of a caller, whose own `Authorization` is used where the policy is behind
+    /// an endpoint that has no key of its own.
+    async fn open_for(
+        &self,
+        opening: &[Piece],
+        sampling: Sampling,
+        _authorization: Option<&SecretString>,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        self.open(opening, sampling).await
+    }
 
     /// Whether the policy can write now.
     async fn is_ready(&self) -> bool;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use secrecy::SecretString;
 use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
@@ -43,8 +44,18 @@ impl Policy for RemotePolicy {
         opening: &[Piece],
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        self.open_for(opening, sampling, None).await
+    }
+
+    async fn open_for(
+        &self,
+        opening: &[Piece],
+        sampling: Sampling,
+        authorization: Option<&SecretString>,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
         Ok(Box::new(Session {
             model: Arc::clone(&self.model),
+            authorization: authorization.cloned(),
             sampling,
             turns: 0,
             messages: vec![ChatMessage::text("user", concat(opening))],
@@ -59,6 +70,7 @@ impl Policy for RemotePolicy {
 
 struct Session {
     model: Arc<dyn LargeModel>,
+    authorization: Option<SecretString>,
     sampling: Sampling,
     turns: u64,
     messages: Vec<ChatMessage>,
@@ -80,7 +92,12 @@ impl PolicySession for Session {
         let seed = (self.sampling.seed.wrapping_add(self.turns) >> 1) as i64;
         params.insert("seed".into(), json!(seed));
         self.turns += 1;
-        let call = Call { messages: self.messages.clone(), params, ..Call::default() };
+        let call = Call {
+            messages: self.messages.clone(),
+            params,
+            authorization: self.authorization.clone(),
+            ..Call::default()
+        };
         let mut stream = self.model.stream(&call).await?;
         let mut text = String::new();
         let mut listening = true;

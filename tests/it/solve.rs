@@ -1,7 +1,11 @@
 //! `POST /v1/solve`.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use prompt_r1::episode::Limits;
+use prompt_r1::large_model::{Endpoint, EndpointSetup};
+use prompt_r1::policy::RemotePolicy;
 use serde_json::{Value, json};
 
 use crate::loopback::{Cut, Gate, Loopback, Script};
@@ -304,4 +308,19 @@ async fn shutdown_ends_with_the_grace_period() {
     upstream.wait_for_requests(1).await;
     server.stop();
     server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_policy_behind_an_endpoint_is_asked_with_the_callers_key() {
+    let upstream = Loopback::answering(|_| Script::reply("<answer>yes</answer>")).await;
+    let config = json!({"url": upstream.url(), "model": "p", "api_key_env": ""});
+    let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
+    let config = serde_json::from_value(config).unwrap();
+    let endpoint = Endpoint::new("policy", &config, &setup).unwrap();
+    let policy = RemotePolicy::new(Arc::new(endpoint));
+    let server = Setup::policy(policy).start(&upstream).await;
+    let asked = server.post(PATH, &json!({"question": "a"})).bearer_auth("theirs");
+    assert_eq!(asked.send().await.unwrap().status(), 200);
+    assert_eq!(upstream.last().json()["model"], "p");
+    assert_eq!(upstream.last().header("authorization"), Some("Bearer theirs"));
 }

@@ -103,7 +103,8 @@ pub(in crate::http) async fn chat(
         };
         Ok::<_, ApiError>((choice, episode, overhead))
     }));
-    let made = made.await?;
+    // Where one of several fails, the others may have been paid for.
+    let made = made.await.map_err(|error| if choices > 1 { error.spent() } else { error })?;
     drop(permit);
     let mut sum = Sum::default();
     made.iter().for_each(|(_, episode, _)| sum.add(episode));

@@ -60,7 +60,9 @@ pub(in crate::http) async fn solve(
     let with_turns = options.trace.unwrap_or(false);
     if is_stream {
         let live = job.start(Arc::new(permit));
-        let events = events(live, head, with_turns);
+        let metrics = Arc::clone(&state.metrics);
+        let on_first = move || metrics.first_token(ROUTE, started.elapsed());
+        let events = events(live, head, with_turns, on_first);
         return Ok(sse::response(Box::pin(events), &state, ROUTE, started));
     }
     let episode = job.run(&mut Silent).await?;
@@ -104,12 +106,22 @@ pub(in crate::http) fn authorization(headers: &HeaderMap) -> Option<SecretString
     value.to_str().ok().map(SecretString::from)
 }
 
-/// The episode's news as events.
-fn events(live: Live, head: Head, with_turns: bool) -> impl futures::Stream<Item = Bytes> + Send {
-    stream::unfold(Some((live, head)), move |state| async move {
-        let (mut live, head) = state?;
+/// The episode's news as events. `on_first` is called once, before the first piece of the answer.
+fn events(
+    live: Live,
+    head: Head,
+    with_turns: bool,
+    on_first: impl FnOnce() + Send + 'static,
+) -> impl futures::Stream<Item = Bytes> + Send {
+    stream::unfold(Some((live, head, Some(on_first))), move |state| async move {
+        let (mut live, head, mut on_first) = state?;
         let event = match live.next().await {
-            Some(News::Event(event)) => return Some((tell(event), Some((live, head)))),
+            Some(News::Event(event)) => {
+                if matches!(event, EpisodeEvent::Answer(_)) {
+                    on_first.take().into_iter().for_each(|on_first| on_first());
+                }
+                return Some((tell(event), Some((live, head, on_first))));
+            }
             Some(News::Done(result)) => match *result {
                 Ok(episode) => {
                     sse::event(Some("done"), &SolveReply::new(head, episode, with_turns))

@@ -1,0 +1,182 @@
+"""The official Python SDK, unmodified, against the server: suite.py SERVER UPSTREAM."""
+
+import base64
+import json
+import sys
+import time
+import urllib.request
+import uuid
+
+import openai
+
+SERVER, UPSTREAM = sys.argv[1:]
+ASK = [{"role": "user", "content": "Where is Lyon?"}]
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+          "additionalProperties": False}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+
+
+def client(**options):
+    key = f"sk-{uuid.uuid4()}"
+    return openai.OpenAI(base_url=f"{SERVER}/v1", api_key=key, **{"max_retries": 0, **options})
+
+
+def stats():
+    with urllib.request.urlopen(f"{UPSTREAM}/stats") as response:
+        return json.load(response)
+
+
+def plain():
+    completion = client().chat.completions.create(model="prompt-r1", messages=ASK)
+    choice = completion.choices[0]
+    assert choice.message.content == "Where is Lyon?", choice
+    assert choice.message.role == "assistant" and choice.finish_reason == "stop"
+    assert (completion.usage.prompt_tokens, completion.usage.total_tokens) == (11, 18)
+    assert completion.usage.model_dump()["prompt_r1"]["turns"] == 2
+    assert choice.message.model_dump()["reasoning_content"] == "ask\n\nso it is"
+
+
+def options():
+    completion = client().chat.completions.create(
+        model="prompt-r1/large", messages=ASK, n=2, stop=["Lyon"], seed=1, temperature=0.5,
+        max_completion_tokens=50, extra_body={"prompt_r1": {"max_turns": 3, "trace": True}})
+    assert [choice.message.content for choice in completion.choices] == ["Where is "] * 2
+    assert len(completion.choices[0].model_dump()["prompt_r1"]["turns"]) == 2
+
+
+def streaming():
+    stream = client().chat.completions.create(
+        model="prompt-r1", messages=ASK, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert len({chunk.id for chunk in chunks}) == 1
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    assert "".join(delta.content or "" for delta in deltas) == "Where is Lyon?"
+    thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    assert thoughts == "ask\n\nso it is", thoughts
+    reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+    assert reasons[-1] == "stop" and not any(reasons[:-1])
+    assert chunks[-1].usage.total_tokens == 18
+
+
+def handed_on():
+    ask = [{"role": "user", "content": "final words of the large model"}]
+    stream = client().chat.completions.create(model="prompt-r1", messages=ask, stream=True)
+    parts = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(parts).strip() == "final words of the large model"
+    assert sum(bool(part) for part in parts) > 3, parts
+
+
+def tools():
+    api = client().chat.completions
+    first = api.create(model="prompt-r1", messages=ASK, tools=TOOLS)
+    choice = first.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None
+    call = choice.message.tool_calls[0]
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Lyon"})
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    messages = ASK + [choice.message.model_dump(exclude_none=True), result]
+    second = api.create(model="prompt-r1", messages=messages, tools=TOOLS)
+    assert second.choices[0].message.content == "sunny", second
+    stream = api.create(model="prompt-r1", messages=ASK, tools=TOOLS, stream=True)
+    calls = [call for chunk in stream for call in (chunk.choices[0].delta.tool_calls or [])]
+    assert [(call.index, call.id) for call in calls] == [(0, "call_1")]
+
+
+def json_schema():
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+    completion = client().chat.completions.create(
+        model="prompt-r1", messages=ASK, response_format=form)
+    assert json.loads(completion.choices[0].message.content) == {"city": "Lyon"}
+    from pydantic import BaseModel
+
+    class Place(BaseModel):
+        city: str
+
+    api = client().chat.completions
+    parse = getattr(api, "parse", None) or client().beta.chat.completions.parse
+    parsed = parse(model="prompt-r1", messages=ASK, response_format=Place)
+    assert parsed.choices[0].message.parsed.city == "Lyon"
+
+
+def expect(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def errors():
+    api = client().chat.completions
+    error = expect(openai.BadRequestError, lambda: api.create(
+        model="prompt-r1", messages=ASK, logprobs=True))
+    assert error.param == "logprobs" and error.code == "unsupported_parameter", error
+    expect(openai.BadRequestError, lambda: api.create(model="prompt-r1", messages=[]))
+    error = expect(openai.BadRequestError, lambda: api.create(
+        model="prompt-r1", messages=ASK, extra_body={"prompt_r1": {"max_turn": 1}}))
+    assert error.param == "prompt_r1.max_turn" and "max_turns" in error.message
+    error = expect(openai.InternalServerError, lambda: api.create(
+        model="prompt-r1/broken", messages=ASK))
+    assert error.status_code == 502 and "the upstream is broken" in error.message
+    assert error.request_id
+    expect(openai.APIError, lambda: list(api.create(
+        model="prompt-r1/broken", messages=ASK, stream=True)))
+    expect(openai.NotFoundError, lambda: client().models.retrieve("none"))
+
+
+def cancellation():
+    before = stats()["disconnects"]
+    ask = [{"role": "user", "content": "final endless"}]
+    stream = client().chat.completions.create(model="prompt-r1", messages=ask, stream=True)
+    for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    stream.close()
+    until = time.monotonic() + 20
+    while stats()["disconnects"] == before:
+        assert time.monotonic() < until, "the upstream was not cancelled"
+        time.sleep(0.02)
+
+
+def retries():
+    # The SDK's own: the failure is passed through.
+    completion = client(max_retries=2).chat.completions.create(model="flaky", messages=ASK)
+    assert completion.choices[0].message.content == "passed"
+    # None once money was spent: a reply, and two tries at a form that never comes.
+    before = stats()["requests"].count("large")
+    expect(openai.InternalServerError, lambda: client(max_retries=2).chat.completions.create(
+        model="prompt-r1", messages=ASK, response_format={"type": "json_object"}))
+    assert stats()["requests"].count("large") == before + 3
+
+
+def passed_through():
+    api = client()
+    completion = api.chat.completions.create(model="gpt-any", messages=ASK, logprobs=True)
+    assert completion.choices[0].message.content == "passed"
+    parts = api.chat.completions.create(model="gpt-any", messages=ASK, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in parts if chunk.choices)
+    assert text.strip() == "passed"
+    embedding = api.embeddings.create(model="e", input="a", encoding_format="float")
+    assert embedding.data[0].embedding == [0.5, 0.25]
+
+
+def models():
+    ids = [model.id for model in client().models.list()]
+    assert ids[0] == "prompt-r1" and {"prompt-r1/large", "large"} <= set(ids), ids
+    assert client().models.retrieve("prompt-r1/large").owned_by == "prompt-r1"
+
+
+def vision():
+    image = "data:image/png;base64," + base64.b64encode(b"png").decode()
+    parts = [{"type": "text", "text": "See?"}, {"type": "image_url", "image_url": {"url": image}}]
+    completion = client().chat.completions.create(
+        model="prompt-r1", messages=[{"role": "user", "content": parts}])
+    assert "See?" in completion.choices[0].message.content
+
+
+SUITE = [plain, options, streaming, handed_on, tools, json_schema, errors, cancellation, retries,
+         passed_through, models, vision]
+for test in SUITE:
+    test()
+print(f"openai {openai.__version__} for Python: {len(SUITE)} passed")
