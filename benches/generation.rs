@@ -1,101 +1,176 @@
-//! Tokens a second of each engine on one small random model, by number of sequences in flight.
+//! The engines side by side on one random model of the bundled policy's shape: tokens a second by
+//! sequences in flight, and the time to the first token of each turn of a long episode.
+//!
+//! ```text
+//! cargo bench --bench generation
+//! ```
 
-#![allow(clippy::print_stdout)] // the table is what it is for
+#![allow(clippy::print_stdout)] // the tables are what it is for
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use prompt_r1::model::config::ModelConfig;
-use prompt_r1::model::weights::Weights;
+use prompt_r1::model::{ModelConfig, Weights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Gives the shape, and the tokenizer without which mistral.rs does not load.
+const POLICY: &str = "models/policy";
 /// Tokens sampled by each sequence.
 const SAMPLED: usize = 64;
 /// Shortest and longest prompt.
 const PROMPTS: (usize, usize) = (20, 120);
-/// How long each figure is measured at least.
+/// How long each figure is measured at least, and how often; the median counts.
 const MEASURED: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 3;
 
-/// About 0.9 M parameters.
-fn model() -> ModelConfig {
-    ModelConfig {
-        vocab_size: 512,
-        hidden_size: 128,
-        intermediate_size: 384,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 32,
-        max_position_embeddings: 1024,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
+/// Episodes and turns of the second table.
+const EPISODES: u32 = 7;
+const TURNS: u32 = 8;
+/// Tokens of the opening, and of what is shown between two turns.
+const OPENING: usize = 200;
+const OBSERVED: usize = 150;
+
+struct Engines {
+    native: NativeEngine,
+    /// As configured by default, and with as many sequences at once as the table asks for.
+    mistralrs: MistralRsEngine,
+    mistralrs_wide: MistralRsEngine,
+    vocabulary: u32,
+}
+
+impl Engines {
+    async fn new() -> anyhow::Result<Self> {
+        let policy = Path::new(POLICY);
+        let shape = ModelConfig { max_position_embeddings: 4096, ..ModelConfig::load(policy)? };
+        let weights = Weights::random(&shape, 0, &Device::Cpu)?;
+        let folder = tempfile::tempdir()?;
+        weights.save(folder.path(), &shape)?;
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(policy.join(file), folder.path().join(file))?;
+        }
+        let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+        let wide = MistralRsConfig { max_batch: 32, ..config.clone() };
+        Ok(Self {
+            native: NativeEngine::new(&shape, &weights, &NativeConfig::default())?,
+            mistralrs: MistralRsEngine::load(folder.path(), &config).await?,
+            mistralrs_wide: MistralRsEngine::load(folder.path(), &wide).await?,
+            vocabulary: shape.vocab_size as u32,
+        })
+    }
+
+    fn tokens(&self, rng: &mut ChaCha8Rng, count: usize) -> Vec<u32> {
+        (0..count).map(|_| rng.random_range(0..self.vocabulary)).collect()
     }
 }
 
-fn weights(config: &ModelConfig) -> anyhow::Result<Weights> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let make = |_: &str, shape: &[usize]| {
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = match shape {
-            [_] => vec![1.0; count],
-            _ => (0..count).map(|_| rng.random_range(-0.05..0.05)).collect(),
-        };
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-    };
-    Ok(Weights::build(config, make)?)
+fn request(prompt: Vec<u32>, seed: u64, max_tokens: usize) -> GenerateRequest {
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed };
+    GenerateRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens, stream: true }
 }
 
-fn request(rng: &mut ChaCha8Rng) -> GenerateRequest {
-    let len = rng.random_range(PROMPTS.0..=PROMPTS.1);
-    GenerateRequest {
-        prompt: (0..len).map(|_| rng.random_range(0..512)).collect(),
-        sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed: rng.random() },
-        stop_ids: Vec::new(),
-        max_tokens: SAMPLED,
-        stream: false,
+/// The tokens sampled, and the time to the first of them.
+async fn run(engine: &dyn Engine, request: GenerateRequest) -> anyhow::Result<(Vec<u32>, f64)> {
+    let begun = Instant::now();
+    let mut events = engine.generate(request);
+    let (mut ids, mut first) = (Vec::new(), None);
+    while let Some(event) = events.recv().await {
+        match event {
+            GenerateEvent::Tokens(tokens) => {
+                first.get_or_insert_with(|| begun.elapsed());
+                ids.extend(tokens.iter().map(|token| token.id));
+            }
+            GenerateEvent::Done(_) => break,
+            GenerateEvent::Failed(error) => return Err(error.into()),
+        }
     }
+    let first = first.ok_or_else(|| anyhow::anyhow!("no token was sampled"))?;
+    Ok((ids, first.as_secs_f64() * 1e3))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Sampled tokens a second with `concurrency` clients, each sending its next request when the last
 /// is done.
-async fn measure(engine: &dyn Engine, concurrency: usize) -> f64 {
+async fn rate(engines: &Engines, engine: &dyn Engine, concurrency: u64) -> anyhow::Result<f64> {
     let start = Instant::now();
-    let client = |seed: usize| async move {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
+    let clients = (0..concurrency).map(|seed| async move {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut sampled = 0;
         while start.elapsed() < MEASURED {
-            let mut events = engine.generate(request(&mut rng));
-            while let Some(event) = events.recv().await {
-                if let GenerateEvent::Tokens(tokens) = event {
-                    sampled += tokens.len();
+            let length = rng.random_range(PROMPTS.0..=PROMPTS.1);
+            let prompt = engines.tokens(&mut rng, length);
+            sampled += run(engine, request(prompt, rng.random(), SAMPLED)).await?.0.len();
+        }
+        Ok::<_, anyhow::Error>(sampled)
+    });
+    let sampled = futures::future::try_join_all(clients).await?;
+    Ok(sampled.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64())
+}
+
+async fn rates(engines: &Engines) -> anyhow::Result<()> {
+    println!("| sequences | native (tok/s) | mistral.rs (tok/s) | mistral.rs, max_batch 32 |");
+    println!("|---|---|---|---|");
+    let each: [&dyn Engine; 3] = [&engines.native, &engines.mistralrs, &engines.mistralrs_wide];
+    for concurrency in [1, 8, 32] {
+        let mut measured = [const { Vec::new() }; 3];
+        // The first round warms up.
+        for round in 0..=ROUNDS {
+            for (engine, rates) in each.iter().zip(&mut measured) {
+                let rate = rate(engines, *engine, concurrency).await?;
+                if round > 0 {
+                    rates.push(rate);
                 }
             }
         }
-        sampled
-    };
-    let sampled: usize = futures::future::join_all((0..concurrency).map(client)).await.iter().sum();
-    sampled as f64 / start.elapsed().as_secs_f64()
+        let row = measured.map(|rates| format!("{:.0}", median(rates)));
+        println!("| {concurrency} | {} |", row.join(" | "));
+    }
+    Ok(())
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let config = model();
-    let weights = weights(&config)?;
-    let native = NativeEngine::new(&config, &weights, &NativeConfig::default())?;
-    let engines: [(&str, &dyn Engine); 1] = [("native", &native)];
-    println!("| sequences | {} |", engines.map(|(name, _)| format!("{name} (tok/s)")).join(" | "));
-    println!("|---|{}", "---|".repeat(engines.len()));
-    for concurrency in [1, 8, 32] {
-        let mut row = format!("| {concurrency} |");
-        for (_, engine) in engines {
-            measure(engine, concurrency).await;
-            row += &format!(" {:.0} |", measure(engine, concurrency).await);
+/// Milliseconds to the first token of each turn, with the episode so far kept and computed anew.
+async fn prefills(engines: &Engines, engine: &dyn Engine) -> anyhow::Result<Vec<(f64, f64)>> {
+    let mut turns = vec![(Vec::new(), Vec::new()); TURNS as usize];
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for episode in 0..EPISODES {
+        let mut ids = engines.tokens(&mut rng, OPENING);
+        for turn in 0..TURNS {
+            // With a first token of its own, nothing that was computed before fits a prompt.
+            let mut anew = ids.clone();
+            anew[0] = EPISODES + episode * TURNS + turn;
+            ids[0] = episode;
+            let (_, cold) = run(engine, request(anew, 0, 1)).await?;
+            let (sampled, kept) = run(engine, request(ids.clone(), 0, SAMPLED)).await?;
+            turns[turn as usize].0.push(kept);
+            turns[turn as usize].1.push(cold);
+            ids.extend(sampled);
+            ids.extend(engines.tokens(&mut rng, OBSERVED));
         }
-        println!("{row}");
+    }
+    Ok(turns.into_iter().map(|(kept, cold)| (median(kept), median(cold))).collect())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let engines = Engines::new().await?;
+    rates(&engines).await?;
+    println!("\nMilliseconds to the first token of a turn\n");
+    println!("| turn | tokens | native, kept | anew | mistral.rs, kept | anew |");
+    println!("|---|---|---|---|---|---|");
+    let native = prefills(&engines, &engines.native).await?;
+    let mistralrs = prefills(&engines, &engines.mistralrs).await?;
+    for (turn, (native, mistralrs)) in native.iter().zip(&mistralrs).enumerate() {
+        let tokens = OPENING + turn * (SAMPLED + OBSERVED);
+        let row = [native.0, native.1, mistralrs.0, mistralrs.1].map(|ms| format!("{ms:.1}"));
+        println!("| {} | {tokens} | {} |", turn + 1, row.join(" | "));
     }
     Ok(())
 }

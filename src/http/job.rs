@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -88,6 +89,11 @@ impl Live {
     /// The next news; the last is `Done`, or none where the episode panicked.
     pub(super) async fn next(&mut self) -> Option<News> {
         self.news.recv().await
+    }
+
+    /// All news.
+    pub(super) fn into_stream(self) -> impl Stream<Item = News> + Send {
+        stream::unfold(self, |mut live| async move { Some((live.next().await?, live)) })
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+use axum::routing::get;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -14,14 +15,17 @@ use utoipa_axum::routes;
 
 mod admission;
 mod body;
+mod chat_stream;
 mod config;
 mod error;
 mod job;
 mod metrics;
 mod middleware;
+mod pass;
 mod routes;
 mod sse;
 mod state;
+mod trim;
 mod wire;
 
 pub use config::ServerConfig;
@@ -38,6 +42,7 @@ use error::ApiError;
     ),
     tags(
         (name = "solve", description = "The loop, with all that happens in it"),
+        (name = "openai", description = "What OpenAI's clients speak"),
         (name = "operation", description = "For whoever runs the server"),
     )
 )]
@@ -46,6 +51,7 @@ struct Document;
 /// Every route.
 pub fn router(state: AppState) -> Router {
     let (router, _) = documented().split_for_parts();
+    let router = router.merge(routes::docs::page());
     let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_route);
     middleware::wrap(router, &state).with_state(state)
 }
@@ -54,9 +60,18 @@ pub fn router(state: AppState) -> Router {
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(routes::solve::solve))
+        .routes(routes!(routes::chat::chat))
+        .routes(routes!(routes::models::list))
+        .routes(routes!(routes::models::get))
+        .route("/v1/models/{owner}/{*model}", get(routes::models::get_owned))
+        .routes(routes!(routes::forward::embeddings))
+        .routes(routes!(routes::forward::completions))
+        .routes(routes!(routes::forward::responses))
         .routes(routes!(routes::health::livez))
         .routes(routes!(routes::health::readyz))
         .routes(routes!(routes::health::health))
+        .routes(routes!(routes::metrics::metrics))
+        .routes(routes!(routes::docs::openapi))
 }
 
 /// The OpenAPI document, indented JSON.

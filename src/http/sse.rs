@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use futures::{Stream, StreamExt, stream};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use serde::Serialize;
 
 use super::state::AppState;
@@ -40,22 +41,44 @@ pub(super) fn response(
     started: Instant,
 ) -> Response {
     let keep_alive = state.server.keep_alive();
-    let watch = Watch { state: state.clone(), route, started, is_complete: false };
-    let body = stream::unfold((events, watch), move |(mut events, watch)| async move {
-        match next(&mut events, keep_alive).await {
-            Some(bytes) => Some((Ok::<_, std::convert::Infallible>(bytes), (events, watch))),
-            None => {
-                watch.complete();
-                None
-            }
-        }
+    let kept_alive = stream::unfold(events, move |mut events| async move {
+        Some((Ok(next(&mut events, keep_alive).await?), events))
     });
-    let mut response = Response::new(Body::from_stream(body));
+    let mut response = watched(kept_alive.boxed(), None, state, route, started);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies of the nginx family hold responses back otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// A response whose body is counted: when it is complete, and whether the client stays until then.
+/// `length` is what its headers announce: nobody reads a body of known length to its end.
+pub(super) fn watched(
+    pieces: BoxStream<'static, std::io::Result<Bytes>>,
+    length: Option<u64>,
+    state: &AppState,
+    route: &'static str,
+    started: Instant,
+) -> Response {
+    let watch = Watch { state: state.clone(), route, started, is_complete: false };
+    let body = stream::unfold(Some((pieces, length, watch)), |state| async move {
+        let (mut pieces, mut left, watch) = state?;
+        let piece = pieces.next().await;
+        if let (Some(Ok(piece)), Some(left)) = (&piece, &mut left) {
+            *left = left.saturating_sub(piece.len() as u64);
+        }
+        if left == Some(0) {
+            // So that whoever made the pieces knows that they were enough.
+            let _ = pieces.next().await;
+        } else if matches!(piece, Some(Ok(_))) {
+            return piece.map(|piece| (piece, Some((pieces, left, watch))));
+        }
+        watch.complete();
+        piece.map(|piece| (piece, None))
+    });
+    let mut response = Response::new(Body::from_stream(body));
     response.extensions_mut().insert(EndsLater);
     response
 }

@@ -215,6 +215,24 @@ async fn damaged_folders_are_named_and_explained() {
     assert_eq!(ids, expected);
 }
 
+/// Untrained, a model samples bytes that are no text.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistralrs_ends_a_request_inside_a_character() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ModelConfig::load(Path::new(FOLDER)).unwrap();
+    Weights::random(&shape, 0, &Device::Cpu).unwrap().save(folder.path(), &shape).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(FOLDER).join(name), folder.path().join(name)).unwrap();
+    }
+    let engine = MistralRsEngine::load(folder.path(), &MistralRsConfig::default()).await.unwrap();
+    for seed in 0..32 {
+        let (ids, _, end) = collect(&engine, request(&text_ids(), seed, 2)).await;
+        let stopped = ids.last().is_some_and(|id| text().tokenizer.stop_ids().contains(id));
+        assert_eq!(end.unwrap() == StopReason::StopId, stopped, "seed {seed}: {ids:?}");
+        assert!(stopped || ids.len() == 2, "seed {seed}: {ids:?}");
+    }
+}
+
 fn text_ids() -> Vec<u32> {
     text().tokenizer.encode_markup("<|user|>Where was Padford born?<|assistant|>").unwrap()
 }

@@ -1,8 +1,9 @@
 //! Demonstrations of answering a question, move by move, for supervised training of a policy.
 //!
-//! Each think says what is asked next and what remains, so that every word of it can be copied
-//! from the question, the think before or the last reply: "birthplace of Ana Vel, then country,
-//! currency", then "country of Mirburg, then currency", then "currency of Tarnia".
+//! Each think says what is asked next: "birthplace of Ana Vel", then "country of Mirburg". Every word
+//! of it stands in the question or in the last reply, and the next noun stands right before the last
+//! one in the question, so that a chain of any length is the same step over and over. The last think
+//! says what was found: "Tarnia", or "Tarnia and Gasuna" where two things are compared.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -172,30 +173,27 @@ impl World {
             Goal::Object | Goal::Equals(_) => task.plan.len(),
         };
         let mut turns = Vec::with_capacity(task.plan.len() + 1);
-        // What was found out about the first of two things, carried along from think to think.
-        let mut found = String::new();
+        let mut found = Vec::new();
         for steps in task.plan.chunks(side.max(1)) {
-            for index in 0..steps.len() {
-                let step = steps[index];
-                let question = phrasing(step, phrasings, rng).question(self.name(step.subject));
+            for step in steps {
+                let subject = self.name(step.subject);
                 turns.push(DemoTurn {
-                    think: found.clone() + &self.remaining(&steps[index..]),
-                    action: Action::Prompt(question),
+                    think: format!("{} of {subject}", step.relation.spec().noun),
+                    action: Action::Prompt(phrasing(*step, phrasings, rng).question(subject)),
                     reply: Some(self.name(step.object).to_owned()),
                 });
             }
-            let end = steps.last().map_or("", |step| self.name(step.object));
-            found.push_str(end);
-            if steps.len() < task.plan.len() && turns.len() < task.plan.len() {
-                found.push_str(" and ");
-            }
+            found.extend(steps.last().map(|step| self.name(step.object)));
         }
         if let Goal::Equals(value) = task.goal {
-            found.push_str(" and ");
-            found.push_str(self.name(value));
+            found.push(self.name(value));
         }
         let answer = task.task.golds.first().cloned().unwrap_or_default();
-        turns.push(DemoTurn { think: found, action: Action::Answer(answer), reply: None });
+        turns.push(DemoTurn {
+            think: found.join(" and "),
+            action: Action::Answer(answer),
+            reply: None,
+        });
         turns
     }
 
@@ -220,19 +218,6 @@ impl World {
                 reply: None,
             },
         ]
-    }
-
-    /// "birthplace of Ana Vel, then country, currency".
-    fn remaining(&self, steps: &[Step]) -> String {
-        let Some((next, rest)) = steps.split_first() else {
-            return String::new();
-        };
-        let mut text = format!("{} of {}", next.relation.spec().noun, self.name(next.subject));
-        for (index, step) in rest.iter().enumerate() {
-            text.push_str(if index == 0 { ", then " } else { ", " });
-            text.push_str(step.relation.spec().noun);
-        }
-        text
     }
 }
 

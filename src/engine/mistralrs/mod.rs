@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, Semaphore, mpsc};
 
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+use crate::trajectory::SampledToken;
 
 mod folder;
 mod hook;
@@ -213,30 +214,27 @@ impl Shared {
         let sender = inner.get_sender(None).map_err(stopped)?;
         sender.send(Request::Normal(Box::new(normal))).await.map_err(stopped)?;
         let mut sampled = Vec::new();
-        let reason = loop {
+        let has_stopped = |sampled: &[SampledToken]| {
+            sampled.last().is_some_and(|token| request.stop_ids.contains(&token.id))
+        };
+        loop {
             // Leaving this function drops `received`: that is how the engine learns to stop.
             let response = tokio::select! {
                 response = received.recv() => response,
                 () = events.closed() => return Err(stopped("the request was dropped")),
             };
+            let fresh = hook.take();
+            if request.stream && !fresh.is_empty() {
+                let _ = events.send(GenerateEvent::Tokens(fresh.clone()));
+            }
+            sampled.extend(fresh);
             match response {
                 Some(Response::CompletionChunk(chunk)) => {
-                    let fresh = hook.take();
-                    if request.stream && !fresh.is_empty() {
-                        let _ = events.send(GenerateEvent::Tokens(fresh.clone()));
-                    }
-                    sampled.extend(fresh);
-                    if let Some(finish) =
-                        chunk.choices.first().and_then(|c| c.finish_reason.as_deref())
-                    {
-                        if finish == "canceled" {
-                            return Err(stopped("it was shut down"));
-                        }
-                        break if sampled.last().is_some_and(|t| request.stop_ids.contains(&t.id)) {
-                            StopReason::StopId
-                        } else {
-                            StopReason::Length
-                        };
+                    let finish = chunk.choices.first().and_then(|c| c.finish_reason.as_deref());
+                    match finish {
+                        Some("canceled") => return Err(stopped("it was shut down")),
+                        Some(_) => break,
+                        None => {}
                     }
                 }
                 Some(Response::InternalError(error) | Response::ValidationError(error)) => {
@@ -248,9 +246,12 @@ impl Shared {
                 Some(_) => {
                     return Err(stopped("it answered with something else than a completion"));
                 }
+                // The last chunk is not sent where the text would end inside a character.
+                None if has_stopped(&sampled) || sampled.len() >= room => break,
                 None => return Err(stopped("its thread ended; the next request starts it again")),
             }
-        };
+        }
+        let reason = if has_stopped(&sampled) { StopReason::StopId } else { StopReason::Length };
         self.cached_tokens.fetch_add(prompt_tokens + sampled.len(), Ordering::Relaxed);
         if !request.stream {
             let _ = events.send(GenerateEvent::Tokens(sampled));

@@ -72,9 +72,10 @@ impl Arm for PolicyArm {
     }
 
     async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+        let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
             limits: self.limits.clone(),
-            ..EpisodeRequest::new(task.question.clone(), Sampling { seed, ..self.sampling })
+            ..EpisodeRequest::new(task.question.clone(), sampling)
         };
         let participants = Participants {
             policy: &*self.policy,

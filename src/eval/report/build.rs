@@ -56,9 +56,10 @@ pub fn build(input: &ReportInput<'_>) -> Report {
     let by_kind = classes(questions, |question| {
         question.task.kind.as_ref().map(|kind| format!("{} / {kind}", question.task.source))
     });
-    let by_hops = classes(questions, |question| {
-        question.task.hops.map(|hops| format!("{hops} hop{}", if hops == 1 { "" } else { "s" }))
-    });
+    let by_hops: Vec<(String, Vec<usize>)> = classes(questions, |question| question.task.hops)
+        .into_iter()
+        .map(|(hops, of)| (format!("{hops} hop{}", if hops == 1 { "" } else { "s" }), of))
+        .collect();
     let mut tables = Vec::new();
     for (by, classes) in [("data set", &by_source), ("kind", &by_kind), ("hops", &by_hops)] {
         // A single kind says no more than its data set.
@@ -109,12 +110,12 @@ fn score(metrics: &MetricConfig, question: &Question, outcome: &Outcome) -> Opti
     }
 }
 
-/// The questions of each class, in the order in which the classes first occur; hops in order.
-fn classes(
+/// The questions of each class, the classes in order.
+fn classes<L: Ord>(
     questions: &[Question],
-    label: impl Fn(&Question) -> Option<String>,
-) -> Vec<(String, Vec<usize>)> {
-    let mut members: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    label: impl Fn(&Question) -> Option<L>,
+) -> Vec<(L, Vec<usize>)> {
+    let mut members: BTreeMap<L, Vec<usize>> = BTreeMap::new();
     for (index, question) in questions.iter().enumerate() {
         if let Some(label) = label(question) {
             members.entry(label).or_default().push(index);

@@ -11,9 +11,14 @@ use super::rows::Step;
 use super::statistics::Interval;
 
 mod build;
+mod html;
 mod markdown;
+mod plot;
+#[cfg(test)]
+mod tests;
 
 pub use build::{ReportInput, build};
+pub use html::html;
 pub use markdown::markdown;
 
 /// An evaluation's account.
@@ -192,9 +197,11 @@ pub fn write(report: &Report, folder: &Path) -> Result<PathBuf, EvalError> {
         source: error.into(),
     })?;
     let page = folder.join("report.html");
-    for (path, text) in
-        [(folder.join("report.json"), json + "\n"), (folder.join("report.md"), markdown(report))]
-    {
+    for (path, text) in [
+        (folder.join("report.json"), json + "\n"),
+        (folder.join("report.md"), markdown(report)),
+        (page.clone(), html(report)?),
+    ] {
         std::fs::write(&path, text).map_err(EvalError::io(&path))?;
     }
     Ok(page)

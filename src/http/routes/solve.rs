@@ -64,7 +64,7 @@ pub(in crate::http) async fn solve(
         return Ok(sse::response(Box::pin(events), &state, ROUTE, started));
     }
     let episode = job.run(&mut Silent).await?;
-    let told = super::told(&episode, job.overhead(&episode));
+    let told = super::told(episode.trajectory.turns.len(), job.overhead(&episode));
     Ok((told, Json(SolveReply::new(head, episode, with_turns))).into_response())
 }
 

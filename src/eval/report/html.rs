@@ -1,0 +1,74 @@
+//! The account as one page that needs nothing else.
+
+use minijinja::value::Value;
+use minijinja::{Environment, UndefinedBehavior, context};
+
+use crate::eval::EvalError;
+
+use super::{Report, markdown, plot};
+
+const PAGE: &str = include_str!("page.html");
+
+/// The report as a page: style, script and plots are in it, and it fetches nothing.
+pub fn html(report: &Report) -> Result<String, EvalError> {
+    render(report).map_err(|error| EvalError::Template {
+        name: "report.html".into(),
+        reason: error.to_string(),
+    })
+}
+
+fn render(report: &Report) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("percent", |share: f64| format!("{:.1}", 100.0 * share));
+    environment.add_filter("points", |share: f64| format!("{:+.1}", 100.0 * share));
+    environment.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
+    environment.add_filter("signed", |value: f64| format!("{value:+.2}"));
+    environment.add_filter("p_value", markdown::p_value);
+    environment.add_filter("money", markdown::money);
+    // The name's ending has all that is inserted escaped.
+    environment.add_template("report.html", PAGE)?;
+    let safe = Value::from_safe_string;
+    let legends: Vec<Value> =
+        (0..report.arms.len()).map(|series| safe(plot::legend(series))).collect();
+    let strips: Vec<Value> = report
+        .arms
+        .iter()
+        .enumerate()
+        .map(|(series, arm)| {
+            safe(arm.score.map_or(String::new(), |cell| plot::strip(series, &cell)))
+        })
+        .collect();
+    let comparisons: Vec<Value> = report
+        .comparisons
+        .iter()
+        .map(|found| {
+            context! {
+                forest => safe(plot::forest(found, &report.comparisons)),
+                settled => markdown::settled(found),
+                is_settled => found.is_settled(),
+                ..Value::from_serialize(found)
+            }
+        })
+        .collect();
+    let mut plots = vec![context! {
+        title => "Score against cost",
+        note => "Up and to the left is better.",
+        svg => safe(plot::against_cost(report)),
+    }];
+    for table in report.tables.iter().filter(|table| table.rows.len() > 1) {
+        plots.push(context! {
+            title => format!("Score by {}", table.by),
+            note => "Mean and 95 % interval.",
+            svg => safe(plot::by_class(report, table, table.by == "hops")),
+        });
+    }
+    environment.get_template("report.html")?.render(context! {
+        report => Value::from_serialize(report),
+        legends,
+        strips,
+        comparisons,
+        plots,
+        colours => plot::COLOURS,
+    })
+}

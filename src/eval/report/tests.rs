@@ -1,0 +1,176 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::eval::data::{Question, Questions};
+use crate::eval::metrics::MetricConfig;
+use crate::eval::rows::{Attempt, Outcome};
+use crate::reward::AnswerMetric;
+use crate::task::Task;
+
+fn question(index: usize, source: &str, metric: AnswerMetric) -> Question {
+    let task = Task {
+        id: index.to_string(),
+        question: format!("<b>{index}</b> & \"so\"?"),
+        golds: vec!["right".into()],
+        source: source.into(),
+        kind: Some("chain".into()),
+        hops: Some(2 + (index % 2) as u32),
+    };
+    Question { task, metric }
+}
+
+fn answered(answer: &str, calls: u64) -> Outcome {
+    let mut attempt =
+        Attempt { answer: answer.into(), finish: "answered".into(), ..Attempt::default() };
+    attempt.usage.large_model.calls = calls;
+    attempt.steps = vec![Step::Reply("</script><script>alert(1)</script>".into())];
+    Outcome::Answered(attempt)
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed { error: "it is | down\nfor good".into(), usage: EpisodeUsage::default() }
+}
+
+/// Of 40 questions the first arm answers the first 10 right, the second the first 30; on the last
+/// four the second fails.
+fn report() -> Report {
+    let questions: Vec<Question> =
+        (0..40).map(|index| question(index, "world", AnswerMetric::Exact)).collect();
+    let outcomes = (0..40)
+        .map(|index| {
+            let word = |right| if right { "right" } else { "wrong" };
+            let second = if index < 36 { answered(word(index < 30), 3) } else { failed() };
+            vec![answered(word(index < 10), 1), second]
+        })
+        .collect();
+    built(questions, outcomes)
+}
+
+fn built(questions: Vec<Question>, outcomes: Vec<Vec<Outcome>>) -> Report {
+    build(&ReportInput {
+        title: "T <1>",
+        large_model: "m",
+        arms: &[("a|b".into(), "direct".into()), ("policy".into(), "policy:x".into())],
+        questions: &Questions { questions, warnings: vec!["<careful>".into()] },
+        outcomes: &outcomes,
+        metrics: &MetricConfig::default(),
+        seed: 1,
+        episodes: 5,
+    })
+}
+
+#[test]
+fn failures_count_in_no_score() {
+    let report = report();
+    let second = &report.arms[1];
+    assert_eq!((second.answered, second.failed), (36, 4));
+    let cell = second.score.unwrap();
+    assert_eq!((cell.n, cell.mean), (36, 30.0 / 36.0));
+    assert!(cell.interval.low < cell.mean && cell.mean < cell.interval.high);
+    assert_eq!(second.calls, 3.0);
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!((report.failures[0].count, report.failures[0].example.as_str()), (4, "36"));
+}
+
+#[test]
+fn pairs_are_compared_on_what_both_answered() {
+    let report = report();
+    let [found] = &report.comparisons[..] else { unreachable!("{:?}", report.comparisons) };
+    assert_eq!((found.n, found.discordant), (36, Some((0, 20))));
+    assert!((found.difference - 20.0 / 36.0).abs() < 1e-12);
+    // Two tails of 2^-20.
+    assert!((found.p - 2.0_f64.powi(-19)).abs() < 1e-18);
+    assert_eq!(found.p, found.p_holm);
+    assert!(found.is_settled());
+    assert_eq!(found.questions_needed, None);
+}
+
+#[test]
+fn an_open_difference_says_how_many_questions_it_needs() {
+    let questions: Vec<Question> =
+        (0..20).map(|index| question(index, "own", AnswerMetric::F1)).collect();
+    let outcomes = (0..20)
+        .map(|index| {
+            let first = if index < 5 { "right" } else { "no" };
+            let second = if (3..10).contains(&index) { "right or so" } else { "no" };
+            vec![answered(first, 1), answered(second, 1)]
+        })
+        .collect();
+    let report = built(questions, outcomes);
+    let found = &report.comparisons[0];
+    assert_eq!(found.test, "permutation");
+    assert!(!found.is_settled());
+    assert!(found.questions_needed.unwrap() > 20);
+    assert_eq!(found.discordant, None);
+}
+
+#[test]
+fn several_data_sets_are_compared_each_and_together() {
+    let sources = ["x", "y"];
+    let questions: Vec<Question> =
+        (0..40).map(|index| question(index, sources[index % 2], AnswerMetric::Exact)).collect();
+    let outcomes = (0..40).map(|_| vec![answered("right", 1), answered("no", 1)]).collect();
+    let report = built(questions, outcomes);
+    let scopes: Vec<&str> = report.comparisons.iter().map(|found| found.scope.as_str()).collect();
+    assert_eq!(scopes, ["x", "y", "all questions"]);
+    for found in &report.comparisons {
+        assert!(found.p_holm >= found.p);
+    }
+    let smallest = report.comparisons.iter().map(|found| found.p).fold(1.0, f64::min);
+    assert!(report.comparisons.iter().any(|found| found.p_holm == 3.0 * smallest));
+    assert_eq!(
+        report.tables.iter().map(|table| table.by.as_str()).collect::<Vec<_>>(),
+        ["data set", "kind", "hops"]
+    );
+}
+
+#[test]
+fn an_arm_that_failed_throughout_has_no_score() {
+    let questions = vec![question(0, "world", AnswerMetric::Exact)];
+    let report = built(questions, vec![vec![answered("right", 1), failed()]]);
+    assert_eq!(report.arms[1].score, None);
+    assert!(report.comparisons.is_empty());
+    assert!(markdown(&report).contains("| policy | – | 0 | 1 |"));
+    assert!(html(&report).unwrap().contains("it is | down"));
+}
+
+#[test]
+fn the_page_escapes_what_models_and_users_say() {
+    let page = html(&report()).unwrap();
+    assert!(!page.contains("alert(1)</script>"));
+    assert!(!page.contains("<b>0</b>"));
+    assert!(page.contains("<title>T &lt;1&gt;</title>"));
+    // It fetches nothing.
+    for outside in ["http://", "https://", "src=", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert_eq!(page.matches("<details").count(), 5);
+    assert_eq!(page.matches("<figure").count(), 2);
+}
+
+#[test]
+fn tables_hold_together_whatever_a_name_contains() {
+    let text = markdown(&report());
+    assert!(text.contains("| a\\|b |"), "{text}");
+    assert!(text.contains("| 4 | it is \\| down for good | 36 |"), "{text}");
+    assert!(text.contains("+55.6 ["), "{text}");
+}
+
+#[test]
+fn the_report_is_written_in_three_forms() {
+    let (report, folder) = (report(), tempfile::tempdir().unwrap());
+    let page = write(&report, folder.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(page).unwrap(), html(&report).unwrap());
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read("report.md"), markdown(&report));
+    assert_eq!(serde_json::from_str::<Report>(&read("report.json")).unwrap(), report);
+}
+
+#[test]
+fn long_texts_are_cut_in_the_report_alone() {
+    let long = format!("right {}", "ä".repeat(10_000_000));
+    let questions = vec![question(0, "own", AnswerMetric::F1)];
+    let report = built(questions, vec![vec![answered(&long, 1), answered("right", 1)]]);
+    assert_eq!(report.arms[0].score.unwrap().mean, 2.0 / 3.0);
+    assert!(report.episodes[0].attempts[0].answer.len() < 9_000);
+}

@@ -1,0 +1,130 @@
+//! `GET /v1/models`: our own models, and those of the endpoints.
+
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use futures::TryStreamExt;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::chat::{LOOP, unknown_model};
+use crate::http::error::ApiError;
+use crate::http::state::AppState;
+use crate::http::wire::ErrorBody;
+use crate::large_model::{Endpoint, ForwardRequest};
+
+/// How long an endpoint may take to list its models.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// All models.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct ModelList {
+    /// Always `list`.
+    object: &'static str,
+    /// The models, ours first.
+    data: Vec<Value>,
+}
+
+/// Lists our own models and those of the endpoints. An endpoint that does not answer is left out.
+#[utoipa::path(get, path = "/v1/models", tag = "openai",
+    responses((status = 200, description = "All models", body = ModelList)))]
+pub(in crate::http) async fn list(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Json<ModelList> {
+    Json(ModelList { object: "list", data: all(&state, &headers).await })
+}
+
+/// One model of the list.
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
+    params(("model" = String, Path, description = "Its id")), responses(
+    (status = 200, description = "The model", body = serde_json::Value),
+    (status = 404, description = "No such model", body = ErrorBody)))]
+pub(in crate::http) async fn get(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    let own = virtual_models(&state).into_iter().find(|model| model["id"] == id.as_str());
+    if let Some(own) = own {
+        return Ok(Json(own));
+    }
+    let all = all(&state, &headers).await;
+    let model = all.into_iter().find(|model| model["id"] == id.as_str());
+    model.map(Json).ok_or_else(|| unknown_model(&id))
+}
+
+/// The same for ids with a slash that clients did not encode.
+pub(in crate::http) async fn get_owned(
+    state: State<AppState>,
+    Path((owner, model)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    get(state, Path(format!("{owner}/{model}")), headers).await
+}
+
+async fn all(state: &AppState, headers: &HeaderMap) -> Vec<Value> {
+    let mut models = virtual_models(state);
+    let endpoints = state.large_models.endpoints();
+    let lists = join_all(endpoints.map(|(name, endpoint)| upstream(name, endpoint, headers))).await;
+    for model in lists.into_iter().flatten() {
+        if models.iter().all(|known| known["id"] != model["id"]) {
+            models.push(model);
+        }
+    }
+    models
+}
+
+/// The loop's models: on the default large model, and on each by name.
+fn virtual_models(state: &AppState) -> Vec<Value> {
+    let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
+    let names = state.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
+    std::iter::once(model(LOOP.to_owned())).chain(names).collect()
+}
+
+/// The models of an endpoint; none when it does not answer.
+async fn upstream(name: &str, endpoint: &Endpoint, headers: &HeaderMap) -> Vec<Value> {
+    let result = tokio::time::timeout(PATIENCE, ask(endpoint, headers)).await;
+    let reason = match result {
+        Ok(Ok(models)) => return models,
+        Ok(Err(reason)) => reason,
+        Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+    };
+    tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
+    Vec::new()
+}
+
+async fn ask(endpoint: &Endpoint, headers: &HeaderMap) -> Result<Vec<Value>, String> {
+    #[derive(Deserialize)]
+    struct List {
+        data: Vec<Value>,
+    }
+    let authorization = headers.get(header::AUTHORIZATION).cloned();
+    let authorization = authorization.map(|value| (header::AUTHORIZATION, value));
+    let request = ForwardRequest {
+        method: Method::GET,
+        path: "/models".to_owned(),
+        headers: authorization.into_iter().collect(),
+        body: Bytes::new(),
+        deadline: Some(Instant::now() + PATIENCE),
+    };
+    let response = endpoint.forward(request).await.map_err(|error| error.to_string())?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("it answered {}", response.status()));
+    }
+    let mut body = response.into_body();
+    let mut whole = Vec::new();
+    while let Some(piece) = body.try_next().await.map_err(|error| error.to_string())? {
+        whole.extend_from_slice(&piece);
+        if whole.len() > 4 * 1024 * 1024 {
+            return Err("the list is longer than 4 MiB".to_owned());
+        }
+    }
+    let list: List = serde_json::from_slice(&whole).map_err(|error| error.to_string())?;
+    Ok(list.data.into_iter().filter(|model| model["id"].is_string()).collect())
+}

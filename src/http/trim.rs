@@ -1,0 +1,144 @@
+//! Ends an answer where the client wants it to end: before a stop sequence, or after so many
+//! tokens. Pure.
+
+/// An answer on its way out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trim {
+    stops: Vec<String>,
+    room: Option<u64>,
+    /// What may be the beginning of a stop sequence.
+    held: String,
+    ending: Option<Ending>,
+}
+
+/// Why an answer was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// A stop sequence followed.
+    Stop,
+    /// It was too long.
+    Length,
+}
+
+impl Trim {
+    /// Ends before any of `stops`, and after `room` tokens. The policy gives its answer token by
+    /// token, and those are counted; a piece of several words counts as that many.
+    pub(super) fn new(stops: Vec<String>, room: Option<u64>) -> Self {
+        let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
+        Self { stops, room, held: String::new(), ending: None }
+    }
+
+    /// Takes a piece of the answer; gives what can be sent.
+    pub(super) fn push(&mut self, piece: &str) -> String {
+        if self.ending.is_some() {
+            return String::new();
+        }
+        let kept = self.fit(piece);
+        if self.stops.is_empty() {
+            return kept.to_owned();
+        }
+        self.held.push_str(kept);
+        let stop = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(at) = stop {
+            self.ending = Some(Ending::Stop);
+            let mut sent = std::mem::take(&mut self.held);
+            sent.truncate(at);
+            return sent;
+        }
+        let possible = self.stops.iter().map(|stop| beginning(&self.held, stop)).max();
+        let kept = self.held.split_off(self.held.len() - possible.unwrap_or(0));
+        std::mem::replace(&mut self.held, kept)
+    }
+
+    /// What is left to send, and why the answer was ended, if it was.
+    pub(super) fn finish(&mut self) -> (String, Option<Ending>) {
+        let rest = match self.ending {
+            Some(Ending::Stop) => String::new(),
+            _ => std::mem::take(&mut self.held),
+        };
+        (rest, self.ending)
+    }
+
+    /// As much of a piece as there is room for.
+    fn fit<'a>(&mut self, piece: &'a str) -> &'a str {
+        let Some(room) = &mut self.room else { return piece };
+        let words = piece.split_whitespace().count().max(1) as u64;
+        if words <= *room {
+            *room -= words;
+            return piece;
+        }
+        self.ending = Some(Ending::Length);
+        let mut end = 0;
+        for word in piece.split_inclusive(char::is_whitespace) {
+            if *room == 0 {
+                break;
+            }
+            if !word.trim().is_empty() {
+                *room -= 1;
+            }
+            end += word.len();
+        }
+        &piece[..end]
+    }
+}
+
+/// How many bytes at the end of `text` may be the beginning of `stop`.
+fn beginning(text: &str, stop: &str) -> usize {
+    let longest = stop.len().saturating_sub(1).min(text.len());
+    let lengths = (1..=longest).rev();
+    let fits = |&length: &usize| stop.is_char_boundary(length) && text.ends_with(&stop[..length]);
+    lengths.into_iter().find(fits).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(stops: &[&str], room: Option<u64>, pieces: &[&str]) -> (String, Option<Ending>) {
+        let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+        let mut trim = Trim::new(stops, room);
+        let mut sent: String = pieces.iter().map(|piece| trim.push(piece)).collect();
+        let (rest, ending) = trim.finish();
+        sent.push_str(&rest);
+        (sent, ending)
+    }
+
+    #[test]
+    fn where_answers_end() {
+        use Ending::{Length, Stop};
+        type Row<'a> = (&'a [&'a str], Option<u64>, &'a [&'a str], &'a str, Option<Ending>);
+        let table: [Row<'_>; 14] = [
+            (&[], None, &["a b", "c"], "a bc", None),
+            (&["X"], None, &["aXb"], "a", Some(Stop)),
+            (&["END"], None, &["a E", "N", "D b"], "a ", Some(Stop)),
+            (&["END"], None, &["a E", "N", "O"], "a ENO", None),
+            (&["END"], None, &["a EN"], "a EN", None),
+            (&["bc", "ab"], None, &["xabc"], "x", Some(Stop)),
+            (&["", "é!"], None, &["aé", "?é", "!"], "aé?", Some(Stop)),
+            (&[], Some(2), &["a ", "b ", "c"], "a b ", Some(Length)),
+            (&[], Some(2), &["a ", "b "], "a b ", None),
+            (&[], Some(2), &["one two three"], "one two ", Some(Length)),
+            (&[], Some(0), &[" "], "", Some(Length)),
+            (&[], Some(2), &["un", "believ", "able"], "unbeliev", Some(Length)),
+            (&["b"], Some(3), &["a b c d e"], "a ", Some(Stop)),
+            (&["zz"], Some(1), &["z", "z"], "z", Some(Length)),
+        ];
+        for (stops, room, pieces, sent, ending) in table {
+            let got = run(stops, room, pieces);
+            assert_eq!(got, (sent.to_owned(), ending), "{stops:?} {room:?} {pieces:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference_to_stops(text in "[ab é]{0,20}", stop in "[abé]{1,3}", at in 0usize..20) {
+            let at = (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            let whole = run(&[&stop], None, &[&text]);
+            prop_assert_eq!(&run(&[&stop], None, &[&text[..at], &text[at..]]), &whole);
+            let expected = text.split(stop.as_str()).next().unwrap_or_default();
+            prop_assert_eq!(whole.0, expected);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A chat request for the loop: each field is honoured on the final answer, or refused by name.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::options::{Options, between};
+use super::question::Message;
+use super::schema;
+use crate::chat::ChatMessage;
+use crate::episode::AnswerForm;
+use crate::http::error::ApiError;
+use crate::http::trim::Trim;
+
+/// A Chat Completions request whose model is `prompt-r1` or `prompt-r1/NAME`.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct ChatRequest {
+    /// `prompt-r1`, or `prompt-r1/` and the name of a large model. Any other model is passed
+    /// through to the endpoint that serves it, with fields that are not listed here.
+    #[schema(example = "prompt-r1")]
+    pub(in crate::http) model: String,
+    /// The conversation; its last user message is the question.
+    #[schema(value_type = Vec<Message>)]
+    pub(in crate::http) messages: Vec<ChatMessage>,
+    /// Whether to send chunks as they are made. Default: false.
+    pub(in crate::http) stream: Option<bool>,
+    /// What else to stream.
+    pub(in crate::http) stream_options: Option<StreamOptions>,
+    /// How the episode is run, and whether its turns are shown.
+    pub(in crate::http) prompt_r1: Option<Options>,
+    /// Answers to make, each by an episode of its own, from 1 to 16. Default: 1.
+    #[schema(minimum = 1, maximum = 16)]
+    pub(in crate::http) n: Option<u32>,
+    /// Same request, same seed, same course. Default: a new one each time.
+    pub(in crate::http) seed: Option<i64>,
+    /// How freely both models sample, from 0 to 2. Default: their own.
+    #[schema(minimum = 0, maximum = 2)]
+    pub(in crate::http) temperature: Option<f64>,
+    /// Nucleus of both models' sampling, from 0 to 1. Default: their own.
+    #[schema(minimum = 0, maximum = 1)]
+    pub(in crate::http) top_p: Option<f64>,
+    /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
+    #[schema(minimum = 1)]
+    pub(in crate::http) max_tokens: Option<u64>,
+    /// The same as `max_tokens`.
+    #[schema(minimum = 1)]
+    pub(in crate::http) max_completion_tokens: Option<u64>,
+    /// Up to four texts before which the answer ends.
+    #[schema(value_type = Option<Value>)]
+    pub(in crate::http) stop: Option<Stop>,
+    /// The answer's form. With one of JSON, the large model writes the final answer.
+    pub(in crate::http) response_format: Option<Value>,
+    /// Tools that the large model may call where it writes the final answer.
+    pub(in crate::http) tools: Option<Vec<Value>>,
+    /// Which tool to call; only beside `tools`.
+    pub(in crate::http) tool_choice: Option<Value>,
+    /// Whether several tools may be called at once; only beside `tools`.
+    pub(in crate::http) parallel_tool_calls: Option<bool>,
+    /// Where not 0, the large model writes the final answer with it.
+    #[schema(minimum = -2, maximum = 2)]
+    pub(in crate::http) frequency_penalty: Option<f64>,
+    /// Where not 0, the large model writes the final answer with it.
+    #[schema(minimum = -2, maximum = 2)]
+    pub(in crate::http) presence_penalty: Option<f64>,
+    /// Where not empty, the large model writes the final answer with it.
+    pub(in crate::http) logit_bias: Option<Map<String, Value>>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) user: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) safety_identifier: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) prompt_cache_key: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) metadata: Option<Map<String, Value>>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) store: Option<bool>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) service_tier: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) reasoning_effort: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) verbosity: Option<String>,
+    /// Only false: the answer may be the policy's.
+    pub(in crate::http) logprobs: Option<bool>,
+    /// Only 0.
+    pub(in crate::http) top_logprobs: Option<u32>,
+    /// Only `["text"]`.
+    pub(in crate::http) modalities: Option<Vec<String>>,
+    /// Refused.
+    pub(in crate::http) audio: Option<Value>,
+    /// Refused.
+    pub(in crate::http) prediction: Option<Value>,
+    /// Refused.
+    pub(in crate::http) web_search_options: Option<Value>,
+    /// Refused; `tools` took its place.
+    pub(in crate::http) functions: Option<Value>,
+    /// Refused; `tool_choice` took its place.
+    pub(in crate::http) function_call: Option<Value>,
+}
+
+/// What else to stream.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct StreamOptions {
+    /// Whether a last chunk tells the usage. Default: false.
+    pub(in crate::http) include_usage: Option<bool>,
+    /// Makes no difference: nothing is obfuscated.
+    #[allow(dead_code)]
+    pub(in crate::http) include_obfuscation: Option<bool>,
+}
+
+/// One text or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(in crate::http) enum Stop {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// Episodes of one request at most.
+const MOST_CHOICES: u32 = 16;
+/// Stop sequences at most, as OpenAI has it.
+const MOST_STOPS: usize = 4;
+
+impl ChatRequest {
+    /// How many answers are asked for.
+    pub(in crate::http) fn choices(&self) -> Result<u32, ApiError> {
+        match self.n.unwrap_or(1) {
+            n @ 1..=MOST_CHOICES => Ok(n),
+            n => {
+                let message = format!("`n` = {n} is not between 1 and {MOST_CHOICES}");
+                Err(ApiError::invalid("n", message))
+            }
+        }
+    }
+
+    /// Refuses what the loop cannot honour.
+    pub(in crate::http) fn refuse(&self) -> Result<(), ApiError> {
+        let is_text = |kinds: &Vec<String>| kinds.iter().all(|kind| kind == "text");
+        let refused = [
+            ("logprobs", self.logprobs == Some(true)),
+            ("top_logprobs", self.top_logprobs.is_some_and(|count| count > 0)),
+            ("modalities", !self.modalities.as_ref().is_none_or(is_text)),
+            ("audio", self.audio.is_some()),
+            ("prediction", self.prediction.is_some()),
+            ("web_search_options", self.web_search_options.is_some()),
+            ("functions", self.functions.is_some()),
+            ("function_call", self.function_call.is_some()),
+        ];
+        if let Some((name, _)) = refused.into_iter().find(|(_, is_set)| *is_set) {
+            let model = &self.model;
+            let message = format!(
+                "`{name}` is not supported with the model `{model}`\nhint: leave it out, or name a large model that is passed through"
+            );
+            return Err(ApiError::bad_request("unsupported_parameter", message).with_param(name));
+        }
+        between("temperature", self.temperature, 0.0, 2.0)?;
+        between("top_p", self.top_p, 0.0, 1.0)?;
+        between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        between("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        let caps = [
+            ("max_tokens", self.max_tokens),
+            ("max_completion_tokens", self.max_completion_tokens),
+        ];
+        for (name, _) in caps.into_iter().filter(|(_, cap)| *cap == Some(0)) {
+            return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
+        }
+        if self.stream_options.is_some() && self.stream != Some(true) {
+            let message = "`stream_options` is for streams\nhint: set `stream`, or leave it out";
+            return Err(ApiError::invalid("stream_options", message));
+        }
+        let needs_tools = [
+            ("tool_choice", self.tool_choice.is_some()),
+            ("parallel_tool_calls", self.parallel_tool_calls.is_some()),
+        ];
+        for (name, _) in needs_tools.into_iter().filter(|(_, is_set)| *is_set) {
+            if !self.has_tools() && self.tool_choice != Some(json!("none")) {
+                return Err(ApiError::invalid(name, format!("`{name}` needs `tools`")));
+            }
+        }
+        for (index, tool) in self.tools.iter().flatten().enumerate() {
+            if !tool.get("type").is_some_and(Value::is_string) {
+                let param = format!("tools[{index}].type");
+                return Err(ApiError::invalid(&param, format!("`{param}` is missing")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What ends the answer.
+    pub(in crate::http) fn trim(&self) -> Result<Trim, ApiError> {
+        let stops = match &self.stop {
+            None => Vec::new(),
+            Some(Stop::One(stop)) => vec![stop.clone()],
+            Some(Stop::Several(stops)) => stops.clone(),
+        };
+        if stops.len() > MOST_STOPS {
+            let message = format!("`stop` has {} texts, at most {MOST_STOPS} can be", stops.len());
+            return Err(ApiError::invalid("stop", message));
+        }
+        let caps = [self.max_tokens, self.max_completion_tokens];
+        Ok(Trim::new(stops, caps.into_iter().flatten().min()))
+    }
+
+    /// Fields for every call of the large model.
+    pub(in crate::http) fn params(&self) -> Map<String, Value> {
+        fields([
+            ("temperature", self.temperature.map(Value::from)),
+            ("top_p", self.top_p.map(Value::from)),
+            ("seed", self.seed.map(Value::from)),
+            ("user", self.user.clone().map(Value::from)),
+            ("safety_identifier", self.safety_identifier.clone().map(Value::from)),
+            ("prompt_cache_key", self.prompt_cache_key.clone().map(Value::from)),
+            ("metadata", self.metadata.clone().map(Value::from)),
+            ("store", self.store.map(Value::from)),
+            ("service_tier", self.service_tier.clone().map(Value::from)),
+            ("reasoning_effort", self.reasoning_effort.clone().map(Value::from)),
+            ("verbosity", self.verbosity.clone().map(Value::from)),
+        ])
+    }
+
+    /// The form that the answer must have.
+    pub(in crate::http) fn form(&self) -> Result<AnswerForm, ApiError> {
+        let check = self.response_format.as_ref().map(schema::check).transpose()?.flatten();
+        let is_set = |penalty: Option<f64>| penalty.is_some_and(|penalty| penalty != 0.0);
+        let is_json = check.is_some();
+        let biased = self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty());
+        let tools = self.tools.clone().filter(|_| self.has_tools());
+        let params = fields([
+            ("max_tokens", self.max_tokens.map(Value::from)),
+            ("max_completion_tokens", self.max_completion_tokens.map(Value::from)),
+            ("response_format", self.response_format.clone().filter(|_| is_json)),
+            ("tool_choice", self.tool_choice.clone().filter(|_| tools.is_some())),
+            ("parallel_tool_calls", self.parallel_tool_calls.map(Value::from)),
+            ("tools", tools.map(Value::from)),
+            ("frequency_penalty", self.frequency_penalty.filter(|&p| p != 0.0).map(Value::from)),
+            ("presence_penalty", self.presence_penalty.filter(|&p| p != 0.0).map(Value::from)),
+            ("logit_bias", self.logit_bias.clone().filter(|_| biased).map(Value::from)),
+        ]);
+        let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
+        let by_large_model = is_json || self.has_tools() || biased || penalised;
+        Ok(AnswerForm { params, by_large_model, check })
+    }
+
+    fn has_tools(&self) -> bool {
+        self.tools.as_ref().is_some_and(|tools| !tools.is_empty())
+    }
+}
+
+fn fields<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}

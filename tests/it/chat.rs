@@ -1,0 +1,345 @@
+//! `POST /v1/chat/completions` through the loop.
+
+use serde_json::{Value, json};
+
+use crate::loopback::{Cut, Loopback, Script, USAGE};
+use crate::server::{Setup, events};
+
+const PATH: &str = "/v1/chat/completions";
+
+/// A request with these fields beside its model and a message.
+fn request(fields: Value) -> Value {
+    let mut request = json!({"model": "prompt-r1",
+                             "messages": [{"role": "user", "content": "Where?"}]});
+    for (key, value) in fields.as_object().unwrap() {
+        request[key] = value.clone();
+    }
+    request
+}
+
+/// The texts of a stream's deltas under `key`, joined.
+fn joined(events: &[Value], key: &str) -> String {
+    let texts = events.iter().filter_map(|event| event["choices"][0]["delta"][key].as_str());
+    texts.collect()
+}
+
+#[tokio::test]
+async fn a_completion() {
+    let upstream = Loopback::answering(|_| Script::reply("In Lyon")).await;
+    let server = Setup::relay().start(&upstream).await;
+    let response = server.ask(PATH, request(json!({}))).await;
+    assert_eq!(response.headers()["x-prompt-r1-turns"], "2");
+    insta::assert_json_snapshot!(response.json::<Value>().await.unwrap());
+}
+
+#[tokio::test]
+async fn its_chunks() {
+    let upstream = Loopback::answering(|_| Script::reply("In Lyon")).await;
+    let server = Setup::relay().start(&upstream).await;
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let text = server.ask(PATH, request(options)).await.text().await.unwrap();
+    for field in ["id:", "event:", "retry:"] {
+        assert!(!text.lines().any(|line| line.starts_with(field)), "{field}");
+    }
+    insta::assert_snapshot!(text);
+    let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
+    let (chunks, done) = events(&text);
+    assert!(done && chunks.iter().all(|chunk| chunk.get("usage").is_none()));
+}
+
+#[tokio::test]
+async fn words_that_are_handed_on_stream_live() {
+    let upstream = Loopback::start().await;
+    let script = Script::reply("In Lyon then").cut(420, Cut::Stall);
+    upstream.then(script);
+    let turns = ["<think>its words</think><final_prompt>Tell</final_prompt>"];
+    let mut setup = Setup::turns(turns);
+    setup.endpoint = json!({"timeouts": {"idle_ms": 300}});
+    let server = setup.start(&upstream).await;
+    let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
+    let (chunks, done) = events(&text);
+    let said = joined(&chunks, "content");
+    assert!(!said.is_empty() && "In Lyon then".starts_with(&said), "{text}");
+    // What breaks off is no silent end.
+    assert!(!done, "{text}");
+    assert_eq!(chunks.last().unwrap()["error"]["code"], "large_model_timeout", "{text}");
+}
+
+#[tokio::test]
+async fn thoughts_come_under_both_names() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
+    let (chunks, _) = events(&text);
+    assert_eq!(joined(&chunks, "reasoning_content"), "ask\n\nso it is");
+    assert_eq!(joined(&chunks, "reasoning"), "ask\n\nso it is");
+    assert_eq!(joined(&chunks, "content"), "ok");
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+}
+
+#[tokio::test]
+async fn which_large_model_is_asked() {
+    let upstream = Loopback::start().await;
+    let mut setup = Setup::relay();
+    let other = json!({"url": upstream.url(), "model": "model-2", "retries": {"max": 0}});
+    setup.others.insert("other".to_owned(), other);
+    let server = setup.start(&upstream).await;
+    let table = [
+        (json!({}), "model-1"),
+        (json!({"model": "prompt-r1/test"}), "model-1"),
+        (json!({"model": "prompt-r1/other"}), "model-2"),
+        (json!({"model": "prompt-r1/gpt/x"}), "gpt/x"),
+        (json!({"prompt_r1": {"large_model": "other"}}), "model-2"),
+    ];
+    for (fields, model) in table {
+        let (status, body) = server.json(PATH, request(fields.clone())).await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(upstream.last().json()["model"], model);
+        let asked = fields["model"].as_str().unwrap_or("prompt-r1");
+        assert_eq!(body["model"], asked);
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_named() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let many = json!(["a", "b", "c", "d", "e"]);
+    let table = [
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "robot", "content": "a"}]}), "messages[0].role"),
+        (json!({"messages": "a"}), "messages"),
+        (json!({"temperatur": 1}), "temperatur"),
+        (json!({"temperature": 3}), "temperature"),
+        (json!({"temperature": "hot"}), "temperature"),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 17}), "n"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"stop": many}), "stop"),
+        (json!({"logprobs": true}), "logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"functions": []}), "functions"),
+        (json!({"audio": {}}), "audio"),
+        (json!({"modalities": ["audio"]}), "modalities"),
+        (json!({"tool_choice": "auto"}), "tool_choice"),
+        (json!({"tools": [{}]}), "tools[0].type"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"stream_options": {}}), "stream_options"),
+        (json!({"prompt_r1": {"turns": 1}}), "prompt_r1.turns"),
+        (json!({"prompt_r1": {"max_turns": 99}}), "prompt_r1.max_turns"),
+        (json!({"prompt_r1": {"policy": "x"}}), "prompt_r1.policy"),
+        (json!({"prompt_r1": {"large_model": "x"}}), "prompt_r1.large_model"),
+    ];
+    for (fields, param) in table {
+        let (status, error) = server.json(PATH, request(fields.clone())).await;
+        assert!(status == 400 || status == 404, "{fields}: {error}");
+        assert_eq!(error["error"]["param"], param, "{fields}: {error}");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn parameters_reach_whom_they_concern() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let fields = json!({"temperature": 0.5, "top_p": 0.9, "seed": 7, "user": "u",
+                        "metadata": {"a": "b"}, "max_tokens": 50, "stop": "x", "n": 1,
+                        "logprobs": false, "response_format": {"type": "text"}, "tools": []});
+    let (status, _) = server.json(PATH, request(fields)).await;
+    assert_eq!(status, 200);
+    let mut sent = upstream.last().json();
+    sent["messages"] = json!([]);
+    let expected = json!({"messages": [], "model": "model-1", "temperature": 0.5, "top_p": 0.9,
+                          "seed": 7, "user": "u", "metadata": {"a": "b"}});
+    assert_eq!(sent, expected, "a prompt is not the answer: its reply is not cut");
+    let turns = ["<final_prompt>Tell</final_prompt>"];
+    let server = Setup::turns(turns).start(&upstream).await;
+    server.json(PATH, request(json!({"max_completion_tokens": 50}))).await;
+    assert_eq!(upstream.last().json()["max_completion_tokens"], 50);
+}
+
+#[tokio::test]
+async fn where_the_answer_ends() {
+    let upstream = Loopback::start().await;
+    let turns = ["<think>t</think><answer>one two three four</answer>"];
+    let table = [
+        (json!({"stop": "three"}), "one two ", "stop"),
+        (json!({"stop": ["x", "two"]}), "one ", "stop"),
+        (json!({"max_tokens": 2}), "one two", "length"),
+        (json!({"max_completion_tokens": 3, "max_tokens": 9}), "one two three", "length"),
+        (json!({"max_tokens": 4}), "one two three four", "stop"),
+    ];
+    for (fields, answer, reason) in table {
+        let server = Setup::turns(turns).start(&upstream).await;
+        let (_, body) = server.json(PATH, request(fields.clone())).await;
+        let choice = &body["choices"][0];
+        assert_eq!(
+            choice["message"]["content"].as_str().map(str::trim_end),
+            Some(answer.trim_end())
+        );
+        assert_eq!(choice["finish_reason"], reason, "{fields}");
+        let mut streamed = request(fields.clone());
+        streamed["stream"] = json!(true);
+        let text = server.ask(PATH, streamed).await.text().await.unwrap();
+        let (chunks, _) = events(&text);
+        assert_eq!(joined(&chunks, "content"), choice["message"]["content"].as_str().unwrap());
+        let last = &chunks.last().unwrap()["choices"][0];
+        assert_eq!(last["finish_reason"], reason, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn several_answers_side_by_side() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let (status, body) = server.json(PATH, request(json!({"n": 3, "seed": 7}))).await;
+    assert_eq!(status, 200, "{body}");
+    let indices: Vec<_> = body["choices"].as_array().unwrap().iter().map(|c| &c["index"]).collect();
+    assert_eq!(indices, [0, 1, 2]);
+    let seeds: Vec<_> = upstream.requests().iter().map(|r| r.json()["seed"].clone()).collect();
+    let distinct: std::collections::HashSet<_> = seeds.iter().map(Value::to_string).collect();
+    assert_eq!(distinct.len(), 3, "{seeds:?}");
+    // What the upstream billed, and no token of the policy's.
+    assert_eq!(body["usage"]["prompt_tokens"], 3 * USAGE.0);
+    assert_eq!(body["usage"]["completion_tokens"], 3 * USAGE.1);
+    assert_eq!(body["usage"]["prompt_r1"]["turns"], 6);
+    let streamed = request(json!({"n": 2, "stream": true}));
+    let text = server.ask(PATH, streamed).await.text().await.unwrap();
+    let (chunks, done) = events(&text);
+    let ends = chunks.iter().filter(|chunk| chunk["choices"][0]["finish_reason"].is_string());
+    assert_eq!((ends.count(), done), (2, true));
+}
+
+#[tokio::test]
+async fn a_whole_conversation_reaches_both() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
+    let sound = json!({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}});
+    let earlier = json!({"role": "user", "content": [image, {"type": "text", "text": "See"}]});
+    let messages = json!([
+        {"role": "system", "content": "Be brief.", "name": "boss"},
+        earlier,
+        {"role": "assistant", "content": "Seen"},
+        {"role": "user", "content": [{"type": "text", "text": "Where?"}, sound, image]},
+    ]);
+    let (status, body) = server.json(PATH, request(json!({"messages": messages}))).await;
+    assert_eq!(status, 200, "{body}");
+    let sent = upstream.last().json()["messages"].as_array().unwrap().clone();
+    assert_eq!(sent[1..4], messages.as_array().unwrap()[..3]);
+    assert_eq!(sent[4]["content"][0], sound);
+    assert_eq!(sent[4]["content"][1], image);
+    // The policy was told that there is more than text, and asked with it.
+    let prompt = sent[4]["content"][2]["text"].as_str().unwrap();
+    assert_eq!(prompt, "Where?\n[input_audio]\n[image_url]");
+}
+
+fn schema() -> Value {
+    json!({"type": "json_schema", "json_schema": {"name": "place", "strict": true, "schema": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}})
+}
+
+#[tokio::test]
+async fn an_answer_of_json() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let asked = request(json!({"response_format": schema()}));
+    let good = "{\"city\": \"Lyon\"}";
+    // Right at once; right at the second try; never.
+    upstream.then(Script::reply("Lyon")).then(Script::reply(good));
+    let (status, body) = server.json(PATH, asked.clone()).await;
+    assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!(good)));
+    assert_eq!(body["choices"][0]["prompt_r1"]["answer_source"], "large_model");
+    let last = upstream.last().json();
+    assert_eq!(last["response_format"], schema());
+    let messages = last["messages"].as_array().unwrap();
+    let notes = messages[0]["content"].as_str().unwrap();
+    assert!(notes.contains("Lyon") && notes.contains("Where?"), "{notes}");
+    assert_eq!(messages[1..], asked["messages"].as_array().unwrap()[..]);
+    let first = &upstream.requests()[0].json();
+    assert!(first.get("response_format").is_none(), "only the answer has a form");
+
+    upstream.then(Script::reply("Lyon")).then(Script::reply("{}")).then(Script::reply(good));
+    let (status, body) = server.json(PATH, asked.clone()).await;
+    assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!(good)));
+    assert_eq!(body["usage"]["completion_tokens"], 3 * USAGE.1);
+
+    for stream in [false, true] {
+        upstream.then(Script::reply("Lyon")).then(Script::reply("{}")).then(Script::reply("no"));
+        let mut asked = asked.clone();
+        asked["stream"] = json!(stream);
+        let response = server.ask(PATH, asked).await;
+        let error = if stream {
+            let (chunks, done) = events(&response.text().await.unwrap());
+            assert!(!done && joined(&chunks, "content").is_empty());
+            chunks.last().unwrap().clone()
+        } else {
+            assert_eq!(response.status(), 502);
+            assert_eq!(response.headers()["x-should-retry"], "false");
+            response.json().await.unwrap()
+        };
+        assert_eq!(error["error"]["code"], "invalid_response_format", "{error}");
+    }
+}
+
+#[tokio::test]
+async fn tools_are_the_large_models_to_call() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let tools = json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}]);
+    let call = json!({"id": "call_1", "type": "function",
+                      "function": {"name": "weather", "arguments": "{\"city\":\"Lyon\"}"}});
+    let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+    let asked = request(json!({"tools": tools, "tool_choice": "auto"}));
+    upstream.then(Script::reply("Lyon")).then(Script::message(message.clone(), "tool_calls"));
+    let (status, body) = server.json(PATH, asked.clone()).await;
+    assert_eq!(status, 200, "{body}");
+    let choice = &body["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    assert_eq!(choice["message"]["tool_calls"], json!([call]));
+    assert_eq!(choice["message"]["content"], Value::Null);
+    let sent = upstream.last().json();
+    assert_eq!((&sent["tools"], &sent["tool_choice"]), (&tools, &json!("auto")));
+    assert!(upstream.requests()[0].json().get("tools").is_none());
+
+    upstream.then(Script::reply("Lyon")).then(Script::message(message.clone(), "tool_calls"));
+    let mut streamed = asked.clone();
+    streamed["stream"] = json!(true);
+    let (chunks, done) = events(&server.ask(PATH, streamed).await.text().await.unwrap());
+    let mut numbered = call.clone();
+    numbered["index"] = json!(0);
+    let deltas: Vec<_> =
+        chunks.iter().filter_map(|c| c["choices"][0]["delta"].get("tool_calls")).collect();
+    assert_eq!((deltas, done), (vec![&json!([numbered])], true));
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+
+    // The results come back in the conversation, which is all the state there is.
+    let result = json!({"role": "tool", "tool_call_id": "call_1", "content": "sunny"});
+    let mut next = asked.clone();
+    next["messages"] = json!([asked["messages"][0], message, result]);
+    upstream.then(Script::reply("noted")).then(Script::reply("It is sunny"));
+    let (status, body) = server.json(PATH, next.clone()).await;
+    assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!("It is sunny")));
+    let requests = upstream.requests();
+    let sent = requests[requests.len() - 1].json()["messages"].as_array().unwrap().clone();
+    assert_eq!(sent[1..], next["messages"].as_array().unwrap()[..]);
+    let sent = requests[requests.len() - 2].json()["messages"].as_array().unwrap().clone();
+    assert_eq!(sent[1..4], next["messages"].as_array().unwrap()[..]);
+}
+
+#[tokio::test]
+async fn a_failure_before_and_within_the_stream() {
+    let upstream = Loopback::answering(|_| Script::error(500, "broken")).await;
+    let server = Setup::relay().start(&upstream).await;
+    let (status, error) = server.json(PATH, request(json!({}))).await;
+    assert_eq!(
+        (status, error["error"]["message"].as_str().unwrap().contains("broken")),
+        (502, true)
+    );
+    let response = server.ask(PATH, request(json!({"stream": true}))).await;
+    assert_eq!(response.status(), 200);
+    let text = response.text().await.unwrap();
+    let (chunks, done) = events(&text);
+    assert_eq!(chunks.last().unwrap()["error"]["code"], "large_model_error");
+    assert!(!done && text.ends_with("}\n\n"), "{text}");
+}

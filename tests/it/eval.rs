@@ -1,0 +1,232 @@
+//! `server eval`, as a person runs it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use prompt_r1::eval::report::Report;
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::loopback::{Gate, Loopback, Script};
+
+/// A folder with questions and a configuration.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(questions: &str, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("questions.jsonl"), questions).unwrap();
+        let config = config.replace("FOLDER", &folder.path().display().to_string());
+        std::fs::write(folder.path().join("eval.toml"), config).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&self) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_server"))
+            .args(["eval", "--config"])
+            .arg(self.path("eval.toml"))
+            .env_remove("OPENAI_API_KEY")
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    async fn run(&self) -> Output {
+        self.start().wait_with_output().await.unwrap()
+    }
+
+    async fn report(&self) -> Report {
+        let output = self.run().await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report = std::fs::read(self.path("out/report.json")).unwrap();
+        let page = std::fs::read_to_string(self.path("out/report.html")).unwrap();
+        assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            std::fs::read_to_string(self.path("out/report.md")).unwrap()
+        );
+        serde_json::from_slice(&report).unwrap()
+    }
+}
+
+fn questions(count: usize) -> String {
+    (0..count)
+        .map(|n| json!({"question": format!("What is {n}?"), "answer": n.to_string()}).to_string())
+        .map(|line| line + "\n")
+        .collect()
+}
+
+fn config(url: &str, extra: &str) -> String {
+    format!(
+        "schema_version = 1\noutput = \"FOLDER/out\"\n{extra}\n\
+         [[data]]\nkind = \"file\"\npath = \"FOLDER/questions.jsonl\"\nsource = \"own\"\n\
+         [metrics]\nby_source = {{ own = \"exact\" }}\n\
+         [large_models.big]\nurl = \"{url}\"\nmodel = \"m\"\n\
+         prices = {{ input_per_million = 1000.0, output_per_million = 2000.0 }}\n\
+         breaker = {{ failures = 0 }}\n"
+    )
+}
+
+/// The number in "What is 7?".
+fn asked(prompt: &str) -> usize {
+    let digits: String = prompt.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[tokio::test]
+async fn arms_are_counted_and_failures_are_told_apart() {
+    // Alone the model is right about even numbers; step by step it is always right; every third
+    // question makes it fail.
+    let large_model = Loopback::answering(|request| {
+        let prompt = request.prompt();
+        let n = asked(&prompt);
+        match (n % 3, prompt.contains("step by step")) {
+            (0, false) => Script::error(400, "no such thing"),
+            (_, true) => Script::reply(&format!("Well.\n**Answer:** {n}")),
+            (_, false) if n % 2 == 0 => Script::reply(&format!(" {n}. ")),
+            _ => Script::reply("I do not know"),
+        }
+    })
+    .await;
+    let extra = "arms = [\"direct\", \"cot\", \"vote=self-consistency:3\"]";
+    let bench = Bench::new(&questions(30), &config(&large_model.url(), extra));
+    let report = bench.report().await;
+    let arm = |index: usize| {
+        let arm = &report.arms[index];
+        (arm.answered, arm.failed, arm.score.unwrap().mean, arm.calls)
+    };
+    assert_eq!(arm(0), (20, 10, 0.5, 1.0));
+    assert_eq!(arm(1), (30, 0, 1.0, 1.0));
+    assert_eq!(arm(2), (30, 0, 1.0, 3.0));
+    // 11 tokens read and 7 written.
+    assert!((report.arms[1].cost - (11.0 * 1000.0 + 7.0 * 2000.0) / 1e6).abs() < 1e-12);
+    assert!((report.arms[2].cost - 3.0 * report.arms[1].cost).abs() < 1e-12);
+    assert_eq!(report.comparisons[0].n, 20);
+    assert_eq!(report.comparisons[0].discordant, Some((0, 10)));
+    assert_eq!(report.failures.len(), 1);
+    assert_eq!((report.failures[0].arm.as_str(), report.failures[0].count), ("direct", 10));
+    assert!(report.failures[0].error.contains("no such thing"), "{:?}", report.failures);
+
+    // Again: what is there is not asked again, what failed is.
+    let before = large_model.requests().len();
+    assert_eq!(bench.report().await, report);
+    let again: Vec<usize> =
+        large_model.requests()[before..].iter().map(|request| asked(&request.prompt())).collect();
+    assert_eq!(again.len(), 10);
+    assert!(again.iter().all(|n| n % 3 == 0), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_killed_run_goes_on_and_pays_nothing_twice() {
+    let gate = Gate::default();
+    let large_model =
+        Loopback::answering(|request| Script::reply(&asked(&request.prompt()).to_string())).await;
+    for n in 0..5 {
+        large_model.then(Script::reply(&n.to_string()));
+    }
+    large_model.then(Script::reply("5").held(&gate));
+    let extra = "arms = [\"direct\"]\nmax_in_flight = 1";
+    let bench = Bench::new(&questions(20), &config(&large_model.url(), extra));
+    let mut child = bench.start();
+    large_model.wait_for_requests(6).await;
+    child.kill().await.unwrap();
+    let report = bench.report().await;
+    assert_eq!(report.arms[0].score.unwrap().mean, 1.0);
+    let mut times: BTreeMap<usize, usize> = BTreeMap::new();
+    for request in large_model.requests() {
+        *times.entry(asked(&request.prompt())).or_default() += 1;
+    }
+    // The sixth was never answered.
+    assert!(times.iter().all(|(n, times)| *times == if *n == 5 { 2 } else { 1 }), "{times:?}");
+    assert_eq!(times.len(), 20);
+}
+
+#[tokio::test]
+async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_paid_twice() {
+    let large_model = Loopback::answering(|_| Script::reply("1")).await;
+    let configure = async |extra: &str, folder: &Path| {
+        let text =
+            config(&large_model.url(), extra).replace("FOLDER", &folder.display().to_string());
+        std::fs::write(folder.join("eval.toml"), text).unwrap();
+    };
+    let extra = "arms = [\"direct\"]";
+    let bench = Bench::new(&questions(4), &config(&large_model.url(), extra));
+    bench.report().await;
+    assert_eq!(large_model.requests().len(), 4);
+    configure("arms = [\"direct\"]\nseed = 1", bench.folder.path()).await;
+    bench.report().await;
+    assert_eq!(large_model.requests().len(), 8);
+    // The same prompt under another name: the replies are there, and are counted all the same.
+    std::fs::write(
+        bench.path("same.j2"),
+        "{{ question }}\n\nReply with nothing but the answer, in as few words as possible.",
+    )
+    .unwrap();
+    configure("arms = [\"direct\", \"template:FOLDER/same.j2\"]\nseed = 1", bench.folder.path())
+        .await;
+    let report = bench.report().await;
+    assert_eq!(large_model.requests().len(), 8);
+    assert_eq!(report.arms[0].cost, report.arms[1].cost);
+}
+
+#[tokio::test]
+async fn the_bundled_models_run_side_by_side() {
+    let extra = "seed = 3\narms = [\"direct\", \"policy:models/policy-warm\"]\nbrief = false\n\
+                 [[data]]\nkind = \"world\"\nkinds = [{ chain = 2 }, { chain = 3 }]\nn = 6\n\
+                 [[data]]\nkind = \"world_facts\"\nphrasing = \"known\"\nn = 6\n";
+    let text = format!("schema_version = 1\noutput = \"FOLDER/out\"\n{extra}");
+    let bench = Bench::new("", &text);
+    let report = bench.report().await;
+    assert_eq!(report.questions, 12);
+    for arm in &report.arms {
+        assert_eq!((arm.answered, arm.failed), (12, 0));
+    }
+    assert!(report.arms[1].policy_tokens > 0.0);
+    let facts = report.tables[0].rows.iter().find(|row| row.label == "world_facts").unwrap();
+    assert_eq!(facts.cells[0].unwrap().mean, 1.0);
+    assert_eq!(report.episodes.len(), 12);
+}
+
+#[tokio::test]
+async fn what_cannot_be_evaluated_is_said() {
+    let data = |path: &str| format!("[[data]]\nkind = \"file\"\npath = \"FOLDER/{path}\"\n");
+    let base = "schema_version = 1\noutput = \"FOLDER/out\"\narms = [\"direct\"]\n";
+    for (config, code, reason) in [
+        (base.replace("direct", "dirct") + &data("questions.jsonl"), 64, "there is no such method"),
+        (base.to_owned() + &data("none.jsonl"), 1, "none.jsonl"),
+        (base.to_owned() + &data("fake.parquet"), 1, "not a Parquet file"),
+        (base.to_owned() + &data("questions.jsonl"), 1, "holds no task"),
+        (base.to_owned() + "data = []\n", 1, "there are no questions"),
+    ] {
+        let bench = Bench::new("{\"question\": \"Who?\", \"answer\": []}\n", &config);
+        std::fs::write(bench.path("fake.parquet"), "{}").unwrap();
+        let output = bench.run().await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("error: ") && said.contains(reason), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_large_model_that_never_answers_ends_the_run() {
+    let large_model = Loopback::answering(|_| Script::error(401, "wrong key")).await;
+    let bench = Bench::new(&questions(3), &config(&large_model.url(), "arms = [\"direct\"]"));
+    let output = bench.run().await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains("not one of 3 rows was answered") && said.contains("wrong key"),
+        "{said}"
+    );
+}

@@ -1,0 +1,199 @@
+//! Models that are not ours: handed on untouched.
+
+use futures::StreamExt;
+use prompt_r1::policy::ScriptedPolicy;
+use serde_json::{Value, json};
+
+use crate::loopback::{Cut, Loopback, Script};
+use crate::server::{SECRET, Setup};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn setup() -> Setup {
+    Setup::policy(ScriptedPolicy::turns([]))
+}
+
+#[tokio::test]
+async fn both_ways_byte_for_byte() {
+    let upstream = Loopback::start().await;
+    let mut setup = setup();
+    setup.endpoint = json!({"api_key_env": "TEST_KEY"});
+    let server = setup.start(&upstream).await;
+    let body = "{ \"unheard\": [1e400, \"\\u00e9\"],\n \"model\": \"any\", \"messages\": 7 }";
+    for path in [CHAT, "/v1/embeddings", "/v1/completions", "/v1/responses"] {
+        upstream.then(
+            Script::bytes(418, "application/weird", b"\x00\xff".to_vec()).header("x-new", "1"),
+        );
+        let asked = server.client.post(format!("{}{path}?a=b%20c", server.url)).body(body);
+        let asked = asked.header("openai-beta", "x").bearer_auth("theirs");
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.status(), 418, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/weird");
+        assert_eq!(response.headers()["content-length"], "2");
+        assert_eq!(response.headers()["x-new"], "1");
+        assert!(response.headers().contains_key("x-request-id"));
+        assert_eq!(response.bytes().await.unwrap().as_ref(), b"\x00\xff");
+        assert_eq!(server.metric("prompt_r1_client_disconnects_total").await, 0.0);
+        let arrived = upstream.last();
+        assert_eq!(arrived.path, format!("{path}?a=b%20c"));
+        assert_eq!(arrived.body, body.as_bytes());
+        assert_eq!(arrived.header("openai-beta"), Some("x"));
+        assert_eq!(arrived.header("authorization"), Some(&*format!("Bearer {SECRET}")));
+    }
+}
+
+#[tokio::test]
+async fn the_endpoint_that_serves_the_model() {
+    let (default, other) = (Loopback::start().await, Loopback::start().await);
+    let mut setup = setup();
+    setup.others.insert("big".to_owned(), json!({"url": other.url(), "model": "model-2"}));
+    let server = setup.start(&default).await;
+    for (model, is_other) in [("model-2", true), ("big", true), ("model-1", false), ("x", false)] {
+        let before = (default.requests().len(), other.requests().len());
+        server.json(CHAT, json!({"model": model})).await;
+        let after = (default.requests().len(), other.requests().len());
+        let expected = (before.0 + usize::from(!is_other), before.1 + usize::from(is_other));
+        assert_eq!(after, expected, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_come_as_they_are_sent() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    upstream.then(Script::events(["{\"a\": 1}", "[DONE]"]).cut(16, Cut::Stall));
+    let response = server.ask(CHAT, json!({"model": "x", "stream": true})).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut pieces = response.bytes_stream();
+    assert_eq!(pieces.next().await.unwrap().unwrap(), "data: {\"a\": 1}\n\n");
+    drop(pieces);
+    upstream.wait_for_disconnects(1).await;
+    server.wait_for_metric("prompt_r1_client_disconnects_total", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_says_so() {
+    for cut in [Cut::Close, Cut::Reset, Cut::Stall] {
+        let upstream = Loopback::start().await;
+        let mut setup = setup();
+        setup.endpoint = json!({"timeouts": {"idle_ms": 100}});
+        let server = setup.start(&upstream).await;
+        upstream.then(Script::events(["{\"a\": 1}", "{\"b\": 2}"]).cut(25, cut));
+        let response = server.ask(CHAT, json!({"model": "x", "stream": true})).await;
+        let text = response.text().await.unwrap();
+        let rest = text.strip_prefix("data: {\"a\": 1}\n\n").unwrap();
+        let error = rest.trim_start().strip_prefix("data: ").unwrap();
+        let error: Value = serde_json::from_str(error).unwrap();
+        assert!(error["error"]["message"].is_string(), "{cut:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_whole_body_that_breaks_off_is_no_whole_body() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    upstream.then(Script::json(200, json!({"a": "long enough"})).cut(5, Cut::Close));
+    let response = server.ask(CHAT, json!({"model": "x"})).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.bytes().await.is_err());
+}
+
+#[tokio::test]
+async fn nobody_is_there() {
+    let upstream = Loopback::start().await;
+    let mut setup = setup();
+    setup.endpoint = json!({"url": "http://127.0.0.1:1/v1"});
+    let server = setup.start(&upstream).await;
+    let (status, error) = server.json(CHAT, json!({"model": "x"})).await;
+    assert_eq!((status, &error["error"]["code"]), (502, &json!("large_model_unreachable")));
+    assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+}
+
+#[tokio::test]
+async fn our_own_models_are_not_elsewhere() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    for path in ["/v1/embeddings", "/v1/completions", "/v1/responses"] {
+        let (status, error) = server.json(path, json!({"model": "prompt-r1"})).await;
+        assert_eq!((status, &error["error"]["param"]), (404, &json!("model")), "{path}");
+    }
+    // A name that only begins like ours is not ours.
+    server.json(CHAT, json!({"model": "prompt-r12"})).await;
+    assert_eq!(upstream.last().json()["model"], "prompt-r12");
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_routed() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    let table: [(&[u8], Option<&str>); 5] = [
+        (b"", None),
+        (b"{", None),
+        (b"[]", None),
+        (b"{\"model\": 7}", Some("model")),
+        (b"{\"model\": \"\xff\"}", None),
+    ];
+    for (body, param) in table {
+        let asked = server.client.post(format!("{}{CHAT}", server.url)).body(body.to_vec());
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.status(), 400);
+        let error: Value = response.json().await.unwrap();
+        assert_eq!(error["error"]["param"].as_str(), param, "{error}");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn large_bodies() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    let limit = 10 * 1024 * 1024;
+    let frame = json!({"model": "x", "pad": ""}).to_string().len();
+    for (length, status) in [(limit, 200), (limit + 1, 413)] {
+        let body = json!({"model": "x", "pad": "a".repeat(length - frame)});
+        let response = server.ask(CHAT, body).await;
+        assert_eq!(response.status(), status);
+        if status == 413 {
+            let error: Value = response.json().await.unwrap();
+            assert_eq!(error["error"]["code"], "request_too_large");
+        }
+    }
+    assert_eq!(upstream.last().body.len(), limit);
+}
+
+#[tokio::test]
+async fn all_models() {
+    let list = |ids: &[&str]| {
+        let data: Vec<_> = ids.iter().map(|id| json!({"id": id, "new": 1})).collect();
+        Script::json(200, json!({"object": "list", "data": data}))
+    };
+    let upstream = Loopback::answering(move |_| list(&["model-1", "shared"])).await;
+    let second = Loopback::answering(move |_| {
+        let data = json!([{"id": "shared"}, {"id": "model-2"}, {"id": 7}]);
+        Script::json(200, json!({"data": data}))
+    })
+    .await;
+    let silent = Loopback::answering(|_| Script::error(500, "broken")).await;
+    let mut setup = setup();
+    let mut add = |name: &str, url: String| {
+        let config = json!({"url": url, "model": name, "retries": {"max": 0}});
+        setup.others.insert(name.to_owned(), config);
+    };
+    add("second", second.url());
+    add("broken", silent.url());
+    add("down", "http://127.0.0.1:1/v1".to_owned());
+    let server = setup.start(&upstream).await;
+    let response = server.get("/v1/models").await;
+    insta::assert_json_snapshot!(response.json::<Value>().await.unwrap());
+    assert_eq!(upstream.last().path, "/v1/models");
+    for (id, status) in
+        [("prompt-r1/down", 200), ("prompt-r1%2Fdown", 200), ("model-2", 200), ("none", 404)]
+    {
+        let response = server.get(&format!("/v1/models/{id}")).await;
+        assert_eq!(response.status(), status, "{id}");
+        let body: Value = response.json().await.unwrap();
+        if status == 200 {
+            assert_eq!(body["id"], id.replace("%2F", "/"));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The whole server on a socket, with a scripted policy and a loopback large model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use prompt_r1::engine::Sampling;
+use prompt_r1::episode::Limits;
+use prompt_r1::http::{App, AppState, Metrics, ServerConfig, router, serve};
+use prompt_r1::large_model::{EndpointSetup, LargeModels};
+use prompt_r1::policy::{Policy, ScriptedPolicy};
+use prompt_r1::protocol::Protocol;
+use reqwest::{RequestBuilder, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::loopback::Loopback;
+
+/// What the environment variable `TEST_KEY` holds.
+pub const SECRET: &str = "sk-planted-0123456789abcdef";
+
+/// A server that is yet to start.
+pub struct Setup {
+    pub policy: Arc<dyn Policy>,
+    /// Keys of the large model `test`, beside its URL and model.
+    pub endpoint: Value,
+    /// More large models by name, as in a configuration.
+    pub others: BTreeMap<String, Value>,
+    pub limits: Limits,
+    pub server: ServerConfig,
+}
+
+impl Setup {
+    /// A server whose policy writes these turns.
+    pub fn turns<const N: usize>(turns: [&str; N]) -> Self {
+        Self::policy(ScriptedPolicy::turns(turns))
+    }
+
+    pub fn policy(policy: impl Policy + 'static) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            endpoint: json!({}),
+            others: BTreeMap::new(),
+            limits: Limits::default(),
+            server: ServerConfig::default(),
+        }
+    }
+
+    /// A server whose policy asks once and answers with what it was told.
+    pub fn relay() -> Self {
+        Self::policy(relay())
+    }
+
+    pub async fn start(self, upstream: &Loopback) -> Server {
+        let mut configs = self.others;
+        let mut test = json!({"url": upstream.url(), "model": "model-1",
+                              "retries": {"max": 0, "base_ms": 1}});
+        for (key, value) in self.endpoint.as_object().unwrap() {
+            test[key] = value.clone();
+        }
+        configs.insert("test".to_owned(), test);
+        let configs = configs
+            .into_iter()
+            .map(|(name, config)| (name, serde_json::from_value(config).unwrap()));
+        let metrics = Arc::new(Metrics::default());
+        let keys = |name: &str| (name == "TEST_KEY").then(|| SECRET.into());
+        let setup = EndpointSetup { keys: &keys, observer: metrics.clone(), seed: 1 };
+        let large_models =
+            LargeModels::new(Vec::new(), &configs.collect(), "test", &setup).unwrap();
+        let count = AtomicU64::new(1);
+        let grace = self.server.grace();
+        let app = App {
+            policy: self.policy,
+            large_models: Arc::new(large_models),
+            protocol: Arc::new(Protocol::load(None).unwrap()),
+            limits: self.limits,
+            sampling: Sampling::GREEDY,
+            server: self.server,
+            metrics,
+            clock: Arc::new(|| UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            ids: Arc::new(move || {
+                Uuid::from_u128(u128::from(count.fetch_add(1, Ordering::Relaxed)))
+            }),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let router = router(AppState::new(app));
+        let serving = tokio::spawn(serve(listener, router, shutdown, grace));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Server { url, client, stop: Some(stop), serving }
+    }
+}
+
+/// Asks the large model the question, and answers with its reply.
+pub fn relay() -> ScriptedPolicy {
+    ScriptedPolicy::new(|shown| match shown.len() {
+        1 => {
+            let question = shown[0].rsplit("Question: ").next().unwrap().trim();
+            format!("<think>ask</think><interaction_prompt>{question}</interaction_prompt>")
+        }
+        _ => {
+            let reply = shown.last().unwrap();
+            let reply = reply.replace("<interaction_response>", "");
+            let reply = reply.replace("</interaction_response>", "");
+            format!("<think>so it is</think><answer>{}</answer>", reply.trim())
+        }
+    })
+}
+
+/// A server that runs; it is cut off when dropped.
+pub struct Server {
+    pub url: String,
+    pub client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    pub fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).json(body)
+    }
+
+    pub async fn ask(&self, path: &str, body: Value) -> Response {
+        self.post(path, &body).send().await.unwrap()
+    }
+
+    /// Status and body of a request.
+    pub async fn json(&self, path: &str, body: Value) -> (u16, Value) {
+        let response = self.ask(path, body).await;
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    /// The value of a series; 0 where there is none.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Returns when a series has reached a value.
+    pub async fn wait_for_metric(&self, series: &str, value: f64) {
+        let wait = async {
+            while self.metric(series).await < value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(waited.is_ok(), "waited for {series}, it is {}", self.metric(series).await);
+    }
+
+    /// Begins the shutdown.
+    pub fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Returns when the shutdown is complete.
+    pub async fn stopped(&mut self) {
+        let stopped = tokio::time::timeout(Duration::from_secs(20), &mut self.serving).await;
+        stopped.unwrap().unwrap().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// The data of a stream's events, and whether it was closed by `[DONE]`.
+pub fn events(text: &str) -> (Vec<Value>, bool) {
+    let data: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let done = data.last() == Some(&"[DONE]");
+    let events = data.iter().filter(|data| **data != "[DONE]");
+    (events.map(|data| serde_json::from_str(data).unwrap()).collect(), done)
+}
