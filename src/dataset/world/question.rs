@@ -108,7 +108,7 @@ pub(super) fn words() -> impl Iterator<Item = String> {
     let comparisons = COMPARISONS.iter().flat_map(|c| [c.compare, c.check]);
     let words: BTreeSet<String> = singles
         .chain(comparisons)
-        .chain(["yes no then"])
+        .chain(["yes no"])
         .flat_map(|template| template.split(' '))
         .filter(|word| !word.contains('{'))
         .map(|word| word.trim_end_matches('?'))

@@ -45,18 +45,18 @@ fn demonstrations_read_as_documented() {
         lines.join("\n")
     };
     insta::assert_snapshot!(told(TaskKind::Chain(3), true, 1), @r#"
-    What is the birthplace of the mentor of the founder of Thebex?
-    founder of Thebex, then mentor, birthplace | Prompt("Who started Thebex?") | Some("Pino Nunov")
-    mentor of Pino Nunov, then birthplace | Prompt("Who was the teacher of Pino Nunov?") | Some("Breko Stulov")
+    What is Thebex's founder's mentor's birthplace?
+    founder of Thebex | Prompt("Who started Thebex?") | Some("Pino Nunov")
+    mentor of Pino Nunov | Prompt("Who was the teacher of Pino Nunov?") | Some("Breko Stulov")
     birthplace of Breko Stulov | Prompt("Where was Breko Stulov born?") | Some("Silville")
     Silville | Answer("Silville") | None
     "#);
     insta::assert_snapshot!(told(TaskKind::Comparison, true, 2), @r#"
     Are Hodex and Losex based in the same country?
-    headquarters of Hodex, then country | Prompt("Where is Hodex based?") | Some("Dovton")
+    headquarters of Hodex | Prompt("Where is Hodex based?") | Some("Dovton")
     country of Dovton | Prompt("In which nation does Dovton lie?") | Some("Driruna")
-    Driruna and headquarters of Losex, then country | Prompt("In which city is Losex based?") | Some("Tudton")
-    Driruna and country of Tudton | Prompt("In which nation does Tudton lie?") | Some("Driruna")
+    headquarters of Losex | Prompt("In which city is Losex based?") | Some("Tudton")
+    country of Tudton | Prompt("In which nation does Tudton lie?") | Some("Driruna")
     Driruna and Driruna | Answer("yes") | None
     "#);
     insta::assert_snapshot!(told(TaskKind::Check, false, 3), @r#"

@@ -43,7 +43,7 @@ fn the_default_world_is_large_enough_and_never_changes_unnoticed() {
         .into_iter()
         .map(|drawn| format!("{} {} {:?}", drawn.task.id, drawn.task.question, drawn.task.golds))
         .collect();
-    assert_eq!(format!("{:016x}", stable_hash(&asked.join("\n"))), "1c6cb9d3c24e5c5a");
+    assert_eq!(format!("{:016x}", stable_hash(&asked.join("\n"))), "4c90e8e3cd17f1dc");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn the_corpus_holds_every_word() {
             assert!(corpus.contains(&word), "`{word}` is missing");
         }
     }
-    for word in question::words().chain(words("the whole question and then")) {
+    for word in question::words().chain(words("the whole question and")) {
         assert!(corpus.contains(&word), "`{word}` is missing");
     }
 }
