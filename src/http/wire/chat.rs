@@ -163,7 +163,7 @@ impl ChatRequest {
             ("max_tokens", self.max_tokens),
             ("max_completion_tokens", self.max_completion_tokens),
         ];
-        for (name, _) in caps.into_iter().filter(|(_, cap)| *cap == Some(0)) {
+        if let Some((name, _)) = caps.into_iter().find(|(_, cap)| *cap == Some(0)) {
             return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
         }
         if self.stream_options.is_some() && self.stream != Some(true) {
