@@ -5,6 +5,8 @@
 //! cargo bench --bench eval
 //! ```
 
+#![allow(clippy::print_stdout)] // the figures are what it is for
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -5,6 +5,8 @@
 //! cargo bench --bench training
 //! ```
 
+#![allow(clippy::print_stdout)] // the figures are what it is for
+
 use std::time::Instant;
 
 use candle_core::Device;

@@ -47,11 +47,10 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "task",
             "tokenization",
             "trajectory",
-            "config",
         ],
     ),
     ("http", &["chat", "engine", "episode", "large_model", "policy", "protocol", "trajectory"]),
-    ("config", &["engine", "episode", "http", "large_model"]),
+    ("config", &["engine", "episode", "eval", "http", "large_model"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

@@ -93,7 +93,7 @@ async fn arms_are_counted_and_failures_are_told_apart() {
         match (n % 3, prompt.contains("step by step")) {
             (0, false) => Script::error(400, "no such thing"),
             (_, true) => Script::reply(&format!("Well.\n**Answer:** {n}")),
-            (_, false) if n % 2 == 0 => Script::reply(&format!(" {n}. ")),
+            (_, false) if n.is_multiple_of(2) => Script::reply(&format!(" {n}. ")),
             _ => Script::reply("I do not know"),
         }
     })

@@ -19,6 +19,7 @@ pub fn html(report: &Report) -> Result<String, EvalError> {
 
 fn render(report: &Report) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
+    environment.set_keep_trailing_newline(true);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.add_filter("percent", |share: f64| format!("{:.1}", 100.0 * share));
     environment.add_filter("points", |share: f64| format!("{:+.1}", 100.0 * share));
