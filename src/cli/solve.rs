@@ -98,11 +98,13 @@ fn print_json(episode: &Episode) -> anyhow::Result<()> {
 #[allow(clippy::print_stdout, reason = "the episode is the command's output")]
 async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
     let colour = std::io::stdout().is_terminal();
-    let mut last = "";
+    // The label of the line that is being written; none at the start of a turn.
+    let mut open = None;
+    let mut is_first = true;
     while let Some(event) = events.recv().await {
         let (label, style, text) = match event {
             EpisodeEvent::Turn(_) => {
-                last = "";
+                open = None;
                 continue;
             }
             EpisodeEvent::Think(text) => ("think", "2", text),
@@ -110,11 +112,11 @@ async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
             EpisodeEvent::Response(text) => ("reply", "33", text),
             EpisodeEvent::Answer(text) => ("answer", "1;32", text),
         };
-        if label != last {
-            if !last.is_empty() || label != "think" {
+        if open != Some(label) {
+            if !is_first {
                 println!();
             }
-            last = label;
+            (open, is_first) = (Some(label), false);
             if colour {
                 print!("\x1b[{style}m{label:>7}\x1b[0m  ");
             } else {

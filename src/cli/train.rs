@@ -41,6 +41,24 @@ struct RunArgs {
     /// Go on from the run's last checkpoint
     #[arg(long)]
     resume: bool,
+    /// Seed, in place of the configuration's
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Folder of the run, in place of the configuration's
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// Puts what the command line says in place of what the file said.
+    fn apply(&self, seed: &mut u64, output: &mut PathBuf) {
+        if let Some(given) = self.seed {
+            *seed = given;
+        }
+        if let Some(given) = &self.output {
+            output.clone_from(given);
+        }
+    }
 }
 
 /// Carries `server train` out.
@@ -49,13 +67,15 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     crate::train::memory::keep_freed();
     match args.method {
         Method::Sft(args) => {
-            let config: SftConfig = read_toml(&args.config)?;
+            let mut config: SftConfig = read_toml(&args.config)?;
+            args.apply(&mut config.seed, &mut config.output);
             let model = run_sft(&config, args.resume, &mut Bar::new()?)?;
             println!("{}", model.display());
         }
         Method::Grpo(args) => {
             let written: GrpoConfig = read_toml(&args.config)?;
-            let config = written.preset.complete(read_toml(&args.config)?)?;
+            let mut config = written.preset.complete(read_toml(&args.config)?)?;
+            args.apply(&mut config.seed, &mut config.output);
             let large_model = large_model(&config.large_model)?;
             let model = run_grpo(&config, large_model, args.resume, &mut Bar::new()?)?;
             println!("{}", model.display());

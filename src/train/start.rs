@@ -25,8 +25,10 @@ pub struct StartConfig {
     pub path: Option<PathBuf>,
     /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
     pub new: Option<NewModel>,
-    /// Train low-rank adapters instead of the weights.
+    /// Train a new low-rank adapter instead of the weights.
     pub lora: Option<AdapterConfig>,
+    /// Or go on with the adapter in this PEFT folder.
+    pub adapter: Option<PathBuf>,
     /// Keep only each layer's input and compute the rest again on the way back: less memory, a
     /// third more time.
     pub recompute: bool,
@@ -93,9 +95,20 @@ impl Start {
         };
         let text = Arc::new(TextSide::load(&folder)?);
         let mut model = Model::load(&folder, DType::F32, &Device::Cpu)?;
-        if let Some(lora) = &config.lora {
-            let adapter =
-                Adapter::new(model.config(), lora.clone(), seed, DType::F32, &Device::Cpu)?;
+        let shape = model.config();
+        let adapter = match (&config.lora, &config.adapter) {
+            (None, None) => None,
+            (Some(new), None) => {
+                Some(Adapter::new(shape, new.clone(), seed, DType::F32, &Device::Cpu)?)
+            }
+            (None, Some(folder)) => Some(Adapter::load(folder, shape, DType::F32, &Device::Cpu)?),
+            (Some(_), Some(_)) => {
+                return Err(TrainError::Config(
+                    "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself".into(),
+                ));
+            }
+        };
+        if let Some(adapter) = adapter {
             model = model.with_adapter(adapter);
         }
         model.set_recompute(config.recompute);

@@ -12,3 +12,4 @@ mod pass_through;
 mod policy_contract;
 mod server;
 mod solve;
+mod train;

@@ -215,6 +215,80 @@ async fn damaged_folders_are_named_and_explained() {
     assert_eq!(ids, expected);
 }
 
+/// The bundled policy as a GGUF file, its weights unquantised.
+fn write_gguf(path: &Path) {
+    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+    use gguf_file::Value::{F32, String, U32, U64};
+    let shape = ModelConfig::load(Path::new(FOLDER)).unwrap();
+    let number = |n: usize| U32(n as u32);
+    let metadata = [
+        ("general.architecture", String("qwen3".into())),
+        ("qwen3.attention.head_count", number(shape.num_attention_heads)),
+        ("qwen3.attention.head_count_kv", number(shape.num_key_value_heads)),
+        ("qwen3.attention.key_length", number(shape.head_dim)),
+        ("qwen3.attention.value_length", number(shape.head_dim)),
+        ("qwen3.attention.layer_norm_rms_epsilon", F32(shape.rms_norm_eps as f32)),
+        ("qwen3.block_count", number(shape.num_hidden_layers)),
+        ("qwen3.embedding_length", number(shape.hidden_size)),
+        ("qwen3.context_length", U64(shape.max_position_embeddings as u64)),
+        ("qwen3.rope.freq_base", F32(shape.rope_theta as f32)),
+    ];
+    let weights = Path::new(FOLDER).join("model.safetensors");
+    let tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    let tensors: Vec<(std::string::String, QTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let mut name = name.replace("model.layers", "blk").replace("self_attn.", "");
+            for (theirs, ours) in [
+                ("model.embed_tokens", "token_embd"),
+                ("model.norm", "output_norm"),
+                ("input_layernorm", "attn_norm"),
+                ("post_attention_layernorm", "ffn_norm"),
+                ("q_proj", "attn_q"),
+                ("k_proj", "attn_k"),
+                ("v_proj", "attn_v"),
+                ("o_proj", "attn_output"),
+                ("q_norm", "attn_q_norm"),
+                ("k_norm", "attn_k_norm"),
+                ("mlp.gate_proj", "ffn_gate"),
+                ("mlp.up_proj", "ffn_up"),
+                ("mlp.down_proj", "ffn_down"),
+            ] {
+                name = name.replace(theirs, ours);
+            }
+            (name, QTensor::quantize(tensor, GgmlDType::F32).unwrap())
+        })
+        .collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let metadata: Vec<(&str, &gguf_file::Value)> =
+        metadata.iter().map(|(name, value)| (*name, value)).collect();
+    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_samples_what_its_folder_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.gguf");
+    write_gguf(&file);
+    let config = MistralRsConfig::default();
+    let load = || MistralRsEngine::load(&file, &config);
+    let error = load().await.err().expect("it has no tokenizer").to_string();
+    assert!(error.contains("`tokenizer.json`") && error.contains("hint:"), "{error}");
+
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(FOLDER).join(name), folder.path().join(name)).unwrap();
+    }
+    let engine = load().await.unwrap();
+    let (ids, log_probs, end) = collect(&engine, request(&text_ids(), 3, 24)).await;
+    end.unwrap();
+    let (expected, expected_log_probs, _) = collect(&*native(), request(&text_ids(), 3, 24)).await;
+    assert_eq!(ids, expected);
+    for (a, b) in log_probs.iter().zip(&expected_log_probs) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+}
+
 /// Untrained, a model samples bytes that are no text.
 #[tokio::test(flavor = "multi_thread")]
 async fn mistralrs_ends_a_request_inside_a_character() {

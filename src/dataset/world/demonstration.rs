@@ -3,7 +3,7 @@
 //! Each think says what is asked next: "birthplace of Ana Vel", then "country of Mirburg". Every word
 //! of it stands in the question or in the last reply, and the next noun stands right behind the last
 //! one in the question, so that a chain of any length is the same step over and over. The last think
-//! says what was found: "Tarnia", or "Tarnia and Gasuna" where two things are compared.
+//! says what was found: "Tarnia", or "Tarnia and Gasuna" where it was asked of two things.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -62,11 +62,16 @@ pub struct DemonstrationMix {
     pub max_hops: usize,
     /// The share of comparisons.
     pub comparison_share: f64,
-    /// The share of yes/no checks of one thing; the rest after both shares are chains.
+    /// The share of yes/no checks of one thing.
     pub check_share: f64,
+    /// The share of questions about two things; the rest after the three shares are chains.
+    pub pair_share: f64,
     /// The share in which the whole question is put to the large model at once, which can only
     /// guess: the reply is any object of the right kind, and it is taken as the answer.
     pub all_at_once_share: f64,
+    /// The share of facts that are asked for a second time, in another wording, to be sure. A policy
+    /// that has seen this cannot tell by counting its turns how far it has come in a chain.
+    pub asked_twice_share: f64,
     /// How single facts are asked for.
     pub phrasings: PhrasingChoice,
 }
@@ -78,7 +83,9 @@ impl Default for DemonstrationMix {
             max_hops: MAX_HOPS,
             comparison_share: 0.2,
             check_share: 0.1,
+            pair_share: 0.0,
             all_at_once_share: 0.0,
+            asked_twice_share: 0.0,
             phrasings: PhrasingChoice::KnownOnly,
         }
     }
@@ -96,8 +103,13 @@ impl DemonstrationMix {
         for (field, share) in [
             ("comparison_share", self.comparison_share),
             ("check_share", self.check_share),
+            ("pair_share", self.pair_share),
             ("all_at_once_share", self.all_at_once_share),
-            ("comparison_share + check_share", self.comparison_share + self.check_share),
+            ("asked_twice_share", self.asked_twice_share),
+            (
+                "comparison_share + check_share + pair_share",
+                self.comparison_share + self.check_share + self.pair_share,
+            ),
         ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(WorldError::Config {
@@ -117,6 +129,9 @@ impl DemonstrationMix {
         }
         if draw < self.comparison_share + self.check_share {
             return TaskKind::Check;
+        }
+        if draw < self.comparison_share + self.check_share + self.pair_share {
+            return TaskKind::Pair;
         }
         match rng.random_range(self.min_hops..=self.max_hops) {
             1 => TaskKind::Single,
@@ -157,7 +172,7 @@ impl World {
         let turns = if rng.random_bool(mix.all_at_once_share.clamp(0.0, 1.0)) {
             self.all_at_once(task, rng)
         } else {
-            self.hop_by_hop(task, mix.phrasings, rng)
+            self.hop_by_hop(task, mix, rng)
         };
         Demonstration { task: task.task.clone(), turns }
     }
@@ -165,11 +180,11 @@ impl World {
     fn hop_by_hop(
         &self,
         task: &WorldTask,
-        phrasings: PhrasingChoice,
+        mix: &DemonstrationMix,
         rng: &mut ChaCha8Rng,
     ) -> Vec<DemoTurn> {
         let side = match task.goal {
-            Goal::Same => task.plan.len() / 2,
+            Goal::Same | Goal::Both => task.plan.len() / 2,
             Goal::Object | Goal::Equals(_) => task.plan.len(),
         };
         let mut turns = Vec::with_capacity(task.plan.len() + 1);
@@ -177,11 +192,13 @@ impl World {
         for steps in task.plan.chunks(side.max(1)) {
             for step in steps {
                 let subject = self.name(step.subject);
-                turns.push(DemoTurn {
-                    think: format!("{} of {subject}", step.relation.spec().noun),
-                    action: Action::Prompt(phrasing(*step, phrasings, rng).question(subject)),
-                    reply: Some(self.name(step.object).to_owned()),
-                });
+                for phrasing in wordings(*step, mix, rng) {
+                    turns.push(DemoTurn {
+                        think: format!("{} of {subject}", step.relation.spec().noun),
+                        action: Action::Prompt(phrasing.question(subject)),
+                        reply: Some(self.name(step.object).to_owned()),
+                    });
+                }
             }
             found.extend(steps.last().map(|step| self.name(step.object)));
         }
@@ -199,7 +216,7 @@ impl World {
 
     fn all_at_once(&self, task: &WorldTask, rng: &mut ChaCha8Rng) -> Vec<DemoTurn> {
         let guess = match (task.goal, task.plan.last()) {
-            (Goal::Object, Some(step)) => {
+            (Goal::Object | Goal::Both, Some(step)) => {
                 let kind = step.object.kind;
                 self.name(Entity { kind, index: rng.random_range(0..self.count(kind)) })
             }
@@ -221,15 +238,17 @@ impl World {
     }
 }
 
-fn phrasing(step: Step, choice: PhrasingChoice, rng: &mut ChaCha8Rng) -> Phrasing {
-    let all = &step.relation.spec().phrasings;
-    let allowed: Vec<Phrasing> = all
-        .iter()
-        .filter(|phrasing| match choice {
-            PhrasingChoice::Uniform => true,
-            PhrasingChoice::KnownOnly => phrasing.familiarity == Familiarity::Known,
-        })
-        .copied()
-        .collect();
-    allowed.choose(rng).copied().unwrap_or(all[0])
+/// In which wordings a fact is asked for: one, or two different ones as often as `mix` says.
+fn wordings(step: Step, mix: &DemonstrationMix, rng: &mut ChaCha8Rng) -> Vec<Phrasing> {
+    let mut allowed = step.relation.spec().phrasings.to_vec();
+    if mix.phrasings == PhrasingChoice::KnownOnly {
+        allowed.retain(|phrasing| phrasing.familiarity == Familiarity::Known);
+    }
+    let is_doubted = mix.asked_twice_share > 0.0 && rng.random_bool(mix.asked_twice_share);
+    let mut chosen = Vec::with_capacity(2);
+    for _ in 0..if is_doubted { 2 } else { 1 } {
+        chosen.extend(allowed.choose(rng).copied());
+        allowed.retain(|phrasing| !chosen.contains(phrasing));
+    }
+    chosen
 }

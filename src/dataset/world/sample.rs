@@ -47,6 +47,8 @@ pub enum TaskKind {
     Comparison,
     /// Whether something that one or two facts tell is a given value.
     Check,
+    /// What one or two facts tell of each of two things: "Lodia and Tarnia".
+    Pair,
 }
 
 impl TaskKind {
@@ -57,6 +59,7 @@ impl TaskKind {
             Self::Chain(_) => "chain",
             Self::Comparison => "comparison",
             Self::Check => "check",
+            Self::Pair => "pair",
         }
     }
 }
@@ -69,6 +72,8 @@ pub type Step = Fact;
 pub enum Goal {
     /// It is the last object.
     Object,
+    /// The objects at which the two halves of the plan end, joined by "and".
+    Both,
     /// Yes when both halves of the plan end at the same object, else no.
     Same,
     /// Yes when the plan ends at this value, else no.
@@ -80,7 +85,8 @@ pub enum Goal {
 pub struct WorldTask {
     /// The question and its answer.
     pub task: Task,
-    /// The facts to look up, in order; a comparison's first half is about the first thing.
+    /// The facts to look up, in order; the first half of a comparison's or a pair's is about the
+    /// first thing.
     pub plan: Vec<Step>,
     /// How they give the answer.
     pub goal: Goal,
@@ -115,6 +121,7 @@ impl<'w> Sampler<'w> {
                 TaskKind::Chain(hops) => self.chain(hops, rng),
                 TaskKind::Comparison => self.comparison(affirmative, rng),
                 TaskKind::Check => self.check(affirmative, rng),
+                TaskKind::Pair => self.pair(rng),
             })
             .ok_or(WorldError::TooSmall { kind: kind.name().into(), found: 0, wanted: 1 })
     }
@@ -151,20 +158,39 @@ impl<'w> Sampler<'w> {
 
     fn comparison(&self, same: bool, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
         let Comparison { path, compare, .. } = COMPARISONS.choose(rng)?;
-        let (a, b) = (self.start(path, rng)?, self.start(path, rng)?);
-        let (plan_a, plan_b) = (self.walk(a, path)?, self.walk(b, path)?);
-        if a == b || (plan_a.last()?.object == plan_b.last()?.object) != same {
+        let (key, question, plan) = self.two(path, compare, rng)?;
+        if (plan.last()?.object == plan[plan.len() / 2 - 1].object) != same {
             return None;
         }
-        // The same pair asked the other way round is the same question.
+        Some(yes_no_task(format!("comparison:{key}"), "comparison", question, plan, Goal::Same))
+    }
+
+    fn pair(&self, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let Comparison { path, pair, .. } = COMPARISONS.choose(rng)?;
+        let (key, question, plan) = self.two(path, pair, rng)?;
+        let name = |at: usize| self.world.name(plan[at].object);
+        let gold = format!("{} and {}", name(plan.len() / 2 - 1), name(plan.len() - 1));
+        let task = task(format!("pair:{key}"), "pair", question, gold, plan.len());
+        Some(WorldTask { task, plan, goal: Goal::Both })
+    }
+
+    /// Two different things, in `template`, and what `path` tells of each.
+    fn two(
+        &self,
+        path: &[Relation],
+        template: &str,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<(String, String, Vec<Step>)> {
+        let (a, b) = (self.start(path, rng)?, self.start(path, rng)?);
+        let plan = [self.walk(a, path)?, self.walk(b, path)?].concat();
+        // The same two asked about the other way round are the same question.
         let key = self.key(&[a.min(b), a.max(b)], path);
-        if Split::of(&key) != self.split {
+        if a == b || Split::of(&key) != self.split {
             return None;
         }
         let question =
-            compare.replace("{a}", self.world.name(a)).replace("{b}", self.world.name(b));
-        let plan = [plan_a, plan_b].concat();
-        Some(yes_no_task(format!("comparison:{key}"), "comparison", question, plan, Goal::Same))
+            template.replace("{a}", self.world.name(a)).replace("{b}", self.world.name(b));
+        Some((key, question, plan))
     }
 
     fn check(&self, equal: bool, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
@@ -225,7 +251,7 @@ fn yes_no_task(id: String, kind: &str, question: String, plan: Vec<Step>, goal: 
     let ends = |range: &[Step]| range.last().map(|step| step.object);
     let yes = match goal {
         Goal::Equals(value) => ends(&plan) == Some(value),
-        Goal::Same | Goal::Object => ends(&plan) == ends(&plan[..plan.len() / 2]),
+        Goal::Same | Goal::Both | Goal::Object => ends(&plan) == ends(&plan[..plan.len() / 2]),
     };
     let gold = if yes { "yes" } else { "no" }.to_owned();
     WorldTask { task: task(id, kind, question, gold, plan.len()), plan, goal }

@@ -48,10 +48,17 @@ impl Tasks {
         match config {
             TaskConfig::World { world, questions } => {
                 let world = World::generate(world)?;
-                // The same for every run, so that runs can be compared.
+                // The same for every run with these kinds, so that runs can be compared. A kind
+                // that is trained on more often is not evaluated more often.
+                let mut kinds: Vec<TaskKind> = Vec::new();
+                for kind in questions {
+                    if !kinds.contains(kind) {
+                        kinds.push(*kind);
+                    }
+                }
                 let drawn = world.sample_tasks(
                     Split::Test,
-                    questions,
+                    &kinds,
                     eval,
                     derive(0, Purpose::Evaluation, &[]),
                 )?;

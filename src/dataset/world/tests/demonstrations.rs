@@ -64,6 +64,7 @@ fn demonstrations_read_as_documented() {
     birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
     Sorville and Vubford | Answer("no") | None
     "#);
+    insta::assert_snapshot!(told(TaskKind::Pair, false, 3), @"");
 }
 
 #[test]
@@ -74,7 +75,9 @@ fn a_mix_shows_what_its_shares_say() {
         max_hops: 3,
         comparison_share: 0.0,
         check_share: 0.25,
+        pair_share: 0.0,
         all_at_once_share: 0.5,
+        asked_twice_share: 0.0,
         phrasings: PhrasingChoice::Uniform,
     };
     let shown = world.demonstrations(&mix, Split::Train, 4_000, 4).unwrap();
@@ -114,6 +117,25 @@ fn a_mix_shows_what_its_shares_say() {
 }
 
 #[test]
+fn a_doubted_fact_is_asked_for_again_in_another_wording() {
+    let world = world();
+    let mix = DemonstrationMix { asked_twice_share: 0.25, ..DemonstrationMix::default() };
+    let (mut asked, mut again) = (0, 0);
+    for demonstration in world.demonstrations(&mix, Split::Train, 2_000, 4).unwrap() {
+        for pair in demonstration.turns.windows(2) {
+            if pair[0].think == pair[1].think && pair[1].reply.is_some() {
+                assert_ne!(pair[0].action, pair[1].action);
+                assert_eq!(pair[0].reply, pair[1].reply);
+                again += 1;
+            }
+        }
+        asked += demonstration.task.hops.unwrap();
+    }
+    let share = f64::from(again) / f64::from(asked);
+    assert!((share - 0.25).abs() < 0.03, "{share}");
+}
+
+#[test]
 fn known_only_prompts_are_ones_that_the_large_model_was_trained_on() {
     let world = world();
     let trained: BTreeSet<String> = world
@@ -142,7 +164,7 @@ fn a_mix_out_of_range_is_refused_by_field() {
         (DemonstrationMix { check_share: -0.1, ..base() }, "check_share"),
         (
             DemonstrationMix { check_share: 0.6, comparison_share: 0.6, ..base() },
-            "comparison_share + check_share",
+            "comparison_share + check_share + pair_share",
         ),
     ] {
         let error = world.demonstrations(&mix, Split::Train, 1, 0).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use super::*;
 
 mod demonstrations;
 
-const KINDS: [TaskKind; 7] = [
+const KINDS: [TaskKind; 8] = [
     TaskKind::Single,
     TaskKind::Chain(2),
     TaskKind::Chain(3),
@@ -15,6 +15,7 @@ const KINDS: [TaskKind; 7] = [
     TaskKind::Chain(5),
     TaskKind::Comparison,
     TaskKind::Check,
+    TaskKind::Pair,
 ];
 
 fn world() -> World {
@@ -227,7 +228,7 @@ fn answer_by_walking(world: &World, question: &str) -> String {
 fn every_gold_follows_from_the_facts() {
     let world = world();
     for split in [Split::Train, Split::Test] {
-        for drawn in world.sample_tasks(split, &KINDS, 700, 11).unwrap() {
+        for drawn in world.sample_tasks(split, &KINDS, 800, 11).unwrap() {
             let task = &drawn.task;
             assert_eq!(task.source, "world");
             assert_eq!(task.hops, Some(u32::try_from(drawn.plan.len()).unwrap()));
@@ -249,6 +250,13 @@ fn every_gold_follows_from_the_facts() {
                     assert_eq!(task.golds, [if same { "yes" } else { "no" }]);
                     assert!(task.question.contains(world.name(a[0].subject)));
                     assert!(task.question.contains(world.name(b[0].subject)));
+                }
+                "pair" => {
+                    let (a, b) = drawn.plan.split_at(drawn.plan.len() / 2);
+                    let found = [a, b].map(|half| world.name(half.last().unwrap().object));
+                    assert_eq!(task.golds, [found.join(" and ")]);
+                    let about = [a, b].map(|half| world.name(half[0].subject)).join(" and ");
+                    assert!(task.question.contains(&about), "{}", task.question);
                 }
                 "check" => {
                     let end = world.name(drawn.plan.last().unwrap().object);
@@ -343,7 +351,7 @@ fn the_corpus_holds_every_word() {
     };
     let corpus: BTreeSet<String> =
         world.vocabulary_corpus(300, 1).unwrap().iter().flat_map(|line| words(line)).collect();
-    for drawn in world.sample_tasks(Split::Test, &KINDS, 700, 1).unwrap() {
+    for drawn in world.sample_tasks(Split::Test, &KINDS, 800, 1).unwrap() {
         for word in words(&drawn.task.question) {
             assert!(corpus.contains(&word), "`{word}` is missing");
         }

@@ -1,0 +1,148 @@
+//! The command that trains, as a user runs it: killed, gone on with, and its folder served.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough for the slowest machine; a run of these takes about a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const STEPS: usize = 300;
+
+fn server() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Writes a supervised run of a tiny model over a tiny world, in `folder`.
+fn recipe(folder: &Path, model: &str) -> PathBuf {
+    let path = folder.join("run.toml");
+    let output = folder.join("run");
+    let text = format!(
+        r#"
+        schema_version = 1
+        output = {output:?}
+        seed = 3
+        steps = {STEPS}
+        batch_size = 4
+        checkpoint_every = 5
+        eval_every = 100
+        weight_decay = 0.01
+        schedule = {{ peak = 3e-3, warmup_steps = 5, decay = "cosine" }}
+        data = {{ kind = "world_demonstrations", count = 200, world = {{ people = 12, companies = 3, cities = 6, countries = 3 }} }}
+        {model}
+        "#
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A new model.
+const NEW: &str = r#"
+        [model.new]
+        hidden_size = 16
+        intermediate_size = 24
+        num_hidden_layers = 1
+        num_attention_heads = 2
+        num_key_value_heads = 1
+        head_dim = 8
+        max_position_embeddings = 512
+"#;
+
+fn train(recipe: &Path, resume: bool) -> Output {
+    let mut command = server();
+    command.args(["train", "sft", "--config"]).arg(recipe);
+    if resume {
+        command.arg("--resume");
+    }
+    command.output().unwrap()
+}
+
+fn trained(recipe: &Path, resume: bool) -> PathBuf {
+    let output = train(recipe, resume);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+fn steps_written(folder: &Path) -> usize {
+    std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap_or_default().lines().count()
+}
+
+/// Waits until `done`, or fails with what the process wrote.
+fn wait_until(process: &mut Child, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(process.try_wait().unwrap().is_none(), "the run ended by itself");
+        assert!(begun.elapsed() < PATIENCE, "the run makes no progress");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn weights(model: &Path) -> Vec<u8> {
+    std::fs::read(model.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = trained(&recipe(whole.path(), NEW), false);
+
+    let recipe = recipe(cut.path(), NEW);
+    let mut run = server().args(["train", "sft", "--config"]).arg(&recipe).spawn().unwrap();
+    wait_until(&mut run, || steps_written(cut.path()) > 7);
+    run.kill().unwrap(); // SIGKILL
+    run.wait().unwrap();
+    assert!(steps_written(cut.path()) < STEPS);
+
+    // To begin anew over it would lose it.
+    let refused = train(&recipe, false);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));
+
+    let resumed = trained(&recipe, true);
+    assert_eq!(steps_written(cut.path()), STEPS, "no step is missing, none is there twice");
+    assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+}
+
+#[test]
+fn an_adapter_is_trained_gone_on_with_and_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let sub = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let base = trained(&recipe(&sub("base"), NEW), false);
+    let lora = format!(
+        "[model]\npath = {base:?}\nlora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\", \"down_proj\"] }}"
+    );
+    let first = trained(&recipe(&sub("first"), &lora), false);
+    let adapter = first.join("adapter");
+    assert!(adapter.join("adapter_config.json").is_file());
+    assert!(weights(&first) != weights(&base), "the folder holds the merged weights");
+
+    let more = format!("[model]\npath = {base:?}\nadapter = {adapter:?}");
+    let second = trained(&recipe(&sub("second"), &more), false);
+    let tensors = |model: &Path| std::fs::read(model.join("adapter/adapter_model.safetensors"));
+    assert!(tensors(&second).unwrap() != tensors(&first).unwrap());
+
+    let both = format!("{more}\nlora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"] }}");
+    let refused = train(&recipe(&sub("both"), &both), false);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("has both `lora`"), "{refused:?}");
+
+    for engine in ["mistralrs", "native"] {
+        let config = folder.path().join("server.toml");
+        let text = format!(
+            "schema_version = 1\n[policy]\nengine = {engine:?}\nmodel = {second:?}\n[episode]\nmax_turns = 1\nmax_turn_tokens = 8\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let question = "What is Grania's president?";
+        let output =
+            server().args(["solve", question, "--json", "--config"]).arg(&config).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let episode: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let sampled = episode["usage"]["policy"]["completion_tokens"].as_u64();
+        assert!(sampled.is_some_and(|tokens| tokens > 0), "{engine}: {episode}");
+    }
+}
