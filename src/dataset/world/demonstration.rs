@@ -64,8 +64,8 @@ pub struct DemonstrationMix {
     pub comparison_share: f64,
     /// The share of yes/no checks of one thing.
     pub check_share: f64,
-    /// The share of questions about two things; the rest after the three shares are chains.
-    pub pair_share: f64,
+    /// The share of yes/no checks of two things; the rest after the three shares are chains.
+    pub check_both_share: f64,
     /// The share in which the whole question is put to the large model at once, which can only
     /// guess: the reply is any object of the right kind, and it is taken as the answer.
     pub all_at_once_share: f64,
@@ -83,7 +83,7 @@ impl Default for DemonstrationMix {
             max_hops: MAX_HOPS,
             comparison_share: 0.2,
             check_share: 0.1,
-            pair_share: 0.0,
+            check_both_share: 0.0,
             all_at_once_share: 0.0,
             asked_twice_share: 0.0,
             phrasings: PhrasingChoice::KnownOnly,
@@ -103,12 +103,12 @@ impl DemonstrationMix {
         for (field, share) in [
             ("comparison_share", self.comparison_share),
             ("check_share", self.check_share),
-            ("pair_share", self.pair_share),
+            ("check_both_share", self.check_both_share),
             ("all_at_once_share", self.all_at_once_share),
             ("asked_twice_share", self.asked_twice_share),
             (
-                "comparison_share + check_share + pair_share",
-                self.comparison_share + self.check_share + self.pair_share,
+                "comparison_share + check_share + check_both_share",
+                self.comparison_share + self.check_share + self.check_both_share,
             ),
         ] {
             if !(0.0..=1.0).contains(&share) {
@@ -130,8 +130,8 @@ impl DemonstrationMix {
         if draw < self.comparison_share + self.check_share {
             return TaskKind::Check;
         }
-        if draw < self.comparison_share + self.check_share + self.pair_share {
-            return TaskKind::Pair;
+        if draw < self.comparison_share + self.check_share + self.check_both_share {
+            return TaskKind::CheckBoth;
         }
         match rng.random_range(self.min_hops..=self.max_hops) {
             1 => TaskKind::Single,
@@ -184,7 +184,7 @@ impl World {
         rng: &mut ChaCha8Rng,
     ) -> Vec<DemoTurn> {
         let side = match task.goal {
-            Goal::Same | Goal::Both => task.plan.len() / 2,
+            Goal::Same | Goal::BothEqual(_) => task.plan.len() / 2,
             Goal::Object | Goal::Equals(_) => task.plan.len(),
         };
         let mut turns = Vec::with_capacity(task.plan.len() + 1);
@@ -202,7 +202,7 @@ impl World {
             }
             found.extend(steps.last().map(|step| self.name(step.object)));
         }
-        if let Goal::Equals(value) = task.goal {
+        if let Goal::Equals(value) | Goal::BothEqual(value) = task.goal {
             found.push(self.name(value));
         }
         let answer = task.task.golds.first().cloned().unwrap_or_default();
@@ -216,7 +216,7 @@ impl World {
 
     fn all_at_once(&self, task: &WorldTask, rng: &mut ChaCha8Rng) -> Vec<DemoTurn> {
         let guess = match (task.goal, task.plan.last()) {
-            (Goal::Object | Goal::Both, Some(step)) => {
+            (Goal::Object, Some(step)) => {
                 let kind = step.object.kind;
                 self.name(Entity { kind, index: rng.random_range(0..self.count(kind)) })
             }

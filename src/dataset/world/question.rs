@@ -1,5 +1,4 @@
-//! The wording of questions: chains by one uniform grammar; comparisons, checks and pairs by
-//! templates.
+//! The wording of questions: chains by one uniform grammar, comparisons and checks by templates.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +11,13 @@ pub(super) struct Comparison {
     pub path: &'static [Relation],
     pub compare: &'static str,
     pub check: &'static str,
-    pub pair: &'static str,
+}
+
+impl Comparison {
+    /// Whether two things both have the value `{v}`: "Were {a} and {b} born in the city {v}?"
+    pub fn check_both(&self) -> String {
+        self.compare.replace("the same ", "the ").replace('?', " {v}?")
+    }
 }
 
 pub(super) const COMPARISONS: [Comparison; 9] = [
@@ -20,55 +25,46 @@ pub(super) const COMPARISONS: [Comparison; 9] = [
         path: &[Relation::Birthplace],
         compare: "Were {a} and {b} born in the same city?",
         check: "Was {a} born in the city {v}?",
-        pair: "In which cities were {a} and {b} born?",
     },
     Comparison {
         path: &[Relation::Birthplace, Relation::Country],
         compare: "Were {a} and {b} born in the same country?",
         check: "Was {a} born in the country {v}?",
-        pair: "In which countries were {a} and {b} born?",
     },
     Comparison {
         path: &[Relation::Employer],
         compare: "Do {a} and {b} work for the same company?",
         check: "Does {a} work for the company {v}?",
-        pair: "For which companies do {a} and {b} work?",
     },
     Comparison {
         path: &[Relation::Employer, Relation::Headquarters],
         compare: "Do {a} and {b} work in the same city?",
         check: "Does {a} work in the city {v}?",
-        pair: "In which cities do {a} and {b} work?",
     },
     Comparison {
         path: &[Relation::Employer, Relation::Sector],
         compare: "Do {a} and {b} work in the same sector?",
         check: "Does {a} work in the sector {v}?",
-        pair: "In which sectors do {a} and {b} work?",
     },
     Comparison {
         path: &[Relation::Profession],
         compare: "Do {a} and {b} have the same profession?",
         check: "Does {a} have the profession {v}?",
-        pair: "Which professions do {a} and {b} have?",
     },
     Comparison {
         path: &[Relation::Sector],
         compare: "Are {a} and {b} active in the same sector?",
         check: "Is {a} active in the sector {v}?",
-        pair: "In which sectors are {a} and {b} active?",
     },
     Comparison {
         path: &[Relation::Headquarters, Relation::Country],
         compare: "Are {a} and {b} based in the same country?",
         check: "Is {a} based in the country {v}?",
-        pair: "In which countries are {a} and {b} based?",
     },
     Comparison {
         path: &[Relation::Country],
         compare: "Do the cities {a} and {b} lie in the same country?",
         check: "Does the city {a} lie in the country {v}?",
-        pair: "In which countries do the cities {a} and {b} lie?",
     },
 ];
 
@@ -116,7 +112,7 @@ pub(super) fn words() -> impl Iterator<Item = String> {
         let spec = relation.spec();
         spec.phrasings.iter().map(|phrasing| phrasing.template).chain([spec.noun])
     });
-    let comparisons = COMPARISONS.iter().flat_map(|c| [c.compare, c.check, c.pair]);
+    let comparisons = COMPARISONS.iter().flat_map(|c| [c.compare, c.check]);
     let words: BTreeSet<String> = singles
         .chain(comparisons)
         .chain(["yes no"])

@@ -47,8 +47,8 @@ pub enum TaskKind {
     Comparison,
     /// Whether something that one or two facts tell is a given value.
     Check,
-    /// What one or two facts tell of each of two things: "Lodia and Tarnia".
-    Pair,
+    /// The same for two things at once: whether both have the given value.
+    CheckBoth,
 }
 
 impl TaskKind {
@@ -59,7 +59,7 @@ impl TaskKind {
             Self::Chain(_) => "chain",
             Self::Comparison => "comparison",
             Self::Check => "check",
-            Self::Pair => "pair",
+            Self::CheckBoth => "check_both",
         }
     }
 }
@@ -72,12 +72,12 @@ pub type Step = Fact;
 pub enum Goal {
     /// It is the last object.
     Object,
-    /// The objects at which the two halves of the plan end, joined by "and".
-    Both,
     /// Yes when both halves of the plan end at the same object, else no.
     Same,
     /// Yes when the plan ends at this value, else no.
     Equals(Entity),
+    /// Yes when both halves of the plan end at this value, else no.
+    BothEqual(Entity),
 }
 
 /// A question with its gold solution.
@@ -85,8 +85,8 @@ pub enum Goal {
 pub struct WorldTask {
     /// The question and its answer.
     pub task: Task,
-    /// The facts to look up, in order; the first half of a comparison's or a pair's is about the
-    /// first thing.
+    /// The facts to look up, in order; where two things are asked about, the first half is about
+    /// the first.
     pub plan: Vec<Step>,
     /// How they give the answer.
     pub goal: Goal,
@@ -121,7 +121,7 @@ impl<'w> Sampler<'w> {
                 TaskKind::Chain(hops) => self.chain(hops, rng),
                 TaskKind::Comparison => self.comparison(affirmative, rng),
                 TaskKind::Check => self.check(affirmative, rng),
-                TaskKind::Pair => self.pair(rng),
+                TaskKind::CheckBoth => self.check_both(affirmative, rng),
             })
             .ok_or(WorldError::TooSmall { kind: kind.name().into(), found: 0, wanted: 1 })
     }
@@ -165,13 +165,18 @@ impl<'w> Sampler<'w> {
         Some(yes_no_task(format!("comparison:{key}"), "comparison", question, plan, Goal::Same))
     }
 
-    fn pair(&self, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
-        let Comparison { path, pair, .. } = COMPARISONS.choose(rng)?;
-        let (key, question, plan) = self.two(path, pair, rng)?;
-        let name = |at: usize| self.world.name(plan[at].object);
-        let gold = format!("{} and {}", name(plan.len() / 2 - 1), name(plan.len() - 1));
-        let task = task(format!("pair:{key}"), "pair", question, gold, plan.len());
-        Some(WorldTask { task, plan, goal: Goal::Both })
+    fn check_both(&self, equal: bool, rng: &mut ChaCha8Rng) -> Option<WorldTask> {
+        let comparison = COMPARISONS.choose(rng)?;
+        let (key, question, plan) = self.two(comparison.path, &comparison.check_both(), rng)?;
+        let ends = [plan[plan.len() / 2 - 1].object, plan.last()?.object];
+        let any = rng.random_range(0..self.world.count(ends[0].kind));
+        let value = *[ends[0], ends[1], Entity { index: any, ..ends[0] }].choose(rng)?;
+        if (ends == [value; 2]) != equal {
+            return None;
+        }
+        let question = question.replace("{v}", self.world.name(value));
+        let id = format!("check_both:{key}:{}", self.world.name(value));
+        Some(yes_no_task(id, "check_both", question, plan, Goal::BothEqual(value)))
     }
 
     /// Two different things, in `template`, and what `path` tells of each.
@@ -251,7 +256,10 @@ fn yes_no_task(id: String, kind: &str, question: String, plan: Vec<Step>, goal: 
     let ends = |range: &[Step]| range.last().map(|step| step.object);
     let yes = match goal {
         Goal::Equals(value) => ends(&plan) == Some(value),
-        Goal::Same | Goal::Both | Goal::Object => ends(&plan) == ends(&plan[..plan.len() / 2]),
+        Goal::BothEqual(value) => {
+            ends(&plan) == Some(value) && ends(&plan[..plan.len() / 2]) == Some(value)
+        }
+        Goal::Same | Goal::Object => ends(&plan) == ends(&plan[..plan.len() / 2]),
     };
     let gold = if yes { "yes" } else { "no" }.to_owned();
     WorldTask { task: task(id, kind, question, gold, plan.len()), plan, goal }

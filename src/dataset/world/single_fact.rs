@@ -67,7 +67,8 @@ impl World {
             ..DemonstrationMix::default()
         };
         for index in 0..dialogues {
-            for kind in [TaskKind::Chain(3), TaskKind::Comparison, TaskKind::Check, TaskKind::Pair]
+            for kind in
+                [TaskKind::Chain(3), TaskKind::Comparison, TaskKind::Check, TaskKind::CheckBoth]
             {
                 let task = sampler.draw(kind, index.is_multiple_of(2), &mut rng)?;
                 let shown = self.demonstrate(&task, &mix, &mut rng);

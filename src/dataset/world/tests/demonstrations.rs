@@ -64,7 +64,7 @@ fn demonstrations_read_as_documented() {
     birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
     Sorville and Vubford | Answer("no") | None
     "#);
-    insta::assert_snapshot!(told(TaskKind::Pair, false, 3), @"");
+    insta::assert_snapshot!(told(TaskKind::CheckBoth, false, 3), @"");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_mix_shows_what_its_shares_say() {
         max_hops: 3,
         comparison_share: 0.0,
         check_share: 0.25,
-        pair_share: 0.0,
+        check_both_share: 0.0,
         all_at_once_share: 0.5,
         asked_twice_share: 0.0,
         phrasings: PhrasingChoice::Uniform,
@@ -164,7 +164,7 @@ fn a_mix_out_of_range_is_refused_by_field() {
         (DemonstrationMix { check_share: -0.1, ..base() }, "check_share"),
         (
             DemonstrationMix { check_share: 0.6, comparison_share: 0.6, ..base() },
-            "comparison_share + check_share + pair_share",
+            "comparison_share + check_share + check_both_share",
         ),
     ] {
         let error = world.demonstrations(&mix, Split::Train, 1, 0).unwrap_err().to_string();

@@ -15,7 +15,7 @@ const KINDS: [TaskKind; 8] = [
     TaskKind::Chain(5),
     TaskKind::Comparison,
     TaskKind::Check,
-    TaskKind::Pair,
+    TaskKind::CheckBoth,
 ];
 
 fn world() -> World {
@@ -251,10 +251,13 @@ fn every_gold_follows_from_the_facts() {
                     assert!(task.question.contains(world.name(a[0].subject)));
                     assert!(task.question.contains(world.name(b[0].subject)));
                 }
-                "pair" => {
+                "check_both" => {
                     let (a, b) = drawn.plan.split_at(drawn.plan.len() / 2);
-                    let found = [a, b].map(|half| world.name(half.last().unwrap().object));
-                    assert_eq!(task.golds, [found.join(" and ")]);
+                    let asked = |half: &[Step]| {
+                        let end = world.name(half.last().unwrap().object);
+                        task.question.ends_with(&format!(" {end}?"))
+                    };
+                    assert_eq!(task.golds, [if asked(a) && asked(b) { "yes" } else { "no" }]);
                     let about = [a, b].map(|half| world.name(half[0].subject)).join(" and ");
                     assert!(task.question.contains(&about), "{}", task.question);
                 }
