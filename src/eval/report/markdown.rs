@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Cell, Comparison, Report};
+use crate::episode::RoleUsage;
+
+use super::{Cell, Comparison, JudgeSummary, Report};
 
 /// The report as Markdown.
 pub fn markdown(report: &Report) -> String {
@@ -30,7 +32,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             line(&arm.name),
             arm.score.map_or("–".into(), shown),
             arm.answered,
-            arm.failed,
+            arm.failed + arm.unscored,
             arm.calls,
             arm.large_model_tokens,
             arm.policy_tokens,
@@ -38,15 +40,37 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         )?;
     }
     writeln!(out, "\nCalls, tokens and cost are means per answered question.")?;
+    if let Some(found) = &report.search {
+        let RoleUsage { calls, cost, .. } = found.usage;
+        let tried = found.tried.len();
+        writeln!(
+            out,
+            "The {calls} calls of the prompt search (cost {}, {tried} prompts tried) are spread over the questions.",
+            money(cost)
+        )?;
+    }
+    if let Some(JudgeSummary { model, usage }) = &report.judge {
+        writeln!(
+            out,
+            "Judged by `{}` in {} calls (cost {}), which no arm pays for.",
+            line(model),
+            usage.calls,
+            money(usage.cost)
+        )?;
+    }
     for table in &report.tables {
         writeln!(out, "\n## By {}\n", table.by)?;
         let names: Vec<String> = report.arms.iter().map(|arm| line(&arm.name)).collect();
         writeln!(out, "| {} | metric | n | {} |", table.by, names.join(" | "))?;
         writeln!(out, "|---|---|---|{}", "---|".repeat(names.len()))?;
         for row in &table.rows {
+            let n = row.most();
+            let of_fewer = |cell: Cell| {
+                let fewer = if cell.n < n { format!(" (n = {})", cell.n) } else { String::new() };
+                shown(cell) + &fewer
+            };
             let cells: Vec<String> =
-                row.cells.iter().map(|cell| cell.map_or("–".into(), shown)).collect();
-            let n = row.cells.iter().flatten().map(|cell| cell.n).max().unwrap_or(0);
+                row.cells.iter().map(|cell| cell.map_or("–".into(), of_fewer)).collect();
             writeln!(
                 out,
                 "| {} | {} | {n} | {} |",
@@ -83,6 +107,12 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
                 found.cohens_d.map_or("–".into(), |d| format!("{d:+.2}")),
                 settled(found),
             )?;
+        }
+    }
+    if let Some(found) = &report.search {
+        writeln!(out, "\n## The prompt that was found\n")?;
+        for text in found.prompt.lines() {
+            writeln!(out, "    {text}")?;
         }
     }
     if !report.failures.is_empty() {
