@@ -83,6 +83,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         arms: &names,
         questions: &questions,
         outcomes: &outcomes,
+        normalization: config.metrics.normalization,
         scores: &scores,
         judge: scorer.judge(),
         search: found.as_ref(),

@@ -212,8 +212,14 @@ mod tests {
             ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
             ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
             ("arms = [\"prompt-search\"]", "`[[prompt_search.data]]`"),
-            ("arms = [\"cot\"]\nprompt_search = { data = [], budget = 9 }", "`prompt_search.budget`"),
-            ("arms = [\"cot\"]\nprompt_search = { data = [], sample = 0 }", "`prompt_search.sample`"),
+            (
+                "arms = [\"cot\"]\nprompt_search = { data = [], budget = 9 }",
+                "`prompt_search.budget`",
+            ),
+            (
+                "arms = [\"cot\"]\nprompt_search = { data = [], sample = 0 }",
+                "`prompt_search.sample`",
+            ),
             ("arms = [\"cot\"]\njudge = { modle = \"x\" }", "did you mean `model`?"),
             ("arms = [\"cot\"]\nmetrics = { by_source = { x = \"sim\" } }", "`ssim`"),
         ] {

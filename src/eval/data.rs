@@ -137,10 +137,8 @@ pub fn load(
         warnings
             .push(format!("{dropped} questions were left out: their data set has their id twice"));
     }
-    let questions: Vec<Question> = tasks
-        .into_iter()
-        .map(|task| Question { metric: metrics.of(&task.source), task })
-        .collect();
+    let questions: Vec<Question> =
+        tasks.into_iter().map(|task| Question { metric: metrics.of(&task.source), task }).collect();
     if questions.is_empty() {
         return Err(EvalError::Setting(
             "there are no questions\nhint: add a table `[[data]]`".into(),

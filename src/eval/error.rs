@@ -33,7 +33,9 @@ pub enum EvalError {
         reason: String,
     },
     /// The run was asked to stop before the first row.
-    #[error("stopped during the prompt search\nhint: the same command starts it again, and pays no reply twice that `cache` keeps")]
+    #[error(
+        "stopped during the prompt search\nhint: the same command starts it again, and pays no reply twice that `cache` keeps"
+    )]
     SearchInterrupted,
     /// The run was asked to stop when all rows were there.
     #[error("stopped while answers were scored\nhint: the same command goes on from there")]

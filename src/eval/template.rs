@@ -50,7 +50,8 @@ impl Template {
 pub(super) fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
     reply.lines().rev().find_map(|line| {
         let bare = line.trim_start_matches(['*', '#', '-', '>', ' ', '\t']);
-        let bare = ["Final ", "final "].iter().find_map(|word| bare.strip_prefix(word)).unwrap_or(bare);
+        let bare =
+            ["Final ", "final "].iter().find_map(|word| bare.strip_prefix(word)).unwrap_or(bare);
         let head = bare.get(..mark.len())?;
         head.eq_ignore_ascii_case(mark).then(|| bare_text(&bare[mark.len()..]))
     })

@@ -104,8 +104,8 @@ impl SentenceModel {
             read_json(folder, "sentence_bert_config.json")?.unwrap_or_default();
         let longest = settings.max_seq_length.unwrap_or(usize::MAX);
         let longest = longest.min(shape.max_position_embeddings);
-        let tokenizer =
-            tokenizer(&folder.join("tokenizer.json"), longest).map_err(|error| invalid(error))?;
+        let tokenizer = tokenizer(&folder.join("tokenizer.json"), longest)
+            .map_err(|error| invalid(format!("its `tokenizer.json` cannot be read: {error}")))?;
 
         let path = folder.join("model.safetensors");
         let mut tensors = Tensors {
@@ -138,8 +138,7 @@ impl SentenceModel {
     /// The last hidden states, `(tokens, hidden)`.
     fn states(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
         let words = self.words.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        let mut states =
-            self.norm.forward(&(words + self.positions.narrow(0, 0, ids.len())?)?)?;
+        let mut states = self.norm.forward(&(words + self.positions.narrow(0, 0, ids.len())?)?)?;
         for layer in &self.layers {
             states = layer.forward(&states, self.heads)?;
         }

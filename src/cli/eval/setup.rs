@@ -12,9 +12,7 @@ use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::Sampling;
 use crate::eval::EvalError;
-use crate::eval::arms::{
-    Arm, ArmSpec, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
-};
+use crate::eval::arms::{Arm, ArmSpec, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm};
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
 use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
@@ -96,7 +94,9 @@ impl<'a> Setup<'a> {
     pub(super) fn training(&self, asked: &mut Questions) -> Result<Vec<Question>, Failure> {
         let Some(search) = self.search else { return Ok(Vec::new()) };
         let training = training_questions(search, &self.config.metrics, self.config.seed)?;
-        asked.warnings.extend(training.warnings.into_iter().map(|text| format!("training: {text}")));
+        asked
+            .warnings
+            .extend(training.warnings.into_iter().map(|text| format!("training: {text}")));
         asked.warnings.extend(overlap_warning(&training.questions, &asked.questions));
         Ok(training.questions)
     }
@@ -137,7 +137,9 @@ impl<'a> Setup<'a> {
                     continue;
                 }
                 Method::Policy(policy) => Arc::new(self.policy_arm(spec, policy, shared).await?),
-                Method::Direct => self.prompt_arm(spec, Prompt::direct(self.config.brief)?, 1, shared),
+                Method::Direct => {
+                    self.prompt_arm(spec, Prompt::direct(self.config.brief)?, 1, shared)
+                }
                 Method::ChainOfThought => {
                     self.prompt_arm(spec, Prompt::chain_of_thought()?, 1, shared)
                 }
@@ -154,7 +156,13 @@ impl<'a> Setup<'a> {
         Ok(arms)
     }
 
-    fn prompt_arm(&self, spec: &ArmSpec, prompt: Prompt, samples: usize, model: Known) -> Arc<dyn Arm> {
+    fn prompt_arm(
+        &self,
+        spec: &ArmSpec,
+        prompt: Prompt,
+        samples: usize,
+        model: Known,
+    ) -> Arc<dyn Arm> {
         let deadline = self.config.episode.deadline();
         let (model, identity) = model;
         Arc::new(PromptArm::new(&spec.name, prompt, samples, (model, &identity), deadline))

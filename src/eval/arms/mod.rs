@@ -85,7 +85,9 @@ impl FromStr for ArmSpec {
                 Ok(k @ 1..=100) => Method::SelfConsistency(k),
                 _ => return Err(wrong("K must be a number from 1 to 100")),
             },
-            ("direct" | "cot" | "prompt-search", Some(_)) => return Err(wrong("it takes no argument")),
+            ("direct" | "cot" | "prompt-search", Some(_)) => {
+                return Err(wrong("it takes no argument"));
+            }
             ("template" | "policy" | "self-consistency", _) => {
                 return Err(wrong("its argument is missing"));
             }

@@ -13,6 +13,7 @@ use crate::eval::statistics::{
     cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
     questions_needed_mcnemar, questions_needed_mean,
 };
+use crate::reward::Normalization;
 
 use super::{
     ArmSummary, AttemptView, Cell, Comparison, EpisodeView, Failure, JudgeSummary, Report, Table,
@@ -35,6 +36,8 @@ pub struct ReportInput<'a> {
     pub questions: &'a Questions,
     /// What came of them.
     pub outcomes: &'a Outcomes,
+    /// How text was made comparable.
+    pub normalization: Normalization,
     /// What the answers are worth.
     pub scores: &'a Scores,
     /// The name of the large model that judged.
@@ -53,7 +56,9 @@ type ByArm = Vec<Vec<Option<f64>>>;
 /// The account of `input`.
 pub fn build(input: &ReportInput<'_>) -> Report {
     let questions = &input.questions.questions;
-    let of = |arm: usize, row: &Vec<Option<Result<f64, String>>>| row[arm].as_ref()?.as_ref().ok().copied();
+    let of = |arm: usize, row: &Vec<Option<Result<f64, String>>>| {
+        row[arm].as_ref()?.as_ref().ok().copied()
+    };
     let scores: ByArm = (0..input.arms.len())
         .map(|arm| input.scores.by_question.iter().map(|row| of(arm, row)).collect())
         .collect();
@@ -99,11 +104,11 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         seed: input.seed,
         questions: questions.len(),
         large_model: input.large_model.to_owned(),
+        normalization: input.normalization,
         arms: (0..input.arms.len()).map(|arm| summary(input, arm, &scores[arm], &all)).collect(),
-        judge: input.judge.map(|model| JudgeSummary {
-            model: model.to_owned(),
-            usage: input.scores.judge,
-        }),
+        judge: input
+            .judge
+            .map(|model| JudgeSummary { model: model.to_owned(), usage: input.scores.judge }),
         search: input.search.cloned(),
         tables,
         comparisons,

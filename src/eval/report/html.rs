@@ -75,5 +75,6 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
         comparisons,
         plots,
         colours => plot::COLOURS,
+        normalization => markdown::normalization(report.normalization),
     })
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::episode::RoleUsage;
+use crate::reward::Normalization;
 
 use super::{Cell, Comparison, JudgeSummary, Report};
 
@@ -18,8 +19,11 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "# {}\n", line(&report.title))?;
     writeln!(
         out,
-        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals.\n",
-        report.questions, report.large_model, report.seed
+        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals; text is compared as `{}`.\n",
+        report.questions,
+        report.large_model,
+        report.seed,
+        normalization(report.normalization)
     )?;
     writeln!(
         out,
@@ -52,7 +56,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(JudgeSummary { model, usage }) = &report.judge {
         writeln!(
             out,
-            "Judged by `{}` in {} calls (cost {}), which no arm pays for.",
+            "Judged by {} in {} calls (cost {}), which no arm pays for.",
             line(model),
             usage.calls,
             money(usage.cost)
@@ -138,6 +142,13 @@ pub(super) fn settled(found: &Comparison) -> String {
         (true, _) => "yes".into(),
         (false, Some(questions)) => format!("no: about {questions} questions needed"),
         (false, None) => "no".into(),
+    }
+}
+
+pub(super) fn normalization(kind: Normalization) -> &'static str {
+    match kind {
+        Normalization::Published => "published",
+        Normalization::Strict => "strict",
     }
 }
 

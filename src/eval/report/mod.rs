@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::episode::{EpisodeUsage, RoleUsage};
+use crate::reward::Normalization;
 
 use super::EvalError;
 use super::rows::Step;
@@ -35,6 +36,8 @@ pub struct Report {
     pub questions: usize,
     /// The large model that all arms use.
     pub large_model: String,
+    /// How text was made comparable.
+    pub normalization: Normalization,
     /// The arms, in the order they were configured.
     pub arms: Vec<ArmSummary>,
     /// Who judged and what that took, where answers were judged; no arm pays for it.

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::eval::search::Tried;
 use crate::eval::data::{Question, Questions};
 use crate::eval::metrics::Metric;
-use crate::eval::score::{Scorer, Scores};
 use crate::eval::rows::{Attempt, Outcome};
+use crate::eval::score::{Scorer, Scores};
+use crate::eval::search::Tried;
 use crate::reward::Normalization;
 use crate::task::Task;
 
@@ -65,8 +65,9 @@ fn scored(questions: &[Question], outcomes: &Vec<Vec<Outcome>>) -> Scores {
 }
 
 fn arms() -> &'static [(String, String)] {
-    static ARMS: LazyLock<[(String, String); 2]> =
-        LazyLock::new(|| [("a|b".into(), "prompt-search".into()), ("policy".into(), "policy:x".into())]);
+    static ARMS: LazyLock<[(String, String); 2]> = LazyLock::new(|| {
+        [("a|b".into(), "prompt-search".into()), ("policy".into(), "policy:x".into())]
+    });
     &*ARMS
 }
 
@@ -81,6 +82,7 @@ fn input<'a>(
         arms: arms(),
         questions,
         outcomes,
+        normalization: Normalization::Strict,
         scores,
         judge: None,
         search: None,
@@ -210,7 +212,9 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
     let questions: Vec<Question> =
         (0..10).map(|index| question(index, "own", Metric::Judge)).collect();
     let outcomes: Vec<Vec<Outcome>> = (0..10)
-        .map(|index| vec![answered("right", 1), if index < 8 { answered("no", 2) } else { failed() }])
+        .map(|index| {
+            vec![answered("right", 1), if index < 8 { answered("no", 2) } else { failed() }]
+        })
         .collect();
     let mut scores = Scores {
         by_question: vec![vec![Some(Ok(0.5)), Some(Ok(1.0))]; 10],
@@ -234,15 +238,20 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
     assert_eq!((first.answered, first.failed, first.unscored), (10, 0, 1));
     assert_eq!((first.score.unwrap().n, first.score.unwrap().mean), (9, 0.5));
     assert_eq!(report.failures[0].error, "it is | down\nfor good");
-    assert_eq!((report.failures[1].error.as_str(), report.failures[1].count), ("not judged: no verdict", 1));
+    assert_eq!(
+        (report.failures[1].error.as_str(), report.failures[1].count),
+        ("not judged: no verdict", 1)
+    );
     assert_eq!(report.comparisons[0].n, 7);
     assert_eq!(report.judge.as_ref().unwrap().usage.calls, 18);
     let text = markdown(&report);
-    for part in ["90 calls of the prompt search", "`\\<judge>` in 18 calls", "| 50.0 [50.0, 50.0] (n = 9) |"] {
-        assert!(text.contains(part) || part.contains("n = 9"), "{part}: {text}");
+    for part in ["90 calls of the prompt search", "\\<judge> in 18 calls", "as `strict`"] {
+        assert!(text.contains(part), "{part}: {text}");
     }
     let page = html(&report).unwrap();
-    assert!(page.contains("&lt;p&gt;") && page.contains("&lt;judge&gt;") && !page.contains("<p></div>"));
+    assert!(
+        page.contains("&lt;p&gt;") && page.contains("&lt;judge&gt;") && !page.contains("<p></div>")
+    );
 }
 
 #[test]

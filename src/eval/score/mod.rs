@@ -103,7 +103,8 @@ impl Scorer {
                 let golds = task.golds.clone();
                 let similarity =
                     tokio::task::spawn_blocking(move || sentences.best(&answer, &golds)).await;
-                let similarity = similarity.map_err(|error| EvalError::Similarity(error.to_string()))?;
+                let similarity =
+                    similarity.map_err(|error| EvalError::Similarity(error.to_string()))?;
                 known(similarity.map_err(EvalError::Similarity)?)
             }
         }
@@ -122,12 +123,13 @@ impl Scorer {
             by_question: outcomes.iter().map(|row| vec![None; row.len()]).collect(),
             judge: RoleUsage::default(),
         };
-        let answered = questions.iter().zip(outcomes).enumerate().flat_map(|(at, (question, row))| {
-            row.iter().enumerate().filter_map(move |(arm, outcome)| match outcome {
-                Outcome::Answered(attempt) => Some((at, arm, question, attempt)),
-                Outcome::Failed { .. } => None,
-            })
-        });
+        let answered =
+            questions.iter().zip(outcomes).enumerate().flat_map(|(at, (question, row))| {
+                row.iter().enumerate().filter_map(move |(arm, outcome)| match outcome {
+                    Outcome::Answered(attempt) => Some((at, arm, question, attempt)),
+                    Outcome::Failed { .. } => None,
+                })
+            });
         let scoring = answered.map(|(at, arm, question, attempt)| async move {
             (at, arm, self.score(question, &attempt.answer).await)
         });

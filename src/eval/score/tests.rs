@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::task::Task;
 use crate::eval::rows::Attempt;
 use crate::large_model::{Call, LargeModelError, Reply, Scripted};
+use crate::task::Task;
 
 /// Embeds by first letter: the same one is the same direction, capitals point away.
 struct Letters(AtomicUsize);
@@ -66,7 +66,10 @@ async fn nothing_scores_nothing_under_every_metric() {
 #[tokio::test]
 async fn a_judge_is_shown_the_answer_and_its_cost_is_counted() {
     let scorer = Scorer::new(Normalization::default()).with_judge(judge(|asked| {
-        assert!(asked.contains("- gold\n") && asked.contains("==========\n</x>{{ y }}\n"), "{asked}");
+        assert!(
+            asked.contains("- gold\n") && asked.contains("==========\n</x>{{ y }}\n"),
+            "{asked}"
+        );
         let mut reply = Reply::text("Nearly.\nScore: 0.75");
         reply.usage.prompt_tokens = 5;
         Ok(reply)
@@ -86,15 +89,13 @@ async fn a_judge_that_fails_gives_no_score() {
         }
     }));
     let questions = vec![question(Metric::Judge, &["gold"]); 2];
-    let answered = |answer: &str| {
-        Outcome::Answered(Attempt { answer: answer.into(), ..Attempt::default() })
-    };
+    let answered =
+        |answer: &str| Outcome::Answered(Attempt { answer: answer.into(), ..Attempt::default() });
     let failed = Outcome::Failed { error: "x".into(), usage: Default::default() };
     let outcomes = vec![vec![answered("down"), answered("")], vec![answered("up"), failed]];
     let mut count = 0;
     let stop = CancellationToken::new();
-    let scores =
-        scorer.score_all(&questions, &outcomes, 2, &stop, || count += 1).await.unwrap();
+    let scores = scorer.score_all(&questions, &outcomes, 2, &stop, || count += 1).await.unwrap();
     assert_eq!(count, 3);
     let error = |at: usize| scores.by_question[at][0].clone().unwrap().unwrap_err();
     assert!(error(0).contains("it is off") && error(1).contains("no last line"), "{scores:?}");
@@ -108,7 +109,9 @@ fn a_judges_template_is_tried_before_it_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mine.j2");
     let model = || Arc::new(Scripted::texts("j", &[]));
-    for (text, reason) in [("{{ anwser }}", "undefined"), ("{{ question }}", "leaves the answer out")] {
+    for (text, reason) in
+        [("{{ anwser }}", "undefined"), ("{{ question }}", "leaves the answer out")]
+    {
         std::fs::write(&file, text).unwrap();
         let error = Judge::new(model(), Some(&file), Duration::ZERO).err().unwrap().to_string();
         assert!(error.contains(reason) && error.contains("mine.j2"), "{error}");

@@ -50,7 +50,7 @@ const RIGHT: f64 = 0.999;
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
     /// Calls of large models that the search may make, failed ones and those for proposals
-    /// included. Default: 500.
+    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
     #[serde(default = "budget")]
     pub budget: u64,
     /// Training questions that every prompt is tried on. Default: 20.
@@ -82,7 +82,9 @@ impl SearchConfig {
     /// What is wrong with it, if anything is.
     pub fn check(&self) -> Result<(), String> {
         if self.sample == 0 || self.proposals == 0 {
-            return Err("`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into());
+            return Err(
+                "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
+            );
         }
         if self.budget < self.sample as u64 {
             return Err(format!(
@@ -252,9 +254,9 @@ impl Search<'_> {
             usage = attempt.usage.large_model;
             let score = self.scorer.score(question, &attempt.answer).await?;
             usage += score.judge;
-            let scored = score.value.map(|value| {
-                (value, (value < RIGHT).then(|| Mistake::of(question, &attempt)))
-            });
+            let scored = score
+                .value
+                .map(|value| (value, (value < RIGHT).then(|| Mistake::of(question, &attempt))));
             Ok::<_, EvalError>((usage, scored))
         });
         // In order, so that the mistakes that are shown do not depend on who was quicker.
@@ -298,7 +300,7 @@ impl Search<'_> {
         let replies = asked.into_iter().map(|(seed, prompt)| async move {
             let mut params = Map::new();
             // Endpoints take seeds as signed integers.
-            params.insert("seed".into(), json!((seed >> 1) as i64));
+            params.insert("seed".into(), json!(seed & (u64::MAX >> 1)));
             params.insert("temperature".into(), json!(1.0));
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt)],
@@ -333,7 +335,9 @@ impl State {
     fn best(&self) -> Option<usize> {
         let scored = self.found.tried.iter().enumerate();
         let scored = scored.filter_map(|(index, tried)| Some((index, tried.score?)));
-        scored.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(index, _)| index)
+        scored
+            .reduce(|best, next| if next.1 > best.1 { next } else { best })
+            .map(|(index, _)| index)
     }
 
     fn question_to_proposer(&self, seed: u64) -> Result<String, EvalError> {

@@ -49,13 +49,8 @@ struct Setup {
 
 impl Setup {
     fn new(budget: u64) -> Self {
-        let config = SearchConfig {
-            budget,
-            sample: 10,
-            proposals: 2,
-            proposer: None,
-            data: Vec::new(),
-        };
+        let config =
+            SearchConfig { budget, sample: 10, proposals: 2, proposer: None, data: Vec::new() };
         let asked = Arc::default();
         Self { config, questions: questions(10), model: by_marks, proposer: one_more, asked }
     }
@@ -96,7 +91,10 @@ async fn prompts_get_better_within_the_budget() {
     assert_eq!(found.prompt, "{question}\n\nNow!!!!!!!!");
     let scores: Vec<f64> = found.tried.iter().map(|tried| tried.score.unwrap()).collect();
     assert_eq!(scores, [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]);
-    assert_eq!(found.tried.iter().map(|tried| tried.round).collect::<Vec<_>>(), [0, 0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        found.tried.iter().map(|tried| tried.round).collect::<Vec<_>>(),
+        [0, 0, 1, 2, 3, 4, 5, 6]
+    );
     // Tokens of 80 attempts; proposals were billed nothing.
     assert_eq!(found.usage.tokens.prompt_tokens, 800);
     assert_eq!(Setup::new(100).run().await.unwrap(), found);
@@ -123,10 +121,11 @@ async fn proposers_see_scores_and_mistakes() {
 async fn failed_calls_are_counted_and_are_no_wrong_answers() {
     let mut setup = Setup::new(100);
     // A third of the questions fail; the others are right by the usual rule.
-    setup.model = |prompt| match prompt.contains('3') || prompt.contains('6') || prompt.contains('9') {
-        true => Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() }),
-        false => by_marks(prompt),
-    };
+    setup.model =
+        |prompt| match prompt.contains('3') || prompt.contains('6') || prompt.contains('9') {
+            true => Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() }),
+            false => by_marks(prompt),
+        };
     let found = setup.run().await.unwrap();
     assert_eq!(found.usage.calls, 91);
     let second = &found.tried[1];
@@ -139,10 +138,9 @@ async fn failed_calls_are_counted_and_are_no_wrong_answers() {
 
 #[tokio::test]
 async fn proposers_may_fail_or_talk_nonsense() {
-    for proposer in [
-        (|_: &str| Ok(Reply::text("I do not know"))) as Replies,
-        |_| Err(LargeModelError::Rejected { model: "p".into(), reason: "down".into() }),
-    ] {
+    for proposer in [(|_: &str| Ok(Reply::text("I do not know"))) as Replies, |_| {
+        Err(LargeModelError::Rejected { model: "p".into(), reason: "down".into() })
+    }] {
         let setup = Setup { proposer, ..Setup::new(40) };
         let found = setup.run().await.unwrap();
         assert_eq!(found.prompt, "{question}\n\nNow!!");
@@ -190,7 +188,8 @@ fn a_finished_search_is_found_again_under_its_own_name() {
     let kept = Kept::new(folder.path(), "a".into());
     assert_eq!(kept.read().unwrap(), None);
     let tried = vec![Tried { prompt: "p".into(), round: 1, score: Some(0.5), answered: 2 }];
-    let found = Found { prompt: "p".into(), tried, usage: RoleUsage { calls: 3, ..RoleUsage::default() } };
+    let found =
+        Found { prompt: "p".into(), tried, usage: RoleUsage { calls: 3, ..RoleUsage::default() } };
     kept.write(&found).unwrap();
     assert_eq!(kept.read().unwrap(), Some(found));
     assert_eq!(Kept::new(folder.path(), "b".into()).read().unwrap(), None);

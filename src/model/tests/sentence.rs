@@ -40,6 +40,14 @@ fn a_small_encoder_agrees_with_sentence_transformers() {
     agrees(&folder, &golden("tiny/pairs.json"), 2e-6);
 }
 
+#[test]
+fn of_a_text_of_ten_megabytes_the_head_counts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let model = SentenceModel::load(&folder).unwrap();
+    let long = "a man ".repeat(1_700_000);
+    assert_eq!(model.embed(&long).unwrap(), model.embed(&long[..6_000]).unwrap());
+}
+
 /// Needs the published weights, which are too large to keep here: `tests/golden/ssim/run.sh`
 /// fetches them and runs this.
 #[test]
@@ -68,9 +76,11 @@ fn what_is_no_sentence_encoder_is_said() {
             std::fs::write(folder.join(file), text.replace(from, to)).unwrap();
         }
     };
-    let said = error(&replaced("config.json", "\"model_type\": \"bert\"", "\"model_type\": \"mpnet\""));
+    let said =
+        error(&replaced("config.json", "\"model_type\": \"bert\"", "\"model_type\": \"mpnet\""));
     assert!(said.contains("`mpnet`") && said.contains("all-MiniLM-L6-v2"), "{said}");
-    let said = error(&replaced("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
+    let said =
+        error(&replaced("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
     assert!(said.contains("`encoder.layer.2.attention.self.query.weight`"), "{said}");
     let said = error(&|folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap());
     assert!(said.contains("tokenizer.json"), "{said}");

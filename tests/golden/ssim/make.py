@@ -68,6 +68,7 @@ def tiny(folder):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     # As in the published folder: settings that a reader of single sentences must not keep.
     tokenizer.enable_padding(length=12)
     tokenizer.enable_truncation(max_length=9)
