@@ -23,6 +23,9 @@ use super::{
 /// Characters of a text that are shown.
 const SHOWN: usize = 4_000;
 
+/// The share of questions without a score from which on a reader is warned.
+const MANY_FAILURES: f64 = 0.05;
+
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportInput<'a> {
@@ -91,11 +94,12 @@ pub fn build(input: &ReportInput<'_>) -> Report {
     if by_source.len() > 1 {
         comparisons.extend(compare(input, &scores, "all questions", &all));
     }
+    let count = comparisons.len();
     let corrected = holm(&comparisons.iter().map(|found| found.p).collect::<Vec<_>>());
     for (comparison, p) in comparisons.iter_mut().zip(corrected) {
         comparison.p_holm = p;
-        if comparison.is_settled() {
-            comparison.questions_needed = None;
+        if !comparison.is_settled() {
+            comparison.questions_needed = questions_needed(comparison, count);
         }
     }
     Report {
@@ -113,7 +117,7 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         tables,
         comparisons,
         failures: failures(input),
-        warnings: input.questions.warnings.clone(),
+        warnings: warnings(input, &scores),
         episodes: episodes(input, &scores),
     }
 }
@@ -189,7 +193,6 @@ fn compare<'a>(
         let differences: Vec<f64> = both.iter().map(|(first, second)| second - first).collect();
         let is_binary =
             members.iter().all(|&index| input.questions.questions[index].metric.is_binary());
-        let effect = cohens_d(&differences);
         let mut found = Comparison {
             scope: scope.to_owned(),
             first: input.arms[a].0.clone(),
@@ -201,7 +204,7 @@ fn compare<'a>(
             p: 1.0,
             mid_p: None,
             p_holm: 1.0,
-            cohens_d: effect,
+            cohens_d: cohens_d(&differences),
             discordant: None,
             questions_needed: None,
         };
@@ -212,16 +215,40 @@ fn compare<'a>(
             found.test = "McNemar".into();
             (found.p, found.mid_p) = (tested.exact, Some(tested.mid_p));
             found.discordant = Some((first_only, second_only));
-            let share = |count: u64| count as f64 / both.len() as f64;
-            found.questions_needed =
-                questions_needed_mcnemar(share(first_only), share(second_only));
         } else {
             found.test = "permutation".into();
             found.p = permutation(&differences, input.seed);
-            found.questions_needed = effect.and_then(questions_needed_mean);
         }
         Some(found)
     })
+}
+
+/// What a reader should know about the questions, and about arms with many failures.
+fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
+    let mut warnings = input.questions.warnings.clone();
+    for ((arm, _), scores) in input.arms.iter().zip(scores) {
+        let missing = scores.iter().filter(|score| score.is_none()).count();
+        if missing as f64 > MANY_FAILURES * scores.len() as f64 {
+            warnings.push(format!(
+                "`{arm}` has no score on {missing} of {} questions: if they are the hard ones, the others flatter it",
+                scores.len()
+            ));
+        }
+    }
+    warnings
+}
+
+/// Questions that would settle a difference of this size among `count` comparisons; more than
+/// were asked, since they did not.
+fn questions_needed(found: &Comparison, count: usize) -> Option<u64> {
+    let needed = match found.discordant {
+        Some((first_only, second_only)) => {
+            let share = |questions: u64| questions as f64 / found.n as f64;
+            questions_needed_mcnemar(share(first_only), share(second_only), count)
+        }
+        None => questions_needed_mean(found.cohens_d?, count),
+    };
+    needed.map(|needed| needed.max(found.n as u64 + 1))
 }
 
 fn summary(

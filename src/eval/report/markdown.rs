@@ -140,7 +140,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
 pub(super) fn settled(found: &Comparison) -> String {
     match (found.is_settled(), found.questions_needed) {
         (true, _) => "yes".into(),
-        (false, Some(questions)) => format!("no: about {questions} questions needed"),
+        (false, Some(questions)) => format!("no: needs about {questions} questions"),
         (false, None) => "no".into(),
     }
 }

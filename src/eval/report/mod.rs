@@ -161,7 +161,7 @@ pub struct Comparison {
     /// Questions that only the first, and only the second, answered right.
     pub discordant: Option<(u64, u64)>,
     /// Questions that would settle a difference of this size, where it is not settled: level 0.05
-    /// before correction, power 0.8.
+    /// after correction for all comparisons, power 0.8.
     pub questions_needed: Option<u64>,
 }
 

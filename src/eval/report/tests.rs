@@ -8,6 +8,7 @@ use super::*;
 use crate::eval::data::{Question, Questions};
 use crate::eval::metrics::Metric;
 use crate::eval::rows::{Attempt, Outcome};
+use crate::eval::run::Outcomes;
 use crate::eval::score::{Scorer, Scores};
 use crate::eval::search::Tried;
 use crate::reward::Normalization;
@@ -58,7 +59,7 @@ fn built(questions: Vec<Question>, outcomes: Vec<Vec<Outcome>>) -> Report {
     build(&input(&questions, &outcomes, &scores))
 }
 
-fn scored(questions: &[Question], outcomes: &Vec<Vec<Outcome>>) -> Scores {
+fn scored(questions: &[Question], outcomes: &Outcomes) -> Scores {
     let (scorer, stop) = (Scorer::new(Normalization::default()), CancellationToken::new());
     let scoring = scorer.score_all(questions, outcomes, 1, &stop, || {});
     tokio::runtime::Runtime::new().unwrap().block_on(scoring).unwrap()
@@ -73,7 +74,7 @@ fn arms() -> &'static [(String, String)] {
 
 fn input<'a>(
     questions: &'a Questions,
-    outcomes: &'a Vec<Vec<Outcome>>,
+    outcomes: &'a Outcomes,
     scores: &'a Scores,
 ) -> ReportInput<'a> {
     ReportInput {
@@ -100,6 +101,8 @@ fn failures_count_in_no_score() {
     assert_eq!((cell.n, cell.mean), (36, 30.0 / 36.0));
     assert!(cell.interval.low < cell.mean && cell.mean < cell.interval.high);
     assert_eq!(second.calls, 3.0);
+    assert_eq!(report.warnings.len(), 2);
+    assert!(report.warnings[1].contains("`policy` has no score on 4 of 40"), "{report:?}");
     assert_eq!(report.failures.len(), 1);
     assert_eq!((report.failures[0].count, report.failures[0].example.as_str()), (4, "36"));
 }
