@@ -1,5 +1,6 @@
-//! Questions per second of an evaluation whose large model takes 50 ms to reply, against the rate
-//! that so many calls at one time could reach at best. Rows are written to disk as in a real run.
+//! Questions per second of an evaluation whose large model, behind HTTP on this machine, takes 50 ms
+//! to reply, against the rate that so many calls at one time could reach at best. Replies and rows
+//! are written to disk as in a real run.
 //!
 //! ```text
 //! cargo bench --bench eval
@@ -7,45 +8,60 @@
 
 #![allow(clippy::print_stdout)] // the figures are what it is for
 
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use prompt_r1::eval::arms::{Arm, Prompt, PromptArm};
 use prompt_r1::eval::data::Question;
+use prompt_r1::eval::metrics::Metric;
 use prompt_r1::eval::rows::Outcome;
 use prompt_r1::eval::run::{Plan, Progress, run};
-use prompt_r1::large_model::{
-    Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream, reply_stream,
-};
-use prompt_r1::reward::AnswerMetric;
+use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
 use prompt_r1::task::Task;
 use tokio_util::sync::CancellationToken;
 
 const LATENCY: Duration = Duration::from_millis(50);
 /// Each measurement takes about this long at the ideal rate.
-const SPAN: Duration = Duration::from_secs(3);
+const SPAN: Duration = Duration::from_secs(5);
 
-struct Slow;
+const REPLY: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The answer, as far as can be told, is forty-two."},"finish_reason":"stop"}],"usage":{"prompt_tokens":40,"completion_tokens":12,"total_tokens":52}}"#;
 
-#[async_trait]
-impl LargeModel for Slow {
-    fn name(&self) -> &str {
-        "slow"
+/// Answers every request after [`LATENCY`], on threads of its own that end with their connections.
+fn upstream() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer(stream));
+        }
+    });
+    Ok(address)
+}
+
+fn answer(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut requests = BufReader::new(stream.try_clone()?);
+    let response = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{REPLY}",
+        REPLY.len()
+    );
+    let (mut line, mut length) = (String::new(), 0);
+    while requests.read_line(&mut line)? > 0 {
+        if let Some((name, value)) = line.trim_end().split_once(": ") {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.parse().map_err(io::Error::other)?;
+            }
+        } else if line == "\r\n" {
+            requests.read_exact(&mut vec![0; length])?;
+            thread::sleep(LATENCY);
+            stream.write_all(response.as_bytes())?;
+        }
+        line.clear();
     }
-
-    fn prices(&self) -> Prices {
-        Prices::default()
-    }
-
-    async fn complete(&self, _call: &Call) -> Result<Reply, LargeModelError> {
-        tokio::time::sleep(LATENCY).await;
-        Ok(Reply::text("The answer, as far as can be told, is forty-two."))
-    }
-
-    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
-        self.complete(call).await.map(reply_stream)
-    }
+    Ok(())
 }
 
 struct Quiet;
@@ -63,19 +79,25 @@ fn question(index: usize) -> Question {
         source: "own".into(),
         ..Task::default()
     };
-    Question { task, metric: AnswerMetric::F1 }
+    Question { task, metric: Metric::F1 }
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
+    let config = LargeModelConfig::new(format!("http://{}/v1", upstream()?), "m");
     for max_in_flight in [1, 8, 64] {
         let ideal = max_in_flight as f64 / LATENCY.as_secs_f64();
         let count = (ideal * SPAN.as_secs_f64()) as usize;
+        let folder = tempfile::tempdir()?;
+        let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
+        let endpoint: Arc<dyn LargeModel> = Arc::new(Endpoint::new("m", &config, &setup)?);
+        let replies = folder.path().join("replies.jsonl");
+        let model = Cached::persistent(endpoint, 1_000_000, &replies)?.billing_repeats();
         let arm: Arc<dyn Arm> = Arc::new(PromptArm::new(
             "direct",
             Prompt::direct(true)?,
             1,
-            (Arc::new(Slow), "slow"),
+            (Arc::new(model), "m"),
             Duration::from_secs(60),
         ));
         let plan = Plan {
@@ -84,11 +106,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             seed: 0,
             max_in_flight,
         };
-        let folder = tempfile::tempdir()?;
         let rows = folder.path().join("rows.jsonl");
         let start = Instant::now();
         let outcomes = run(&plan, &rows, &mut Quiet, &CancellationToken::new()).await?;
         let rate = outcomes.len() as f64 / start.elapsed().as_secs_f64();
+        let answered = outcomes.iter().flatten();
+        let answered = answered.filter(|o| matches!(o, Outcome::Answered(_))).count();
+        anyhow::ensure!(answered == count, "{} of {count} failed", count - answered);
         println!(
             "{max_in_flight:>3} in flight: {rate:>7.1} questions/s of {ideal:>6.0} ideal ({:.1} %)",
             100.0 * rate / ideal

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::episode::Limits;
-use crate::eval::arms::ArmSpec;
+use crate::eval::arms::{ArmSpec, Method};
 use crate::eval::data::DataConfig;
 use crate::eval::metrics::MetricConfig;
+use crate::eval::score::JudgeConfig;
+use crate::eval::search::SearchConfig;
 use crate::large_model::LargeModelConfig;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
@@ -27,8 +29,8 @@ pub struct EvalConfig {
     /// Draws questions, seeds attempts and resampling.
     #[serde(default)]
     pub seed: u64,
-    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K`, each with
-    /// `NAME=` before it for a name of its own.
+    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K`,
+    /// `prompt-search`, each with `NAME=` before it for a name of its own.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
@@ -38,6 +40,12 @@ pub struct EvalConfig {
     /// How answers are scored.
     #[serde(default)]
     pub metrics: MetricConfig,
+    /// Who judges, where the metric is `judge`.
+    #[serde(default)]
+    pub judge: JudgeConfig,
+    /// How the arm `prompt-search` finds its prompt.
+    #[serde(default)]
+    pub prompt_search: Option<SearchConfig>,
     /// Whether `direct` asks for nothing but the answer.
     #[serde(default = "yes")]
     pub brief: bool,
@@ -148,6 +156,14 @@ impl EvalConfig {
                 ));
             }
         }
+        let searches = self.arms.iter().any(|arm| arm.method == Method::PromptSearch);
+        match &self.prompt_search {
+            Some(search) => search.check().or_else(wrong)?,
+            None if searches => {
+                return wrong("the arm `prompt-search` needs training questions\nhint: add a table `[[prompt_search.data]]`, with `split = \"train\"` for the bundled world".into());
+            }
+            None => {}
+        }
         if self.max_in_flight == 0 {
             return wrong("`max_in_flight` must be at least 1".into());
         }
@@ -195,6 +211,17 @@ mod tests {
             ("arms = [\"cot\"]\npolicy = { engine = \"remote\" }", "`policy.engine`"),
             ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
             ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
+            ("arms = [\"prompt-search\"]", "`[[prompt_search.data]]`"),
+            (
+                "arms = [\"cot\"]\nprompt_search = { data = [], budget = 9 }",
+                "`prompt_search.budget`",
+            ),
+            (
+                "arms = [\"cot\"]\nprompt_search = { data = [], sample = 0 }",
+                "`prompt_search.sample`",
+            ),
+            ("arms = [\"cot\"]\njudge = { modle = \"x\" }", "did you mean `model`?"),
+            ("arms = [\"cot\"]\nmetrics = { by_source = { x = \"sim\" } }", "`ssim`"),
         ] {
             let error = config(toml).unwrap_err();
             assert!(error.contains(reason), "{error}");

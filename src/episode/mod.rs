@@ -201,6 +201,14 @@ pub struct RoleUsage {
     pub cost: f64,
 }
 
+impl std::ops::AddAssign for RoleUsage {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.tokens += other.tokens;
+        self.cost += other.cost;
+    }
+}
+
 /// What both used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeUsage {
@@ -208,6 +216,13 @@ pub struct EpisodeUsage {
     pub policy: RoleUsage,
     /// The large model.
     pub large_model: RoleUsage,
+}
+
+impl std::ops::AddAssign for EpisodeUsage {
+    fn add_assign(&mut self, other: Self) {
+        self.policy += other.policy;
+        self.large_model += other.large_model;
+    }
 }
 
 /// A finished episode.

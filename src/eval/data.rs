@@ -10,11 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::{Familiarity, SingleFact, Split, TaskKind, World, WorldConfig};
 use crate::dataset::{ReadOptions, duplicates, overlap, read_tasks};
-use crate::reward::AnswerMetric;
 use crate::task::Task;
 
 use super::EvalError;
-use super::metrics::MetricConfig;
+use super::metrics::{Metric, MetricConfig};
 
 /// Where questions come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +95,7 @@ pub struct Question {
     /// The task.
     pub task: Task,
     /// Its data set's metric.
-    pub metric: AnswerMetric,
+    pub metric: Metric,
 }
 
 /// What was read.
@@ -138,16 +137,26 @@ pub fn load(
         warnings
             .push(format!("{dropped} questions were left out: their data set has their id twice"));
     }
-    let questions = tasks
-        .into_iter()
-        .map(|task| Ok(Question { metric: metrics.of(&task.source)?, task }))
-        .collect::<Result<Vec<_>, EvalError>>()?;
+    let questions: Vec<Question> =
+        tasks.into_iter().map(|task| Question { metric: metrics.of(&task.source), task }).collect();
     if questions.is_empty() {
         return Err(EvalError::Setting(
             "there are no questions\nhint: add a table `[[data]]`".into(),
         ));
     }
     Ok(Questions { questions, warnings })
+}
+
+/// What a reader should know about `train`, which a prompt was searched for on, beside the
+/// questions asked.
+pub fn overlap_warning(train: &[Question], asked: &[Question]) -> Option<String> {
+    let tasks = |questions: &[Question]| -> Vec<Task> {
+        questions.iter().map(|question| question.task.clone()).collect()
+    };
+    let shared = overlap(&tasks(train), &tasks(asked)).len();
+    (shared > 0).then(|| {
+        format!("{shared} of {} questions are also among those of the prompt search", asked.len())
+    })
 }
 
 impl DataConfig {

@@ -17,15 +17,32 @@ pub enum EvalError {
         reason: String,
     },
     /// A prompt's template cannot be used.
-    #[error(
-        "the template `{name}` does not render: {reason}\nhint: it knows `question` and `source`"
-    )]
+    #[error("the template `{name}` does not render: {reason}\nhint: it knows {knows}")]
     Template {
         /// The file.
         name: String,
         /// What is wrong with it.
         reason: String,
+        /// What it may ask for.
+        knows: &'static str,
     },
+    /// Not one prompt of the search could be scored.
+    #[error("the prompt search could not score a single prompt: {reason}")]
+    Search {
+        /// The first failure.
+        reason: String,
+    },
+    /// The run was asked to stop before the first row.
+    #[error(
+        "stopped during the prompt search\nhint: the same command starts it again, and pays no reply twice that `cache` keeps"
+    )]
+    SearchInterrupted,
+    /// The run was asked to stop when all rows were there.
+    #[error("stopped while answers were scored\nhint: the same command goes on from there")]
+    ScoringInterrupted,
+    /// The sentence encoder failed.
+    #[error("sentences cannot be compared: {0}")]
+    Similarity(String),
     /// A setting is impossible.
     #[error("{0}")]
     Setting(String),

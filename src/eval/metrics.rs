@@ -5,85 +5,107 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::reward::{AnswerMetric, Normalization};
-use crate::task::Task;
 
-use super::EvalError;
-
-/// The published metric of each data set, by how its name begins.
-const PUBLISHED: [(&str, Published); 14] = [
-    ("world", Published::Metric(AnswerMetric::Exact)),
-    ("2wiki", Published::Metric(AnswerMetric::F1)),
-    ("hotpot", Published::Metric(AnswerMetric::F1)),
-    ("musique", Published::Metric(AnswerMetric::F1)),
-    ("popqa", Published::Metric(AnswerMetric::F1)),
-    ("squad", Published::Metric(AnswerMetric::F1)),
-    ("triviaqa", Published::Metric(AnswerMetric::F1)),
-    ("gsm8k", Published::Metric(AnswerMetric::Exact)),
-    ("dapo", Published::Metric(AnswerMetric::Exact)),
-    ("mathqa", Published::Metric(AnswerMetric::Exact)),
-    ("math", Published::Metric(AnswerMetric::Exact)),
-    ("booksum", Published::Similarity),
-    ("writingprompts", Published::Similarity),
-    ("xsum", Published::Similarity),
-];
-
-#[derive(Clone, Copy)]
-enum Published {
-    Metric(AnswerMetric),
-    /// Cosine of sentence embeddings, which this program does not compute.
-    Similarity,
+/// How an answer is scored: 0 to 1, and 0 for an empty one under every metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// The harmonic mean of precision and recall over tokens.
+    F1,
+    /// 1 when the normal forms are equal, else 0.
+    Exact,
+    /// 1 when both are the same number, else 0.
+    Numeric,
+    /// `numeric` for golds that are numbers, `f1` for the others.
+    Auto,
+    /// The cosine of sentence embeddings; a negative one counts as 0.
+    Ssim,
+    /// What a large model says that the answer is worth.
+    Judge,
 }
 
+/// The published metric of each data set, by how its name begins.
+const PUBLISHED: [(&str, Metric); 14] = [
+    ("world", Metric::Exact),
+    ("2wiki", Metric::F1),
+    ("hotpot", Metric::F1),
+    ("musique", Metric::F1),
+    ("popqa", Metric::F1),
+    ("squad", Metric::F1),
+    ("triviaqa", Metric::F1),
+    ("gsm8k", Metric::Exact),
+    ("dapo", Metric::Exact),
+    ("mathqa", Metric::Exact),
+    ("math", Metric::Exact),
+    ("booksum", Metric::Ssim),
+    ("writingprompts", Metric::Ssim),
+    ("xsum", Metric::Ssim),
+];
+
 /// How answers are scored.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricConfig {
     /// How text is made comparable.
     pub normalization: Normalization,
     /// The metric of a data set, by its name; the published one where none is given, and `f1` for
     /// a data set that is not known.
-    pub by_source: BTreeMap<String, AnswerMetric>,
+    pub by_source: BTreeMap<String, Metric>,
+    /// What embeds sentences for `ssim`: a folder, or an id on the Hugging Face hub. Default:
+    /// `sentence-transformers/all-MiniLM-L6-v2`, as published.
+    pub sentence_model: String,
 }
 
-/// The name of a metric in reports.
-pub fn name(metric: AnswerMetric) -> &'static str {
-    match metric {
-        AnswerMetric::F1 => "F1",
-        AnswerMetric::Exact => "exact match",
-        AnswerMetric::Numeric => "numeric match",
-        AnswerMetric::Auto => "numeric match or F1",
+impl Default for MetricConfig {
+    fn default() -> Self {
+        Self {
+            normalization: Normalization::default(),
+            by_source: BTreeMap::new(),
+            sentence_model: "sentence-transformers/all-MiniLM-L6-v2".into(),
+        }
     }
 }
 
-/// Whether a metric gives nothing between 0 and 1.
-pub fn is_binary(metric: AnswerMetric) -> bool {
-    matches!(metric, AnswerMetric::Exact | AnswerMetric::Numeric)
+impl Metric {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F1 => "F1",
+            Self::Exact => "exact match",
+            Self::Numeric => "numeric match",
+            Self::Auto => "numeric match or F1",
+            Self::Ssim => "SSim",
+            Self::Judge => "judge",
+        }
+    }
+
+    /// Whether it gives nothing between 0 and 1.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Self::Exact | Self::Numeric)
+    }
+
+    /// The comparison of texts that it is, if no model is needed for it.
+    pub fn by_text(self) -> Option<AnswerMetric> {
+        match self {
+            Self::F1 => Some(AnswerMetric::F1),
+            Self::Exact => Some(AnswerMetric::Exact),
+            Self::Numeric => Some(AnswerMetric::Numeric),
+            Self::Auto => Some(AnswerMetric::Auto),
+            Self::Ssim | Self::Judge => None,
+        }
+    }
 }
 
 impl MetricConfig {
     /// The metric of the data set `source`.
-    ///
-    /// # Errors
-    /// When the published metric is one that this program does not compute and no other is given.
-    pub fn of(&self, source: &str) -> Result<AnswerMetric, EvalError> {
+    pub fn of(&self, source: &str) -> Metric {
         if let Some(metric) = self.by_source.get(source) {
-            return Ok(*metric);
+            return *metric;
         }
         let plain: String =
             source.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
         let published = PUBLISHED.into_iter().find(|(start, _)| plain.starts_with(start));
-        match published {
-            Some((_, Published::Metric(metric))) => Ok(metric),
-            Some((_, Published::Similarity)) => Err(EvalError::Setting(format!(
-                "the published metric of `{source}` is the similarity of sentence embeddings, which is not computed here\nhint: choose another: `metrics.by_source.\"{source}\" = \"f1\"`"
-            ))),
-            None => Ok(AnswerMetric::F1),
-        }
-    }
-
-    /// The score of `answer` to `task` under `metric`, 0 to 1; an empty answer scores 0.
-    pub fn score(&self, metric: AnswerMetric, answer: &str, task: &Task) -> f64 {
-        metric.score(answer, &task.golds, self.normalization)
+        published.map_or(Metric::F1, |(_, metric)| metric)
     }
 }
 
@@ -96,39 +118,32 @@ mod tests {
     fn data_sets_have_their_published_metric() {
         let config = MetricConfig::default();
         for (source, metric) in [
-            ("world", AnswerMetric::Exact),
-            ("world_facts", AnswerMetric::Exact),
-            ("gsm8k-256-test", AnswerMetric::Exact),
-            ("hotpot-256-test", AnswerMetric::F1),
-            ("2WikiMultihopQA", AnswerMetric::F1),
-            ("DAPO-Math", AnswerMetric::Exact),
-            ("MathQA", AnswerMetric::Exact),
-            ("TriviaQA", AnswerMetric::F1),
-            ("my own", AnswerMetric::F1),
+            ("world", Metric::Exact),
+            ("world_facts", Metric::Exact),
+            ("gsm8k-256-test", Metric::Exact),
+            ("hotpot-256-test", Metric::F1),
+            ("2WikiMultihopQA", Metric::F1),
+            ("MuSiQue", Metric::F1),
+            ("PopQA", Metric::F1),
+            ("DAPO-Math", Metric::Exact),
+            ("MathQA", Metric::Exact),
+            ("BookSum", Metric::Ssim),
+            ("Writing_Prompts", Metric::Ssim),
+            ("XSum", Metric::Ssim),
+            ("SQuAD v2", Metric::F1),
+            ("TriviaQA", Metric::F1),
+            ("my own", Metric::F1),
         ] {
-            assert_eq!(config.of(source).unwrap(), metric, "{source}");
+            assert_eq!(config.of(source), metric, "{source}");
         }
     }
 
     #[test]
-    fn an_override_wins_and_a_missing_metric_is_an_error() {
-        let by_source = BTreeMap::from([
-            ("gsm8k".to_owned(), AnswerMetric::Numeric),
-            ("BookSum".to_owned(), AnswerMetric::F1),
-        ]);
-        let config = MetricConfig { by_source, ..MetricConfig::default() };
-        assert_eq!(config.of("gsm8k").unwrap(), AnswerMetric::Numeric);
-        assert_eq!(config.of("BookSum").unwrap(), AnswerMetric::F1);
-        let error = config.of("WritingPrompts").unwrap_err().to_string();
-        assert!(error.contains("`metrics.by_source.\"WritingPrompts\" = \"f1\"`"), "{error}");
-    }
-
-    #[test]
-    fn nothing_scores_nothing() {
-        let config = MetricConfig::default();
-        let task = Task { golds: vec![String::new(), "the".into()], ..Task::default() };
-        for metric in [AnswerMetric::Exact, AnswerMetric::F1, AnswerMetric::Numeric] {
-            assert_eq!(config.score(metric, " \n", &task), 0.0);
-        }
+    fn an_override_wins() {
+        let text = "by_source = { gsm8k = \"numeric\", BookSum = \"judge\" }";
+        let config: MetricConfig = toml::from_str(text).unwrap();
+        assert_eq!(config.of("gsm8k"), Metric::Numeric);
+        assert_eq!(config.of("BookSum"), Metric::Judge);
+        assert_eq!(config.of("WritingPrompts"), Metric::Ssim);
     }
 }

@@ -1,5 +1,5 @@
-//! Arms side by side: the large model alone, with human-written prompts, and guided by policies,
-//! on the same questions, with what the differences are worth.
+//! Arms side by side: the large model alone, with human-written prompts, and by a prompt that was searched for, and
+//! guided by policies, on the same questions, with what the differences are worth.
 
 pub mod arms;
 pub mod data;
@@ -8,6 +8,9 @@ pub mod metrics;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod score;
+pub mod search;
 pub mod statistics;
+mod template;
 
 pub use error::EvalError;

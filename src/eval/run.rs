@@ -64,19 +64,11 @@ pub async fn run(
     let total = keys.len();
     let wanted = waiting.len();
     progress.begin(total - wanted, total);
-    let mut running = JoinSet::new();
+    let mut running = Running::new();
     let mut first_failure = None;
     let mut answered = 0;
     loop {
-        while running.len() < plan.max_in_flight.max(1) {
-            let Some((index, key)) = waiting.pop_front() else { break };
-            let (question, arm) = plan.at(index);
-            let (arm, task, key) = (Arc::clone(arm), question.task.clone(), key.clone());
-            running.spawn(async move {
-                let outcome = attempt(&*arm, &task, key.seed).await;
-                (arm, Row { key, outcome })
-            });
-        }
+        plan.refill(&mut running, &mut waiting);
         let mut finished = tokio::select! {
             () = stop.cancelled() => {
                 // What was paid for is kept.
@@ -94,6 +86,8 @@ pub async fn run(
             },
         };
         finished.extend(std::iter::from_fn(|| running.try_join_next()));
+        // The next ones are on their way before the disk is waited for.
+        plan.refill(&mut running, &mut waiting);
         let mut batch = Vec::with_capacity(finished.len());
         for joined in finished {
             let (arm, row) = joined
@@ -116,6 +110,9 @@ pub async fn run(
     Ok(plan.collect(&keys, known))
 }
 
+/// Attempts under way: each ends with its arm and its row.
+type Running = JoinSet<(Arc<dyn Arm>, Row)>;
+
 /// One attempt; while the large model is left alone after too many failures, it waits.
 async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
     let mut pauses = 0;
@@ -137,6 +134,19 @@ async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome 
 }
 
 impl Plan {
+    /// Starts attempts until as many are under way as may be.
+    fn refill(&self, running: &mut Running, waiting: &mut VecDeque<(usize, &RowKey)>) {
+        while running.len() < self.max_in_flight.max(1) {
+            let Some((index, key)) = waiting.pop_front() else { break };
+            let (question, arm) = self.at(index);
+            let (arm, task, key) = (Arc::clone(arm), question.task.clone(), key.clone());
+            running.spawn(async move {
+                let outcome = attempt(&*arm, &task, key.seed).await;
+                (arm, Row { key, outcome })
+            });
+        }
+    }
+
     /// The keys of all rows: by question, then by arm.
     fn keys(&self) -> Vec<RowKey> {
         let of = |question: &Question, arm: &Arc<dyn Arm>| RowKey {

@@ -1,4 +1,5 @@
-//! Qwen3 in candle, trainable: forward and backward by layer, LoRA, generation, checkpoints.
+//! Qwen3 in candle, trainable: forward and backward by layer, LoRA, generation, checkpoints; and a
+//! BERT that embeds sentences.
 
 pub mod batch;
 pub mod config;
@@ -10,6 +11,7 @@ mod layer;
 pub mod lora;
 pub(crate) mod ops;
 pub mod qwen3;
+pub mod sentence;
 mod trainable;
 pub mod weights;
 
@@ -19,6 +21,7 @@ pub use error::ModelError;
 pub use gradients::Gradients;
 pub use lora::{Adapter, AdapterConfig};
 pub use qwen3::{Model, Tape};
+pub use sentence::SentenceModel;
 pub use weights::{Projection, Weights};
 
 #[cfg(test)]

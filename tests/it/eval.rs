@@ -10,6 +10,8 @@ use tokio::process::{Child, Command};
 
 use crate::loopback::{Gate, Loopback, Script};
 
+mod models;
+
 /// A folder with questions and a configuration.
 struct Bench {
     folder: tempfile::TempDir,

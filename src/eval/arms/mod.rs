@@ -16,10 +16,10 @@ mod policy;
 mod prompt;
 
 pub use policy::{PolicyArm, PolicySetup};
-pub use prompt::{Prompt, PromptArm};
+pub use prompt::{PLACE, Prompt, PromptArm};
 
 /// How arms are written, for errors.
-pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL` or `self-consistency:K`, with `NAME=` before it for a name of its own";
+pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K` or `prompt-search`, with `NAME=` before it for a name of its own";
 
 /// A way to get an answer.
 #[async_trait]
@@ -57,6 +57,8 @@ pub enum Method {
     Policy(String),
     /// Takes the most frequent of this many step-by-step answers.
     SelfConsistency(usize),
+    /// Asks it by a prompt that is searched for first, on training questions.
+    PromptSearch,
 }
 
 impl FromStr for ArmSpec {
@@ -76,13 +78,16 @@ impl FromStr for ArmSpec {
         let method = match (method, argument) {
             ("direct", None) => Method::Direct,
             ("cot", None) => Method::ChainOfThought,
+            ("prompt-search", None) => Method::PromptSearch,
             ("template", Some(file)) if !file.is_empty() => Method::Template(file.into()),
             ("policy", Some(model)) if !model.is_empty() => Method::Policy(model.to_owned()),
             ("self-consistency", Some(k)) => match k.parse() {
                 Ok(k @ 1..=100) => Method::SelfConsistency(k),
                 _ => return Err(wrong("K must be a number from 1 to 100")),
             },
-            ("direct" | "cot", Some(_)) => return Err(wrong("it takes no argument")),
+            ("direct" | "cot" | "prompt-search", Some(_)) => {
+                return Err(wrong("it takes no argument"));
+            }
             ("template" | "policy" | "self-consistency", _) => {
                 return Err(wrong("its argument is missing"));
             }
@@ -118,6 +123,7 @@ impl std::fmt::Display for Method {
             Self::Template(file) => write!(f, "template:{}", file.display()),
             Self::Policy(model) => write!(f, "policy:{model}"),
             Self::SelfConsistency(k) => write!(f, "self-consistency:{k}"),
+            Self::PromptSearch => f.write_str("prompt-search"),
         }
     }
 }
@@ -139,6 +145,7 @@ mod tests {
                 Method::Policy("Qwen/Qwen3-4B".into()),
             ),
             ("vote=self-consistency:5", "vote", Method::SelfConsistency(5)),
+            ("prompt-search", "prompt-search", Method::PromptSearch),
         ] {
             let spec: ArmSpec = text.parse().unwrap();
             assert_eq!(spec, ArmSpec { name: name.into(), method });

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::context;
 use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::rows::{Attempt, Step};
+use crate::eval::template::{Template, bare_text, last_marked};
 use crate::large_model::{Call, LargeModel, Reply};
 use crate::reward::Normalization;
 use crate::task::Task;
@@ -25,14 +26,22 @@ const CHAIN_OF_THOUGHT: &str = include_str!("prompts/cot.j2");
 /// How samples are drawn when several are taken.
 const TEMPERATURE: f64 = 0.7;
 
-/// A template with a place for the question, and where the answer is in the reply to it.
+/// Where a literal prompt has the question.
+pub const PLACE: &str = "{question}";
+
+/// A text with a place for the question, and where the answer is in the reply to it.
 #[derive(Debug)]
 pub struct Prompt {
-    environment: Environment<'static>,
-    source: String,
-    name: String,
+    form: Form,
     brief: bool,
     is_last_line: bool,
+}
+
+#[derive(Debug)]
+enum Form {
+    Template(Template),
+    /// With [`PLACE`] where the question stands; nothing else in it means anything.
+    Literal(String),
 }
 
 impl Prompt {
@@ -46,63 +55,63 @@ impl Prompt {
         Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), false, true)
     }
 
-    /// The template in `file`. Where the reply has a line `Answer: …`, that is the answer, else
-    /// all of it.
+    /// The template in `file`. Where it asks for a line `Answer: …`, the last such line of the
+    /// reply is the answer, and without one the reply's last line; else all of the reply is.
     pub fn load(file: &Path) -> Result<Self, EvalError> {
         let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
         let has_line = source.contains("Answer:");
         Self::new(&file.display().to_string(), source, false, has_line)
     }
 
+    /// The text as it is, with the question at [`PLACE`], or before it where it has no place. The
+    /// answer is found as for [`Prompt::load`].
+    pub fn literal(text: &str) -> Self {
+        let text = match text.contains(PLACE) {
+            true => text.to_owned(),
+            false => format!("{PLACE}\n\n{text}"),
+        };
+        let is_last_line = text.contains("Answer:");
+        Self { form: Form::Literal(text), brief: false, is_last_line }
+    }
+
     fn new(name: &str, source: String, brief: bool, is_last_line: bool) -> Result<Self, EvalError> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let added = environment.add_template_owned(name.to_owned(), source.clone());
-        added.map_err(|error| Self::wrong(name, &error))?;
-        let prompt = Self { environment, source, name: name.to_owned(), brief, is_last_line };
+        let template = Template::new(name, source, "`question` and `source`")?;
+        let prompt = Self { form: Form::Template(template), brief, is_last_line };
         // A template that fails is found here, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
-        if !asked.contains('\u{1}') {
-            return Err(EvalError::Template {
-                name: name.to_owned(),
-                reason: "it leaves the question out".to_owned(),
-            });
+        match &prompt.form {
+            Form::Template(template) if !asked.contains('\u{1}') => {
+                Err(template.wrong("it leaves the question out".to_owned()))
+            }
+            _ => Ok(prompt),
         }
-        Ok(prompt)
     }
 
-    fn wrong(name: &str, error: &minijinja::Error) -> EvalError {
-        EvalError::Template { name: name.to_owned(), reason: error.to_string() }
+    /// Its text before a question is put in.
+    pub fn source(&self) -> &str {
+        match &self.form {
+            Form::Template(template) => template.source(),
+            Form::Literal(text) => text,
+        }
     }
 
-    fn render(&self, task: &Task) -> Result<String, EvalError> {
-        let known = context! {
-            question => task.question, source => task.source, brief => self.brief,
-        };
-        let rendered = self.environment.get_template(&self.name).and_then(|t| t.render(known));
-        Ok(rendered.map_err(|error| Self::wrong(&self.name, &error))?.trim().to_owned())
+    /// What the large model is asked.
+    pub fn render(&self, task: &Task) -> Result<String, EvalError> {
+        match &self.form {
+            Form::Template(template) => template.render(context! {
+                question => task.question, source => task.source, brief => self.brief,
+            }),
+            Form::Literal(text) => Ok(text.replace(PLACE, &task.question)),
+        }
     }
 
     fn answer<'r>(&self, reply: &'r str) -> &'r str {
         if !self.is_last_line {
             return reply.trim();
         }
-        let marked = reply.lines().rev().find_map(answer_line);
-        marked.or_else(|| reply.lines().rev().find(|line| !line.trim().is_empty())).map_or("", trim)
+        let last = || reply.lines().rev().find(|line| !line.trim().is_empty()).map(bare_text);
+        last_marked(reply, "answer:").or_else(last).unwrap_or_default()
     }
-}
-
-/// What a line `Answer: …` says, however it is set off.
-fn answer_line(line: &str) -> Option<&str> {
-    const MARK: &str = "answer:";
-    let bare = line.trim_start_matches(['*', '#', '-', '>', ' ', '\t']);
-    let bare = bare.strip_prefix("Final ").or_else(|| bare.strip_prefix("final ")).unwrap_or(bare);
-    let head = bare.get(..MARK.len())?;
-    head.eq_ignore_ascii_case(MARK).then(|| trim(&bare[MARK.len()..]))
-}
-
-fn trim(text: &str) -> &str {
-    text.trim().trim_matches('*').trim()
 }
 
 /// Asks by a prompt, once or several times.
@@ -127,7 +136,7 @@ impl PromptArm {
         deadline: Duration,
     ) -> Self {
         let identity = json!({
-            "prompt": prompt.source,
+            "prompt": prompt.source(),
             "brief": prompt.brief,
             "samples": samples,
             "large_model": model_identity,

@@ -2,21 +2,29 @@
 
 use std::collections::BTreeMap;
 
+use crate::episode::EpisodeUsage;
+use crate::eval::arms::Method;
 use crate::eval::data::{Question, Questions};
-use crate::eval::metrics::{self, MetricConfig};
 use crate::eval::rows::{Attempt, Outcome, Step};
 use crate::eval::run::Outcomes;
+use crate::eval::score::Scores;
+use crate::eval::search::Found;
 use crate::eval::statistics::{
     cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
     questions_needed_mcnemar, questions_needed_mean,
 };
+use crate::reward::Normalization;
 
 use super::{
-    ArmSummary, AttemptView, Cell, Comparison, EpisodeView, Failure, Report, Table, TableRow,
+    ArmSummary, AttemptView, Cell, Comparison, EpisodeView, Failure, JudgeSummary, Report, Table,
+    TableRow,
 };
 
 /// Characters of a text that are shown.
 const SHOWN: usize = 4_000;
+
+/// The share of questions without a score from which on a reader is warned.
+const MANY_FAILURES: f64 = 0.05;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
@@ -31,25 +39,31 @@ pub struct ReportInput<'a> {
     pub questions: &'a Questions,
     /// What came of them.
     pub outcomes: &'a Outcomes,
-    /// How answers are scored.
-    pub metrics: &'a MetricConfig,
+    /// How text was made comparable.
+    pub normalization: Normalization,
+    /// What the answers are worth.
+    pub scores: &'a Scores,
+    /// The name of the large model that judged.
+    pub judge: Option<&'a str>,
+    /// The prompt that was searched for.
+    pub search: Option<&'a Found>,
     /// Seeds the resampling.
     pub seed: u64,
     /// How many questions are shown with what every arm did.
     pub episodes: usize,
 }
 
-/// Scores by arm, then by question; `None` where the attempt failed.
-type Scores = Vec<Vec<Option<f64>>>;
+/// Scores by arm, then by question; `None` where there is none for a failure.
+type ByArm = Vec<Vec<Option<f64>>>;
 
 /// The account of `input`.
 pub fn build(input: &ReportInput<'_>) -> Report {
     let questions = &input.questions.questions;
-    let scores: Scores = (0..input.arms.len())
-        .map(|arm| {
-            let outcomes = questions.iter().zip(input.outcomes);
-            outcomes.map(|(question, row)| score(input.metrics, question, &row[arm])).collect()
-        })
+    let of = |arm: usize, row: &Vec<Option<Result<f64, String>>>| {
+        row[arm].as_ref()?.as_ref().ok().copied()
+    };
+    let scores: ByArm = (0..input.arms.len())
+        .map(|arm| input.scores.by_question.iter().map(|row| of(arm, row)).collect())
         .collect();
     let all: Vec<usize> = (0..questions.len()).collect();
     let by_source = classes(questions, |question| Some(question.task.source.clone()));
@@ -72,6 +86,7 @@ pub fn build(input: &ReportInput<'_>) -> Report {
             tables.push(Table { by: by.to_owned(), rows: rows.collect() });
         }
     }
+    tables.extend(by_calls(input, &scores));
     let mut comparisons = Vec::new();
     for (label, members) in &by_source {
         comparisons.extend(compare(input, &scores, label, members));
@@ -79,11 +94,12 @@ pub fn build(input: &ReportInput<'_>) -> Report {
     if by_source.len() > 1 {
         comparisons.extend(compare(input, &scores, "all questions", &all));
     }
+    let count = comparisons.len();
     let corrected = holm(&comparisons.iter().map(|found| found.p).collect::<Vec<_>>());
     for (comparison, p) in comparisons.iter_mut().zip(corrected) {
         comparison.p_holm = p;
-        if comparison.is_settled() {
-            comparison.questions_needed = None;
+        if !comparison.is_settled() {
+            comparison.questions_needed = questions_needed(comparison, count);
         }
     }
     Report {
@@ -92,22 +108,46 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         seed: input.seed,
         questions: questions.len(),
         large_model: input.large_model.to_owned(),
+        normalization: input.normalization,
         arms: (0..input.arms.len()).map(|arm| summary(input, arm, &scores[arm], &all)).collect(),
+        judge: input
+            .judge
+            .map(|model| JudgeSummary { model: model.to_owned(), usage: input.scores.judge }),
+        search: input.search.cloned(),
         tables,
         comparisons,
         failures: failures(input),
-        warnings: input.questions.warnings.clone(),
+        warnings: warnings(input, &scores),
         episodes: episodes(input, &scores),
     }
 }
 
-fn score(metrics: &MetricConfig, question: &Question, outcome: &Outcome) -> Option<f64> {
-    match outcome {
-        Outcome::Answered(attempt) => {
-            Some(metrics.score(question.metric, &attempt.answer, &question.task))
+/// Scores by the number of calls that an attempt made, if any arm's attempts differ in that.
+fn by_calls(input: &ReportInput<'_>, scores: &ByArm) -> Option<Table> {
+    // By number of calls, then by arm: the questions.
+    let mut classes: BTreeMap<u64, Vec<Vec<usize>>> = BTreeMap::new();
+    for (index, row) in input.outcomes.iter().enumerate() {
+        for (arm, outcome) in row.iter().enumerate() {
+            if let Outcome::Answered(attempt) = outcome {
+                let calls = attempt.usage.large_model.calls;
+                let class = classes.entry(calls).or_insert_with(|| vec![Vec::new(); row.len()]);
+                class[arm].push(index);
+            }
         }
-        Outcome::Failed { .. } => None,
     }
+    let differs = |arm: usize| classes.values().filter(|class| !class[arm].is_empty()).count() > 1;
+    (0..input.arms.len()).any(differs).then(|| {
+        let rows = classes.iter().map(|(calls, class)| TableRow {
+            label: format!("{calls} call{}", if *calls == 1 { "" } else { "s" }),
+            metric: metric_name(&input.questions.questions, &class.concat()),
+            cells: scores
+                .iter()
+                .zip(class)
+                .map(|(scores, members)| cell(scores, members, input.seed))
+                .collect(),
+        });
+        Table { by: "calls".into(), rows: rows.collect() }
+    })
 }
 
 /// The questions of each class, the classes in order.
@@ -126,7 +166,7 @@ fn classes<L: Ord>(
 
 fn metric_name(questions: &[Question], members: &[usize]) -> String {
     let mut names: Vec<&str> =
-        members.iter().map(|&index| metrics::name(questions[index].metric)).collect();
+        members.iter().map(|&index| questions[index].metric.name()).collect();
     names.sort_unstable();
     names.dedup();
     names.join(", ")
@@ -140,7 +180,7 @@ fn cell(scores: &[Option<f64>], members: &[usize], seed: u64) -> Option<Cell> {
 /// Every pair of arms on these questions; `p_holm` is still `p`.
 fn compare<'a>(
     input: &'a ReportInput<'_>,
-    scores: &'a Scores,
+    scores: &'a ByArm,
     scope: &'a str,
     members: &'a [usize],
 ) -> impl Iterator<Item = Comparison> + 'a {
@@ -151,10 +191,8 @@ fn compare<'a>(
             .filter_map(|&index| Some((scores[a][index]?, scores[b][index]?)))
             .collect();
         let differences: Vec<f64> = both.iter().map(|(first, second)| second - first).collect();
-        let is_binary = members
-            .iter()
-            .all(|&index| metrics::is_binary(input.questions.questions[index].metric));
-        let effect = cohens_d(&differences);
+        let is_binary =
+            members.iter().all(|&index| input.questions.questions[index].metric.is_binary());
         let mut found = Comparison {
             scope: scope.to_owned(),
             first: input.arms[a].0.clone(),
@@ -166,7 +204,7 @@ fn compare<'a>(
             p: 1.0,
             mid_p: None,
             p_holm: 1.0,
-            cohens_d: effect,
+            cohens_d: cohens_d(&differences),
             discordant: None,
             questions_needed: None,
         };
@@ -177,16 +215,40 @@ fn compare<'a>(
             found.test = "McNemar".into();
             (found.p, found.mid_p) = (tested.exact, Some(tested.mid_p));
             found.discordant = Some((first_only, second_only));
-            let share = |count: u64| count as f64 / both.len() as f64;
-            found.questions_needed =
-                questions_needed_mcnemar(share(first_only), share(second_only));
         } else {
             found.test = "permutation".into();
             found.p = permutation(&differences, input.seed);
-            found.questions_needed = effect.and_then(questions_needed_mean);
         }
         Some(found)
     })
+}
+
+/// What a reader should know about the questions, and about arms with many failures.
+fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
+    let mut warnings = input.questions.warnings.clone();
+    for ((arm, _), scores) in input.arms.iter().zip(scores) {
+        let missing = scores.iter().filter(|score| score.is_none()).count();
+        if missing as f64 > MANY_FAILURES * scores.len() as f64 {
+            warnings.push(format!(
+                "`{arm}` has no score on {missing} of {} questions: if they are the hard ones, the others flatter it",
+                scores.len()
+            ));
+        }
+    }
+    warnings
+}
+
+/// Questions that would settle a difference of this size among `count` comparisons; more than
+/// were asked, since they did not.
+fn questions_needed(found: &Comparison, count: usize) -> Option<u64> {
+    let needed = match found.discordant {
+        Some((first_only, second_only)) => {
+            let share = |questions: u64| questions as f64 / found.n as f64;
+            questions_needed_mcnemar(share(first_only), share(second_only), count)
+        }
+        None => questions_needed_mean(found.cohens_d?, count),
+    };
+    needed.map(|needed| needed.max(found.n as u64 + 1))
 }
 
 fn summary(
@@ -203,9 +265,21 @@ fn summary(
             Outcome::Failed { .. } => None,
         })
         .collect();
-    let per_question = |value: &dyn Fn(&Attempt) -> f64| {
-        attempts.iter().map(|attempt| value(attempt)).sum::<f64>() / attempts.len().max(1) as f64
-    };
+    let (name, method) = input.arms[arm].clone();
+    let searched = input.search.filter(|_| method == Method::PromptSearch.to_string());
+    let mut used = EpisodeUsage::default();
+    used.large_model += searched.map(|found| found.usage).unwrap_or_default();
+    let mut total = used;
+    for row in input.outcomes {
+        match &row[arm] {
+            Outcome::Answered(Attempt { usage, .. }) => {
+                used += *usage;
+                total += *usage;
+            }
+            Outcome::Failed { usage, .. } => total += *usage,
+        }
+    }
+    let per_question = |value: f64| value / attempts.len().max(1) as f64;
     let mut finishes: BTreeMap<&str, usize> = BTreeMap::new();
     for attempt in &attempts {
         *finishes.entry(&attempt.finish).or_default() += 1;
@@ -214,22 +288,20 @@ fn summary(
     let mut finishes: Vec<(String, f64)> =
         finishes.into_iter().map(|(why, count)| (why.to_owned(), share(count))).collect();
     finishes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let (name, method) = input.arms[arm].clone();
+    let scored = scores.iter().flatten().count();
+    let tokens = used.large_model.tokens;
     ArmSummary {
         name,
         method,
         answered: attempts.len(),
         failed: input.outcomes.len() - attempts.len(),
+        unscored: attempts.len() - scored,
         score: cell(scores, all, input.seed),
-        calls: per_question(&|attempt| attempt.usage.large_model.calls as f64),
-        large_model_tokens: per_question(&|attempt| {
-            let tokens = attempt.usage.large_model.tokens;
-            (tokens.prompt_tokens + tokens.completion_tokens) as f64
-        }),
-        policy_tokens: per_question(&|attempt| {
-            attempt.usage.policy.tokens.completion_tokens as f64
-        }),
-        cost: per_question(&|attempt| attempt.usage.large_model.cost + attempt.usage.policy.cost),
+        calls: per_question(used.large_model.calls as f64),
+        large_model_tokens: per_question((tokens.prompt_tokens + tokens.completion_tokens) as f64),
+        policy_tokens: per_question(used.policy.tokens.completion_tokens as f64),
+        cost: per_question(used.large_model.cost + used.policy.cost),
+        total,
         finishes,
     }
 }
@@ -237,10 +309,9 @@ fn summary(
 /// Failures by arm and message, the most frequent first.
 fn failures(input: &ReportInput<'_>) -> Vec<Failure> {
     let mut found: Vec<Failure> = Vec::new();
-    for (question, row) in input.questions.questions.iter().zip(input.outcomes) {
-        for ((arm, _), outcome) in input.arms.iter().zip(row) {
-            let Outcome::Failed { error, .. } = outcome else { continue };
-            let error = cut(error);
+    for (index, question) in input.questions.questions.iter().enumerate() {
+        for (at, (arm, _)) in input.arms.iter().enumerate() {
+            let Some(error) = failure(input, index, at) else { continue };
             match found.iter_mut().find(|known| known.arm == *arm && known.error == error) {
                 Some(known) => known.count += 1,
                 None => found.push(Failure {
@@ -256,7 +327,16 @@ fn failures(input: &ReportInput<'_>) -> Vec<Failure> {
     found
 }
 
-fn episodes(input: &ReportInput<'_>, scores: &Scores) -> Vec<EpisodeView> {
+/// Why an attempt has no score.
+fn failure(input: &ReportInput<'_>, question: usize, arm: usize) -> Option<String> {
+    match (&input.outcomes[question][arm], &input.scores.by_question[question][arm]) {
+        (Outcome::Failed { error, .. }, _) => Some(cut(error)),
+        (_, Some(Err(error))) => Some(format!("not judged: {}", cut(error))),
+        _ => None,
+    }
+}
+
+fn episodes(input: &ReportInput<'_>, scores: &ByArm) -> Vec<EpisodeView> {
     let rows = input.questions.questions.iter().zip(input.outcomes).enumerate();
     rows.take(input.episodes)
         .map(|(index, (question, row))| EpisodeView {
@@ -269,7 +349,10 @@ fn episodes(input: &ReportInput<'_>, scores: &Scores) -> Vec<EpisodeView> {
             attempts: row
                 .iter()
                 .enumerate()
-                .map(|(arm, outcome)| view(scores[arm][index], outcome))
+                .map(|(arm, outcome)| AttemptView {
+                    error: failure(input, index, arm),
+                    ..view(scores[arm][index], outcome)
+                })
                 .collect(),
         })
         .collect()
@@ -280,13 +363,15 @@ fn view(score: Option<f64>, outcome: &Outcome) -> AttemptView {
         Outcome::Answered(attempt) => AttemptView {
             score,
             answer: cut(&attempt.answer),
+            error: None,
             finish: attempt.finish.clone(),
             usage: attempt.usage,
             steps: attempt.steps.iter().map(shorten).collect(),
         },
-        Outcome::Failed { error, usage } => AttemptView {
+        Outcome::Failed { usage, .. } => AttemptView {
             score,
-            answer: cut(error),
+            answer: String::new(),
+            error: None,
             finish: "failed".into(),
             usage: *usage,
             steps: Vec::new(),

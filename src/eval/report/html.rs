@@ -14,6 +14,7 @@ pub fn html(report: &Report) -> Result<String, EvalError> {
     render(report).map_err(|error| EvalError::Template {
         name: "report.html".into(),
         reason: error.to_string(),
+        knows: "the report",
     })
 }
 
@@ -60,8 +61,11 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
     for table in report.tables.iter().filter(|table| table.rows.len() > 1) {
         plots.push(context! {
             title => format!("Score by {}", table.by),
-            note => "Mean and 95 % interval.",
-            svg => safe(plot::by_class(report, table, table.by == "hops")),
+            note => match table.by.as_str() {
+                "calls" => "Mean and 95 % interval; an arm chooses itself how often it calls.",
+                _ => "Mean and 95 % interval.",
+            },
+            svg => safe(plot::by_class(report, table, ["hops", "calls"].contains(&&*table.by))),
         });
     }
     environment.get_template("report.html")?.render(context! {
@@ -71,5 +75,6 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
         comparisons,
         plots,
         colours => plot::COLOURS,
+        normalization => markdown::normalization(report.normalization),
     })
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Cell, Comparison, Report};
+use crate::episode::RoleUsage;
+use crate::reward::Normalization;
+
+use super::{Cell, Comparison, JudgeSummary, Report};
 
 /// The report as Markdown.
 pub fn markdown(report: &Report) -> String {
@@ -16,8 +19,11 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "# {}\n", line(&report.title))?;
     writeln!(
         out,
-        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals.\n",
-        report.questions, report.large_model, report.seed
+        "{} questions, large model `{}`, seed {}. Scores in percent with 95 % intervals; text is compared as `{}`.\n",
+        report.questions,
+        report.large_model,
+        report.seed,
+        normalization(report.normalization)
     )?;
     writeln!(
         out,
@@ -30,7 +36,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             line(&arm.name),
             arm.score.map_or("–".into(), shown),
             arm.answered,
-            arm.failed,
+            arm.failed + arm.unscored,
             arm.calls,
             arm.large_model_tokens,
             arm.policy_tokens,
@@ -38,15 +44,37 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         )?;
     }
     writeln!(out, "\nCalls, tokens and cost are means per answered question.")?;
+    if let Some(found) = &report.search {
+        let RoleUsage { calls, cost, .. } = found.usage;
+        let tried = found.tried.len();
+        writeln!(
+            out,
+            "The {calls} calls of the prompt search (cost {}, {tried} prompts tried) are spread over the questions.",
+            money(cost)
+        )?;
+    }
+    if let Some(JudgeSummary { model, usage }) = &report.judge {
+        writeln!(
+            out,
+            "Judged by {} in {} calls (cost {}), which no arm pays for.",
+            line(model),
+            usage.calls,
+            money(usage.cost)
+        )?;
+    }
     for table in &report.tables {
         writeln!(out, "\n## By {}\n", table.by)?;
         let names: Vec<String> = report.arms.iter().map(|arm| line(&arm.name)).collect();
         writeln!(out, "| {} | metric | n | {} |", table.by, names.join(" | "))?;
         writeln!(out, "|---|---|---|{}", "---|".repeat(names.len()))?;
         for row in &table.rows {
+            let n = row.most();
+            let of_fewer = |cell: Cell| {
+                let fewer = if cell.n < n { format!(" (n = {})", cell.n) } else { String::new() };
+                shown(cell) + &fewer
+            };
             let cells: Vec<String> =
-                row.cells.iter().map(|cell| cell.map_or("–".into(), shown)).collect();
-            let n = row.cells.iter().flatten().map(|cell| cell.n).max().unwrap_or(0);
+                row.cells.iter().map(|cell| cell.map_or("–".into(), of_fewer)).collect();
             writeln!(
                 out,
                 "| {} | {} | {n} | {} |",
@@ -85,6 +113,12 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
             )?;
         }
     }
+    if let Some(found) = &report.search {
+        writeln!(out, "\n## The prompt that was found\n")?;
+        for text in found.prompt.lines() {
+            writeln!(out, "    {text}")?;
+        }
+    }
     if !report.failures.is_empty() {
         writeln!(out, "\n## Failures\n\nThey are no wrong answers: they count in no score.\n")?;
         writeln!(out, "| arm | times | what | for example |\n|---|---|---|---|")?;
@@ -106,8 +140,15 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
 pub(super) fn settled(found: &Comparison) -> String {
     match (found.is_settled(), found.questions_needed) {
         (true, _) => "yes".into(),
-        (false, Some(questions)) => format!("no: about {questions} questions needed"),
+        (false, Some(questions)) => format!("no: needs about {questions} questions"),
         (false, None) => "no".into(),
+    }
+}
+
+pub(super) fn normalization(kind: Normalization) -> &'static str {
+    match kind {
+        Normalization::Published => "published",
+        Normalization::Strict => "strict",
     }
 }
 

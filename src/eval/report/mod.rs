@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::episode::EpisodeUsage;
+use crate::episode::{EpisodeUsage, RoleUsage};
+use crate::reward::Normalization;
 
 use super::EvalError;
 use super::rows::Step;
+use super::search::Found;
 use super::statistics::Interval;
 
 mod build;
@@ -34,9 +36,15 @@ pub struct Report {
     pub questions: usize,
     /// The large model that all arms use.
     pub large_model: String,
+    /// How text was made comparable.
+    pub normalization: Normalization,
     /// The arms, in the order they were configured.
     pub arms: Vec<ArmSummary>,
-    /// Scores by data set, by kind and by number of hops.
+    /// Who judged and what that took, where answers were judged; no arm pays for it.
+    pub judge: Option<JudgeSummary>,
+    /// The prompt that was searched for, and how.
+    pub search: Option<Found>,
+    /// Scores by data set, by kind, by number of hops and by number of calls.
     pub tables: Vec<Table>,
     /// Pairs of arms.
     pub comparisons: Vec<Comparison>,
@@ -48,7 +56,16 @@ pub struct Report {
     pub episodes: Vec<EpisodeView>,
 }
 
-/// What an arm did and used, per answered question.
+/// What judging took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgeSummary {
+    /// The large model.
+    pub model: String,
+    /// What it used.
+    pub usage: RoleUsage,
+}
+
+/// What an arm did, and what it used per answered question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmSummary {
     /// Its name.
@@ -57,11 +74,14 @@ pub struct ArmSummary {
     pub method: String,
     /// Questions answered.
     pub answered: usize,
-    /// Questions on which a model failed; they count nowhere else.
+    /// Questions on which a model failed; they count in no score.
     pub failed: usize,
+    /// Questions answered whose answer the judge failed on; they count in no score.
+    pub unscored: usize,
     /// Mean score over all answered questions.
     pub score: Option<Cell>,
-    /// Calls of the large model.
+    /// Calls of the large model; those of a search for the arm's prompt are spread over the
+    /// questions, here and below.
     pub calls: f64,
     /// Tokens that the large model read and wrote.
     pub large_model_tokens: f64,
@@ -69,6 +89,8 @@ pub struct ArmSummary {
     pub policy_tokens: f64,
     /// Money, in the currency of the configured prices.
     pub cost: f64,
+    /// All that the arm used: its search and what failed attempts had used are in it.
+    pub total: EpisodeUsage,
     /// How episodes ended: reason and share of the answered questions.
     pub finishes: Vec<(String, f64)>,
 }
@@ -76,13 +98,13 @@ pub struct ArmSummary {
 /// Mean scores with their 95 % intervals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// What its rows are: `data set`, `kind`, `hops`.
+    /// What its rows are: `data set`, `kind`, `hops`, `calls`.
     pub by: String,
     /// The rows.
     pub rows: Vec<TableRow>,
 }
 
-/// One class of questions.
+/// One class of questions; by `calls`, of attempts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableRow {
     /// The class.
@@ -91,6 +113,13 @@ pub struct TableRow {
     pub metric: String,
     /// One for each arm; `None` where it answered nothing.
     pub cells: Vec<Option<Cell>>,
+}
+
+impl TableRow {
+    /// The largest number of answers that a cell is a mean of.
+    fn most(&self) -> usize {
+        self.cells.iter().flatten().map(|cell| cell.n).max().unwrap_or(0)
+    }
 }
 
 /// A mean score.
@@ -132,7 +161,7 @@ pub struct Comparison {
     /// Questions that only the first, and only the second, answered right.
     pub discordant: Option<(u64, u64)>,
     /// Questions that would settle a difference of this size, where it is not settled: level 0.05
-    /// before correction, power 0.8.
+    /// after correction for all comparisons, power 0.8.
     pub questions_needed: Option<u64>,
 }
 
@@ -178,10 +207,12 @@ pub struct EpisodeView {
 /// What an arm did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptView {
-    /// The score; `None` where it failed.
+    /// The score; `None` where there is none for a failure.
     pub score: Option<f64>,
-    /// The answer, or what failed. Long texts are cut.
+    /// The answer. Long texts are cut.
     pub answer: String,
+    /// What failed: the attempt, or the judge of its answer.
+    pub error: Option<String>,
     /// Why it stopped.
     pub finish: String,
     /// What it took.

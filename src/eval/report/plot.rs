@@ -10,7 +10,7 @@ const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
-const BOTTOM: f64 = 46.0;
+const BOTTOM: f64 = 50.0;
 
 /// Colours that the page defines.
 pub(super) const COLOURS: usize = 8;
@@ -190,8 +190,12 @@ pub(super) fn by_class(report: &Report, table: &Table, joined: bool) -> String {
     };
     let fits = (room / 7.5) as usize;
     for (index, row) in table.rows.iter().enumerate() {
-        let at = (LEFT + room * (index as f64 + 0.5), HEIGHT - BOTTOM + 18.0);
-        canvas.text(at, "middle", &shorten(&row.label, fits));
+        // A kind stands below its data set.
+        for (line, part) in row.label.splitn(2, " / ").enumerate() {
+            let below = HEIGHT - BOTTOM + 15.0 + 12.0 * line as f64;
+            let at = (LEFT + room * (index as f64 + 0.5), below);
+            canvas.text(at, "middle", &shorten(part, fits));
+        }
     }
     canvas.below(&table.by);
     for (series, arm) in report.arms.iter().enumerate() {

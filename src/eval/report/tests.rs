@@ -1,13 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::LazyLock;
+
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::eval::data::{Question, Questions};
-use crate::eval::metrics::MetricConfig;
+use crate::eval::metrics::Metric;
 use crate::eval::rows::{Attempt, Outcome};
-use crate::reward::AnswerMetric;
+use crate::eval::run::Outcomes;
+use crate::eval::score::{Scorer, Scores};
+use crate::eval::search::Tried;
+use crate::reward::Normalization;
 use crate::task::Task;
 
-fn question(index: usize, source: &str, metric: AnswerMetric) -> Question {
+fn question(index: usize, source: &str, metric: Metric) -> Question {
     let task = Task {
         id: index.to_string(),
         question: format!("<b>{index}</b> & \"so\"?"),
@@ -35,7 +42,7 @@ fn failed() -> Outcome {
 /// four the second fails.
 fn report() -> Report {
     let questions: Vec<Question> =
-        (0..40).map(|index| question(index, "world", AnswerMetric::Exact)).collect();
+        (0..40).map(|index| question(index, "world", Metric::Exact)).collect();
     let outcomes = (0..40)
         .map(|index| {
             let word = |right| if right { "right" } else { "wrong" };
@@ -47,16 +54,42 @@ fn report() -> Report {
 }
 
 fn built(questions: Vec<Question>, outcomes: Vec<Vec<Outcome>>) -> Report {
-    build(&ReportInput {
+    let scores = scored(&questions, &outcomes);
+    let questions = Questions { questions, warnings: vec!["<careful>".into()] };
+    build(&input(&questions, &outcomes, &scores))
+}
+
+fn scored(questions: &[Question], outcomes: &Outcomes) -> Scores {
+    let (scorer, stop) = (Scorer::new(Normalization::default()), CancellationToken::new());
+    let scoring = scorer.score_all(questions, outcomes, 1, &stop, || {});
+    tokio::runtime::Runtime::new().unwrap().block_on(scoring).unwrap()
+}
+
+fn arms() -> &'static [(String, String)] {
+    static ARMS: LazyLock<[(String, String); 2]> = LazyLock::new(|| {
+        [("a|b".into(), "prompt-search".into()), ("policy".into(), "policy:x".into())]
+    });
+    &*ARMS
+}
+
+fn input<'a>(
+    questions: &'a Questions,
+    outcomes: &'a Outcomes,
+    scores: &'a Scores,
+) -> ReportInput<'a> {
+    ReportInput {
         title: "T <1>",
         large_model: "m",
-        arms: &[("a|b".into(), "direct".into()), ("policy".into(), "policy:x".into())],
-        questions: &Questions { questions, warnings: vec!["<careful>".into()] },
-        outcomes: &outcomes,
-        metrics: &MetricConfig::default(),
+        arms: arms(),
+        questions,
+        outcomes,
+        normalization: Normalization::Strict,
+        scores,
+        judge: None,
+        search: None,
         seed: 1,
         episodes: 5,
-    })
+    }
 }
 
 #[test]
@@ -68,6 +101,8 @@ fn failures_count_in_no_score() {
     assert_eq!((cell.n, cell.mean), (36, 30.0 / 36.0));
     assert!(cell.interval.low < cell.mean && cell.mean < cell.interval.high);
     assert_eq!(second.calls, 3.0);
+    assert_eq!(report.warnings.len(), 2);
+    assert!(report.warnings[1].contains("`policy` has no score on 4 of 40"), "{report:?}");
     assert_eq!(report.failures.len(), 1);
     assert_eq!((report.failures[0].count, report.failures[0].example.as_str()), (4, "36"));
 }
@@ -88,7 +123,7 @@ fn pairs_are_compared_on_what_both_answered() {
 #[test]
 fn an_open_difference_says_how_many_questions_it_needs() {
     let questions: Vec<Question> =
-        (0..20).map(|index| question(index, "own", AnswerMetric::F1)).collect();
+        (0..20).map(|index| question(index, "own", Metric::F1)).collect();
     let outcomes = (0..20)
         .map(|index| {
             let first = if index < 5 { "right" } else { "no" };
@@ -108,7 +143,7 @@ fn an_open_difference_says_how_many_questions_it_needs() {
 fn several_data_sets_are_compared_each_and_together() {
     let sources = ["x", "y"];
     let questions: Vec<Question> =
-        (0..40).map(|index| question(index, sources[index % 2], AnswerMetric::Exact)).collect();
+        (0..40).map(|index| question(index, sources[index % 2], Metric::Exact)).collect();
     let outcomes = (0..40).map(|_| vec![answered("right", 1), answered("no", 1)]).collect();
     let report = built(questions, outcomes);
     let scopes: Vec<&str> = report.comparisons.iter().map(|found| found.scope.as_str()).collect();
@@ -126,7 +161,7 @@ fn several_data_sets_are_compared_each_and_together() {
 
 #[test]
 fn an_arm_that_failed_throughout_has_no_score() {
-    let questions = vec![question(0, "world", AnswerMetric::Exact)];
+    let questions = vec![question(0, "world", Metric::Exact)];
     let report = built(questions, vec![vec![answered("right", 1), failed()]]);
     assert_eq!(report.arms[1].score, None);
     assert!(report.comparisons.is_empty());
@@ -169,8 +204,77 @@ fn the_report_is_written_in_three_forms() {
 #[test]
 fn long_texts_are_cut_in_the_report_alone() {
     let long = format!("right {}", "ä".repeat(10_000_000));
-    let questions = vec![question(0, "own", AnswerMetric::F1)];
+    let questions = vec![question(0, "own", Metric::F1)];
     let report = built(questions, vec![vec![answered(&long, 1), answered("right", 1)]]);
     assert_eq!(report.arms[0].score.unwrap().mean, 2.0 / 3.0);
     assert!(report.episodes[0].attempts[0].answer.len() < 9_000);
+}
+
+#[test]
+fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
+    let questions: Vec<Question> =
+        (0..10).map(|index| question(index, "own", Metric::Judge)).collect();
+    let outcomes: Vec<Vec<Outcome>> = (0..10)
+        .map(|index| {
+            vec![answered("right", 1), if index < 8 { answered("no", 2) } else { failed() }]
+        })
+        .collect();
+    let mut scores = Scores {
+        by_question: vec![vec![Some(Ok(0.5)), Some(Ok(1.0))]; 10],
+        judge: RoleUsage { calls: 18, cost: 3.0, ..RoleUsage::default() },
+    };
+    scores.by_question[0][0] = Some(Err("no verdict".into()));
+    (scores.by_question[8][1], scores.by_question[9][1]) = (None, None);
+    let usage = RoleUsage { calls: 90, cost: 20.0, ..RoleUsage::default() };
+    let tried = vec![Tried { prompt: "<p>".into(), round: 0, score: None, answered: 1 }];
+    let found = Found { prompt: "<p>".into(), tried, usage };
+    let questions = Questions { questions, warnings: Vec::new() };
+    let input = ReportInput {
+        judge: Some("<judge>"),
+        search: Some(&found),
+        ..input(&questions, &outcomes, &scores)
+    };
+    let report = build(&input);
+    let [first, second] = &report.arms[..] else { unreachable!() };
+    assert_eq!((first.calls, first.cost, first.total.large_model.calls), (10.0, 2.0, 100));
+    assert_eq!((second.calls, second.cost, second.total.large_model.calls), (2.0, 0.0, 16));
+    assert_eq!((first.answered, first.failed, first.unscored), (10, 0, 1));
+    assert_eq!((first.score.unwrap().n, first.score.unwrap().mean), (9, 0.5));
+    assert_eq!(report.failures[0].error, "it is | down\nfor good");
+    assert_eq!(
+        (report.failures[1].error.as_str(), report.failures[1].count),
+        ("not judged: no verdict", 1)
+    );
+    assert_eq!(report.comparisons[0].n, 7);
+    assert_eq!(report.judge.as_ref().unwrap().usage.calls, 18);
+    let text = markdown(&report);
+    for part in ["90 calls of the prompt search", "\\<judge> in 18 calls", "as `strict`"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let page = html(&report).unwrap();
+    assert!(
+        page.contains("&lt;p&gt;") && page.contains("&lt;judge&gt;") && !page.contains("<p></div>")
+    );
+}
+
+#[test]
+fn attempts_are_told_apart_by_their_calls() {
+    let questions: Vec<Question> =
+        (0..12).map(|index| question(index, "world", Metric::Exact)).collect();
+    let outcomes = (0..12)
+        .map(|index| {
+            let word = if index % 3 == 0 { "wrong" } else { "right" };
+            vec![answered("right", 1), answered(word, 1 + index as u64 % 3)]
+        })
+        .collect();
+    let report = built(questions, outcomes);
+    let table = report.tables.iter().find(|table| table.by == "calls").unwrap();
+    let rows: Vec<_> = table.rows.iter().map(|row| row.label.as_str()).collect();
+    assert_eq!(rows, ["1 call", "2 calls", "3 calls"]);
+    let cell = |row: usize, arm: usize| table.rows[row].cells[arm].map(|cell| (cell.n, cell.mean));
+    assert_eq!((cell(0, 0), cell(0, 1)), (Some((12, 1.0)), Some((4, 0.0))));
+    assert_eq!((cell(1, 0), cell(1, 1)), (None, Some((4, 1.0))));
+    assert!(markdown(&report).contains("0.0 [0.0, 60.2] (n = 4)"), "{}", markdown(&report));
+    let page = html(&report).unwrap();
+    assert!(page.contains("Score by calls") && page.contains("n = 4"));
 }

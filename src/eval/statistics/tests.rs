@@ -97,14 +97,21 @@ fn corrections_and_effect_sizes() {
 fn numbers_of_questions() {
     for case in golden("needed_mcnemar") {
         let shares = ["first_only", "second_only"].map(|key| case[key].as_f64().unwrap());
-        assert_eq!(questions_needed_mcnemar(shares[0], shares[1]), case["questions"].as_u64());
-        assert_eq!(questions_needed_mcnemar(shares[1], shares[0]), case["questions"].as_u64());
+        assert_eq!(questions_needed_mcnemar(shares[0], shares[1], 1), case["questions"].as_u64());
+        assert_eq!(questions_needed_mcnemar(shares[1], shares[0], 1), case["questions"].as_u64());
     }
     for case in golden("needed_mean") {
-        let found = questions_needed_mean(case["d"].as_f64().unwrap());
+        let found = questions_needed_mean(case["d"].as_f64().unwrap(), 1);
         assert_eq!(found, case["questions"].as_u64());
     }
-    assert_eq!(questions_needed_mcnemar(0.1, 0.1), None);
-    assert_eq!(questions_needed_mcnemar(0.0, 0.0), None);
-    assert_eq!(questions_needed_mean(0.0), None);
+    // More comparisons ask for more questions.
+    assert!(questions_needed_mcnemar(0.1, 0.05, 20) > questions_needed_mcnemar(0.1, 0.05, 2));
+    assert!(questions_needed_mean(0.2, 20) > questions_needed_mean(0.2, 2));
+    for case in golden("normal_quantile") {
+        let found = super::needed::normal_quantile(case["p"].as_f64().unwrap());
+        close(found, &case["z"], 1e-9);
+    }
+    assert_eq!(questions_needed_mcnemar(0.1, 0.1, 1), None);
+    assert_eq!(questions_needed_mcnemar(0.0, 0.0, 1), None);
+    assert_eq!(questions_needed_mean(0.0, 1), None);
 }

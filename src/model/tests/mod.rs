@@ -6,6 +6,7 @@ mod adapters;
 mod checkpoints;
 mod golden;
 mod gradients;
+mod sentence;
 
 use candle_core::{DType, Device, Tensor};
 

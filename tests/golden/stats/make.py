@@ -93,6 +93,8 @@ golden = {
     "cohens_d": [d(rng.normal(0.2, 1, 40)), d(rng.choice([-1.0, 0.0, 1.0], 90))],
     "needed_mcnemar": [connor(b, c) for b, c in [(0.1, 0.05), (0.02, 0.3), (0.25, 0.24)]],
     "needed_mean": [needed(v) for v in (0.2, -0.5, 0.03)],
+    "normal_quantile": [{"p": p, "z": float(scipy.stats.norm.ppf(p))} for p in
+                        (0.5, 0.8, 0.975, 1 - 0.025 / 18, 1 - 0.025 / 1000)],
 }
 path = pathlib.Path(__file__).with_name("stats.json")
 path.write_text(json.dumps(golden, indent=1) + "\n")

@@ -1,0 +1,40 @@
+//! Whether a model's files are the ones they were.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// A checksum over a file, or over all files in a folder and their names.
+pub(super) fn fingerprint(path: &Path) -> anyhow::Result<String> {
+    let mut files = Vec::new();
+    list(path, &mut files).with_context(|| format!("cannot read `{}`", path.display()))?;
+    files.sort();
+    let mut sum = 0;
+    let mut buffer = vec![0; 1 << 20];
+    for file in files {
+        let within = file.strip_prefix(path).unwrap_or(&file);
+        sum = crc32c::crc32c_append(sum, within.as_os_str().as_encoded_bytes());
+        let unreadable = || format!("cannot read `{}`", file.display());
+        let mut open = std::fs::File::open(&file).with_context(unreadable)?;
+        loop {
+            let read = open.read(&mut buffer).with_context(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            sum = crc32c::crc32c_append(sum, &buffer[..read]);
+        }
+    }
+    Ok(format!("{sum:08x}"))
+}
+
+fn list(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        list(&entry?.path(), files)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Builds what an evaluation is made of: models, arms, and what scores answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::assemble::{endpoint_setup, large_models, local_policy, protocol};
+use crate::cli::{Failure, hub};
+use crate::config::{Config, EvalConfig, PolicyEngine};
+use crate::engine::Sampling;
+use crate::eval::EvalError;
+use crate::eval::arms::{Arm, ArmSpec, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm};
+use crate::eval::data::{Question, Questions, overlap_warning};
+use crate::eval::metrics::Metric;
+use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
+use crate::eval::search::{Found, Kept, Search, SearchConfig, training_questions};
+use crate::large_model::{Cached, LargeModel, LargeModels};
+use crate::model::SentenceModel;
+use crate::task::Task;
+
+use super::fingerprint::fingerprint;
+
+/// Replies of endpoints that are found again.
+const CACHED_REPLIES: usize = 1_000_000;
+
+/// A large model, and all that its replies depend on.
+type Known = (Arc<dyn LargeModel>, String);
+
+/// An arm, but for the one whose prompt is yet to be found.
+type Pending = Option<Arc<dyn Arm>>;
+
+/// An evaluation in the making.
+pub(super) struct Setup<'a> {
+    config: &'a EvalConfig,
+    server: Config,
+    models: Arc<LargeModels>,
+    /// The models asked for so far: each has one cache.
+    known: HashMap<String, Known>,
+    search: Option<&'a SearchConfig>,
+}
+
+impl<'a> Setup<'a> {
+    pub(super) async fn new(config: &'a EvalConfig) -> Result<Self, Failure> {
+        let server = config.server(None)?;
+        let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
+        let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
+        let search = config.prompt_search.as_ref().filter(|_| searches);
+        Ok(Self { config, server, models, known: HashMap::new(), search })
+    }
+
+    /// The name of the large model that is evaluated.
+    pub(super) fn large_model(&self) -> &str {
+        self.server.default_large_model()
+    }
+
+    /// A large model by name; without one, that which is evaluated.
+    fn model(&mut self, name: Option<&str>) -> anyhow::Result<Known> {
+        let name = name.unwrap_or(self.server.default_large_model()).to_owned();
+        if let Some(known) = self.known.get(&name) {
+            return Ok(known.clone());
+        }
+        let model = Arc::clone(self.models.get(&name)?);
+        let identity = match self.server.local_models.get(&name) {
+            // A model that is trained again in its folder is another model.
+            Some(local) => format!("{} {}", model.identity(), fingerprint(&local.path)?),
+            None => model.identity(),
+        };
+        let is_endpoint = self.server.large_models.contains_key(&name);
+        let model: Arc<dyn LargeModel> = if self.config.cache && is_endpoint {
+            let file = self.config.output.join(self.replies(&name));
+            Arc::new(Cached::persistent(model, CACHED_REPLIES, &file)?.billing_repeats())
+        } else {
+            model
+        };
+        self.known.insert(name.clone(), (Arc::clone(&model), identity.clone()));
+        Ok((model, identity))
+    }
+
+    /// The file of a model's replies.
+    fn replies(&self, name: &str) -> String {
+        if name == self.large_model() {
+            return "replies.jsonl".into();
+        }
+        let plain: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        format!("replies-{plain}-{:08x}.jsonl", crc32c::crc32c(name.as_bytes()))
+    }
+
+    /// The training questions of the prompt search, if there is one; a question that is asked too
+    /// is warned of.
+    pub(super) fn training(&self, asked: &mut Questions) -> Result<Vec<Question>, Failure> {
+        let Some(search) = self.search else { return Ok(Vec::new()) };
+        let training = training_questions(search, &self.config.metrics, self.config.seed)?;
+        asked
+            .warnings
+            .extend(training.warnings.into_iter().map(|text| format!("training: {text}")));
+        asked.warnings.extend(overlap_warning(&training.questions, &asked.questions));
+        Ok(training.questions)
+    }
+
+    /// What scores these questions.
+    pub(super) async fn scorer(&mut self, questions: &[Question]) -> Result<Scorer, Failure> {
+        let mut scorer = Scorer::new(self.config.metrics.normalization);
+        if is_used(Metric::Ssim, questions) {
+            scorer = scorer.with_encoder(self.encoder().await?);
+        }
+        if is_used(Metric::Judge, questions) {
+            let config = &self.config.judge;
+            let (model, _) = self.model(config.model.as_deref())?;
+            let deadline = self.config.episode.deadline();
+            scorer = scorer.with_judge(Judge::new(model, config.prompt.as_deref(), deadline)?);
+        }
+        Ok(scorer)
+    }
+
+    async fn encoder(&self) -> Result<Arc<dyn SentenceEncoder>, Failure> {
+        let named = &self.config.metrics.sentence_model;
+        let folder = hub::resolve(named).await.context(
+            "the metric `ssim` needs a sentence model\nhint: name a folder with `metrics.sentence_model`, or another metric with `metrics.by_source`",
+        )?;
+        let model = tokio::task::spawn_blocking(move || SentenceModel::load(&folder)).await;
+        let model = model.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+        Ok(Arc::new(Sentences(model)))
+    }
+
+    /// The arms of the configuration.
+    pub(super) async fn arms(&mut self) -> Result<Vec<Pending>, Failure> {
+        let mut arms = Vec::new();
+        for spec in &self.config.arms {
+            let shared = self.model(None)?;
+            let arm: Arc<dyn Arm> = match &spec.method {
+                Method::PromptSearch => {
+                    arms.push(None);
+                    continue;
+                }
+                Method::Policy(policy) => Arc::new(self.policy_arm(spec, policy, shared).await?),
+                Method::Direct => {
+                    self.prompt_arm(spec, Prompt::direct(self.config.brief)?, 1, shared)
+                }
+                Method::ChainOfThought => {
+                    self.prompt_arm(spec, Prompt::chain_of_thought()?, 1, shared)
+                }
+                Method::Template(file) => self.prompt_arm(spec, Prompt::load(file)?, 1, shared),
+                Method::SelfConsistency(k) => {
+                    self.prompt_arm(spec, Prompt::chain_of_thought()?, *k, shared)
+                }
+            };
+            arms.push(Some(arm));
+        }
+        if self.search.is_some() {
+            self.model(self.search.and_then(|search| search.proposer.as_deref()))?;
+        }
+        Ok(arms)
+    }
+
+    fn prompt_arm(
+        &self,
+        spec: &ArmSpec,
+        prompt: Prompt,
+        samples: usize,
+        model: Known,
+    ) -> Arc<dyn Arm> {
+        let deadline = self.config.episode.deadline();
+        let (model, identity) = model;
+        Arc::new(PromptArm::new(&spec.name, prompt, samples, (model, &identity), deadline))
+    }
+
+    async fn policy_arm(
+        &self,
+        spec: &ArmSpec,
+        policy: &str,
+        large_model: Known,
+    ) -> Result<PolicyArm, Failure> {
+        let server = self.config.server(Some(policy))?;
+        let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
+        let (policy, path) = local_policy(&server, engine).await?;
+        let protocol = Arc::new(protocol(&server, Some(&path))?);
+        let templates = match &self.config.templates {
+            Some(folder) => fingerprint(folder)?,
+            None => String::new(),
+        };
+        let identity = format!("{engine:?} {} {templates}", fingerprint(&path)?);
+        let sampling = &self.config.policy.sampling;
+        Ok(PolicyArm::new(PolicySetup {
+            name: &spec.name,
+            policy: (policy, &identity),
+            large_model: (large_model.0, &large_model.1),
+            protocol,
+            limits: self.config.episode.clone(),
+            sampling: Sampling {
+                temperature: sampling.temperature,
+                top_p: sampling.top_p,
+                top_k: sampling.top_k,
+                seed: 0,
+            },
+        }))
+    }
+
+    /// Searches for a prompt, if an arm asks for that and it was not found before.
+    pub(super) async fn search(
+        &mut self,
+        training: &[Question],
+        scorer: &Scorer,
+        stop: &CancellationToken,
+    ) -> Result<Option<Found>, Failure> {
+        let Some(config) = self.search else { return Ok(None) };
+        let (model, model_identity) = self.model(None)?;
+        let (proposer, proposer_identity) = self.model(config.proposer.as_deref())?;
+        let place = Task { question: PLACE.into(), ..Task::default() };
+        let mut start = Vec::new();
+        for prompt in [Prompt::direct(false), Prompt::direct(true), Prompt::chain_of_thought()] {
+            start.push(prompt?.render(&place)?);
+        }
+        let asked: Vec<_> =
+            training.iter().map(|question| (&question.task, question.metric)).collect();
+        let identity = json!({
+            "search": config,
+            "questions": asked,
+            "metrics": self.config.metrics,
+            "judge": self.config.judge,
+            "large_model": model_identity,
+            "proposer": proposer_identity,
+            "start": start,
+            "seed": self.config.seed,
+        });
+        let kept = Kept::new(&self.config.output, identity.to_string());
+        if let Some(found) = kept.read()? {
+            return Ok(Some(found));
+        }
+        let search = Search {
+            config,
+            questions: training,
+            model,
+            proposer,
+            scorer,
+            start,
+            seed: self.config.seed,
+            max_in_flight: self.config.max_in_flight,
+            deadline: self.config.episode.deadline(),
+        };
+        let found = tokio::select! {
+            found = search.run() => found?,
+            () = stop.cancelled() => return Err(EvalError::SearchInterrupted.into()),
+        };
+        kept.write(&found)?;
+        Ok(Some(found))
+    }
+
+    /// The arms, those with the prompt that was found among them.
+    pub(super) fn with_search(
+        &mut self,
+        arms: Vec<Pending>,
+        found: Option<&Found>,
+    ) -> anyhow::Result<Vec<Arc<dyn Arm>>> {
+        let mut all = Vec::with_capacity(arms.len());
+        for (arm, spec) in arms.into_iter().zip(&self.config.arms) {
+            all.push(match arm {
+                Some(arm) => arm,
+                None => {
+                    let prompt = found.context("no prompt was searched for")?;
+                    let shared = self.model(None)?;
+                    self.prompt_arm(spec, Prompt::literal(&prompt.prompt), 1, shared)
+                }
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// The sentence model as the evaluation knows it.
+struct Sentences(SentenceModel);
+
+impl SentenceEncoder for Sentences {
+    fn embed(&self, text: &str) -> Result<Vec<f32>, String> {
+        self.0.embed(text).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,392 @@
+//! A prompt for the large model alone, searched for on training questions: in rounds a large model
+//! proposes prompts from the best ones so far with their scores (as OPRO does) and from questions
+//! that the best one got wrong (as GEPA does), until a budget of calls is spent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use minijinja::context;
+use rand::SeedableRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+
+use crate::chat::ChatMessage;
+use crate::episode::RoleUsage;
+use crate::large_model::{Call, LargeModel};
+
+use super::EvalError;
+use super::arms::{Arm, PLACE, Prompt, PromptArm};
+use super::data::{self, DataConfig, Question, Questions};
+use super::metrics::{Metric, MetricConfig};
+use super::rows::{Attempt, Step};
+use super::score::Scorer;
+use super::template::Template;
+
+mod kept;
+#[cfg(test)]
+mod tests;
+
+pub use kept::Kept;
+
+const PROPOSE: &str = include_str!("propose.j2");
+/// Prompts that a proposer is shown, the best ones.
+const SHOWN_PROMPTS: usize = 8;
+/// Questions that a proposer is shown with the wrong answers to them.
+const SHOWN_MISTAKES: usize = 3;
+/// Characters of a text that a proposer is shown.
+const SHOWN_CHARS: usize = 1_000;
+/// Characters of a proposed prompt, beyond which it is none.
+const LONGEST_PROMPT: usize = 10_000;
+/// Rounds without a new prompt after which the search is over.
+const IDLE_ROUNDS: usize = 5;
+/// A score from which on an answer is no mistake.
+const RIGHT: f64 = 0.999;
+
+/// How the arm `prompt-search` finds its prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchConfig {
+    /// Calls of large models that the search may make, failed ones and those for proposals
+    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
+    #[serde(default = "budget")]
+    pub budget: u64,
+    /// Training questions that every prompt is tried on. Default: 20.
+    #[serde(default = "sample")]
+    pub sample: usize,
+    /// Prompts that are proposed in a round. Default: 4.
+    #[serde(default = "proposals")]
+    pub proposals: usize,
+    /// The name of the large model that proposes. Default: the one that is evaluated.
+    #[serde(default)]
+    pub proposer: Option<String>,
+    /// The training questions: tables `[[prompt_search.data]]`.
+    pub data: Vec<DataConfig>,
+}
+
+fn budget() -> u64 {
+    500
+}
+
+fn sample() -> usize {
+    20
+}
+
+fn proposals() -> usize {
+    4
+}
+
+impl SearchConfig {
+    /// What is wrong with it, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        if self.sample == 0 || self.proposals == 0 {
+            return Err(
+                "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
+            );
+        }
+        if self.budget < self.sample as u64 {
+            return Err(format!(
+                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
+                self.budget, self.sample
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The training questions of a search: as many as are tried, drawn from all data sets.
+pub fn training_questions(
+    config: &SearchConfig,
+    metrics: &MetricConfig,
+    seed: u64,
+) -> Result<Questions, EvalError> {
+    let mut read = data::load(&config.data, metrics, None, seed)?;
+    read.questions.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    read.questions.truncate(config.sample);
+    Ok(read)
+}
+
+/// A search in the making.
+pub struct Search<'a> {
+    /// How it goes about.
+    pub config: &'a SearchConfig,
+    /// The training questions, all of which are used.
+    pub questions: &'a [Question],
+    /// The large model that the prompt is for.
+    pub model: Arc<dyn LargeModel>,
+    /// The large model that proposes.
+    pub proposer: Arc<dyn LargeModel>,
+    /// Says what an answer is worth.
+    pub scorer: &'a Scorer,
+    /// The prompts to start from.
+    pub start: Vec<String>,
+    /// Seeds proposals and attempts.
+    pub seed: u64,
+    /// Calls at one time.
+    pub max_in_flight: usize,
+    /// For one call.
+    pub deadline: Duration,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The best prompt: of equally good ones, the first.
+    pub prompt: String,
+    /// Every prompt that was tried, in order.
+    pub tried: Vec<Tried>,
+    /// Calls of large models, failed ones included, and what they took. Judging is in it.
+    pub usage: RoleUsage,
+}
+
+/// A prompt that was tried.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The prompt.
+    pub prompt: String,
+    /// The round that it was proposed in; 0 for those the search starts from.
+    pub round: usize,
+    /// Its mean score on the training questions that were answered; `None` where too few were.
+    pub score: Option<f64>,
+    /// Questions that were answered and scored.
+    pub answered: usize,
+}
+
+/// A question that a prompt got wrong.
+#[derive(Debug, Clone, Serialize)]
+struct Mistake {
+    question: String,
+    reply: String,
+    golds: Vec<String>,
+}
+
+/// What was found so far.
+struct State {
+    found: Found,
+    /// By prompt, as in `found.tried`.
+    mistakes: Vec<Vec<Mistake>>,
+    propose: Template,
+    first_failure: Option<String>,
+}
+
+impl Search<'_> {
+    /// Searches until the budget is spent. The same models, questions and seed find the same.
+    ///
+    /// # Errors
+    /// When not one prompt could be scored, or scoring is impossible.
+    pub async fn run(&self) -> Result<Found, EvalError> {
+        let propose = Template::new("propose.j2", PROPOSE.to_owned(), "the prompts tried")?;
+        let mut state =
+            State { found: Found::default(), mistakes: Vec::new(), propose, first_failure: None };
+        for prompt in &self.start {
+            if self.left(&state) >= self.cost_of_trying() {
+                self.try_out(prompt.clone(), 0, &mut state).await?;
+            }
+        }
+        let mut idle = 0;
+        for round in 1.. {
+            let affordable = self.left(&state) / (1 + self.cost_of_trying());
+            let proposals = (self.config.proposals as u64).min(affordable);
+            if proposals == 0 || idle == IDLE_ROUNDS || state.best().is_none() {
+                break;
+            }
+            idle += 1;
+            for prompt in self.proposals(round, proposals, &mut state).await? {
+                let is_new = state.found.tried.iter().all(|tried| tried.prompt != prompt);
+                if is_new {
+                    idle = 0;
+                    self.try_out(prompt, round, &mut state).await?;
+                }
+            }
+            tracing::info!(
+                round,
+                calls = state.found.usage.calls,
+                best = state.best().and_then(|best| state.found.tried[best].score),
+                "prompt search"
+            );
+        }
+        match state.best() {
+            Some(best) => {
+                let prompt = state.found.tried[best].prompt.clone();
+                Ok(Found { prompt, ..state.found })
+            }
+            None => Err(EvalError::Search {
+                reason: state.first_failure.unwrap_or_else(|| "there is none".into()),
+            }),
+        }
+    }
+
+    /// Calls that are left of the budget.
+    fn left(&self, state: &State) -> u64 {
+        self.config.budget.saturating_sub(state.found.usage.calls)
+    }
+
+    /// Calls to try one prompt on all questions, judging included.
+    fn cost_of_trying(&self) -> u64 {
+        let judged = self.questions.iter().filter(|question| question.metric == Metric::Judge);
+        (self.questions.len() + judged.count()) as u64
+    }
+
+    /// Scores a prompt on the training questions.
+    async fn try_out(
+        &self,
+        prompt: String,
+        round: usize,
+        state: &mut State,
+    ) -> Result<(), EvalError> {
+        let arm = PromptArm::new(
+            "prompt-search",
+            Prompt::literal(&prompt),
+            1,
+            (Arc::clone(&self.model), ""),
+            self.deadline,
+        );
+        let arm = &arm;
+        let attempts = self.questions.iter().map(|question| async move {
+            let seed = self.seed ^ u64::from(crc32c::crc32c(question.task.id.as_bytes()));
+            let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
+            let attempt = match arm.answer(&question.task, seed).await {
+                Ok(attempt) => attempt,
+                Err(error) => return Ok((usage, Err(error.kind.to_string()))),
+            };
+            usage = attempt.usage.large_model;
+            let score = self.scorer.score(question, &attempt.answer).await?;
+            usage += score.judge;
+            let scored = score
+                .value
+                .map(|value| (value, (value < RIGHT).then(|| Mistake::of(question, &attempt))));
+            Ok::<_, EvalError>((usage, scored))
+        });
+        // In order, so that the mistakes that are shown do not depend on who was quicker.
+        let mut attempts = futures::stream::iter(attempts).buffered(self.max_in_flight.max(1));
+        let (mut sum, mut answered, mut mistakes) = (0.0, 0, Vec::new());
+        while let Some(attempt) = attempts.next().await {
+            let (usage, scored) = attempt?;
+            state.found.usage += usage;
+            match scored {
+                Ok((score, mistake)) => {
+                    sum += score;
+                    answered += 1;
+                    mistakes.extend(mistake);
+                }
+                Err(failure) => {
+                    state.first_failure.get_or_insert(failure);
+                }
+            }
+        }
+        // A mean over a handful that happened to be answered would win by luck.
+        let is_enough = answered * 2 > self.questions.len();
+        let score = is_enough.then(|| sum / answered as f64);
+        state.found.tried.push(Tried { prompt, round, score, answered });
+        state.mistakes.push(mistakes);
+        Ok(())
+    }
+
+    /// New prompts, as many as were understood.
+    async fn proposals(
+        &self,
+        round: usize,
+        count: u64,
+        state: &mut State,
+    ) -> Result<Vec<String>, EvalError> {
+        let asked = (0..count)
+            .map(|index| {
+                let seed = self.seed.wrapping_add((round as u64) << 32).wrapping_add(index);
+                Ok((seed, state.question_to_proposer(seed)?))
+            })
+            .collect::<Result<Vec<_>, EvalError>>()?;
+        let replies = asked.into_iter().map(|(seed, prompt)| async move {
+            let mut params = Map::new();
+            // Endpoints take seeds as signed integers.
+            params.insert("seed".into(), json!(seed & (u64::MAX >> 1)));
+            params.insert("temperature".into(), json!(1.0));
+            let call = Call {
+                messages: vec![ChatMessage::text("user", prompt)],
+                params,
+                deadline: Some(Instant::now() + self.deadline),
+                authorization: None,
+            };
+            self.proposer.complete(&call).await
+        });
+        let mut replies = futures::stream::iter(replies).buffered(self.max_in_flight.max(1));
+        let mut proposals = Vec::new();
+        while let Some(reply) = replies.next().await {
+            state.found.usage.calls += 1;
+            match reply {
+                Ok(reply) => {
+                    state.found.usage.tokens += reply.usage;
+                    state.found.usage.cost += self.proposer.prices().cost(reply.usage);
+                    proposals.extend(proposed(&reply.message.as_text()));
+                }
+                Err(error) => {
+                    state.first_failure.get_or_insert(error.to_string());
+                }
+            }
+        }
+        proposals.dedup();
+        Ok(proposals)
+    }
+}
+
+impl State {
+    /// The best prompt so far; of equally good ones, the first.
+    fn best(&self) -> Option<usize> {
+        let scored = self.found.tried.iter().enumerate();
+        let scored = scored.filter_map(|(index, tried)| Some((index, tried.score?)));
+        scored
+            .reduce(|best, next| if next.1 > best.1 { next } else { best })
+            .map(|(index, _)| index)
+    }
+
+    fn question_to_proposer(&self, seed: u64) -> Result<String, EvalError> {
+        let mut tried: Vec<(f64, &str)> = self
+            .found
+            .tried
+            .iter()
+            .filter_map(|tried| Some((tried.score?, tried.prompt.as_str())))
+            .collect();
+        // The best last, where a model minds it most; a stable sort, so that it is the same again.
+        tried.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let prompts: Vec<_> = tried[tried.len().saturating_sub(SHOWN_PROMPTS)..]
+            .iter()
+            .map(|(score, prompt)| context! { score => format!("{:.1}", 100.0 * score), prompt })
+            .collect();
+        let mistakes = self.best().map_or(&[][..], |best| &self.mistakes[best]);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mistakes: Vec<&Mistake> =
+            mistakes.choose_multiple(&mut random, SHOWN_MISTAKES).collect();
+        self.propose.render(context! { prompts, mistakes, place => PLACE })
+    }
+}
+
+impl Mistake {
+    fn of(question: &Question, attempt: &Attempt) -> Self {
+        let reply = attempt.steps.iter().rev().find_map(|step| match step {
+            Step::Reply(text) => Some(head(text)),
+            _ => None,
+        });
+        Self {
+            question: head(&question.task.question),
+            reply: reply.unwrap_or_default(),
+            golds: question.task.golds.iter().map(|gold| head(gold)).collect(),
+        }
+    }
+}
+
+fn head(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// The prompt in a proposer's reply, with a place for the question.
+fn proposed(reply: &str) -> Option<String> {
+    let (_, after) = reply.rsplit_once("<prompt>")?;
+    let (prompt, _) = after.split_once("</prompt>")?;
+    let prompt = prompt.trim();
+    let fits = !prompt.is_empty() && prompt.len() <= LONGEST_PROMPT;
+    fits.then(|| Prompt::literal(prompt).source().to_owned())
+}

@@ -1,0 +1,97 @@
+//! Sentence embeddings against sentence-transformers'. `tests/golden/ssim/make.py` made the files.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::model::SentenceModel;
+
+fn golden(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim").join(name);
+    let value: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let pairs = value["pairs"].as_array().unwrap().clone();
+    assert!(pairs.len() > 12);
+    pairs
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+fn agrees(folder: &Path, pairs: &[Value], tolerance: f64) {
+    let model = SentenceModel::load(folder).unwrap();
+    for pair in pairs {
+        let [a, b] = ["a", "b"].map(|side| model.embed(pair[side].as_str().unwrap()).unwrap());
+        let found = cosine(&a, &b);
+        let expected = pair["cosine"].as_f64().unwrap();
+        assert!((found - expected).abs() < tolerance, "{found} is not {expected}: {pair}");
+        if let Some(expected) = pair["embedding"].as_array() {
+            for (found, expected) in a.iter().zip(expected) {
+                let expected = expected.as_f64().unwrap();
+                assert!((f64::from(*found) - expected).abs() < tolerance, "{pair}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_small_encoder_agrees_with_sentence_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    agrees(&folder, &golden("tiny/pairs.json"), 2e-6);
+}
+
+#[test]
+fn of_a_text_of_ten_megabytes_the_head_counts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let model = SentenceModel::load(&folder).unwrap();
+    let long = "a man ".repeat(1_700_000);
+    assert_eq!(model.embed(&long).unwrap(), model.embed(&long[..6_000]).unwrap());
+}
+
+/// Needs the published weights, which are too large to keep here: `tests/golden/ssim/run.sh`
+/// fetches them and runs this.
+#[test]
+#[ignore = "needs SENTENCE_MODEL, the folder of all-MiniLM-L6-v2"]
+fn the_published_encoder_agrees_with_sentence_transformers() {
+    let folder = std::env::var("SENTENCE_MODEL").unwrap();
+    agrees(Path::new(&folder), &golden("minilm.json"), 1e-5);
+}
+
+#[test]
+fn what_is_no_sentence_encoder_is_said() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let error = |change: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&tiny).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        change(folder.path());
+        SentenceModel::load(folder.path()).err().unwrap().to_string()
+    };
+    let replaced = |file: &'static str, from: &'static str, to: &'static str| {
+        move |folder: &Path| {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert!(text.contains(from));
+            std::fs::write(folder.join(file), text.replace(from, to)).unwrap();
+        }
+    };
+    let said =
+        error(&replaced("config.json", "\"model_type\": \"bert\"", "\"model_type\": \"mpnet\""));
+    assert!(said.contains("`mpnet`") && said.contains("all-MiniLM-L6-v2"), "{said}");
+    let said =
+        error(&replaced("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
+    assert!(said.contains("`encoder.layer.2.attention.self.query.weight`"), "{said}");
+    let said = error(&|folder| std::fs::remove_file(folder.join("tokenizer.json")).unwrap());
+    assert!(said.contains("tokenizer.json"), "{said}");
+    let said = error(&|folder| std::fs::remove_file(folder.join("config.json")).unwrap());
+    assert!(said.contains("no `config.json`"), "{said}");
+    let said = error(&|folder| {
+        std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+        let text = "{\"pooling_mode_mean_tokens\": false}";
+        std::fs::write(folder.join("1_Pooling/config.json"), text).unwrap();
+    });
+    assert!(said.contains("pool by the mean"), "{said}");
+    let said = error(&|folder| std::fs::write(folder.join("model.safetensors"), "x").unwrap());
+    assert!(said.contains("truncated"), "{said}");
+}

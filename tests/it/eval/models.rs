@@ -1,0 +1,240 @@
+//! Evaluations in which models do more than answer: a judge, a proposer of prompts, a sentence
+//! encoder; and a large model that answers too much at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Bench, asked, questions};
+use crate::loopback::{Gate, Loopback, Recorded, Script};
+
+/// A configuration with an arm `direct` beside others, all of it but the head given.
+fn configured(url: &str, rest: &str) -> String {
+    format!(
+        "schema_version = 1\noutput = \"FOLDER/out\"\ndefault_large_model = \"big\"\n{rest}\n\
+         [[data]]\nkind = \"file\"\npath = \"FOLDER/questions.jsonl\"\nsource = \"own\"\n\
+         [large_models.big]\nurl = \"{url}\"\nmodel = \"m\"\n\
+         prices = {{ input_per_million = 1000.0, output_per_million = 2000.0 }}\n\
+         breaker = {{ failures = 0 }}\nretries = {{ max = 0 }}\n"
+    )
+}
+
+/// Requests by prompt, and how often each was made.
+fn times(large_model: &Loopback) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for request in large_model.requests() {
+        *times.entry(request.json().to_string()).or_default() += 1;
+    }
+    times
+}
+
+#[tokio::test]
+async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
+    // The model answers rightly where it is shouted at, and proposes to shout.
+    let answering = |request: &Recorded| {
+        let prompt = request.prompt();
+        if prompt.contains("<prompt>") {
+            return Script::reply("Louder!\n<prompt>\n{question} NOW\n</prompt>");
+        }
+        let n = prompt.split_whitespace().find_map(|word| word.trim_end_matches('?').parse().ok());
+        let n: usize = n.unwrap();
+        Script::reply(&if prompt.ends_with("NOW") { n.to_string() } else { "no".into() })
+    };
+    let large_model = Loopback::answering(answering).await;
+    let extra = "arms = [\"direct\", \"best=prompt-search\"]\nmax_in_flight = 1\n\
+         metrics = { by_source = { own = \"exact\" } }\n\
+         prompt_search = { budget = 40, sample = 4, proposals = 2, data = [\n\
+         { kind = \"file\", path = \"FOLDER/train.jsonl\", source = \"own\" }] }";
+    let bench = Bench::new(&questions(10), &configured(&large_model.url(), extra));
+    // Of the training questions one is asked too.
+    let train: String = (9..13)
+        .map(|n| {
+            json!({"question": format!("What is {n}?"), "answer": n.to_string()}).to_string() + "\n"
+        })
+        .collect();
+    std::fs::write(bench.path("train.jsonl"), train).unwrap();
+
+    // Killed in the middle of the search, it goes on and pays nothing twice.
+    let gate = Gate::default();
+    for _ in 0..6 {
+        large_model.then(Script::reply("no"));
+    }
+    large_model.then(Script::reply("no").held(&gate));
+    let mut child = bench.start();
+    large_model.wait_for_requests(7).await;
+    child.kill().await.unwrap();
+    let held = large_model.last().json().to_string();
+    let report = bench.report().await;
+    let times = times(&large_model);
+    assert!(times.iter().all(|(what, times)| *times == if *what == held { 2 } else { 1 }));
+
+    let found = report.search.as_ref().unwrap();
+    assert_eq!(found.prompt, "{question} NOW");
+    // Three prompts to start from and the one proposed, four questions each; in every round two
+    // proposals, until nothing new came for long enough.
+    let proposals = times.keys().filter(|what| what.contains("<prompt>")).count() as u64;
+    assert_eq!(found.usage.calls, 16 + proposals);
+    assert!(found.usage.calls <= 40);
+    let [direct, best] = &report.arms[..] else { unreachable!() };
+    assert_eq!((direct.score.unwrap().mean, best.score.unwrap().mean), (0.0, 1.0));
+    assert_eq!((direct.calls, direct.total.large_model.calls), (1.0, 10));
+    assert_eq!(best.total.large_model.calls, 10 + found.usage.calls);
+    assert!((best.calls - (10 + found.usage.calls) as f64 / 10.0).abs() < 1e-9);
+    assert!(best.cost > direct.cost);
+    assert_eq!(found.tried.len(), 4);
+    let warnings = report.warnings.join("\n");
+    assert!(
+        warnings.contains("1 of 10 questions are also among those of the prompt search"),
+        "{warnings}"
+    );
+
+    // Once it is finished, it is not searched for again.
+    let before = large_model.requests().len();
+    assert_eq!(bench.report().await, report);
+    assert_eq!(large_model.requests().len(), before);
+}
+
+#[tokio::test]
+async fn a_judge_that_fails_for_a_third_leaves_those_unscored() {
+    let large_model = Loopback::answering(|request| {
+        Script::reply(&format!("It is {}.", asked(&request.prompt())))
+    })
+    .await;
+    let judge = Loopback::answering(|request| {
+        let prompt = request.prompt();
+        assert!(prompt.starts_with("Mine. "), "{prompt}");
+        match asked(prompt.split('/').next().unwrap()) {
+            n if n.is_multiple_of(3) => Script::error(500, "overloaded"),
+            n if n == 1 => Script::reply("I cannot say."),
+            _ => Script::reply("Right.\nScore: 0.75"),
+        }
+    })
+    .await;
+    let extra = format!(
+        "arms = [\"direct\"]\nmetrics = {{ by_source = {{ own = \"judge\" }} }}\n\
+         judge = {{ model = \"judge\", prompt = \"FOLDER/mine.j2\" }}\n\
+         [large_models.judge]\nurl = \"{}\"\nmodel = \"j\"\nbreaker = {{ failures = 0 }}\n\
+         prices = {{ input_per_million = 1000000.0, output_per_million = 0.0 }}\n\
+         retries = {{ max = 0 }}\n",
+        judge.url()
+    );
+    let bench = Bench::new(&questions(9), &configured(&large_model.url(), &extra));
+    std::fs::write(bench.path("mine.j2"), "Mine. {{ question }}/{{ golds[0] }}/{{ answer }}")
+        .unwrap();
+    let report = bench.report().await;
+    let arm = &report.arms[0];
+    assert_eq!((arm.answered, arm.failed, arm.unscored), (9, 0, 4));
+    assert_eq!((arm.score.unwrap().n, arm.score.unwrap().mean), (5, 0.75));
+    let told: Vec<(&str, usize)> =
+        report.failures.iter().map(|failure| (failure.error.as_str(), failure.count)).collect();
+    assert!(
+        told[0].0.contains("not judged: ") && told[0].0.contains("overloaded") && told[0].1 == 3,
+        "{told:?}"
+    );
+    assert!(told[1].0.contains("no last line `Score: N`") && told[1].1 == 1, "{told:?}");
+    // The judge is paid for by nobody: 11 tokens read in each of 6 replies.
+    let judging = report.judge.as_ref().unwrap();
+    assert_eq!((judging.model.as_str(), judging.usage.calls), ("judge", 9));
+    assert!((judging.usage.cost - 66.0).abs() < 1e-9, "{judging:?}");
+    assert!(arm.cost < 1.0);
+    // Verdicts are kept: only those that failed are asked for again.
+    let before = judge.requests().len();
+    assert_eq!(bench.report().await, report);
+    assert_eq!(judge.requests().len() - before, 3);
+    assert_eq!(large_model.requests().len(), 9);
+}
+
+#[tokio::test]
+async fn sentences_are_compared_and_a_missing_model_is_found_before_anything_is_paid() {
+    let large_model = Loopback::answering(|request| match asked(&request.prompt()) {
+        0 => Script::reply(""),
+        1 => Script::reply("1"),
+        _ => Script::reply("the capital of italy"),
+    })
+    .await;
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssim/tiny");
+    let extra = |model: &Path| {
+        let model = model.display();
+        format!(
+            "arms = [\"direct\"]\nmetrics = {{ by_source = {{ own = \"ssim\" }}, sentence_model = \"{model}\" }}"
+        )
+    };
+    let none = Bench::new(
+        &questions(3),
+        &configured(&large_model.url(), &extra(Path::new("FOLDER/none"))),
+    );
+    let output = none.run().await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("`ssim`") && said.contains("metrics.sentence_model"), "{said}");
+    assert_eq!(large_model.requests().len(), 0);
+
+    let bench = Bench::new(&questions(3), &configured(&large_model.url(), &extra(&tiny)));
+    let report = bench.report().await;
+    assert_eq!(report.tables[0].rows[0].metric, "SSim");
+    let scores: Vec<f64> =
+        report.episodes.iter().map(|episode| episode.attempts[0].score.unwrap()).collect();
+    assert_eq!(scores[0], 0.0);
+    assert!(scores[1] > 0.999_999 && scores[1] <= 1.0, "{scores:?}");
+    assert!(scores[2] > 0.0 && scores[2] < 0.999_999, "{scores:?}");
+}
+
+#[tokio::test]
+async fn answers_of_ten_megabytes_are_scored() {
+    let judge = Loopback::answering(|request| {
+        assert!(request.prompt().len() < 50_000);
+        Script::reply("Score: 0")
+    })
+    .await;
+    let large_model =
+        Loopback::answering(|_| Script::reply(&("word ".repeat(2_000_000) + "42"))).await;
+    let lines: String = ["f1", "judge"]
+        .map(|metric| {
+            json!({"question": "Which?", "answer": "42", "source": metric}).to_string() + "\n"
+        })
+        .concat();
+    let extra = format!(
+        "arms = [\"direct\"]\ncache = false\njudge = {{ model = \"judge\" }}\n\
+         metrics = {{ by_source = {{ f1 = \"f1\", judge = \"judge\" }} }}\n\
+         [large_models.judge]\nurl = \"{}\"\nmodel = \"j\"\n",
+        judge.url()
+    );
+    let bench = Bench::new(&lines, &configured(&large_model.url(), &extra));
+    let report = bench.report().await;
+    let score = |at: usize| report.episodes[at].attempts[0].score.unwrap();
+    // One token of two million is right.
+    assert!(score(0) > 0.0 && score(0) < 1e-5, "{}", score(0));
+    assert_eq!(score(1), 0.0);
+    let page = std::fs::metadata(bench.path("out/report.html")).unwrap().len();
+    assert!(page < 1_000_000, "{page}");
+}
+
+#[tokio::test]
+async fn no_more_attempts_are_made_at_one_time_than_allowed() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let large_model = Loopback::answering(move |request| match asked(&request.prompt()) {
+        0..4 => Script::reply("1").held(&held),
+        _ => Script::reply("1"),
+    })
+    .await;
+    let extra = "arms = [\"direct\"]\nmax_in_flight = 3";
+    let bench = Bench::new(&questions(7), &configured(&large_model.url(), extra));
+    let child = bench.start();
+    for waiting in [3, 4] {
+        large_model.wait_for_requests(waiting).await;
+        assert_eq!(large_model.requests().len(), waiting);
+        gate.open_once();
+    }
+    let ended = child.wait_with_output();
+    tokio::pin!(ended);
+    let output = loop {
+        tokio::select! {
+            output = &mut ended => break output.unwrap(),
+            () = tokio::task::yield_now() => gate.open_once(),
+        }
+    };
+    assert!(output.status.success());
+    assert_eq!(large_model.requests().len(), 7);
+}
