@@ -64,7 +64,12 @@ fn demonstrations_read_as_documented() {
     birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
     Sorville and Vubford | Answer("no") | None
     "#);
-    insta::assert_snapshot!(told(TaskKind::CheckBoth, false, 3), @"");
+    insta::assert_snapshot!(told(TaskKind::CheckBoth, false, 3), @r#"
+    Were Jenel Tisek and Juven Totov born in the city Jivville?
+    birthplace of Jenel Tisek | Prompt("Where was Jenel Tisek born?") | Some("Guldam")
+    birthplace of Juven Totov | Prompt("In which city was Juven Totov born?") | Some("Thummar")
+    Guldam and Thummar and Jivville | Answer("no") | None
+    "#);
 }
 
 #[test]
