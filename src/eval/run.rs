@@ -114,7 +114,7 @@ pub async fn run(
 type Running = JoinSet<(Arc<dyn Arm>, Row)>;
 
 /// One attempt; while the large model is left alone after too many failures, it waits.
-async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
+pub(super) async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
     let mut pauses = 0;
     loop {
         match arm.answer(task, seed).await {

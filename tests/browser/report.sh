@@ -94,7 +94,7 @@ for page in "$@"; do
         { cat "$folder/log" >&2; exit 1; }
       said="$(grep -o -m 1 '<title>[^<]*</title>' "$folder/dom.html" || true)"
       echo "$page, $size, colour scheme $scheme: ${said:-no title}"
-      [[ "$said" == "<title>RIGHT"* ]] || { cat "$folder/log" >&2; exit 1; }
+      [[ "$said" == "<title>RIGHT"* ]] || exit 1
     done
   done
 done

@@ -18,10 +18,11 @@ use crate::episode::RoleUsage;
 use crate::large_model::{Call, LargeModel};
 
 use super::EvalError;
-use super::arms::{Arm, PLACE, Prompt, PromptArm};
+use super::arms::{PLACE, Prompt, PromptArm};
 use super::data::{self, DataConfig, Question, Questions};
 use super::metrics::{Metric, MetricConfig};
-use super::rows::{Attempt, Step};
+use super::rows::{Attempt, Outcome, Step};
+use super::run;
 use super::score::Scorer;
 use super::template::Template;
 
@@ -213,7 +214,13 @@ impl Search<'_> {
                 Ok(Found { prompt, ..state.found })
             }
             None => Err(EvalError::Search {
-                reason: state.first_failure.unwrap_or_else(|| "there is none".into()),
+                reason: state.first_failure.unwrap_or_else(|| {
+                    format!(
+                        "`prompt_search.budget` is {} calls, one prompt takes {}",
+                        self.config.budget,
+                        self.cost_of_trying()
+                    )
+                }),
             }),
         }
     }
@@ -246,12 +253,13 @@ impl Search<'_> {
         let arm = &arm;
         let attempts = self.questions.iter().map(|question| async move {
             let seed = self.seed ^ u64::from(crc32c::crc32c(question.task.id.as_bytes()));
-            let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
-            let attempt = match arm.answer(&question.task, seed).await {
-                Ok(attempt) => attempt,
-                Err(error) => return Ok((usage, Err(error.kind.to_string()))),
+            let attempt = match run::attempt(arm, &question.task, seed).await {
+                Outcome::Answered(attempt) => attempt,
+                Outcome::Failed { error, .. } => {
+                    return Ok((RoleUsage { calls: 1, ..RoleUsage::default() }, Err(error)));
+                }
             };
-            usage = attempt.usage.large_model;
+            let mut usage = attempt.usage.large_model;
             let score = self.scorer.score(question, &attempt.answer).await?;
             usage += score.judge;
             let scored = score

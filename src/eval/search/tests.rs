@@ -150,6 +150,12 @@ async fn proposers_may_fail_or_talk_nonsense() {
     }
 }
 
+#[tokio::test]
+async fn a_budget_that_pays_for_nothing_is_said() {
+    let error = Setup::new(5).run().await.unwrap_err().to_string();
+    assert!(error.contains("`prompt_search.budget` is 5 calls, one prompt takes 10"), "{error}");
+}
+
 #[test]
 fn training_questions_are_drawn_by_the_seed() {
     let world = "{ kind = \"world\", split = \"train\", kinds = [{ chain = 2 }], n = 40 }";
