@@ -34,7 +34,7 @@ TOML
 child=$!
 url=
 for _ in $(seq 600); do
-  url="$(grep -m1 -oE 'http://127[.]0[.]0[.]1:[0-9]+' "$scratch/log" || true)"
+  url="$(grep -m1 -oE 'http://127[.]0[.]0[.]1:[0-9]+' "$scratch/log" 2>/dev/null || true)"
   [ -z "$url" ] || break
   kill -0 "$child" 2>/dev/null || break
   sleep 0.1
