@@ -6,6 +6,7 @@ mod assemble;
 mod check;
 mod eval;
 mod exit;
+mod health;
 mod hub;
 mod logging;
 mod serve;
@@ -37,6 +38,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
+    /// Say whether a server is ready
+    Health(health::HealthArgs),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -50,6 +53,7 @@ impl Cli {
             Command::Train(args) => train::run(args),
             Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
+            Command::Health(args) => serving(health::run(args)),
             Command::Openapi => print_openapi(),
         }
     }

@@ -20,6 +20,7 @@ mod form;
 mod run;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};

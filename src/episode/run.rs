@@ -3,17 +3,17 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
-use crate::policy::{PolicyError, PolicySession, TurnSink, WrittenTurn};
-use crate::protocol::{Fragment, Opening, TurnParser};
+use crate::policy::{PolicyError, PolicySession, WrittenTurn};
+use crate::protocol::Opening;
 use crate::trajectory::{Action, Observation, Turn, TurnFinish};
 
+use super::watch::Watch;
 use super::{
     AnswerSource, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
     EpisodeUsage, EventSink, FinishReason, Participants, Replies,
@@ -46,6 +46,8 @@ pub async fn run_episode(
 /// How the loop over turns ended.
 enum Ending {
     Policy(String),
+    /// The policy's answer up to the deadline.
+    Unfinished(String),
     LargeModel(Box<Reply>),
     Without(FinishReason),
 }
@@ -101,11 +103,12 @@ impl Run<'_> {
         use AnswerSource::{LargeModel, Policy};
         let reason = match &ending {
             Ending::Without(reason) => *reason,
+            Ending::Unfinished(_) => FinishReason::Deadline,
             _ => FinishReason::Answered,
         };
         if self.request.form.by_large_model {
             let draft = match ending {
-                Ending::Policy(text) => text,
+                Ending::Policy(text) | Ending::Unfinished(text) => text,
                 Ending::LargeModel(reply) => reply.message.as_text(),
                 Ending::Without(_) => String::new(),
             };
@@ -113,7 +116,7 @@ impl Run<'_> {
             return Ok((reply.message.as_text(), LargeModel, reason, Some(reply)));
         }
         match ending {
-            Ending::Policy(text) => Ok((text, Policy, reason, None)),
+            Ending::Policy(text) | Ending::Unfinished(text) => Ok((text, Policy, reason, None)),
             Ending::LargeModel(reply) => {
                 Ok((reply.message.as_text(), LargeModel, reason, Some(*reply)))
             }
@@ -161,11 +164,13 @@ impl Run<'_> {
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         let begun = Instant::now();
         let drafts = self.request.form.by_large_model;
-        let mut sink = Watch { parser: TurnParser::default(), events: &mut *self.events, drafts };
+        let mut sink = Watch::new(&mut *self.events, drafts);
         let written = timeout_at(self.deadline.into(), session.turn(room, &mut sink)).await;
-        let text = sink.parser.text().to_owned();
         self.waited += begun.elapsed();
-        let parsed = sink.parser.finish();
+        if matches!(written, Ok(Ok(_)) | Err(_)) {
+            sink.close().await?;
+        }
+        let (text, parsed) = sink.finish();
         let WrittenTurn { finish, usage } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
@@ -176,7 +181,13 @@ impl Run<'_> {
                 return Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit)));
             }
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Ok(ControlFlow::Break(Ending::Without(FinishReason::Deadline))),
+            Err(_) => {
+                return Ok(ControlFlow::Break(match parsed.action {
+                    // It was told already, and is better than none.
+                    Action::Answer(answer) if !drafts => Ending::Unfinished(answer),
+                    _ => Ending::Without(FinishReason::Deadline),
+                }));
+            }
         };
         self.usage.policy.calls += 1;
         self.usage.policy.tokens += usage;
@@ -452,29 +463,4 @@ fn with_attachments(text: &str, attachments: &[Value]) -> ChatMessage {
         message.content = attachments.iter().cloned().chain([text]).collect();
     }
     message
-}
-
-/// Reads a turn as it is written and passes on what it says.
-struct Watch<'a> {
-    parser: TurnParser,
-    events: &'a mut dyn EventSink,
-    /// Whether its answers are drafts: thoughts, to whoever watches.
-    drafts: bool,
-}
-
-#[async_trait]
-impl TurnSink for Watch<'_> {
-    async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
-        for fragment in self.parser.push(text) {
-            let event = match fragment {
-                Fragment::Think(text) => EpisodeEvent::Think(text),
-                Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
-                Fragment::Answer(text) if self.drafts => EpisodeEvent::Think(text),
-                Fragment::Answer(text) => EpisodeEvent::Answer(text),
-            };
-            self.events.emit(event).await.map_err(|_| PolicyError::Cancelled)?;
-        }
-        let overrun = self.parser.is_overrun();
-        Ok(if overrun { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    }
 }

@@ -70,6 +70,11 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 /// A body of JSON that is not what was expected at `path`.
 fn misfit(path: &str, message: &str) -> ApiError {
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    // What our types are called is nobody's business.
+    let message = &match message.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected an object"),
+        None => message.to_owned(),
+    };
     let path = if path == "." { "" } else { path };
     if let Some((name, known)) = unknown_field(message) {
         let parent = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_and_where() {
-        let table: [(&[u8], Option<&str>, &str); 12] = [
+        let table: [(&[u8], Option<&str>, &str); 13] = [
             (b"", None, "the body is empty"),
             (b"{", None, "the body is no JSON"),
             (b"{\"question\": \"a\"} x", None, "the body is no JSON"),
@@ -161,6 +166,7 @@ mod tests {
                 "did you mean `max_turns`?",
             ),
             (b"{\"question\": \"a\", \"inner\": {}}", Some("inner.max_turns"), "is missing"),
+            (b"{\"question\": \"a\", \"inner\": 1}", Some("inner"), "`1`, expected an object"),
             (
                 b"{\"question\": \"a\", \"list\": [{\"max_turns\": 1}, {\"max_turns\": -1}]}",
                 Some("list[1].max_turns"),

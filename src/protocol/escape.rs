@@ -16,6 +16,51 @@ pub fn unescape(text: &str) -> String {
     rewrite(text, |levels| levels.checked_sub(1))
 }
 
+/// [`unescape`] for text that arrives in pieces: what it gives adds up to the whole, unescaped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unescaper {
+    /// What may grow into an escaped tag.
+    held: String,
+}
+
+impl Unescaper {
+    /// Takes a piece; gives what became certain by it.
+    pub(super) fn push(&mut self, piece: &str) -> String {
+        self.held.push_str(piece);
+        let kept = self.held.split_off(certain(&self.held));
+        unescape(&std::mem::replace(&mut self.held, kept))
+    }
+
+    /// What was held back, now that nothing follows.
+    pub(super) fn finish(&mut self) -> String {
+        unescape(&std::mem::take(&mut self.held))
+    }
+}
+
+/// How many bytes of `text` mean the same whatever follows. An escaped `<` has one ampersand, at
+/// its front, so only the last one can be of an unfinished tag.
+fn certain(text: &str) -> usize {
+    text.rfind('&').filter(|&at| may_grow(&text[at + 1..])).unwrap_or(text.len())
+}
+
+/// Whether what stands behind an ampersand may grow into an escaped tag, but is none yet: no tag's
+/// name begins with another's.
+fn may_grow(after: &str) -> bool {
+    let mut after = after;
+    while let Some(rest) = after.strip_prefix("amp;") {
+        after = rest;
+    }
+    let Some(name) = after.strip_prefix("lt;") else {
+        return "amp;".starts_with(after) || "lt;".starts_with(after);
+    };
+    let name = name.strip_prefix('/').unwrap_or(name);
+    let begins = |tag: &str| {
+        let head = tag.get(..name.len());
+        name.len() < tag.len() && head.is_some_and(|head| head.eq_ignore_ascii_case(name))
+    };
+    TAGS.into_iter().any(begins)
+}
+
 /// Rewrites each tag opener with another number of levels; `None` leaves it alone.
 fn rewrite(text: &str, change: impl Fn(usize) -> Option<usize>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -92,6 +137,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_what_may_become_a_tag_is_held_back() {
+        for (pieces, given) in [
+            (&["a & b"][..], &["a & b"][..]),
+            (&["a &"], &["a "]),
+            (&["&", "x"], &["", "&x"]),
+            (&["&am", "p;l", "t;", "think", ">"], &["", "", "", "&lt;think", ">"]),
+            (&["&lt", ";/THI", "NK>"], &["", "", "</THINK>"]),
+            (&["&lt;b>"], &["&lt;b>"]),
+            (&["&lt;", "br>"], &["", "&lt;br>"]),
+        ] {
+            let mut unescaper = Unescaper::default();
+            let got: Vec<_> = pieces.iter().map(|piece| unescaper.push(piece)).collect();
+            assert_eq!(got, given, "{pieces:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn escaping_is_undone(text in "(<|/|&|amp;|lt;|think|answer|>|é| ){0,12}") {
@@ -101,6 +163,19 @@ mod tests {
                 prop_assert!(!escaped.contains(&format!("<{tag}")), "{}", escaped);
                 prop_assert!(!escaped.contains(&format!("</{tag}")), "{}", escaped);
             }
+        }
+
+        #[test]
+        fn pieces_make_no_difference(
+            text in "(<|/|&|amp;|lt;|thi|nk|ANSWER|final_prompt|>|é| |x){0,14}",
+            size in 1usize..9,
+        ) {
+            let mut unescaper = Unescaper::default();
+            let characters: Vec<char> = text.chars().collect();
+            let pieces = characters.chunks(size).map(String::from_iter);
+            let mut whole: String = pieces.map(|piece| unescaper.push(&piece)).collect();
+            whole.push_str(&unescaper.finish());
+            prop_assert_eq!(whole, unescape(&text));
         }
     }
 }

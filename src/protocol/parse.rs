@@ -4,9 +4,11 @@
 //! written without knowing the reply. Inside a think tag only its closing tag counts. What is
 //! never closed is taken to run to the end, or to the next tag of the protocol.
 
+use std::ops::Range;
+
 use crate::trajectory::Action;
 
-use super::escape::unescape;
+use super::escape::{Unescaper, unescape};
 use super::{ANSWER, FINAL_PROMPT, PROMPT, TAGS, THINK};
 
 /// What a whole turn says.
@@ -41,7 +43,13 @@ pub fn parse_turn(text: &str) -> ParsedTurn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Outside,
-    In(&'static str),
+    In {
+        tag: &'static str,
+        /// Where its content starts.
+        start: usize,
+        /// Where it ends unless its closing tag follows: at the first tag that would end it.
+        doubt: Option<usize>,
+    },
     /// Behind the closing tag of the action: nothing more can happen.
     Done,
 }
@@ -53,13 +61,13 @@ pub struct TurnParser {
     /// All before this byte has been read.
     read: usize,
     place: Place,
-    think: Option<String>,
-    action: Option<(&'static str, String)>,
+    /// Where the contents of the closed tags stand.
+    think: Option<Range<usize>>,
+    action: Option<(&'static str, Range<usize>)>,
     overrun: bool,
-    /// White space at the end of the tag's content so far: reported once more content follows, so
-    /// that the fragments of a tag add up to its trimmed content.
-    blank: String,
-    reported: bool,
+    /// The content of the open tag is reported up to this byte.
+    reported: usize,
+    report: Report,
 }
 
 impl Default for TurnParser {
@@ -71,8 +79,8 @@ impl Default for TurnParser {
             think: None,
             action: None,
             overrun: false,
-            blank: String::new(),
-            reported: false,
+            reported: 0,
+            report: Report::default(),
         }
     }
 }
@@ -91,6 +99,21 @@ impl TurnParser {
         }
     }
 
+    /// Ends the turn: returns what was held back because it might have become something else. The
+    /// fragments of each tag now add up to what [`Self::finish`] gives.
+    pub fn close(&mut self) -> Vec<Fragment> {
+        let mut fragments = Vec::new();
+        while let Place::In { tag, start, doubt } = self.place {
+            let end = doubt.unwrap_or(self.text.len());
+            fragments.extend(self.report(tag, end, true));
+            self.leave(tag, start..end);
+            // A think tag that was never closed ends at the action inside it.
+            self.read = end;
+            fragments.extend(self.push(""));
+        }
+        fragments
+    }
+
     /// Whether the policy writes on behind a closed action: the rest cannot matter.
     pub fn is_overrun(&self) -> bool {
         self.overrun
@@ -103,39 +126,19 @@ impl TurnParser {
 
     /// What the turn says, now that it is complete.
     pub fn finish(mut self) -> ParsedTurn {
-        // What was held back because it might have become a tag is content after all.
-        let tail = self.text[self.read..].to_owned();
-        match self.place {
-            Place::In(THINK) => {
-                self.append(THINK, &tail);
-                let content = self.think.clone().unwrap_or_default();
-                if self.action.is_none()
-                    && let Some((at, _)) = [PROMPT, FINAL_PROMPT, ANSWER]
-                        .iter()
-                        .filter_map(|tag| Some((content.find(&format!("<{tag}>"))?, tag)))
-                        .min()
-                {
-                    let rest = parse_turn(&content[at..]);
-                    return ParsedTurn { think: trimmed(&content[..at]), action: rest.action };
-                }
-            }
-            Place::In(tag) => self.append(tag, &tail),
-            Place::Outside | Place::Done => {}
-        }
-        let unclosed = matches!(self.place, Place::In(_));
-        let action = match self.action {
-            None => Action::Nothing,
-            Some((tag, content)) => {
-                let end = if unclosed { next_tag(&content) } else { content.len() };
-                match (tag, trimmed(&content[..end])) {
-                    (_, None) => Action::Nothing,
-                    (PROMPT, Some(text)) => Action::Prompt(text),
-                    (FINAL_PROMPT, Some(text)) => Action::FinalPrompt(text),
-                    (_, Some(text)) => Action::Answer(text),
-                }
-            }
+        self.close();
+        let content = |at: Range<usize>| {
+            let content = self.text[at].trim();
+            (!content.is_empty()).then(|| unescape(content))
         };
-        ParsedTurn { think: self.think.as_deref().and_then(trimmed), action }
+        let action = self.action.and_then(|(tag, at)| Some((tag, content(at)?)));
+        let action = match action {
+            None => Action::Nothing,
+            Some((PROMPT, text)) => Action::Prompt(text),
+            Some((FINAL_PROMPT, text)) => Action::FinalPrompt(text),
+            Some((_, text)) => Action::Answer(text),
+        };
+        ParsedTurn { think: self.think.and_then(content), action }
     }
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
@@ -149,25 +152,28 @@ impl TurnParser {
                     .min();
                 if let Some((at, tag)) = found {
                     self.read += at + tag.len() + 2;
-                    self.place = Place::In(tag);
-                    self.blank.clear();
-                    self.reported = false;
-                    self.append(tag, "");
+                    self.place = Place::In { tag, start: self.read, doubt: None };
+                    (self.reported, self.report) = (self.read, Report::default());
                 } else {
-                    self.read = self.text.len() - partial_tag(rest, "<");
+                    let tags = TAGS.map(|tag| format!("<{tag}>"));
+                    self.read = self.text.len() - unfinished(rest, &tags);
                 }
             }
-            Place::In(tag) => {
+            Place::In { tag, start, doubt } => {
                 let closing = format!("</{tag}>");
-                let (content, next) = match rest.find(&closing) {
-                    Some(at) => (rest[..at].to_owned(), Some(at + closing.len())),
-                    None => (rest[..rest.len() - suffix_of(rest, &closing)].to_owned(), None),
-                };
-                fragments.extend(self.report(&content).map(|text| fragment(tag, text)));
-                self.append(tag, &content);
-                self.read += next.unwrap_or(content.len());
-                if next.is_some() {
-                    self.place = if tag == THINK { Place::Outside } else { Place::Done };
+                if let Some(at) = rest.find(&closing) {
+                    let end = self.read + at;
+                    self.read = end + closing.len();
+                    fragments.extend(self.report(tag, end, true));
+                    self.leave(tag, start..end);
+                } else {
+                    let mut tags = enders(tag);
+                    let found = tags.iter().filter_map(|tag| rest.find(tag)).min();
+                    let doubt = doubt.or(found.map(|at| self.read + at));
+                    tags.push(closing);
+                    self.read = self.text.len() - unfinished(rest, &tags);
+                    self.place = Place::In { tag, start, doubt };
+                    fragments.extend(self.report(tag, doubt.unwrap_or(self.read), false));
                 }
             }
             Place::Done => {
@@ -177,57 +183,67 @@ impl TurnParser {
         }
     }
 
-    /// What of a tag's further content can be reported now.
-    fn report(&mut self, content: &str) -> Option<String> {
-        let content = if self.reported { content } else { content.trim_start() };
-        self.blank.push_str(content);
-        let certain = self.blank.trim_end().len();
-        let kept = self.blank.split_off(certain);
-        let text = std::mem::replace(&mut self.blank, kept);
-        self.reported |= !text.is_empty();
-        (!text.is_empty()).then_some(text)
+    /// Reports the open tag's content up to `end`.
+    fn report(&mut self, tag: &str, end: usize, is_all: bool) -> Option<Fragment> {
+        let text = self.report.push(&self.text[self.reported..end], is_all);
+        self.reported = end;
+        let text = Some(text).filter(|text| !text.is_empty())?;
+        Some(match tag {
+            THINK => Fragment::Think(text),
+            PROMPT => Fragment::Prompt(text),
+            FINAL_PROMPT => Fragment::FinalPrompt(text),
+            _ => Fragment::Answer(text),
+        })
     }
 
-    fn append(&mut self, tag: &'static str, content: &str) {
+    fn leave(&mut self, tag: &'static str, content: Range<usize>) {
         if tag == THINK {
-            self.think.get_or_insert_default().push_str(content);
+            self.think = Some(content);
+            self.place = Place::Outside;
         } else {
-            self.action.get_or_insert((tag, String::new())).1.push_str(content);
+            self.action = Some((tag, content));
+            self.place = Place::Done;
         }
     }
 }
 
-fn fragment(tag: &str, content: String) -> Fragment {
-    match tag {
-        THINK => Fragment::Think(content),
-        PROMPT => Fragment::Prompt(content),
-        FINAL_PROMPT => Fragment::FinalPrompt(content),
-        _ => Fragment::Answer(content),
+/// A tag's content on its way out: trimmed and unescaped, bit by bit.
+#[derive(Debug, Clone, Default)]
+struct Report {
+    /// White space so far, reported once more content follows.
+    blank: String,
+    has_begun: bool,
+    unescaper: Unescaper,
+}
+
+impl Report {
+    fn push(&mut self, content: &str, is_all: bool) -> String {
+        let content = if self.has_begun { content } else { content.trim_start() };
+        self.has_begun |= !content.is_empty();
+        self.blank.push_str(content);
+        let kept = self.blank.split_off(self.blank.trim_end().len());
+        let mut text = self.unescaper.push(&std::mem::replace(&mut self.blank, kept));
+        if is_all {
+            text.push_str(&self.unescaper.finish());
+        }
+        text
     }
 }
 
-fn trimmed(text: &str) -> Option<String> {
-    let text = text.trim();
-    (!text.is_empty()).then(|| unescape(text))
+/// The tags that end one whose own closing tag never comes.
+fn enders(tag: &str) -> Vec<String> {
+    if tag == THINK {
+        return [PROMPT, FINAL_PROMPT, ANSWER].map(|tag| format!("<{tag}>")).to_vec();
+    }
+    TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect()
 }
 
-/// Where the first tag of the protocol starts, or the end.
-fn next_tag(text: &str) -> usize {
-    TAGS.iter()
-        .flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")])
-        .filter_map(|tag| text.find(&tag))
-        .min()
-        .unwrap_or(text.len())
-}
-
-/// How many bytes at the end of `text` may be the start of an opening tag.
-fn partial_tag(text: &str, opening: &str) -> usize {
-    TAGS.iter().map(|tag| suffix_of(text, &format!("{opening}{tag}>"))).max().unwrap_or(0)
-}
-
-/// The longest suffix of `text` that is a proper prefix of `tag`, in bytes.
-fn suffix_of(text: &str, tag: &str) -> usize {
-    (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
+/// How many bytes at the end of `text` may be the beginning of one of `tags`.
+fn unfinished(text: &str, tags: &[String]) -> usize {
+    let suffix = |tag: &String| {
+        (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
+    };
+    tags.iter().map(suffix).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -296,35 +312,79 @@ mod tests {
         assert!(parser.is_overrun());
     }
 
+    #[test]
+    fn what_was_written_for_the_protocol_is_reported_as_it_was_meant() {
+        let pieces = [
+            "<think>a &l",
+            "t;/think> b <answ",
+            "er> c</think><answer> use &am",
+            "p;lt;",
+            "answer> or ",
+            "&lt;thi",
+            "nk> ",
+            " </answer>",
+        ];
+        let mut parser = TurnParser::default();
+        let fragments: Vec<_> = pieces.iter().map(|piece| parser.push(piece)).collect();
+        let think = |text: &str| vec![Fragment::Think(text.into())];
+        let answer = |text: &str| vec![Fragment::Answer(text.into())];
+        assert_eq!(
+            fragments,
+            [
+                think("a "),
+                think("</think> b"),
+                [think(" <answer> c"), answer("use ")].concat(),
+                vec![],
+                answer("&lt;answer> or"),
+                answer(" "),
+                answer("<think>"),
+                vec![],
+            ]
+        );
+        assert_eq!(parser.close(), []);
+    }
+
     proptest! {
         #[test]
         fn reading_in_pieces_equals_reading_whole(
-            text in "(<think>|</think>|<answer>|</answer>|<interaction_prompt>|</interaction_prompt>|<|</|an|swer>|é|x| ){0,14}",
+            text in "(<think>|</think>|<answer>|</answer>|<interaction_prompt>|</interaction_prompt>|<|</|&|&amp;|amp;|lt;|think|an|swer>|é|x| ){0,14}",
             cuts in prop::collection::vec(0usize..80, 0..8),
         ) {
             let mut parser = TurnParser::default();
-            let mut cuts: Vec<usize> =
-                cuts.into_iter().filter(|&cut| text.is_char_boundary(cut.min(text.len()))).map(|c| c.min(text.len())).collect();
+            let mut cuts: Vec<usize> = cuts
+                .into_iter()
+                .map(|cut| cut.min(text.len()))
+                .filter(|&cut| text.is_char_boundary(cut))
+                .collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
-            let mut streamed = String::new();
-            for pair in cuts.windows(2) {
-                for fragment in parser.push(&text[pair[0]..pair[1]]) {
-                    if let Fragment::Answer(part) = fragment {
-                        streamed.push_str(&part);
-                    }
-                }
-            }
+            let pieces = cuts.windows(2).flat_map(|pair| parser.push(&text[pair[0]..pair[1]]));
+            let mut fragments: Vec<_> = pieces.collect();
             let mut whole = TurnParser::default();
-            let mut at_once = String::new();
-            for fragment in whole.push(&text) {
-                if let Fragment::Answer(part) = fragment {
-                    at_once.push_str(&part);
-                }
-            }
-            prop_assert_eq!(streamed, at_once);
+            whole.push(&text);
             prop_assert_eq!(parser.is_overrun(), whole.is_overrun());
-            prop_assert_eq!(parser.finish(), parse_turn(&text));
+            fragments.extend(parser.close());
+            let (mut think, mut action) = (String::new(), Action::Nothing);
+            for fragment in fragments {
+                let before = match std::mem::replace(&mut action, Action::Nothing) {
+                    Action::Prompt(text) | Action::FinalPrompt(text) | Action::Answer(text) => text,
+                    Action::Nothing => String::new(),
+                };
+                action = match fragment {
+                    Fragment::Think(part) => {
+                        prop_assert_eq!(&before, "", "thoughts come first");
+                        think.push_str(&part);
+                        Action::Nothing
+                    }
+                    Fragment::Prompt(part) => Action::Prompt(before + &part),
+                    Fragment::FinalPrompt(part) => Action::FinalPrompt(before + &part),
+                    Fragment::Answer(part) => Action::Answer(before + &part),
+                };
+            }
+            let parsed = parser.finish();
+            prop_assert_eq!(&parsed, &parse_turn(&text));
+            prop_assert_eq!(parsed.think.unwrap_or_default(), think);
+            prop_assert_eq!(parsed.action, action);
         }
     }
 }

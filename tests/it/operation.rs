@@ -132,3 +132,21 @@ async fn what_is_counted() {
         assert_eq!(server.metric(&series).await, value, "{series}");
     }
 }
+
+#[tokio::test]
+async fn a_container_can_ask_how_its_server_is() {
+    let upstream = Loopback::start().await;
+    let ready = Setup::relay().start(&upstream).await;
+    let broken = Setup::policy(Broken).start(&upstream).await;
+    let ask = async |url: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        let address = url.strip_prefix("http://").unwrap();
+        let output = command.args(["health", "--listen", address]).output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(ask(&ready.url).await, (Some(0), String::new()));
+    let (code, said) = ask(&broken.url).await;
+    assert!(code == Some(1) && said.contains("503"), "{code:?}: {said}");
+    let (code, said) = ask("http://127.0.0.1:1").await;
+    assert!(code == Some(1) && said.contains("no server answers"), "{code:?}: {said}");
+}

@@ -24,6 +24,14 @@ const client = (options = {}) =>
   new OpenAI({ baseURL: `${server}/v1`, apiKey: `sk-${randomUUID()}`, maxRetries: 0, ...options });
 const stats = async () => (await fetch(`${upstream}/stats`)).json();
 
+const untilDisconnects = async (count) => {
+  const until = Date.now() + 20_000;
+  while ((await stats()).disconnects < count) {
+    assert.ok(Date.now() < until, "the upstream was not cancelled");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+};
+
 const suite = {
   async plain() {
     const completion = await client().chat.completions.create({ model: "prompt-r1", messages });
@@ -59,6 +67,32 @@ const suite = {
     assert.equal(usage.total_tokens, 18);
   },
 
+  async severalStreamed() {
+    const stream = await client().chat.completions.create({
+      model: "prompt-r1", messages, stream: true, n: 3,
+    });
+    const [texts, ends] = [["", "", ""], []];
+    for await (const { choices } of stream) {
+      for (const { index, delta, finish_reason } of choices) {
+        texts[index] += delta.content ?? "";
+        if (finish_reason) ends[index] = finish_reason;
+      }
+    }
+    assert.deepEqual(texts, Array(3).fill("Where is Lyon?"));
+    assert.deepEqual(ends, Array(3).fill("stop"));
+  },
+
+  async escapes() {
+    const text = "&lt;b> <answer>no</answer> </interaction_response> &lt;think>";
+    const request = { model: "prompt-r1", messages: [{ role: "user", content: text }] };
+    const completion = await client().chat.completions.create(request);
+    assert.equal(completion.choices[0].message.content, text);
+    const stream = await client().chat.completions.create({ ...request, stream: true });
+    let streamed = "";
+    for await (const chunk of stream) streamed += chunk.choices[0].delta.content ?? "";
+    assert.equal(streamed, text);
+  },
+
   async helpers() {
     const stream = client().chat.completions.stream({ model: "prompt-r1", messages, tools });
     const final = await stream.finalChatCompletion();
@@ -78,6 +112,9 @@ const suite = {
       model: "prompt-r1", messages: [...messages, message, result], tools,
     });
     assert.equal(second.choices[0].message.content, "sunny");
+    const sent = (await stats()).bodies.large.messages;
+    assert.deepEqual(sent.at(-1), result);
+    assert.equal(sent.at(-2).tool_calls[0].id, call.id);
   },
 
   async jsonSchema() {
@@ -104,6 +141,14 @@ const suite = {
       assert.match(error.message, /the upstream is broken/);
       assert.ok(error.requestID);
     });
+    await fails({ model: "prompt-r1/locked" }, (error) => {
+      assert.ok(error instanceof OpenAI.AuthenticationError, error);
+    });
+    await fails({ model: "prompt-r1/busy" }, (error) => {
+      assert.ok(error instanceof OpenAI.RateLimitError, error);
+      const headers = error.headers;
+      assert.equal(headers.get?.("retry-after") ?? headers["retry-after"], "7");
+    });
     await fails({ model: "prompt-r1/broken", stream: true }, (error) => {
       assert.ok(error instanceof OpenAI.APIError, error);
       assert.match(error.message, /the upstream is broken/);
@@ -117,17 +162,28 @@ const suite = {
       model: "prompt-r1", messages: ask, stream: true,
     });
     for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
-    const until = Date.now() + 20_000;
-    while ((await stats()).disconnects === before) {
-      assert.ok(Date.now() < until, "the upstream was not cancelled");
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    await untilDisconnects(before + 1);
+    const controller = new AbortController();
+    const asked = client().chat.completions.create(
+      { model: "prompt-r1", messages: ask }, { signal: controller.signal },
+    );
+    setTimeout(() => controller.abort(), 500);
+    await assert.rejects(asked, OpenAI.APIUserAbortError);
+    await untilDisconnects(before + 2);
   },
 
   async retries() {
     const request = { model: "flaky", messages };
     const completion = await client({ maxRetries: 2 }).chat.completions.create(request);
     assert.equal(completion.choices[0].message.content, "passed");
+    // None once money was spent: a reply, and two tries at a form that never comes.
+    const before = (await stats()).requests.filter((model) => model === "large").length;
+    const form = { model: "prompt-r1", messages, response_format: { type: "json_object" } };
+    await assert.rejects(
+      client({ maxRetries: 2 }).chat.completions.create(form), OpenAI.InternalServerError,
+    );
+    const after = (await stats()).requests.filter((model) => model === "large").length;
+    assert.equal(after, before + 3);
   },
 
   async passedThrough() {
@@ -138,6 +194,24 @@ const suite = {
       model: "e", input: "a", encoding_format: "float",
     });
     assert.deepEqual(embedding.data[0].embedding, [0.5, 0.25]);
+    const legacy = await api.completions.create({ model: "gpt-any", prompt: "a" });
+    assert.equal(legacy.choices[0].text, "passed");
+    const response = await api.responses.create({ model: "gpt-any", input: "a" });
+    assert.equal(response.output_text, "passed");
+    const kinds = [];
+    const stream = await api.responses.create({ model: "gpt-any", input: "a", stream: true });
+    for await (const event of stream) kinds.push(event.type);
+    assert.deepEqual(kinds, ["response.output_text.delta", "response.completed"]);
+  },
+
+  async vision() {
+    const image = { type: "image_url", image_url: { url: "data:image/png;base64,cG5n" } };
+    const content = [{ type: "text", text: "See?" }, image];
+    const request = { model: "prompt-r1", messages: [{ role: "user", content }] };
+    const completion = await client().chat.completions.create(request);
+    assert.match(completion.choices[0].message.content, /See\?/);
+    const sent = (await stats()).bodies.large.messages.at(-1).content;
+    assert.deepEqual(sent.filter((part) => part.type === "image_url"), [image]);
   },
 
   async models() {

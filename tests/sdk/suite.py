@@ -1,5 +1,6 @@
 """The official Python SDK, unmodified, against the server: suite.py SERVER UPSTREAM."""
 
+import asyncio
 import base64
 import json
 import sys
@@ -16,9 +17,9 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
 
 
-def client(**options):
+def client(kind=openai.OpenAI, **options):
     key = f"sk-{uuid.uuid4()}"
-    return openai.OpenAI(base_url=f"{SERVER}/v1", api_key=key, **{"max_retries": 0, **options})
+    return kind(base_url=f"{SERVER}/v1", api_key=key, **{"max_retries": 0, **options})
 
 
 def stats():
@@ -34,6 +35,26 @@ def plain():
     assert (completion.usage.prompt_tokens, completion.usage.total_tokens) == (11, 18)
     assert completion.usage.model_dump()["prompt_r1"]["turns"] == 2
     assert choice.message.model_dump()["reasoning_content"] == "ask\n\nso it is"
+
+
+def headers():
+    raw = client().chat.completions.with_raw_response.create(
+        model="prompt-r1", messages=ASK, extra_headers={"x-request-id": "mine-1"})
+    assert raw.headers["x-request-id"] == "mine-1"
+    assert raw.headers["x-prompt-r1-turns"] == "2"
+    assert float(raw.headers["x-prompt-r1-overhead-ms"]) >= 0
+    assert raw.parse().choices[0].message.content == "Where is Lyon?"
+
+
+def asynchronous():
+    async def both():
+        api = client(openai.AsyncOpenAI).chat.completions
+        completion = await api.create(model="prompt-r1", messages=ASK)
+        stream = await api.create(model="prompt-r1", messages=ASK, stream=True)
+        parts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        return completion.choices[0].message.content, "".join(parts)
+
+    assert asyncio.run(both()) == ("Where is Lyon?", "Where is Lyon?")
 
 
 def options():
@@ -59,6 +80,27 @@ def streaming():
     assert chunks[-1].usage.total_tokens == 18
 
 
+def several_streamed():
+    stream = client().chat.completions.create(model="prompt-r1", messages=ASK, stream=True, n=3)
+    texts, ends = {}, {}
+    for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            if choice.finish_reason:
+                ends[choice.index] = choice.finish_reason
+    assert texts == dict.fromkeys(range(3), "Where is Lyon?"), texts
+    assert ends == dict.fromkeys(range(3), "stop"), ends
+
+
+def escapes():
+    text = "&lt;b> <answer>no</answer> </interaction_response> &lt;think>"
+    ask = [{"role": "user", "content": text}]
+    completion = client().chat.completions.create(model="prompt-r1", messages=ask)
+    assert completion.choices[0].message.content == text
+    stream = client().chat.completions.create(model="prompt-r1", messages=ask, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == text
+
+
 def handed_on():
     ask = [{"role": "user", "content": "final words of the large model"}]
     stream = client().chat.completions.create(model="prompt-r1", messages=ask, stream=True)
@@ -78,9 +120,21 @@ def tools():
     messages = ASK + [choice.message.model_dump(exclude_none=True), result]
     second = api.create(model="prompt-r1", messages=messages, tools=TOOLS)
     assert second.choices[0].message.content == "sunny", second
+    # The conversation holds all the state there is, and reaches the large model as it is.
+    sent = stats()["bodies"]["large"]["messages"]
+    assert [message["role"] for message in sent[-3:]] == ["user", "assistant", "tool"], sent
+    assert sent[-1] == result and sent[-2]["tool_calls"][0]["id"] == call.id
     stream = api.create(model="prompt-r1", messages=ASK, tools=TOOLS, stream=True)
     calls = [call for chunk in stream for call in (chunk.choices[0].delta.tool_calls or [])]
     assert [(call.index, call.id) for call in calls] == [(0, "call_1")]
+    with stream_helper()(model="prompt-r1", messages=ASK, tools=TOOLS) as helped:
+        final = helped.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+def stream_helper():
+    api = client().chat.completions
+    return getattr(api, "stream", None) or client().beta.chat.completions.stream
 
 
 def json_schema():
@@ -120,9 +174,28 @@ def errors():
         model="prompt-r1/broken", messages=ASK))
     assert error.status_code == 502 and "the upstream is broken" in error.message
     assert error.request_id
-    expect(openai.APIError, lambda: list(api.create(
+    error = expect(openai.APIError, lambda: list(api.create(
         model="prompt-r1/broken", messages=ASK, stream=True)))
+    assert "the upstream is broken" in error.message
     expect(openai.NotFoundError, lambda: client().models.retrieve("none"))
+    for stream in [False, True]:
+        error = expect(openai.APIError, lambda: list(api.create(
+            model="prompt-r1/locked", messages=ASK, stream=stream)))
+        assert "no such key" in error.message
+        assert stream or isinstance(error, openai.AuthenticationError)
+    error = expect(openai.RateLimitError, lambda: api.create(
+        model="prompt-r1/busy", messages=ASK))
+    assert error.response.headers["retry-after"] == "7"
+    error = expect(openai.APIStatusError, lambda: api.create(
+        model="prompt-r1", messages=[{"role": "user", "content": "a" * 11_000_000}]))
+    assert error.status_code == 413, error
+
+
+def until_disconnects(count):
+    until = time.monotonic() + 20
+    while stats()["disconnects"] < count:
+        assert time.monotonic() < until, "the upstream was not cancelled"
+        time.sleep(0.02)
 
 
 def cancellation():
@@ -133,10 +206,10 @@ def cancellation():
         if chunk.choices[0].delta.content:
             break
     stream.close()
-    until = time.monotonic() + 20
-    while stats()["disconnects"] == before:
-        assert time.monotonic() < until, "the upstream was not cancelled"
-        time.sleep(0.02)
+    until_disconnects(before + 1)
+    expect(openai.APITimeoutError, lambda: client(timeout=1).chat.completions.create(
+        model="prompt-r1", messages=ask))
+    until_disconnects(before + 2)
 
 
 def retries():
@@ -159,6 +232,11 @@ def passed_through():
     assert text.strip() == "passed"
     embedding = api.embeddings.create(model="e", input="a", encoding_format="float")
     assert embedding.data[0].embedding == [0.5, 0.25]
+    assert api.completions.create(model="gpt-any", prompt="a").choices[0].text == "passed"
+    assert api.responses.create(model="gpt-any", input="a").output_text == "passed"
+    events = list(api.responses.create(model="gpt-any", input="a", stream=True))
+    kinds = ["response.output_text.delta", "response.completed"]
+    assert [event.type for event in events] == kinds, events
 
 
 def models():
@@ -173,10 +251,16 @@ def vision():
     completion = client().chat.completions.create(
         model="prompt-r1", messages=[{"role": "user", "content": parts}])
     assert "See?" in completion.choices[0].message.content
+    sent = stats()["bodies"]["large"]["messages"][-1]["content"]
+    assert parts[1] in sent, sent
 
 
-SUITE = [plain, options, streaming, handed_on, tools, json_schema, errors, cancellation, retries,
-         passed_through, models, vision]
+SUITE = [plain, headers, asynchronous, options, streaming, several_streamed, escapes, handed_on,
+         tools, json_schema, errors, cancellation, retries, passed_through, models, vision]
 for test in SUITE:
-    test()
+    try:
+        test()
+    except BaseException:
+        print(f"openai {openai.__version__} for Python: {test.__name__} failed", file=sys.stderr)
+        raise
 print(f"openai {openai.__version__} for Python: {len(SUITE)} passed")

@@ -2,9 +2,9 @@
 
 Model `policy`: asks the question as it is, then answers with the reply.
 Model `large`: repeats the last message, calls the tools it is given, writes JSON where it is asked to.
-Model `flaky`: fails once for each key, then works. Model `broken`: always fails.
-Any other model: says `passed`.
-Standard library only. Prints its port, then serves.
+Model `flaky`: fails once for each key, then works. Models `broken`, `busy` and `locked`: always fail.
+Any other model: says `passed`, at `/chat/completions`, `/completions` and `/responses`.
+`GET /stats` tells what came in. Standard library only. Prints its port, then serves.
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-STATS = {"disconnects": 0, "failures": {}, "requests": []}
+STATS = {"disconnects": 0, "failures": {}, "requests": [], "bodies": {}}
 LOCK = threading.Lock()
 
 
@@ -26,7 +26,7 @@ def text_of(message):
 
 def policy(body):
     last = text_of(body["messages"][-1])
-    if "<interaction_response>" in last:
+    if len(body["messages"]) > 1:
         reply = last.split("<interaction_response>")[1].split("</interaction_response>")[0].strip()
         return f"<think>so it is</think>\n<answer>{reply}</answer>"
     question = last.rsplit("Question: ", 1)[-1].strip()
@@ -79,11 +79,22 @@ class Handler(BaseHTTPRequestHandler):
         model = body.get("model")
         with LOCK:
             STATS["requests"].append(model)
+            STATS["bodies"][model] = body
         if self.path.endswith("/embeddings"):
             data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
             return self.reply(200, {"object": "list", "data": data, "model": model, "usage": USAGE})
+        if self.path.endswith("/v1/completions"):
+            choice = {"index": 0, "text": "passed", "finish_reason": "stop", "logprobs": None}
+            return self.reply(200, {"id": "cmpl-up", "object": "text_completion", "created": 1,
+                                    "model": model, "choices": [choice], "usage": USAGE})
+        if self.path.endswith("/responses"):
+            return self.response(model, body.get("stream"))
         if model == "broken":
             return self.fail(500, "the upstream is broken")
+        if model == "busy":
+            return self.fail(429, "one at a time", [("retry-after", "7")])
+        if model == "locked":
+            return self.fail(401, "no such key")
         if model == "flaky":
             key = self.headers.get("authorization", "")
             with LOCK:
@@ -100,6 +111,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             message, reason = {"role": "assistant", "content": "passed"}, "stop"
         endless = model == "large" and text_of(body["messages"][-1]).endswith("endless")
+        if endless and not body.get("stream"):
+            # Ends with an empty read when the client leaves.
+            STATS["disconnects"] += not self.rfile.read(1)
+            self.close_connection = True
+            return
         if body.get("stream"):
             self.stream(message, reason, endless)
         else:
@@ -107,17 +123,42 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"id": "chatcmpl-up", "object": "chat.completion", "created": 1,
                              "model": model, "choices": [choice], "usage": USAGE})
 
-    def stream(self, message, reason, endless):
+    def response(self, model, is_stream):
+        part = {"type": "output_text", "text": "passed", "annotations": []}
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed",
+                "content": [part]}
+        response = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed",
+                    "model": model, "output": [item], "parallel_tool_calls": True, "tools": [],
+                    "tool_choice": "auto"}
+        if not is_stream:
+            return self.reply(200, response)
+        self.begin_events()
+        events = [
+            {"type": "response.output_text.delta", "sequence_number": 0, "item_id": "msg_1",
+             "output_index": 0, "content_index": 0, "logprobs": [], "delta": "passed"},
+            {"type": "response.completed", "sequence_number": 1, "response": response},
+        ]
+        for event in events:
+            self.piece(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def begin_events(self):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+
+    def piece(self, text):
+        data = text.encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def stream(self, message, reason, endless):
+        self.begin_events()
         head = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "created": 1, "model": "up"}
 
         def send(value):
-            data = f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n".encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
+            self.piece(f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n")
 
         def chunk(delta, finish_reason=None):
             choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}

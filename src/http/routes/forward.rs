@@ -16,15 +16,22 @@ use crate::http::error::ApiError;
 use crate::http::pass;
 use crate::http::sse;
 use crate::http::state::AppState;
-use crate::http::wire::ErrorBody;
+use crate::http::wire::{ErrorBody, PassedRequest};
 use crate::large_model::ForwardRequest;
 
 /// Passed through to the endpoint that serves the model.
-#[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = serde_json::Value,
+#[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = PassedRequest,
     responses(
-    (status = 200, description = "What the endpoint answers", body = serde_json::Value),
+    (status = 200, description = "What the endpoint answers", content(
+        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+    (status = 400, description = "The body is no JSON object", body = ErrorBody),
     (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody)))]
+    (status = 408, description = "The body was too slow", body = ErrorBody),
+    (status = 413, description = "The body is too long", body = ErrorBody),
+    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
+    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
+    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
+    (status = "default", description = "What else the endpoint answers")))]
 pub(in crate::http) async fn embeddings(
     state: State<AppState>,
     uri: Uri,
@@ -35,11 +42,18 @@ pub(in crate::http) async fn embeddings(
 }
 
 /// Passed through to the endpoint that serves the model.
-#[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = serde_json::Value,
+#[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = PassedRequest,
     responses(
-    (status = 200, description = "What the endpoint answers", body = serde_json::Value),
+    (status = 200, description = "What the endpoint answers", content(
+        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+    (status = 400, description = "The body is no JSON object", body = ErrorBody),
     (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody)))]
+    (status = 408, description = "The body was too slow", body = ErrorBody),
+    (status = 413, description = "The body is too long", body = ErrorBody),
+    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
+    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
+    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
+    (status = "default", description = "What else the endpoint answers")))]
 pub(in crate::http) async fn completions(
     state: State<AppState>,
     uri: Uri,
@@ -50,11 +64,18 @@ pub(in crate::http) async fn completions(
 }
 
 /// Passed through to the endpoint that serves the model.
-#[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = serde_json::Value,
+#[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = PassedRequest,
     responses(
-    (status = 200, description = "What the endpoint answers", body = serde_json::Value),
+    (status = 200, description = "What the endpoint answers", content(
+        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+    (status = 400, description = "The body is no JSON object", body = ErrorBody),
     (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody)))]
+    (status = 408, description = "The body was too slow", body = ErrorBody),
+    (status = 413, description = "The body is too long", body = ErrorBody),
+    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
+    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
+    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
+    (status = "default", description = "What else the endpoint answers")))]
 pub(in crate::http) async fn responses(
     state: State<AppState>,
     uri: Uri,

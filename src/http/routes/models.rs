@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use futures::TryStreamExt;
@@ -44,28 +45,38 @@ pub(in crate::http) async fn list(
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
     params(("model" = String, Path, description = "Its id")), responses(
     (status = 200, description = "The model", body = serde_json::Value),
+    (status = 400, description = "The id is no text", body = ErrorBody),
     (status = 404, description = "No such model", body = ErrorBody)))]
 pub(in crate::http) async fn get(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let own = virtual_models(&state).into_iter().find(|model| model["id"] == id.as_str());
-    if let Some(own) = own {
-        return Ok(Json(own));
-    }
-    let all = all(&state, &headers).await;
-    let model = all.into_iter().find(|model| model["id"] == id.as_str());
-    model.map(Json).ok_or_else(|| unknown_model(&id))
+    let Path(id) = id.map_err(unreadable)?;
+    find(&state, &id, &headers).await
 }
 
 /// The same for ids with a slash that clients did not encode.
 pub(in crate::http) async fn get_owned(
-    state: State<AppState>,
-    Path((owner, model)): Path<(String, String)>,
+    State(state): State<AppState>,
+    parts: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    get(state, Path(format!("{owner}/{model}")), headers).await
+    let Path((owner, model)) = parts.map_err(unreadable)?;
+    find(&state, &format!("{owner}/{model}"), &headers).await
+}
+
+fn unreadable(_: PathRejection) -> ApiError {
+    ApiError::invalid("model", "the model's id is no UTF-8 text")
+}
+
+async fn find(state: &AppState, id: &str, headers: &HeaderMap) -> Result<Json<Value>, ApiError> {
+    let own = virtual_models(state).into_iter().find(|model| model["id"] == id);
+    if let Some(own) = own {
+        return Ok(Json(own));
+    }
+    let model = all(state, headers).await.into_iter().find(|model| model["id"] == id);
+    model.map(Json).ok_or_else(|| unknown_model(id))
 }
 
 async fn all(state: &AppState, headers: &HeaderMap) -> Vec<Value> {

@@ -47,7 +47,6 @@ pub(in crate::http) struct ChatRequest {
     #[schema(minimum = 1)]
     pub(in crate::http) max_completion_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
-    #[schema(value_type = Option<Value>)]
     pub(in crate::http) stop: Option<Stop>,
     /// The answer's form. With one of JSON, the large model writes the final answer.
     pub(in crate::http) response_format: Option<Value>,
@@ -88,14 +87,19 @@ pub(in crate::http) struct ChatRequest {
     /// Only `["text"]`.
     pub(in crate::http) modalities: Option<Vec<String>>,
     /// Refused.
+    #[schema(ignore)]
     pub(in crate::http) audio: Option<Value>,
     /// Refused.
+    #[schema(ignore)]
     pub(in crate::http) prediction: Option<Value>,
     /// Refused.
+    #[schema(ignore)]
     pub(in crate::http) web_search_options: Option<Value>,
     /// Refused; `tools` took its place.
+    #[schema(ignore)]
     pub(in crate::http) functions: Option<Value>,
     /// Refused; `tool_choice` took its place.
+    #[schema(ignore)]
     pub(in crate::http) function_call: Option<Value>,
 }
 
@@ -111,8 +115,8 @@ pub(in crate::http) struct StreamOptions {
 }
 
 /// One text or several.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(in crate::http) enum Stop {
     One(String),
     Several(Vec<String>),
@@ -232,7 +236,10 @@ impl ChatRequest {
             ("max_completion_tokens", self.max_completion_tokens.map(Value::from)),
             ("response_format", self.response_format.clone().filter(|_| is_json)),
             ("tool_choice", self.tool_choice.clone().filter(|_| tools.is_some())),
-            ("parallel_tool_calls", self.parallel_tool_calls.map(Value::from)),
+            (
+                "parallel_tool_calls",
+                self.parallel_tool_calls.filter(|_| tools.is_some()).map(Value::from),
+            ),
             ("tools", tools.map(Value::from)),
             ("frequency_penalty", self.frequency_penalty.filter(|&p| p != 0.0).map(Value::from)),
             ("presence_penalty", self.presence_penalty.filter(|&p| p != 0.0).map(Value::from)),

@@ -30,3 +30,12 @@ pub(super) struct ErrorObject {
     /// For programs, such as `unknown_field`.
     pub(super) code: Option<String>,
 }
+
+/// A request that is passed through. All but its model is the endpoint's to judge.
+#[derive(ToSchema)]
+#[allow(dead_code)] // Only its model is read, by `routes::forward::model_of`.
+pub(super) struct PassedRequest {
+    /// Which endpoint it goes to: the one that serves this model, else the default one.
+    #[schema(example = "gpt-4o-mini")]
+    model: Option<String>,
+}

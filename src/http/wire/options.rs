@@ -31,6 +31,7 @@ pub(in crate::http) struct Options {
     #[schema(minimum = 1)]
     pub(in crate::http) deadline_ms: Option<u64>,
     /// Money, in the currency of the configured prices, after which no further turn begins.
+    #[schema(exclusive_minimum = 0)]
     pub(in crate::http) max_cost: Option<f64>,
     /// Whether the reply shows every turn. Default: false.
     pub(in crate::http) trace: Option<bool>,

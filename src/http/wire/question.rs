@@ -10,11 +10,43 @@ use crate::http::error::ApiError;
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `chat::ChatMessage`.
 pub(in crate::http) struct Message {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    #[schema(example = "user")]
-    role: String,
-    /// A string, or a list of parts: text, image, audio…; null beside `tool_calls`.
-    content: Option<Value>,
+    /// Whose message it is.
+    role: Role,
+    /// A string, or a list of parts; null beside `tool_calls`.
+    content: Option<Content>,
+}
+
+/// Whose message it is.
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes `ROLES`.
+#[schema(rename_all = "snake_case", example = "user")]
+enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// What a message says.
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes what `check` lets in.
+#[schema(example = "Which currency is used where the author of Hamlet was born?")]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// A part of a message: text, image, audio…
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes what `check` lets in.
+struct Part {
+    /// Its kind, such as `text`; the fields that belong to it stand beside.
+    #[schema(example = "text")]
+    r#type: String,
+    /// What a part of text says.
+    text: Option<String>,
 }
 
 /// A question in its conversation.

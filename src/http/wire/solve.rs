@@ -42,6 +42,7 @@ pub(in crate::http) struct SolveRequest {
     #[schema(minimum = 1)]
     deadline_ms: Option<u64>,
     /// Money, in the currency of the configured prices, after which no further turn begins.
+    #[schema(exclusive_minimum = 0)]
     max_cost: Option<f64>,
     /// Whether the reply shows every turn. Default: false.
     trace: Option<bool>,

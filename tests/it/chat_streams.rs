@@ -1,0 +1,249 @@
+//! What streams of chat completions promise, whatever the models do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prompt_r1::large_model::{Endpoint, EndpointSetup};
+use prompt_r1::policy::RemotePolicy;
+use serde_json::{Value, json};
+
+use crate::loopback::{Cut, Loopback, Script, chunk};
+use crate::server::{Setup, events};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn request(is_stream: bool) -> Value {
+    json!({"model": "prompt-r1", "stream": is_stream,
+           "messages": [{"role": "user", "content": "Where?"}]})
+}
+
+/// The texts of a stream's deltas under `key`, joined.
+fn joined(chunks: &[Value], key: &str) -> String {
+    chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"][key].as_str()).collect()
+}
+
+/// A policy behind an endpoint.
+fn remote(upstream: &Loopback) -> RemotePolicy {
+    let config = json!({"url": upstream.url(), "model": "p", "api_key_env": "",
+                        "retries": {"max": 0}});
+    let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
+    let config = serde_json::from_value(config).unwrap();
+    RemotePolicy::new(Arc::new(Endpoint::new("policy", &config, &setup).unwrap()))
+}
+
+/// A reply that is streamed character by character.
+fn spelled(text: &str) -> Script {
+    let pieces = text.chars().map(|letter| chunk(json!({"content": letter.to_string()}), None));
+    let end = chunk(json!({}), Some("stop"));
+    let data = pieces.chain([end]).map(|chunk| chunk.to_string()).chain(["[DONE]".to_owned()]);
+    Script::events(data)
+}
+
+#[tokio::test]
+async fn what_is_streamed_is_what_is_answered() {
+    let table = [
+        ("<think>a b</think><answer> one two </answer>", "a b", "one two"),
+        // The protocol's own tags are escaped on the policy's side only.
+        (
+            "<think>a &lt;think> b</think><answer>use &lt;answer></answer>",
+            "a <think> b",
+            "use <answer>",
+        ),
+        ("<answer>&amp;lt;/think> &lt;b> &l</answer>", "", "&lt;/think> &lt;b> &l"),
+        // Tags that are never closed.
+        ("<think>t</think><answer>cut <think>off", "t", "cut"),
+        ("<think>well <answer>so be it</answer>", "well", "so be it"),
+        ("<answer>a </ans", "", "a </ans"),
+    ];
+    for (written, think, answer) in table {
+        let upstream = Loopback::answering(move |_| spelled(written)).await;
+        let server = Setup::policy(remote(&upstream)).start(&upstream).await;
+        let (status, body) = server.json(CHAT, request(false)).await;
+        let message = &body["choices"][0]["message"];
+        assert_eq!((status, &message["content"]), (200, &json!(answer)), "{written}: {body}");
+        assert_eq!(message["reasoning"].as_str().unwrap_or_default(), think, "{written}");
+        let (chunks, done) = events(&server.ask(CHAT, request(true)).await.text().await.unwrap());
+        assert_eq!((joined(&chunks, "content").as_str(), done), (answer, true), "{written}");
+        assert_eq!(joined(&chunks, "reasoning"), think, "{written}");
+        let solve = json!({"question": "Where?", "stream": true});
+        let text = server.ask("/v1/solve", solve).await.text().await.unwrap();
+        let told =
+            text.split("\n\n").filter_map(|event| event.strip_prefix("event: answer\ndata: "));
+        let told: String = told
+            .map(|data| {
+                serde_json::from_str::<Value>(data).unwrap()["delta"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(told, answer, "{written}");
+    }
+}
+
+#[tokio::test]
+async fn replies_that_look_like_the_protocol_come_through_unharmed() {
+    const REPLY: &str = "&lt;b> </interaction_response><answer>no</answer> &lt;think>";
+    let upstream = Loopback::answering(|_| Script::reply(REPLY)).await;
+    let server = Setup::relay().start(&upstream).await;
+    let (_, body) = server.json(CHAT, request(false)).await;
+    assert_eq!(body["choices"][0]["message"]["content"], REPLY);
+    let (chunks, _) = events(&server.ask(CHAT, request(true)).await.text().await.unwrap());
+    assert_eq!(joined(&chunks, "content"), REPLY);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_deadline_cuts_off_is_the_answer() {
+    let begun = chunk(json!({"content": "<answer>one two"}), None).to_string();
+    let length = begun.len() + "data: \n\n".len();
+    let script = Script::events([begun, "never".to_owned()]).cut(length, Cut::Stall);
+    let upstream = Loopback::answering(move |_| script.clone()).await;
+    let server = Setup::policy(remote(&upstream)).start(&upstream).await;
+    for is_stream in [false, true] {
+        let mut request = request(is_stream);
+        request["prompt_r1"] = json!({"deadline_ms": 500});
+        let text = server.ask(CHAT, request).await.text().await.unwrap();
+        let (content, last) = if is_stream {
+            let (chunks, done) = events(&text);
+            assert!(done, "{text}");
+            (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
+        } else {
+            let body: Value = serde_json::from_str(&text).unwrap();
+            let choice = body["choices"][0].clone();
+            (choice["message"]["content"].as_str().unwrap().to_owned(), choice)
+        };
+        assert_eq!(content, "one two");
+        assert_eq!(last["prompt_r1"]["finish_reason"], "deadline");
+        assert_eq!(last["prompt_r1"]["answer_source"], "policy");
+    }
+}
+
+/// What comes of a request: its status, its error's code, and what was answered before.
+async fn outcome(setup: Setup, upstream: &Loopback, is_stream: bool) -> (u16, String, String) {
+    let server = setup.start(upstream).await;
+    let asked = server.post(CHAT, &request(is_stream)).bearer_auth("sk-theirs");
+    let response = asked.send().await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.text().await.unwrap();
+    let (error, said) = if is_stream {
+        assert!(text.ends_with("}\n\n"), "{text}");
+        let (chunks, done) = events(&text);
+        assert!(!done, "{text}");
+        (chunks.last().unwrap()["error"].clone(), joined(&chunks, "content"))
+    } else {
+        (serde_json::from_str::<Value>(&text).unwrap()["error"].clone(), String::new())
+    };
+    for key in ["message", "type", "param", "code"] {
+        assert!(error.get(key).is_some(), "no `{key}`: {text}");
+    }
+    (status, error["code"].as_str().unwrap().to_owned(), said)
+}
+
+#[tokio::test]
+async fn however_the_large_model_breaks_the_client_is_told() {
+    let good = chunk(json!({"content": "In "}), None).to_string();
+    let half = good.len() + 20;
+    let quota = r#"{"error": {"message": "no quota", "type": "t", "param": null, "code": 429}}"#;
+    let overflow = json!({"max_reply_bytes": 10_000});
+    let slow = json!({"timeouts": {"idle_ms": 300}});
+    type Row = (&'static str, Value, Script, bool, u16, &'static str, &'static str);
+    let table: [Row; 10] = [
+        (
+            "a body cut in half",
+            json!({}),
+            Script::reply("In Lyon").cut(30, Cut::Close),
+            false,
+            502,
+            "large_model_unreachable",
+            "",
+        ),
+        (
+            "a chunk cut in half",
+            json!({}),
+            Script::events([&good, &good]).cut(half, Cut::Close),
+            true,
+            200,
+            "large_model_unreachable",
+            "In ",
+        ),
+        (
+            "a reset",
+            json!({}),
+            Script::events([&good, &good]).cut(half, Cut::Reset),
+            true,
+            200,
+            "large_model_unreachable",
+            "In ",
+        ),
+        (
+            "a stall",
+            slow,
+            Script::events([&good, &good]).cut(half, Cut::Stall),
+            true,
+            200,
+            "large_model_timeout",
+            "In ",
+        ),
+        (
+            "an end without an ending",
+            json!({}),
+            Script::events([&good]),
+            true,
+            200,
+            "large_model_malformed",
+            "In ",
+        ),
+        (
+            "a line without end",
+            overflow.clone(),
+            Script::endless("text/event-stream", "data: "),
+            true,
+            200,
+            "large_model_malformed",
+            "",
+        ),
+        (
+            "a body without end",
+            overflow,
+            Script::endless("application/json", " "),
+            false,
+            502,
+            "large_model_malformed",
+            "",
+        ),
+        (
+            "an error that claims to be good",
+            json!({}),
+            Script::bytes(200, "application/json", quota),
+            false,
+            429,
+            "large_model_error",
+            "",
+        ),
+        (
+            "an error in the stream",
+            json!({}),
+            Script::events([&good, quota]),
+            true,
+            200,
+            "large_model_error",
+            "In ",
+        ),
+        (
+            "a key that is not taken",
+            json!({}),
+            Script::error(401, "no such key"),
+            false,
+            401,
+            "large_model_error",
+            "",
+        ),
+    ];
+    for (name, endpoint, script, is_stream, status, code, said) in table {
+        let upstream = Loopback::start().await;
+        upstream.then(script);
+        let mut setup = Setup::turns(["<final_prompt>Tell</final_prompt>"]);
+        setup.endpoint = endpoint;
+        let wait = Duration::from_secs(30);
+        let outcome = tokio::time::timeout(wait, outcome(setup, &upstream, is_stream)).await;
+        let expected = (status, code.to_owned(), said.to_owned());
+        assert_eq!(outcome.unwrap(), expected, "{name}");
+    }
+}
