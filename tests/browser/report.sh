@@ -3,11 +3,11 @@
 # overflows, nothing is fetched, and nothing that a model or a user wrote is run; in light and dark,
 # wide and narrow.
 #
-#   tests/browser/report.sh [PAGE]...
+#   [SERVER=BINARY] tests/browser/report.sh [PAGE]...
 #
-# Without a page it makes one from the bundled models and questions that would break a careless
-# page, and checks models/report/report.html too where that is there. Installs Chromium where it is
-# missing; fails where that cannot be done.
+# Without a page it makes one, with SERVER or a server that it builds, from the bundled models and
+# questions that would break a careless page, and checks models/report/report.html too where that is
+# there. Installs Chromium where it is missing; fails where that cannot be done.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,8 +20,11 @@ folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 
 if [[ $# -eq 0 ]]; then
-  RUST_LOG=warn cargo run --quiet --locked -- eval --config tests/browser/eval.toml \
-    --output "$folder/made" >/dev/null
+  if [[ -z "${SERVER:-}" ]]; then
+    cargo build --locked --bin server
+    SERVER="${CARGO_TARGET_DIR:-target}/debug/server"
+  fi
+  RUST_LOG=warn "$SERVER" eval --config tests/browser/eval.toml --output "$folder/made" >/dev/null
   set -- "$folder/made/report.html"
   [[ ! -f models/report/report.html ]] || set -- "$@" models/report/report.html
 fi
