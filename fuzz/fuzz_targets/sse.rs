@@ -1,0 +1,28 @@
+//! A stream of events: however its bytes arrive, the same events come of it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../src/large_model/sse.rs"]
+mod sse;
+
+use sse::{NotUtf8, SseDecoder};
+
+fn decode<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> Result<(Vec<String>, Option<String>), NotUtf8> {
+    let mut decoder = SseDecoder::default();
+    let mut events = Vec::new();
+    for piece in pieces {
+        decoder.push(piece);
+        while let Some(event) = decoder.next_event()? {
+            events.push(event);
+        }
+    }
+    Ok((events, decoder.finish()?))
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    let (size, stream) = (usize::from(input.0 % 16) + 1, input.1);
+    assert_eq!(decode(stream.chunks(size)), decode(std::iter::once(stream)));
+});

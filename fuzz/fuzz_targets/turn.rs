@@ -1,0 +1,57 @@
+//! A turn of the policy: however it is cut into pieces, it reads the same; what is reported of it
+//! adds up to what it says; and escaping is undone by unescaping.
+#![no_main]
+#![allow(dead_code)]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../src/protocol/escape.rs"]
+mod escape;
+#[path = "../../src/protocol/parse.rs"]
+mod parse;
+#[path = "../../src/trajectory.rs"]
+mod trajectory;
+
+// As in `protocol`.
+const THINK: &str = "think";
+const PROMPT: &str = "interaction_prompt";
+const FINAL_PROMPT: &str = "final_prompt";
+const RESPONSE: &str = "interaction_response";
+const ANSWER: &str = "answer";
+const TAGS: [&str; 5] = [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER];
+
+use escape::{escape, unescape};
+use parse::{Fragment, TurnParser, parse_turn};
+use trajectory::Action;
+
+fuzz_target!(|input: (u8, &str)| {
+    let (size, text) = (usize::from(input.0 % 16) + 1, input.1);
+    let mut parser = TurnParser::default();
+    let letters: Vec<char> = text.chars().collect();
+    let mut fragments = Vec::new();
+    for piece in letters.chunks(size) {
+        fragments.extend(parser.push(&String::from_iter(piece)));
+    }
+    fragments.extend(parser.close());
+    let (mut think, mut action) = (String::new(), String::new());
+    for fragment in fragments {
+        match fragment {
+            Fragment::Think(part) => think.push_str(&part),
+            Fragment::Prompt(part) | Fragment::FinalPrompt(part) | Fragment::Answer(part) => {
+                action.push_str(&part);
+            }
+        }
+    }
+    let parsed = parser.finish();
+    assert_eq!(parsed, parse_turn(text));
+    assert_eq!(parsed.think.as_deref().unwrap_or_default(), think);
+    let said = match &parsed.action {
+        Action::Prompt(text) | Action::FinalPrompt(text) | Action::Answer(text) => text,
+        Action::Nothing => "",
+    };
+    assert_eq!(said, action);
+
+    let escaped = escape(text);
+    assert_eq!(unescape(&escaped), text);
+    assert_eq!(parse_turn(&escaped).action, Action::Nothing);
+});
