@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use prompt_r1::large_model::{Endpoint, EndpointSetup};
 use prompt_r1::policy::RemotePolicy;
 use serde_json::{Value, json};
@@ -37,6 +38,22 @@ fn spelled(text: &str) -> Script {
     let end = chunk(json!({}), Some("stop"));
     let data = pieces.chain([end]).map(|chunk| chunk.to_string()).chain(["[DONE]".to_owned()]);
     Script::events(data)
+}
+
+#[tokio::test]
+async fn the_first_chunk_comes_before_either_model_says_a_word() {
+    let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+    let server = Setup::policy(remote(&upstream)).start(&upstream).await;
+    let mut pieces = server.ask(CHAT, request(true)).await.bytes_stream();
+    let first = String::from_utf8(pieces.next().await.unwrap().unwrap().to_vec()).unwrap();
+    let (chunks, _) = events(&first);
+    let delta = &chunks[0]["choices"][0]["delta"];
+    assert_eq!((chunks.len(), delta), (1, &json!({"role": "assistant", "content": ""})));
+    // Who leaves is no longer worked for.
+    upstream.wait_for_requests(1).await;
+    drop(pieces);
+    upstream.wait_for_disconnects(1).await;
+    server.wait_for_metric("prompt_r1_client_disconnects_total", 1.0).await;
 }
 
 #[tokio::test]

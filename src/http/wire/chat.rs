@@ -26,8 +26,10 @@ pub(in crate::http) struct ChatRequest {
     /// Whether to send chunks as they are made. Default: false.
     pub(in crate::http) stream: Option<bool>,
     /// What else to stream.
+    #[serde(default, deserialize_with = "super::object")]
     pub(in crate::http) stream_options: Option<StreamOptions>,
     /// How the episode is run, and whether its turns are shown.
+    #[serde(default, deserialize_with = "super::object")]
     pub(in crate::http) prompt_r1: Option<Options>,
     /// Answers to make, each by an episode of its own, from 1 to 16. Default: 1.
     #[schema(minimum = 1, maximum = 16)]
