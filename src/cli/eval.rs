@@ -19,8 +19,9 @@ use crate::eval::rows::Outcome;
 use crate::eval::run::{self, Plan};
 use crate::large_model::{Cached, LargeModel};
 
+use super::Failure;
 use super::assemble::{endpoint_setup, large_models, local_policy, protocol};
-use super::{Failure, logging};
+use super::telemetry::Telemetry;
 
 /// Replies of endpoints that are found again.
 const CACHED_REPLIES: usize = 1_000_000;
@@ -42,7 +43,7 @@ pub struct EvalArgs {
 /// folder as a page, JSON and Markdown.
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is the command's output")]
 pub async fn run(args: EvalArgs) -> Result<(), Failure> {
-    logging::init();
+    Telemetry::start(None)?;
     let mut config = EvalConfig::load(&args.config)?;
     config.limit = args.limit.or(config.limit);
     config.output = args.output.unwrap_or(config.output);
@@ -142,7 +143,7 @@ async fn policy_arm(
 ) -> Result<PolicyArm, Failure> {
     let server = config.server(Some(policy))?;
     let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
-    let (policy, path) = local_policy(&server, engine).await?;
+    let (policy, path) = local_policy(&server.policy, engine).await?;
     let protocol = Arc::new(protocol(&server, Some(&path))?);
     let templates = match &config.templates {
         Some(folder) => fingerprint(folder)?,

@@ -2,6 +2,7 @@
 //! large model replies, until there is an answer.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -24,6 +25,11 @@ mod tests;
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};
 pub use run::run_episode;
+
+/// The target of the spans of an episode, its turns and its calls.
+pub const SPANS: &str = "prompt_r1::spans";
+/// The target of the events that hold what was asked and said.
+pub const CONTENTS: &str = "prompt_r1::contents";
 
 /// What an episode may use up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,6 +113,8 @@ pub struct EpisodeRequest {
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
     pub authorization: Option<SecretString>,
+    /// What the episode has used so far, for whoever must know even when it is cancelled.
+    pub tally: Tally,
 }
 
 impl EpisodeRequest {
@@ -123,6 +131,7 @@ impl EpisodeRequest {
             limits: Limits::default(),
             started: Instant::now(),
             authorization: None,
+            tally: Tally::default(),
         }
     }
 }
@@ -210,6 +219,9 @@ pub struct EpisodeUsage {
     pub large_model: RoleUsage,
 }
 
+/// What an episode has used so far.
+pub type Tally = Arc<Mutex<EpisodeUsage>>;
+
 /// A finished episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Episode {
@@ -279,6 +291,21 @@ pub enum EpisodeErrorKind {
     /// Whoever asked is gone.
     #[error("nobody listens any more")]
     Cancelled,
+}
+
+impl EpisodeErrorKind {
+    /// The kind in one word, for traces.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Policy(_) => "policy",
+            Self::LargeModel(_) => "large_model",
+            Self::Protocol(_) => "protocol",
+            Self::Deadline { .. } => "deadline",
+            Self::Budget { .. } => "budget",
+            Self::Unfit { .. } => "unfit",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 impl From<ProtocolError> for EpisodeErrorKind {

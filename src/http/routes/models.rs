@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::chat::{LOOP, unknown_model};
+use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
@@ -35,9 +36,10 @@ pub(in crate::http) struct ModelList {
     responses((status = 200, description = "All models", body = ModelList)))]
 pub(in crate::http) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: all(&state, &headers).await })
+    Json(ModelList { object: "list", data: all(&state, &caller, &headers).await })
 }
 
 /// One model of the list.
@@ -48,13 +50,15 @@ pub(in crate::http) async fn list(
 pub(in crate::http) async fn get(
     State(state): State<AppState>,
     Path(id): Path<String>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     let own = virtual_models(&state).into_iter().find(|model| model["id"] == id.as_str());
+    let own = own.filter(|_| caller.may_ask(&id));
     if let Some(own) = own {
         return Ok(Json(own));
     }
-    let all = all(&state, &headers).await;
+    let all = all(&state, &caller, &headers).await;
     let model = all.into_iter().find(|model| model["id"] == id.as_str());
     model.map(Json).ok_or_else(|| unknown_model(&id))
 }
@@ -63,27 +67,29 @@ pub(in crate::http) async fn get(
 pub(in crate::http) async fn get_owned(
     state: State<AppState>,
     Path((owner, model)): Path<(String, String)>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    get(state, Path(format!("{owner}/{model}")), headers).await
+    get(state, Path(format!("{owner}/{model}")), caller, headers).await
 }
 
-async fn all(state: &AppState, headers: &HeaderMap) -> Vec<Value> {
+async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Value> {
     let mut models = virtual_models(state);
-    let endpoints = state.large_models.endpoints();
+    let endpoints = state.serving.large_models.endpoints();
     let lists = join_all(endpoints.map(|(name, endpoint)| upstream(name, endpoint, headers))).await;
     for model in lists.into_iter().flatten() {
         if models.iter().all(|known| known["id"] != model["id"]) {
             models.push(model);
         }
     }
+    models.retain(|model| model["id"].as_str().is_some_and(|id| caller.may_ask(id)));
     models
 }
 
 /// The loop's models: on the default large model, and on each by name.
 fn virtual_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
-    let names = state.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
+    let names = state.serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
     std::iter::once(model(LOOP.to_owned())).chain(names).collect()
 }
 
