@@ -3,6 +3,7 @@
 //!
 //! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
 
+pub mod access;
 pub mod chat;
 pub mod cli;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod large_model;
 pub mod model;
 pub mod policy;
 pub mod protocol;
+pub mod record;
 pub mod reward;
 pub mod task;
 pub mod tokenization;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use candle_core::{DType, Device};
 use secrecy::SecretString;
 
-use crate::config::{Config, LocalModelConfig, PolicyEngine};
+use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Engine;
 use crate::engine::mistralrs::MistralRsEngine;
 use crate::engine::native::{NativeConfig, NativeEngine};
@@ -25,13 +25,21 @@ use super::hub;
 /// Everything that takes part in episodes.
 pub struct Assembly {
     /// The small model.
-    pub policy: Arc<dyn Policy>,
+    pub main: Player,
+    /// The one that is tried beside it.
+    pub canary: Option<Player>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
-    /// The framing.
-    pub protocol: Arc<Protocol>,
     /// Things a user should know about what was chosen for them.
     pub notes: Vec<String>,
+}
+
+/// A small model and its framing.
+pub struct Player {
+    /// The model.
+    pub policy: Arc<dyn Policy>,
+    /// The framing.
+    pub protocol: Arc<Protocol>,
 }
 
 /// Loads every model that `config` names.
@@ -41,27 +49,54 @@ pub async fn assemble(
 ) -> anyhow::Result<Assembly> {
     let setup = endpoint_setup(observer);
     let large_models = large_models(config, &setup).await?;
-    let default = config.default_large_model();
     let mut notes = Vec::new();
-    let (policy, folder): (Arc<dyn Policy>, Option<PathBuf>) = match config.policy.engine {
+    if matches!(config.policy.engine, None | Some(PolicyEngine::LargeModel)) {
+        let default = config.default_large_model();
+        notes.push(format!("no policy is configured: the large model `{default}` plays it itself"));
+    }
+    let main = player(config, &config.policy, "policy", &large_models, &setup).await?;
+    let canary = match &config.canary {
+        Some(canary) => {
+            Some(player(config, &canary.policy, "canary", &large_models, &setup).await?)
+        }
+        None => None,
+    };
+    if let Some(canary) =
+        canary.as_ref().filter(|canary| canary.policy.name() == main.policy.name())
+    {
+        let name = canary.policy.name();
+        let reason = format!(
+            "both policies are called `{name}`\nhint: give the second another name by `canary.policy.name`"
+        );
+        return Err(ConfigError::Setting(reason).into());
+    }
+    Ok(Assembly { main, canary, large_models, notes })
+}
+
+/// The policy of `player` in `config`; `endpoint` names its endpoint where it is behind one.
+async fn player(
+    config: &Config,
+    player: &PolicyConfig,
+    endpoint: &str,
+    large_models: &LargeModels,
+    setup: &EndpointSetup<'_>,
+) -> anyhow::Result<Player> {
+    let (policy, folder): (Arc<dyn Policy>, Option<PathBuf>) = match player.engine {
         Some(PolicyEngine::Remote) => {
-            let remote = config.policy.remote.as_ref().context("`policy.remote` is missing")?;
-            (Arc::new(RemotePolicy::new(Arc::new(Endpoint::new("policy", remote, &setup)?))), None)
+            let remote = player.remote.as_ref().context("the policy's `remote` is missing")?;
+            let name = player.name.as_deref().unwrap_or(endpoint);
+            (Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))), None)
         }
         None | Some(PolicyEngine::LargeModel) => {
-            let model = large_models.get(default)?;
-            notes.push(format!(
-                "no policy is configured: the large model `{default}` plays it itself"
-            ));
+            let model = large_models.get(config.default_large_model())?;
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }
         Some(engine @ (PolicyEngine::MistralRs | PolicyEngine::Native)) => {
-            let (policy, folder) = local_policy(config, engine).await?;
+            let (policy, folder) = local_policy(player, engine).await?;
             (policy, Some(folder))
         }
     };
-    let protocol = Arc::new(protocol(config, folder.as_deref())?);
-    Ok(Assembly { policy, large_models, protocol, notes })
+    Ok(Player { policy, protocol: Arc::new(protocol(config, folder.as_deref())?) })
 }
 
 /// What endpoints need beside their configuration.
@@ -85,10 +120,10 @@ pub async fn large_models(
 
 /// The policy of `config` on an engine of this process, and where its model is.
 pub async fn local_policy(
-    config: &Config,
+    config: &PolicyConfig,
     engine: PolicyEngine,
 ) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
-    let named = config.policy.model.as_deref().context("`policy.model` is missing")?;
+    let named = config.model.as_deref().context("the policy's `model` is missing")?;
     let path = hub::resolve(named).await?;
     Ok((token_policy(config, engine, named, &path).await?, path))
 }
@@ -101,19 +136,19 @@ pub fn protocol(config: &Config, folder: Option<&Path>) -> anyhow::Result<Protoc
 }
 
 async fn token_policy(
-    config: &Config,
+    config: &PolicyConfig,
     engine: PolicyEngine,
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
     let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
     let engine: Arc<dyn Engine> = match engine {
-        PolicyEngine::Native => native(path, &config.policy.native).await?,
-        _ => Arc::new(MistralRsEngine::load(path, &config.policy.mistralrs).await?),
+        PolicyEngine::Native => native(path, &config.native).await?,
+        _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
     };
     let text = TextSide::load(folder)?;
     text.check_turns()?;
-    let name = config.policy.name.clone().unwrap_or_else(|| {
+    let name = config.name.clone().unwrap_or_else(|| {
         named.trim_end_matches('/').rsplit('/').next().unwrap_or(named).to_owned()
     });
     Ok(Arc::new(TokenPolicy::new(name, engine, Arc::new(text), true)))

@@ -12,7 +12,8 @@ use crate::eval::report::{self, ReportInput};
 use crate::eval::rows::Outcome;
 use crate::eval::run::{self, Plan};
 
-use super::{Failure, logging};
+use super::Failure;
+use super::telemetry::Telemetry;
 
 mod bar;
 mod fingerprint;
@@ -38,7 +39,7 @@ pub struct EvalArgs {
 /// folder as a page, JSON and Markdown.
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is the command's output")]
 pub async fn run(args: EvalArgs) -> Result<(), Failure> {
-    logging::init();
+    Telemetry::start(None)?;
     let mut config = EvalConfig::load(&args.config)?;
     config.limit = args.limit.or(config.limit);
     config.output = args.output.unwrap_or(config.output);

@@ -31,7 +31,14 @@ macro_rules! failure_from {
     )+};
 }
 
-failure_from!(ConfigError, crate::eval::EvalError, crate::train::error::TrainError, std::io::Error);
+failure_from!(
+    ConfigError,
+    crate::access::StoreError,
+    crate::http::TlsError,
+    crate::eval::EvalError,
+    crate::train::error::TrainError,
+    std::io::Error
+);
 
 /// Says on standard error what went wrong, and gives the exit status.
 #[allow(clippy::print_stderr, reason = "this is the one place that reports a command's failure")]

@@ -8,9 +8,12 @@ mod eval;
 mod exit;
 mod health;
 mod hub;
-mod logging;
+mod keys;
+mod pid_file;
+mod reload;
 mod serve;
 mod solve;
+mod telemetry;
 mod train;
 
 pub use exit::{Failure, report};
@@ -30,6 +33,10 @@ pub struct Cli {
 enum Command {
     /// Serve the loop over HTTP
     Serve(serve::ServeArgs),
+    /// Have a running server read its configuration again
+    Reload(reload::ReloadArgs),
+    /// Make, list and revoke the keys of callers
+    Keys(keys::KeysArgs),
     /// Answer one question, and show how
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
@@ -49,6 +56,8 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serving(serve::run(args)),
+            Command::Reload(args) => serving(reload::run(args)),
+            Command::Keys(args) => serving(keys::run(args)),
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
             Command::Eval(args) => serving(eval::run(args)),

@@ -4,17 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::config::{Config, ConfigError, Overrides};
+use crate::access::Access;
+use crate::config::{Config, ConfigError, Overrides, PolicyConfig};
 use crate::engine::Sampling;
-use crate::http::{self, App, AppState, Metrics};
+use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
+use crate::record::Recorder;
 
-use super::assemble::assemble;
-use super::{Failure, logging};
+use super::assemble::{Assembly, Player, assemble};
+use super::pid_file::PidFile;
+use super::telemetry::Telemetry;
+use super::{Failure, keys};
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -40,24 +46,29 @@ impl ServeArgs {
 
 /// Carries `server serve` out.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
-    logging::init();
+    // Before anything takes long: until then the signal ends the process.
+    let hangups = Hangups::new()?;
     let config = args.load()?;
+    let telemetry = Telemetry::start(config.telemetry.as_ref())?;
+    let result = serve(args, config, hangups).await;
+    telemetry.finish().await;
+    result
+}
+
+async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), Failure> {
+    let access = Arc::new(Access::open(&config.access, &keys::variable).await?);
+    let is_closed = access.is_closed().await.map_err(anyhow::Error::from)?;
+    if !is_closed {
+        check_open(&config).await?;
+    }
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let metrics = Arc::new(Metrics::default());
     let assembly = assemble(&config, metrics.clone()).await?;
-    let sampling = &config.policy.sampling;
     let app = App {
-        policy: assembly.policy,
-        large_models: assembly.large_models,
-        protocol: assembly.protocol,
-        limits: config.episode.clone(),
-        sampling: Sampling {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            seed: 0,
-        },
         server: config.server.clone(),
-        metrics,
+        access: Some(access.clone()),
+        recorder: recorder(&config)?,
+        metrics: metrics.clone(),
         clock: Arc::new(SystemTime::now),
         // Ids in the order of time make logs and stores easier to search.
         ids: Arc::new(Uuid::now_v7),
@@ -72,26 +83,180 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     for note in &assembly.notes {
         tracing::info!("{note}");
     }
-    say(&config, &app, address);
-    let router = http::router(AppState::new(app));
-    http::serve(listener, router, stop_signal(), config.server.grace()).await?;
+    let pid_file = config.server.pid_file.as_deref().map(PidFile::hold).transpose()?;
+    say(&config, &assembly, address);
+    let handle = AppHandle::new(app, serving(&config, assembly));
+    let router = http::router(handle.clone());
+    // On a task of its own: loading models must not hold up connections.
+    let (server, certificate) = (config.server.clone(), tls.clone());
+    let serving = tokio::spawn(async move {
+        http::serve(listener, router, &server, certificate, stop_signal()).await
+    });
+    let reloads = Reloads { args, config, handle, access, tls, metrics, pid_file };
+    tokio::select! {
+        served = AbortOnDropHandle::new(serving) => served.map_err(anyhow::Error::from)??,
+        () = reloads.on(hangups) => {}
+    }
     Ok(())
 }
 
+/// Without keys anyone may ask who can connect: that must be nobody but this machine, unless it is
+/// wanted.
+async fn check_open(config: &Config) -> Result<(), Failure> {
+    let listen = config.server.listen.as_str();
+    let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| {
+        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}"))
+    })?;
+    if addresses.all(|address| address.ip().is_loopback()) {
+        tracing::info!("there are no keys: anyone on this machine may ask, and nobody else");
+    } else if config.access.allow_no_keys {
+        tracing::warn!("there are no keys: anyone who can connect may ask");
+    } else {
+        return Err(ConfigError::Setting(format!(
+            "there are no keys, and `{listen}` is open to other machines\nhint: make a key with `server keys create`, listen on 127.0.0.1, or set `access.allow_no_keys`"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+fn recorder(config: &Config) -> anyhow::Result<Option<Recorder>> {
+    let Some(config) = &config.record else { return Ok(None) };
+    let recorder = Recorder::start(config);
+    let recorder = recorder
+        .with_context(|| format!("cannot write episodes down in `{}`", config.folder.display()))?;
+    Ok(Some(recorder))
+}
+
+/// What answers requests by `config`.
+fn serving(config: &Config, assembly: Assembly) -> Serving {
+    let served = |player: Player, config: &PolicyConfig| {
+        let sampling = &config.sampling;
+        let sampling = Sampling {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k,
+            seed: 0,
+        };
+        Arc::new(Served { policy: player.policy, protocol: player.protocol, sampling })
+    };
+    let canary = assembly.canary.zip(config.canary.as_ref());
+    Serving {
+        main: served(assembly.main, &config.policy),
+        canary: canary.map(|(player, canary)| Canary {
+            share: canary.share,
+            served: served(player, &canary.policy),
+        }),
+        large_models: assembly.large_models,
+        limits: config.episode.clone(),
+    }
+}
+
+/// Reads the configuration again whenever it is asked to.
+struct Reloads {
+    args: ServeArgs,
+    /// What serves now.
+    config: Config,
+    handle: AppHandle,
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+    metrics: Arc<Metrics>,
+    pid_file: Option<PidFile>,
+}
+
+impl Reloads {
+    /// Never returns.
+    async fn on(mut self, mut hangups: Hangups) {
+        loop {
+            hangups.next().await;
+            let result = self.reload().await;
+            self.metrics.reload(result.is_ok());
+            let error = match &result {
+                Ok(()) => {
+                    tracing::info!("the new configuration serves");
+                    None
+                }
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    tracing::error!(reason, "cannot reload; the old configuration goes on");
+                    Some(reason)
+                }
+            };
+            if let Some(Err(error)) = self.pid_file.as_mut().map(|file| file.reloaded(error)) {
+                tracing::warn!(%error, "cannot write down what became of the reload");
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        tracing::info!("reading the configuration again");
+        let config = self.args.load()?;
+        let assembly =
+            assemble(&config, self.metrics.clone()).await.context("cannot load the models")?;
+        self.access.look().await.context("cannot look for keys")?;
+        if let Some((tls, files)) = self.tls.as_ref().zip(config.tls.as_ref()) {
+            tls.reload(files)?;
+        }
+        if config.tls.is_some() != self.config.tls.is_some() {
+            tracing::warn!("turning TLS on or off needs a restart");
+        }
+        let (new, old) = (&config, &self.config);
+        let is_fixed = new.server == old.server
+            && new.access == old.access
+            && new.telemetry == old.telemetry
+            && new.record == old.record;
+        if !is_fixed {
+            tracing::warn!(
+                "changes of the tables `server`, `access`, `telemetry` and `record` need a restart"
+            );
+        }
+        for note in &assembly.notes {
+            tracing::info!("{note}");
+        }
+        self.handle.replace(serving(&config, assembly));
+        self.config = config;
+        Ok(())
+    }
+}
+
 #[allow(clippy::print_stderr, reason = "what to try next is for the person who started this")]
-fn say(config: &Config, app: &App, address: std::net::SocketAddr) {
+fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
     let question = if config.local_models.contains_key(crate::config::BUNDLED) {
         super::EXAMPLE_QUESTION
     } else {
         "Which planet has the most moons, and how many?"
     };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     // The question stands in JSON inside single quotes.
     let question = question.replace('\'', "\\u0027");
     eprintln!(
-        "policy `{}`, large model `{}`, listening on http://{address}\n\ntry it:\n  curl -s http://{address}/v1/solve -H 'content-type: application/json' -d '{{\"question\": \"{question}\", \"trace\": true}}'\n",
-        app.policy.name(),
+        "policy `{}`, large model `{}`, listening on {scheme}://{address}\n\ntry it:\n  curl -s {scheme}://{address}/v1/solve -H 'content-type: application/json' -d '{{\"question\": \"{question}\", \"trace\": true}}'\n",
+        assembly.main.policy.name(),
         config.default_large_model(),
     );
+}
+
+/// SIGHUPs, where the system has them.
+struct Hangups {
+    #[cfg(unix)]
+    signals: signal::unix::Signal,
+}
+
+impl Hangups {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            signals: signal::unix::signal(signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signals.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 /// Ends when the process is asked to stop.

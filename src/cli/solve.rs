@@ -11,8 +11,9 @@ use crate::engine::Sampling;
 use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
 use std::sync::Arc;
 
+use super::Failure;
 use super::assemble::{Assembly, assemble};
-use super::{Failure, logging};
+use super::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
 pub struct SolveArgs {
@@ -33,7 +34,7 @@ pub struct SolveArgs {
 
 /// Carries `server solve` out.
 pub async fn run(args: SolveArgs) -> Result<(), Failure> {
-    logging::init();
+    Telemetry::start(None)?;
     let config = Config::load(args.config.as_deref(), &args.overrides)?;
     let question = if args.question == "-" {
         std::io::read_to_string(std::io::stdin())?
@@ -77,9 +78,9 @@ async fn solve(
     events: Option<mpsc::Sender<EpisodeEvent>>,
 ) -> anyhow::Result<Episode> {
     let participants = Participants {
-        policy: &*assembly.policy,
+        policy: &*assembly.main.policy,
         large_model: &**assembly.large_models.get(config.default_large_model())?,
-        protocol: &assembly.protocol,
+        protocol: &assembly.main.protocol,
     };
     let episode = match events {
         Some(mut events) => run_episode(participants, request, &mut events).await,

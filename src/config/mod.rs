@@ -5,19 +5,23 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessConfig;
 use crate::engine::mistralrs::MistralRsConfig;
 use crate::engine::native::NativeConfig;
 use crate::episode::Limits;
-use crate::http::ServerConfig;
+use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
+use crate::record::RecordConfig;
 
 mod eval;
 mod overrides;
 mod parse;
+mod telemetry;
 
 pub use eval::EvalConfig;
 pub use overrides::Overrides;
 pub use parse::{ConfigError, read_toml};
+pub use telemetry::TelemetryConfig;
 
 /// Everything `serve` and `solve` can be told. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,8 +33,22 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// The HTTP server.
     pub server: ServerConfig,
+    /// TLS for callers. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Keys and limits of callers.
+    pub access: AccessConfig,
+    /// Traces for OpenTelemetry. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<TelemetryConfig>,
+    /// Episodes to be written down. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordConfig>,
     /// The small model.
     pub policy: PolicyConfig,
+    /// A second small model, for a share of the traffic. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryConfig>,
     /// Large models behind OpenAI-compatible endpoints, by name.
     pub large_models: BTreeMap<String, LargeModelConfig>,
     /// Large models that run in this process, by name.
@@ -50,7 +68,12 @@ impl Default for Config {
             schema_version: 1,
             models_dir: "models".into(),
             server: ServerConfig::default(),
+            tls: None,
+            access: AccessConfig::default(),
+            telemetry: None,
+            record: None,
             policy: PolicyConfig::default(),
+            canary: None,
             large_models: BTreeMap::new(),
             local_models: BTreeMap::new(),
             default_large_model: None,
@@ -97,6 +120,16 @@ pub struct PolicyConfig {
     pub native: NativeConfig,
     /// The endpoint of the engine `remote`.
     pub remote: Option<LargeModelConfig>,
+}
+
+/// A policy that is tried beside the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryConfig {
+    /// The share of the requests that name no policy, from 0 to 1.
+    pub share: f64,
+    /// The policy; its `model` or `remote` must be set, and its name be another than the first's.
+    pub policy: PolicyConfig,
 }
 
 /// How the policy samples unless a request says otherwise.
@@ -161,11 +194,10 @@ impl Config {
             policy.model = Some(self.models_dir.join("policy").display().to_string());
             policy.name.get_or_insert_with(|| "prompt-r1-atlas".into());
         }
-        policy.engine.get_or_insert(match (&policy.remote, &policy.model) {
-            (Some(_), None) => PolicyEngine::Remote,
-            (None, None) => PolicyEngine::LargeModel,
-            (_, Some(_)) => PolicyEngine::MistralRs,
-        });
+        policy.complete();
+        if let Some(canary) = &mut self.canary {
+            canary.policy.complete();
+        }
     }
 
     /// The default large model's name.
@@ -190,17 +222,15 @@ impl Config {
         for (name, model) in &self.large_models {
             model.validate(name).map_err(|error| ConfigError::Setting(error.to_string()))?;
         }
-        if let Some(remote) = &self.policy.remote {
-            remote.validate("policy").map_err(|error| ConfigError::Setting(error.to_string()))?;
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.check()?;
         }
-        match (self.policy.engine, &self.policy.model, &self.policy.remote) {
-            (Some(PolicyEngine::MistralRs | PolicyEngine::Native), None, _) => {
-                return wrong("`policy.engine` runs a model here, but `policy.model` names none\nhint: set `policy.model` to a folder, a `.gguf` file or a Hugging Face id".into());
+        self.policy.check("policy")?;
+        if let Some(canary) = &self.canary {
+            if !(0.0..=1.0).contains(&canary.share) {
+                return wrong(format!("`canary.share` = {} is not between 0 and 1", canary.share));
             }
-            (Some(PolicyEngine::Remote), _, None) => {
-                return wrong("`policy.engine` is `remote`, but there is no table `[policy.remote]`\nhint: give it `url` and `model`".into());
-            }
-            _ => {}
+            canary.policy.check("canary.policy")?;
         }
         let limits = &self.episode;
         for (key, value) in [
@@ -213,12 +243,47 @@ impl Config {
                 return wrong(format!("`episode.{key}` must be at least 1"));
             }
         }
-        let sampling = &self.policy.sampling;
+        Ok(())
+    }
+}
+
+impl PolicyConfig {
+    /// Fills in what follows from the rest.
+    fn complete(&mut self) {
+        self.engine.get_or_insert(match (&self.remote, &self.model) {
+            (Some(_), None) => PolicyEngine::Remote,
+            (None, None) => PolicyEngine::LargeModel,
+            (_, Some(_)) => PolicyEngine::MistralRs,
+        });
+    }
+
+    /// `table` is where it stands, for errors.
+    fn check(&self, table: &str) -> Result<(), ConfigError> {
+        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        if let Some(remote) = &self.remote {
+            remote.validate(table).map_err(|error| ConfigError::Setting(error.to_string()))?;
+        }
+        match (self.engine, &self.model, &self.remote) {
+            (Some(PolicyEngine::MistralRs | PolicyEngine::Native), None, _) => {
+                return wrong(format!(
+                    "`{table}.engine` runs a model here, but `{table}.model` names none\nhint: set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
+                ));
+            }
+            (Some(PolicyEngine::Remote), _, None) => {
+                return wrong(format!(
+                    "`{table}.engine` is `remote`, but there is no table `[{table}.remote]`\nhint: give it `url` and `model`"
+                ));
+            }
+            _ => {}
+        }
+        let sampling = &self.sampling;
         let in_range = (0.0..=5.0).contains(&sampling.temperature)
             && sampling.top_p > 0.0
             && sampling.top_p <= 1.0;
         if !in_range {
-            return wrong("`policy.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1".into());
+            return wrong(format!(
+                "`{table}.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1"
+            ));
         }
         Ok(())
     }

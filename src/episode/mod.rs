@@ -2,6 +2,7 @@
 //! large model replies, until there is an answer.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -25,6 +26,11 @@ mod watch;
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};
 pub use run::run_episode;
+
+/// The target of the spans of an episode, its turns and its calls.
+pub const SPANS: &str = "prompt_r1::spans";
+/// The target of the events that hold what was asked and said.
+pub const CONTENTS: &str = "prompt_r1::contents";
 
 /// What an episode may use up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,6 +114,8 @@ pub struct EpisodeRequest {
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
     pub authorization: Option<SecretString>,
+    /// What the episode has used so far, for whoever must know even when it is cancelled.
+    pub tally: Tally,
 }
 
 impl EpisodeRequest {
@@ -124,6 +132,7 @@ impl EpisodeRequest {
             limits: Limits::default(),
             started: Instant::now(),
             authorization: None,
+            tally: Tally::default(),
         }
     }
 }
@@ -225,6 +234,8 @@ impl std::ops::AddAssign for EpisodeUsage {
         self.large_model += other.large_model;
     }
 }
+/// What an episode has used so far.
+pub type Tally = Arc<Mutex<EpisodeUsage>>;
 
 /// A finished episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -295,6 +306,21 @@ pub enum EpisodeErrorKind {
     /// Whoever asked is gone.
     #[error("nobody listens any more")]
     Cancelled,
+}
+
+impl EpisodeErrorKind {
+    /// The kind in one word, for traces.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Policy(_) => "policy",
+            Self::LargeModel(_) => "large_model",
+            Self::Protocol(_) => "protocol",
+            Self::Deadline { .. } => "deadline",
+            Self::Budget { .. } => "budget",
+            Self::Unfit { .. } => "unfit",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 impl From<ProtocolError> for EpisodeErrorKind {

@@ -1,22 +1,24 @@
 //! The loop itself.
 
 use std::ops::ControlFlow;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
+use tracing::{Instrument, Span, field};
 
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
 use crate::protocol::Opening;
-use crate::trajectory::{Action, Observation, Turn, TurnFinish};
+use crate::trajectory::{Action, Observation, TokenUsage, Turn, TurnFinish};
 
 use super::watch::Watch;
 use super::{
-    AnswerSource, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
-    EpisodeUsage, EventSink, FinishReason, Participants, Replies,
+    AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
+    EpisodeUsage, EventSink, FinishReason, Participants, Replies, SPANS,
 };
 
 /// Runs one episode to its end. Dropping the future cancels both models at once.
@@ -40,7 +42,30 @@ pub async fn run_episode(
         replies: Replies::new(),
         waited: Duration::ZERO,
     };
-    run.episode().await.map_err(|kind| EpisodeError { kind, usage: run.usage })
+    // Names as OpenTelemetry has them for generative models.
+    let span = tracing::info_span!(
+        target: SPANS,
+        "episode",
+        otel.name = "invoke_agent prompt-r1",
+        gen_ai.operation.name = "invoke_agent",
+        gen_ai.agent.name = participants.policy.name(),
+        finish_reason = field::Empty,
+        turns = field::Empty,
+        otel.status_code = field::Empty,
+        error.r#type = field::Empty,
+    );
+    let result = run.episode().instrument(span.clone()).await;
+    match &result {
+        Ok(episode) => {
+            span.record("finish_reason", episode.finish_reason.as_str());
+            span.record("turns", episode.trajectory.turns.len());
+        }
+        Err(kind) => {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", kind.label());
+        }
+    }
+    result.map_err(|kind| EpisodeError { kind, usage: run.usage })
 }
 
 /// How the loop over turns ended.
@@ -150,7 +175,8 @@ impl Run<'_> {
                 return Ok(Ending::Without(FinishReason::Budget));
             }
             self.events.emit(EpisodeEvent::Turn(index)).await?;
-            match self.turn(session, room).await? {
+            let span = tracing::info_span!(target: SPANS, "turn", index);
+            match self.turn(session, room).instrument(span).await? {
                 ControlFlow::Break(ending) => return Ok(ending),
                 ControlFlow::Continue(()) => {}
             }
@@ -165,12 +191,26 @@ impl Run<'_> {
         let begun = Instant::now();
         let drafts = self.request.form.by_large_model;
         let mut sink = Watch::new(&mut *self.events, drafts);
-        let written = timeout_at(self.deadline.into(), session.turn(room, &mut sink)).await;
+        let span = tracing::info_span!(
+            target: SPANS,
+            "policy",
+            otel.name = format_args!("chat {}", self.participants.policy.name()),
+            gen_ai.operation.name = "chat",
+            gen_ai.request.model = self.participants.policy.name(),
+            gen_ai.usage.input_tokens = field::Empty,
+            gen_ai.usage.output_tokens = field::Empty,
+        );
+        let writing = session.turn(room, &mut sink).instrument(span.clone());
+        let written = timeout_at(self.deadline.into(), writing).await;
+        if let Ok(Ok(written)) = &written {
+            record_usage(&span, written.usage);
+        }
         self.waited += begun.elapsed();
         if matches!(written, Ok(Ok(_)) | Err(_)) {
             sink.close().await?;
         }
         let (text, parsed) = sink.finish();
+        span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
         let WrittenTurn { finish, usage } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
@@ -192,6 +232,7 @@ impl Run<'_> {
         self.usage.policy.calls += 1;
         self.usage.policy.tokens += usage;
         self.usage.policy.cost += self.participants.policy.prices().cost(usage);
+        self.tally();
         self.turns.push(Turn {
             text,
             think: parsed.think,
@@ -291,12 +332,43 @@ impl Run<'_> {
         is_answer: bool,
     ) -> Result<Reply, EpisodeErrorKind> {
         let begun = Instant::now();
-        let result = self.reply_to(messages, is_answer).await;
+        let model = self.participants.large_model.name();
+        let span = tracing::info_span!(
+            target: SPANS,
+            "large_model",
+            otel.name = format_args!("chat {model}"),
+            otel.kind = "client",
+            gen_ai.operation.name = "chat",
+            gen_ai.request.model = model,
+            gen_ai.response.finish_reasons = field::Empty,
+            gen_ai.usage.input_tokens = field::Empty,
+            gen_ai.usage.output_tokens = field::Empty,
+            otel.status_code = field::Empty,
+            error.r#type = field::Empty,
+        );
+        span.in_scope(|| {
+            let last = messages.last();
+            tracing::info!(target: CONTENTS, prompt = last.map(ChatMessage::as_text), "asked");
+        });
+        let result = self.reply_to(messages, is_answer).instrument(span.clone()).await;
+        match &result {
+            Ok(reply) => {
+                record_usage(&span, reply.usage);
+                span.record("gen_ai.response.finish_reasons", reply.finish_reason.as_str());
+                let text = || reply.message.as_text();
+                span.in_scope(|| tracing::info!(target: CONTENTS, reply = text(), "replied"));
+            }
+            Err(kind) => {
+                span.record("otel.status_code", "ERROR");
+                span.record("error.type", kind.label());
+            }
+        }
         self.waited += begun.elapsed();
         let reply = result?;
         self.usage.large_model.calls += 1;
         self.usage.large_model.tokens += reply.usage;
         self.usage.large_model.cost += reply.cost;
+        self.tally();
         Ok(reply)
     }
 
@@ -449,10 +521,19 @@ impl Run<'_> {
         }
     }
 
+    fn tally(&self) {
+        *self.request.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage;
+    }
+
     fn is_over_budget(&self) -> bool {
         let spent = self.usage.policy.cost + self.usage.large_model.cost;
         self.request.limits.max_cost.is_some_and(|max_cost| spent >= max_cost)
     }
+}
+
+fn record_usage(span: &Span, usage: TokenUsage) {
+    span.record("gen_ai.usage.input_tokens", usage.prompt_tokens);
+    span.record("gen_ai.usage.output_tokens", usage.completion_tokens);
 }
 
 /// A user's message of text, with what is no text before it.

@@ -7,19 +7,20 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use super::state::AppState;
+use super::state::AppHandle;
 
 /// A whole body.
 pub(super) struct RawBody(pub(super) Bytes);
 
-impl FromRequest<AppState> for RawBody {
+impl FromRequest<AppHandle> for RawBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let limit = state.server.body_timeout();
-        match tokio::time::timeout(limit, Bytes::from_request(request, state)).await {
+    async fn from_request(request: Request, handle: &AppHandle) -> Result<Self, ApiError> {
+        let server = &handle.state().server;
+        let limit = server.body_timeout();
+        match tokio::time::timeout(limit, Bytes::from_request(request, handle)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) => Err(unread(&rejection, state.server.body_limit_bytes)),
+            Ok(Err(rejection)) => Err(unread(&rejection, server.body_limit_bytes)),
             Err(_) => {
                 let message = format!("the body did not arrive within {} s", limit.as_secs());
                 Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::wire::{ErrorBody, ErrorObject};
+use crate::access::{Denied, Refusal};
 use crate::engine::EngineError;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::large_model::{LargeModelError, UnknownModel};
@@ -19,7 +20,7 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) object: ErrorObject,
     retry_after: Option<Duration>,
-    /// Whether money was spent: clients that try again on their own would spend it twice.
+    /// Whether clients must not try again on their own: money was spent, and would be twice.
     is_spent: bool,
 }
 
@@ -129,6 +130,31 @@ impl ApiError {
         }
     }
 
+    /// The failure of a caller to show who it is.
+    pub(super) fn of_denied(denied: &Denied) -> Self {
+        let (status, code) = match denied {
+            Denied::Missing => (StatusCode::UNAUTHORIZED, "missing_api_key"),
+            Denied::Unknown => (StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
+        };
+        let wait = matches!(denied, Denied::Unavailable).then_some(Duration::from_secs(1));
+        Self::new(status, code, denied.to_string()).retry_after(wait)
+    }
+
+    /// A limit that the caller's key has reached.
+    pub(super) fn of_refusal(refusal: &Refusal) -> Self {
+        let (code, wait) = match refusal {
+            Refusal::Requests { retry_after, .. } | Refusal::Tokens { retry_after, .. } => {
+                ("rate_limit_exceeded", *retry_after)
+            }
+            Refusal::Budget { retry_after, .. } => ("insufficient_quota", *retry_after),
+        };
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, refusal.to_string());
+        // Clients would try again within seconds, whatever they are told of tomorrow.
+        Self { is_spent: matches!(refusal, Refusal::Budget { .. }), ..error }
+            .retry_after(Some(wait))
+    }
+
     fn of_engine(error: &EngineError) -> Self {
         match error {
             EngineError::PromptTooLong { tokens, context } => {
@@ -210,6 +236,9 @@ impl IntoResponse for ApiError {
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_millis().div_ceil(1000).max(1) as u64;
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.is_spent {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

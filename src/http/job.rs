@@ -7,20 +7,28 @@ use async_trait::async_trait;
 use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
+use super::caller::Caller;
 use super::error::ApiError;
+use super::serving::Served;
 use super::state::AppState;
 use crate::episode::{
     Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink, Participants,
     run_episode,
 };
 use crate::large_model::LargeModel;
+use crate::record::Record;
 
 /// An episode that can be run.
 pub(super) struct Job {
     pub(super) state: AppState,
+    pub(super) served: Arc<Served>,
     pub(super) model: Arc<dyn LargeModel>,
     pub(super) request: EpisodeRequest,
+    pub(super) caller: Caller,
+    /// The id of the reply.
+    pub(super) id: String,
     /// The route, for metrics.
     pub(super) route: &'static str,
 }
@@ -41,16 +49,35 @@ impl Job {
     /// Runs the episode. Dropping the future cancels both models.
     pub(super) async fn run(&self, events: &mut dyn EventSink) -> Result<Episode, ApiError> {
         let participants = Participants {
-            policy: &*self.state.policy,
+            policy: &*self.served.policy,
             large_model: &*self.model,
-            protocol: &self.state.protocol,
+            protocol: &self.served.protocol,
         };
+        let bill = self.caller.bill(&self.request.tally);
         let result = run_episode(participants, &self.request, events).await;
-        self.state.metrics.episode(&result);
+        bill.settle().await;
+        self.state.metrics.episode(self.served.policy.name(), &result);
+        if let (Ok(episode), Some(recorder)) = (&result, &self.state.recorder) {
+            recorder.offer(self.record(episode));
+        }
         if let Ok(episode) = &result {
             self.state.metrics.overhead(self.route, self.overhead(episode));
         }
         result.map_err(|error| self.failure(&error))
+    }
+
+    fn record(&self, episode: &Episode) -> Record {
+        let request = &self.request;
+        Record {
+            id: self.id.clone(),
+            created: self.state.created(),
+            policy: self.served.policy.name().to_owned(),
+            large_model: self.model.name().to_owned(),
+            question: request.question.clone(),
+            conversation: request.conversation.clone(),
+            sampling: request.sampling,
+            episode: Episode { reply: None, ..episode.clone() },
+        }
     }
 
     /// The time so far that neither model took.
@@ -64,20 +91,23 @@ impl Job {
         // As much as one burst of an endpoint brings; a client that does not read stops the
         // episode there until its deadline.
         let (sender, news) = mpsc::channel(64);
-        let task = tokio::spawn(async move {
+        let span = tracing::Span::current();
+        let run = async move {
             let until = self.request.started + self.request.limits.deadline();
             let mut teller = Teller { news: sender, until };
             let result = self.run(&mut teller).await;
             drop(permit);
             // The receiver is gone, or has given up reading: then nobody is left to tell.
             let _ = teller.tell(News::Done(Box::new(result))).await;
-        });
+        };
+        let task = tokio::spawn(run.instrument(span));
         Live { news, _task: AbortOnDropHandle::new(task) }
     }
 
     fn failure(&self, error: &EpisodeError) -> ApiError {
         let has_key = self
             .state
+            .serving
             .large_models
             .endpoints()
             .any(|(name, endpoint)| name == self.model.name() && endpoint.has_key());

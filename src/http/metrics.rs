@@ -1,5 +1,6 @@
 //! What is counted, for Prometheus. Labels are bounded, and every series is there from the start.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,8 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::episode::{Episode, EpisodeError, EpisodeUsage, FinishReason, RoleUsage};
+use crate::episode::{Episode, EpisodeError, FinishReason, RoleUsage};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
+use crate::record::RecordCounts;
 
 /// The routes by which requests are told apart; all others are `other`.
 pub(super) const ROUTES: [&str; 7] = [
@@ -23,9 +25,10 @@ pub(super) const ROUTES: [&str; 7] = [
     "/v1/models",
     "other",
 ];
-const STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 408, 413, 429, 500, 502, 503, 504];
+const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
 /// Neither answered nor capped.
 const FAILED: &str = "error";
+const RELOADED: &str = "success";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRoute {
@@ -48,11 +51,23 @@ struct ByOutcome {
 struct ByRole {
     role: &'static str,
     kind: &'static str,
+    policy: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     finish_reason: &'static str,
+    policy: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPolicy {
+    policy: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,9 +86,11 @@ pub struct Metrics {
     first_tokens: Histograms,
     attempts: Family<ByOutcome, Counter>,
     tokens: Family<ByRole, Counter>,
-    turns: Histogram,
+    turns: Family<ByPolicy, Histogram, fn() -> Histogram>,
     episodes: Family<ByReason, Counter>,
     disconnects: Counter,
+    reloads: Family<ByResult, Counter>,
+    records: Family<ByResult, Counter>,
 }
 
 fn seconds() -> Histogram {
@@ -86,6 +103,10 @@ fn overhead_seconds() -> Histogram {
     Histogram::new([50e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25])
 }
 
+fn turns() -> Histogram {
+    Histogram::new((1..=10).map(f64::from))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -96,9 +117,11 @@ impl Default for Metrics {
             first_tokens: Family::new_with_constructor(seconds),
             attempts: Family::default(),
             tokens: Family::default(),
-            turns: Histogram::new((1..=10).map(f64::from)),
+            turns: Family::new_with_constructor(turns),
             episodes: Family::default(),
             disconnects: Counter::default(),
+            reloads: Family::default(),
+            records: Family::default(),
         };
         metrics.start_at_zero();
         metrics.register();
@@ -127,15 +150,26 @@ impl Metrics {
                 drop(self.attempts.get_or_create(&ByOutcome { outcome, code }));
             }
         }
+        for result in [RELOADED, FAILED] {
+            drop(self.reloads.get_or_create(&ByResult { result }));
+        }
+    }
+
+    /// Has the series of a policy begin at zero.
+    pub(super) fn begin_policy(&self, policy: &str) {
+        let policy = policy.to_owned();
         for role in ["policy", "large_model"] {
             for kind in ["prompt", "completion"] {
-                drop(self.tokens.get_or_create(&ByRole { role, kind }));
+                let by_role = ByRole { role, kind, policy: policy.clone() };
+                drop(self.tokens.get_or_create(&by_role));
             }
         }
         let reasons = FinishReason::ALL.map(FinishReason::as_str);
         for finish_reason in reasons.into_iter().chain([FAILED]) {
-            drop(self.episodes.get_or_create(&ByReason { finish_reason }));
+            let by_reason = ByReason { finish_reason, policy: policy.clone() };
+            drop(self.episodes.get_or_create(&by_reason));
         }
+        drop(self.turns.get_or_create(&ByPolicy { policy }));
     }
 
     fn register(&mut self) {
@@ -164,21 +198,41 @@ impl Metrics {
             "Attempts at large models by outcome and error status",
             Box::new(self.attempts.clone()),
         );
-        info("tokens", "Tokens of episodes by role and kind", Box::new(self.tokens.clone()));
-        info("episode_turns", "Turns of an episode", Box::new(self.turns.clone()));
-        info("episodes", "Episodes by why they ended", Box::new(self.episodes.clone()));
+        info(
+            "tokens",
+            "Tokens of episodes by role, kind and policy",
+            Box::new(self.tokens.clone()),
+        );
+        info("episode_turns", "Turns of an episode by policy", Box::new(self.turns.clone()));
+        info("episodes", "Episodes by why they ended and policy", Box::new(self.episodes.clone()));
         info(
             "client_disconnects",
             "Clients that left before their response was complete",
             Box::new(self.disconnects.clone()),
+        );
+        info(
+            "reloads",
+            "Times that the configuration was read again, by result",
+            Box::new(self.reloads.clone()),
+        );
+        info(
+            "records",
+            "Episodes that were to be written down, by result",
+            Box::new(self.records.clone()),
         );
         let build: Family<ByVersion, Gauge> = Family::default();
         build.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
         info("build_info", "The version that runs", Box::new(build));
     }
 
-    /// All series as Prometheus reads them.
-    pub(super) fn render(&self) -> String {
+    /// All series as Prometheus reads them. `recorded`: what became of the records of episodes.
+    pub(super) fn render(&self, recorded: Option<RecordCounts>) -> String {
+        let RecordCounts { written, dropped } = recorded.unwrap_or_default();
+        for (result, count) in [("written", written), ("dropped", dropped)] {
+            let counter = self.records.get_or_create(&ByResult { result });
+            // It counts on its own, on another thread.
+            counter.inner().store(count, Ordering::Relaxed);
+        }
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -208,23 +262,31 @@ impl Metrics {
         self.disconnects.inc();
     }
 
-    pub(super) fn episode(&self, result: &Result<Episode, EpisodeError>) {
+    /// Counts a reload of the configuration.
+    pub fn reload(&self, is_done: bool) {
+        let result = if is_done { RELOADED } else { FAILED };
+        self.reloads.get_or_create(&ByResult { result }).inc();
+    }
+
+    pub(super) fn episode(&self, policy: &str, result: &Result<Episode, EpisodeError>) {
+        let policy = policy.to_owned();
         let (finish_reason, usage) = match result {
             Ok(episode) => {
-                self.turns.observe(episode.trajectory.turns.len() as f64);
+                let turns = episode.trajectory.turns.len() as f64;
+                self.turns.get_or_create(&ByPolicy { policy: policy.clone() }).observe(turns);
                 (episode.finish_reason.as_str(), &episode.usage)
             }
             Err(error) => (FAILED, &error.usage),
         };
-        self.episodes.get_or_create(&ByReason { finish_reason }).inc();
-        let EpisodeUsage { policy, large_model } = usage;
-        self.count_tokens("policy", policy);
-        self.count_tokens("large_model", large_model);
+        self.count_tokens("policy", &policy, &usage.policy);
+        self.count_tokens("large_model", &policy, &usage.large_model);
+        self.episodes.get_or_create(&ByReason { finish_reason, policy }).inc();
     }
 
-    fn count_tokens(&self, role: &'static str, usage: &RoleUsage) {
+    fn count_tokens(&self, role: &'static str, policy: &str, usage: &RoleUsage) {
         let count = |kind, tokens| {
-            self.tokens.get_or_create(&ByRole { role, kind }).inc_by(tokens);
+            let by_role = ByRole { role, kind, policy: policy.to_owned() };
+            self.tokens.get_or_create(&by_role).inc_by(tokens);
         };
         count("prompt", usage.tokens.prompt_tokens);
         count("completion", usage.tokens.completion_tokens);

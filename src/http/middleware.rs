@@ -8,27 +8,35 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
-use tracing::Instrument;
+use tracing::{Instrument, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use super::caller;
 use super::error::ApiError;
 use super::metrics::ROUTES;
 use super::sse::EndsLater;
-use super::state::AppState;
+use super::state::{AppHandle, AppState};
 
+/// Names the trace that a request is part of.
+const TRACE: &str = "traceparent";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ids are not echoed: they end up in logs.
 const LONGEST_ID: usize = 128;
 
 /// Wraps a router; the last layer is the first to see a request.
-pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppHandle> {
     let secrets = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE];
     let secrets = secrets.into_iter().chain([HeaderName::from_static("x-api-key")]);
     router
-        .layer(DefaultBodyLimit::max(state.server.body_limit_bytes))
+        .layer(DefaultBodyLimit::max(handle.state().server.body_limit_bytes))
+        .layer(from_fn_with_state(handle.clone(), caller::check))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(state.clone(), watch))
+        .layer(from_fn_with_state(handle.clone(), watch))
         .layer(SetSensitiveRequestHeadersLayer::new(secrets))
 }
 
@@ -45,14 +53,23 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(
         "request",
+        otel.name = format_args!("{} {route}", request.method()),
+        otel.kind = "server",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         route,
+        http.response.status_code = field::Empty,
     );
+    if request.headers().contains_key(TRACE) {
+        let caller = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
+        // Fails where nothing is traced.
+        let _ = span.set_parent(caller);
+    }
     let mut guard = Guard { state, route, started: Instant::now(), is_answered: false };
     let mut response = next.run(request).instrument(span.clone()).await;
     guard.is_answered = true;
     let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
     guard.state.metrics.request(route, status);
     let elapsed = guard.started.elapsed();
     if response.extensions_mut().remove::<EndsLater>().is_none() {

@@ -1,36 +1,39 @@
 //! The HTTP server: OpenAI's endpoints with the loop behind them, and the loop's own.
 
-use std::future::{Future, IntoFuture};
-use std::time::Duration;
-
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::routing::get;
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 mod admission;
 mod body;
+mod caller;
 mod chat_stream;
 mod config;
 mod error;
 mod job;
+mod listen;
+mod meter;
 mod metrics;
 mod middleware;
 mod pass;
 mod routes;
+mod serving;
 mod sse;
+mod stall;
 mod state;
+mod tls;
 mod trim;
 mod wire;
 
 pub use config::ServerConfig;
+pub use listen::serve;
 pub use metrics::Metrics;
-pub use state::{App, AppState, Clock, Ids};
+pub use serving::{Canary, Served, Serving};
+pub use state::{App, AppHandle, Clock, Ids};
+pub use tls::{Tls, TlsConfig, TlsError};
 
 use error::ApiError;
 
@@ -49,15 +52,15 @@ use error::ApiError;
 struct Document;
 
 /// Every route.
-pub fn router(state: AppState) -> Router {
+pub fn router(handle: AppHandle) -> Router {
     let (router, _) = documented().split_for_parts();
     let router = router.merge(routes::docs::page());
     let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_route);
-    middleware::wrap(router, &state).with_state(state)
+    middleware::wrap(router, &handle).with_state(handle)
 }
 
 /// The routes that the OpenAPI document describes.
-fn documented() -> OpenApiRouter<AppState> {
+fn documented() -> OpenApiRouter<AppHandle> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(routes::solve::solve))
         .routes(routes!(routes::chat::chat))
@@ -89,43 +92,4 @@ async fn unknown_route(uri: Uri) -> ApiError {
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     let message = format!("`{}` cannot be asked by `{method}`", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
-}
-
-/// Serves until `shutdown`, then takes no more connections, lets requests in flight finish, and
-/// returns when they have or when `grace` is over.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    grace: Duration,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot turn off the delay of small packets");
-        }
-    });
-    let (began, begins) = oneshot::channel();
-    let shutdown = async move {
-        shutdown.await;
-        let _ = began.send(());
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown).into_future();
-    tokio::pin!(serving);
-    let is_over = async {
-        // Without a sender the server has ended by itself.
-        if begins.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        result = &mut serving => result,
-        () = is_over => {
-            tracing::warn!("the grace period is over; requests in flight are cut off");
-            Ok(())
-        }
-    }
 }

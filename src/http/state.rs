@@ -1,38 +1,31 @@
 //! What every handler shares.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::extract::FromRef;
 use uuid::Uuid;
 
 use super::admission::Admission;
 use super::config::ServerConfig;
 use super::metrics::Metrics;
-use crate::engine::Sampling;
-use crate::episode::Limits;
-use crate::large_model::LargeModels;
-use crate::policy::Policy;
-use crate::protocol::Protocol;
+use super::serving::Serving;
+use crate::access::Access;
+use crate::record::Recorder;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Makes ids, which also seed the requests that bring no seed.
 pub type Ids = Arc<dyn Fn() -> Uuid + Send + Sync>;
 
-/// What the server is made of.
+/// What the server is made of for as long as it runs.
 pub struct App {
-    /// Thinks and prompts.
-    pub policy: Arc<dyn Policy>,
-    /// Reply.
-    pub large_models: Arc<LargeModels>,
-    /// Frames what each of them reads.
-    pub protocol: Arc<Protocol>,
-    /// What an episode may use up: the defaults, and the most that a request may ask for.
-    pub limits: Limits,
-    /// How the policy samples where the request does not say; the seed is not used.
-    pub sampling: Sampling,
     /// How the server behaves.
     pub server: ServerConfig,
+    /// Who may ask, and how much; anyone where there is none.
+    pub access: Option<Arc<Access>>,
+    /// Writes episodes down, where that is wanted.
+    pub recorder: Option<Recorder>,
     /// What is counted; also the observer of the endpoints' attempts.
     pub metrics: Arc<Metrics>,
     /// The time of day, for `created`.
@@ -43,16 +36,69 @@ pub struct App {
 
 /// The state of the router; clones share it.
 #[derive(Clone)]
-pub struct AppState {
-    app: Arc<App>,
-    pub(super) admission: Arc<Admission>,
+pub struct AppHandle {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    app: App,
+    pub(super) admission: Admission,
+    serving: RwLock<Arc<Serving>>,
+}
+
+impl AppHandle {
+    /// The state that is made of `app`, answering by `serving` until that is replaced.
+    pub fn new(app: App, serving: Serving) -> Self {
+        let admission = Admission::new(app.server.max_in_flight, app.server.queue);
+        serving.announce(&app.metrics);
+        let serving = RwLock::new(Arc::new(serving));
+        Self { shared: Arc::new(Shared { app, admission, serving }) }
+    }
+
+    /// Answers by `serving` from the next request on. Requests in flight finish by what they
+    /// started with; after the last of them it is dropped. Must be called on a runtime.
+    pub fn replace(&self, serving: Serving) {
+        serving.announce(&self.shared.app.metrics);
+        let serving = Arc::new(serving);
+        let mut current = self.shared.serving.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, serving);
+        drop(current);
+        tokio::spawn(retire(old));
+    }
+
+    /// The state as a request sees it that comes now.
+    pub(super) fn state(&self) -> AppState {
+        let serving = self.shared.serving.read().unwrap_or_else(PoisonError::into_inner);
+        AppState { shared: Arc::clone(&self.shared), serving: Arc::clone(&serving) }
+    }
+}
+
+/// Drops what no request uses any more, on a thread that may wait for engines to end.
+async fn retire(old: Arc<Serving>) {
+    // Whoever holds a copy now is a request; nobody can get another.
+    while Arc::strong_count(&old) > 1 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let dropped = tokio::task::spawn_blocking(move || drop(old)).await;
+    tracing::info!(is_clean = dropped.is_ok(), "the old models are unloaded");
+}
+
+/// The state as one request sees it: what answers it stays the same to its end.
+#[derive(Clone)]
+pub(super) struct AppState {
+    shared: Arc<Shared>,
+    pub(super) serving: Arc<Serving>,
+}
+
+impl FromRef<AppHandle> for AppState {
+    fn from_ref(handle: &AppHandle) -> Self {
+        handle.state()
+    }
 }
 
 impl AppState {
-    /// The state that is made of `app`.
-    pub fn new(app: App) -> Self {
-        let admission = Admission::new(app.server.max_in_flight, app.server.queue);
-        Self { app: Arc::new(app), admission: Arc::new(admission) }
+    pub(super) fn admission(&self) -> &Admission {
+        &self.shared.admission
     }
 
     /// Seconds since 1970.
@@ -69,12 +115,22 @@ impl AppState {
     pub(super) fn new_seed(&self) -> u64 {
         (self.ids)().as_u128() as u64
     }
+
+    /// A number from 0 up to, but not including, 1.
+    pub(super) fn draw(&self) -> f64 {
+        // Ids may differ in a few bits only; SplitMix64's finish spreads them over all.
+        let mut bits = self.new_seed();
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^= bits >> 31;
+        (bits >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 impl std::ops::Deref for AppState {
     type Target = App;
 
     fn deref(&self) -> &App {
-        &self.app
+        &self.shared.app
     }
 }

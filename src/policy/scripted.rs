@@ -15,13 +15,19 @@ type Script = dyn Fn(&[String]) -> String + Send + Sync;
 /// A policy whose turns are a function of what it was shown: the opening, then each observation.
 #[derive(Clone)]
 pub struct ScriptedPolicy {
+    name: String,
     script: Arc<Script>,
 }
 
 impl ScriptedPolicy {
     /// Writes `script(shown)` in each turn; `shown` is the opening followed by the observations.
     pub fn new(script: impl Fn(&[String]) -> String + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script) }
+        Self { name: "scripted".to_owned(), script: Arc::new(script) }
+    }
+
+    /// The same under another name.
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
     }
 
     /// Writes the given turns in order, and nothing after them.
@@ -34,7 +40,7 @@ impl ScriptedPolicy {
 #[async_trait]
 impl Policy for ScriptedPolicy {
     fn name(&self) -> &str {
-        "scripted"
+        &self.name
     }
 
     async fn open(

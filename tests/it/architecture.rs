@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may import. `cli` is the top and may import anything.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
+    ("access", &[]),
     ("task", &[]),
     ("trajectory", &[]),
     ("chat", &[]),
@@ -17,6 +18,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
     ("policy", &["chat", "engine", "large_model", "protocol", "tokenization", "trajectory"]),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "trajectory"]),
+    ("record", &["chat", "engine", "episode"]),
     (
         "train",
         &[
@@ -49,14 +51,32 @@ const ALLOWED: [(&str, &[&str]); 18] = [
             "trajectory",
         ],
     ),
-    ("http", &["chat", "engine", "episode", "large_model", "policy", "protocol", "trajectory"]),
-    ("config", &["engine", "episode", "eval", "http", "large_model"]),
+    (
+        "http",
+        &[
+            "access",
+            "chat",
+            "engine",
+            "episode",
+            "large_model",
+            "policy",
+            "protocol",
+            "record",
+            "trajectory",
+        ],
+    ),
+    ("config", &["access", "engine", "episode", "eval", "http", "large_model", "record"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];
 
 /// Crates that only these modules may use.
-const CONFINED: [(&str, &[&str]); 5] = [
+const CONFINED: [(&str, &[&str]); 10] = [
+    ("opentelemetry", &["http", "cli"]),
+    ("hyper", &["http"]),
+    ("rustls", &["http"]),
+    ("sqlx", &["access"]),
+    ("redis", &["access"]),
     ("axum", &["http"]),
     ("utoipa", &["http"]),
     ("mistralrs", &["engine"]),

@@ -1,18 +1,25 @@
 //! Tests across modules, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod architecture;
 mod bad_input;
 mod chat;
 mod chat_streams;
+mod connections;
 mod eval;
+mod faults;
 mod large_model;
 mod loopback;
 mod openapi;
 mod operation;
 mod pass_through;
 mod policy_contract;
+mod process;
+mod record;
+mod reload;
 mod server;
 mod shipping;
 mod solve;
+mod telemetry;
 mod train;

@@ -120,10 +120,10 @@ async fn what_is_counted() {
         ("overhead_seconds_count{route=\"/v1/embeddings\"}", 1.0),
         ("time_to_first_token_seconds_count{route=\"/v1/chat/completions\"}", 1.0),
         ("upstream_attempts_total{outcome=\"success\",code=\"\"}", 3.0),
-        ("tokens_total{role=\"large_model\",kind=\"prompt\"}", 22.0),
-        ("tokens_total{role=\"large_model\",kind=\"completion\"}", 14.0),
-        ("episodes_total{finish_reason=\"answered\"}", 2.0),
-        ("episode_turns_sum", 4.0),
+        ("tokens_total{role=\"large_model\",kind=\"prompt\",policy=\"scripted\"}", 22.0),
+        ("tokens_total{role=\"large_model\",kind=\"completion\",policy=\"scripted\"}", 14.0),
+        ("episodes_total{finish_reason=\"answered\",policy=\"scripted\"}", 2.0),
+        ("episode_turns_sum{policy=\"scripted\"}", 4.0),
         ("client_disconnects_total", 0.0),
     ];
     for (series, value) in table {

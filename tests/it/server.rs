@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use prompt_r1::access::Access;
 use prompt_r1::engine::Sampling;
 use prompt_r1::episode::Limits;
-use prompt_r1::http::{App, AppState, Metrics, ServerConfig, router, serve};
+use prompt_r1::http::{
+    App, AppHandle, Canary, Metrics, Served, ServerConfig, Serving, Tls, router, serve,
+};
 use prompt_r1::large_model::{EndpointSetup, LargeModels};
 use prompt_r1::policy::{Policy, ScriptedPolicy};
 use prompt_r1::protocol::Protocol;
+use prompt_r1::record::Recorder;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -26,12 +30,17 @@ pub const SECRET: &str = "sk-planted-0123456789abcdef";
 /// A server that is yet to start.
 pub struct Setup {
     pub policy: Arc<dyn Policy>,
+    /// A second policy, and its share.
+    pub canary: Option<(f64, Arc<dyn Policy>)>,
     /// Keys of the large model `test`, beside its URL and model.
     pub endpoint: Value,
     /// More large models by name, as in a configuration.
     pub others: BTreeMap<String, Value>,
     pub limits: Limits,
     pub server: ServerConfig,
+    pub access: Option<Arc<Access>>,
+    pub tls: Option<Arc<Tls>>,
+    pub recorder: Option<Recorder>,
 }
 
 impl Setup {
@@ -43,10 +52,14 @@ impl Setup {
     pub fn policy(policy: impl Policy + 'static) -> Self {
         Self {
             policy: Arc::new(policy),
+            canary: None,
             endpoint: json!({}),
             others: BTreeMap::new(),
             limits: Limits::default(),
             server: ServerConfig::default(),
+            access: None,
+            tls: None,
+            recorder: None,
         }
     }
 
@@ -55,8 +68,9 @@ impl Setup {
         Self::policy(relay())
     }
 
-    pub async fn start(self, upstream: &Loopback) -> Server {
-        let mut configs = self.others;
+    /// What answers by this.
+    pub fn serving(&self, upstream: &Loopback, metrics: &Arc<Metrics>) -> Serving {
+        let mut configs = self.others.clone();
         let mut test = json!({"url": upstream.url(), "model": "model-1",
                               "retries": {"max": 0, "base_ms": 1}});
         for (key, value) in self.endpoint.as_object().unwrap() {
@@ -66,21 +80,33 @@ impl Setup {
         let configs = configs
             .into_iter()
             .map(|(name, config)| (name, serde_json::from_value(config).unwrap()));
-        let metrics = Arc::new(Metrics::default());
         let keys = |name: &str| (name == "TEST_KEY").then(|| SECRET.into());
         let setup = EndpointSetup { keys: &keys, observer: metrics.clone(), seed: 1 };
         let large_models =
             LargeModels::new(Vec::new(), &configs.collect(), "test", &setup).unwrap();
-        let count = AtomicU64::new(1);
-        let grace = self.server.grace();
-        let app = App {
-            policy: self.policy,
+        let protocol = Arc::new(Protocol::load(None).unwrap());
+        let served = |policy: &Arc<dyn Policy>| {
+            let (policy, protocol) = (Arc::clone(policy), Arc::clone(&protocol));
+            Arc::new(Served { policy, protocol, sampling: Sampling::GREEDY })
+        };
+        let canary = self.canary.as_ref();
+        Serving {
+            main: served(&self.policy),
+            canary: canary.map(|(share, policy)| Canary { share: *share, served: served(policy) }),
             large_models: Arc::new(large_models),
-            protocol: Arc::new(Protocol::load(None).unwrap()),
-            limits: self.limits,
-            sampling: Sampling::GREEDY,
-            server: self.server,
-            metrics,
+            limits: self.limits.clone(),
+        }
+    }
+
+    pub async fn start(self, upstream: &Loopback) -> Server {
+        let metrics = Arc::new(Metrics::default());
+        let serving = self.serving(upstream, &metrics);
+        let count = AtomicU64::new(1);
+        let app = App {
+            server: self.server.clone(),
+            access: self.access,
+            recorder: self.recorder,
+            metrics: metrics.clone(),
             clock: Arc::new(|| UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             ids: Arc::new(move || {
                 Uuid::from_u128(u128::from(count.fetch_add(1, Ordering::Relaxed)))
@@ -92,10 +118,13 @@ impl Setup {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let router = router(AppState::new(app));
-        let serving = tokio::spawn(serve(listener, router, shutdown, grace));
+        let handle = AppHandle::new(app, serving);
+        let router = router(handle.clone());
+        let (config, tls) = (self.server, self.tls);
+        let serving =
+            tokio::spawn(async move { serve(listener, router, &config, tls, shutdown).await });
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Server { url, client, stop: Some(stop), serving }
+        Server { url, client, handle, metrics, stop: Some(stop), serving }
     }
 }
 
@@ -119,6 +148,8 @@ pub fn relay() -> ScriptedPolicy {
 pub struct Server {
     pub url: String,
     pub client: reqwest::Client,
+    pub handle: AppHandle,
+    pub metrics: Arc<Metrics>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<std::io::Result<()>>,
 }

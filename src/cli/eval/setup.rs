@@ -176,7 +176,7 @@ impl<'a> Setup<'a> {
     ) -> Result<PolicyArm, Failure> {
         let server = self.config.server(Some(policy))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
-        let (policy, path) = local_policy(&server, engine).await?;
+        let (policy, path) = local_policy(&server.policy, engine).await?;
         let protocol = Arc::new(protocol(&server, Some(&path))?);
         let templates = match &self.config.templates {
             Some(folder) => fingerprint(folder)?,

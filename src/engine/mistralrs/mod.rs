@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mistralrs::{
@@ -14,6 +15,7 @@ use mistralrs::{
     RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder, TokenSource,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{RwLock, Semaphore, mpsc};
 
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
@@ -75,9 +77,10 @@ impl MistralRsEngine {
         let on_cpu = config.force_cpu || !cfg!(any(feature = "cuda", feature = "metal"));
         let built = if let Some(file) = &source.gguf {
             let folder = source.path.display().to_string();
-            let mut builder = GgufModelBuilder::new(folder, vec![file])
+            // The tokenizer is the folder's, as ours is: that inside the file is not read.
+            let mut builder = GgufModelBuilder::new(&folder, vec![file])
                 .with_token_source(TokenSource::None)
-                .with_tokenizer_json(source.path.join("tokenizer.json").display())
+                .with_tok_model_id(&folder)
                 .with_max_num_seqs(config.max_batch);
             if on_cpu {
                 builder = builder.with_force_cpu();
@@ -180,14 +183,40 @@ impl Shared {
         };
         self.free_prefixes().await?;
         let _running = self.running.read().await;
-        self.sample(request, events).await
+        match self.sample(&request, events).await? {
+            Some(reason) => Ok(reason),
+            // Once more: whatever ended the thread may have been another request.
+            None => {
+                let again = self.sample(&request, events).await?;
+                again.ok_or_else(|| stopped("its thread ends again and again"))
+            }
+        }
     }
 
+    /// A sender to a thread that runs: one that died is started again.
+    async fn send(&self, request: Request) -> Result<(), EngineError> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let inner = self.model.inner();
+        let mut request = request;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let sender = inner.get_sender(None).map_err(stopped)?;
+            match sender.send(request).await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(stopped(error)),
+                // The thread is still on its way out: it is started again once it has ended.
+                Err(SendError(unsent)) => request = unsent,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// `None` where the engine's thread ended before it had sampled anything for the request.
     async fn sample(
         &self,
-        request: GenerateRequest,
+        request: &GenerateRequest,
         events: &mpsc::UnboundedSender<GenerateEvent>,
-    ) -> Result<StopReason, EngineError> {
+    ) -> Result<Option<StopReason>, EngineError> {
         let prompt_tokens = request.prompt.len();
         let room = (self.context_length - prompt_tokens).min(request.max_tokens);
         let hook = SamplingHook::new(request.sampling, request.stop_ids.clone());
@@ -203,7 +232,7 @@ impl Shared {
             is_streaming: true,
             logits_processors: Some(vec![Arc::clone(&hook) as Arc<dyn CustomLogitsProcessor>]),
             ..NormalRequest::new_simple(
-                RequestMessage::CompletionTokens(request.prompt),
+                RequestMessage::CompletionTokens(request.prompt.clone()),
                 params,
                 responses,
                 inner.next_request_id(),
@@ -211,8 +240,7 @@ impl Shared {
                 None,
             )
         };
-        let sender = inner.get_sender(None).map_err(stopped)?;
-        sender.send(Request::Normal(Box::new(normal))).await.map_err(stopped)?;
+        self.send(Request::Normal(Box::new(normal))).await?;
         let mut sampled = Vec::new();
         let has_stopped = |sampled: &[SampledToken]| {
             sampled.last().is_some_and(|token| request.stop_ids.contains(&token.id))
@@ -248,6 +276,7 @@ impl Shared {
                 }
                 // The last chunk is not sent where the text would end inside a character.
                 None if has_stopped(&sampled) || sampled.len() >= room => break,
+                None if sampled.is_empty() => return Ok(None),
                 None => return Err(stopped("its thread ended; the next request starts it again")),
             }
         }
@@ -256,7 +285,7 @@ impl Shared {
         if !request.stream {
             let _ = events.send(GenerateEvent::Tokens(sampled));
         }
-        Ok(reason)
+        Ok(Some(reason))
     }
 
     /// Restarts the engine's thread once it keeps more prefixes than allowed: on a CPU this is the
@@ -277,3 +306,6 @@ impl Shared {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

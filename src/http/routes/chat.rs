@@ -16,6 +16,7 @@ use super::solve::authorization;
 use crate::engine::Sampling;
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink};
 use crate::http::body::{RawBody, parse};
+use crate::http::caller::Caller;
 use crate::http::chat_stream;
 use crate::http::error::ApiError;
 use crate::http::job::Job;
@@ -42,11 +43,12 @@ pub(super) const LOOP: &str = "prompt-r1";
     (status = 200, description = "The answer, or its chunks", content(
         (Completion = "application/json"), (String = "text/event-stream"))),
     (status = 400, description = "A field is not valid; `param` names it", body = ErrorBody),
-    (status = 401, description = "The large model does not take the key", body = ErrorBody),
+    (status = 401, description = "A key is needed, or the large model does not take it", body = ErrorBody),
+    (status = 403, description = "The key may not ask for this model", body = ErrorBody),
     (status = 404, description = "No such model", body = ErrorBody),
     (status = 408, description = "The body was too slow", body = ErrorBody),
     (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 429, description = "Too many requests at one time", body = ErrorBody),
+    (status = 429, description = "Too many requests, or a limit of the key is reached", body = ErrorBody),
     (status = 500, description = "The server failed", body = ErrorBody),
     (status = 502, description = "The large model failed", body = ErrorBody),
     (status = 503, description = "A model is not available", body = ErrorBody),
@@ -54,14 +56,16 @@ pub(super) const LOOP: &str = "prompt-r1";
 pub(in crate::http) async fn chat(
     State(state): State<AppState>,
     uri: Uri,
+    caller: Caller,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let model = forward::model_of(&body)?.unwrap_or_default();
+    caller.check(&model)?;
     if !is_loop(&model) {
         let passed = forward::Passed { route: ROUTE, uri: &uri, headers, body: &body, started };
-        return forward::hand_on(&state, &model, passed).await;
+        return forward::hand_on(&state, &caller, &model, passed).await;
     }
     let request: ChatRequest = parse(&body)?;
     request.refuse()?;
@@ -70,10 +74,14 @@ pub(in crate::http) async fn chat(
     let trim = request.trim()?;
     let is_stream = request.stream == Some(true);
     let stream_options = request.stream_options.unwrap_or_default();
-    let jobs = jobs(&state, &headers, request, choices, started)?;
+    if let Some(name) = request.prompt_r1.as_ref().and_then(|own| own.large_model.as_deref()) {
+        caller.check(&format!("{LOOP}/{name}"))?;
+    }
+    let jobs = jobs(&state, &caller, &headers, request, choices, started)?;
     let deadline = started + jobs[0].request.limits.deadline();
-    let permit = state.admission.admit(choices, deadline).await?;
-    let (id, created) = (state.new_id("chatcmpl-"), state.created());
+    let permit = state.admission().admit(choices, deadline).await?;
+    let (id, created) = (jobs[0].id.clone(), state.created());
+    let policy = Arc::clone(&jobs[0].served.policy);
     let model = model.into_owned();
     if is_stream {
         let permit = Arc::new(permit);
@@ -83,7 +91,8 @@ pub(in crate::http) async fn chat(
         let metrics = Arc::clone(&state.metrics);
         let on_first = move || metrics.first_token(ROUTE, started.elapsed());
         let events = chat_stream::events(head, lives, trim, with_turns, on_first);
-        return Ok(sse::response(Box::pin(events), &state, ROUTE, started));
+        let response = sse::response(Box::pin(events), &state, ROUTE, started);
+        return Ok((super::by(&*policy), response).into_response());
     }
     let made = try_join_all(jobs.iter().enumerate().map(async |(index, job)| {
         let mut whole = Whole { trim: trim.clone(), text: String::new(), has_answered: false };
@@ -112,7 +121,8 @@ pub(in crate::http) async fn chat(
     let choices = made.into_iter().map(|(choice, _, _)| choice).collect();
     let object = "chat.completion";
     let completion = Completion { id, object, created, model, choices, usage: sum.usage() };
-    Ok((super::told(sum.turns, overhead), Json(completion)).into_response())
+    let told = super::told(&*policy, sum.turns, overhead);
+    Ok((told, Json(completion)).into_response())
 }
 
 /// Whether a model stands for the loop.
@@ -123,6 +133,7 @@ pub(super) fn is_loop(model: &str) -> bool {
 /// The episodes that a request asks for.
 fn jobs(
     state: &AppState,
+    caller: &Caller,
     headers: &HeaderMap,
     request: ChatRequest,
     choices: u32,
@@ -130,7 +141,7 @@ fn jobs(
 ) -> Result<Vec<Job>, ApiError> {
     const PREFIX: &str = "prompt_r1.";
     let options = request.prompt_r1.clone().unwrap_or_default();
-    options.check_policy(state, PREFIX)?;
+    let served = options.served(state, headers, PREFIX)?;
     let mut params = request.params();
     let suffix = request.model.strip_prefix(LOOP).and_then(|rest| rest.strip_prefix('/'));
     let (model, other) = large_model(state, suffix, options.large_model.as_deref())?;
@@ -141,14 +152,15 @@ fn jobs(
     let temperature = between(name, options.temperature, 0.0, 2.0)?.or(request.temperature);
     let seed = options.seed.or(request.seed).map(|seed| seed as u64);
     let sampling = Sampling {
-        temperature: temperature.map_or(state.sampling.temperature, |value| value as f32),
-        top_p: request.top_p.map_or(state.sampling.top_p, |value| value as f32),
+        temperature: temperature.map_or(served.sampling.temperature, |value| value as f32),
+        top_p: request.top_p.map_or(served.sampling.top_p, |value| value as f32),
         seed: seed.unwrap_or_else(|| state.new_seed()),
-        ..state.sampling
+        ..served.sampling
     };
-    let limits = options.limits(&state.limits, PREFIX)?;
+    let limits = options.limits(&state.serving.limits, PREFIX)?;
     let form = request.form()?;
     let asked = Asked::of(request.messages)?;
+    let id = state.new_id("chatcmpl-");
     let job = |choice: u32| {
         // Neighbouring seeds would do, were they not what clients send next.
         let apart = u64::from(choice).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -170,7 +182,9 @@ fn jobs(
             authorization: authorization(headers),
             ..EpisodeRequest::new(asked.question.clone(), sampling)
         };
-        Job { state: state.clone(), model: Arc::clone(&model), request, route: ROUTE }
+        let (served, model) = (Arc::clone(served), Arc::clone(&model));
+        let (state, caller, id) = (state.clone(), caller.clone(), id.clone());
+        Job { state, served, model, request, caller, id, route: ROUTE }
     };
     Ok((0..choices).map(job).collect())
 }
@@ -182,7 +196,7 @@ fn large_model(
     suffix: Option<&str>,
     option: Option<&str>,
 ) -> Result<(Arc<dyn LargeModel>, Option<String>), ApiError> {
-    let models = &state.large_models;
+    let models = &state.serving.large_models;
     match (suffix, option) {
         (Some(_), Some(_)) => {
             let param = "prompt_r1.large_model";

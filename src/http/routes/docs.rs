@@ -5,10 +5,10 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::http::state::AppState;
+use crate::http::state::AppHandle;
 
 /// The page.
-pub(in crate::http) fn page() -> Router<AppState> {
+pub(in crate::http) fn page() -> Router<AppHandle> {
     let page = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
     Router::from(page)
 }

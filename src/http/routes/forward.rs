@@ -11,13 +11,16 @@ use futures::StreamExt;
 use serde::Deserialize;
 
 use super::chat::{LOOP, is_loop, unknown_model};
+use crate::episode::Tally;
 use crate::http::body::{RawBody, parse};
+use crate::http::caller::Caller;
 use crate::http::error::ApiError;
+use crate::http::meter::Meter;
 use crate::http::pass;
 use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::{ErrorBody, PassedRequest};
-use crate::large_model::ForwardRequest;
+use crate::large_model::{ForwardRequest, LargeModel};
 
 /// Passed through to the endpoint that serves the model.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = PassedRequest,
@@ -35,10 +38,11 @@ use crate::large_model::ForwardRequest;
 pub(in crate::http) async fn embeddings(
     state: State<AppState>,
     uri: Uri,
+    caller: Caller,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<Response, ApiError> {
-    route("/v1/embeddings", state, uri, headers, body).await
+    route("/v1/embeddings", state, uri, caller, headers, body).await
 }
 
 /// Passed through to the endpoint that serves the model.
@@ -57,10 +61,11 @@ pub(in crate::http) async fn embeddings(
 pub(in crate::http) async fn completions(
     state: State<AppState>,
     uri: Uri,
+    caller: Caller,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<Response, ApiError> {
-    route("/v1/completions", state, uri, headers, body).await
+    route("/v1/completions", state, uri, caller, headers, body).await
 }
 
 /// Passed through to the endpoint that serves the model.
@@ -79,20 +84,23 @@ pub(in crate::http) async fn completions(
 pub(in crate::http) async fn responses(
     state: State<AppState>,
     uri: Uri,
+    caller: Caller,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<Response, ApiError> {
-    route("/v1/responses", state, uri, headers, body).await
+    route("/v1/responses", state, uri, caller, headers, body).await
 }
 
 async fn route(
     route: &'static str,
     State(state): State<AppState>,
     uri: Uri,
+    caller: Caller,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let model = model_of(&body)?.unwrap_or_default();
+    caller.check(&model)?;
     if is_loop(&model) {
         let message = format!(
             "the model `{LOOP}` is not at `{route}`\nhint: it is at `/v1/chat/completions` and `/v1/solve`"
@@ -101,7 +109,7 @@ async fn route(
         return Err(error.with_param("model"));
     }
     let passed = Passed { route, uri: &uri, headers, body: &body, started: Instant::now() };
-    hand_on(&state, &model, passed).await
+    hand_on(&state, &caller, &model, passed).await
 }
 
 /// The model that a body of JSON names; nothing else of it is looked at.
@@ -135,16 +143,22 @@ pub(super) struct Passed<'a> {
 /// Hands a request on to the endpoint that serves `model`.
 pub(super) async fn hand_on(
     state: &AppState,
+    caller: &Caller,
     model: &str,
     passed: Passed<'_>,
 ) -> Result<Response, ApiError> {
-    let Passed { route, uri, headers, body, started } = passed;
-    let endpoint = state.large_models.endpoint_for(model);
+    let Passed { route, uri, mut headers, body, started } = passed;
+    let endpoint = state.serving.large_models.endpoint_for(model);
     let endpoint = endpoint.ok_or_else(|| unknown_model(model))?;
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
     let (method, body) = (Method::POST, body.clone());
+    if caller.is_billed() {
+        // What is compressed could not be counted.
+        headers.remove(header::ACCEPT_ENCODING);
+    }
+    let sent = body.len();
     let request = ForwardRequest { method, path, headers, body, deadline: None };
     let asked = Instant::now();
     let response = endpoint.forward(request).await;
@@ -159,6 +173,11 @@ pub(super) async fn hand_on(
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = pass::pieces(pieces, is_events, is_callers_key);
+    if caller.is_billed() && parts.status.is_success() {
+        let tally = Tally::default();
+        let bill = caller.bill(&tally);
+        pieces = Meter::new(endpoint.prices(), sent, tally, bill).watch(pieces);
+    }
     let mut response = if length == Some(0) {
         let _ = pieces.next().await;
         Response::default()

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use futures::future::join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -23,12 +24,13 @@ pub(in crate::http) async fn livez() -> Json<Health> {
     Json(Health { status: "alive" })
 }
 
-/// Whether the policy is loaded and can write.
+/// Whether every policy is loaded and can write.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, description = "It can", body = Health),
     (status = 503, description = "It cannot, now", body = Health)))]
 pub(in crate::http) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Health>) {
-    if state.policy.is_ready().await {
+    let policies = state.serving.policies().map(|served| served.policy.is_ready());
+    if join_all(policies).await.into_iter().all(|is_ready| is_ready) {
         (StatusCode::OK, Json(Health { status: "ready" }))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "not_ready" }))

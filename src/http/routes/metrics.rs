@@ -5,11 +5,15 @@ use axum::http::header;
 use axum::response::IntoResponse;
 
 use crate::http::state::AppState;
+use crate::record::Recorder;
 
 /// What is counted, as Prometheus reads it.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
     (status = 200, description = "All series", body = String, content_type = "application/openmetrics-text")))]
 pub(in crate::http) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, KIND)], state.metrics.render())
+    (
+        [(header::CONTENT_TYPE, KIND)],
+        state.metrics.render(state.recorder.as_ref().map(Recorder::counts)),
+    )
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::chat::{LOOP, unknown_model};
+use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
@@ -36,9 +37,10 @@ pub(in crate::http) struct ModelList {
     responses((status = 200, description = "All models", body = ModelList)))]
 pub(in crate::http) async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: all(&state, &headers).await })
+    Json(ModelList { object: "list", data: all(&state, &caller, &headers).await })
 }
 
 /// One model of the list.
@@ -50,51 +52,60 @@ pub(in crate::http) async fn list(
 pub(in crate::http) async fn get(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     let Path(id) = id.map_err(unreadable)?;
-    find(&state, &id, &headers).await
+    find(&state, &id, &caller, &headers).await
 }
 
 /// The same for ids with a slash that clients did not encode.
 pub(in crate::http) async fn get_owned(
     State(state): State<AppState>,
     parts: Result<Path<(String, String)>, PathRejection>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     let Path((owner, model)) = parts.map_err(unreadable)?;
-    find(&state, &format!("{owner}/{model}"), &headers).await
+    find(&state, &format!("{owner}/{model}"), &caller, &headers).await
 }
 
 fn unreadable(_: PathRejection) -> ApiError {
     ApiError::invalid("model", "the model's id is no UTF-8 text")
 }
 
-async fn find(state: &AppState, id: &str, headers: &HeaderMap) -> Result<Json<Value>, ApiError> {
+async fn find(
+    state: &AppState,
+    id: &str,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Json<Value>, ApiError> {
     let own = virtual_models(state).into_iter().find(|model| model["id"] == id);
-    if let Some(own) = own {
+    if let Some(own) = own.filter(|_| caller.may_ask(id)) {
         return Ok(Json(own));
     }
-    let model = all(state, headers).await.into_iter().find(|model| model["id"] == id);
+    let all = all(state, caller, headers).await;
+    let model = all.into_iter().find(|model| model["id"] == id);
     model.map(Json).ok_or_else(|| unknown_model(id))
 }
 
-async fn all(state: &AppState, headers: &HeaderMap) -> Vec<Value> {
+async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Value> {
     let mut models = virtual_models(state);
-    let endpoints = state.large_models.endpoints();
+    let endpoints = state.serving.large_models.endpoints();
     let lists = join_all(endpoints.map(|(name, endpoint)| upstream(name, endpoint, headers))).await;
     for model in lists.into_iter().flatten() {
         if models.iter().all(|known| known["id"] != model["id"]) {
             models.push(model);
         }
     }
+    models.retain(|model| model["id"].as_str().is_some_and(|id| caller.may_ask(id)));
     models
 }
 
 /// The loop's models: on the default large model, and on each by name.
 fn virtual_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
-    let names = state.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
+    let names = state.serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
     std::iter::once(model(LOOP.to_owned())).chain(names).collect()
 }
 

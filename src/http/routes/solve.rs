@@ -12,9 +12,11 @@ use futures::stream;
 use secrecy::SecretString;
 use serde_json::json;
 
+use super::chat::LOOP;
 use crate::engine::Sampling;
 use crate::episode::{EpisodeEvent, EpisodeRequest, Silent};
 use crate::http::body::{RawBody, parse};
+use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::job::{Job, Live, News};
 use crate::http::sse;
@@ -33,71 +35,83 @@ const ROUTE: &str = "/v1/solve";
     (status = 200, description = "The answer", content(
         (SolveReply = "application/json"), (String = "text/event-stream"))),
     (status = 400, description = "A field is not valid; `param` names it", body = ErrorBody),
+    (status = 401, description = "A key is needed", body = ErrorBody),
+    (status = 403, description = "The key may not ask for this model", body = ErrorBody),
     (status = 404, description = "No such policy or large model", body = ErrorBody),
     (status = 408, description = "The body was too slow", body = ErrorBody),
     (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 429, description = "Too many requests at one time", body = ErrorBody),
+    (status = 429, description = "Too many requests, or a limit of the key is reached", body = ErrorBody),
     (status = 500, description = "The server failed", body = ErrorBody),
     (status = 502, description = "The large model failed", body = ErrorBody),
     (status = 503, description = "A model is not available", body = ErrorBody),
     (status = 504, description = "The deadline passed before any reply", body = ErrorBody)))]
 pub(in crate::http) async fn solve(
     State(state): State<AppState>,
+    caller: Caller,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (is_stream, asked, options) = parse::<SolveRequest>(&body)?.split()?;
-    let job = job(&state, &headers, asked, &options, started)?;
+    match &options.large_model {
+        Some(name) => caller.check(&format!("{LOOP}/{name}"))?,
+        None => caller.check(LOOP)?,
+    }
+    let job = job(&state, caller, &headers, asked, &options, started)?;
     let head = Head {
-        id: state.new_id("solve-"),
+        id: job.id.clone(),
         created: state.created(),
-        policy: state.policy.name().to_owned(),
+        policy: job.served.policy.name().to_owned(),
         large_model: job.model.name().to_owned(),
     };
     let deadline = started + job.request.limits.deadline();
-    let permit = state.admission.admit(1, deadline).await?;
+    let permit = state.admission().admit(1, deadline).await?;
     let with_turns = options.trace.unwrap_or(false);
+    let policy = Arc::clone(&job.served.policy);
     if is_stream {
         let live = job.start(Arc::new(permit));
         let metrics = Arc::clone(&state.metrics);
         let on_first = move || metrics.first_token(ROUTE, started.elapsed());
         let events = events(live, head, with_turns, on_first);
-        return Ok(sse::response(Box::pin(events), &state, ROUTE, started));
+        let response = sse::response(Box::pin(events), &state, ROUTE, started);
+        return Ok((super::by(&*policy), response).into_response());
     }
     let episode = job.run(&mut Silent).await?;
-    let told = super::told(episode.trajectory.turns.len(), job.overhead(&episode));
+    let told = super::told(&*policy, episode.trajectory.turns.len(), job.overhead(&episode));
     Ok((told, Json(SolveReply::new(head, episode, with_turns))).into_response())
 }
 
 /// The episode that a request asks for.
 fn job(
     state: &AppState,
+    caller: Caller,
     headers: &HeaderMap,
     asked: Asked,
     options: &Options,
     started: Instant,
 ) -> Result<Job, ApiError> {
-    options.check_policy(state, "")?;
-    let name = options.large_model.as_deref().unwrap_or(state.large_models.default_name());
-    let model = state.large_models.get(name);
+    let served = options.served(state, headers, "")?;
+    let name = options.large_model.as_deref().unwrap_or(state.serving.large_models.default_name());
+    let model = state.serving.large_models.get(name);
     let model = model.map_err(|error| ApiError::from(error).with_param("large_model"))?;
     let temperature = between("temperature", options.temperature, 0.0, 2.0)?;
     let sampling = Sampling {
-        temperature: temperature.map_or(state.sampling.temperature, |value| value as f32),
+        temperature: temperature.map_or(served.sampling.temperature, |value| value as f32),
         seed: options.seed.map_or_else(|| state.new_seed(), |seed| seed as u64),
-        ..state.sampling
+        ..served.sampling
     };
     let request = EpisodeRequest {
         conversation: asked.conversation,
         is_continued: asked.is_continued,
         attachments: asked.attachments,
-        limits: options.limits(&state.limits, "")?,
+        limits: options.limits(&state.serving.limits, "")?,
         started,
         authorization: authorization(headers),
         ..EpisodeRequest::new(asked.question, sampling)
     };
-    Ok(Job { state: state.clone(), model: Arc::clone(model), request, route: ROUTE })
+    let (served, model) = (Arc::clone(served), Arc::clone(model));
+    let id = state.new_id("solve-");
+    Ok(Job { state: state.clone(), served, model, request, caller, id, route: ROUTE })
 }
 
 /// The caller's own key, for endpoints without one.

@@ -1,10 +1,14 @@
 //! What a request may say about its episode.
 
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::episode::Limits;
 use crate::http::error::ApiError;
+use crate::http::serving::Served;
 use crate::http::state::AppState;
 
 /// How to run the episode: the fields of `POST /v1/solve`, and of `prompt_r1` in a chat request.
@@ -13,7 +17,8 @@ use crate::http::state::AppState;
 pub(in crate::http) struct Options {
     /// The large model to ask, by its configured name. Default: the server's.
     pub(in crate::http) large_model: Option<String>,
-    /// The policy that asks, by its name. Default: the server's.
+    /// The policy that asks, by its name; the header `x-prompt-r1-policy` does the same. Default:
+    /// the server's choice.
     pub(in crate::http) policy: Option<String>,
     /// Same request, same seed, same course. Default: a new one each time.
     pub(in crate::http) seed: Option<i64>,
@@ -75,22 +80,17 @@ impl Options {
         }
     }
 
-    /// Makes sure that the policy that is asked for is the one that is here.
-    pub(in crate::http) fn check_policy(
+    /// The policy that plays.
+    pub(in crate::http) fn served<'a>(
         &self,
-        state: &AppState,
+        state: &'a AppState,
+        headers: &HeaderMap,
         prefix: &str,
-    ) -> Result<(), ApiError> {
-        let here = state.policy.name();
-        match &self.policy {
-            Some(asked) if asked != here => {
-                let message = format!("no policy is called `{asked}`\nhint: there is `{here}`");
-                let status = axum::http::StatusCode::NOT_FOUND;
-                let error = ApiError::new(status, "policy_not_found", message);
-                Err(error.with_param(&format!("{prefix}policy")))
-            }
-            _ => Ok(()),
-        }
+    ) -> Result<&'a Arc<Served>, ApiError> {
+        let param = format!("{prefix}policy");
+        // No number is drawn where it would decide nothing.
+        let draw = if state.serving.canary.is_some() { state.draw() } else { 1.0 };
+        state.serving.choose(self.policy.as_deref(), &param, headers, draw)
     }
 }
 

@@ -24,7 +24,8 @@ pub(in crate::http) struct SolveRequest {
     stream: Option<bool>,
     /// The large model to ask, by its configured name. Default: the server's.
     large_model: Option<String>,
-    /// The policy that asks, by its name. Default: the server's.
+    /// The policy that asks, by its name; the header `x-prompt-r1-policy` does the same. Default:
+    /// the server's choice.
     policy: Option<String>,
     /// Same request, same seed, same course. Default: a new one each time.
     seed: Option<i64>,

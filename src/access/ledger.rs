@@ -1,0 +1,199 @@
+//! What keys have used: in fixed windows of a minute, and of a day for money.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use secrecy::SecretString;
+
+use super::shared::Shared;
+use super::{Key, Store, StoreError};
+
+const MINUTE: u64 = 60;
+const DAY: u64 = 24 * 60 * MINUTE;
+
+/// A limit that a key has reached.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// Requests of this minute.
+    #[error("the key has reached its limit of {limit} requests a minute")]
+    Requests {
+        /// The limit.
+        limit: u64,
+        /// Until the next minute.
+        retry_after: Duration,
+    },
+    /// Tokens of this minute.
+    #[error("the key has reached its limit of {limit} tokens a minute")]
+    Tokens {
+        /// The limit.
+        limit: u64,
+        /// Until the next minute.
+        retry_after: Duration,
+    },
+    /// Money of this day.
+    #[error("the key has spent its budget of {limit} for today")]
+    Budget {
+        /// The limit.
+        limit: f64,
+        /// Until the next day (UTC).
+        retry_after: Duration,
+    },
+}
+
+/// What a key has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    /// Requests of this minute, the present one included.
+    pub(super) requests: u64,
+    /// Tokens of this minute.
+    pub(super) tokens: u64,
+    /// Money of this day, millionths.
+    pub(super) micros: i64,
+}
+
+/// When something happens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// Seconds since 1970.
+    seconds: u64,
+}
+
+impl Moment {
+    fn new(now: SystemTime) -> Self {
+        Self { seconds: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) }
+    }
+
+    pub(super) fn minute(self) -> u64 {
+        self.seconds / MINUTE
+    }
+
+    pub(super) fn day(self) -> u64 {
+        self.seconds / DAY
+    }
+
+    fn until_next(self, window: u64) -> Duration {
+        Duration::from_secs(window - self.seconds % window)
+    }
+}
+
+/// Counts for this process, or for all replicas.
+pub(super) struct Ledger {
+    shared: Option<Shared>,
+    /// Requests and tokens of a minute, by key.
+    minutes: Mutex<HashMap<String, (u64, u64, u64)>>,
+}
+
+impl Ledger {
+    pub(super) fn new(redis_url: Option<SecretString>) -> Result<Self, StoreError> {
+        let shared = redis_url.map(|url| Shared::new(&url)).transpose()?;
+        Ok(Self { shared, minutes: Mutex::default() })
+    }
+
+    /// Counts a request, unless a limit is reached. While Redis cannot be asked, this process
+    /// counts for itself.
+    pub(super) async fn admit(
+        &self,
+        key: &Key,
+        store: Option<&Store>,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
+        let limits = &key.limits;
+        let is_limited = limits.requests_per_minute.is_some()
+            || limits.tokens_per_minute.is_some()
+            || limits.budget_per_day.is_some();
+        if !is_limited {
+            return Ok(());
+        }
+        let now = Moment::new(now);
+        let own = self.begin(key, now);
+        let used = match &self.shared {
+            Some(shared) => match shared.begin(&key.id, now).await {
+                Ok(used) => used,
+                Err(error) => {
+                    tracing::warn!(%error, "this process counts for itself");
+                    own
+                }
+            },
+            None => Used { micros: spent(key, store, now).await, ..own },
+        };
+        let minute = now.until_next(MINUTE);
+        match limits.requests_per_minute {
+            Some(limit) if used.requests > limit => {
+                return Err(Refusal::Requests { limit, retry_after: minute });
+            }
+            _ => {}
+        }
+        match limits.tokens_per_minute {
+            Some(limit) if used.tokens >= limit => {
+                return Err(Refusal::Tokens { limit, retry_after: minute });
+            }
+            _ => {}
+        }
+        match limits.budget_per_day {
+            Some(limit) if used.micros as f64 / 1e6 >= limit => {
+                Err(Refusal::Budget { limit, retry_after: now.until_next(DAY) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts what a request has used.
+    pub(super) async fn record(
+        &self,
+        key: &Key,
+        store: Option<&Store>,
+        tokens: u64,
+        cost: f64,
+        now: SystemTime,
+    ) {
+        let now = Moment::new(now);
+        // Rounded up: what costs little costs something.
+        let micros = (cost.max(0.0) * 1e6).ceil() as i64;
+        {
+            let mut minutes = self.minutes();
+            if let Some((minute, _, counted)) = minutes.get_mut(&key.id)
+                && *minute == now.minute()
+            {
+                *counted = counted.saturating_add(tokens);
+            }
+        }
+        let shared = match &self.shared {
+            Some(shared) => shared.record(&key.id, tokens, micros, now).await,
+            None => Ok(()),
+        };
+        if let Err(error) = shared {
+            tracing::warn!(%error, key = key.id, "cannot share what a key has used");
+        }
+        if let Some(store) = store.filter(|_| micros > 0)
+            && let Err(error) = store.spend(&key.id, now.day() as i64, micros).await
+        {
+            tracing::error!(%error, key = key.id, micros, "cannot write down what a key has spent");
+        }
+    }
+
+    fn begin(&self, key: &Key, now: Moment) -> Used {
+        let mut minutes = self.minutes();
+        let minute = now.minute();
+        let counted = minutes.entry(key.id.clone()).or_default();
+        if counted.0 != minute {
+            *counted = (minute, 0, 0);
+        }
+        counted.1 += 1;
+        Used { requests: counted.1, tokens: counted.2, micros: 0 }
+    }
+
+    /// There are no more entries than valid keys.
+    fn minutes(&self) -> MutexGuard<'_, HashMap<String, (u64, u64, u64)>> {
+        self.minutes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the store says was spent; nothing where it cannot be asked.
+async fn spent(key: &Key, store: Option<&Store>, now: Moment) -> i64 {
+    let Some(store) = store.filter(|_| key.limits.budget_per_day.is_some()) else { return 0 };
+    store.spent(&key.id, now.day() as i64).await.unwrap_or_else(|error| {
+        tracing::error!(%error, key = key.id, "cannot look up what a key has spent");
+        0
+    })
+}

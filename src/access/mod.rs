@@ -1,0 +1,184 @@
+//! Who may use the server, and how much: keys, where they are kept, and what they have used.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+mod config;
+mod key;
+mod ledger;
+mod shared;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use config::{AccessConfig, UrlLookup};
+pub use key::{Key, KeyLimits, NewKey};
+pub use ledger::Refusal;
+pub use store::{Store, StoreError};
+
+use ledger::Ledger;
+
+/// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long a key is still taken while the store cannot be asked.
+const STALE: Duration = Duration::from_secs(600);
+/// Keys, known and unknown, that are remembered.
+const REMEMBERED: usize = 10_000;
+
+/// Why a caller is not let in.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Denied {
+    /// No key was sent.
+    #[error(
+        "this server needs a key\nhint: send it as `Authorization: Bearer …`; its operator makes keys with `server keys create`"
+    )]
+    Missing,
+    /// The key is not known, or was revoked.
+    #[error("the key is not valid")]
+    Unknown,
+    /// The store of the keys cannot be asked.
+    #[error("keys cannot be checked now\nhint: try again a little later")]
+    Unavailable,
+}
+
+/// All keys, and what they have used.
+pub struct Access {
+    config: AccessConfig,
+    store: RwLock<Option<Store>>,
+    ledger: Ledger,
+    /// Whether there is a key, ever; from then on nobody comes in without one.
+    is_closed: AtomicBool,
+    /// When it was last seen that there is none.
+    seen_open: Mutex<Option<Instant>>,
+    remembered: Mutex<HashMap<String, (Instant, Option<Arc<Key>>)>>,
+}
+
+impl Access {
+    /// The keys that `config` says. `urls` looks up the variables that it names. Without a store's
+    /// URL and without a file there are no keys.
+    pub async fn open(config: &AccessConfig, urls: UrlLookup<'_>) -> Result<Self, StoreError> {
+        let ledger = Ledger::new(config.redis_url(urls)?)?;
+        let store = match config.store_url(urls)? {
+            Some(url) => Some(Store::connect(&url).await?),
+            None => Self::embedded(&config.store).await?,
+        };
+        let access = Self {
+            config: config.clone(),
+            store: RwLock::new(store),
+            ledger,
+            is_closed: AtomicBool::new(false),
+            seen_open: Mutex::new(None),
+            remembered: Mutex::default(),
+        };
+        access.look().await?;
+        Ok(access)
+    }
+
+    async fn embedded(path: &Path) -> Result<Option<Store>, StoreError> {
+        match path.exists() {
+            true => Store::embedded(path).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Opens the embedded store where its file has come into being, and sees whether there are
+    /// keys now.
+    pub async fn look(&self) -> Result<(), StoreError> {
+        if self.store().is_none()
+            && let Some(store) = Self::embedded(&self.config.store).await?
+        {
+            *self.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        }
+        if let Some(store) = self.store()
+            && store.has_keys().await?
+        {
+            self.is_closed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether callers need a key.
+    pub async fn is_closed(&self) -> Result<bool, Denied> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        {
+            let mut seen = self.seen_open.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.is_some_and(|seen| seen.elapsed() < FRESH) {
+                return Ok(false);
+            }
+            *seen = Some(Instant::now());
+        }
+        self.look().await.map_err(unavailable)?;
+        Ok(self.is_closed.load(Ordering::Relaxed))
+    }
+
+    /// The key that `bearer` is; `None` where none is needed.
+    pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Option<Arc<Key>>, Denied> {
+        if !self.is_closed().await? {
+            return Ok(None);
+        }
+        let bearer = bearer.ok_or(Denied::Missing)?;
+        let (id, secret) = key::split(bearer).ok_or(Denied::Unknown)?;
+        let key = self.find(id).await?.ok_or(Denied::Unknown)?;
+        if key.is_of(secret) { Ok(Some(key)) } else { Err(Denied::Unknown) }
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
+        let known = self.remembered().get(id).cloned();
+        if let Some((at, key)) = &known
+            && at.elapsed() < FRESH
+        {
+            return Ok(key.clone());
+        }
+        let Some(store) = self.store() else { return Err(Denied::Unavailable) };
+        match store.find(id).await {
+            Ok(key) => {
+                let key = key.map(Arc::new);
+                let mut remembered = self.remembered();
+                if remembered.len() >= REMEMBERED {
+                    remembered.retain(|_, (at, _)| at.elapsed() < FRESH);
+                }
+                if remembered.len() < REMEMBERED {
+                    remembered.insert(id.to_owned(), (Instant::now(), key.clone()));
+                }
+                Ok(key)
+            }
+            Err(error) => match known {
+                Some((at, Some(key))) if at.elapsed() < STALE => {
+                    tracing::warn!(%error, "a key is taken as it was when last looked up");
+                    Ok(Some(key))
+                }
+                _ => Err(unavailable(error)),
+            },
+        }
+    }
+
+    fn remembered(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Option<Arc<Key>>)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request of `key` at the time `now`, or says which limit it has reached.
+    pub async fn admit(&self, key: &Key, now: SystemTime) -> Result<(), Refusal> {
+        self.ledger.admit(key, self.store().as_ref(), now).await
+    }
+
+    /// Counts what a request of `key` has used.
+    pub async fn record(&self, key: &Key, tokens: u64, cost: f64, now: SystemTime) {
+        self.ledger.record(key, self.store().as_ref(), tokens, cost, now).await;
+    }
+}
+
+fn unavailable(error: StoreError) -> Denied {
+    tracing::error!(%error, "the store of the keys cannot be asked");
+    Denied::Unavailable
+}

@@ -1,0 +1,86 @@
+//! What keys have used, in a Redis that replicas share.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Script};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::StoreError;
+use super::ledger::{Moment, Used};
+
+/// How long Redis may take; after that this process counts for itself.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Counts a request, and gives what was used. Counters outlive their window by one more, as clocks
+/// differ.
+const BEGIN: &str = "
+local requests = redis.call('INCR', KEYS[1])
+if requests == 1 then redis.call('EXPIRE', KEYS[1], 120) end
+local tokens = redis.call('GET', KEYS[2]) or '0'
+local micros = redis.call('GET', KEYS[3]) or '0'
+return {requests, tonumber(tokens), tonumber(micros)}";
+
+/// Adds tokens and money.
+const RECORD: &str = "
+redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], 120)
+redis.call('INCRBY', KEYS[2], ARGV[2])
+redis.call('EXPIRE', KEYS[2], 172800)
+return 1";
+
+/// Counters in Redis.
+pub(super) struct Shared {
+    connection: ConnectionManager,
+    begin: Script,
+    record: Script,
+}
+
+impl Shared {
+    /// Connects when first used.
+    pub(super) fn new(url: &SecretString) -> Result<Self, StoreError> {
+        // The error may show the URL, and with it the password.
+        let client = Client::open(url.expose_secret())
+            .map_err(|_| StoreError::Redis("its URL cannot be read".to_owned()))?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE))
+            .set_number_of_retries(1);
+        let connection = ConnectionManager::new_lazy_with_config(client, config)
+            .map_err(|error| StoreError::Redis(error.to_string()))?;
+        Ok(Self { connection, begin: Script::new(BEGIN), record: Script::new(RECORD) })
+    }
+
+    pub(super) async fn begin(&self, id: &str, now: Moment) -> Result<Used, StoreError> {
+        let mut call = self.begin.key(name(id, "requests", now.minute()));
+        call.key(name(id, "tokens", now.minute())).key(name(id, "micros", now.day()));
+        let mut connection = self.connection.clone();
+        let (requests, tokens, micros): (u64, u64, i64) =
+            within(call.invoke_async(&mut connection)).await?;
+        Ok(Used { requests, tokens, micros })
+    }
+
+    pub(super) async fn record(
+        &self,
+        id: &str,
+        tokens: u64,
+        micros: i64,
+        now: Moment,
+    ) -> Result<(), StoreError> {
+        let mut call = self.record.key(name(id, "tokens", now.minute()));
+        call.key(name(id, "micros", now.day())).arg(tokens).arg(micros);
+        let mut connection = self.connection.clone();
+        within(call.invoke_async::<i64>(&mut connection)).await.map(|_| ())
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = redis::RedisResult<T>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(PATIENCE * 2, asked).await {
+        Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string())),
+        Err(_) => Err(StoreError::Redis("it does not answer".to_owned())),
+    }
+}
+
+fn name(id: &str, what: &str, window: u64) -> String {
+    format!("prompt-r1:{{{id}}}:{what}:{window}")
+}

@@ -1,0 +1,194 @@
+//! Where keys are kept: SQLite in a file, or PostgreSQL.
+
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::any::{AnyPoolOptions, AnyRow, install_default_drivers};
+use sqlx::{AnyPool, Row};
+
+use super::{Key, NewKey};
+
+/// How long a statement may wait for a connection, and SQLite for another writer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One statement each; both databases take them as they are.
+const SCHEMA: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS prompt_r1_keys (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL, created_at BIGINT NOT NULL,
+        revoked_at BIGINT NOT NULL, limits TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS prompt_r1_spending (
+        key_id TEXT NOT NULL, day BIGINT NOT NULL, micros BIGINT NOT NULL,
+        PRIMARY KEY (key_id, day))",
+];
+/// `revoked_at` of a valid key.
+const VALID: i64 = 0;
+
+/// A store of keys that failed, or is configured wrongly.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A variable that is named is not there.
+    #[error("the variable `{0}` is not set\nhint: export it, or leave its key out of `[access]`")]
+    Unset(String),
+    /// A URL of something else.
+    #[error("the variable `{variable}` holds no URL that begins with `{scheme}`")]
+    Scheme {
+        /// The variable.
+        variable: String,
+        /// What it should begin with.
+        scheme: &'static str,
+    },
+    /// The database failed.
+    #[error("the store of the keys failed: {0}")]
+    Database(String),
+    /// Redis cannot be used.
+    #[error("the shared limits cannot be used: {0}")]
+    Redis(String),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+    /// No such key.
+    #[error("there is no key `{0}`\nhint: `server keys list` shows all")]
+    NoKey(String),
+    /// Something in the store is not ours.
+    #[error("the key `{id}` in the store is damaged: {reason}")]
+    Damaged {
+        /// The key.
+        id: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // Errors of the configuration may show the URL, and with it the password.
+        match error {
+            sqlx::Error::Configuration(_) => Self::Database("its URL cannot be read".to_owned()),
+            error => Self::Database(error.to_string()),
+        }
+    }
+}
+
+/// A store. Clones share its connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+}
+
+impl Store {
+    /// SQLite in this file, which is made if it is not there.
+    pub async fn embedded(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_str().ok_or_else(|| {
+            StoreError::Database(format!("`{}` is no UTF-8 path", path.display()))
+        })?;
+        let escaped = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        Self::connect(&format!("sqlite://{escaped}?mode=rwc").into()).await
+    }
+
+    /// The database at this URL.
+    pub async fn connect(url: &SecretString) -> Result<Self, StoreError> {
+        install_default_drivers();
+        let url = url.expose_secret();
+        // SQLite has one writer at a time.
+        let connections = if url.starts_with("sqlite:") { 1 } else { 8 };
+        let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
+        let pool = options.connect(url).await?;
+        for statement in SCHEMA {
+            sqlx::query(statement).execute(&pool).await?;
+        }
+        Ok(Self { pool })
+    }
+
+    /// Whether there is, or ever was, a key.
+    pub async fn has_keys(&self) -> Result<bool, StoreError> {
+        let found = sqlx::query("SELECT id FROM prompt_r1_keys LIMIT 1");
+        Ok(found.fetch_optional(&self.pool).await?.is_some())
+    }
+
+    /// Keeps a key.
+    pub async fn create(&self, new: &NewKey) -> Result<(), StoreError> {
+        let key = &new.key;
+        let limits = serde_json::to_string(&key.limits)
+            .map_err(|error| StoreError::Database(error.to_string()))?;
+        sqlx::query("INSERT INTO prompt_r1_keys VALUES ($1, $2, $3, $4, $5, $6)")
+            .bind(&key.id)
+            .bind(&key.name)
+            .bind(&key.hash)
+            .bind(key.created_at)
+            .bind(VALID)
+            .bind(limits)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// All keys, the oldest first.
+    pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
+             ORDER BY created_at, id",
+        );
+        rows.fetch_all(&self.pool).await?.iter().map(read).collect()
+    }
+
+    /// The key of this id.
+    pub async fn find(&self, id: &str) -> Result<Option<Key>, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
+             WHERE id = $1",
+        );
+        row.bind(id).fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+    }
+
+    /// Makes a key invalid for good.
+    pub async fn revoke(&self, id: &str, now: i64) -> Result<(), StoreError> {
+        let done = sqlx::query("UPDATE prompt_r1_keys SET revoked_at = $1 WHERE id = $2")
+            .bind(now.max(VALID + 1))
+            .bind(id)
+            .execute(&self.pool)
+            .await?;
+        match done.rows_affected() {
+            0 => Err(StoreError::NoKey(id.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a key has spent on a day (days since 1970), millionths.
+    pub async fn spent(&self, id: &str, day: i64) -> Result<i64, StoreError> {
+        let row =
+            sqlx::query("SELECT micros FROM prompt_r1_spending WHERE key_id = $1 AND day = $2");
+        let row = row.bind(id).bind(day).fetch_optional(&self.pool).await?;
+        Ok(row.map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
+    /// Adds to what a key has spent on a day, millionths.
+    pub async fn spend(&self, id: &str, day: i64, micros: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO prompt_r1_spending VALUES ($1, $2, $3) ON CONFLICT (key_id, day)
+             DO UPDATE SET micros = prompt_r1_spending.micros + excluded.micros",
+        )
+        .bind(id)
+        .bind(day)
+        .bind(micros)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+fn read(row: &AnyRow) -> Result<Key, StoreError> {
+    let id: String = row.try_get(0)?;
+    let limits: String = row.try_get(5)?;
+    let limits = serde_json::from_str(&limits)
+        .map_err(|error| StoreError::Damaged { id: id.clone(), reason: error.to_string() })?;
+    let revoked_at: i64 = row.try_get(4)?;
+    Ok(Key {
+        id,
+        name: row.try_get(1)?,
+        hash: row.try_get(2)?,
+        created_at: row.try_get(3)?,
+        revoked_at: (revoked_at != VALID).then_some(revoked_at),
+        limits,
+    })
+}

@@ -1,0 +1,115 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::UNIX_EPOCH;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn limits(requests: Option<u64>, tokens: Option<u64>, budget: Option<f64>) -> KeyLimits {
+    KeyLimits {
+        models: Vec::new(),
+        requests_per_minute: requests,
+        tokens_per_minute: tokens,
+        budget_per_day: budget,
+    }
+}
+
+#[test]
+fn models_by_name_or_by_their_beginning() {
+    let table: [(&[&str], &str, bool); 6] = [
+        (&[], "any", true),
+        (&["prompt-r1"], "prompt-r1", true),
+        (&["prompt-r1"], "prompt-r1/a", false),
+        (&["prompt-r1/*"], "prompt-r1/a", true),
+        (&["a", "b"], "c", false),
+        (&["*"], "", true),
+    ];
+    for (models, asked, allowed) in table {
+        let models: Vec<String> = models.iter().map(|&model| model.to_owned()).collect();
+        let limits = KeyLimits { models, ..KeyLimits::default() };
+        assert_eq!(limits.allows(asked), allowed, "{limits:?} {asked}");
+    }
+}
+
+#[test]
+fn keys_differ_and_only_their_hash_is_kept() {
+    let make = || NewKey::new("a", KeyLimits::default(), 1).unwrap();
+    let (one, other) = (make(), make());
+    let bearer = one.bearer.expose_secret();
+    let (id, secret) = key::split(bearer).unwrap();
+    assert_eq!((id, secret.len()), (one.key.id.as_str(), 64));
+    assert!(!format!("{:?}", one.key).contains(secret));
+    assert!(one.key.is_of(secret) && !other.key.is_of(secret));
+    let revoked = Key { revoked_at: Some(2), ..one.key.clone() };
+    assert!(!revoked.is_of(secret));
+    for wrong in ["", "pr1-", "pr1-a-b", "sk-abc", &bearer[1..], &bearer[..bearer.len() - 1]] {
+        assert_eq!(key::split(wrong), None, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_store_keeps_keys_and_spending() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd ?#%name.db");
+    let store = Store::embedded(&path).await.unwrap();
+    assert!(!store.has_keys().await.unwrap());
+    let new = NewKey::new("a", limits(Some(1), None, Some(0.5)), 7).unwrap();
+    store.create(&new).await.unwrap();
+    drop(store);
+    let store = Store::embedded(&path).await.unwrap();
+    assert!(path.exists() && store.has_keys().await.unwrap());
+    let kept = store.find(&new.key.id).await.unwrap().unwrap();
+    assert_eq!(kept, new.key);
+    assert_eq!(store.list().await.unwrap(), [kept]);
+    assert_eq!(store.find("other").await.unwrap(), None);
+    store.revoke(&new.key.id, 9).await.unwrap();
+    assert_eq!(store.find(&new.key.id).await.unwrap().unwrap().revoked_at, Some(9));
+    assert!(matches!(store.revoke("other", 9).await, Err(StoreError::NoKey(_))));
+    for (day, micros, sum) in [(1, 5, 5), (1, 7, 12), (2, 1, 1)] {
+        store.spend(&new.key.id, day, micros).await.unwrap();
+        assert_eq!(store.spent(&new.key.id, day).await.unwrap(), sum);
+    }
+}
+
+#[tokio::test]
+async fn limits_of_a_minute_and_of_a_day() {
+    let store = Store::connect(&"sqlite::memory:".into()).await.unwrap();
+    let ledger = Ledger::new(None).unwrap();
+    let key = |limits| NewKey::new("a", limits, 0).unwrap().key;
+    let admit = async |key: &Key, now| ledger.admit(key, Some(&store), at(now)).await;
+    let record = async |key: &Key, tokens, cost, now| {
+        ledger.record(key, Some(&store), tokens, cost, at(now)).await;
+    };
+
+    let by_requests = key(limits(Some(2), None, None));
+    assert_eq!(admit(&by_requests, 60).await, Ok(()));
+    assert_eq!(admit(&by_requests, 61).await, Ok(()));
+    let retry_after = Duration::from_secs(15);
+    let refused = Err(Refusal::Requests { limit: 2, retry_after });
+    assert_eq!(admit(&by_requests, 105).await, refused);
+    assert_eq!(admit(&by_requests, 120).await, Ok(()));
+
+    let by_tokens = key(limits(None, Some(100), None));
+    assert_eq!(admit(&by_tokens, 60).await, Ok(()));
+    record(&by_tokens, 99, 0.0, 61).await;
+    assert_eq!(admit(&by_tokens, 62).await, Ok(()));
+    record(&by_tokens, 1, 0.0, 62).await;
+    let retry_after = Duration::from_secs(57);
+    assert_eq!(admit(&by_tokens, 63).await, Err(Refusal::Tokens { limit: 100, retry_after }));
+    assert_eq!(admit(&by_tokens, 120).await, Ok(()));
+
+    let by_money = key(limits(None, None, Some(0.01)));
+    assert_eq!(admit(&by_money, 10).await, Ok(()));
+    record(&by_money, 5, 0.009_999, 11).await;
+    assert_eq!(admit(&by_money, 80_000).await, Ok(()));
+    record(&by_money, 5, 0.000_000_1, 80_001).await;
+    let retry_after = Duration::from_secs(400);
+    let refused = Err(Refusal::Budget { limit: 0.01, retry_after });
+    assert_eq!(admit(&by_money, 86_000).await, refused);
+    assert_eq!(admit(&by_money, 86_400).await, Ok(()));
+}

@@ -1,0 +1,119 @@
+//! `server keys`: makes, lists and revokes the keys of callers.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::access::{AccessConfig, KeyLimits, NewKey, Store, StoreError};
+use crate::config::{Config, Overrides};
+
+use super::Failure;
+
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Configuration file: its table `access` says where keys are kept
+    #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a key, and show it this once
+    Create(CreateArgs),
+    /// List all keys
+    List,
+    /// Make a key invalid for good
+    Revoke {
+        /// The key's id, as `list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// What the key is for
+    name: String,
+    /// Models it may ask for, such as `prompt-r1,prompt-r1/*` [default: all]
+    #[arg(long, value_name = "MODELS", value_delimiter = ',')]
+    models: Vec<String>,
+    /// Requests a minute
+    #[arg(long, value_name = "COUNT")]
+    requests_per_minute: Option<u64>,
+    /// Tokens a minute, of both models together
+    #[arg(long, value_name = "COUNT")]
+    tokens_per_minute: Option<u64>,
+    /// Money a day (UTC), in the currency of the configured prices
+    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    budget_per_day: Option<f64>,
+}
+
+fn amount(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(amount) if amount.is_finite() && amount > 0.0 => Ok(amount),
+        _ => Err("not an amount above 0".to_owned()),
+    }
+}
+
+/// Carries `server keys` out.
+pub async fn run(args: KeysArgs) -> Result<(), Failure> {
+    let config = match &args.config {
+        Some(path) => Config::load(Some(path), &Overrides::default())?.access,
+        None => AccessConfig::default(),
+    };
+    let store = open(&config).await?;
+    match args.command {
+        Command::Create(args) => create(&store, args).await,
+        Command::List => list(&store).await,
+        Command::Revoke { id } => Ok(store.revoke(&id, now()).await?),
+    }
+}
+
+async fn open(config: &AccessConfig) -> Result<Store, StoreError> {
+    match config.store_url(&variable)? {
+        Some(url) => Store::connect(&url).await,
+        None => Store::embedded(&config.store).await,
+    }
+}
+
+/// The value of an environment variable that holds something secret.
+pub fn variable(name: &str) -> Option<SecretString> {
+    std::env::var(name).ok().map(SecretString::from)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the key is the command's output")]
+async fn create(store: &Store, args: CreateArgs) -> Result<(), Failure> {
+    let limits = KeyLimits {
+        models: args.models,
+        requests_per_minute: args.requests_per_minute,
+        tokens_per_minute: args.tokens_per_minute,
+        budget_per_day: args.budget_per_day,
+    };
+    let is_first = !store.has_keys().await?;
+    let new = NewKey::new(&args.name, limits, now())?;
+    store.create(&new).await?;
+    println!("{}", new.bearer.expose_secret());
+    eprintln!("this key is shown once; its id is `{}`", new.key.id);
+    if is_first {
+        eprintln!("it is the first: from now on nobody comes in without a key");
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "the list is the command's output")]
+async fn list(store: &Store) -> Result<(), Failure> {
+    for key in store.list().await? {
+        let state = if key.revoked_at.is_some() { "revoked" } else { "valid" };
+        let limits = serde_json::to_string(&key.limits).map_err(anyhow::Error::from)?;
+        println!("{}\t{state}\t{}\t{limits}", key.id, key.name);
+    }
+    Ok(())
+}

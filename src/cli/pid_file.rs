@@ -1,0 +1,85 @@
+//! The file by which `server reload` finds the server, and learns what became of the reload.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The server's process.
+    pub pid: u32,
+    /// Times that the configuration was read again.
+    pub reloads: u64,
+    /// Why the last time failed; `None` when it did not.
+    pub error: Option<String>,
+}
+
+/// The file of a running server: locked for as long as the server runs, removed at its end.
+pub struct PidFile {
+    file: File,
+    path: PathBuf,
+    status: Status,
+}
+
+impl PidFile {
+    /// Takes the file for this process.
+    pub fn hold(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("cannot write the file `{shown}`"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("another server holds `{shown}`\nhint: give each its own `server.pid_file`")
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock the file `{shown}`"));
+            }
+        }
+        let status = Status { pid: std::process::id(), reloads: 0, error: None };
+        let mut held = Self { file, path: path.to_owned(), status };
+        held.write()?;
+        Ok(held)
+    }
+
+    /// Writes down what became of a reload.
+    pub fn reloaded(&mut self, error: Option<String>) -> anyhow::Result<()> {
+        self.status.reloads += 1;
+        self.status.error = error;
+        self.write()
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        let text = serde_json::to_string(&self.status)?;
+        self.file.rewind()?;
+        self.file.set_len(0)?;
+        self.file.write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    /// What the file of a running server says.
+    pub fn read(path: &Path) -> anyhow::Result<Status> {
+        let shown = path.display();
+        let none = || format!("no server runs that holds `{shown}`");
+        let mut file = File::open(path).with_context(none)?;
+        if file.try_lock_shared().is_ok() {
+            bail!("{}: the file is left over from one that was killed", none());
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        serde_json::from_str(&text).with_context(|| format!("`{shown}` is no file of a server"))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the process's file");
+        }
+    }
+}

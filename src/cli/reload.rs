@@ -1,0 +1,69 @@
+//! `server reload`: has a running server read its configuration again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+
+use crate::config::{Config, Overrides};
+
+use super::Failure;
+use super::pid_file::PidFile;
+
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Configuration file of the server; it is checked before the server is told
+    #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG")]
+    config: Option<PathBuf>,
+    /// The file that holds the server's process id [default: `server.pid_file`]
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// How long to wait for the models to be loaded, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+/// Carries `server reload` out: returns once the new configuration serves.
+#[allow(clippy::print_stdout, reason = "the result is the command's output")]
+pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
+    let config = match &args.config {
+        Some(path) => Some(Config::load(Some(path), &Overrides::default())?),
+        None => None,
+    };
+    let path = args.pid_file.or(config.and_then(|config| config.server.pid_file)).context(
+        "which server is not said\nhint: set `server.pid_file`, or send the process SIGHUP",
+    )?;
+    let before = PidFile::read(&path)?;
+    hang_up(before.pid)?;
+    let until = Instant::now() + Duration::from_secs(args.timeout);
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // It may be half written just now.
+        let Ok(now) = PidFile::read(&path) else { continue };
+        if now.reloads > before.reloads {
+            return match now.error {
+                None => {
+                    println!("the new configuration serves");
+                    Ok(())
+                }
+                Some(error) => Err(anyhow!("the old configuration goes on: {error}").into()),
+            };
+        }
+    }
+    let waited = args.timeout;
+    Err(anyhow!("the server has not said within {waited} s whether it is done\nhint: see its log")
+        .into())
+}
+
+#[cfg(unix)]
+fn hang_up(pid: u32) -> anyhow::Result<()> {
+    use nix::sys::signal::{Signal, kill};
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+    kill(pid, Signal::SIGHUP).with_context(|| format!("cannot send SIGHUP to the process {pid}"))
+}
+
+#[cfg(not(unix))]
+fn hang_up(_pid: u32) -> anyhow::Result<()> {
+    anyhow::bail!("this system has no SIGHUP\nhint: restart the server")
+}

@@ -1,0 +1,141 @@
+//! Logs, and traces for OpenTelemetry where a collector is configured.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use secrecy::ExposeSecret;
+use tokio::runtime::Handle;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::TelemetryConfig;
+use crate::episode::{CONTENTS, SPANS};
+
+use super::keys;
+
+/// How long the collector may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Logging and tracing; traces that wait are sent at its end.
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Starts logging, on standard error: levels by `RUST_LOG`, JSON where nobody reads along; and
+    /// tracing, where `config` has a collector. Needs a runtime.
+    pub fn start(config: Option<&TelemetryConfig>) -> anyhow::Result<Self> {
+        let provider = config.map(provider).transpose()?;
+        // mistral.rs tells about every layer it loads.
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+            EnvFilter::new("info,mistralrs_core=warn,mistralrs_quant=warn,hf_hub=warn")
+        });
+        // Spans of episodes are for traces, and what they say is for nobody's logs.
+        let filter = [SPANS, CONTENTS].into_iter().try_fold(filter, |filter, target| {
+            Ok::<_, anyhow::Error>(filter.add_directive(format!("{target}=off").parse()?))
+        })?;
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = match std::io::stderr().is_terminal() {
+            true => lines.boxed(),
+            false => lines.json().boxed(),
+        };
+        let traces = config.zip(provider.as_ref()).map(|(config, provider)| {
+            let contents = if config.contents { LevelFilter::INFO } else { LevelFilter::OFF };
+            let targets = Targets::new()
+                .with_target("prompt_r1", LevelFilter::INFO)
+                .with_target(CONTENTS, contents);
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("prompt-r1"))
+                .with_location(false)
+                .with_threads(false)
+                .with_filter(targets)
+        });
+        let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces);
+        // Once only; a second call changes nothing.
+        let _ = registry.try_init();
+        Ok(Self { provider })
+    }
+
+    /// Sends the traces that wait.
+    pub async fn finish(self) {
+        let Some(provider) = self.provider else { return };
+        let sent = tokio::task::spawn_blocking(move || provider.shutdown()).await;
+        if let Ok(Err(error)) = sent {
+            tracing::warn!(%error, "cannot send the last traces");
+        }
+    }
+}
+
+fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(PATIENCE)
+        .build()?;
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(Exporter { client, runtime: Handle::current() })
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", config.otlp_url.trim_end_matches('/')))
+        .with_timeout(PATIENCE)
+        .with_headers(headers(config)?)
+        .build()?;
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.share)));
+    let resource = Resource::builder().with_service_name("prompt-r1").build();
+    let builder = SdkTracerProvider::builder().with_batch_exporter(exporter);
+    Ok(builder.with_sampler(sampler).with_resource(resource).build())
+}
+
+/// Headers from the variable that is named for them: `name=value,name=value`.
+fn headers(config: &TelemetryConfig) -> anyhow::Result<HashMap<String, String>> {
+    let Some(variable) = &config.headers_env else { return Ok(HashMap::new()) };
+    let Some(value) = keys::variable(variable) else {
+        anyhow::bail!("`telemetry.headers_env`: the variable `{variable}` is not set");
+    };
+    let pairs = value.expose_secret().split(',').map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    });
+    pairs
+        .collect::<Option<_>>()
+        .ok_or_else(|| anyhow::anyhow!("`{variable}` is not of the form `name=value,name=value`"))
+}
+
+/// Sends on our own runtime: the exporter's thread has none.
+#[derive(Debug)]
+struct Exporter {
+    client: reqwest::Client,
+    runtime: Handle,
+}
+
+#[async_trait]
+impl HttpClient for Exporter {
+    async fn send_bytes(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, HttpError> {
+        let (parts, body) = request.into_parts();
+        let request = self.client.request(parts.method, parts.uri.to_string());
+        let request = request.headers(parts.headers).body(body);
+        let sent = self.runtime.spawn(async move {
+            let response = request.send().await?;
+            let status = response.status();
+            Ok::<_, reqwest::Error>((status, response.bytes().await?))
+        });
+        let (status, body) = sent.await?.map_err(reqwest::Error::without_url)?;
+        let mut response = http::Response::new(body);
+        *response.status_mut() = status;
+        Ok(response)
+    }
+}

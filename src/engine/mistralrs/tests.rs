@@ -1,0 +1,115 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use candle_core::Tensor;
+
+use super::*;
+use crate::engine::Sampling;
+
+/// Holds the engine's thread at its first token, until it is let go.
+struct Holder(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl CustomLogitsProcessor for Holder {
+    fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
+        let _ = self.0.lock().unwrap().recv_timeout(Duration::from_secs(60));
+        Ok(logits.clone())
+    }
+}
+
+/// Ends the engine's thread the hard way: it panics at its twentieth token.
+#[derive(Default)]
+struct Killer(AtomicUsize);
+
+impl CustomLogitsProcessor for Killer {
+    fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) < 20, "killed by a test");
+        Ok(logits.clone())
+    }
+}
+
+/// Sends a request that samples by `processor`.
+async fn send(
+    engine: &MistralRsEngine,
+    processor: impl CustomLogitsProcessor + 'static,
+    max_len: usize,
+) -> mpsc::Receiver<Response> {
+    let inner = engine.shared.model.inner();
+    let (responses, received) = mpsc::channel(256);
+    let normal = NormalRequest {
+        is_streaming: true,
+        logits_processors: Some(vec![Arc::new(processor) as Arc<dyn CustomLogitsProcessor>]),
+        ..NormalRequest::new_simple(
+            RequestMessage::CompletionTokens(vec![5, 6, 7]),
+            SamplingParams { max_len: Some(max_len), ..SamplingParams::neutral() },
+            responses,
+            inner.next_request_id(),
+            None,
+            None,
+        )
+    };
+    engine.shared.send(Request::Normal(Box::new(normal))).await.unwrap();
+    received
+}
+
+/// Returns once so many requests wait for the engine's thread.
+async fn wait_for_queue(engine: &MistralRsEngine, length: usize) {
+    let wait = async {
+        loop {
+            let sender = engine.shared.model.inner().get_sender(None).unwrap();
+            if sender.max_capacity() - sender.capacity() == length {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+}
+
+fn request(max_tokens: usize) -> GenerateRequest {
+    GenerateRequest {
+        prompt: vec![5, 6, 7],
+        sampling: Sampling::GREEDY,
+        stop_ids: Vec::new(),
+        max_tokens,
+        stream: true,
+    }
+}
+
+async fn last(mut events: mpsc::UnboundedReceiver<GenerateEvent>) -> GenerateEvent {
+    let all = async {
+        let mut last = None;
+        while let Some(event) = events.recv().await {
+            last = Some(event);
+        }
+        last.unwrap()
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_thread_dies_fails_what_is_in_flight_and_is_rebuilt() {
+    let path = Path::new("models/policy");
+    let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+    let engine = MistralRsEngine::load(path, &config).await.unwrap();
+    let done = GenerateEvent::Done(StopReason::Length);
+    assert_eq!(last(engine.generate(request(4))).await, done);
+    for round in 0..2 {
+        // Both wait for the thread, so that they are sampled side by side from their first token.
+        let (release, held) = std::sync::mpsc::channel();
+        let mut holder = send(&engine, Holder(Mutex::new(held)), 1).await;
+        wait_for_queue(&engine, 0).await;
+        let in_flight = engine.generate(request(100));
+        wait_for_queue(&engine, 1).await;
+        let mut killer = send(&engine, Killer::default(), 100).await;
+        release.send(()).unwrap();
+        while holder.recv().await.is_some() {}
+        while killer.recv().await.is_some() {}
+        let end = last(in_flight).await;
+        assert!(matches!(end, GenerateEvent::Failed(EngineError::Stopped(_))), "{round}: {end:?}");
+        // At once, also where the dead thread is still being taken apart.
+        assert_eq!(last(engine.generate(request(4))).await, done, "{round}");
+        assert!(engine.is_ready().await, "{round}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Who asks: the key of a request, what it may use, and its bill.
+
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::error::ApiError;
+use super::state::AppState;
+use crate::access::{Access, Key};
+use crate::episode::{EpisodeUsage, Tally};
+
+/// Whoever sent a request; anyone where no key is needed.
+#[derive(Clone, Default)]
+pub(super) struct Caller(Option<Account>);
+
+#[derive(Clone)]
+struct Account {
+    access: Arc<Access>,
+    key: Arc<Key>,
+    state: AppState,
+}
+
+/// Lets in who may come in: the key must be valid, and must not have reached its limits.
+pub(super) async fn check(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let is_api = request.uri().path().starts_with("/v1/");
+    if let Some(access) = state.access.clone().filter(|_| is_api) {
+        match admit(&state, access, request.headers()).await {
+            Ok(Some(account)) => {
+                // It is ours: no endpoint may see it.
+                request.headers_mut().remove(header::AUTHORIZATION);
+                request.extensions_mut().insert(Caller(Some(account)));
+            }
+            Ok(None) => {}
+            Err(error) => return error.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+async fn admit(
+    state: &AppState,
+    access: Arc<Access>,
+    headers: &HeaderMap,
+) -> Result<Option<Account>, ApiError> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    });
+    let Some(key) =
+        access.authenticate(bearer).await.map_err(|denied| ApiError::of_denied(&denied))?
+    else {
+        return Ok(None);
+    };
+    let admitted = access.admit(&key, (state.clock)()).await;
+    admitted.map_err(|refusal| ApiError::of_refusal(&refusal))?;
+    Ok(Some(Account { access, key, state: state.clone() }))
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+impl Caller {
+    /// Whether the caller may ask for this model.
+    pub(super) fn may_ask(&self, model: &str) -> bool {
+        self.0.as_ref().is_none_or(|account| account.key.limits.allows(model))
+    }
+
+    /// Makes sure that the caller may ask for this model.
+    pub(super) fn check(&self, model: &str) -> Result<(), ApiError> {
+        if self.may_ask(model) {
+            return Ok(());
+        }
+        let message = format!(
+            "the key may not ask for the model `{model}`\nhint: `/v1/models` lists those it may ask for"
+        );
+        let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
+        Err(error.with_param("model"))
+    }
+
+    /// Whether what the caller uses is counted.
+    pub(super) fn is_billed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The bill of an episode, which is sent however the episode ends.
+    pub(super) fn bill(&self, tally: &Tally) -> Bill {
+        Bill { account: self.0.clone(), tally: Arc::clone(tally) }
+    }
+}
+
+/// What is still to be counted.
+pub(super) struct Bill {
+    account: Option<Account>,
+    tally: Tally,
+}
+
+impl Bill {
+    /// Counts it now.
+    pub(super) async fn settle(mut self) {
+        if let Some((account, tokens, cost)) = self.take() {
+            account.record(tokens, cost).await;
+        }
+    }
+
+    fn take(&mut self) -> Option<(Account, u64, f64)> {
+        let EpisodeUsage { policy, large_model } =
+            *self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = [policy.tokens, large_model.tokens]
+            .map(|tokens| tokens.prompt_tokens + tokens.completion_tokens);
+        let (tokens, cost) = (tokens.iter().sum(), policy.cost + large_model.cost);
+        self.account
+            .take()
+            .filter(|_| tokens > 0 || cost > 0.0)
+            .map(|account| (account, tokens, cost))
+    }
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        // The client left: what it used is counted all the same.
+        if let Some((account, tokens, cost)) = self.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { account.record(tokens, cost).await });
+        }
+    }
+}
+
+impl Account {
+    async fn record(&self, tokens: u64, cost: f64) {
+        self.access.record(&self.key, tokens, cost, (self.state.clock)()).await;
+    }
+}

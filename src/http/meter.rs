@@ -1,0 +1,121 @@
+//! Counts what requests use that are passed through: as the endpoint says, else by their length.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::PoisonError;
+
+use axum::body::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use serde::Deserialize;
+
+use super::caller::Bill;
+use crate::episode::Tally;
+use crate::large_model::Prices;
+use crate::trajectory::TokenUsage;
+
+/// As much of a body's end as is kept; its usage stands there.
+const TAIL: usize = 64 * 1024;
+/// Bytes of a token where the endpoint does not say how many there were.
+const TOKEN_BYTES: u64 = 4;
+
+/// Reads along with a response. What was used is known when it is dropped.
+pub(super) struct Meter {
+    pub(super) prices: Prices,
+    pub(super) request_bytes: u64,
+    pub(super) tally: Tally,
+    /// Sent when this is dropped, after the tally was made.
+    pub(super) bill: Option<Bill>,
+    response_bytes: u64,
+    tail: VecDeque<u8>,
+}
+
+impl Meter {
+    pub(super) fn new(prices: Prices, request_bytes: usize, tally: Tally, bill: Bill) -> Self {
+        let (response_bytes, tail) = (0, VecDeque::new());
+        let request_bytes = request_bytes as u64;
+        Self { prices, request_bytes, tally, bill: Some(bill), response_bytes, tail }
+    }
+
+    /// The same pieces, counted.
+    pub(super) fn watch(
+        self,
+        pieces: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxStream<'static, io::Result<Bytes>> {
+        stream::unfold((pieces, self), |(mut pieces, mut meter)| async move {
+            let piece = pieces.next().await?;
+            if let Ok(piece) = &piece {
+                meter.read(piece);
+            }
+            Some((piece, (pieces, meter)))
+        })
+        .boxed()
+    }
+
+    fn read(&mut self, piece: &[u8]) {
+        self.response_bytes += piece.len() as u64;
+        self.tail.extend(&piece[piece.len().saturating_sub(TAIL)..]);
+        let excess = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..excess);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let said = last_usage(self.tail.make_contiguous());
+        let usage = said.unwrap_or_else(|| TokenUsage {
+            prompt_tokens: self.request_bytes.div_ceil(TOKEN_BYTES),
+            completion_tokens: self.response_bytes.div_ceil(TOKEN_BYTES),
+        });
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.large_model.calls += 1;
+        tally.large_model.tokens += usage;
+        tally.large_model.cost += self.prices.cost(usage);
+        drop(tally);
+        drop(self.bill.take());
+    }
+}
+
+/// The last object `usage` in a body of JSON, or of events of JSON.
+fn last_usage(body: &[u8]) -> Option<TokenUsage> {
+    #[derive(Deserialize)]
+    struct Usage {
+        #[serde(alias = "input_tokens")]
+        prompt_tokens: u64,
+        #[serde(alias = "output_tokens", default)]
+        completion_tokens: u64,
+    }
+    const KEY: &[u8] = b"\"usage\"";
+    let at = body.windows(KEY.len()).rposition(|window| window == KEY)?;
+    let rest = body[at + KEY.len()..].trim_ascii_start().strip_prefix(b":")?;
+    let usage = serde_json::Deserializer::from_slice(rest).into_iter::<Usage>().next()?.ok()?;
+    let Usage { prompt_tokens, completion_tokens } = usage;
+    Some(TokenUsage { prompt_tokens, completion_tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_found_at_the_end() {
+        let table: [(&str, Option<(u64, u64)>); 6] = [
+            ("", None),
+            ("{\"usage\": null}", None),
+            (
+                "{\"usage\": {\"prompt_tokens\": 3, \"completion_tokens\": 4, \"x\": {}}}",
+                Some((3, 4)),
+            ),
+            ("{\"usage\":{\"prompt_tokens\":3,\"total_tokens\":3}}", Some((3, 0))),
+            (
+                "data: {\"usage\":null}\n\ndata: {\"usage\":{\"input_tokens\":1,\"output_tokens\":2}}\n\n",
+                Some((1, 2)),
+            ),
+            ("{\"usage\": {\"prompt_tok", None),
+        ];
+        for (body, expected) in table {
+            let found = last_usage(body.as_bytes());
+            assert_eq!(found.map(|u| (u.prompt_tokens, u.completion_tokens)), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What answers requests: replaced as a whole when the configuration is read again.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::error::ApiError;
+use super::metrics::Metrics;
+use crate::engine::Sampling;
+use crate::episode::Limits;
+use crate::large_model::LargeModels;
+use crate::policy::Policy;
+use crate::protocol::Protocol;
+
+/// The header by which a request names its policy.
+const POLICY: &str = "x-prompt-r1-policy";
+
+/// The models, and what an episode of theirs may use up.
+pub struct Serving {
+    /// Plays in all episodes but those of the canary.
+    pub main: Arc<Served>,
+    /// A second policy, for a share of the traffic.
+    pub canary: Option<Canary>,
+    /// Reply.
+    pub large_models: Arc<LargeModels>,
+    /// What an episode may use up: the defaults, and the most that a request may ask for.
+    pub limits: Limits,
+}
+
+/// A policy, and what belongs to it.
+pub struct Served {
+    /// Thinks and prompts.
+    pub policy: Arc<dyn Policy>,
+    /// Frames what each of the models reads.
+    pub protocol: Arc<Protocol>,
+    /// How the policy samples where the request does not say; the seed is not used.
+    pub sampling: Sampling,
+}
+
+/// A policy that is tried on a share of the traffic.
+pub struct Canary {
+    /// The share of the requests that name no policy, from 0 to 1.
+    pub share: f64,
+    /// The policy.
+    pub served: Arc<Served>,
+}
+
+impl Serving {
+    /// All policies.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<Served>> {
+        std::iter::once(&self.main).chain(self.canary.as_ref().map(|canary| &canary.served))
+    }
+
+    /// Has the series of all policies begin at zero.
+    pub(super) fn announce(&self, metrics: &Metrics) {
+        for served in self.policies() {
+            metrics.begin_policy(served.policy.name());
+        }
+    }
+
+    /// The policy for a request: the one of the name `asked` (its field is called `param`), else
+    /// the one that a header names, else the canary where `draw`, from 0 to 1, is below its share.
+    pub(super) fn choose(
+        &self,
+        asked: Option<&str>,
+        param: &str,
+        headers: &HeaderMap,
+        draw: f64,
+    ) -> Result<&Arc<Served>, ApiError> {
+        let by_header = || headers.get(POLICY).map(|name| name.to_str().unwrap_or_default());
+        match (asked, by_header()) {
+            (Some(name), _) => self.find(name).map_err(|error| error.with_param(param)),
+            (None, Some(name)) => self.find(name),
+            (None, None) => Ok(match &self.canary {
+                Some(canary) if draw < canary.share => &canary.served,
+                _ => &self.main,
+            }),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<&Arc<Served>, ApiError> {
+        self.policies().find(|served| served.policy.name() == name).ok_or_else(|| {
+            let here: Vec<_> =
+                self.policies().map(|served| format!("`{}`", served.policy.name())).collect();
+            let message =
+                format!("no policy is called `{name}`\nhint: there is {}", here.join(", "));
+            ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message)
+        })
+    }
+}

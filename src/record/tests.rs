@@ -1,0 +1,92 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use crate::episode::{AnswerSource, EpisodeUsage, FinishReason};
+use crate::trajectory::{TokenTrace, Trajectory};
+
+fn record(id: usize) -> Record {
+    let mut trace = TokenTrace::default();
+    trace.push_context(&[1, 2, 3]);
+    Record {
+        id: id.to_string(),
+        created: 1,
+        policy: "p".into(),
+        large_model: "m".into(),
+        question: "a?".into(),
+        conversation: Vec::new(),
+        sampling: Sampling::GREEDY,
+        episode: Episode {
+            answer: "b".into(),
+            answer_source: AnswerSource::Policy,
+            finish_reason: FinishReason::Answered,
+            trajectory: Trajectory { turns: Vec::new(), trace },
+            usage: EpisodeUsage::default(),
+            model_micros: 5,
+            reply: None,
+        },
+    }
+}
+
+fn config(folder: &Path) -> RecordConfig {
+    RecordConfig { folder: folder.join("deep/er"), max_bytes: 2000, max_files: 3, queue: 64 }
+}
+
+/// The ids in each file, the oldest first.
+fn ids(config: &RecordConfig) -> Vec<Vec<usize>> {
+    let entries = std::fs::read_dir(&config.folder).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.len() as u64 <= config.max_bytes);
+        let records = text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap());
+        records
+            .map(|read| {
+                let id = read.id.parse().unwrap();
+                assert_eq!(read, record(id));
+                id
+            })
+            .collect()
+    };
+    paths.iter().map(read).collect()
+}
+
+#[test]
+fn files_end_at_their_size_and_the_newest_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    for start in [0, 20] {
+        let recorder = Recorder::start(&config).unwrap();
+        (start..start + 20).for_each(|id| recorder.offer(record(id)));
+        drop(recorder);
+    }
+    let files = ids(&config);
+    assert_eq!(files.len(), 3, "{files:?}");
+    let kept: Vec<usize> = files.concat();
+    let first = kept[0];
+    assert!(first > 0, "{files:?}");
+    assert_eq!(kept, (first..40).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_too_much_is_dropped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = RecordConfig { queue: 1, max_bytes: u64::MAX, ..config(folder.path()) };
+    let recorder = Recorder::start(&config).unwrap();
+    (0..5000).for_each(|id| recorder.offer(record(id)));
+    let counters = Arc::clone(&recorder.counters);
+    drop(recorder);
+    let (written, dropped) =
+        (counters.written.load(Ordering::Relaxed), counters.dropped.load(Ordering::Relaxed));
+    assert!(dropped > 0 && written > 0, "{written} {dropped}");
+    assert_eq!(written + dropped, 5000);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("deep"), "a file").unwrap();
+    assert!(Recorder::start(&config(folder.path())).is_err());
+}

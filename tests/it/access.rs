@@ -1,0 +1,354 @@
+//! Keys of callers, and their limits.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prompt_r1::access::{Access, AccessConfig, KeyLimits, NewKey, Store};
+use reqwest::Response;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::loopback::{Loopback, Script};
+use crate::process::{Process, command, run, told};
+use crate::server::{Server, Setup};
+
+mod shared;
+
+/// A store of keys in a folder of its own.
+struct Keys {
+    folder: TempDir,
+    store: Store,
+}
+
+impl Keys {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::embedded(&folder.path().join("keys.db")).await.unwrap();
+        Self { folder, store }
+    }
+
+    /// Keeps a key with these limits; what its owner sends.
+    async fn make(&self, limits: Value) -> String {
+        make(&self.store, limits).await
+    }
+
+    async fn access(&self) -> Arc<Access> {
+        let store = self.folder.path().join("keys.db");
+        let config = AccessConfig { store, ..AccessConfig::default() };
+        Arc::new(Access::open(&config, &|_| None).await.unwrap())
+    }
+}
+
+async fn make(store: &Store, limits: Value) -> String {
+    let limits: KeyLimits = serde_json::from_value(limits).unwrap();
+    let new = NewKey::new("test", limits, 1).unwrap();
+    store.create(&new).await.unwrap();
+    new.bearer.expose_secret().to_owned()
+}
+
+fn id(bearer: &str) -> &str {
+    bearer.split('-').nth(1).unwrap()
+}
+
+async fn ask(server: &Server, key: &str, path: &str, body: Value) -> Response {
+    server.post(path, &body).bearer_auth(key).send().await.unwrap()
+}
+
+async fn solve(server: &Server, key: &str) -> Response {
+    ask(server, key, "/v1/solve", json!({"question": "a"})).await
+}
+
+/// Status, code of the error and the announced wait.
+async fn outcome(response: Response) -> (u16, String, Option<u64>) {
+    let wait = response.headers().get("retry-after");
+    let wait = wait.map(|wait| wait.to_str().unwrap().parse().unwrap());
+    let status = response.status().as_u16();
+    let body = response.json::<Value>().await.unwrap();
+    (status, body["error"]["code"].as_str().unwrap_or_default().to_owned(), wait)
+}
+
+#[tokio::test]
+async fn who_comes_in() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let (valid, revoked) = (keys.make(json!({})).await, keys.make(json!({})).await);
+    keys.store.revoke(id(&revoked), 2).await.unwrap();
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let wrong =
+        format!("{}{}", &valid[..valid.len() - 1], if valid.ends_with('0') { 1 } else { 0 });
+    let unknown = valid.replacen(id(&valid), "0123456789abcdef", 1);
+    let table = [
+        (None, 401, "missing_api_key"),
+        (Some(format!("Basic {valid}")), 401, "missing_api_key"),
+        (Some("Bearer sk-something".to_owned()), 401, "invalid_api_key"),
+        (Some(format!("Bearer {wrong}")), 401, "invalid_api_key"),
+        (Some(format!("Bearer {unknown}")), 401, "invalid_api_key"),
+        (Some(format!("Bearer {revoked}")), 401, "invalid_api_key"),
+        (Some(format!("Bearer {valid}")), 200, ""),
+        (Some(format!("bearer  {valid}")), 200, ""),
+    ];
+    for (authorization, status, code) in table {
+        for (method, path) in
+            [("POST", "/v1/solve"), ("GET", "/v1/models"), ("POST", "/v1/embeddings")]
+        {
+            let url = format!("{}{path}", server.url);
+            let mut request = server.client.request(method.parse().unwrap(), url);
+            if method == "POST" {
+                request = request.json(&json!({"question": "a"}));
+            }
+            if path == "/v1/embeddings" {
+                request = request.json(&json!({"model": "model-1", "input": "a"}));
+            }
+            if let Some(authorization) = &authorization {
+                request = request.header("authorization", authorization);
+            }
+            let response = request.send().await.unwrap();
+            let challenge = response.headers().get("www-authenticate").is_some();
+            assert_eq!(challenge, status == 401, "{authorization:?}");
+            let text = response.status();
+            assert_eq!(text, status, "{authorization:?} {path}");
+            let body = response.json::<Value>().await.unwrap();
+            assert_eq!(body["error"]["code"].as_str().unwrap_or_default(), code);
+            if status == 401 {
+                assert_eq!(body["error"]["type"], "authentication_error");
+            }
+        }
+    }
+    for path in ["/livez", "/readyz", "/health", "/metrics", "/openapi.json"] {
+        assert_eq!(server.get(path).await.status(), 200, "{path}");
+    }
+    // No endpoint gets to see a caller's key.
+    assert!(!upstream.requests().is_empty());
+    for request in upstream.requests() {
+        assert_eq!(request.header("authorization"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_key_asks_only_for_its_models() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"models": ["prompt-r1", "open-*"]})).await;
+    let mut setup = Setup::relay();
+    setup.others.insert("other".into(), json!({"url": upstream.url(), "model": "m2"}));
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let chat =
+        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "a"}]});
+    let mut hidden = chat("prompt-r1");
+    hidden["prompt_r1"] = json!({"large_model": "other"});
+    let table = [
+        ("/v1/solve", json!({"question": "a"}), 200),
+        ("/v1/solve", json!({"question": "a", "large_model": "other"}), 403),
+        ("/v1/chat/completions", chat("prompt-r1"), 200),
+        ("/v1/chat/completions", chat("prompt-r1/other"), 403),
+        ("/v1/chat/completions", hidden, 403),
+        ("/v1/chat/completions", chat("open-model"), 200),
+        ("/v1/chat/completions", chat("m2"), 403),
+        ("/v1/embeddings", json!({"model": "m2"}), 403),
+        ("/v1/embeddings", json!({}), 403),
+        ("/v1/completions", json!({"model": "open-model"}), 200),
+    ];
+    for (path, body, status) in table {
+        let (got, code, _) = outcome(ask(&server, &key, path, body.clone()).await).await;
+        assert_eq!(got, status, "{path} {body}");
+        assert_eq!(code, if status == 403 { "model_not_allowed" } else { "" }, "{path} {body}");
+    }
+    let list = server.client.get(format!("{}/v1/models", server.url)).bearer_auth(&key);
+    let list = list.send().await.unwrap().json::<Value>().await.unwrap();
+    let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+    assert_eq!(ids, ["prompt-r1"]);
+}
+
+#[tokio::test]
+async fn requests_a_minute() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"requests_per_minute": 2})).await;
+    let other = keys.make(json!({})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for _ in 0..2 {
+        assert_eq!(solve(&server, &key).await.status(), 200);
+    }
+    // The server's clock stands 20 s behind the minute.
+    let refused = (429, "rate_limit_exceeded".to_owned(), Some(40));
+    assert_eq!(outcome(solve(&server, &key).await).await, refused);
+    assert_eq!(solve(&server, &other).await.status(), 200);
+}
+
+#[tokio::test]
+async fn tokens_a_minute_and_money_a_day() {
+    // A call of the loopback takes 18 tokens, an episode of the relay some of its own.
+    let upstream = Loopback::answering(|request| match request.path.as_str() {
+        "/v1/embeddings" => Script::json(200, json!({"data": [], "usage": {"prompt_tokens": 18}})),
+        "/v1/completions" => Script::json(200, json!({"text": "no usage"})),
+        _ => Script::reply("ok"),
+    })
+    .await;
+    let (question, chat) = (
+        json!({"question": "a"}),
+        json!({"model": "model-1", "messages": [{"role": "user", "content": "a"}]}),
+    );
+    let mut streamed = chat.clone();
+    streamed["stream"] = json!(true);
+    let mut streamed_solve = question.clone();
+    streamed_solve["stream"] = json!(true);
+    let table = [
+        ("/v1/solve", question),
+        ("/v1/solve", streamed_solve),
+        ("/v1/chat/completions", chat),
+        ("/v1/chat/completions", streamed),
+        ("/v1/embeddings", json!({"model": "model-1", "input": "a"})),
+        // Without usage, four bytes are a token.
+        ("/v1/completions", json!({"model": "model-1", "prompt": "a".repeat(200)})),
+    ];
+    for (path, body) in table {
+        for (limits, code, wait) in [
+            (json!({"tokens_per_minute": 18}), "rate_limit_exceeded", 40),
+            (json!({"budget_per_day": 18.0}), "insufficient_quota", 6400),
+        ] {
+            let keys = Keys::new().await;
+            let key = keys.make(limits).await;
+            let mut setup = Setup::relay();
+            setup.endpoint =
+                json!({"prices": {"input_per_million": 1e6, "output_per_million": 1e6}});
+            setup.access = Some(keys.access().await);
+            let server = setup.start(&upstream).await;
+            let first = ask(&server, &key, path, body.clone()).await;
+            assert_eq!(first.status(), 200, "{path} {body}");
+            first.text().await.unwrap();
+            // What was passed through is counted once it was read to its end.
+            let refused = async {
+                loop {
+                    let response = ask(&server, &key, path, body.clone()).await;
+                    if response.status() != 200 {
+                        return response;
+                    }
+                    response.text().await.unwrap();
+                }
+            };
+            let refused = tokio::time::timeout(Duration::from_secs(10), refused).await.unwrap();
+            let stops = refused.headers().get("x-should-retry").is_some();
+            assert_eq!(stops, code == "insufficient_quota");
+            assert_eq!(outcome(refused).await, (429, code.to_owned(), Some(wait)), "{path} {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_used_is_counted_though_the_client_left() {
+    let upstream = Loopback::answering(|request| {
+        let reply = Script::reply("ok");
+        if request.prompt() == "second" { reply.after(Duration::from_secs(30)) } else { reply }
+    })
+    .await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"tokens_per_minute": 18})).await;
+    let mut setup = Setup::turns([
+        "<interaction_prompt>first</interaction_prompt>",
+        "<interaction_prompt>second</interaction_prompt>",
+        "<answer>never</answer>",
+    ]);
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let body = json!({"question": "a"});
+    let asked = server.post("/v1/solve", &body).bearer_auth(&key).send();
+    let asked = tokio::spawn(asked);
+    upstream.wait_for_requests(2).await;
+    asked.abort();
+    upstream.wait_for_disconnects(1).await;
+    let models = format!("{}/v1/models", server.url);
+    let refused = async {
+        while server.client.get(&models).bearer_auth(&key).send().await.unwrap().status() != 429 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("it was not counted");
+}
+
+fn write_config(folder: &Path, upstream: &Loopback, more: &str) -> String {
+    let path = folder.join("server.toml");
+    let store = folder.join("keys.db");
+    let text = format!(
+        "[access]\nstore = {store:?}\n{more}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
+         api_key_env = \"\"\n",
+        upstream.url()
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_on_the_command_line() {
+    let upstream = Loopback::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = &write_config(folder.path(), &upstream, "");
+
+    // Without a key, only this machine may ask.
+    let (status, said) = run(&["serve", "--config", config, "--listen", "0.0.0.0:0"]);
+    assert_eq!(status, 64, "{said}");
+    assert!(said.contains("there are no keys") && said.contains("`server keys create`"), "{said}");
+    let open = Process::serve(config.as_ref());
+    open.log.wait_for("anyone on this machine may ask");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |url: &str, key: &str| {
+        let request = client.get(format!("{url}/v1/models")).bearer_auth(key);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(&open.url, "").await, 200);
+
+    let created =
+        command(&["keys", "create", "web", "--config", config, "--models", "prompt-r1,x*"])
+            .args(["--requests-per-minute", "2", "--budget-per-day", "0.5"])
+            .output()
+            .unwrap();
+    assert!(created.status.success(), "{:?}", told(&created));
+    let key = String::from_utf8(created.stdout).unwrap().trim().to_owned();
+    let said = String::from_utf8(created.stderr).unwrap();
+    assert!(said.contains("nobody comes in without a key") && !said.contains(&key), "{said}");
+    let (status, list) = run(&["keys", "list", "--config", config]);
+    assert_eq!(status, 0, "{list}");
+    let secret = key.rsplit('-').next().unwrap();
+    assert!(list.starts_with(&format!("{}\tvalid\tweb\t", id(&key))), "{list}");
+    assert!(list.contains("\"requests_per_minute\":2") && !list.contains(secret), "{list}");
+    let file = std::fs::read(folder.path().join("keys.db")).unwrap();
+    let is_kept = file.windows(secret.len()).any(|window| window == secret.as_bytes());
+    assert!(!is_kept, "the secret is in the store");
+
+    // The server that runs notices the first key, and another may listen anywhere.
+    let closes = async {
+        while ask(&open.url, "").await != 401 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), closes).await.expect("it stays open");
+    let anywhere = &["serve", "--config", config, "--listen", "0.0.0.0:0"];
+    let anywhere = Process::start(&mut command(anywhere));
+    let url = anywhere.url.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(ask(&url, &key).await, 200);
+    assert_eq!(ask(&url, "").await, 401);
+
+    assert_eq!(run(&["keys", "revoke", id(&key), "--config", config]).0, 0);
+    let revoked = async {
+        while ask(&url, &key).await != 401 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), revoked).await.expect("it is not revoked");
+    let (status, said) = run(&["keys", "revoke", "nobody", "--config", config]);
+    assert_eq!(status, 1);
+    assert!(said.contains("there is no key `nobody`"), "{said}");
+
+    // Wanted all the same.
+    let other = tempfile::tempdir().unwrap();
+    let config = &write_config(other.path(), &upstream, "allow_no_keys = true");
+    let server =
+        Process::start(&mut command(&["serve", "--config", config, "--listen", "0.0.0.0:0"]));
+    server.log.wait_for("anyone who can connect may ask");
+}

@@ -1,0 +1,97 @@
+//! The `server` binary as a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A command of the binary, without anything of the environment that would steer it.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command.args(arguments).env_remove("OPENAI_API_KEY").env_remove("RUST_LOG");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PROMPT_R1_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command to its end; its exit status and what it said.
+pub fn run(arguments: &[&str]) -> (i32, String) {
+    told(&command(arguments).output().unwrap())
+}
+
+/// The exit status, and both outputs.
+pub fn told(output: &Output) -> (i32, String) {
+    let text = [&output.stdout[..], &output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8(text).unwrap())
+}
+
+/// `server serve`, killed when dropped.
+pub struct Process {
+    pub url: String,
+    pub log: Log,
+    child: Child,
+}
+
+/// What a process has said on standard error so far.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Returns when the log has this text.
+    pub fn wait_for(&self, text: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !self.text().contains(text) {
+            assert!(Instant::now() < until, "waited for `{text}`:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.text()
+    }
+}
+
+impl Process {
+    /// Serves by this configuration file on a free port, and returns once it listens.
+    pub fn serve(config: &Path) -> Self {
+        Self::start(command(&["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config))
+    }
+
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Log::default();
+        let shared = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut log = shared.0.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let told = log.wait_for("listening on ");
+        let url = told.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
+        Self { url: url.to_owned(), log, child }
+    }
+
+    pub fn id(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Asks it to stop, and waits for its end.
+    pub fn stop(&mut self) -> i32 {
+        use nix::sys::signal::{Signal, kill};
+        kill(nix::unistd::Pid::from_raw(self.id()), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
