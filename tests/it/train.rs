@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 /// Long enough for the slowest machine; a run of these takes about a second.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const STEPS: usize = 300;
+/// Enough for a run to be killed in the middle.
+const STEPS: usize = 150;
 
 fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
@@ -15,8 +16,8 @@ fn server() -> Command {
     command
 }
 
-/// Writes a supervised run of a tiny model over a tiny world, in `folder`.
-fn recipe(folder: &Path, model: &str) -> PathBuf {
+/// Writes a supervised run of `steps` steps of a tiny model over a tiny world, in `folder`.
+fn recipe(folder: &Path, steps: usize, model: &str) -> PathBuf {
     let path = folder.join("run.toml");
     let output = folder.join("run");
     let text = format!(
@@ -24,10 +25,10 @@ fn recipe(folder: &Path, model: &str) -> PathBuf {
         schema_version = 1
         output = {output:?}
         seed = 3
-        steps = {STEPS}
+        steps = {steps}
         batch_size = 4
         checkpoint_every = 5
-        eval_every = 100
+        eval_every = 50
         weight_decay = 0.01
         schedule = {{ peak = 3e-3, warmup_steps = 5, decay = "cosine" }}
         data = {{ kind = "world_demonstrations", count = 200, world = {{ people = 12, companies = 3, cities = 6, countries = 3 }} }}
@@ -86,9 +87,9 @@ fn weights(model: &Path) -> Vec<u8> {
 #[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = trained(&recipe(whole.path(), NEW), false);
+    let expected = trained(&recipe(whole.path(), STEPS, NEW), false);
 
-    let recipe = recipe(cut.path(), NEW);
+    let recipe = recipe(cut.path(), STEPS, NEW);
     let mut run = server().args(["train", "sft", "--config"]).arg(&recipe).spawn().unwrap();
     wait_until(&mut run, || steps_written(cut.path()) > 7);
     run.kill().unwrap(); // SIGKILL
@@ -113,22 +114,22 @@ fn an_adapter_is_trained_gone_on_with_and_served() {
         std::fs::create_dir_all(&path).unwrap();
         path
     };
-    let base = trained(&recipe(&sub("base"), NEW), false);
+    let base = trained(&recipe(&sub("base"), 10, NEW), false);
     let lora = format!(
         "[model]\npath = {base:?}\nlora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\", \"down_proj\"] }}"
     );
-    let first = trained(&recipe(&sub("first"), &lora), false);
+    let first = trained(&recipe(&sub("first"), 10, &lora), false);
     let adapter = first.join("adapter");
     assert!(adapter.join("adapter_config.json").is_file());
     assert!(weights(&first) != weights(&base), "the folder holds the merged weights");
 
     let more = format!("[model]\npath = {base:?}\nadapter = {adapter:?}");
-    let second = trained(&recipe(&sub("second"), &more), false);
+    let second = trained(&recipe(&sub("second"), 10, &more), false);
     let tensors = |model: &Path| std::fs::read(model.join("adapter/adapter_model.safetensors"));
     assert!(tensors(&second).unwrap() != tensors(&first).unwrap());
 
     let both = format!("{more}\nlora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"] }}");
-    let refused = train(&recipe(&sub("both"), &both), false);
+    let refused = train(&recipe(&sub("both"), 10, &both), false);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("has both `lora`"), "{refused:?}");
 
     for engine in ["mistralrs", "native"] {

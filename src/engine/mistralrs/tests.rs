@@ -89,14 +89,14 @@ async fn last(mut events: mpsc::UnboundedReceiver<GenerateEvent>) -> GenerateEve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_whose_thread_dies_fails_what_is_in_flight_and_is_rebuilt() {
+async fn an_engine_whose_thread_dies_ends_what_is_in_flight_and_is_rebuilt() {
     let path = Path::new("models/policy");
     let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
     let engine = MistralRsEngine::load(path, &config).await.unwrap();
     let done = GenerateEvent::Done(StopReason::Length);
     assert_eq!(last(engine.generate(request(4))).await, done);
     for round in 0..2 {
-        // Both wait for the thread, so that they are sampled side by side from their first token.
+        // Both wait for the thread, which samples them in an order of its own.
         let (release, held) = std::sync::mpsc::channel();
         let mut holder = send(&engine, Holder(Mutex::new(held)), 1).await;
         wait_for_queue(&engine, 0).await;
@@ -106,8 +106,10 @@ async fn an_engine_whose_thread_dies_fails_what_is_in_flight_and_is_rebuilt() {
         release.send(()).unwrap();
         while holder.recv().await.is_some() {}
         while killer.recv().await.is_some() {}
+        // It fails where it had begun to be sampled; else it is sampled by the next thread.
         let end = last(in_flight).await;
-        assert!(matches!(end, GenerateEvent::Failed(EngineError::Stopped(_))), "{round}: {end:?}");
+        let has_failed = matches!(end, GenerateEvent::Failed(EngineError::Stopped(_)));
+        assert!(has_failed || end == done, "{round}: {end:?}");
         // At once, also where the dead thread is still being taken apart.
         assert_eq!(last(engine.generate(request(4))).await, done, "{round}");
         assert!(engine.is_ready().await, "{round}");
