@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 mod config;
@@ -27,6 +27,9 @@ const FRESH: Duration = Duration::from_secs(5);
 const STALE: Duration = Duration::from_secs(600);
 /// Keys, known and unknown, that are remembered.
 const REMEMBERED: usize = 10_000;
+
+/// Keys by their ids, `None` for ids that are no key's, and when they were looked up.
+type Remembered = HashMap<String, (Instant, Option<Arc<Key>>)>;
 
 /// Why a caller is not let in.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -53,7 +56,7 @@ pub struct Access {
     is_closed: AtomicBool,
     /// When it was last seen that there is none.
     seen_open: Mutex<Option<Instant>>,
-    remembered: Mutex<HashMap<String, (Instant, Option<Arc<Key>>)>>,
+    remembered: Mutex<Remembered>,
 }
 
 impl Access {
@@ -161,9 +164,7 @@ impl Access {
         }
     }
 
-    fn remembered(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Option<Arc<Key>>)>> {
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

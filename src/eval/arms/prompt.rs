@@ -39,7 +39,7 @@ pub struct Prompt {
 
 #[derive(Debug)]
 enum Form {
-    Template(Template),
+    Template(Box<Template>),
     /// With [`PLACE`] where the question stands; nothing else in it means anything.
     Literal(String),
 }
@@ -76,7 +76,7 @@ impl Prompt {
 
     fn new(name: &str, source: String, brief: bool, is_last_line: bool) -> Result<Self, EvalError> {
         let template = Template::new(name, source, "`question` and `source`")?;
-        let prompt = Self { form: Form::Template(template), brief, is_last_line };
+        let prompt = Self { form: Form::Template(Box::new(template)), brief, is_last_line };
         // A template that fails is found here, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {

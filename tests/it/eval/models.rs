@@ -106,7 +106,7 @@ async fn a_judge_that_fails_for_a_third_leaves_those_unscored() {
         assert!(prompt.starts_with("Mine. "), "{prompt}");
         match asked(prompt.split('/').next().unwrap()) {
             n if n.is_multiple_of(3) => Script::error(500, "overloaded"),
-            n if n == 1 => Script::reply("I cannot say."),
+            1 => Script::reply("I cannot say."),
             _ => Script::reply("Right.\nScore: 0.75"),
         }
     })
