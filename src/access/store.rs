@@ -21,6 +21,8 @@ const SCHEMA: [&str; 2] = [
         key_id TEXT NOT NULL, day BIGINT NOT NULL, micros BIGINT NOT NULL,
         PRIMARY KEY (key_id, day))",
 ];
+/// What replicas lock while they make the tables: any number that nobody else uses.
+const SCHEMA_LOCK: i64 = 0x7072_6f6d_7074_7231;
 /// `revoked_at` of a valid key.
 const VALID: i64 = 0;
 
@@ -91,12 +93,20 @@ impl Store {
         install_default_drivers();
         let url = url.expose_secret();
         // SQLite has one writer at a time.
-        let connections = if url.starts_with("sqlite:") { 1 } else { 8 };
+        let is_sqlite = url.starts_with("sqlite:");
+        let connections = if is_sqlite { 1 } else { 8 };
         let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
         let pool = options.connect(url).await?;
-        for statement in SCHEMA {
-            sqlx::query(statement).execute(&pool).await?;
+        let mut making = pool.begin().await?;
+        if !is_sqlite {
+            // Replicas that start together: PostgreSQL fails where two make the same table at once.
+            let alone = format!("SELECT 1 FROM pg_advisory_xact_lock({SCHEMA_LOCK})");
+            sqlx::query(&alone).execute(&mut *making).await?;
         }
+        for statement in SCHEMA {
+            sqlx::query(statement).execute(&mut *making).await?;
+        }
+        making.commit().await?;
         Ok(Self { pool })
     }
 
