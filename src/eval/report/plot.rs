@@ -188,7 +188,8 @@ pub(super) fn by_class(report: &Report, table: &Table, joined: bool) -> String {
     let x = |row: usize, series: usize| {
         LEFT + room * (row as f64 + 0.5) + spread * (series as f64 - (arms as f64 - 1.0) / 2.0)
     };
-    let fits = (room / 7.5) as usize;
+    // By the widest letters that words are made of, and some air.
+    let fits = ((room - 6.0) / 8.0) as usize;
     for (index, row) in table.rows.iter().enumerate() {
         // A kind stands below its data set.
         for (line, part) in row.label.splitn(2, " / ").enumerate() {
