@@ -6,11 +6,11 @@ use super::{Cell, Comparison, Report, Table};
 
 /// Size of a plot, and the room around its axes, in units of its own.
 const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 320.0;
+const HEIGHT: f64 = 326.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
-const BOTTOM: f64 = 50.0;
+const BOTTOM: f64 = 56.0;
 
 /// Colours that the page defines.
 pub(super) const COLOURS: usize = 8;
@@ -193,7 +193,7 @@ pub(super) fn by_class(report: &Report, table: &Table, joined: bool) -> String {
     for (index, row) in table.rows.iter().enumerate() {
         // A kind stands below its data set.
         for (line, part) in row.label.splitn(2, " / ").enumerate() {
-            let below = HEIGHT - BOTTOM + 15.0 + 12.0 * line as f64;
+            let below = HEIGHT - BOTTOM + 15.0 + 15.0 * line as f64;
             let at = (LEFT + room * (index as f64 + 0.5), below);
             canvas.text(at, "middle", &shorten(part, fits));
         }
