@@ -35,7 +35,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 # What the linker and the build scripts look for, and the packages do not have.
 complete_toolkit() {
-  ln -s lib "$cuda/lib64"
+  ln -sfn lib "$cuda/lib64"
   local library
   for library in "$cuda"/lib/lib*.so.*; do
     ln -sf "$(basename "$library")" "${library%%.so.*}.so"
@@ -43,23 +43,26 @@ complete_toolkit() {
   # The driver's library comes with a GPU. To link against it, its names are enough: each function
   # of the stub says that it is one (CUDA_ERROR_STUB_LIBRARY).
   mkdir -p "$stubs"
-  local define
-  for define in PLAIN __CUDA_API_VERSION_INTERNAL CUDA_API_PER_THREAD_DEFAULT_STREAM; do
-    gcc -E -P -D"$define" "$cuda/include/cuda.h"
-  done | grep -oE '\bcu[A-Z][A-Za-z0-9_]* *\(' | tr -d '( ' | sort -u |
+  {
+    echo 'cuProfilerStart() cuProfilerStop()' # of a header that no package has
+    local define
+    for define in PLAIN __CUDA_API_VERSION_INTERNAL CUDA_API_PER_THREAD_DEFAULT_STREAM; do
+      gcc -E -P -D"$define" "$cuda/include/cuda.h"
+    done
+  } | grep -oE '\bcu[A-Z][A-Za-z0-9_]* *\(' | tr -d '( ' | sort -u |
     sed 's/.*/int &(void) { return 34; }/' >"$stubs/cuda.c"
   gcc -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$stubs/libcuda.so" "$stubs/cuda.c"
-  ln -s libcuda.so "$stubs/libcuda.so.1"
+  ln -sf libcuda.so "$stubs/libcuda.so.1"
 }
 
-if [ ! -f "$toolkit/complete" ]; then
+if [ ! -d "$toolkit" ]; then
   step "toolkit in $toolkit"
-  rm -rf "$toolkit"
+  rm -rf "$toolkit.partial"
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-    --no-deps --only-binary :all: --target "$toolkit" "${packages[@]}"
-  complete_toolkit
-  touch "$toolkit/complete"
+    --no-deps --only-binary :all: --target "$toolkit.partial" "${packages[@]}"
+  mv "$toolkit.partial" "$toolkit"
 fi
+complete_toolkit
 
 export CUDA_HOME="$cuda" CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CUDARC_CUDA_VERSION=13000
 export PATH="$cuda/bin:$PATH" LIBRARY_PATH="$cuda/lib:$stubs"
