@@ -15,12 +15,13 @@ use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{ModelConfig, Weights};
+use prompt_r1::tokenization::TextSide;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Gives the shape, and the tokenizer without which mistral.rs does not load.
 const POLICY: &str = "models/policy";
-/// Tokens sampled by each sequence.
+/// Most tokens sampled by each sequence.
 const SAMPLED: usize = 64;
 /// Shortest and longest prompt.
 const PROMPTS: (usize, usize) = (20, 120);
@@ -41,6 +42,8 @@ struct Engines {
     mistralrs: MistralRsEngine,
     mistralrs_wide: MistralRsEngine,
     vocabulary: u32,
+    /// mistral.rs ends a sequence at these whether asked to or not.
+    stop_ids: Vec<u32>,
 }
 
 impl Engines {
@@ -60,18 +63,21 @@ impl Engines {
             mistralrs: MistralRsEngine::load(folder.path(), &config).await?,
             mistralrs_wide: MistralRsEngine::load(folder.path(), &wide).await?,
             vocabulary: shape.vocab_size as u32,
+            stop_ids: TextSide::load(policy)?.tokenizer.stop_ids().to_vec(),
         })
     }
 
     fn tokens(&self, rng: &mut ChaCha8Rng, count: usize) -> Vec<u32> {
         (0..count).map(|_| rng.random_range(0..self.vocabulary)).collect()
     }
+
+    fn request(&self, prompt: Vec<u32>, seed: u64, max_tokens: usize) -> GenerateRequest {
+        let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed };
+        let stop_ids = self.stop_ids.clone();
+        GenerateRequest { prompt, sampling, stop_ids, max_tokens, stream: true }
+    }
 }
 
-fn request(prompt: Vec<u32>, seed: u64, max_tokens: usize) -> GenerateRequest {
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed };
-    GenerateRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens, stream: true }
-}
 
 /// The tokens sampled, and the time to the first of them.
 async fn run(engine: &dyn Engine, request: GenerateRequest) -> anyhow::Result<(Vec<u32>, f64)> {
@@ -107,7 +113,7 @@ async fn rate(engines: &Engines, engine: &dyn Engine, concurrency: u64) -> anyho
         while start.elapsed() < MEASURED {
             let length = rng.random_range(PROMPTS.0..=PROMPTS.1);
             let prompt = engines.tokens(&mut rng, length);
-            sampled += run(engine, request(prompt, rng.random(), SAMPLED)).await?.0.len();
+            sampled += run(engine, engines.request(prompt, rng.random(), SAMPLED)).await?.0.len();
         }
         Ok::<_, anyhow::Error>(sampled)
     });
@@ -147,8 +153,8 @@ async fn prefills(engines: &Engines, engine: &dyn Engine) -> anyhow::Result<Vec<
             let mut anew = ids.clone();
             anew[0] = EPISODES + episode * TURNS + turn;
             ids[0] = episode;
-            let (_, cold) = run(engine, request(anew, 0, 1)).await?;
-            let (sampled, kept) = run(engine, request(ids.clone(), 0, SAMPLED)).await?;
+            let (_, cold) = run(engine, engines.request(anew, 0, 1)).await?;
+            let (sampled, kept) = run(engine, engines.request(ids.clone(), 0, SAMPLED)).await?;
             turns[turn as usize].0.push(kept);
             turns[turn as usize].1.push(cold);
             ids.extend(sampled);
@@ -168,6 +174,7 @@ async fn main() -> anyhow::Result<()> {
     let native = prefills(&engines, &engines.native).await?;
     let mistralrs = prefills(&engines, &engines.mistralrs).await?;
     for (turn, (native, mistralrs)) in native.iter().zip(&mistralrs).enumerate() {
+        // As if no turn had ended before its time.
         let tokens = OPENING + turn * (SAMPLED + OBSERVED);
         let row = [native.0, native.1, mistralrs.0, mistralrs.1].map(|ms| format!("{ms:.1}"));
         println!("| {} | {tokens} | {} |", turn + 1, row.join(" | "));

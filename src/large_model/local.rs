@@ -175,7 +175,7 @@ impl Writing {
                 }
                 Some(GenerateEvent::Done(StopReason::StopId)) => "stop",
                 Some(GenerateEvent::Done(StopReason::Length)) => "length",
-                Some(GenerateEvent::Failed(error)) => return Err(self.stopped(error)),
+                Some(GenerateEvent::Failed(error)) => return Err(self.failed(error)),
                 None => return Err(self.stopped("the engine closed the request")),
             };
             self.is_over = true;
@@ -188,11 +188,62 @@ impl Writing {
         }
     }
 
+    fn failed(&self, error: EngineError) -> LargeModelError {
+        match error {
+            // Busy is not down: whoever asked may ask again.
+            EngineError::Overloaded => LargeModelError::Status {
+                model: self.name.clone(),
+                status: 429,
+                message: "its queue is full".into(),
+                retry_after: None,
+                body: None,
+            },
+            other => self.stopped(other),
+        }
+    }
+
     fn stopped(&self, reason: impl ToString) -> LargeModelError {
         LargeModelError::Unreachable {
             model: self.name.clone(),
             url: "this process".into(),
             reason: reason.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+
+    /// An engine that takes no further request.
+    struct Full;
+
+    #[async_trait]
+    impl Engine for Full {
+        fn generate(&self, _: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent> {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let _ = sender.send(GenerateEvent::Failed(EngineError::Overloaded));
+            receiver
+        }
+
+        fn context_length(&self) -> usize {
+            512
+        }
+
+        async fn is_ready(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_no_broken_connection() {
+        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let model = LocalModel::new("atlas", Arc::new(Full), text);
+        let call = Call { messages: vec![ChatMessage::text("user", "hello")], ..Call::default() };
+        let error = model.complete(&call).await.unwrap_err();
+        assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
     }
 }

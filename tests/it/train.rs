@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+mod grpo;
+
 /// Long enough for the slowest machine; a run of these takes about a second.
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,0 +1,132 @@
+//! Training on whole episodes with the bundled models: rewards made elsewhere, and a killed run.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::{Json, Router, routing::post};
+use serde_json::{Value, json};
+
+use super::{server, wait_until, weights};
+
+const EPISODES: usize = 16;
+
+fn recipe(folder: &Path, steps: usize, more: &str) -> PathBuf {
+    let path = folder.join("run.toml");
+    let output = folder.join("run");
+    let text = format!(
+        r#"
+        schema_version = 1
+        output = {output:?}
+        seed = 5
+        steps = {steps}
+        groups_per_step = 4
+        group_size = 4
+        updates_per_step = 2
+        checkpoint_every = 2
+        model = {{ path = "models/policy-warm" }}
+        large_model = {{ path = "models/large-model" }}
+        tasks = {{ kind = "world", questions = [{{ chain = 2 }}] }}
+        schedule = {{ peak = 1e-4, warmup_steps = 0 }}
+        limits = {{ max_turns = 4, max_turn_tokens = 48 }}
+        eval = {{ every = 1000, tasks = 4 }}
+        {more}
+        "#
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn train(recipe: &Path, resume: bool) -> Output {
+    let mut command = server();
+    command.args(["train", "grpo", "--config"]).arg(recipe);
+    if resume {
+        command.arg("--resume");
+    }
+    command.output().unwrap()
+}
+
+fn trained(recipe: &Path, resume: bool) -> PathBuf {
+    let output = train(recipe, resume);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap_or_default();
+    // The last line may be half written while the run goes on.
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn a_program_can_make_the_reward() {
+    let folder = tempfile::tempdir().unwrap();
+    // As many as the bytes that it is told, among which is the whole episode.
+    let reward = r#"reward = { external = { command = ["wc", "-c"] } }"#;
+    let model = trained(&recipe(folder.path(), 2, reward), false);
+    for step in metrics(folder.path()) {
+        assert!(step["reward"].as_f64().unwrap() > 200.0, "{step}");
+        assert!(step["gradient_norm"].as_f64().unwrap() > 0.0, "{step}");
+    }
+    assert!(weights(&model) != weights(Path::new("models/policy-warm")));
+}
+
+#[test]
+fn a_server_can_make_the_reward() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}/reward", listener.local_addr().unwrap());
+    let counted = Arc::clone(&asked);
+    let reward = move |Json(attempt): Json<Value>| async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+        assert!(attempt["task"]["golds"][0].is_string(), "{attempt}");
+        // Short episodes are worth more.
+        Json(json!({ "reward": -(attempt["turns"].as_array().unwrap().len() as f64) }))
+    };
+    runtime.spawn(axum::serve(listener, Router::new().route("/reward", post(reward))).into_future());
+
+    let folder = tempfile::tempdir().unwrap();
+    let reward = format!("reward = {{ external = {{ url = {url:?} }} }}");
+    trained(&recipe(folder.path(), 2, &reward), false);
+    for step in metrics(folder.path()) {
+        let (reward, turns) = (step["reward"].as_f64().unwrap(), step["turns"].as_f64().unwrap());
+        assert!((reward + turns).abs() < 1e-9, "{step}");
+    }
+    // Evaluations before and after ask it too.
+    assert!(asked.load(Ordering::Relaxed) >= 2 * EPISODES);
+}
+
+#[test]
+fn a_reward_that_fails_ends_the_run_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = r#"
+        reward = { external = { command = ["sh", "-c", "echo the gold is missing >&2; exit 3"] } }
+        outage = { retries = 0 }
+    "#;
+    let output = train(&recipe(folder.path(), 2, more), false);
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("the gold is missing"), "{error}");
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
+    const STEPS: usize = 12;
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = trained(&recipe(whole.path(), STEPS, ""), false);
+
+    let recipe = recipe(cut.path(), STEPS, "");
+    let mut run = server().args(["train", "grpo", "--config"]).arg(&recipe).spawn().unwrap();
+    wait_until(&mut run, || metrics(cut.path()).len() > 2);
+    run.kill().unwrap(); // SIGKILL
+    run.wait().unwrap();
+    assert!(metrics(cut.path()).len() < STEPS);
+
+    let resumed = trained(&recipe, true);
+    let steps: Vec<u64> =
+        metrics(cut.path()).iter().map(|step| step["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=STEPS as u64).collect::<Vec<_>>(), "none is missing, none there twice");
+    assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+}
