@@ -49,7 +49,7 @@ class Client(threading.Thread):
         self.random = random.Random(number)
         self.connection = None
         self.outcomes = collections.Counter()
-        self.wrong = []
+        self.wrong, self.errors = [], []
 
     def run(self):
         kinds = [self.solve, self.solve_streamed, self.chat, self.chat_streamed, self.passed,
@@ -84,21 +84,28 @@ class Client(threading.Thread):
         else:
             need(error_in(value), f"{response.status}: {value}")
         need(status in (None, response.status), f"{response.status}: {value}")
-        return "answered" if response.status == 200 else f"error {response.status}"
+        if response.status == 200:
+            return "answered"
+        return self.error(response.status, value) if status is None else f"error {status}"
 
     def streamed(self, path, body):
         response = self.send(path, {**body, "stream": True})
         text = response.read().decode()
         if response.status != 200:
             need(error_in(json.loads(text)), f"{response.status}: {text}")
-            return f"error {response.status}"
+            return self.error(response.status, text)
         data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
         need(data, "an empty stream")
         is_done = data[-1] == "[DONE]"
         last = {} if is_done else json.loads(data[-1])
         is_answered = is_done if path != "/v1/solve" else last.get("object") == "solve"
         need(is_answered != error_in(last), f"a stream that breaks off: {text[-300:]}")
-        return "answered" if is_answered else "error in the stream"
+        return "answered" if is_answered else self.error("in the stream", last)
+
+    def error(self, where, told):
+        """Notes a proper error that was not asked for."""
+        self.errors.append(f"{where}: {told}")
+        return f"error {where}"
 
     def question(self):
         return {"question": self.random.choice(QUESTIONS)}
@@ -203,10 +210,9 @@ def main():
     outcomes = sum((client.outcomes for client in clients), collections.Counter())
     wrong = [what for client in clients for what in client.wrong]
     count = sum(outcomes.values())
-    errors = sum(n for (_, outcome), n in outcomes.items() if outcome.startswith("error"))
-    refused = outcomes["wrong request", "error 400"]
+    errors = [what for client in clients for what in client.errors]
 
-    print(f"{count} requests in {took:.0f} s by {len(clients)} clients: {errors - refused} errors, "
+    print(f"{count} requests in {took:.0f} s by {len(clients)} clients: {len(errors)} errors, "
           f"{len(wrong)} wrong, {stuck} without an end")
     print()
     print("| request | outcome | count |")
@@ -223,8 +229,9 @@ def main():
     with open(picture, "w") as file:
         file.write(plot(samples, f"memory of the server, MB: {count} requests in {took:.0f} s"))
     print(f"plot: {picture}")
-    for what in wrong[:10]:
-        print(f"wrong: {what}", file=sys.stderr)
+    for kind, list_ in (("error", errors), ("wrong", wrong)):
+        for what in list_[:10]:
+            print(f"{kind}: {what}", file=sys.stderr)
     sys.exit(1 if wrong or stuck or count == 0 else 0)
 
 

@@ -39,6 +39,8 @@ upstream=http://127.0.0.1:$(line_of "$scratch/upstream" '^[0-9]+$' $!)/v1
 cat >"$scratch/server.toml" <<TOML
 [policy]
 model = "$project/models/policy"
+# Small enough to be full, and emptied, within a minute.
+mistralrs = { prefix_cache_mib = 16 }
 
 [large_models.large]
 url = "$upstream"
@@ -57,7 +59,7 @@ url=$(line_of "$scratch/server.log" 'http://127[.]0[.]0[.]1:[0-9]+' "$process")
 echo "$(nproc) cores, load average before: $(cut -d ' ' -f 1 /proc/loadavg)"
 status=0
 python3 "$here/soak.py" "$url" "$process" "${SECONDS_LONG:-60}" "${CLIENTS:-4}" "$plot" || status=$?
-if [ "$status" != 0 ]; then tail -n 20 "$scratch/server.log" >&2; fi
+tail -n 20 "$scratch/server.log" >&2
 kill -TERM "$process"
 ended=0
 wait "$process" || ended=$?

@@ -39,7 +39,7 @@ fn config(folder: &Path) -> RecordConfig {
     }
 }
 
-fn start(config: &RecordConfig) -> Recorder {
+fn begin(config: &RecordConfig) -> Recorder {
     Recorder::start(config, &|_| None).unwrap()
 }
 
@@ -68,7 +68,7 @@ fn files_end_at_their_size_and_the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     for start in [0, 20] {
-        let recorder = start(&config);
+        let recorder = begin(&config);
         (start..start + 20).for_each(|id| recorder.offer(record(id)));
         drop(recorder);
     }
@@ -84,7 +84,7 @@ fn files_end_at_their_size_and_the_newest_are_kept() {
 fn what_is_too_much_is_dropped_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let config = RecordConfig { queue: 1, max_bytes: u64::MAX, ..config(folder.path()) };
-    let recorder = start(&config);
+    let recorder = begin(&config);
     (0..5000).for_each(|id| recorder.offer(record(id)));
     let shared = Arc::clone(&recorder.shared);
     drop(recorder);
