@@ -78,7 +78,6 @@ impl Engines {
     }
 }
 
-
 /// The tokens sampled, and the time to the first of them.
 async fn run(engine: &dyn Engine, request: GenerateRequest) -> anyhow::Result<(Vec<u32>, f64)> {
     let begun = Instant::now();

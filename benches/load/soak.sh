@@ -59,7 +59,7 @@ url=$(line_of "$scratch/server.log" 'http://127[.]0[.]0[.]1:[0-9]+' "$process")
 echo "$(nproc) cores, load average before: $(cut -d ' ' -f 1 /proc/loadavg)"
 status=0
 python3 "$here/soak.py" "$url" "$process" "${SECONDS_LONG:-60}" "${CLIENTS:-4}" "$plot" || status=$?
-tail -n 20 "$scratch/server.log" >&2
+grep ERROR "$scratch/server.log" | tail -n 5 | cut -c 1-500 >&2 || true
 kill -TERM "$process"
 ended=0
 wait "$process" || ended=$?

@@ -99,7 +99,7 @@ async fn start(engine: Arc<dyn Engine>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_engine_is_a_503_and_the_next_request_works() {
-    let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+    let config = MistralRsConfig { force_cpu: true, max_batch: 8, ..MistralRsConfig::default() };
     let engine = Arc::new(MistralRsEngine::load(Path::new(FOLDER), &config).await.unwrap());
     let (began, mut begun) = mpsc::unbounded_channel();
     let url = start(Arc::new(Watched { engine: Arc::clone(&engine), began })).await;

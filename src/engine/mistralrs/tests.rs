@@ -88,7 +88,7 @@ async fn last(mut events: mpsc::UnboundedReceiver<GenerateEvent>) -> GenerateEve
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_whose_thread_dies_ends_what_is_in_flight_and_is_rebuilt() {
     let path = Path::new("models/policy");
-    let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+    let config = MistralRsConfig { force_cpu: true, max_batch: 8, ..MistralRsConfig::default() };
     let engine = MistralRsEngine::load(path, &config).await.unwrap();
     let done = GenerateEvent::Done(StopReason::Length);
     assert_eq!(last(engine.generate(request(4))).await, done);

@@ -85,7 +85,8 @@ fn a_server_can_make_the_reward() {
         // Short episodes are worth more.
         Json(json!({ "reward": -(attempt["turns"].as_array().unwrap().len() as f64) }))
     };
-    runtime.spawn(axum::serve(listener, Router::new().route("/reward", post(reward))).into_future());
+    runtime
+        .spawn(axum::serve(listener, Router::new().route("/reward", post(reward))).into_future());
 
     let folder = tempfile::tempdir().unwrap();
     let reward = format!("reward = {{ external = {{ url = {url:?} }} }}");
