@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # tests/services.sh COMMAND...: runs COMMAND beside a PostgreSQL and a Redis of its own, on free
-# ports of this machine and in a temporary folder. Tells where they are by PROMPT_R1_TEST_POSTGRES
-# and PROMPT_R1_TEST_REDIS. Needs Debian's packages `postgresql` and `redis-server`.
+# ports of this machine and in a temporary folder. Tells where they are by PROMPT_R1_TEST_POSTGRES,
+# PROMPT_R1_TEST_REDIS, PROMPT_R1_TEST_REDISS (the same Redis over TLS) and
+# PROMPT_R1_TEST_CERTIFICATES (a folder: ca.pem has signed what Redis shows). Needs Debian's
+# packages `postgresql`, `redis-server` and `openssl`.
 set -euo pipefail
 
 postgres=$(find /usr/lib/postgresql/*/bin /usr/local/bin /usr/bin -maxdepth 1 -name initdb 2>/dev/null | sort -V | tail -1 || true)
-if [ -z "$postgres" ] || ! command -v redis-server >/dev/null; then
-  echo "error: PostgreSQL or Redis is not here" >&2
-  echo "hint: apt-get install postgresql redis-server" >&2
+if [ -z "$postgres" ] || ! command -v redis-server >/dev/null || ! command -v openssl >/dev/null; then
+  echo "error: PostgreSQL, Redis or OpenSSL is not here" >&2
+  echo "hint: apt-get install postgresql redis-server openssl" >&2
   exit 1
 fi
 postgres=$(dirname "$postgres")
@@ -45,9 +47,32 @@ for attempt in 1 2 3; do
 done
 export PROMPT_R1_TEST_POSTGRES="postgres://test@127.0.0.1:$port/postgres"
 
+export PROMPT_R1_TEST_CERTIFICATES="$folder/certificates"
+mkdir "$PROMPT_R1_TEST_CERTIFICATES"
+certificate() { # certificate NAME OPENSSL-ARGUMENTS...: NAME.pem and NAME.key, for a day
+  local name="$PROMPT_R1_TEST_CERTIFICATES/$1"
+  shift
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 1 \
+    -keyout "$name.key" -out "$name.pem" "$@" 2>>"$folder/openssl.log" \
+    || { cat "$folder/openssl.log" >&2; exit 1; }
+}
+signed() { # signed NAME EXTENSION: by the authority
+  certificate "$1" -subj "/CN=$1" -addext "$2" -addext basicConstraints=critical,CA:FALSE \
+    -CA "$PROMPT_R1_TEST_CERTIFICATES/ca.pem" -CAkey "$PROMPT_R1_TEST_CERTIFICATES/ca.key"
+}
+certificate ca -subj /CN=tests
+certificate other -subj /CN=other
+signed redis subjectAltName=IP:127.0.0.1
+signed client extendedKeyUsage=clientAuth
+
 for attempt in 1 2 3; do
   port=$(free_port)
+  tls_port=$(free_port)
   redis-server --port "$port" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" \
+    --tls-port "$tls_port" --tls-auth-clients optional \
+    --tls-ca-cert-file "$PROMPT_R1_TEST_CERTIFICATES/ca.pem" \
+    --tls-cert-file "$PROMPT_R1_TEST_CERTIFICATES/redis.pem" \
+    --tls-key-file "$PROMPT_R1_TEST_CERTIFICATES/redis.key" \
     >"$folder/redis.log" 2>&1 &
   redis_pid=$!
   for _ in $(seq 100); do
@@ -58,5 +83,6 @@ for attempt in 1 2 3; do
   [ "$attempt" -lt 3 ] || { cat "$folder/redis.log" >&2; exit 1; }
 done
 export PROMPT_R1_TEST_REDIS="redis://127.0.0.1:$port/0"
+export PROMPT_R1_TEST_REDISS="rediss://127.0.0.1:$tls_port/0"
 
 "$@"

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
+/// How the URL of a Redis begins that is asked over TLS.
+pub(super) const REDISS: &str = "rediss://";
+
 /// Looks up an environment variable that may hold a URL with a password.
 pub type UrlLookup<'a> = &'a (dyn Fn(&str) -> Option<SecretString> + Sync);
 
@@ -25,8 +28,29 @@ pub struct AccessConfig {
     /// is in the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_url_env: Option<String>,
+    /// What a Redis whose URL begins with `rediss://` is asked over. Default: TLS by the
+    /// certificates that the system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_tls: Option<RedisTlsConfig>,
     /// Whether to listen beyond this machine though there are no keys. Default: false.
     pub allow_no_keys: bool,
+}
+
+/// TLS to Redis: the table `[access.redis_tls]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisTlsConfig {
+    /// Certificates of authorities, PEM; one of them must have signed what Redis shows. Default:
+    /// those that the system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The certificate that this server shows to Redis, and those between it and the root, PEM.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// That certificate's private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 impl Default for AccessConfig {
@@ -35,6 +59,7 @@ impl Default for AccessConfig {
             store: "prompt-r1.db".into(),
             store_url_env: None,
             redis_url_env: None,
+            redis_tls: None,
             allow_no_keys: false,
         }
     }
@@ -50,7 +75,7 @@ impl AccessConfig {
         &self,
         urls: UrlLookup<'_>,
     ) -> Result<Option<SecretString>, StoreError> {
-        find(self.redis_url_env.as_deref(), &["redis://", "redis+unix://", "unix://"], urls)
+        find(self.redis_url_env.as_deref(), &["redis://", REDISS, "redis+unix://", "unix://"], urls)
     }
 }
 

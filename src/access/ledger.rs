@@ -1,13 +1,12 @@
 //! What keys have used: in fixed windows of a minute, and of a day for money.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use secrecy::SecretString;
-
 use super::shared::Shared;
-use super::{Key, Store, StoreError};
+use super::spending::Spending;
+use super::{Key, Store};
 
 const MINUTE: u64 = 60;
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -80,14 +79,15 @@ impl Moment {
 /// Counts for this process, or for all replicas.
 pub(super) struct Ledger {
     shared: Option<Shared>,
+    spending: Arc<Spending>,
     /// Requests and tokens of a minute, by key.
     minutes: Mutex<HashMap<String, (u64, u64, u64)>>,
 }
 
 impl Ledger {
-    pub(super) fn new(redis_url: Option<SecretString>) -> Result<Self, StoreError> {
-        let shared = redis_url.map(|url| Shared::new(&url)).transpose()?;
-        Ok(Self { shared, minutes: Mutex::default() })
+    /// Counts for this process, or in `shared`.
+    pub(super) fn new(shared: Option<Shared>) -> Self {
+        Self { shared, spending: Arc::default(), minutes: Mutex::default() }
     }
 
     /// Counts a request, unless a limit is reached. While Redis cannot be asked, this process
@@ -107,15 +107,17 @@ impl Ledger {
         }
         let now = Moment::new(now);
         let own = self.begin(key, now);
-        let used = match &self.shared {
-            Some(shared) => match shared.begin(&key.id, now).await {
-                Ok(used) => used,
-                Err(error) => {
-                    tracing::warn!(%error, "this process counts for itself");
-                    own
-                }
-            },
-            None => Used { micros: spent(key, store, now).await, ..own },
+        let shared = match &self.shared {
+            Some(shared) => shared.begin(&key.id, now).await.map(Some).unwrap_or_else(|error| {
+                tracing::warn!(%error, "this process counts for itself");
+                None
+            }),
+            None => None,
+        };
+        let used = match shared {
+            Some(used) => used,
+            None if limits.budget_per_day.is_none() => own,
+            None => Used { micros: self.spending.of(key, store, now.day() as i64).await, ..own },
         };
         let minute = now.until_next(MINUTE);
         match limits.requests_per_minute {
@@ -165,11 +167,14 @@ impl Ledger {
         if let Err(error) = shared {
             tracing::warn!(%error, key = key.id, "cannot share what a key has used");
         }
-        if let Some(store) = store.filter(|_| micros > 0)
-            && let Err(error) = store.spend(&key.id, now.day() as i64, micros).await
-        {
-            tracing::error!(%error, key = key.id, micros, "cannot write down what a key has spent");
+        if let Some(store) = store.filter(|_| micros > 0) {
+            self.spending.add(key, store, now.day() as i64, micros);
         }
+    }
+
+    /// Writes down what was spent and is not in the store yet.
+    pub(super) async fn finish(&self, store: &Store) {
+        self.spending.save(store).await;
     }
 
     fn begin(&self, key: &Key, now: Moment) -> Used {
@@ -187,13 +192,4 @@ impl Ledger {
     fn minutes(&self) -> MutexGuard<'_, HashMap<String, (u64, u64, u64)>> {
         self.minutes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the store says was spent; nothing where it cannot be asked.
-async fn spent(key: &Key, store: Option<&Store>, now: Moment) -> i64 {
-    let Some(store) = store.filter(|_| key.limits.budget_per_day.is_some()) else { return 0 };
-    store.spent(&key.id, now.day() as i64).await.unwrap_or_else(|error| {
-        tracing::error!(%error, key = key.id, "cannot look up what a key has spent");
-        0
-    })
 }

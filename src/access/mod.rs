@@ -6,20 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+mod client;
 mod config;
 mod key;
 mod ledger;
 mod shared;
+mod spending;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AccessConfig, UrlLookup};
+pub use config::{AccessConfig, RedisTlsConfig, UrlLookup};
 pub use key::{Key, KeyLimits, NewKey};
 pub use ledger::Refusal;
 pub use store::{Store, StoreError};
 
 use ledger::Ledger;
+use shared::Shared;
 
 /// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
 const FRESH: Duration = Duration::from_secs(5);
@@ -63,7 +66,9 @@ impl Access {
     /// The keys that `config` says. `urls` looks up the variables that it names. Without a store's
     /// URL and without a file there are no keys.
     pub async fn open(config: &AccessConfig, urls: UrlLookup<'_>) -> Result<Self, StoreError> {
-        let ledger = Ledger::new(config.redis_url(urls)?)?;
+        let redis = config.redis_url(urls)?;
+        let shared = redis.map(|url| Shared::new(&url, config.redis_tls.as_ref())).transpose()?;
+        let ledger = Ledger::new(shared);
         let store = match config.store_url(urls)? {
             Some(url) => Some(Store::connect(&url).await?),
             None => Self::embedded(&config.store).await?,
@@ -176,6 +181,13 @@ impl Access {
     /// Counts what a request of `key` has used.
     pub async fn record(&self, key: &Key, tokens: u64, cost: f64, now: SystemTime) {
         self.ledger.record(key, self.store().as_ref(), tokens, cost, now).await;
+    }
+
+    /// Writes down what was counted and is not in the store yet, for a process that ends.
+    pub async fn finish(&self) {
+        if let Some(store) = self.store() {
+            self.ledger.finish(&store).await;
+        }
     }
 }
 

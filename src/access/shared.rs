@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use redis::Script;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Script};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::StoreError;
+use super::client::client;
 use super::ledger::{Moment, Used};
+use super::{RedisTlsConfig, StoreError};
 
 /// How long Redis may take; after that this process counts for itself.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -38,10 +39,11 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Connects when first used.
-    pub(super) fn new(url: &SecretString) -> Result<Self, StoreError> {
-        // The error may show the URL, and with it the password.
-        let client = Client::open(url.expose_secret())
-            .map_err(|_| StoreError::Redis("its URL cannot be read".to_owned()))?;
+    pub(super) fn new(
+        url: &SecretString,
+        tls: Option<&RedisTlsConfig>,
+    ) -> Result<Self, StoreError> {
+        let client = client(url.expose_secret(), tls)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE))

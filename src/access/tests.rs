@@ -79,7 +79,7 @@ async fn the_embedded_store_keeps_keys_and_spending() {
 #[tokio::test]
 async fn limits_of_a_minute_and_of_a_day() {
     let store = Store::connect(&"sqlite::memory:".into()).await.unwrap();
-    let ledger = Ledger::new(None).unwrap();
+    let ledger = Ledger::new(None);
     let key = |limits| NewKey::new("a", limits, 0).unwrap().key;
     let admit = async |key: &Key, now| ledger.admit(key, Some(&store), at(now)).await;
     let record = async |key: &Key, tokens, cost, now| {
@@ -112,4 +112,76 @@ async fn limits_of_a_minute_and_of_a_day() {
     let refused = Err(Refusal::Budget { limit: 0.01, retry_after });
     assert_eq!(admit(&by_money, 86_000).await, refused);
     assert_eq!(admit(&by_money, 86_400).await, Ok(()));
+}
+
+#[test]
+fn what_is_wrong_with_tls_to_redis_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let good = file("good.pem", &made.cert.pem());
+    let key = file("key.pem", &made.signing_key.serialize_pem());
+    let tls = |ca: &Option<_>, certificate: &Option<_>, key: &Option<_>| {
+        let (ca, certificate, key) = (ca.clone(), certificate.clone(), key.clone());
+        Some(RedisTlsConfig { ca, certificate, key })
+    };
+    let (empty, missing) = (file("empty.pem", ""), Some(folder.path().join("missing")));
+    let url = "rediss://u:planted@localhost/0";
+    let table = [
+        ("redis://u:planted@localhost/0", tls(&good, &None, &None), "`rediss://`"),
+        ("rediss://u:planted@localhost/0#insecure", None, "`access.redis_tls.ca`"),
+        ("rediss://u:planted@localhost:port/0", None, "its URL"),
+        (url, tls(&empty, &None, &None), "no certificate"),
+        (url, tls(&missing, &None, &None), "`access.redis_tls.ca`"),
+        (url, tls(&good, &good, &None), "`key`"),
+        (url, tls(&None, &empty, &key), "`access.redis_tls.certificate`"),
+        (url, tls(&None, &good, &empty), "`access.redis_tls.key`"),
+    ];
+    let new = |url: &str, tls: Option<RedisTlsConfig>| {
+        Shared::new(&url.into(), tls.as_ref()).map_err(|error| error.to_string())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    for (url, tls, reason) in table {
+        let error = new(url, tls).err().unwrap();
+        assert!(error.contains(reason) && !error.contains("planted"), "{error}");
+    }
+    assert!(new(url, None).is_ok());
+    assert!(new(url, tls(&good, &good, &key)).is_ok());
+}
+
+#[tokio::test]
+async fn spending_is_written_down_a_little_later_and_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::embedded(&folder.path().join("keys.db")).await.unwrap();
+    let ledger = Ledger::new(None);
+    let keys = [(); 2].map(|()| NewKey::new("a", limits(None, None, Some(1.0)), 0).unwrap().key);
+    for (key, day, cost) in [(0, 0, 0.25), (1, 0, 0.5), (0, 0, 0.25), (0, 1, 0.125)] {
+        ledger.record(&keys[key], Some(&store), 1, cost, at(day * 86_400)).await;
+    }
+    ledger.finish(&store).await;
+    for (key, day, micros) in [(0, 0, 500_000), (1, 0, 500_000), (0, 1, 125_000)] {
+        assert_eq!(store.spent(&keys[key].id, day).await.unwrap(), micros);
+    }
+
+    // Without an end, it is written as well, and another process sees it.
+    let other = Ledger::new(None);
+    for ledger in [&ledger, &other] {
+        assert_eq!(ledger.admit(&keys[0], Some(&store), at(0)).await, Ok(()));
+    }
+    ledger.record(&keys[0], Some(&store), 1, 0.5, at(0)).await;
+    let refused = async {
+        while other.admit(&keys[0], Some(&store), at(0)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    // Nothing is counted twice by the one that wrote it.
+    assert_eq!(store.spent(&keys[0].id, 0).await.unwrap(), 1_000_000);
+    let more = Key { limits: limits(None, None, Some(1.000_001)), ..keys[0].clone() };
+    assert_eq!(ledger.admit(&more, Some(&store), at(0)).await, Ok(()));
 }

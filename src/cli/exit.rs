@@ -35,6 +35,7 @@ failure_from!(
     ConfigError,
     crate::access::StoreError,
     crate::http::TlsError,
+    crate::record::RecordError,
     crate::eval::EvalError,
     crate::train::error::TrainError,
     std::io::Error

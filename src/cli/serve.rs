@@ -62,12 +62,14 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
         check_open(&config).await?;
     }
     let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
+    let recorder = config.record.as_ref().map(|record| Recorder::start(record, &keys::variable));
+    let recorder = recorder.transpose()?;
     let metrics = Arc::new(Metrics::default());
     let assembly = assemble(&config, metrics.clone()).await?;
     let app = App {
         server: config.server.clone(),
         access: Some(access.clone()),
-        recorder: recorder(&config)?,
+        recorder,
         metrics: metrics.clone(),
         clock: Arc::new(SystemTime::now),
         // Ids in the order of time make logs and stores easier to search.
@@ -92,11 +94,13 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let serving = tokio::spawn(async move {
         http::serve(listener, router, &server, certificate, stop_signal()).await
     });
+    let used = Arc::clone(&access);
     let reloads = Reloads { args, config, handle, access, tls, metrics, pid_file };
     tokio::select! {
         served = AbortOnDropHandle::new(serving) => served.map_err(anyhow::Error::from)??,
         () = reloads.on(hangups) => {}
     }
+    used.finish().await;
     Ok(())
 }
 
@@ -118,14 +122,6 @@ async fn check_open(config: &Config) -> Result<(), Failure> {
         .into());
     }
     Ok(())
-}
-
-fn recorder(config: &Config) -> anyhow::Result<Option<Recorder>> {
-    let Some(config) = &config.record else { return Ok(None) };
-    let recorder = Recorder::start(config);
-    let recorder = recorder
-        .with_context(|| format!("cannot write episodes down in `{}`", config.folder.display()))?;
-    Ok(Some(recorder))
 }
 
 /// What answers requests by `config`.

@@ -225,6 +225,9 @@ impl Config {
         if let Some(telemetry) = &self.telemetry {
             telemetry.check()?;
         }
+        if let Some(record) = &self.record {
+            record.check().map_err(|error| ConfigError::Setting(error.to_string()))?;
+        }
         self.policy.check("policy")?;
         if let Some(canary) = &self.canary {
             if !(0.0..=1.0).contains(&canary.share) {

@@ -24,6 +24,8 @@ mod serving;
 mod sse;
 mod stall;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trim;
 mod wire;

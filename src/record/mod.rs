@@ -1,53 +1,34 @@
-//! Episodes written down as they end, to be looked at or trained on: JSON Lines in a folder.
+//! Episodes written down as they end, to be looked at or trained on: JSON Lines in a folder, or
+//! rows of a PostgreSQL table.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::episode::Episode;
 
+mod config;
+mod database;
 mod files;
 #[cfg(test)]
 mod tests;
 
+pub use config::{RecordConfig, RecordError};
+
+use config::Place;
+use database::Database;
 use files::Files;
 
-/// What is written down, and where: the table `[record]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecordConfig {
-    /// The folder of the files. They hold what callers asked and were told.
-    pub folder: PathBuf,
-    /// Bytes after which a file is closed and the next begun. Default: 104857600 (100 MiB).
-    #[serde(default = "default_max_bytes")]
-    pub max_bytes: u64,
-    /// Files that are kept, the one in use included. Default: 10.
-    #[serde(default = "default_max_files")]
-    pub max_files: usize,
-    /// Episodes that may wait to be written; further ones are dropped, and counted. Default: 1024.
-    #[serde(default = "default_queue")]
-    pub queue: usize,
-}
+/// Records that are written together at most.
+const BATCH: usize = 64;
 
-fn default_max_bytes() -> u64 {
-    100 * 1024 * 1024
-}
-
-fn default_max_files() -> usize {
-    10
-}
-
-fn default_queue() -> usize {
-    1024
-}
-
-/// One line: an episode, and what it was asked.
+/// One line, or the column `record` of a row: an episode, and what it was asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The reply's id.
@@ -74,56 +55,85 @@ pub struct Record {
 pub struct RecordCounts {
     /// Written.
     pub written: u64,
-    /// Dropped: the queue was full, or the disk.
+    /// Dropped: the queue was full, or the disk, or the database did not take them.
     pub dropped: u64,
 }
 
+/// What the recorder and its thread share.
 #[derive(Debug, Default)]
-struct Counters {
+struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
+    /// Nothing more comes; what cannot be written now never will be.
+    is_ending: AtomicBool,
+}
+
+/// Where records go.
+trait Sink {
+    /// Writes records, and says how many. Logs what fails. May take long.
+    fn write(&mut self, records: &[Box<Record>]) -> usize;
 }
 
 /// Writes records on a thread of its own. Dropping it writes what waits, and ends the thread.
 #[derive(Debug)]
 pub struct Recorder {
     queue: Option<SyncSender<Box<Record>>>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Recorder {
-    /// Begins a file in the folder of `config`, which is made if it is not there.
+    /// Begins a file in the folder of `config`, which is made if it is not there, or connects to
+    /// its database, whose URL `urls` looks up. A database may also be there later: until then
+    /// records wait.
     ///
     /// # Errors
-    /// When nothing can be written there.
-    pub fn start(config: &RecordConfig) -> std::io::Result<Self> {
-        let mut files = Files::open(config)?;
-        let (queue, waiting) = sync_channel::<Box<Record>>(config.queue.max(1));
-        let counters = Arc::new(Counters::default());
-        let counted = Arc::clone(&counters);
-        let thread = Builder::new().name("recorder".into()).spawn(move || {
-            while let Ok(record) = waiting.recv() {
-                // Whatever waits by now goes to the disk together.
-                let mut outcomes = vec![files.write(&record)];
-                outcomes.extend(waiting.try_iter().take(256).map(|record| files.write(&record)));
-                let flushed = files.flush();
-                for outcome in outcomes {
-                    match (outcome, &flushed) {
-                        (Ok(()), Ok(())) => counted.written.fetch_add(1, Ordering::Relaxed),
-                        (Err(error), _) => {
-                            tracing::error!(%error, "cannot write an episode down");
-                            counted.dropped.fetch_add(1, Ordering::Relaxed)
-                        }
-                        (_, Err(error)) => {
-                            tracing::error!(%error, "cannot write an episode down");
-                            counted.dropped.fetch_add(1, Ordering::Relaxed)
-                        }
-                    };
-                }
+    /// When nothing can be written to the folder, or the URL is none.
+    pub fn start(
+        config: &RecordConfig,
+        urls: &dyn Fn(&str) -> Option<SecretString>,
+    ) -> Result<Self, RecordError> {
+        match config.place()? {
+            Place::Folder(folder) => {
+                let failed = |source| RecordError::Folder { folder: folder.clone(), source };
+                let files = Files::open(config, folder).map_err(failed)?;
+                Self::spawn(config.queue, |_| Ok(Box::new(files)))
             }
-        })?;
-        Ok(Self { queue: Some(queue), counters, thread: Some(thread) })
+            Place::Database(variable) => {
+                let options = config::connect_options(variable, urls)?;
+                Self::spawn(config.queue, |shared| Ok(Box::new(Database::new(options, shared)?)))
+            }
+        }
+    }
+
+    /// `make` is called on the new thread.
+    fn spawn(
+        queue: usize,
+        make: impl FnOnce(Arc<Shared>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
+    ) -> Result<Self, RecordError> {
+        let (queue, waiting) = sync_channel::<Box<Record>>(queue.max(1));
+        let shared = Arc::new(Shared::default());
+        let counted = Arc::clone(&shared);
+        let write_all = move || {
+            let mut sink = match make(Arc::clone(&counted)) {
+                Ok(sink) => sink,
+                // The queue closes, and what is offered is dropped and counted.
+                Err(error) => return tracing::error!(%error, "no episode is written down"),
+            };
+            // Has a database connect before there is anything to write.
+            sink.write(&[]);
+            while let Ok(record) = waiting.recv() {
+                let mut records = vec![record];
+                records.extend(waiting.try_iter().take(BATCH - 1));
+                let written = sink.write(&records);
+                counted.written.fetch_add(written as u64, Ordering::Relaxed);
+                let dropped = records.len() - written;
+                counted.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+            }
+        };
+        let thread = Builder::new().name("recorder".into()).spawn(write_all);
+        let thread = thread.map_err(RecordError::Thread)?;
+        Ok(Self { queue: Some(queue), shared, thread: Some(thread) })
     }
 
     /// Takes a record, or drops it where too many wait. Never waits.
@@ -132,7 +142,7 @@ impl Recorder {
         match sent {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => {
-                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -140,16 +150,19 @@ impl Recorder {
     /// What became of the records so far.
     pub fn counts(&self) -> RecordCounts {
         RecordCounts {
-            written: self.counters.written.load(Ordering::Relaxed),
-            dropped: self.counters.dropped.load(Ordering::Relaxed),
+            written: self.shared.written.load(Ordering::Relaxed),
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
         }
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
+        self.shared.is_ending.store(true, Ordering::SeqCst);
         self.queue = None;
         if let Some(thread) = self.thread.take() {
+            // It may be waiting to try again.
+            thread.thread().unpark();
             // A panic in it has been reported by itself.
             let _ = thread.join();
         }

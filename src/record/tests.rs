@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::episode::{AnswerSource, EpisodeUsage, FinishReason};
@@ -30,12 +30,22 @@ fn record(id: usize) -> Record {
 }
 
 fn config(folder: &Path) -> RecordConfig {
-    RecordConfig { folder: folder.join("deep/er"), max_bytes: 2000, max_files: 3, queue: 64 }
+    RecordConfig {
+        folder: Some(folder.join("deep/er")),
+        url_env: None,
+        max_bytes: 2000,
+        max_files: 3,
+        queue: 64,
+    }
+}
+
+fn begin(config: &RecordConfig) -> Recorder {
+    Recorder::start(config, &|_| None).unwrap()
 }
 
 /// The ids in each file, the oldest first.
 fn ids(config: &RecordConfig) -> Vec<Vec<usize>> {
-    let entries = std::fs::read_dir(&config.folder).unwrap();
+    let entries = std::fs::read_dir(config.folder.as_ref().unwrap()).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let read = |path: &PathBuf| {
@@ -58,7 +68,7 @@ fn files_end_at_their_size_and_the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     for start in [0, 20] {
-        let recorder = Recorder::start(&config).unwrap();
+        let recorder = begin(&config);
         (start..start + 20).for_each(|id| recorder.offer(record(id)));
         drop(recorder);
     }
@@ -74,12 +84,12 @@ fn files_end_at_their_size_and_the_newest_are_kept() {
 fn what_is_too_much_is_dropped_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let config = RecordConfig { queue: 1, max_bytes: u64::MAX, ..config(folder.path()) };
-    let recorder = Recorder::start(&config).unwrap();
+    let recorder = begin(&config);
     (0..5000).for_each(|id| recorder.offer(record(id)));
-    let counters = Arc::clone(&recorder.counters);
+    let shared = Arc::clone(&recorder.shared);
     drop(recorder);
     let (written, dropped) =
-        (counters.written.load(Ordering::Relaxed), counters.dropped.load(Ordering::Relaxed));
+        (shared.written.load(Ordering::Relaxed), shared.dropped.load(Ordering::Relaxed));
     assert!(dropped > 0 && written > 0, "{written} {dropped}");
     assert_eq!(written + dropped, 5000);
 }
@@ -88,5 +98,28 @@ fn what_is_too_much_is_dropped_and_counted() {
 fn a_folder_that_cannot_be_made() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("deep"), "a file").unwrap();
-    assert!(Recorder::start(&config(folder.path())).is_err());
+    let error = Recorder::start(&config(folder.path()), &|_| None).unwrap_err().to_string();
+    assert!(error.contains("deep/er"), "{error}");
+}
+
+#[test]
+fn there_is_one_place_to_write_to() {
+    let config = config(Path::new("x"));
+    let nowhere = RecordConfig { folder: None, ..config.clone() };
+    let twice = RecordConfig { url_env: Some("URL".into()), ..config };
+    for config in [nowhere, twice] {
+        assert!(matches!(config.check(), Err(RecordError::Place)), "{config:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_url_of_a_database_is_said_without_it() {
+    let config = config(Path::new("x"));
+    let config = RecordConfig { folder: None, url_env: Some("RECORDS".into()), ..config };
+    config.check().unwrap();
+    for url in [None, Some("mysql://u:planted@h/d"), Some("postgres://u:planted@h:port/d")] {
+        let urls = |name: &str| url.filter(|_| name == "RECORDS").map(SecretString::from);
+        let error = Recorder::start(&config, &urls).unwrap_err().to_string();
+        assert!(error.contains("`RECORDS`") && !error.contains("planted"), "{error}");
+    }
 }

@@ -352,3 +352,33 @@ async fn keys_on_the_command_line() {
         Process::start(&mut command(&["serve", "--config", config, "--listen", "0.0.0.0:0"]));
     server.log.wait_for("anyone who can connect may ask");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_spent_is_in_the_store_when_the_server_ends() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 100.0})).await;
+    let config = keys.folder.path().join("server.toml");
+    let text = format!(
+        "[access]\nstore = {:?}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
+         api_key_env = \"\"\nprices = {{ input_per_million = 1e6, output_per_million = 1e6 }}\n",
+        keys.folder.path().join("keys.db"),
+        upstream.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut server = Process::serve(&config);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"}]});
+    let request = client.post(format!("{}/v1/chat/completions", server.url)).json(&body);
+    let response = request.bearer_auth(&key).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.text().await.unwrap();
+    assert_eq!(server.stop(), 0, "{}", server.log.text());
+    let day = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
+    let mut spent = 0;
+    // Midnight may have come in between.
+    for day in [day, day - 1] {
+        spent += keys.store.spent(id(&key), day as i64).await.unwrap();
+    }
+    assert_eq!(spent, 18_000_000);
+}

@@ -1,7 +1,8 @@
 //! A large model that fails in every way, and clients that leave: each request ends in an answer
 //! or a proper error inside its deadline, and the server is none the worse for it.
 //!
-//! `PROMPT_R1_TEST_FAULTS` sets the number of requests.
+//! `PROMPT_R1_TEST_FAULTS` sets the number of requests:
+//! `PROMPT_R1_TEST_FAULTS=10000 cargo test --test it faults:: -- --ignored --nocapture`
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,14 +17,18 @@ use crate::loopback::{Cut, Loopback, Script};
 use crate::process::Process;
 use crate::server::events;
 
+mod names;
+
 /// What a request asks to be done within.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What a busy machine may add.
-const SLACK: Duration = Duration::from_secs(16);
-/// Requests at one time.
-const AT_ONCE: usize = 12;
-/// Bytes that the server may gain between the first part of the requests and the last.
-const MOST_GAINED: i64 = 128 * 1024 * 1024;
+/// What may come on top: the five seconds that a stream has to tell of its end, and a busy machine.
+const SLACK: Duration = Duration::from_secs(8);
+/// Requests at one time: most of them wait for a large model that fails.
+const AT_ONCE: usize = 48;
+/// Questions at the end, of a server that must be well.
+const AFTERWARDS: usize = 12;
+/// Bytes that the server may gain over the second half of the requests.
+const MOST_GAINED: i64 = 48 * 1024 * 1024;
 
 /// What the large model does about its request of this number.
 fn fault(number: usize) -> Script {
@@ -61,21 +66,22 @@ async fn upstream(is_well: Arc<AtomicBool>) -> Loopback {
 
 fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
     let path = folder.join("server.toml");
-    let endpoint = |url: &str| {
-        format!(
-            "url = {url:?}\nmodel = \"m\"\napi_key_env = \"\"\nmax_reply_bytes = 100000\n\
-             breaker = {{ failures = 0 }}\nretries = {{ max = 1, base_ms = 1, cap_ms = 50 }}\n\
-             timeouts = {{ connect_ms = 500, first_byte_ms = 500, idle_ms = 300, total_ms = 1500 }}\n"
-        )
+    let plain = |url: &str| format!("url = {url:?}\nmodel = \"m\"\napi_key_env = \"\"\n");
+    let hasty = |url: &str| {
+        let limits = "max_reply_bytes = 100000\nbreaker = { failures = 0 }\n\
+             retries = { max = 1, base_ms = 1, cap_ms = 50 }\n\
+             timeouts = { connect_ms = 500, first_byte_ms = 500, idle_ms = 300, total_ms = 1500 }\n";
+        plain(url) + limits
     };
     let text = format!(
         "default_large_model = \"test\"\n[access]\nstore = {:?}\n[server]\nmax_in_flight = {AT_ONCE}\nqueue = 1000\n\
          [episode]\ndeadline_ms = 60000\nmax_turns = 3\n\
          [policy]\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = 8 }}\n\
-         [large_models.test]\n{}[large_models.closed]\n{}",
+         [large_models.test]\n{}[large_models.closed]\n{}[large_models.patient]\n{}",
         folder.join("keys.db"),
-        endpoint(&upstream.url()),
-        endpoint("http://127.0.0.1:1/v1"),
+        hasty(&upstream.url()),
+        hasty("http://127.0.0.1:1/v1"),
+        plain(&upstream.url()),
     );
     std::fs::write(&path, text).unwrap();
     path
@@ -127,7 +133,7 @@ async fn outcome(request: RequestBuilder, is_stream: bool, is_passed: bool) -> S
     if status != 200 {
         let error: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
         assert!(error["error"]["message"].is_string(), "{error}");
-        return format!("{status}");
+        return format!("{status} {}", error["error"]["code"].as_str().unwrap_or_default());
     }
     if is_passed {
         return "passed".to_owned();
@@ -185,7 +191,7 @@ fn memory(process: i32) -> i64 {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "slow, and not yet settled: once, one of the last dozen requests ended in a 504"]
+#[ignore = "takes minutes, and measures memory"]
 #[allow(clippy::print_stdout, reason = "the figures are worth a look")]
 async fn every_request_ends() {
     let count = std::env::var("PROMPT_R1_TEST_FAULTS");
@@ -195,24 +201,36 @@ async fn every_request_ends() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Process::serve(&config(folder.path(), &upstream));
     let begun = Instant::now();
-    let first = load(&server.url, 0..count / 3).await;
-    let before = memory(server.id());
-    let rest = load(&server.url, count / 3..count).await;
-    let gained = memory(server.id()) - before;
-    println!("{count} requests in {:?}: {first:?}, then {rest:?}", begun.elapsed());
-    println!("memory: {before} bytes after a third, then {gained} more");
-    let ended: usize = first.0.values().chain(rest.0.values()).sum();
-    assert_eq!(ended, count);
-    assert!(rest.0.contains_key("answered"), "{rest:?}");
-    assert!(gained < MOST_GAINED, "{before} bytes, then {gained} more");
+    let (mut outcomes, mut longest) = (BTreeMap::<String, usize>::new(), Duration::ZERO);
+    let mut memories = Vec::new();
+    for (from, to) in [(0, count / 10), (count / 10, count / 2), (count / 2, count)] {
+        let part = load(&server.url, from..to).await;
+        for (outcome, times) in part.0 {
+            *outcomes.entry(outcome).or_default() += times;
+        }
+        longest = longest.max(part.1);
+        memories.push(memory(server.id()));
+    }
+    println!("{count} requests in {:?}, the longest {longest:?}: {outcomes:#?}", begun.elapsed());
+    let megabytes: Vec<_> = memories.iter().map(|bytes| bytes >> 20).collect();
+    println!("memory after 10 %, 50 % and 100 % of them: {megabytes:?} MiB");
+    assert_eq!(outcomes.values().sum::<usize>(), count);
+    assert!(outcomes.contains_key("answered") && outcomes.contains_key("passed"), "{outcomes:?}");
+    // The large model fails, and clients leave; the policy and the server's places do neither.
+    for fault in ["503 policy_unavailable", "429 overloaded"] {
+        assert!(!outcomes.contains_key(fault), "{outcomes:?}");
+    }
+    assert!(memories[2] - memories[1] < MOST_GAINED, "{megabytes:?} MiB");
 
-    // All of it is over: every place is free, and the engine works.
+    // All of it is over: every place is free, and the engine works. Who asks patiently gets no
+    // time-out that a busy machine is to blame for.
     is_well.store(true, Ordering::Relaxed);
     let client = Client::builder().no_proxy().build().unwrap();
     let ready = client.get(format!("{}/readyz", server.url)).send().await.unwrap();
     assert_eq!(ready.status(), 200);
-    let question = json!({"question": "What is Grania's president's birthplace?"});
-    let asked = (0..AT_ONCE).map(|_| {
+    let question = json!({"question": "What is Grania's president's birthplace?",
+                          "large_model": "patient"});
+    let asked = (0..AFTERWARDS).map(|_| {
         let request = client.post(format!("{}/v1/solve", server.url)).json(&question);
         async move {
             let begun = Instant::now();

@@ -19,6 +19,7 @@ mod process;
 mod record;
 mod reload;
 mod server;
+mod services;
 mod shipping;
 mod solve;
 mod telemetry;

@@ -2,19 +2,28 @@
 
 use prompt_r1::dataset::{ReadOptions, read_tasks};
 use prompt_r1::record::{Record, RecordConfig, Recorder};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::loopback::Loopback;
-use crate::server::Setup;
+use crate::server::{Server, Setup};
 
-#[tokio::test]
-async fn episodes_are_written_down_as_data_to_train_on() {
-    let upstream = Loopback::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let config: RecordConfig = serde_json::from_value(json!({"folder": folder.path()})).unwrap();
+mod database;
+
+const WRITTEN: &str = "prompt_r1_records_total{result=\"written\"}";
+const DROPPED: &str = "prompt_r1_records_total{result=\"dropped\"}";
+
+fn config(value: Value) -> RecordConfig {
+    serde_json::from_value(value).unwrap()
+}
+
+async fn server(recorder: Recorder, upstream: &Loopback) -> Server {
     let mut setup = Setup::relay();
-    setup.recorder = Some(Recorder::start(&config).unwrap());
-    let server = setup.start(&upstream).await;
+    setup.recorder = Some(recorder);
+    setup.start(upstream).await
+}
+
+/// Has four episodes recorded: of both endpoints, whole and streamed.
+async fn record_four(server: &Server) {
     let chat = json!({"model": "prompt-r1", "messages": [
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "second?"}]});
     for stream in [false, true] {
@@ -27,10 +36,13 @@ async fn episodes_are_written_down_as_data_to_train_on() {
             response.text().await.unwrap();
         }
     }
-    server.wait_for_metric("prompt_r1_records_total{result=\"written\"}", 4.0).await;
-    assert_eq!(server.metric("prompt_r1_records_total{result=\"dropped\"}").await, 0.0);
-    let path = folder.path().join("episodes-000001.jsonl");
-    let text = std::fs::read_to_string(&path).unwrap();
+    server.wait_for_metric(WRITTEN, 4.0).await;
+    assert_eq!(server.metric(DROPPED).await, 0.0);
+}
+
+/// JSON Lines of those four are records, and data to train on.
+fn check_four(path: &std::path::Path) {
+    let text = std::fs::read_to_string(path).unwrap();
     let records: Vec<Record> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let questions: Vec<_> = records.iter().map(|record| record.question.as_str()).collect();
@@ -42,7 +54,17 @@ async fn episodes_are_written_down_as_data_to_train_on() {
     }
     assert_eq!(records[1].conversation[0].as_text(), "Be brief.");
     // What trains reads it as it is.
-    let read = read_tasks(&path, &ReadOptions::default()).unwrap();
+    let read = read_tasks(path, &ReadOptions::default()).unwrap();
     assert_eq!((read.tasks.len(), read.rejected.len()), (4, 0));
     assert_eq!(read.tasks[0].golds, ["ok"]);
+}
+
+#[tokio::test]
+async fn episodes_are_written_down_as_data_to_train_on() {
+    let upstream = Loopback::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(json!({"folder": folder.path()}));
+    let server = server(Recorder::start(&config, &|_| None).unwrap(), &upstream).await;
+    record_four(&server).await;
+    check_four(&folder.path().join("episodes-000001.jsonl"));
 }

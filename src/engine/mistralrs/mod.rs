@@ -31,7 +31,8 @@ use hook::SamplingHook;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MistralRsConfig {
-    /// Requests that sample at once.
+    /// Requests that sample at once. With 1, a turn is computed from where the last one ended; with
+    /// more, each is computed from its beginning: mistral.rs cannot do both (see ARCHITECTURE.md).
     pub max_batch: usize,
     /// Requests that may wait for a place; one more is refused.
     pub queue: usize,
@@ -44,9 +45,12 @@ pub struct MistralRsConfig {
 
 impl Default for MistralRsConfig {
     fn default() -> Self {
-        Self { max_batch: 8, queue: 256, prefix_cache_mib: 1024, force_cpu: false }
+        Self { max_batch: 1, queue: 256, prefix_cache_mib: 1024, force_cpu: false }
     }
 }
+
+/// Sequences whose prefixes mistral.rs may keep on a GPU; on a CPU it has no such bound.
+const PREFIXES: usize = 16;
 
 /// A model run by mistral.rs.
 pub struct MistralRsEngine {
@@ -75,13 +79,16 @@ impl MistralRsEngine {
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
         let source = Source::open(path)?;
         let on_cpu = config.force_cpu || !cfg!(any(feature = "cuda", feature = "metal"));
+        let keeps_prefixes = config.max_batch <= 1;
+        let prefixes = keeps_prefixes.then_some(PREFIXES);
         let built = if let Some(file) = &source.gguf {
             let folder = source.path.display().to_string();
             // The tokenizer is the folder's, as ours is: that inside the file is not read.
             let mut builder = GgufModelBuilder::new(&folder, vec![file])
                 .with_token_source(TokenSource::None)
                 .with_tok_model_id(&folder)
-                .with_max_num_seqs(config.max_batch);
+                .with_prefix_cache_n(prefixes)
+                .with_max_num_seqs(config.max_batch.max(1));
             if on_cpu {
                 builder = builder.with_force_cpu();
             }
@@ -93,7 +100,8 @@ impl MistralRsEngine {
             let mut builder = TextModelBuilder::new(source.path.display())
                 .with_token_source(TokenSource::None)
                 .with_dtype(dtype)
-                .with_max_num_seqs(config.max_batch);
+                .with_prefix_cache_n(prefixes)
+                .with_max_num_seqs(config.max_batch.max(1));
             if on_cpu {
                 builder = builder.with_force_cpu();
             }
@@ -105,13 +113,15 @@ impl MistralRsEngine {
             .ok()
             .flatten()
             .ok_or_else(|| failed("its context length is unknown".into()))?;
-        let max_cached_tokens =
-            (config.prefix_cache_mib << 20) / source.cache_bytes_per_token.max(1);
+        let max_cached_tokens = match keeps_prefixes {
+            true => (config.prefix_cache_mib << 20) / source.cache_bytes_per_token.max(1),
+            false => usize::MAX,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 model,
                 context_length,
-                slots: Semaphore::new(config.max_batch),
+                slots: Semaphore::new(config.max_batch.max(1)),
                 load: AtomicUsize::new(0),
                 max_load: config.max_batch + config.queue,
                 running: RwLock::new(()),

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::sync::Mutex;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use candle_core::Tensor;
@@ -7,38 +9,59 @@ use candle_core::Tensor;
 use super::*;
 use crate::engine::Sampling;
 
-/// Ends the engine's thread the hard way: it panics at its twentieth token.
-#[derive(Default)]
-struct Killer(AtomicUsize);
+/// Samples the same token over and over, and ends the engine's thread the hard way once told to.
+struct Killer(Mutex<std::sync::mpsc::Receiver<()>>);
 
 impl CustomLogitsProcessor for Killer {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
-        assert!(self.0.fetch_add(1, Ordering::Relaxed) < 20, "killed by a test");
-        Ok(logits.clone())
+        // Whatever is sampled beside it waits with it, and so is not over when it strikes.
+        let told = self.0.lock().unwrap().recv_timeout(Duration::from_millis(20));
+        assert!(matches!(told, Err(RecvTimeoutError::Timeout)), "killed by a test");
+        let mut row = vec![f32::NEG_INFINITY; logits.elem_count()];
+        row[5] = 0.0;
+        Tensor::from_vec(row, logits.shape(), logits.device())
     }
 }
 
-/// Sends a request that samples by `processor`.
-async fn send(
-    engine: &MistralRsEngine,
-    processor: impl CustomLogitsProcessor + 'static,
-) -> mpsc::Receiver<Response> {
-    let inner = engine.shared.model.inner();
-    let (responses, received) = mpsc::channel(256);
-    let normal = NormalRequest {
-        is_streaming: true,
-        logits_processors: Some(vec![Arc::new(processor) as Arc<dyn CustomLogitsProcessor>]),
-        ..NormalRequest::new_simple(
-            RequestMessage::CompletionTokens(vec![5, 6, 7]),
-            SamplingParams { max_len: Some(100), ..SamplingParams::neutral() },
-            responses,
-            inner.next_request_id(),
-            None,
-            None,
-        )
-    };
-    engine.shared.send(Request::Normal(Box::new(normal))).await.unwrap();
-    received
+/// A request that is being sampled and will end the engine's thread.
+pub(crate) struct Threat {
+    strike: std::sync::mpsc::Sender<()>,
+    responses: mpsc::Receiver<Response>,
+}
+
+impl MistralRsEngine {
+    /// Threatens the engine's thread.
+    pub(crate) async fn threaten(&self) -> Threat {
+        let inner = self.shared.model.inner();
+        let (strike, told) = std::sync::mpsc::channel();
+        let killer: Arc<dyn CustomLogitsProcessor> = Arc::new(Killer(Mutex::new(told)));
+        let tokens = self.shared.context_length - 10;
+        let (responses, mut received) = mpsc::channel(tokens + 16);
+        let normal = NormalRequest {
+            is_streaming: true,
+            logits_processors: Some(vec![killer]),
+            ..NormalRequest::new_simple(
+                RequestMessage::CompletionTokens(vec![5, 6, 7]),
+                SamplingParams { max_len: Some(tokens), ..SamplingParams::neutral() },
+                responses,
+                inner.next_request_id(),
+                None,
+                None,
+            )
+        };
+        self.shared.send(Request::Normal(Box::new(normal))).await.unwrap();
+        received.recv().await.unwrap();
+        Threat { strike, responses: received }
+    }
+}
+
+impl Threat {
+    /// Carries it out, and returns when it is done.
+    pub(crate) async fn strike(mut self) {
+        self.strike.send(()).unwrap();
+        let death = async { while self.responses.recv().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), death).await.unwrap();
+    }
 }
 
 fn request(max_tokens: usize) -> GenerateRequest {
@@ -65,15 +88,14 @@ async fn last(mut events: mpsc::UnboundedReceiver<GenerateEvent>) -> GenerateEve
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_whose_thread_dies_ends_what_is_in_flight_and_is_rebuilt() {
     let path = Path::new("models/policy");
-    let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+    let config = MistralRsConfig { force_cpu: true, max_batch: 8, ..MistralRsConfig::default() };
     let engine = MistralRsEngine::load(path, &config).await.unwrap();
     let done = GenerateEvent::Done(StopReason::Length);
     assert_eq!(last(engine.generate(request(4))).await, done);
     for round in 0..2 {
+        let threat = engine.threaten().await;
         let in_flight = engine.generate(request(100));
-        let mut killer = send(&engine, Killer::default()).await;
-        let death = async { while killer.recv().await.is_some() {} };
-        tokio::time::timeout(Duration::from_secs(60), death).await.unwrap();
+        threat.strike().await;
         // It may be done before, fails where it had begun to be sampled, and else is sampled by the
         // next thread; it never waits for one that is no more.
         let end = last(in_flight).await;

@@ -1,67 +1,55 @@
 //! Keys in a real PostgreSQL, limits in a real Redis.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use prompt_r1::access::{Access, AccessConfig, Store};
+use prompt_r1::access::{Access, AccessConfig, RedisTlsConfig, Store};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::{id, make, outcome, solve};
 use crate::loopback::Loopback;
 use crate::server::{Server, Setup};
+use crate::services::Services;
 
-/// Where both are.
-#[derive(Clone)]
-pub struct Services {
-    pub postgres: String,
-    pub redis: String,
+/// A Redis, and how it is asked.
+struct Redis {
+    url: String,
+    tls: Option<RedisTlsConfig>,
 }
 
-/// What was started for these tests; ends when its input does, which is with this process.
-static STARTED: Mutex<Option<(Child, Services)>> = Mutex::new(None);
+impl Redis {
+    fn plain(url: &str) -> Self {
+        Self { url: url.to_owned(), tls: None }
+    }
+}
 
 impl Services {
-    /// Those that the environment names, or ones that are started now.
-    pub fn find() -> Self {
-        let variable = |name: &str| std::env::var(name).ok();
-        let named = variable("PROMPT_R1_TEST_POSTGRES").zip(variable("PROMPT_R1_TEST_REDIS"));
-        if let Some((postgres, redis)) = named {
-            return Self { postgres, redis };
-        }
-        let mut started = STARTED.lock().unwrap();
-        let (_, services) = started.get_or_insert_with(Self::start);
-        services.clone()
+    /// Redis over TLS, with the authority and the certificate of these names.
+    fn encrypted(&self, ca: &str, certificate: Option<&str>) -> Redis {
+        let file = |name: &str, kind: &str| Some(self.certificates.join(format!("{name}.{kind}")));
+        let tls = RedisTlsConfig {
+            ca: file(ca, "pem"),
+            certificate: certificate.and_then(|name| file(name, "pem")),
+            key: certificate.and_then(|name| file(name, "key")),
+        };
+        Redis { url: self.rediss.clone(), tls: Some(tls) }
     }
 
-    fn start() -> (Child, Self) {
-        let tell = "echo \"$PROMPT_R1_TEST_POSTGRES $PROMPT_R1_TEST_REDIS\"; cat";
-        let mut script = Command::new("tests/services.sh");
-        script.args(["sh", "-c", tell]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut script = script.spawn().expect("cannot start `tests/services.sh`");
-        let mut line = String::new();
-        BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (postgres, redis) = line.trim().split_once(' ').expect(
-            "PostgreSQL and Redis do not start\nhint: apt-get install postgresql redis-server",
-        );
-        (script, Self { postgres: postgres.to_owned(), redis: redis.to_owned() })
-    }
-
-    async fn access(&self, redis: &str) -> Arc<Access> {
+    async fn access(&self, redis: &Redis) -> Arc<Access> {
         let config = AccessConfig {
             store_url_env: Some("STORE".into()),
             redis_url_env: Some("REDIS".into()),
+            redis_tls: redis.tls.clone(),
             ..AccessConfig::default()
         };
-        let (postgres, redis) = (self.postgres.clone(), redis.to_owned());
+        let (postgres, redis) = (self.postgres.clone(), redis.url.clone());
         let urls = move |name: &str| {
             Some(SecretString::from(if name == "STORE" { postgres.clone() } else { redis.clone() }))
         };
         Arc::new(Access::open(&config, &urls).await.unwrap())
     }
 
-    async fn server(&self, redis: &str, upstream: &Loopback) -> Server {
+    async fn server(&self, redis: &Redis, upstream: &Loopback) -> Server {
         let mut setup = Setup::relay();
         setup.endpoint = json!({"prices": {"input_per_million": 1e6, "output_per_million": 1e6}});
         setup.access = Some(self.access(redis).await);
@@ -104,10 +92,9 @@ async fn replicas_share_limits() {
     ];
     for (limits, allowed, code) in table {
         let (_, key) = services.key(limits.clone()).await;
-        let replicas = [
-            services.server(&services.redis, &upstream).await,
-            services.server(&services.redis, &upstream).await,
-        ];
+        let redis = Redis::plain(&services.redis);
+        let replicas =
+            [services.server(&redis, &upstream).await, services.server(&redis, &upstream).await];
         for turn in 0..allowed {
             let response = solve(&replicas[turn % 2], &key).await;
             assert_eq!(response.status(), 200, "{limits} {turn}");
@@ -127,7 +114,32 @@ async fn without_redis_each_process_counts_for_itself() {
     let upstream = Loopback::start().await;
     let (_, key) = services.key(json!({"requests_per_minute": 1})).await;
     // Nobody listens there.
-    let server = services.server("redis://127.0.0.1:1/0", &upstream).await;
+    let server = services.server(&Redis::plain("redis://127.0.0.1:1/0"), &upstream).await;
     assert_eq!(solve(&server, &key).await.status(), 200);
     assert_eq!(outcome(solve(&server, &key).await).await.0, 429);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
+async fn limits_are_shared_over_tls_with_a_redis_that_can_be_trusted() {
+    let services = Services::find();
+    let upstream = Loopback::start().await;
+    let table = [
+        ("ca", None, true),
+        ("ca", Some("client"), true),
+        // Redis did not make it, and asks for one that it knows.
+        ("ca", Some("other"), false),
+        ("other", None, false),
+    ];
+    for (ca, certificate, is_shared) in table {
+        let (_, key) = services.key(json!({"requests_per_minute": 2})).await;
+        let redis = services.encrypted(ca, certificate);
+        let replicas =
+            [services.server(&redis, &upstream).await, services.server(&redis, &upstream).await];
+        for replica in &replicas {
+            assert_eq!(solve(replica, &key).await.status(), 200, "{ca} {certificate:?}");
+        }
+        let third = solve(&replicas[0], &key).await.status();
+        assert_eq!(third, if is_shared { 429 } else { 200 }, "{ca} {certificate:?}");
+    }
 }

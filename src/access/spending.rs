@@ -1,0 +1,123 @@
+//! What keys have spent, as the store has it: looked up now and then, and written down a little
+//! later, so that no request waits for a disk.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Key, Store};
+
+/// How long what was looked up holds: so late is seen what other replicas write.
+const FRESH: Duration = Duration::from_secs(1);
+/// What is spent within this time is written down together.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Money by key and day (days since 1970), millionths.
+#[derive(Default)]
+pub(super) struct Spending {
+    state: Mutex<State>,
+    /// Held while something is read or written, so that nothing is counted twice.
+    at_store: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the store has, by key: there are no more entries than valid keys.
+    known: HashMap<String, Known>,
+    /// What the store does not have yet.
+    unsaved: HashMap<(String, i64), i64>,
+    /// Whether somebody is about to write that down.
+    is_writing: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    day: i64,
+    micros: i64,
+    at: Instant,
+}
+
+impl Spending {
+    /// What a key has spent on a day. While the store cannot be asked, what is known still holds.
+    pub(super) async fn of(&self, key: &Key, store: Option<&Store>, day: i64) -> i64 {
+        if self.known(key, day).is_none_or(|known| known.at.elapsed() >= FRESH)
+            && let Some(store) = store
+        {
+            self.look_up(key, store, day).await;
+        }
+        let state = self.state();
+        let known = state.known.get(&key.id).filter(|known| known.day == day);
+        let unsaved = state.unsaved.get(&(key.id.clone(), day));
+        known.map_or(0, |known| known.micros) + unsaved.copied().unwrap_or(0)
+    }
+
+    async fn look_up(&self, key: &Key, store: &Store, day: i64) {
+        let _alone = self.at_store.lock().await;
+        let known = self.known(key, day);
+        if known.is_some_and(|known| known.at.elapsed() < FRESH) {
+            return;
+        }
+        let micros = store.spent(&key.id, day).await.unwrap_or_else(|error| {
+            tracing::error!(%error, key = key.id, "cannot look up what a key has spent");
+            known.map_or(0, |known| known.micros)
+        });
+        self.state().known.insert(key.id.clone(), Known { day, micros, at: Instant::now() });
+    }
+
+    fn known(&self, key: &Key, day: i64) -> Option<Known> {
+        self.state().known.get(&key.id).copied().filter(|known| known.day == day)
+    }
+
+    /// Adds to what a key has spent on a day. Must be called on a runtime.
+    pub(super) fn add(self: &Arc<Self>, key: &Key, store: &Store, day: i64, micros: i64) {
+        let mut state = self.state();
+        *state.unsaved.entry((key.id.clone(), day)).or_default() += micros;
+        if !std::mem::replace(&mut state.is_writing, true) {
+            let (spending, store) = (Arc::clone(self), store.clone());
+            tokio::spawn(async move {
+                let mut pause = PAUSE;
+                while spending.is_writing() {
+                    tokio::time::sleep(pause).await;
+                    pause = if spending.save(&store).await { PAUSE } else { FRESH };
+                }
+            });
+        }
+    }
+
+    /// Whether there is something to write down, and so somebody who does.
+    fn is_writing(&self) -> bool {
+        let mut state = self.state();
+        state.is_writing = !state.unsaved.is_empty();
+        state.is_writing
+    }
+
+    /// Writes down what is not in the store yet, and says whether that was done; what the store does
+    /// not take is kept for the next time.
+    pub(super) async fn save(&self, store: &Store) -> bool {
+        let keys: Vec<_> = self.state().unsaved.keys().cloned().collect();
+        for (id, day) in keys {
+            let _alone = self.at_store.lock().await;
+            let entry = (id, day);
+            let Some(micros) = self.state().unsaved.get(&entry).copied() else { continue };
+            if let Err(error) = store.spend(&entry.0, day, micros).await {
+                tracing::error!(%error, key = entry.0, "cannot write down what keys have spent");
+                return false;
+            }
+            let mut state = self.state();
+            if let Some(unsaved) = state.unsaved.get_mut(&entry) {
+                *unsaved -= micros;
+                if *unsaved == 0 {
+                    state.unsaved.remove(&entry);
+                }
+            }
+            if let Some(known) = state.known.get_mut(&entry.0).filter(|known| known.day == day) {
+                known.micros += micros;
+            }
+        }
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

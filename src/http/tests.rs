@@ -1,0 +1,149 @@
+//! What clients see of an engine whose thread dies. To kill it takes its inside, which
+//! `tests/it` cannot reach.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use uuid::Uuid;
+
+use super::{App, AppHandle, Metrics, Served, ServerConfig, Serving, router, serve};
+use crate::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
+use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
+use crate::episode::Limits;
+use crate::large_model::{EndpointSetup, LargeModel, LargeModels, Reply, Scripted};
+use crate::policy::TokenPolicy;
+use crate::protocol::Protocol;
+use crate::tokenization::TextSide;
+
+const FOLDER: &str = "models/policy";
+
+/// An engine that says when it has sampled the first token of a request.
+struct Watched {
+    engine: Arc<MistralRsEngine>,
+    began: UnboundedSender<()>,
+}
+
+#[async_trait]
+impl Engine for Watched {
+    fn generate(&self, request: GenerateRequest) -> UnboundedReceiver<GenerateEvent> {
+        let mut events = self.engine.generate(request);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let began = self.began.clone();
+        tokio::spawn(async move {
+            let mut is_first = true;
+            while let Some(event) = events.recv().await {
+                if std::mem::take(&mut is_first) && matches!(event, GenerateEvent::Tokens(_)) {
+                    began.send(()).unwrap();
+                }
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn context_length(&self) -> usize {
+        self.engine.context_length()
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.engine.is_ready().await
+    }
+}
+
+/// Serves the bundled policy on this engine, and gives the URL.
+async fn start(engine: Arc<dyn Engine>) -> String {
+    let folder = Path::new(FOLDER);
+    let text = Arc::new(TextSide::load(folder).unwrap());
+    let protocol = Protocol::load(Some(&folder.join("templates"))).unwrap();
+    let main = Served {
+        policy: Arc::new(TokenPolicy::new("policy", engine, text, true)),
+        protocol: Arc::new(protocol),
+        sampling: Sampling::GREEDY,
+    };
+    let metrics = Arc::new(Metrics::default());
+    let setup = EndpointSetup { keys: &|_| None, observer: metrics.clone(), seed: 1 };
+    let large_model: Arc<dyn LargeModel> =
+        Arc::new(Scripted::new("m", |_| Ok(Reply::text("Ferk"))));
+    let large_models = LargeModels::new(vec![large_model], &BTreeMap::new(), "m", &setup);
+    let serving = Serving {
+        main: Arc::new(main),
+        canary: None,
+        large_models: Arc::new(large_models.unwrap()),
+        limits: Limits::default(),
+    };
+    let app = App {
+        server: ServerConfig::default(),
+        access: None,
+        recorder: None,
+        metrics,
+        clock: Arc::new(SystemTime::now),
+        ids: Arc::new(Uuid::now_v7),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = router(AppHandle::new(app, serving));
+    tokio::spawn(async move {
+        serve(listener, router, &ServerConfig::default(), None, std::future::pending()).await
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_engine_is_a_503_and_the_next_request_works() {
+    let config = MistralRsConfig { force_cpu: true, max_batch: 8, ..MistralRsConfig::default() };
+    let engine = Arc::new(MistralRsEngine::load(Path::new(FOLDER), &config).await.unwrap());
+    let (began, mut begun) = mpsc::unbounded_channel();
+    let url = start(Arc::new(Watched { engine: Arc::clone(&engine), began })).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = |path: &str, stream: bool| {
+        let question = "What is Grania's president's birthplace?";
+        let body = match path {
+            "/v1/solve" => json!({"question": question, "stream": stream}),
+            _ => json!({"model": "prompt-r1", "stream": stream,
+                        "messages": [{"role": "user", "content": question}]}),
+        };
+        let sent = client.post(format!("{url}{path}")).json(&body).send();
+        async move {
+            let response = sent.await.unwrap();
+            let wait = response.headers().get("retry-after").cloned();
+            (response.status().as_u16(), wait, response.text().await.unwrap())
+        }
+    };
+    for (path, stream) in
+        [("/v1/solve", false), ("/v1/chat/completions", false), ("/v1/solve", true)]
+    {
+        let threat = engine.threaten().await;
+        let in_flight = tokio::spawn(ask(path, stream));
+        let first = tokio::time::timeout(Duration::from_secs(60), begun.recv());
+        first.await.unwrap().unwrap();
+        threat.strike().await;
+        let (status, wait, text) = in_flight.await.unwrap();
+        assert!(!text.contains("killed") && !text.contains("thread"), "{text}");
+        if stream {
+            let (_, error) = text.rsplit_once("event: error\ndata: ").unwrap();
+            let error: Value = serde_json::from_str(error.trim()).unwrap();
+            assert_eq!(error["error"]["code"], "policy_unavailable", "{text}");
+        } else {
+            assert_eq!((status, wait.unwrap().as_bytes()), (503, &b"1"[..]), "{text}");
+            let error: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(error["error"]["code"], "policy_unavailable", "{text}");
+            assert_eq!(error["error"]["type"], "server_error", "{text}");
+            assert!(error["error"]["message"].is_string(), "{text}");
+        }
+        let (status, _, text) = ask(path, false).await;
+        assert_eq!(status, 200, "{text}");
+        let ready = client.get(format!("{url}/readyz")).send().await.unwrap();
+        assert_eq!(ready.status(), 200);
+        // What it sampled for that answer is of no interest to the next round.
+        while begun.try_recv().is_ok() {}
+    }
+}

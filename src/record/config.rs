@@ -1,0 +1,108 @@
+//! What an operator says about records of episodes.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnectOptions;
+
+/// What is written down, and where: the table `[record]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordConfig {
+    /// The folder of the files. They hold what callers asked and were told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// The name of the environment variable that holds the URL of a PostgreSQL database to write
+    /// to instead of files, such as `DATABASE_URL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_env: Option<String>,
+    /// Bytes after which a file is closed and the next begun. Default: 104857600 (100 MiB).
+    #[serde(default = "default_max_bytes")]
+    pub max_bytes: u64,
+    /// Files that are kept, the one in use included. Default: 10.
+    #[serde(default = "default_max_files")]
+    pub max_files: usize,
+    /// Episodes that may wait to be written; further ones are dropped, and counted. Default: 1024.
+    #[serde(default = "default_queue")]
+    pub queue: usize,
+}
+
+fn default_max_bytes() -> u64 {
+    100 * 1024 * 1024
+}
+
+fn default_max_files() -> usize {
+    10
+}
+
+fn default_queue() -> usize {
+    1024
+}
+
+/// Records that cannot be written as they are configured.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Nowhere to write, or two places.
+    #[error(
+        "`[record]` needs one of `folder` and `url_env`\nhint: files, or a PostgreSQL database"
+    )]
+    Place,
+    /// The variable that is named is not there.
+    #[error(
+        "`record.url_env`: the variable `{0}` is not set\nhint: export it, or set `record.folder` instead"
+    )]
+    Unset(String),
+    /// The variable holds something else.
+    #[error(
+        "`record.url_env`: the variable `{0}` holds no URL of a PostgreSQL database\nhint: `postgres://USER:PASSWORD@HOST/DATABASE`"
+    )]
+    Url(String),
+    /// The folder cannot be written to.
+    #[error("cannot write episodes down in `{}`: {source}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot write episodes down: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Where records go.
+pub(super) enum Place<'a> {
+    Folder(&'a PathBuf),
+    /// The name of the variable with its URL.
+    Database(&'a str),
+}
+
+impl RecordConfig {
+    /// Whether it says where to write.
+    pub fn check(&self) -> Result<(), RecordError> {
+        self.place().map(|_| ())
+    }
+
+    pub(super) fn place(&self) -> Result<Place<'_>, RecordError> {
+        match (&self.folder, &self.url_env) {
+            (Some(folder), None) => Ok(Place::Folder(folder)),
+            (None, Some(variable)) => Ok(Place::Database(variable)),
+            _ => Err(RecordError::Place),
+        }
+    }
+}
+
+/// How to reach the database whose URL is in `variable`, as `urls` looks it up. No error shows the
+/// URL: there may be a password in it.
+pub(super) fn connect_options(
+    variable: &str,
+    urls: &dyn Fn(&str) -> Option<SecretString>,
+) -> Result<PgConnectOptions, RecordError> {
+    let url = urls(variable).ok_or_else(|| RecordError::Unset(variable.to_owned()))?;
+    let url = url.expose_secret();
+    let is_ours = ["postgres://", "postgresql://"].iter().any(|start| url.starts_with(start));
+    let options = is_ours.then(|| PgConnectOptions::from_str(url).ok()).flatten();
+    options.ok_or_else(|| RecordError::Url(variable.to_owned()))
+}
