@@ -10,6 +10,8 @@
 //! done
 //! ```
 //!
+//! A second argument of either is the number of steps.
+//!
 //! Both are alike in what a step computes:
 //!
 //! - This bench writes the questions and the replies into the folder, and the other reads them:
@@ -44,9 +46,8 @@ use serde_json::{Value, json};
 const LATENCY: Duration = Duration::from_millis(50);
 const GROUPS: usize = 4;
 const GROUP_SIZE: usize = 8;
-/// Steps that warm up, and steps that count.
+/// Steps that warm up before those that count.
 const WARM_UP: usize = 4;
-const STEPS: usize = 30;
 
 const TASKS: &str = "tasks.jsonl";
 const REPLIES: &str = "replies.json";
@@ -57,7 +58,6 @@ const UNKNOWN: &str = "no";
 const CONFIG: &str = r#"
     schema_version = 1
     output = "unset"
-    steps = 34
     groups_per_step = 4
     group_size = 8
     checkpoint_every = 1000
@@ -75,18 +75,19 @@ fn main() -> anyhow::Result<()> {
     memory::keep_freed();
     let run = tempfile::tempdir()?;
     // What `cargo bench` itself adds begins with dashes.
-    let named = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let folder = named.map_or_else(|| run.path().join("episodes"), PathBuf::from);
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let folder = arguments.next().map_or_else(|| run.path().join("episodes"), PathBuf::from);
+    let steps: usize = arguments.next().map_or(Ok(30), |steps| steps.parse())?;
     fs::create_dir_all(&folder)?;
-    let replies = write_tasks(&folder)?;
+    let replies = write_tasks(&folder, WARM_UP + steps)?;
 
     let mut table: toml::Table = toml::from_str(CONFIG)?;
+    table.insert("steps".into(), toml::Value::Integer((WARM_UP + steps) as i64));
     table.insert("output".into(), path_value(run.path())?);
     let tasks = table.get_mut("tasks").and_then(toml::Value::as_table_mut).context("no tasks")?;
     tasks.insert("path".into(), path_value(&folder.join(TASKS))?);
     let config: GrpoConfig = Preset::Default.complete(table)?;
     anyhow::ensure!((config.groups_per_step, config.group_size) == (GROUPS, GROUP_SIZE));
-    anyhow::ensure!(config.steps == (WARM_UP + STEPS) as u64);
 
     let endpoint = LargeModelConfig::new(format!("http://{}/v1", upstream(replies)?), "m");
     let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
@@ -100,12 +101,12 @@ fn path_value(path: &Path) -> anyhow::Result<toml::Value> {
     Ok(toml::Value::String(path.to_str().context("a path is not UTF-8")?.to_owned()))
 }
 
-/// Writes one question for each group of the run, and what the large model knows; returns the
+/// Writes one question for each group of so many steps, and what the large model knows; returns the
 /// latter.
-fn write_tasks(folder: &Path) -> anyhow::Result<HashMap<String, String>> {
+fn write_tasks(folder: &Path, steps: usize) -> anyhow::Result<HashMap<String, String>> {
     let world = World::generate(&WorldConfig::default())?;
     let kinds = [TaskKind::Chain(2), TaskKind::Chain(3), TaskKind::Chain(4), TaskKind::Comparison];
-    let drawn = world.sample_tasks(Split::Train, &kinds, GROUPS * (WARM_UP + STEPS), 0)?;
+    let drawn = world.sample_tasks(Split::Train, &kinds, GROUPS * steps, 0)?;
     let lines: Vec<String> = drawn
         .iter()
         .map(|drawn| json!({"question": drawn.task.question, "answers": drawn.task.golds}))
@@ -188,22 +189,23 @@ impl Progress for Clock {
 impl Clock {
     fn report(&self) -> anyhow::Result<()> {
         let counted = self.steps.get(WARM_UP..).unwrap_or_default();
-        anyhow::ensure!(counted.len() == STEPS, "{} steps were made", self.steps.len());
+        let steps = counted.len();
+        anyhow::ensure!(steps > 0, "no step was made after the {WARM_UP} that warm up");
         let mut seconds: Vec<f64> = counted.iter().map(|(seconds, _)| *seconds).collect();
         seconds.sort_by(f64::total_cmp);
-        let median = (seconds[(STEPS - 1) / 2] + seconds[STEPS / 2]) / 2.0;
+        let median = (seconds[(steps - 1) / 2] + seconds[steps / 2]) / 2.0;
         let mean = |name: &str| {
             let values = counted.iter().flat_map(|(_, values)| values);
             let sum: f64 = values.filter(|(known, _)| *known == name).map(|(_, v)| v).sum();
-            sum / STEPS as f64
+            sum / steps as f64
         };
         anyhow::ensure!(mean("failed_episodes") == 0.0, "episodes failed");
         let tokens = mean("response_tokens");
         println!(
-            "{median:.3} s a step ({:.3} to {:.3}, {STEPS} steps); {:.0} episodes/s, {:.0} sampled tokens/s; \
+            "{median:.3} s a step ({:.3} to {:.3}, {steps} steps); {:.0} episodes/s, {:.0} sampled tokens/s; \
              {:.2} turns, {:.2} calls and {tokens:.1} sampled tokens an episode",
             seconds[0],
-            seconds[STEPS - 1],
+            seconds[steps - 1],
             (GROUPS * GROUP_SIZE) as f64 / median,
             (GROUPS * GROUP_SIZE) as f64 * tokens / median,
             mean("turns"),

@@ -108,7 +108,7 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     end, user, assistant = tokenizer.convert_tokens_to_ids(["<|end|>", "<|user|>", "<|assistant|>"])
     # Whichever special token it writes, the policy has left its turn.
-    model.generation_config.eos_token_id = [end, user, assistant]
+    stops = [end, user, assistant]
     rows = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
     rows = [
         {
@@ -135,7 +135,7 @@ def main():
                 ids = ids[: CONTEXT - len(prompt_ids[i]) - len(completion_ids[i])]
                 completion_ids[i] += ids
                 env_mask[i] += [1] * len(ids)
-                is_ended = ids[-1] in model.generation_config.eos_token_id
+                is_ended = ids[-1] in stops
                 text = tokenizer.decode(ids[:-1] if is_ended else ids)
                 turns[i].append(text)
                 prompt = re.search(r"<interaction_prompt>(.*?)</interaction_prompt>", text, re.DOTALL)
@@ -194,6 +194,7 @@ def main():
                 num_generations=GROUP_SIZE,
                 per_device_train_batch_size=GROUPS * GROUP_SIZE,
                 max_completion_length=TURN_TOKENS,  # of one turn: the rollout counts the turns
+                generation_kwargs={"eos_token_id": stops},
                 max_steps=steps + WARM_UP,
                 shuffle_dataset=False,
                 temperature=1.0,
@@ -212,6 +213,7 @@ def main():
                 report_to=[],
             ),
         )
+        trainer.eos_token_ids = stops
         trainer.train()
     server.terminate()
     seconds = sorted(b - a for a, b in zip(clock.ends[WARM_UP:], clock.ends[WARM_UP + 1 :]))
