@@ -175,27 +175,22 @@ async fn both_engines_run_the_same_episode() {
     }
 }
 
-/// Sequences of other lengths that wait for each other, some with a prefix that is taken over.
+/// Requests that come together, of other lengths and some with a prefix that is taken over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_samples_what_each_does_alone() {
-    let alone = native();
-    for max_batch in [MistralRsConfig::default().max_batch, 4] {
-        let config = MistralRsConfig { max_batch, ..MistralRsConfig::default() };
-        let engine: Arc<dyn Engine> =
-            Arc::new(MistralRsEngine::load(Path::new(FOLDER), &config).await.unwrap());
-        for round in 0..2 {
-            let seeds = round * 8..round * 8 + 8;
-            let crowd = seeds.map(|seed| {
-                let engine = Arc::clone(&engine);
-                async move { (seed, episode(engine, seed).await) }
-            });
-            for (seed, one) in futures::future::join_all(crowd).await {
-                let expected = episode(Arc::clone(&alone), seed).await;
-                let (trace, expected) = (&one.trajectory.trace, &expected.trajectory.trace);
-                assert_eq!(trace.ids, expected.ids, "{max_batch} at once, seed {seed}");
-                for (a, b) in trace.log_probs.iter().zip(&expected.log_probs) {
-                    assert!((a - b).abs() < 2e-4, "{max_batch} at once, seed {seed}: {a} {b}");
-                }
+    let (alone, engine) = (native(), mistralrs().await);
+    for round in 0..2 {
+        let seeds = round * 8..round * 8 + 8;
+        let crowd = seeds.map(|seed| {
+            let engine = Arc::clone(&engine);
+            async move { (seed, episode(engine, seed).await) }
+        });
+        for (seed, one) in futures::future::join_all(crowd).await {
+            let expected = episode(Arc::clone(&alone), seed).await;
+            let (trace, expected) = (&one.trajectory.trace, &expected.trajectory.trace);
+            assert_eq!(trace.ids, expected.ids, "seed {seed}");
+            for (a, b) in trace.log_probs.iter().zip(&expected.log_probs) {
+                assert!((a - b).abs() < 2e-4, "seed {seed}: {a} {b}");
             }
         }
     }

@@ -31,8 +31,8 @@ use hook::SamplingHook;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MistralRsConfig {
-    /// Requests that sample at once. With 1, a turn is computed from where the last one ended; with
-    /// more, each is computed from its beginning: mistral.rs cannot do both (see ARCHITECTURE.md).
+    /// Requests that sample at once. More than 1 is not exact: mistral.rs then spoils some of those
+    /// that wait for others, and every turn is computed from its beginning (see ARCHITECTURE.md).
     pub max_batch: usize,
     /// Requests that may wait for a place; one more is refused.
     pub queue: usize,
