@@ -1,9 +1,10 @@
 """The step of `grpo.rs` with TRL's GRPOTrainer: transformers' generation, two threads, float32.
 
-    python benches/grpo_baseline.py
+    OMP_NUM_THREADS=2 python benches/grpo_baseline.py [STEPS]
 """
 
 import statistics
+import sys
 import tempfile
 import time
 
@@ -13,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-GROUPS, GROUP_SIZE, PROMPT, COMPLETION, STEPS = 4, 8, 25, 64, 30
+GROUPS, GROUP_SIZE, PROMPT, COMPLETION = 4, 8, 25, 64
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 torch.set_num_threads(2)
 torch.manual_seed(0)
 

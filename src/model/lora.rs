@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::config::ModelConfig;
 use super::error::ModelError;
 use super::files;
-use super::ops::linear;
+use super::ops::{linear, portable};
 use super::weights::{Projection, Weights};
 
 /// What to adapt, and how strongly.
@@ -61,7 +61,7 @@ impl Pair {
 
     /// The gradient of `x·Aᵀ`: `s·dY·B`.
     pub fn d_narrow(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
-        d_y.matmul(&self.b)? * self.scale
+        portable::matmul(d_y, &self.b)? * self.scale
     }
 }
 
@@ -205,13 +205,14 @@ impl Adapter {
             .collect()
     }
 
-    /// `base` with `s·B·A` added to each adapted weight.
+    /// `base` with `s·B·A` added to each adapted weight. These are f32 then, where `base` is
+    /// narrower: rounding would swallow most of what a short training changes.
     pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
         let mut merged = base.clone();
         for (&(layer, which), pair) in &self.pairs {
             let weight = merged.layers[layer].projection_mut(which);
-            let change = (pair.b.matmul(&pair.a)? * pair.scale)?;
-            *weight = (&*weight + change)?;
+            let (a, b) = (portable::widen(&pair.a)?, portable::widen(&pair.b)?);
+            *weight = (portable::widen(weight)? + (b.matmul(&a)? * pair.scale)?)?;
         }
         Ok(merged)
     }

@@ -57,7 +57,7 @@ impl Model {
 
     /// Writes `config.json` and `model.safetensors` into `folder`, with the adapter merged in.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
-        self.merged()?.save(folder, &self.config)
+        self.merged()?.to_dtype(self.weights.embed.dtype())?.save(folder, &self.config)
     }
 
     /// The shape.
@@ -85,7 +85,7 @@ impl Model {
         Self { adapter: None, ..self.clone() }
     }
 
-    /// The weights with the adapter merged in.
+    /// The weights with the adapter merged in, those that it changes in f32 at least.
     pub fn merged(&self) -> Result<Weights, ModelError> {
         match &self.adapter {
             Some(adapter) => adapter.merge(&self.weights),

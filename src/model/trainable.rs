@@ -20,8 +20,14 @@ impl Model {
         let mut saved = files::load_tensors(path, &device)?;
         for (name, tensor) in self.trainable_mut() {
             let found = saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`")))?;
-            if found.shape() != tensor.shape() || found.dtype() != tensor.dtype() {
-                return Err(invalid(format!("`{name}` is of another shape or type")));
+            if found.shape() != tensor.shape() {
+                return Err(invalid(format!("`{name}` is of another shape")));
+            }
+            if found.dtype() != tensor.dtype() {
+                let (saved, wanted) = (found.dtype().as_str(), tensor.dtype().as_str());
+                return Err(invalid(format!(
+                    "`{name}` is {saved}, not {wanted}\nhint: go on in the type the run began in, `dtype = \"{saved}\"`"
+                )));
             }
             *tensor = found;
         }

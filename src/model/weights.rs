@@ -287,6 +287,15 @@ impl Weights {
         named
     }
 
+    /// The same weights in another type.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self, ModelError> {
+        let mut cast = self.clone();
+        for (_, tensor) in cast.named_mut() {
+            *tensor = tensor.to_dtype(dtype)?;
+        }
+        Ok(cast)
+    }
+
     /// Fresh weights in f32: normal with deviation 0.02, norms at 1. The same seed gives the same weights.
     pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);

@@ -11,6 +11,9 @@ use crate::trajectory::Action;
 use super::escape::{Unescaper, unescape};
 use super::{ANSWER, FINAL_PROMPT, PROMPT, TAGS, THINK};
 
+/// The tags of which a turn does one.
+const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
+
 /// What a whole turn says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedTurn {
@@ -142,42 +145,52 @@ impl TurnParser {
     }
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
-        let rest = &self.text[self.read..];
         match self.place {
             Place::Outside => {
-                let found = [THINK, PROMPT, FINAL_PROMPT, ANSWER]
-                    .into_iter()
-                    .filter(|&tag| tag != THINK || self.think.is_none())
-                    .filter_map(|tag| Some((rest.find(&format!("<{tag}>"))?, tag)))
-                    .min();
-                if let Some((at, tag)) = found {
-                    self.read += at + tag.len() + 2;
-                    self.place = Place::In { tag, start: self.read, doubt: None };
-                    (self.reported, self.report) = (self.read, Report::default());
-                } else {
-                    let tags = TAGS.map(|tag| format!("<{tag}>"));
-                    self.read = self.text.len() - unfinished(rest, &tags);
+                for (at, mark) in marks(&self.text, self.read) {
+                    let opened = [THINK, PROMPT, FINAL_PROMPT, ANSWER]
+                        .into_iter()
+                        .filter(|&tag| tag != THINK || self.think.is_none())
+                        .find(|tag| mark.opens(tag));
+                    if let Some(tag) = opened {
+                        self.read = at + tag.len() + 2;
+                        self.place = Place::In { tag, start: self.read, doubt: None };
+                        (self.reported, self.report) = (self.read, Report::default());
+                        return;
+                    }
+                    if TAGS.iter().any(|tag| mark.may_open(tag)) {
+                        self.read = at;
+                        return;
+                    }
                 }
+                self.read = self.text.len();
             }
-            Place::In { tag, start, doubt } => {
-                let closing = format!("</{tag}>");
-                if let Some(at) = rest.find(&closing) {
-                    let end = self.read + at;
-                    self.read = end + closing.len();
+            Place::In { tag, start, mut doubt } => {
+                let mut read = self.text.len();
+                let mut closing = None;
+                for (at, mark) in marks(&self.text, self.read) {
+                    if mark.closes(tag) {
+                        closing = Some(at);
+                        break;
+                    }
+                    if mark.ends(tag) {
+                        doubt = doubt.or(Some(at));
+                    } else if mark.may_end(tag) {
+                        read = at;
+                    }
+                }
+                if let Some(end) = closing {
+                    self.read = end + tag.len() + 3;
                     fragments.extend(self.report(tag, end, true));
                     self.leave(tag, start..end);
                 } else {
-                    let mut tags = enders(tag);
-                    let found = tags.iter().filter_map(|tag| rest.find(tag)).min();
-                    let doubt = doubt.or(found.map(|at| self.read + at));
-                    tags.push(closing);
-                    self.read = self.text.len() - unfinished(rest, &tags);
+                    self.read = read;
                     self.place = Place::In { tag, start, doubt };
-                    fragments.extend(self.report(tag, doubt.unwrap_or(self.read), false));
+                    fragments.extend(self.report(tag, doubt.unwrap_or(read), false));
                 }
             }
             Place::Done => {
-                self.overrun |= !rest.trim().is_empty();
+                self.overrun |= !self.text[self.read..].trim().is_empty();
                 self.read = self.text.len();
             }
         }
@@ -220,9 +233,14 @@ impl Report {
     fn push(&mut self, content: &str, is_all: bool) -> String {
         let content = if self.has_begun { content } else { content.trim_start() };
         self.has_begun |= !content.is_empty();
-        self.blank.push_str(content);
-        let kept = self.blank.split_off(self.blank.trim_end().len());
-        let mut text = self.unescaper.push(&std::mem::replace(&mut self.blank, kept));
+        let (sure, blank) = content.split_at(content.trim_end().len());
+        let mut text = String::new();
+        if !sure.is_empty() {
+            text = std::mem::take(&mut self.blank);
+            text.push_str(sure);
+            text = self.unescaper.push(text);
+        }
+        self.blank.push_str(blank);
         if is_all {
             text.push_str(&self.unescaper.finish());
         }
@@ -230,20 +248,61 @@ impl Report {
     }
 }
 
-/// The tags that end one whose own closing tag never comes.
-fn enders(tag: &str) -> Vec<String> {
-    if tag == THINK {
-        return [PROMPT, FINAL_PROMPT, ANSWER].map(|tag| format!("<{tag}>")).to_vec();
-    }
-    TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect()
+/// The text from a `<` on, of which every tag has one, at its front.
+#[derive(Clone, Copy)]
+struct Mark<'a>(&'a str);
+
+/// Every `<` of `text` from byte `from` on, and where it stands.
+fn marks(text: &str, from: usize) -> impl Iterator<Item = (usize, Mark<'_>)> {
+    text[from..].match_indices('<').map(move |(at, _)| (from + at, Mark(&text[from + at..])))
 }
 
-/// How many bytes at the end of `text` may be the beginning of one of `tags`.
-fn unfinished(text: &str, tags: &[String]) -> usize {
-    let suffix = |tag: &String| {
-        (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
-    };
-    tags.iter().map(suffix).max().unwrap_or(0)
+impl Mark<'_> {
+    /// What is left of it behind `front` and the whole of `name`.
+    fn behind(&self, front: &str, name: &str) -> Option<&str> {
+        self.0.strip_prefix(front)?.strip_prefix(name)
+    }
+
+    fn opens(&self, tag: &str) -> bool {
+        self.behind("<", tag).is_some_and(|rest| rest.starts_with('>'))
+    }
+
+    fn closes(&self, tag: &str) -> bool {
+        self.behind("</", tag).is_some_and(|rest| rest.starts_with('>'))
+    }
+
+    /// Whether the text breaks off inside what may become `tag`, opened.
+    fn may_open(&self, tag: &str) -> bool {
+        self.breaks_off_in("<", tag)
+    }
+
+    /// The same for a closing one.
+    fn may_close(&self, tag: &str) -> bool {
+        self.breaks_off_in("</", tag)
+    }
+
+    fn breaks_off_in(&self, front: &str, name: &str) -> bool {
+        match self.0.strip_prefix(front) {
+            Some(rest) => name.starts_with(rest),
+            None => front.starts_with(self.0),
+        }
+    }
+
+    /// Whether this ends `tag` where its own closing tag never comes.
+    fn ends(&self, tag: &str) -> bool {
+        match tag {
+            THINK => ACTIONS.iter().any(|tag| self.opens(tag)),
+            _ => TAGS.iter().any(|tag| self.opens(tag) || self.closes(tag)),
+        }
+    }
+
+    /// Whether the text breaks off inside what may become an end of `tag`.
+    fn may_end(&self, tag: &str) -> bool {
+        match tag {
+            THINK => self.may_close(tag) || ACTIONS.iter().any(|tag| self.may_open(tag)),
+            _ => TAGS.iter().any(|tag| self.may_open(tag) || self.may_close(tag)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::{World, WorldConfig};
@@ -14,6 +14,7 @@ use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
 
+use super::device::{DeviceChoice, DtypeChoice};
 use super::error::TrainError;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 
@@ -29,6 +30,10 @@ pub struct StartConfig {
     pub lora: Option<AdapterConfig>,
     /// Or go on with the adapter in this PEFT folder.
     pub adapter: Option<PathBuf>,
+    /// Where it is trained. GRPO samples on the CPU in any case.
+    pub device: DeviceChoice,
+    /// In which type; also that of the finished folder. A run goes on in the type it began in.
+    pub dtype: DtypeChoice,
     /// Keep only each layer's input and compute the rest again on the way back: less memory, a
     /// third more time.
     pub recompute: bool,
@@ -78,6 +83,8 @@ impl Start {
         world: &WorldConfig,
         seed: u64,
     ) -> Result<Self, TrainError> {
+        let device = config.device.open()?;
+        let dtype = config.dtype.on(&device);
         let folder = match (&config.path, &config.new) {
             (Some(path), None) => path.clone(),
             (None, Some(new)) => {
@@ -94,14 +101,12 @@ impl Start {
             }
         };
         let text = Arc::new(TextSide::load(&folder)?);
-        let mut model = Model::load(&folder, DType::F32, &Device::Cpu)?;
+        let mut model = Model::load(&folder, dtype, &device)?;
         let shape = model.config();
         let adapter = match (&config.lora, &config.adapter) {
             (None, None) => None,
-            (Some(new), None) => {
-                Some(Adapter::new(shape, new.clone(), seed, DType::F32, &Device::Cpu)?)
-            }
-            (None, Some(folder)) => Some(Adapter::load(folder, shape, DType::F32, &Device::Cpu)?),
+            (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
+            (None, Some(folder)) => Some(Adapter::load(folder, shape, dtype, &device)?),
             (Some(_), Some(_)) => {
                 return Err(TrainError::Config(
                     "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself".into(),

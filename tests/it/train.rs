@@ -53,6 +53,11 @@ const NEW: &str = r#"
         max_position_embeddings = 512
 "#;
 
+/// `model` in bf16.
+fn in_bf16(model: &str) -> String {
+    format!("[model]\ndtype = \"bf16\"\n{model}")
+}
+
 fn train(recipe: &Path, resume: bool) -> Output {
     let mut command = server();
     command.args(["train", "sft", "--config"]).arg(recipe);
@@ -88,10 +93,19 @@ fn weights(model: &Path) -> Vec<u8> {
 
 #[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
-    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = trained(&recipe(whole.path(), STEPS, NEW), false);
+    killed_and_gone_on_with(NEW);
+}
 
-    let recipe = recipe(cut.path(), STEPS, NEW);
+#[test]
+fn a_killed_run_in_bf16_goes_on_with_its_masters() {
+    killed_and_gone_on_with(&in_bf16(NEW));
+}
+
+fn killed_and_gone_on_with(model: &str) {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = trained(&recipe(whole.path(), STEPS, model), false);
+
+    let recipe = recipe(cut.path(), STEPS, model);
     let mut run = server().args(["train", "sft", "--config"]).arg(&recipe).spawn().unwrap();
     wait_until(&mut run, || steps_written(cut.path()) > 7);
     run.kill().unwrap(); // SIGKILL
@@ -106,6 +120,75 @@ fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     let resumed = trained(&recipe, true);
     assert_eq!(steps_written(cut.path()), STEPS, "no step is missing, none is there twice");
     assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+}
+
+/// The losses a run has written, step by step.
+fn losses(folder: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
+    let loss = |line: &str| {
+        let values: serde_json::Value = serde_json::from_str(line).unwrap();
+        values["loss"].as_f64().unwrap()
+    };
+    text.lines().map(loss).collect()
+}
+
+/// bf16 keeps 8 bits, 0.4 % a rounding, of which a loss has the mean over many tokens; masters keep
+/// the updates whole, so that roundings do not add up from step to step.
+#[test]
+fn bf16_learns_as_f32_does_and_its_folder_is_served() {
+    let [wide, narrow] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let in_f32 = trained(&recipe(wide.path(), 60, NEW), false);
+    let in_bf16 = trained(&recipe(narrow.path(), 60, &in_bf16(NEW)), false);
+    let (expected, found) = (losses(wide.path()), losses(narrow.path()));
+    assert!(expected[59] < 0.8 * expected[0], "{expected:?}");
+    for (step, (a, b)) in expected.iter().zip(&found).enumerate() {
+        assert!((a - b).abs() < 0.01 * a, "step {step}: {a} in f32, {b} in bf16");
+    }
+    assert!(weights(&in_bf16).len() < weights(&in_f32).len() * 2 / 3);
+    let text = std::fs::read_to_string(in_bf16.join("config.json")).unwrap();
+    assert!(text.contains("bfloat16"), "{text}");
+    served(narrow.path(), &in_bf16);
+
+    // Gone on with in another type, it says what to do.
+    let other = recipe(narrow.path(), 61, NEW);
+    let refused = train(&other, true);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("dtype = \"bf16\""), "{said}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_cannot_be_had_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for (device, said) in [
+        ("cuda:1", "hint: build it with `--features cuda`"),
+        ("cudda", "hint: did you mean `cuda`?"),
+    ] {
+        let model = format!("[model]\ndevice = {device:?}\n{NEW}");
+        let refused = train(&recipe(folder.path(), 1, &model), false);
+        assert!(!refused.status.success());
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+/// Both engines solve with the policy in `model`; `folder` holds their configuration.
+fn served(folder: &Path, model: &Path) {
+    for engine in ["mistralrs", "native"] {
+        let config = folder.join("server.toml");
+        let text = format!(
+            "schema_version = 1\n[policy]\nengine = {engine:?}\nmodel = {model:?}\n[episode]\nmax_turns = 1\nmax_turn_tokens = 8\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let question = "What is Grania's president?";
+        let output =
+            server().args(["solve", question, "--json", "--config"]).arg(&config).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let episode: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let sampled = episode["usage"]["policy"]["completion_tokens"].as_u64();
+        assert!(sampled.is_some_and(|tokens| tokens > 0), "{engine}: {episode}");
+    }
 }
 
 #[test]
@@ -134,18 +217,5 @@ fn an_adapter_is_trained_gone_on_with_and_served() {
     let refused = train(&recipe(&sub("both"), 10, &both), false);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("has both `lora`"), "{refused:?}");
 
-    for engine in ["mistralrs", "native"] {
-        let config = folder.path().join("server.toml");
-        let text = format!(
-            "schema_version = 1\n[policy]\nengine = {engine:?}\nmodel = {second:?}\n[episode]\nmax_turns = 1\nmax_turn_tokens = 8\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        let question = "What is Grania's president?";
-        let output =
-            server().args(["solve", question, "--json", "--config"]).arg(&config).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let episode: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let sampled = episode["usage"]["policy"]["completion_tokens"].as_u64();
-        assert!(sampled.is_some_and(|tokens| tokens > 0), "{engine}: {episode}");
-    }
+    served(folder.path(), &second);
 }

@@ -31,8 +31,10 @@ use hook::SamplingHook;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MistralRsConfig {
-    /// Requests that sample at once. More than 1 is not exact: mistral.rs then spoils some of those
-    /// that wait for others, and every turn is computed from its beginning (see ARCHITECTURE.md).
+    /// Requests that sample at once. With 1, a turn is computed from where the last one ended, and
+    /// its tokens depend on its request alone. More may be faster on a GPU, but then every turn is
+    /// computed from its beginning, and mistral.rs lets requests of other lengths disturb each other
+    /// (see ARCHITECTURE.md): the same seed need not give the same tokens.
     pub max_batch: usize,
     /// Requests that may wait for a place; one more is refused.
     pub queue: usize,

@@ -26,8 +26,18 @@ pub(crate) fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-fn widen(x: &Tensor) -> Result<Tensor> {
+/// In the type sums are made in.
+pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(wide(x.dtype()))
+}
+
+/// `a·b`. candle multiplies no bf16 on a CPU: there the operands are widened and the product rounded,
+/// which is what a GPU computes.
+pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dtype() == DType::BF16 && a.device().is_cpu() {
+        return widen(a)?.matmul(&widen(b)?)?.to_dtype(DType::BF16);
+    }
+    a.matmul(b)
 }
 
 fn accumulate(sum: &mut Tensor, addend: &Tensor) -> Result<()> {
@@ -126,7 +136,7 @@ pub(super) fn swiglu_backward(gate: &Tensor, up: &Tensor, d_y: &Tensor) -> Resul
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&weight.t()?)?;
+    let y = matmul(x, &weight.t()?)?;
     residual.map_or(Ok(y.clone()), |residual| y + residual)
 }
 
@@ -135,7 +145,7 @@ pub(super) fn linear_backward_input(
     weight: &Tensor,
     d_x: &mut Option<Tensor>,
 ) -> Result<()> {
-    let made = d_y.matmul(weight)?;
+    let made = matmul(d_y, weight)?;
     match d_x {
         Some(d_x) => accumulate(d_x, &made),
         None => {
@@ -150,7 +160,7 @@ pub(super) fn linear_backward_weight(
     x: &Tensor,
     d_weight: &mut Tensor,
 ) -> Result<()> {
-    accumulate(d_weight, &d_y.t()?.contiguous()?.matmul(x)?)
+    accumulate(d_weight, &matmul(&d_y.t()?.contiguous()?, x)?)
 }
 
 pub(super) fn embedding(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -210,7 +220,7 @@ impl Part<'_> {
     /// `(kv, group × length, length)`, widened.
     fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
         let (n, group) = (self.length, self.layout.group());
-        let scores = (widen(&q.matmul(&k.t()?)?)? * f64::from(self.layout.scale()))?;
+        let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale()))?;
         let hidden: Vec<f32> =
             (0..n * n).map(|at| if at % n > at / n { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = Tensor::from_vec(hidden, (1, 1, n, n), &Device::Cpu)?
@@ -244,7 +254,7 @@ pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
     for part in Part::all(layout) {
         let (q, k) = (part.take(inputs.q, layout.group())?, part.take(inputs.k, 1)?);
         let p = part.probabilities(&q, &k)?.to_dtype(q.dtype())?;
-        let y = p.matmul(&part.take(inputs.v, 1)?)?;
+        let y = matmul(&p, &part.take(inputs.v, 1)?)?;
         parts.push((part.first, part.give(&y, layout.group())?));
     }
     join(parts)
@@ -262,15 +272,15 @@ pub(super) fn attention_backward(
             (part.take(inputs.q, group)?, part.take(inputs.k, 1)?, part.take(inputs.v, 1)?);
         let d_y = part.take(d_y, group)?;
         let p = part.probabilities(&q, &k)?;
-        let d_p = widen(&d_y.matmul(&v.t()?)?)?;
+        let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
         let mean = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
         let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
         let d_s = d_s.to_dtype(q.dtype())?;
         let transposed = |x: &Tensor| x.t()?.contiguous();
-        d_q.push((part.first, part.give(&d_s.matmul(&k)?, group)?));
-        d_k.push((part.first, part.give(&transposed(&d_s)?.matmul(&q)?, 1)?));
+        d_q.push((part.first, part.give(&matmul(&d_s, &k)?, group)?));
+        d_k.push((part.first, part.give(&matmul(&transposed(&d_s)?, &q)?, 1)?));
         let p = p.to_dtype(q.dtype())?;
-        d_v.push((part.first, part.give(&transposed(&p)?.matmul(&d_y)?, 1)?));
+        d_v.push((part.first, part.give(&matmul(&transposed(&p)?, &d_y)?, 1)?));
     }
     Ok(Gradient { d_q: join(d_q)?, d_k: join(d_k)?, d_v: join(d_v)? })
 }
@@ -278,7 +288,7 @@ pub(super) fn attention_backward(
 /// One chunk's log-probabilities over the vocabulary, `(rows, vocab)`, widened.
 fn log_probs(head: &Head, first: usize, rows: usize) -> Result<(Tensor, Tensor)> {
     let hidden = head.hidden.narrow(0, first, rows)?;
-    let logits = hidden.matmul(&head.weight.t()?)?;
+    let logits = matmul(&hidden, &head.weight.t()?)?;
     let logits = (widen(&logits)? / f64::from(head.temperature))?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
     let log_sum = shifted.exp()?.sum_keepdim(1)?.log()?;
@@ -323,7 +333,7 @@ pub(super) fn head_backward(
         let targets = Tensor::new(targets, log_p.device())?.unsqueeze(1)?;
         let d_logits = d_logits.scatter_add(&targets, &d_log_probs, 1)?;
         let d_logits = (d_logits / f64::from(head.temperature))?.to_dtype(head.hidden.dtype())?;
-        d_hidden.push(d_logits.matmul(head.weight)?);
+        d_hidden.push(matmul(&d_logits, head.weight)?);
         if let Some(d_weight) = d_weight.as_deref_mut() {
             let hidden = head.hidden.narrow(0, first, targets.dim(0)?)?;
             linear_backward_weight(&d_logits, &hidden, d_weight)?;

@@ -63,6 +63,24 @@ fn merged_weights_compute_the_same() {
     assert_eq!(list(&saved.logits(&batch()).unwrap()), list(&b));
 }
 
+/// A change that bf16 cannot hold beside its weight reaches who samples, and is rounded once it is saved.
+#[test]
+fn merging_rounds_nothing_away() {
+    let model = super::cast(&trained(), DType::BF16);
+    let merged = model.merged().unwrap();
+    assert_eq!(merged.layers[0].q_proj.dtype(), DType::F32);
+    assert_eq!(merged.layers[0].k_proj.dtype(), DType::BF16);
+    let expected = super::cast(&model, DType::F32).merged().unwrap();
+    assert_eq!(list(&merged.layers[0].q_proj), list(&expected.layers[0].q_proj));
+    let folder = tempfile::tempdir().unwrap();
+    model.save(folder.path()).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    assert!(text.contains("\"torch_dtype\": \"bfloat16\""), "{text}");
+    let path = folder.path().join("model.safetensors");
+    let saved = files::load_tensors(&path, &Device::Cpu).unwrap();
+    assert!(saved.values().all(|tensor| tensor.dtype() == DType::BF16));
+}
+
 #[test]
 fn a_folder_is_read_back() {
     let model = trained();

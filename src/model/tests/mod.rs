@@ -52,12 +52,8 @@ fn wave(shape: &[usize], seed: usize) -> Tensor {
 
 /// The same model in another type.
 fn cast(model: &Model, dtype: DType) -> Model {
-    let named = model.weights().named();
-    let weights = Weights::build(model.config(), |name, _| {
-        let (_, tensor) = named.iter().find(|(known, _)| known == name).unwrap();
-        Ok(tensor.to_dtype(dtype)?)
-    });
-    let cast = Model::new(model.config().clone(), weights.unwrap());
+    let weights = model.weights().to_dtype(dtype).unwrap();
+    let cast = Model::new(model.config().clone(), weights);
     let Some(mut adapter) = model.adapter().cloned() else { return cast };
     for (_, tensor) in adapter.named_mut() {
         *tensor = tensor.to_dtype(dtype).unwrap();

@@ -1,0 +1,220 @@
+//! Seconds a GRPO step takes on whole episodes of several turns: the trainer's own run, from the
+//! bundled warm start, on questions about the bundled world, with a large model that is an HTTP
+//! endpoint on this machine and takes 50 ms to reply. 4 groups of 8 episodes, at most 5 turns.
+//! `grpo_episodes_baseline.py` makes the same steps with TRL.
+//!
+//! ```text
+//! for round in 1 2 3; do
+//!     cargo bench --bench grpo_episodes -- target/episodes
+//!     OMP_NUM_THREADS=2 python benches/grpo_episodes_baseline.py target/episodes
+//! done
+//! ```
+//!
+//! Both are alike in what a step computes:
+//!
+//! - This bench writes the questions and the replies into the folder, and the other reads them:
+//!   each asks every question once, and its large model, which alone knows the facts, gives the
+//!   same reply to the same prompt. No reply is remembered.
+//! - The model, tokenizer, templates, temperature and limits are the same. The learning rate is so
+//!   small that the policy stays what it is: turns and tokens of an episode are draws from one
+//!   distribution. Both print their means, to be compared first.
+//! - Every episode takes part in the update: a price on each sampled token makes the rewards of a
+//!   group differ, where a group without variance would be left out here, and computed there.
+
+#![allow(clippy::print_stdout)] // the figures are what it is for
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use prompt_r1::dataset::world::{Split, TaskKind, World, WorldConfig};
+use prompt_r1::large_model::{Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
+use prompt_r1::train::grpo::{GrpoConfig, Preset, run_grpo};
+use prompt_r1::train::memory;
+use prompt_r1::train::metrics::Values;
+use prompt_r1::train::sft::Progress;
+use serde_json::{Value, json};
+
+const LATENCY: Duration = Duration::from_millis(50);
+const GROUPS: usize = 4;
+const GROUP_SIZE: usize = 8;
+/// Steps that warm up, and steps that count.
+const WARM_UP: usize = 4;
+const STEPS: usize = 30;
+
+const TASKS: &str = "tasks.jsonl";
+const REPLIES: &str = "replies.json";
+/// What the large model says to anything but a single fact.
+const UNKNOWN: &str = "no";
+
+/// The run; `grpo_episodes_baseline.py` has the same figures.
+const CONFIG: &str = r#"
+    schema_version = 1
+    output = "unset"
+    steps = 34
+    groups_per_step = 4
+    group_size = 8
+    checkpoint_every = 1000
+    model = { path = "models/policy-warm" }
+    tasks = { kind = "file", path = "unset" }
+    large_model = { path = "unused", cache_replies = 0 }
+    reward = { scheme = "strict", metric = "exact" }
+    advantage = { overlong = { max_tokens = 320, margin = 320 } }
+    schedule = { peak = 1e-7 }
+    limits = { max_turns = 5, max_turn_tokens = 64, max_policy_tokens = 320, observation_chars = 200 }
+    eval = { tasks = 0, every = 1000 }
+"#;
+
+fn main() -> anyhow::Result<()> {
+    memory::keep_freed();
+    let run = tempfile::tempdir()?;
+    // What `cargo bench` itself adds begins with dashes.
+    let named = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let folder = named.map_or_else(|| run.path().join("episodes"), PathBuf::from);
+    fs::create_dir_all(&folder)?;
+    let replies = write_tasks(&folder)?;
+
+    let mut table: toml::Table = toml::from_str(CONFIG)?;
+    table.insert("output".into(), path_value(run.path())?);
+    let tasks = table.get_mut("tasks").and_then(toml::Value::as_table_mut).context("no tasks")?;
+    tasks.insert("path".into(), path_value(&folder.join(TASKS))?);
+    let config: GrpoConfig = Preset::Default.complete(table)?;
+    anyhow::ensure!((config.groups_per_step, config.group_size) == (GROUPS, GROUP_SIZE));
+    anyhow::ensure!(config.steps == (WARM_UP + STEPS) as u64);
+
+    let endpoint = LargeModelConfig::new(format!("http://{}/v1", upstream(replies)?), "m");
+    let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
+    let large_model: Arc<dyn LargeModel> = Arc::new(Endpoint::new("m", &endpoint, &setup)?);
+    let mut clock = Clock { steps: Vec::new(), last: Instant::now() };
+    run_grpo(&config, large_model, false, &mut clock)?;
+    clock.report()
+}
+
+fn path_value(path: &Path) -> anyhow::Result<toml::Value> {
+    Ok(toml::Value::String(path.to_str().context("a path is not UTF-8")?.to_owned()))
+}
+
+/// Writes one question for each group of the run, and what the large model knows; returns the
+/// latter.
+fn write_tasks(folder: &Path) -> anyhow::Result<HashMap<String, String>> {
+    let world = World::generate(&WorldConfig::default())?;
+    let kinds = [TaskKind::Chain(2), TaskKind::Chain(3), TaskKind::Chain(4), TaskKind::Comparison];
+    let drawn = world.sample_tasks(Split::Train, &kinds, GROUPS * (WARM_UP + STEPS), 0)?;
+    let lines: Vec<String> = drawn
+        .iter()
+        .map(|drawn| json!({"question": drawn.task.question, "answers": drawn.task.golds}))
+        .map(|row| format!("{row}\n"))
+        .collect();
+    fs::write(folder.join(TASKS), lines.concat())?;
+    let replies: HashMap<String, String> =
+        world.single_facts().map(|fact| (fact.question, fact.answer)).collect();
+    fs::write(folder.join(REPLIES), serde_json::to_string(&replies)?)?;
+    Ok(replies)
+}
+
+/// Answers every request after [`LATENCY`], on threads of its own that end with their connections.
+fn upstream(replies: HashMap<String, String>) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let replies = Arc::new(replies);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let replies = Arc::clone(&replies);
+            thread::spawn(move || answer(stream, &replies));
+        }
+    });
+    Ok(address)
+}
+
+fn answer(mut stream: TcpStream, replies: &HashMap<String, String>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut requests = BufReader::new(stream.try_clone()?);
+    let (mut line, mut length) = (String::new(), 0);
+    while requests.read_line(&mut line)? > 0 {
+        if let Some((name, value)) = line.trim_end().split_once(": ") {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.parse().map_err(io::Error::other)?;
+            }
+        } else if line == "\r\n" {
+            let mut body = vec![0; length];
+            requests.read_exact(&mut body)?;
+            thread::sleep(LATENCY);
+            let request: Value = serde_json::from_slice(&body).map_err(io::Error::other)?;
+            let messages = request["messages"].as_array();
+            let last = messages.and_then(|all| all.last()).and_then(|m| m["content"].as_str());
+            let reply = last.and_then(|prompt| replies.get(prompt.trim()));
+            let reply = reply.map_or(UNKNOWN, String::as_str);
+            let body = json!({
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [{
+                    "index": 0,
+                    "message": {"role": "assistant", "content": reply},
+                    "finish_reason": "stop",
+                }],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            })
+            .to_string();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
+            stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Seconds from the end of one step to the end of the next, and what the step measured.
+struct Clock {
+    steps: Vec<(f64, Values)>,
+    last: Instant,
+}
+
+impl Progress for Clock {
+    fn step(&mut self, _done: u64, _of: u64, values: &Values) {
+        let now = Instant::now();
+        self.steps.push(((now - self.last).as_secs_f64(), values.clone()));
+        self.last = now;
+    }
+}
+
+impl Clock {
+    fn report(&self) -> anyhow::Result<()> {
+        let counted = self.steps.get(WARM_UP..).unwrap_or_default();
+        anyhow::ensure!(counted.len() == STEPS, "{} steps were made", self.steps.len());
+        let mut seconds: Vec<f64> = counted.iter().map(|(seconds, _)| *seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        let median = (seconds[(STEPS - 1) / 2] + seconds[STEPS / 2]) / 2.0;
+        let mean = |name: &str| {
+            let values = counted.iter().flat_map(|(_, values)| values);
+            let sum: f64 = values.filter(|(known, _)| *known == name).map(|(_, v)| v).sum();
+            sum / STEPS as f64
+        };
+        anyhow::ensure!(mean("failed_episodes") == 0.0, "episodes failed");
+        let tokens = mean("response_tokens");
+        println!(
+            "{median:.3} s a step ({:.3} to {:.3}, {STEPS} steps); {:.0} episodes/s, {:.0} sampled tokens/s; \
+             {:.2} turns, {:.2} calls and {tokens:.1} sampled tokens an episode",
+            seconds[0],
+            seconds[STEPS - 1],
+            (GROUPS * GROUP_SIZE) as f64 / median,
+            (GROUPS * GROUP_SIZE) as f64 * tokens / median,
+            mean("turns"),
+            mean("large_model_calls"),
+        );
+        println!(
+            "of it: {:.3} s rollouts, {:.3} s update; {:.1} % of groups without variance",
+            mean("rollout_seconds"),
+            mean("update_seconds"),
+            100.0 * mean("zero_variance"),
+        );
+        Ok(())
+    }
+}
