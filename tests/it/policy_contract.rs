@@ -175,7 +175,7 @@ async fn both_engines_run_the_same_episode() {
     }
 }
 
-/// Sequences of other lengths that wait for each other, some with a prefix that is taken over.
+/// Requests that come together, of other lengths and some with a prefix that is taken over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_samples_what_each_does_alone() {
     let (alone, engine) = (native(), mistralrs().await);
