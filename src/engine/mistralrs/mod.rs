@@ -80,7 +80,7 @@ impl MistralRsEngine {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
         let source = Source::open(path)?;
-        let on_cpu = config.force_cpu || !cfg!(any(feature = "cuda", feature = "metal"));
+        let on_cpu = config.force_cpu || !has_gpu();
         let keeps_prefixes = config.max_batch <= 1;
         let prefixes = keeps_prefixes.then_some(PREFIXES);
         let built = if let Some(file) = &source.gguf {
@@ -133,6 +133,17 @@ impl MistralRsEngine {
             }),
         })
     }
+}
+
+/// Whether this build can use a GPU, and there is one. A build for CUDA also runs where there is
+/// none; mistral.rs would fail there.
+fn has_gpu() -> bool {
+    if !cfg!(feature = "cuda") {
+        return cfg!(feature = "metal");
+    }
+    candle_core::Device::new_cuda(0)
+        .inspect_err(|error| tracing::warn!(%error, "there is no usable CUDA device: on the CPU"))
+        .is_ok()
 }
 
 #[async_trait]
