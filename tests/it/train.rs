@@ -58,19 +58,28 @@ fn in_bf16(model: &str) -> String {
     format!("[model]\ndtype = \"bf16\"\n{model}")
 }
 
-fn train(recipe: &Path, resume: bool) -> Output {
+/// `server train KIND`, to its end.
+fn run(kind: &str, recipe: &Path, resume: bool) -> Output {
     let mut command = server();
-    command.args(["train", "sft", "--config"]).arg(recipe);
+    command.args(["train", kind, "--config"]).arg(recipe);
     if resume {
         command.arg("--resume");
     }
     command.output().unwrap()
 }
 
-fn trained(recipe: &Path, resume: bool) -> PathBuf {
-    let output = train(recipe, resume);
+/// The folder that a run has written.
+fn written(output: Output) -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+fn train(recipe: &Path, resume: bool) -> Output {
+    run("sft", recipe, resume)
+}
+
+fn trained(recipe: &Path, resume: bool) -> PathBuf {
+    written(train(recipe, resume))
 }
 
 fn steps_written(folder: &Path) -> usize {

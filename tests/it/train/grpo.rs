@@ -1,14 +1,13 @@
 //! Training on whole episodes with the bundled models: rewards made elsewhere, and a killed run.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::{Json, Router, routing::post};
 use serde_json::{Value, json};
 
-use super::{server, wait_until, weights};
+use super::{run, server, wait_until, weights, written};
 
 const EPISODES: usize = 16;
 
@@ -38,19 +37,8 @@ fn recipe(folder: &Path, steps: usize, more: &str) -> PathBuf {
     path
 }
 
-fn train(recipe: &Path, resume: bool) -> Output {
-    let mut command = server();
-    command.args(["train", "grpo", "--config"]).arg(recipe);
-    if resume {
-        command.arg("--resume");
-    }
-    command.output().unwrap()
-}
-
 fn trained(recipe: &Path, resume: bool) -> PathBuf {
-    let output = train(recipe, resume);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    written(run("grpo", recipe, resume))
 }
 
 fn metrics(folder: &Path) -> Vec<Value> {
@@ -65,7 +53,9 @@ fn a_program_can_make_the_reward() {
     // As many as the bytes that it is told, among which is the whole episode.
     let reward = r#"reward = { external = { command = ["wc", "-c"] } }"#;
     let model = trained(&recipe(folder.path(), 2, reward), false);
-    for step in metrics(folder.path()) {
+    let steps = metrics(folder.path());
+    assert_eq!(steps.len(), 2);
+    for step in steps {
         assert!(step["reward"].as_f64().unwrap() > 200.0, "{step}");
         assert!(step["gradient_norm"].as_f64().unwrap() > 0.0, "{step}");
     }
@@ -91,7 +81,9 @@ fn a_server_can_make_the_reward() {
     let folder = tempfile::tempdir().unwrap();
     let reward = format!("reward = {{ external = {{ url = {url:?} }} }}");
     trained(&recipe(folder.path(), 2, &reward), false);
-    for step in metrics(folder.path()) {
+    let steps = metrics(folder.path());
+    assert_eq!(steps.len(), 2);
+    for step in steps {
         let (reward, turns) = (step["reward"].as_f64().unwrap(), step["turns"].as_f64().unwrap());
         assert!((reward + turns).abs() < 1e-9, "{step}");
     }
@@ -106,7 +98,7 @@ fn a_reward_that_fails_ends_the_run_and_says_so() {
         reward = { external = { command = ["sh", "-c", "echo the gold is missing >&2; exit 3"] } }
         outage = { retries = 0 }
     "#;
-    let output = train(&recipe(folder.path(), 2, more), false);
+    let output = run("grpo", &recipe(folder.path(), 2, more), false);
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("the gold is missing"), "{error}");
@@ -119,10 +111,10 @@ fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     let expected = trained(&recipe(whole.path(), STEPS, ""), false);
 
     let recipe = recipe(cut.path(), STEPS, "");
-    let mut run = server().args(["train", "grpo", "--config"]).arg(&recipe).spawn().unwrap();
-    wait_until(&mut run, || metrics(cut.path()).len() > 2);
-    run.kill().unwrap(); // SIGKILL
-    run.wait().unwrap();
+    let mut killed = server().args(["train", "grpo", "--config"]).arg(&recipe).spawn().unwrap();
+    wait_until(&mut killed, || metrics(cut.path()).len() > 2);
+    killed.kill().unwrap(); // SIGKILL
+    killed.wait().unwrap();
     assert!(metrics(cut.path()).len() < STEPS);
 
     let resumed = trained(&recipe, true);
