@@ -1,8 +1,10 @@
-//! The engines side by side on one random model of the bundled policy's shape: tokens a second by
-//! sequences in flight, and the time to the first token of each turn of a long episode.
+//! The engines side by side on one random model of the bundled policy's shape, on a GPU that of
+//! Qwen3-0.6B: tokens a second by sequences in flight, and the time to the first token of each turn of
+//! a long episode.
 //!
 //! ```text
 //! cargo bench --bench generation
+//! cargo bench --features cuda --bench generation -- cuda
 //! ```
 
 #![allow(clippy::print_stdout)] // the tables are what it is for
@@ -10,7 +12,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
@@ -19,7 +21,9 @@ use prompt_r1::tokenization::TextSide;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Gives the shape, and the tokenizer without which mistral.rs does not load.
+mod shapes;
+
+/// Gives the shape on a CPU, and the tokenizer without which mistral.rs does not load.
 const POLICY: &str = "models/policy";
 /// Most tokens sampled by each sequence.
 const SAMPLED: usize = 64;
@@ -41,6 +45,7 @@ struct Engines {
     /// As configured by default, and with as many sequences at once as the table asks for.
     mistralrs: MistralRsEngine,
     mistralrs_wide: MistralRsEngine,
+    /// Tokens that prompts are made of: those that the tokenizer knows.
     vocabulary: u32,
     /// mistral.rs ends a sequence at these whether asked to or not.
     stop_ids: Vec<u32>,
@@ -49,20 +54,27 @@ struct Engines {
 impl Engines {
     async fn new() -> anyhow::Result<Self> {
         let policy = Path::new(POLICY);
-        let shape = ModelConfig { max_position_embeddings: 4096, ..ModelConfig::load(policy)? };
-        let weights = Weights::random(&shape, 0, &Device::Cpu)?;
+        let bundled = ModelConfig { max_position_embeddings: 4096, ..ModelConfig::load(policy)? };
+        let vocabulary = bundled.vocab_size as u32;
+        let (shape, device, dtype) = match shapes::gpu()? {
+            None => (bundled, Device::Cpu, DType::F32),
+            Some((device, dtype)) => (shapes::qwen3_0_6b(), device, dtype),
+        };
+        let weights = Weights::random(&shape, 0, &Device::Cpu)?.to_dtype(dtype)?;
         let folder = tempfile::tempdir()?;
         weights.save(folder.path(), &shape)?;
         for file in ["tokenizer.json", "tokenizer_config.json"] {
             std::fs::copy(policy.join(file), folder.path().join(file))?;
         }
-        let config = MistralRsConfig { force_cpu: true, ..MistralRsConfig::default() };
+        let weights = weights.to_device(&device)?;
+        let force_cpu = device.is_cpu();
+        let config = MistralRsConfig { force_cpu, ..MistralRsConfig::default() };
         let wide = MistralRsConfig { max_batch: 32, ..config.clone() };
         Ok(Self {
             native: NativeEngine::new(&shape, &weights, &NativeConfig::default())?,
             mistralrs: MistralRsEngine::load(folder.path(), &config).await?,
             mistralrs_wide: MistralRsEngine::load(folder.path(), &wide).await?,
-            vocabulary: shape.vocab_size as u32,
+            vocabulary,
             stop_ids: TextSide::load(policy)?.tokenizer.stop_ids().to_vec(),
         })
     }

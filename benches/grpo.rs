@@ -1,8 +1,12 @@
-//! Seconds a GRPO step takes: 32 completions of 64 tokens from 25-token prompts (4 groups of 8),
-//! advantages, one update, on a 1 M-parameter Qwen3. `grpo_baseline.py` makes the same step with TRL.
+//! Seconds a GRPO step takes: completions of single prompts, advantages, one update. On the CPU 32
+//! completions of 64 tokens from 25-token prompts (4 groups of 8), on a 1 M-parameter Qwen3; on a GPU
+//! 64 of 256 tokens from 128-token prompts (8 groups of 8), at the shape of Qwen3-0.6B in bf16 over f32
+//! masters, all weights trained. `grpo_baseline.py` makes the step on the CPU with TRL,
+//! `grpo_cuda_baseline.py` that on the GPU with PyTorch and transformers.
 //!
 //! ```text
 //! cargo bench --bench grpo
+//! cargo bench --features cuda --bench grpo -- cuda
 //! ```
 
 #![allow(clippy::print_stdout)] // the figures are what it is for
@@ -10,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Model, ModelConfig, Weights};
@@ -19,11 +23,51 @@ use prompt_r1::train::memory;
 use prompt_r1::train::run_folder::RunFolder;
 use prompt_r1::trajectory::TokenTrace;
 
-const GROUPS: usize = 4;
+mod shapes;
+
 const GROUP_SIZE: usize = 8;
-const PROMPT: usize = 25;
-const COMPLETION: usize = 64;
-const STEPS: usize = 30;
+/// Steps that warm up before those that count.
+const WARM_UP: usize = 3;
+
+/// What is measured.
+struct Case {
+    shape: ModelConfig,
+    device: Device,
+    dtype: DType,
+    groups: usize,
+    prompt: usize,
+    completion: usize,
+    steps: usize,
+}
+
+impl Case {
+    fn chosen() -> anyhow::Result<Self> {
+        Ok(match shapes::gpu()? {
+            None => Self {
+                shape: shapes::small(),
+                device: Device::Cpu,
+                dtype: DType::F32,
+                groups: 4,
+                prompt: 25,
+                completion: 64,
+                steps: 30,
+            },
+            Some((device, dtype)) => Self {
+                shape: shapes::qwen3_0_6b(),
+                device,
+                dtype,
+                groups: 8,
+                prompt: 128,
+                completion: 256,
+                steps: 5,
+            },
+        })
+    }
+
+    fn episodes(&self) -> usize {
+        self.groups * GROUP_SIZE
+    }
+}
 
 const CONFIG: &str = r#"
     schema_version = 1
@@ -37,32 +81,23 @@ const CONFIG: &str = r#"
 
 fn main() -> anyhow::Result<()> {
     memory::keep_freed();
-    let shape = ModelConfig {
-        vocab_size: 1024,
-        hidden_size: 128,
-        intermediate_size: 384,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 32,
-        max_position_embeddings: 512,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
-    };
-    let model = Model::new(shape.clone(), Weights::random(&shape, 0, &Device::Cpu)?);
+    let case = Case::chosen()?;
+    let weights = Weights::random(&case.shape, 0, &Device::Cpu)?;
+    let weights = weights.to_device(&case.device)?.to_dtype(case.dtype)?;
+    let model = Model::new(case.shape.clone(), weights);
     let folder = tempfile::tempdir()?;
     let config = Preset::Default.complete(toml::from_str(CONFIG)?)?;
     let mut learner = Learner::new(&config, &model, &RunFolder::open(folder.path())?)?;
-    let engine = Arc::new(NativeEngine::new(&shape, model.weights(), &NativeConfig::default())?);
+    let engine =
+        Arc::new(NativeEngine::new(&case.shape, model.weights(), &NativeConfig::default())?);
 
-    let mut seconds = Vec::new();
-    for step in 0..STEPS + 3 {
+    let (mut seconds, mut sampling_seconds) = (Vec::new(), Vec::new());
+    for step in 0..case.steps + WARM_UP {
         let begun = Instant::now();
-        let receivers: Vec<_> = (0..GROUPS * GROUP_SIZE)
+        let receivers: Vec<_> = (0..case.episodes())
             .map(|index| {
                 let group = index / GROUP_SIZE;
-                let prompt: Vec<u32> = (0..PROMPT)
+                let prompt: Vec<u32> = (0..case.prompt)
                     .map(|at| ((step * 37 + group * 11 + at * 7) % 1000) as u32)
                     .collect();
                 let seed = (step * 1000 + index) as u64;
@@ -71,7 +106,7 @@ fn main() -> anyhow::Result<()> {
                     prompt: prompt.clone(),
                     sampling,
                     stop_ids: Vec::new(),
-                    max_tokens: COMPLETION,
+                    max_tokens: case.completion,
                     stream: false,
                 });
                 (prompt, events)
@@ -92,6 +127,7 @@ fn main() -> anyhow::Result<()> {
             }
             traces.push(trace);
         }
+        let sampled = begun.elapsed().as_secs_f64();
         let rewards: Vec<f64> =
             traces.iter().map(|trace| f64::from(trace.ids.iter().sum::<u32>() % 97)).collect();
         let advantages: Vec<f64> = rewards
@@ -101,22 +137,30 @@ fn main() -> anyhow::Result<()> {
         let samples: Vec<Sample<'_>> = (traces.iter().zip(&advantages))
             .map(|(trace, &advantage)| Sample { trace, advantage })
             .collect();
-        anyhow::ensure!(samples.len() == GROUPS * GROUP_SIZE, "a group has no variance");
-        learner.step(&samples)?;
-        engine.set_weights(&learner.model.merged()?)?;
-        // The first steps warm up.
-        if step >= 3 {
+        anyhow::ensure!(samples.len() == case.episodes(), "a group has no variance");
+        let figures = learner.step(&samples)?;
+        engine.set_weights(&learner.model.merged()?);
+        case.device.synchronize()?;
+        if step >= WARM_UP {
             seconds.push(begun.elapsed().as_secs_f64());
+            sampling_seconds.push(sampled);
+        } else if step == 0 {
+            let gap = figures.log_prob_gap().unwrap_or(f64::NAN);
+            println!("log-probabilities of rollout and trainer differ by {gap:.1e} at the mean");
         }
     }
     seconds.sort_by(f64::total_cmp);
-    let median = seconds[STEPS / 2];
+    sampling_seconds.sort_by(f64::total_cmp);
+    let (median, sampling) = (seconds[case.steps / 2], sampling_seconds[case.steps / 2]);
     println!(
-        "{median:.3} s a step ({:.3} to {:.3}, {STEPS} steps); {:.0} episodes/s, {:.0} sampled tokens/s",
+        "{median:.3} s a step ({:.3} to {:.3}, {} steps), {sampling:.3} s of it sampling; \
+         {:.0} episodes/s, {:.0} sampled tokens/s, {:.0} while sampling",
         seconds[0],
-        seconds[STEPS - 1],
-        (GROUPS * GROUP_SIZE) as f64 / median,
-        (GROUPS * GROUP_SIZE * COMPLETION) as f64 / median,
+        seconds[case.steps - 1],
+        case.steps,
+        case.episodes() as f64 / median,
+        (case.episodes() * case.completion) as f64 / median,
+        (case.episodes() * case.completion) as f64 / sampling,
     );
     Ok(())
 }

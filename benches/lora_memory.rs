@@ -11,28 +11,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::{DType, Device};
-use prompt_r1::model::{
-    Adapter, AdapterConfig, Batch, Model, ModelConfig, Projection, Selection, Weights,
-};
+use prompt_r1::model::{Adapter, AdapterConfig, Batch, Model, Projection, Selection, Weights};
 use prompt_r1::train::adamw::{AdamW, AdamWConfig, clip};
+
+mod shapes;
 
 const SEQUENCES: usize = 2;
 const LENGTH: usize = 512;
 
 fn main() -> anyhow::Result<()> {
-    let config = ModelConfig {
-        vocab_size: 151_936,
-        hidden_size: 1024,
-        intermediate_size: 3072,
-        num_hidden_layers: 28,
-        num_attention_heads: 16,
-        num_key_value_heads: 8,
-        head_dim: 128,
-        max_position_embeddings: 4096,
-        rope_theta: 1_000_000.0,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
-    };
+    let config = shapes::qwen3_0_6b();
     let weights = Weights::random(&config, 0, &Device::Cpu)?;
     let lora = AdapterConfig { rank: 16, alpha: 32.0, targets: Projection::ALL.to_vec() };
     let adapter = Adapter::new(&config, lora, 0, DType::F32, &Device::Cpu)?;

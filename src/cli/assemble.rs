@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use candle_core::{DType, Device};
 use secrecy::SecretString;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
@@ -14,7 +13,7 @@ use crate::engine::native::{NativeConfig, NativeEngine};
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{ModelConfig, Weights};
+use crate::model::{DeviceChoice, DtypeChoice, ModelConfig, Weights};
 use crate::policy::{Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
@@ -143,7 +142,7 @@ async fn token_policy(
 ) -> anyhow::Result<Arc<dyn Policy>> {
     let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
     let engine: Arc<dyn Engine> = match engine {
-        PolicyEngine::Native => native(path, &config.native).await?,
+        PolicyEngine::Native => native(path, &config.native, config.device).await?,
         _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
     };
     let text = TextSide::load(folder)?;
@@ -156,7 +155,7 @@ async fn token_policy(
 
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
-    let engine = native(&config.path, &config.native).await.with_context(|| {
+    let engine = native(&config.path, &config.native, DeviceChoice::Cpu).await.with_context(|| {
         format!(
             "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
         )
@@ -164,11 +163,16 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
     Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
 }
 
-async fn native(path: &Path, config: &NativeConfig) -> anyhow::Result<Arc<dyn Engine>> {
+async fn native(
+    path: &Path,
+    config: &NativeConfig,
+    device: DeviceChoice,
+) -> anyhow::Result<Arc<dyn Engine>> {
     let (path, config) = (path.to_owned(), config.clone());
     let engine = tokio::task::spawn_blocking(move || {
         let shape = ModelConfig::load(&path)?;
-        let weights = Weights::load(&path, &shape, DType::F32, &Device::Cpu)?;
+        let device = device.open()?;
+        let weights = Weights::load(&path, &shape, DtypeChoice::Auto.on(&device), &device)?;
         NativeEngine::new(&shape, &weights, &config)
     });
     Ok(Arc::new(engine.await??))

@@ -11,6 +11,7 @@ use crate::engine::native::NativeConfig;
 use crate::episode::Limits;
 use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
+use crate::model::DeviceChoice;
 use crate::record::RecordConfig;
 
 mod eval;
@@ -118,6 +119,8 @@ pub struct PolicyConfig {
     pub mistralrs: MistralRsConfig,
     /// The engine `native`.
     pub native: NativeConfig,
+    /// Where the engine `native` computes: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU in bf16.
+    pub device: DeviceChoice,
     /// The endpoint of the engine `remote`.
     pub remote: Option<LargeModelConfig>,
 }

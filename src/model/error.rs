@@ -19,6 +19,9 @@ pub enum ModelError {
         /// What is wrong with it, with a hint where there is one.
         reason: String,
     },
+    /// The device that was asked for is not there.
+    #[error("{0}")]
+    Device(String),
     /// A batch, a selection or a gradient does not fit the model or each other.
     #[error("cannot run the batch: {0}")]
     Batch(String),

@@ -26,6 +26,24 @@ pub(super) struct Layer<'a> {
     pub adapter: Option<&'a Adapter>,
 }
 
+/// Queries, keys and values of a layer's rows, `(rows, heads × head_dim)` each.
+pub(super) struct Queried {
+    /// Queries and keys before their norm.
+    pub raw_q: Tensor,
+    pub raw_k: Tensor,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+}
+
+/// What the feed-forward part leaves for its backward pass.
+pub(super) struct Fed {
+    /// The residual stream between attention and feed-forward.
+    pub middle: Tensor,
+    pub gate: Tensor,
+    pub up: Tensor,
+}
+
 /// What backward needs of forward besides the layer's input.
 pub(super) struct Saved {
     /// Queries and keys before their norm.
@@ -48,20 +66,32 @@ impl Layer<'_> {
 
     /// `x` `(rows, hidden)` → the layer's output in the same shape.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
+        let Queried { raw_q, raw_k, q, k, v } = self.query(x, &context.rotation)?;
+        let attended = attention::forward(&Inputs { q: &q, k: &k, v: &v }, &context.layout)?;
+        let (y, Fed { middle, gate, up }) = self.feed(x, &attended.y)?;
+        Ok((y, Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
+    }
+
+    /// What goes into attention.
+    pub fn query(&self, x: &Tensor, rotation: &Rotation) -> Result<Queried> {
         let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
         let raw_q = self.project(Projection::Query, &normed, None)?;
         let raw_k = self.project(Projection::Key, &normed, None)?;
         let v = self.project(Projection::Value, &normed, None)?;
-        let q = rope::forward(&raw_q, self.norm(&self.weights.q_norm), &context.rotation)?;
-        let k = rope::forward(&raw_k, self.norm(&self.weights.k_norm), &context.rotation)?;
-        let attended = attention::forward(&Inputs { q: &q, k: &k, v: &v }, &context.layout)?;
-        let middle = self.project(Projection::Output, &attended.y, Some(x))?;
+        let q = rope::forward(&raw_q, self.norm(&self.weights.q_norm), rotation)?;
+        let k = rope::forward(&raw_k, self.norm(&self.weights.k_norm), rotation)?;
+        Ok(Queried { raw_q, raw_k, q, k, v })
+    }
+
+    /// Adds what was `attended` to the residual stream `x`, and then the feed-forward part.
+    pub fn feed(&self, x: &Tensor, attended: &Tensor) -> Result<(Tensor, Fed)> {
+        let middle = self.project(Projection::Output, attended, Some(x))?;
         let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
         let gate = self.project(Projection::Gate, &normed, None)?;
         let up = self.project(Projection::Up, &normed, None)?;
         let active = swiglu::forward(&gate, &up)?;
         let y = self.project(Projection::Down, &active, Some(&middle))?;
-        Ok((y, Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
+        Ok((y, Fed { middle, gate, up }))
     }
 
     /// The gradient of `x`, made in the memory of `d_y`, which nobody else may hold.

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod config;
+pub mod device;
 pub mod error;
 pub(crate) mod files;
 pub mod generate;
@@ -17,6 +18,7 @@ pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};
 pub use config::ModelConfig;
+pub use device::{DeviceChoice, DtypeChoice};
 pub use error::ModelError;
 pub use gradients::Gradients;
 pub use lora::{Adapter, AdapterConfig};
@@ -25,4 +27,4 @@ pub use sentence::SentenceModel;
 pub use weights::{Projection, Weights};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -296,6 +296,15 @@ impl Weights {
         Ok(cast)
     }
 
+    /// The same weights on another device.
+    pub fn to_device(&self, device: &Device) -> Result<Self, ModelError> {
+        let mut moved = self.clone();
+        for (_, tensor) in moved.named_mut() {
+            *tensor = tensor.to_device(device)?;
+        }
+        Ok(moved)
+    }
+
     /// Fresh weights in f32: normal with deviation 0.02, norms at 1. The same seed gives the same weights.
     pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);

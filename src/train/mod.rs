@@ -1,7 +1,6 @@
 //! Training: the optimizer, the supervised trainer, GRPO.
 
 pub mod adamw;
-pub mod device;
 pub mod error;
 pub mod example;
 pub mod grpo;

@@ -7,14 +7,15 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::{World, WorldConfig};
-use crate::model::{Adapter, AdapterConfig, Model, ModelConfig, Weights};
+use crate::model::{
+    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Model, ModelConfig, Weights,
+};
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
 use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
 
-use super::device::{DeviceChoice, DtypeChoice};
 use super::error::TrainError;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 
@@ -30,7 +31,7 @@ pub struct StartConfig {
     pub lora: Option<AdapterConfig>,
     /// Or go on with the adapter in this PEFT folder.
     pub adapter: Option<PathBuf>,
-    /// Where it is trained. GRPO samples on the CPU in any case.
+    /// Where it is trained, and GRPO samples its episodes.
     pub device: DeviceChoice,
     /// In which type; also that of the finished folder. A run goes on in the type it began in.
     pub dtype: DtypeChoice,

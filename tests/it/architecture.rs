@@ -65,7 +65,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "trajectory",
         ],
     ),
-    ("config", &["access", "engine", "episode", "eval", "http", "large_model", "record"]),
+    ("config", &["access", "engine", "episode", "eval", "http", "large_model", "model", "record"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

@@ -10,8 +10,9 @@ use super::inbox::Submission;
 use super::prefix::{PrefixCache, common};
 use super::sequence::Sequence;
 use super::{Counters, NativeConfig};
-use crate::model::generate::cache::KvCache;
-use crate::model::generate::decoder::{Decoder, Scratch, Span};
+use crate::model::error::ModelError;
+use crate::model::generate::decode::{Decode, SequenceCache, Span};
+use crate::model::weights::Weights;
 
 /// Tokens below which a step is not worth another thread.
 const TOKENS_PER_THREAD: usize = 4;
@@ -19,22 +20,25 @@ const TOKENS_PER_THREAD: usize = 4;
 /// Waiting for another sequence's prompt must save at least this many tokens.
 const WORTH_WAITING: usize = 16;
 
+/// Logits in a pass from which it is worth having several threads draw from them.
+const LOGITS_PER_THREAD: usize = 1 << 17;
+
 /// All sequences in flight.
 #[derive(Debug)]
-pub(super) struct Batch {
-    decoder: Decoder,
+pub(super) struct Batch<D: Decode> {
+    decoder: D,
     max_batch: usize,
     prefill_tokens: usize,
     /// In order of arrival.
-    sequences: Vec<Sequence>,
-    finished: PrefixCache,
+    sequences: Vec<Sequence<D::Cache>>,
+    finished: PrefixCache<D::Cache>,
     /// One a thread.
-    scratches: Vec<Scratch>,
+    scratches: Vec<D::Scratch>,
     pub counters: Arc<Counters>,
 }
 
-impl Batch {
-    pub fn new(decoder: Decoder, config: &NativeConfig, counters: Arc<Counters>) -> Self {
+impl<D: Decode> Batch<D> {
+    pub fn new(decoder: D, config: &NativeConfig, counters: Arc<Counters>) -> Self {
         Self {
             decoder,
             max_batch: config.max_batch.max(1),
@@ -56,15 +60,15 @@ impl Batch {
     }
 
     pub fn admit(&mut self, submission: Submission) {
-        let context = self.decoder.shape().config().max_position_embeddings;
-        self.sequences.push(Sequence::new(submission, context));
+        self.sequences.push(Sequence::new(submission, self.decoder.context()));
     }
 
     /// Changes the weights: what was computed with the old ones is computed anew.
-    pub fn set_decoder(&mut self, decoder: Decoder) {
-        self.decoder = decoder;
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<(), ModelError> {
+        self.decoder = self.decoder.with_weights(weights)?;
         self.finished.clear();
         self.sequences.iter_mut().for_each(Sequence::restart);
+        Ok(())
     }
 
     /// Fails all sequences and forgets everything computed.
@@ -77,7 +81,7 @@ impl Batch {
     }
 
     /// Computes what each sequence is due and draws a token for those that reach their end.
-    pub fn step(&mut self) {
+    pub fn step(&mut self) -> Result<(), ModelError> {
         self.retire(|sequence| sequence.is_cancelled());
         for index in 0..self.sequences.len() {
             if self.sequences[index].waiting {
@@ -85,12 +89,16 @@ impl Batch {
             }
         }
         self.plan();
-        self.compute();
+        while !self.make_room() {
+            self.plan();
+        }
+        self.compute()?;
         self.retire(Sequence::report);
+        Ok(())
     }
 
     /// Takes out the sequences that are `over` and keeps what was computed of them.
-    fn retire(&mut self, over: impl Fn(&mut Sequence) -> bool) {
+    fn retire(&mut self, over: impl Fn(&mut Sequence<D::Cache>) -> bool) {
         for sequence in self.sequences.extract_if(.., |sequence| over(sequence)) {
             self.finished.insert(sequence.ids, sequence.cache);
         }
@@ -120,7 +128,7 @@ impl Batch {
         let cache = if kept > ready {
             self.finished.take(entry, kept)
         } else {
-            source.map_or_else(KvCache::default, |source| source.cache.prefix(ready))
+            source.map_or_else(D::Cache::default, |source| source.cache.prefix(ready))
         };
         self.counters.reused.fetch_add(cache.len() as u64, Ordering::Relaxed);
         let sequence = &mut self.sequences[index];
@@ -141,56 +149,90 @@ impl Batch {
             if sequence.due > 1 {
                 budget -= sequence.due;
             }
+        }
+    }
+
+    /// Makes room for what is due, at the expense of what is kept of finished sequences; who finds
+    /// none skips the step. Where nobody can go on, the youngest sequence gives up its room, and the
+    /// step is to be planned again: `false`.
+    fn make_room(&mut self) -> bool {
+        let mut is_stuck = false;
+        for sequence in self.sequences.iter_mut().filter(|sequence| sequence.due > 0) {
+            while !self.decoder.reserve(&mut sequence.cache, sequence.due) {
+                if !self.finished.evict() {
+                    sequence.due = 0;
+                    is_stuck = true;
+                    break;
+                }
+            }
+        }
+        if !is_stuck || self.sequences.iter().any(|sequence| sequence.due > 0) {
+            return true;
+        }
+        let youngest = self.sequences.iter_mut().rfind(|sequence| sequence.cache.capacity() > 0);
+        youngest.map(Sequence::restart).is_none()
+    }
+
+    /// Computes what is due, and draws. A decoder that can be divided has each thread take some of
+    /// the sequences through the whole model.
+    fn compute(&mut self) -> Result<(), ModelError> {
+        let mut due: Vec<&mut Sequence<D::Cache>> =
+            self.sequences.iter_mut().filter(|sequence| sequence.due > 0).collect();
+        for sequence in &due {
             if !sequence.is_sampling() {
                 self.counters.prefilled.fetch_add(sequence.due as u64, Ordering::Relaxed);
             }
             self.counters.sampled.fetch_add(sequence.draws().into(), Ordering::Relaxed);
         }
-    }
-
-    /// Splits the sequences evenly over the threads; each takes its share through the whole model.
-    fn compute(&mut self) {
-        let mut due: Vec<&mut Sequence> =
-            self.sequences.iter_mut().filter(|sequence| sequence.due > 0).collect();
         due.sort_by_key(|sequence| Reverse(sequence.due));
         let tokens: usize = due.iter().map(|sequence| sequence.due).sum();
         let threads = rayon::current_num_threads().min(tokens.div_ceil(TOKENS_PER_THREAD));
-        let mut parts: Vec<Part<'_>> =
-            (0..threads.min(due.len())).map(|_| Part::default()).collect();
+        let threads = if D::IS_DIVIDED { threads } else { 1 };
+        let mut parts: Vec<Part<'_, D::Cache>> = (0..threads.min(due.len()))
+            .map(|_| Part { sequences: Vec::new(), tokens: 0 })
+            .collect();
         for sequence in due {
             if let Some(lightest) = parts.iter_mut().min_by_key(|part| part.tokens) {
                 lightest.tokens += sequence.due;
                 lightest.sequences.push(sequence);
             }
         }
-        self.scratches.resize_with(parts.len().max(self.scratches.len()), Scratch::default);
+        self.scratches.resize_with(parts.len().max(self.scratches.len()), D::Scratch::default);
         let decoder = &self.decoder;
-        let advance = |(part, scratch): (&mut Part<'_>, _)| part.advance(decoder, scratch);
+        let advance = |(part, scratch): (&mut Part<'_, _>, _)| part.advance(decoder, scratch);
         if parts.len() > 1 {
-            parts.par_iter_mut().zip(&mut self.scratches).for_each(advance);
+            parts.par_iter_mut().zip(&mut self.scratches).try_for_each(advance)
         } else {
-            parts.iter_mut().zip(&mut self.scratches).for_each(advance);
+            parts.iter_mut().zip(&mut self.scratches).try_for_each(advance)
         }
     }
 }
 
 /// One thread's share of a step.
-#[derive(Default)]
-struct Part<'a> {
-    sequences: Vec<&'a mut Sequence>,
+struct Part<'a, C> {
+    sequences: Vec<&'a mut Sequence<C>>,
     tokens: usize,
 }
 
-impl Part<'_> {
+impl<C: SequenceCache> Part<'_, C> {
     /// Computes the due tokens and draws from the logits.
-    fn advance(&mut self, decoder: &Decoder, scratch: &mut Scratch) {
+    fn advance<D: Decode<Cache = C>>(
+        &mut self,
+        decoder: &D,
+        scratch: &mut D::Scratch,
+    ) -> Result<(), ModelError> {
         let drawing: Vec<bool> = self.sequences.iter().map(|sequence| sequence.draws()).collect();
-        let mut spans: Vec<Span<'_>> =
+        let mut spans: Vec<Span<'_, C>> =
             self.sequences.iter_mut().map(|sequence| sequence.span()).collect();
-        let logits = decoder.forward(&mut spans, scratch);
+        let logits = decoder.forward(&mut spans, scratch)?;
         let drawing = self.sequences.iter_mut().zip(drawing).filter(|(_, draws)| *draws);
-        for ((sequence, _), logits) in drawing.zip(logits) {
-            sequence.draw(logits);
+        let draws: Vec<_> = drawing.map(|(sequence, _)| sequence).zip(logits).collect();
+        let total: usize = draws.iter().map(|(_, logits)| logits.len()).sum();
+        if !D::IS_DIVIDED && total >= 2 * LOGITS_PER_THREAD {
+            draws.into_par_iter().for_each(|(sequence, logits)| sequence.draw(logits));
+        } else {
+            draws.into_iter().for_each(|(sequence, logits)| sequence.draw(logits));
         }
+        Ok(())
     }
 }

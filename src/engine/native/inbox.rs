@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::engine::{EngineError, GenerateEvent, GenerateRequest};
-use crate::model::generate::decoder::Decoder;
+use crate::model::weights::Weights;
 
 /// A request and where its events go.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Submission {
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub submissions: Vec<Submission>,
-    pub decoder: Option<Decoder>,
+    pub weights: Option<Weights>,
 }
 
 /// The engine's queue.
@@ -40,7 +40,7 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     submissions: VecDeque<Submission>,
-    decoder: Option<Decoder>,
+    weights: Option<Weights>,
     closed: bool,
 }
 
@@ -54,24 +54,29 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request, or gives it back when the queue is full of requests that are still wanted.
-    pub fn push(&self, submission: Submission) -> Result<(), Submission> {
+    /// Queues a request; fails it when the queue is full of requests that are still wanted, or nobody
+    /// takes from it any more.
+    pub fn push(&self, submission: Submission) {
         let mut state = self.state();
+        if state.closed {
+            drop(state);
+            return submission.fail(EngineError::Stopped("it has ended".into()));
+        }
         if state.submissions.len() >= self.bound {
             state.submissions.retain(|waiting| !waiting.events.is_closed());
         }
         if state.submissions.len() >= self.bound {
-            return Err(submission);
+            drop(state);
+            return submission.fail(EngineError::Overloaded);
         }
         state.submissions.push_back(submission);
         drop(state);
         self.changed.notify_one();
-        Ok(())
     }
 
-    /// Has the next step use another decoder.
-    pub fn set_decoder(&self, decoder: Decoder) {
-        let replaced = self.state().decoder.replace(decoder);
+    /// Has the next step use other weights.
+    pub fn set_weights(&self, weights: Weights) {
+        let replaced = self.state().weights.replace(weights);
         self.changed.notify_one();
         drop(replaced);
     }
@@ -85,7 +90,7 @@ impl Inbox {
     /// Takes at most `room` requests; waits for something to take when `idle`. `None` once closed.
     pub fn take(&self, room: usize, idle: bool) -> Option<Delivery> {
         let nothing = |state: &mut State| {
-            idle && !state.closed && state.submissions.is_empty() && state.decoder.is_none()
+            idle && !state.closed && state.submissions.is_empty() && state.weights.is_none()
         };
         let waited = self.changed.wait_while(self.state(), nothing);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +99,7 @@ impl Inbox {
         }
         let count = room.min(state.submissions.len());
         let submissions = state.submissions.drain(..count).collect();
-        Some(Delivery { submissions, decoder: state.decoder.take() })
+        Some(Delivery { submissions, weights: state.weights.take() })
     }
 
     /// Fails every request that waits.

@@ -1,4 +1,4 @@
-//! The engine over our own decoder: continuous batching on the CPU, live weights.
+//! The engine over our own decoders: continuous batching, live weights.
 
 mod batch;
 mod inbox;
@@ -21,7 +21,9 @@ use self::inbox::{Inbox, Submission};
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
 use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
+use crate::model::generate::decode::Decode;
 use crate::model::generate::decoder::{Decoder, Shape};
+use crate::model::generate::device::DeviceDecoder;
 use crate::model::weights::Weights;
 
 /// How much the native engine takes on at once.
@@ -38,11 +40,22 @@ pub struct NativeConfig {
     /// Prompt tokens computed in one step, at least 1: how long a long prompt may hold up the
     /// sequences that are being sampled.
     pub prefill_tokens: usize,
+    /// On a GPU: tokens whose keys and values there is memory for, taken at the start, those of
+    /// `cache_tokens` included. Sequences that find none wait, or are computed anew. Unless it is
+    /// said, as many as fit in a quarter of the memory that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_tokens: Option<usize>,
 }
 
 impl Default for NativeConfig {
     fn default() -> Self {
-        Self { max_batch: 128, queue: 1024, cache_tokens: 32_768, prefill_tokens: 512 }
+        Self {
+            max_batch: 128,
+            queue: 1024,
+            cache_tokens: 32_768,
+            prefill_tokens: 512,
+            device_tokens: None,
+        }
     }
 }
 
@@ -64,27 +77,41 @@ struct Counters {
     sampled: AtomicU64,
 }
 
-/// Samples from a Qwen3 on the CPU, many sequences at a time.
+/// Samples from a Qwen3, many sequences at a time, on the device that its weights are on.
 ///
-/// A request's tokens depend on the weights, its prompt and its seed alone: not on what else is in
-/// flight, nor on what is cached. Dropping the engine fails what is in flight.
+/// On the CPU a request's tokens depend on the weights, its prompt and its seed alone: not on what
+/// else is in flight, nor on what is cached. On a GPU that holds up to rounding: two tokens that are
+/// as likely as each other may change places. Dropping the engine fails what is in flight.
 #[derive(Debug)]
 pub struct NativeEngine {
-    shape: Arc<Shape>,
+    model: ModelConfig,
+    context: usize,
     inbox: Arc<Inbox>,
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl NativeEngine {
-    /// Starts an engine with a copy of the weights. It computes on threads of its own, one a core.
+    /// Starts an engine. On the CPU it has a copy of the weights, in f32, and computes on threads of
+    /// its own, one a core; elsewhere it shares them and computes in their type.
     pub fn new(
         model: &ModelConfig,
         weights: &Weights,
         config: &NativeConfig,
     ) -> Result<Self, ModelError> {
-        let shape = Arc::new(Shape::new(model));
-        let decoder = Decoder::new(shape.clone(), weights)?;
+        if weights.embed.device().is_cpu() {
+            Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)
+        } else {
+            Self::start(model, DeviceDecoder::new(model, weights, config.device_tokens)?, config)
+        }
+    }
+
+    fn start<D: Decode>(
+        model: &ModelConfig,
+        decoder: D,
+        config: &NativeConfig,
+    ) -> Result<Self, ModelError> {
+        let context = decoder.context();
         let inbox = Arc::new(Inbox::new(config.queue));
         let counters = Arc::new(Counters::default());
         let no_thread =
@@ -99,15 +126,15 @@ impl NativeEngine {
             .name("engine".into())
             .spawn(move || pool.install(|| serve(&requests, batch)))
             .map_err(no_thread)?;
-        Ok(Self { shape, inbox, counters, thread: Some(thread) })
+        Ok(Self { model: model.clone(), context, inbox, counters, thread: Some(thread) })
     }
 
     /// Replaces the weights, which must have the model's shape, before the next step. Requests
     /// started after this see only the new ones. Those in flight keep the tokens that they have and
-    /// go on with the new weights; cached keys and values are dropped.
-    pub fn set_weights(&self, weights: &Weights) -> Result<(), ModelError> {
-        self.inbox.set_decoder(Decoder::new(self.shape.clone(), weights)?);
-        Ok(())
+    /// go on with the new weights; cached keys and values are dropped. Weights that cannot be used
+    /// end the engine.
+    pub fn set_weights(&self, weights: &Weights) {
+        self.inbox.set_weights(weights.clone());
     }
 
     /// Tokens handled so far.
@@ -124,19 +151,13 @@ impl NativeEngine {
         if tokens >= context {
             return Err(EngineError::PromptTooLong { tokens, context });
         }
-        let vocabulary = self.shape.config().vocab_size;
+        let vocabulary = self.model.vocab_size;
         match prompt.iter().find(|&&id| id as usize >= vocabulary) {
             _ if prompt.is_empty() => Err(EngineError::Stopped("the prompt is empty".into())),
             Some(id) => Err(EngineError::Stopped(format!(
                 "token id `{id}` is outside the vocabulary of {vocabulary}"
             ))),
             None => Ok(()),
-        }
-    }
-
-    fn submit(&self, submission: Submission) {
-        if let Err(refused) = self.inbox.push(submission) {
-            refused.fail(EngineError::Overloaded);
         }
     }
 }
@@ -148,14 +169,14 @@ impl Engine for NativeEngine {
         let checked = self.check(&request.prompt);
         let submission = Submission { request, events };
         match checked {
-            Ok(()) => self.submit(submission),
+            Ok(()) => self.inbox.push(submission),
             Err(error) => submission.fail(error),
         }
         receiver
     }
 
     fn context_length(&self) -> usize {
-        self.shape.config().max_position_embeddings
+        self.context
     }
 
     async fn is_ready(&self) -> bool {
@@ -173,29 +194,36 @@ impl Drop for NativeEngine {
     }
 }
 
-/// Steps until the inbox closes. A panic fails what is in flight and leaves an empty batch.
-fn serve(inbox: &Inbox, mut batch: Batch) {
+/// Steps until the inbox closes. A step that fails, or panics, fails what is in flight and leaves an
+/// empty batch.
+fn serve<D: Decode>(inbox: &Inbox, mut batch: Batch<D>) {
+    let mut end = "it is shutting down".to_owned();
     while let Some(delivery) = inbox.take(batch.room(), batch.is_idle()) {
-        if let Some(decoder) = delivery.decoder {
-            batch.set_decoder(decoder);
-        }
         for submission in delivery.submissions {
             batch.admit(submission);
         }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch.step())) {
-            let reason = message(panic.as_ref());
-            tracing::error!(reason, "a step of the native engine panicked");
-            batch.fail(&reason);
+        if let Some(Err(error)) = delivery.weights.map(|weights| batch.set_weights(&weights)) {
+            tracing::error!(%error, "the native engine cannot use its new weights");
+            end = format!("it cannot use its new weights: {error}");
+            break;
         }
+        let failure = match catch_unwind(AssertUnwindSafe(|| batch.step())) {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => format!("a step failed: {error}"),
+            Err(panic) => format!("a step panicked: {}", message(panic.as_ref())),
+        };
+        tracing::error!(reason = failure, "the native engine failed what is in flight");
+        batch.fail(&failure);
     }
-    batch.fail("it is shutting down");
-    inbox.fail("it is shutting down");
+    inbox.close();
+    batch.fail(&end);
+    inbox.fail(&end);
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("a step panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]

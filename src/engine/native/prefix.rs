@@ -2,25 +2,25 @@
 
 use std::collections::VecDeque;
 
-use crate::model::generate::cache::KvCache;
+use crate::model::generate::decode::SequenceCache;
 
 /// Finished sequences, the least recently used first, bounded in tokens.
 #[derive(Debug)]
-pub(super) struct PrefixCache {
-    entries: VecDeque<Entry>,
+pub(super) struct PrefixCache<C> {
+    entries: VecDeque<Entry<C>>,
     bound: usize,
     /// Tokens held; a block that several entries share counts for each.
     held: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<C> {
     /// As many as the cache holds.
     ids: Vec<u32>,
-    cache: KvCache,
+    cache: C,
 }
 
-impl PrefixCache {
+impl<C: SequenceCache> PrefixCache<C> {
     pub fn new(bound: usize) -> Self {
         Self { entries: VecDeque::new(), bound, held: 0 }
     }
@@ -34,8 +34,8 @@ impl PrefixCache {
 
     /// The first `len` tokens of an entry. An entry that is used whole is gone: the sequence that
     /// takes it over comes back longer.
-    pub fn take(&mut self, index: usize, len: usize) -> KvCache {
-        let Some(entry) = self.remove(index) else { return KvCache::default() };
+    pub fn take(&mut self, index: usize, len: usize) -> C {
+        let Some(entry) = self.remove(index) else { return C::default() };
         if len >= entry.cache.len() {
             return entry.cache;
         }
@@ -47,7 +47,7 @@ impl PrefixCache {
 
     /// Keeps what was computed of `ids`. Entries that it continues and, beyond the bound, the least
     /// recently used ones go.
-    pub fn insert(&mut self, mut ids: Vec<u32>, cache: KvCache) {
+    pub fn insert(&mut self, mut ids: Vec<u32>, cache: C) {
         ids.truncate(cache.len());
         if cache.is_empty() || cache.capacity() > self.bound {
             return;
@@ -62,12 +62,17 @@ impl PrefixCache {
         }
     }
 
+    /// Lets go of the least recently used entry; `false` when there is none.
+    pub fn evict(&mut self) -> bool {
+        self.remove(0).is_some()
+    }
+
     pub fn clear(&mut self) {
         self.entries.clear();
         self.held = 0;
     }
 
-    fn remove(&mut self, index: usize) -> Option<Entry> {
+    fn remove(&mut self, index: usize) -> Option<Entry<C>> {
         let entry = self.entries.remove(index)?;
         self.held -= entry.cache.capacity();
         Some(entry)
@@ -86,7 +91,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::generate::decoder::{Decoder, Scratch, Shape, Span};
+    use crate::model::generate::cache::KvCache;
+    use crate::model::generate::decode::Span;
+    use crate::model::generate::decoder::{Decoder, Scratch, Shape};
     use crate::model::generate::reference::{even_config, random_weights};
 
     fn computed(ids: &[u32]) -> KvCache {
@@ -95,11 +102,11 @@ mod tests {
             Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
         let mut cache = KvCache::default();
         let mut spans = [Span { cache: &mut cache, tokens: ids, logits: false }];
-        assert_eq!(decoder.forward(&mut spans, &mut Scratch::default()).count(), 0);
+        assert_eq!(decoder.logits(&mut spans, &mut Scratch::default()).count(), 0);
         cache
     }
 
-    fn insert(prefixes: &mut PrefixCache, ids: &[u32]) {
+    fn insert(prefixes: &mut PrefixCache<KvCache>, ids: &[u32]) {
         prefixes.insert(ids.to_vec(), computed(ids));
     }
 

@@ -5,17 +5,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::inbox::Submission;
 use crate::engine::{EngineError, GenerateEvent, Sampling, StopReason, sampler};
-use crate::model::generate::cache::KvCache;
-use crate::model::generate::decoder::Span;
+use crate::model::generate::decode::{SequenceCache, Span};
 use crate::trajectory::SampledToken;
 
 /// A sequence that is being computed.
 #[derive(Debug)]
-pub(super) struct Sequence {
+pub(super) struct Sequence<C> {
     /// Prompt and sampled tokens.
     pub ids: Vec<u32>,
     /// Keys and values of the first of them.
-    pub cache: KvCache,
+    pub cache: C,
     /// Whether it has yet to find out what it can take over from others.
     pub waiting: bool,
     /// Tokens to compute in this step.
@@ -31,13 +30,13 @@ pub(super) struct Sequence {
     events: UnboundedSender<GenerateEvent>,
 }
 
-impl Sequence {
+impl<C: SequenceCache> Sequence<C> {
     /// Begins a request; the prompt is shorter than the model's `context`.
     pub fn new(Submission { request, events }: Submission, context: usize) -> Self {
         let prompt = request.prompt.len();
         Self {
             ids: request.prompt,
-            cache: KvCache::default(),
+            cache: C::default(),
             waiting: true,
             due: 0,
             prompt,
@@ -69,7 +68,7 @@ impl Sequence {
 
     /// Forgets what was computed, not what was sampled.
     pub fn restart(&mut self) {
-        self.cache = KvCache::default();
+        self.cache = C::default();
         self.waiting = true;
     }
 
@@ -79,7 +78,7 @@ impl Sequence {
     }
 
     /// What to compute in this step.
-    pub fn span(&mut self) -> Span<'_> {
+    pub fn span(&mut self) -> Span<'_, C> {
         let logits = self.draws();
         let start = self.cache.len();
         Span { tokens: &self.ids[start..start + self.due], cache: &mut self.cache, logits }

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use candle_core::Device;
+
 use super::*;
 use crate::engine::{Sampling, StopReason};
+use crate::model::generate::device::DeviceDecoder;
 use crate::model::generate::reference::{self, even_config, random_weights};
+use crate::model::tests::devices;
 use crate::model::{Model, Selection, batch};
 use crate::trajectory::SampledToken;
 
@@ -16,7 +20,7 @@ fn engine(config: NativeConfig) -> NativeEngine {
     NativeEngine::new(&model, &random_weights(&model, 1), &config).unwrap()
 }
 
-fn batch(config: &NativeConfig) -> Batch {
+fn batch(config: &NativeConfig) -> Batch<Decoder> {
     let model = even_config();
     let decoder = Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
     Batch::new(decoder, config, Arc::default())
@@ -98,26 +102,73 @@ async fn a_request_gives_the_same_tokens_alone_and_in_a_crowd() {
     }
 }
 
+/// The log-probabilities of what was sampled are those of the definition.
+#[track_caller]
+fn assert_log_probs(request: &GenerateRequest, tokens: &[SampledToken]) {
+    let model = even_config();
+    let ids = continued(&request.prompt, tokens, &[]);
+    let logits = reference::logits(&model, &random_weights(&model, 1), &ids);
+    let temperature = f64::from(request.sampling.temperature);
+    let temperature = if temperature > 0.0 { temperature } else { 1.0 };
+    for (i, token) in tokens.iter().enumerate() {
+        let logits: Vec<f64> =
+            logits[request.prompt.len() + i - 1].iter().map(|l| l / temperature).collect();
+        let total: f64 = logits.iter().map(|l| l.exp()).sum();
+        let expected = logits[token.id as usize] - total.ln();
+        let error = (f64::from(token.log_prob) - expected).abs();
+        assert!(error < 3e-4, "token {i}: {} is not {expected}", token.log_prob);
+    }
+}
+
 #[tokio::test]
 async fn log_probs_are_those_of_a_plain_forward_pass() {
     let engine = engine(NativeConfig::default());
-    let model = even_config();
-    let weights = random_weights(&model, 1);
     for request in mixed_requests() {
-        let tokens = sample(&engine, &request).await;
-        let ids = continued(&request.prompt, &tokens, &[]);
-        let logits = reference::logits(&model, &weights, &ids);
-        let temperature = f64::from(request.sampling.temperature);
-        let temperature = if temperature > 0.0 { temperature } else { 1.0 };
-        for (i, token) in tokens.iter().enumerate() {
-            let logits: Vec<f64> =
-                logits[request.prompt.len() + i - 1].iter().map(|l| l / temperature).collect();
-            let total: f64 = logits.iter().map(|l| l.exp()).sum();
-            let expected = logits[token.id as usize] - total.ln();
-            let error = (f64::from(token.log_prob) - expected).abs();
-            assert!(error < 1e-4, "token {i}: {} is not {expected}", token.log_prob);
+        assert_log_probs(&request, &sample(&engine, &request).await);
+    }
+}
+
+/// The engine over the decoder for any device, with memory for `tokens` tokens.
+fn pooled(device: &Device, tokens: usize, config: &NativeConfig) -> NativeEngine {
+    let model = even_config();
+    let weights = random_weights(&model, 1).to_device(device).unwrap();
+    let decoder = DeviceDecoder::new(&model, &weights, Some(tokens)).unwrap();
+    NativeEngine::start(&model, decoder, config).unwrap()
+}
+
+#[tokio::test]
+async fn a_pool_serves_all_also_when_it_has_no_room_for_them_at_once() {
+    for device in devices() {
+        // The longest of the thirteen sequences takes six blocks of 16.
+        for (tokens, cache_tokens) in [(2_048, 512), (160, 512), (112, 0)] {
+            let config = NativeConfig { cache_tokens, ..NativeConfig::default() };
+            let engine = pooled(&device, tokens, &config);
+            assert_eq!(engine.context_length(), tokens.min(CONTEXT));
+            for _ in 0..2 {
+                let requests = mixed_requests();
+                let receivers: Vec<_> =
+                    requests.iter().map(|request| engine.generate(request.clone())).collect();
+                for (receiver, request) in receivers.into_iter().zip(&requests) {
+                    let (tokens, end) = finish(receiver).await;
+                    assert_eq!((end, tokens.len()), (Ok(StopReason::Length), request.max_tokens));
+                    assert_log_probs(request, &tokens);
+                }
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn a_pool_computes_a_prompt_that_a_group_shares_once() {
+    let engine = pooled(&Device::Cpu, 2_048, &NativeConfig::default());
+    let request = |seed| request(ids(100, 3), 4, seed);
+    let receivers: Vec<_> = (0..8).map(|seed| engine.generate(request(seed))).collect();
+    for receiver in receivers {
+        assert_eq!(finish(receiver).await.1, Ok(StopReason::Length));
+    }
+    // 96 of the 100 tokens fill whole blocks.
+    let counts = engine.counts();
+    assert_eq!((counts.prefilled, counts.reused), (100 + 7 * 4, 7 * 96));
 }
 
 #[tokio::test]
@@ -175,7 +226,7 @@ fn a_groups_prompt_is_computed_once() {
         let receivers: Vec<_> =
             (0..5).map(|seed| admit(&mut batch, request(ids(50, 0), 4, seed))).collect();
         while !batch.is_idle() {
-            batch.step();
+            batch.step().unwrap();
         }
         let counters = &batch.counters;
         assert_eq!(counters.prefilled.load(Ordering::Relaxed), 50 + 4);
@@ -186,7 +237,10 @@ fn a_groups_prompt_is_computed_once() {
     }
 }
 
-fn admit(batch: &mut Batch, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent> {
+fn admit(
+    batch: &mut Batch<Decoder>,
+    request: GenerateRequest,
+) -> mpsc::UnboundedReceiver<GenerateEvent> {
     let (events, receiver) = mpsc::unbounded_channel();
     batch.admit(Submission { request, events });
     receiver
@@ -202,14 +256,14 @@ fn a_dropped_receiver_frees_the_row_before_the_next_step() {
     let mut batch = batch(&NativeConfig { max_batch: 2, ..NativeConfig::default() });
     let cancelled = admit(&mut batch, request(ids(20, 0), 100, 0));
     let kept = admit(&mut batch, request(ids(10, 1), 100, 0));
-    batch.step();
+    batch.step().unwrap();
     assert_eq!(batch.room(), 0);
     drop(cancelled);
-    batch.step();
+    batch.step().unwrap();
     assert_eq!(batch.room(), 1);
     // What was computed for it serves the next request that begins alike.
     let _next = admit(&mut batch, request(ids(20, 0), 100, 0));
-    batch.step();
+    batch.step().unwrap();
     assert_eq!(batch.counters.reused.load(Ordering::Relaxed), 19);
     assert!(drain(kept).is_empty());
 }
@@ -220,12 +274,12 @@ fn a_long_prompt_does_not_hold_up_those_being_sampled() {
     let mut short = request(ids(3, 0), 20, 0);
     short.stream = true;
     let short = admit(&mut batch, short);
-    batch.step();
+    batch.step().unwrap();
     let long = admit(&mut batch, request(ids(80, 1), 1, 0));
-    (0..9).for_each(|_| batch.step());
+    (0..9).for_each(|_| batch.step().unwrap());
     assert!(!batch.is_idle());
     assert_eq!(drain(short).len(), 10);
-    batch.step();
+    batch.step().unwrap();
     assert_eq!(drain(long).len(), 2);
 }
 
@@ -306,9 +360,10 @@ async fn a_full_queue_is_overload() {
 fn requests_that_nobody_waits_for_leave_a_full_queue() {
     let inbox = Inbox::new(2);
     let push = |inbox: &Inbox| {
-        let (events, receiver) = mpsc::unbounded_channel();
-        let refused = inbox.push(Submission { request: request(ids(3, 0), 1, 0), events });
-        (receiver, refused.is_ok())
+        let (events, mut receiver) = mpsc::unbounded_channel();
+        inbox.push(Submission { request: request(ids(3, 0), 1, 0), events });
+        let is_waiting = receiver.try_recv().is_err();
+        (receiver, is_waiting)
     };
     let (first, second) = (push(&inbox), push(&inbox));
     assert!(first.1 && second.1);
@@ -324,7 +379,7 @@ async fn new_weights_take_effect_and_drop_what_was_cached() {
     let request = request(ids(30, 0), 10, 0);
     let old = sample(&engine, &request).await;
     let weights = random_weights(&even_config(), 2);
-    engine.set_weights(&weights).unwrap();
+    engine.set_weights(&weights);
     let new = sample(&engine, &request).await;
     assert_ne!(old, new);
     assert_eq!(engine.counts().reused, 0);
@@ -338,11 +393,11 @@ fn a_sequence_in_flight_goes_on_with_the_new_weights() {
     let mut batch = batch(&NativeConfig::default());
     let request = request(ids(20, 0), 9, 0);
     let receiver = admit(&mut batch, request.clone());
-    (0..4).for_each(|_| batch.step());
+    (0..4).for_each(|_| batch.step().unwrap());
     let weights = random_weights(&model, 2);
-    batch.set_decoder(Decoder::new(Arc::new(Shape::new(&model)), &weights).unwrap());
+    batch.set_weights(&weights).unwrap();
     while !batch.is_idle() {
-        batch.step();
+        batch.step().unwrap();
     }
     let events = drain(receiver);
     let GenerateEvent::Tokens(tokens) = &events[0] else { panic!("{events:?}") };
@@ -362,7 +417,7 @@ fn a_panic_fails_what_is_in_flight_and_nothing_after() {
     let inbox = Inbox::new(8);
     let push = |prompt: Vec<u32>| {
         let (events, receiver) = mpsc::unbounded_channel();
-        assert!(inbox.push(Submission { request: request(prompt, 3, 0), events }).is_ok());
+        inbox.push(Submission { request: request(prompt, 3, 0), events });
         receiver
     };
     let mut in_flight = [push(ids(3, 0)), push(vec![1, 9_999])];
@@ -384,7 +439,7 @@ fn a_panic_fails_what_is_in_flight_and_nothing_after() {
 async fn requests_that_wait_when_the_engine_is_dropped_fail() {
     let inbox = Inbox::new(8);
     let (events, receiver) = mpsc::unbounded_channel();
-    assert!(inbox.push(Submission { request: request(ids(3, 0), 3, 0), events }).is_ok());
+    inbox.push(Submission { request: request(ids(3, 0), 3, 0), events });
     inbox.close();
     serve(&inbox, batch(&NativeConfig::default()));
     assert!(matches!(finish(receiver).await.1, Err(EngineError::Stopped(_))));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decode::SequenceCache;
 use super::kernels::simd::{LANES, Line};
 
 /// Where a layer's keys and values lie in a block. Keys are `(head_dim, 16)`, so that one vector
@@ -49,28 +50,22 @@ pub struct KvCache {
     len: usize,
 }
 
-impl KvCache {
-    /// How many tokens it holds.
-    pub fn len(&self) -> usize {
+impl SequenceCache for KvCache {
+    fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How many tokens its blocks have room for: what it costs.
-    pub fn capacity(&self) -> usize {
+    fn capacity(&self) -> usize {
         self.blocks.len() * LANES
     }
 
-    /// The cache of its first `len` tokens, which it shares.
-    pub fn prefix(&self, len: usize) -> Self {
+    fn prefix(&self, len: usize) -> Self {
         let len = len.min(self.len);
         Self { blocks: self.blocks[..len.div_ceil(LANES)].to_vec(), len }
     }
+}
 
+impl KvCache {
     /// Makes room for `count` more tokens.
     pub(super) fn reserve(&mut self, layout: KvLayout, count: usize) {
         while self.capacity() < self.len + count {

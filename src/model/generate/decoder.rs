@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::{KvCache, KvLayout};
+use super::decode::{Decode, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
 use super::kernels::matmul::{Matmul, Packed};
@@ -12,17 +13,6 @@ use super::weights::{PackedLayer, PackedWeights};
 use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
 use crate::model::weights::Weights;
-
-/// Tokens of one sequence to compute in a pass.
-#[derive(Debug)]
-pub struct Span<'a> {
-    /// The sequence so far; the tokens are added to it.
-    pub cache: &'a mut KvCache,
-    /// Ids below the vocabulary size; they follow what the cache holds.
-    pub tokens: &'a [u32],
-    /// Whether the logits after the last of them are wanted.
-    pub logits: bool,
-}
 
 /// A Qwen3 ready to decode on the CPU, in f32.
 ///
@@ -102,19 +92,14 @@ impl Decoder {
         Ok(Self { shape, weights })
     }
 
-    /// What the decoder does not owe to its weights.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
     /// Computes the tokens of all spans and adds them to their caches. Returns the logits of the
     /// spans that want them, in order: rows of `vocab_size`.
     ///
     /// # Panics
     /// On an id outside the vocabulary, or a sequence longer than the context.
-    pub fn forward<'s>(
+    pub fn logits<'s>(
         &self,
-        spans: &mut [Span<'_>],
+        spans: &mut [Span<'_, KvCache>],
         scratch: &'s mut Scratch,
     ) -> impl Iterator<Item = &'s mut [f32]> + use<'s> {
         self.embed(spans, scratch);
@@ -134,7 +119,7 @@ impl Decoder {
         logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
     }
 
-    fn embed(&self, spans: &mut [Span<'_>], scratch: &mut Scratch) {
+    fn embed(&self, spans: &mut [Span<'_, KvCache>], scratch: &mut Scratch) {
         let hidden = self.shape.config.hidden_size;
         let count = spans.iter().map(|span| span.tokens.len()).sum::<usize>();
         scratch.rows.clear();
@@ -156,7 +141,7 @@ impl Decoder {
 
     /// Adds a layer's attention to the residual stream. The last layer leaves out, from here on,
     /// the rows whose logits nobody wants: their keys and values are all that is needed of them.
-    fn attend(&self, index: usize, spans: &mut [Span<'_>], scratch: &mut Scratch) {
+    fn attend(&self, index: usize, spans: &mut [Span<'_, KvCache>], scratch: &mut Scratch) {
         let layer = &self.weights.layers[index];
         let head_dim = self.shape.config.head_dim;
         let queries = self.shape.config.num_attention_heads * head_dim;
@@ -235,6 +220,34 @@ impl Decoder {
 
     fn multiply(&self, x: &[f32], stride: usize, weight: &Packed, out: &mut [f32], add: bool) {
         self.shape.isa.run(Matmul { x, stride, weight, out, add });
+    }
+}
+
+impl Decode for Decoder {
+    type Cache = KvCache;
+    type Scratch = Scratch;
+
+    const IS_DIVIDED: bool = true;
+
+    fn context(&self) -> usize {
+        self.shape.config.max_position_embeddings
+    }
+
+    fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
+        Self::new(Arc::clone(&self.shape), weights)
+    }
+
+    /// The host's memory is not rationed: a pass makes the room that it needs.
+    fn reserve(&self, _: &mut KvCache, _: usize) -> bool {
+        true
+    }
+
+    fn forward<'s>(
+        &self,
+        spans: &mut [Span<'_, KvCache>],
+        scratch: &'s mut Scratch,
+    ) -> Result<Vec<&'s mut [f32]>, ModelError> {
+        Ok(self.logits(spans, scratch).collect())
     }
 }
 

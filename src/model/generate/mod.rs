@@ -1,7 +1,10 @@
-//! Batched generation from a Qwen3's weights on the CPU: ragged batches, cached keys and values.
+//! Batched generation from a Qwen3's weights: ragged batches, cached keys and values. On the CPU by
+//! kernels of its own, on other devices by candle's operations.
 
 pub mod cache;
+pub mod decode;
 pub mod decoder;
+pub mod device;
 pub mod kernels;
 mod weights;
 

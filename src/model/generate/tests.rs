@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::cache::KvCache;
-use super::decoder::{Decoder, Scratch, Shape, Span};
+use super::decode::{SequenceCache, Span};
+use super::decoder::{Decoder, Scratch, Shape};
 use super::kernels::Isa;
 use super::reference::{self, even_config, odd_config, random_weights};
 use crate::model::config::ModelConfig;
@@ -26,7 +27,7 @@ fn decode(decoder: &Decoder, cache: &mut KvCache, ids: &[u32], cuts: &[usize]) -
     for &cut in cuts.iter().chain([&ids.len()]) {
         let tokens = &ids[cache.len()..cut];
         let mut spans = [Span { cache, tokens, logits: true }];
-        logits = decoder.forward(&mut spans, &mut scratch).next().unwrap().to_vec();
+        logits = decoder.logits(&mut spans, &mut scratch).next().unwrap().to_vec();
     }
     logits
 }
@@ -77,14 +78,14 @@ fn results_do_not_depend_on_what_else_is_in_the_pass() {
                 .map(|ids| decode(&decoder, &mut KvCache::default(), ids, &[]))
                 .collect();
             let mut caches = vec![KvCache::default(); count];
-            let mut spans: Vec<Span<'_>> = caches
+            let mut spans: Vec<Span<'_, KvCache>> = caches
                 .iter_mut()
                 .zip(&sequences)
                 .map(|(cache, tokens)| Span { cache, tokens, logits: true })
                 .collect();
             let mut scratch = Scratch::default();
             let together: Vec<Vec<f32>> =
-                decoder.forward(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
+                decoder.logits(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
             assert_eq!(alone, together);
         }
     }
@@ -96,14 +97,14 @@ fn only_the_wanted_logits_come_back_and_the_caches_are_complete() {
     let decoder = on(Isa::detect(), &config, &random_weights(&config, 4));
     let (a, b, c) = (ids(9, 0), ids(5, 1), ids(20, 2));
     let mut caches = vec![KvCache::default(); 3];
-    let mut spans: Vec<Span<'_>> = caches
+    let mut spans: Vec<Span<'_, KvCache>> = caches
         .iter_mut()
         .zip([(&a, true), (&b, false), (&c, true)])
         .map(|(cache, (tokens, logits))| Span { cache, tokens, logits })
         .collect();
     let mut scratch = Scratch::default();
     let got: Vec<Vec<f32>> =
-        decoder.forward(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
+        decoder.logits(&mut spans, &mut scratch).map(|row| row.to_vec()).collect();
     let expected = [&a, &c].map(|ids| decode(&decoder, &mut KvCache::default(), ids, &[]));
     assert_eq!(got, expected);
     let longer = [&b[..], &[3, 4]].concat();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::matmul::{Left, Right, Target, Transposed, multiply};
 use super::simd::{dot, exp, fma, max, multiversion, sum};
-use super::{host, portable};
+use super::{host, padded};
 
 /// Query rows of a block.
 const BLOCK: usize = 32;
@@ -27,11 +27,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn group(&self) -> usize {
+    /// Query heads that share a key-value head.
+    pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    pub(super) fn scale(&self) -> f32 {
+    /// What scores are multiplied by.
+    pub fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
@@ -70,7 +72,7 @@ pub(crate) struct Gradient {
 /// Attends.
 pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
     if !host::is_host(inputs.q) {
-        let y = portable::attention(inputs, layout)?;
+        let y = padded::attention(inputs, layout)?;
         return Ok(Forward { y, log_sums: None });
     }
     let rows = inputs.q.dim(0)?;
@@ -122,7 +124,7 @@ pub(crate) fn backward(
     d_y: &Tensor,
 ) -> Result<Gradient> {
     let Some(log_sums) = &output.log_sums else {
-        return portable::attention_backward(inputs, layout, d_y);
+        return padded::attention_backward(inputs, layout, d_y);
     };
     let rows = inputs.q.dim(0)?;
     let (q, k, v) = (host::values(inputs.q)?, host::values(inputs.k)?, host::values(inputs.v)?);

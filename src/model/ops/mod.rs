@@ -1,7 +1,7 @@
 //! Differentiable operations on candle tensors, each with an explicit forward and backward.
 //!
 //! Each has two forms: fused loops for contiguous f32 in host memory, and a composition of candle's own
-//! operations ([`portable`]) for every other device and type, which is also the fused form's oracle.
+//! operations ([`portable`], [`padded`]) for every other device and type, which is also the fused form's oracle.
 
 pub(crate) mod attention;
 pub(crate) mod embedding;
@@ -9,6 +9,7 @@ pub(crate) mod head;
 pub(crate) mod host;
 pub(crate) mod linear;
 pub(crate) mod matmul;
+pub(crate) mod padded;
 pub(crate) mod portable;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

@@ -1,24 +1,21 @@
-//! Every operation as a composition of candle's own: for any device and type, and the fused forms' oracle.
+//! Every operation but attention ([`super::padded`]) as a composition of candle's own: for any device
+//! and type, and the fused forms' oracle. What candle fuses itself on a GPU is used there.
 //!
 //! Norms, softmax and gradients are computed in f32 (f64 stays f64) whatever the model's type is.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
-use super::attention::{Gradient, Inputs, Layout};
 use super::head::{Head, ScoreGradients};
 use super::rms_norm::Norm;
 use super::rope::Rotation;
 use super::swiglu::Backward;
 use crate::model::batch::TokenScores;
 
-/// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
-const SCORE_BYTES: usize = 256 << 20;
-
-/// Most bytes of f32 logits that exist at a time, as long as one row's fit.
-const LOGIT_BYTES: usize = 64 << 20;
-
-fn chunk_rows(vocab: usize) -> usize {
-    (LOGIT_BYTES / (4 * vocab)).max(1)
+/// Rows whose f32 logits exist at a time: in memory of the host 64 MiB of them, on a GPU, which every
+/// chunk of them costs a pass over the projection's gradient, 512 MiB; at least one row.
+fn chunk_rows(head: &Head) -> Result<usize> {
+    let bytes = if head.hidden.device().is_cpu() { 64 << 20 } else { 512 << 20 };
+    Ok((bytes / (4 * head.weight.dim(0)?)).max(1))
 }
 
 /// The type sums are made in: f32, or f64 for a model in f64.
@@ -53,7 +50,19 @@ fn inverse_root(x: &Tensor, eps: f32) -> Result<Tensor> {
     (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?.recip()
 }
 
+/// Over the last dimension.
+pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return candle_nn::ops::softmax_last_dim(x);
+    }
+    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
 pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return candle_nn::ops::rms_norm(x, norm.weight, norm.eps);
+    }
     let wide = widen(x)?;
     let normed = wide.broadcast_mul(&inverse_root(&wide, norm.eps)?)?;
     normed.to_dtype(x.dtype())?.broadcast_mul(norm.weight)
@@ -100,8 +109,18 @@ fn by_head(x: &Tensor, head_dim: usize) -> Result<Tensor> {
 }
 
 pub(super) fn norm_rope(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<Tensor> {
-    let normed = rms_norm(&by_head(x, norm.weight.elem_count())?, norm)?;
-    rotate(&widen(&normed)?, rotation, 1.0)?.to_dtype(x.dtype())?.reshape(x.shape())
+    let head = norm.weight.elem_count();
+    let normed = widen(&rms_norm(&by_head(x, head)?, norm)?)?;
+    let rotated = if x.device().is_cpu() {
+        rotate(&normed, rotation, 1.0)?
+    } else {
+        // Each row is a batch of its own, with one position.
+        let (rows, heads, _) = normed.dims3()?;
+        let angles = |x: &Tensor| x.reshape((rows, 1, head / 2));
+        let normed = normed.reshape((rows, heads, 1, head))?;
+        candle_nn::rotary_emb::rope(&normed, &angles(&rotation.cos)?, &angles(&rotation.sin)?)?
+    };
+    rotated.to_dtype(x.dtype())?.reshape(x.shape())
 }
 
 pub(super) fn norm_rope_backward(
@@ -173,118 +192,6 @@ pub(super) fn embedding_backward(d_y: &Tensor, ids: &[u32], d_table: &mut Tensor
     Ok(())
 }
 
-/// Some key-value heads of one sequence: keys `(kv, length, d)`, and what belongs to the query heads
-/// that share them stacked as `(kv, group × length, d)`.
-struct Part<'a> {
-    layout: &'a Layout,
-    first: usize,
-    length: usize,
-    kv_first: usize,
-    kv_count: usize,
-}
-
-impl Part<'_> {
-    fn all<'a>(layout: &'a Layout) -> Vec<Part<'a>> {
-        let mut parts = Vec::new();
-        for pair in layout.starts.windows(2) {
-            let (first, length) = (pair[0], pair[1] - pair[0]);
-            let most = (SCORE_BYTES / (4 * layout.group() * length * length)).max(1);
-            for kv_first in (0..layout.kv_heads).step_by(most) {
-                let kv_count = most.min(layout.kv_heads - kv_first);
-                parts.push(Part { layout, first, length, kv_first, kv_count });
-            }
-        }
-        parts
-    }
-
-    /// `x` `(rows, kv_heads × per × head_dim)` → `(kv, per × length, head_dim)`.
-    fn take(&self, x: &Tensor, per: usize) -> Result<Tensor> {
-        let d = self.layout.head_dim;
-        x.narrow(0, self.first, self.length)?
-            .reshape((self.length, self.layout.kv_heads, per, d))?
-            .narrow(1, self.kv_first, self.kv_count)?
-            .permute((1, 2, 0, 3))?
-            .contiguous()?
-            .reshape((self.kv_count, per * self.length, d))
-    }
-
-    /// The inverse of [`Part::take`], for this part alone: `(length, kv × per × head_dim)`.
-    fn give(&self, x: &Tensor, per: usize) -> Result<Tensor> {
-        let d = self.layout.head_dim;
-        x.reshape((self.kv_count, per, self.length, d))?
-            .permute((2, 0, 1, 3))?
-            .contiguous()?
-            .reshape((self.length, self.kv_count * per * d))
-    }
-
-    /// `(kv, group × length, length)`, widened.
-    fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        let (n, group) = (self.length, self.layout.group());
-        let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale()))?;
-        let hidden: Vec<f32> =
-            (0..n * n).map(|at| if at % n > at / n { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let mask = Tensor::from_vec(hidden, (1, 1, n, n), &Device::Cpu)?
-            .to_device(q.device())?
-            .to_dtype(scores.dtype())?;
-        let scores = scores.reshape((self.kv_count, group, n, n))?.broadcast_add(&mask)?;
-        let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?.reshape((self.kv_count, group * n, n))
-    }
-}
-
-/// Joins the parts' rows: parts of one sequence side by side, sequences one below another.
-fn join(parts: Vec<(usize, Tensor)>) -> Result<Tensor> {
-    let mut sequences: Vec<Vec<Tensor>> = Vec::new();
-    let mut last = None;
-    for (first, tensor) in parts {
-        if last != Some(first) {
-            sequences.push(Vec::new());
-            last = Some(first);
-        }
-        if let Some(sequence) = sequences.last_mut() {
-            sequence.push(tensor);
-        }
-    }
-    let rows = sequences.iter().map(|parts| Tensor::cat(parts, 1)).collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&rows, 0)
-}
-
-pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
-    let mut parts = Vec::new();
-    for part in Part::all(layout) {
-        let (q, k) = (part.take(inputs.q, layout.group())?, part.take(inputs.k, 1)?);
-        let p = part.probabilities(&q, &k)?.to_dtype(q.dtype())?;
-        let y = matmul(&p, &part.take(inputs.v, 1)?)?;
-        parts.push((part.first, part.give(&y, layout.group())?));
-    }
-    join(parts)
-}
-
-pub(super) fn attention_backward(
-    inputs: &Inputs,
-    layout: &Layout,
-    d_y: &Tensor,
-) -> Result<Gradient> {
-    let (mut d_q, mut d_k, mut d_v) = (Vec::new(), Vec::new(), Vec::new());
-    let group = layout.group();
-    for part in Part::all(layout) {
-        let (q, k, v) =
-            (part.take(inputs.q, group)?, part.take(inputs.k, 1)?, part.take(inputs.v, 1)?);
-        let d_y = part.take(d_y, group)?;
-        let p = part.probabilities(&q, &k)?;
-        let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
-        let mean = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
-        let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
-        let d_s = d_s.to_dtype(q.dtype())?;
-        let transposed = |x: &Tensor| x.t()?.contiguous();
-        d_q.push((part.first, part.give(&matmul(&d_s, &k)?, group)?));
-        d_k.push((part.first, part.give(&matmul(&transposed(&d_s)?, &q)?, 1)?));
-        let p = p.to_dtype(q.dtype())?;
-        d_v.push((part.first, part.give(&matmul(&transposed(&p)?, &d_y)?, 1)?));
-    }
-    Ok(Gradient { d_q: join(d_q)?, d_k: join(d_k)?, d_v: join(d_v)? })
-}
-
 /// One chunk's log-probabilities over the vocabulary, `(rows, vocab)`, widened.
 fn log_probs(head: &Head, first: usize, rows: usize) -> Result<(Tensor, Tensor)> {
     let hidden = head.hidden.narrow(0, first, rows)?;
@@ -298,7 +205,7 @@ fn log_probs(head: &Head, first: usize, rows: usize) -> Result<(Tensor, Tensor)>
 }
 
 pub(super) fn head(head: &Head, scores: &mut TokenScores) -> Result<()> {
-    let chunk = chunk_rows(head.weight.dim(0)?);
+    let chunk = chunk_rows(head)?;
     for (index, targets) in head.targets.chunks(chunk).enumerate() {
         let (log_p, entropy) = log_probs(head, index * chunk, targets.len())?;
         let targets = Tensor::new(targets, log_p.device())?.unsqueeze(1)?;
@@ -314,7 +221,7 @@ pub(super) fn head_backward(
     gradient: ScoreGradients,
     mut d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
-    let chunk = chunk_rows(head.weight.dim(0)?);
+    let chunk = chunk_rows(head)?;
     let mut d_hidden = Vec::new();
     for (index, targets) in head.targets.chunks(chunk).enumerate() {
         let first = index * chunk;

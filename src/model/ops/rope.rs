@@ -44,6 +44,14 @@ impl Rotation {
             sin: Tensor::from_vec(sin, (rows, half), device)?,
         })
     }
+
+    /// Some rows of a table of all positions.
+    pub fn rows(&self, positions: &Tensor) -> Result<Self> {
+        Ok(Self {
+            cos: self.cos.index_select(positions, 0)?,
+            sin: self.sin.index_select(positions, 0)?,
+        })
+    }
 }
 
 /// `x` `(rows, heads × head_dim)`; the norm is of width `head_dim`.

@@ -8,7 +8,7 @@ use super::attention::{Inputs, Layout};
 use super::head::{Head, ScoreGradients};
 use super::rms_norm::Norm;
 use super::rope::Rotation;
-use super::{attention, embedding, head, linear, portable, rms_norm, rope, swiglu};
+use super::{attention, embedding, head, linear, padded, portable, rms_norm, rope, swiglu};
 
 const EPS: f32 = 1e-6;
 
@@ -159,8 +159,8 @@ fn attention_agrees() {
         let gradient = attention::backward(&inputs, &layout, &output, &d_y).unwrap();
         let (q, k, v) = (double(&q), double(&k), double(&v));
         let inputs = Inputs { q: &q, k: &k, v: &v };
-        assert_near(&output.y, &portable::attention(&inputs, &layout).unwrap());
-        let expected = portable::attention_backward(&inputs, &layout, &double(&d_y)).unwrap();
+        assert_near(&output.y, &padded::attention(&inputs, &layout).unwrap());
+        let expected = padded::attention_backward(&inputs, &layout, &double(&d_y)).unwrap();
         assert_near(&gradient.d_q, &expected.d_q);
         assert_near(&gradient.d_k, &expected.d_k);
         assert_near(&gradient.d_v, &expected.d_v);

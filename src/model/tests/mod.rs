@@ -12,6 +12,12 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Batch, Gradients, Model, ModelConfig, Selection, Weights};
 
+/// The CPU, and a GPU where there is one that the program was built for.
+pub(crate) fn devices() -> Vec<Device> {
+    let cuda = candle_core::utils::cuda_is_available().then(|| Device::new_cuda(0));
+    std::iter::once(Device::Cpu).chain(cuda.into_iter().flatten()).collect()
+}
+
 fn tiny(tied: bool) -> ModelConfig {
     ModelConfig {
         vocab_size: 23,

@@ -181,7 +181,7 @@ impl Run<'_> {
         let sampled = begun.elapsed().as_secs_f64();
         let step = self.learner.step;
         let learnt = self.learner.step(&collected.samples())?;
-        self.engine.set_weights(&self.learner.model.merged()?)?;
+        self.engine.set_weights(&self.learner.model.merged()?);
 
         let has_kl = self.config.objective.kl_coef != 0.0;
         let mut values = collected.values();

@@ -1,11 +1,11 @@
-//! Where a run computes, and in which type.
+//! Where a model computes, and in which type.
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::error::TrainError;
+use super::error::ModelError;
 
-/// Where the model is trained. Rollouts are sampled on the CPU either way.
+/// Where a model computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
@@ -19,7 +19,7 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// The type that the model is trained in. The optimizer keeps f32 either way.
+/// The type that a model computes in. An optimizer keeps f32 either way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtypeChoice {
@@ -34,22 +34,22 @@ pub enum DtypeChoice {
 
 impl DeviceChoice {
     /// Opens the device.
-    pub fn open(self) -> Result<Device, TrainError> {
+    pub fn open(self) -> Result<Device, ModelError> {
         let has_cuda = candle_core::utils::cuda_is_available();
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto if !has_cuda => Ok(Device::Cpu),
             Self::Auto => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-                tracing::warn!(%error, "there is no usable CUDA device: training on the CPU");
+                tracing::warn!(%error, "there is no usable CUDA device: on the CPU");
                 Device::Cpu
             })),
-            Self::Cuda(_) if !has_cuda => Err(TrainError::Config(format!(
-                "`model.device` is `{}`, but this program was built without CUDA\nhint: build it with `--features cuda`, or leave `device` out",
+            Self::Cuda(_) if !has_cuda => Err(ModelError::Device(format!(
+                "the device is to be `{}`, but this program was built without CUDA\nhint: build it with `--features cuda`, or leave `device` out",
                 String::from(self)
             ))),
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|error| {
-                TrainError::Config(format!(
-                    "the device `{}` of `model.device` cannot be used: {error}\nhint: `nvidia-smi` lists the devices there are",
+                ModelError::Device(format!(
+                    "the device `{}` cannot be used: {error}\nhint: `nvidia-smi` lists the devices there are",
                     String::from(self)
                 ))
             }),

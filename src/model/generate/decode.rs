@@ -1,0 +1,63 @@
+//! What computes a step of many sequences, wherever it does.
+
+use std::fmt::Debug;
+
+use crate::model::error::ModelError;
+use crate::model::weights::Weights;
+
+/// The keys and values of a sequence's first tokens. The default holds none.
+pub trait SequenceCache: Debug + Default + Send + Sync {
+    /// How many tokens it holds.
+    fn len(&self) -> usize;
+
+    /// Whether it holds none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many tokens it has room for: what it costs.
+    fn capacity(&self) -> usize;
+
+    /// A cache of its first `len` tokens, or of somewhat fewer, which the two share.
+    fn prefix(&self, len: usize) -> Self;
+}
+
+/// Tokens of one sequence to compute in a pass.
+#[derive(Debug)]
+pub struct Span<'a, C> {
+    /// The sequence so far; the tokens are added to it.
+    pub cache: &'a mut C,
+    /// Ids below the vocabulary size; they follow what the cache holds.
+    pub tokens: &'a [u32],
+    /// Whether the logits after the last of them are wanted.
+    pub logits: bool,
+}
+
+/// A model ready to decode.
+pub trait Decode: Debug + Send + Sync + Sized + 'static {
+    /// What it keeps of a sequence.
+    type Cache: SequenceCache;
+    /// Working memory of a pass, kept from one to the next.
+    type Scratch: Debug + Default + Send;
+
+    /// Whether a step is divided among the threads: each computes some of the sequences.
+    const IS_DIVIDED: bool;
+
+    /// The longest sequence that it can hold.
+    fn context(&self) -> usize;
+
+    /// The same with other weights of the same shape. Caches made with the old ones are worthless
+    /// to it.
+    fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError>;
+
+    /// Makes room for `count` more tokens; `false` when there is none, until others let go of theirs.
+    fn reserve(&self, cache: &mut Self::Cache, count: usize) -> bool;
+
+    /// Computes the tokens of all spans and adds them to their caches, in which room was made.
+    /// Returns the logits of the spans that want them, in order: rows of `vocab_size`.
+    fn forward<'s>(
+        &self,
+        spans: &mut [Span<'_, Self::Cache>],
+        scratch: &'s mut Self::Scratch,
+    ) -> Result<Vec<&'s mut [f32]>, ModelError>;
+}

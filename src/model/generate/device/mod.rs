@@ -1,0 +1,137 @@
+//! A Qwen3 decoding on any device by candle's operations, with the keys and values of all sequences
+//! in one pool.
+//!
+//! It runs the trainer's own layers, so what it samples is scored alike; only attention reads the pool
+//! instead of the batch.
+
+mod attention;
+pub mod pool;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+
+use self::attention::Step;
+use self::pool::{Pool, PooledCache};
+use super::decode::{Decode, SequenceCache, Span};
+use crate::model::config::ModelConfig;
+use crate::model::error::ModelError;
+use crate::model::layer::Layer;
+use crate::model::ops::rms_norm::{self, Norm};
+use crate::model::ops::rope::Rotation;
+use crate::model::ops::{embedding, linear};
+use crate::model::weights::Weights;
+
+/// A Qwen3 ready to decode where its weights are, in their type.
+///
+/// What it computes for a sequence depends on what else is in the pass, by rounding alone: libraries
+/// choose their kernels by the number of rows.
+#[derive(Debug)]
+pub struct DeviceDecoder {
+    config: Arc<ModelConfig>,
+    weights: Weights,
+    pool: Arc<Pool>,
+    /// Of every position.
+    angles: Rotation,
+}
+
+impl DeviceDecoder {
+    /// Decodes with `weights`, which it shares; keys and values of at most `tokens` tokens, or of as
+    /// many as [`Pool::new`] finds room for.
+    pub fn new(
+        config: &ModelConfig,
+        weights: &Weights,
+        tokens: Option<usize>,
+    ) -> Result<Self, ModelError> {
+        // Adapters that were merged in leave some weights wider than the rest.
+        let weights = weights.to_dtype(weights.embed.dtype())?;
+        let device = weights.embed.device();
+        let pool = Arc::new(Pool::new(config, weights.embed.dtype(), device, tokens)?);
+        let positions: Vec<u32> = (0..config.max_position_embeddings as u32).collect();
+        let angles = Rotation::new(&positions, config.head_dim, config.rope_theta, device)?;
+        Ok(Self { config: Arc::new(config.clone()), weights, pool, angles })
+    }
+
+    fn norm(&self) -> Norm<'_> {
+        Norm { weight: &self.weights.norm, eps: self.config.rms_norm_eps as f32 }
+    }
+
+    /// Logits of the rows of `step` that are wanted, `(wanted, vocab)`, in the model's type.
+    fn logits(&self, step: &Step) -> candle_core::Result<Tensor> {
+        let mut x = embedding::forward(&self.weights.embed, &step.ids)?;
+        let rotation = self.angles.rows(&step.positions)?;
+        let last = self.weights.layers.len() - 1;
+        for (index, weights) in self.weights.layers.iter().enumerate() {
+            let layer = Layer { index, config: &self.config, weights, adapter: None };
+            let queried = layer.query(&x, &rotation)?;
+            self.pool.write(index, &queried.k, &queried.v, step)?;
+            let mut attended = step.attend(&queried.q, &self.pool, index)?;
+            if index == last {
+                // Of the other rows the keys and values are all that is needed.
+                x = x.index_select(&step.wanted, 0)?;
+                attended = attended.index_select(&step.wanted, 0)?;
+            }
+            x = layer.feed(&x, &attended)?.0;
+        }
+        linear::forward(&rms_norm::forward(&x, self.norm())?, self.weights.output(), None)
+    }
+}
+
+impl Decode for DeviceDecoder {
+    type Cache = PooledCache;
+    type Scratch = Vec<f32>;
+
+    const IS_DIVIDED: bool = false;
+
+    fn context(&self) -> usize {
+        self.config.max_position_embeddings.min(self.pool.tokens())
+    }
+
+    fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
+        let weights = weights.to_dtype(self.weights.embed.dtype())?;
+        Ok(Self {
+            config: Arc::clone(&self.config),
+            weights,
+            pool: Arc::clone(&self.pool),
+            angles: self.angles.clone(),
+        })
+    }
+
+    fn reserve(&self, cache: &mut PooledCache, count: usize) -> bool {
+        cache.reserve(&self.pool, count)
+    }
+
+    fn forward<'s>(
+        &self,
+        spans: &mut [Span<'_, PooledCache>],
+        scratch: &'s mut Vec<f32>,
+    ) -> Result<Vec<&'s mut [f32]>, ModelError> {
+        let step = Step::new(spans, &self.pool, &self.config)?;
+        let logits = self.logits(&step)?;
+        for span in spans {
+            span.cache.advance(span.tokens.len());
+        }
+        copy_to_host(&logits, scratch)?;
+        Ok(scratch.chunks_exact_mut(self.config.vocab_size).collect())
+    }
+}
+
+/// Copies in the tensor's own type, since widened it would take twice as long, and widens here.
+fn copy_to_host(tensor: &Tensor, values: &mut Vec<f32>) -> candle_core::Result<()> {
+    let flat = tensor.flatten_all()?;
+    if flat.dtype() == DType::BF16 {
+        let narrow = flat.to_vec1::<bf16>()?;
+        values.resize(narrow.len(), 0.0);
+        values.par_iter_mut().zip(narrow).with_min_len(1 << 14).for_each(|(to, from)| {
+            *to = from.to_f32();
+        });
+    } else {
+        *values = flat.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
