@@ -10,7 +10,9 @@
 //! done
 //! ```
 //!
-//! A second argument of either is the number of steps.
+//! A second argument of either is the number of steps. This bench makes them with each
+//! `rollouts_ahead` of [`AHEAD`], one run after the other: 0 is on-policy, as TRL's steps are; with
+//! more, a step learns from the episodes of an older policy.
 //!
 //! Both are alike in what a step computes:
 //!
@@ -48,6 +50,8 @@ const GROUPS: usize = 4;
 const GROUP_SIZE: usize = 8;
 /// Steps that warm up before those that count.
 const WARM_UP: usize = 4;
+/// How many steps ahead episodes are sampled.
+const AHEAD: [usize; 3] = [0, 1, 2];
 
 const TASKS: &str = "tasks.jsonl";
 const REPLIES: &str = "replies.json";
@@ -73,28 +77,41 @@ const CONFIG: &str = r#"
 
 fn main() -> anyhow::Result<()> {
     memory::keep_freed();
-    let run = tempfile::tempdir()?;
+    let temporary = tempfile::tempdir()?;
     // What `cargo bench` itself adds begins with dashes.
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    let folder = arguments.next().map_or_else(|| run.path().join("episodes"), PathBuf::from);
+    let folder = arguments.next().map_or_else(|| temporary.path().join("episodes"), PathBuf::from);
     let steps: usize = arguments.next().map_or(Ok(30), |steps| steps.parse())?;
     fs::create_dir_all(&folder)?;
-    let replies = write_tasks(&folder, WARM_UP + steps)?;
+    let replies = write_tasks(&folder, WARM_UP + steps + AHEAD[AHEAD.len() - 1])?;
+    let url = format!("http://{}/v1", upstream(replies)?);
+    for ahead in AHEAD {
+        measure(ahead, steps, &folder, &url)?;
+    }
+    Ok(())
+}
 
+/// Runs so many steps, and says what they took.
+fn measure(ahead: usize, steps: usize, folder: &Path, url: &str) -> anyhow::Result<()> {
+    let run = tempfile::tempdir()?;
     let mut table: toml::Table = toml::from_str(CONFIG)?;
-    table.insert("steps".into(), toml::Value::Integer((WARM_UP + steps) as i64));
+    // The last ones do not count: no further episodes are in flight beside them.
+    let all = WARM_UP + steps + ahead;
+    table.insert("steps".into(), toml::Value::Integer(all as i64));
+    table.insert("rollouts_ahead".into(), toml::Value::Integer(ahead as i64));
     table.insert("output".into(), path_value(run.path())?);
     let tasks = table.get_mut("tasks").and_then(toml::Value::as_table_mut).context("no tasks")?;
     tasks.insert("path".into(), path_value(&folder.join(TASKS))?);
     let config: GrpoConfig = Preset::Default.complete(table)?;
     anyhow::ensure!((config.groups_per_step, config.group_size) == (GROUPS, GROUP_SIZE));
 
-    let endpoint = LargeModelConfig::new(format!("http://{}/v1", upstream(replies)?), "m");
+    let endpoint = LargeModelConfig::new(url, "m");
     let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
     let large_model: Arc<dyn LargeModel> = Arc::new(Endpoint::new("m", &endpoint, &setup)?);
     let mut clock = Clock { steps: Vec::new(), last: Instant::now() };
     run_grpo(&config, large_model, false, &mut clock)?;
-    clock.report()
+    println!("rollouts_ahead = {ahead}:");
+    report(clock.steps.get(WARM_UP..WARM_UP + steps).unwrap_or_default())
 }
 
 fn path_value(path: &Path) -> anyhow::Result<toml::Value> {
@@ -186,37 +203,38 @@ impl Progress for Clock {
     }
 }
 
-impl Clock {
-    fn report(&self) -> anyhow::Result<()> {
-        let counted = self.steps.get(WARM_UP..).unwrap_or_default();
-        let steps = counted.len();
-        anyhow::ensure!(steps > 0, "no step was made after the {WARM_UP} that warm up");
-        let mut seconds: Vec<f64> = counted.iter().map(|(seconds, _)| *seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        let median = (seconds[(steps - 1) / 2] + seconds[steps / 2]) / 2.0;
-        let mean = |name: &str| {
-            let values = counted.iter().flat_map(|(_, values)| values);
-            let sum: f64 = values.filter(|(known, _)| *known == name).map(|(_, v)| v).sum();
-            sum / steps as f64
-        };
-        anyhow::ensure!(mean("failed_episodes") == 0.0, "episodes failed");
-        let tokens = mean("response_tokens");
-        println!(
-            "{median:.3} s a step ({:.3} to {:.3}, {steps} steps); {:.0} episodes/s, {:.0} sampled tokens/s; \
-             {:.2} turns, {:.2} calls and {tokens:.1} sampled tokens an episode",
-            seconds[0],
-            seconds[steps - 1],
-            (GROUPS * GROUP_SIZE) as f64 / median,
-            (GROUPS * GROUP_SIZE) as f64 * tokens / median,
-            mean("turns"),
-            mean("large_model_calls"),
-        );
-        println!(
-            "of it: {:.3} s rollouts, {:.3} s update; {:.1} % of groups without variance",
-            mean("rollout_seconds"),
-            mean("update_seconds"),
-            100.0 * mean("zero_variance"),
-        );
-        Ok(())
-    }
+fn report(counted: &[(f64, Values)]) -> anyhow::Result<()> {
+    let steps = counted.len();
+    anyhow::ensure!(steps > 0, "no step was made after the {WARM_UP} that warm up");
+    let mut seconds: Vec<f64> = counted.iter().map(|(seconds, _)| *seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = (seconds[(steps - 1) / 2] + seconds[steps / 2]) / 2.0;
+    // Steps whose episodes overlap can come in bursts, so the mean is what counts.
+    let each = seconds.iter().sum::<f64>() / steps as f64;
+    let mean = |name: &str| {
+        let values = counted.iter().flat_map(|(_, values)| values);
+        let sum: f64 = values.filter(|(known, _)| *known == name).map(|(_, v)| v).sum();
+        sum / steps as f64
+    };
+    anyhow::ensure!(mean("failed_episodes") == 0.0, "episodes failed");
+    let tokens = mean("response_tokens");
+    println!(
+        "{each:.3} s a step (median {median:.3}, {:.3} to {:.3}, {steps} steps); {:.0} episodes/s, {:.0} sampled tokens/s; \
+         {:.2} turns, {:.2} calls and {tokens:.1} sampled tokens an episode",
+        seconds[0],
+        seconds[steps - 1],
+        (GROUPS * GROUP_SIZE) as f64 / each,
+        (GROUPS * GROUP_SIZE) as f64 * tokens / each,
+        mean("turns"),
+        mean("large_model_calls"),
+    );
+    println!(
+        "of it: {:.3} s wait for episodes, which took {:.3} s and were {:.2} steps old; {:.3} s update; {:.1} % of groups without variance",
+        mean("wait_seconds"),
+        mean("rollout_seconds"),
+        mean("staleness"),
+        mean("update_seconds"),
+        100.0 * mean("zero_variance"),
+    );
+    Ok(())
 }

@@ -217,13 +217,13 @@ def main():
         trainer.train()
     server.terminate()
     seconds = sorted(b - a for a, b in zip(clock.ends[WARM_UP:], clock.ends[WARM_UP + 1 :]))
-    median = statistics.median(seconds)
+    mean, median = statistics.mean(seconds), statistics.median(seconds)
     episodes, turns, calls, tokens = map(sum, zip(*measured[WARM_UP:]))
     assert episodes == GROUPS * GROUP_SIZE * len(seconds), "a rollout was of another size"
     print(
-        f"{median:.3f} s a step ({seconds[0]:.3f} to {seconds[-1]:.3f}, {len(seconds)} steps); "
-        f"{GROUPS * GROUP_SIZE / median:.0f} episodes/s, "
-        f"{tokens / len(seconds) / median:.0f} sampled tokens/s; "
+        f"{mean:.3f} s a step (median {median:.3f}, {seconds[0]:.3f} to {seconds[-1]:.3f}, {len(seconds)} steps); "
+        f"{GROUPS * GROUP_SIZE / mean:.0f} episodes/s, "
+        f"{tokens / len(seconds) / mean:.0f} sampled tokens/s; "
         f"{turns / episodes:.2f} turns, {calls / episodes:.2f} calls "
         f"and {tokens / episodes:.1f} sampled tokens an episode"
     )

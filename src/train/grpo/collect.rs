@@ -1,5 +1,7 @@
 //! What a step learns from: groups of scored episodes with their advantages.
 
+use std::time::Duration;
+
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
 use super::rollout::{Attempt, Rollouts, Scored};
@@ -42,11 +44,37 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Samples the episodes of `step`. Ends early when more than half of a round's episodes fail.
+    /// Samples the episodes of `step`. While the large model is down, waits and tries again.
     pub async fn gather(
         config: &GrpoConfig,
         tasks: &Tasks,
-        rollouts: &Rollouts<'_>,
+        rollouts: &Rollouts,
+        step: u64,
+    ) -> Result<Self, TrainError> {
+        let mut pause = Duration::from_millis(config.outage.pause_ms);
+        let mut retries = 0;
+        loop {
+            let collected = Self::once(config, tasks, rollouts, step).await?;
+            if !collected.is_outage() {
+                return Ok(collected);
+            }
+            let reason = collected.last_failure.unwrap_or_default();
+            if retries == config.outage.retries {
+                let Self { failed, asked, .. } = collected;
+                return Err(TrainError::Outage { step, failed, asked, retries, reason });
+            }
+            tracing::warn!(reason, pause_ms = pause.as_millis() as u64, "most episodes failed");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            retries += 1;
+        }
+    }
+
+    /// Ends early when more than half of a round's episodes fail.
+    pub(super) async fn once(
+        config: &GrpoConfig,
+        tasks: &Tasks,
+        rollouts: &Rollouts,
         step: u64,
     ) -> Result<Self, TrainError> {
         let mut collected = Self::default();
@@ -65,7 +93,7 @@ impl Collected {
         &mut self,
         config: &GrpoConfig,
         tasks: Vec<Task>,
-        rollouts: &Rollouts<'_>,
+        rollouts: &Rollouts,
         (step, round): (u64, u32),
     ) {
         // A group's members follow each other, so that their common prompt is computed once.

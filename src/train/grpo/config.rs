@@ -18,6 +18,9 @@ use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::train::start::StartConfig;
 
+/// The most that `rollouts_ahead` can be: each takes an engine with a copy of the weights.
+const MAX_AHEAD: usize = 8;
+
 /// A GRPO run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +66,14 @@ pub struct GrpoConfig {
     /// reward (dynamic sampling); 0: such groups are left out, and the update is smaller.
     #[serde(default)]
     pub extra_rounds: u32,
-    /// Episodes in flight at one time.
+    /// How many steps ahead episodes are sampled, at most 8. With 0 a step's episodes are those of
+    /// the policy that it updates, and sampling and updating wait for each other. With `k` the
+    /// episodes of the next `k` steps are in flight meanwhile, and a step learns from episodes of
+    /// the policy of `k` steps before: off-policy by that much, and each step's all by one policy
+    /// (verl: one step off policy; AReaL: `max_head_offpolicyness`; PRIME-RL: `max_async_level`).
+    #[serde(default)]
+    pub rollouts_ahead: usize,
+    /// Episodes in flight at one time, of all steps together.
     #[serde(default = "defaults::max_in_flight")]
     pub max_in_flight: usize,
     /// The temperature that episodes are sampled at and probabilities are computed at.
@@ -314,6 +324,12 @@ impl GrpoConfig {
                 return wrong(format!("`{name}` must be at least 1"));
             }
         }
+        if self.rollouts_ahead > MAX_AHEAD {
+            return wrong(format!(
+                "`rollouts_ahead` is {}, but it must be at most {MAX_AHEAD}\nhint: 1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn",
+                self.rollouts_ahead
+            ));
+        }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return wrong(format!(
                 "`temperature` is {}, but episodes of a group must differ\nhint: use 1.0",
@@ -394,6 +410,7 @@ mod tests {
             ("group_size = 1", "`group_size` is 1"),
             ("steps = 0", "`steps` must be at least 1"),
             ("temperature = 0.0", "`temperature` is 0"),
+            ("rollouts_ahead = 9", "`rollouts_ahead` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
         ] {

@@ -88,7 +88,7 @@ impl ClassResult {
 
 impl Evaluation {
     /// Runs every held-out task once, greedily.
-    pub async fn run(tasks: &Tasks, rollouts: &Rollouts<'_>, step: u64) -> Self {
+    pub async fn run(tasks: &Tasks, rollouts: &Rollouts, step: u64) -> Self {
         let attempts: Vec<Attempt<'_>> =
             tasks.eval.iter().map(|task| Attempt { task, sampling: Sampling::GREEDY }).collect();
         let mut evaluation = Self { step, ..Self::default() };

@@ -29,7 +29,7 @@ pub struct Guards {
     /// always has none either; hence no bound by default.
     pub max_zero_variance: f64,
     /// Mean difference between the engine's and the trainer's log-probabilities of a token, at
-    /// most.
+    /// most. With `rollouts_ahead` the updates in between are part of it.
     pub max_log_prob_gap: f64,
 }
 

@@ -1,5 +1,6 @@
 //! The trained side: policy, reference and optimizer, and one step of them.
 
+use std::collections::VecDeque;
 use std::path::Path;
 
 use rand::SeedableRng;
@@ -31,6 +32,9 @@ pub struct Learner<'c> {
     config: &'c GrpoConfig,
     /// The policy.
     pub model: Model,
+    /// The policy before each of the last `rollouts_ahead` steps, the oldest first: the episodes of
+    /// the next steps are theirs.
+    earlier: VecDeque<Model>,
     /// The policy as it was when the run began.
     reference: Model,
     optimizer: AdamW,
@@ -111,21 +115,34 @@ impl<'c> Learner<'c> {
     ) -> Result<Self, TrainError> {
         let mut model = start.clone();
         let adamw = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let mut earlier = VecDeque::new();
         let (step, optimizer) = match folder.latest() {
             None => (0, AdamW::new(adamw, &model.trainable())?),
             Some((step, path)) => {
+                for age in (1..=config.rollouts_ahead).rev() {
+                    let path = path.join(earlier_file(age));
+                    // There are fewer at the beginning, or where the configuration asked for fewer.
+                    if path.is_file() {
+                        model.load_trainable(&path)?;
+                        earlier.push_back(model.clone());
+                    }
+                }
                 model.load_trainable(&path.join(TRAINABLE))?;
                 (step, AdamW::load(adamw, &model.trainable(), &path.join(OPTIMIZER))?)
             }
         };
         let gradients = model.gradients()?;
         let reference = start.without_adapter();
-        Ok(Self { config, model, reference, optimizer, gradients, step, bad_updates: 0 })
+        Ok(Self { config, model, earlier, reference, optimizer, gradients, step, bad_updates: 0 })
     }
 
-    /// Writes policy and optimizer into `folder`.
+    /// Writes the policy, the earlier ones that have episodes in flight, and the optimizer into
+    /// `folder`.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
         self.model.save_trainable(&folder.join(TRAINABLE))?;
+        for (age, model) in (1..).zip(self.earlier.iter().rev()) {
+            model.save_trainable(&folder.join(earlier_file(age)))?;
+        }
         Ok(self.optimizer.save(&folder.join(OPTIMIZER))?)
     }
 
@@ -134,6 +151,17 @@ impl<'c> Learner<'c> {
         let mut model = self.model.clone();
         model.load_trainable(&folder.join(TRAINABLE))?;
         Ok(model)
+    }
+
+    /// The policy after `step` steps, or the oldest after it that is kept; and after how many steps
+    /// it was that.
+    pub fn policy_after(&self, step: u64) -> (u64, &Model) {
+        let age = (self.step.saturating_sub(step) as usize).min(self.earlier.len());
+        let model = match age {
+            0 => &self.model,
+            age => &self.earlier[self.earlier.len() - age],
+        };
+        (self.step - age as u64, model)
     }
 
     /// One step: updates with all of `samples`, divided as configured.
@@ -153,6 +181,11 @@ impl<'c> Learner<'c> {
             if self.config.objective.importance_cap.is_some() {
                 before = Some(self.log_probs(&self.model, &traces(&samples))?);
             }
+        }
+        // An update makes new tensors, so this keeps those there are and copies nothing.
+        self.earlier.push_back(self.model.clone());
+        while self.earlier.len() > self.config.rollouts_ahead {
+            self.earlier.pop_front();
         }
         let size = samples.len().div_ceil(updates).max(1);
         for (index, part) in samples.chunks(size).enumerate() {
@@ -282,6 +315,11 @@ impl<'c> Learner<'c> {
         }
         Ok(all)
     }
+}
+
+/// The file of the policy of `age` steps before.
+fn earlier_file(age: usize) -> String {
+    format!("trainable-{age}-earlier.safetensors")
 }
 
 fn traces<'a>(samples: &[Sample<'a>]) -> Vec<&'a TokenTrace> {

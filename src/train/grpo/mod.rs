@@ -1,6 +1,7 @@
 //! GRPO: whole episodes are sampled in groups, and what did better than its group gets likelier.
 
 mod advantage;
+mod ahead;
 mod collect;
 pub mod config;
 mod evaluate;

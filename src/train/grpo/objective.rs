@@ -18,9 +18,10 @@ pub struct Objective {
     pub importance: Importance,
     /// How tokens are weighted.
     pub aggregation: Aggregation,
-    /// Bounds the weight that corrects for the gap between the engine's and the trainer's
-    /// probabilities. With it, ratios are against the trainer's own probabilities before the
-    /// update.
+    /// Bounds the weight that corrects for the gap between the probabilities that tokens were
+    /// sampled with and the trainer's before the step: the engine's rounding and, with
+    /// `rollouts_ahead`, the updates in between. With it, ratios are against the latter; without,
+    /// against the former, so that the clips bound how far a step may be from what was sampled.
     pub importance_cap: Option<f64>,
     /// How strongly the policy is held near the reference; 0 for not at all.
     pub kl_coef: f64,

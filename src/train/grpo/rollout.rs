@@ -1,13 +1,18 @@
 //! Episodes by the dozen: run at once, scored, and retried where a model failed.
 
-use futures::StreamExt;
-use futures::stream::iter;
+use std::sync::Arc;
+
+use futures::future::join_all;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use crate::engine::Sampling;
 use crate::episode::{
     Episode, EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode,
 };
+use crate::large_model::LargeModel;
+use crate::policy::Policy;
+use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 use crate::trajectory::TokenTrace;
@@ -17,17 +22,22 @@ use crate::trajectory::TokenTrace;
 const ATTEMPTS: usize = 2;
 
 /// Who takes part in a run's episodes, and within which limits.
-pub struct Rollouts<'a> {
-    /// The policy, the large model and their framing.
-    pub participants: Participants<'a>,
+#[derive(Clone)]
+pub struct Rollouts {
+    /// Thinks and prompts.
+    pub policy: Arc<dyn Policy>,
+    /// Replies.
+    pub large_model: Arc<dyn LargeModel>,
+    /// Frames what each of them reads.
+    pub protocol: Arc<Protocol>,
     /// What an episode is worth.
-    pub rewarder: &'a Rewarder,
+    pub rewarder: Arc<Rewarder>,
     /// What an episode may use up; its fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
     pub params: Map<String, Value>,
-    /// Episodes in flight at one time.
-    pub max_in_flight: usize,
+    /// A place for each episode in flight; who asks first gets one first.
+    pub places: Arc<Semaphore>,
 }
 
 /// An episode to run.
@@ -48,21 +58,15 @@ pub struct Scored {
     pub reward: Reward,
 }
 
-impl Rollouts<'_> {
+impl Rollouts {
     /// Runs all of `attempts`; the outcomes are in their order. An error is no outcome of the
     /// policy's: a model or the reward failed, or was too slow.
     pub async fn run(&self, attempts: &[Attempt<'_>]) -> Vec<Result<Scored, String>> {
-        let running = attempts
-            .iter()
-            .enumerate()
-            .map(|(index, attempt)| async move { (index, self.attempt(attempt).await) });
-        let mut outcomes: Vec<_> =
-            iter(running).buffer_unordered(self.max_in_flight).collect().await;
-        outcomes.sort_by_key(|(index, _)| *index);
-        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+        join_all(attempts.iter().map(|attempt| self.attempt(attempt))).await
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, String> {
+        let _place = self.places.acquire().await.map_err(|error| error.to_string())?;
         let mut outcome = self.once(attempt).await;
         for _ in 1..ATTEMPTS {
             if outcome.is_err() {
@@ -78,7 +82,12 @@ impl Rollouts<'_> {
             limits: self.limits.clone(),
             ..EpisodeRequest::new(&attempt.task.question, attempt.sampling)
         };
-        let mut episode = run_episode(self.participants, &request, &mut Silent)
+        let participants = Participants {
+            policy: &*self.policy,
+            large_model: &*self.large_model,
+            protocol: &self.protocol,
+        };
+        let mut episode = run_episode(participants, &request, &mut Silent)
             .await
             .map_err(|error| error.to_string())?;
         trim(&mut episode.trajectory.trace);

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
-use super::collect::Collected;
+use super::ahead::{Ahead, Gathered};
 use super::config::{GrpoConfig, TaskConfig};
 use super::evaluate::{ClassResult, Evaluation};
 use super::guard::{Figures, Watch};
@@ -17,8 +18,7 @@ use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
 use crate::dataset::world::WorldConfig;
-use crate::engine::native::NativeEngine;
-use crate::episode::{Limits, Participants};
+use crate::episode::Limits;
 use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
@@ -67,35 +67,38 @@ pub fn run_grpo(
     let start = Start::prepare(&config.model, &folder, &world, config.seed)?;
     start.text.check_turns()?;
     let protocol = start.protocol()?;
-    let tasks = Tasks::load(&config.tasks, config.seed, config.eval.tasks, |task| {
+    let tasks = Arc::new(Tasks::load(&config.tasks, config.seed, config.eval.tasks, |task| {
         fits(config, &start, &protocol, task)
-    })?;
+    })?);
     let learner = Learner::new(config, &start.model, &folder)?;
-    let engine = Arc::new(NativeEngine::new(
-        learner.model.config(),
-        &learner.model.merged()?,
-        &config.engine,
-    )?);
-    let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(&start.text), false);
-    let rewarder = Rewarder::new(&config.reward)?;
+    let protocol = Arc::new(protocol);
+    let rewarder = Arc::new(Rewarder::new(&config.reward)?);
+    let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
     let mut params = config.large_model.params.clone();
     if config.large_model.cache_replies > 0 {
         params.entry("seed").or_insert(json!(0));
     }
-    let rollouts = Rollouts {
-        participants: Participants {
-            policy: &policy,
-            large_model: &*large_model,
-            protocol: &protocol,
-        },
-        rewarder: &rewarder,
+    let rollouts = |policy: TokenPolicy| Rollouts {
+        policy: Arc::new(policy),
+        large_model: Arc::clone(&large_model),
+        protocol: Arc::clone(&protocol),
+        rewarder: Arc::clone(&rewarder),
         limits: Limits { fallback: false, ..config.limits.clone() },
-        params,
-        max_in_flight: config.max_in_flight,
+        params: params.clone(),
+        places: Arc::clone(&places),
     };
+    let ahead = Ahead::new(
+        Arc::new(config.clone()),
+        Arc::clone(&tasks),
+        &learner,
+        &start.text,
+        rollouts,
+    )?;
     let state = State::load(&folder)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut run = Run { config, folder, start, tasks, learner, engine, rollouts, state, runtime };
+    // Episodes run on a thread of their own, so that they go on while this one computes.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut run = Run { config, folder, start, tasks, learner, ahead, state, runtime };
     run.go(progress)
 }
 
@@ -120,12 +123,31 @@ struct Run<'c> {
     config: &'c GrpoConfig,
     folder: RunFolder,
     start: Start,
-    tasks: Tasks,
+    tasks: Arc<Tasks>,
     learner: Learner<'c>,
-    engine: Arc<NativeEngine>,
-    rollouts: Rollouts<'c>,
+    ahead: Ahead,
     state: State,
     runtime: Runtime,
+}
+
+/// Waits for `future`; `None` when the run is to stop before.
+fn wait<T>(
+    runtime: &Runtime,
+    progress: &dyn Progress,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let cancelled = async {
+        while !progress.is_cancelled() {
+            tokio::time::sleep(CANCEL_POLL).await;
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            done = future => Some(done),
+            () = cancelled => None,
+        }
+    })
 }
 
 impl State {
@@ -177,11 +199,12 @@ impl Run<'_> {
     /// One step, with what it measured.
     fn step(&mut self, progress: &dyn Progress) -> Result<(Values, Figures), TrainError> {
         let begun = Instant::now();
-        let collected = self.collect(progress)?;
-        let sampled = begun.elapsed().as_secs_f64();
         let step = self.learner.step;
+        let gathered = self.gather(progress)?;
+        let waited = begun.elapsed().as_secs_f64();
+        let collected = &gathered.collected;
         let learnt = self.learner.step(&collected.samples())?;
-        self.engine.set_weights(&self.learner.model.merged()?);
+        self.ahead.renew(&self.learner)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;
         let mut values = collected.values();
@@ -208,69 +231,24 @@ impl Run<'_> {
         values.extend(learnt.values(has_kl));
         values.extend(kl.filter(|_| !has_kl).map(|kl| ("kl", kl)));
         values.extend([
-            ("rollout_seconds", sampled),
-            ("update_seconds", seconds - sampled),
+            ("staleness", gathered.staleness as f64),
+            ("rollout_seconds", gathered.seconds),
+            ("wait_seconds", waited),
+            ("update_seconds", seconds - waited),
             ("episodes_per_second", episodes / seconds),
             ("tokens_per_second", collected.sampled_tokens() as f64 / seconds),
         ]);
         Ok((values, figures))
     }
 
-    /// The episodes of the next step. While the large model is down, waits and tries again.
-    fn collect(&mut self, progress: &dyn Progress) -> Result<Collected, TrainError> {
-        let outage = self.config.outage;
-        let mut pause = Duration::from_millis(outage.pause_ms);
-        for retry in 0..=outage.retries {
-            let gather =
-                Collected::gather(self.config, &self.tasks, &self.rollouts, self.learner.step);
-            let collected = self.wait(progress, gather)??;
-            if !collected.is_outage() {
-                return Ok(collected);
-            }
-            let reason = collected.last_failure.unwrap_or_default();
-            if retry == outage.retries {
-                self.checkpoint()?;
-                return Err(TrainError::Outage {
-                    step: self.learner.step,
-                    failed: collected.failed,
-                    asked: collected.asked,
-                    retries: retry,
-                    reason,
-                });
-            }
-            tracing::warn!(reason, pause_ms = pause.as_millis() as u64, "most episodes failed");
-            self.wait(progress, async { tokio::time::sleep(pause).await })?;
-            pause *= 2;
+    /// The episodes of the next step. Where the large model stays down, saves what is done.
+    fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
+        let gathered = self.ahead.gather(self.learner.step);
+        let gathered = wait(&self.runtime, progress, gathered);
+        if matches!(gathered, None | Some(Err(TrainError::Outage { .. }))) {
+            self.checkpoint()?;
         }
-        // Not reached: the last round returns.
-        Ok(Collected::default())
-    }
-
-    /// Waits for `future`, or until the run is to stop; then saves what is done.
-    fn wait<T>(
-        &self,
-        progress: &dyn Progress,
-        future: impl Future<Output = T>,
-    ) -> Result<T, TrainError> {
-        let cancelled = async {
-            while !progress.is_cancelled() {
-                tokio::time::sleep(CANCEL_POLL).await;
-            }
-        };
-        let outcome = self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                done = future => Some(done),
-                () = cancelled => None,
-            }
-        });
-        match outcome {
-            Some(done) => Ok(done),
-            None => {
-                self.checkpoint()?;
-                Err(TrainError::Interrupted(self.learner.step))
-            }
-        }
+        gathered.unwrap_or(Err(TrainError::Interrupted(self.learner.step)))
     }
 
     /// Evaluates the policy as it is. Returns what was measured, and whether it is the best so far.
@@ -279,7 +257,11 @@ impl Run<'_> {
             return Ok((Values::new(), false));
         }
         let step = self.learner.step;
-        let evaluation = self.wait(progress, Evaluation::run(&self.tasks, &self.rollouts, step))?;
+        let evaluation = Evaluation::run(&self.tasks, self.ahead.newest(step), step);
+        let Some(evaluation) = wait(&self.runtime, progress, evaluation) else {
+            self.checkpoint()?;
+            return Err(TrainError::Interrupted(step));
+        };
         evaluation.save(self.folder.root())?;
         let result = evaluation.all;
         let is_best = self.state.best.is_none_or(|best| evaluation.is_better_than(&best.result));

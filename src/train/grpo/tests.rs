@@ -1,10 +1,13 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
+mod ahead;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device};
+use tokio::sync::Semaphore;
 
 use super::collect::{Collected, Sample};
 use super::config::GrpoConfig;
@@ -13,7 +16,7 @@ use super::rollout::Rollouts;
 use super::run::run_grpo;
 use super::tasks::Tasks;
 use super::{Evaluation, Preset};
-use crate::episode::{Limits, Participants};
+use crate::episode::Limits;
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, Scripted};
 use crate::model::DtypeChoice;
 use crate::model::{AdapterConfig, Model, Projection};
@@ -101,14 +104,17 @@ const TYPES: [(DtypeChoice, f64); 2] = [(DtypeChoice::F32, 1e-4), (DtypeChoice::
 #[test]
 fn two_and_two_steps_are_four() {
     for (dtype, gap) in TYPES {
-        two_and_two_steps(dtype, gap);
+        for rollouts_ahead in [0, 1, 2] {
+            two_and_two_steps(dtype, gap, rollouts_ahead);
+        }
     }
 }
 
-fn two_and_two_steps(dtype: DtypeChoice, gap: f64) {
+fn two_and_two_steps(dtype: DtypeChoice, gap: f64, rollouts_ahead: usize) {
     let config = |folder: &Path| {
         let mut config = config(folder);
         config.model.dtype = dtype;
+        config.rollouts_ahead = rollouts_ahead;
         config
     };
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -126,15 +132,19 @@ fn two_and_two_steps(dtype: DtypeChoice, gap: f64) {
     assert_eq!(heard.heard.len(), 4);
     let resumed = first.heard.iter().chain(&second.heard);
     for (step, (a, b)) in heard.heard.iter().zip(resumed).enumerate() {
-        for name in ["reward", "response_tokens", "eval_exact"] {
+        for name in ["reward", "response_tokens", "eval_exact", "staleness"] {
             let find = |values: &Values| values.iter().find(|v| v.0 == name).map(|v| v.1);
             assert_eq!(find(a), find(b), "{name} of step {step}");
         }
+        let staleness = value(a, "staleness");
+        assert_eq!(staleness, step.min(rollouts_ahead) as f64);
         let found = value(a, "log_prob_gap_most");
-        assert!(found < gap, "{dtype:?}: the engine samples from the live weights: {found}");
+        let is_live = found < gap;
+        assert_eq!(is_live, staleness == 0.0, "{dtype:?}, step {step}: off by {found}");
         assert!(value(a, "gradient_norm") > 0.0);
     }
-    assert!(last_checkpoint(whole.path()) == last_checkpoint(cut.path()), "not bit for bit");
+    let (whole, resumed) = (last_checkpoint(whole.path()), last_checkpoint(cut.path()));
+    assert!(whole == resumed, "{dtype:?}, {rollouts_ahead} ahead: not bit for bit");
     let lines = std::fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 4);
     let evaluations = Evaluation::load_all(cut.path(), 4);
@@ -223,6 +233,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.eval.tasks = 0;
+    config.rollouts_ahead = 1;
     config.outage.pause_ms = 1;
     config.outage.retries = 2;
     config.reward.external.as_mut().unwrap().command = vec!["false".into()];
@@ -237,7 +248,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
 }
 
 /// Gathers a step's episodes of a policy that asks once and then answers with what it was told.
-fn gather(large_model: &dyn LargeModel, change: impl FnOnce(&mut GrpoConfig)) -> Collected {
+fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)) -> Collected {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.reward = Default::default();
@@ -250,45 +261,57 @@ fn gather(large_model: &dyn LargeModel, change: impl FnOnce(&mut GrpoConfig)) ->
         }
         [] => String::new(),
     });
-    let protocol = Protocol::load(None).unwrap();
-    let rewarder = Rewarder::new(&config.reward).unwrap();
-    let policy: &dyn Policy = &policy;
-    let rollouts = Rollouts {
-        participants: Participants { policy, large_model, protocol: &protocol },
-        rewarder: &rewarder,
-        limits: Limits { fallback: false, max_turn_tokens: 50, ..Limits::default() },
-        params: Default::default(),
-        max_in_flight: 3,
-    };
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    let rollouts = rollouts(&config, Arc::new(policy), large_model);
     let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(Collected::gather(&config, &tasks, &rollouts, 0)).unwrap()
+    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
+}
+
+/// Three in flight at one time.
+fn rollouts(
+    config: &GrpoConfig,
+    policy: Arc<dyn Policy>,
+    large_model: Arc<dyn LargeModel>,
+) -> Rollouts {
+    Rollouts {
+        policy,
+        large_model,
+        protocol: Arc::new(Protocol::load(None).unwrap()),
+        rewarder: Arc::new(Rewarder::new(&config.reward).unwrap()),
+        limits: Limits { fallback: false, ..config.limits.clone() },
+        params: Default::default(),
+        places: Arc::new(Semaphore::new(3)),
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 /// A model whose calls fail where `fails` says so of the call's number.
-fn failing(fails: impl Fn(usize) -> bool + Send + Sync) -> impl LargeModel {
+fn failing(fails: impl Fn(usize) -> bool + Send + Sync + 'static) -> Arc<dyn LargeModel> {
     let calls = AtomicUsize::new(0);
-    Scripted::new("failing", move |_: &Call| {
+    Arc::new(Scripted::new("failing", move |_: &Call| {
         let call = calls.fetch_add(1, Ordering::Relaxed);
         match fails(call) {
             true => Err(LargeModelError::Rejected { model: "m".into(), reason: "no".into() }),
             false => Ok(Reply::text("yes")),
         }
-    })
+    }))
 }
 
 #[test]
 fn a_failed_call_is_retried_and_else_dropped() {
-    let collected = gather(&failing(|call| call == 2), |_| {});
+    let collected = gather(failing(|call| call == 2), |_| {});
     assert_eq!((collected.failed, collected.members().count()), (0, 8), "once is forgiven");
 
-    let collected = gather(&failing(|_| true), |_| {});
+    let collected = gather(failing(|_| true), |_| {});
     assert_eq!((collected.failed, collected.asked), (8, 8));
     assert!(collected.is_outage() && collected.samples().is_empty());
     assert!(collected.last_failure.unwrap().contains("cannot take this call"));
 
     // Three in flight: the first three calls and their retries fail.
-    let collected = gather(&failing(|call| call < 6), |_| {});
+    let collected = gather(failing(|call| call < 6), |_| {});
     assert_eq!(collected.failed, 3);
     assert!(!collected.is_outage());
     let sizes: Vec<usize> = collected.groups.iter().map(|group| group.members.len()).collect();
@@ -298,10 +321,10 @@ fn a_failed_call_is_retried_and_else_dropped() {
 #[test]
 fn groups_without_variance_are_replaced_where_that_is_asked() {
     // Everybody answers the same, so no group is of use.
-    let collected = gather(&failing(|_| false), |_| {});
+    let collected = gather(failing(|_| false), |_| {});
     assert_eq!((collected.groups.len(), collected.samples().len()), (2, 0));
     assert_eq!(value(&collected.values(), "zero_variance"), 1.0);
-    let collected = gather(&failing(|_| false), |config| config.extra_rounds = 2);
+    let collected = gather(failing(|_| false), |config| config.extra_rounds = 2);
     assert_eq!(collected.groups.len(), 6);
 }
 
@@ -349,22 +372,31 @@ fn observations_have_exactly_no_part_in_the_update() {
     assert_ne!(flat(&with(0.0)), flat(&tied()));
 }
 
-/// The sum of the sampled tokens' log-probabilities.
-fn likelihood(model: &Model, trace: &TokenTrace) -> f32 {
+/// The sampled tokens' log-probabilities.
+fn log_probs(model: &Model, trace: &TokenTrace) -> Vec<f32> {
     let (batch, selection) = crate::train::sft::pack(&[trace]);
-    model.score(&batch, &selection, 1.0).unwrap().log_probs.iter().sum()
+    model.score(&batch, &selection, 1.0).unwrap().log_probs
 }
 
-#[test]
-fn what_was_better_gets_likelier() {
+fn likelihood(model: &Model, trace: &TokenTrace) -> f32 {
+    log_probs(model, trace).iter().sum()
+}
+
+/// A trajectory with the log-probabilities of `model`.
+fn sampled_by(model: &Model) -> TokenTrace {
     let mut trace = trace(1, 0.0);
-    let (batch, selection) = crate::train::sft::pack(&[&trace]);
-    let mut own = tied().score(&batch, &selection, 1.0).unwrap().log_probs.into_iter();
+    let mut own = log_probs(model, &trace).into_iter();
     for (log_prob, _) in
         trace.log_probs.iter_mut().zip(&trace.action_mask).filter(|(_, sampled)| **sampled)
     {
         *log_prob = own.next().unwrap();
     }
+    trace
+}
+
+#[test]
+fn what_was_better_gets_likelier() {
+    let trace = sampled_by(&tied());
     for advantage in [1.0, -1.0] {
         let (after, figures) = learn(std::slice::from_ref(&trace), &[advantage], 1);
         let change = likelihood(&after, &trace) - likelihood(&tied(), &trace);

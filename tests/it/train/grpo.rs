@@ -106,11 +106,17 @@ fn a_reward_that_fails_ends_the_run_and_says_so() {
 
 #[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
+    for rollouts_ahead in [0, 1, 2] {
+        killed_and_resumed(&format!("rollouts_ahead = {rollouts_ahead}"));
+    }
+}
+
+fn killed_and_resumed(more: &str) {
     const STEPS: usize = 12;
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = trained(&recipe(whole.path(), STEPS, ""), false);
+    let expected = trained(&recipe(whole.path(), STEPS, more), false);
 
-    let recipe = recipe(cut.path(), STEPS, "");
+    let recipe = recipe(cut.path(), STEPS, more);
     let mut killed = server().args(["train", "grpo", "--config"]).arg(&recipe).spawn().unwrap();
     wait_until(&mut killed, || metrics(cut.path()).len() > 2);
     killed.kill().unwrap(); // SIGKILL
@@ -121,5 +127,5 @@ fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     let steps: Vec<u64> =
         metrics(cut.path()).iter().map(|step| step["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=STEPS as u64).collect::<Vec<_>>(), "none is missing, none there twice");
-    assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+    assert!(weights(&expected) == weights(&resumed), "{more}: not bit for bit");
 }

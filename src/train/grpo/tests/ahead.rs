@@ -1,0 +1,121 @@
+//! Episodes of an older policy than the one that learns from them.
+
+use super::*;
+use crate::engine::native::NativeEngine;
+use crate::policy::TokenPolicy;
+use crate::train::grpo::TaskConfig;
+use crate::train::start::Start;
+
+fn ahead(folder: &Path, rollouts_ahead: usize) -> GrpoConfig {
+    let mut config = config(folder);
+    config.rollouts_ahead = rollouts_ahead;
+    config.extra_rounds = 1;
+    config
+}
+
+/// Makes the steps of a run the plain way, one thing after the other with a new engine for each;
+/// returns the policy and the optimizer as their files.
+fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
+    let TaskConfig::World { world, .. } = &config.tasks else { unreachable!() };
+    let run = RunFolder::open(&config.output).unwrap();
+    let start = Start::prepare(&config.model, &run, world, config.seed).unwrap();
+    let tasks = Tasks::load(&config.tasks, config.seed, 0, |_| Ok(true)).unwrap();
+    let mut learner = Learner::new(config, &start.model, &run).unwrap();
+    let mut policies = vec![learner.model.clone()];
+    for step in 0..config.steps {
+        let sampling = &policies[(step as usize).saturating_sub(config.rollouts_ahead)];
+        let weights = sampling.merged().unwrap();
+        let engine = NativeEngine::new(sampling.config(), &weights, &config.engine).unwrap();
+        let policy = TokenPolicy::new("policy", Arc::new(engine), Arc::clone(&start.text), false);
+        let rollouts = rollouts(config, Arc::new(policy), echo());
+        let collected = wait(Collected::once(config, &tasks, &rollouts, step)).unwrap();
+        learner.step(&collected.samples()).unwrap();
+        policies.push(learner.model.clone());
+    }
+    learner.save(&config.output).unwrap();
+    ["trainable.safetensors", "optimizer.safetensors"]
+        .map(|file| std::fs::read(config.output.join(file)).unwrap())
+}
+
+#[test]
+fn which_policy_samples_follows_from_the_step_alone() {
+    let ends = [0, 1, 2].map(|rollouts_ahead| {
+        let (run, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = ahead(run.path(), rollouts_ahead);
+        run_grpo(&config, echo(), false, &mut Listener::default()).unwrap();
+        let found = last_checkpoint(run.path());
+        let expected = one_by_one(&ahead(plain.path(), rollouts_ahead));
+        assert!(found[..2] == expected, "{rollouts_ahead} ahead: not bit for bit");
+        expected
+    });
+    assert!(ends[0] != ends[1] && ends[1] != ends[2] && ends[0] != ends[2]);
+}
+
+#[test]
+fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
+    let whole = tempfile::tempdir().unwrap();
+    run_grpo(&ahead(whole.path(), 2), echo(), false, &mut Listener::default()).unwrap();
+    let cut = tempfile::tempdir().unwrap();
+    let mut config = ahead(cut.path(), 2);
+    // No checkpoint is due: all are those of the interruptions.
+    config.checkpoint_every = 1000;
+    for resume in [false, true, true] {
+        let mut once = Listener { cancel_after: Some(1), ..Listener::default() };
+        run_grpo(&config, echo(), resume, &mut once).unwrap_err();
+    }
+    run_grpo(&config, echo(), true, &mut Listener::default()).unwrap();
+    assert!(last_checkpoint(whole.path()) == last_checkpoint(cut.path()), "not bit for bit");
+}
+
+#[test]
+fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
+    for (before, after, staleness) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
+        run_grpo(&ahead(folder.path(), before), echo(), false, &mut first).unwrap_err();
+        let mut second = Listener::default();
+        run_grpo(&ahead(folder.path(), after), echo(), true, &mut second).unwrap();
+        let found: Vec<f64> = second.heard.iter().map(|v| value(v, "staleness")).collect();
+        assert_eq!(found, staleness, "{before}, then {after}");
+    }
+}
+
+/// Without a cap, ratios are against what was sampled and the clip bounds them; with one, they are
+/// against the policy as it is, and what lies between is a bounded weight.
+#[test]
+fn what_an_older_policy_sampled_is_weighed_as_that() {
+    let trace = sampled_by(&tied());
+    let sample = [Sample { trace: &trace, advantage: 1.0 }];
+    for cap in [None, Some(1.1), Some(100.0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        config.objective.importance_cap = cap;
+        let run = RunFolder::open(folder.path()).unwrap();
+        let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+        // The policy moves on, and the trajectory does not.
+        learner.step(&sample).unwrap();
+
+        let pairs = log_probs(&learner.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
+        let gone: Vec<f64> = pairs.map(|(now, then)| f64::from(now - then).exp()).collect();
+        assert!(gone.iter().any(|gone| *gone > 1.1) && gone.iter().any(|gone| *gone < 1.28));
+        let tokens = gone.len() as f64;
+        let slopes: Vec<f32> = (gone.iter())
+            .map(|&gone| match cap {
+                None if gone > 1.28 => 0.0,
+                None => -gone / tokens,
+                Some(cap) => -gone.min(cap) / tokens,
+            })
+            .map(|slope| slope as f32)
+            .collect();
+        let (batch, selection) = crate::train::sft::pack(&[&trace]);
+        let (_, tape) = learner.model.forward(&batch, &selection, 1.0).unwrap();
+        let mut gradients = learner.model.gradients().unwrap();
+        learner.model.backward(tape, &slopes, None, &mut gradients).unwrap();
+        let norm = gradients.norm().unwrap();
+
+        let found = learner.step(&sample).unwrap().values(false);
+        let ratio = if cap.is_some() { 1.0 } else { gone.iter().sum::<f64>() / tokens };
+        assert!((value(&found, "ratio") - ratio).abs() < 1e-5, "{cap:?}: {found:?}");
+        assert!((value(&found, "gradient_norm") - norm).abs() < 1e-5 * norm, "{cap:?}: {norm}");
+    }
+}
