@@ -39,10 +39,15 @@ fn argmax(logits: &[f32]) -> usize {
     best
 }
 
+/// Where in the distribution a draw falls, from 0 to 1.
+pub fn point(rng: &mut ChaCha8Rng) -> f64 {
+    rng.random()
+}
+
 /// Draws an index in proportion to `weights`, which sum to `total`, among those that top-k and
 /// top-p keep. `None` when rounding, or weights that are not numbers, leave none.
 fn draw(weights: &[f32], total: f64, sampling: &Sampling, rng: &mut ChaCha8Rng) -> Option<usize> {
-    let point: f64 = rng.random();
+    let point = point(rng);
     let top_k = sampling.top_k.map_or(weights.len(), |k| k.clamp(1, weights.len()));
     let top_p = f64::from(sampling.top_p);
     if top_k == weights.len() && top_p >= 1.0 {

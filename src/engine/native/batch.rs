@@ -11,7 +11,7 @@ use super::prefix::{PrefixCache, common};
 use super::sequence::Sequence;
 use super::{Counters, NativeConfig};
 use crate::model::error::ModelError;
-use crate::model::generate::decode::{Decode, SequenceCache, Span};
+use crate::model::generate::decode::{Decode, SequenceCache};
 use crate::model::weights::Weights;
 
 /// Tokens below which a step is not worth another thread.
@@ -19,9 +19,6 @@ const TOKENS_PER_THREAD: usize = 4;
 
 /// Waiting for another sequence's prompt must save at least this many tokens.
 const WORTH_WAITING: usize = 16;
-
-/// Logits in a pass from which it is worth having several threads draw from them.
-const LOGITS_PER_THREAD: usize = 1 << 17;
 
 /// All sequences in flight.
 #[derive(Debug)]
@@ -221,17 +218,17 @@ impl<C: SequenceCache> Part<'_, C> {
         decoder: &D,
         scratch: &mut D::Scratch,
     ) -> Result<(), ModelError> {
-        let drawing: Vec<bool> = self.sequences.iter().map(|sequence| sequence.draws()).collect();
-        let mut spans: Vec<Span<'_, C>> =
-            self.sequences.iter_mut().map(|sequence| sequence.span()).collect();
-        let logits = decoder.forward(&mut spans, scratch)?;
-        let drawing = self.sequences.iter_mut().zip(drawing).filter(|(_, draws)| *draws);
-        let draws: Vec<_> = drawing.map(|(sequence, _)| sequence).zip(logits).collect();
-        let total: usize = draws.iter().map(|(_, logits)| logits.len()).sum();
-        if !D::IS_DIVIDED && total >= 2 * LOGITS_PER_THREAD {
-            draws.into_par_iter().for_each(|(sequence, logits)| sequence.draw(logits));
-        } else {
-            draws.into_iter().for_each(|(sequence, logits)| sequence.draw(logits));
+        let (mut spans, mut draws) = (Vec::with_capacity(self.sequences.len()), Vec::new());
+        let mut drawing = Vec::new();
+        for (index, sequence) in self.sequences.iter_mut().enumerate() {
+            let (span, draw) = sequence.work();
+            spans.push(span);
+            drawing.extend(draw.is_some().then_some(index));
+            draws.extend(draw);
+        }
+        let tokens = decoder.sample(&mut spans, scratch, &mut draws)?;
+        for (index, token) in drawing.into_iter().zip(tokens) {
+            self.sequences[index].drawn = Some(token);
         }
         Ok(())
     }

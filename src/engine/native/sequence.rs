@@ -5,7 +5,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::inbox::Submission;
 use crate::engine::{EngineError, GenerateEvent, Sampling, StopReason, sampler};
-use crate::model::generate::decode::{SequenceCache, Span};
+use crate::model::generate::decode::{Draw, SequenceCache, Span};
 use crate::trajectory::SampledToken;
 
 /// A sequence that is being computed.
@@ -25,7 +25,8 @@ pub(super) struct Sequence<C> {
     rng: ChaCha8Rng,
     stop_ids: Vec<u32>,
     stream: bool,
-    drawn: Option<SampledToken>,
+    /// The token of this step.
+    pub drawn: Option<SampledToken>,
     unsent: Vec<SampledToken>,
     events: UnboundedSender<GenerateEvent>,
 }
@@ -77,16 +78,13 @@ impl<C: SequenceCache> Sequence<C> {
         self.due == self.left()
     }
 
-    /// What to compute in this step.
-    pub fn span(&mut self) -> Span<'_, C> {
+    /// What to compute in this step, and how to draw where it reaches the last token.
+    pub fn work(&mut self) -> (Span<'_, C>, Option<Draw<'_>>) {
         let logits = self.draws();
         let start = self.cache.len();
-        Span { tokens: &self.ids[start..start + self.due], cache: &mut self.cache, logits }
-    }
-
-    /// Draws the next token.
-    pub fn draw(&mut self, logits: &mut [f32]) {
-        self.drawn = Some(sampler::sample(logits, &self.sampling, &mut self.rng));
+        let tokens = &self.ids[start..start + self.due];
+        let draw = logits.then_some(Draw { sampling: self.sampling, rng: &mut self.rng });
+        (Span { tokens, cache: &mut self.cache, logits }, draw)
     }
 
     /// Takes in the token that was drawn, if any, and reports it. Returns whether it was the last.

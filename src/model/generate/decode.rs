@@ -2,8 +2,12 @@
 
 use std::fmt::Debug;
 
+use rand_chacha::ChaCha8Rng;
+
+use crate::engine::Sampling;
 use crate::model::error::ModelError;
 use crate::model::weights::Weights;
+use crate::trajectory::SampledToken;
 
 /// The keys and values of a sequence's first tokens. The default holds none.
 pub trait SequenceCache: Debug + Default + Send + Sync {
@@ -33,6 +37,15 @@ pub struct Span<'a, C> {
     pub logits: bool,
 }
 
+/// How to draw the token after a span.
+#[derive(Debug)]
+pub struct Draw<'a> {
+    /// From which part of the distribution.
+    pub sampling: Sampling,
+    /// The sequence's own generator.
+    pub rng: &'a mut ChaCha8Rng,
+}
+
 /// A model ready to decode.
 pub trait Decode: Debug + Send + Sync + Sized + 'static {
     /// What it keeps of a sequence.
@@ -54,10 +67,11 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
     fn reserve(&self, cache: &mut Self::Cache, count: usize) -> bool;
 
     /// Computes the tokens of all spans and adds them to their caches, in which room was made.
-    /// Returns the logits of the spans that want them, in order: rows of `vocab_size`.
-    fn forward<'s>(
+    /// Draws a token after each of the spans that want logits; `draws` are theirs, in order.
+    fn sample(
         &self,
         spans: &mut [Span<'_, Self::Cache>],
-        scratch: &'s mut Self::Scratch,
-    ) -> Result<Vec<&'s mut [f32]>, ModelError>;
+        scratch: &mut Self::Scratch,
+        draws: &mut [Draw<'_>],
+    ) -> Result<Vec<SampledToken>, ModelError>;
 }

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use super::cache::{KvCache, KvLayout};
-use super::decode::{Decode, SequenceCache, Span};
+use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
 use super::kernels::matmul::{Matmul, Packed};
 use super::kernels::rows::{NormRotate, RmsNorm, SiluMul};
 use super::kernels::simd::{LANES, Line};
 use super::weights::{PackedLayer, PackedWeights};
+use crate::engine::sampler;
 use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
 use crate::model::weights::Weights;
+use crate::trajectory::SampledToken;
 
 /// A Qwen3 ready to decode on the CPU, in f32.
 ///
@@ -242,12 +244,14 @@ impl Decode for Decoder {
         true
     }
 
-    fn forward<'s>(
+    fn sample(
         &self,
         spans: &mut [Span<'_, KvCache>],
-        scratch: &'s mut Scratch,
-    ) -> Result<Vec<&'s mut [f32]>, ModelError> {
-        Ok(self.logits(spans, scratch).collect())
+        scratch: &mut Scratch,
+        draws: &mut [Draw<'_>],
+    ) -> Result<Vec<SampledToken>, ModelError> {
+        let rows = self.logits(spans, scratch).zip(draws);
+        Ok(rows.map(|(logits, draw)| sampler::sample(logits, &draw.sampling, draw.rng)).collect())
     }
 }
 

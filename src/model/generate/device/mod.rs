@@ -5,17 +5,16 @@
 //! instead of the batch.
 
 mod attention;
+mod draw;
 pub mod pool;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use half::bf16;
-use rayon::prelude::*;
+use candle_core::Tensor;
 
 use self::attention::Step;
 use self::pool::{Pool, PooledCache};
-use super::decode::{Decode, SequenceCache, Span};
+use super::decode::{Decode, Draw, Span};
 use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
 use crate::model::layer::Layer;
@@ -23,6 +22,7 @@ use crate::model::ops::rms_norm::{self, Norm};
 use crate::model::ops::rope::Rotation;
 use crate::model::ops::{embedding, linear};
 use crate::model::weights::Weights;
+use crate::trajectory::SampledToken;
 
 /// A Qwen3 ready to decode where its weights are, in their type.
 ///
@@ -52,6 +52,17 @@ impl DeviceDecoder {
         let positions: Vec<u32> = (0..config.max_position_embeddings as u32).collect();
         let angles = Rotation::new(&positions, config.head_dim, config.rope_theta, device)?;
         Ok(Self { config: Arc::new(config.clone()), weights, pool, angles })
+    }
+
+    /// Computes the tokens of all spans and adds them to their caches, in which room was made. Returns
+    /// the logits of the spans that want them, `(wanted, vocab)`, in the model's type.
+    fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Tensor> {
+        let step = Step::new(spans, &self.pool, &self.config)?;
+        let logits = self.logits(&step)?;
+        for span in spans {
+            span.cache.advance(span.tokens.len());
+        }
+        Ok(logits)
     }
 
     fn norm(&self) -> Norm<'_> {
@@ -103,34 +114,15 @@ impl Decode for DeviceDecoder {
         cache.reserve(&self.pool, count)
     }
 
-    fn forward<'s>(
+    fn sample(
         &self,
         spans: &mut [Span<'_, PooledCache>],
-        scratch: &'s mut Vec<f32>,
-    ) -> Result<Vec<&'s mut [f32]>, ModelError> {
-        let step = Step::new(spans, &self.pool, &self.config)?;
-        let logits = self.logits(&step)?;
-        for span in spans {
-            span.cache.advance(span.tokens.len());
-        }
-        copy_to_host(&logits, scratch)?;
-        Ok(scratch.chunks_exact_mut(self.config.vocab_size).collect())
+        scratch: &mut Vec<f32>,
+        draws: &mut [Draw<'_>],
+    ) -> Result<Vec<SampledToken>, ModelError> {
+        let logits = self.forward(spans)?;
+        Ok(draw::draw(&logits, scratch, draws)?)
     }
-}
-
-/// Copies in the tensor's own type, since widened it would take twice as long, and widens here.
-fn copy_to_host(tensor: &Tensor, values: &mut Vec<f32>) -> candle_core::Result<()> {
-    let flat = tensor.flatten_all()?;
-    if flat.dtype() == DType::BF16 {
-        let narrow = flat.to_vec1::<bf16>()?;
-        values.resize(narrow.len(), 0.0);
-        values.par_iter_mut().zip(narrow).with_min_len(1 << 14).for_each(|(to, from)| {
-            *to = from.to_f32();
-        });
-    } else {
-        *values = flat.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec1()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use candle_core::Device;
+
 use super::*;
+use crate::model::generate::decode::SequenceCache;
 use crate::model::generate::reference::{self, even_config, odd_config, random_weights};
 use crate::model::tests::devices;
 
@@ -29,8 +32,8 @@ fn forward(
         assert!(decoder.reserve(cache, tokens.len()));
         spans.push(Span { cache: &mut **cache, tokens, logits: *logits });
     }
-    let mut scratch = Vec::new();
-    decoder.forward(&mut spans, &mut scratch).unwrap().into_iter().map(|row| row.to_vec()).collect()
+    let logits = decoder.forward(&mut spans).unwrap();
+    logits.to_device(&Device::Cpu).unwrap().to_vec2().unwrap()
 }
 
 #[track_caller]
