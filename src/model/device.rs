@@ -39,7 +39,7 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto if !has_cuda => Ok(Device::Cpu),
-            Self::Auto => Ok(open_cuda(0).unwrap_or_else(|error| {
+            Self::Auto => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
                 tracing::warn!(%error, "there is no usable CUDA device: on the CPU");
                 Device::Cpu
             })),
@@ -47,39 +47,13 @@ impl DeviceChoice {
                 "the device is to be `{}`, but this program was built without CUDA\nhint: build it with `--features cuda`, or leave `device` out",
                 String::from(self)
             ))),
-            Self::Cuda(ordinal) => open_cuda(ordinal).map_err(|error| {
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|error| {
                 ModelError::Device(format!(
                     "the device `{}` cannot be used: {error}\nhint: `nvidia-smi` lists the devices there are",
                     String::from(self)
                 ))
             }),
         }
-    }
-}
-
-fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
-    let device = Device::new_cuda(ordinal)?;
-    #[cfg(feature = "cuda")]
-    if let Err(error) = keep_freed(&device) {
-        tracing::warn!(%error, "the GPU's driver takes back freed memory: steps take longer");
-    }
-    Ok(device)
-}
-
-/// Has the driver keep memory that was freed for the next allocation. By default it takes it back
-/// whenever the host waits for the device, which is several times a step.
-#[cfg(feature = "cuda")]
-fn keep_freed(device: &Device) -> candle_core::Result<()> {
-    use candle_core::cuda_backend::cudarc::driver::{result, sys};
-    let context = device.as_cuda_device()?.cuda_stream().context().clone();
-    let mut kept = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // Safety: the context is alive, and the attribute is a u64.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device())
-            .map_err(candle_core::Error::wrap)?;
-        result::mem_pool::set_attribute(pool, attribute, (&raw mut kept).cast())
-            .map_err(candle_core::Error::wrap)
     }
 }
 

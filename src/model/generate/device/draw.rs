@@ -22,9 +22,6 @@ pub(super) fn draw(
     scratch: &mut Vec<f32>,
     draws: &mut [Draw<'_>],
 ) -> Result<Vec<SampledToken>> {
-    if draws.is_empty() {
-        return Ok(Vec::new());
-    }
     let is_whole = |draw: &Draw<'_>| draw.sampling.top_p >= 1.0 && draw.sampling.top_k.is_none();
     if draws.iter().all(|draw| is_greedy(draw) || is_whole(draw)) {
         return draw_by_block(logits, draws);

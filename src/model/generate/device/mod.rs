@@ -55,8 +55,9 @@ impl DeviceDecoder {
     }
 
     /// Computes the tokens of all spans and adds them to their caches, in which room was made. Returns
-    /// the logits of the spans that want them, `(wanted, vocab)`, in the model's type.
-    fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Tensor> {
+    /// the logits of the spans that want them, `(wanted, vocab)`, in the model's type; `None` where
+    /// nobody does.
+    fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
         let step = Step::new(spans, &self.pool, &self.config)?;
         let logits = self.logits(&step)?;
         for span in spans {
@@ -70,7 +71,7 @@ impl DeviceDecoder {
     }
 
     /// Logits of the rows of `step` that are wanted, `(wanted, vocab)`, in the model's type.
-    fn logits(&self, step: &Step) -> candle_core::Result<Tensor> {
+    fn logits(&self, step: &Step) -> candle_core::Result<Option<Tensor>> {
         let mut x = embedding::forward(&self.weights.embed, &step.ids)?;
         let rotation = self.angles.rows(&step.positions)?;
         let last = self.weights.layers.len() - 1;
@@ -78,6 +79,9 @@ impl DeviceDecoder {
             let layer = Layer { index, config: &self.config, weights, adapter: None };
             let queried = layer.query(&x, &rotation)?;
             self.pool.write(index, &queried.k, &queried.v, step)?;
+            if index == last && step.wanted.elem_count() == 0 {
+                return Ok(None);
+            }
             let mut attended = step.attend(&queried.q, &self.pool, index)?;
             if index == last {
                 // Of the other rows the keys and values are all that is needed.
@@ -86,7 +90,8 @@ impl DeviceDecoder {
             }
             x = layer.feed(&x, &attended)?.0;
         }
-        linear::forward(&rms_norm::forward(&x, self.norm())?, self.weights.output(), None)
+        let normed = rms_norm::forward(&x, self.norm())?;
+        linear::forward(&normed, self.weights.output(), None).map(Some)
     }
 }
 
@@ -120,8 +125,10 @@ impl Decode for DeviceDecoder {
         scratch: &mut Vec<f32>,
         draws: &mut [Draw<'_>],
     ) -> Result<Vec<SampledToken>, ModelError> {
-        let logits = self.forward(spans)?;
-        Ok(draw::draw(&logits, scratch, draws)?)
+        match self.forward(spans)? {
+            Some(logits) => Ok(draw::draw(&logits, scratch, draws)?),
+            None => Ok(Vec::new()),
+        }
     }
 }
 

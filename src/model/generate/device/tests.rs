@@ -33,7 +33,8 @@ fn forward(
         spans.push(Span { cache: &mut **cache, tokens, logits: *logits });
     }
     let logits = decoder.forward(&mut spans).unwrap();
-    logits.to_device(&Device::Cpu).unwrap().to_vec2().unwrap()
+    logits
+        .map_or_else(Vec::new, |logits| logits.to_device(&Device::Cpu).unwrap().to_vec2().unwrap())
 }
 
 #[track_caller]
