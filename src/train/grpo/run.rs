@@ -87,13 +87,8 @@ pub fn run_grpo(
         params: params.clone(),
         places: Arc::clone(&places),
     };
-    let ahead = Ahead::new(
-        Arc::new(config.clone()),
-        Arc::clone(&tasks),
-        &learner,
-        &start.text,
-        rollouts,
-    )?;
+    let ahead =
+        Ahead::new(Arc::new(config.clone()), Arc::clone(&tasks), &learner, &start.text, rollouts)?;
     let state = State::load(&folder)?;
     // Episodes run on a thread of their own, so that they go on while this one computes.
     let runtime =
