@@ -86,10 +86,12 @@ fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
 fn what_an_older_policy_sampled_is_weighed_as_that() {
     let trace = sampled_by(&tied());
     let sample = [Sample { trace: &trace, advantage: 1.0 }];
-    for cap in [None, Some(1.1), Some(100.0)] {
+    for cap in [None, Some(1.0), Some(100.0)] {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         config.objective.importance_cap = cap;
+        // So little that no ratio is clipped.
+        config.schedule.peak = 1e-3;
         let run = RunFolder::open(folder.path()).unwrap();
         let mut learner = Learner::new(&config, &tied(), &run).unwrap();
         // The policy moves on, and the trajectory does not.
@@ -97,7 +99,7 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
 
         let pairs = log_probs(&learner.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
         let gone: Vec<f64> = pairs.map(|(now, then)| f64::from(now - then).exp()).collect();
-        assert!(gone.iter().any(|gone| *gone > 1.1) && gone.iter().any(|gone| *gone < 1.28));
+        assert!(gone.iter().any(|gone| *gone > 1.001), "{gone:?}");
         let tokens = gone.len() as f64;
         let slopes: Vec<f32> = (gone.iter())
             .map(|&gone| match cap {
@@ -116,6 +118,7 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         let found = learner.step(&sample).unwrap().values(false);
         let ratio = if cap.is_some() { 1.0 } else { gone.iter().sum::<f64>() / tokens };
         assert!((value(&found, "ratio") - ratio).abs() < 1e-5, "{cap:?}: {found:?}");
-        assert!((value(&found, "gradient_norm") - norm).abs() < 1e-5 * norm, "{cap:?}: {norm}");
+        let off = (value(&found, "gradient_norm") - norm).abs();
+        assert!(off <= 1e-5 * norm, "{cap:?}: {norm} is off by {off}, {gone:?}");
     }
 }
