@@ -15,7 +15,7 @@ rounds=${ROUNDS:-5}
 here=$(cd "$(dirname "$0")" && pwd)
 export LC_ALL=C RUST_LOG=warn
 
-declare -A port=([upstream]=18095 [without]=18096 [with]=18097)
+declare -A port=([upstream]=18095 [without]=18096 [with]=18097 [collector]=18098)
 children=()
 scratch=$(mktemp -d)
 cd "$scratch"
@@ -56,7 +56,7 @@ sed 's/without[.]db/with.db/' without.toml >with.toml
 cat >>with.toml <<TOML
 
 [telemetry]
-otlp_url = "http://127.0.0.1:${port[upstream]}"
+otlp_url = "http://127.0.0.1:${port[collector]}"
 TOML
 # Limits that are looked at and never reached.
 key=$("$server" keys create benchmark --config with.toml --models 'prompt-r1,m' \
@@ -64,8 +64,14 @@ key=$("$server" keys create benchmark --config with.toml --models 'prompt-r1,m' 
     --budget-per-day 1000000 2>keys.log) || { cat keys.log >&2; exit 1; }
 authorization="Authorization: Bearer $key"
 
-sed "s/UPSTREAM_PORT/${port[upstream]}/" "$here/nginx.conf" >nginx.conf
-nginx -p "$scratch" -c "$scratch/nginx.conf" >upstream.log 2>&1 &
+# The collector stands for another machine's: it must not take the place of the upstream, of the
+# client or of the server.
+for name in upstream collector; do
+    sed "s/UPSTREAM_PORT/${port[$name]}/; s/nginx[.]pid/$name.pid/" "$here/nginx.conf" >"$name.conf"
+done
+nginx -p "$scratch" -c "$scratch/upstream.conf" >upstream.log 2>&1 &
+children+=($!)
+nice -n 19 nginx -p "$scratch" -c "$scratch/collector.conf" >collector.log 2>&1 &
 children+=($!)
 for name in without with; do
     "$server" serve --config "$name.toml" --listen "127.0.0.1:${port[$name]}" >"$name.log" 2>&1 &

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 mod assemble;
+mod background;
 mod check;
 mod eval;
 mod exit;

@@ -22,6 +22,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::TelemetryConfig;
 use crate::episode::{CONTENTS, SPANS};
 
+use super::background::Background;
 use super::keys;
 
 /// How long the collector may take.
@@ -30,13 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Logging and tracing; traces that wait are sent at its end.
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    /// Makes traces into messages and sends them.
+    background: Option<Background>,
 }
 
 impl Telemetry {
     /// Starts logging, on standard error: levels by `RUST_LOG`, JSON where nobody reads along; and
-    /// tracing, where `config` has a collector. Needs a runtime.
+    /// tracing, where `config` has a collector.
     pub fn start(config: Option<&TelemetryConfig>) -> anyhow::Result<Self> {
-        let provider = config.map(provider).transpose()?;
+        let background = config.map(|_| Background::start("traces")).transpose()?;
+        let provider = config
+            .zip(background.as_ref())
+            .map(|(config, background)| background.make(|| provider(config))?)
+            .transpose()?;
         // mistral.rs tells about every layer it loads.
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
             EnvFilter::new("info,mistralrs_core=warn,mistralrs_quant=warn,hf_hub=warn")
@@ -64,16 +71,17 @@ impl Telemetry {
         let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces);
         // Once only; a second call changes nothing.
         let _ = registry.try_init();
-        Ok(Self { provider })
+        Ok(Self { provider, background })
     }
 
     /// Sends the traces that wait.
     pub async fn finish(self) {
-        let Some(provider) = self.provider else { return };
+        let Self { provider: Some(provider), background } = self else { return };
         let sent = tokio::task::spawn_blocking(move || provider.shutdown()).await;
         if let Ok(Err(error)) = sent {
             tracing::warn!(%error, "cannot send the last traces");
         }
+        drop(background);
     }
 }
 
@@ -112,7 +120,7 @@ fn headers(config: &TelemetryConfig) -> anyhow::Result<HashMap<String, String>> 
         .ok_or_else(|| anyhow::anyhow!("`{variable}` is not of the form `name=value,name=value`"))
 }
 
-/// Sends on our own runtime: the exporter's thread has none.
+/// Sends on the runtime in the background: the exporter's thread has none.
 #[derive(Debug)]
 struct Exporter {
     client: reqwest::Client,

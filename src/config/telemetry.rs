@@ -9,7 +9,7 @@ use super::ConfigError;
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// The collector, which takes OTLP over HTTP, such as `http://127.0.0.1:4318`. It is reached
-    /// directly: no proxy, no redirects.
+    /// directly: no proxy, no redirects. What sends to it has a lower priority than what answers.
     pub otlp_url: String,
     /// The name of the environment variable that holds headers for it, `name=value,name=value`.
     /// Default: none.

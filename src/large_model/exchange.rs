@@ -1,6 +1,7 @@
 //! One call of one endpoint: whom it goes to, with which credential, until when; and how its
 //! failures are told.
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Reply;
 use super::attempt::Attempt;
+use super::direct::DirectError;
 use super::error::LargeModelError;
 use super::redact::Redactor;
 use super::reply::{Fault, UpstreamError};
@@ -75,8 +77,16 @@ impl Exchange {
             request = request.header(header::AUTHORIZATION, value);
         }
         let limit = self.transport.config.timeouts.first_byte();
-        let sent = self.within("first byte", limit, request.send()).await?;
-        sent.map_err(|error| self.transport_failed(&error))
+        let Some(direct) = &self.transport.direct else {
+            let sent = self.within("first byte", limit, request.send()).await?;
+            return sent.map_err(|error| self.transport_failed(&error));
+        };
+        let request = request.build().map_err(|error| self.transport_failed(&error))?;
+        let sent = self.within("first byte", limit, direct.send(request)).await?;
+        sent.map_err(|error| match error {
+            DirectError::ConnectTimeout => self.connect_timeout(),
+            DirectError::Failed(error) => self.unreachable(&causes(&*error)),
+        })
     }
 
     /// Awaits something for at most `limit`, and never past the deadline.
@@ -110,12 +120,20 @@ impl Exchange {
     /// The failure that the client library reports.
     pub(super) fn transport_failed(&self, error: &reqwest::Error) -> LargeModelError {
         if error.is_connect() && error.is_timeout() {
-            return self.timeout("connection", self.transport.config.timeouts.connect());
+            return self.connect_timeout();
         }
+        self.unreachable(&library_causes(error))
+    }
+
+    fn connect_timeout(&self) -> LargeModelError {
+        self.timeout("connection", self.transport.config.timeouts.connect())
+    }
+
+    fn unreachable(&self, reason: &str) -> LargeModelError {
         LargeModelError::Unreachable {
             model: self.transport.name.clone(),
             url: self.transport.base.to_string(),
-            reason: self.redactor().text(&causes(error)),
+            reason: self.redactor().text(reason),
         }
     }
 
@@ -161,11 +179,16 @@ pub(super) fn asked_wait(response: &Response) -> Option<Duration> {
     retry_after(response.headers(), SystemTime::now())
 }
 
-/// An error and what caused it, in one line. The URL is left out: it is told apart.
-pub(super) fn causes(error: &reqwest::Error) -> String {
-    use std::error::Error;
+/// What caused an error of the client library, in one line. The error itself is left out: it tells
+/// the URL, which is told apart.
+pub(super) fn library_causes(error: &reqwest::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), causes)
+}
+
+/// An error and what caused it, in one line.
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut causes: Vec<String> = Vec::new();
-    let mut next = error.source();
+    let mut next = Some(error);
     while let Some(cause) = next {
         let text = cause.to_string();
         // Some causes repeat the text of the next one.
@@ -173,5 +196,5 @@ pub(super) fn causes(error: &reqwest::Error) -> String {
         causes.push(text);
         next = cause.source();
     }
-    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+    causes.join(": ")
 }

@@ -16,6 +16,7 @@ mod cache;
 mod client;
 mod config;
 mod delta;
+mod direct;
 mod error;
 mod exchange;
 mod fallback;

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::attempt::AttemptObserver;
 use super::breaker::{Breaker, Ticket};
 use super::config::{LargeModelConfig, LargeModelConfigError};
+use super::direct::Direct;
 
 /// Looks up an environment variable that may hold a key.
 pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
@@ -35,6 +36,8 @@ pub(super) struct Transport {
     /// The base of every path, without a slash at its end.
     pub(super) base: Url,
     pub(super) client: Client,
+    /// What sends the requests that the client makes, where nothing stands between.
+    pub(super) direct: Option<Direct>,
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
@@ -42,6 +45,9 @@ pub(super) struct Transport {
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
+
+/// What we call ourselves.
+pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
 /// The variable whose key is used where the configuration names none.
 const DEFAULT_KEY: &str = "OPENAI_API_KEY";
@@ -59,10 +65,12 @@ impl Transport {
         if authorization.is_some() && base.scheme() == "http" && !is_this_machine(&base) {
             tracing::warn!(model = name, url = %base, "the key is sent without encryption");
         }
+        let (connect, most_idle) = (config.timeouts.connect(), config.max_in_flight);
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
             client: build_client(name, config, &base)?,
+            direct: Direct::new(&base, is_this_machine(&base), connect, most_idle),
             base,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
@@ -119,7 +127,7 @@ fn build_client(
     base: &Url,
 ) -> Result<Client, LargeModelConfigError> {
     let mut builder = Client::builder()
-        .user_agent(concat!("prompt-r1/", env!("CARGO_PKG_VERSION")))
+        .user_agent(AGENT)
         .http1_only()
         .tcp_nodelay(true)
         .connect_timeout(config.timeouts.connect())
@@ -138,7 +146,7 @@ fn build_client(
         name: name.to_owned(),
         key: "url",
         value: base.to_string(),
-        reason: super::exchange::causes(&error),
+        reason: super::exchange::library_causes(&error),
         hint: "TLS needs the system's root certificates: install `ca-certificates`",
     })
 }

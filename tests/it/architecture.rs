@@ -73,7 +73,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 /// Crates that only these modules may use.
 const CONFINED: [(&str, &[&str]); 10] = [
     ("opentelemetry", &["http", "cli"]),
-    ("hyper", &["http"]),
+    ("hyper", &["http", "large_model"]),
     ("rustls", &["http", "access"]),
     ("sqlx", &["access", "record"]),
     ("redis", &["access"]),

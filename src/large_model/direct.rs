@@ -1,0 +1,252 @@
+//! Requests over plain HTTP without a proxy, each on one task with its connection.
+//!
+//! A client that gives connections tasks of their own hands each request, and each piece of its
+//! response, from task to task, and so often from core to core: on loopback that takes longer than
+//! all the rest. Here whoever waits for a response drives its connection. Nobody drives one that is
+//! idle; whether it is still good is seen when it is taken again.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Uri, header};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use reqwest::{Body, Url};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+/// How long an idle connection is kept.
+const KEPT: Duration = Duration::from_secs(90);
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DirectError {
+    /// There was no connection in time.
+    #[error("no connection in time")]
+    ConnectTimeout,
+    /// Anything else.
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl DirectError {
+    fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The connections to one endpoint.
+pub(super) struct Direct {
+    connector: HttpConnector,
+    /// The endpoint's address.
+    to: Uri,
+    host: HeaderValue,
+    /// How long connecting may take.
+    patience: Duration,
+    idle: Arc<Idle>,
+}
+
+impl Direct {
+    /// For the endpoint at `url`, unless TLS or a proxy stands between. At most `most_idle`
+    /// connections wait to be used again.
+    pub(super) fn new(
+        url: &Url,
+        is_local: bool,
+        patience: Duration,
+        most_idle: usize,
+    ) -> Option<Self> {
+        let to: Uri = url.as_str().parse().ok()?;
+        let authority = to.authority().filter(|_| to.scheme_str() == Some("http"))?;
+        if !is_local && Matcher::from_system().intercept(&to).is_some() {
+            return None;
+        }
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let host = HeaderValue::from_str(host).ok()?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let idle = Arc::new(Idle { most: most_idle, links: Mutex::default() });
+        Some(Self { connector, to, host, patience, idle })
+    }
+
+    /// Sends a request and waits for the head of its response. Dropping the response's body before
+    /// its end closes the connection.
+    pub(super) async fn send(
+        &self,
+        request: reqwest::Request,
+    ) -> Result<reqwest::Response, DirectError> {
+        let mut request = http::Request::<Body>::try_from(request).map_err(DirectError::failed)?;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse().map_err(DirectError::failed)?;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, self.host.clone());
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        let agent = HeaderValue::from_static(super::transport::AGENT);
+        headers.entry(header::USER_AGENT).or_insert(agent);
+        loop {
+            let (mut link, is_new) = match self.idle.take() {
+                Some(link) => (link, false),
+                None => (self.connect().await?, true),
+            };
+            match link.ask(request).await {
+                Ok(response) => return Ok(self.reply(link, response).await),
+                // It was closed while it was idle, and nothing of the request was sent.
+                Err((_, Some(unsent))) if !is_new => request = unsent,
+                Err((error, _)) => return Err(DirectError::failed(error)),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, DirectError> {
+        let connecting = async {
+            let stream = self.connector.clone().oneshot(self.to.clone()).await;
+            let stream = stream.map_err(DirectError::failed)?;
+            let (sender, connection) =
+                http1::handshake(stream).await.map_err(DirectError::failed)?;
+            Ok(Link { sender, connection, is_over: false })
+        };
+        let connected = tokio::time::timeout(self.patience, connecting).await;
+        connected.map_err(|_| DirectError::ConnectTimeout)?
+    }
+
+    async fn reply(&self, link: Link, response: http::Response<Incoming>) -> reqwest::Response {
+        let (head, body) = response.into_parts();
+        let mut reply = Reply { body, link: Some(link), idle: Arc::clone(&self.idle) };
+        if reply.body.is_end_stream() {
+            poll_fn(|context| Poll::Ready(reply.end(context))).await;
+        }
+        http::Response::from_parts(head, Body::wrap(reply)).into()
+    }
+}
+
+/// A connection. Dropping it closes it.
+struct Link {
+    sender: SendRequest<Body>,
+    connection: Connection<TokioIo<TcpStream>, Body>,
+    is_over: bool,
+}
+
+impl Link {
+    /// Goes on with what there is to write and to read.
+    fn drive(&mut self, context: &mut Context<'_>) {
+        // How it ended, the request that is under way learns by itself.
+        self.is_over = self.is_over || Pin::new(&mut self.connection).poll(context).is_ready();
+    }
+
+    /// Whether it would take a request.
+    fn is_ready(&self) -> bool {
+        !self.is_over && self.sender.is_ready()
+    }
+
+    /// Sends a request. One that was not sent comes back with the error.
+    async fn ask(
+        &mut self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Incoming>, (hyper::Error, Option<http::Request<Body>>)> {
+        let mut answered = pin!(self.sender.try_send_request(request));
+        let (connection, is_over) = (&mut self.connection, &mut self.is_over);
+        let answer = poll_fn(|context| {
+            *is_over = *is_over || Pin::new(&mut *connection).poll(context).is_ready();
+            answered.as_mut().poll(context)
+        });
+        answer.await.map_err(|mut error| {
+            let unsent = error.take_message();
+            (error.into_error(), unsent)
+        })
+    }
+}
+
+/// A response's body, which drives its connection and gives it back at its end.
+struct Reply {
+    body: Incoming,
+    link: Option<Link>,
+    idle: Arc<Idle>,
+}
+
+impl Reply {
+    /// Gives the connection back.
+    fn end(&mut self, context: &mut Context<'_>) {
+        if let Some(mut link) = self.link.take() {
+            // So that it sees that the body is over.
+            link.drive(context);
+            self.idle.put(link);
+        }
+    }
+}
+
+impl hyper::body::Body for Reply {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(link) = &mut self.link {
+            link.drive(context);
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        match frame {
+            // Its connection is of no use any more.
+            Some(Err(_)) => self.link = None,
+            Some(Ok(_)) if !self.body.is_end_stream() => {}
+            _ => self.end(context),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Connections that wait to be used again, the longest idle first, and since when.
+struct Idle {
+    most: usize,
+    links: Mutex<VecDeque<(Instant, Link)>>,
+}
+
+impl Idle {
+    /// One that is still good.
+    fn take(&self) -> Option<Link> {
+        loop {
+            let (since, mut link) = self.links().pop_back()?;
+            if since.elapsed() < KEPT {
+                link.drive(&mut Context::from_waker(Waker::noop()));
+                if link.is_ready() {
+                    return Some(link);
+                }
+            }
+        }
+    }
+
+    fn put(&self, link: Link) {
+        let mut links = self.links();
+        while links.front().is_some_and(|(since, _)| since.elapsed() >= KEPT) {
+            links.pop_front();
+        }
+        if link.is_ready() && links.len() < self.most {
+            links.push_back((Instant::now(), link));
+        }
+    }
+
+    fn links(&self) -> MutexGuard<'_, VecDeque<(Instant, Link)>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "direct_tests.rs"]
+mod tests;
