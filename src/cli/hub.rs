@@ -99,19 +99,16 @@ async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
 
     // All of one revision, also if the next one is published meanwhile.
     let pinned = Repo::with_revision(model.to_owned(), RepoType::Model, info.sha.clone());
+    let folder = cache.path().join(pinned.folder_name()).join("snapshots").join(&info.sha);
     let (repo, kept) = (api.repo(pinned.clone()), cache.repo(pinned));
     // Else what is there of this revision would not be found.
     kept.create_ref(&info.sha).map_err(|error| failed(error.into()))?;
     let bring = async |name: &str| match kept.get(name) {
-        Some(path) => Ok(path),
-        None => download(&repo, model, name).await,
+        Some(_) => Ok(()),
+        None => download(&repo, model, name, &folder).await,
     };
-    let mut folder = PathBuf::new();
     for name in &listing.small {
-        let path = bring(name).await?;
-        if *name == "config.json" {
-            folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        }
+        bring(name).await?;
     }
     let weights = match listing.small.contains(&INDEX) {
         true => shards(&folder).map_err(|reason| refused(model, reason))?,

@@ -1,10 +1,10 @@
 //! One file from the hub, with its progress, for as long as there is any.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
-use hf_hub::api::tokio::{ApiRepo, Progress};
+use hf_hub::api::tokio::{ApiError, ApiRepo, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{HubError, explain, unreachable};
@@ -12,13 +12,27 @@ use super::{HubError, explain, unreachable};
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Where the file `name` of `model` is, once it is there.
-pub(super) async fn download(repo: &ApiRepo, model: &str, name: &str) -> Result<PathBuf, HubError> {
+/// Brings the file `name` of `model` into `folder`, which is that of its revision in the cache.
+pub(super) async fn download(
+    repo: &ApiRepo,
+    model: &str,
+    name: &str,
+    folder: &Path,
+) -> Result<(), HubError> {
     let shown = Shown(ProgressBar::new(0));
     let mut fetched = pin!(repo.download_with_progress(name, shown.clone()));
     let mut before = None;
     loop {
         if let Ok(fetched) = tokio::time::timeout(STALL, &mut fetched).await {
+            let fetched = match fetched {
+                // There is no first byte of an empty file that could be asked for.
+                Err(ApiError::RequestError(error))
+                    if error.status().is_some_and(|status| status.as_u16() == 416) =>
+                {
+                    make_empty(&folder.join(name))
+                }
+                fetched => fetched.map(|_| ()),
+            };
             return fetched.map_err(|error| explain(model, error));
         }
         let now = shown.0.position();
@@ -29,6 +43,13 @@ pub(super) async fn download(repo: &ApiRepo, model: &str, name: &str) -> Result<
             ));
         }
     }
+}
+
+fn make_empty(path: &Path) -> Result<(), ApiError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    Ok(std::fs::write(path, "")?)
 }
 
 /// A bar on a terminal, and nothing elsewhere; counts in both.

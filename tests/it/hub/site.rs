@@ -179,6 +179,9 @@ fn part(bytes: &[u8], range: Option<&str>) -> Response {
     let wanted = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
     let (first, last): (usize, usize) =
         wanted.map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap())).unwrap();
+    if first >= bytes.len() {
+        return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+    }
     let last = last.min(bytes.len() - 1);
     let range = format!("bytes {first}-{last}/{}", bytes.len());
     let bytes = bytes[first..=last].to_vec();
