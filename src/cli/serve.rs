@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 use tokio::signal;
 use tokio_util::task::AbortOnDropHandle;
@@ -30,6 +31,9 @@ pub struct ServeArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", env = "PROMPT_R1_LISTEN")]
     listen: Option<String>,
+    /// Let anyone ask who can connect, also from other machines, while there are no keys
+    #[arg(long, env = "PROMPT_R1_ALLOW_NO_KEYS", value_parser = BoolishValueParser::new())]
+    allow_no_keys: bool,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -40,6 +44,7 @@ impl ServeArgs {
         if let Some(listen) = &self.listen {
             config.server.listen.clone_from(listen);
         }
+        config.access.allow_no_keys |= self.allow_no_keys;
         Ok(config)
     }
 }
@@ -117,7 +122,7 @@ async fn check_open(config: &Config) -> Result<(), Failure> {
         tracing::warn!("there are no keys: anyone who can connect may ask");
     } else {
         return Err(ConfigError::Setting(format!(
-            "there are no keys, and `{listen}` is open to other machines\nhint: make a key with `server keys create`, listen on 127.0.0.1, or set `access.allow_no_keys`"
+            "there are no keys, and `{listen}` is open to other machines\nhint: make a key with `server keys create`, listen on 127.0.0.1, or let anyone ask with `--allow-no-keys`"
         ))
         .into());
     }

@@ -76,6 +76,9 @@ pub enum EngineError {
         /// The model's context length.
         context: usize,
     },
+    /// The request is none that a model could serve.
+    #[error("the engine cannot take this request: {0}")]
+    InvalidRequest(String),
     /// Too many requests wait already.
     #[error("the engine's queue is full\nhint: retry later, or raise `policy.queue`")]
     Overloaded,

@@ -167,6 +167,11 @@ impl ApiError {
                 let message = "the policy is busy\nhint: try again a little later";
                 Self::overloaded(message, Duration::from_secs(1))
             }
+            // A policy whose tokenizer and model do not fit: no further try helps.
+            EngineError::InvalidRequest(_) => {
+                tracing::error!(%error, "the policy's engine refused a request");
+                Self::internal()
+            }
             EngineError::Stopped(_) | EngineError::Load { .. } => {
                 tracing::error!(%error, "the policy's engine failed");
                 let message = "the policy is not available\nhint: try again a little later";

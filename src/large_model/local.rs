@@ -198,6 +198,9 @@ impl Writing {
                 retry_after: None,
                 body: None,
             },
+            EngineError::PromptTooLong { .. } | EngineError::InvalidRequest(_) => {
+                LargeModelError::Rejected { model: self.name.clone(), reason: error.to_string() }
+            }
             other => self.stopped(other),
         }
     }

@@ -17,6 +17,14 @@ pub const TEMPLATE_FILES: [(&str, &str); 4] = [
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
+    /// The folder is none.
+    #[error(
+        "there is no folder of templates at `{}`\nhint: name a folder that holds some of {}", path.display(), names()
+    )]
+    NoFolder {
+        /// What was named.
+        path: PathBuf,
+    },
     /// The file could not be read.
     #[error("cannot read the template `{path}`: {source}")]
     Read {
@@ -35,6 +43,10 @@ pub enum ProtocolError {
         /// What the template engine said.
         reason: String,
     },
+}
+
+fn names() -> String {
+    TEMPLATE_FILES.map(|(name, _)| format!("`{name}`")).join(", ")
 }
 
 /// What is asked, for the policy's opening message.
@@ -59,6 +71,9 @@ pub struct Protocol {
 impl Protocol {
     /// The built-in templates, with those replaced that `folder` holds under the same name.
     pub fn load(folder: Option<&Path>) -> Result<Self, ProtocolError> {
+        if let Some(path) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(ProtocolError::NoFolder { path: path.to_owned() });
+        }
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         for (name, builtin) in TEMPLATE_FILES {
@@ -164,6 +179,12 @@ mod tests {
             Opening { question: "x", conversation: &[], max_turns: 5, allow_final: false };
         assert_eq!(concat(&protocol.opening(&opening).unwrap()), "Q x");
         assert!(!protocol.large_model_system().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        let error = Protocol::load(Some(Path::new("no/such"))).unwrap_err().to_string();
+        assert!(error.contains("`no/such`") && error.contains("`policy.j2`"), "{error}");
     }
 
     #[test]

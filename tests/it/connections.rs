@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::loopback::{Loopback, Script};
+use crate::process::{command, told};
 use crate::server::{Server, Setup};
 
 fn hurried() -> ServerConfig {
@@ -164,4 +165,16 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
     let error = tls.reload(&config).unwrap_err().to_string();
     assert!(error.starts_with("cannot use `tls.key` = `"), "{error}");
     assert_eq!(ask(client(new)).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_container_can_ask_a_server_with_tls() {
+    let upstream = Loopback::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = Setup::relay();
+    setup.tls = Some(Arc::new(Tls::load(&certify(folder.path()).0).unwrap()));
+    let server = setup.start(&upstream).await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut asked = tokio::process::Command::from(command(&["health", "--listen", address]));
+    assert_eq!(told(&asked.output().await.unwrap()), (0, String::new()));
 }

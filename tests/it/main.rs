@@ -9,6 +9,7 @@ mod chat_streams;
 mod connections;
 mod eval;
 mod faults;
+mod hub;
 mod large_model;
 mod loopback;
 mod openapi;

@@ -92,6 +92,21 @@ async fn every_series_that_is_watched_is_there() {
     }
 }
 
+/// The server refuses to listen for other machines while there are no keys.
+#[test]
+fn what_is_started_for_others_starts_without_keys() {
+    let chart = read("helm/prompt-r1/values.yaml");
+    let lines = chart.lines().skip_while(|line| *line != "config: |").skip(1);
+    let lines = lines.take_while(|line| line.is_empty() || line.starts_with("  "));
+    let chart: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+    for text in [chart, read("compose.toml")] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, &text).unwrap();
+        let config = Config::load(Some(file.path()), &Overrides::default()).unwrap();
+        assert!(config.access.allow_no_keys, "{text}");
+    }
+}
+
 #[test]
 fn every_configuration_is_valid() {
     let files = std::fs::read_dir(docker("")).unwrap().map(|file| file.unwrap().path());

@@ -192,7 +192,10 @@ impl Shared {
         events: &mpsc::UnboundedSender<GenerateEvent>,
     ) -> Result<StopReason, EngineError> {
         let tokens = request.prompt.len();
-        if tokens == 0 || tokens >= self.context_length {
+        if tokens == 0 {
+            return Err(EngineError::InvalidRequest("the prompt is empty".into()));
+        }
+        if tokens >= self.context_length {
             return Err(EngineError::PromptTooLong { tokens, context: self.context_length });
         }
         let load = self.load.fetch_add(1, Ordering::Relaxed);

@@ -153,8 +153,10 @@ impl NativeEngine {
         }
         let vocabulary = self.model.vocab_size;
         match prompt.iter().find(|&&id| id as usize >= vocabulary) {
-            _ if prompt.is_empty() => Err(EngineError::Stopped("the prompt is empty".into())),
-            Some(id) => Err(EngineError::Stopped(format!(
+            _ if prompt.is_empty() => {
+                Err(EngineError::InvalidRequest("the prompt is empty".into()))
+            }
+            Some(id) => Err(EngineError::InvalidRequest(format!(
                 "token id `{id}` is outside the vocabulary of {vocabulary}"
             ))),
             None => Ok(()),

@@ -344,7 +344,7 @@ async fn prompts_that_cannot_be_computed_are_refused() {
     let engine = engine(NativeConfig::default());
     for prompt in [vec![], vec![1, 96]] {
         let end = finish(engine.generate(request(prompt, 1, 0))).await.1;
-        assert!(matches!(end, Err(EngineError::Stopped(_))), "{end:?}");
+        assert!(matches!(end, Err(EngineError::InvalidRequest(_))), "{end:?}");
     }
     assert_eq!(sample(&engine, &request(vec![1, 95], 1, 0)).await.len(), 1);
 }

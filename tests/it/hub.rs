@@ -1,0 +1,170 @@
+//! A policy that is named by its Hugging Face id, fetched by the real binary.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::{command, told};
+
+mod site;
+
+use site::{Repository, Site};
+
+const ID: &str = "someone/tiny";
+const TOKEN: &str = "hf_planted0123456789abcdef";
+const QUESTION: &str = "What is Grania's president's birthplace?";
+
+fn policy() -> Repository {
+    Repository::of("1f0c", Path::new("models/policy"))
+}
+
+/// Asks the policy `model`, with the hub at `url` and what it keeps in `home`.
+fn solve(model: &str, url: &str, home: &Path, variables: &[(&str, &str)]) -> (i32, String) {
+    let mut command = command(&["solve", QUESTION, "--json", "--policy", model]);
+    command.env("HF_ENDPOINT", url).env("HF_HOME", home).env("HF_TOKEN", TOKEN);
+    command.env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "*");
+    command.envs(variables.iter().copied());
+    let told = told(&command.output().unwrap());
+    assert!(!told.1.contains(TOKEN), "{}", told.1);
+    told
+}
+
+/// What was answered, and the tokens of the episode.
+fn episode(told: (i32, String)) -> (Value, Value) {
+    let (status, text) = told;
+    assert_eq!(status, 0, "{text}");
+    let json = text.find("{\n").unwrap_or_else(|| panic!("{text}"));
+    let values = serde_json::Deserializer::from_str(&text[json..]).into_iter();
+    let episode: Value = values.map(Result::unwrap).next().unwrap();
+    let ids = &episode["trajectory"]["trace"]["ids"];
+    assert!(ids.as_array().is_some_and(|ids| !ids.is_empty()), "{episode}");
+    (episode["answer"].clone(), ids.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_by_its_id() {
+    let hub = Site::start(TOKEN).await;
+    // Beside what is needed, what repositories also hold.
+    let extras = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "onnx/config.json"];
+    let published =
+        extras.iter().fold(policy(), |published, name| published.with(name, "of no use"));
+    hub.publish(ID, published);
+    let home = TempDir::new().unwrap();
+    let local = episode(solve("models/policy", &hub.url, home.path(), &[]));
+    assert_eq!(hub.asked(), [""; 0]);
+
+    // Its own templates come along: the same tokens are sampled.
+    let fetched = episode(solve(ID, &hub.url, home.path(), &[]));
+    assert_eq!(fetched, local);
+    let files: Vec<_> = policy().files.into_keys().collect();
+    assert!(files.contains(&"templates/policy.j2".to_owned()));
+    assert_eq!(hub.asked(), files);
+
+    // What is there is not fetched again, and does without the hub.
+    assert_eq!(episode(solve(ID, &hub.url, home.path(), &[("RUST_LOG", "trace")])), local);
+    assert_eq!(hub.asked(), [""; 0]);
+    let url = hub.url.clone();
+    drop(hub);
+    let (status, text) = solve(ID, &url, home.path(), &[]);
+    assert!(text.contains("using what is in the cache"), "{text}");
+    assert_eq!(episode((status, text)), local);
+    let (status, text) = solve(ID, &url, home.path(), &[("HF_HUB_OFFLINE", "1")]);
+    assert!(!text.contains("using what is in the cache"), "{text}");
+    assert_eq!(episode((status, text)), local);
+}
+
+/// The policy with its weights in two files and an index.
+fn sharded() -> Repository {
+    let mut whole = policy();
+    let bytes = whole.files.remove("model.safetensors").unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut shards: [Vec<_>; 2] = Default::default();
+    let mut map = HashMap::new();
+    for (at, (name, tensor)) in tensors.tensors().into_iter().enumerate() {
+        map.insert(name.clone(), format!("model-0000{}-of-00002.safetensors", at % 2 + 1));
+        shards[at % 2].push((name, tensor));
+    }
+    for (at, shard) in shards.into_iter().enumerate() {
+        let name = format!("model-0000{}-of-00002.safetensors", at + 1);
+        whole = whole.with(&name, safetensors::serialize(shard, None).unwrap());
+    }
+    whole.with("model.safetensors.index.json", json!({ "weight_map": map }).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_is_cut_is_gone_on_with() {
+    const LAST: &str = "model-00002-of-00002.safetensors";
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, sharded());
+    hub.break_file(Some(LAST));
+    let home = TempDir::new().unwrap();
+    let (status, text) = solve(ID, &hub.url, home.path(), &[]);
+    assert!(
+        status == 1 && text.contains("502") && text.contains("hint: check the network"),
+        "{text}"
+    );
+    // Half a model is none.
+    let (status, text) = solve(ID, &hub.url, home.path(), &[("HF_HUB_OFFLINE", "1")]);
+    assert!(status == 1 && text.contains("is not in the cache"), "{text}");
+
+    hub.asked();
+    hub.break_file(None);
+    let fetched = episode(solve(ID, &hub.url, home.path(), &[]));
+    assert_eq!(hub.asked(), [LAST]);
+    assert_eq!(fetched, episode(solve("models/policy", &hub.url, home.path(), &[])));
+
+    // The next revision is taken once it is there, and not before.
+    let next = Repository { sha: "2e1d".into(), ..sharded() };
+    hub.publish(ID, next.with("config.json", "{}"));
+    hub.break_file(Some("tokenizer.json"));
+    let (_, text) = solve(ID, &hub.url, home.path(), &[]);
+    assert!(text.contains("using what is in the cache"), "{text}");
+    hub.break_file(None);
+    let (status, text) = solve(ID, &hub.url, home.path(), &[]);
+    assert!(status == 1 && text.contains("2e1d"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_has_not() {
+    let hub = Site::start(TOKEN).await;
+    let without = |name: &str| {
+        let mut left = policy();
+        left.files.remove(name);
+        left
+    };
+    let gguf = without("model.safetensors").with("tiny-Q4_K_M.gguf", "GGUF");
+    hub.publish("someone/gguf", gguf);
+    hub.publish("someone/adapter", without("config.json").with("adapter_config.json", "{}"));
+    hub.publish("someone/bad-index", policy().with("model.safetensors.index.json", "{}"));
+    let outside = json!({"weight_map": {"a": "../../other.safetensors"}}).to_string();
+    hub.publish("someone/outside", policy().with("model.safetensors.index.json", outside));
+    hub.say("someone/gated", 403, "Access to this model is restricted.");
+    hub.say("someone/private", 401, "Invalid username or password.");
+    hub.say("someone/html", 200, "<html>Sign in to the Wi-Fi</html>");
+    hub.say("someone/busy", 429, "slow down");
+    let home = TempDir::new().unwrap();
+    for (id, hint) in [
+        ("someone/missing", "check the id"),
+        ("someone/gated", "set `HF_TOKEN`"),
+        ("someone/private", "set `HF_TOKEN`"),
+        ("someone/gguf", "download one of them, such as `tiny-Q4_K_M.gguf`"),
+        ("someone/adapter", "an adapter must be merged"),
+        ("someone/bad-index", "does not say where its weights are"),
+        ("someone/outside", "does not say where its weights are"),
+        ("someone/html", "check the network"),
+        ("someone/busy", "check the network"),
+        ("not-an-id", "a Hugging Face id such as"),
+    ] {
+        let (status, text) = solve(id, &hub.url, home.path(), &[("RUST_LOG", "trace")]);
+        assert!(status == 1 && text.contains("hint: ") && text.contains(hint), "{id}: {text}");
+    }
+    let blocked = home.path().join("a-file");
+    std::fs::write(&blocked, "").unwrap();
+    let (status, text) = solve("someone/bad-index", &hub.url, &blocked, &[]);
+    assert!(status == 1 && text.contains("`HF_HOME`"), "{text}");
+    let (status, text) = solve(ID, "https://127.0.0.1:1", home.path(), &[]);
+    assert!(status == 1 && text.contains("check the network"), "{text}");
+}
