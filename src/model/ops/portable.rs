@@ -9,7 +9,7 @@ use super::head::{Head, ScoreGradients};
 use super::rms_norm::Norm;
 use super::rope::Rotation;
 use super::swiglu::Backward;
-use crate::model::batch::TokenScores;
+use crate::model::batch::{Branch, TokenScores};
 
 /// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
 const SCORE_BYTES: usize = 256 << 20;
@@ -173,91 +173,90 @@ pub(super) fn embedding_backward(d_y: &Tensor, ids: &[u32], d_table: &mut Tensor
     Ok(())
 }
 
-/// Some key-value heads of one sequence: keys `(kv, length, d)`, and what belongs to the query heads
-/// that share them stacked as `(kv, group × length, d)`.
+/// Some key-value heads of one branch: keys of its path `(kv, length, d)`, and what belongs to the
+/// query heads that share them, of its own rows, stacked as `(kv, group × own, d)`.
 struct Part<'a> {
     layout: &'a Layout,
-    first: usize,
-    length: usize,
+    branch: &'a Branch,
     kv_first: usize,
     kv_count: usize,
 }
 
-impl Part<'_> {
-    fn all<'a>(layout: &'a Layout) -> Vec<Part<'a>> {
-        let mut parts = Vec::new();
-        for pair in layout.starts.windows(2) {
-            let (first, length) = (pair[0], pair[1] - pair[0]);
-            let most = (SCORE_BYTES / (4 * layout.group() * length * length)).max(1);
-            for kv_first in (0..layout.kv_heads).step_by(most) {
+impl<'a> Part<'a> {
+    /// The parts of each branch.
+    fn all(layout: &'a Layout) -> Vec<Vec<Self>> {
+        let parts = |branch: &'a Branch| {
+            let scores = layout.group() * branch.own().len() * branch.len();
+            let most = (SCORE_BYTES / (4 * scores)).max(1);
+            let part = |kv_first| {
                 let kv_count = most.min(layout.kv_heads - kv_first);
-                parts.push(Part { layout, first, length, kv_first, kv_count });
-            }
-        }
-        parts
+                Self { layout, branch, kv_first, kv_count }
+            };
+            (0..layout.kv_heads).step_by(most).map(part).collect()
+        };
+        layout.branches().map(parts).collect()
     }
 
-    /// `x` `(rows, kv_heads × per × head_dim)` → `(kv, per × length, head_dim)`.
+    /// Of the branch's own rows of `x` `(rows, kv_heads × per × head_dim)`: `(kv, per × own, head_dim)`.
     fn take(&self, x: &Tensor, per: usize) -> Result<Tensor> {
-        let d = self.layout.head_dim;
-        x.narrow(0, self.first, self.length)?
-            .reshape((self.length, self.layout.kv_heads, per, d))?
+        let own = self.branch.own();
+        self.heads(&x.narrow(0, own.start, own.len())?, per)
+    }
+
+    /// Of all rows on the branch's path of `x` `(rows, kv_heads × head_dim)`: `(kv, length, head_dim)`.
+    fn take_path(&self, x: &Tensor) -> Result<Tensor> {
+        let pieces = self.branch.path.iter().map(|rows| x.narrow(0, rows.start, rows.len()));
+        self.heads(&Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 0)?, 1)
+    }
+
+    fn heads(&self, x: &Tensor, per: usize) -> Result<Tensor> {
+        let (rows, d) = (x.dim(0)?, self.layout.head_dim);
+        x.reshape((rows, self.layout.kv_heads, per, d))?
             .narrow(1, self.kv_first, self.kv_count)?
             .permute((1, 2, 0, 3))?
             .contiguous()?
-            .reshape((self.kv_count, per * self.length, d))
+            .reshape((self.kv_count, per * rows, d))
     }
 
-    /// The inverse of [`Part::take`], for this part alone: `(length, kv × per × head_dim)`.
+    /// The inverse of taking: `(rows, kv × per × head_dim)`.
     fn give(&self, x: &Tensor, per: usize) -> Result<Tensor> {
-        let d = self.layout.head_dim;
-        x.reshape((self.kv_count, per, self.length, d))?
+        let (rows, d) = (x.dim(1)? / per, self.layout.head_dim);
+        x.reshape((self.kv_count, per, rows, d))?
             .permute((2, 0, 1, 3))?
             .contiguous()?
-            .reshape((self.length, self.kv_count * per * d))
+            .reshape((rows, self.kv_count * per * d))
     }
 
-    /// `(kv, group × length, length)`, widened.
+    /// `(kv, group × own, length)`, widened.
     fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        let (n, group) = (self.length, self.layout.group());
+        let (past, length, group) = (self.branch.past(), self.branch.len(), self.layout.group());
+        let own = length - past;
         let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale()))?;
-        let hidden: Vec<f32> =
-            (0..n * n).map(|at| if at % n > at / n { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let mask = Tensor::from_vec(hidden, (1, 1, n, n), &Device::Cpu)?
+        let is_hidden = |at: usize| at % length > past + at / length;
+        let hidden: Vec<f32> = (0..own * length)
+            .map(|at| if is_hidden(at) { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_vec(hidden, (1, 1, own, length), &Device::Cpu)?
             .to_device(q.device())?
             .to_dtype(scores.dtype())?;
-        let scores = scores.reshape((self.kv_count, group, n, n))?.broadcast_add(&mask)?;
+        let scores = scores.reshape((self.kv_count, group, own, length))?.broadcast_add(&mask)?;
         let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?.reshape((self.kv_count, group * n, n))
+        e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?.reshape((self.kv_count, group * own, length))
     }
-}
-
-/// Joins the parts' rows: parts of one sequence side by side, sequences one below another.
-fn join(parts: Vec<(usize, Tensor)>) -> Result<Tensor> {
-    let mut sequences: Vec<Vec<Tensor>> = Vec::new();
-    let mut last = None;
-    for (first, tensor) in parts {
-        if last != Some(first) {
-            sequences.push(Vec::new());
-            last = Some(first);
-        }
-        if let Some(sequence) = sequences.last_mut() {
-            sequence.push(tensor);
-        }
-    }
-    let rows = sequences.iter().map(|parts| Tensor::cat(parts, 1)).collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&rows, 0)
 }
 
 pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
-    let mut parts = Vec::new();
-    for part in Part::all(layout) {
-        let (q, k) = (part.take(inputs.q, layout.group())?, part.take(inputs.k, 1)?);
-        let p = part.probabilities(&q, &k)?.to_dtype(q.dtype())?;
-        let y = matmul(&p, &part.take(inputs.v, 1)?)?;
-        parts.push((part.first, part.give(&y, layout.group())?));
+    let mut branches = Vec::new();
+    for parts in Part::all(layout) {
+        let mut heads = Vec::new();
+        for part in parts {
+            let (q, k) = (part.take(inputs.q, layout.group())?, part.take_path(inputs.k)?);
+            let p = part.probabilities(&q, &k)?.to_dtype(q.dtype())?;
+            heads.push(part.give(&matmul(&p, &part.take_path(inputs.v)?)?, layout.group())?);
+        }
+        branches.push(Tensor::cat(&heads, 1)?);
     }
-    join(parts)
+    Tensor::cat(&branches, 0)
 }
 
 pub(super) fn attention_backward(
@@ -267,22 +266,45 @@ pub(super) fn attention_backward(
 ) -> Result<Gradient> {
     let (mut d_q, mut d_k, mut d_v) = (Vec::new(), Vec::new(), Vec::new());
     let group = layout.group();
-    for part in Part::all(layout) {
-        let (q, k, v) =
-            (part.take(inputs.q, group)?, part.take(inputs.k, 1)?, part.take(inputs.v, 1)?);
-        let d_y = part.take(d_y, group)?;
-        let p = part.probabilities(&q, &k)?;
-        let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
-        let mean = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
-        let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
-        let d_s = d_s.to_dtype(q.dtype())?;
-        let transposed = |x: &Tensor| x.t()?.contiguous();
-        d_q.push((part.first, part.give(&matmul(&d_s, &k)?, group)?));
-        d_k.push((part.first, part.give(&matmul(&transposed(&d_s)?, &q)?, 1)?));
-        let p = p.to_dtype(q.dtype())?;
-        d_v.push((part.first, part.give(&matmul(&transposed(&p)?, &d_y)?, 1)?));
+    for parts in Part::all(layout) {
+        let (mut q_heads, mut k_heads, mut v_heads) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            let (q, k, v) =
+                (part.take(inputs.q, group)?, part.take_path(inputs.k)?, part.take_path(inputs.v)?);
+            let d_y = part.take(d_y, group)?;
+            let p = part.probabilities(&q, &k)?;
+            let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
+            let mean = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
+            let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
+            let d_s = d_s.to_dtype(q.dtype())?;
+            let transposed = |x: &Tensor| x.t()?.contiguous();
+            q_heads.push(part.give(&matmul(&d_s, &k)?, group)?);
+            k_heads.push(part.give(&matmul(&transposed(&d_s)?, &q)?, 1)?);
+            let p = p.to_dtype(q.dtype())?;
+            v_heads.push(part.give(&matmul(&transposed(&p)?, &d_y)?, 1)?);
+        }
+        d_q.push(Tensor::cat(&q_heads, 1)?);
+        d_k.push(Tensor::cat(&k_heads, 1)?);
+        d_v.push(Tensor::cat(&v_heads, 1)?);
     }
-    Ok(Gradient { d_q: join(d_q)?, d_k: join(d_k)?, d_v: join(d_v)? })
+    Ok(Gradient {
+        d_q: Tensor::cat(&d_q, 0)?,
+        d_k: along_paths(&d_k, layout, inputs.k)?,
+        d_v: along_paths(&d_v, layout, inputs.v)?,
+    })
+}
+
+/// Adds up what each branch gives to the rows on its path, in the shape of `like`.
+fn along_paths(parts: &[Tensor], layout: &Layout, like: &Tensor) -> Result<Tensor> {
+    let all = Tensor::cat(parts, 0)?;
+    if layout.branches().all(|branch| branch.past() == 0) {
+        return Ok(all);
+    }
+    let rows = layout.branches().flat_map(|branch| branch.path.iter().cloned().flatten());
+    let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+    let rows = Tensor::new(rows, all.device())?;
+    let sum = widen(&like.zeros_like()?)?.index_add(&rows, &widen(&all)?, 0)?;
+    sum.to_dtype(like.dtype())
 }
 
 /// One chunk's log-probabilities over the vocabulary, `(rows, vocab)`, widened.
