@@ -1,26 +1,87 @@
 //! What a training step reads and what it gets back: packed sequences, scored rows, scores.
 
+use std::ops::Range;
+
 use super::error::ModelError;
 
-/// Sequences packed one after another, without padding. They never see each other.
+/// Sequences packed one after another, without padding. They never see each other. What several
+/// of them begin with may stand once: then they are the branches of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids of all sequences.
+    /// Token ids of all branches.
     pub ids: Vec<u32>,
-    /// Where each sequence begins in `ids`, and at the end the number of ids: one entry more than
-    /// there are sequences. Strictly increasing from 0.
+    /// Where each branch begins in `ids`, and at the end the number of ids: one entry more than
+    /// there are branches. Strictly increasing from 0.
     pub starts: Vec<usize>,
+    /// For each branch the row that its first row follows, which is before it in the same tree;
+    /// `None` where a tree begins.
+    pub parents: Vec<Option<usize>>,
+}
+
+/// Rows that follow each other, with what they continue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Branch {
+    /// The rows from the beginning of its sequence; the last range holds its own. Never empty.
+    pub path: Vec<Range<usize>>,
+}
+
+impl Branch {
+    /// Its own rows.
+    pub fn own(&self) -> Range<usize> {
+        self.path.last().cloned().unwrap_or_default()
+    }
+
+    /// Number of rows before its own.
+    pub fn past(&self) -> usize {
+        self.len() - self.own().len()
+    }
+
+    /// Number of rows on the path.
+    pub fn len(&self) -> usize {
+        self.path.iter().map(ExactSizeIterator::len).sum()
+    }
 }
 
 impl Batch {
     /// Packs `sequences`, none of which may be empty.
     pub fn pack<S: AsRef<[u32]>>(sequences: &[S]) -> Self {
-        let mut batch = Self { ids: Vec::new(), starts: vec![0] };
+        let mut batch = Self { starts: vec![0], ..Self::default() };
         for sequence in sequences {
-            batch.ids.extend_from_slice(sequence.as_ref());
-            batch.starts.push(batch.ids.len());
+            batch.branch(None, sequence.as_ref());
         }
         batch
+    }
+
+    /// Packs `sequences`, none of which may be empty, so that what one has in common with the one
+    /// before it stands once. Sorted sequences have the most in common. Also the rows of each.
+    pub fn merge<S: AsRef<[u32]>>(sequences: &[S]) -> (Self, Vec<Vec<u32>>) {
+        let mut batch = Self { starts: vec![0], ..Self::default() };
+        let mut all: Vec<Vec<u32>> = Vec::with_capacity(sequences.len());
+        let mut before: &[u32] = &[];
+        for sequence in sequences {
+            let sequence = sequence.as_ref();
+            let shared = Self::common(before, sequence);
+            let mut rows = all.last().map_or_else(Vec::new, |rows| rows[..shared].to_vec());
+            if shared < sequence.len() {
+                let first = batch.len() as u32;
+                batch.branch(rows.last().map(|&row| row as usize), &sequence[shared..]);
+                rows.extend(first..batch.len() as u32);
+            }
+            all.push(rows);
+            before = sequence;
+        }
+        (batch, all)
+    }
+
+    /// How many ids two sequences have in common from the start.
+    pub fn common(a: &[u32], b: &[u32]) -> usize {
+        a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    }
+
+    fn branch(&mut self, parent: Option<usize>, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.starts.push(self.ids.len());
+        self.parents.push(parent);
     }
 
     /// Number of tokens.
@@ -33,18 +94,45 @@ impl Batch {
         self.ids.is_empty()
     }
 
-    /// Number of sequences.
+    /// Number of branches: of sequences, where nothing is shared.
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
 
     /// Position of each token within its own sequence.
     pub fn positions(&self) -> Vec<u32> {
-        let mut positions = Vec::with_capacity(self.ids.len());
-        for pair in self.starts.windows(2) {
-            positions.extend((0..pair[1].saturating_sub(pair[0])).map(|p| p as u32));
+        let mut positions: Vec<u32> = Vec::with_capacity(self.ids.len());
+        for (pair, parent) in self.starts.windows(2).zip(&self.parents) {
+            let first = parent.map_or(0, |row| positions[row] + 1);
+            positions.extend((0..pair[1].saturating_sub(pair[0])).map(|p| first + p as u32));
         }
         positions
+    }
+
+    /// The branches of each tree, in order.
+    pub(crate) fn trees(&self) -> Vec<Vec<Branch>> {
+        let mut trees: Vec<Vec<Branch>> = Vec::new();
+        // Where the branches of the tree begin, which is growing.
+        let mut first = 0;
+        for (index, (pair, parent)) in self.starts.windows(2).zip(&self.parents).enumerate() {
+            let own = pair[0]..pair[1];
+            match (parent, trees.last_mut()) {
+                (Some(row), Some(tree)) => {
+                    let before = self.starts[..index].partition_point(|start| start <= row) - 1;
+                    let mut path = tree[before - first].path.clone();
+                    if let Some(last) = path.last_mut() {
+                        last.end = row + 1;
+                    }
+                    path.push(own);
+                    tree.push(Branch { path });
+                }
+                _ => {
+                    first = index;
+                    trees.push(vec![Branch { path: vec![own] }]);
+                }
+            }
+        }
+        trees
     }
 
     pub(super) fn check(&self, vocab: usize, context: usize) -> Result<(), ModelError> {
@@ -56,12 +144,28 @@ impl Batch {
                 self.ids.len()
             )));
         }
+        let mut root = 0;
+        for (&start, parent) in self.starts.iter().zip(&self.parents) {
+            root = if parent.is_none() { start } else { root };
+            if parent.is_some_and(|row| row < root || row >= start) {
+                return Err(ModelError::Batch(
+                    "a branch must continue an earlier row of its own tree".to_owned(),
+                ));
+            }
+        }
+        if self.parents.len() != self.sequences() {
+            return Err(ModelError::Batch(format!(
+                "{} branches but {} parents",
+                self.sequences(),
+                self.parents.len()
+            )));
+        }
         if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(ModelError::Batch(format!(
                 "token `{id}` is outside the vocabulary of {vocab}"
             )));
         }
-        let longest = self.starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        let longest = self.positions().into_iter().max().map_or(0, |last| last as usize + 1);
         if longest > context {
             return Err(ModelError::Batch(format!(
                 "a sequence of {longest} tokens exceeds `max_position_embeddings` {context}"
@@ -74,7 +178,7 @@ impl Batch {
 /// Which rows' next token is scored: row `rows[i]` of the packed batch predicts `targets[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Rows of the packed batch, strictly increasing.
+    /// Rows of the packed batch, in any order. A row that branches continue predicts several tokens.
     pub rows: Vec<u32>,
     /// The token each row predicts.
     pub targets: Vec<u32>,
@@ -114,12 +218,8 @@ impl Selection {
                 self.targets.len()
             )));
         }
-        if !self.rows.windows(2).all(|pair| pair[0] < pair[1])
-            || self.rows.last().is_some_and(|&row| row as usize >= tokens)
-        {
-            return Err(ModelError::Batch(format!(
-                "selected rows must rise strictly and stay below {tokens}"
-            )));
+        if self.rows.iter().any(|&row| row as usize >= tokens) {
+            return Err(ModelError::Batch(format!("selected rows must stay below {tokens}")));
         }
         match self.targets.iter().find(|&&id| id as usize >= vocab) {
             Some(id) => Err(ModelError::Batch(format!(

@@ -245,7 +245,7 @@ impl Model {
         Ok(Context {
             rotation: Rotation::new(&positions, config.head_dim, config.rope_theta, device)?,
             layout: Layout {
-                starts: batch.starts.clone(),
+                trees: batch.trees(),
                 heads: config.num_attention_heads,
                 kv_heads: config.num_key_value_heads,
                 head_dim: config.head_dim,

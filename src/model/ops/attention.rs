@@ -1,23 +1,27 @@
 //! Causal attention within each packed sequence, query heads sharing key-value heads.
 //!
-//! A task is one head of one sequence. It walks blocks of query rows, so that a buffer holds one block's
-//! scores and never all of them. Backward computes the probabilities again from the kept log-sums.
+//! A task is one head of one branch, or on the way back of one tree, whose branches add to the
+//! same keys. It walks blocks of query rows, so that a buffer holds one block's scores and never all
+//! of them. Backward computes the probabilities again from the kept log-sums.
+
+use std::borrow::Cow;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::matmul::{Left, Right, Target, Transposed, multiply};
-use super::simd::{dot, exp, fma, max, multiversion, sum};
+use super::simd::{add, dot, exp, fma, max, multiversion, sum};
 use super::{host, padded};
+use crate::model::batch::Branch;
 
 /// Query rows of a block.
 const BLOCK: usize = 32;
 
-/// How rows are grouped: sequences, and heads within a row.
+/// How rows are grouped: trees of branches, and heads within a row.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
-    /// Where each sequence begins, and the end: as in [`crate::model::Batch`].
-    pub starts: Vec<usize>,
+    /// As in [`crate::model::Batch`].
+    pub trees: Vec<Vec<Branch>>,
     /// Query heads.
     pub heads: usize,
     /// Key-value heads.
@@ -37,10 +41,9 @@ impl Layout {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// Every sequence with every one of `heads`, as `(first row, rows, head)`.
-    fn tasks(&self, heads: usize) -> Vec<(usize, usize, usize)> {
-        let sequences = self.starts.windows(2);
-        sequences.flat_map(|s| (0..heads).map(move |head| (s[0], s[1] - s[0], head))).collect()
+    /// All branches.
+    pub(super) fn branches(&self) -> impl Iterator<Item = &Branch> {
+        self.trees.iter().flatten()
     }
 }
 
@@ -84,22 +87,29 @@ pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
     let (y_target, sums_target) =
         (Target::fill(y.spare_capacity_mut(), wide), Target::write(&mut log_sums, layout.heads));
     let (q, k, v) = (&q[..], &k[..], &v[..]);
-    layout.tasks(layout.heads).into_par_iter().for_each(|(first, length, head)| {
-        let kv = first * narrow + head / group * d;
-        let keys = Transposed::new(&k[kv..], narrow, length, d);
-        let mut scores = vec![0.0; BLOCK.min(length) * length];
-        for start in (0..length).step_by(BLOCK) {
+    let tasks: Vec<(&Branch, usize)> = layout
+        .branches()
+        .flat_map(|branch| (0..layout.heads).map(move |head| (branch, head)))
+        .collect();
+    tasks.into_par_iter().for_each(|(branch, head)| {
+        let (first, past, length) = (branch.own().start, branch.past(), branch.len());
+        let kv = (narrow, head / group * d, d);
+        let (keys, key_stride) = along(branch, k, kv);
+        let (values, value_stride) = along(branch, v, kv);
+        let keys = Transposed::new(&keys, key_stride, length, d);
+        let mut scores = vec![0.0; BLOCK.min(length - past) * length];
+        for start in (past..length).step_by(BLOCK) {
             let end = length.min(start + BLOCK);
-            let row = first + start;
+            let row = first + start - past;
             let shape = (end - start, end, d);
             let left = Left::rows(&q[row * wide + head * d..], wide);
             let mut sums = [0f32; BLOCK];
             // Safety: `scores` is this task's own; of `y` and the log-sums a task touches only its own
-            // head's columns in its own sequence's rows.
+            // head's columns in its own branch's rows.
             unsafe {
                 multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
                 softmax(&mut scores, end, start, layout.scale(), &mut sums[..end - start]);
-                let values = Right::Rows { values: &v[kv..], stride: narrow };
+                let values = Right::Rows { values: &values, stride: value_stride };
                 let target = y_target.skip(row * wide + head * d);
                 multiply((end - start, d, end), Left::rows(&scores, end), values, target);
                 for (i, log_sum) in sums[..end - start].iter().enumerate() {
@@ -114,6 +124,20 @@ pub(crate) fn forward(inputs: &Inputs, layout: &Layout) -> Result<Forward> {
         y: host::tensor(y, (rows, wide))?,
         log_sums: Some(host::tensor(log_sums, (rows, layout.heads))?),
     })
+}
+
+/// One head's columns of `x` for the rows on the path of `branch`, and how far apart these are. `kv`:
+/// the width of a row of `x`, where the head begins in it, and the head's width.
+fn along<'a>(branch: &Branch, x: &'a [f32], kv: (usize, usize, usize)) -> (Cow<'a, [f32]>, usize) {
+    let (stride, at, d) = kv;
+    if let [rows] = &branch.path[..] {
+        return (Cow::Borrowed(&x[rows.start * stride + at..]), stride);
+    }
+    let mut gathered = Vec::with_capacity(branch.len() * d);
+    for row in branch.path.iter().cloned().flatten() {
+        gathered.extend_from_slice(&x[row * stride + at..][..d]);
+    }
+    (Cow::Owned(gathered), d)
 }
 
 /// Gradients for `d_y`.
@@ -145,8 +169,13 @@ pub(crate) fn backward(
         d_k: Target::add(&mut d_k, narrow),
         d_v: Target::add(&mut d_v, narrow),
     };
-    layout.tasks(layout.kv_heads).into_par_iter().for_each(|(first, length, kv_head)| {
-        task.run(first, length, kv_head);
+    let tasks: Vec<(&[Branch], usize)> = layout
+        .trees
+        .iter()
+        .flat_map(|tree| (0..layout.kv_heads).map(move |kv_head| (&tree[..], kv_head)))
+        .collect();
+    tasks.into_par_iter().for_each(|(tree, kv_head)| {
+        tree.iter().for_each(|branch| task.run(branch, kv_head));
     });
     // Safety: every head of every row was written.
     unsafe { d_q.set_len(rows * wide) };
@@ -172,20 +201,33 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// One key-value head of one sequence, with all query heads that share it.
-    fn run(&self, first: usize, length: usize, kv_head: usize) {
+    /// One key-value head of one branch, with all query heads that share it.
+    fn run(&self, branch: &Branch, kv_head: usize) {
         let (d, heads, group) = (self.layout.head_dim, self.layout.heads, self.layout.group());
         let (wide, narrow) = (heads * d, self.layout.kv_heads * d);
         let scale = self.layout.scale();
-        let kv = first * narrow + kv_head * d;
-        let keys = Transposed::new(&self.k[kv..], narrow, length, d);
-        let values = Transposed::new(&self.v[kv..], narrow, length, d);
-        let mut probabilities = vec![0.0; BLOCK.min(length) * length];
-        let mut d_scores = vec![0.0; BLOCK.min(length) * length];
+        let (first, past, length) = (branch.own().start, branch.past(), branch.len());
+        let kv = (narrow, kv_head * d, d);
+        let (k, k_stride) = along(branch, self.k, kv);
+        let (v, v_stride) = along(branch, self.v, kv);
+        let keys = Transposed::new(&k, k_stride, length, d);
+        let values = Transposed::new(&v, v_stride, length, d);
+        // Rows of other branches lie elsewhere: their part is made here and added there.
+        let mut apart = vec![0.0; if past > 0 { 2 * length * d } else { 0 }];
+        let (d_k, d_v) = if past > 0 {
+            let (d_k, d_v) = apart.split_at_mut(length * d);
+            (Target::add(d_k, d), Target::add(d_v, d))
+        } else {
+            let at = first * narrow + kv_head * d;
+            // Safety: the branch's own rows are there.
+            unsafe { (self.d_k.skip(at), self.d_v.skip(at)) }
+        };
+        let mut probabilities = vec![0.0; BLOCK.min(length - past) * length];
+        let mut d_scores = vec![0.0; BLOCK.min(length - past) * length];
         for head in kv_head * group..(kv_head + 1) * group {
-            for start in (0..length).step_by(BLOCK) {
+            for start in (past..length).step_by(BLOCK) {
                 let end = length.min(start + BLOCK);
-                let (row, count) = (first + start, end - start);
+                let (row, count) = (first + start - past, end - start);
                 let at = row * wide + head * d;
                 let (q, d_y) = (Left::rows(&self.q[at..], wide), Left::rows(&self.d_y[at..], wide));
                 let (p, ds) = (&mut probabilities[..count * end], &mut d_scores[..count * end]);
@@ -194,7 +236,7 @@ impl Task<'_> {
                     *log_sum = self.log_sums[(row + i) * heads + head];
                 }
                 // Safety: the buffers are this task's own; of the gradients a task touches only its own
-                // heads' columns in its own sequence's rows.
+                // heads' columns in its own tree's rows.
                 unsafe {
                     multiply((count, end, d), q, Right::Transposed(&keys), Target::write(p, end));
                     multiply(
@@ -214,13 +256,23 @@ impl Task<'_> {
                         &self.d_y[at..],
                         (wide, d),
                     );
-                    let keys = Right::Rows { values: &self.k[kv..], stride: narrow };
+                    let keys = Right::Rows { values: &k, stride: k_stride };
                     multiply((count, d, end), Left::rows(ds, end), keys, self.d_q.skip(at));
                     let queries = Right::Rows { values: &self.q[at..], stride: wide };
-                    multiply((end, d, count), Left::columns(ds, end), queries, self.d_k.skip(kv));
+                    multiply((end, d, count), Left::columns(ds, end), queries, d_k);
                     let outputs = Right::Rows { values: &self.d_y[at..], stride: wide };
-                    multiply((end, d, count), Left::columns(p, end), outputs, self.d_v.skip(kv));
+                    multiply((end, d, count), Left::columns(p, end), outputs, d_v);
                 }
+            }
+        }
+        let (d_k, d_v) = apart.split_at(apart.len() / 2);
+        let rows = branch.path.iter().cloned().flatten();
+        for ((row, d_k), d_v) in rows.zip(d_k.chunks_exact(d)).zip(d_v.chunks_exact(d)) {
+            let at = row * narrow + kv_head * d;
+            // Safety: a row's head is there, and only this task touches it.
+            unsafe {
+                add(std::slice::from_raw_parts_mut(self.d_k.skip(at).values, d), d_k);
+                add(std::slice::from_raw_parts_mut(self.d_v.skip(at).values, d), d_v);
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Attention as a composition of candle's own operations, over sequences padded to one length: the
+//! Attention as a composition of candle's own operations, over branches padded to one length: the
 //! trainer's portable form, and what a decoder on any device attends with.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::attention::{Gradient, Inputs, Layout};
 use super::portable::{matmul, softmax, wide, widen};
+use crate::model::batch::Branch;
 
 /// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
 pub(crate) const SCORE_BYTES: usize = 256 << 20;
@@ -12,7 +13,7 @@ pub(crate) const SCORE_BYTES: usize = 256 << 20;
 /// Padding that is put up with, as a share of what is padded.
 const PADDING: f64 = 0.5;
 
-/// Sequences side by side: `queries` rows of each see `keys` rows of it.
+/// Branches side by side: `queries` rows of each see `keys` rows of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Padded<'a> {
     pub layout: &'a Layout,
@@ -41,9 +42,26 @@ impl Padded<'_> {
             .reshape((self.batch * length, kv_heads * per * d))
     }
 
+    /// What queries at `positions` (of all branches, one after another) must not see: −∞ for the keys
+    /// after them and 0 for the others, `(batch × kv_heads, 1, queries, keys)`, widened. Padded keys
+    /// come after every query.
+    pub fn hidden(&self, positions: Vec<u32>, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Self { batch, queries, keys, .. } = *self;
+        let shape = (batch, queries, keys);
+        let positions = Tensor::from_vec(positions, (batch, queries, 1), device)?;
+        let keys_at = Tensor::arange(0u32, keys as u32, device)?.reshape((1, 1, keys))?;
+        let is_later = keys_at.broadcast_as(shape)?.gt(&positions.broadcast_as(shape)?)?;
+        let never = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as(shape)?;
+        is_later
+            .where_cond(&never, &never.zeros_like()?)?
+            .to_dtype(wide(dtype))?
+            .reshape((batch, 1, 1, queries, keys))?
+            .broadcast_as((batch, self.layout.kv_heads, 1, queries, keys))?
+            .reshape((batch * self.layout.kv_heads, 1, queries, keys))
+    }
+
     /// `q` `(n, group × queries, d)` and `k` `(n, keys, d)` for some heads → their probabilities
-    /// `(n, group × queries, keys)`, widened. `hidden` is −∞ where a query does not see a key and 0
-    /// elsewhere; it broadcasts to `(n, group, queries, keys)`.
+    /// `(n, group × queries, keys)`, widened; `hidden` is those heads' part.
     pub fn probabilities(&self, q: &Tensor, k: &Tensor, hidden: &Tensor) -> Result<Tensor> {
         let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale()))?;
         let (n, rows, keys) = scores.dims3()?;
@@ -61,95 +79,114 @@ impl Padded<'_> {
     }
 }
 
-/// Consecutive sequences of about one length, and where their rows are.
-struct Chunk {
-    batch: usize,
-    length: usize,
-    /// `(batch × length)`: the row that each padded row is; the sequence's first one for padding.
-    rows: Tensor,
-    /// Which padded rows are none, `(batch × length, 1)`; `None` where all are.
+/// Consecutive branches of about one size, and where their rows are.
+struct Chunk<'a> {
+    padded: Padded<'a>,
+    /// The row of each padded query, `(batch × queries)`: the branch's first one for padding.
+    queries: Tensor,
+    /// Which padded queries are any, `(batch × queries, 1)`; `None` where all are.
     real: Option<Tensor>,
-    /// The padded row of each row.
+    /// The row of each padded key, `(batch × keys)`: the first of the path for padding.
+    keys: Tensor,
+    /// The padded query of each of the branches' own rows.
     back: Tensor,
-    /// `(1, 1, length, length)`
     hidden: Tensor,
 }
 
-impl Chunk {
-    fn all(layout: &Layout, dtype: DType, device: &Device) -> Result<Vec<Self>> {
+impl<'a> Chunk<'a> {
+    /// All branches; their own rows follow each other as in the batch.
+    fn all(layout: &'a Layout, dtype: DType, device: &Device) -> Result<Vec<Self>> {
+        let branches: Vec<&Branch> = layout.branches().collect();
         let mut chunks = Vec::new();
-        let mut first = 0;
-        while first + 1 < layout.starts.len() {
-            let (mut count, mut longest) = (0, 0);
-            while first + count + 1 < layout.starts.len() {
-                let length = layout.starts[first + count + 1] - layout.starts[first + count];
-                let tokens = layout.starts[first + count + 1] - layout.starts[first];
-                let padded = longest.max(length) * (count + 1);
-                if count > 0 && padded as f64 > tokens as f64 * (1.0 + PADDING) {
+        let mut rest = &branches[..];
+        while !rest.is_empty() {
+            let (mut count, mut most, mut scores) = (0, (0, 0), 0);
+            for branch in rest {
+                let (own, len) = (branch.own().len(), branch.len());
+                let with = (most.0.max(own), most.1.max(len));
+                let padded = (count + 1) * with.0 * with.1;
+                scores += own * len;
+                if count > 0 && padded as f64 > scores as f64 * (1.0 + PADDING) {
                     break;
                 }
-                (count, longest) = (count + 1, longest.max(length));
+                (count, most) = (count + 1, with);
             }
-            let starts = &layout.starts[first..=first + count];
-            chunks.push(Self::new(starts, longest, dtype, device)?);
-            first += count;
+            let padded = Padded { layout, batch: count, queries: most.0, keys: most.1 };
+            chunks.push(Self::new(padded, &rest[..count], dtype, device)?);
+            rest = &rest[count..];
         }
         Ok(chunks)
     }
 
-    fn new(starts: &[usize], length: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let batch = starts.len() - 1;
-        let (mut rows, mut real, mut back) = (Vec::new(), Vec::new(), Vec::new());
-        for (sequence, pair) in starts.windows(2).enumerate() {
-            let count = pair[1] - pair[0];
-            let row = |at| if at < count { pair[0] + at } else { pair[0] };
-            rows.extend((0..length).map(|at| row(at) as u32));
-            real.extend((0..length).map(|at| if at < count { 1f32 } else { 0.0 }));
-            back.extend((0..count).map(|at| (sequence * length + at) as u32));
+    fn new(
+        padded: Padded<'a>,
+        branches: &[&Branch],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let (mut queries, mut keys) = (Vec::new(), Vec::new());
+        let (mut real, mut back, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        for branch in branches {
+            let (own, past, filled) = (branch.own(), branch.past(), queries.len());
+            back.extend((filled..filled + own.len()).map(|at| at as u32));
+            for at in 0..padded.queries {
+                let is_real = at < own.len();
+                queries.push(if is_real { own.start + at } else { own.start } as u32);
+                real.push(if is_real { 1f32 } else { 0.0 });
+                positions.push((past + at) as u32);
+            }
+            let path = branch.path.iter().cloned().flatten().map(|row| row as u32);
+            keys.extend(path);
+            keys.resize(keys.len() + padded.keys - branch.len(), branch.path[0].start as u32);
         }
-        let is_padded = back.len() < rows.len();
-        let real = is_padded.then(|| Tensor::from_vec(real, (batch * length, 1), device));
+        let rows = queries.len();
+        let real = (back.len() < rows).then(|| Tensor::from_vec(real, (rows, 1), device));
         Ok(Self {
-            batch,
-            length,
-            rows: Tensor::new(rows, device)?,
+            padded,
+            queries: Tensor::new(queries, device)?,
             real: real.transpose()?.map(|real| real.to_dtype(dtype)).transpose()?,
+            keys: Tensor::new(keys, device)?,
             back: Tensor::new(back, device)?,
-            hidden: causal(length, dtype, device)?,
+            hidden: padded.hidden(positions, dtype, device)?,
         })
     }
 
-    fn padded<'a>(&self, layout: &'a Layout) -> Padded<'a> {
-        Padded { layout, batch: self.batch, queries: self.length, keys: self.length }
+    /// The rows of `x` that query, and the inverse: own rows only.
+    fn take_queries(&self, x: &Tensor, per: usize) -> Result<Tensor> {
+        self.padded.by_head(&x.index_select(&self.queries, 0)?, self.padded.queries, per)
     }
-}
 
-/// Hides from each position those after it: `(1, 1, length, length)`, widened.
-fn causal(length: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    let positions = Tensor::arange(0u32, length as u32, device)?;
-    let shape = (length, length);
-    let (query, key) = (positions.reshape((length, 1))?, positions.reshape((1, length))?);
-    let is_later = key.broadcast_as(shape)?.gt(&query.broadcast_as(shape)?)?;
-    let never = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as(shape)?;
-    let hidden = is_later.where_cond(&never, &never.zeros_like()?)?;
-    hidden.to_dtype(wide(dtype))?.reshape((1, 1, length, length))
+    fn give_queries(&self, x: &Tensor) -> Result<Tensor> {
+        let group = self.padded.layout.group();
+        self.padded.by_row(x, self.padded.queries, group)?.index_select(&self.back, 0)
+    }
+
+    /// The rows of `x` on the paths.
+    fn take_keys(&self, x: &Tensor) -> Result<Tensor> {
+        self.padded.by_head(&x.index_select(&self.keys, 0)?, self.padded.keys, 1)
+    }
+
+    /// Adds what each branch has for the rows on its path.
+    fn add_keys(&self, sum: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let rows = self.padded.by_row(x, self.padded.keys, 1)?;
+        sum.index_add(&self.keys, &widen(&rows)?, 0)
+    }
 }
 
 pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
     let (dtype, device) = (inputs.q.dtype(), inputs.q.device());
     let mut chunks = Vec::new();
     for chunk in Chunk::all(layout, dtype, device)? {
-        let (padded, n) = (chunk.padded(layout), chunk.length);
-        let take = |x: &Tensor, per| padded.by_head(&x.index_select(&chunk.rows, 0)?, n, per);
-        let (q, k, v) = (take(inputs.q, layout.group())?, take(inputs.k, 1)?, take(inputs.v, 1)?);
+        let q = chunk.take_queries(inputs.q, layout.group())?;
+        let (k, v) = (chunk.take_keys(inputs.k)?, chunk.take_keys(inputs.v)?);
         let mut parts = Vec::new();
-        for (first, count) in padded.parts() {
+        for (first, count) in chunk.padded.parts() {
             let part = |x: &Tensor| x.narrow(0, first, count);
-            let p = padded.probabilities(&part(&q)?, &part(&k)?, &chunk.hidden)?;
+            let hidden = part(&chunk.hidden)?;
+            let p = chunk.padded.probabilities(&part(&q)?, &part(&k)?, &hidden)?;
             parts.push(matmul(&p.to_dtype(dtype)?, &part(&v)?)?);
         }
-        let y = padded.by_row(&Tensor::cat(&parts, 0)?, n, layout.group())?;
-        chunks.push(y.index_select(&chunk.back, 0)?);
+        chunks.push(chunk.give_queries(&Tensor::cat(&parts, 0)?)?);
     }
     Tensor::cat(&chunks, 0)
 }
@@ -160,23 +197,22 @@ pub(super) fn attention_backward(
     d_y: &Tensor,
 ) -> Result<Gradient> {
     let (dtype, device, group) = (inputs.q.dtype(), inputs.q.device(), layout.group());
-    let (mut d_q, mut d_k, mut d_v) = (Vec::new(), Vec::new(), Vec::new());
+    let zeros = |x: &Tensor| Tensor::zeros(x.shape(), wide(dtype), device);
+    let (mut d_q, mut d_k, mut d_v) = (Vec::new(), zeros(inputs.k)?, zeros(inputs.v)?);
     for chunk in Chunk::all(layout, dtype, device)? {
-        let (padded, n) = (chunk.padded(layout), chunk.length);
-        let take = |x: &Tensor, per| padded.by_head(&x.index_select(&chunk.rows, 0)?, n, per);
-        let (q, k, v) = (take(inputs.q, group)?, take(inputs.k, 1)?, take(inputs.v, 1)?);
+        let q = chunk.take_queries(inputs.q, group)?;
+        let (k, v) = (chunk.take_keys(inputs.k)?, chunk.take_keys(inputs.v)?);
         // Padding has no gradient; then its queries have no part in those of keys and values either.
-        let d_y = d_y.index_select(&chunk.rows, 0)?;
         let d_y = match &chunk.real {
-            Some(real) => d_y.broadcast_mul(real)?,
-            None => d_y,
+            Some(real) => d_y.index_select(&chunk.queries, 0)?.broadcast_mul(real)?,
+            None => d_y.index_select(&chunk.queries, 0)?,
         };
-        let d_y = padded.by_head(&d_y, n, group)?;
+        let d_y = chunk.padded.by_head(&d_y, chunk.padded.queries, group)?;
         let (mut q_parts, mut k_parts, mut v_parts) = (Vec::new(), Vec::new(), Vec::new());
-        for (first, count) in padded.parts() {
+        for (first, count) in chunk.padded.parts() {
             let part = |x: &Tensor| x.narrow(0, first, count);
             let (q, k, v, d_y) = (part(&q)?, part(&k)?, part(&v)?, part(&d_y)?);
-            let p = padded.probabilities(&q, &k, &chunk.hidden)?;
+            let p = chunk.padded.probabilities(&q, &k, &part(&chunk.hidden)?)?;
             let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
             let mean = (&p * &d_p)?.sum_keepdim(2)?;
             let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
@@ -186,16 +222,13 @@ pub(super) fn attention_backward(
             k_parts.push(matmul(&transposed(&d_s)?, &q)?);
             v_parts.push(matmul(&transposed(&p)?, &d_y)?);
         }
-        let give = |parts: Vec<Tensor>, per| {
-            padded.by_row(&Tensor::cat(&parts, 0)?, n, per)?.index_select(&chunk.back, 0)
-        };
-        d_q.push(give(q_parts, group)?);
-        d_k.push(give(k_parts, 1)?);
-        d_v.push(give(v_parts, 1)?);
+        d_q.push(chunk.give_queries(&Tensor::cat(&q_parts, 0)?)?);
+        d_k = chunk.add_keys(&d_k, &Tensor::cat(&k_parts, 0)?)?;
+        d_v = chunk.add_keys(&d_v, &Tensor::cat(&v_parts, 0)?)?;
     }
     Ok(Gradient {
         d_q: Tensor::cat(&d_q, 0)?,
-        d_k: Tensor::cat(&d_k, 0)?,
-        d_v: Tensor::cat(&d_v, 0)?,
+        d_k: d_k.to_dtype(dtype)?,
+        d_v: d_v.to_dtype(dtype)?,
     })
 }

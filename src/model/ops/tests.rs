@@ -9,6 +9,7 @@ use super::head::{Head, ScoreGradients};
 use super::rms_norm::Norm;
 use super::rope::Rotation;
 use super::{attention, embedding, head, linear, padded, portable, rms_norm, rope, swiglu};
+use crate::model::Batch;
 
 const EPS: f32 = 1e-6;
 
@@ -139,18 +140,37 @@ fn embedding_agrees() {
 
 #[test]
 fn attention_agrees() {
-    for (heads, kv_heads, head_dim, lengths) in [
-        (1, 1, 2, vec![1]),
-        (4, 2, 6, vec![5, 1, 70, 33]),
-        (4, 1, 40, vec![32, 64, 3]),
-        (3, 3, 16, vec![150]),
+    let alone = |lengths: &[usize]| lengths.iter().map(|&length| (length, None)).collect();
+    for (heads, kv_heads, head_dim, branches) in [
+        (1, 1, 2, alone(&[1])),
+        (4, 2, 6, alone(&[5, 1, 70, 33])),
+        (4, 1, 40, alone(&[32, 64, 3])),
+        (3, 3, 16, alone(&[150])),
+        // Two trees: of five branches, and of two.
+        (
+            4,
+            2,
+            6,
+            vec![
+                (40, None),
+                (70, Some(9)),
+                (1, Some(39)),
+                (33, Some(60)),
+                (3, Some(140)),
+                (5, None),
+                (9, Some(151)),
+            ],
+        ),
     ] {
-        let mut starts = vec![0];
-        for length in &lengths {
-            starts.push(starts.last().unwrap() + length);
+        let mut batch = Batch { starts: vec![0], ..Batch::default() };
+        for (length, parent) in branches {
+            batch.ids.resize(batch.len() + length, 0);
+            batch.starts.push(batch.len());
+            batch.parents.push(parent);
         }
-        let rows = *starts.last().unwrap();
-        let layout = Layout { starts, heads, kv_heads, head_dim };
+        batch.check(1, 1000).unwrap();
+        let rows = batch.len();
+        let layout = Layout { trees: batch.trees(), heads, kv_heads, head_dim };
         let (wide, narrow) = ([rows, heads * head_dim], [rows, kv_heads * head_dim]);
         let (q, k, v) = ((tensor(&wide, 1) * 3.0).unwrap(), tensor(&narrow, 2), tensor(&narrow, 3));
         let d_y = tensor(&wide, 4);

@@ -60,15 +60,22 @@ fn batches_that_do_not_fit_are_refused() {
         rows: rows.to_vec(),
         targets: targets.to_vec(),
     };
+    let cut = |starts: &[usize], parents: &[Option<usize>]| Batch {
+        ids: vec![1, 2],
+        starts: starts.to_vec(),
+        parents: parents.to_vec(),
+    };
     let cases = [
         (Batch::default(), selection.clone(), 1.0, "`starts` must rise"),
-        (Batch { ids: vec![1, 2], starts: vec![0, 1] }, selection.clone(), 1.0, "`starts`"),
-        (Batch { ids: vec![1], starts: vec![0, 0, 1] }, selection.clone(), 1.0, "`starts`"),
+        (cut(&[0, 1], &[None]), selection.clone(), 1.0, "`starts`"),
+        (cut(&[0, 0, 2], &[None; 2]), selection.clone(), 1.0, "`starts`"),
+        (cut(&[0, 1, 2], &[None]), selection.clone(), 1.0, "2 branches but 1 parents"),
+        (cut(&[0, 1, 2], &[None, Some(1)]), selection.clone(), 1.0, "earlier row"),
+        (cut(&[0, 2], &[Some(0)]), selection.clone(), 1.0, "earlier row"),
         (Batch::pack(&[[23]]), selection.clone(), 1.0, "token `23` is outside"),
         (Batch::pack(&[[1; 129]]), selection.clone(), 1.0, "exceeds"),
         (batch(), select(&[], &[]), 1.0, "no row is selected"),
-        (batch(), select(&[1, 1], &[1, 1]), 1.0, "must rise"),
-        (batch(), select(&[49], &[1]), 1.0, "must rise"),
+        (batch(), select(&[49], &[1]), 1.0, "must stay below 49"),
         (batch(), select(&[0], &[1, 1]), 1.0, "1 rows but 2 targets"),
         (batch(), select(&[0], &[23]), 1.0, "target `23` is outside"),
         (batch(), selection.clone(), 0.0, "temperature `0`"),

@@ -132,6 +132,43 @@ fn packed_sequences_do_not_see_each_other() {
     assert_near(&alone, &together, 1e-5);
 }
 
+/// Sequences that begin alike: one that another continues, one twice, and one of its own.
+#[test]
+fn what_sequences_share_is_computed_once() {
+    let common: Vec<u32> = (0..40).map(|i| i * 5 % 23).collect();
+    let sequences = [
+        vec![22, 3, 4],
+        common[..20].to_vec(),
+        [&common[..20], &[7, 7, 1]].concat(),
+        [&common[..20], &[7, 8]].concat(),
+        [&common[..20], &[7, 8]].concat(),
+        common.clone(),
+    ];
+    let (apart, (merged, rows)) = (Batch::pack(&sequences), Batch::merge(&sequences));
+    assert_eq!(merged.len(), 3 + 20 + 3 + 1 + 20);
+    assert_eq!(merged.parents, [None, None, Some(22), Some(23), Some(22)]);
+    for (sequence, rows) in sequences.iter().zip(&rows) {
+        let at = |&row: &u32| row as usize;
+        assert!(rows.iter().map(at).map(|row| merged.ids[row]).eq(sequence.iter().copied()));
+        let positions = merged.positions();
+        assert!(rows.iter().map(at).map(|row| positions[row]).eq(0..rows.len() as u32));
+    }
+    let selection = Selection::next_tokens(&apart);
+    let pairs = rows.iter().flat_map(|rows| &rows[..rows.len() - 1]);
+    let shared = Selection { rows: pairs.copied().collect(), ..selection.clone() };
+    for model in [model(&tiny(true)), with_adapter(&tiny(false))] {
+        for dtype in [DType::F32, DType::F64] {
+            let model = cast(&model, dtype);
+            let expected = model.score(&apart, &selection, 0.8).unwrap();
+            let found = model.score(&merged, &shared, 0.8).unwrap();
+            let pairs = expected.log_probs.iter().zip(&found.log_probs);
+            assert!(pairs.map(|(a, b)| (a - b).abs()).all(|gap| gap < 1e-5));
+            let expected = gradients(&model, &apart, &selection);
+            assert_near(&gradients(&model, &merged, &shared), &expected, 1e-5);
+        }
+    }
+}
+
 #[test]
 fn what_no_selected_row_sees_has_no_influence() {
     let model = model(&tiny(false));

@@ -10,13 +10,13 @@ use rand_chacha::ChaCha8Rng;
 use super::collect::Sample;
 use super::config::GrpoConfig;
 use super::objective::{KlEstimator, ObjectiveSums, SampledTokens, Slopes, UpdateSize};
+use super::pack::Pack;
 use super::seed::{Purpose, derive};
 use crate::model::{Gradients, Model};
 use crate::train::adamw::{AdamW, AdamWConfig, AdamWError, clip};
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::train::run_folder::RunFolder;
-use crate::train::sft::{micro_batches, pack};
 use crate::trajectory::TokenTrace;
 
 /// Updates without a finite gradient that are put up with in a row.
@@ -210,21 +210,20 @@ impl<'c> Learner<'c> {
         let is_first = figures.updates + figures.dropped == 0.0;
         self.gradients.clear()?;
         let mut sums = figures.sums;
-        let mut done = 0;
-        for part in micro_batches(&traces(samples), self.config.micro_batch_tokens) {
-            let (batch, selection) = pack(&part);
+        for pack in Pack::all(&traces(samples), self.config.micro_batch_tokens) {
+            let (batch, selection) = (&pack.batch, &pack.selection);
             let temperature = self.config.temperature;
-            let (scores, tape) = self.model.forward(&batch, &selection, temperature)?;
+            let (scores, tape) = self.model.forward(batch, selection, temperature)?;
             let reference = match objective.kl_coef {
                 0.0 => None,
-                _ => Some(self.reference.score(&batch, &selection, temperature)?.log_probs),
+                _ => Some(self.reference.score(batch, selection, temperature)?),
             };
-            let mut slopes = Slopes::default();
-            for trace in &part {
-                let from = slopes.log_probs.len();
-                let to = from + trace.action_count();
-                let own = wide(&scores.log_probs[from..to]);
-                let rollout = rollout_log_probs(trace);
+            let mut d_log_probs = vec![0.0; selection.len()];
+            let mut d_entropies = vec![0.0; selection.len()];
+            for member in &pack.members {
+                let sample = &samples[member.index];
+                let own = member.log_probs(&scores);
+                let rollout = rollout_log_probs(sample.trace);
                 if is_first {
                     for (own, rollout) in own.iter().zip(&rollout) {
                         figures.gap += (own - rollout).abs();
@@ -234,27 +233,29 @@ impl<'c> Learner<'c> {
                 }
                 let old = match (objective.importance_cap, before) {
                     (None, _) => rollout.clone(),
-                    (Some(_), Some(before)) => before[done].clone(),
+                    (Some(_), Some(before)) => before[member.index].clone(),
                     (Some(_), None) => own.clone(),
                 };
                 let weights = objective.importance_cap.map(|cap| {
                     let weight = |(old, rollout): (&f64, &f64)| (old - rollout).exp().min(cap);
                     old.iter().zip(&rollout).map(weight).collect::<Vec<f64>>()
                 });
-                let reference = reference.as_ref().map(|all| wide(&all[from..to]));
+                let reference = reference.as_ref().map(|scores| member.log_probs(scores));
                 let tokens = SampledTokens {
                     log_probs: &own,
                     old: &old,
                     reference: reference.as_deref(),
                     weights: weights.as_deref(),
-                    entropies: &wide(&scores.entropies[from..to]),
-                    advantage: samples[done].advantage,
+                    entropies: &member.entropies(&scores),
+                    advantage: sample.advantage,
                 };
+                let mut slopes = Slopes::default();
                 objective.add(&tokens, size, &mut slopes, &mut sums);
-                done += 1;
+                member.add(&slopes.log_probs, &mut d_log_probs);
+                member.add(&slopes.entropies, &mut d_entropies);
             }
-            let entropies = (objective.entropy_coef != 0.0).then(|| narrow(&slopes.entropies));
-            let log_probs = narrow(&slopes.log_probs);
+            let entropies = (objective.entropy_coef != 0.0).then(|| narrow(&d_entropies));
+            let log_probs = narrow(&d_log_probs);
             self.model.backward(tape, &log_probs, entropies.as_deref(), &mut self.gradients)?;
         }
         let clipped = match sums.loss.is_finite() {
@@ -302,15 +303,11 @@ impl<'c> Learner<'c> {
         model: &Model,
         samples: &[&TokenTrace],
     ) -> Result<Vec<Vec<f64>>, TrainError> {
-        let mut all = Vec::with_capacity(samples.len());
-        for part in micro_batches(samples, self.config.micro_batch_tokens) {
-            let (batch, selection) = pack(&part);
-            let scores = model.score(&batch, &selection, self.config.temperature)?;
-            let mut from = 0;
-            for trace in part {
-                let to = from + trace.action_count();
-                all.push(wide(&scores.log_probs[from..to]));
-                from = to;
+        let mut all = vec![Vec::new(); samples.len()];
+        for pack in Pack::all(samples, self.config.micro_batch_tokens) {
+            let scores = model.score(&pack.batch, &pack.selection, self.config.temperature)?;
+            for member in &pack.members {
+                all[member.index] = member.log_probs(&scores);
             }
         }
         Ok(all)
@@ -330,10 +327,6 @@ fn traces<'a>(samples: &[Sample<'a>]) -> Vec<&'a TokenTrace> {
 fn rollout_log_probs(trace: &TokenTrace) -> Vec<f64> {
     let sampled = trace.log_probs.iter().zip(&trace.action_mask).filter(|(_, sampled)| **sampled);
     sampled.map(|(log_prob, _)| f64::from(*log_prob)).collect()
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
 }
 
 fn narrow(values: &[f64]) -> Vec<f32> {

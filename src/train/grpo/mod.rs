@@ -8,6 +8,7 @@ mod evaluate;
 mod guard;
 mod learner;
 mod objective;
+mod pack;
 mod report;
 mod rollout;
 mod run;

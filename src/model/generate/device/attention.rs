@@ -9,7 +9,7 @@ use crate::model::config::ModelConfig;
 use crate::model::generate::decode::{SequenceCache, Span};
 use crate::model::ops::attention::Layout;
 use crate::model::ops::padded::{Padded, SCORE_BYTES};
-use crate::model::ops::portable::{matmul, wide};
+use crate::model::ops::portable::matmul;
 
 /// The tokens of a pass, one a row, and where each finds what it attends to.
 pub(super) struct Step {
@@ -92,7 +92,7 @@ impl Step {
             wanted.extend(span.logits.then_some((ids.len() - 1) as u32));
         }
         let layout = Layout {
-            starts: Vec::new(),
+            trees: Vec::new(),
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
@@ -229,7 +229,7 @@ impl Group {
         let device = memory.device();
         let batch = sequences.len();
         let (queries, keys) = sequences.last().map_or((0, 0), |last| (last.queries, last.keys()));
-        let (mut rows, mut slots, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut slots, mut positions) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in sequences {
             rows.extend((sequence.row..sequence.row + queries).map(|row| row as u32));
             let slot = |position| match position < sequence.keys() {
@@ -237,15 +237,10 @@ impl Group {
                 false => sequence.cache.slot(0),
             };
             slots.extend((0..keys).map(slot));
-            for position in sequence.cache.len()..sequence.keys() {
-                let seen = |key| if key <= position { 0f32 } else { f32::NEG_INFINITY };
-                hidden.extend((0..keys).map(seen));
-            }
+            positions.extend((sequence.cache.len()..sequence.keys()).map(|at| at as u32));
         }
-        let hidden = Tensor::from_vec(hidden, (batch, 1, 1, queries, keys), device)?
-            .to_dtype(wide(memory.dtype()))?
-            .broadcast_as((batch, layout.kv_heads, 1, queries, keys))?
-            .reshape((batch * layout.kv_heads, 1, queries, keys))?;
+        let padded = Padded { layout, batch, queries, keys };
+        let hidden = padded.hidden(positions, memory.dtype(), device)?;
         let (rows, slots) = (Tensor::new(rows, device)?, Tensor::new(slots, device)?);
         Ok(Self { batch, queries, keys, rows, slots, hidden })
     }
