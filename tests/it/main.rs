@@ -11,6 +11,7 @@ mod eval;
 mod faults;
 mod large_model;
 mod loopback;
+mod memory;
 mod openapi;
 mod operation;
 mod pass_through;
