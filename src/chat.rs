@@ -36,6 +36,18 @@ impl ChatMessage {
         }
     }
 
+    /// The length of its text, bytes.
+    pub fn text_length(&self) -> usize {
+        match &self.content {
+            Value::String(text) => text.len(),
+            Value::Array(parts) => {
+                let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+                texts.map(str::len).sum()
+            }
+            _ => 0,
+        }
+    }
+
     /// What the message says to a reader of text alone: its text, the kind of every part that is
     /// none, and the calls of tools.
     pub fn transcript(&self) -> String {

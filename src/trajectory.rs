@@ -80,6 +80,24 @@ pub struct TokenUsage {
     pub completion_tokens: u64,
 }
 
+impl TokenUsage {
+    /// What an endpoint says that it billed, within reason: sums of it cannot overflow.
+    pub fn told(prompt_tokens: u64, completion_tokens: u64) -> Self {
+        const MOST: u64 = u32::MAX as u64;
+        Self {
+            prompt_tokens: prompt_tokens.min(MOST),
+            completion_tokens: completion_tokens.min(MOST),
+        }
+    }
+
+    /// About what texts of so many bytes are billed, where nobody says.
+    pub fn of_text(read: usize, written: usize) -> Self {
+        const TOKEN_BYTES: usize = 4;
+        let tokens = |bytes: usize| bytes.div_ceil(TOKEN_BYTES) as u64;
+        Self { prompt_tokens: tokens(read), completion_tokens: tokens(written) }
+    }
+}
+
 impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {
         self.prompt_tokens += other.prompt_tokens;

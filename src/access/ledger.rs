@@ -80,8 +80,28 @@ impl Moment {
 pub(super) struct Ledger {
     shared: Option<Shared>,
     spending: Arc<Spending>,
-    /// Requests and tokens of a minute, by key.
-    minutes: Mutex<HashMap<String, (u64, u64, u64)>>,
+    /// By key.
+    minutes: Mutex<HashMap<String, Minute>>,
+}
+
+/// What was counted in a minute.
+#[derive(Default)]
+struct Minute {
+    /// Since 1970.
+    number: u64,
+    requests: u64,
+    tokens: u64,
+}
+
+impl Minute {
+    /// Begins anew where another minute has begun.
+    fn turn(&mut self, number: u64) -> &mut Self {
+        // Another request may have seen the minute turn while this one was on its way.
+        if self.number != number && self.number != number + 1 {
+            *self = Self { number, ..Self::default() };
+        }
+        self
+    }
 }
 
 impl Ledger {
@@ -114,11 +134,12 @@ impl Ledger {
             }),
             None => None,
         };
-        let used = match shared {
-            Some(used) => used,
-            None if limits.budget_per_day.is_none() => own,
-            None => Used { micros: self.spending.of(key, store, now.day() as i64).await, ..own },
-        };
+        let mut used = shared.unwrap_or(own);
+        if limits.budget_per_day.is_some() {
+            // Redis does not know what was spent while it was away.
+            let kept = self.spending.of(key, store, now.day() as i64).await;
+            used.micros = used.micros.max(kept);
+        }
         let minute = now.until_next(MINUTE);
         match limits.requests_per_minute {
             Some(limit) if used.requests > limit => {
@@ -152,13 +173,9 @@ impl Ledger {
         let now = Moment::new(now);
         // Rounded up: what costs little costs something.
         let micros = (cost.max(0.0) * 1e6).ceil() as i64;
-        {
-            let mut minutes = self.minutes();
-            if let Some((minute, _, counted)) = minutes.get_mut(&key.id)
-                && *minute == now.minute()
-            {
-                *counted = counted.saturating_add(tokens);
-            }
+        if let Some(minute) = self.minutes().get_mut(&key.id) {
+            let minute = minute.turn(now.minute());
+            minute.tokens = minute.tokens.saturating_add(tokens);
         }
         let shared = match &self.shared {
             Some(shared) => shared.record(&key.id, tokens, micros, now).await,
@@ -179,17 +196,13 @@ impl Ledger {
 
     fn begin(&self, key: &Key, now: Moment) -> Used {
         let mut minutes = self.minutes();
-        let minute = now.minute();
-        let counted = minutes.entry(key.id.clone()).or_default();
-        if counted.0 != minute {
-            *counted = (minute, 0, 0);
-        }
-        counted.1 += 1;
-        Used { requests: counted.1, tokens: counted.2, micros: 0 }
+        let minute = minutes.entry(key.id.clone()).or_default().turn(now.minute());
+        minute.requests += 1;
+        Used { requests: minute.requests, tokens: minute.tokens, micros: 0 }
     }
 
     /// There are no more entries than valid keys.
-    fn minutes(&self) -> MutexGuard<'_, HashMap<String, (u64, u64, u64)>> {
+    fn minutes(&self) -> MutexGuard<'_, HashMap<String, Minute>> {
         self.minutes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

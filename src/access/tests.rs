@@ -102,6 +102,18 @@ async fn limits_of_a_minute_and_of_a_day() {
     let retry_after = Duration::from_secs(57);
     assert_eq!(admit(&by_tokens, 63).await, Err(Refusal::Tokens { limit: 100, retry_after }));
     assert_eq!(admit(&by_tokens, 120).await, Ok(()));
+    // A request counts in the minute in which it ends, though none began in that.
+    record(&by_tokens, 100, 0.0, 181).await;
+    let retry_after = Duration::from_secs(58);
+    assert_eq!(admit(&by_tokens, 182).await, Err(Refusal::Tokens { limit: 100, retry_after }));
+    // One that took the time before the minute turned does not turn it back.
+    assert_eq!(admit(&by_tokens, 240).await, Ok(()));
+    record(&by_tokens, 100, 0.0, 240).await;
+    record(&by_tokens, 1, 0.0, 239).await;
+    assert!(admit(&by_tokens, 239).await.is_err());
+    assert!(admit(&by_tokens, 241).await.is_err());
+    // A clock that is set back stops nobody for long.
+    assert_eq!(admit(&by_tokens, 60).await, Ok(()));
 
     let by_money = key(limits(None, None, Some(0.01)));
     assert_eq!(admit(&by_money, 10).await, Ok(()));

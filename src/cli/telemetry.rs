@@ -44,9 +44,11 @@ impl Telemetry {
             .zip(background.as_ref())
             .map(|(config, background)| background.make(|| provider(config))?)
             .transpose()?;
-        // mistral.rs tells about every layer it loads.
+        // mistral.rs tells about every layer it loads, and its loop of steps that fail: so do we.
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-            EnvFilter::new("info,mistralrs_core=warn,mistralrs_quant=warn,hf_hub=warn")
+            EnvFilter::new(
+                "info,mistralrs_core=warn,mistralrs_core::engine=off,mistralrs_quant=warn,hf_hub=warn",
+            )
         });
         // Spans of episodes are for traces, and what they say is for nobody's logs.
         let filter = [SPANS, CONTENTS].into_iter().try_fold(filter, |filter, target| {

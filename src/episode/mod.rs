@@ -16,6 +16,7 @@ use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
 
+mod estimate;
 mod event;
 mod form;
 mod run;

@@ -12,13 +12,14 @@ mod ask;
 use crate::chat::ChatMessage;
 use crate::large_model::{LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
-use crate::protocol::Opening;
+use crate::protocol::{Opening, Piece};
 use crate::trajectory::{Action, Observation, TokenUsage, Turn, TurnFinish};
 
+use super::estimate::UnderWay;
 use super::watch::Watch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
-    EpisodeUsage, EventSink, FinishReason, Participants, Replies, SPANS,
+    EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
 };
 
 /// Runs one episode to its end. Dropping the future cancels both models at once.
@@ -41,6 +42,8 @@ pub async fn run_episode(
         exchanges: Vec::new(),
         replies: Replies::new(),
         waited: Duration::ZERO,
+        shown: 0,
+        is_cut: false,
     };
     // Names as OpenTelemetry has them for generative models.
     let span = tracing::info_span!(
@@ -89,6 +92,10 @@ struct Run<'a> {
     replies: Replies,
     /// Time spent waiting for either model.
     waited: Duration,
+    /// Bytes of what the policy was shown and has written.
+    shown: usize,
+    /// Whether the deadline cut the answer off.
+    is_cut: bool,
 }
 
 impl Run<'_> {
@@ -106,11 +113,13 @@ impl Run<'_> {
             max_turns: limits.max_turns,
             allow_final: limits.allow_final && !request.form.by_large_model,
         })?;
+        self.shown = length(&opening);
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
         let mut session = policy.open_for(&opening, request.sampling, authorization).await?;
         let ending = self.turns(&mut *session).await?;
-        let (answer, answer_source, finish_reason, reply) = self.conclude(ending).await?;
+        let (answer, answer_source, reason, reply) = self.conclude(ending).await?;
+        let finish_reason = if self.is_cut { FinishReason::Deadline } else { reason };
         let trajectory = crate::trajectory::Trajectory {
             turns: std::mem::take(&mut self.turns),
             trace: session.trace().clone(),
@@ -190,7 +199,11 @@ impl Run<'_> {
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         let begun = Instant::now();
         let drafts = self.request.form.by_large_model;
-        let mut sink = Watch::new(&mut *self.events, drafts);
+        let prices = self.participants.policy.prices();
+        let tally = &self.request.tally;
+        let writing =
+            UnderWay::begin(tally, self.usage, |usage| &mut usage.policy, prices, self.shown);
+        let mut sink = Watch::new(&mut *self.events, drafts, writing);
         let span = tracing::info_span!(
             target: SPANS,
             "policy",
@@ -209,8 +222,19 @@ impl Run<'_> {
         if matches!(written, Ok(Ok(_)) | Err(_)) {
             sink.close().await?;
         }
-        let (text, parsed) = sink.finish();
+        let (text, parsed, writing) = sink.finish();
+        self.shown += text.len();
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
+        if !matches!(&written, Ok(Ok(_))) {
+            let is_billed = match &written {
+                Ok(Err(PolicyError::Remote(error))) => {
+                    error.may_be_billed() || writing.has_written()
+                }
+                Ok(Err(PolicyError::Cancelled)) | Err(_) => true,
+                Ok(_) => false,
+            };
+            self.count_cut(&writing, is_billed);
+        }
         let WrittenTurn { finish, usage } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
@@ -229,9 +253,7 @@ impl Run<'_> {
                 }));
             }
         };
-        self.usage.policy.calls += 1;
-        self.usage.policy.tokens += usage;
-        self.usage.policy.cost += self.participants.policy.prices().cost(usage);
+        self.usage.policy += RoleUsage { calls: 1, tokens: usage, cost: prices.cost(usage) };
         self.tally();
         self.turns.push(Turn {
             text,
@@ -250,9 +272,13 @@ impl Run<'_> {
             Action::Nothing => Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed))),
             Action::FinalPrompt(prompt) => {
                 let is_answer = !self.request.form.by_large_model;
-                let (reply, observation) = self.ask(&prompt, is_answer).await?;
-                self.attach(observation);
-                Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
+                match self.ask(&prompt, is_answer).await {
+                    Ok((reply, observation)) => {
+                        self.attach(observation);
+                        Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
+                    }
+                    Err(error) => self.do_without(error),
+                }
             }
             Action::Prompt(prompt) => self.exchange(session, &prompt).await,
         }
@@ -271,21 +297,30 @@ impl Run<'_> {
         }
         let (reply, mut observation) = match self.ask(prompt, false).await {
             Ok(asked) => asked,
-            Err(EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. }))
-                if !self.exchanges.is_empty() =>
-            {
-                return Ok(ControlFlow::Break(Ending::Without(FinishReason::Deadline)));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return self.do_without(error),
         };
         let reply = reply.message.as_text();
         let shown: String = reply.chars().take(limits.observation_chars).collect();
         observation.truncated = shown.len() < reply.len();
         self.attach(observation);
         if !is_last {
-            session.observe(&self.participants.protocol.observation(&shown)?)?;
+            let observation = self.participants.protocol.observation(&shown)?;
+            self.shown += length(&observation);
+            session.observe(&observation)?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Goes on without a reply where there are others and it was time that lacked.
+    fn do_without(&self, error: EpisodeErrorKind) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
+        match error {
+            EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
+                if !self.exchanges.is_empty() =>
+            {
+                Ok(ControlFlow::Break(Ending::Without(FinishReason::Deadline)))
+            }
+            error => Err(error),
+        }
     }
 
     /// The best answer there is without one of the policy's: the last reply, or the large model's
@@ -326,6 +361,14 @@ impl Run<'_> {
         }
     }
 
+    /// Counts a call that was cut, if it was billed.
+    fn count_cut(&mut self, call: &UnderWay, is_billed: bool) {
+        if is_billed {
+            self.usage = call.usage();
+        }
+        self.tally();
+    }
+
     fn tally(&self) {
         *self.request.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage;
     }
@@ -334,6 +377,14 @@ impl Run<'_> {
         let spent = self.usage.policy.cost + self.usage.large_model.cost;
         self.request.limits.max_cost.is_some_and(|max_cost| spent >= max_cost)
     }
+}
+
+/// The length of the pieces, bytes.
+fn length(pieces: &[Piece]) -> usize {
+    let length = |piece: &Piece| match piece {
+        Piece::Markup(text) | Piece::Text(text) => text.len(),
+    };
+    pieces.iter().map(length).sum()
 }
 
 fn record_usage(span: &Span, usage: TokenUsage) {

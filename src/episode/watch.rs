@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
+use super::estimate::UnderWay;
 use super::{EpisodeErrorKind, EpisodeEvent, EventSink};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
@@ -14,16 +15,17 @@ pub(super) struct Watch<'a> {
     events: &'a mut dyn EventSink,
     /// Whether its answers are drafts, of which the large model makes the answer.
     drafts: bool,
+    writing: UnderWay,
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool) -> Self {
-        Self { parser: TurnParser::default(), events, drafts }
+    pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: UnderWay) -> Self {
+        Self { parser: TurnParser::default(), events, drafts, writing }
     }
 
-    /// The turn so far, verbatim, and what it says.
-    pub(super) fn finish(self) -> (String, ParsedTurn) {
-        (self.parser.text().to_owned(), self.parser.finish())
+    /// The turn so far, verbatim, what it says, and what it has used.
+    pub(super) fn finish(self) -> (String, ParsedTurn, UnderWay) {
+        (self.parser.text().to_owned(), self.parser.finish(), self.writing)
     }
 
     /// Passes on what was held back, now that nothing follows.
@@ -49,6 +51,7 @@ impl<'a> Watch<'a> {
 #[async_trait]
 impl TurnSink for Watch<'_> {
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
+        self.writing.write(text);
         let fragments = self.parser.push(text);
         self.tell(fragments).await.map_err(|_| PolicyError::Cancelled)?;
         let overrun = self.parser.is_overrun();

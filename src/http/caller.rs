@@ -8,6 +8,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::error::ApiError;
 use super::state::AppState;
@@ -110,11 +112,17 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// Counts it now.
+    /// Counts it now: to the end, also where nobody waits for that any more.
     pub(super) async fn settle(mut self) {
-        if let Some((account, tokens, cost)) = self.take() {
-            account.record(tokens, cost).await;
+        if let Some(counting) = self.count() {
+            let _ = counting.await;
         }
+    }
+
+    fn count(&mut self) -> Option<JoinHandle<()>> {
+        let (account, tokens, cost) = self.take()?;
+        let runtime = Handle::try_current().ok()?;
+        Some(runtime.spawn(async move { account.record(tokens, cost).await }))
     }
 
     fn take(&mut self) -> Option<(Account, u64, f64)> {
@@ -133,11 +141,7 @@ impl Bill {
 impl Drop for Bill {
     fn drop(&mut self) {
         // The client left: what it used is counted all the same.
-        if let Some((account, tokens, cost)) = self.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { account.record(tokens, cost).await });
-        }
+        drop(self.count());
     }
 }
 

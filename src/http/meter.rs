@@ -16,25 +16,27 @@ use crate::trajectory::TokenUsage;
 
 /// As much of a body's end as is kept; its usage stands there.
 const TAIL: usize = 64 * 1024;
-/// Bytes of a token where the endpoint does not say how many there were.
-const TOKEN_BYTES: u64 = 4;
 
 /// Reads along with a response. What was used is known when it is dropped.
 pub(super) struct Meter {
     pub(super) prices: Prices,
-    pub(super) request_bytes: u64,
+    pub(super) request_bytes: usize,
     pub(super) tally: Tally,
     /// Sent when this is dropped, after the tally was made.
     pub(super) bill: Option<Bill>,
-    response_bytes: u64,
+    response_bytes: usize,
     tail: VecDeque<u8>,
 }
 
 impl Meter {
     pub(super) fn new(prices: Prices, request_bytes: usize, tally: Tally, bill: Bill) -> Self {
         let (response_bytes, tail) = (0, VecDeque::new());
-        let request_bytes = request_bytes as u64;
         Self { prices, request_bytes, tally, bill: Some(bill), response_bytes, tail }
+    }
+
+    /// Counts nothing: there was nothing to pay.
+    pub(super) fn forget(mut self) {
+        drop(self.bill.take());
     }
 
     /// The same pieces, counted.
@@ -53,7 +55,7 @@ impl Meter {
     }
 
     fn read(&mut self, piece: &[u8]) {
-        self.response_bytes += piece.len() as u64;
+        self.response_bytes += piece.len();
         self.tail.extend(&piece[piece.len().saturating_sub(TAIL)..]);
         let excess = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..excess);
@@ -63,10 +65,8 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         let said = last_usage(self.tail.make_contiguous());
-        let usage = said.unwrap_or_else(|| TokenUsage {
-            prompt_tokens: self.request_bytes.div_ceil(TOKEN_BYTES),
-            completion_tokens: self.response_bytes.div_ceil(TOKEN_BYTES),
-        });
+        let estimated = || TokenUsage::of_text(self.request_bytes, self.response_bytes);
+        let usage = said.unwrap_or_else(estimated);
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.large_model.calls += 1;
         tally.large_model.tokens += usage;
@@ -89,8 +89,7 @@ fn last_usage(body: &[u8]) -> Option<TokenUsage> {
     let at = body.windows(KEY.len()).rposition(|window| window == KEY)?;
     let rest = body[at + KEY.len()..].trim_ascii_start().strip_prefix(b":")?;
     let usage = serde_json::Deserializer::from_slice(rest).into_iter::<Usage>().next()?.ok()?;
-    let Usage { prompt_tokens, completion_tokens } = usage;
-    Some(TokenUsage { prompt_tokens, completion_tokens })
+    Some(TokenUsage::told(usage.prompt_tokens, usage.completion_tokens))
 }
 
 #[cfg(test)]

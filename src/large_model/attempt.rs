@@ -105,6 +105,12 @@ impl Attempt {
         Self { transport, ticket, started: Instant::now(), outcome, _slot: slot }
     }
 
+    /// Says that it is being answered.
+    pub(super) fn answers(&self) {
+        let mut breaker = self.transport.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        breaker.answers(self.ticket);
+    }
+
     /// Says how it ended.
     pub(super) fn settle(&mut self, outcome: AttemptOutcome) {
         self.outcome = outcome;

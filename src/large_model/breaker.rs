@@ -49,6 +49,14 @@ impl Breaker {
         Ok(Ticket(self.generation))
     }
 
+    /// Takes note that an attempt is being answered: one that was to test the endpoint need not end
+    /// before others are made.
+    pub(super) fn answers(&mut self, ticket: Ticket) {
+        if self.state == State::HalfOpen && ticket.0 == self.generation {
+            self.enter(State::Closed { failures: 0 });
+        }
+    }
+
     /// Takes note of how an attempt ended. Every ticket must come back, also a cancelled one.
     pub(super) fn record(&mut self, ticket: Ticket, health: Health, now: Instant) {
         if ticket.0 != self.generation {
@@ -93,11 +101,13 @@ mod tests {
         Admit(u64, char),
         /// An attempt is refused for so many more milliseconds.
         Refuse(u64, u64),
+        /// The attempt is being answered.
+        Answer(char),
         /// The attempt ends.
         End(u64, char, Health),
     }
     use Health::{Bad, Good, Unknown};
-    use Step::{Admit, End, Refuse};
+    use Step::{Admit, Answer, End, Refuse};
 
     fn run(name: &str, failures: u32, steps: &[Step]) {
         let start = Instant::now();
@@ -116,6 +126,7 @@ mod tests {
                         assert_eq!(got, Duration::from_millis(*wait), "{name}, step {number}")
                     }
                 },
+                Answer(letter) => breaker.answers(tickets[letter]),
                 End(ms, letter, health) => breaker.record(tickets[letter], *health, at(ms)),
             }
         }
@@ -160,6 +171,37 @@ mod tests {
                 End(102, 'b', Good),
                 Admit(103, 'c'),
                 Admit(103, 'd'),
+            ],
+        );
+        run(
+            "a probe that is answered need not end",
+            1,
+            &[
+                Admit(0, 'a'),
+                End(0, 'a', Bad),
+                Admit(100, 'b'),
+                Refuse(101, 100),
+                Answer('b'),
+                Admit(102, 'c'),
+                // However it ends.
+                End(103, 'b', Bad),
+                Admit(104, 'd'),
+                End(105, 'd', Bad),
+                Refuse(105, 100),
+            ],
+        );
+        run(
+            "an answer from before the pause does not end it",
+            1,
+            &[
+                Admit(0, 'a'),
+                Admit(0, 'b'),
+                End(1, 'a', Bad),
+                Answer('b'),
+                Refuse(2, 99),
+                Admit(101, 'c'),
+                Answer('b'),
+                Refuse(102, 100),
             ],
         );
         run(

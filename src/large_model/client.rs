@@ -162,7 +162,10 @@ impl LargeModel for Endpoint {
                     Live::open(Body::new(Arc::clone(exchange), response)).await
                 };
                 match first.await {
-                    Ok(opened) => Ok(opened.into_stream(attempt)),
+                    Ok(opened) => {
+                        attempt.answers();
+                        Ok(opened.into_stream(attempt))
+                    }
                     Err(error) => {
                         attempt.settle((&error).into());
                         Err(error)

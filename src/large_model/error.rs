@@ -91,6 +91,16 @@ impl LargeModelError {
             Self::Deadline { .. } | Self::CircuitOpen { .. } | Self::Rejected { .. } => false,
         }
     }
+
+    /// Whether the call may have been billed: it was made, and not refused.
+    pub fn may_be_billed(&self) -> bool {
+        match self {
+            Self::Malformed { .. } | Self::Rejected { .. } | Self::Deadline { .. } => true,
+            Self::Timeout { phase, .. } => matches!(*phase, "next byte" | "whole reply"),
+            Self::Unreachable { .. } | Self::Status { .. } | Self::CircuitOpen { .. } => false,
+        }
+    }
+
     /// Whether another model may take the same call: the failure is this model's or its
     /// operator's, not the caller's.
     pub fn is_worth_another_model(&self) -> bool {

@@ -113,6 +113,12 @@ impl Exchange {
         Redactor::new(self.authorization.as_ref().map(|value| value.expose_secret()))
     }
 
+    /// The endpoint's own key: callers know theirs.
+    pub(super) fn own_secret(&self) -> Option<&str> {
+        let own = self.transport.authorization.as_ref();
+        Redactor::new(own.map(|value| value.expose_secret())).secret()
+    }
+
     fn timeout(&self, phase: &'static str, limit: Duration) -> LargeModelError {
         LargeModelError::Timeout { model: self.transport.name.clone(), phase, limit }
     }

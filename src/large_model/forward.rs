@@ -10,6 +10,7 @@ use reqwest::{RequestBuilder, Response};
 use secrecy::SecretString;
 
 use super::attempt::{Attempt, AttemptOutcome};
+use super::blot;
 use super::body::Body;
 use super::client::Endpoint;
 use super::error::{LargeModelError, is_transient_status};
@@ -123,7 +124,10 @@ async fn attempt(
     let request = request.ok_or_else(|| Failed::Unanswered(exchange.rejected("it has no body")))?;
     let mut attempt = exchange.begin().await.map_err(Failed::Unanswered)?;
     match exchange.send(request).await {
-        Ok(response) if response.status() < StatusCode::BAD_REQUEST => Ok((response, attempt)),
+        Ok(response) if response.status() < StatusCode::BAD_REQUEST => {
+            attempt.answers();
+            Ok((response, attempt))
+        }
         Ok(response) => {
             attempt.settle(AttemptOutcome::Status(response.status().as_u16()));
             Err(Failed::Answered(Box::new(response)))
@@ -143,6 +147,7 @@ fn hand_back(
     let status = response.status();
     let mut headers = std::mem::take(response.headers_mut());
     remove(&mut headers, &ENDPOINTS_OWN);
+    let secret = exchange.own_secret().map(str::to_owned);
     let body = Body::unbounded(Arc::clone(exchange), response);
     let pieces = stream::unfold(Some((body, attempt)), async |state| {
         let (mut body, mut attempt) = state?;
@@ -155,7 +160,12 @@ fn hand_back(
         }
         piece.err().map(|error| (Err(error), None))
     });
-    let mut handed_back = http::Response::new(pieces.boxed());
+    let mut pieces = pieces.boxed();
+    if let Some(secret) = secret {
+        blot::headers(&mut headers, &secret);
+        pieces = blot::body(pieces, &secret);
+    }
+    let mut handed_back = http::Response::new(pieces);
     *handed_back.status_mut() = status;
     *handed_back.headers_mut() = headers;
     handed_back
@@ -170,6 +180,10 @@ fn remove(headers: &mut HeaderMap, others: &[&str]) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // It goes before the length, which may be another (RFC 9112, section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in HOP_BY_HOP.iter().chain(others) {
         headers.remove(*name);
     }

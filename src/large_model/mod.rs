@@ -10,6 +10,7 @@ use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
 mod attempt;
+mod blot;
 mod body;
 mod breaker;
 mod cache;

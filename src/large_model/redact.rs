@@ -20,6 +20,11 @@ impl<'a> Redactor<'a> {
         Self(secret.filter(|secret| secret.len() >= SHORTEST_SECRET))
     }
 
+    /// What is replaced.
+    pub(super) fn secret(&self) -> Option<&'a str> {
+        self.0
+    }
+
     /// The text without the credential.
     pub(super) fn text(&self, text: &str) -> String {
         self.0.map_or_else(|| text.to_owned(), |secret| text.replace(secret, REDACTED))

@@ -227,10 +227,7 @@ fn is_empty(value: &Value) -> bool {
 /// What was billed; zero where the endpoint does not say.
 fn usage(value: &Value) -> TokenUsage {
     let count = |key| value.get(key).and_then(Value::as_u64).unwrap_or(0);
-    TokenUsage {
-        prompt_tokens: count("prompt_tokens"),
-        completion_tokens: count("completion_tokens"),
-    }
+    TokenUsage::told(count("prompt_tokens"), count("completion_tokens"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,16 @@ fn parse(body: &Value) -> Result<Reply, Fault> {
 }
 
 #[test]
+fn usage_beyond_reason_is_cut_to_it() {
+    let body = json!({"choices": [{"message": {"content": "a"}}],
+                      "usage": {"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX}});
+    let reply = parse_completion(body.to_string().as_bytes(), Redactor::new(None)).unwrap();
+    let mut sum = reply.usage;
+    sum += reply.usage;
+    assert_eq!(sum.prompt_tokens + sum.completion_tokens, 4 * u64::from(u32::MAX));
+}
+
+#[test]
 fn a_reply_keeps_what_it_is_not_asked_about() {
     let message =
         json!({"role": "assistant", "content": "hi", "annotations": [1], "refusal": null});

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use prompt_r1::access::{Access, AccessConfig, KeyLimits, NewKey, Store};
 use reqwest::Response;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::loopback::{Loopback, Script};
+use crate::loopback::{Cut, Loopback, Script};
 use crate::process::{Process, command, run, told};
 use crate::server::{Server, Setup};
 
@@ -263,13 +264,108 @@ async fn what_was_used_is_counted_though_the_client_left() {
     upstream.wait_for_requests(2).await;
     asked.abort();
     upstream.wait_for_disconnects(1).await;
+    refused(&server, &key).await;
+}
+
+/// Returns when the key has reached a limit.
+async fn refused(server: &Server, key: &str) {
     let models = format!("{}/v1/models", server.url);
     let refused = async {
-        while server.client.get(&models).bearer_auth(&key).send().await.unwrap().status() != 429 {
+        while server.client.get(&models).bearer_auth(key).send().await.unwrap().status() != 429 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), refused).await.expect("it was not counted");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_is_counted_by_its_length() {
+    // Four bytes are a token.
+    let long = "a".repeat(400);
+    let messages = json!([{"role": "user", "content": long}]);
+    let table = [
+        ("/v1/solve", json!({"question": long}), true),
+        ("/v1/solve", json!({"question": long, "stream": true}), true),
+        ("/v1/solve", json!({"question": long, "deadline_ms": 300}), false),
+        ("/v1/chat/completions", json!({"model": "model-1", "messages": messages}), true),
+    ];
+    for (path, body, leaves) in table {
+        let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+        let keys = Keys::new().await;
+        let key = keys.make(json!({"tokens_per_minute": 100})).await;
+        let mut setup = Setup::relay();
+        setup.access = Some(keys.access().await);
+        let server = setup.start(&upstream).await;
+        let asked = server.post(path, &body).bearer_auth(&key).send();
+        let asked = tokio::spawn(async move {
+            let response = asked.await.unwrap();
+            let told = response.headers().get("x-should-retry").cloned();
+            let status = response.status();
+            response.text().await.unwrap();
+            (status, told)
+        });
+        upstream.wait_for_requests(1).await;
+        if leaves {
+            asked.abort();
+        } else {
+            let (status, told) = asked.await.unwrap();
+            assert_eq!(status, 504);
+            assert_eq!(told.unwrap(), "false");
+        }
+        upstream.wait_for_disconnects(1).await;
+        refused(&server, &key).await;
+    }
+}
+
+#[tokio::test]
+async fn the_words_of_a_reply_that_is_cut_are_counted() {
+    let upstream = Loopback::start().await;
+    upstream.then(Script::reply(&"word ".repeat(100)).cut(16_000, Cut::Stall));
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 100.0})).await;
+    let mut setup = Setup::turns(["<final_prompt>a</final_prompt>"]);
+    setup.endpoint = json!({"prices": {"output_per_million": 1e6}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let body = json!({"question": "a", "stream": true});
+    let asked = server.post("/v1/solve", &body).bearer_auth(&key).send().await.unwrap();
+    let mut pieces = asked.bytes_stream();
+    let mut text = String::new();
+    while text.matches("word").count() < 80 {
+        text.push_str(std::str::from_utf8(&pieces.next().await.unwrap().unwrap()).unwrap());
+    }
+    drop(pieces);
+    refused(&server, &key).await;
+}
+
+#[tokio::test]
+async fn what_is_being_counted_is_counted_though_the_client_left() {
+    // A Redis that takes what it is told, and never answers.
+    let redis = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", redis.local_addr().unwrap());
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 100.0})).await;
+    let store = keys.folder.path().join("keys.db");
+    let config = AccessConfig { store, redis_url_env: Some("REDIS".into()), ..Default::default() };
+    let access = Access::open(&config, &|_| Some(url.clone().into())).await.unwrap();
+    let mut setup = Setup::turns(["<final_prompt>a</final_prompt>"]);
+    setup.endpoint = json!({"prices": {"input_per_million": 1e6, "output_per_million": 1e6}});
+    setup.access = Some(Arc::new(access));
+    let server = setup.start(&upstream).await;
+    let body = json!({"question": "a"});
+    let asked = tokio::spawn(server.post("/v1/solve", &body).bearer_auth(&key).send());
+    upstream.wait_for_requests(1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!asked.is_finished(), "Redis is not waited for");
+    asked.abort();
+    let day = 1_700_000_000 / 86_400;
+    let counted = async {
+        while keys.store.spent(id(&key), day).await.unwrap() != 18_000_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it was not counted");
 }
 
 fn write_config(folder: &Path, upstream: &Loopback, more: &str) -> String {

@@ -66,6 +66,25 @@ async fn words_that_are_handed_on_stream_live() {
 }
 
 #[tokio::test]
+async fn thoughts_of_earlier_answers_stay_here() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    // As clients keep it: the message of the last answer, and the next question.
+    let (_, first) = server.json(PATH, request(json!({}))).await;
+    let mut answer = first["choices"][0]["message"].clone();
+    assert!(answer["reasoning"].is_string() && answer["reasoning_content"].is_string());
+    answer["name"] = json!("kept");
+    let messages = json!([{"role": "user", "content": "Where?"}, answer,
+                          {"role": "user", "content": "When?", "reasoning": "theirs"}]);
+    let (status, _) = server.json(PATH, request(json!({"messages": messages}))).await;
+    let sent = upstream.last().json();
+    let sent = sent["messages"].as_array().unwrap().iter();
+    let sent: Vec<_> = sent.filter(|message| message["role"] == "assistant").collect();
+    assert_eq!((status, sent.len(), &sent[0]["name"]), (200, 1, &json!("kept")));
+    assert!(sent[0].get("reasoning").is_none() && sent[0].get("reasoning_content").is_none());
+}
+
+#[tokio::test]
 async fn thoughts_come_under_both_names() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;

@@ -132,6 +132,50 @@ async fn an_answer_that_the_deadline_cuts_off_is_the_answer() {
     }
 }
 
+#[tokio::test]
+async fn words_handed_on_that_the_deadline_cuts_off_are_the_answer() {
+    let upstream =
+        Loopback::answering(|_| Script::reply("one two three").cut(440, Cut::Stall)).await;
+    let final_prompt = "<final_prompt>b</final_prompt>";
+    let server = Setup::turns([final_prompt]).start(&upstream).await;
+    let mut request = request(true);
+    request["prompt_r1"] = json!({"deadline_ms": 500});
+    let text = server.ask(CHAT, request).await.text().await.unwrap();
+    let (chunks, done) = events(&text);
+    let said = joined(&chunks, "content");
+    assert!(done && !said.is_empty() && "one two three".starts_with(&said), "{text}");
+    let last = &chunks.last().unwrap()["choices"][0];
+    assert_eq!(
+        (&last["finish_reason"], &last["prompt_r1"]["finish_reason"]),
+        (&json!("length"), &json!("deadline")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn where_the_last_reply_does_not_come_in_time_the_one_before_is_the_answer() {
+    for is_stream in [false, true] {
+        let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+        upstream.then(Script::reply("half way"));
+        let turns =
+            ["<interaction_prompt>a</interaction_prompt>", "<final_prompt>b</final_prompt>"];
+        let server = Setup::turns(turns).start(&upstream).await;
+        let mut request = request(is_stream);
+        request["prompt_r1"] = json!({"deadline_ms": 500});
+        let text = server.ask(CHAT, request).await.text().await.unwrap();
+        let (said, choice) = if is_stream {
+            let (chunks, _) = events(&text);
+            (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
+        } else {
+            let body: Value = serde_json::from_str(&text).unwrap();
+            let choice = body["choices"][0].clone();
+            (choice["message"]["content"].as_str().unwrap_or_default().to_owned(), choice)
+        };
+        assert_eq!(said, "half way", "{text}");
+        assert_eq!(choice["prompt_r1"]["finish_reason"], "deadline", "{text}");
+    }
+}
+
 /// What comes of a request: its status, its error's code, and what was answered before.
 async fn outcome(setup: Setup, upstream: &Loopback, is_stream: bool) -> (u16, String, String) {
     let server = setup.start(upstream).await;

@@ -12,6 +12,7 @@ mod faults;
 mod hub;
 mod large_model;
 mod loopback;
+mod memory;
 mod openapi;
 mod operation;
 mod pass_through;

@@ -43,6 +43,41 @@ async fn both_ways_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn the_key_that_an_endpoint_repeats_is_not_handed_on() {
+    let upstream = Loopback::start().await;
+    let mut setup = setup();
+    setup.endpoint = json!({"api_key_env": "TEST_KEY"});
+    let server = setup.start(&upstream).await;
+    let told = format!("the key {SECRET} is wrong");
+    let event = json!({"error": {"message": told}}).to_string();
+    let table = [
+        Script::error(401, &told),
+        Script::error(503, &told),
+        Script::json(200, json!({"error": told})),
+        Script::bytes(400, "text/html", format!("<p>{told}")),
+        Script::events([&event, &event]),
+        // In as many pieces as there are bytes.
+        Script::events([&event]).drip(std::time::Duration::ZERO),
+        Script::error(403, &told).header("x-sent", &format!("Bearer {SECRET}")),
+    ];
+    for script in table {
+        upstream.then(script);
+        let asked = server.post(CHAT, &json!({"model": "x"}));
+        let response = asked.header("accept-encoding", "gzip").send().await.unwrap();
+        let length = response.headers().get("content-length").cloned();
+        let headers = format!("{:?}", response.headers());
+        let text = response.text().await.unwrap();
+        assert!(!headers.contains("planted") && !text.contains("planted"), "{headers} {text}");
+        assert!(text.contains(&format!("the key {} is", "*".repeat(SECRET.len()))), "{text}");
+        if let Some(length) = length {
+            assert_eq!(length.to_str().unwrap(), text.len().to_string());
+        }
+        // It could not be found in what is compressed.
+        assert_eq!(upstream.last().header("accept-encoding"), None);
+    }
+}
+
+#[tokio::test]
 async fn the_endpoint_that_serves_the_model() {
     let (default, other) = (Loopback::start().await, Loopback::start().await);
     let mut setup = setup();
@@ -69,6 +104,16 @@ async fn chunks_come_as_they_are_sent() {
     drop(pieces);
     upstream.wait_for_disconnects(1).await;
     server.wait_for_metric("prompt_r1_client_disconnects_total", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_length_that_is_none_cuts_nothing_off() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    upstream.then(Script::events(["{\"a\": 1}"]).header("content-length", "3"));
+    let response = server.ask(CHAT, json!({"model": "x", "stream": true})).await;
+    assert_eq!(response.headers().get("content-length"), None);
+    assert_eq!(response.text().await.unwrap(), "data: {\"a\": 1}\n\n");
 }
 
 #[tokio::test]

@@ -16,16 +16,18 @@ use mistralrs::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::error::SendError;
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::trajectory::SampledToken;
 
 mod folder;
 mod hook;
+mod kept;
 
 use folder::Source;
 use hook::SamplingHook;
+use kept::Kept;
 
 /// How mistral.rs is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +40,8 @@ pub struct MistralRsConfig {
     pub max_batch: usize,
     /// Requests that may wait for a place; one more is refused.
     pub queue: usize,
-    /// Memory for the computed prefixes of earlier turns, MiB. mistral.rs itself never lets go of
-    /// them on a CPU.
+    /// Memory for the computed prefixes of earlier turns on a CPU, MiB; one is always kept. On a GPU
+    /// mistral.rs keeps the last 16.
     pub prefix_cache_mib: usize,
     /// Use the CPU even where the build has a GPU backend.
     pub force_cpu: bool,
@@ -66,10 +68,8 @@ struct Shared {
     /// Requests admitted or waiting.
     load: AtomicUsize,
     max_load: usize,
-    /// Held shared by each request, alone by the restart that frees the prefix cache.
-    running: RwLock<()>,
-    cached_tokens: AtomicUsize,
-    max_cached_tokens: usize,
+    /// The prefixes that mistral.rs keeps, where it does not bound them itself.
+    kept: Option<Kept>,
     /// A rewritten copy of the model's folder, kept as long as the engine.
     _folder: Option<tempfile::TempDir>,
 }
@@ -115,10 +115,8 @@ impl MistralRsEngine {
             .ok()
             .flatten()
             .ok_or_else(|| failed("its context length is unknown".into()))?;
-        let max_cached_tokens = match keeps_prefixes {
-            true => (config.prefix_cache_mib << 20) / source.cache_bytes_per_token.max(1),
-            false => usize::MAX,
-        };
+        let kept = (keeps_prefixes && on_cpu)
+            .then(|| Kept::new(config.prefix_cache_mib << 20, source.cache_bytes_per_token));
         Ok(Self {
             shared: Arc::new(Shared {
                 model,
@@ -126,9 +124,7 @@ impl MistralRsEngine {
                 slots: Semaphore::new(config.max_batch.max(1)),
                 load: AtomicUsize::new(0),
                 max_load: config.max_batch + config.queue,
-                running: RwLock::new(()),
-                cached_tokens: AtomicUsize::new(0),
-                max_cached_tokens,
+                kept,
                 _folder: source.rewritten,
             }),
         })
@@ -207,8 +203,9 @@ impl Shared {
             slot = self.slots.acquire() => slot.map_err(stopped)?,
             () = events.closed() => return Err(stopped("the request was dropped")),
         };
-        self.free_prefixes().await?;
-        let _running = self.running.read().await;
+        if self.kept.as_ref().is_some_and(Kept::is_full) {
+            self.free_prefixes().await?;
+        }
         match self.sample(&request, events).await? {
             Some(reason) => Ok(reason),
             // Once more: whatever ended the thread may have been another request.
@@ -247,37 +244,90 @@ impl Shared {
         let room = (self.context_length - prompt_tokens).min(request.max_tokens);
         let hook = SamplingHook::new(request.sampling, request.stop_ids.clone());
         // The engine's loop waits on a full channel, and all requests with it: never full.
-        let (responses, mut received) = mpsc::channel(room + 16);
+        let (responses, received) = mpsc::channel(room + 16);
         let params = SamplingParams {
             max_len: Some(room),
             stop_toks: Some(StopTokens::Ids(request.stop_ids.clone())),
             ..SamplingParams::neutral()
         };
-        let inner = self.model.inner();
+        let processor = Arc::clone(&hook) as Arc<dyn CustomLogitsProcessor>;
+        self.ask(request.prompt.clone(), params, Some(vec![processor]), responses).await?;
+        let mut sampled = Vec::new();
+        let end = Running { request, room, hook, received }.collect(events, &mut sampled).await;
+        // Whatever its end: what is dropped while its last token is sampled is kept as well.
+        if let Some(kept) = &self.kept {
+            kept.add(prompt_tokens + sampled.len());
+        }
+        let end = end?;
+        if !request.stream && end.is_some() {
+            let _ = events.send(GenerateEvent::Tokens(sampled));
+        }
+        Ok(end)
+    }
+
+    async fn ask(
+        &self,
+        prompt: Vec<u32>,
+        params: SamplingParams,
+        logits_processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
+        responses: mpsc::Sender<Response>,
+    ) -> Result<(), EngineError> {
+        let (message, id) =
+            (RequestMessage::CompletionTokens(prompt), self.model.inner().next_request_id());
         let normal = NormalRequest {
             is_streaming: true,
-            logits_processors: Some(vec![Arc::clone(&hook) as Arc<dyn CustomLogitsProcessor>]),
-            ..NormalRequest::new_simple(
-                RequestMessage::CompletionTokens(request.prompt.clone()),
-                params,
-                responses,
-                inner.next_request_id(),
-                None,
-                None,
-            )
+            logits_processors,
+            ..NormalRequest::new_simple(message, params, responses, id, None, None)
         };
-        self.send(Request::Normal(Box::new(normal))).await?;
-        let mut sampled = Vec::new();
+        self.send(Request::Normal(Box::new(normal))).await
+    }
+
+    /// Has mistral.rs let go of all that it keeps. It does when a step fails, as one must whose
+    /// token is none of the vocabulary. To end its thread would do too, but each new one leaves
+    /// another behind that never ends.
+    async fn free_prefixes(&self) -> Result<(), EngineError> {
+        // The greatest number itself stands for a token that is left out.
+        const NO_TOKEN: u32 = u32::MAX - 1;
+        let (responses, mut received) = mpsc::channel(16);
+        self.ask(vec![NO_TOKEN], SamplingParams::neutral(), None, responses).await?;
+        match received.recv().await {
+            // A thread that has died has let go as well.
+            Some(Response::CompletionModelError(..)) | None => {
+                self.kept.as_ref().into_iter().for_each(Kept::clear);
+                Ok(())
+            }
+            Some(_) => Err(stopped("it does not let go of its prefixes")),
+        }
+    }
+}
+
+/// A request that the engine was given. Dropping it is how the engine learns to stop.
+struct Running<'a> {
+    request: &'a GenerateRequest,
+    /// Tokens that it may sample.
+    room: usize,
+    hook: Arc<SamplingHook>,
+    received: mpsc::Receiver<Response>,
+}
+
+impl Running<'_> {
+    /// Takes what is sampled, until its end; `None` where the engine's thread ended before it had
+    /// sampled anything.
+    async fn collect(
+        mut self,
+        events: &mpsc::UnboundedSender<GenerateEvent>,
+        sampled: &mut Vec<SampledToken>,
+    ) -> Result<Option<StopReason>, EngineError> {
+        let request = self.request;
         let has_stopped = |sampled: &[SampledToken]| {
             sampled.last().is_some_and(|token| request.stop_ids.contains(&token.id))
         };
         loop {
-            // Leaving this function drops `received`: that is how the engine learns to stop.
             let response = tokio::select! {
-                response = received.recv() => response,
+                response = self.received.recv() => response,
                 () = events.closed() => return Err(stopped("the request was dropped")),
             };
-            let fresh = hook.take();
+            let fresh = self.hook.take();
             if request.stream && !fresh.is_empty() {
                 let _ = events.send(GenerateEvent::Tokens(fresh.clone()));
             }
@@ -301,35 +351,12 @@ impl Shared {
                     return Err(stopped("it answered with something else than a completion"));
                 }
                 // The last chunk is not sent where the text would end inside a character.
-                None if has_stopped(&sampled) || sampled.len() >= room => break,
+                None if has_stopped(sampled) || sampled.len() >= self.room => break,
                 None if sampled.is_empty() => return Ok(None),
                 None => return Err(stopped("its thread ended; the next request starts it again")),
             }
         }
-        let reason = if has_stopped(&sampled) { StopReason::StopId } else { StopReason::Length };
-        self.cached_tokens.fetch_add(prompt_tokens + sampled.len(), Ordering::Relaxed);
-        if !request.stream {
-            let _ = events.send(GenerateEvent::Tokens(sampled));
-        }
-        Ok(Some(reason))
-    }
-
-    /// Restarts the engine's thread once it keeps more prefixes than allowed: on a CPU this is the
-    /// only way to make it let go of them. The model stays loaded.
-    async fn free_prefixes(&self) -> Result<(), EngineError> {
-        if self.cached_tokens.load(Ordering::Relaxed) <= self.max_cached_tokens {
-            return Ok(());
-        }
-        let _alone = self.running.write().await;
-        if self.cached_tokens.swap(0, Ordering::Relaxed) <= self.max_cached_tokens {
-            return Ok(());
-        }
-        let sender = self.model.inner().get_sender(None).map_err(stopped)?;
-        sender.send(Request::Terminate).await.map_err(stopped)?;
-        // The receiving end closes when the thread has let go of everything.
-        sender.closed().await;
-        tracing::debug!("restarted the engine to free its prefix cache");
-        Ok(())
+        Ok(Some(if has_stopped(sampled) { StopReason::StopId } else { StopReason::Length }))
     }
 }
 

@@ -12,7 +12,8 @@ use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
 use crate::trajectory::{Action, Observation};
 
 use super::{Run, record_usage};
-use crate::episode::{CONTENTS, EpisodeErrorKind, SPANS};
+use crate::episode::estimate::UnderWay;
+use crate::episode::{CONTENTS, EpisodeErrorKind, RoleUsage, SPANS};
 
 impl Run<'_> {
     /// The reply to a prompt, from the record if the same prompt was sent before. `is_answer` says
@@ -77,7 +78,13 @@ impl Run<'_> {
             let last = messages.last();
             tracing::info!(target: CONTENTS, prompt = last.map(ChatMessage::as_text), "asked");
         });
-        let result = self.reply_to(messages, is_answer).instrument(span.clone()).await;
+        let prices = self.participants.large_model.prices();
+        let read = messages.iter().map(ChatMessage::text_length).sum();
+        let tally = &self.request.tally;
+        let mut replying =
+            UnderWay::begin(tally, self.usage, |usage| &mut usage.large_model, prices, read);
+        let result = self.reply_to(messages, is_answer, &mut replying);
+        let result = result.instrument(span.clone()).await;
         match &result {
             Ok(reply) => {
                 record_usage(&span, reply.usage);
@@ -91,18 +98,26 @@ impl Run<'_> {
             }
         }
         self.waited += begun.elapsed();
-        let reply = result?;
-        self.usage.large_model.calls += 1;
-        self.usage.large_model.tokens += reply.usage;
-        self.usage.large_model.cost += reply.cost;
-        self.tally();
-        Ok(reply)
+        match &result {
+            Ok(reply) => {
+                let (tokens, cost) = (reply.usage, reply.cost);
+                self.usage.large_model += RoleUsage { calls: 1, tokens, cost };
+                self.tally();
+            }
+            Err(EpisodeErrorKind::LargeModel(error)) => {
+                let is_billed = error.may_be_billed() || replying.has_written();
+                self.count_cut(&replying, is_billed);
+            }
+            Err(_) => self.count_cut(&replying, true),
+        }
+        result
     }
 
     async fn reply_to(
         &mut self,
         messages: Vec<ChatMessage>,
         is_answer: bool,
+        replying: &mut UnderWay,
     ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
         let call = Call {
@@ -117,11 +132,25 @@ impl Run<'_> {
         if is_live {
             let stream = timeout_at(self.deadline.into(), model.stream(&call)).await;
             let mut stream = stream.map_err(|_| past())??;
+            let mut said = String::new();
             loop {
                 let chunk = timeout_at(self.deadline.into(), stream.next()).await;
-                match chunk.map_err(|_| past())? {
-                    Some(Ok(ReplyChunk::Text(text))) => self.announce(is_answer, text).await?,
+                match chunk.unwrap_or_else(|_| Some(Err(past()))) {
+                    Some(Ok(ReplyChunk::Text(text))) => {
+                        replying.write(&text);
+                        said.push_str(&text);
+                        self.announce(is_answer, text).await?;
+                    }
                     Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
+                    // Of an answer, what was told already is better than none.
+                    Some(Err(LargeModelError::Deadline { .. }))
+                        if is_answer && !said.is_empty() =>
+                    {
+                        self.is_cut = true;
+                        let finish_reason = "length".to_owned();
+                        let RoleUsage { tokens: usage, cost, .. } = replying.used();
+                        return Ok(Reply { finish_reason, usage, cost, ..Reply::text(said) });
+                    }
                     Some(Err(error)) => return Err(error.into()),
                     None => {
                         return Err(EpisodeErrorKind::LargeModel(LargeModelError::Malformed {

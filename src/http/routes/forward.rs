@@ -154,16 +154,29 @@ pub(super) async fn hand_on(
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
     let (method, body) = (Method::POST, body.clone());
-    if caller.is_billed() {
-        // What is compressed could not be counted.
+    if caller.is_billed() || endpoint.has_key() {
+        // What is compressed could not be counted, nor could the endpoint's key be found in it.
         headers.remove(header::ACCEPT_ENCODING);
     }
-    let sent = body.len();
+    // From now on, as the client may leave before there is a response.
+    let meter = caller.is_billed().then(|| {
+        let tally = Tally::default();
+        let bill = caller.bill(&tally);
+        Meter::new(endpoint.prices(), body.len(), tally, bill)
+    });
     let request = ForwardRequest { method, path, headers, body, deadline: None };
     let asked = Instant::now();
     let response = endpoint.forward(request).await;
     let overhead = started.elapsed().saturating_sub(asked.elapsed());
     state.metrics.overhead(route, overhead);
+    let is_success = response.as_ref().is_ok_and(|response| response.status().is_success());
+    let meter = match meter {
+        Some(meter) if !is_success => {
+            meter.forget();
+            None
+        }
+        meter => meter,
+    };
     let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
     let (parts, pieces) = response.into_parts();
     let is_events = parts
@@ -173,10 +186,8 @@ pub(super) async fn hand_on(
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = pass::pieces(pieces, is_events, is_callers_key);
-    if caller.is_billed() && parts.status.is_success() {
-        let tally = Tally::default();
-        let bill = caller.bill(&tally);
-        pieces = Meter::new(endpoint.prices(), sent, tally, bill).watch(pieces);
+    if let Some(meter) = meter {
+        pieces = meter.watch(pieces);
     }
     let mut response = if length == Some(0) {
         let _ = pieces.next().await;

@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 use crate::chat::ChatMessage;
 use crate::http::error::ApiError;
 
-/// A message of a conversation. Fields that are not named here reach the large model untouched.
+/// A message of a conversation. Fields that are not named here reach the large model untouched, but
+/// for the thoughts of earlier answers (`reasoning_content` and `reasoning`).
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `chat::ChatMessage`.
 pub(in crate::http) struct Message {
@@ -75,8 +76,12 @@ impl Asked {
         if messages.is_empty() {
             return Err(ApiError::invalid("messages", "`messages` is empty"));
         }
-        for (index, message) in messages.iter().enumerate() {
+        for (index, message) in messages.iter_mut().enumerate() {
             check(index, message)?;
+            if message.role == "assistant" {
+                // The policy's thoughts, as they were given to the client: endpoints refuse them.
+                message.extra.retain(|key, _| !THOUGHTS.contains(&key.as_str()));
+            }
         }
         let last = messages.iter().rposition(|message| message.role == "user");
         let at = last.unwrap_or(messages.len() - 1);
@@ -94,6 +99,8 @@ impl Asked {
     }
 }
 
+/// Where the thoughts of earlier answers stand.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Refuses what no chat model could read.

@@ -121,6 +121,24 @@ async fn without_redis_each_process_counts_for_itself() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
+async fn what_was_spent_while_redis_was_away_is_not_forgotten() {
+    let services = Services::find();
+    let upstream = Loopback::start().await;
+    let (store, key) = services.key(json!({"budget_per_day": 15.0})).await;
+    let away = services.server(&Redis::plain("redis://127.0.0.1:1/0"), &upstream).await;
+    assert_eq!(solve(&away, &key).await.status(), 200);
+    let written = async {
+        while store.spent(id(&key), 1_700_000_000 / 86_400).await.unwrap() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), written).await.unwrap();
+    let back = services.server(&Redis::plain(&services.redis), &upstream).await;
+    assert_eq!(outcome(solve(&back, &key).await).await.1, "insufficient_quota");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
 async fn limits_are_shared_over_tls_with_a_redis_that_can_be_trusted() {
     let services = Services::find();
     let upstream = Loopback::start().await;

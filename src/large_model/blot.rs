@@ -1,0 +1,153 @@
+//! Bodies of responses without the credential that was sent: some endpoints repeat it.
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, StreamExt};
+use http::{HeaderMap, HeaderName};
+
+use super::forward::ForwardBody;
+
+/// What stands where a byte of the credential stood: lengths that were announced stay true.
+const BLOT: u8 = b'*';
+
+/// The same pieces with the secret blotted out, also where it comes in parts. Nothing is held back
+/// but what may be the beginning of it.
+pub(super) fn body(pieces: ForwardBody, secret: &str) -> ForwardBody {
+    let blotter = Blotter { secret: secret.to_owned().into(), held: BytesMut::new() };
+    stream::unfold(Some((pieces, blotter)), async |state| {
+        let (mut pieces, mut blotter) = state?;
+        loop {
+            let end = match pieces.next().await {
+                Some(Ok(piece)) => match blotter.push(piece) {
+                    ready if ready.is_empty() => continue,
+                    ready => return Some((Ok(ready), Some((pieces, blotter)))),
+                },
+                end => end,
+            };
+            if blotter.held.is_empty() {
+                return Some((end?, None));
+            }
+            let rest = blotter.held.split().freeze();
+            let pieces = stream::iter(end).boxed();
+            return Some((Ok(rest), Some((pieces, blotter))));
+        }
+    })
+    .boxed()
+}
+
+/// Removes the headers that hold the secret.
+pub(super) fn headers(headers: &mut HeaderMap, secret: &str) {
+    let held =
+        headers.iter().filter(|(_, value)| find(value.as_bytes(), secret.as_bytes()).is_some());
+    let names: Vec<HeaderName> = held.map(|(name, _)| name.clone()).collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+struct Blotter {
+    secret: Bytes,
+    /// What may be the beginning of the secret.
+    held: BytesMut,
+}
+
+impl Blotter {
+    /// Takes a piece; gives what can be handed on.
+    fn push(&mut self, piece: Bytes) -> Bytes {
+        let is_clean = self.held.is_empty()
+            && find(&piece, &self.secret).is_none()
+            && self.beginning(&piece) == 0;
+        if is_clean {
+            return piece;
+        }
+        self.held.extend_from_slice(&piece);
+        let mut from = 0;
+        while let Some(at) = find(&self.held[from..], &self.secret) {
+            let end = from + at + self.secret.len();
+            self.held[from + at..end].fill(BLOT);
+            from = end;
+        }
+        let ready = self.held.len() - self.beginning(&self.held);
+        self.held.split_to(ready).freeze()
+    }
+
+    /// How many bytes at the end may be the beginning of the secret.
+    fn beginning(&self, bytes: &[u8]) -> usize {
+        let longest = (self.secret.len() - 1).min(bytes.len());
+        let is_beginning = |&length: &usize| bytes.ends_with(&self.secret[..length]);
+        (1..=longest).rev().find(is_beginning).unwrap_or(0)
+    }
+}
+
+fn find(bytes: &[u8], secret: &[u8]) -> Option<usize> {
+    let (&first, rest) = secret.split_first()?;
+    let mut from = 0;
+    loop {
+        let at = from + bytes[from..].iter().position(|&byte| byte == first)?;
+        if bytes[at + 1..].starts_with(rest) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRET: &str = "sk-sk-12";
+
+    fn run(pieces: &[&[u8]]) -> Vec<Bytes> {
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        let blotted = body(stream::iter(pieces).boxed(), SECRET);
+        let all = blotted.map(Result::unwrap).collect::<Vec<_>>();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(all)
+    }
+
+    #[test]
+    fn what_is_handed_on_when() {
+        let table: [(&[&str], &[&str]); 7] = [
+            (&[], &[]),
+            (&["a", "b"], &["a", "b"]),
+            (&["a sk-sk-12 b sk-sk-12"], &["a ******** b ********"]),
+            (&["a sk-sk", "-12 b"], &["a ", "******** b"]),
+            (&["a s", "k-", "x"], &["a ", "sk-x"]),
+            (&["sk-sk-sk-12"], &["sk-********"]),
+            (&["a sk-"], &["a ", "sk-"]),
+        ];
+        for (pieces, expected) in table {
+            let pieces: Vec<_> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+            assert_eq!(run(&pieces), expected, "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_comes_after_what_was_held() {
+        let error = crate::large_model::LargeModelError::Deadline { model: "m".into() };
+        let pieces = stream::iter([Ok(Bytes::from_static(b"a sk-")), Err(error)]).boxed();
+        let handed_on: Vec<_> = body(pieces, SECRET).collect().await;
+        assert_eq!(handed_on[1].as_ref().unwrap(), "sk-");
+        assert!(handed_on[2].is_err() && handed_on.len() == 3);
+    }
+
+    #[test]
+    fn headers_that_hold_it_are_left_out() {
+        let mut map = HeaderMap::new();
+        map.insert("x-a", "Bearer sk-sk-12".parse().unwrap());
+        map.insert("x-b", "sk-sk-1".parse().unwrap());
+        headers(&mut map, SECRET);
+        assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(text in "(sk-|12|a){0,30}", size in 1usize..9) {
+            let pieces: Vec<_> = text.as_bytes().chunks(size).collect();
+            let expected = text.replace(SECRET, "********");
+            prop_assert_eq!(run(&pieces).concat(), expected.as_bytes());
+        }
+    }
+}
