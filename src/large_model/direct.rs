@@ -121,7 +121,11 @@ impl Direct {
         let (head, body) = response.into_parts();
         let mut reply = Reply { body, link: Some(link), idle: Arc::clone(&self.idle) };
         if reply.body.is_end_stream() {
-            poll_fn(|context| Poll::Ready(reply.end(context))).await;
+            poll_fn(|context| {
+                reply.end(context);
+                Poll::Ready(())
+            })
+            .await;
         }
         http::Response::from_parts(head, Body::wrap(reply)).into()
     }
