@@ -119,7 +119,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if let Some(path) = path.strip_prefix("store/") {
         return part(&shared.bytes(path), header(header::RANGE)).into_response();
     }
-    if header(header::AUTHORIZATION) != Some(&shared.token) {
+    if header(header::AUTHORIZATION) != Some(shared.token.as_str()) {
         return (StatusCode::UNAUTHORIZED, "Invalid username or password.").into_response();
     }
     let known = |id: &str| shared.repositories.lock().unwrap().get(id).cloned();
@@ -158,10 +158,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let etag = format!("\"{:016x}\"", hasher.finish());
     if name.ends_with(".safetensors") {
         let location = format!("{}/store/{id}/{name}", shared.store);
-        let headers = [("x-repo-commit", sha), ("x-linked-etag", &etag), ("location", &location)];
+        let headers = [
+            ("x-repo-commit", sha),
+            ("x-linked-etag", etag.as_str()),
+            ("location", location.as_str()),
+        ];
         return (StatusCode::FOUND, headers).into_response();
     }
-    let headers = [("x-repo-commit", sha), ("etag", &etag)];
+    let headers = [("x-repo-commit", sha), ("etag", etag.as_str())];
     (headers, part(bytes, header(header::RANGE))).into_response()
 }
 
