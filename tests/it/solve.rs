@@ -135,7 +135,9 @@ async fn how_failures_of_the_large_model_are_told() {
         assert_eq!(response.status(), status, "{code}");
         let wait = response.headers().get("retry-after").cloned();
         assert_eq!(wait.is_some(), status == 429, "{code}");
-        assert!(!response.headers().contains_key("x-should-retry"));
+        // What was answered may be billed; what was refused, or not answered, is not.
+        let is_spent = response.headers().contains_key("x-should-retry");
+        assert_eq!(is_spent, code == "large_model_malformed", "{code}");
         let error: Value = response.json().await.unwrap();
         assert_eq!(error["error"]["code"], code, "{error}");
         assert!(!error.to_string().contains("127.0.0.1"), "{error}");

@@ -66,7 +66,11 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
             files.iter().all(|file| file.ends_with(".safetensors") && !file.contains('/'))
         })
         .filter(|files| !files.is_empty())
-        .ok_or_else(|| format!("its `{INDEX}` does not say where its weights are"))
+        .ok_or_else(|| {
+            format!(
+                "its `{INDEX}` does not say where its weights are\nhint: choose another model, or give a local folder"
+            )
+        })
 }
 
 /// Whether a folder of the cache holds all of a model: other programs fetch single files.
