@@ -21,8 +21,15 @@ pub(super) fn pieces(
     is_callers_key: bool,
 ) -> BoxStream<'static, io::Result<Bytes>> {
     if !is_events {
-        // The length was announced, or the last chunk is missing: the client can tell.
-        return body.map(|piece| piece.map_err(io::Error::other)).boxed();
+        // The length was announced, or the last chunk is missing: the client can tell. What came
+        // before must be sent by then, the status at least: the failure takes with it what is not.
+        let pieces = body.then(|piece| async {
+            if piece.is_err() {
+                tokio::task::yield_now().await;
+            }
+            piece.map_err(io::Error::other)
+        });
+        return pieces.boxed();
     }
     let lines = Lines { body, held: BytesMut::new(), is_over: false };
     stream::unfold(lines, move |mut lines| async move {

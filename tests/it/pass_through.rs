@@ -137,13 +137,12 @@ async fn a_stream_that_breaks_off_says_so() {
 async fn a_whole_body_that_breaks_off_is_no_whole_body() {
     let upstream = Loopback::start().await;
     let server = setup().start(&upstream).await;
-    upstream.then(Script::json(200, json!({"a": "long enough"})).cut(5, Cut::Close));
-    // Whether it begins depends on how much of it is there by then.
-    let whole = match server.post(CHAT, &json!({"model": "x"})).send().await {
-        Ok(response) => response.bytes().await.map(drop),
-        Err(error) => Err(error),
-    };
-    assert!(whole.is_err());
+    for (after, cut) in [(0, Cut::Close), (5, Cut::Close), (0, Cut::Reset), (5, Cut::Reset)] {
+        upstream.then(Script::json(200, json!({"a": "long enough"})).cut(after, cut));
+        let response = server.ask(CHAT, json!({"model": "x"})).await;
+        assert_eq!(response.status(), 200, "{cut:?} after {after}");
+        assert!(response.bytes().await.is_err(), "{cut:?} after {after}");
+    }
 }
 
 #[tokio::test]
