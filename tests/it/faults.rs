@@ -27,8 +27,11 @@ const SLACK: Duration = Duration::from_secs(8);
 const AT_ONCE: usize = 48;
 /// Questions at the end, of a server that must be well.
 const AFTERWARDS: usize = 12;
-/// Bytes that the server may gain over the second half of the requests.
-const MOST_GAINED: i64 = 48 * 1024 * 1024;
+/// Bytes that the server may gain over the second half of the requests: twice the prefixes that its
+/// policy may keep, which are all that it keeps of a request.
+const MOST_GAINED: i64 = 2 * KEPT * 1024 * 1024;
+/// MiB of them.
+const KEPT: i64 = 8;
 
 /// What the large model does about its request of this number.
 fn fault(number: usize) -> Script {
@@ -76,7 +79,7 @@ fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
     let text = format!(
         "default_large_model = \"test\"\n[access]\nstore = {:?}\n[server]\nmax_in_flight = {AT_ONCE}\nqueue = 1000\n\
          [episode]\ndeadline_ms = 60000\nmax_turns = 3\n\
-         [policy]\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = 8 }}\n\
+         [policy]\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
          [large_models.test]\n{}[large_models.closed]\n{}[large_models.patient]\n{}",
         folder.join("keys.db"),
         hasty(&upstream.url()),
