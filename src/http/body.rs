@@ -1,9 +1,9 @@
 //! Reads request bodies: bounded in size and time, and with errors that name the field.
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -17,25 +17,20 @@ impl FromRequest<AppHandle> for RawBody {
 
     async fn from_request(request: Request, handle: &AppHandle) -> Result<Self, ApiError> {
         let server = &handle.state().server;
-        let limit = server.body_timeout();
-        match tokio::time::timeout(limit, Bytes::from_request(request, handle)).await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) => Err(unread(&rejection, server.body_limit_bytes)),
+        let (limit, time) = (server.body_limit_bytes, server.body_timeout());
+        let body = Limited::new(request.into_body(), limit);
+        match tokio::time::timeout(time, body.collect()).await {
+            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message = format!("the body is longer than {limit} bytes");
+                Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
+            }
+            Ok(Err(_)) => Err(ApiError::bad_request("invalid_body", "the body could not be read")),
             Err(_) => {
-                let message = format!("the body did not arrive within {} s", limit.as_secs());
+                let message = format!("the body did not arrive within {} s", time.as_secs());
                 Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
             }
         }
-    }
-}
-
-fn unread(rejection: &BytesRejection, limit: usize) -> ApiError {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let message = format!("the body is longer than {limit} bytes");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-        }
-        _ => ApiError::bad_request("invalid_body", "the body could not be read"),
     }
 }
 

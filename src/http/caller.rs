@@ -3,11 +3,9 @@
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -28,24 +26,16 @@ struct Account {
 }
 
 /// Lets in who may come in: the key must be valid, and must not have reached its limits.
-pub(super) async fn check(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn check(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let is_api = request.uri().path().starts_with("/v1/");
-    if let Some(access) = state.access.clone().filter(|_| is_api) {
-        match admit(&state, access, request.headers()).await {
-            Ok(Some(account)) => {
-                // It is ours: no endpoint may see it.
-                request.headers_mut().remove(header::AUTHORIZATION);
-                request.extensions_mut().insert(Caller(Some(account)));
-            }
-            Ok(None) => {}
-            Err(error) => return error.into_response(),
-        }
+    let Some(access) = state.access.clone().filter(|_| is_api) else { return Ok(()) };
+    // Allocated by itself, so that requests without a key do not carry its size along.
+    if let Some(account) = Box::pin(admit(state, access, request.headers())).await? {
+        // It is ours: no endpoint may see it.
+        request.headers_mut().remove(header::AUTHORIZATION);
+        request.extensions_mut().insert(Caller(Some(account)));
     }
-    next.run(request).await
+    Ok(())
 }
 
 async fn admit(

@@ -1,18 +1,18 @@
-//! What happens around every handler, in one ordered list.
+//! What happens around every handler.
 
 use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tracing::{Instrument, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -25,25 +25,29 @@ use super::state::{AppHandle, AppState};
 /// Names the trace that a request is part of.
 const TRACE: &str = "traceparent";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Headers whose values are not to be shown.
+const SECRETS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+];
 /// Longer ids are not echoed: they end up in logs.
 const LONGEST_ID: usize = 128;
 
-/// Wraps a router; the last layer is the first to see a request.
+/// Wraps a router. It is one layer, as each is allocated anew for every request.
 pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppHandle> {
-    let secrets = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE];
-    let secrets = secrets.into_iter().chain([HeaderName::from_static("x-api-key")]);
-    router
-        .layer(DefaultBodyLimit::max(handle.state().server.body_limit_bytes))
-        .layer(from_fn_with_state(handle.clone(), caller::check))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(handle.clone(), watch))
-        .layer(SetSensitiveRequestHeadersLayer::new(secrets))
+    router.layer(from_fn_with_state(handle.clone(), watch))
 }
 
-/// Gives the request an id and a span, and counts it.
+/// Gives the request an id and a span, has its caller's key checked, and counts it.
 async fn watch(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = route(path.unwrap_or_default());
+    let route = route(request.uri().path());
+    for name in &SECRETS {
+        if let Some(value) = request.headers_mut().get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
     let given = request.headers().get(&REQUEST_ID).filter(|id| is_id(id));
     let id = match given {
         Some(id) => id.clone(),
@@ -65,8 +69,16 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
         // Fails where nothing is traced.
         let _ = span.set_parent(caller);
     }
-    let mut guard = Guard { state, route, started: Instant::now(), is_answered: false };
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut guard =
+        Guard { state: state.clone(), route, started: Instant::now(), is_answered: false };
+    let answered = async {
+        match caller::check(&state, &mut request).await {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let answered = AssertUnwindSafe(answered).catch_unwind().instrument(span.clone());
+    let mut response = answered.await.unwrap_or_else(panicked);
     guard.is_answered = true;
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);
@@ -88,7 +100,7 @@ fn is_id(id: &HeaderValue) -> bool {
 
 /// The route's name in metrics.
 fn route(path: &str) -> &'static str {
-    let path = if path.starts_with("/v1/models") { "/v1/models" } else { path };
+    let path = if path.starts_with("/v1/models/") { "/v1/models" } else { path };
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 

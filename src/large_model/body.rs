@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::Response;
+use http_body_util::BodyExt;
 
 use super::error::LargeModelError;
 use super::exchange::Exchange;
@@ -12,27 +12,27 @@ use super::exchange::Exchange;
 /// A body that is being read.
 pub(super) struct Body {
     pub(super) exchange: Arc<Exchange>,
-    response: Response,
+    pieces: reqwest::Body,
     read: usize,
     limit: usize,
 }
 
 impl Body {
     /// The body of a reply.
-    pub(super) fn new(exchange: Arc<Exchange>, response: Response) -> Self {
+    pub(super) fn new(exchange: Arc<Exchange>, pieces: reqwest::Body) -> Self {
         let limit = exchange.transport.config.max_reply_bytes;
-        Self { exchange, response, read: 0, limit }
+        Self { exchange, pieces, read: 0, limit }
     }
 
     /// A body of any size, for whoever does not keep it.
-    pub(super) fn unbounded(exchange: Arc<Exchange>, response: Response) -> Self {
-        Self { exchange, response, read: 0, limit: usize::MAX }
+    pub(super) fn unbounded(exchange: Arc<Exchange>, pieces: reqwest::Body) -> Self {
+        Self { exchange, pieces, read: 0, limit: usize::MAX }
     }
 
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, LargeModelError> {
         let idle = self.exchange.transport.config.timeouts.idle();
-        let piece = self.exchange.within("next byte", idle, self.response.chunk()).await?;
+        let piece = self.exchange.within("next byte", idle, piece(&mut self.pieces)).await?;
         let piece = piece.map_err(|error| self.exchange.transport_failed(&error))?;
         self.read = self.read.saturating_add(piece.as_ref().map_or(0, Bytes::len));
         if self.read > self.limit {
@@ -64,7 +64,7 @@ impl Body {
     /// Reads on to the end, which should be there: only then is the connection used again.
     pub(super) async fn close(&mut self) {
         const PATIENCE: Duration = Duration::from_millis(50);
-        let _ = self.exchange.within("next byte", PATIENCE, self.response.chunk()).await;
+        let _ = self.exchange.within("next byte", PATIENCE, piece(&mut self.pieces)).await;
     }
 
     /// As much of an error's body as arrives, at most 64 KiB: whatever it says, it is an error.
@@ -77,4 +77,15 @@ impl Body {
         }
         head
     }
+}
+
+/// The next piece as it arrives; `None` at the end.
+async fn piece(pieces: &mut reqwest::Body) -> Result<Option<Bytes>, reqwest::Error> {
+    while let Some(frame) = pieces.frame().await {
+        // Others are trailers.
+        if let Ok(piece) = frame?.into_data() {
+            return Ok(Some(piece));
+        }
+    }
+    Ok(None)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use reqwest::{RequestBuilder, Response};
+use http::{HeaderValue, Method, header};
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
@@ -13,7 +13,7 @@ use super::exchange::{Exchange, asked_wait};
 use super::live::Live;
 use super::reply::{parse_completion, parse_error};
 use super::retry::retrying;
-use super::transport::{EndpointSetup, Transport};
+use super::transport::{EndpointSetup, Request, Response, Transport};
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 
 /// A large model behind an endpoint. Clones share connections, limits and breaker.
@@ -75,26 +75,25 @@ impl Endpoint {
             })
     }
 
-    fn request(&self, body: Bytes) -> RequestBuilder {
-        let url =
-            format!("{}/chat/completions", self.transport.base.as_str().trim_end_matches('/'));
-        let json = http::HeaderValue::from_static("application/json");
-        self.transport.client.post(url).header(http::header::CONTENT_TYPE, json).body(body)
+    fn request(&self, body: Bytes) -> Request {
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.transport.completions.clone();
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        request
     }
 }
 
 /// Waits for a good response; an error status becomes the failure that it is.
-async fn open(
-    exchange: &Arc<Exchange>,
-    request: RequestBuilder,
-) -> Result<Response, LargeModelError> {
+async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, LargeModelError> {
     let response = exchange.send(request).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let wait = asked_wait(&response);
-    let body = Body::new(Arc::clone(exchange), response).head().await;
+    let wait = asked_wait(response.headers());
+    let body = Body::new(Arc::clone(exchange), response.into_body()).head().await;
     let mut error = parse_error(status.as_u16(), &body, exchange.redactor());
     if status.is_redirection() {
         error.message =
@@ -108,7 +107,7 @@ async fn read_whole(
     exchange: &Arc<Exchange>,
     response: Response,
 ) -> Result<Reply, LargeModelError> {
-    let body = Body::new(Arc::clone(exchange), response).whole().await?;
+    let body = Body::new(Arc::clone(exchange), response.into_body()).whole().await?;
     parse_completion(&body, exchange.redactor())
         .map(|reply| exchange.priced(reply))
         .map_err(|fault| exchange.faulty(fault))
@@ -159,7 +158,7 @@ impl LargeModel for Endpoint {
                 let mut attempt = exchange.begin().await?;
                 let first = async {
                     let response = open(exchange, request).await?;
-                    Live::open(Body::new(Arc::clone(exchange), response)).await
+                    Live::open(Body::new(Arc::clone(exchange), response.into_body())).await
                 };
                 match first.await {
                     Ok(opened) => {

@@ -20,9 +20,11 @@ use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
-use reqwest::{Body, Url};
+use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
+
+use super::transport::{Request, Response};
 
 /// How long an idle connection is kept.
 const KEPT: Duration = Duration::from_secs(90);
@@ -56,15 +58,15 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// For the endpoint at `url`, unless TLS or a proxy stands between. At most `most_idle`
+    /// For the endpoint at `to`, unless TLS or a proxy stands between. At most `most_idle`
     /// connections wait to be used again.
     pub(super) fn new(
-        url: &Url,
+        to: &Uri,
         is_local: bool,
         patience: Duration,
         most_idle: usize,
     ) -> Option<Self> {
-        let to: Uri = url.as_str().parse().ok()?;
+        let to = to.clone();
         let authority = to.authority().filter(|_| to.scheme_str() == Some("http"))?;
         if !is_local && Matcher::from_system().intercept(&to).is_some() {
             return None;
@@ -79,13 +81,10 @@ impl Direct {
 
     /// Sends a request and waits for the head of its response. Dropping the response's body before
     /// its end closes the connection.
-    pub(super) async fn send(
-        &self,
-        request: reqwest::Request,
-    ) -> Result<reqwest::Response, DirectError> {
-        let mut request = http::Request::<Body>::try_from(request).map_err(DirectError::failed)?;
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = path.parse().map_err(DirectError::failed)?;
+    pub(super) async fn send(&self, request: Request) -> Result<Response, DirectError> {
+        let mut request = request.map(Body::from);
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.host.clone());
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
@@ -94,7 +93,7 @@ impl Direct {
         loop {
             let (mut link, is_new) = match self.idle.take() {
                 Some(link) => (link, false),
-                None => (self.connect().await?, true),
+                None => (Box::pin(self.connect()).await?, true),
             };
             match link.ask(request).await {
                 Ok(response) => return Ok(self.reply(link, response).await),
@@ -111,13 +110,13 @@ impl Direct {
             let stream = stream.map_err(DirectError::failed)?;
             let (sender, connection) =
                 http1::handshake(stream).await.map_err(DirectError::failed)?;
-            Ok(Link { sender, connection, is_over: false })
+            Ok(Link { sender, connection: Box::pin(connection), is_over: false })
         };
         let connected = tokio::time::timeout(self.patience, connecting).await;
         connected.map_err(|_| DirectError::ConnectTimeout)?
     }
 
-    async fn reply(&self, link: Link, response: http::Response<Incoming>) -> reqwest::Response {
+    async fn reply(&self, link: Link, response: http::Response<Incoming>) -> Response {
         let (head, body) = response.into_parts();
         let mut reply = Reply { body, link: Some(link), idle: Arc::clone(&self.idle) };
         if reply.body.is_end_stream() {
@@ -127,14 +126,14 @@ impl Direct {
             })
             .await;
         }
-        http::Response::from_parts(head, Body::wrap(reply)).into()
+        Response::from_parts(head, Body::wrap(reply))
     }
 }
 
 /// A connection. Dropping it closes it.
 struct Link {
     sender: SendRequest<Body>,
-    connection: Connection<TokioIo<TcpStream>, Body>,
+    connection: Pin<Box<Connection<TokioIo<TcpStream>, Body>>>,
     is_over: bool,
 }
 
@@ -142,7 +141,7 @@ impl Link {
     /// Goes on with what there is to write and to read.
     fn drive(&mut self, context: &mut Context<'_>) {
         // How it ended, the request that is under way learns by itself.
-        self.is_over = self.is_over || Pin::new(&mut self.connection).poll(context).is_ready();
+        self.is_over = self.is_over || self.connection.as_mut().poll(context).is_ready();
     }
 
     /// Whether it would take a request.
@@ -158,7 +157,7 @@ impl Link {
         let mut answered = pin!(self.sender.try_send_request(request));
         let (connection, is_over) = (&mut self.connection, &mut self.is_over);
         let answer = poll_fn(|context| {
-            *is_over = *is_over || Pin::new(&mut *connection).poll(context).is_ready();
+            *is_over = *is_over || connection.as_mut().poll(context).is_ready();
             answered.as_mut().poll(context)
         });
         answer.await.map_err(|mut error| {

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderValue, header};
-use reqwest::{RequestBuilder, Response};
+use futures::TryFutureExt;
+use http::{HeaderMap, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Reply;
@@ -17,7 +17,7 @@ use super::error::LargeModelError;
 use super::redact::Redactor;
 use super::reply::{Fault, UpstreamError};
 use super::retry_after::retry_after;
-use super::transport::Transport;
+use super::transport::{Request, Response, Transport};
 
 /// One call, which may take several attempts.
 pub(super) struct Exchange {
@@ -68,20 +68,22 @@ impl Exchange {
     }
 
     /// Sends a request and waits for the response's headers.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, LargeModelError> {
-        let mut request = request;
+    pub(super) async fn send(&self, mut request: Request) -> Result<Response, LargeModelError> {
         if let Some(value) = &self.authorization {
             let mut value = HeaderValue::from_str(value.expose_secret())
                 .map_err(|_| self.rejected("the caller's `Authorization` is no valid header"))?;
             value.set_sensitive(true);
-            request = request.header(header::AUTHORIZATION, value);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let limit = self.transport.config.timeouts.first_byte();
         let Some(direct) = &self.transport.direct else {
-            let sent = self.within("first byte", limit, request.send()).await?;
-            return sent.map_err(|error| self.transport_failed(&error));
+            let request = reqwest::Request::try_from(request);
+            let request = request.map_err(|error| self.transport_failed(&error))?;
+            // Large: allocated by itself, so that what goes directly does not carry it along.
+            let sending = Box::pin(self.transport.client.execute(request));
+            let sent = self.within("first byte", limit, sending).await?;
+            return sent.map(Response::from).map_err(|error| self.transport_failed(&error));
         };
-        let request = request.build().map_err(|error| self.transport_failed(&error))?;
         let sent = self.within("first byte", limit, direct.send(request)).await?;
         sent.map_err(|error| match error {
             DirectError::ConnectTimeout => self.connect_timeout(),
@@ -90,14 +92,14 @@ impl Exchange {
     }
 
     /// Awaits something for at most `limit`, and never past the deadline.
-    pub(super) async fn within<T>(
+    pub(super) fn within<T>(
         &self,
         phase: &'static str,
         limit: Duration,
         future: impl Future<Output = T>,
-    ) -> Result<T, LargeModelError> {
+    ) -> impl Future<Output = Result<T, LargeModelError>> {
         let until = (Instant::now() + limit).min(self.deadline);
-        tokio::time::timeout_at(until.into(), future).await.map_err(|_| {
+        tokio::time::timeout_at(until.into(), future).map_err(move |_| {
             if until < self.deadline {
                 self.timeout(phase, limit)
             } else if self.is_callers_deadline {
@@ -181,8 +183,8 @@ impl Exchange {
 }
 
 /// How long a response asks to be left alone.
-pub(super) fn asked_wait(response: &Response) -> Option<Duration> {
-    retry_after(response.headers(), SystemTime::now())
+pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers, SystemTime::now())
 }
 
 /// What caused an error of the client library, in one line. The error itself is left out: it tells

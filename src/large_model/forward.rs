@@ -6,7 +6,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use reqwest::{RequestBuilder, Response};
 use secrecy::SecretString;
 
 use super::attempt::{Attempt, AttemptOutcome};
@@ -16,6 +15,7 @@ use super::client::Endpoint;
 use super::error::{LargeModelError, is_transient_status};
 use super::exchange::{Exchange, asked_wait};
 use super::retry::{Advice, Failure, retrying};
+use super::transport::{Request, Response};
 
 /// A request to hand on.
 #[derive(Debug, Clone)]
@@ -38,23 +38,30 @@ pub struct ForwardRequest {
 pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 
 /// Headers of one connection (RFC 9110, section 7.6.1), and those the transport writes itself.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+const HOP_BY_HOP: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::EXPECT,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
 ];
 /// Between the caller and this server.
-const CALLERS_OWN: [&str; 6] =
-    ["api-key", "authorization", "content-length", "cookie", "proxy-authorization", "x-api-key"];
+const CALLERS_OWN: [HeaderName; 6] = [
+    HeaderName::from_static("api-key"),
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+];
 /// Between this server and the endpoint: they speak of its host.
-const ENDPOINTS_OWN: [&str; 3] = ["alt-svc", "set-cookie", "strict-transport-security"];
+const ENDPOINTS_OWN: [HeaderName; 3] =
+    [header::ALT_SVC, header::SET_COOKIE, header::STRICT_TRANSPORT_SECURITY];
 
 impl Endpoint {
     /// Hands a request on. The response comes back whatever its status, its body unread; only
@@ -67,17 +74,16 @@ impl Endpoint {
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
         let exchange = &Arc::new(Exchange::new(transport, callers.as_ref(), request.deadline));
-        let url = self.below(&request.path).ok_or_else(|| {
+        let url = transport.at(&request.path).ok_or_else(|| {
             exchange.rejected(format!("the path `{}` leads out of its API", request.path))
         })?;
-        let mut headers = request.headers;
-        remove(&mut headers, &CALLERS_OWN);
-        let handed_on =
-            transport.client.request(request.method, url).headers(headers).body(request.body);
+        let mut handed_on = Request::new(request.body);
+        *handed_on.method_mut() = request.method;
+        *handed_on.uri_mut() = url;
+        *handed_on.headers_mut() = request.headers;
+        remove(handed_on.headers_mut(), &CALLERS_OWN);
         let result = retrying(&transport.config.retries, &transport.rng, exchange.deadline, || {
-            // Bodies in memory can always be cloned.
-            let request = handed_on.try_clone();
-            async move { attempt(exchange, request).await }
+            attempt(exchange, handed_on.clone())
         })
         .await;
         match result {
@@ -85,16 +91,6 @@ impl Endpoint {
             Err(Failed::Answered(response)) => Ok(hand_back(exchange, *response, None)),
             Err(Failed::Unanswered(error)) => Err(error),
         }
-    }
-
-    /// The URL of a path of this API; `None` when it leads elsewhere.
-    fn below(&self, path: &str) -> Option<reqwest::Url> {
-        let base = &self.transport.base;
-        let prefix = format!("{}/", base.path().trim_end_matches('/'));
-        let url = base.as_str().trim_end_matches('/');
-        let url = reqwest::Url::parse(&format!("{url}{path}")).ok()?;
-        let stays = path.starts_with('/') && url.origin() == base.origin();
-        (stays && url.path().starts_with(&prefix)).then_some(url)
     }
 }
 
@@ -109,7 +105,7 @@ impl Failure for Failed {
     fn advice(&self) -> Advice {
         match self {
             Self::Answered(response) if is_transient_status(response.status().as_u16()) => {
-                Advice::Retry { after: asked_wait(response) }
+                Advice::Retry { after: asked_wait(response.headers()) }
             }
             Self::Answered(_) => Advice::GiveUp,
             Self::Unanswered(error) => error.advice(),
@@ -119,9 +115,8 @@ impl Failure for Failed {
 
 async fn attempt(
     exchange: &Arc<Exchange>,
-    request: Option<RequestBuilder>,
+    request: Request,
 ) -> Result<(Response, Attempt), Failed> {
-    let request = request.ok_or_else(|| Failed::Unanswered(exchange.rejected("it has no body")))?;
     let mut attempt = exchange.begin().await.map_err(Failed::Unanswered)?;
     match exchange.send(request).await {
         Ok(response) if response.status() < StatusCode::BAD_REQUEST => {
@@ -141,14 +136,13 @@ async fn attempt(
 
 fn hand_back(
     exchange: &Arc<Exchange>,
-    mut response: Response,
+    response: Response,
     attempt: Option<Attempt>,
 ) -> http::Response<ForwardBody> {
-    let status = response.status();
-    let mut headers = std::mem::take(response.headers_mut());
+    let (http::response::Parts { status, mut headers, .. }, pieces) = response.into_parts();
     remove(&mut headers, &ENDPOINTS_OWN);
     let secret = exchange.own_secret().map(str::to_owned);
-    let body = Body::unbounded(Arc::clone(exchange), response);
+    let body = Body::unbounded(Arc::clone(exchange), pieces);
     let pieces = stream::unfold(Some((body, attempt)), async |state| {
         let (mut body, mut attempt) = state?;
         let piece = body.next().await;
@@ -172,22 +166,20 @@ fn hand_back(
 }
 
 /// Removes the headers of one connection, those that it names itself, and `others`.
-fn remove(headers: &mut HeaderMap, others: &[&str]) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        // It goes before the length, which may be another (RFC 9112, section 6.3).
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    for name in HOP_BY_HOP.iter().chain(others) {
-        headers.remove(*name);
-    }
-    for name in named {
+fn remove(headers: &mut HeaderMap, others: &[HeaderName]) {
+    let named = headers.get_all(header::CONNECTION).iter();
+    let named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
+    // The length goes before what may be another (RFC 9112, section 6.3).
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let is_removed = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name)
+            || others.contains(name)
+            || named.contains(name)
+            || (is_chunked && **name == header::CONTENT_LENGTH)
+    };
+    let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
 }

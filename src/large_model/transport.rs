@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reqwest::{Client, Url};
@@ -35,6 +37,10 @@ pub(super) struct Transport {
     pub(super) config: LargeModelConfig,
     /// The base of every path, without a slash at its end.
     pub(super) base: Url,
+    /// The same, to make URLs of paths from.
+    root: Uri,
+    /// Where chat completions are.
+    pub(super) completions: Uri,
     pub(super) client: Client,
     /// What sends the requests that the client makes, where nothing stands between.
     pub(super) direct: Option<Direct>,
@@ -45,6 +51,10 @@ pub(super) struct Transport {
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
+
+/// A request of any endpoint, and its response.
+pub(super) type Request = http::Request<Bytes>;
+pub(super) type Response = http::Response<reqwest::Body>;
 
 /// What we call ourselves.
 pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
@@ -65,19 +75,37 @@ impl Transport {
         if authorization.is_some() && base.scheme() == "http" && !is_this_machine(&base) {
             tracing::warn!(model = name, url = %base, "the key is sent without encryption");
         }
+        let uris = base.as_str().parse().ok().and_then(|root: Uri| {
+            let completions = below(&root, "/chat/completions")?;
+            Some((root, completions))
+        });
+        let (root, completions) = uris.ok_or_else(|| LargeModelConfigError::Invalid {
+            name: name.to_owned(),
+            key: "url",
+            value: base.to_string(),
+            reason: "requests cannot be sent to it".to_owned(),
+            hint: "give the URL that the endpoint's documentation names",
+        })?;
         let (connect, most_idle) = (config.timeouts.connect(), config.max_in_flight);
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
             client: build_client(name, config, &base)?,
-            direct: Direct::new(&base, is_this_machine(&base), connect, most_idle),
+            direct: Direct::new(&root, is_this_machine(&base), connect, most_idle),
             base,
+            root,
+            completions,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
             breaker: Mutex::new(Breaker::new(config.breaker)),
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(setup.seed)),
             observer: Arc::clone(&setup.observer),
         })
+    }
+
+    /// The URL of a path of this API, with a query or without; `None` when it leads elsewhere.
+    pub(super) fn at(&self, path: &str) -> Option<Uri> {
+        below(&self.root, path)
     }
 
     /// Asks the breaker; on refusal, how long it keeps refusing.
@@ -151,6 +179,20 @@ fn build_client(
     })
 }
 
+fn below(root: &Uri, path: &str) -> Option<Uri> {
+    // As servers read them, these lead to where they stand, or up.
+    const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
+    let plain = path.split('?').next().unwrap_or_default();
+    let is_dots = |segment: &str| DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots));
+    if !path.starts_with('/') || plain.split('/').any(is_dots) {
+        return None;
+    }
+    let whole = format!("{}{path}", root.path().trim_end_matches('/'));
+    let mut parts = root.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(whole).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 fn is_this_machine(url: &Url) -> bool {
     match url.host_str() {
         Some("localhost") => true,
@@ -159,5 +201,31 @@ fn is_this_machine(url: &Url) -> bool {
             host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_root() {
+        let table = [
+            ("http://host/v1", "/models", Some("http://host/v1/models")),
+            ("https://host:8/", "/x?a=/../b", Some("https://host:8/x?a=/../b")),
+            ("http://host/v1", "/a..b/...", Some("http://host/v1/a..b/...")),
+            ("http://host/v1", "models", None),
+            ("http://host/v1", "@evil/models", None),
+            ("http://host/v1", "/../admin", None),
+            ("http://host/v1", "/x/%2E%2e/admin?a", None),
+            ("http://host/v1", "/.", None),
+            ("http://host/v1", "/a b", None),
+        ];
+        for (root, path, url) in table {
+            let found = below(&root.parse().unwrap(), path);
+            assert_eq!(found.map(|found| found.to_string()).as_deref(), url, "{root} {path}");
+        }
     }
 }

@@ -67,7 +67,19 @@ pub(in crate::http) async fn chat(
         let passed = forward::Passed { route: ROUTE, uri: &uri, headers, body: &body, started };
         return forward::hand_on(&state, &caller, &model, passed).await;
     }
-    let request: ChatRequest = parse(&body)?;
+    // Allocated by itself, so that what is passed through does not carry its size along.
+    Box::pin(answer(state, caller, headers, &body, started)).await
+}
+
+/// Answers by the loop.
+async fn answer(
+    state: AppState,
+    caller: Caller,
+    headers: HeaderMap,
+    body: &[u8],
+    started: Instant,
+) -> Result<Response, ApiError> {
+    let request: ChatRequest = parse(body)?;
     request.refuse()?;
     let choices = request.choices()?;
     let with_turns = request.prompt_r1.as_ref().and_then(|options| options.trace) == Some(true);
@@ -77,12 +89,12 @@ pub(in crate::http) async fn chat(
     if let Some(name) = request.prompt_r1.as_ref().and_then(|own| own.large_model.as_deref()) {
         caller.check(&format!("{LOOP}/{name}"))?;
     }
+    let model = request.model.clone();
     let jobs = jobs(&state, &caller, &headers, request, choices, started)?;
     let deadline = started + jobs[0].request.limits.deadline();
     let permit = state.admission().admit(choices, deadline).await?;
     let (id, created) = (jobs[0].id.clone(), state.created());
     let policy = Arc::clone(&jobs[0].served.policy);
-    let model = model.into_owned();
     if is_stream {
         let permit = Arc::new(permit);
         let lives = jobs.into_iter().map(|job| job.start(Arc::clone(&permit))).collect();
