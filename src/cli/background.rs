@@ -4,11 +4,6 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How much threads in the background give way: at 10, a busy core gives a tenth to them while an
-/// ordinary thread wants it, and all of it otherwise.
-#[cfg(target_os = "linux")]
-const NICENESS: nix::libc::c_int = 10;
-
 /// A runtime of one thread, which gives way to those that answer.
 pub struct Background {
     /// Always there until it is dropped.
@@ -51,15 +46,17 @@ impl Drop for Background {
 }
 
 /// Has the present thread give way to others, where the system knows priorities of threads.
+///
+/// The policy for idle times, not a nice value: the scheduler counts a core that does only such
+/// work as free, and stops that work at once for an ordinary thread. A busy core still gives it
+/// some three thousandths of its time.
 fn give_way() {
     #[cfg(target_os = "linux")]
-    // SAFETY: both take and give plain numbers; on Linux, process 0 is the calling thread.
+    // SAFETY: it reads a struct that lives that long; on Linux, process 0 is the calling thread.
     unsafe {
-        use nix::libc::{PRIO_PROCESS, getpriority, setpriority};
-        if getpriority(PRIO_PROCESS, 0) < NICENESS {
-            // Where it fails, the thread stays as it was.
-            setpriority(PRIO_PROCESS, 0, NICENESS);
-        }
+        use nix::libc::{SCHED_IDLE, sched_param, sched_setscheduler};
+        // Where it fails, the thread stays as it was.
+        sched_setscheduler(0, SCHED_IDLE, &sched_param { sched_priority: 0 });
     }
 }
 
@@ -73,16 +70,17 @@ mod tests {
     #[tokio::test]
     async fn all_its_threads_give_way_and_only_they() {
         // SAFETY: takes and gives plain numbers.
-        let niceness = || unsafe { nix::libc::getpriority(nix::libc::PRIO_PROCESS, 0) };
-        let before = niceness();
+        let policy = || unsafe { nix::libc::sched_getscheduler(0) };
+        let before = policy();
         let background = Background::start("test").unwrap();
         let (made, inherited, spawned) = background
             .make(|| {
-                let inherited = std::thread::spawn(niceness).join().unwrap();
-                (niceness(), inherited, Handle::current().spawn(async move { niceness() }))
+                let inherited = std::thread::spawn(policy).join().unwrap();
+                (policy(), inherited, Handle::current().spawn(async move { policy() }))
             })
             .unwrap();
-        assert_eq!([made, inherited, spawned.await.unwrap()], [NICENESS.max(before); 3]);
-        assert_eq!(niceness(), before);
+        let expected = [nix::libc::SCHED_IDLE; 3];
+        assert_eq!([made, inherited, spawned.await.unwrap()], expected);
+        assert_eq!(policy(), before);
     }
 }

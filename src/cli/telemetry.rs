@@ -68,6 +68,7 @@ impl Telemetry {
                 .with_tracer(provider.tracer("prompt-r1"))
                 .with_location(false)
                 .with_threads(false)
+                .with_tracked_inactivity(false)
                 .with_filter(targets)
         });
         let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces);

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -112,7 +113,12 @@ impl Bill {
     fn count(&mut self) -> Option<JoinHandle<()>> {
         let (account, tokens, cost) = self.take()?;
         let runtime = Handle::try_current().ok()?;
-        Some(runtime.spawn(async move { account.record(tokens, cost).await }))
+        let mut recording = Box::pin(async move { account.record(tokens, cost).await });
+        // Done on the spot where there is nothing to wait for: a task would wake another thread.
+        match (&mut recording).now_or_never() {
+            Some(()) => None,
+            None => Some(runtime.spawn(recording)),
+        }
     }
 
     fn take(&mut self) -> Option<(Account, u64, f64)> {

@@ -180,11 +180,11 @@ fn build_client(
 }
 
 fn below(root: &Uri, path: &str) -> Option<Uri> {
-    // As servers read them, these lead to where they stand, or up.
+    // As servers read them, these lead to where they stand, or up; `\` is `/` to some.
     const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
     let plain = path.split('?').next().unwrap_or_default();
     let is_dots = |segment: &str| DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots));
-    if !path.starts_with('/') || plain.split('/').any(is_dots) {
+    if !path.starts_with('/') || plain.split(['/', '\\']).any(is_dots) {
         return None;
     }
     let whole = format!("{}{path}", root.path().trim_end_matches('/'));
@@ -221,6 +221,7 @@ mod tests {
             ("http://host/v1", "/../admin", None),
             ("http://host/v1", "/x/%2E%2e/admin?a", None),
             ("http://host/v1", "/.", None),
+            ("http://host/v1", "/..\\admin", None),
             ("http://host/v1", "/a b", None),
         ];
         for (root, path, url) in table {
