@@ -59,7 +59,7 @@ promtool check rules "$scratch/dashboard.yml"
 
 step chart
 "$helm" lint --strict helm/prompt-r1
-values=("autoscaling.enabled=true" "autoscaling.enabled=false,serviceMonitor.enabled=true,existingSecret=")
+values=("autoscaling.enabled=true" "autoscaling.enabled=false,serviceMonitor.enabled=true,existingSecret=,tlsSecret=prompt-r1-tls")
 for set in "${values[@]}"; do
   "$helm" template prompt-r1 helm/prompt-r1 --kube-version 1.30.0 --set "$set" >"$scratch/chart.yaml"
   for version in 1.25 1.30 1.34; do

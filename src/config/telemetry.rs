@@ -9,7 +9,8 @@ use super::ConfigError;
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// The collector, which takes OTLP over HTTP, such as `http://127.0.0.1:4318`. It is reached
-    /// directly: no proxy, no redirects. What sends to it has a lower priority than what answers.
+    /// directly: no proxy, no redirects. What sends to it runs while nothing else wants the core: on
+    /// a machine that is busy throughout, traces are dropped before requests wait.
     pub otlp_url: String,
     /// The name of the environment variable that holds headers for it, `name=value,name=value`.
     /// Default: none.

@@ -18,3 +18,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
+
+{{- define "prompt-r1.scheme" -}}
+{{ if .Values.tlsSecret }}HTTPS{{ else }}HTTP{{ end }}
+{{- end -}}
