@@ -8,8 +8,8 @@
 
 #![allow(clippy::print_stdout)] // the figures are what it is for
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+mod upstream;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,47 +22,13 @@ use prompt_r1::eval::run::{Plan, Progress, run};
 use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
 use prompt_r1::task::Task;
 use tokio_util::sync::CancellationToken;
+use upstream::upstream;
 
 const LATENCY: Duration = Duration::from_millis(50);
 /// Each measurement takes about this long at the ideal rate.
 const SPAN: Duration = Duration::from_secs(5);
 
 const REPLY: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The answer, as far as can be told, is forty-two."},"finish_reason":"stop"}],"usage":{"prompt_tokens":40,"completion_tokens":12,"total_tokens":52}}"#;
-
-/// Answers every request after [`LATENCY`], on threads of its own that end with their connections.
-fn upstream() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream));
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut requests = BufReader::new(stream.try_clone()?);
-    let response = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{REPLY}",
-        REPLY.len()
-    );
-    let (mut line, mut length) = (String::new(), 0);
-    while requests.read_line(&mut line)? > 0 {
-        if let Some((name, value)) = line.trim_end().split_once(": ") {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.parse().map_err(io::Error::other)?;
-            }
-        } else if line == "\r\n" {
-            requests.read_exact(&mut vec![0; length])?;
-            thread::sleep(LATENCY);
-            stream.write_all(response.as_bytes())?;
-        }
-        line.clear();
-    }
-    Ok(())
-}
 
 struct Quiet;
 
@@ -84,7 +50,11 @@ fn question(index: usize) -> Question {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = LargeModelConfig::new(format!("http://{}/v1", upstream()?), "m");
+    let address = upstream(|_| {
+        thread::sleep(LATENCY);
+        REPLY.to_owned()
+    })?;
+    let config = LargeModelConfig::new(format!("http://{address}/v1"), "m");
     for max_in_flight in [1, 8, 64] {
         let ideal = max_in_flight as f64 / LATENCY.as_secs_f64();
         let count = (ideal * SPAN.as_secs_f64()) as usize;

@@ -27,10 +27,10 @@
 
 #![allow(clippy::print_stdout)] // the figures are what it is for
 
+mod upstream;
+
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -44,6 +44,7 @@ use prompt_r1::train::memory;
 use prompt_r1::train::metrics::Values;
 use prompt_r1::train::sft::Progress;
 use serde_json::{Value, json};
+use upstream::upstream;
 
 const LATENCY: Duration = Duration::from_millis(50);
 const GROUPS: usize = 4;
@@ -84,7 +85,7 @@ fn main() -> anyhow::Result<()> {
     let steps: usize = arguments.next().map_or(Ok(30), |steps| steps.parse())?;
     fs::create_dir_all(&folder)?;
     let replies = write_tasks(&folder, WARM_UP + steps + AHEAD[AHEAD.len() - 1])?;
-    let url = format!("http://{}/v1", upstream(replies)?);
+    let url = format!("http://{}/v1", upstream(move |request| reply(&request, &replies))?);
     for ahead in AHEAD {
         measure(ahead, steps, &folder, &url)?;
     }
@@ -136,57 +137,26 @@ fn write_tasks(folder: &Path, steps: usize) -> anyhow::Result<HashMap<String, St
     Ok(replies)
 }
 
-/// Answers every request after [`LATENCY`], on threads of its own that end with their connections.
-fn upstream(replies: HashMap<String, String>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let replies = Arc::new(replies);
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let replies = Arc::clone(&replies);
-            thread::spawn(move || answer(stream, &replies));
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: TcpStream, replies: &HashMap<String, String>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut requests = BufReader::new(stream.try_clone()?);
-    let (mut line, mut length) = (String::new(), 0);
-    while requests.read_line(&mut line)? > 0 {
-        if let Some((name, value)) = line.trim_end().split_once(": ") {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.parse().map_err(io::Error::other)?;
-            }
-        } else if line == "\r\n" {
-            let mut body = vec![0; length];
-            requests.read_exact(&mut body)?;
-            thread::sleep(LATENCY);
-            let request: Value = serde_json::from_slice(&body).map_err(io::Error::other)?;
-            let messages = request["messages"].as_array();
-            let last = messages.and_then(|all| all.last()).and_then(|m| m["content"].as_str());
-            let reply = last.and_then(|prompt| replies.get(prompt.trim()));
-            let reply = reply.map_or(UNKNOWN, String::as_str);
-            let body = json!({
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "m",
-                "choices": [{
-                    "index": 0,
-                    "message": {"role": "assistant", "content": reply},
-                    "finish_reason": "stop",
-                }],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-            })
-            .to_string();
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
-            stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes())?;
-        }
-        line.clear();
-    }
-    Ok(())
+/// What the large model says to a request, after [`LATENCY`].
+fn reply(request: &[u8], replies: &HashMap<String, String>) -> String {
+    thread::sleep(LATENCY);
+    let request: Value = serde_json::from_slice(request).unwrap_or_default();
+    let messages = request["messages"].as_array();
+    let last = messages.and_then(|all| all.last()).and_then(|m| m["content"].as_str());
+    let reply = last.and_then(|prompt| replies.get(prompt.trim()));
+    json!({
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [{
+            "index": 0,
+            "message": {"role": "assistant", "content": reply.map_or(UNKNOWN, String::as_str)},
+            "finish_reason": "stop",
+        }],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    })
+    .to_string()
 }
 
 /// Seconds from the end of one step to the end of the next, and what the step measured.

@@ -7,11 +7,11 @@
 
 #![allow(clippy::print_stdout)] // the table is what it is for
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+mod upstream;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread;
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -23,6 +23,7 @@ use prompt_r1::large_model::{Endpoint, EndpointSetup, LargeModelConfig};
 use prompt_r1::policy::ScriptedPolicy;
 use prompt_r1::protocol::Protocol;
 use reqwest::Client;
+use upstream::upstream;
 
 /// Episodes that are timed, each next to its bare calls.
 const EPISODES: usize = 4000;
@@ -35,46 +36,6 @@ const THINK: &str = "The reply names the person, but not where that person was b
     the birthplace I cannot know the country. I should ask for one fact at a time, keep the \
     wording plain, and check the next reply against what I know already.";
 const REPLY: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The president of Grania is Padford, who was born in the town of Ferk, near the coast, and has lived there ever since."},"finish_reason":"stop"}],"usage":{"prompt_tokens":40,"completion_tokens":28,"total_tokens":68}}"#;
-
-/// Answers every request with [`REPLY`], on threads of its own that end with their connections.
-fn upstream(record: Option<Sender<Vec<u8>>>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let record = record.clone();
-            thread::spawn(move || answer(stream, record));
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: TcpStream, record: Option<Sender<Vec<u8>>>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut requests = BufReader::new(stream.try_clone()?);
-    let response = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{REPLY}",
-        REPLY.len()
-    );
-    let (mut line, mut length) = (String::new(), 0);
-    while requests.read_line(&mut line)? > 0 {
-        if let Some((name, value)) = line.trim_end().split_once(": ") {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.parse().map_err(io::Error::other)?;
-            }
-        } else if line == "\r\n" {
-            let mut body = vec![0; length];
-            requests.read_exact(&mut body)?;
-            if let Some(record) = &record {
-                // Nobody may want it any more.
-                let _ = record.send(body);
-            }
-            stream.write_all(response.as_bytes())?;
-        }
-        line.clear();
-    }
-    Ok(())
-}
 
 fn endpoint(address: SocketAddr) -> anyhow::Result<Endpoint> {
     let config = LargeModelConfig::new(format!("http://{address}/v1"), "m");
@@ -133,11 +94,16 @@ async fn measure(calls: usize) -> anyhow::Result<(Times, Times)> {
 
     // One episode, to learn what it sends.
     let (record, recorded) = channel();
-    episode(&endpoint(upstream(Some(record))?)?).await?;
+    let recording = upstream(move |body| {
+        // Nobody may want it any more.
+        let _ = record.send(body);
+        REPLY.to_owned()
+    })?;
+    episode(&endpoint(recording)?).await?;
     let bodies: Vec<Bytes> = recorded.try_iter().map(Bytes::from).collect();
     anyhow::ensure!(bodies.len() == calls, "{} bodies of {calls} calls", bodies.len());
 
-    let address = upstream(None)?;
+    let address = upstream(|_| REPLY.to_owned())?;
     let (endpoint, client) = (endpoint(address)?, bare_client()?);
     let url = format!("http://{address}/v1/chat/completions");
     let (mut bare_times, mut loop_times) = (Vec::new(), Vec::new());

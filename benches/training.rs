@@ -7,6 +7,8 @@
 
 #![allow(clippy::print_stdout)] // the figures are what it is for
 
+mod shapes;
+
 use std::time::Instant;
 
 use candle_core::Device;
@@ -21,19 +23,7 @@ const STEPS: usize = 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     memory::keep_freed();
-    let config = ModelConfig {
-        vocab_size: 512,
-        hidden_size: 128,
-        intermediate_size: 384,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 32,
-        max_position_embeddings: 512,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
-    };
+    let config = ModelConfig { vocab_size: 512, ..shapes::small() };
     let weights = Weights::random(&config, 0, &Device::Cpu)?;
     let mut model = Model::new(config, weights);
     let mut optimizer = AdamW::new(AdamWConfig::default(), &model.trainable())?;

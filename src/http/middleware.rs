@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::header::{self, Entry};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -44,8 +45,8 @@ pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppH
 async fn watch(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let route = route(request.uri().path());
     for name in &SECRETS {
-        if let Some(value) = request.headers_mut().get_mut(name) {
-            value.set_sensitive(true);
+        if let Entry::Occupied(mut values) = request.headers_mut().entry(name) {
+            values.iter_mut().for_each(|value| value.set_sensitive(true));
         }
     }
     let given = request.headers().get(&REQUEST_ID).filter(|id| is_id(id));
@@ -69,16 +70,16 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
         // Fails where nothing is traced.
         let _ = span.set_parent(caller);
     }
-    let mut guard =
-        Guard { state: state.clone(), route, started: Instant::now(), is_answered: false };
+    let mut guard = Guard { state, route, started: Instant::now(), is_answered: false };
     let answered = async {
-        match caller::check(&state, &mut request).await {
+        match caller::check(&guard.state, &mut request).await {
             Ok(()) => next.run(request).await,
             Err(error) => error.into_response(),
         }
     };
-    let answered = AssertUnwindSafe(answered).catch_unwind().instrument(span.clone());
-    let mut response = answered.await.unwrap_or_else(panicked);
+    let answered = AssertUnwindSafe(answered).catch_unwind();
+    let answered = answered.map(|answered| answered.unwrap_or_else(panicked));
+    let mut response = answered.instrument(span.clone()).await;
     guard.is_answered = true;
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);
