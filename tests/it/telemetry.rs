@@ -127,7 +127,7 @@ async fn spans_have_their_parents_and_contents_only_where_they_are_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_down_harms_nobody() {
+async fn a_collector_that_is_down_harms_nobody_and_is_told() {
     let (upstream, collector) = (upstream().await, collector().await);
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), &upstream, &collector, false);
@@ -140,6 +140,13 @@ async fn a_collector_that_is_down_harms_nobody() {
         assert_eq!(response.status(), 200);
     }
     assert_eq!(server.stop(), 0);
+    let log = server.log.text();
+    let told: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let is_told = |line: &Value| {
+        line["level"] == "ERROR" && line["fields"]["name"] == "BatchSpanProcessor.ExportError"
+    };
+    assert!(told.iter().any(is_told), "{log}");
+    assert!(!log.contains(SECRETS[1]), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
