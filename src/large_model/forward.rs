@@ -170,7 +170,7 @@ fn remove(headers: &mut HeaderMap, others: &[HeaderName]) {
     let named = headers.get_all(header::CONNECTION).iter();
     let named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
-    // The length goes before what may be another (RFC 9112, section 6.3).
+    // A length beside a transfer encoding may be another (RFC 9112, section 6.3).
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let is_removed = |name: &&HeaderName| {
         HOP_BY_HOP.contains(name)
