@@ -44,16 +44,11 @@ impl Telemetry {
             .zip(background.as_ref())
             .map(|(config, background)| background.make(|| provider(config))?)
             .transpose()?;
-        // mistral.rs tells about every layer it loads, and its loop of steps that fail: so do we.
+        // mistral.rs tells about every layer it loads.
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-            EnvFilter::new(
-                "info,mistralrs_core=warn,mistralrs_core::engine=off,mistralrs_quant=warn,hf_hub=warn",
-            )
+            EnvFilter::new("info,mistralrs_core=warn,mistralrs_quant=warn,hf_hub=warn")
         });
-        // Spans of episodes are for traces, and what they say is for nobody's logs.
-        let filter = [SPANS, CONTENTS].into_iter().try_fold(filter, |filter, target| {
-            Ok::<_, anyhow::Error>(filter.add_directive(format!("{target}=off").parse()?))
-        })?;
+        let filter = quietened(filter)?;
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let lines = match std::io::stderr().is_terminal() {
             true => lines.boxed(),
@@ -86,6 +81,17 @@ impl Telemetry {
         }
         drop(background);
     }
+}
+
+/// Turns off what is told by us or is for nobody's logs.
+fn quietened(filter: EnvFilter) -> anyhow::Result<EnvFilter> {
+    // It tells of every step that fails, also of those that are meant to. Who names it wants it.
+    const STEPS: &str = "mistralrs_core::engine";
+    let steps = (!filter.to_string().contains(STEPS)).then_some(STEPS);
+    // Spans of episodes are for traces, and what they say is for nobody's logs.
+    [SPANS, CONTENTS].into_iter().chain(steps).try_fold(filter, |filter, target| {
+        Ok(filter.add_directive(format!("{target}=off").parse()?))
+    })
 }
 
 fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
@@ -148,5 +154,26 @@ impl HttpClient for Exporter {
         let mut response = http::Response::new(body);
         *response.status_mut() = status;
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn steps_that_fail_are_told_only_to_who_asks_for_them() {
+        for (levels, step) in [
+            ("warn", "mistralrs_core::engine=off"),
+            ("debug,mistralrs_core=trace", "mistralrs_core::engine=off"),
+            ("warn,mistralrs_core::engine=error", "mistralrs_core::engine=error"),
+        ] {
+            let filter = quietened(EnvFilter::new(levels)).unwrap().to_string();
+            let directives: Vec<&str> = filter.split(',').collect();
+            assert!(directives.contains(&step), "{filter}");
+            assert!(directives.contains(&&*format!("{CONTENTS}=off")), "{filter}");
+        }
     }
 }
