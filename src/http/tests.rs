@@ -1,5 +1,5 @@
-//! What clients see of an engine whose thread dies. To kill it takes its inside, which
-//! `tests/it` cannot reach.
+//! What clients see of an engine whose thread dies, and of a handler that panics. To have them do
+//! so takes their inside, which `tests/it` cannot reach.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::routing::get;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::{App, AppHandle, Metrics, Served, ServerConfig, Serving, router, serve};
+use super::{App, AppHandle, Metrics, Served, ServerConfig, Serving, middleware, router, serve};
 use crate::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use crate::episode::Limits;
 use crate::large_model::{EndpointSetup, LargeModel, LargeModels, Reply, Scripted};
-use crate::policy::TokenPolicy;
+use crate::policy::{Policy, ScriptedPolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
 
@@ -59,16 +65,10 @@ impl Engine for Watched {
     }
 }
 
-/// Serves the bundled policy on this engine, and gives the URL.
-async fn start(engine: Arc<dyn Engine>) -> String {
-    let folder = Path::new(FOLDER);
-    let text = Arc::new(TextSide::load(folder).unwrap());
-    let protocol = Protocol::load(Some(&folder.join("templates"))).unwrap();
-    let main = Served {
-        policy: Arc::new(TokenPolicy::new("policy", engine, text, true)),
-        protocol: Arc::new(protocol),
-        sampling: Sampling::GREEDY,
-    };
+/// A server of this policy.
+fn handle(policy: Arc<dyn Policy>) -> AppHandle {
+    let protocol = Protocol::load(Some(&Path::new(FOLDER).join("templates"))).unwrap();
+    let main = Served { policy, protocol: Arc::new(protocol), sampling: Sampling::GREEDY };
     let metrics = Arc::new(Metrics::default());
     let setup = EndpointSetup { keys: &|_| None, observer: metrics.clone(), seed: 1 };
     let large_model: Arc<dyn LargeModel> =
@@ -88,9 +88,16 @@ async fn start(engine: Arc<dyn Engine>) -> String {
         clock: Arc::new(SystemTime::now),
         ids: Arc::new(Uuid::now_v7),
     };
+    AppHandle::new(app, serving)
+}
+
+/// Serves the bundled policy on this engine, and gives the URL.
+async fn start(engine: Arc<dyn Engine>) -> String {
+    let text = Arc::new(TextSide::load(Path::new(FOLDER)).unwrap());
+    let policy = Arc::new(TokenPolicy::new("policy", engine, text, true));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = router(AppHandle::new(app, serving));
+    let router = router(handle(policy));
     tokio::spawn(async move {
         serve(listener, router, &ServerConfig::default(), None, std::future::pending()).await
     });
@@ -146,4 +153,33 @@ async fn a_dead_engine_is_a_503_and_the_next_request_works() {
         // What it sampled for that answer is of no interest to the next round.
         while begun.try_recv().is_ok() {}
     }
+}
+
+#[tokio::test]
+async fn around_a_handler_nothing_panics_and_secrets_are_not_shown() {
+    let handle = handle(Arc::new(ScriptedPolicy::new(|_| String::new())));
+    let handlers = Router::new()
+        .route("/panic", get(async || -> &str { panic!("the inside") }))
+        .route("/headers", get(async |headers: HeaderMap| format!("{headers:?}")));
+    let router = middleware::wrap(handlers, &handle).with_state(handle.clone());
+    let ask = async |path: &str| {
+        let mut request = Request::get(path).header("x-request-id", "mine-9");
+        for name in ["authorization", "proxy-authorization", "cookie", "cookie", "x-api-key"] {
+            request = request.header(name, "hidden");
+        }
+        let request = request.header("accept", "shown").body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["x-request-id"], "mine-9");
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (status, body) = ask("/panic").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let error: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(error["error"]["type"], "server_error");
+    assert!(!body.contains("the inside"), "{body}");
+    let (status, body) = ask("/headers").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("shown") && !body.contains("hidden"), "{body}");
 }
