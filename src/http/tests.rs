@@ -1,6 +1,6 @@
 //! What clients see of an engine whose thread dies, and of a handler that panics. To have them do
 //! so takes their inside, which `tests/it` cannot reach.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
