@@ -1,6 +1,6 @@
 //! The commands. Data goes to standard output, everything else to standard error.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod assemble;
 mod background;
@@ -22,9 +22,25 @@ pub use exit::{Failure, report};
 /// A question about the bundled world, to try it with.
 pub const EXAMPLE_QUESTION: &str = "What is Grania's president's birthplace's country's language?";
 
+/// `--help` begins with what people come for.
+const HELP: &str = "\
+{about}
+
+Examples:
+  server serve                                     the bundled models, on 127.0.0.1:8080
+  server serve --large-model-url https://api.openai.com/v1 --large-model gpt-4o-mini
+  server solve \"Which is longer, the Nile or the Amazon?\" --large-model-url http://127.0.0.1:8000/v1 --large-model qwen
+  server check prompt-r1.toml                      is this configuration valid?
+  server train grpo --config recipe.toml           train a policy
+  server eval --config eval.toml                   does the policy help?
+
+{usage-heading} {usage}
+
+{all-args}";
+
 /// A small policy model that thinks, prompts a large language model, and answers.
 #[derive(Debug, Parser)]
-#[command(name = "server", version, propagate_version = true)]
+#[command(name = "server", version, propagate_version = true, help_template = HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -50,6 +66,16 @@ enum Command {
     Health(health::HealthArgs),
     /// Print the OpenAPI document
     Openapi,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell that will read it
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command
+    Man {
+        /// The folder to write them to
+        folder: std::path::PathBuf,
+    },
 }
 
 impl Cli {
@@ -65,6 +91,14 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Health(args) => serving(health::run(args)),
             Command::Openapi => print_openapi(),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "server", &mut std::io::stdout());
+                Ok(())
+            }
+            Command::Man { folder } => {
+                std::fs::create_dir_all(&folder)?;
+                Ok(clap_mangen::generate_to(Self::command(), folder)?)
+            }
         }
     }
 }

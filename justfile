@@ -1,0 +1,41 @@
+# The commands that people repeat. `just --list` shows them.
+
+# Format, lint and test: what most changes need
+default: check test
+
+# Formatting and lints
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+
+# Unit and integration tests; `just test chat` runs those whose names match
+test *filter:
+    cargo test --locked {{filter}}
+
+# Tests that need PostgreSQL and Redis
+services:
+    tests/services.sh cargo test --locked --test it -- --ignored access:: record::
+
+# Everything that must hold before a change lands
+ci:
+    .ci/run
+
+# The server with the bundled models
+serve *args:
+    cargo run --release -- serve {{args}}
+
+# Write the OpenAPI document again
+openapi:
+    cargo run --locked -- openapi > openapi/openapi.json
+
+# Accept changed snapshots
+snapshots:
+    find tests src -name '*.snap.new' -exec sh -c 'mv "$1" "${1%.new}"' _ {} \;
+
+# API documentation of the crate
+doc:
+    cargo doc --locked --no-deps --document-private-items --open
+
+# A benchmark by name: just bench loop
+bench name:
+    cargo bench --locked --bench {{name}}
