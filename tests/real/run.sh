@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The server in front of a real llama.cpp server with a real model, SmolLM2-135M.
+# Needs python3; installs llama.cpp's server and fetches the model (98 MB), and fails where it cannot.
+# Usage: tests/real/run.sh SERVER_BINARY
+set -euo pipefail
+binary="$(realpath "${1:?usage: tests/real/run.sh SERVER_BINARY}")"
+cd "$(dirname "$0")"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/real"
+mkdir -p "$cache"
+[ -x "$cache/venv/bin/python" ] || python3 -m venv "$cache/venv"
+"$cache/venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp
+model="$(./fetch.sh "$cache/models" smollm2)"
+
+scratch="$(mktemp -d)"
+children=()
+finish() {
+  for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
+  rm -rf "$scratch"
+}
+trap finish EXIT
+
+line_of() { # line_of FILE PATTERN CHILD: waits for a line that matches, and prints the match
+  for _ in $(seq 600); do
+    if grep -m1 -oE "$2" "$1"; then return; fi
+    kill -0 "$3" 2>/dev/null || break
+    sleep 0.1
+  done
+  echo "no line of \`$1\` matches \`$2\`:" >&2
+  cat "$1" >&2
+  return 1
+}
+
+llama() { # llama NAME [TEMPLATE]: sets PORT
+  "$cache/venv/bin/python" llama.py "$model" "$1" 2 2048 "${@:2}" >"$scratch/$1" 2>"$scratch/$1.log" &
+  children+=($!)
+  port="$(line_of "$scratch/$1" '^[0-9]+$' $!)"
+}
+llama plain
+plain="http://127.0.0.1:$port"
+llama strict "$PWD/strict.jinja"
+strict="http://127.0.0.1:$port"
+
+cat >"$scratch/server.toml" <<TOML
+schema_version = 1
+default_large_model = "plain"
+
+[policy]
+engine = "large_model"
+
+[episode]
+max_turns = 2
+max_turn_tokens = 96
+
+[large_models.plain]
+url = "$plain/v1"
+model = "plain"
+api_key_env = ""
+
+[large_models.strict]
+url = "$strict/v1"
+model = "strict"
+api_key_env = ""
+TOML
+"$binary" serve --config "$scratch/server.toml" --listen 127.0.0.1:0 2>"$scratch/server.log" &
+children+=($!)
+server="$(line_of "$scratch/server.log" 'http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
+
+"$cache/venv/bin/python" suite.py "$server" "$plain" || { tail -20 "$scratch/server.log" >&2; exit 1; }
