@@ -9,19 +9,20 @@ use std::time::{Duration, Instant, SystemTime};
 mod client;
 mod config;
 mod key;
-mod ledger;
+mod limits;
 mod shared;
 mod spending;
 mod store;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use config::{AccessConfig, RedisTlsConfig, UrlLookup};
 pub use key::{Key, KeyLimits, NewKey};
-pub use ledger::Refusal;
+pub use limits::Refusal;
 pub use store::{Store, StoreError};
 
-use ledger::Ledger;
+use limits::Limiter;
 use shared::Shared;
 
 /// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
@@ -54,7 +55,7 @@ pub enum Denied {
 pub struct Access {
     config: AccessConfig,
     store: RwLock<Option<Store>>,
-    ledger: Ledger,
+    limiter: Limiter,
     /// Whether there is a key, ever; from then on nobody comes in without one.
     is_closed: AtomicBool,
     /// When it was last seen that there is none.
@@ -68,7 +69,7 @@ impl Access {
     pub async fn open(config: &AccessConfig, urls: UrlLookup<'_>) -> Result<Self, StoreError> {
         let redis = config.redis_url(urls)?;
         let shared = redis.map(|url| Shared::new(&url, config.redis_tls.as_ref())).transpose()?;
-        let ledger = Ledger::new(shared);
+        let limiter = Limiter::new(shared);
         let store = match config.store_url(urls)? {
             Some(url) => Some(Store::connect(&url).await?),
             None => Self::embedded(&config.store).await?,
@@ -76,7 +77,7 @@ impl Access {
         let access = Self {
             config: config.clone(),
             store: RwLock::new(store),
-            ledger,
+            limiter,
             is_closed: AtomicBool::new(false),
             seen_open: Mutex::new(None),
             remembered: Mutex::default(),
@@ -175,18 +176,18 @@ impl Access {
 
     /// Counts a request of `key` at the time `now`, or says which limit it has reached.
     pub async fn admit(&self, key: &Key, now: SystemTime) -> Result<(), Refusal> {
-        self.ledger.admit(key, self.store().as_ref(), now).await
+        self.limiter.admit(key, self.store().as_ref(), now).await
     }
 
     /// Counts what a request of `key` has used.
     pub async fn record(&self, key: &Key, tokens: u64, cost: f64, now: SystemTime) {
-        self.ledger.record(key, self.store().as_ref(), tokens, cost, now).await;
+        self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
     /// Writes down what was counted and is not in the store yet, for a process that ends.
     pub async fn finish(&self) {
         if let Some(store) = self.store() {
-            self.ledger.finish(&store).await;
+            self.limiter.finish(&store).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::client::client;
-use super::ledger::{Moment, Used};
+use super::window::{Moment, Used};
 use super::{RedisTlsConfig, StoreError};
 
 /// How long Redis may take; after that this process counts for itself.

@@ -79,11 +79,11 @@ async fn the_embedded_store_keeps_keys_and_spending() {
 #[tokio::test]
 async fn limits_of_a_minute_and_of_a_day() {
     let store = Store::connect(&"sqlite::memory:".into()).await.unwrap();
-    let ledger = Ledger::new(None);
+    let limiter = Limiter::new(None);
     let key = |limits| NewKey::new("a", limits, 0).unwrap().key;
-    let admit = async |key: &Key, now| ledger.admit(key, Some(&store), at(now)).await;
+    let admit = async |key: &Key, now| limiter.admit(key, Some(&store), at(now)).await;
     let record = async |key: &Key, tokens, cost, now| {
-        ledger.record(key, Some(&store), tokens, cost, at(now)).await;
+        limiter.record(key, Some(&store), tokens, cost, at(now)).await;
     };
 
     let by_requests = key(limits(Some(2), None, None));
@@ -170,22 +170,22 @@ fn what_is_wrong_with_tls_to_redis_is_said() {
 async fn spending_is_written_down_a_little_later_and_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::embedded(&folder.path().join("keys.db")).await.unwrap();
-    let ledger = Ledger::new(None);
+    let limiter = Limiter::new(None);
     let keys = [(); 2].map(|()| NewKey::new("a", limits(None, None, Some(1.0)), 0).unwrap().key);
     for (key, day, cost) in [(0, 0, 0.25), (1, 0, 0.5), (0, 0, 0.25), (0, 1, 0.125)] {
-        ledger.record(&keys[key], Some(&store), 1, cost, at(day * 86_400)).await;
+        limiter.record(&keys[key], Some(&store), 1, cost, at(day * 86_400)).await;
     }
-    ledger.finish(&store).await;
+    limiter.finish(&store).await;
     for (key, day, micros) in [(0, 0, 500_000), (1, 0, 500_000), (0, 1, 125_000)] {
         assert_eq!(store.spent(&keys[key].id, day).await.unwrap(), micros);
     }
 
     // Without an end, it is written as well, and another process sees it.
-    let other = Ledger::new(None);
-    for ledger in [&ledger, &other] {
-        assert_eq!(ledger.admit(&keys[0], Some(&store), at(0)).await, Ok(()));
+    let other = Limiter::new(None);
+    for limiter in [&limiter, &other] {
+        assert_eq!(limiter.admit(&keys[0], Some(&store), at(0)).await, Ok(()));
     }
-    ledger.record(&keys[0], Some(&store), 1, 0.5, at(0)).await;
+    limiter.record(&keys[0], Some(&store), 1, 0.5, at(0)).await;
     let refused = async {
         while other.admit(&keys[0], Some(&store), at(0)).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -195,5 +195,5 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
     // Nothing is counted twice by the one that wrote it.
     assert_eq!(store.spent(&keys[0].id, 0).await.unwrap(), 1_000_000);
     let more = Key { limits: limits(None, None, Some(1.000_001)), ..keys[0].clone() };
-    assert_eq!(ledger.admit(&more, Some(&store), at(0)).await, Ok(()));
+    assert_eq!(limiter.admit(&more, Some(&store), at(0)).await, Ok(()));
 }

@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::FutureExt;
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -145,4 +146,10 @@ impl Account {
     async fn record(&self, tokens: u64, cost: f64) {
         self.access.record(&self.key, tokens, cost, (self.state.clock)()).await;
     }
+}
+
+/// The caller's own key, for endpoints without one.
+pub(super) fn authorization(headers: &HeaderMap) -> Option<SecretString> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    value.to_str().ok().map(SecretString::from)
 }

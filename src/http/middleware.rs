@@ -1,4 +1,4 @@
-//! What happens around every handler.
+//! The one layer around every handler: request id, span, authentication, metrics.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

@@ -7,35 +7,30 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-mod admission;
 mod body;
 mod caller;
-mod chat_stream;
 mod config;
+mod connection;
+mod episode;
 mod error;
-mod job;
-mod listen;
-mod meter;
 mod metrics;
 mod middleware;
-mod pass;
+mod model_name;
+mod proxy;
 mod routes;
 mod serving;
 mod sse;
-mod stall;
 mod state;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod trim;
 mod wire;
 
 pub use config::ServerConfig;
-pub use listen::serve;
+pub use connection::serve;
+pub use connection::tls::{Tls, TlsConfig, TlsError};
 pub use metrics::Metrics;
 pub use serving::{Canary, Served, Serving};
 pub use state::{App, AppHandle, Clock, Ids};
-pub use tls::{Tls, TlsConfig, TlsError};
 
 use error::ApiError;
 

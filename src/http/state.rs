@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::FromRef;
 use uuid::Uuid;
 
-use super::admission::Admission;
 use super::config::ServerConfig;
+use super::episode::admission::Admission;
 use super::metrics::Metrics;
 use super::serving::Serving;
 use crate::access::Access;

@@ -14,15 +14,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::policy::Policy;
 
-/// The header that tells whose episode it is.
-fn by(policy: &dyn Policy) -> HeaderMap {
+/// The header that names the policy of an episode.
+fn policy_header(policy: &dyn Policy) -> HeaderMap {
     let name = HeaderValue::from_str(policy.name()).ok();
     name.map(|name| (HeaderName::from_static("x-prompt-r1-policy"), name)).into_iter().collect()
 }
 
-/// Headers that tell of an episode.
-fn told(policy: &dyn Policy, turns: usize, overhead: Duration) -> HeaderMap {
-    let mut headers = by(policy);
+/// The headers of a whole reply.
+fn episode_headers(policy: &dyn Policy, turns: usize, overhead: Duration) -> HeaderMap {
+    let mut headers = policy_header(policy);
     headers.insert("x-prompt-r1-turns", HeaderValue::from(turns));
     let overhead = format!("{:.3}", overhead.as_secs_f64() * 1e3);
     if let Ok(overhead) = HeaderValue::from_str(&overhead) {

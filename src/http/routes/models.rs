@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::chat::{LOOP, unknown_model};
 use crate::http::caller::Caller;
 use crate::http::error::ApiError;
+use crate::http::model_name::{LOOP, unknown_model};
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
 use crate::large_model::{Endpoint, ForwardRequest};

@@ -6,19 +6,18 @@ use std::time::Instant;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use secrecy::SecretString;
 use serde_json::json;
 
-use super::chat::LOOP;
 use crate::engine::Sampling;
 use crate::episode::{EpisodeEvent, EpisodeRequest, Silent};
 use crate::http::body::{RawBody, parse};
-use crate::http::caller::Caller;
+use crate::http::caller::{Caller, authorization};
+use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
 use crate::http::error::ApiError;
-use crate::http::job::{Job, Live, News};
+use crate::http::model_name::LOOP;
 use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
@@ -57,39 +56,40 @@ pub(in crate::http) async fn solve(
         Some(name) => caller.check(&format!("{LOOP}/{name}"))?,
         None => caller.check(LOOP)?,
     }
-    let job = job(&state, caller, &headers, asked, &options, started)?;
+    let task = task(&state, caller, &headers, asked, &options, started)?;
     let head = Head {
-        id: job.id.clone(),
+        id: task.id.clone(),
         created: state.created(),
-        policy: job.served.policy.name().to_owned(),
-        large_model: job.model.name().to_owned(),
+        policy: task.served.policy.name().to_owned(),
+        large_model: task.model.name().to_owned(),
     };
-    let deadline = started + job.request.limits.deadline();
+    let deadline = started + task.request.limits.deadline();
     let permit = state.admission().admit(1, deadline).await?;
     let with_turns = options.trace.unwrap_or(false);
-    let policy = Arc::clone(&job.served.policy);
+    let policy = Arc::clone(&task.served.policy);
     if is_stream {
-        let live = job.start(Arc::new(permit));
+        let episode = task.start(Arc::new(permit));
         let metrics = Arc::clone(&state.metrics);
         let on_first = move || metrics.first_token(ROUTE, started.elapsed());
-        let events = events(live, head, with_turns, on_first);
+        let events = events(episode, head, with_turns, on_first);
         let response = sse::response(Box::pin(events), &state, ROUTE, started);
-        return Ok((super::by(&*policy), response).into_response());
+        return Ok((super::policy_header(&*policy), response).into_response());
     }
-    let episode = job.run(&mut Silent).await?;
-    let told = super::told(&*policy, episode.trajectory.turns.len(), job.overhead(&episode));
-    Ok((told, Json(SolveReply::new(head, episode, with_turns))).into_response())
+    let episode = task.run(&mut Silent).await?;
+    let headers =
+        super::episode_headers(&*policy, episode.trajectory.turns.len(), task.overhead(&episode));
+    Ok((headers, Json(SolveReply::new(head, episode, with_turns))).into_response())
 }
 
 /// The episode that a request asks for.
-fn job(
+fn task(
     state: &AppState,
     caller: Caller,
     headers: &HeaderMap,
     asked: Asked,
     options: &Options,
     started: Instant,
-) -> Result<Job, ApiError> {
+) -> Result<EpisodeTask, ApiError> {
     let served = options.served(state, headers, "")?;
     let name = options.large_model.as_deref().unwrap_or(state.serving.large_models.default_name());
     let model = state.serving.large_models.get(name);
@@ -111,32 +111,26 @@ fn job(
     };
     let (served, model) = (Arc::clone(served), Arc::clone(model));
     let id = state.new_id("solve-");
-    Ok(Job { state: state.clone(), served, model, request, caller, id, route: ROUTE })
+    Ok(EpisodeTask { state: state.clone(), served, model, request, caller, id, route: ROUTE })
 }
 
-/// The caller's own key, for endpoints without one.
-pub(in crate::http) fn authorization(headers: &HeaderMap) -> Option<SecretString> {
-    let value = headers.get(header::AUTHORIZATION)?;
-    value.to_str().ok().map(SecretString::from)
-}
-
-/// The episode's news as events. `on_first` is called once, before the first piece of the answer.
+/// The episode's events as server-sent events. `on_first` is called once, before the first piece of the answer.
 fn events(
-    live: Live,
+    episode: EpisodeStream,
     head: Head,
     with_turns: bool,
     on_first: impl FnOnce() + Send + 'static,
 ) -> impl futures::Stream<Item = Bytes> + Send {
-    stream::unfold(Some((live, head, Some(on_first))), move |state| async move {
-        let (mut live, head, mut on_first) = state?;
-        let event = match live.next().await {
-            Some(News::Event(event)) => {
+    stream::unfold(Some((episode, head, Some(on_first))), move |state| async move {
+        let (mut episode, head, mut on_first) = state?;
+        let event = match episode.next().await {
+            Some(TaskEvent::Event(event)) => {
                 if matches!(event, EpisodeEvent::Answer(_)) {
                     on_first.take().into_iter().for_each(|on_first| on_first());
                 }
-                return Some((tell(event), Some((live, head, on_first))));
+                return Some((sse_event(event), Some((episode, head, on_first))));
             }
-            Some(News::Done(result)) => match *result {
+            Some(TaskEvent::Done(result)) => match *result {
                 Ok(episode) => {
                     sse::event(Some("done"), &SolveReply::new(head, episode, with_turns))
                 }
@@ -148,7 +142,7 @@ fn events(
     })
 }
 
-fn tell(event: EpisodeEvent) -> Bytes {
+fn sse_event(event: EpisodeEvent) -> Bytes {
     let (name, delta) = match event {
         EpisodeEvent::Turn(index) => return sse::event(Some("turn"), &json!({"index": index})),
         EpisodeEvent::Think(delta) => ("think", delta),

@@ -9,8 +9,8 @@ use super::question::Message;
 use super::schema;
 use crate::chat::ChatMessage;
 use crate::episode::AnswerForm;
+use crate::http::episode::stop_sequences::StopSequences;
 use crate::http::error::ApiError;
-use crate::http::trim::Trim;
 
 /// A Chat Completions request whose model is `prompt-r1` or `prompt-r1/NAME`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -195,7 +195,7 @@ impl ChatRequest {
     }
 
     /// What ends the answer.
-    pub(in crate::http) fn trim(&self) -> Result<Trim, ApiError> {
+    pub(in crate::http) fn stop_sequences(&self) -> Result<StopSequences, ApiError> {
         let stops = match &self.stop {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop.clone()],
@@ -206,7 +206,7 @@ impl ChatRequest {
             return Err(ApiError::invalid("stop", message));
         }
         let caps = [self.max_tokens, self.max_completion_tokens];
-        Ok(Trim::new(stops, caps.into_iter().flatten().min()))
+        Ok(StopSequences::new(stops, caps.into_iter().flatten().min()))
     }
 
     /// Fields for every call of the large model.

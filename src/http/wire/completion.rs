@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::solve::{ModelUsage, SolveTurn};
 use crate::episode::{Episode, EpisodeUsage, FinishReason};
-use crate::http::trim::Ending;
+use crate::http::episode::stop_sequences::Ending;
 
 /// A chat completion.
 #[derive(Debug, Clone, Serialize, ToSchema)]

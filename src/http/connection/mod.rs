@@ -1,4 +1,4 @@
-//! Connections: plain or TLS, HTTP/1.1 or HTTP/2, each wait limited.
+//! Accepts and serves connections: plain or TLS, HTTP/1.1 or HTTP/2, each wait limited.
 
 use std::future::Future;
 use std::io;
@@ -16,9 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::config::ServerConfig;
-use super::stall::Stall;
-use super::tls::{HTTP2, Tls};
+use self::tls::{HTTP2, Tls};
+use self::write_timeout::WriteTimeout;
+use crate::http::config::ServerConfig;
+
+pub(super) mod tls;
+mod write_timeout;
 
 /// Requests that one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
@@ -28,10 +31,10 @@ const STREAMS: u32 = 256;
 struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
-    /// For the handshake, for each request's headers, and for the next request.
-    patience: Duration,
-    /// For a client that takes nothing more of its response.
-    stall: Duration,
+    /// Limits the TLS handshake, each request's headers, and the wait for the next request.
+    header_timeout: Duration,
+    /// Limits the time in which a client takes nothing of its response.
+    write_timeout: Duration,
 }
 
 /// Serves until `shutdown`, then takes no more connections, lets requests in flight finish, and
@@ -46,8 +49,8 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let (patience, stall) = (config.header_timeout(), config.write_timeout());
-    let connections = Connections { router, tls, patience, stall };
+    let (header_timeout, write_timeout) = (config.header_timeout(), config.write_timeout());
+    let connections = Connections { router, tls, header_timeout, write_timeout };
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
@@ -99,9 +102,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 impl Connections {
     async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), Failure> {
         stream.set_nodelay(true)?;
-        let stream = Stall::new(stream, self.stall);
+        let stream = WriteTimeout::new(stream, self.write_timeout);
         let Some(tls) = &self.tls else { return self.http1(stream, watcher).await };
-        let stream = tokio::time::timeout(self.patience, tls.accept(stream)).await??;
+        let stream = tokio::time::timeout(self.header_timeout, tls.accept(stream)).await??;
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
             self.http2(stream, watcher).await
         } else {
@@ -116,7 +119,7 @@ impl Connections {
         let service = TowerToHyperService::new(self.router.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.patience)
+            .header_read_timeout(self.header_timeout)
             .serve_connection(TokioIo::new(stream), service);
         Ok(watcher.watch(connection).await?)
     }
@@ -129,8 +132,8 @@ impl Connections {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // A client that has gone quiet is asked whether it is still there.
-            .keep_alive_interval(self.patience)
-            .keep_alive_timeout(self.patience)
+            .keep_alive_interval(self.header_timeout)
+            .keep_alive_timeout(self.header_timeout)
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), service);
         Ok(watcher.watch(connection).await?)

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use crate::http::error::ApiError;
 
 /// Counts the episodes in flight and those that wait.
-pub(super) struct Admission {
+pub(in crate::http) struct Admission {
     slots: Arc<Semaphore>,
     size: usize,
     waiting: AtomicUsize,
@@ -26,14 +26,14 @@ impl Drop for Place<'_> {
 }
 
 impl Admission {
-    pub(super) fn new(size: usize, queue: usize) -> Self {
+    pub(in crate::http) fn new(size: usize, queue: usize) -> Self {
         let size = size.clamp(1, Semaphore::MAX_PERMITS);
         let waiting = AtomicUsize::new(0);
         Self { slots: Arc::new(Semaphore::new(size)), size, waiting, queue }
     }
 
     /// Room for `episodes`, waited for until `deadline`.
-    pub(super) async fn admit(
+    pub(in crate::http) async fn admit(
         &self,
         episodes: u32,
         deadline: Instant,

@@ -2,14 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use super::shared::Shared;
 use super::spending::Spending;
+use super::window::{DAY, MINUTE, Moment, Used};
 use super::{Key, Store};
-
-const MINUTE: u64 = 60;
-const DAY: u64 = 24 * 60 * MINUTE;
 
 /// A limit that a key has reached.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -40,44 +38,8 @@ pub enum Refusal {
     },
 }
 
-/// What a key has used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Used {
-    /// Requests of this minute, the present one included.
-    pub(super) requests: u64,
-    /// Tokens of this minute.
-    pub(super) tokens: u64,
-    /// Money of this day, millionths.
-    pub(super) micros: i64,
-}
-
-/// When something happens.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
-    /// Seconds since 1970.
-    seconds: u64,
-}
-
-impl Moment {
-    fn new(now: SystemTime) -> Self {
-        Self { seconds: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) }
-    }
-
-    pub(super) fn minute(self) -> u64 {
-        self.seconds / MINUTE
-    }
-
-    pub(super) fn day(self) -> u64 {
-        self.seconds / DAY
-    }
-
-    fn until_next(self, window: u64) -> Duration {
-        Duration::from_secs(window - self.seconds % window)
-    }
-}
-
 /// Counts for this process, or for all replicas.
-pub(super) struct Ledger {
+pub(super) struct Limiter {
     shared: Option<Shared>,
     spending: Arc<Spending>,
     /// By key.
@@ -104,7 +66,7 @@ impl Minute {
     }
 }
 
-impl Ledger {
+impl Limiter {
     /// Counts for this process, or in `shared`.
     pub(super) fn new(shared: Option<Shared>) -> Self {
         Self { shared, spending: Arc::default(), minutes: Mutex::default() }

@@ -1,5 +1,5 @@
-//! Bodies of responses that are handed back as they come; a stream of events that breaks off is
-//! ended by an event that says so.
+//! Response bodies of endpoints on their way to the client. A stream of events that breaks off ends
+//! with an error event.
 
 use std::io;
 
@@ -7,15 +7,15 @@ use axum::body::Bytes;
 use bytes::BytesMut;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::error::ApiError;
-use super::sse;
+use crate::http::error::ApiError;
+use crate::http::sse;
 use crate::large_model::ForwardBody;
 
 /// A line that is longer is handed on in pieces.
 const LONGEST_LINE: usize = 1024 * 1024;
 
 /// The pieces of a body on their way to the client.
-pub(super) fn pieces(
+pub(in crate::http) fn pieces(
     body: ForwardBody,
     is_events: bool,
     is_callers_key: bool,

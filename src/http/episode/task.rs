@@ -1,4 +1,4 @@
-//! An episode on behalf of a request: run to its end, or told as it happens.
+//! An episode on behalf of a request: run to its end, or streamed as it happens.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,45 +9,48 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::caller::Caller;
-use super::error::ApiError;
-use super::serving::Served;
-use super::state::AppState;
 use crate::episode::{
     Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink, Participants,
     run_episode,
 };
+use crate::http::caller::Caller;
+use crate::http::error::ApiError;
+use crate::http::serving::Served;
+use crate::http::state::AppState;
 use crate::large_model::LargeModel;
 use crate::record::Record;
 
 /// An episode that can be run.
-pub(super) struct Job {
-    pub(super) state: AppState,
-    pub(super) served: Arc<Served>,
-    pub(super) model: Arc<dyn LargeModel>,
-    pub(super) request: EpisodeRequest,
-    pub(super) caller: Caller,
+pub(in crate::http) struct EpisodeTask {
+    pub(in crate::http) state: AppState,
+    pub(in crate::http) served: Arc<Served>,
+    pub(in crate::http) model: Arc<dyn LargeModel>,
+    pub(in crate::http) request: EpisodeRequest,
+    pub(in crate::http) caller: Caller,
     /// The id of the reply.
-    pub(super) id: String,
+    pub(in crate::http) id: String,
     /// The route, for metrics.
-    pub(super) route: &'static str,
+    pub(in crate::http) route: &'static str,
 }
 
-/// What is told of an episode.
-pub(super) enum News {
+/// An event of a running episode, or its result.
+pub(in crate::http) enum TaskEvent {
     Event(EpisodeEvent),
     Done(Box<Result<Episode, ApiError>>),
 }
 
-/// An episode that is told as it happens. Dropping it cancels both models.
-pub(super) struct Live {
-    news: mpsc::Receiver<News>,
+/// A running episode, as a stream of events. Dropping it cancels both models.
+pub(in crate::http) struct EpisodeStream {
+    events: mpsc::Receiver<TaskEvent>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Job {
+impl EpisodeTask {
     /// Runs the episode. Dropping the future cancels both models.
-    pub(super) async fn run(&self, events: &mut dyn EventSink) -> Result<Episode, ApiError> {
+    pub(in crate::http) async fn run(
+        &self,
+        events: &mut dyn EventSink,
+    ) -> Result<Episode, ApiError> {
         let participants = Participants {
             policy: &*self.served.policy,
             large_model: &*self.model,
@@ -81,27 +84,27 @@ impl Job {
     }
 
     /// The time so far that neither model took.
-    pub(super) fn overhead(&self, episode: &Episode) -> Duration {
+    pub(in crate::http) fn overhead(&self, episode: &Episode) -> Duration {
         let models = Duration::from_micros(episode.model_micros);
         self.request.started.elapsed().saturating_sub(models)
     }
 
     /// Starts the episode. `permit` is given back at its end.
-    pub(super) fn start(self, permit: Arc<OwnedSemaphorePermit>) -> Live {
+    pub(in crate::http) fn start(self, permit: Arc<OwnedSemaphorePermit>) -> EpisodeStream {
         // As much as one burst of an endpoint brings; a client that does not read stops the
         // episode there until its deadline.
-        let (sender, news) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         let span = tracing::Span::current();
         let run = async move {
             let until = self.request.started + self.request.limits.deadline();
-            let mut teller = Teller { news: sender, until };
-            let result = self.run(&mut teller).await;
+            let mut sink = EventSender { sender, until };
+            let result = self.run(&mut sink).await;
             drop(permit);
-            // The receiver is gone, or has given up reading: then nobody is left to tell.
-            let _ = teller.tell(News::Done(Box::new(result))).await;
+            // Fails where the receiver is gone or has stopped reading.
+            let _ = sink.send(TaskEvent::Done(Box::new(result))).await;
         };
         let task = tokio::spawn(run.instrument(span));
-        Live { news, _task: AbortOnDropHandle::new(task) }
+        EpisodeStream { events, _task: AbortOnDropHandle::new(task) }
     }
 
     fn failure(&self, error: &EpisodeError) -> ApiError {
@@ -115,29 +118,29 @@ impl Job {
     }
 }
 
-impl Live {
-    /// The next news; the last is `Done`, or none where the episode panicked.
-    pub(super) async fn next(&mut self) -> Option<News> {
-        self.news.recv().await
+impl EpisodeStream {
+    /// The next event; the last is `Done`, or `None` where the episode panicked.
+    pub(in crate::http) async fn next(&mut self) -> Option<TaskEvent> {
+        self.events.recv().await
     }
 
-    /// All news.
-    pub(super) fn into_stream(self) -> impl Stream<Item = News> + Send {
-        stream::unfold(self, |mut live| async move { Some((live.next().await?, live)) })
+    /// All events.
+    pub(in crate::http) fn into_stream(self) -> impl Stream<Item = TaskEvent> + Send {
+        stream::unfold(self, |mut stream| async move { Some((stream.next().await?, stream)) })
     }
 }
 
-/// Sends news to whoever reads them, while they read.
-struct Teller {
-    news: mpsc::Sender<News>,
+/// Sends events to a client for as long as it reads them.
+struct EventSender {
+    sender: mpsc::Sender<TaskEvent>,
     until: Instant,
 }
 
-impl Teller {
-    async fn tell(&self, news: News) -> Result<(), EpisodeErrorKind> {
-        // A little after the deadline, so that its own news can still get through.
+impl EventSender {
+    async fn send(&self, event: TaskEvent) -> Result<(), EpisodeErrorKind> {
+        // Past the deadline by a little, so that the event that reports it gets through.
         let until = self.until + Duration::from_secs(5);
-        match tokio::time::timeout_at(until.into(), self.news.send(news)).await {
+        match tokio::time::timeout_at(until.into(), self.sender.send(event)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(EpisodeErrorKind::Cancelled),
         }
@@ -145,12 +148,12 @@ impl Teller {
 }
 
 #[async_trait]
-impl EventSink for Teller {
+impl EventSink for EventSender {
     fn is_live(&self) -> bool {
         true
     }
 
     async fn emit(&mut self, event: EpisodeEvent) -> Result<(), EpisodeErrorKind> {
-        self.tell(News::Event(event)).await
+        self.send(TaskEvent::Event(event)).await
     }
 }

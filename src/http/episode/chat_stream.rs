@@ -6,12 +6,12 @@ use axum::body::Bytes;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 
-use super::error::ApiError;
-use super::job::{Live, News};
-use super::sse;
-use super::trim::Trim;
-use super::wire::completion::{Chunk, ChunkHead, Delta, Outcome, Sum, finish_reason};
+use super::stop_sequences::StopSequences;
+use super::task::{EpisodeStream, TaskEvent};
 use crate::episode::{Episode, EpisodeEvent};
+use crate::http::error::ApiError;
+use crate::http::sse;
+use crate::http::wire::completion::{Chunk, ChunkHead, Delta, Outcome, Sum, finish_reason};
 
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
@@ -19,8 +19,8 @@ const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 struct ChatStream {
     head: ChunkHead,
     with_turns: bool,
-    /// The news of each episode; none at its end.
-    news: SelectAll<BoxStream<'static, (usize, Option<News>)>>,
+    /// The events of each episode; `None` at its end.
+    events: SelectAll<BoxStream<'static, (usize, Option<TaskEvent>)>>,
     choices: Vec<Choice>,
     sum: Sum,
     /// Chunks that wait to be sent.
@@ -30,7 +30,7 @@ struct ChatStream {
 
 /// An answer in the making.
 struct Choice {
-    trim: Trim,
+    stops: StopSequences,
     has_thought: bool,
     has_answered: bool,
     /// Whether a turn began since the last thought.
@@ -38,30 +38,30 @@ struct Choice {
     is_done: bool,
 }
 
-/// The events of a completion; each answer is ended by a clone of `trim`. `on_first` is called
+/// The events of a completion; each answer is ended by a clone of `stops`. `on_first` is called
 /// once, before the first piece of an answer.
-pub(super) fn events(
+pub(in crate::http) fn events(
     head: ChunkHead,
-    lives: Vec<Live>,
-    trim: Trim,
+    episodes: Vec<EpisodeStream>,
+    stops: StopSequences,
     with_turns: bool,
     on_first: impl FnOnce() + Send + 'static,
 ) -> impl Stream<Item = Bytes> + Send {
     let choice = || Choice {
-        trim: trim.clone(),
+        stops: stops.clone(),
         has_thought: false,
         has_answered: false,
         in_new_turn: false,
         is_done: false,
     };
-    let choices = lives.iter().map(|_| choice()).collect();
-    let news = lives.into_iter().enumerate().map(|(index, live)| {
+    let choices = episodes.iter().map(|_| choice()).collect();
+    let events = episodes.into_iter().enumerate().map(|(index, episode)| {
         let end = stream::iter([(index, None)]);
-        live.into_stream().map(move |news| (index, Some(news))).chain(end).boxed()
+        episode.into_stream().map(move |event| (index, Some(event))).chain(end).boxed()
     });
-    let news = stream::select_all(news);
+    let events = stream::select_all(events);
     let (sum, pending, is_over) = (Sum::default(), VecDeque::new(), false);
-    let mut chat = ChatStream { head, with_turns, news, choices, sum, pending, is_over };
+    let mut chat = ChatStream { head, with_turns, events, choices, sum, pending, is_over };
     for index in 0..chat.choices.len() {
         chat.send(index, Delta::opening());
     }
@@ -83,21 +83,21 @@ impl ChatStream {
             if self.is_over {
                 return None;
             }
-            match self.news.next().await {
-                Some((index, Some(News::Event(event)))) => self.tell(index, event),
-                Some((index, Some(News::Done(result)))) => match *result {
+            match self.events.next().await {
+                Some((index, Some(TaskEvent::Event(event)))) => self.send_event(index, event),
+                Some((index, Some(TaskEvent::Done(result)))) => match *result {
                     Ok(episode) => self.finish(index, &episode),
                     Err(error) => self.fail(&error),
                 },
                 Some((index, None)) if self.choices[index].is_done => {}
-                // An episode that ends without a word has panicked.
+                // An episode that ends without a result has panicked.
                 Some((_, None)) => self.fail(&ApiError::internal()),
                 None => self.close(),
             }
         }
     }
 
-    fn tell(&mut self, index: usize, event: EpisodeEvent) {
+    fn send_event(&mut self, index: usize, event: EpisodeEvent) {
         let choice = &mut self.choices[index];
         match event {
             EpisodeEvent::Turn(_) => choice.in_new_turn = choice.has_thought,
@@ -107,7 +107,7 @@ impl ChatStream {
                 let text = if is_apart { format!("\n\n{text}") } else { text };
                 self.send(index, Delta::thought(&text));
             }
-            // What goes on between the models is for the trace.
+            // The exchange between the models is part of the trace only.
             EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
             EpisodeEvent::Answer(text) => self.answer(index, &text),
         }
@@ -116,7 +116,7 @@ impl ChatStream {
     fn answer(&mut self, index: usize, text: &str) {
         let choice = &mut self.choices[index];
         choice.has_answered = true;
-        let text = choice.trim.push(text);
+        let text = choice.stops.push(text);
         if !text.is_empty() {
             self.send(index, Delta::content(&text));
         }
@@ -126,7 +126,7 @@ impl ChatStream {
         if !self.choices[index].has_answered {
             self.answer(index, &episode.answer);
         }
-        let (rest, ending) = self.choices[index].trim.finish();
+        let (rest, ending) = self.choices[index].stops.finish();
         if !rest.is_empty() {
             self.send(index, Delta::content(&rest));
         }
@@ -143,8 +143,8 @@ impl ChatStream {
     fn fail(&mut self, error: &ApiError) {
         self.pending.push_back(sse::event(None, &error.body()));
         self.is_over = true;
-        // The other episodes have nobody to answer to.
-        self.news.clear();
+        // Cancels the other episodes.
+        self.events.clear();
     }
 
     fn close(&mut self) {

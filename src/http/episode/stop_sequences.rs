@@ -3,7 +3,7 @@
 
 /// An answer on its way out.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Trim {
+pub(in crate::http) struct StopSequences {
     stops: Vec<String>,
     room: Option<u64>,
     /// What may be the beginning of a stop sequence.
@@ -13,23 +13,23 @@ pub(super) struct Trim {
 
 /// Why an answer was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::http) enum Ending {
     /// A stop sequence followed.
     Stop,
     /// It was too long.
     Length,
 }
 
-impl Trim {
+impl StopSequences {
     /// Ends before any of `stops`, and after `room` tokens. The policy gives its answer token by
     /// token, and those are counted; a piece of several words counts as that many.
-    pub(super) fn new(stops: Vec<String>, room: Option<u64>) -> Self {
+    pub(in crate::http) fn new(stops: Vec<String>, room: Option<u64>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
         Self { stops, room, held: String::new(), ending: None }
     }
 
     /// Takes a piece of the answer; gives what can be sent.
-    pub(super) fn push(&mut self, piece: &str) -> String {
+    pub(in crate::http) fn push(&mut self, piece: &str) -> String {
         if self.ending.is_some() {
             return String::new();
         }
@@ -51,7 +51,7 @@ impl Trim {
     }
 
     /// What is left to send, and why the answer was ended, if it was.
-    pub(super) fn finish(&mut self) -> (String, Option<Ending>) {
+    pub(in crate::http) fn finish(&mut self) -> (String, Option<Ending>) {
         let rest = match self.ending {
             Some(Ending::Stop) => String::new(),
             _ => std::mem::take(&mut self.held),
@@ -98,9 +98,9 @@ mod tests {
 
     fn run(stops: &[&str], room: Option<u64>, pieces: &[&str]) -> (String, Option<Ending>) {
         let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
-        let mut trim = Trim::new(stops, room);
-        let mut sent: String = pieces.iter().map(|piece| trim.push(piece)).collect();
-        let (rest, ending) = trim.finish();
+        let mut stops = StopSequences::new(stops, room);
+        let mut sent: String = pieces.iter().map(|piece| stops.push(piece)).collect();
+        let (rest, ending) = stops.finish();
         sent.push_str(&rest);
         (sent, ending)
     }

@@ -1,4 +1,5 @@
-//! Counts what requests use that are passed through: as the endpoint says, else by their length.
+//! Counts the tokens of passed-through requests: as the endpoint reports them, else estimated from
+//! their length.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,8 +10,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use serde::Deserialize;
 
-use super::caller::Bill;
 use crate::episode::Tally;
+use crate::http::caller::Bill;
 use crate::large_model::Prices;
 use crate::trajectory::TokenUsage;
 
@@ -18,29 +19,34 @@ use crate::trajectory::TokenUsage;
 const TAIL: usize = 64 * 1024;
 
 /// Reads along with a response. What was used is known when it is dropped.
-pub(super) struct Meter {
-    pub(super) prices: Prices,
-    pub(super) request_bytes: usize,
-    pub(super) tally: Tally,
+pub(in crate::http) struct UsageMeter {
+    pub(in crate::http) prices: Prices,
+    pub(in crate::http) request_bytes: usize,
+    pub(in crate::http) tally: Tally,
     /// Sent when this is dropped, after the tally was made.
-    pub(super) bill: Option<Bill>,
+    pub(in crate::http) bill: Option<Bill>,
     response_bytes: usize,
     tail: VecDeque<u8>,
 }
 
-impl Meter {
-    pub(super) fn new(prices: Prices, request_bytes: usize, tally: Tally, bill: Bill) -> Self {
+impl UsageMeter {
+    pub(in crate::http) fn new(
+        prices: Prices,
+        request_bytes: usize,
+        tally: Tally,
+        bill: Bill,
+    ) -> Self {
         let (response_bytes, tail) = (0, VecDeque::new());
         Self { prices, request_bytes, tally, bill: Some(bill), response_bytes, tail }
     }
 
     /// Counts nothing: there was nothing to pay.
-    pub(super) fn forget(mut self) {
+    pub(in crate::http) fn forget(mut self) {
         drop(self.bill.take());
     }
 
     /// The same pieces, counted.
-    pub(super) fn watch(
+    pub(in crate::http) fn watch(
         self,
         pieces: BoxStream<'static, io::Result<Bytes>>,
     ) -> BoxStream<'static, io::Result<Bytes>> {
@@ -62,7 +68,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for UsageMeter {
     fn drop(&mut self) {
         let said = last_usage(self.tail.make_contiguous());
         let estimated = || TokenUsage::of_text(self.request_bytes, self.response_bytes);

@@ -1,0 +1,89 @@
+//! Requests for models that are not the loop's: passed through to an endpoint, and counted.
+
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::response::Response;
+use futures::StreamExt;
+
+use self::usage_meter::UsageMeter;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::model_name::unknown_model;
+use super::sse;
+use super::state::AppState;
+use crate::episode::Tally;
+use crate::large_model::{ForwardRequest, LargeModel};
+
+mod body;
+mod usage_meter;
+
+/// A request to hand on.
+pub(super) struct Passed<'a> {
+    pub(super) route: &'static str,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) body: &'a Bytes,
+    pub(super) started: Instant,
+}
+
+/// Hands a request on to the endpoint that serves `model`.
+pub(super) async fn hand_on(
+    state: &AppState,
+    caller: &Caller,
+    model: &str,
+    passed: Passed<'_>,
+) -> Result<Response, ApiError> {
+    let Passed { route, uri, mut headers, body, started } = passed;
+    let endpoint = state.serving.large_models.endpoint_for(model);
+    let endpoint = endpoint.ok_or_else(|| unknown_model(model))?;
+    let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
+    let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
+    let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
+    let (method, body) = (Method::POST, body.clone());
+    if caller.is_billed() || endpoint.has_key() {
+        // What is compressed could not be counted, nor could the endpoint's key be found in it.
+        headers.remove(header::ACCEPT_ENCODING);
+    }
+    // From now on, as the client may leave before there is a response.
+    let meter = caller.is_billed().then(|| {
+        let tally = Tally::default();
+        let bill = caller.bill(&tally);
+        UsageMeter::new(endpoint.prices(), body.len(), tally, bill)
+    });
+    let request = ForwardRequest { method, path, headers, body, deadline: None };
+    let asked = Instant::now();
+    let response = endpoint.forward(request).await;
+    let overhead = started.elapsed().saturating_sub(asked.elapsed());
+    state.metrics.overhead(route, overhead);
+    let is_success = response.as_ref().is_ok_and(|response| response.status().is_success());
+    let meter = match meter {
+        Some(meter) if !is_success => {
+            meter.forget();
+            None
+        }
+        meter => meter,
+    };
+    let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
+    let (parts, pieces) = response.into_parts();
+    let is_events = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut pieces = body::pieces(pieces, is_events, is_callers_key);
+    if let Some(meter) = meter {
+        pieces = meter.watch(pieces);
+    }
+    let mut response = if length == Some(0) {
+        let _ = pieces.next().await;
+        Response::default()
+    } else {
+        sse::watched(pieces, length, state, route, started)
+    };
+    *response.status_mut() = parts.status;
+    *response.headers_mut() = parts.headers;
+    Ok(response)
+}
