@@ -11,6 +11,7 @@ pub mod dataset;
 pub mod engine;
 pub mod episode;
 pub mod eval;
+pub mod gguf;
 pub mod http;
 pub mod large_model;
 pub mod model;

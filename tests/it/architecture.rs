@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may import. `cli` is the top and may import anything.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("access", &[]),
+    ("gguf", &[]),
     ("task", &[]),
     ("trajectory", &[]),
     ("chat", &[]),
     ("protocol", &["trajectory"]),
     ("reward", &["task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol"]),
-    ("tokenization", &["protocol"]),
-    ("model", &["engine", "trajectory"]),
+    ("tokenization", &["gguf", "protocol"]),
+    ("model", &["engine", "gguf", "trajectory"]),
     ("engine", &["trajectory", "model"]),
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
     ("policy", &["chat", "engine", "large_model", "protocol", "tokenization", "trajectory"]),

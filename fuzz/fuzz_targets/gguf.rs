@@ -1,0 +1,22 @@
+//! A model file: whatever its bytes are, it is read or refused, and what is read lies within it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../src/gguf/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod gguf;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(file) = gguf::Gguf::parse(bytes.to_vec(), "fuzz") else { return };
+    for key in file.keys() {
+        let array = file.get(key).and_then(gguf::Value::as_array);
+        if let Some(array) = array {
+            array.texts().map(Iterator::count);
+            array.floats().map(Iterator::count);
+        }
+    }
+    for (_, tensor) in file.tensors() {
+        assert_eq!(tensor.to_f32().len(), tensor.len());
+    }
+});
