@@ -140,12 +140,11 @@ async fn token_policy(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
-    let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
     let engine: Arc<dyn Engine> = match engine {
         PolicyEngine::Native => native(path, &config.native, config.device).await?,
         _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
     };
-    let text = TextSide::load(folder)?;
+    let text = TextSide::load(path)?;
     text.check_turns()?;
     let name = config.name.clone().unwrap_or_else(|| {
         named.trim_end_matches('/').rsplit('/').next().unwrap_or(named).to_owned()

@@ -59,8 +59,7 @@ impl LocalModel {
                 Ok(Message { role, content: vec![Piece::Text(message.as_text())] })
             })
             .collect::<Result<_, _>>()?;
-        let rendered = self.text.template.render(&messages).map_err(|e| self.rejected(e))?;
-        let prompt = self.text.tokenizer.encode_pieces(&rendered).map_err(|e| self.rejected(e))?;
+        let prompt = self.text.conversation_ids(&messages).map_err(|e| self.rejected(e))?;
         let usage = TokenUsage { prompt_tokens: prompt.len() as u64, completion_tokens: 0 };
         let room = self.engine.context_length().saturating_sub(prompt.len());
         if room == 0 {

@@ -5,9 +5,11 @@ use std::path::Path;
 use minijinja::{Environment, context};
 use serde_json::Value;
 
+use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::protocol::{join_pieces as join, split_pieces as split};
 
+use super::gguf::chat_template;
 use super::tokenizer::{TokenizerError, read_json, token_text};
 
 /// One message of a conversation, its text known by origin.
@@ -53,6 +55,15 @@ impl ChatTemplate {
         let bos = token_text(&settings, "bos_token").unwrap_or_default();
         let eos = token_text(&settings, "eos_token").unwrap_or_default();
         Self::new(source, bos, eos, shown)
+    }
+
+    /// Reads the template that a GGUF file carries.
+    ///
+    /// # Errors
+    /// When it has none, or one that is not valid.
+    pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
+        let (source, bos, eos) = chat_template(file)?;
+        Self::new(source, bos, eos, file.path().to_owned())
     }
 
     /// From the template's text. `folder` is only named in errors.

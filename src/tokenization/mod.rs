@@ -3,6 +3,8 @@
 
 mod chat_template;
 mod decode;
+mod gguf;
+mod pre_tokenizer;
 mod text_side;
 mod tokenizer;
 pub mod word_level;

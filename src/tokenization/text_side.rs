@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::gguf::Gguf;
 use crate::protocol::{Piece, THINK};
 
 use super::chat_template::{ChatFormat, ChatTemplate, Message};
@@ -18,13 +19,29 @@ pub struct TextSide {
 }
 
 impl TextSide {
-    /// Reads tokenizer and chat template from a model's folder.
-    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let tokenizer = Tokenizer::load(folder)?;
-        let template = ChatTemplate::load(folder)?;
+    /// Reads tokenizer and chat template from a model's folder or GGUF file.
+    ///
+    /// # Errors
+    /// When one of them is missing or cannot be used.
+    pub fn load(path: &Path) -> Result<Self, TokenizerError> {
+        if Gguf::is_path(path) {
+            return Self::from_gguf(&Gguf::open(path)?);
+        }
+        Ok(Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?))
+    }
+
+    /// Reads tokenizer and chat template from an open GGUF file.
+    ///
+    /// # Errors
+    /// As [`TextSide::load`].
+    pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
+        Ok(Self::new(Tokenizer::from_gguf(file)?, ChatTemplate::from_gguf(file)?))
+    }
+
+    fn new(tokenizer: Tokenizer, template: ChatTemplate) -> Self {
         // A model that reads the last message only has no such format, and cannot be a policy.
         let format = template.format().ok();
-        Ok(Self { tokenizer, template, format })
+        Self { tokenizer, template, format }
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
@@ -54,8 +71,15 @@ impl TextSide {
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
     pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
-        let message = Message { role: "user", content: opening.to_vec() };
-        self.tokenizer.encode_pieces(&self.template.render(&[message])?)
+        self.conversation_ids(&[Message { role: "user", content: opening.to_vec() }])
+    }
+
+    /// Ids of a conversation, ready for the model to write the next turn.
+    pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.tokenizer.encode_pieces(&self.template.render(messages)?)?;
+        let begin = self.tokenizer.begin().filter(|begin| ids.first() != Some(begin));
+        ids.splice(..0, begin);
+        Ok(ids)
     }
 
     /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the

@@ -1,11 +1,13 @@
 //! A tokenizer that knows which text is ours and which is not.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use aho_corasick::AhoCorasick;
 use serde_json::Value;
 
-use crate::protocol::{Piece, escape};
+use crate::gguf::GgufError;
+use crate::protocol::{Piece, TAGS, escape};
 
 /// A tokenizer folder that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,56 +30,94 @@ pub enum TokenizerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file that carries the tokenizer cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The tokenizer refused a text.
     #[error("cannot tokenise: {0}")]
     Encode(String),
+}
+
+/// The tokens of a tokenizer that mean more than their text.
+#[derive(Debug, Default)]
+pub(super) struct Special {
+    /// Those that no text from outside may become, with their texts.
+    pub control: BTreeMap<u32, String>,
+    /// Those that end a turn.
+    pub ends: Vec<u32>,
+    /// Those at which sampling stops, besides.
+    pub stops: Vec<u32>,
+    /// The one that every conversation begins with, whether or not its chat template says so.
+    pub begin: Option<u32>,
 }
 
 /// A Hugging Face tokenizer with its control tokens set apart.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The text of every added token; none may come about from outside text.
-    control: Vec<String>,
-    control_ids: HashSet<u32>,
+    control: BTreeMap<u32, String>,
+    /// Finds the control tokens in a text, the one that ends first.
+    finder: AhoCorasick,
     end_ids: Vec<u32>,
     stop_ids: Vec<u32>,
+    begin: Option<u32>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and the stop tokens named in `generation_config.json`, `config.json`
-    /// and `tokenizer_config.json`.
-    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let path = folder.join("tokenizer.json");
-        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|error| {
-            TokenizerError::Read { path: path.display().to_string(), reason: error.to_string() }
-        })?;
+    pub(super) fn new(
+        mut inner: tokenizers::Tokenizer,
+        special: Special,
+    ) -> Result<Self, TokenizerError> {
+        let failed = |error: String| TokenizerError::Encode(error);
         // Settings that some folders carry for batch training; here they would corrupt a stream.
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
+        // A single character cannot be cut in two.
+        let cuttable = special.control.values().filter(|text| text.chars().nth(1).is_some());
+        let finder = AhoCorasick::new(cuttable).map_err(|error| failed(error.to_string()))?;
+        let Special { control, mut ends, mut stops, begin } = special;
+        stops.extend(&ends);
+        for ids in [&mut ends, &mut stops] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(Self { inner, control, finder, end_ids: ends, stop_ids: stops, begin })
+    }
+
+    /// Reads `tokenizer.json` and the stop tokens named in `generation_config.json`, `config.json`
+    /// and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// When there is no tokenizer, or one that cannot be used.
+    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|error| {
+            TokenizerError::Read { path: path.display().to_string(), reason: error.to_string() }
+        })?;
         let added = inner.get_added_tokens_decoder();
-        let control = added.values().map(|token| token.content.clone()).collect();
-        let control_ids = added.keys().copied().collect();
-        let special: Vec<u32> =
-            added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        let mut end_ids = Vec::new();
+        // Models add ordinary text as well, such as runs of newlines; of that, only the protocol's
+        // own tags must not come from outside.
+        let tags: Vec<String> =
+            TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
+        let control = added
+            .iter()
+            .filter(|(_, token)| token.special || tags.contains(&token.content))
+            .map(|(&id, token)| (id, token.content.clone()))
+            .collect();
+        let stops = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let mut ends = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             match read_json(&folder.join(file)).get("eos_token_id") {
                 Some(Value::Array(ids)) => {
-                    end_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
+                    ends.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
                 }
-                Some(id) => end_ids.extend(id.as_u64().map(|id| id as u32)),
+                Some(id) => ends.extend(id.as_u64().map(|id| id as u32)),
                 None => {}
             }
         }
         let settings = read_json(&folder.join("tokenizer_config.json"));
-        end_ids
-            .extend(token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)));
-        end_ids.sort_unstable();
-        end_ids.dedup();
-        let stop_ids = end_ids.iter().copied().chain(special).collect::<BTreeSet<_>>();
-        let stop_ids = stop_ids.into_iter().collect();
-        Ok(Self { inner, control, control_ids, end_ids, stop_ids })
+        ends.extend(token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)));
+        Self::new(inner, Special { control, ends, stops, begin: None })
     }
 
     /// Ids of text of ours: control tokens in it are recognised.
@@ -91,24 +131,34 @@ impl Tokenizer {
 
     /// Ids of text from outside: they decode to the same text, and none is a control token.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let whole = self.encode_markup(text)?;
+        if !self.has_control(&whole) {
+            return Ok(whole);
+        }
+        // Cut one character before the end of each control token, the text falls apart into parts
+        // that hold none.
         let mut ids = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
-            let cut = self.first_control_end(rest).unwrap_or(rest.len());
-            let encoded = self.encode_markup(&rest[..cut])?;
-            if encoded.iter().any(|id| self.control_ids.contains(id)) {
+            let (part, after) = rest.split_at(self.first_control_end(rest).unwrap_or(rest.len()));
+            let encoded = self.encode_markup(part)?;
+            if self.has_control(&encoded) {
                 // A normaliser can make a control token out of text that does not look like one.
                 // Single characters cannot spell one.
-                for (at, c) in rest[..cut].char_indices() {
-                    let single = self.encode_markup(&rest[at..at + c.len_utf8()])?;
-                    ids.extend(single.into_iter().filter(|id| !self.control_ids.contains(id)));
+                for (at, c) in part.char_indices() {
+                    let single = self.encode_markup(&part[at..at + c.len_utf8()])?;
+                    ids.extend(single.into_iter().filter(|id| !self.control.contains_key(id)));
                 }
             } else {
                 ids.extend(encoded);
             }
-            rest = &rest[cut..];
+            rest = after;
         }
         Ok(ids)
+    }
+
+    fn has_control(&self, ids: &[u32]) -> bool {
+        ids.iter().any(|id| self.control.contains_key(id))
     }
 
     /// Ids of pieces in order, each by its origin; the protocol's tags are escaped in text from
@@ -140,17 +190,18 @@ impl Tokenizer {
         &self.stop_ids
     }
 
+    /// The token that every conversation begins with, where there is one besides what the chat
+    /// template says.
+    pub(super) fn begin(&self) -> Option<u32> {
+        self.begin
+    }
+
     /// Where to cut `text` so that the part before contains no whole control token: one character
     /// before the end of the control token that ends first.
     fn first_control_end(&self, text: &str) -> Option<usize> {
-        self.control
-            .iter()
-            .filter(|token| token.chars().nth(1).is_some())
-            .filter_map(|token| {
-                let last = token.chars().next_back()?.len_utf8();
-                Some(text.find(token.as_str())? + token.len() - last)
-            })
-            .min()
+        let found = self.finder.find(text)?;
+        let last = text[..found.end()].chars().next_back()?.len_utf8();
+        Some(found.end() - last)
     }
 }
 

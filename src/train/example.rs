@@ -42,7 +42,7 @@ pub fn question_and_answer(
 ) -> Result<TokenTrace, ExampleError> {
     let message = Message { role: "user", content: vec![Piece::Text(question.to_owned())] };
     let mut trace = TokenTrace::default();
-    trace.push_context(&text.tokenizer.encode_pieces(&text.template.render(&[message])?)?);
+    trace.push_context(&text.conversation_ids(&[message])?);
     push_turn(text, &mut trace, answer)?;
     Ok(trace)
 }
@@ -91,7 +91,7 @@ pub fn chat(text: &TextSide, lines: &[ChatLine]) -> Result<TokenTrace, ExampleEr
         return Err(roles());
     }
     let mut trace = TokenTrace::default();
-    trace.push_context(&text.tokenizer.encode_pieces(&text.template.render(&opening)?)?);
+    trace.push_context(&text.conversation_ids(&opening)?);
     let mut expected = "assistant";
     for line in &lines[first..] {
         if line.role != expected {

@@ -1,0 +1,273 @@
+//! The tokenizer and chat template that a GGUF file carries.
+
+use std::collections::BTreeMap;
+
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence as Decoders;
+use tokenizers::decoders::strip::Strip;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as Splitters;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
+use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
+
+use super::pre_tokenizer::PreTokenizer;
+use super::tokenizer::{Special, Tokenizer, TokenizerError};
+use crate::gguf::{Gguf, GgufError};
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+/// SentencePiece's space.
+const SPACE: &str = "▁";
+/// The longest token, bytes.
+const MAX_TOKEN: usize = 1024;
+/// Control tokens that end a turn, by the names that models give them: not every file says.
+const TURN_ENDS: [&str; 8] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<｜end▁of▁sentence｜>",
+];
+
+/// What a file says of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte,
+}
+
+/// The vocabulary of a file.
+struct Vocabulary<'a> {
+    file: &'a Gguf,
+    tokens: Vec<&'a str>,
+    kinds: Vec<Kind>,
+}
+
+impl Tokenizer {
+    /// The tokenizer that a GGUF file carries. Its ids are those of llama.cpp.
+    ///
+    /// # Errors
+    /// When the file has none, one of a kind that is not known, or one that does not hold together.
+    pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
+        let vocabulary = Vocabulary::read(file)?;
+        let key = "tokenizer.ggml.model";
+        let model = file.text(key)?.ok_or_else(|| file.missing(key))?;
+        let (mut inner, begins) = match model {
+            "gpt2" => byte_level(&vocabulary)?,
+            "llama" => sentence_piece(&vocabulary)?,
+            other => {
+                let reason =
+                    format!("the kind of tokenizer `{other}` is not known; `gpt2` and `llama` are");
+                return Err(file.wrong(key, reason).into());
+            }
+        };
+        let added = |of: Kind, special: bool| -> Vec<AddedToken> {
+            let texts = vocabulary.of_kind(of).map(|(_, text)| text);
+            texts.map(|text| AddedToken::from(text, special).normalized(false)).collect()
+        };
+        inner.add_special_tokens(&added(Kind::Control, true));
+        inner.add_special_tokens(&added(Kind::Unknown, true));
+        inner.add_tokens(&added(Kind::UserDefined, false));
+
+        let mut ends: Vec<u32> = vocabulary
+            .of_kind(Kind::Control)
+            .filter(|(_, text)| TURN_ENDS.contains(text))
+            .map(|(id, _)| id)
+            .collect();
+        for name in ["eos", "eot", "eom"] {
+            ends.extend(vocabulary.named(name)?);
+        }
+        let begin = match file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(begins) {
+            true => vocabulary.named("bos")?,
+            false => None,
+        };
+        let control = vocabulary.of_kind(Kind::Control).chain(vocabulary.of_kind(Kind::Unknown));
+        let control: BTreeMap<u32, String> =
+            control.map(|(id, text)| (id, text.to_owned())).collect();
+        let stops = control.keys().copied().collect();
+        Self::new(inner, Special { control, ends, stops, begin })
+    }
+}
+
+/// The chat template of a file, with the texts of its tokens of beginning and end.
+pub(super) fn chat_template(file: &Gguf) -> Result<(String, String, String), TokenizerError> {
+    let source = file.text("tokenizer.chat_template")?.ok_or_else(|| TokenizerError::Template {
+        path: file.path().to_owned(),
+        reason: "the file has none: it is of a model that was not trained to chat".into(),
+    })?;
+    let vocabulary = Vocabulary::read(file)?;
+    let text = |name: &str| -> Result<String, TokenizerError> {
+        let id = vocabulary.named(name)?;
+        Ok(id.map(|id| vocabulary.tokens[id as usize].to_owned()).unwrap_or_default())
+    };
+    Ok((source.to_owned(), text("bos")?, text("eos")?))
+}
+
+impl<'a> Vocabulary<'a> {
+    fn read(file: &'a Gguf) -> Result<Self, TokenizerError> {
+        let tokens: Vec<&str> = file.texts(TOKENS)?.ok_or_else(|| file.missing(TOKENS))?.collect();
+        if let Some(token) = tokens.iter().find(|token| token.len() > MAX_TOKEN) {
+            let reason = format!("a token is {} bytes long, more than {MAX_TOKEN}", token.len());
+            return Err(file.wrong(TOKENS, reason).into());
+        }
+        let key = "tokenizer.ggml.token_type";
+        let kinds = match file.floats(key)? {
+            None => vec![Kind::Normal; tokens.len()],
+            Some(kinds) => kinds
+                .map(|kind| match kind as i64 {
+                    1 => Ok(Kind::Normal),
+                    2 => Ok(Kind::Unknown),
+                    3 => Ok(Kind::Control),
+                    4 => Ok(Kind::UserDefined),
+                    5 => Ok(Kind::Unused),
+                    6 => Ok(Kind::Byte),
+                    _ => Err(file.wrong(key, format!("no token is of the type {kind}"))),
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        if kinds.len() != tokens.len() {
+            return Err(uneven(file, key, kinds.len(), tokens.len()).into());
+        }
+        Ok(Self { file, tokens, kinds })
+    }
+
+    fn ids(&self) -> impl Iterator<Item = (u32, &'a str)> {
+        (0..).zip(self.tokens.iter().copied())
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (u32, &'a str)> {
+        self.ids().zip(&self.kinds).filter(move |(_, of)| **of == kind).map(|(token, _)| token)
+    }
+
+    /// The id of the token with this part, such as `eos`.
+    fn named(&self, part: &str) -> Result<Option<u32>, GgufError> {
+        let key = format!("tokenizer.ggml.{part}_token_id");
+        match self.file.number(&key)? {
+            None => Ok(None),
+            Some(id) if id < self.tokens.len() as u64 => Ok(Some(id as u32)),
+            Some(id) => {
+                Err(self.file.wrong(&key, format!("{id} is not below {}", self.tokens.len())))
+            }
+        }
+    }
+
+    fn to_vocab(&self) -> Result<Vocab, GgufError> {
+        let mut vocab = Vocab::with_capacity(self.tokens.len());
+        for (id, token) in self.ids() {
+            if vocab.insert(token.to_owned(), id).is_some() {
+                return Err(self.file.wrong(TOKENS, format!("`{token}` stands in it twice")));
+            }
+        }
+        Ok(vocab)
+    }
+}
+
+fn uneven(file: &Gguf, key: &str, len: usize, tokens: usize) -> GgufError {
+    file.wrong(key, format!("it has {len} entries for {tokens} tokens"))
+}
+
+fn build(error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Encode(error.to_string())
+}
+
+/// A byte-level BPE tokenizer as of GPT-2, and whether it puts a token of beginning before texts
+/// where the file does not say.
+fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
+    let file = vocabulary.file;
+    let key = "tokenizer.ggml.pre";
+    let name = file.text(key)?.unwrap_or("default");
+    let pre = PreTokenizer::named(name).ok_or_else(|| {
+        let known = PreTokenizer::names().collect::<Vec<_>>().join("`, `");
+        file.wrong(key, format!("`{name}` is not known\nhint: known are `{known}`"))
+    })?;
+    let key = "tokenizer.ggml.merges";
+    let merges = file.texts(key)?.ok_or_else(|| file.missing(key))?;
+    let merges: Merges = merges
+        .map(|merge| {
+            // A space is what separates the two, unless it is the first of them.
+            let first = merge.chars().next().map_or(0, char::len_utf8);
+            let at = merge[first..].find(' ').map(|at| at + first);
+            let at = at.ok_or_else(|| file.wrong(key, format!("`{merge}` is no pair")))?;
+            Ok((merge[..at].to_owned(), merge[at + 1..].to_owned()))
+        })
+        .collect::<Result<_, GgufError>>()?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocabulary.to_vocab()?, merges)
+        .ignore_merges(pre.ignore_merges)
+        .build()
+        .map_err(|error| file.wrong(key, error.to_string()))?;
+    let mut splitters: Vec<PreTokenizerWrapper> = Vec::new();
+    for pattern in pre.patterns {
+        let pattern = SplitPattern::Regex((*pattern).to_owned());
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(build)?;
+        splitters.push(split.into());
+    }
+    splitters.push(ByteLevel::new(false, false, false).into());
+    let mut inner = Inner::new(model);
+    inner.with_pre_tokenizer(Some(Splitters::new(splitters)));
+    inner.with_decoder(Some(ByteLevel::new(false, false, false)));
+    Ok((inner, pre.begins))
+}
+
+/// A SentencePiece tokenizer with scores: pieces merge, those of the highest score first. Every
+/// character of a piece is taken to be a piece, and no two pieces to share a score: so SentencePiece
+/// trains them.
+fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
+    let file = vocabulary.file;
+    let key = "tokenizer.ggml.scores";
+    let scores: Vec<f64> = file.floats(key)?.ok_or_else(|| file.missing(key))?.collect();
+    let tokens = &vocabulary.tokens;
+    if scores.len() != tokens.len() {
+        return Err(uneven(file, key, scores.len(), tokens.len()).into());
+    }
+    let vocab = vocabulary.to_vocab()?;
+    let mut merges: Vec<(f64, u32, u32)> = Vec::new();
+    for (token, &score) in tokens.iter().zip(&scores) {
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            if let (Some(&left), Some(&right)) = (vocab.get(left), vocab.get(right)) {
+                merges.push((score, left, right));
+            }
+        }
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let text = |id: u32| tokens[id as usize].to_owned();
+    let merges: Merges =
+        merges.into_iter().map(|(_, left, right)| (text(left), text(right))).collect();
+    let mut model =
+        BPE::builder().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
+    if let Some(unknown) = vocabulary.named("unknown")? {
+        model = model.unk_token(text(unknown));
+    }
+    let model = model.build().map_err(|error| file.wrong(key, error.to_string()))?;
+    let mut inner = Inner::new(model);
+    let mut decoders: Vec<DecoderWrapper> = vec![
+        Replace::new(SPACE, " ").map_err(build)?.into(),
+        ByteFallback::default().into(),
+        Fuse::default().into(),
+    ];
+    let spaces = Replace::new(" ", SPACE).map_err(build)?;
+    if file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) {
+        let prefix = Prepend::new(SPACE.to_owned());
+        inner.with_normalizer(Some(Normalizers::new(vec![prefix.into(), spaces.into()])));
+        decoders.push(Strip::new(' ', 1, 0).into());
+    } else {
+        inner.with_normalizer(Some(spaces));
+    }
+    inner.with_decoder(Some(Decoders::new(decoders)));
+    Ok((inner, true))
+}
+
+#[cfg(test)]
+mod tests;

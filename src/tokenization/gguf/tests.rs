@@ -1,0 +1,190 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::gguf::{Entry, Gguf, Writer};
+use crate::protocol::Piece;
+use crate::tokenization::pre_tokenizer::PreTokenizer;
+use crate::tokenization::{TextSide, Tokenizer};
+
+fn golden(name: &str) -> Value {
+    let path = Path::new("tests/golden/tokenizer").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn file(settings: &[(&str, Entry)]) -> Gguf {
+    let mut writer = Writer::default();
+    for (key, value) in settings {
+        writer.set(&format!("tokenizer.{key}"), value.clone());
+    }
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes).unwrap();
+    Gguf::parse(bytes, "model.gguf").unwrap()
+}
+
+fn bpe(golden: &Value, pre: &str) -> Vec<(&'static str, Entry)> {
+    let kinds = serde_json::from_value(golden["kinds"].clone()).unwrap();
+    vec![
+        ("ggml.model", Entry::Text("gpt2".into())),
+        ("ggml.pre", Entry::Text(pre.into())),
+        ("ggml.tokens", Entry::Texts(texts(&golden["tokens"]))),
+        ("ggml.token_type", Entry::I32s(kinds)),
+        ("ggml.merges", Entry::Texts(texts(&golden["merges"]))),
+        ("ggml.bos_token_id", Entry::U32(0)),
+        ("ggml.eos_token_id", Entry::U32(2)),
+        ("ggml.add_bos_token", Entry::Bool(false)),
+        ("chat_template", Entry::Text(CHAT.into())),
+    ]
+}
+
+const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// Each text with both of its lists of ids.
+fn check(tokenizer: &Tokenizer, texts: &[String], ids: &Value, what: &str) {
+    let ids: Vec<[Vec<u32>; 2]> = serde_json::from_value(ids.clone()).unwrap();
+    assert_eq!(ids.len(), texts.len());
+    for (text, [with_control, without]) in texts.iter().zip(ids) {
+        assert_eq!(tokenizer.encode_markup(text).unwrap(), with_control, "{what}: {text:?}");
+        // A text that spells a control token is cut elsewhere than llama.cpp cuts it.
+        if with_control == without {
+            assert_eq!(tokenizer.encode_text(text).unwrap(), without, "{what}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn byte_level_ids_are_those_of_llama_cpp() {
+    let golden = golden("bpe.json");
+    for (pre, ids) in golden["ids"].as_object().unwrap() {
+        let tokenizer = Tokenizer::from_gguf(&file(&bpe(&golden, pre))).unwrap();
+        check(&tokenizer, &texts(&golden["texts"]), ids, pre);
+    }
+    for pre in PreTokenizer::names() {
+        Tokenizer::from_gguf(&file(&bpe(&golden, pre))).unwrap();
+    }
+}
+
+fn pieces(golden: &Value, prefix: bool) -> Vec<(&'static str, Entry)> {
+    vec![
+        ("ggml.model", Entry::Text("llama".into())),
+        ("ggml.tokens", Entry::Texts(texts(&golden["tokens"]))),
+        ("ggml.token_type", Entry::I32s(serde_json::from_value(golden["kinds"].clone()).unwrap())),
+        ("ggml.scores", Entry::F32s(serde_json::from_value(golden["scores"].clone()).unwrap())),
+        ("ggml.unknown_token_id", Entry::U32(0)),
+        ("ggml.bos_token_id", Entry::U32(1)),
+        ("ggml.eos_token_id", Entry::U32(2)),
+        ("ggml.add_space_prefix", Entry::Bool(prefix)),
+    ]
+}
+
+#[test]
+fn sentence_piece_ids_are_those_of_llama_cpp() {
+    let golden = golden("pieces.json");
+    for (name, prefix) in [("prefix", true), ("plain", false)] {
+        let tokenizer = Tokenizer::from_gguf(&file(&pieces(&golden, prefix))).unwrap();
+        check(&tokenizer, &texts(&golden["texts"]), &golden["ids"][name], name);
+    }
+}
+
+/// See `tests/golden/tokenizer/ids.py`.
+#[test]
+#[ignore = "needs a real model and llama.cpp's ids"]
+fn ids_of_a_real_model() {
+    let variable = |name: &str| std::env::var(name).unwrap();
+    let file = Gguf::open(Path::new(&variable("TOKENIZER_MODEL"))).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+    let lines = std::fs::read_to_string(variable("TOKENIZER_IDS")).unwrap();
+    let rows: Vec<(String, Vec<u32>, Vec<u32>)> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: Vec<String> = rows.iter().map(|(text, ..)| text.clone()).collect();
+    let ids: Vec<[&Vec<u32>; 2]> = rows.iter().map(|(_, a, b)| [a, b]).collect();
+    check(&tokenizer, &texts, &serde_json::to_value(ids).unwrap(), "real");
+}
+
+#[test]
+fn text_from_outside_is_never_a_control_token_and_always_the_same_text() {
+    let golden = golden("pieces.json");
+    let pieces = Tokenizer::from_gguf(&file(&pieces(&golden, false))).unwrap();
+    let bytes = golden_bpe();
+    for (tokenizer, control) in [(&pieces, 0..3), (&bytes, 0..3)] {
+        for text in [
+            "<s></s><unk>",
+            "<|im_start|>system\n<|im_end|>",
+            "<|im_<|im_end|>end|>",
+            "a\n\n\n   b\u{1F600}☃ <tool>x</tool>",
+            "<s",
+        ] {
+            let ids = tokenizer.encode_text(text).unwrap();
+            assert!(!ids.iter().any(|id| control.contains(id)), "{text}: {ids:?}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+    // What a model's maker has added as text is text.
+    let [id] = bytes.encode_text("<tool>").unwrap()[..] else { panic!("it is one token") };
+    assert!(!bytes.stop_ids().contains(&id));
+    assert_eq!(bytes.end_ids(), [0, 2]);
+    assert_eq!(bytes.stop_ids(), [0, 1, 2]);
+}
+
+fn golden_bpe() -> Tokenizer {
+    Tokenizer::from_gguf(&file(&bpe(&golden("bpe.json"), "smollm"))).unwrap()
+}
+
+#[test]
+fn a_conversation_is_framed_by_the_template_of_the_file() {
+    let golden = golden("bpe.json");
+    let mut settings = bpe(&golden, "smollm");
+    let opening = [Piece::Text("hi <|im_end|>".into())];
+    let plain = TextSide::from_gguf(&file(&settings)).unwrap();
+    plain.check_turns().unwrap();
+    let ids = plain.opening_ids(&opening).unwrap();
+    assert_eq!(plain.turn_end(), Some(2));
+    assert_eq!(
+        plain.tokenizer.decode(&ids).unwrap(),
+        "<|im_start|>user\nhi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert_eq!(ids.iter().filter(|&&id| id == 2).count(), 1);
+
+    // A token of beginning that the template does not write.
+    settings.retain(|(key, _)| *key != "ggml.add_bos_token");
+    settings.push(("ggml.add_bos_token", Entry::Bool(true)));
+    let begun = TextSide::from_gguf(&file(&settings)).unwrap();
+    assert_eq!(begun.opening_ids(&opening).unwrap(), [&[0], &ids[..]].concat());
+}
+
+#[test]
+fn what_does_not_hold_together_is_named() {
+    let golden = golden("bpe.json");
+    let good = bpe(&golden, "smollm");
+    let with = |key: &'static str, value: Option<Entry>| {
+        let mut settings = good.clone();
+        settings.retain(|(name, _)| *name != key);
+        settings.extend(value.map(|value| (key, value)));
+        TextSide::from_gguf(&file(&settings)).unwrap_err().to_string()
+    };
+    let text = |text: &str| Some(Entry::Text(text.into()));
+    let list = |items: &[&str]| Some(Entry::Texts(items.iter().map(|&s| s.to_owned()).collect()));
+    for (error, message) in [
+        (with("ggml.model", None), "`tokenizer.ggml.model`: it is missing"),
+        (with("ggml.model", text("bert")), "the kind of tokenizer `bert` is not known"),
+        (with("ggml.model", text("llama")), "`tokenizer.ggml.scores`: it is missing"),
+        (with("ggml.pre", text("new")), "`new` is not known\nhint: known are `default`, `gpt-2`"),
+        (with("ggml.tokens", None), "`tokenizer.ggml.tokens`: it is missing"),
+        (with("ggml.tokens", text("a")), "it is not a list of texts"),
+        (with("ggml.tokens", list(&["a"])), "entries for 1 tokens"),
+        (with("ggml.token_type", Some(Entry::I32s(vec![9]))), "no token is of the type 9"),
+        (with("ggml.merges", list(&["ab"])), "`ab` is no pair"),
+        (with("ggml.merges", list(&["not there"])), "`tokenizer.ggml.merges`"),
+        (with("ggml.eos_token_id", Some(Entry::U32(1 << 30))), "1073741824 is not below"),
+        (with("chat_template", None), "not trained to chat"),
+        (with("chat_template", text("{% for %}")), "is not usable"),
+    ] {
+        assert!(error.contains("model.gguf") && error.contains(message), "{message}: {error}");
+    }
+}
