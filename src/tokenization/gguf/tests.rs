@@ -92,7 +92,7 @@ fn sentence_piece_ids_are_those_of_llama_cpp() {
     }
 }
 
-/// See `tests/golden/tokenizer/ids.py`.
+/// `tests/golden/tokenizer/run.sh` runs it.
 #[test]
 #[ignore = "needs a real model and llama.cpp's ids"]
 fn ids_of_a_real_model() {

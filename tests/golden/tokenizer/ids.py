@@ -1,8 +1,7 @@
 """Token ids by llama.cpp, to compare ours with: python ids.py MODEL.gguf [COUNT] > ids.jsonl
 
 Each of COUNT lines (10,000 unless it is given) is a text, its ids with control tokens recognised in it, and those with
-none recognised. `TOKENIZER_MODEL=MODEL.gguf TOKENIZER_IDS=ids.jsonl cargo test --lib ids_of_a_real_model -- --ignored`
-compares. Needs `pip install xllamacpp gguf`.
+none recognised; `run.sh` compares. Needs `pip install xllamacpp gguf`.
 """
 
 import http.client
