@@ -1,7 +1,7 @@
 //! Prompt-R1: a small policy model that thinks, writes prompts for a large language model,
 //! reads the replies and answers. One crate serves it, trains it and measures it.
 //!
-//! Imports run downwards only; `tests/it/architecture.rs` holds the table of allowed edges.
+//! Imports run downwards only; `tests/it/architecture.rs` lists the floors.
 
 pub mod access;
 pub mod chat;
@@ -19,6 +19,7 @@ pub mod policy;
 pub mod protocol;
 pub mod record;
 pub mod reward;
+pub mod sampling;
 pub mod task;
 pub mod tokenization;
 pub mod train;

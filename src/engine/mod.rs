@@ -2,31 +2,12 @@
 
 pub mod mistralrs;
 pub mod native;
-pub mod sampler;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
-
-/// How to draw the next token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// Logits are divided by it; 0 means greedy.
-    pub temperature: f32,
-    /// Nucleus: the smallest set of tokens whose probabilities sum to at least this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep only this many of the likeliest tokens; `None` keeps all.
-    pub top_k: Option<usize>,
-    /// Seed of this request's own generator: same request, same seed, same tokens.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Always the likeliest token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0 };
-}
 
 /// One request for tokens.
 #[derive(Debug, Clone, PartialEq)]

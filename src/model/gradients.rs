@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Tensor};
 
 use super::error::ModelError;
-use super::ops::{host, portable};
+use super::ops::{composed, host};
 
 /// One gradient for each trainable tensor, f32, in the model's order. A weight without an entry is
 /// frozen: no gradient is computed for it.
@@ -25,7 +25,7 @@ impl Gradients {
             gradients.names.push(name.clone());
             gradients.sums.push(Tensor::zeros(
                 tensor.shape(),
-                portable::wide(tensor.dtype()),
+                composed::wide(tensor.dtype()),
                 tensor.device(),
             )?);
         }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::config::ModelConfig;
 use super::error::ModelError;
 use super::files;
-use super::ops::{linear, portable};
+use super::ops::{composed, linear};
 use super::weights::{Projection, Weights};
 
 /// What to adapt, and how strongly.
@@ -55,13 +55,13 @@ pub(super) struct Pair {
 
 impl Pair {
     /// `s·x·Aᵀ`
-    pub fn narrowed(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub fn down(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         linear::forward(x, &self.a, None)? * self.scale
     }
 
     /// The gradient of `x·Aᵀ`: `s·dY·B`.
-    pub fn d_narrow(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
-        portable::matmul(d_y, &self.b)? * self.scale
+    pub fn d_down(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
+        composed::matmul(d_y, &self.b)? * self.scale
     }
 }
 
@@ -211,8 +211,8 @@ impl Adapter {
         let mut merged = base.clone();
         for (&(layer, which), pair) in &self.pairs {
             let weight = merged.layers[layer].projection_mut(which);
-            let (a, b) = (portable::widen(&pair.a)?, portable::widen(&pair.b)?);
-            *weight = (portable::widen(weight)? + (b.matmul(&a)? * pair.scale)?)?;
+            let (a, b) = (composed::widen(&pair.a)?, composed::widen(&pair.b)?);
+            *weight = (composed::widen(weight)? + (b.matmul(&a)? * pair.scale)?)?;
         }
         Ok(merged)
     }

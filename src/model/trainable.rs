@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::decoder_lm::Model;
 use super::error::ModelError;
 use super::files;
-use super::qwen3::Model;
 
 impl Model {
     /// Writes the trainable tensors under their names, in their own type.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::model::ops::host;
-use crate::model::ops::simd::multiversion;
+use crate::model::ops::host::simd::multiversion;
 use crate::model::{Gradients, ModelError, files};
 
 /// Values a task updates.

@@ -7,7 +7,7 @@ use mistralrs::CustomLogitsProcessor;
 use rand_chacha::ChaCha8Rng;
 
 use crate::engine::Sampling;
-use crate::engine::sampler::{generator, sample};
+use crate::model::generate::sampler::{generator, sample};
 use crate::trajectory::SampledToken;
 
 /// Draws for one request. The engine is asked for greedy decoding and gets logits that leave it no

@@ -4,8 +4,9 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::inbox::Submission;
-use crate::engine::{EngineError, GenerateEvent, Sampling, StopReason, sampler};
+use crate::engine::{EngineError, GenerateEvent, Sampling, StopReason};
 use crate::model::generate::decode::{Draw, SequenceCache, Span};
+use crate::model::generate::sampler;
 use crate::trajectory::SampledToken;
 
 /// A sequence that is being computed.

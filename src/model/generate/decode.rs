@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use rand_chacha::ChaCha8Rng;
 
-use crate::engine::Sampling;
 use crate::model::error::ModelError;
 use crate::model::weights::Weights;
+use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
 
 /// The keys and values of a sequence's first tokens. The default holds none.

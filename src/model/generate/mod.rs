@@ -6,6 +6,7 @@ pub mod decode;
 pub mod decoder;
 pub mod device;
 pub mod kernels;
+pub mod sampler;
 mod weights;
 
 #[cfg(test)]

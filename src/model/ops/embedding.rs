@@ -2,32 +2,20 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{host, portable, simd};
+use super::{composed, host};
 
 /// `table` `(vocab, width)` → `(ids, width)`.
 pub(crate) fn forward(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    if !host::is_host(table) {
-        return portable::embedding(table, ids);
+    match host::is_host(table) {
+        true => host::embedding::forward(table, ids),
+        false => composed::embedding(table, ids),
     }
-    let (_, width) = table.dims2()?;
-    let values = host::values(table)?;
-    let mut rows = Vec::with_capacity(ids.len() * width);
-    for &id in ids {
-        rows.extend_from_slice(&values[id as usize * width..(id as usize + 1) * width]);
-    }
-    host::tensor(rows, (ids.len(), width))
 }
 
 /// Adds each row of `d_y` into the row of `d_table` that its id names.
 pub(crate) fn backward(d_y: &Tensor, ids: &[u32], d_table: &mut Tensor) -> Result<()> {
-    if !host::is_host(d_y) {
-        return portable::embedding_backward(d_y, ids, d_table);
+    match host::is_host(d_y) {
+        true => host::embedding::backward(d_y, ids, d_table),
+        false => composed::embedding_backward(d_y, ids, d_table),
     }
-    let (_, width) = d_y.dims2()?;
-    let d_y = host::values(d_y)?;
-    host::update(d_table, |d_table| {
-        for (row, &id) in d_y.chunks_exact(width).zip(ids) {
-            simd::add(&mut d_table[id as usize * width..(id as usize + 1) * width], row);
-        }
-    })
 }

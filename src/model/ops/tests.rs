@@ -1,14 +1,11 @@
-//! Fused against portable, operation by operation.
+//! Fused against composed, operation by operation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::{Inputs, Layout};
-use super::head::{Head, ScoreGradients};
-use super::rms_norm::Norm;
-use super::rope::Rotation;
-use super::{attention, embedding, head, linear, padded, portable, rms_norm, rope, swiglu};
+use super::types::{AttentionInputs, Head, Layout, Norm, Rotation, ScoreGradients};
+use super::{attention, composed, embedding, head, linear, rms_norm, rope, swiglu};
 use crate::model::Batch;
 
 const EPS: f32 = 1e-6;
@@ -35,13 +32,13 @@ fn single(x: &Tensor) -> Tensor {
 
 /// Equal within 1e-5 of the largest expected value.
 #[track_caller]
-fn assert_near(fused: &Tensor, portable: &Tensor) {
-    assert_eq!(fused.shape(), portable.shape());
+fn assert_near(fused: &Tensor, composed: &Tensor) {
+    assert_eq!(fused.shape(), composed.shape());
     let list = |x: &Tensor| double(x).flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    let (fused, portable) = (list(fused), list(portable));
-    let largest = portable.iter().fold(1e-3f64, |most, x| most.max(x.abs()));
-    for (i, (a, b)) in fused.iter().zip(&portable).enumerate() {
-        assert!((a - b).abs() <= 1e-5 * largest, "at {i}: fused {a}, portable {b}");
+    let (fused, composed) = (list(fused), list(composed));
+    let largest = composed.iter().fold(1e-3f64, |most, x| most.max(x.abs()));
+    for (i, (a, b)) in fused.iter().zip(&composed).enumerate() {
+        assert!((a - b).abs() <= 1e-5 * largest, "at {i}: fused {a}, composed {b}");
     }
 }
 
@@ -51,13 +48,13 @@ fn rms_norm_agrees() {
         let (x, weight, d_y) =
             (tensor(&[rows, width], 1), tensor(&[width], 2), tensor(&[rows, width], 3));
         let y = rms_norm::forward(&x, norm(&weight)).unwrap();
-        assert_near(&y, &portable::rms_norm(&double(&x), norm(&double(&weight))).unwrap());
+        assert_near(&y, &composed::rms_norm(&double(&x), norm(&double(&weight))).unwrap());
         // Both add to what is there.
         let (mut d_x, mut d_weight) = (tensor(&[rows, width], 4), tensor(&[width], 5));
         let (mut e_x, mut e_weight) = (double(&d_x), double(&d_weight));
         rms_norm::backward(&x, norm(&weight), &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
         let (x, weight, d_y) = (double(&x), double(&weight), double(&d_y));
-        portable::rms_norm_backward(&x, norm(&weight), &d_y, &mut e_x, Some(&mut e_weight))
+        composed::rms_norm_backward(&x, norm(&weight), &d_y, &mut e_x, Some(&mut e_weight))
             .unwrap();
         assert_near(&d_x, &e_x);
         assert_near(&d_weight, &e_weight);
@@ -72,7 +69,7 @@ fn norm_rope_agrees() {
         let positions: Vec<u32> = (0..rows as u32).map(|row| row % 170).collect();
         let rotation = Rotation::new(&positions, head_dim, 1e4, &Device::Cpu).unwrap();
         let y = rope::forward(&x, norm(&weight), &rotation).unwrap();
-        let expected = portable::norm_rope(&double(&x), norm(&double(&weight)), &rotation).unwrap();
+        let expected = composed::norm_rope(&double(&x), norm(&double(&weight)), &rotation).unwrap();
         assert_near(&y, &expected);
         let mut d_weight = tensor(&[head_dim], 5);
         let (mut e_weight, d_y2) = (double(&d_weight), double(&d_y));
@@ -80,7 +77,7 @@ fn norm_rope_agrees() {
             .unwrap();
         let (x, weight, d_y) = (double(&x), double(&weight), d_y2);
         let e_x =
-            portable::norm_rope_backward(&x, norm(&weight), &rotation, &d_y, Some(&mut e_weight));
+            composed::norm_rope_backward(&x, norm(&weight), &rotation, &d_y, Some(&mut e_weight));
         assert_near(&d_x, &e_x.unwrap());
         assert_near(&d_weight, &e_weight);
     }
@@ -93,8 +90,8 @@ fn swiglu_agrees() {
     let (up, d_y) = (tensor(&shape, 2), tensor(&shape, 3));
     let y = swiglu::forward(&gate, &up).unwrap();
     let (gate, up, d_y) = (double(&gate), double(&up), double(&d_y));
-    let expected = portable::swiglu_backward(&gate, &up, &d_y).unwrap();
-    assert_near(&y, &portable::swiglu(&gate, &up).unwrap());
+    let expected = composed::swiglu_backward(&gate, &up, &d_y).unwrap();
+    assert_near(&y, &composed::swiglu(&gate, &up).unwrap());
     let gradient = swiglu::backward(single(&gate), single(&up), single(&d_y)).unwrap();
     assert_near(&y, &expected.y);
     assert_near(&gradient.y, &expected.y);
@@ -110,18 +107,18 @@ fn linear_agrees() {
         for residual in [None, Some(tensor(&[rows, n], 4))] {
             let y = linear::forward(&x, &weight, residual.as_ref()).unwrap();
             let residual = residual.as_ref().map(double);
-            assert_near(&y, &portable::linear(&x2, &weight2, residual.as_ref()).unwrap());
+            assert_near(&y, &composed::linear(&x2, &weight2, residual.as_ref()).unwrap());
         }
         let (mut d_x, mut e_x) = (None, None);
         for _ in 0..2 {
             linear::backward_input(&d_y, &weight, &mut d_x).unwrap();
-            portable::linear_backward_input(&d_y2, &weight2, &mut e_x).unwrap();
+            composed::linear_backward_input(&d_y2, &weight2, &mut e_x).unwrap();
             assert_near(d_x.as_ref().unwrap(), e_x.as_ref().unwrap());
         }
         let mut d_weight = tensor(&[n, k], 5);
         let mut e_weight = double(&d_weight);
         linear::backward_weight(&d_y, &x, &mut d_weight).unwrap();
-        portable::linear_backward_weight(&d_y2, &x2, &mut e_weight).unwrap();
+        composed::linear_backward_weight(&d_y2, &x2, &mut e_weight).unwrap();
         assert_near(&d_weight, &e_weight);
     }
 }
@@ -130,11 +127,11 @@ fn linear_agrees() {
 fn embedding_agrees() {
     let (table, ids) = (tensor(&[9, 5], 1), [3, 0, 3, 8]);
     let y = embedding::forward(&table, &ids).unwrap();
-    assert_near(&y, &portable::embedding(&double(&table), &ids).unwrap());
+    assert_near(&y, &composed::embedding(&double(&table), &ids).unwrap());
     let (d_y, mut d_table) = (tensor(&[4, 5], 2), tensor(&[9, 5], 3));
     let mut e_table = double(&d_table);
     embedding::backward(&d_y, &ids, &mut d_table).unwrap();
-    portable::embedding_backward(&double(&d_y), &ids, &mut e_table).unwrap();
+    composed::embedding_backward(&double(&d_y), &ids, &mut e_table).unwrap();
     assert_near(&d_table, &e_table);
 }
 
@@ -174,13 +171,13 @@ fn attention_agrees() {
         let (wide, narrow) = ([rows, heads * head_dim], [rows, kv_heads * head_dim]);
         let (q, k, v) = ((tensor(&wide, 1) * 3.0).unwrap(), tensor(&narrow, 2), tensor(&narrow, 3));
         let d_y = tensor(&wide, 4);
-        let inputs = Inputs { q: &q, k: &k, v: &v };
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
         let output = attention::forward(&inputs, &layout).unwrap();
         let gradient = attention::backward(&inputs, &layout, &output, &d_y).unwrap();
         let (q, k, v) = (double(&q), double(&k), double(&v));
-        let inputs = Inputs { q: &q, k: &k, v: &v };
-        assert_near(&output.y, &padded::attention(&inputs, &layout).unwrap());
-        let expected = padded::attention_backward(&inputs, &layout, &double(&d_y)).unwrap();
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
+        assert_near(&output.y, &composed::attention::forward(&inputs, &layout).unwrap());
+        let expected = composed::attention::backward(&inputs, &layout, &double(&d_y)).unwrap();
         assert_near(&gradient.d_q, &expected.d_q);
         assert_near(&gradient.d_k, &expected.d_k);
         assert_near(&gradient.d_v, &expected.d_v);
@@ -210,7 +207,7 @@ fn head_agrees() {
             let mut e_weight = double(&d_weight);
             let d_hidden =
                 head::backward(&fused, &scores, &log_sums, gradient, Some(&mut d_weight)).unwrap();
-            let e_hidden = portable::head_backward(&oracle, gradient, Some(&mut e_weight)).unwrap();
+            let e_hidden = composed::head_backward(&oracle, gradient, Some(&mut e_weight)).unwrap();
             assert_near(&d_hidden, &e_hidden);
             assert_near(&d_weight, &e_weight);
         }

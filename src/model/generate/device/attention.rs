@@ -7,9 +7,9 @@ use candle_core::{Result, Tensor};
 use super::pool::{Arrangement, LayerMemory, Pool, PooledCache};
 use crate::model::config::ModelConfig;
 use crate::model::generate::decode::{SequenceCache, Span};
-use crate::model::ops::attention::Layout;
-use crate::model::ops::padded::{Padded, SCORE_BYTES};
-use crate::model::ops::portable::matmul;
+use crate::model::ops::composed::attention::{Padded, SCORE_BYTES};
+use crate::model::ops::composed::matmul;
+use crate::model::ops::types::Layout;
 
 /// The tokens of a pass, one a row, and where each finds what it attends to.
 pub(super) struct Step {

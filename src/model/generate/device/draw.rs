@@ -8,9 +8,9 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::engine::sampler;
 use crate::model::generate::decode::Draw;
-use crate::model::ops::portable::softmax;
+use crate::model::generate::sampler;
+use crate::model::ops::composed::softmax;
 use crate::trajectory::SampledToken;
 
 /// Tokens of a block.
@@ -129,8 +129,8 @@ fn copy_to_host(tensor: &Tensor, values: &mut Vec<f32>) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::engine::Sampling;
     use crate::model::tests::devices;
+    use crate::sampling::Sampling;
 
     /// Logits of a vocabulary that is no multiple of the block, the likeliest far apart.
     fn logits(rows: usize, vocab: usize) -> Vec<f32> {

@@ -15,12 +15,11 @@ use candle_core::Tensor;
 use self::attention::Step;
 use self::pool::{Pool, PooledCache};
 use super::decode::{Decode, Draw, Span};
+use crate::model::block::Block;
 use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
-use crate::model::layer::Layer;
-use crate::model::ops::rms_norm::{self, Norm};
-use crate::model::ops::rope::Rotation;
-use crate::model::ops::{embedding, linear};
+use crate::model::ops::types::{Norm, Rotation};
+use crate::model::ops::{embedding, linear, rms_norm};
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
@@ -76,19 +75,19 @@ impl DeviceDecoder {
         let rotation = self.angles.rows(&step.positions)?;
         let last = self.weights.layers.len() - 1;
         for (index, weights) in self.weights.layers.iter().enumerate() {
-            let layer = Layer { index, config: &self.config, weights, adapter: None };
-            let queried = layer.query(&x, &rotation)?;
-            self.pool.write(index, &queried.k, &queried.v, step)?;
+            let block = Block { index, config: &self.config, weights, adapter: None };
+            let projected = block.project_heads(&x, &rotation)?;
+            step.write(self.pool.layer(index), &projected.k, &projected.v)?;
             if index == last && step.wanted.elem_count() == 0 {
                 return Ok(None);
             }
-            let mut attended = step.attend(&queried.q, &self.pool, index)?;
+            let mut attended = step.attend(&projected.q, &self.pool, index)?;
             if index == last {
                 // Of the other rows the keys and values are all that is needed.
                 x = x.index_select(&step.wanted, 0)?;
                 attended = attended.index_select(&step.wanted, 0)?;
             }
-            x = layer.feed(&x, &attended)?.0;
+            x = block.finish(&x, &attended)?.0;
         }
         let normed = rms_norm::forward(&x, self.norm())?;
         linear::forward(&normed, self.weights.output(), None).map(Some)

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::Step;
 use crate::model::config::ModelConfig;
 use crate::model::generate::decode::SequenceCache;
 
@@ -99,11 +98,6 @@ impl Pool {
 
     pub(super) fn layer(&self, index: usize) -> &LayerMemory {
         &self.layers[index]
-    }
-
-    /// Writes the keys and values of the rows of `step`, `(rows, kv_heads × head_dim)` each.
-    pub(super) fn write(&self, layer: usize, k: &Tensor, v: &Tensor, step: &Step) -> Result<()> {
-        step.write(&self.layers[layer], k, v)
     }
 
     fn take(&self) -> Option<u32> {

@@ -5,16 +5,13 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::batch::{Batch, Selection, TokenScores};
+use super::block::{Activations, Block, Context};
 use super::config::ModelConfig;
 use super::error::ModelError;
 use super::gradients::Gradients;
-use super::layer::{Context, Layer, Saved};
 use super::lora::Adapter;
-use super::ops::attention::Layout;
-use super::ops::head::{self, Head, ScoreGradients};
-use super::ops::rms_norm::{self, Norm};
-use super::ops::rope::Rotation;
-use super::ops::{embedding, linear};
+use super::ops::types::{Head, Layout, Norm, Rotation, ScoreGradients};
+use super::ops::{embedding, head, linear, rms_norm};
 use super::weights::Weights;
 
 /// A Qwen3, with or without an adapter. Cloning is cheap: clones share their tensors, and since tensors
@@ -34,7 +31,7 @@ pub struct Tape {
     temperature: f32,
     context: Context,
     /// Each layer's input, and what else it keeps unless it recomputes.
-    layers: Vec<(Tensor, Option<Saved>)>,
+    layers: Vec<(Tensor, Option<Activations>)>,
     /// The selected rows after the last layer, before and after the last norm.
     selected: Tensor,
     normed: Tensor,
@@ -130,7 +127,7 @@ impl Model {
         let context = self.context(batch)?;
         let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
         for index in 0..self.weights.layers.len() {
-            hidden = self.layer(index).forward(&hidden, &context)?.0;
+            hidden = self.block(index).forward(&hidden, &context)?.0;
         }
         let selected = embedding::forward(&hidden, &selection.rows)?;
         let normed = rms_norm::forward(&selected, self.last_norm())?;
@@ -149,7 +146,7 @@ impl Model {
         let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
         let mut layers = Vec::with_capacity(self.weights.layers.len());
         for index in 0..self.weights.layers.len() {
-            let (output, saved) = self.layer(index).forward(&hidden, &context)?;
+            let (output, saved) = self.block(index).forward(&hidden, &context)?;
             layers.push((hidden, (!self.recompute).then_some(saved)));
             hidden = output;
         }
@@ -199,12 +196,12 @@ impl Model {
         let mut d_hidden = Tensor::zeros(shape, d_selected.dtype(), d_selected.device())?;
         embedding::backward(&d_selected, &tape.selection.rows, &mut d_hidden)?;
         for (index, (input, saved)) in tape.layers.into_iter().enumerate().rev() {
-            let layer = self.layer(index);
+            let block = self.block(index);
             let saved = match saved {
                 Some(saved) => saved,
-                None => layer.forward(&input, &tape.context)?.1,
+                None => block.forward(&input, &tape.context)?.1,
             };
-            d_hidden = layer.backward(&input, saved, d_hidden, &tape.context, gradients)?;
+            d_hidden = block.backward(&input, saved, d_hidden, &tape.context, gradients)?;
         }
         if let Some(slot) = gradients.slot("model.embed_tokens.weight") {
             embedding::backward(&d_hidden, &tape.ids, slot)?;
@@ -218,7 +215,7 @@ impl Model {
         let context = self.context(batch)?;
         let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
         for index in 0..self.weights.layers.len() {
-            hidden = self.layer(index).forward(&hidden, &context)?.0;
+            hidden = self.block(index).forward(&hidden, &context)?.0;
         }
         let normed = rms_norm::forward(&hidden, self.last_norm())?;
         Ok(linear::forward(&normed, self.weights.output(), None)?.to_dtype(DType::F32)?)
@@ -253,8 +250,8 @@ impl Model {
         })
     }
 
-    fn layer(&self, index: usize) -> Layer<'_> {
-        Layer {
+    fn block(&self, index: usize) -> Block<'_> {
+        Block {
             index,
             config: &self.config,
             weights: &self.weights.layers[index],

@@ -3,9 +3,9 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Sampling;
-use crate::model::generate::kernels::Isa;
-use crate::model::generate::kernels::rows::Exponentials;
+use super::kernels::Isa;
+use super::kernels::rows::Exponentials;
+use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
 
 /// The generator of one request, started from its seed.

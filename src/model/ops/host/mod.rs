@@ -1,4 +1,14 @@
-//! Tensors in host memory as slices.
+//! The operations as fused loops over contiguous f32 in host memory, and tensors there as slices.
+
+pub(crate) mod attention;
+pub(crate) mod embedding;
+pub(crate) mod head;
+pub(crate) mod linear;
+pub(crate) mod matmul;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod simd;
+pub(crate) mod swiglu;
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -7,6 +17,10 @@ use std::sync::RwLockReadGuard;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
+
+/// Rows that one task of a row-wise loop takes. Fixed, so that sums over rows do not depend on the
+/// number of threads.
+const ROWS: usize = 128;
 
 /// Whether the fused loops can work on `tensor`: f32, on the host, contiguous.
 pub(crate) fn is_host(tensor: &Tensor) -> bool {
@@ -96,7 +110,7 @@ pub(crate) fn add_partial(sum: Option<&mut Tensor>, partial: &[f32]) -> Result<(
     let Some(sum) = sum else { return Ok(()) };
     update(sum, |sum| {
         for row in partial.chunks_exact(sum.len()) {
-            super::simd::add(sum, row);
+            simd::add(sum, row);
         }
     })
 }

@@ -1,11 +1,11 @@
 //! Attention as a composition of candle's own operations, over branches padded to one length: the
-//! trainer's portable form, and what a decoder on any device attends with.
+//! trainer's composed form, and what a decoder on any device attends with.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention::{Gradient, Inputs, Layout};
-use super::portable::{matmul, softmax, wide, widen};
+use super::{matmul, softmax, wide, widen};
 use crate::model::batch::Branch;
+use crate::model::ops::types::{AttentionGradient, AttentionInputs, Layout};
 
 /// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
 pub(crate) const SCORE_BYTES: usize = 256 << 20;
@@ -173,7 +173,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
+pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Tensor> {
     let (dtype, device) = (inputs.q.dtype(), inputs.q.device());
     let mut chunks = Vec::new();
     for chunk in Chunk::all(layout, dtype, device)? {
@@ -191,11 +191,11 @@ pub(super) fn attention(inputs: &Inputs, layout: &Layout) -> Result<Tensor> {
     Tensor::cat(&chunks, 0)
 }
 
-pub(super) fn attention_backward(
-    inputs: &Inputs,
+pub(crate) fn backward(
+    inputs: &AttentionInputs,
     layout: &Layout,
     d_y: &Tensor,
-) -> Result<Gradient> {
+) -> Result<AttentionGradient> {
     let (dtype, device, group) = (inputs.q.dtype(), inputs.q.device(), layout.group());
     let zeros = |x: &Tensor| Tensor::zeros(x.shape(), wide(dtype), device);
     let (mut d_q, mut d_k, mut d_v) = (Vec::new(), zeros(inputs.k)?, zeros(inputs.v)?);
@@ -226,7 +226,7 @@ pub(super) fn attention_backward(
         d_k = chunk.add_keys(&d_k, &Tensor::cat(&k_parts, 0)?)?;
         d_v = chunk.add_keys(&d_v, &Tensor::cat(&v_parts, 0)?)?;
     }
-    Ok(Gradient {
+    Ok(AttentionGradient {
         d_q: Tensor::cat(&d_q, 0)?,
         d_k: d_k.to_dtype(dtype)?,
         d_v: d_v.to_dtype(dtype)?,

@@ -1,14 +1,13 @@
-//! Every operation but attention ([`super::padded`]) as a composition of candle's own: for any device
-//! and type, and the fused forms' oracle. What candle fuses itself on a GPU is used there.
+//! The operations as compositions of candle's own: for any device and type, and the fused forms'
+//! oracle. What candle fuses itself on a GPU is used there.
 //!
 //! Norms, softmax and gradients are computed in f32 (f64 stays f64) whatever the model's type is.
 
+pub(crate) mod attention;
+
 use candle_core::{D, DType, Result, Tensor};
 
-use super::head::{Head, ScoreGradients};
-use super::rms_norm::Norm;
-use super::rope::Rotation;
-use super::swiglu::Backward;
+use super::types::{GatedGradient, Head, Norm, Rotation, ScoreGradients};
 use crate::model::batch::TokenScores;
 
 /// Rows whose f32 logits exist at a time: in memory of the host 64 MiB of them, on a GPU, which every
@@ -141,13 +140,13 @@ pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 
-pub(super) fn swiglu_backward(gate: &Tensor, up: &Tensor, d_y: &Tensor) -> Result<Backward> {
+pub(super) fn swiglu_backward(gate: &Tensor, up: &Tensor, d_y: &Tensor) -> Result<GatedGradient> {
     let dtype = gate.dtype();
     let (gate, up, d_y) = (widen(gate)?, widen(up)?, widen(d_y)?);
     let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
     let silu = (&gate * &sigmoid)?;
     let slope = (&sigmoid + (&silu * sigmoid.affine(-1.0, 1.0)?)?)?;
-    Ok(Backward {
+    Ok(GatedGradient {
         y: (&silu * &up)?.to_dtype(dtype)?,
         d_gate: ((&d_y * &up)? * slope)?.to_dtype(dtype)?,
         d_up: (d_y * silu)?.to_dtype(dtype)?,
@@ -156,7 +155,10 @@ pub(super) fn swiglu_backward(gate: &Tensor, up: &Tensor, d_y: &Tensor) -> Resul
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let y = matmul(x, &weight.t()?)?;
-    residual.map_or(Ok(y.clone()), |residual| y + residual)
+    match residual {
+        Some(residual) => y + residual,
+        None => Ok(y),
+    }
 }
 
 pub(super) fn linear_backward_input(
@@ -204,7 +206,8 @@ fn log_probs(head: &Head, first: usize, rows: usize) -> Result<(Tensor, Tensor)>
     Ok((log_p, entropy))
 }
 
-pub(super) fn head(head: &Head, scores: &mut TokenScores) -> Result<()> {
+pub(super) fn head(head: &Head) -> Result<TokenScores> {
+    let mut scores = TokenScores::default();
     let chunk = chunk_rows(head)?;
     for (index, targets) in head.targets.chunks(chunk).enumerate() {
         let (log_p, entropy) = log_probs(head, index * chunk, targets.len())?;
@@ -213,7 +216,7 @@ pub(super) fn head(head: &Head, scores: &mut TokenScores) -> Result<()> {
         scores.log_probs.extend(list(log_p.gather(&targets, 1)?)?);
         scores.entropies.extend(list(entropy)?);
     }
-    Ok(())
+    Ok(scores)
 }
 
 pub(super) fn head_backward(

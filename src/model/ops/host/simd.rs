@@ -56,11 +56,11 @@ macro_rules! multiversion {
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
                     body::<true>($($arg),*)
                 }
-                match $crate::model::ops::simd::level() {
+                match $crate::model::ops::host::simd::level() {
                     // Safety: `level` found these instructions on this CPU.
-                    $crate::model::ops::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    $crate::model::ops::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::model::ops::simd::Level::Base => {}
+                    $crate::model::ops::host::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::model::ops::host::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::model::ops::host::simd::Level::Base => {}
                 }
             }
             body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)

@@ -5,10 +5,8 @@ use candle_core::{Result, Tensor};
 use super::config::ModelConfig;
 use super::gradients::Gradients;
 use super::lora::Adapter;
-use super::ops::attention::{self, Inputs, Layout};
-use super::ops::rms_norm::{self, Norm};
-use super::ops::rope::{self, Rotation};
-use super::ops::{linear, swiglu};
+use super::ops::types::{Attended, AttentionInputs, Layout, Norm, Rotation};
+use super::ops::{attention, linear, rms_norm, rope, swiglu};
 use super::weights::{LayerWeights, Projection};
 
 /// What the rows of a batch are: the same for every layer.
@@ -19,7 +17,7 @@ pub(super) struct Context {
 }
 
 /// One layer of a model.
-pub(super) struct Layer<'a> {
+pub(super) struct Block<'a> {
     pub index: usize,
     pub config: &'a ModelConfig,
     pub weights: &'a LayerWeights,
@@ -27,7 +25,7 @@ pub(super) struct Layer<'a> {
 }
 
 /// Queries, keys and values of a layer's rows, `(rows, heads × head_dim)` each.
-pub(super) struct Queried {
+pub(super) struct Projected {
     /// Queries and keys before their norm.
     pub raw_q: Tensor,
     pub raw_k: Tensor,
@@ -37,7 +35,7 @@ pub(super) struct Queried {
 }
 
 /// What the feed-forward part leaves for its backward pass.
-pub(super) struct Fed {
+pub(super) struct MlpActivations {
     /// The residual stream between attention and feed-forward.
     pub middle: Tensor,
     pub gate: Tensor,
@@ -45,65 +43,66 @@ pub(super) struct Fed {
 }
 
 /// What backward needs of forward besides the layer's input.
-pub(super) struct Saved {
+pub(super) struct Activations {
     /// Queries and keys before their norm.
     raw_q: Tensor,
     raw_k: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attended: attention::Forward,
+    attended: Attended,
     /// The residual stream between attention and feed-forward.
     middle: Tensor,
     gate: Tensor,
     up: Tensor,
 }
 
-impl Layer<'_> {
+impl Block<'_> {
     fn norm<'a>(&self, weight: &'a Tensor) -> Norm<'a> {
         Norm { weight, eps: self.config.rms_norm_eps as f32 }
     }
 
     /// `x` `(rows, hidden)` → the layer's output in the same shape.
-    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Saved)> {
-        let Queried { raw_q, raw_k, q, k, v } = self.query(x, &context.rotation)?;
-        let attended = attention::forward(&Inputs { q: &q, k: &k, v: &v }, &context.layout)?;
-        let (y, Fed { middle, gate, up }) = self.feed(x, &attended.y)?;
-        Ok((y, Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Activations)> {
+        let Projected { raw_q, raw_k, q, k, v } = self.project_heads(x, &context.rotation)?;
+        let attended =
+            attention::forward(&AttentionInputs { q: &q, k: &k, v: &v }, &context.layout)?;
+        let (y, MlpActivations { middle, gate, up }) = self.finish(x, &attended.y)?;
+        Ok((y, Activations { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
     }
 
     /// What goes into attention.
-    pub fn query(&self, x: &Tensor, rotation: &Rotation) -> Result<Queried> {
+    pub fn project_heads(&self, x: &Tensor, rotation: &Rotation) -> Result<Projected> {
         let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
         let raw_q = self.project(Projection::Query, &normed, None)?;
         let raw_k = self.project(Projection::Key, &normed, None)?;
         let v = self.project(Projection::Value, &normed, None)?;
         let q = rope::forward(&raw_q, self.norm(&self.weights.q_norm), rotation)?;
         let k = rope::forward(&raw_k, self.norm(&self.weights.k_norm), rotation)?;
-        Ok(Queried { raw_q, raw_k, q, k, v })
+        Ok(Projected { raw_q, raw_k, q, k, v })
     }
 
     /// Adds what was `attended` to the residual stream `x`, and then the feed-forward part.
-    pub fn feed(&self, x: &Tensor, attended: &Tensor) -> Result<(Tensor, Fed)> {
+    pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<(Tensor, MlpActivations)> {
         let middle = self.project(Projection::Output, attended, Some(x))?;
         let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
         let gate = self.project(Projection::Gate, &normed, None)?;
         let up = self.project(Projection::Up, &normed, None)?;
         let active = swiglu::forward(&gate, &up)?;
         let y = self.project(Projection::Down, &active, Some(&middle))?;
-        Ok((y, Fed { middle, gate, up }))
+        Ok((y, MlpActivations { middle, gate, up }))
     }
 
-    /// The gradient of `x`, made in the memory of `d_y`, which nobody else may hold.
+    /// The gradient of `x`, made in the memory of `d_y`, which must not be shared.
     pub fn backward(
         &self,
         x: &Tensor,
-        saved: Saved,
+        saved: Activations,
         d_y: Tensor,
         context: &Context,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        let Saved { raw_q, raw_k, q, k, v, attended, middle, gate, up } = saved;
+        let Activations { raw_q, raw_k, q, k, v, attended, middle, gate, up } = saved;
         let mut stream = d_y;
 
         let d_active = self.backward_input(&[(Projection::Down, &stream)])?;
@@ -120,7 +119,7 @@ impl Layer<'_> {
 
         let d_attended = self.backward_input(&[(Projection::Output, &stream)])?;
         self.backward_weight(Projection::Output, &stream, &attended.y, gradients)?;
-        let inputs = Inputs { q: &q, k: &k, v: &v };
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
         let d = attention::backward(&inputs, &context.layout, &attended, &d_attended)?;
         let slot = gradients.slot(&self.name("self_attn.q_norm"));
         let norm = self.norm(&self.weights.q_norm);
@@ -151,7 +150,7 @@ impl Layer<'_> {
         let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) else {
             return Ok(y);
         };
-        linear::forward(&pair.narrowed(x)?, &pair.b, Some(&y))
+        linear::forward(&pair.down(x)?, &pair.b, Some(&y))
     }
 
     /// The gradient of the input that `parts` share.
@@ -160,7 +159,7 @@ impl Layer<'_> {
         for &(which, d_y) in parts {
             linear::backward_input(d_y, self.weights.projection(which), &mut d_x)?;
             if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
-                linear::backward_input(&pair.d_narrow(d_y)?, &pair.a, &mut d_x)?;
+                linear::backward_input(&pair.d_down(d_y)?, &pair.a, &mut d_x)?;
             }
         }
         match d_x {
@@ -181,10 +180,10 @@ impl Layer<'_> {
         }
         if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
             if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'A')) {
-                linear::backward_weight(&pair.d_narrow(d_y)?, x, slot)?;
+                linear::backward_weight(&pair.d_down(d_y)?, x, slot)?;
             }
             if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'B')) {
-                linear::backward_weight(d_y, &pair.narrowed(x)?, slot)?;
+                linear::backward_weight(d_y, &pair.down(x)?, slot)?;
             }
         }
         Ok(())
