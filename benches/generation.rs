@@ -16,7 +16,7 @@ use candle_core::{DType, Device};
 use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use prompt_r1::model::{ModelConfig, Weights};
+use prompt_r1::model::{Spec, Weights};
 use prompt_r1::tokenization::TextSide;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -54,7 +54,7 @@ struct Engines {
 impl Engines {
     async fn new() -> anyhow::Result<Self> {
         let policy = Path::new(POLICY);
-        let bundled = ModelConfig { max_position_embeddings: 4096, ..ModelConfig::load(policy)? };
+        let bundled = Spec { max_position_embeddings: 4096, ..Spec::load(policy)? };
         let vocabulary = bundled.vocab_size as u32;
         let (shape, device, dtype) = match shapes::gpu()? {
             None => (bundled, Device::Cpu, DType::F32),

@@ -16,7 +16,7 @@ use std::time::Instant;
 use candle_core::{DType, Device};
 use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use prompt_r1::model::{Model, ModelConfig, Weights};
+use prompt_r1::model::{Model, Spec, Weights};
 use prompt_r1::train::grpo::{Learner, Preset, Sample, Scaling, advantages};
 use prompt_r1::train::memory;
 use prompt_r1::train::run_folder::RunFolder;
@@ -30,7 +30,7 @@ const WARM_UP: usize = 3;
 
 /// What is measured.
 struct Case {
-    shape: ModelConfig,
+    shape: Spec,
     device: Device,
     dtype: DType,
     groups: usize,

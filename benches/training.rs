@@ -12,7 +12,7 @@ mod shapes;
 use std::time::Instant;
 
 use candle_core::Device;
-use prompt_r1::model::{Batch, Model, ModelConfig, Selection, Weights};
+use prompt_r1::model::{Batch, Model, Selection, Spec, Weights};
 use prompt_r1::train::adamw::{AdamW, AdamWConfig, clip};
 use prompt_r1::train::memory;
 
@@ -23,7 +23,7 @@ const STEPS: usize = 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     memory::keep_freed();
-    let config = ModelConfig { vocab_size: 512, ..shapes::small() };
+    let config = Spec { vocab_size: 512, ..shapes::small() };
     let weights = Weights::random(&config, 0, &Device::Cpu)?;
     let mut model = Model::new(config, weights);
     let mut optimizer = AdamW::new(AdamWConfig::default(), &model.trainable())?;

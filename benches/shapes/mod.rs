@@ -3,39 +3,39 @@
 #![allow(dead_code)] // each benchmark takes what it needs
 
 use candle_core::{DType, Device};
-use prompt_r1::model::{DeviceChoice, DtypeChoice, ModelConfig};
+use prompt_r1::model::spec::{LayerKind, Rope};
+use prompt_r1::model::{DeviceChoice, DtypeChoice, Family, Spec};
 
 /// That of the bundled policy: 1 M parameters with this vocabulary.
-pub fn small() -> ModelConfig {
-    ModelConfig {
+pub fn small() -> Spec {
+    Spec {
         vocab_size: 1024,
         hidden_size: 128,
         intermediate_size: 384,
-        num_hidden_layers: 4,
+        layers: vec![LayerKind::default(); 4],
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 32,
         max_position_embeddings: 512,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
         tie_word_embeddings: true,
+        ..Family::Qwen3.spec()
     }
 }
 
 /// That of Qwen3-0.6B.
-pub fn qwen3_0_6b() -> ModelConfig {
-    ModelConfig {
+pub fn qwen3_0_6b() -> Spec {
+    Spec {
         vocab_size: 151_936,
         hidden_size: 1024,
         intermediate_size: 3072,
-        num_hidden_layers: 28,
+        layers: vec![LayerKind::default(); 28],
         num_attention_heads: 16,
         num_key_value_heads: 8,
         head_dim: 128,
         max_position_embeddings: 4096,
-        rope_theta: 1_000_000.0,
-        rms_norm_eps: 1e-6,
+        ropes: vec![Rope::new(1_000_000.0)],
         tie_word_embeddings: true,
+        ..Family::Qwen3.spec()
     }
 }
 

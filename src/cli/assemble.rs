@@ -13,7 +13,7 @@ use crate::engine::native::{NativeConfig, NativeEngine};
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{DeviceChoice, DtypeChoice, ModelConfig, Weights};
+use crate::model::{DeviceChoice, DtypeChoice, Spec, Weights};
 use crate::policy::{Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
@@ -169,10 +169,10 @@ async fn native(
 ) -> anyhow::Result<Arc<dyn Engine>> {
     let (path, config) = (path.to_owned(), config.clone());
     let engine = tokio::task::spawn_blocking(move || {
-        let shape = ModelConfig::load(&path)?;
+        let spec = Spec::load(&path)?;
         let device = device.open()?;
-        let weights = Weights::load(&path, &shape, DtypeChoice::Auto.on(&device), &device)?;
-        NativeEngine::new(&shape, &weights, &config)
+        let weights = Weights::load(&path, &spec, DtypeChoice::Auto.on(&device), &device)?;
+        NativeEngine::new(&spec, &weights, &config)
     });
     Ok(Arc::new(engine.await??))
 }

@@ -1,96 +1,90 @@
-//! One layer forward and backward, and its projections with their adapters.
+//! One layer forward and backward, with the options that its [`Spec`] has.
 
 use candle_core::{Result, Tensor};
 
-use super::config::ModelConfig;
 use super::gradients::Gradients;
 use super::lora::Adapter;
 use super::ops::types::{Attended, AttentionInputs, Layout, Norm, Rotation};
-use super::ops::{attention, linear, rms_norm, rope, swiglu};
-use super::weights::{LayerWeights, Projection};
+use super::ops::{attention, bias, gated, linear, rms_norm, rope};
+use super::slots::{Projection, Slot};
+use super::spec::Spec;
+use super::weights::LayerWeights;
 
 /// What the rows of a batch are: the same for every layer.
 #[derive(Debug)]
 pub(super) struct Context {
-    pub rotation: Rotation,
+    /// One for each of [`Spec::ropes`].
+    pub rotations: Vec<Rotation>,
     pub layout: Layout,
 }
 
 /// One layer of a model.
 pub(super) struct Block<'a> {
     pub index: usize,
-    pub config: &'a ModelConfig,
+    pub spec: &'a Spec,
     pub weights: &'a LayerWeights,
     pub adapter: Option<&'a Adapter>,
 }
 
 /// Queries, keys and values of a layer's rows, `(rows, heads × head_dim)` each.
 pub(super) struct Projected {
-    /// Queries and keys before their norm.
-    pub raw_q: Tensor,
-    pub raw_k: Tensor,
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
+    /// Queries and keys before their norm, where they have one.
+    raw: Option<(Tensor, Tensor)>,
 }
 
 /// What the feed-forward part leaves for its backward pass.
 pub(super) struct MlpActivations {
     /// The residual stream between attention and feed-forward.
-    pub middle: Tensor,
-    pub gate: Tensor,
-    pub up: Tensor,
+    middle: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    /// What attention and feed-forward give, before the norms after them, where there are any.
+    attention_out: Option<Tensor>,
+    mlp_out: Option<Tensor>,
 }
 
 /// What backward needs of forward besides the layer's input.
 pub(super) struct Activations {
-    /// Queries and keys before their norm.
-    raw_q: Tensor,
-    raw_k: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    heads: Projected,
     attended: Attended,
-    /// The residual stream between attention and feed-forward.
-    middle: Tensor,
-    gate: Tensor,
-    up: Tensor,
+    mlp: MlpActivations,
 }
 
 impl Block<'_> {
-    fn norm<'a>(&self, weight: &'a Tensor) -> Norm<'a> {
-        Norm { weight, eps: self.config.rms_norm_eps as f32 }
-    }
-
     /// `x` `(rows, hidden)` → the layer's output in the same shape.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Activations)> {
-        let Projected { raw_q, raw_k, q, k, v } = self.project_heads(x, &context.rotation)?;
-        let attended =
-            attention::forward(&AttentionInputs { q: &q, k: &k, v: &v }, &context.layout)?;
-        let (y, MlpActivations { middle, gate, up }) = self.finish(x, &attended.y)?;
-        Ok((y, Activations { raw_q, raw_k, q, k, v, attended, middle, gate, up }))
+        let heads = self.project_heads(x, &context.rotations)?;
+        let attended = attention::forward(&self.inputs(&heads), &context.layout)?;
+        let (y, mlp) = self.finish(x, &attended.y)?;
+        Ok((y, Activations { heads, attended, mlp }))
     }
 
     /// What goes into attention.
-    pub fn project_heads(&self, x: &Tensor, rotation: &Rotation) -> Result<Projected> {
-        let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
+    pub fn project_heads(&self, x: &Tensor, rotations: &[Rotation]) -> Result<Projected> {
+        let normed = rms_norm::forward(x, self.norm(Slot::InputNorm)?)?;
         let raw_q = self.project(Projection::Query, &normed, None)?;
         let raw_k = self.project(Projection::Key, &normed, None)?;
         let v = self.project(Projection::Value, &normed, None)?;
-        let q = rope::forward(&raw_q, self.norm(&self.weights.q_norm), rotation)?;
-        let k = rope::forward(&raw_k, self.norm(&self.weights.k_norm), rotation)?;
-        Ok(Projected { raw_q, raw_k, q, k, v })
+        let (q_norm, k_norm) = (self.norm_if(Slot::QueryNorm), self.norm_if(Slot::KeyNorm));
+        let rotation = &rotations[self.spec.layers[self.index].rope];
+        let q = rope::forward(&raw_q, q_norm, rotation)?;
+        let k = rope::forward(&raw_k, k_norm, rotation)?;
+        Ok(Projected { q, k, v, raw: self.spec.qk_norm.then_some((raw_q, raw_k)) })
     }
 
     /// Adds what was `attended` to the residual stream `x`, and then the feed-forward part.
     pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<(Tensor, MlpActivations)> {
-        let middle = self.project(Projection::Output, attended, Some(x))?;
-        let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
+        let (middle, attention_out) =
+            self.join(x, Projection::Output, attended, Slot::PostAttentionNorm)?;
+        let normed = rms_norm::forward(&middle, self.norm(Slot::MlpNorm)?)?;
         let gate = self.project(Projection::Gate, &normed, None)?;
         let up = self.project(Projection::Up, &normed, None)?;
-        let active = swiglu::forward(&gate, &up)?;
-        let y = self.project(Projection::Down, &active, Some(&middle))?;
-        Ok((y, MlpActivations { middle, gate, up }))
+        let active = gated::forward(&gate, &up, self.spec.gate)?;
+        let (y, mlp_out) = self.join(&middle, Projection::Down, &active, Slot::PostMlpNorm)?;
+        Ok((y, MlpActivations { middle, gate, up, attention_out, mlp_out }))
     }
 
     /// The gradient of `x`, made in the memory of `d_y`, which must not be shared.
@@ -102,62 +96,117 @@ impl Block<'_> {
         context: &Context,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        let Activations { raw_q, raw_k, q, k, v, attended, middle, gate, up } = saved;
+        let Activations { heads, attended, mlp } = saved;
+        let MlpActivations { middle, gate, up, attention_out, mlp_out } = mlp;
         let mut stream = d_y;
 
-        let d_active = self.backward_input(&[(Projection::Down, &stream)])?;
-        let mlp = swiglu::backward(gate, up, d_active)?;
-        self.backward_weight(Projection::Down, &stream, &mlp.y, gradients)?;
+        let d_out = self.backward_join(&stream, mlp_out, Slot::PostMlpNorm, gradients)?;
+        let d_active = self.backward_input(&[(Projection::Down, &d_out)])?;
+        let mlp = gated::backward(gate, up, d_active, self.spec.gate)?;
+        self.backward_weight(Projection::Down, &d_out, &mlp.y, gradients)?;
+        drop(d_out);
         let d_normed =
             self.backward_input(&[(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)])?;
-        let normed = rms_norm::forward(&middle, self.norm(&self.weights.post_norm))?;
+        let norm = self.norm(Slot::MlpNorm)?;
+        let normed = rms_norm::forward(&middle, norm)?;
         self.backward_weight(Projection::Gate, &mlp.d_gate, &normed, gradients)?;
         self.backward_weight(Projection::Up, &mlp.d_up, &normed, gradients)?;
-        let slot = gradients.slot(&self.name("post_attention_layernorm"));
-        let norm = self.norm(&self.weights.post_norm);
+        let slot = gradients.slot(&self.name(Slot::MlpNorm));
         rms_norm::backward(&middle, norm, &d_normed, &mut stream, slot)?;
 
-        let d_attended = self.backward_input(&[(Projection::Output, &stream)])?;
-        self.backward_weight(Projection::Output, &stream, &attended.y, gradients)?;
-        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
-        let d = attention::backward(&inputs, &context.layout, &attended, &d_attended)?;
-        let slot = gradients.slot(&self.name("self_attn.q_norm"));
-        let norm = self.norm(&self.weights.q_norm);
-        let d_q = rope::backward(&raw_q, norm, &context.rotation, d.d_q, slot)?;
-        let slot = gradients.slot(&self.name("self_attn.k_norm"));
-        let norm = self.norm(&self.weights.k_norm);
-        let d_k = rope::backward(&raw_k, norm, &context.rotation, d.d_k, slot)?;
+        let d_out =
+            self.backward_join(&stream, attention_out, Slot::PostAttentionNorm, gradients)?;
+        let d_attended = self.backward_input(&[(Projection::Output, &d_out)])?;
+        self.backward_weight(Projection::Output, &d_out, &attended.y, gradients)?;
+        drop(d_out);
+        let d = attention::backward(&self.inputs(&heads), &context.layout, &attended, &d_attended)?;
+        let rotation = &context.rotations[self.spec.layers[self.index].rope];
+        let (raw_q, raw_k) = heads.raw.unzip();
+        let slot = gradients.slot(&self.name(Slot::QueryNorm));
+        let norm = raw_q.as_ref().zip(self.norm_if(Slot::QueryNorm));
+        let d_q = rope::backward(norm, rotation, d.d_q, slot)?;
+        let slot = gradients.slot(&self.name(Slot::KeyNorm));
+        let norm = raw_k.as_ref().zip(self.norm_if(Slot::KeyNorm));
+        let d_k = rope::backward(norm, rotation, d.d_k, slot)?;
 
         let parts =
             [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];
         let d_normed = self.backward_input(&parts)?;
-        let normed = rms_norm::forward(x, self.norm(&self.weights.input_norm))?;
-        for (projection, d_y) in parts {
-            self.backward_weight(projection, d_y, &normed, gradients)?;
+        let norm = self.norm(Slot::InputNorm)?;
+        let normed = rms_norm::forward(x, norm)?;
+        for (which, d_y) in parts {
+            self.backward_weight(which, d_y, &normed, gradients)?;
         }
-        let slot = gradients.slot(&self.name("input_layernorm"));
-        let norm = self.norm(&self.weights.input_norm);
+        let slot = gradients.slot(&self.name(Slot::InputNorm));
         rms_norm::backward(x, norm, &d_normed, &mut stream, slot)?;
         Ok(stream)
     }
 
-    fn name(&self, module: &str) -> String {
-        format!("model.layers.{}.{module}.weight", self.index)
+    fn name(&self, slot: Slot) -> String {
+        slot.name(self.spec, self.index)
+    }
+
+    fn norm(&self, slot: Slot) -> Result<Norm<'_>> {
+        Ok(self.spec.norm(self.weights.need(slot)?))
+    }
+
+    fn norm_if(&self, slot: Slot) -> Option<Norm<'_>> {
+        self.weights.get(slot).map(|weight| self.spec.norm(weight))
+    }
+
+    fn inputs<'a>(&self, heads: &'a Projected) -> AttentionInputs<'a> {
+        let window = self.spec.layers[self.index].window;
+        AttentionInputs { q: &heads.q, k: &heads.k, v: &heads.v, window }
     }
 
     fn project(&self, which: Projection, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let y = linear::forward(x, self.weights.projection(which), residual)?;
+        let mut y = linear::forward(x, self.weights.need(which.slot())?, residual)?;
+        if let Some(weight) = which.bias().and_then(|slot| self.weights.get(slot)) {
+            y = bias::forward(y, weight)?;
+        }
         let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) else {
             return Ok(y);
         };
         linear::forward(&pair.down(x)?, &pair.b, Some(&y))
     }
 
+    /// The residual stream `x` with a projection of `input` added, which is normalised first where the
+    /// layer has a norm for that. Also the projection before that norm.
+    fn join(
+        &self,
+        x: &Tensor,
+        which: Projection,
+        input: &Tensor,
+        norm: Slot,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let Some(norm) = self.norm_if(norm) else {
+            return Ok((self.project(which, input, Some(x))?, None));
+        };
+        let made = self.project(which, input, None)?;
+        Ok(((x + rms_norm::forward(&made, norm)?)?, Some(made)))
+    }
+
+    /// The gradient of the projection that was joined. Without a norm it is that of the stream, with
+    /// which it shares its memory.
+    fn backward_join(
+        &self,
+        stream: &Tensor,
+        made: Option<Tensor>,
+        slot: Slot,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let Some((made, norm)) = made.zip(self.norm_if(slot)) else { return Ok(stream.clone()) };
+        let mut d_made = made.zeros_like()?;
+        let weight = gradients.slot(&self.name(slot));
+        rms_norm::backward(&made, norm, stream, &mut d_made, weight)?;
+        Ok(d_made)
+    }
+
     /// The gradient of the input that `parts` share.
     fn backward_input(&self, parts: &[(Projection, &Tensor)]) -> Result<Tensor> {
         let mut d_x = None;
         for &(which, d_y) in parts {
-            linear::backward_input(d_y, self.weights.projection(which), &mut d_x)?;
+            linear::backward_input(d_y, self.weights.need(which.slot())?, &mut d_x)?;
             if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
                 linear::backward_input(&pair.d_down(d_y)?, &pair.a, &mut d_x)?;
             }
@@ -168,6 +217,7 @@ impl Block<'_> {
         }
     }
 
+    /// Adds the gradients of a projection's weight, bias and adapter, as far as they are trained.
     fn backward_weight(
         &self,
         which: Projection,
@@ -175,8 +225,11 @@ impl Block<'_> {
         x: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        if let Some(slot) = gradients.slot(&self.name(which.module())) {
+        if let Some(slot) = gradients.slot(&self.name(which.slot())) {
             linear::backward_weight(d_y, x, slot)?;
+        }
+        if let Some(slot) = which.bias().and_then(|slot| gradients.slot(&self.name(slot))) {
+            bias::backward(d_y, slot)?;
         }
         if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
             if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'A')) {

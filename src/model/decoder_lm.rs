@@ -1,27 +1,31 @@
-//! The trainable Qwen3: per-token log-probabilities forward, their gradient backward.
+//! The trainable model: per-token log-probabilities forward, their gradient backward.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::batch::{Batch, Selection, TokenScores};
 use super::block::{Activations, Block, Context};
-use super::config::ModelConfig;
 use super::error::ModelError;
 use super::gradients::Gradients;
 use super::lora::Adapter;
-use super::ops::types::{Head, Layout, Norm, Rotation, ScoreGradients};
+use super::ops::types::{Head, Norm, ScoreGradients};
 use super::ops::{embedding, head, linear, rms_norm};
+use super::rotary::RotaryTable;
+use super::slots::{EMBED, HEAD, NORM};
+use super::spec::Spec;
 use super::weights::Weights;
 
-/// A Qwen3, with or without an adapter. Cloning is cheap: clones share their tensors, and since tensors
+/// A decoder-only transformer, with or without an adapter. Cloning is cheap: clones share their tensors, and since tensors
 /// are replaced and never changed in place, a clone is a snapshot.
 #[derive(Debug, Clone)]
 pub struct Model {
-    config: ModelConfig,
+    spec: Spec,
     weights: Weights,
     adapter: Option<Adapter>,
     recompute: bool,
+    rotary: Arc<[RotaryTable]>,
 }
 
 /// What a forward pass leaves for its backward pass. It holds the activations: drop it early.
@@ -41,25 +45,26 @@ pub struct Tape {
 
 impl Model {
     /// From weights in memory.
-    pub fn new(config: ModelConfig, weights: Weights) -> Self {
-        Self { config, weights, adapter: None, recompute: false }
+    pub fn new(spec: Spec, weights: Weights) -> Self {
+        let rotary = RotaryTable::all(&spec);
+        Self { spec, weights, adapter: None, recompute: false, rotary }
     }
 
     /// From a folder with `config.json` and safetensors.
     pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
-        let config = ModelConfig::load(folder)?;
-        let weights = Weights::load(folder, &config, dtype, device)?;
-        Ok(Self::new(config, weights))
+        let spec = Spec::load(folder)?;
+        let weights = Weights::load(folder, &spec, dtype, device)?;
+        Ok(Self::new(spec, weights))
     }
 
     /// Writes `config.json` and `model.safetensors` into `folder`, with the adapter merged in.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
-        self.merged()?.to_dtype(self.weights.embed.dtype())?.save(folder, &self.config)
+        self.merged()?.to_dtype(self.weights.embed.dtype())?.save(folder, &self.spec)
     }
 
-    /// The shape.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+    /// What the model is made of.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// The weights, without the adapter.
@@ -99,7 +104,7 @@ impl Model {
     pub fn trainable(&self) -> Vec<(String, &Tensor)> {
         match &self.adapter {
             Some(adapter) => adapter.named(),
-            None => self.weights.named(),
+            None => self.weights.named(&self.spec),
         }
     }
 
@@ -107,7 +112,7 @@ impl Model {
     pub fn trainable_mut(&mut self) -> Vec<(String, &mut Tensor)> {
         match &mut self.adapter {
             Some(adapter) => adapter.named_mut(),
-            None => self.weights.named_mut(),
+            None => self.weights.named_mut(&self.spec),
         }
     }
 
@@ -125,7 +130,7 @@ impl Model {
     ) -> Result<TokenScores, ModelError> {
         self.check(batch, selection, temperature)?;
         let context = self.context(batch)?;
-        let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
+        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
         for index in 0..self.weights.layers.len() {
             hidden = self.block(index).forward(&hidden, &context)?.0;
         }
@@ -143,7 +148,7 @@ impl Model {
     ) -> Result<(TokenScores, Tape), ModelError> {
         self.check(batch, selection, temperature)?;
         let context = self.context(batch)?;
-        let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
+        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
         let mut layers = Vec::with_capacity(self.weights.layers.len());
         for index in 0..self.weights.layers.len() {
             let (output, saved) = self.block(index).forward(&hidden, &context)?;
@@ -183,16 +188,16 @@ impl Model {
         let head = self.head(&tape.normed, &tape.selection, tape.temperature);
         let gradient = ScoreGradients { log_probs: d_log_probs, entropies: d_entropies };
         let name = match self.weights.lm_head {
-            Some(_) => "lm_head.weight",
-            None => "model.embed_tokens.weight",
+            Some(_) => HEAD,
+            None => EMBED,
         };
         let slot = gradients.slot(name);
         let d_normed = head::backward(&head, &tape.scores, &tape.log_sums, gradient, slot)?;
         let mut d_selected = tape.selected.zeros_like()?;
-        let slot = gradients.slot("model.norm.weight");
+        let slot = gradients.slot(NORM);
         rms_norm::backward(&tape.selected, self.last_norm(), &d_normed, &mut d_selected, slot)?;
 
-        let shape = (tape.ids.len(), self.config.hidden_size);
+        let shape = (tape.ids.len(), self.spec.hidden_size);
         let mut d_hidden = Tensor::zeros(shape, d_selected.dtype(), d_selected.device())?;
         embedding::backward(&d_selected, &tape.selection.rows, &mut d_hidden)?;
         for (index, (input, saved)) in tape.layers.into_iter().enumerate().rev() {
@@ -203,17 +208,18 @@ impl Model {
             };
             d_hidden = block.backward(&input, saved, d_hidden, &tape.context, gradients)?;
         }
-        if let Some(slot) = gradients.slot("model.embed_tokens.weight") {
-            embedding::backward(&d_hidden, &tape.ids, slot)?;
+        if let Some(slot) = gradients.slot(EMBED) {
+            let d_embedded = self.spec.scale_embeddings(d_hidden)?;
+            embedding::backward(&d_embedded, &tape.ids, slot)?;
         }
         Ok(())
     }
 
     /// Logits of every row, `(tokens, vocab)`, f32. For inspection: nothing here bounds their memory.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
-        batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
+        batch.check(self.spec.vocab_size, self.spec.max_position_embeddings)?;
         let context = self.context(batch)?;
-        let mut hidden = embedding::forward(&self.weights.embed, &batch.ids)?;
+        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
         for index in 0..self.weights.layers.len() {
             hidden = self.block(index).forward(&hidden, &context)?.0;
         }
@@ -227,8 +233,8 @@ impl Model {
         selection: &Selection,
         temperature: f32,
     ) -> Result<(), ModelError> {
-        batch.check(self.config.vocab_size, self.config.max_position_embeddings)?;
-        selection.check(batch.len(), self.config.vocab_size)?;
+        batch.check(self.spec.vocab_size, self.spec.max_position_embeddings)?;
+        selection.check(batch.len(), self.spec.vocab_size)?;
         if !(temperature > 0.0 && temperature.is_finite()) {
             return Err(ModelError::Batch(format!("temperature `{temperature}` is not above 0")));
         }
@@ -236,31 +242,26 @@ impl Model {
     }
 
     fn context(&self, batch: &Batch) -> Result<Context, ModelError> {
-        let config = &self.config;
         let device = self.weights.embed.device();
         let positions = batch.positions();
+        let rotations = self.rotary.iter().map(|table| table.rotation(&positions, device));
         Ok(Context {
-            rotation: Rotation::new(&positions, config.head_dim, config.rope_theta, device)?,
-            layout: Layout {
-                trees: batch.trees(),
-                heads: config.num_attention_heads,
-                kv_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
-            },
+            rotations: rotations.collect::<Result<_, _>>()?,
+            layout: self.spec.layout(batch.trees()),
         })
     }
 
     fn block(&self, index: usize) -> Block<'_> {
         Block {
             index,
-            config: &self.config,
+            spec: &self.spec,
             weights: &self.weights.layers[index],
             adapter: self.adapter.as_ref(),
         }
     }
 
     fn last_norm(&self) -> Norm<'_> {
-        Norm { weight: &self.weights.norm, eps: self.config.rms_norm_eps as f32 }
+        self.spec.norm(&self.weights.norm)
     }
 
     fn head<'a>(

@@ -12,11 +12,12 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::config::ModelConfig;
 use super::error::ModelError;
 use super::files;
 use super::ops::{composed, linear};
-use super::weights::{Projection, Weights};
+use super::slots::Projection;
+use super::spec::Spec;
+use super::weights::Weights;
 
 /// What to adapt, and how strongly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,7 +76,7 @@ pub struct Adapter {
 impl Adapter {
     /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
     pub fn new(
-        model: &ModelConfig,
+        model: &Spec,
         config: AdapterConfig,
         seed: u64,
         dtype: DType,
@@ -98,7 +99,7 @@ impl Adapter {
     }
 
     fn build(
-        model: &ModelConfig,
+        model: &Spec,
         mut config: AdapterConfig,
         mut make: impl FnMut(&str, (usize, usize), char) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
@@ -107,7 +108,7 @@ impl Adapter {
         config.check().map_err(ModelError::Adapter)?;
         let scale = config.scale();
         let mut pairs = BTreeMap::new();
-        for layer in 0..model.num_hidden_layers {
+        for layer in 0..model.layers.len() {
             for &target in &config.targets {
                 let (out, width) = target.shape(model);
                 let mut part = |shape: (usize, usize), which| {
@@ -133,7 +134,7 @@ impl Adapter {
     /// From a PEFT folder.
     pub fn load(
         folder: &Path,
-        model: &ModelConfig,
+        model: &Spec,
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
@@ -210,9 +211,10 @@ impl Adapter {
     pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
         let mut merged = base.clone();
         for (&(layer, which), pair) in &self.pairs {
-            let weight = merged.layers[layer].projection_mut(which);
+            let layer = &mut merged.layers[layer];
             let (a, b) = (composed::widen(&pair.a)?, composed::widen(&pair.b)?);
-            *weight = (composed::widen(weight)? + (b.matmul(&a)? * pair.scale)?)?;
+            let weight = composed::widen(layer.need(which.slot())?)?;
+            layer.set(which.slot(), (weight + (b.matmul(&a)? * pair.scale)?)?);
         }
         Ok(merged)
     }

@@ -1,9 +1,8 @@
-//! Qwen3 in candle, trainable: forward and backward by layer, LoRA, generation, checkpoints; and a
-//! BERT that embeds sentences.
+//! Decoder-only transformers in candle, trainable: forward and backward by layer, LoRA, generation,
+//! checkpoints; and a BERT that embeds sentences.
 
 pub mod batch;
 mod block;
-pub mod config;
 pub mod decoder_lm;
 pub mod device;
 pub mod error;
@@ -12,19 +11,23 @@ pub mod generate;
 pub mod gradients;
 pub mod lora;
 pub(crate) mod ops;
+mod rotary;
 pub mod sentence;
+pub mod slots;
+pub mod spec;
 mod trainable;
 pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};
-pub use config::ModelConfig;
 pub use decoder_lm::{Model, Tape};
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::ModelError;
 pub use gradients::Gradients;
 pub use lora::{Adapter, AdapterConfig};
 pub use sentence::SentenceModel;
-pub use weights::{Projection, Weights};
+pub use slots::{Projection, Slot};
+pub use spec::{Family, Spec};
+pub use weights::Weights;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,8 +7,9 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::{World, WorldConfig};
+use crate::model::spec::LayerKind;
 use crate::model::{
-    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Model, ModelConfig, Weights,
+    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Family, Model, Spec, Weights,
 };
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
 use crate::tokenization::TextSide;
@@ -103,7 +104,7 @@ impl Start {
         };
         let text = Arc::new(TextSide::load(&folder)?);
         let mut model = Model::load(&folder, dtype, &device)?;
-        let shape = model.config();
+        let shape = model.spec();
         let adapter = match (&config.lora, &config.adapter) {
             (None, None) => None,
             (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
@@ -159,19 +160,18 @@ fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result
     let template =
         if new.last_message_only { LAST_MESSAGE_TEMPLATE } else { CONVERSATION_TEMPLATE };
     let vocab_size = write_word_level(folder, &lines, &tags, template)?;
-    let config = ModelConfig {
+    let spec = Spec {
         vocab_size,
         hidden_size: new.hidden_size,
         intermediate_size: new.intermediate_size,
-        num_hidden_layers: new.num_hidden_layers,
+        layers: vec![LayerKind::default(); new.num_hidden_layers],
         num_attention_heads: new.num_attention_heads,
         num_key_value_heads: new.num_key_value_heads,
         head_dim: new.head_dim,
         max_position_embeddings: new.max_position_embeddings,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
         tie_word_embeddings: true,
+        ..Family::Qwen3.spec()
     };
-    Weights::random(&config, seed, &Device::Cpu)?.save(folder, &config)?;
+    Weights::random(&spec, seed, &Device::Cpu)?.save(folder, &spec)?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use prompt_r1::engine::{
 };
 use prompt_r1::episode::{Episode, EpisodeRequest, Participants, Silent, run_episode};
 use prompt_r1::large_model::{Reply, Scripted};
-use prompt_r1::model::{Batch, Model, ModelConfig, Selection, Weights};
+use prompt_r1::model::{Batch, Model, Selection, Spec, Weights};
 use prompt_r1::policy::TokenPolicy;
 use prompt_r1::protocol::Protocol;
 use prompt_r1::tokenization::TextSide;
@@ -21,7 +21,7 @@ const QUESTION: &str = "What is the currency of the country of the birthplace of
 
 fn native() -> Arc<dyn Engine> {
     let folder = Path::new(FOLDER);
-    let config = ModelConfig::load(folder).unwrap();
+    let config = Spec::load(folder).unwrap();
     let weights = Weights::load(folder, &config, DType::F32, &Device::Cpu).unwrap();
     Arc::new(NativeEngine::new(&config, &weights, &NativeConfig::default()).unwrap())
 }
@@ -240,7 +240,7 @@ async fn damaged_folders_are_named_and_explained() {
 fn write_gguf(path: &Path) {
     use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
     use gguf_file::Value::{F32, String, U32, U64};
-    let shape = ModelConfig::load(Path::new(FOLDER)).unwrap();
+    let shape = Spec::load(Path::new(FOLDER)).unwrap();
     let number = |n: usize| U32(n as u32);
     let metadata = [
         ("general.architecture", String("qwen3".into())),
@@ -249,10 +249,10 @@ fn write_gguf(path: &Path) {
         ("qwen3.attention.key_length", number(shape.head_dim)),
         ("qwen3.attention.value_length", number(shape.head_dim)),
         ("qwen3.attention.layer_norm_rms_epsilon", F32(shape.rms_norm_eps as f32)),
-        ("qwen3.block_count", number(shape.num_hidden_layers)),
+        ("qwen3.block_count", number(shape.layers.len())),
         ("qwen3.embedding_length", number(shape.hidden_size)),
         ("qwen3.context_length", U64(shape.max_position_embeddings as u64)),
-        ("qwen3.rope.freq_base", F32(shape.rope_theta as f32)),
+        ("qwen3.rope.freq_base", F32(shape.ropes[0].theta as f32)),
     ];
     let weights = Path::new(FOLDER).join("model.safetensors");
     let tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
@@ -315,7 +315,7 @@ async fn a_gguf_file_samples_what_its_folder_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mistralrs_ends_a_request_inside_a_character() {
     let folder = tempfile::tempdir().unwrap();
-    let shape = ModelConfig::load(Path::new(FOLDER)).unwrap();
+    let shape = Spec::load(Path::new(FOLDER)).unwrap();
     Weights::random(&shape, 0, &Device::Cpu).unwrap().save(folder.path(), &shape).unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(Path::new(FOLDER).join(name), folder.path().join(name)).unwrap();

@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 use self::batch::Batch;
 use self::inbox::{Inbox, Submission};
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
-use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
 use crate::model::generate::decode::Decode;
 use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
+use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
 /// How much the native engine takes on at once.
@@ -77,14 +77,14 @@ struct Counters {
     sampled: AtomicU64,
 }
 
-/// Samples from a Qwen3, many sequences at a time, on the device that its weights are on.
+/// Samples from a model, many sequences at a time, on the device that its weights are on.
 ///
 /// On the CPU a request's tokens depend on the weights, its prompt and its seed alone: not on what
 /// else is in flight, nor on what is cached. On a GPU that holds up to rounding: two tokens that are
 /// as likely as each other may change places. Dropping the engine fails what is in flight.
 #[derive(Debug)]
 pub struct NativeEngine {
-    model: ModelConfig,
+    model: Spec,
     context: usize,
     inbox: Arc<Inbox>,
     counters: Arc<Counters>,
@@ -94,11 +94,7 @@ pub struct NativeEngine {
 impl NativeEngine {
     /// Starts an engine. On the CPU it has a copy of the weights, in f32, and computes on threads of
     /// its own, one a core; elsewhere it shares them and computes in their type.
-    pub fn new(
-        model: &ModelConfig,
-        weights: &Weights,
-        config: &NativeConfig,
-    ) -> Result<Self, ModelError> {
+    pub fn new(model: &Spec, weights: &Weights, config: &NativeConfig) -> Result<Self, ModelError> {
         if weights.embed.device().is_cpu() {
             Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)
         } else {
@@ -107,7 +103,7 @@ impl NativeEngine {
     }
 
     fn start<D: Decode>(
-        model: &ModelConfig,
+        model: &Spec,
         decoder: D,
         config: &NativeConfig,
     ) -> Result<Self, ModelError> {

@@ -94,10 +94,10 @@ mod tests {
     use crate::model::generate::cache::KvCache;
     use crate::model::generate::decode::Span;
     use crate::model::generate::decoder::{Decoder, Scratch, Shape};
-    use crate::model::generate::reference::{even_config, random_weights};
+    use crate::model::generate::reference::{even_spec, random_weights};
 
     fn computed(ids: &[u32]) -> KvCache {
-        let model = even_config();
+        let model = even_spec();
         let decoder =
             Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
         let mut cache = KvCache::default();

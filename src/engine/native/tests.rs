@@ -7,7 +7,7 @@ use candle_core::Device;
 use super::*;
 use crate::engine::{Sampling, StopReason};
 use crate::model::generate::device::DeviceDecoder;
-use crate::model::generate::reference::{self, even_config, random_weights};
+use crate::model::generate::reference::{self, even_spec, random_weights};
 use crate::model::tests::devices;
 use crate::model::{Model, Selection, batch};
 use crate::trajectory::SampledToken;
@@ -15,13 +15,13 @@ use crate::trajectory::SampledToken;
 const CONTEXT: usize = 256;
 
 fn engine(config: NativeConfig) -> NativeEngine {
-    let model = even_config();
+    let model = even_spec();
     assert_eq!(model.max_position_embeddings, CONTEXT);
     NativeEngine::new(&model, &random_weights(&model, 1), &config).unwrap()
 }
 
 fn batch(config: &NativeConfig) -> Batch<Decoder> {
-    let model = even_config();
+    let model = even_spec();
     let decoder = Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
     Batch::new(decoder, config, Arc::default())
 }
@@ -105,7 +105,7 @@ async fn a_request_gives_the_same_tokens_alone_and_in_a_crowd() {
 /// The log-probabilities of what was sampled are those of the definition.
 #[track_caller]
 fn assert_log_probs(request: &GenerateRequest, tokens: &[SampledToken]) {
-    let model = even_config();
+    let model = even_spec();
     let ids = continued(&request.prompt, tokens, &[]);
     let logits = reference::logits(&model, &random_weights(&model, 1), &ids);
     let temperature = f64::from(request.sampling.temperature);
@@ -130,7 +130,7 @@ async fn log_probs_are_those_of_a_plain_forward_pass() {
 
 /// The engine over the decoder for any device, with memory for `tokens` tokens.
 fn pooled(device: &Device, tokens: usize, config: &NativeConfig) -> NativeEngine {
-    let model = even_config();
+    let model = even_spec();
     let weights = random_weights(&model, 1).to_device(device).unwrap();
     let decoder = DeviceDecoder::new(&model, &weights, Some(tokens)).unwrap();
     NativeEngine::start(&model, decoder, config).unwrap()
@@ -173,7 +173,7 @@ async fn a_pool_computes_a_prompt_that_a_group_shares_once() {
 
 #[tokio::test]
 async fn the_trained_model_scores_what_was_sampled_as_the_engine_did() {
-    let model = even_config();
+    let model = even_spec();
     let weights = random_weights(&model, 1);
     let engine = NativeEngine::new(&model, &weights, &NativeConfig::default()).unwrap();
     let trained = Model::new(model, weights);
@@ -378,18 +378,18 @@ async fn new_weights_take_effect_and_drop_what_was_cached() {
     let engine = engine(NativeConfig::default());
     let request = request(ids(30, 0), 10, 0);
     let old = sample(&engine, &request).await;
-    let weights = random_weights(&even_config(), 2);
+    let weights = random_weights(&even_spec(), 2);
     engine.set_weights(&weights);
     let new = sample(&engine, &request).await;
     assert_ne!(old, new);
     assert_eq!(engine.counts().reused, 0);
-    let fresh = NativeEngine::new(&even_config(), &weights, &NativeConfig::default()).unwrap();
+    let fresh = NativeEngine::new(&even_spec(), &weights, &NativeConfig::default()).unwrap();
     assert_eq!(new, sample(&fresh, &request).await);
 }
 
 #[test]
 fn a_sequence_in_flight_goes_on_with_the_new_weights() {
-    let model = even_config();
+    let model = even_spec();
     let mut batch = batch(&NativeConfig::default());
     let request = request(ids(20, 0), 9, 0);
     let receiver = admit(&mut batch, request.clone());

@@ -1,4 +1,4 @@
-//! One pass of a Qwen3 over tokens of several sequences, each with its own cache.
+//! One pass of a model over tokens of several sequences, each with its own cache.
 
 use std::sync::Arc;
 
@@ -7,16 +7,18 @@ use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
 use super::kernels::matmul::{Matmul, Packed};
-use super::kernels::rows::{NormRotate, RmsNorm, SiluMul};
+use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
 use super::sampler;
-use super::weights::{PackedLayer, PackedWeights};
-use crate::model::config::ModelConfig;
+use super::weights::{Joined, PackedLayer, PackedWeights};
 use crate::model::error::ModelError;
+use crate::model::ops::types::first_seen;
+use crate::model::rotary::RotaryTable;
+use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
-/// A Qwen3 ready to decode on the CPU, in f32.
+/// A model ready to decode on the CPU, in f32.
 ///
 /// What it computes for a sequence is the same, bit for bit, whatever else is in the pass, however
 /// its tokens are cut into spans, and whether its cache was computed or taken over.
@@ -30,36 +32,31 @@ pub struct Decoder {
 #[derive(Debug)]
 pub struct Shape {
     isa: Isa,
-    config: ModelConfig,
-    /// `(context, 2, head_dim / 2)`: cosines, then sines.
-    angles: Vec<f32>,
+    spec: Spec,
+    /// One for each of [`Spec::ropes`].
+    rotary: Arc<[RotaryTable]>,
 }
 
 impl Shape {
     /// Prepares for a model of this shape on this CPU.
-    pub fn new(config: &ModelConfig) -> Self {
-        Self::on(Isa::detect(), config)
+    pub fn new(spec: &Spec) -> Self {
+        Self::on(Isa::detect(), spec)
     }
 
-    pub(super) fn on(isa: Isa, config: &ModelConfig) -> Self {
-        Self { isa, config: config.clone(), angles: angles(config) }
-    }
-
-    /// The model's shape.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+    pub(super) fn on(isa: Isa, spec: &Spec) -> Self {
+        Self { isa, spec: spec.clone(), rotary: RotaryTable::all(spec) }
     }
 
     /// Width of the residual stream with its padding.
     fn stride(&self) -> usize {
-        self.config.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
+        self.spec.hidden_size.next_multiple_of(self.isa.panel_lines() * LANES)
     }
 
     fn layout(&self) -> KvLayout {
         KvLayout {
-            layers: self.config.num_hidden_layers,
-            kv_heads: self.config.num_key_value_heads,
-            head_dim: self.config.head_dim,
+            layers: self.spec.layers.len(),
+            kv_heads: self.spec.num_key_value_heads,
+            head_dim: self.spec.head_dim,
         }
     }
 }
@@ -82,6 +79,7 @@ pub struct Scratch {
     attended: Vec<f32>,
     gate_up: Vec<f32>,
     gated: Vec<f32>,
+    joined: Vec<f32>,
     logits: Vec<f32>,
     scores: Vec<Line>,
 }
@@ -90,7 +88,7 @@ impl Decoder {
     /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
     /// worthless to it.
     pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
-        let weights = PackedWeights::new(shape.isa, &shape.config, weights)?;
+        let weights = PackedWeights::new(shape.isa, &shape.spec, weights)?;
         Ok(Self { shape, weights })
     }
 
@@ -116,13 +114,13 @@ impl Decoder {
         let rows = scratch.rows.len();
         self.normalise(&self.weights.norm, scratch);
         let logits = sized(&mut scratch.logits, rows * head.columns());
-        self.multiply(&scratch.normal, self.shape.config.hidden_size, head, logits, false);
-        let vocabulary = self.shape.config.vocab_size;
+        self.multiply(&scratch.normal, self.shape.spec.hidden_size, head, logits, false);
+        let vocabulary = self.shape.spec.vocab_size;
         logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
     }
 
     fn embed(&self, spans: &mut [Span<'_, KvCache>], scratch: &mut Scratch) {
-        let hidden = self.shape.config.hidden_size;
+        let (hidden, scale) = (self.shape.spec.hidden_size, self.shape.spec.embed_scale());
         let count = spans.iter().map(|span| span.tokens.len()).sum::<usize>();
         scratch.rows.clear();
         let mut rows = sized(&mut scratch.x, count * self.shape.stride())
@@ -131,7 +129,8 @@ impl Decoder {
             span.cache.reserve(self.shape.layout(), span.tokens.len());
             for (offset, (&id, x)) in span.tokens.iter().zip(rows.by_ref()).enumerate() {
                 let at = id as usize * hidden;
-                x[..hidden].copy_from_slice(&self.weights.embed[at..at + hidden]);
+                let row = &self.weights.embed[at..at + hidden];
+                x.iter_mut().zip(row).for_each(|(x, value)| *x = value * scale);
                 scratch.rows.push(Row {
                     span: index,
                     position: span.cache.len() + offset,
@@ -145,29 +144,24 @@ impl Decoder {
     /// the rows whose logits nobody wants: their keys and values are all that is needed of them.
     fn attend(&self, index: usize, spans: &mut [Span<'_, KvCache>], scratch: &mut Scratch) {
         let layer = &self.weights.layers[index];
-        let head_dim = self.shape.config.head_dim;
-        let queries = self.shape.config.num_attention_heads * head_dim;
-        let keys = self.shape.config.num_key_value_heads * head_dim;
+        let spec = &self.shape.spec;
+        let (queries, keys, kind) = (spec.query_width(), spec.key_width(), spec.layers[index]);
         let (keys_at, stride) = (queries.next_multiple_of(LANES), layer.qkv.columns());
         let values_at = keys_at + keys.next_multiple_of(LANES);
 
         self.normalise(&layer.input_norm, scratch);
         let qkv = sized(&mut scratch.qkv, scratch.rows.len() * stride);
-        self.multiply(&scratch.normal, self.shape.config.hidden_size, &layer.qkv, qkv, false);
+        self.multiply(&scratch.normal, self.shape.spec.hidden_size, &layer.qkv, qkv, false);
         for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
-            let angles = &self.shape.angles[row.position * head_dim..][..head_dim];
-            let eps = self.shape.config.rms_norm_eps as f32;
-            let scale = 1.0 / (head_dim as f32).sqrt();
-            let heads = &mut qkv[..queries];
-            self.shape.isa.run(NormRotate { heads, weight: &layer.q_norm, angles, eps, scale });
+            add(qkv, layer.qkv_bias.as_deref());
+            let angles = self.shape.rotary[kind.rope].angles(row.position);
+            let eps = spec.rms_norm_eps as f32;
+            let norm = layer.q_norm.as_deref().map(|weight| (weight, eps));
+            let (heads, scale) = (&mut qkv[..queries], spec.score_scale());
+            self.shape.isa.run(NormRotate { heads, norm, angles, scale });
+            let norm = layer.k_norm.as_deref().map(|weight| (weight, eps));
             let heads = &mut qkv[keys_at..keys_at + keys];
-            self.shape.isa.run(NormRotate {
-                heads,
-                weight: &layer.k_norm,
-                angles,
-                eps,
-                scale: 1.0,
-            });
+            self.shape.isa.run(NormRotate { heads, norm, angles, scale: 1.0 });
             let written = (&qkv[keys_at..keys_at + keys], &qkv[values_at..values_at + keys]);
             spans[row.span].cache.write(self.shape.layout(), index, row.position, written);
         }
@@ -184,38 +178,65 @@ impl Decoder {
                 blocks: spans[row.span].cache.blocks(),
                 layout: self.shape.layout(),
                 layer: index,
-                len: row.position + 1,
+                seen: first_seen(row.position, kind.window)..row.position + 1,
                 scores: &mut scratch.scores,
             });
         }
-        let x = sized(&mut scratch.x, scratch.rows.len() * self.shape.stride());
-        self.multiply(attended, queries, &layer.o, x, true);
+        self.join(&layer.attention, Input::Attended, scratch);
     }
 
     /// Adds a layer's gated feed-forward to the residual stream.
     fn feed_forward(&self, layer: &PackedLayer, scratch: &mut Scratch) {
-        let (hidden, width) = (self.shape.config.hidden_size, self.shape.config.intermediate_size);
+        let Spec { hidden_size: hidden, intermediate_size: width, .. } = self.shape.spec;
         let (stride, rows) = (layer.gate_up.columns(), scratch.rows.len());
-        self.normalise(&layer.post_norm, scratch);
+        self.normalise(&layer.mlp_norm, scratch);
         let gate_up = sized(&mut scratch.gate_up, rows * stride);
         self.multiply(&scratch.normal, hidden, &layer.gate_up, gate_up, false);
         let gated = sized(&mut scratch.gated, rows * width);
         let up_at = width.next_multiple_of(LANES);
+        let (a, b) = self.shape.spec.gate.polynomial();
+        let polynomial = (a as f32, b as f32);
         for (row, out) in gate_up.chunks_exact(stride).zip(gated.chunks_exact_mut(width)) {
             let (gate, up) = (&row[..width], &row[up_at..up_at + width]);
-            self.shape.isa.run(SiluMul { gate, up, out });
+            self.shape.isa.run(Gated { gate, up, out, polynomial });
         }
-        let x = sized(&mut scratch.x, rows * self.shape.stride());
-        self.multiply(gated, width, &layer.down, x, true);
+        self.join(&layer.mlp, Input::Gated, scratch);
+    }
+
+    /// Adds a projection to the residual stream.
+    fn join(&self, joined: &Joined, input: Input, scratch: &mut Scratch) {
+        let (rows, x_stride) = (scratch.rows.len(), self.shape.stride());
+        let (input, width) = match input {
+            Input::Attended => (&scratch.attended, self.shape.spec.query_width()),
+            Input::Gated => (&scratch.gated, self.shape.spec.intermediate_size),
+        };
+        let input = &input[..rows * width];
+        let x = sized(&mut scratch.x, rows * x_stride);
+        let Some(norm) = &joined.norm else {
+            self.multiply(input, width, &joined.weight, x, true);
+            x.chunks_exact_mut(x_stride).for_each(|x| add(x, joined.bias.as_deref()));
+            return;
+        };
+        let hidden = self.shape.spec.hidden_size;
+        let made = sized(&mut scratch.joined, rows * x_stride);
+        self.multiply(input, width, &joined.weight, made, false);
+        let normal = sized(&mut scratch.normal, hidden);
+        let eps = self.shape.spec.rms_norm_eps as f32;
+        for (made, x) in made.chunks_exact_mut(x_stride).zip(x.chunks_exact_mut(x_stride)) {
+            add(made, joined.bias.as_deref());
+            let out = &mut *normal;
+            self.shape.isa.run(RmsNorm { x: &made[..hidden], weight: norm, out, eps });
+            add(x, Some(normal));
+        }
     }
 
     fn normalise(&self, weight: &[f32], scratch: &mut Scratch) {
-        let hidden = self.shape.config.hidden_size;
+        let hidden = self.shape.spec.hidden_size;
         let rows = scratch.rows.len();
         let normal = sized(&mut scratch.normal, rows * hidden);
         let x = scratch.x.chunks_exact(self.shape.stride());
         for (x, out) in x.zip(normal.chunks_exact_mut(hidden)) {
-            let eps = self.shape.config.rms_norm_eps as f32;
+            let eps = self.shape.spec.rms_norm_eps as f32;
             self.shape.isa.run(RmsNorm { x: &x[..hidden], weight, out, eps });
         }
     }
@@ -232,7 +253,7 @@ impl Decode for Decoder {
     const IS_DIVIDED: bool = true;
 
     fn context(&self) -> usize {
-        self.shape.config.max_position_embeddings
+        self.shape.spec.max_position_embeddings
     }
 
     fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
@@ -272,25 +293,24 @@ impl Scratch {
     }
 }
 
+/// What is projected into the residual stream.
+#[derive(Clone, Copy)]
+enum Input {
+    Attended,
+    Gated,
+}
+
+/// Adds to the first values of a row.
+fn add(row: &mut [f32], addend: Option<&[f32]>) {
+    if let Some(addend) = addend {
+        row.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
+    }
+}
+
 /// The first `len` floats of a buffer that only grows.
 fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]
-}
-
-/// Rotary angles of every position, in f32 like the trained model: at long range the rounding of the
-/// product shows, and the two must agree on it.
-fn angles(config: &ModelConfig) -> Vec<f32> {
-    let half = config.head_dim / 2;
-    let power = |i: usize| (2 * i) as f64 / config.head_dim as f64;
-    let frequencies: Vec<f32> =
-        (0..half).map(|i| (1.0 / config.rope_theta.powf(power(i))) as f32).collect();
-    let mut angles = Vec::with_capacity(config.max_position_embeddings * config.head_dim);
-    for position in 0..config.max_position_embeddings {
-        angles.extend(frequencies.iter().map(|f| (position as f32 * f).cos()));
-        angles.extend(frequencies.iter().map(|f| (position as f32 * f).sin()));
-    }
-    angles
 }

@@ -1,4 +1,4 @@
-//! Batched generation from a Qwen3's weights: ragged batches, cached keys and values. On the CPU by
+//! Batched generation from a model's weights: ragged batches, cached keys and values. On the CPU by
 //! kernels of its own, on other devices by candle's operations.
 
 pub mod cache;

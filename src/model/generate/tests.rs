@@ -8,16 +8,16 @@ use super::cache::KvCache;
 use super::decode::{SequenceCache, Span};
 use super::decoder::{Decoder, Scratch, Shape};
 use super::kernels::Isa;
-use super::reference::{self, even_config, odd_config, random_weights};
-use crate::model::config::ModelConfig;
+use super::reference::{self, even_spec, odd_spec, random_weights, specs};
+use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
 fn ids(len: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 83) as u32).collect()
 }
 
-fn on(isa: Isa, config: &ModelConfig, weights: &Weights) -> Decoder {
-    Decoder::new(Arc::new(Shape::on(isa, config)), weights).unwrap()
+fn on(isa: Isa, spec: &Spec, weights: &Weights) -> Decoder {
+    Decoder::new(Arc::new(Shape::on(isa, spec)), weights).unwrap()
 }
 
 /// Logits after the last of `ids`, which are computed in spans that end where `cuts` say.
@@ -35,14 +35,14 @@ fn decode(decoder: &Decoder, cache: &mut KvCache, ids: &[u32], cuts: &[usize]) -
 #[test]
 fn logits_are_those_of_the_definition() {
     for isa in Isa::available() {
-        for config in [odd_config(), even_config()] {
-            let weights = random_weights(&config, 1);
-            let decoder = on(isa, &config, &weights);
+        for spec in specs() {
+            let weights = random_weights(&spec, 1);
+            let decoder = on(isa, &spec, &weights);
             let ids = ids(70, 0);
-            let expected = reference::logits(&config, &weights, &ids);
+            let expected = reference::logits(&spec, &weights, &ids);
             for len in [1, 2, 15, 16, 17, 33, 64, 70] {
                 let got = decode(&decoder, &mut KvCache::default(), &ids[..len], &[]);
-                assert_eq!(got.len(), config.vocab_size);
+                assert_eq!(got.len(), spec.vocab_size);
                 for (got, expected) in got.iter().zip(&expected[len - 1]) {
                     let error = (f64::from(*got) - expected).abs();
                     assert!(error < 2e-4, "{isa:?}, {len} tokens: {got} is not {expected}");
@@ -55,13 +55,15 @@ fn logits_are_those_of_the_definition() {
 #[test]
 fn results_do_not_depend_on_how_the_tokens_are_cut() {
     for isa in Isa::available() {
-        let config = odd_config();
-        let decoder = on(isa, &config, &random_weights(&config, 2));
-        let ids = ids(50, 1);
-        let whole = decode(&decoder, &mut KvCache::default(), &ids, &[]);
-        let one_by_one: Vec<usize> = (1..50).collect();
-        for cuts in [&[1][..], &[16, 32], &[7, 20, 49], &one_by_one] {
-            assert_eq!(whole, decode(&decoder, &mut KvCache::default(), &ids, cuts), "{cuts:?}");
+        for spec in specs() {
+            let decoder = on(isa, &spec, &random_weights(&spec, 2));
+            let ids = ids(50, 1);
+            let whole = decode(&decoder, &mut KvCache::default(), &ids, &[]);
+            let one_by_one: Vec<usize> = (1..50).collect();
+            for cuts in [&[1][..], &[16, 32], &[7, 20, 49], &one_by_one] {
+                let cut = decode(&decoder, &mut KvCache::default(), &ids, cuts);
+                assert_eq!(whole, cut, "{cuts:?}");
+            }
         }
     }
 }
@@ -69,9 +71,8 @@ fn results_do_not_depend_on_how_the_tokens_are_cut() {
 #[test]
 fn results_do_not_depend_on_what_else_is_in_the_pass() {
     for isa in Isa::available() {
-        let config = even_config();
-        let decoder = on(isa, &config, &random_weights(&config, 3));
-        for count in [2, 3, 7, 13] {
+        for (spec, count) in specs().iter().zip([2, 3, 7, 13]) {
+            let decoder = on(isa, spec, &random_weights(spec, 3));
             let sequences: Vec<Vec<u32>> = (0..count).map(|i| ids(3 + 5 * i, i)).collect();
             let alone: Vec<Vec<f32>> = sequences
                 .iter()
@@ -93,8 +94,8 @@ fn results_do_not_depend_on_what_else_is_in_the_pass() {
 
 #[test]
 fn only_the_wanted_logits_come_back_and_the_caches_are_complete() {
-    let config = odd_config();
-    let decoder = on(Isa::detect(), &config, &random_weights(&config, 4));
+    let spec = odd_spec();
+    let decoder = on(Isa::detect(), &spec, &random_weights(&spec, 4));
     let (a, b, c) = (ids(9, 0), ids(5, 1), ids(20, 2));
     let mut caches = vec![KvCache::default(); 3];
     let mut spans: Vec<Span<'_, KvCache>> = caches
@@ -114,8 +115,8 @@ fn only_the_wanted_logits_come_back_and_the_caches_are_complete() {
 
 #[test]
 fn a_prefix_taken_over_gives_the_same_and_leaves_its_source_alone() {
-    let config = even_config();
-    let decoder = on(Isa::detect(), &config, &random_weights(&config, 5));
+    let spec = even_spec();
+    let decoder = on(Isa::detect(), &spec, &random_weights(&spec, 5));
     let first = ids(41, 0);
     let mut source = KvCache::default();
     decode(&decoder, &mut source, &first, &[]);
@@ -134,12 +135,12 @@ fn a_prefix_taken_over_gives_the_same_and_leaves_its_source_alone() {
 
 #[test]
 fn avx2_and_avx512_give_the_same_bits() {
-    let config = odd_config();
-    let weights = random_weights(&config, 6);
+    let spec = odd_spec();
+    let weights = random_weights(&spec, 6);
     let ids = ids(40, 0);
     let results: Vec<Vec<f32>> = Isa::available()
         .filter(|isa| !matches!(isa, Isa::Portable(_)))
-        .map(|isa| decode(&on(isa, &config, &weights), &mut KvCache::default(), &ids, &[]))
+        .map(|isa| decode(&on(isa, &spec, &weights), &mut KvCache::default(), &ids, &[]))
         .collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }

@@ -5,14 +5,15 @@
 //! form's oracle. The functions of this module choose between them.
 
 pub(crate) mod attention;
+pub(crate) mod bias;
 pub(crate) mod composed;
 pub(crate) mod embedding;
+pub(crate) mod gated;
 pub(crate) mod head;
 pub(crate) mod host;
 pub(crate) mod linear;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
-pub(crate) mod swiglu;
 pub(crate) mod types;
 
 #[cfg(test)]

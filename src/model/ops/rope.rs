@@ -1,30 +1,29 @@
-//! Per-head root-mean-square normalisation followed by the rotary embedding, as Qwen3 does it to
-//! queries and keys: element `i` of a head is rotated with element `i + head_dim/2`.
+//! The rotary embedding of queries and keys, after a root-mean-square norm of each head where there is
+//! one: element `i` of a head is rotated with element `i + head_dim/2`.
 
 use candle_core::{Result, Tensor};
 
 use super::types::{Norm, Rotation};
 use super::{composed, host};
 
-/// `x` `(rows, heads × head_dim)`; the norm is of width `head_dim`.
-pub(crate) fn forward(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<Tensor> {
+/// `x` `(rows, heads × head_dim)`; a norm is of width `head_dim`.
+pub(crate) fn forward(x: &Tensor, norm: Option<Norm>, rotation: &Rotation) -> Result<Tensor> {
     match host::is_host(x) {
         true => host::rope::forward(x, norm, rotation),
         false => composed::norm_rope(x, norm, rotation),
     }
 }
 
-/// The gradient of `x`, made in the memory of `d_y`, which must not be shared; adds that of `weight`
-/// into `d_weight` unless it is frozen.
+/// The gradient of what went into the norm, or where there is none into the rotation, made in the memory of `d_y`, which must not be shared; adds that of the norm's
+/// weight into `d_weight` unless it is frozen. `norm` comes with what went into it.
 pub(crate) fn backward(
-    x: &Tensor,
-    norm: Norm,
+    norm: Option<(&Tensor, Norm)>,
     rotation: &Rotation,
     d_y: Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
-    match host::is_host(x) {
-        true => host::rope::backward(x, norm, rotation, d_y, d_weight),
-        false => composed::norm_rope_backward(x, norm, rotation, &d_y, d_weight),
+    match host::is_host(&d_y) {
+        true => host::rope::backward(norm, rotation, d_y, d_weight),
+        false => composed::norm_rope_backward(norm, rotation, &d_y, d_weight),
     }
 }

@@ -4,14 +4,16 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::types::{AttentionInputs, Head, Layout, Norm, Rotation, ScoreGradients};
-use super::{attention, composed, embedding, head, linear, rms_norm, rope, swiglu};
+use super::types::{AttentionInputs, Head, Layout, Norm, ScoreGradients};
+use super::{attention, bias, composed, embedding, gated, head, linear, rms_norm, rope};
 use crate::model::Batch;
+use crate::model::rotary::RotaryTable;
+use crate::model::spec::{Gate, Rope};
 
 const EPS: f32 = 1e-6;
 
 fn norm(weight: &Tensor) -> Norm<'_> {
-    Norm { weight, eps: EPS }
+    Norm { weight, eps: EPS, offset: 0.0 }
 }
 
 /// Values between −1 and 1 that differ with `seed`.
@@ -44,17 +46,20 @@ fn assert_near(fused: &Tensor, composed: &Tensor) {
 
 #[test]
 fn rms_norm_agrees() {
-    for (rows, width) in [(1, 3), (5, 33), (300, 64)] {
+    for (rows, width, offset) in [(1, 3, 0.0), (5, 33, 1.0), (300, 64, 0.0)] {
+        fn norm(weight: &Tensor, offset: f32) -> Norm<'_> {
+            Norm { weight, eps: EPS, offset }
+        }
         let (x, weight, d_y) =
             (tensor(&[rows, width], 1), tensor(&[width], 2), tensor(&[rows, width], 3));
-        let y = rms_norm::forward(&x, norm(&weight)).unwrap();
-        assert_near(&y, &composed::rms_norm(&double(&x), norm(&double(&weight))).unwrap());
+        let y = rms_norm::forward(&x, norm(&weight, offset)).unwrap();
+        assert_near(&y, &composed::rms_norm(&double(&x), norm(&double(&weight), offset)).unwrap());
         // Both add to what is there.
         let (mut d_x, mut d_weight) = (tensor(&[rows, width], 4), tensor(&[width], 5));
         let (mut e_x, mut e_weight) = (double(&d_x), double(&d_weight));
-        rms_norm::backward(&x, norm(&weight), &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
+        rms_norm::backward(&x, norm(&weight, offset), &d_y, &mut d_x, Some(&mut d_weight)).unwrap();
         let (x, weight, d_y) = (double(&x), double(&weight), double(&d_y));
-        composed::rms_norm_backward(&x, norm(&weight), &d_y, &mut e_x, Some(&mut e_weight))
+        composed::rms_norm_backward(&x, norm(&weight, offset), &d_y, &mut e_x, Some(&mut e_weight))
             .unwrap();
         assert_near(&d_x, &e_x);
         assert_near(&d_weight, &e_weight);
@@ -62,41 +67,61 @@ fn rms_norm_agrees() {
 }
 
 #[test]
-fn norm_rope_agrees() {
+fn rope_agrees_with_a_norm_and_without() {
     for (rows, heads, head_dim) in [(1, 1, 2), (7, 3, 6), (300, 2, 32)] {
         let shape = [rows, heads * head_dim];
         let (x, weight, d_y) = (tensor(&shape, 1), tensor(&[head_dim], 2), tensor(&shape, 3));
         let positions: Vec<u32> = (0..rows as u32).map(|row| row % 170).collect();
-        let rotation = Rotation::new(&positions, head_dim, 1e4, &Device::Cpu).unwrap();
-        let y = rope::forward(&x, norm(&weight), &rotation).unwrap();
-        let expected = composed::norm_rope(&double(&x), norm(&double(&weight)), &rotation).unwrap();
+        let table = RotaryTable::new(&Rope::new(1e4), head_dim, 170);
+        let rotation = table.rotation(&positions, &Device::Cpu).unwrap();
+        let (x2, weight2, d_y2) = (double(&x), double(&weight), double(&d_y));
+
+        let y = rope::forward(&x, Some(norm(&weight)), &rotation).unwrap();
+        let expected = composed::norm_rope(&x2, Some(norm(&weight2)), &rotation).unwrap();
         assert_near(&y, &expected);
-        let mut d_weight = tensor(&[head_dim], 5);
-        let (mut e_weight, d_y2) = (double(&d_weight), double(&d_y));
-        let d_x = rope::backward(&x, norm(&weight), &rotation, single(&d_y2), Some(&mut d_weight))
-            .unwrap();
-        let (x, weight, d_y) = (double(&x), double(&weight), d_y2);
-        let e_x =
-            composed::norm_rope_backward(&x, norm(&weight), &rotation, &d_y, Some(&mut e_weight));
+        let (mut d_weight, mut e_weight) =
+            (tensor(&[head_dim], 5), double(&tensor(&[head_dim], 5)));
+        let normed = Some((&x, norm(&weight)));
+        let d_x = rope::backward(normed, &rotation, single(&d_y2), Some(&mut d_weight)).unwrap();
+        let normed = Some((&x2, norm(&weight2)));
+        let e_x = composed::norm_rope_backward(normed, &rotation, &d_y2, Some(&mut e_weight));
         assert_near(&d_x, &e_x.unwrap());
         assert_near(&d_weight, &e_weight);
+
+        let y = rope::forward(&x, None, &rotation).unwrap();
+        assert_near(&y, &composed::norm_rope(&x2, None, &rotation).unwrap());
+        let d_x = rope::backward(None, &rotation, single(&d_y2), None).unwrap();
+        assert_near(&d_x, &composed::norm_rope_backward(None, &rotation, &d_y2, None).unwrap());
     }
 }
 
 #[test]
-fn swiglu_agrees() {
-    let shape = [3, 20_000];
-    let gate = (tensor(&shape, 1) * 30.0).unwrap();
-    let (up, d_y) = (tensor(&shape, 2), tensor(&shape, 3));
-    let y = swiglu::forward(&gate, &up).unwrap();
-    let (gate, up, d_y) = (double(&gate), double(&up), double(&d_y));
-    let expected = composed::swiglu_backward(&gate, &up, &d_y).unwrap();
-    assert_near(&y, &composed::swiglu(&gate, &up).unwrap());
-    let gradient = swiglu::backward(single(&gate), single(&up), single(&d_y)).unwrap();
-    assert_near(&y, &expected.y);
-    assert_near(&gradient.y, &expected.y);
-    assert_near(&gradient.d_gate, &expected.d_gate);
-    assert_near(&gradient.d_up, &expected.d_up);
+fn gates_agree() {
+    for kind in [Gate::Silu, Gate::GeluTanh] {
+        let shape = [3, 20_000];
+        let gate = (tensor(&shape, 1) * 30.0).unwrap();
+        let (up, d_y) = (tensor(&shape, 2), tensor(&shape, 3));
+        let y = gated::forward(&gate, &up, kind).unwrap();
+        let (gate, up, d_y) = (double(&gate), double(&up), double(&d_y));
+        let expected = composed::gated_backward(&gate, &up, &d_y, kind).unwrap();
+        assert_near(&y, &composed::gated(&gate, &up, kind).unwrap());
+        let gradient = gated::backward(single(&gate), single(&up), single(&d_y), kind).unwrap();
+        assert_near(&y, &expected.y);
+        assert_near(&gradient.y, &expected.y);
+        assert_near(&gradient.d_gate, &expected.d_gate);
+        assert_near(&gradient.d_up, &expected.d_up);
+    }
+}
+
+#[test]
+fn biases_agree() {
+    let (y, bias_, d_y) = (tensor(&[300, 7], 1), tensor(&[7], 2), tensor(&[300, 7], 3));
+    let expected = composed::bias(double(&y), &double(&bias_)).unwrap();
+    assert_near(&bias::forward(y, &bias_).unwrap(), &expected);
+    let (mut d_bias, mut e_bias) = (tensor(&[7], 4), double(&tensor(&[7], 4)));
+    bias::backward(&d_y, &mut d_bias).unwrap();
+    composed::bias_backward(&double(&d_y), &mut e_bias).unwrap();
+    assert_near(&d_bias, &e_bias);
 }
 
 #[test]
@@ -167,20 +192,22 @@ fn attention_agrees() {
         }
         batch.check(1, 1000).unwrap();
         let rows = batch.len();
-        let layout = Layout { trees: batch.trees(), heads, kv_heads, head_dim };
+        let layout = Layout { trees: batch.trees(), heads, kv_heads, head_dim, scale: 0.3 };
         let (wide, narrow) = ([rows, heads * head_dim], [rows, kv_heads * head_dim]);
         let (q, k, v) = ((tensor(&wide, 1) * 3.0).unwrap(), tensor(&narrow, 2), tensor(&narrow, 3));
         let d_y = tensor(&wide, 4);
-        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
-        let output = attention::forward(&inputs, &layout).unwrap();
-        let gradient = attention::backward(&inputs, &layout, &output, &d_y).unwrap();
-        let (q, k, v) = (double(&q), double(&k), double(&v));
-        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
-        assert_near(&output.y, &composed::attention::forward(&inputs, &layout).unwrap());
-        let expected = composed::attention::backward(&inputs, &layout, &double(&d_y)).unwrap();
-        assert_near(&gradient.d_q, &expected.d_q);
-        assert_near(&gradient.d_k, &expected.d_k);
-        assert_near(&gradient.d_v, &expected.d_v);
+        let (q2, k2, v2) = (double(&q), double(&k), double(&v));
+        for window in [None, Some(2), Some(20), Some(64)] {
+            let inputs = AttentionInputs { q: &q, k: &k, v: &v, window };
+            let output = attention::forward(&inputs, &layout).unwrap();
+            let gradient = attention::backward(&inputs, &layout, &output, &d_y).unwrap();
+            let inputs = AttentionInputs { q: &q2, k: &k2, v: &v2, window };
+            assert_near(&output.y, &composed::attention::forward(&inputs, &layout).unwrap());
+            let expected = composed::attention::backward(&inputs, &layout, &double(&d_y)).unwrap();
+            assert_near(&gradient.d_q, &expected.d_q);
+            assert_near(&gradient.d_k, &expected.d_k);
+            assert_near(&gradient.d_v, &expected.d_v);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the operations take and give, whichever form computes them.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::Tensor;
 
 use crate::model::batch::Branch;
 
@@ -11,50 +11,17 @@ pub(crate) struct Norm<'a> {
     pub weight: &'a Tensor,
     /// Added to the mean square.
     pub eps: f32,
+    /// Added to the weight.
+    pub offset: f32,
 }
 
-/// Cosines and sines of `position × θ^(−2i/head_dim)` for the rows of a batch.
+/// Cosines and sines of the rotary angles of each row.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotation {
     /// `(rows, head_dim / 2)`, f32.
     pub cos: Tensor,
     /// `(rows, head_dim / 2)`, f32.
     pub sin: Tensor,
-}
-
-impl Rotation {
-    /// For each row its position within its own sequence.
-    pub fn new(positions: &[u32], head_dim: usize, theta: f64, device: &Device) -> Result<Self> {
-        let half = head_dim / 2;
-        let rows = positions.len();
-        // Rounded to f32 where transformers does: frequencies, then angles.
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| (1.0 / theta.powf((2 * i) as f64 / head_dim as f64)) as f32)
-            .collect();
-        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let mut table = Vec::with_capacity(longest * half);
-        for position in 0..longest {
-            table.extend(frequencies.iter().map(|f| (position as f32 * f).sin_cos()));
-        }
-        let (mut cos, mut sin) = (Vec::with_capacity(rows * half), Vec::with_capacity(rows * half));
-        for &position in positions {
-            let angles = &table[position as usize * half..(position as usize + 1) * half];
-            cos.extend(angles.iter().map(|(_, cos)| *cos));
-            sin.extend(angles.iter().map(|(sin, _)| *sin));
-        }
-        Ok(Self {
-            cos: Tensor::from_vec(cos, (rows, half), device)?,
-            sin: Tensor::from_vec(sin, (rows, half), device)?,
-        })
-    }
-
-    /// Some rows of a table of all positions.
-    pub fn rows(&self, positions: &Tensor) -> Result<Self> {
-        Ok(Self {
-            cos: self.cos.index_select(positions, 0)?,
-            sin: self.sin.index_select(positions, 0)?,
-        })
-    }
 }
 
 /// How rows are grouped: trees of branches, and heads within a row.
@@ -68,17 +35,14 @@ pub(crate) struct Layout {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
 }
 
 impl Layout {
     /// Query heads that share a key-value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
-    }
-
-    /// What scores are multiplied by.
-    pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// All branches.
@@ -103,6 +67,13 @@ pub(crate) struct AttentionInputs<'a> {
     pub k: &'a Tensor,
     /// `(rows, kv_heads × head_dim)`
     pub v: &'a Tensor,
+    /// A row sees this many rows up to and including itself; `None` is all of them.
+    pub window: Option<usize>,
+}
+
+/// The first of the positions that a row at `position` sees.
+pub(crate) fn first_seen(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
 /// Gradients of the inputs, in their shapes.

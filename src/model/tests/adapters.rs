@@ -3,13 +3,15 @@
 use candle_core::{DType, Device};
 
 use super::{batch, distance, list, model, tiny, wave};
-use crate::model::{Adapter, AdapterConfig, Model, ModelError, Projection, Selection, files};
+use crate::model::{
+    Adapter, AdapterConfig, Model, ModelError, Projection, Selection, Slot, Weights, files,
+};
 
 fn adapted(targets: Vec<Projection>) -> Model {
-    let config = tiny(false);
+    let spec = tiny(false);
     let adapter = AdapterConfig { rank: 2, alpha: 4.0, targets };
-    let adapter = Adapter::new(&config, adapter, 1, DType::F32, &Device::Cpu).unwrap();
-    model(&config).with_adapter(adapter)
+    let adapter = Adapter::new(&spec, adapter, 1, DType::F32, &Device::Cpu).unwrap();
+    model(&spec).with_adapter(adapter)
 }
 
 fn trained() -> Model {
@@ -52,7 +54,7 @@ fn only_the_adapter_is_trained() {
 #[test]
 fn merged_weights_compute_the_same() {
     let model = trained();
-    let merged = Model::new(model.config().clone(), model.merged().unwrap());
+    let merged = Model::new(model.spec().clone(), model.merged().unwrap());
     let (a, b) = (model.logits(&batch()).unwrap(), merged.logits(&batch()).unwrap());
     assert!(distance(&a, &b) < 1e-5);
     let base = model.without_adapter().logits(&batch()).unwrap();
@@ -68,10 +70,11 @@ fn merged_weights_compute_the_same() {
 fn merging_rounds_nothing_away() {
     let model = super::cast(&trained(), DType::BF16);
     let merged = model.merged().unwrap();
-    assert_eq!(merged.layers[0].q_proj.dtype(), DType::F32);
-    assert_eq!(merged.layers[0].k_proj.dtype(), DType::BF16);
+    let queries = |weights: &Weights| weights.layers[0].need(Slot::Query).unwrap().clone();
+    assert_eq!(queries(&merged).dtype(), DType::F32);
+    assert_eq!(merged.layers[0].need(Slot::Key).unwrap().dtype(), DType::BF16);
     let expected = super::cast(&model, DType::F32).merged().unwrap();
-    assert_eq!(list(&merged.layers[0].q_proj), list(&expected.layers[0].q_proj));
+    assert_eq!(list(&queries(&merged)), list(&queries(&expected)));
     let folder = tempfile::tempdir().unwrap();
     model.save(folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
@@ -87,7 +90,7 @@ fn a_folder_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let adapter = model.adapter().unwrap();
     adapter.save(folder.path()).unwrap();
-    let read = Adapter::load(folder.path(), model.config(), DType::F32, &Device::Cpu).unwrap();
+    let read = Adapter::load(folder.path(), model.spec(), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(read.config(), adapter.config());
     for ((name, a), (known, b)) in read.named().into_iter().zip(adapter.named()) {
         assert_eq!((&name, list(a)), (&known, list(b)));
@@ -114,7 +117,7 @@ fn unusable_folders_say_why() {
             value[key] = part.clone();
         }
         files::write_json(&path, &value).unwrap();
-        let error = Adapter::load(folder.path(), model.config(), DType::F32, &Device::Cpu);
+        let error = Adapter::load(folder.path(), model.spec(), DType::F32, &Device::Cpu);
         let error: ModelError = error.unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }

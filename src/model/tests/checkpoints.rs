@@ -3,12 +3,12 @@
 use candle_core::{DType, Device};
 
 use super::{batch, list, tiny};
-use crate::model::{Batch, Model, ModelConfig, Selection, Weights};
+use crate::model::{Batch, Model, Selection, Spec, Weights};
 
 #[test]
 fn random_weights_follow_the_seed() {
-    let config = ModelConfig { vocab_size: 400, hidden_size: 64, ..tiny(false) };
-    let [a, b, c] = [1, 1, 2].map(|seed| Weights::random(&config, seed, &Device::Cpu).unwrap());
+    let spec = Spec { vocab_size: 400, hidden_size: 64, ..tiny(false) };
+    let [a, b, c] = [1, 1, 2].map(|seed| Weights::random(&spec, seed, &Device::Cpu).unwrap());
     assert_eq!(list(&a.embed), list(&b.embed));
     assert_ne!(list(&a.embed), list(&c.embed));
     assert!(list(&a.norm).iter().all(|x| *x == 1.0));
@@ -46,7 +46,7 @@ fn unusable_folders_say_why() {
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     assert!(load().contains("truncated"), "{}", load());
-    weights.save(folder.path(), &ModelConfig { hidden_size: 14, ..tiny(true) }).unwrap();
+    weights.save(folder.path(), &Spec { hidden_size: 14, ..tiny(true) }).unwrap();
     assert!(load().contains("`config.json` asks for"), "{}", load());
     std::fs::remove_file(&file).unwrap();
     assert!(load().contains("holds neither"), "{}", load());

@@ -1,17 +1,45 @@
-//! Logits, scores and gradients against transformers'. `tests/golden/qwen3/make.py` made the files.
+//! Logits, scores and gradients against transformers'. `tests/golden/model/make.py` made the files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::{devices, distance};
-use crate::model::{Batch, Model, Selection, files};
+use crate::model::generate::cache::KvCache;
+use crate::model::generate::decode::{Decode, Draw, SequenceCache, Span};
+use crate::model::generate::decoder::{Decoder, Shape};
+use crate::model::generate::device::DeviceDecoder;
+use crate::model::generate::sampler;
+use crate::model::{Batch, Model, Selection, Spec, Weights, files};
+use crate::sampling::Sampling;
 
-const CASES: [&str; 4] = ["tied", "sharded", "wide_group", "rope_parameters"];
+const CASES: [&str; 12] = [
+    "tied",
+    "sharded",
+    "wide_group",
+    "rope_parameters",
+    "qwen3_yarn",
+    "qwen2",
+    "qwen2_window",
+    "llama",
+    "llama3",
+    "llama_linear",
+    "mistral",
+    "gemma3",
+];
+
+/// The largest difference that rounding in f32 explains, as a part of the largest value.
+const NEAR: f64 = 1e-5;
 
 fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen3").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(case)
+}
+
+fn described(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -23,8 +51,7 @@ fn ids(value: &Value) -> Vec<u32> {
 fn agrees_with_transformers() {
     for case in CASES {
         let folder = folder(case);
-        let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
-        let value: Value = serde_json::from_str(&text).unwrap();
+        let value = described(&folder);
         let sequences: Vec<Vec<u32>> =
             value["sequences"].as_array().unwrap().iter().map(ids).collect();
         let batch = Batch::pack(&sequences);
@@ -38,9 +65,8 @@ fn agrees_with_transformers() {
         for (dtype, device) in forms.chain([(DType::F64, Device::Cpu)]) {
             let model = Model::load(&folder, dtype, &device).unwrap();
             let logits = model.logits(&batch).unwrap().to_device(&Device::Cpu).unwrap();
-            let difference = (&logits - &expected["logits"]).unwrap().abs().unwrap();
-            let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(largest < 1e-4, "{case} {dtype:?}: logits differ by {largest}");
+            let largest = distance(&logits, &expected["logits"]);
+            assert!(largest < NEAR, "{case} {dtype:?}: logits differ by {largest}");
 
             let (scores, tape) = model.forward(&batch, &selection, temperature).unwrap();
             assert_eq!(scores, model.score(&batch, &selection, temperature).unwrap());
@@ -48,7 +74,7 @@ fn agrees_with_transformers() {
                 [("log_probs", &scores.log_probs), ("entropies", &scores.entropies)]
             {
                 for (score, expected) in scores.iter().zip(factors(name)) {
-                    assert!((score - expected).abs() < 1e-4, "{case} {dtype:?} {name}");
+                    assert!((score - expected).abs() < 1e-5, "{case} {dtype:?} {name}");
                 }
             }
             let mut gradients = model.gradients().unwrap();
@@ -59,10 +85,62 @@ fn agrees_with_transformers() {
             for (name, gradient) in gradients.iter() {
                 let gradient = gradient.to_device(&Device::Cpu).unwrap();
                 let distance = distance(&gradient, &expected[&format!("grad.{name}")]);
-                assert!(distance < 1e-4, "{case} {dtype:?}: {name} differs by {distance}");
+                assert!(distance < NEAR, "{case} {dtype:?}: {name} differs by {distance}");
             }
         }
     }
+}
+
+/// The decoders give the logits of transformers and of the trainer, and the same greedy tokens.
+#[test]
+fn decodes_as_transformers_does() {
+    for case in CASES {
+        let folder = folder(case);
+        let value = described(&folder);
+        let spec = Spec::load(&folder).unwrap();
+        let weights = Weights::load(&folder, &spec, DType::F32, &Device::Cpu).unwrap();
+        let decoder = Decoder::new(Arc::new(Shape::new(&spec)), &weights).unwrap();
+        let expected =
+            files::load_tensors(&folder.join("expected.safetensors"), &Device::Cpu).unwrap();
+        let expected = expected["logits"].to_vec2::<f32>().unwrap();
+        let mut rows = expected.iter();
+        for sequence in value["sequences"].as_array().unwrap() {
+            let mut cache = KvCache::default();
+            for id in ids(sequence) {
+                let mut scratch = Default::default();
+                let mut spans = [Span { cache: &mut cache, tokens: &[id], logits: true }];
+                let logits = decoder.logits(&mut spans, &mut scratch).next().unwrap();
+                for (logit, expected) in logits.iter().zip(rows.next().unwrap()) {
+                    assert!((logit - expected).abs() < 1e-4, "{case}: {logit} is not {expected}");
+                }
+            }
+        }
+        let Some(greedy) = value.get("greedy").map(ids) else { continue };
+        let prompt = ids(&value["prompt"]);
+        assert_eq!(continued(&decoder, &prompt, greedy.len()), greedy, "{case}");
+        for device in devices() {
+            let weights = weights.to_device(&device).unwrap();
+            let decoder = DeviceDecoder::new(&spec, &weights, Some(64)).unwrap();
+            assert_eq!(continued(&decoder, &prompt, greedy.len()), greedy, "{case} {device:?}");
+        }
+    }
+}
+
+/// The likeliest tokens after `prompt`.
+fn continued<D: Decode>(decoder: &D, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut cache = D::Cache::default();
+    let mut all = prompt.to_vec();
+    while all.len() < prompt.len() + count {
+        let tokens = &all[cache.len()..];
+        assert!(decoder.reserve(&mut cache, tokens.len()));
+        let sampling = Sampling::GREEDY;
+        let mut rng = sampler::generator(&sampling);
+        let mut draws = [Draw { sampling, rng: &mut rng }];
+        let mut spans = [Span { cache: &mut cache, tokens, logits: true }];
+        let drawn = decoder.sample(&mut spans, &mut Default::default(), &mut draws).unwrap();
+        all.push(drawn[0].id);
+    }
+    all.split_off(prompt.len())
 }
 
 /// What is written is read back the same, by the names that transformers uses.
@@ -73,7 +151,7 @@ fn saves_what_it_loads() {
         let written = tempfile::tempdir().unwrap();
         model.save(written.path()).unwrap();
         let again = Model::load(written.path(), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(model.config(), again.config());
+        assert_eq!(model.spec(), again.spec());
         let same = |(a, b): ((String, &Tensor), (String, &Tensor))| {
             a.0 == b.0 && super::list(a.1) == super::list(b.1)
         };

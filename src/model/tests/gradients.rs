@@ -2,7 +2,9 @@
 
 use candle_core::DType;
 
-use super::{assert_near, batch, cast, factors, gradients, list, model, tiny, wave};
+use super::{
+    assert_near, batch, cast, factors, gradients, list, model, tiny, tiny_gemma, tiny_llama, wave,
+};
 use crate::model::{Adapter, AdapterConfig, Batch, Model, Projection, Selection};
 
 /// `Σ a·log_probs + b·entropies`, the scores computed in f64.
@@ -15,10 +17,10 @@ fn objective(model: &Model, batch: &Batch, selection: &Selection) -> f64 {
     dot(&a, &scores.log_probs) + dot(&b, &scores.entropies)
 }
 
-fn with_adapter(config: &crate::model::ModelConfig) -> Model {
-    let base = model(config);
+fn with_adapter(spec: &crate::model::Spec) -> Model {
+    let base = model(spec);
     let adapter = AdapterConfig { rank: 3, alpha: 6.0, targets: Projection::ALL.to_vec() };
-    let adapter = Adapter::new(config, adapter, 5, DType::F32, &candle_core::Device::Cpu).unwrap();
+    let adapter = Adapter::new(spec, adapter, 5, DType::F32, &candle_core::Device::Cpu).unwrap();
     let mut model = base.with_adapter(adapter);
     // As after some training: `B` is no longer zero.
     for (index, (name, tensor)) in model.trainable_mut().into_iter().enumerate() {
@@ -29,14 +31,23 @@ fn with_adapter(config: &crate::model::ModelConfig) -> Model {
     model
 }
 
+/// Every option, trained whole and by an adapter.
+fn models() -> Vec<Model> {
+    let mut models = Vec::new();
+    for spec in [tiny(false), tiny(true), tiny_llama(), tiny_gemma()] {
+        models.extend([model(&spec), with_adapter(&spec)]);
+    }
+    models
+}
+
 /// The fused gradient against central differences of the portable forward in f64, along one direction
 /// for each trainable tensor.
 #[test]
 fn agrees_with_differences() {
-    const STEP: f64 = 1e-3;
-    let (batch, config) = (batch(), tiny(false));
+    const STEP: f64 = 5e-4;
+    let batch = batch();
     let selection = Selection::next_tokens(&batch);
-    for model in [model(&config), model(&tiny(true)), with_adapter(&config)] {
+    for model in models() {
         let gradients = gradients(&model, &batch, &selection);
         for (index, (name, gradient)) in gradients.iter().enumerate() {
             let direction = wave(gradient.dims(), index + 40);
@@ -61,9 +72,9 @@ fn agrees_with_differences() {
 
 #[test]
 fn every_trainable_tensor_has_a_gradient() {
-    let (batch, config) = (batch(), tiny(false));
+    let batch = batch();
     let selection = Selection::next_tokens(&batch);
-    for model in [model(&config), model(&tiny(true)), with_adapter(&config)] {
+    for model in models() {
         let gradients = gradients(&model, &batch, &selection);
         let names: Vec<String> = model.trainable().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, gradients.iter().map(|(name, _)| name).collect::<Vec<_>>());
@@ -76,10 +87,10 @@ fn every_trainable_tensor_has_a_gradient() {
 }
 
 #[test]
-fn fused_agrees_with_portable() {
-    let (batch, config) = (batch(), tiny(false));
+fn fused_agrees_with_composed() {
+    let batch = batch();
     let selection = Selection::next_tokens(&batch);
-    for model in [model(&config), with_adapter(&config)] {
+    for model in models() {
         let fused = gradients(&model, &batch, &selection);
         let portable = gradients(&cast(&model, DType::F64), &batch, &selection);
         assert_near(&fused, &portable, 1e-4);
@@ -89,15 +100,15 @@ fn fused_agrees_with_portable() {
         // bf16 keeps three bits less; the weights' own rounding is left out of the comparison.
         let rounded = cast(&model, DType::BF16);
         let portable = gradients(&cast(&rounded, DType::F64), &batch, &selection);
-        assert_near(&gradients(&rounded, &batch, &selection), &portable, 0.1);
+        assert_near(&gradients(&rounded, &batch, &selection), &portable, 0.2);
     }
 }
 
 #[test]
 fn recomputing_changes_nothing() {
-    let (batch, config) = (batch(), tiny(true));
+    let (batch, spec) = (batch(), tiny(true));
     let selection = Selection::next_tokens(&batch);
-    for mut model in [model(&config), with_adapter(&config)] {
+    for mut model in [model(&spec), with_adapter(&spec)] {
         let kept = gradients(&model, &batch, &selection);
         model.set_recompute(true);
         assert_near(&gradients(&model, &batch, &selection), &kept, 0.0);

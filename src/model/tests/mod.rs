@@ -10,7 +10,8 @@ mod sentence;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Batch, Gradients, Model, ModelConfig, Selection, Weights};
+use super::spec::LayerKind;
+use super::{Batch, Family, Gradients, Model, Selection, Spec, Weights};
 
 /// The CPU, and a GPU where there is one that the program was built for.
 pub(crate) fn devices() -> Vec<Device> {
@@ -18,26 +19,47 @@ pub(crate) fn devices() -> Vec<Device> {
     std::iter::once(Device::Cpu).chain(cuda.into_iter().flatten()).collect()
 }
 
-fn tiny(tied: bool) -> ModelConfig {
-    ModelConfig {
+fn tiny(tied: bool) -> Spec {
+    Spec {
         vocab_size: 23,
         hidden_size: 12,
         intermediate_size: 20,
-        num_hidden_layers: 2,
+        layers: vec![LayerKind::default(); 2],
         num_attention_heads: 4,
         num_key_value_heads: 2,
         head_dim: 6,
         max_position_embeddings: 128,
-        rope_theta: 1e4,
-        rms_norm_eps: 1e-6,
         tie_word_embeddings: tied,
+        ..Family::Qwen3.spec()
     }
 }
 
+/// A tiny model with the options that [`tiny`] leaves out.
+fn tiny_gemma() -> Spec {
+    let Spec { ropes, norm_offset, post_norms, gate, .. } = Family::Gemma3.spec();
+    Spec {
+        layers: vec![LayerKind { rope: 1, window: Some(5) }, LayerKind::default()],
+        ropes,
+        norm_offset,
+        post_norms,
+        gate,
+        qkv_bias: true,
+        output_bias: true,
+        scaled_embeddings: true,
+        query_pre_attn_scalar: Some(9.0),
+        ..tiny(true)
+    }
+}
+
+/// A tiny model without norms of heads.
+fn tiny_llama() -> Spec {
+    Spec { qk_norm: false, ..tiny(false) }
+}
+
 /// Weights large enough for every part to matter; norms differ from 1.
-fn model(config: &ModelConfig) -> Model {
-    let weights = Weights::random(config, 7, &Device::Cpu).unwrap();
-    let mut model = Model::new(config.clone(), weights);
+fn model(spec: &Spec) -> Model {
+    let weights = Weights::random(spec, 7, &Device::Cpu).unwrap();
+    let mut model = Model::new(spec.clone(), weights);
     for (index, (_, tensor)) in model.trainable_mut().into_iter().enumerate() {
         *tensor = if tensor.rank() == 1 {
             let shift = wave(tensor.dims(), index);
@@ -59,7 +81,7 @@ fn wave(shape: &[usize], seed: usize) -> Tensor {
 /// The same model in another type.
 fn cast(model: &Model, dtype: DType) -> Model {
     let weights = model.weights().to_dtype(dtype).unwrap();
-    let cast = Model::new(model.config().clone(), weights);
+    let cast = Model::new(model.spec().clone(), weights);
     let Some(mut adapter) = model.adapter().cloned() else { return cast };
     for (_, tensor) in adapter.named_mut() {
         *tensor = tensor.to_dtype(dtype).unwrap();

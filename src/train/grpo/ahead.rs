@@ -62,7 +62,7 @@ impl Ahead {
         for age in (0..=config.rollouts_ahead as u64).rev() {
             let (weights, model) = learner.policy_after(learner.step.saturating_sub(age));
             let engine =
-                Arc::new(NativeEngine::new(model.config(), &model.merged()?, &config.engine)?);
+                Arc::new(NativeEngine::new(model.spec(), &model.merged()?, &config.engine)?);
             let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(text), false);
             samplers.push(Sampler { engine, rollouts: Arc::new(rollouts(policy)), weights });
         }

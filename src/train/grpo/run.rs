@@ -111,7 +111,7 @@ fn fits(
         allow_final: config.limits.allow_final,
     };
     let ids = start.text.opening_ids(&protocol.opening(&opening)?)?;
-    Ok(ids.len() < start.model.config().max_position_embeddings)
+    Ok(ids.len() < start.model.spec().max_position_embeddings)
 }
 
 struct Run<'c> {

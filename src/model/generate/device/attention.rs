@@ -5,17 +5,16 @@ use candle_core::Device;
 use candle_core::{Result, Tensor};
 
 use super::pool::{Arrangement, LayerMemory, Pool, PooledCache};
-use crate::model::config::ModelConfig;
 use crate::model::generate::decode::{SequenceCache, Span};
 use crate::model::ops::composed::attention::{Padded, SCORE_BYTES};
 use crate::model::ops::composed::matmul;
 use crate::model::ops::types::Layout;
+use crate::model::spec::Spec;
 
 /// The tokens of a pass, one a row, and where each finds what it attends to.
 pub(super) struct Step {
     pub ids: Vec<u32>,
-    /// `(rows)`
-    pub positions: Tensor,
+    pub positions: Vec<u32>,
     /// Rows whose logits are wanted, `(wanted)`.
     pub wanted: Tensor,
     layout: Layout,
@@ -59,8 +58,9 @@ struct Group {
     rows: Tensor,
     /// `(batch × keys)`: rows of the pool; any for padding.
     slots: Tensor,
-    /// `(batch × kv_heads, 1, queries, keys)`: −∞ for what a query must not see.
-    hidden: Tensor,
+    /// `(batch × kv_heads, 1, queries, keys)`: −∞ for what a query must not see. One for each of the
+    /// windows that layers have.
+    hidden: Vec<(Option<usize>, Tensor)>,
 }
 
 /// One sequence of a pass.
@@ -79,7 +79,7 @@ impl Sequence<'_> {
 }
 
 impl Step {
-    pub fn new(spans: &[Span<'_, PooledCache>], pool: &Pool, config: &ModelConfig) -> Result<Self> {
+    pub fn new(spans: &[Span<'_, PooledCache>], pool: &Pool, spec: &Spec) -> Result<Self> {
         let memory = &pool.layer(0).keys;
         let device = memory.device();
         let (mut ids, mut positions, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
@@ -91,18 +91,14 @@ impl Step {
             positions.extend((first..first + queries).map(|position| position as u32));
             wanted.extend(span.logits.then_some((ids.len() - 1) as u32));
         }
-        let layout = Layout {
-            trees: Vec::new(),
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-        };
-        let reading = match Arrangement::on(device, config.head_dim) {
+        let layout = spec.layout(Vec::new());
+        let reading = match Arrangement::on(device, spec) {
             #[cfg(feature = "cuda")]
             Arrangement::Paged => Reading::Paged(Paged::new(&sequences, device)?),
-            Arrangement::Rows => Reading::Rows(Gathered::new(&sequences, &layout, memory)?),
+            Arrangement::Rows => {
+                Reading::Rows(Gathered::new(&sequences, &layout, &spec.windows(), memory)?)
+            }
         };
-        let positions = Tensor::new(positions, device)?;
         Ok(Self { ids, positions, wanted: Tensor::new(wanted, device)?, layout, reading })
     }
 
@@ -131,7 +127,13 @@ impl Step {
     }
 
     /// `q` `(rows, heads × head_dim)` → what each row attends to, in that shape.
-    pub fn attend(&self, q: &Tensor, pool: &Pool, layer: usize) -> Result<Tensor> {
+    pub fn attend(
+        &self,
+        q: &Tensor,
+        pool: &Pool,
+        layer: usize,
+        window: Option<usize>,
+    ) -> Result<Tensor> {
         let memory = pool.layer(layer);
         match &self.reading {
             #[cfg(feature = "cuda")]
@@ -147,7 +149,7 @@ impl Step {
                     &paged.lengths,
                     None,
                     paged.longest,
-                    self.layout.scale(),
+                    self.layout.scale,
                     1.0, // no soft cap
                     None,
                 )?
@@ -155,9 +157,12 @@ impl Step {
             }
             Reading::Rows(gathered) => {
                 let groups = gathered.groups.iter();
-                let y = groups.map(|group| group.attend(q, memory, &self.layout));
+                let y = groups.map(|group| group.attend(q, memory, &self.layout, window));
                 let y = Tensor::cat(&y.collect::<Result<Vec<_>>>()?, 0)?;
-                gathered.back.as_ref().map_or(Ok(y.clone()), |back| y.index_select(back, 0))
+                match &gathered.back {
+                    Some(back) => y.index_select(back, 0),
+                    None => Ok(y),
+                }
             }
         }
     }
@@ -189,7 +194,12 @@ impl Paged {
 }
 
 impl Gathered {
-    fn new(sequences: &[Sequence<'_>], layout: &Layout, memory: &Tensor) -> Result<Self> {
+    fn new(
+        sequences: &[Sequence<'_>],
+        layout: &Layout,
+        windows: &[Option<usize>],
+        memory: &Tensor,
+    ) -> Result<Self> {
         let device = memory.device();
         let mut slots = Vec::new();
         for sequence in sequences {
@@ -211,7 +221,7 @@ impl Gathered {
                 rest[count - 1].queries == first.queries && bytes <= SCORE_BYTES
             };
             let count = (2..=rest.len()).take_while(|&count| fits(count)).last().unwrap_or(1);
-            groups.push(Group::new(&rest[..count], layout, memory)?);
+            groups.push(Group::new(&rest[..count], layout, windows, memory)?);
             rest = &rest[count..];
         }
         let mut back = vec![0; rows];
@@ -225,7 +235,12 @@ impl Gathered {
 
 impl Group {
     /// Of sequences with equally many rows, the longest last.
-    fn new(sequences: &[Sequence<'_>], layout: &Layout, memory: &Tensor) -> Result<Self> {
+    fn new(
+        sequences: &[Sequence<'_>],
+        layout: &Layout,
+        windows: &[Option<usize>],
+        memory: &Tensor,
+    ) -> Result<Self> {
         let device = memory.device();
         let batch = sequences.len();
         let (queries, keys) = sequences.last().map_or((0, 0), |last| (last.queries, last.keys()));
@@ -240,18 +255,30 @@ impl Group {
             positions.extend((sequence.cache.len()..sequence.keys()).map(|at| at as u32));
         }
         let padded = Padded { layout, batch, queries, keys };
-        let hidden = padded.hidden(positions, memory.dtype(), device)?;
+        let hidden = windows.iter().map(|&window| {
+            Ok((window, padded.hidden(&positions, window, memory.dtype(), device)?))
+        });
+        let hidden = hidden.collect::<Result<_>>()?;
         let (rows, slots) = (Tensor::new(rows, device)?, Tensor::new(slots, device)?);
         Ok(Self { batch, queries, keys, rows, slots, hidden })
     }
 
-    fn attend(&self, q: &Tensor, memory: &LayerMemory, layout: &Layout) -> Result<Tensor> {
+    fn attend(
+        &self,
+        q: &Tensor,
+        memory: &LayerMemory,
+        layout: &Layout,
+        window: Option<usize>,
+    ) -> Result<Tensor> {
+        let Some((_, hidden)) = self.hidden.iter().find(|(of, _)| *of == window) else {
+            candle_core::bail!("no layer has a window of {window:?}")
+        };
         let Self { batch, queries, keys, .. } = *self;
         let padded = Padded { layout, batch, queries, keys };
         let gather = |x: &Tensor| padded.by_head(&x.index_select(&self.slots, 0)?, keys, 1);
         let (k, v) = (gather(&memory.keys)?, gather(&memory.values)?);
         let q = padded.by_head(&q.index_select(&self.rows, 0)?, queries, layout.group())?;
-        let p = padded.probabilities(&q, &k, &self.hidden)?.to_dtype(v.dtype())?;
+        let p = padded.probabilities(&q, &k, hidden)?.to_dtype(v.dtype())?;
         padded.by_row(&matmul(&p, &v)?, queries, layout.group())
     }
 }

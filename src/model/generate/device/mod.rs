@@ -1,4 +1,4 @@
-//! A Qwen3 decoding on any device by candle's operations, with the keys and values of all sequences
+//! A model decoding on any device by candle's operations, with the keys and values of all sequences
 //! in one pool.
 //!
 //! It runs the trainer's own layers, so what it samples is scored alike; only attention reads the pool
@@ -16,48 +16,42 @@ use self::attention::Step;
 use self::pool::{Pool, PooledCache};
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
-use crate::model::config::ModelConfig;
 use crate::model::error::ModelError;
-use crate::model::ops::types::{Norm, Rotation};
-use crate::model::ops::{embedding, linear, rms_norm};
+use crate::model::ops::{linear, rms_norm};
+use crate::model::rotary::RotaryTable;
+use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
-/// A Qwen3 ready to decode where its weights are, in their type.
+/// A model ready to decode where its weights are, in their type.
 ///
 /// What it computes for a sequence depends on what else is in the pass, by rounding alone: libraries
 /// choose their kernels by the number of rows.
 #[derive(Debug)]
 pub struct DeviceDecoder {
-    config: Arc<ModelConfig>,
+    spec: Arc<Spec>,
     weights: Weights,
     pool: Arc<Pool>,
-    /// Of every position.
-    angles: Rotation,
+    /// One for each of [`Spec::ropes`].
+    rotary: Arc<[RotaryTable]>,
 }
 
 impl DeviceDecoder {
     /// Decodes with `weights`, which it shares; keys and values of at most `tokens` tokens, or of as
     /// many as [`Pool::new`] finds room for.
-    pub fn new(
-        config: &ModelConfig,
-        weights: &Weights,
-        tokens: Option<usize>,
-    ) -> Result<Self, ModelError> {
+    pub fn new(spec: &Spec, weights: &Weights, tokens: Option<usize>) -> Result<Self, ModelError> {
         // Adapters that were merged in leave some weights wider than the rest.
         let weights = weights.to_dtype(weights.embed.dtype())?;
         let device = weights.embed.device();
-        let pool = Arc::new(Pool::new(config, weights.embed.dtype(), device, tokens)?);
-        let positions: Vec<u32> = (0..config.max_position_embeddings as u32).collect();
-        let angles = Rotation::new(&positions, config.head_dim, config.rope_theta, device)?;
-        Ok(Self { config: Arc::new(config.clone()), weights, pool, angles })
+        let pool = Arc::new(Pool::new(spec, weights.embed.dtype(), device, tokens)?);
+        Ok(Self { spec: Arc::new(spec.clone()), weights, pool, rotary: RotaryTable::all(spec) })
     }
 
     /// Computes the tokens of all spans and adds them to their caches, in which room was made. Returns
     /// the logits of the spans that want them, `(wanted, vocab)`, in the model's type; `None` where
     /// nobody does.
     fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
-        let step = Step::new(spans, &self.pool, &self.config)?;
+        let step = Step::new(spans, &self.pool, &self.spec)?;
         let logits = self.logits(&step)?;
         for span in spans {
             span.cache.advance(span.tokens.len());
@@ -65,23 +59,22 @@ impl DeviceDecoder {
         Ok(logits)
     }
 
-    fn norm(&self) -> Norm<'_> {
-        Norm { weight: &self.weights.norm, eps: self.config.rms_norm_eps as f32 }
-    }
-
     /// Logits of the rows of `step` that are wanted, `(wanted, vocab)`, in the model's type.
     fn logits(&self, step: &Step) -> candle_core::Result<Option<Tensor>> {
-        let mut x = embedding::forward(&self.weights.embed, &step.ids)?;
-        let rotation = self.angles.rows(&step.positions)?;
+        let device = self.weights.embed.device();
+        let mut x = self.spec.embed(&self.weights.embed, &step.ids)?;
+        let rotations = self.rotary.iter().map(|table| table.rotation(&step.positions, device));
+        let rotations = rotations.collect::<candle_core::Result<Vec<_>>>()?;
         let last = self.weights.layers.len() - 1;
         for (index, weights) in self.weights.layers.iter().enumerate() {
-            let block = Block { index, config: &self.config, weights, adapter: None };
-            let projected = block.project_heads(&x, &rotation)?;
+            let block = Block { index, spec: &self.spec, weights, adapter: None };
+            let projected = block.project_heads(&x, &rotations)?;
             step.write(self.pool.layer(index), &projected.k, &projected.v)?;
             if index == last && step.wanted.elem_count() == 0 {
                 return Ok(None);
             }
-            let mut attended = step.attend(&projected.q, &self.pool, index)?;
+            let mut attended =
+                step.attend(&projected.q, &self.pool, index, self.spec.layers[index].window)?;
             if index == last {
                 // Of the other rows the keys and values are all that is needed.
                 x = x.index_select(&step.wanted, 0)?;
@@ -89,7 +82,7 @@ impl DeviceDecoder {
             }
             x = block.finish(&x, &attended)?.0;
         }
-        let normed = rms_norm::forward(&x, self.norm())?;
+        let normed = rms_norm::forward(&x, self.spec.norm(&self.weights.norm))?;
         linear::forward(&normed, self.weights.output(), None).map(Some)
     }
 }
@@ -101,16 +94,16 @@ impl Decode for DeviceDecoder {
     const IS_DIVIDED: bool = false;
 
     fn context(&self) -> usize {
-        self.config.max_position_embeddings.min(self.pool.tokens())
+        self.spec.max_position_embeddings.min(self.pool.tokens())
     }
 
     fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
         let weights = weights.to_dtype(self.weights.embed.dtype())?;
         Ok(Self {
-            config: Arc::clone(&self.config),
+            spec: Arc::clone(&self.spec),
             weights,
             pool: Arc::clone(&self.pool),
-            angles: self.angles.clone(),
+            rotary: Arc::clone(&self.rotary),
         })
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::model::config::ModelConfig;
 use crate::model::generate::decode::SequenceCache;
+use crate::model::spec::Spec;
 
 /// Positions of a block.
 pub(super) const BLOCK: usize = 16;
@@ -44,27 +44,25 @@ pub(super) enum Arrangement {
 }
 
 impl Arrangement {
-    /// What is best for heads of `head_dim` on `device`.
-    pub fn on(device: &Device, head_dim: usize) -> Self {
+    /// What is best for a model on `device`. The kernel knows some widths of heads, and no windows.
+    pub fn on(device: &Device, spec: &Spec) -> Self {
         #[cfg(feature = "cuda")]
-        if device.is_cuda() && [64, 80, 96, 112, 128, 192, 256].contains(&head_dim) {
+        if device.is_cuda()
+            && [64, 80, 96, 112, 128, 192, 256].contains(&spec.head_dim)
+            && spec.windows() == [None]
+        {
             return Self::Paged;
         }
-        let _ = (device, head_dim);
+        let _ = (device, spec);
         Self::Rows
     }
 }
 
 impl Pool {
     /// Room for `tokens` tokens; if that is not said, for as many as fit in a quarter of what is free.
-    pub fn new(
-        config: &ModelConfig,
-        dtype: DType,
-        device: &Device,
-        tokens: Option<usize>,
-    ) -> Result<Self> {
-        let (kv_heads, d) = (config.num_key_value_heads, config.head_dim);
-        let token_bytes = 2 * config.num_hidden_layers * kv_heads * d * dtype.size_in_bytes();
+    pub fn new(spec: &Spec, dtype: DType, device: &Device, tokens: Option<usize>) -> Result<Self> {
+        let (kv_heads, d) = (spec.num_key_value_heads, spec.head_dim);
+        let token_bytes = 2 * spec.layers.len() * kv_heads * d * dtype.size_in_bytes();
         let tokens = tokens
             .or_else(|| {
                 free_bytes(device).map(|free| (free as f64 * FREE_SHARE) as usize / token_bytes)
@@ -72,7 +70,7 @@ impl Pool {
             .unwrap_or(TOKENS);
         let blocks = tokens.div_ceil(BLOCK).max(1);
         let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, device);
-        let layer = |_| match Arrangement::on(device, d) {
+        let layer = |_| match Arrangement::on(device, spec) {
             #[cfg(feature = "cuda")]
             Arrangement::Paged => {
                 let x = 16 / dtype.size_in_bytes();
@@ -85,7 +83,7 @@ impl Pool {
             }
         };
         Ok(Self {
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: (0..spec.layers.len()).map(layer).collect::<Result<_>>()?,
             blocks,
             free: Mutex::new((0..blocks as u32).rev().collect()),
         })

@@ -6,21 +6,23 @@ use candle_core::Device;
 
 use super::*;
 use crate::model::generate::decode::SequenceCache;
-use crate::model::generate::reference::{self, even_config, odd_config, random_weights};
+use crate::model::generate::reference::{
+    self, even_spec, odd_spec, random_weights, specs, windowed_spec,
+};
 use crate::model::tests::devices;
 
-/// As [`even_config`], with heads that the kernels for paged attention know.
-fn wide_config() -> ModelConfig {
-    ModelConfig { head_dim: 64, ..even_config() }
+/// As [`even_spec`], with heads that the kernels for paged attention know.
+fn wide_spec() -> Spec {
+    Spec { head_dim: 64, ..even_spec() }
 }
 
 fn ids(len: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 83) as u32).collect()
 }
 
-fn on(device: &Device, config: &ModelConfig, seed: u64) -> DeviceDecoder {
-    let weights = random_weights(config, seed).to_device(device).unwrap();
-    DeviceDecoder::new(config, &weights, Some(512)).unwrap()
+fn on(device: &Device, spec: &Spec, seed: u64) -> DeviceDecoder {
+    let weights = random_weights(spec, seed).to_device(device).unwrap();
+    DeviceDecoder::new(spec, &weights, Some(512)).unwrap()
 }
 
 fn forward(
@@ -48,10 +50,10 @@ fn assert_near(got: &[f32], expected: &[f64]) {
 #[test]
 fn logits_are_those_of_the_definition_however_the_tokens_are_cut() {
     for device in devices() {
-        for config in [odd_config(), even_config(), wide_config()] {
-            let decoder = on(&device, &config, 1);
+        for spec in specs().into_iter().chain([wide_spec()]) {
+            let decoder = on(&device, &spec, 1);
             let ids = ids(70, 0);
-            let expected = reference::logits(&config, &random_weights(&config, 1), &ids);
+            let expected = reference::logits(&spec, &random_weights(&spec, 1), &ids);
             for cuts in [&[70][..], &[1, 70], &[16, 32, 70], &[7, 20, 49, 50, 51, 70]] {
                 let mut cache = PooledCache::default();
                 for &cut in cuts {
@@ -67,9 +69,9 @@ fn logits_are_those_of_the_definition_however_the_tokens_are_cut() {
 #[test]
 fn sequences_of_all_lengths_go_together() {
     for device in devices() {
-        for config in [odd_config(), wide_config()] {
-            let decoder = on(&device, &config, 2);
-            let weights = random_weights(&config, 2);
+        for spec in [odd_spec(), wide_spec(), windowed_spec()] {
+            let decoder = on(&device, &spec, 2);
+            let weights = random_weights(&spec, 2);
             let sequences: Vec<Vec<u32>> =
                 [30, 1, 17, 30, 9, 64, 30].iter().enumerate().map(|(i, &n)| ids(n, i)).collect();
             let mut caches: Vec<PooledCache> =
@@ -84,14 +86,14 @@ fn sequences_of_all_lengths_go_together() {
                 .collect();
             let logits = forward(&decoder, &mut parts);
             assert_eq!(logits.len(), 1);
-            assert_near(&logits[0], &reference::logits(&config, &weights, &sequences[4][..8])[7]);
+            assert_near(&logits[0], &reference::logits(&spec, &weights, &sequences[4][..8])[7]);
             let mut parts: Vec<_> = caches
                 .iter_mut()
                 .zip(&sequences)
                 .map(|(cache, ids)| (cache, &ids[ids.len() - 1..], true))
                 .collect();
             for (logits, ids) in forward(&decoder, &mut parts).iter().zip(&sequences) {
-                let expected = reference::logits(&config, &weights, ids);
+                let expected = reference::logits(&spec, &weights, ids);
                 assert_near(logits, &expected[ids.len() - 1]);
             }
         }
@@ -100,9 +102,9 @@ fn sequences_of_all_lengths_go_together() {
 
 #[test]
 fn a_prefix_is_shared_by_whole_blocks_and_its_source_is_left_alone() {
-    let config = even_config();
-    let decoder = on(&Device::Cpu, &config, 3);
-    let weights = random_weights(&config, 3);
+    let spec = even_spec();
+    let decoder = on(&Device::Cpu, &spec, 3);
+    let weights = random_weights(&spec, 3);
     let first = ids(41, 0);
     let mut source = PooledCache::default();
     forward(&decoder, &mut [(&mut source, &first, false)]);
@@ -112,19 +114,19 @@ fn a_prefix_is_shared_by_whole_blocks_and_its_source_is_left_alone() {
         let second = [&first[..taken.len()], &ids(12, 9)].concat();
         let tokens = &second[taken.len()..];
         let logits = forward(&decoder, &mut [(&mut taken, tokens, true)]);
-        let expected = reference::logits(&config, &weights, &second);
+        let expected = reference::logits(&spec, &weights, &second);
         assert_near(&logits[0], &expected[second.len() - 1]);
     }
     let longer = [&first[..], &[8]].concat();
     let logits = forward(&decoder, &mut [(&mut source, &[8], true)]);
-    assert_near(&logits[0], &reference::logits(&config, &weights, &longer)[41]);
+    assert_near(&logits[0], &reference::logits(&spec, &weights, &longer)[41]);
 }
 
 #[test]
 fn blocks_go_back_to_the_pool_with_the_last_sequence_that_uses_them() {
-    let config = even_config();
-    let weights = random_weights(&config, 4);
-    let decoder = DeviceDecoder::new(&config, &weights, Some(64)).unwrap();
+    let spec = even_spec();
+    let weights = random_weights(&spec, 4);
+    let decoder = DeviceDecoder::new(&spec, &weights, Some(64)).unwrap();
     assert_eq!(decoder.context(), 64);
     let mut cache = PooledCache::default();
     forward(&decoder, &mut [(&mut cache, &ids(48, 0), false)]);
@@ -142,11 +144,11 @@ fn blocks_go_back_to_the_pool_with_the_last_sequence_that_uses_them() {
 
 #[test]
 fn other_weights_change_what_comes_out() {
-    let config = even_config();
-    let decoder = on(&Device::Cpu, &config, 5);
-    let weights = random_weights(&config, 6);
+    let spec = even_spec();
+    let decoder = on(&Device::Cpu, &spec, 5);
+    let weights = random_weights(&spec, 6);
     let changed = decoder.with_weights(&weights).unwrap();
     let ids = ids(20, 0);
     let logits = forward(&changed, &mut [(&mut PooledCache::default(), &ids, true)]);
-    assert_near(&logits[0], &reference::logits(&config, &weights, &ids)[19]);
+    assert_near(&logits[0], &reference::logits(&spec, &weights, &ids)[19]);
 }

@@ -1,5 +1,6 @@
 //! Causal attention of one row over its sequence's cached keys and values.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::simd::{Kernel, LANES, Line, Simd};
@@ -9,7 +10,7 @@ use crate::model::generate::cache::KvLayout;
 /// head `i / group`.
 #[derive(Debug)]
 pub struct Attention<'a> {
-    /// `(heads, head_dim)`, normalised, rotated and scaled by `1 / √head_dim`.
+    /// `(heads, head_dim)`, normalised, rotated and scaled.
     pub queries: &'a [f32],
     /// As long as `queries`.
     pub out: &'a mut [f32],
@@ -19,8 +20,8 @@ pub struct Attention<'a> {
     pub layout: KvLayout,
     /// The layer.
     pub layer: usize,
-    /// How many positions to attend to, from the first; at least 1.
-    pub len: usize,
+    /// The positions to attend to; at least 1.
+    pub seen: Range<usize>,
     /// Working memory, grown as needed.
     pub scores: &'a mut Vec<Line>,
 }
@@ -32,7 +33,7 @@ impl Kernel for Attention<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         let (kv_heads, head_dim) = (self.layout.kv_heads, self.layout.head_dim);
         let group = self.queries.len() / head_dim / kv_heads;
-        let blocks = self.len.div_ceil(LANES);
+        let blocks = self.blocks().len();
         if self.scores.len() < 2 * blocks {
             self.scores.resize(2 * blocks, Line::ZERO);
         }
@@ -50,10 +51,16 @@ impl Kernel for Attention<'_> {
     }
 }
 
-impl Attention<'_> {
+impl<'a> Attention<'a> {
+    /// Those that hold the seen positions; the scores have a line for each.
+    #[inline(always)]
+    fn blocks(&self) -> &'a [Arc<[Line]>] {
+        &self.blocks[self.seen.start / LANES..self.seen.end.div_ceil(LANES)]
+    }
+
     #[inline(always)]
     fn heads<S: Simd, const HEADS: usize>(&mut self, simd: S, kv_head: usize, head: usize) {
-        let blocks = self.len.div_ceil(LANES);
+        let blocks = self.blocks().len();
         let mut block = 0;
         while block + 4 <= blocks {
             self.score::<S, HEADS, 4>(simd, kv_head, head, block);
@@ -66,7 +73,7 @@ impl Attention<'_> {
         let mut scales = [0.0; HEADS];
         for (i, scale) in scales.iter_mut().enumerate() {
             let scores = &mut self.scores[i * blocks..][..blocks];
-            *scale = 1.0 / softmax_weights(simd, scores, self.len);
+            *scale = 1.0 / softmax_weights(simd, scores, &self.seen);
         }
         let head_lines = self.layout.head_lines();
         let mut line = 0;
@@ -93,7 +100,7 @@ impl Attention<'_> {
         let queries: [&[f32]; HEADS] =
             std::array::from_fn(|i| &self.queries[(head + i) * head_dim..][..head_dim]);
         let keys: [&[Line]; BLOCKS] =
-            std::array::from_fn(|i| &self.blocks[first + i][at..][..head_dim]);
+            std::array::from_fn(|i| &self.blocks()[first + i][at..][..head_dim]);
         let mut sums = [[simd.splat(0.0); BLOCKS]; HEADS];
         for d in 0..head_dim {
             let keys: [S::V; BLOCKS] = std::array::from_fn(|i| simd.load(&keys[i][d].0));
@@ -104,7 +111,7 @@ impl Attention<'_> {
                 }
             }
         }
-        let blocks = self.len.div_ceil(LANES);
+        let blocks = self.blocks().len();
         for (i, sums) in sums.iter().enumerate() {
             let scores = &mut self.scores[i * blocks + first..][..BLOCKS];
             for (score, &sum) in scores.iter_mut().zip(sums) {
@@ -126,9 +133,9 @@ impl Attention<'_> {
     ) {
         let (head_dim, head_lines) = (self.layout.head_dim, self.layout.head_lines());
         let at = self.layout.values(self.layer, kv_head);
-        let blocks = self.len.div_ceil(LANES);
+        let blocks = self.blocks().len();
         let mut sums = [[[simd.splat(0.0); LINES]; HEADS]; 4];
-        for (index, block) in self.blocks[..blocks].iter().enumerate() {
+        for (index, block) in self.blocks().iter().enumerate() {
             let values = &block[at..][..LANES * head_lines];
             let weights: [&Line; HEADS] = std::array::from_fn(|i| &self.scores[i * blocks + index]);
             for quad in 0..LANES / 4 {
@@ -155,11 +162,14 @@ impl Attention<'_> {
     }
 }
 
-/// Replaces the first `len` scores by `exp(score − max)` and the rest by 0; returns their sum.
+/// Replaces the scores of the positions in `seen` by `exp(score − max)` and the rest by 0; returns
+/// their sum.
 #[inline(always)]
-fn softmax_weights<S: Simd>(simd: S, scores: &mut [Line], len: usize) -> f32 {
-    let masked = len % LANES;
-    if let (Some(last), 1..) = (scores.last_mut(), masked) {
+fn softmax_weights<S: Simd>(simd: S, scores: &mut [Line], seen: &Range<usize>) -> f32 {
+    if let Some(first) = scores.first_mut() {
+        first.0[..seen.start % LANES].fill(f32::NEG_INFINITY);
+    }
+    if let (Some(last), masked @ 1..) = (scores.last_mut(), seen.end % LANES) {
         last.0[masked..].fill(f32::NEG_INFINITY);
     }
     let mut max = simd.splat(f32::NEG_INFINITY);

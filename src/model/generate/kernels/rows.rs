@@ -39,17 +39,15 @@ impl Kernel for RmsNorm<'_> {
     }
 }
 
-/// RMS norm and rotation, half-split, of consecutive heads in place.
+/// RMS norm, where there is one, and rotation, half-split, of consecutive heads in place.
 #[derive(Debug)]
 pub struct NormRotate<'a> {
     /// `(heads, head_dim)`
     pub heads: &'a mut [f32],
-    /// `(head_dim)`
-    pub weight: &'a [f32],
+    /// `(head_dim)`, and what is added to the mean square.
+    pub norm: Option<(&'a [f32], f32)>,
     /// Cosines, then sines, of the position's angles: `(2, head_dim / 2)`.
     pub angles: &'a [f32],
-    /// Added to the mean square.
-    pub eps: f32,
     /// Multiplies the result.
     pub scale: f32,
 }
@@ -59,18 +57,24 @@ impl Kernel for NormRotate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let half = self.weight.len() / 2;
+        let half = self.angles.len() / 2;
         let (cosines, sines) = self.angles.split_at(half);
-        let (low_weight, high_weight) = self.weight.split_at(half);
         for head in self.heads.chunks_exact_mut(2 * half) {
-            let scale = simd.splat(inverse_rms(simd, head, self.eps) * self.scale);
+            let scale = match self.norm {
+                Some((_, eps)) => inverse_rms(simd, head, eps) * self.scale,
+                None => self.scale,
+            };
+            let scale = simd.splat(scale);
             let (low, high) = head.split_at_mut(half);
             for start in (0..half).step_by(LANES) {
                 let part = start..half.min(start + LANES);
-                let a = simd.mul(simd.load_part(&low[part.clone()]), scale);
-                let a = simd.mul(a, simd.load_part(&low_weight[part.clone()]));
-                let b = simd.mul(simd.load_part(&high[part.clone()]), scale);
-                let b = simd.mul(b, simd.load_part(&high_weight[part.clone()]));
+                let mut a = simd.mul(simd.load_part(&low[part.clone()]), scale);
+                let mut b = simd.mul(simd.load_part(&high[part.clone()]), scale);
+                if let Some((weight, _)) = self.norm {
+                    let (low_weight, high_weight) = weight.split_at(half);
+                    a = simd.mul(a, simd.load_part(&low_weight[part.clone()]));
+                    b = simd.mul(b, simd.load_part(&high_weight[part.clone()]));
+                }
                 let cosine = simd.load_part(&cosines[part.clone()]);
                 let sine = simd.load_part(&sines[part.clone()]);
                 let minus_sine = simd.mul(sine, simd.splat(-1.0));
@@ -83,29 +87,32 @@ impl Kernel for NormRotate<'_> {
     }
 }
 
-/// `out = gate × sigmoid(gate) × up`
+/// `out = f(gate) × up` with the activation `f(x) = x·σ(a·x + b·x³)`.
 #[derive(Debug)]
-pub struct SiluMul<'a> {
+pub struct Gated<'a> {
     /// The row's gate.
     pub gate: &'a [f32],
     /// As long as the gate.
     pub up: &'a [f32],
     /// As long as the gate.
     pub out: &'a mut [f32],
+    /// `a` and `b`.
+    pub polynomial: (f32, f32),
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for Gated<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let one = simd.splat(1.0);
+        let (a, b) = (simd.splat(-self.polynomial.0), simd.splat(-self.polynomial.1));
         let parts = self.gate.chunks(LANES).zip(self.up.chunks(LANES));
         for ((gate, up), out) in parts.zip(self.out.chunks_mut(LANES)) {
             let (gate, up) = (simd.load_part(gate), simd.load_part(up));
-            let decay = simd.exp(simd.mul(gate, simd.splat(-1.0)));
-            let silu = simd.div(gate, simd.add(one, decay));
-            simd.store_part(simd.mul(silu, up), out);
+            let argument = simd.mul(gate, simd.fma(b, simd.mul(gate, gate), a));
+            let active = simd.div(gate, simd.add(one, simd.exp(argument)));
+            simd.store_part(simd.mul(active, up), out);
         }
     }
 }
@@ -185,7 +192,8 @@ mod tests {
         for isa in Isa::available() {
             let mut out = [0.0; 5];
             let gate = [-200.0, -1.0, 0.0, 1.0, 200.0];
-            isa.run(SiluMul { gate: &gate, up: &[2.0; 5], out: &mut out });
+            let polynomial = (1.0, 0.0);
+            isa.run(Gated { gate: &gate, up: &[2.0; 5], out: &mut out, polynomial });
             let sigmoid = 1.0 / (1.0 + 1f32.exp());
             let expected = [0.0, -2.0 * sigmoid, 0.0, 2.0 * (1.0 - sigmoid), 400.0];
             for (got, expected) in out.iter().zip(expected) {

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{matmul, softmax, wide, widen};
 use crate::model::batch::Branch;
-use crate::model::ops::types::{AttentionGradient, AttentionInputs, Layout};
+use crate::model::ops::types::{AttentionGradient, AttentionInputs, Layout, first_seen};
 
 /// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
 pub(crate) const SCORE_BYTES: usize = 256 << 20;
@@ -43,16 +43,29 @@ impl Padded<'_> {
     }
 
     /// What queries at `positions` (of all branches, one after another) must not see: −∞ for the keys
-    /// after them and 0 for the others, `(batch × kv_heads, 1, queries, keys)`, widened. Padded keys
+    /// after them, and before their `window`, and 0 for the others, `(batch × kv_heads, 1, queries, keys)`, widened. Padded keys
     /// come after every query.
-    pub fn hidden(&self, positions: Vec<u32>, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn hidden(
+        &self,
+        positions: &[u32],
+        window: Option<usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let Self { batch, queries, keys, .. } = *self;
         let shape = (batch, queries, keys);
-        let positions = Tensor::from_vec(positions, (batch, queries, 1), device)?;
+        let column = |values: Vec<u32>| Tensor::from_vec(values, (batch, queries, 1), device);
+        let last = column(positions.to_vec())?;
         let keys_at = Tensor::arange(0u32, keys as u32, device)?.reshape((1, 1, keys))?;
-        let is_later = keys_at.broadcast_as(shape)?.gt(&positions.broadcast_as(shape)?)?;
+        let mut is_hidden = keys_at.broadcast_as(shape)?.gt(&last.broadcast_as(shape)?)?;
+        if window.is_some() {
+            let first = |&position: &u32| first_seen(position as usize, window) as u32;
+            let first = column(positions.iter().map(first).collect())?;
+            let is_earlier = keys_at.broadcast_as(shape)?.lt(&first.broadcast_as(shape)?)?;
+            is_hidden = is_hidden.maximum(&is_earlier)?;
+        }
         let never = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as(shape)?;
-        is_later
+        is_hidden
             .where_cond(&never, &never.zeros_like()?)?
             .to_dtype(wide(dtype))?
             .reshape((batch, 1, 1, queries, keys))?
@@ -63,7 +76,7 @@ impl Padded<'_> {
     /// `q` `(n, group × queries, d)` and `k` `(n, keys, d)` for some heads → their probabilities
     /// `(n, group × queries, keys)`, widened; `hidden` is those heads' part.
     pub fn probabilities(&self, q: &Tensor, k: &Tensor, hidden: &Tensor) -> Result<Tensor> {
-        let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale()))?;
+        let scores = (widen(&matmul(q, &k.t()?)?)? * f64::from(self.layout.scale))?;
         let (n, rows, keys) = scores.dims3()?;
         let shape = (n, self.layout.group(), self.queries, keys);
         let scores = scores.reshape(shape)?.broadcast_add(hidden)?;
@@ -95,7 +108,12 @@ struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// All branches; their own rows follow each other as in the batch.
-    fn all(layout: &'a Layout, dtype: DType, device: &Device) -> Result<Vec<Self>> {
+    fn all(
+        inputs: &AttentionInputs,
+        layout: &'a Layout,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Vec<Self>> {
         let branches: Vec<&Branch> = layout.branches().collect();
         let mut chunks = Vec::new();
         let mut rest = &branches[..];
@@ -112,7 +130,7 @@ impl<'a> Chunk<'a> {
                 (count, most) = (count + 1, with);
             }
             let padded = Padded { layout, batch: count, queries: most.0, keys: most.1 };
-            chunks.push(Self::new(padded, &rest[..count], dtype, device)?);
+            chunks.push(Self::new(padded, &rest[..count], inputs.window, dtype, device)?);
             rest = &rest[count..];
         }
         Ok(chunks)
@@ -121,6 +139,7 @@ impl<'a> Chunk<'a> {
     fn new(
         padded: Padded<'a>,
         branches: &[&Branch],
+        window: Option<usize>,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
@@ -147,7 +166,7 @@ impl<'a> Chunk<'a> {
             real: real.transpose()?.map(|real| real.to_dtype(dtype)).transpose()?,
             keys: Tensor::new(keys, device)?,
             back: Tensor::new(back, device)?,
-            hidden: padded.hidden(positions, dtype, device)?,
+            hidden: padded.hidden(&positions, window, dtype, device)?,
         })
     }
 
@@ -176,7 +195,7 @@ impl<'a> Chunk<'a> {
 pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Tensor> {
     let (dtype, device) = (inputs.q.dtype(), inputs.q.device());
     let mut chunks = Vec::new();
-    for chunk in Chunk::all(layout, dtype, device)? {
+    for chunk in Chunk::all(inputs, layout, dtype, device)? {
         let q = chunk.take_queries(inputs.q, layout.group())?;
         let (k, v) = (chunk.take_keys(inputs.k)?, chunk.take_keys(inputs.v)?);
         let mut parts = Vec::new();
@@ -199,7 +218,7 @@ pub(crate) fn backward(
     let (dtype, device, group) = (inputs.q.dtype(), inputs.q.device(), layout.group());
     let zeros = |x: &Tensor| Tensor::zeros(x.shape(), wide(dtype), device);
     let (mut d_q, mut d_k, mut d_v) = (Vec::new(), zeros(inputs.k)?, zeros(inputs.v)?);
-    for chunk in Chunk::all(layout, dtype, device)? {
+    for chunk in Chunk::all(inputs, layout, dtype, device)? {
         let q = chunk.take_queries(inputs.q, group)?;
         let (k, v) = (chunk.take_keys(inputs.k)?, chunk.take_keys(inputs.v)?);
         // Padding has no gradient; then its queries have no part in those of keys and values either.
@@ -215,7 +234,7 @@ pub(crate) fn backward(
             let p = chunk.padded.probabilities(&q, &k, &part(&chunk.hidden)?)?;
             let d_p = widen(&matmul(&d_y, &v.t()?)?)?;
             let mean = (&p * &d_p)?.sum_keepdim(2)?;
-            let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale()))?;
+            let d_s = ((&p * d_p.broadcast_sub(&mean)?)? * f64::from(layout.scale))?;
             let (d_s, p) = (d_s.to_dtype(dtype)?, p.to_dtype(dtype)?);
             let transposed = |x: &Tensor| x.t()?.contiguous();
             q_parts.push(matmul(&d_s, &k)?);

@@ -9,6 +9,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::types::{GatedGradient, Head, Norm, Rotation, ScoreGradients};
 use crate::model::batch::TokenScores;
+use crate::model::spec::Gate;
 
 /// Rows whose f32 logits exist at a time: in memory of the host 64 MiB of them, on a GPU, which every
 /// chunk of them costs a pass over the projection's gradient, 512 MiB; at least one row.
@@ -59,6 +60,12 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
+    if norm.offset != 0.0 {
+        // Weights near 0 keep their digits only apart from the offset.
+        let wide = widen(x)?;
+        let normed = wide.broadcast_mul(&inverse_root(&wide, norm.eps)?)?;
+        return normed.broadcast_mul(&factors(norm)?)?.to_dtype(x.dtype());
+    }
     if !x.device().is_cpu() {
         return candle_nn::ops::rms_norm(x, norm.weight, norm.eps);
     }
@@ -67,15 +74,20 @@ pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
     normed.to_dtype(x.dtype())?.broadcast_mul(norm.weight)
 }
 
-/// Gradients of `x` and `weight`, widened.
+/// What normalised values are multiplied by, widened.
+fn factors(norm: Norm) -> Result<Tensor> {
+    widen(norm.weight)? + f64::from(norm.offset)
+}
+
+/// Gradients of `x` and the weight, widened.
 fn norm_gradients(x: &Tensor, norm: Norm, d_y: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (x, weight, d_y) = (widen(x)?, widen(norm.weight)?, widen(d_y)?);
+    let (x, factors, d_y) = (widen(x)?, factors(norm)?, widen(d_y)?);
     let scale = inverse_root(&x, norm.eps)?;
     let normed = x.broadcast_mul(&scale)?;
-    let pulled = d_y.broadcast_mul(&weight)?;
+    let pulled = d_y.broadcast_mul(&factors)?;
     let mean = (&pulled * &normed)?.mean_keepdim(D::Minus1)?;
     let d_x = (pulled - normed.broadcast_mul(&mean)?)?.broadcast_mul(&scale)?;
-    let d_weight = (d_y * normed)?.reshape(((), weight.elem_count()))?.sum(0)?;
+    let d_weight = (d_y * normed)?.reshape(((), factors.elem_count()))?.sum(0)?;
     Ok((d_x, d_weight))
 }
 
@@ -107,15 +119,19 @@ fn by_head(x: &Tensor, head_dim: usize) -> Result<Tensor> {
     x.reshape((rows, width / head_dim, head_dim))
 }
 
-pub(super) fn norm_rope(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<Tensor> {
-    let head = norm.weight.elem_count();
-    let normed = widen(&rms_norm(&by_head(x, head)?, norm)?)?;
+pub(super) fn norm_rope(x: &Tensor, norm: Option<Norm>, rotation: &Rotation) -> Result<Tensor> {
+    let half = rotation.cos.dim(1)?;
+    let heads = by_head(x, 2 * half)?;
+    let normed = match norm {
+        Some(norm) => widen(&rms_norm(&heads, norm)?)?,
+        None => widen(&heads)?,
+    };
     let rotated = if x.device().is_cpu() {
         rotate(&normed, rotation, 1.0)?
     } else {
         // Each row is a batch of its own, with one position.
-        let (rows, heads, _) = normed.dims3()?;
-        let angles = |x: &Tensor| x.reshape((rows, 1, head / 2));
+        let (rows, heads, head) = normed.dims3()?;
+        let angles = |x: &Tensor| x.reshape((rows, 1, half));
         let normed = normed.reshape((rows, heads, 1, head))?;
         candle_nn::rotary_emb::rope(&normed, &angles(&rotation.cos)?, &angles(&rotation.sin)?)?
     };
@@ -123,34 +139,64 @@ pub(super) fn norm_rope(x: &Tensor, norm: Norm, rotation: &Rotation) -> Result<T
 }
 
 pub(super) fn norm_rope_backward(
-    x: &Tensor,
-    norm: Norm,
+    norm: Option<(&Tensor, Norm)>,
     rotation: &Rotation,
     d_y: &Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<Tensor> {
-    let head = norm.weight.elem_count();
+    let head = 2 * rotation.cos.dim(1)?;
     let d_normed = rotate(&widen(&by_head(d_y, head)?)?, rotation, -1.0)?;
-    let (d_x, from_weight) = norm_gradients(&by_head(x, head)?, norm, &d_normed)?;
-    accumulate_option(d_weight, &from_weight)?;
-    d_x.to_dtype(x.dtype())?.reshape(x.shape())
+    let d_x = match norm {
+        Some((x, norm)) => {
+            let (d_x, from_weight) = norm_gradients(&by_head(x, head)?, norm, &d_normed)?;
+            accumulate_option(d_weight, &from_weight)?;
+            d_x
+        }
+        None => d_normed,
+    };
+    d_x.to_dtype(d_y.dtype())?.reshape(d_y.shape())
 }
 
-pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
 }
 
-pub(super) fn swiglu_backward(gate: &Tensor, up: &Tensor, d_y: &Tensor) -> Result<GatedGradient> {
-    let dtype = gate.dtype();
+pub(super) fn gated(gate: &Tensor, up: &Tensor, kind: Gate) -> Result<Tensor> {
+    if kind == Gate::Silu {
+        return gate.silu()? * up;
+    }
+    let (a, b) = kind.polynomial();
+    let wide = widen(gate)?;
+    let active = (&wide * sigmoid(&(&wide * wide.sqr()?.affine(b, a)?)?)?)?;
+    active.to_dtype(gate.dtype())? * up
+}
+
+pub(super) fn gated_backward(
+    gate: &Tensor,
+    up: &Tensor,
+    d_y: &Tensor,
+    kind: Gate,
+) -> Result<GatedGradient> {
+    let ((a, b), dtype) = (kind.polynomial(), gate.dtype());
     let (gate, up, d_y) = (widen(gate)?, widen(up)?, widen(d_y)?);
-    let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
-    let silu = (&gate * &sigmoid)?;
-    let slope = (&sigmoid + (&silu * sigmoid.affine(-1.0, 1.0)?)?)?;
+    let square = gate.sqr()?;
+    let sigmoid = sigmoid(&(&gate * square.affine(b, a)?)?)?;
+    let active = (&gate * &sigmoid)?;
+    let from_argument = (square.affine(3.0 * b, a)? * &active)?;
+    let slope = (&sigmoid + (from_argument * sigmoid.affine(-1.0, 1.0)?)?)?;
     Ok(GatedGradient {
-        y: (&silu * &up)?.to_dtype(dtype)?,
+        y: (&active * &up)?.to_dtype(dtype)?,
         d_gate: ((&d_y * &up)? * slope)?.to_dtype(dtype)?,
-        d_up: (d_y * silu)?.to_dtype(dtype)?,
+        d_up: (d_y * active)?.to_dtype(dtype)?,
     })
+}
+
+pub(super) fn bias(y: Tensor, bias: &Tensor) -> Result<Tensor> {
+    y.broadcast_add(&bias.to_dtype(y.dtype())?)
+}
+
+pub(super) fn bias_backward(d_y: &Tensor, d_bias: &mut Tensor) -> Result<()> {
+    accumulate(d_bias, &widen(d_y)?.sum(0)?)
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {

@@ -50,7 +50,8 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
             // head's columns in its own branch's rows.
             unsafe {
                 multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
-                softmax(&mut scores, end, start, layout.scale(), &mut sums[..end - start]);
+                let seen = (start, inputs.window.unwrap_or(length));
+                softmax(&mut scores, end, seen, layout.scale, &mut sums[..end - start]);
                 let values = Right::Rows { values: &values, stride: value_stride };
                 let target = y_target.skip(row * wide + head * d);
                 multiply((end - start, d, end), Left::rows(&scores, end), values, target);
@@ -99,6 +100,7 @@ pub(crate) fn backward(
     let (mut d_k, mut d_v) = (vec![0.0; rows * narrow], vec![0.0; rows * narrow]);
     let task = Task {
         layout,
+        window: inputs.window,
         q: &q,
         k: &k,
         v: &v,
@@ -129,6 +131,7 @@ pub(crate) fn backward(
 /// Everything the backward tasks share.
 struct Task<'a> {
     layout: &'a Layout,
+    window: Option<usize>,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -145,7 +148,7 @@ impl Task<'_> {
     fn run(&self, branch: &Branch, kv_head: usize) {
         let (d, heads, group) = (self.layout.head_dim, self.layout.heads, self.layout.group());
         let (wide, narrow) = (heads * d, self.layout.kv_heads * d);
-        let scale = self.layout.scale();
+        let scale = self.layout.scale;
         let (first, past, length) = (branch.own().start, branch.past(), branch.len());
         let kv = (narrow, kv_head * d, d);
         let (k, k_stride) = along(branch, self.k, kv);
@@ -189,7 +192,7 @@ impl Task<'_> {
                         p,
                         ds,
                         end,
-                        start,
+                        (start, self.window.unwrap_or(length)),
                         scale,
                         &sums[..count],
                         &self.y[at..],
@@ -219,12 +222,16 @@ impl Task<'_> {
 }
 
 multiversion! {
-    /// Turns a block of products into probabilities. Row `i` of `width` values sees `start + i + 1` of
-    /// them; `log_sums` gets the log of its sum of exponentials.
-    fn softmax(scores: &mut [f32], width: usize, start: usize, scale: f32, log_sums: &mut [f32]) {
+    /// Turns a block of products into probabilities. `seen` is the position of the first row and the
+    /// window: row `i` sees the values up to its position, at most as many as the window. `log_sums`
+    /// gets the log of its sum of exponentials.
+    fn softmax(scores: &mut [f32], width: usize, seen: (usize, usize), scale: f32, log_sums: &mut [f32]) {
         for (i, (row, log_sum)) in scores.chunks_exact_mut(width).zip(log_sums).enumerate() {
-            let (seen, hidden) = row.split_at_mut(start + i + 1);
-            hidden.fill(0.0);
+            let end = seen.0 + i + 1;
+            let first = end.saturating_sub(seen.1);
+            row[..first].fill(0.0);
+            row[end..].fill(0.0);
+            let seen = &mut row[first..end];
             let top = max(seen) * scale;
             for value in seen.iter_mut() {
                 *value = exp::<FMA>(fma::<FMA>(*value, scale, -top));
@@ -243,7 +250,7 @@ multiversion! {
     /// Products in `p` become probabilities, and products `dY·Vᵀ` in `ds` the gradient of the unscaled
     /// scores: `p·(ds − Σ dY·Y)·scale`.
     fn score_gradients(
-        p: &mut [f32], ds: &mut [f32], width: usize, start: usize, scale: f32, log_sums: &[f32],
+        p: &mut [f32], ds: &mut [f32], width: usize, seen: (usize, usize), scale: f32, log_sums: &[f32],
         y: &[f32], d_y: &[f32], heads: (usize, usize),
     ) {
         let (stride, head_dim) = heads;
@@ -251,10 +258,13 @@ multiversion! {
         for (i, ((p, ds), log_sum)) in rows.zip(log_sums).enumerate() {
             let at = i * stride..i * stride + head_dim;
             let mean = dot::<FMA>(&y[at.clone()], &d_y[at]);
-            let seen = start + i + 1;
-            p[seen..].fill(0.0);
-            ds[seen..].fill(0.0);
-            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+            let end = seen.0 + i + 1;
+            let first = end.saturating_sub(seen.1);
+            for values in [&mut *p, &mut *ds] {
+                values[..first].fill(0.0);
+                values[end..].fill(0.0);
+            }
+            for (p, ds) in p[first..end].iter_mut().zip(&mut ds[first..end]) {
                 *p = exp::<FMA>(fma::<FMA>(*p, scale, -log_sum));
                 *ds = *p * (*ds - mean) * scale;
             }

@@ -1,14 +1,15 @@
 //! The operations as fused loops over contiguous f32 in host memory, and tensors there as slices.
 
 pub(crate) mod attention;
+pub(crate) mod bias;
 pub(crate) mod embedding;
+pub(crate) mod gated;
 pub(crate) mod head;
 pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod simd;
-pub(crate) mod swiglu;
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;

@@ -10,11 +10,15 @@ use super::simd::{dot, dot3, fma, multiversion};
 use crate::model::ops::host;
 use crate::model::ops::types::Norm;
 
+/// What normalised values are multiplied by.
+pub(crate) fn factors(norm: Norm) -> Result<Vec<f32>> {
+    Ok(host::values(norm.weight)?.iter().map(|weight| weight + norm.offset).collect())
+}
+
 /// `x` `(rows, width)`.
 pub(crate) fn forward(x: &Tensor, norm: Norm) -> Result<Tensor> {
-    let Norm { weight, eps } = norm;
-    let width = weight.elem_count();
-    let (values, weight) = (host::values(x)?, host::values(weight)?);
+    let (weight, eps) = (factors(norm)?, norm.eps);
+    let (width, values) = (weight.len(), host::values(x)?);
     let (values, weight) = (&values[..], &weight[..]);
     // Safety: the chunks cover all rows, and each row is written.
     let y = unsafe {
@@ -35,9 +39,9 @@ pub(crate) fn backward(
     d_x: &mut Tensor,
     d_weight: Option<&mut Tensor>,
 ) -> Result<()> {
-    let Norm { weight, eps } = norm;
-    let width = weight.elem_count();
-    let (x, weight, d_y) = (host::values(x)?, host::values(weight)?, host::values(d_y)?);
+    let (weight, eps) = (factors(norm)?, norm.eps);
+    let width = weight.len();
+    let (x, d_y) = (host::values(x)?, host::values(d_y)?);
     let (x, weight, d_y) = (&x[..], &weight[..], &d_y[..]);
     let mut partial = vec![0.0; width * x.len().div_ceil(ROWS * width)];
     host::update(d_x, |d_x| {

@@ -25,7 +25,7 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
     for step in 0..config.steps {
         let sampling = &policies[(step as usize).saturating_sub(config.rollouts_ahead)];
         let weights = sampling.merged().unwrap();
-        let engine = NativeEngine::new(sampling.config(), &weights, &config.engine).unwrap();
+        let engine = NativeEngine::new(sampling.spec(), &weights, &config.engine).unwrap();
         let policy = TokenPolicy::new("policy", Arc::new(engine), Arc::clone(&start.text), false);
         let rollouts = rollouts(config, Arc::new(policy), echo());
         let collected = wait(Collected::once(config, &tasks, &rollouts, step)).unwrap();

@@ -1,0 +1,417 @@
+//! `config.json`: every key is honoured, known to be harmless, or an error.
+
+use serde_json::{Map, Value, json};
+
+use super::{Family, Gate, LayerKind, Rope, RopeScaling, Spec, TokenIds};
+
+/// Keys that do not change what the model computes from its weights: how it was trained or is to be
+/// sampled from, and by what it was written.
+const HARMLESS: [&str; 36] = [
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "cache_implementation",
+    "chunk_size_feed_forward",
+    "do_sample",
+    "dtype",
+    "finetuning_task",
+    "id2label",
+    "initializer_range",
+    "is_llama_config",
+    "label2id",
+    "max_length",
+    "max_new_tokens",
+    "output_attentions",
+    "output_hidden_states",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "repetition_penalty",
+    "return_dict",
+    "temperature",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers.js_config",
+    "transformers_version",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_cache",
+    "use_return_dict",
+];
+
+impl Spec {
+    /// From the content of `config.json`, as transformers 4 or 5 writes it.
+    ///
+    /// # Errors
+    /// Names the key that is missing, impossible or not supported.
+    pub fn from_json(value: Value) -> Result<Self, String> {
+        let mut keys = Keys::new("", value)?;
+        let kind = keys.text("model_type")?.ok_or("`model_type` is missing")?;
+        let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == kind)
+        else {
+            let known: Vec<String> =
+                Family::ALL.iter().map(|family| format!("`{}`", family.model_type())).collect();
+            return Err(format!(
+                "`model_type` `{kind}` is not supported here, but {} are\nhint: serve it with `policy.engine = \"mistralrs\"`",
+                known.join(", ")
+            ));
+        };
+        keys.only("quantization_config", &[]).map_err(|_| {
+            "`quantization_config` is not supported\nhint: take the weights as they were before, or a GGUF file"
+        })?;
+        for (key, harmless) in [
+            ("is_encoder_decoder", json!(false)),
+            ("is_decoder", json!(true)),
+            ("add_cross_attention", json!(false)),
+            ("tie_encoder_decoder", json!(false)),
+            ("rope_interleaved", json!(false)),
+        ] {
+            keys.only(key, &[json!(false), harmless])?;
+        }
+
+        let base = family.spec();
+        let heads = keys.size("num_attention_heads")?;
+        let kv_heads = match family {
+            Family::Llama => keys.size_or("num_key_value_heads", heads)?.unwrap_or(heads),
+            _ => keys.size("num_key_value_heads")?,
+        };
+        let hidden_size = keys.size("hidden_size")?;
+        let head_dim = match family.default_head_dim() {
+            Some(default) => default,
+            None => hidden_size / heads.max(1),
+        };
+        let layers = keys.size("num_hidden_layers")?;
+        let activation = keys.text(family.activation_key())?;
+        let mut spec = Self {
+            vocab_size: keys.size("vocab_size")?,
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size")?,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim: keys.size_or("head_dim", head_dim)?.unwrap_or(head_dim),
+            max_position_embeddings: keys.size("max_position_embeddings")?,
+            layers: vec![LayerKind::default(); layers.min(super::MOST.layers + 1)],
+            rms_norm_eps: keys.number("rms_norm_eps", base.rms_norm_eps)?,
+            gate: match activation.as_deref() {
+                None => base.gate,
+                Some("silu" | "swish") => Gate::Silu,
+                Some("gelu_pytorch_tanh" | "gelu_new") => Gate::GeluTanh,
+                Some(other) => {
+                    let key = family.activation_key();
+                    return Err(format!("`{key}` `{other}` is not supported"));
+                }
+            },
+            tie_word_embeddings: keys.flag("tie_word_embeddings", base.tie_word_embeddings)?,
+            token_ids: TokenIds {
+                eos: keys.ids("eos_token_id")?,
+                bos: keys.ids("bos_token_id")?.first().copied(),
+                pad: keys.ids("pad_token_id")?.first().copied(),
+            },
+            ..base
+        };
+        // Before anything is made of them.
+        spec.check()?;
+        spec.read_ropes(&mut keys)?;
+        family.read(&mut keys, &mut spec)?;
+        keys.finish(&HARMLESS)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The content of `config.json`: all that [`Spec::from_json`] reads, as transformers 4 and 5,
+    /// mistral.rs and this crate understand it.
+    pub fn to_json(&self) -> Value {
+        let eos = match &self.token_ids.eos[..] {
+            [] => Value::Null,
+            [id] => json!(id),
+            ids => json!(ids),
+        };
+        let activation = match self.gate {
+            Gate::Silu => "silu",
+            Gate::GeluTanh => "gelu_pytorch_tanh",
+        };
+        let value = json!({
+            "architectures": [self.family.architecture()],
+            "attention_dropout": 0.0,
+            "bos_token_id": self.token_ids.bos,
+            "eos_token_id": eos,
+            "head_dim": self.head_dim,
+            (self.family.activation_key()): activation,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "model_type": self.family.model_type(),
+            "num_attention_heads": self.num_attention_heads,
+            "num_hidden_layers": self.layers.len(),
+            "num_key_value_heads": self.num_key_value_heads,
+            "pad_token_id": self.token_ids.pad,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_scaling": self.ropes[0].scaling.to_json(),
+            "rope_theta": self.ropes[0].theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "torch_dtype": "float32",
+            "vocab_size": self.vocab_size,
+        });
+        let Value::Object(mut map) = value else { return value };
+        if let Some(local) = self.ropes.get(1) {
+            map.insert("rope_local_base_freq".into(), json!(local.theta));
+        }
+        self.family.write(self, &mut map);
+        Value::Object(map)
+    }
+
+    /// The rotary embeddings: `rope_theta` with `rope_scaling`, or `rope_parameters`, which where
+    /// there are two holds one for each type of layer.
+    fn read_ropes(&mut self, keys: &mut Keys) -> Result<(), String> {
+        let parameters = keys.part("rope_parameters")?;
+        let scaling = keys.part("rope_scaling")?;
+        if parameters.is_some() && scaling.is_some() {
+            return Err("`rope_parameters` and `rope_scaling` exclude each other".to_owned());
+        }
+        let context = self.max_position_embeddings;
+        let theta = keys.number("rope_theta", self.ropes[0].theta)?;
+        if self.ropes.len() == 1 {
+            self.ropes[0] = Rope::read(parameters.or(scaling), theta, context)?;
+            return Ok(());
+        }
+        let local = keys.number("rope_local_base_freq", self.ropes[1].theta)?;
+        let (global_part, local_part) = match parameters {
+            Some(mut parts) => {
+                let pair = (parts.part("full_attention")?, parts.part("sliding_attention")?);
+                parts.finish(&[])?;
+                pair
+            }
+            None => (scaling, None),
+        };
+        self.ropes =
+            vec![Rope::read(global_part, theta, context)?, Rope::read(local_part, local, context)?];
+        Ok(())
+    }
+}
+
+impl Rope {
+    /// From a table of rotary parameters, `theta` where it has none of its own.
+    fn read(part: Option<Keys>, theta: f64, context: usize) -> Result<Self, String> {
+        let Some(mut keys) = part else { return Ok(Self::new(theta)) };
+        let legacy = keys.text("type")?;
+        let kind = keys.text("rope_type")?.or(legacy).unwrap_or_else(|| "default".to_owned());
+        let theta = keys.number("rope_theta", theta)?;
+        keys.only("partial_rotary_factor", &[json!(1), json!(1.0)])?;
+        // Some writers repeat what the type does not read.
+        let original = keys.size_or("original_max_position_embeddings", context)?;
+        let original = original.unwrap_or(context);
+        let scaling = match kind.as_str() {
+            "default" => RopeScaling::Default,
+            "linear" => RopeScaling::Linear { factor: keys.need("factor")? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: keys.need("factor")?,
+                low_freq_factor: keys.need("low_freq_factor")?,
+                high_freq_factor: keys.need("high_freq_factor")?,
+                original,
+            },
+            "yarn" => {
+                let factor = keys.need("factor")?;
+                // As the paper suggests, or from the two scales of some models.
+                let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+                let (m, all) = (keys.number("mscale", 0.0)?, keys.number("mscale_all_dim", 0.0)?);
+                let made = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };
+                RopeScaling::Yarn {
+                    factor,
+                    original,
+                    beta_fast: keys.number("beta_fast", 32.0)?,
+                    beta_slow: keys.number("beta_slow", 1.0)?,
+                    attention_factor: keys.number("attention_factor", made)?,
+                    truncate: keys.flag("truncate", true)?,
+                }
+            }
+            other => {
+                return Err(format!(
+                    "the rotary scaling `{other}` is not supported\nhint: `default`, `linear`, `llama3` and `yarn` are"
+                ));
+            }
+        };
+        keys.finish(&[])?;
+        Ok(Self { theta, scaling })
+    }
+}
+
+impl RopeScaling {
+    fn to_json(&self) -> Value {
+        match *self {
+            Self::Default => Value::Null,
+            Self::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original,
+            }),
+            Self::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate } => {
+                json!({
+                    "rope_type": "yarn",
+                    "factor": factor,
+                    "original_max_position_embeddings": original,
+                    "beta_fast": beta_fast,
+                    "beta_slow": beta_slow,
+                    "attention_factor": attention_factor,
+                    "truncate": truncate,
+                })
+            }
+        }
+    }
+}
+
+/// The types of the layers, in the words of `config.json`.
+pub(super) fn layer_types(spec: &Spec) -> Value {
+    let kind = |layer: &LayerKind| match *layer == LayerKind::default() {
+        true => "full_attention",
+        false => "sliding_attention",
+    };
+    spec.layers.iter().map(kind).collect()
+}
+
+/// A table whose keys are taken one by one, so that those that nothing takes can be named.
+pub(super) struct Keys {
+    /// What leads to the table, with a dot at the end.
+    path: String,
+    map: Map<String, Value>,
+}
+
+impl Keys {
+    fn new(path: &str, value: Value) -> Result<Self, String> {
+        match value {
+            Value::Object(map) => Ok(Self { path: path.to_owned(), map }),
+            _ if path.is_empty() => Err("is not a JSON object".to_owned()),
+            _ => Err(format!("`{}` is not a table", path.trim_end_matches('.'))),
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("`{}{key}`", self.path)
+    }
+
+    /// The value of `key`; none where it is missing or null.
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong(&self, key: &str, value: &Value, wanted: &str) -> String {
+        format!("{} is {value}, not {wanted}", self.name(key))
+    }
+
+    fn part(&mut self, key: &str) -> Result<Option<Self>, String> {
+        let path = format!("{}{key}.", self.path);
+        self.take(key).map(|value| Self::new(&path, value)).transpose()
+    }
+
+    fn text(&mut self, key: &str) -> Result<Option<String>, String> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(self.wrong(key, &value, "a string")),
+        }
+    }
+
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> Result<bool, String> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(value) => Err(self.wrong(key, &value, "`true` or `false`")),
+        }
+    }
+
+    fn size(&mut self, key: &str) -> Result<usize, String> {
+        if self.map.get(key).is_none_or(Value::is_null) {
+            return Err(format!("{} is missing", self.name(key)));
+        }
+        Ok(self.size_or(key, 0)?.unwrap_or(0))
+    }
+
+    /// `default` where the key is missing, none where it is null.
+    pub(super) fn size_or(&mut self, key: &str, default: usize) -> Result<Option<usize>, String> {
+        match self.map.remove(key) {
+            None => Ok(Some(default)),
+            Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64().and_then(|size| usize::try_from(size).ok()) {
+                Some(size) => Ok(Some(size)),
+                None => Err(self.wrong(key, &value, "a whole number")),
+            },
+        }
+    }
+
+    fn need(&mut self, key: &str) -> Result<f64, String> {
+        if self.map.get(key).is_none_or(Value::is_null) {
+            return Err(format!("{} is missing", self.name(key)));
+        }
+        self.number(key, 0.0)
+    }
+
+    pub(super) fn number(&mut self, key: &str, default: f64) -> Result<f64, String> {
+        match self.take(key) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, &value, "a number")),
+        }
+    }
+
+    /// One token or several.
+    fn ids(&mut self, key: &str) -> Result<Vec<u32>, String> {
+        let Some(value) = self.take(key) else { return Ok(Vec::new()) };
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = match &value {
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| self.wrong(key, &value, "a token id, or a list of them"))
+    }
+
+    /// Whether each layer has a window, where the table says so.
+    pub(super) fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, String> {
+        let Some(value) = self.take("layer_types") else { return Ok(None) };
+        let kinds: Option<Vec<bool>> = value.as_array().and_then(|list| {
+            list.iter()
+                .map(|kind| match kind.as_str() {
+                    Some("full_attention") => Some(false),
+                    Some("sliding_attention") => Some(true),
+                    _ => None,
+                })
+                .collect()
+        });
+        match kinds {
+            Some(kinds) if kinds.len() == layers => Ok(Some(kinds)),
+            _ => Err(format!(
+                "`layer_types` must say `full_attention` or `sliding_attention` for each of {layers} layers"
+            )),
+        }
+    }
+
+    /// The key must be missing, null, or one of `harmless`.
+    pub(super) fn only(&mut self, key: &str, harmless: &[Value]) -> Result<(), String> {
+        match self.take(key) {
+            Some(value) if !harmless.contains(&value) => {
+                Err(format!("{} {value} is not supported", self.name(key)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// No key may be left but those that are `harmless` or null.
+    fn finish(self, harmless: &[&str]) -> Result<(), String> {
+        let is_left = |(key, value): &(&String, &Value)| {
+            !value.is_null() && !harmless.contains(&key.as_str())
+        };
+        match self.map.iter().find(is_left) {
+            None => Ok(()),
+            Some((key, _)) => Err(format!(
+                "{} is a key that is not known here, and might change what the model computes\nhint: if it does not, remove it",
+                self.name(key)
+            )),
+        }
+    }
+}
