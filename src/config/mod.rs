@@ -93,7 +93,7 @@ pub enum PolicyEngine {
     #[serde(rename = "mistralrs")]
     #[clap(name = "mistralrs")]
     MistralRs,
-    /// The engine of this project, on a CPU: Qwen3, many episodes at once.
+    /// The engine of this project: many episodes at once, on a CPU or with CUDA.
     Native,
     /// An OpenAI-compatible endpoint, configured in `policy.remote`.
     Remote,
@@ -153,7 +153,7 @@ impl Default for SamplingConfig {
     }
 }
 
-/// A large model of this process: a Qwen3 folder on the native engine.
+/// A large model of this process: a folder on the native engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalModelConfig {
