@@ -1,5 +1,5 @@
 //! A turn of the policy: however it is cut into pieces, it reads the same; what is reported of it
-//! adds up to what it says; and escaping is undone by unescaping.
+//! adds up to what it says; escaping is undone by unescaping; and escaped text is no reference.
 #![no_main]
 #![allow(dead_code)]
 
@@ -9,6 +9,8 @@ use libfuzzer_sys::fuzz_target;
 mod escape;
 #[path = "../../src/protocol/parse.rs"]
 mod parse;
+#[path = "../../src/protocol/reference.rs"]
+mod reference;
 #[path = "../../src/trajectory.rs"]
 mod trajectory;
 
@@ -20,8 +22,12 @@ const RESPONSE: &str = "interaction_response";
 const ANSWER: &str = "answer";
 const TAGS: [&str; 5] = [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER];
 
+const REFERENCES: [&str; 2] = ["question", "reply"];
+const MESSAGE: &str = "message";
+
 use escape::{escape, unescape};
 use parse::{Fragment, TurnParser, parse_turn};
+use reference::expand;
 use trajectory::Action;
 
 fuzz_target!(|input: (u8, &str)| {
@@ -53,5 +59,6 @@ fuzz_target!(|input: (u8, &str)| {
 
     let escaped = escape(text);
     assert_eq!(unescape(&escaped), text);
+    assert!(!expand(&escaped, "\u{FDD2}", &[Some("\u{FDD2}")]).is_ok_and(|p| p.contains('\u{FDD2}')) || text.contains('\u{FDD2}'));
     assert_eq!(parse_turn(&escaped).action, Action::Nothing);
 });

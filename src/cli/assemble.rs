@@ -14,7 +14,7 @@ use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
 use crate::model::{DeviceChoice, DtypeChoice, Spec, Weights};
-use crate::policy::{Policy, RemotePolicy, TokenPolicy};
+use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
 use crate::train::run_folder::TEMPLATES;
@@ -49,9 +49,11 @@ pub async fn assemble(
     let setup = endpoint_setup(observer);
     let large_models = large_models(config, &setup).await?;
     let mut notes = Vec::new();
-    if matches!(config.policy.engine, None | Some(PolicyEngine::LargeModel)) {
+    if matches!(config.policy.engine, None | Some(PolicyEngine::Direct)) {
         let default = config.default_large_model();
-        notes.push(format!("no policy is configured: the large model `{default}` plays it itself"));
+        notes.push(format!(
+            "no policy is configured: questions go to the large model `{default}` as they are\nhint: `--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
+        ));
     }
     let main = player(config, &config.policy, "policy", &large_models, &setup).await?;
     let canary = match &config.canary {
@@ -86,7 +88,8 @@ async fn player(
             let name = player.name.as_deref().unwrap_or(endpoint);
             (Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))), None)
         }
-        None | Some(PolicyEngine::LargeModel) => {
+        None | Some(PolicyEngine::Direct) => (Arc::new(DirectPolicy), None),
+        Some(PolicyEngine::LargeModel) => {
             let model = large_models.get(config.default_large_model())?;
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }

@@ -99,6 +99,8 @@ pub enum PolicyEngine {
     Remote,
     /// The large model itself.
     LargeModel,
+    /// None: a question goes to the large model as it is, and its reply is the answer.
+    Direct,
 }
 
 /// The small model: which, and how it runs.
@@ -106,7 +108,7 @@ pub enum PolicyEngine {
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
     /// What runs it. Default: `remote` where that is configured, `mistralrs` where there is a
-    /// model to run, and else `large_model`.
+    /// model to run, and else `direct`.
     pub engine: Option<PolicyEngine>,
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
@@ -258,7 +260,7 @@ impl PolicyConfig {
     fn complete(&mut self) {
         self.engine.get_or_insert(match (&self.remote, &self.model) {
             (Some(_), None) => PolicyEngine::Remote,
-            (None, None) => PolicyEngine::LargeModel,
+            (None, None) => PolicyEngine::Direct,
             (_, Some(_)) => PolicyEngine::MistralRs,
         });
     }

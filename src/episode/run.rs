@@ -9,11 +9,15 @@ use tracing::{Instrument, Span, field};
 
 mod ask;
 
+use ask::Asked;
+
 use crate::chat::ChatMessage;
 use crate::large_model::{LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
-use crate::protocol::{Opening, Piece};
-use crate::trajectory::{Action, Observation, TokenUsage, Turn, TurnFinish};
+use crate::protocol::{Opening, Piece, Shown};
+use crate::trajectory::{
+    Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
+};
 
 use super::estimate::UnderWay;
 use super::watch::Watch;
@@ -21,6 +25,10 @@ use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
 };
+
+/// The part of the wall time that is kept for the call that gives an answer its form: one in so
+/// many.
+const FINAL_SHARE: u32 = 4;
 
 /// Runs one episode to its end. Dropping the future cancels both models at once.
 ///
@@ -32,11 +40,14 @@ pub async fn run_episode(
     request: &EpisodeRequest,
     events: &mut dyn EventSink,
 ) -> Result<Episode, EpisodeError> {
+    let time = request.limits.deadline();
+    let kept = if request.form.by_large_model { time / FINAL_SHARE } else { Duration::ZERO };
     let mut run = Run {
         participants,
         request,
         events,
-        deadline: request.started + request.limits.deadline(),
+        deadline: request.started + time,
+        turns_end: request.started + time - kept,
         usage: EpisodeUsage::default(),
         turns: Vec::new(),
         exchanges: Vec::new(),
@@ -85,6 +96,8 @@ struct Run<'a> {
     request: &'a EpisodeRequest,
     events: &'a mut dyn EventSink,
     deadline: Instant,
+    /// When turns and the calls in them end, so that there is time for the answer.
+    turns_end: Instant,
     usage: EpisodeUsage,
     turns: Vec<Turn>,
     /// Prompts and replies so far, as the large model's conversation.
@@ -100,6 +113,24 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn episode(&mut self) -> Result<Episode, EpisodeErrorKind> {
+        // What a tool will tell, no turn can find out.
+        let (ending, trace) = match self.request.form.must_call() {
+            true => (Ending::Without(FinishReason::Answered), TokenTrace::default()),
+            false => {
+                let mut session = self.open().await?;
+                (self.turns(&mut *session).await?, session.trace().clone())
+            }
+        };
+        let (answer, answer_source, reason, reply) = self.conclude(ending).await?;
+        let finish_reason = if self.is_cut { FinishReason::Deadline } else { reason };
+        let trajectory = Trajectory { turns: std::mem::take(&mut self.turns), trace };
+        let model_micros = self.waited.as_micros() as u64;
+        let usage = self.usage;
+        Ok(Episode { answer, answer_source, finish_reason, trajectory, usage, model_micros, reply })
+    }
+
+    /// Shows the policy what is asked.
+    async fn open(&mut self) -> Result<Box<dyn PolicySession>, EpisodeErrorKind> {
         let request = self.request;
         let limits = &request.limits;
         let conversation: Vec<(String, String)> = request
@@ -110,23 +141,14 @@ impl Run<'_> {
         let opening = self.participants.protocol.opening(&Opening {
             question: &self.question().transcript(),
             conversation: &conversation,
+            tools: &request.form.tools(),
             max_turns: limits.max_turns,
             allow_final: limits.allow_final && !request.form.by_large_model,
         })?;
         self.shown = length(&opening);
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
-        let mut session = policy.open_for(&opening, request.sampling, authorization).await?;
-        let ending = self.turns(&mut *session).await?;
-        let (answer, answer_source, reason, reply) = self.conclude(ending).await?;
-        let finish_reason = if self.is_cut { FinishReason::Deadline } else { reason };
-        let trajectory = crate::trajectory::Trajectory {
-            turns: std::mem::take(&mut self.turns),
-            trace: session.trace().clone(),
-        };
-        let model_micros = self.waited.as_micros() as u64;
-        let usage = self.usage;
-        Ok(Episode { answer, answer_source, finish_reason, trajectory, usage, model_micros, reply })
+        Ok(policy.open_for(&opening, request.sampling, authorization).await?)
     }
 
     /// The answer, whose words it is, why the episode ended, and the reply that made it.
@@ -141,13 +163,20 @@ impl Run<'_> {
             _ => FinishReason::Answered,
         };
         if self.request.form.by_large_model {
-            let draft = match ending {
-                Ending::Policy(text) | Ending::Unfinished(text) => text,
-                Ending::LargeModel(reply) => reply.message.as_text(),
-                Ending::Without(_) => String::new(),
+            let (draft, source) = match ending {
+                Ending::Policy(text) | Ending::Unfinished(text) => (text, Policy),
+                Ending::LargeModel(reply) => (reply.message.as_text(), LargeModel),
+                Ending::Without(_) => (String::new(), LargeModel),
             };
-            let reply = self.formed(&draft).await?;
-            return Ok((reply.message.as_text(), LargeModel, reason, Some(reply)));
+            return match self.formed(&draft).await {
+                Ok(reply) => Ok((reply.message.as_text(), LargeModel, reason, Some(reply))),
+                Err(EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. }))
+                    if self.request.form.is_optional() =>
+                {
+                    self.unformed(draft, source).await
+                }
+                Err(error) => Err(error),
+            };
         }
         match ending {
             Ending::Policy(text) | Ending::Unfinished(text) => Ok((text, Policy, reason, None)),
@@ -177,7 +206,7 @@ impl Run<'_> {
             if room == 0 {
                 return Ok(Ending::Without(FinishReason::TokenLimit));
             }
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= self.turns_end {
                 return Ok(Ending::Without(FinishReason::Deadline));
             }
             if self.is_over_budget() {
@@ -214,7 +243,7 @@ impl Run<'_> {
             gen_ai.usage.output_tokens = field::Empty,
         );
         let writing = session.turn(room, &mut sink).instrument(span.clone());
-        let written = timeout_at(self.deadline.into(), writing).await;
+        let written = timeout_at(self.turns_end.into(), writing).await;
         if let Ok(Ok(written)) = &written {
             record_usage(&span, written.usage);
         }
@@ -270,16 +299,20 @@ impl Run<'_> {
             Action::Answer(answer) => Ok(ControlFlow::Break(Ending::Policy(answer))),
             _ if cut => Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit))),
             Action::Nothing => Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed))),
-            Action::FinalPrompt(prompt) => {
-                let is_answer = !self.request.form.by_large_model;
-                match self.ask(&prompt, is_answer).await {
-                    Ok((reply, observation)) => {
-                        self.attach(observation);
-                        Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
-                    }
-                    Err(error) => self.do_without(error),
-                }
+            Action::FinalPrompt(prompt) if drafts && self.is_question(&prompt) => {
+                // The call that gives the answer its form asks just that.
+                Ok(ControlFlow::Break(Ending::Without(FinishReason::Answered)))
             }
+            Action::FinalPrompt(prompt) => match self.ask(&prompt, !drafts).await {
+                Ok(Asked::Replied(reply, observation)) => {
+                    self.attach(observation);
+                    Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
+                }
+                Ok(Asked::Missing(_)) => {
+                    Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed)))
+                }
+                Err(error) => self.do_without(error),
+            },
             Action::Prompt(prompt) => self.exchange(session, &prompt).await,
         }
     }
@@ -295,16 +328,21 @@ impl Run<'_> {
         if is_last && !limits.fallback {
             return Ok(ControlFlow::Break(Ending::Without(FinishReason::TurnLimit)));
         }
-        let (reply, mut observation) = match self.ask(prompt, false).await {
-            Ok(asked) => asked,
+        let head;
+        let shown = match self.ask(prompt, false).await {
+            Ok(Asked::Replied(reply, mut observation)) => {
+                let reply = reply.message.as_text();
+                head = reply.chars().take(limits.observation_chars).collect::<String>();
+                observation.truncated = head.len() < reply.len();
+                let is_repeated = observation.repeated;
+                self.attach(observation);
+                if is_repeated { Shown::Repeated(&head) } else { Shown::Reply(&head) }
+            }
+            Ok(Asked::Missing(turn)) => Shown::Missing(turn),
             Err(error) => return self.do_without(error),
         };
-        let reply = reply.message.as_text();
-        let shown: String = reply.chars().take(limits.observation_chars).collect();
-        observation.truncated = shown.len() < reply.len();
-        self.attach(observation);
         if !is_last {
-            let observation = self.participants.protocol.observation(&shown)?;
+            let observation = self.participants.protocol.observation(shown)?;
             self.shown += length(&observation);
             session.observe(&observation)?;
         }
@@ -315,7 +353,7 @@ impl Run<'_> {
     fn do_without(&self, error: EpisodeErrorKind) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         match error {
             EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
-                if !self.exchanges.is_empty() =>
+                if !self.exchanges.is_empty() || self.request.form.by_large_model =>
             {
                 Ok(ControlFlow::Break(Ending::Without(FinishReason::Deadline)))
             }
@@ -347,6 +385,21 @@ impl Run<'_> {
         }
         let reply = self.call(messages, true).await?;
         Ok((reply.message.as_text(), Some(reply)))
+    }
+
+    /// The answer without its form, where there was no time left to give it one.
+    async fn unformed(
+        &mut self,
+        draft: String,
+        source: AnswerSource,
+    ) -> Result<(String, AnswerSource, FinishReason, Option<Reply>), EpisodeErrorKind> {
+        let reason = FinishReason::Deadline;
+        if draft.is_empty() {
+            let (text, reply) = self.best(reason).await?;
+            return Ok((text, AnswerSource::LargeModel, reason, reply));
+        }
+        self.announce(true, draft.clone()).await?;
+        Ok((draft, source, reason, None))
     }
 
     async fn announce(&mut self, is_answer: bool, text: String) -> Result<(), EpisodeErrorKind> {

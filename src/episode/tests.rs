@@ -1,13 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::large_model::{Call, Reply, Scripted};
-use crate::policy::ScriptedPolicy;
+use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
+use crate::policy::{DirectPolicy, ScriptedPolicy};
 use crate::trajectory::Action;
 
 /// What the large model was asked, call by call: the contents of its user and assistant messages.
@@ -15,13 +16,18 @@ type Asked = Arc<Mutex<Vec<Vec<String>>>>;
 
 /// Replies "r1", "r2"… and writes down what it was asked.
 fn counting() -> (impl LargeModel, Asked) {
+    replying(|number| format!("r{number}"))
+}
+
+/// Replies what the function makes of the call's number, and writes down what it was asked.
+fn replying(said: impl Fn(usize) -> String + Send + Sync) -> (impl LargeModel, Asked) {
     let asked: Asked = Arc::default();
     let log = Arc::clone(&asked);
     let model = Scripted::new("counting", move |call: &Call| {
         let mut log = log.lock().unwrap();
-        let said = call.messages.iter().filter(|message| message.role != "system");
-        log.push(said.map(ChatMessage::as_text).collect());
-        let mut reply = Reply::text(format!("r{}", log.len()));
+        let heard = call.messages.iter().filter(|message| message.role != "system");
+        log.push(heard.map(ChatMessage::as_text).collect());
+        let mut reply = Reply::text(said(log.len()));
         reply.usage = TokenUsage { prompt_tokens: 10, completion_tokens: 2 };
         Ok(reply)
     });
@@ -147,8 +153,206 @@ async fn the_large_model_sees_its_own_conversation() {
     let policy = ScriptedPolicy::turns([ASK_A, ASK_B, SAY]);
     run_with(&policy, &model, Limits::default()).await.unwrap();
     let asked = asked.lock().unwrap();
-    assert_eq!(asked[0], ["a"]);
-    assert_eq!(asked[1], ["a", "r1", "b"]);
+    // The question goes with the first prompt, whatever the policy made of it.
+    assert_eq!(asked[0], ["the question\n\na"]);
+    assert_eq!(asked[1], ["the question\n\na", "r1", "b"]);
+}
+
+#[tokio::test]
+async fn prompts_refer_to_the_question_and_to_replies() {
+    let ask = |prompt: &str| format!("<interaction_prompt>{prompt}</interaction_prompt>");
+    let turns = [
+        ask("Solve: <question/>"),
+        ask("<reply 2/>"),
+        ask("Check: <reply 1/> Was <question/> asked?"),
+        ask("check: R1 was\nthe question asked?"),
+        SAY.to_owned(),
+    ];
+    let shown: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = Arc::clone(&shown);
+    let policy = ScriptedPolicy::new(move |shown| {
+        *log.lock().unwrap() = shown.to_vec();
+        turns[shown.len() - 1].clone()
+    });
+    let (model, asked) = counting();
+    let episode = run_with(&policy, &model, Limits::default()).await.unwrap();
+    let asked = asked.lock().unwrap();
+    // The question is there already, so it does not go with the first prompt.
+    assert_eq!(asked[0], ["Solve: the question"]);
+    assert_eq!(asked[1][2], "Check: r1 Was the question asked?");
+    assert_eq!(asked.len(), 2, "neither a missing reply nor a repeated prompt costs a call");
+    let shown = shown.lock().unwrap();
+    assert!(shown[2].starts_with("There is no reply 2"), "{shown:?}");
+    assert!(shown[4].starts_with("This prompt was sent before"), "{shown:?}");
+    let turns = &episode.trajectory.turns;
+    assert_eq!(turns[1].observation, None);
+    assert!(turns[3].observation.as_ref().unwrap().repeated);
+    assert_eq!(turns[0].action, Action::Prompt("Solve: <question/>".into()), "as it was written");
+}
+
+#[tokio::test]
+async fn what_comes_from_outside_is_no_reference() {
+    // The policy copies, escaped as it was shown, what the large model and the user wrote.
+    let (model, asked) = replying(|_| "<question/>".to_owned());
+    let policy = ScriptedPolicy::new(|shown| match shown.len() {
+        1 => ASK_A.to_owned(),
+        2 => {
+            let copied = shown[1].lines().nth(1).unwrap();
+            format!("<final_prompt>Is {copied} <reply 1/> right?</final_prompt>")
+        }
+        _ => unreachable!(),
+    });
+    run_with(&policy, &model, Limits::default()).await.unwrap();
+    assert_eq!(asked.lock().unwrap()[1][2], "Is <question/> <question/> right?");
+}
+
+fn form(params: serde_json::Value) -> AnswerForm {
+    let params = params.as_object().cloned().unwrap();
+    AnswerForm { params, by_large_model: true, check: None }
+}
+
+async fn run_formed(
+    policy: &ScriptedPolicy,
+    model: &dyn LargeModel,
+    form: AnswerForm,
+    deadline_ms: u64,
+) -> Result<Episode, EpisodeError> {
+    let protocol = Protocol::load(None).unwrap();
+    let participants = Participants { policy, large_model: model, protocol: &protocol };
+    let mut request = EpisodeRequest::new("the question", Sampling::GREEDY);
+    request.form = form;
+    request.limits.deadline_ms = deadline_ms;
+    run_episode(participants, &request, &mut Silent).await
+}
+
+const TOOLS: &str =
+    r#"[{"type": "function", "function": {"name": "weather", "description": "d"}}]"#;
+
+#[tokio::test]
+async fn without_a_policy_the_large_model_is_asked_as_it_would_be_directly() {
+    let protocol = Protocol::load(None).unwrap();
+    let message = |role: &str, text: &str| ChatMessage::text(role, text);
+    let tools: serde_json::Value = serde_json::from_str(TOOLS).unwrap();
+    for (is_continued, form) in [
+        (false, AnswerForm::default()),
+        (false, form(serde_json::json!({"tools": tools}))),
+        (true, AnswerForm::default()),
+        (true, form(serde_json::json!({"tools": tools}))),
+    ] {
+        let mut request = EpisodeRequest::new("the question", Sampling::GREEDY);
+        request.conversation = vec![message("user", "hello"), message("assistant", "hi")];
+        if is_continued {
+            let after = ["the question", "a call", "a result"];
+            request.conversation.extend(after.map(|text| message("user", text)));
+        }
+        let mut expected: Vec<String> =
+            request.conversation.iter().map(ChatMessage::as_text).collect();
+        if !is_continued {
+            expected.push("the question".to_owned());
+        }
+        request.is_continued = is_continued;
+        request.form = form;
+        let (model, asked) = counting();
+        let policy = DirectPolicy;
+        let participants =
+            Participants { policy: &policy, large_model: &model, protocol: &protocol };
+        let episode = run_episode(participants, &request, &mut Silent).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), [expected]);
+        assert_eq!((&*episode.answer, episode.answer_source), ("r1", AnswerSource::LargeModel));
+        assert_eq!(episode.finish_reason, FinishReason::Answered);
+        assert_eq!(episode.usage.policy.tokens, TokenUsage::default());
+    }
+}
+
+#[tokio::test]
+async fn a_tool_that_must_be_called_is_not_waited_for() {
+    let tools: serde_json::Value = serde_json::from_str(TOOLS).unwrap();
+    let policy = ScriptedPolicy::new(|_| panic!("the policy was asked"));
+    let (model, asked) = counting();
+    let required = form(serde_json::json!({"tools": tools, "tool_choice": "required"}));
+    let episode = run_formed(&policy, &model, required, 60_000).await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), [["the question"]]);
+    assert_eq!(episode.finish_reason, FinishReason::Answered);
+    assert_eq!(episode.usage.policy.calls, 0);
+
+    // One that may be called is known to the policy.
+    let policy = ScriptedPolicy::new(|shown| {
+        assert!(shown[0].contains("- weather: d\n"), "{}", shown[0]);
+        [ASK_A, SAY][shown.len() - 1].to_owned()
+    });
+    let (model, asked) = counting();
+    let free = form(serde_json::json!({"tools": tools, "tool_choice": "auto"}));
+    run_formed(&policy, &model, free, 60_000).await.unwrap();
+    let asked = asked.lock().unwrap();
+    let [notes] = &asked[1][..] else { panic!("{asked:?}") };
+    assert!(notes.contains("<interaction_response>\nr1\n</interaction_response>"), "{notes}");
+    assert!(notes.contains("<answer>\ndone\n</answer>"), "{notes}");
+    assert!(notes.ends_with("\n\nthe question"), "{notes}");
+}
+
+/// Replies once, and then never again, but to a call for the form that was asked for, if it does so.
+struct Stuck {
+    replied: AtomicBool,
+    gives_form: bool,
+}
+
+impl Stuck {
+    fn new(gives_form: bool) -> Self {
+        Self { replied: AtomicBool::new(false), gives_form }
+    }
+}
+
+#[async_trait::async_trait]
+impl LargeModel for Stuck {
+    fn name(&self) -> &str {
+        "stuck"
+    }
+
+    fn prices(&self) -> crate::large_model::Prices {
+        crate::large_model::Prices::default()
+    }
+
+    async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+        let is_form =
+            ["tools", "presence_penalty"].iter().any(|key| call.params.contains_key(*key));
+        if is_form && self.gives_form {
+            return Ok(Reply::text("the form"));
+        }
+        if is_form || self.replied.swap(true, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(Reply::text("a reply"))
+    }
+
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+        self.complete(call).await.map(reply_stream)
+    }
+}
+
+#[tokio::test]
+async fn time_is_kept_for_the_answer() {
+    // The policy would go on asking for ever.
+    let policy = ScriptedPolicy::new(|shown| {
+        format!("<interaction_prompt>{}</interaction_prompt>", shown.len())
+    });
+    let tools: serde_json::Value = serde_json::from_str(TOOLS).unwrap();
+    for (params, gives_form, answer) in [
+        (serde_json::json!({"tools": tools}), true, "the form"),
+        // Without time for the form, what is known is the answer where it can be.
+        (serde_json::json!({"presence_penalty": 0.1}), false, "a reply"),
+    ] {
+        let model = Stuck::new(gives_form);
+        let episode = run_formed(&policy, &model, form(params), 1_000).await.unwrap();
+        assert_eq!(episode.answer, answer);
+        assert_eq!(episode.finish_reason, FinishReason::Deadline);
+    }
+    let tools = form(serde_json::json!({"tools": tools}));
+    let error = run_formed(&policy, &Stuck::new(false), tools, 1_000).await.unwrap_err();
+    let deadline = |kind: &EpisodeErrorKind| match kind {
+        EpisodeErrorKind::LargeModel(error) => matches!(error, LargeModelError::Deadline { .. }),
+        _ => false,
+    };
+    assert!(deadline(&error.kind), "{error}");
 }
 
 #[tokio::test]

@@ -190,7 +190,8 @@ impl ApiError {
             EpisodeErrorKind::Policy(PolicyError::Remote(error)) => {
                 Self::of_large_model(error, is_callers_key)
             }
-            EpisodeErrorKind::Policy(PolicyError::Tokenizer(_)) | EpisodeErrorKind::Protocol(_) => {
+            EpisodeErrorKind::Policy(PolicyError::Tokenizer(_) | PolicyError::Program { .. })
+            | EpisodeErrorKind::Protocol(_) => {
                 tracing::error!(%error, "an episode failed");
                 Self::internal()
             }

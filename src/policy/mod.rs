@@ -11,10 +11,14 @@ use crate::protocol::Piece;
 use crate::tokenization::TokenizerError;
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
+mod direct;
+mod program;
 mod remote;
 mod scripted;
 mod token;
 
+pub use direct::DirectPolicy;
+pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
 pub use token::TokenPolicy;
@@ -28,6 +32,14 @@ pub enum PolicyError {
     /// The endpoint that plays the policy failed.
     #[error("the policy's endpoint failed: {0}")]
     Remote(#[from] LargeModelError),
+    /// The program that plays the policy failed.
+    #[error("the policy's program `{command}` failed: {reason}")]
+    Program {
+        /// The program and its arguments.
+        command: String,
+        /// What happened.
+        reason: String,
+    },
     /// Text could not be tokenised.
     #[error("the policy's tokenizer failed: {0}")]
     Tokenizer(String),

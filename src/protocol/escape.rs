@@ -1,29 +1,53 @@
-//! Keeps text from outside from containing the protocol's tags, without losing a character.
+//! Keeps text from outside from containing the protocol's tags or references, without losing a
+//! character.
 //!
 //! `<answer>` becomes `&lt;answer>`, what already reads `&lt;answer>` becomes `&amp;lt;answer>`,
 //! and so on: one level is added here and taken away by [`unescape`], so the two are inverse on
 //! every text. Text that names no tag is unchanged.
 
-use super::TAGS;
+use super::{ANSWER, FINAL_PROMPT, MESSAGE, PROMPT, REFERENCES, RESPONSE, THINK};
 
-/// Adds one level of escaping before each tag.
+/// Every name that is escaped behind a `<`.
+const NAMES: [&str; 8] =
+    [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER, MESSAGE, REFERENCES[0], REFERENCES[1]];
+/// Those of a prompt that parsing unescapes: all but references, which are resolved first.
+const IN_PROMPTS: [&str; 6] = [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER, MESSAGE];
+
+/// Adds one level of escaping before each tag and reference.
 pub fn escape(text: &str) -> String {
-    rewrite(text, |levels| Some(levels + 1))
+    rewrite(text, &NAMES, |levels| Some(levels + 1))
 }
 
-/// Takes one level of escaping from each tag; what is not escaped stays as it is.
+/// Takes one level of escaping from each tag and reference; what is not escaped stays as it is.
 pub fn unescape(text: &str) -> String {
-    rewrite(text, |levels| levels.checked_sub(1))
+    unescape_names(text, &NAMES)
 }
 
-/// [`unescape`] for text that arrives in pieces: what it gives adds up to the whole, unescaped.
+/// The same for the given names alone.
+pub(super) fn unescape_names(text: &str, names: &[&str]) -> String {
+    rewrite(text, names, |levels| levels.checked_sub(1))
+}
+
+/// The names that are unescaped in the content of `tag`.
+pub(super) fn names_in(tag: &str) -> &'static [&'static str] {
+    if [PROMPT, FINAL_PROMPT].contains(&tag) { &IN_PROMPTS } else { &NAMES }
+}
+
+/// [`unescape_names`] for text that arrives in pieces: what it gives adds up to the whole,
+/// unescaped.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unescaper {
     /// What may grow into an escaped tag.
     held: String,
+    names: &'static [&'static str],
 }
 
 impl Unescaper {
+    /// For the content of `tag`.
+    pub(super) fn within(tag: &str) -> Self {
+        Self { held: String::new(), names: names_in(tag) }
+    }
+
     /// Takes a piece; gives what became certain by it.
     pub(super) fn push(&mut self, piece: String) -> String {
         if self.held.is_empty() && !piece.contains('&') {
@@ -31,12 +55,12 @@ impl Unescaper {
         }
         self.held.push_str(&piece);
         let kept = self.held.split_off(certain(&self.held));
-        unescape(&std::mem::replace(&mut self.held, kept))
+        unescape_names(&std::mem::replace(&mut self.held, kept), self.names)
     }
 
     /// What was held back, now that nothing follows.
     pub(super) fn finish(&mut self) -> String {
-        unescape(&std::mem::take(&mut self.held))
+        unescape_names(&std::mem::take(&mut self.held), self.names)
     }
 }
 
@@ -61,17 +85,17 @@ fn may_grow(after: &str) -> bool {
         let head = tag.get(..name.len());
         name.len() < tag.len() && head.is_some_and(|head| head.eq_ignore_ascii_case(name))
     };
-    TAGS.into_iter().any(begins)
+    NAMES.into_iter().any(begins)
 }
 
-/// Rewrites each tag opener with another number of levels; `None` leaves it alone.
-fn rewrite(text: &str, change: impl Fn(usize) -> Option<usize>) -> String {
+/// Rewrites each `<` before one of `names` with another number of levels; `None` leaves it alone.
+fn rewrite(text: &str, names: &[&str], change: impl Fn(usize) -> Option<usize>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(['<', '&']) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        match opener(rest).and_then(|(length, levels)| Some((length, change(levels)?))) {
+        match opener(rest, names).and_then(|(length, levels)| Some((length, change(levels)?))) {
             Some((length, levels)) => {
                 match levels {
                     0 => out.push('<'),
@@ -93,9 +117,9 @@ fn rewrite(text: &str, change: impl Fn(usize) -> Option<usize>) -> String {
     out
 }
 
-/// Whether `text` starts with `<`, escaped any number of times, right before a tag's name. Gives
+/// Whether `text` starts with `<`, escaped any number of times, right before one of `names`. Gives
 /// the length of that `<` in bytes and its levels of escaping.
-fn opener(text: &str) -> Option<(usize, usize)> {
+fn opener(text: &str, names: &[&str]) -> Option<(usize, usize)> {
     let (length, levels) = if text.starts_with('<') {
         (1, 0)
     } else {
@@ -110,7 +134,7 @@ fn opener(text: &str) -> Option<(usize, usize)> {
     };
     let name = &text[length..];
     let name = name.strip_prefix('/').unwrap_or(name);
-    let is_tag = TAGS
+    let is_tag = names
         .iter()
         .any(|tag| name.get(..tag.len()).is_some_and(|head| head.eq_ignore_ascii_case(tag)));
     is_tag.then_some((length, levels))
@@ -134,6 +158,8 @@ mod tests {
             ("&amp;lt;think>", "&amp;amp;lt;think>"),
             ("<<think>", "<&lt;think>"),
             ("é<answer", "é&lt;answer"),
+            ("<question/> <reply 1/>", "&lt;question/> &lt;reply 1/>"),
+            ("</message>&lt;reply", "&lt;/message>&amp;lt;reply"),
         ] {
             assert_eq!(escape(outside), inside);
             assert_eq!(unescape(inside), outside);
@@ -150,8 +176,9 @@ mod tests {
             (&["&lt", ";/THI", "NK>"], &["", "", "</THINK>"]),
             (&["&lt;b>"], &["&lt;b>"]),
             (&["&lt;", "br>"], &["", "&lt;br>"]),
+            (&["&lt;repl", "y 1/>"], &["", "<reply 1/>"]),
         ] {
-            let mut unescaper = Unescaper::default();
+            let mut unescaper = Unescaper::within(ANSWER);
             let got: Vec<_> = pieces.iter().map(|piece| unescaper.push((*piece).into())).collect();
             assert_eq!(got, given, "{pieces:?}");
         }
@@ -159,10 +186,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaping_is_undone(text in "(<|/|&|amp;|lt;|think|answer|>|é| ){0,12}") {
+        fn escaping_is_undone(text in "(<|/|&|amp;|lt;|think|answer|question|reply|>|é| ){0,12}") {
             let escaped = escape(&text);
             prop_assert_eq!(unescape(&escaped), text);
-            for tag in TAGS {
+            for tag in NAMES {
                 prop_assert!(!escaped.contains(&format!("<{tag}")), "{}", escaped);
                 prop_assert!(!escaped.contains(&format!("</{tag}")), "{}", escaped);
             }
@@ -173,7 +200,7 @@ mod tests {
             text in "(<|/|&|amp;|lt;|thi|nk|ANSWER|final_prompt|>|é| |x){0,14}",
             size in 1usize..9,
         ) {
-            let mut unescaper = Unescaper::default();
+            let mut unescaper = Unescaper::within(ANSWER);
             let characters: Vec<char> = text.chars().collect();
             let pieces = characters.chunks(size).map(String::from_iter);
             let mut whole: String = pieces.map(|piece| unescaper.push(piece)).collect();

@@ -1,16 +1,26 @@
 //! The protocol between the policy and the loop: what the policy is told, how its turns are read,
 //! and how text from outside is kept from posing as either. Pure.
+//!
+//! # Reading and escaping
+//! A turn is a thought and one action, each in tags; [`parse_turn`] says what an incomplete one
+//! means. A prompt may hold references ([`expand`]): `<question/>`, `<reply N/>`. The templates
+//! frame text from outside with further tags. In that text every name of the three is escaped
+//! ([`escape`]), so it can neither end its frame nor act; a policy that copies it writes it escaped,
+//! and parsing a turn takes the escaping away. Only that of references in prompts stays until they
+//! are resolved.
 
 mod escape;
 mod parse;
 mod piece;
+mod reference;
 mod template;
 
 pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat};
 pub(crate) use piece::{join as join_pieces, split as split_pieces};
-pub use template::{Opening, Protocol, ProtocolError, TEMPLATE_FILES};
+pub use reference::{carries, comparable, expand};
+pub use template::{Opening, Protocol, ProtocolError, Shown, TEMPLATE_FILES};
 
 /// The tag that holds the policy's thinking.
 pub const THINK: &str = "think";
@@ -25,3 +35,7 @@ pub const ANSWER: &str = "answer";
 
 /// Every tag of the protocol.
 pub const TAGS: [&str; 5] = [THINK, PROMPT, FINAL_PROMPT, RESPONSE, ANSWER];
+/// The names of references in prompts.
+pub const REFERENCES: [&str; 2] = ["question", "reply"];
+/// The tag that holds a message of the conversation in the policy's opening.
+pub const MESSAGE: &str = "message";

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::trajectory::Action;
 
-use super::escape::{Unescaper, unescape};
+use super::escape::{Unescaper, names_in, unescape_names};
 use super::{ANSWER, FINAL_PROMPT, PROMPT, TAGS, THINK};
 
 /// The tags of which a turn does one.
@@ -130,18 +130,18 @@ impl TurnParser {
     /// What the turn says, now that it is complete.
     pub fn finish(mut self) -> ParsedTurn {
         self.close();
-        let content = |at: Range<usize>| {
+        let content = |tag: &str, at: Range<usize>| {
             let content = self.text[at].trim();
-            (!content.is_empty()).then(|| unescape(content))
+            (!content.is_empty()).then(|| unescape_names(content, names_in(tag)))
         };
-        let action = self.action.and_then(|(tag, at)| Some((tag, content(at)?)));
+        let action = self.action.and_then(|(tag, at)| Some((tag, content(tag, at)?)));
         let action = match action {
             None => Action::Nothing,
             Some((PROMPT, text)) => Action::Prompt(text),
             Some((FINAL_PROMPT, text)) => Action::FinalPrompt(text),
             Some((_, text)) => Action::Answer(text),
         };
-        ParsedTurn { think: self.think.and_then(content), action }
+        ParsedTurn { think: self.think.and_then(|at| content(THINK, at)), action }
     }
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
@@ -155,7 +155,7 @@ impl TurnParser {
                     if let Some(tag) = opened {
                         self.read = at + tag.len() + 2;
                         self.place = Place::In { tag, start: self.read, doubt: None };
-                        (self.reported, self.report) = (self.read, Report::default());
+                        (self.reported, self.report) = (self.read, Report::within(tag));
                         return;
                     }
                     if TAGS.iter().any(|tag| mark.may_open(tag)) {
@@ -230,6 +230,10 @@ struct Report {
 }
 
 impl Report {
+    fn within(tag: &str) -> Self {
+        Self { unescaper: Unescaper::within(tag), ..Self::default() }
+    }
+
     fn push(&mut self, content: &str, is_all: bool) -> String {
         let content = if self.has_begun { content } else { content.trim_start() };
         self.has_begun |= !content.is_empty();
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_form_of_turn_has_a_decided_reading() {
-        let cases: [(&str, Option<&str>, Action); 19] = [
+        let cases: [(&str, Option<&str>, Action); 21] = [
             ("<think>a</think><interaction_prompt>b</interaction_prompt>", Some("a"), prompt("b")),
             ("<think>\na\n</think>\n\n<answer>\n b \n</answer>\n", Some("a"), answer("b")),
             (
@@ -352,6 +356,13 @@ mod tests {
             ("<interaction_prompt></interaction_prompt>", None, Action::Nothing),
             // The policy copies escaped text from its question: the world gets it as it was.
             ("<answer>use &lt;think></answer>", None, answer("use <think>")),
+            // The escaping of references stays until they are resolved, which is for prompts only.
+            (
+                "<interaction_prompt>&lt;think> <reply 1/> &lt;question/></interaction_prompt>",
+                None,
+                prompt("<think> <reply 1/> &lt;question/>"),
+            ),
+            ("<answer>&lt;question/> <reply 1/></answer>", None, answer("<question/> <reply 1/>")),
             // A second think is no think.
             ("<think>a</think><think>b</think><answer>c</answer>", Some("a"), answer("c")),
         ];
@@ -406,7 +417,7 @@ mod tests {
     proptest! {
         #[test]
         fn reading_in_pieces_equals_reading_whole(
-            text in "(<think>|</think>|<answer>|</answer>|<interaction_prompt>|</interaction_prompt>|<|</|&|&amp;|amp;|lt;|think|an|swer>|é|x| ){0,14}",
+            text in "(<think>|</think>|<answer>|</answer>|<interaction_prompt>|</interaction_prompt>|<|</|&|&amp;|amp;|lt;|think|an|swer>|que|stion/>|é|x| ){0,14}",
             cuts in prop::collection::vec(0usize..80, 0..8),
         ) {
             let mut parser = TurnParser::default();

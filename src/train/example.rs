@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::dataset::world::demonstration::Demonstration;
 use crate::protocol::{
-    ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, THINK,
+    ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
 use crate::tokenization::{Message, TextSide, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
@@ -55,14 +55,14 @@ pub fn demonstration(
     shown: &Demonstration,
 ) -> Result<TokenTrace, ExampleError> {
     let question = shown.task.question.as_str();
-    let opening = Opening { question, conversation: &[], max_turns, allow_final: false };
+    let opening = Opening { question, max_turns, ..Opening::default() };
     let mut trace = TokenTrace::default();
     trace.push_context(&text.opening_ids(&protocol.opening(&opening)?)?);
     for turn in &shown.turns {
         push_turn(text, &mut trace, &turn_text(&turn.think, &turn.action))?;
         if let Some(reply) = &turn.reply {
             let last = trace.ids.last().copied();
-            let observation = protocol.observation(reply)?;
+            let observation = protocol.observation(Shown::Reply(reply))?;
             trace.push_context(&text.observation_ids(last, &observation)?);
         }
     }

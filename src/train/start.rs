@@ -28,6 +28,9 @@ pub struct StartConfig {
     pub path: Option<PathBuf>,
     /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
     pub new: Option<NewModel>,
+    /// A folder of protocol templates that the policy is taught, and carries from then on. Default:
+    /// those in its own folder, or the built-in ones.
+    pub templates: Option<PathBuf>,
     /// Train a new low-rank adapter instead of the weights.
     pub lora: Option<AdapterConfig>,
     /// Or go on with the adapter in this PEFT folder.
@@ -75,6 +78,8 @@ pub struct Start {
     pub text: Arc<TextSide>,
     /// The folder they came from.
     pub folder: PathBuf,
+    /// The protocol templates, if they are not those of the folder.
+    templates: Option<PathBuf>,
 }
 
 impl Start {
@@ -119,18 +124,25 @@ impl Start {
             model = model.with_adapter(adapter);
         }
         model.set_recompute(config.recompute);
-        Ok(Self { model, text, folder })
+        Ok(Self { model, text, folder, templates: config.templates.clone() })
     }
 
-    /// The protocol this model was or will be taught: its own templates, or the built-in ones.
+    /// The protocol this model was or will be taught: that of the run, else its own templates, else
+    /// the built-in ones.
     pub fn protocol(&self) -> Result<Protocol, TrainError> {
-        let own = self.folder.join(TEMPLATES);
-        Ok(Protocol::load(own.is_dir().then_some(own.as_path()))?)
+        Ok(Protocol::load(self.templates().as_deref())?)
     }
 
-    /// Writes `model` with this text side as a folder that can be served.
+    fn templates(&self) -> Option<PathBuf> {
+        let own = self.folder.join(TEMPLATES);
+        self.templates.clone().or_else(|| own.is_dir().then_some(own))
+    }
+
+    /// Writes `model` with this text side as a folder that can be served, by the templates that it
+    /// was taught: later versions of the built-in ones do not change what it reads.
     pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
         copy_text_side(&self.folder, folder)?;
+        Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
         model.save(folder)?;
         if let Some(adapter) = model.adapter() {
             adapter.save(&folder.join("adapter"))?;
@@ -150,7 +162,7 @@ fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result
     }
     let mut lines = World::generate(world)?.vocabulary_corpus(200, 0)?;
     let protocol = Protocol::load(new.templates.as_deref())?;
-    let opening = Opening { question: "", conversation: &[], max_turns: 9, allow_final: false };
+    let opening = Opening { max_turns: 9, ..Opening::default() };
     lines.extend(protocol.opening(&opening)?.into_iter().filter_map(|piece| match piece {
         Piece::Markup(text) => Some(text),
         Piece::Text(_) => None,

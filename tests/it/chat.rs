@@ -245,11 +245,11 @@ async fn a_whole_conversation_reaches_both() {
     let (status, body) = server.json(PATH, request(json!({"messages": messages}))).await;
     assert_eq!(status, 200, "{body}");
     let sent = upstream.last().json()["messages"].as_array().unwrap().clone();
-    assert_eq!(sent[1..4], messages.as_array().unwrap()[..3]);
-    assert_eq!(sent[4]["content"][0], sound);
-    assert_eq!(sent[4]["content"][1], image);
+    assert_eq!(sent[..3], messages.as_array().unwrap()[..3]);
+    assert_eq!(sent[3]["content"][0], sound);
+    assert_eq!(sent[3]["content"][1], image);
     // The policy was told that there is more than text, and asked with it.
-    let prompt = sent[4]["content"][2]["text"].as_str().unwrap();
+    let prompt = sent[3]["content"][2]["text"].as_str().unwrap();
     assert_eq!(prompt, "Where?\n[input_audio]\n[image_url]");
 }
 
@@ -272,9 +272,11 @@ async fn an_answer_of_json() {
     let last = upstream.last().json();
     assert_eq!(last["response_format"], schema());
     let messages = last["messages"].as_array().unwrap();
+    // What was found out is a user's text, never a system message, and roles take turns.
+    assert_eq!((messages.len(), &messages[0]["role"]), (1, &json!("user")));
     let notes = messages[0]["content"].as_str().unwrap();
     assert!(notes.contains("Lyon") && notes.contains("Where?"), "{notes}");
-    assert_eq!(messages[1..], asked["messages"].as_array().unwrap()[..]);
+    assert!(notes.ends_with("\n\nWhere?"), "{notes}");
     let first = &upstream.requests()[0].json();
     assert!(first.get("response_format").is_none(), "only the answer has a form");
 
@@ -341,9 +343,11 @@ async fn tools_are_the_large_models_to_call() {
     assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!("It is sunny")));
     let requests = upstream.requests();
     let sent = requests[requests.len() - 1].json()["messages"].as_array().unwrap().clone();
-    assert_eq!(sent[1..], next["messages"].as_array().unwrap()[..]);
+    let question = sent[0]["content"].as_str().unwrap();
+    assert!(question.contains("noted") && question.ends_with("\n\nWhere?"), "{question}");
+    assert_eq!(sent[1..], next["messages"].as_array().unwrap()[1..]);
     let sent = requests[requests.len() - 2].json()["messages"].as_array().unwrap().clone();
-    assert_eq!(sent[1..4], next["messages"].as_array().unwrap()[..]);
+    assert_eq!(sent[..3], next["messages"].as_array().unwrap()[..]);
 }
 
 #[tokio::test]

@@ -132,7 +132,8 @@ impl Setup {
 pub fn relay() -> ScriptedPolicy {
     ScriptedPolicy::new(|shown| match shown.len() {
         1 => {
-            let question = shown[0].rsplit("Question: ").next().unwrap().trim();
+            let question = shown[0].rsplit("<question>\n").next().unwrap();
+            let question = question.trim().trim_end_matches("\n</question>");
             format!("<think>ask</think><interaction_prompt>{question}</interaction_prompt>")
         }
         _ => {

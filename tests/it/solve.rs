@@ -34,7 +34,7 @@ async fn a_question_and_its_answer() {
     assert_eq!(response.headers()["x-request-id"].len(), 36);
     insta::assert_json_snapshot!(response.json::<Value>().await.unwrap());
     let asked = upstream.last().json();
-    assert_eq!(asked["messages"][1], json!({"role": "user", "content": "Where?"}));
+    assert_eq!(asked["messages"], json!([{"role": "user", "content": "Where?"}]));
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_conversation() {
     let (status, _) = server.json(PATH, json!({"messages": messages})).await;
     assert_eq!(status, 200);
     let sent = upstream.last().json()["messages"].as_array().unwrap().clone();
-    assert_eq!(sent[1..], messages.as_array().unwrap()[..]);
+    assert_eq!(sent, *messages.as_array().unwrap());
 }
 
 #[tokio::test]

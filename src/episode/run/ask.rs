@@ -9,11 +9,20 @@ use tracing::{Instrument, field};
 
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
-use crate::trajectory::{Action, Observation};
+use crate::protocol::{carries, comparable, expand};
+use crate::trajectory::Observation;
 
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
 use crate::episode::{CONTENTS, EpisodeErrorKind, RoleUsage, SPANS};
+
+/// What came of a prompt.
+pub(super) enum Asked {
+    /// A reply, be it one of before.
+    Replied(Reply, Observation),
+    /// It refers to the reply of a turn that had none, and was not sent.
+    Missing(usize),
+}
 
 impl Run<'_> {
     /// The reply to a prompt, from the record if the same prompt was sent before. `is_answer` says
@@ -22,9 +31,14 @@ impl Run<'_> {
         &mut self,
         prompt: &str,
         is_answer: bool,
-    ) -> Result<(Reply, Observation), EpisodeErrorKind> {
+    ) -> Result<Asked, EpisodeErrorKind> {
         let begun = Instant::now();
-        let known = self.replies.get(prompt).cloned();
+        let prompt = match self.expanded(prompt) {
+            Ok(prompt) => prompt,
+            Err(turn) => return Ok(Asked::Missing(turn)),
+        };
+        let key = comparable(&prompt);
+        let known = self.replies.get(&key).cloned();
         let repeated = known.is_some();
         let reply = match known {
             Some(reply) => {
@@ -34,15 +48,16 @@ impl Run<'_> {
             None => {
                 let mut messages = self.large_model_opening()?;
                 messages.extend(self.exchanges.iter().cloned());
-                let message = match self.exchanges.is_empty() {
-                    true => with_attachments(prompt, &self.request.attachments),
-                    false => ChatMessage::text("user", prompt),
-                };
-                messages.push(message.clone());
+                let message = self.prompt(&prompt)?;
+                // A conversation that goes on after the question asks it already.
+                let is_asked = self.request.is_continued && prompt == self.request.question;
+                if !(is_asked && self.exchanges.is_empty()) {
+                    messages.push(message.clone());
+                }
                 let reply = self.call(messages, is_answer).await?;
                 let text = reply.message.as_text();
                 self.exchanges.extend([message, ChatMessage::text("assistant", text.clone())]);
-                self.replies.insert(prompt.to_owned(), text);
+                self.replies.insert(key, text);
                 reply
             }
         };
@@ -50,7 +65,31 @@ impl Run<'_> {
         let usage = reply.usage;
         let text = reply.message.as_text();
         let observation = Observation { reply: text, truncated: false, repeated, usage, millis };
-        Ok((reply, observation))
+        Ok(Asked::Replied(reply, observation))
+    }
+
+    /// The prompt with its references resolved, or the turn whose reply there is none of.
+    fn expanded(&self, prompt: &str) -> Result<String, usize> {
+        let observations = self.turns.iter().map(|turn| turn.observation.as_ref());
+        let replies: Vec<Option<&str>> =
+            observations.map(|observation| observation.map(|it| it.reply.as_str())).collect();
+        expand(prompt, &self.request.question, &replies)
+    }
+
+    /// Whether the prompt is the question and nothing else.
+    pub(super) fn is_question(&self, prompt: &str) -> bool {
+        self.expanded(prompt).is_ok_and(|prompt| prompt == self.request.question)
+    }
+
+    /// The message of a prompt. With the first goes what the large model would otherwise lack: the
+    /// question, and what of it is no text.
+    fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
+        let request = self.request;
+        let is_first = self.exchanges.is_empty();
+        let lacks = is_first && !request.is_continued && !carries(prompt, &request.question);
+        let question = lacks.then_some(&*request.question);
+        let text = self.participants.protocol.prompt(prompt, question)?;
+        Ok(with_attachments(&text, if is_first { &request.attachments } else { &[] }))
     }
 
     /// One call of the large model, counted.
@@ -120,21 +159,22 @@ impl Run<'_> {
         replying: &mut UnderWay,
     ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
+        let until = if is_answer { self.deadline } else { self.turns_end };
         let call = Call {
             messages,
             params: self.params(is_answer),
-            deadline: Some(self.deadline),
+            deadline: Some(until),
             authorization: self.request.authorization.clone(),
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
         // An answer that may have to be asked for again is not shown before it is good.
         let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
         if is_live {
-            let stream = timeout_at(self.deadline.into(), model.stream(&call)).await;
+            let stream = timeout_at(until.into(), model.stream(&call)).await;
             let mut stream = stream.map_err(|_| past())??;
             let mut said = String::new();
             loop {
-                let chunk = timeout_at(self.deadline.into(), stream.next()).await;
+                let chunk = timeout_at(until.into(), stream.next()).await;
                 match chunk.unwrap_or_else(|_| Some(Err(past()))) {
                     Some(Ok(ReplyChunk::Text(text))) => {
                         replying.write(&text);
@@ -161,26 +201,29 @@ impl Run<'_> {
                 }
             }
         } else {
-            let reply = timeout_at(self.deadline.into(), model.complete(&call)).await;
+            let reply = timeout_at(until.into(), model.complete(&call)).await;
             Ok(reply.map_err(|_| past())??)
         }
     }
 
-    /// The large model's answer in the form that was asked for, made of the policy's draft.
+    /// The large model's answer in the form that was asked for, made of the policy's draft. What
+    /// was found out stands before the question in the user's message: none of it is an instruction
+    /// of ours, and roles go on taking turns.
     pub(super) async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
         let request = self.request;
-        let turns = self.turns.iter().filter_map(|turn| {
-            let reply = &turn.observation.as_ref()?.reply;
-            match &turn.action {
-                Action::Prompt(prompt) | Action::FinalPrompt(prompt) => Some((&**prompt, &**reply)),
-                _ => None,
-            }
-        });
-        let notes = self.participants.protocol.form(&turns.collect::<Vec<_>>(), draft)?;
-        let mut messages = vec![ChatMessage::text("system", notes)];
-        messages.extend(request.conversation.iter().cloned());
+        let mut messages = request.conversation.clone();
         if !request.is_continued {
             messages.push(self.question());
+        }
+        if !(self.exchanges.is_empty() && draft.is_empty()) {
+            let said: Vec<String> = self.exchanges.iter().map(ChatMessage::as_text).collect();
+            let exchanges = said.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
+            let exchanges: Vec<_> = exchanges.collect();
+            let notes = self.participants.protocol.form(&exchanges, draft)?;
+            match messages.iter_mut().rfind(|message| message.role == "user") {
+                Some(question) => put_before(&notes, question),
+                None => messages.push(ChatMessage::text("user", notes)),
+            }
         }
         let Some(check) = &request.form.check else { return self.call(messages, true).await };
         let mut is_retry = false;
@@ -237,6 +280,16 @@ impl Run<'_> {
         }
         messages.extend(self.request.conversation.iter().cloned());
         Ok(messages)
+    }
+}
+
+/// Adds text before what a message says.
+fn put_before(text: &str, message: &mut ChatMessage) {
+    match &mut message.content {
+        Value::Array(parts) => parts.insert(0, json!({"type": "text", "text": text})),
+        content => {
+            *content = format!("{text}\n\n{}", content.as_str().unwrap_or_default()).into();
+        }
     }
 }
 

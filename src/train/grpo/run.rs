@@ -106,9 +106,9 @@ fn fits(
 ) -> Result<bool, TrainError> {
     let opening = Opening {
         question: &task.question,
-        conversation: &[],
         max_turns: config.limits.max_turns,
         allow_final: config.limits.allow_final,
+        ..Opening::default()
     };
     let ids = start.text.opening_ids(&protocol.opening(&opening)?)?;
     Ok(ids.len() < start.model.spec().max_position_embeddings)

@@ -1,0 +1,54 @@
+//! No policy: the question goes to the large model as it is, and its reply is the answer.
+
+use async_trait::async_trait;
+
+use crate::engine::Sampling;
+use crate::protocol::{FINAL_PROMPT, Piece};
+use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
+
+use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+/// Stands where a policy would, so that the loop is the same: its only turn hands the question on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DirectPolicy;
+
+#[async_trait]
+impl Policy for DirectPolicy {
+    fn name(&self) -> &str {
+        "direct"
+    }
+
+    async fn open(
+        &self,
+        _opening: &[Piece],
+        _sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        Ok(Box::new(Session(TokenTrace::default())))
+    }
+
+    async fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct Session(TokenTrace);
+
+#[async_trait]
+impl PolicySession for Session {
+    async fn turn(
+        &mut self,
+        _max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError> {
+        let _ = sink.text(&format!("<{FINAL_PROMPT}><question/></{FINAL_PROMPT}>")).await?;
+        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default() })
+    }
+
+    fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
+    fn trace(&self) -> &TokenTrace {
+        &self.0
+    }
+}

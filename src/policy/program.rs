@@ -1,0 +1,162 @@
+//! A policy that a program plays, such as a decomposition that a person wrote: what a trained policy
+//! is compared with, and what demonstrations are made by.
+
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use crate::engine::Sampling;
+use crate::protocol::{Piece, concat};
+use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
+
+use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+/// How much of a turn is read, bytes.
+const MAX_OUTPUT: u64 = 64 * 1024;
+
+/// A program that is run once for each turn. On its standard input it gets a JSON list of texts:
+/// the opening, then what was shown after each turn. Its standard output is the turn.
+#[derive(Debug, Clone)]
+pub struct ProgramPolicy {
+    name: String,
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl ProgramPolicy {
+    /// The program and its arguments, separated by white space; `None` if there is none.
+    pub fn new(command: &str) -> Option<Self> {
+        let mut words = command.split_whitespace().map(str::to_owned);
+        let program = words.next()?;
+        Some(Self { name: command.to_owned(), program, arguments: words.collect() })
+    }
+}
+
+#[async_trait]
+impl Policy for ProgramPolicy {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn open(
+        &self,
+        opening: &[Piece],
+        _sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let shown = vec![concat(opening)];
+        Ok(Box::new(Session { policy: self.clone(), shown, trace: TokenTrace::default() }))
+    }
+
+    async fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct Session {
+    policy: ProgramPolicy,
+    shown: Vec<String>,
+    trace: TokenTrace,
+}
+
+impl Session {
+    async fn run(&self) -> std::io::Result<String> {
+        let mut child = Command::new(&self.policy.program)
+            .args(&self.policy.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (mut output, mut text) = (child.stdout.take(), String::new());
+        let input = child.stdin.take();
+        let write = async {
+            // A program may know its turn without reading all of what was shown.
+            if let Some(mut input) = input {
+                let _ = input.write_all(&serde_json::to_vec(&self.shown)?).await;
+            }
+            std::io::Result::Ok(())
+        };
+        let read = async {
+            match &mut output {
+                Some(output) => output.take(MAX_OUTPUT).read_to_string(&mut text).await,
+                None => Ok(0),
+            }
+        };
+        tokio::try_join!(write, read)?;
+        drop(output);
+        match child.wait().await? {
+            status if status.success() => Ok(text),
+            status => Err(std::io::Error::other(format!("it ended with {status}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl PolicySession for Session {
+    async fn turn(
+        &mut self,
+        _max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError> {
+        let failed = |error: std::io::Error| PolicyError::Program {
+            command: self.policy.name.clone(),
+            reason: error.to_string(),
+        };
+        let text = self.run().await.map_err(failed)?;
+        let _ = sink.text(&text).await?;
+        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default() })
+    }
+
+    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+        self.shown.push(concat(observation));
+        Ok(())
+    }
+
+    fn trace(&self) -> &TokenTrace {
+        &self.trace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::ops::ControlFlow;
+
+    use super::*;
+
+    struct Heard(String);
+
+    #[async_trait]
+    impl TurnSink for Heard {
+        async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
+            self.0.push_str(text);
+            Ok(ControlFlow::Continue(()))
+        }
+    }
+
+    async fn turn(command: &str) -> Result<String, PolicyError> {
+        let policy = ProgramPolicy::new(command).unwrap();
+        let opening = [Piece::Text("a \"question\"".into())];
+        let mut session = policy.open(&opening, Sampling::GREEDY).await?;
+        session.observe(&[Piece::Markup("reply".into())])?;
+        let mut heard = Heard(String::new());
+        session.turn(9, &mut heard).await?;
+        Ok(heard.0)
+    }
+
+    #[tokio::test]
+    async fn a_program_sees_what_was_shown_and_writes_the_turn() {
+        assert_eq!(turn("cat -").await.unwrap(), r#"["a \"question\"","reply"]"#);
+        assert_eq!(turn("echo <answer>4</answer>").await.unwrap(), "<answer>4</answer>\n");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_is_named() {
+        for command in ["false", "/no/such/program"] {
+            let error = turn(command).await.unwrap_err().to_string();
+            assert!(error.contains(&format!("`{command}`")), "{error}");
+        }
+        assert!(ProgramPolicy::new(" ").is_none());
+    }
+}
