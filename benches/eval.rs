@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use prompt_r1::eval::arms::{Arm, Prompt, PromptArm};
+use prompt_r1::eval::arms::{Arm, Brief, Prompt, PromptArm};
 use prompt_r1::eval::data::Question;
 use prompt_r1::eval::metrics::Metric;
 use prompt_r1::eval::rows::Outcome;
@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
         let model = Cached::persistent(endpoint, 1_000_000, &replies)?.billing_repeats();
         let arm: Arc<dyn Arm> = Arc::new(PromptArm::new(
             "direct",
-            Prompt::direct(true)?,
+            Prompt::direct(&Brief::default())?,
             1,
             (Arc::new(model), "m"),
             Duration::from_secs(60),

@@ -54,7 +54,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         }
     });
     // All that can be wrong is found before the first call is paid.
-    let mut setup = Setup::new(&config).await?;
+    let mut setup = Setup::new(&config, &questions.questions).await?;
     let training = setup.training(&mut questions)?;
     for warning in &questions.warnings {
         tracing::warn!("{warning}");

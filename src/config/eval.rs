@@ -29,8 +29,8 @@ pub struct EvalConfig {
     /// Draws questions, seeds attempts and resampling.
     #[serde(default)]
     pub seed: u64,
-    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K`,
-    /// `prompt-search`, each with `NAME=` before it for a name of its own.
+    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`,
+    /// `self-consistency:K[:FILE]`, `prompt-search`, each with `NAME=` before it for a name of its own.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
@@ -46,7 +46,8 @@ pub struct EvalConfig {
     /// How the arm `prompt-search` finds its prompt.
     #[serde(default)]
     pub prompt_search: Option<SearchConfig>,
-    /// Whether `direct` asks for nothing but the answer.
+    /// Whether `direct` and `cot` ask for a short answer in data sets whose answers are words; where
+    /// they are numbers, none is asked for.
     #[serde(default = "yes")]
     pub brief: bool,
     /// Attempts at one time.
@@ -116,7 +117,7 @@ impl EvalConfig {
     pub fn server(&self, policy: Option<&str>) -> Result<Config, ConfigError> {
         let engine = match policy {
             Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),
-            None => PolicyEngine::LargeModel,
+            None => PolicyEngine::Direct,
         };
         let mut config = Config {
             models_dir: self.models_dir.clone(),
@@ -170,7 +171,10 @@ impl EvalConfig {
         if self.policy.model.is_some() || self.policy.remote.is_some() {
             return wrong("`policy.model` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`".into());
         }
-        if matches!(self.policy.engine, Some(PolicyEngine::Remote | PolicyEngine::LargeModel)) {
+        if !matches!(
+            self.policy.engine,
+            None | Some(PolicyEngine::Native | PolicyEngine::MistralRs)
+        ) {
             return wrong("`policy.engine` must be `native` or `mistralrs` in evaluations".into());
         }
         self.server(None).map(|_| ())
@@ -197,7 +201,7 @@ mod tests {
         assert_eq!(server.policy.model.as_deref(), Some("models/policy"));
         assert_eq!(server.default_large_model(), crate::config::BUNDLED);
         let alone = config.server(None).unwrap();
-        assert_eq!(alone.policy.engine, Some(PolicyEngine::LargeModel));
+        assert_eq!(alone.policy.engine, Some(PolicyEngine::Direct));
     }
 
     #[test]

@@ -169,11 +169,7 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
     bench.report().await;
     assert_eq!(large_model.requests().len(), 8);
     // The same prompt under another name: the replies are there, and are counted all the same.
-    std::fs::write(
-        bench.path("same.j2"),
-        "{{ question }}\n\nReply with nothing but the answer, in as few words as possible.",
-    )
-    .unwrap();
+    std::fs::write(bench.path("same.j2"), "{{ question }}").unwrap();
     configure("arms = [\"direct\", \"template:FOLDER/same.j2\"]\nseed = 1", bench.folder.path())
         .await;
     let report = bench.report().await;

@@ -12,13 +12,17 @@ use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::Sampling;
 use crate::eval::EvalError;
-use crate::eval::arms::{Arm, ArmSpec, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm};
+use crate::eval::arms::{
+    Arm, ArmSpec, Brief, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
+};
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
 use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
 use crate::eval::search::{Found, Kept, Search, SearchConfig, training_questions};
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
+use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
+use crate::protocol::Protocol;
 use crate::task::Task;
 
 use super::fingerprint::fingerprint;
@@ -32,6 +36,13 @@ type Known = (Arc<dyn LargeModel>, String);
 /// An arm, but for the one whose prompt is yet to be found.
 type Pending = Option<Arc<dyn Arm>>;
 
+/// A policy, its framing, and all that its turns depend on.
+struct Player {
+    policy: Arc<dyn Policy>,
+    protocol: Arc<Protocol>,
+    identity: String,
+}
+
 /// An evaluation in the making.
 pub(super) struct Setup<'a> {
     config: &'a EvalConfig,
@@ -40,15 +51,21 @@ pub(super) struct Setup<'a> {
     /// The models asked for so far: each has one cache.
     known: HashMap<String, Known>,
     search: Option<&'a SearchConfig>,
+    /// The data sets that a short answer is asked for in.
+    brief: Brief,
 }
 
 impl<'a> Setup<'a> {
-    pub(super) async fn new(config: &'a EvalConfig) -> Result<Self, Failure> {
+    pub(super) async fn new(
+        config: &'a EvalConfig,
+        questions: &[Question],
+    ) -> Result<Self, Failure> {
         let server = config.server(None)?;
         let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
-        Ok(Self { config, server, models, known: HashMap::new(), search })
+        let brief = if config.brief { Brief::among(questions) } else { Brief::default() };
+        Ok(Self { config, server, models, known: HashMap::new(), search, brief })
     }
 
     /// The name of the large model that is evaluated.
@@ -128,6 +145,7 @@ impl<'a> Setup<'a> {
 
     /// The arms of the configuration.
     pub(super) async fn arms(&mut self) -> Result<Vec<Pending>, Failure> {
+        let brief = self.brief.clone();
         let mut arms = Vec::new();
         for spec in &self.config.arms {
             let shared = self.model(None)?;
@@ -136,16 +154,31 @@ impl<'a> Setup<'a> {
                     arms.push(None);
                     continue;
                 }
-                Method::Policy(policy) => Arc::new(self.policy_arm(spec, policy, shared).await?),
-                Method::Direct => {
-                    self.prompt_arm(spec, Prompt::direct(self.config.brief)?, 1, shared)
+                Method::Policy(policy) => {
+                    let player = self.policy(policy).await?;
+                    Arc::new(self.policy_arm(spec, player, shared))
                 }
+                Method::SelfPolicy => {
+                    let player = self.self_policy(&shared)?;
+                    Arc::new(self.policy_arm(spec, player, shared))
+                }
+                Method::Script(command) => {
+                    let player = self.program(command)?;
+                    Arc::new(self.policy_arm(spec, player, shared))
+                }
+                Method::Direct => self.prompt_arm(spec, Prompt::direct(&brief)?, 1, shared),
                 Method::ChainOfThought => {
-                    self.prompt_arm(spec, Prompt::chain_of_thought()?, 1, shared)
+                    self.prompt_arm(spec, Prompt::chain_of_thought(&brief)?, 1, shared)
                 }
-                Method::Template(file) => self.prompt_arm(spec, Prompt::load(file)?, 1, shared),
-                Method::SelfConsistency(k) => {
-                    self.prompt_arm(spec, Prompt::chain_of_thought()?, *k, shared)
+                Method::Template(file) => {
+                    self.prompt_arm(spec, Prompt::load(file, &brief)?, 1, shared)
+                }
+                Method::SelfConsistency(k, file) => {
+                    let prompt = match file {
+                        Some(file) => Prompt::load(file, &brief)?,
+                        None => Prompt::chain_of_thought(&brief)?,
+                    };
+                    self.prompt_arm(spec, prompt, *k, shared)
                 }
             };
             arms.push(Some(arm));
@@ -168,27 +201,49 @@ impl<'a> Setup<'a> {
         Arc::new(PromptArm::new(&spec.name, prompt, samples, (model, &identity), deadline))
     }
 
-    async fn policy_arm(
-        &self,
-        spec: &ArmSpec,
-        policy: &str,
-        large_model: Known,
-    ) -> Result<PolicyArm, Failure> {
-        let server = self.config.server(Some(policy))?;
+    /// The policy in a folder, a file, or on the hub.
+    async fn policy(&self, named: &str) -> Result<Player, Failure> {
+        let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let (policy, path) = local_policy(&server.policy, engine).await?;
         let protocol = Arc::new(protocol(&server, Some(&path))?);
-        let templates = match &self.config.templates {
-            Some(folder) => fingerprint(folder)?,
-            None => String::new(),
-        };
-        let identity = format!("{engine:?} {} {templates}", fingerprint(&path)?);
+        let identity = format!("{engine:?} {} {}", fingerprint(&path)?, self.templates()?);
+        Ok(Player { policy, protocol, identity })
+    }
+
+    /// The large model in the policy's place.
+    fn self_policy(&self, (model, identity): &Known) -> Result<Player, Failure> {
+        let policy = Arc::new(RemotePolicy::new(Arc::clone(model)));
+        self.untrained(policy, format!("self {identity}"))
+    }
+
+    /// A program in the policy's place. One whose files change is still the same to us.
+    fn program(&self, command: &str) -> Result<Player, Failure> {
+        let policy = ProgramPolicy::new(command).context("the program has no name")?;
+        self.untrained(Arc::new(policy), format!("script {command}"))
+    }
+
+    fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<Player, Failure> {
+        let protocol = Arc::new(protocol(&self.server, None)?);
+        let identity = format!("{identity} {}", self.templates()?);
+        Ok(Player { policy, protocol, identity })
+    }
+
+    /// What the templates of this evaluation say.
+    fn templates(&self) -> anyhow::Result<String> {
+        match &self.config.templates {
+            Some(folder) => Ok(fingerprint(folder)?),
+            None => Ok(String::new()),
+        }
+    }
+
+    fn policy_arm(&self, spec: &ArmSpec, player: Player, large_model: Known) -> PolicyArm {
         let sampling = &self.config.policy.sampling;
-        Ok(PolicyArm::new(PolicySetup {
+        PolicyArm::new(PolicySetup {
             name: &spec.name,
-            policy: (policy, &identity),
+            policy: (player.policy, &player.identity),
             large_model: (large_model.0, &large_model.1),
-            protocol,
+            protocol: player.protocol,
             limits: self.config.episode.clone(),
             sampling: Sampling {
                 temperature: sampling.temperature,
@@ -196,7 +251,7 @@ impl<'a> Setup<'a> {
                 top_k: sampling.top_k,
                 seed: 0,
             },
-        }))
+        })
     }
 
     /// Searches for a prompt, if an arm asks for that and it was not found before.
@@ -209,10 +264,20 @@ impl<'a> Setup<'a> {
         let Some(config) = self.search else { return Ok(None) };
         let (model, model_identity) = self.model(None)?;
         let (proposer, proposer_identity) = self.model(config.proposer.as_deref())?;
-        let place = Task { question: PLACE.into(), ..Task::default() };
+        let source = training.first().map(|question| question.task.source.clone());
+        let place =
+            Task { question: PLACE.into(), source: source.unwrap_or_default(), ..Task::default() };
+        let brief = Brief::among(training);
         let mut start = Vec::new();
-        for prompt in [Prompt::direct(false), Prompt::direct(true), Prompt::chain_of_thought()] {
-            start.push(prompt?.render(&place)?);
+        for prompt in [
+            Prompt::direct(&Brief::default()),
+            Prompt::direct(&brief),
+            Prompt::chain_of_thought(&brief),
+        ] {
+            let prompt = prompt?.render(&place)?;
+            if !start.contains(&prompt) {
+                start.push(prompt);
+            }
         }
         let asked: Vec<_> =
             training.iter().map(|question| (&question.task, question.metric)).collect();
@@ -262,7 +327,7 @@ impl<'a> Setup<'a> {
                 None => {
                     let prompt = found.context("no prompt was searched for")?;
                     let shared = self.model(None)?;
-                    self.prompt_arm(spec, Prompt::literal(&prompt.prompt), 1, shared)
+                    self.prompt_arm(spec, Prompt::literal(&prompt.prompt, &self.brief), 1, shared)
                 }
             });
         }

@@ -16,10 +16,10 @@ mod policy;
 mod prompt;
 
 pub use policy::{PolicyArm, PolicySetup};
-pub use prompt::{PLACE, Prompt, PromptArm};
+pub use prompt::{Brief, PLACE, Prompt, PromptArm};
 
 /// How arms are written, for errors.
-pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-consistency:K` or `prompt-search`, with `NAME=` before it for a name of its own";
+pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`, `self-consistency:K`, `self-consistency:K:FILE` or `prompt-search`, with `NAME=` before it for a name of its own";
 
 /// A way to get an answer.
 #[async_trait]
@@ -55,8 +55,12 @@ pub enum Method {
     Template(PathBuf),
     /// Lets a policy prompt it: a folder, a `.gguf` file or a Hugging Face id.
     Policy(String),
-    /// Takes the most frequent of this many step-by-step answers.
-    SelfConsistency(usize),
+    /// Lets the large model play the policy itself.
+    SelfPolicy,
+    /// Lets a program play the policy: a command and its arguments, run once for each turn.
+    Script(String),
+    /// Takes the most frequent of this many answers to a step-by-step prompt, or to that in the file.
+    SelfConsistency(usize, Option<PathBuf>),
     /// Asks it by a prompt that is searched for first, on training questions.
     PromptSearch,
 }
@@ -79,16 +83,26 @@ impl FromStr for ArmSpec {
             ("direct", None) => Method::Direct,
             ("cot", None) => Method::ChainOfThought,
             ("prompt-search", None) => Method::PromptSearch,
+            ("self-policy", None) => Method::SelfPolicy,
+            ("script", Some(command)) if !command.trim().is_empty() => {
+                Method::Script(command.trim().to_owned())
+            }
             ("template", Some(file)) if !file.is_empty() => Method::Template(file.into()),
             ("policy", Some(model)) if !model.is_empty() => Method::Policy(model.to_owned()),
-            ("self-consistency", Some(k)) => match k.parse() {
-                Ok(k @ 1..=100) => Method::SelfConsistency(k),
-                _ => return Err(wrong("K must be a number from 1 to 100")),
-            },
-            ("direct" | "cot" | "prompt-search", Some(_)) => {
+            ("self-consistency", Some(argument)) => {
+                let (k, file) = match argument.split_once(':') {
+                    Some((k, file)) => (k, Some(file.into())),
+                    None => (argument, None),
+                };
+                match k.parse() {
+                    Ok(k @ 1..=100) => Method::SelfConsistency(k, file),
+                    _ => return Err(wrong("K must be a number from 1 to 100")),
+                }
+            }
+            ("direct" | "cot" | "prompt-search" | "self-policy", Some(_)) => {
                 return Err(wrong("it takes no argument"));
             }
-            ("template" | "policy" | "self-consistency", _) => {
+            ("template" | "policy" | "script" | "self-consistency", _) => {
                 return Err(wrong("its argument is missing"));
             }
             _ => return Err(wrong("there is no such method")),
@@ -122,7 +136,12 @@ impl std::fmt::Display for Method {
             Self::ChainOfThought => f.write_str("cot"),
             Self::Template(file) => write!(f, "template:{}", file.display()),
             Self::Policy(model) => write!(f, "policy:{model}"),
-            Self::SelfConsistency(k) => write!(f, "self-consistency:{k}"),
+            Self::SelfPolicy => f.write_str("self-policy"),
+            Self::Script(command) => write!(f, "script:{command}"),
+            Self::SelfConsistency(k, None) => write!(f, "self-consistency:{k}"),
+            Self::SelfConsistency(k, Some(file)) => {
+                write!(f, "self-consistency:{k}:{}", file.display())
+            }
             Self::PromptSearch => f.write_str("prompt-search"),
         }
     }
@@ -144,8 +163,11 @@ mod tests {
                 "policy:Qwen/Qwen3-4B",
                 Method::Policy("Qwen/Qwen3-4B".into()),
             ),
-            ("vote=self-consistency:5", "vote", Method::SelfConsistency(5)),
+            ("vote=self-consistency:5", "vote", Method::SelfConsistency(5, None)),
+            ("v=self-consistency:3:a/b.j2", "v", Method::SelfConsistency(3, Some("a/b.j2".into()))),
             ("prompt-search", "prompt-search", Method::PromptSearch),
+            ("self-policy", "self-policy", Method::SelfPolicy),
+            ("s=script:python3 sum.py", "s", Method::Script("python3 sum.py".into())),
         ] {
             let spec: ArmSpec = text.parse().unwrap();
             assert_eq!(spec, ArmSpec { name: name.into(), method });
@@ -160,6 +182,8 @@ mod tests {
             ("direct:x", "it takes no argument"),
             ("policy:", "its argument is missing"),
             ("policy", "its argument is missing"),
+            ("script: ", "its argument is missing"),
+            ("self-policy:x", "it takes no argument"),
             ("self-consistency:0", "K must be a number"),
             ("=cot", "its name is empty"),
             ("", "there is no such method"),

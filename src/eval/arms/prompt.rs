@@ -1,6 +1,6 @@
 //! Arms that ask the large model by a prompt that a person wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +12,11 @@ use serde_json::{Map, json};
 use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
+use crate::eval::data::Question;
 use crate::eval::rows::{Attempt, Step};
 use crate::eval::template::{Template, bare_text, last_marked};
 use crate::large_model::{Call, LargeModel, Reply};
-use crate::reward::Normalization;
+use crate::reward::{Normalization, Number};
 use crate::task::Task;
 
 use super::Arm;
@@ -29,12 +30,32 @@ const TEMPERATURE: f64 = 0.7;
 /// Where a literal prompt has the question.
 pub const PLACE: &str = "{question}";
 
+/// The data sets that a short answer is asked for in. In the others the gold answers are numbers: a
+/// model that has to compute is not asked for the answer alone, and the last number of its reply
+/// counts where the reply is not in the form that was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Brief(BTreeSet<String>);
+
+impl Brief {
+    /// Those among the data sets of `questions`.
+    pub fn among(questions: &[Question]) -> Self {
+        let is_worded = |gold: &String| Number::parse(gold).is_none();
+        let worded = questions.iter().filter(|question| question.task.golds.iter().any(is_worded));
+        Self(worded.map(|question| question.task.source.clone()).collect())
+    }
+
+    fn holds(&self, task: &Task) -> bool {
+        self.0.contains(&task.source)
+    }
+}
+
 /// A text with a place for the question, and where the answer is in the reply to it.
 #[derive(Debug)]
 pub struct Prompt {
     form: Form,
-    brief: bool,
-    is_last_line: bool,
+    brief: Brief,
+    /// Whether it asks for a line `Answer: …`.
+    has_line: bool,
 }
 
 #[derive(Debug)]
@@ -45,38 +66,42 @@ enum Form {
 }
 
 impl Prompt {
-    /// The question; `brief` asks for nothing but the answer. The reply is the answer.
-    pub fn direct(brief: bool) -> Result<Self, EvalError> {
+    /// The question as it is; nothing but the answer is asked for in the data sets of `brief`. The
+    /// reply is the answer.
+    pub fn direct(brief: &Brief) -> Result<Self, EvalError> {
         Self::new("direct.j2", DIRECT.to_owned(), brief, false)
     }
 
-    /// The question, to be worked out step by step.
-    pub fn chain_of_thought() -> Result<Self, EvalError> {
-        Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), false, true)
+    /// The question, to be worked out step by step, as zero-shot chain of thought is usually asked
+    /// for; in the data sets of `brief` the answer is to stand on a line of its own.
+    pub fn chain_of_thought(brief: &Brief) -> Result<Self, EvalError> {
+        Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), brief, true)
     }
 
     /// The template in `file`. Where it asks for a line `Answer: …`, the last such line of the
-    /// reply is the answer, and without one the reply's last line; else all of the reply is.
-    pub fn load(file: &Path) -> Result<Self, EvalError> {
+    /// reply is the answer. Without one it is the reply's last line in the data sets of `brief`,
+    /// and all of the reply in the others.
+    pub fn load(file: &Path, brief: &Brief) -> Result<Self, EvalError> {
         let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
         let has_line = source.contains("Answer:");
-        Self::new(&file.display().to_string(), source, false, has_line)
+        Self::new(&file.display().to_string(), source, brief, has_line)
     }
 
     /// The text as it is, with the question at [`PLACE`], or before it where it has no place. The
     /// answer is found as for [`Prompt::load`].
-    pub fn literal(text: &str) -> Self {
+    pub fn literal(text: &str, brief: &Brief) -> Self {
         let text = match text.contains(PLACE) {
             true => text.to_owned(),
             false => format!("{PLACE}\n\n{text}"),
         };
-        let is_last_line = text.contains("Answer:");
-        Self { form: Form::Literal(text), brief: false, is_last_line }
+        let has_line = text.contains("Answer:");
+        Self { form: Form::Literal(text), brief: brief.clone(), has_line }
     }
 
-    fn new(name: &str, source: String, brief: bool, is_last_line: bool) -> Result<Self, EvalError> {
-        let template = Template::new(name, source, "`question` and `source`")?;
-        let prompt = Self { form: Form::Template(Box::new(template)), brief, is_last_line };
+    fn new(name: &str, source: String, brief: &Brief, has_line: bool) -> Result<Self, EvalError> {
+        let template = Template::new(name, source, "`question`, `source` and `brief`")?;
+        let form = Form::Template(Box::new(template));
+        let prompt = Self { form, brief: brief.clone(), has_line };
         // A template that fails is found here, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {
@@ -99,18 +124,25 @@ impl Prompt {
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
             Form::Template(template) => template.render(context! {
-                question => task.question, source => task.source, brief => self.brief,
+                question => task.question, source => task.source, brief => self.brief.holds(task),
             }),
             Form::Literal(text) => Ok(text.replace(PLACE, &task.question)),
         }
     }
 
-    fn answer<'r>(&self, reply: &'r str) -> &'r str {
-        if !self.is_last_line {
+    fn answer<'r>(&self, task: &Task, reply: &'r str) -> &'r str {
+        if !self.has_line {
             return reply.trim();
         }
         let last = || reply.lines().rev().find(|line| !line.trim().is_empty()).map(bare_text);
-        last_marked(reply, "answer:").or_else(last).unwrap_or_default()
+        let unmarked = || if self.brief.holds(task) { last() } else { Some(reply.trim()) };
+        last_marked(reply, "answer:").or_else(unmarked).unwrap_or_default()
+    }
+
+    /// What two answers share that are the same vote.
+    fn vote(&self, task: &Task, answer: &str) -> String {
+        let number = if self.brief.holds(task) { None } else { Number::find(answer) };
+        number.map_or_else(|| Normalization::Strict.apply(answer), |number| number.to_string())
     }
 }
 
@@ -137,7 +169,7 @@ impl PromptArm {
     ) -> Self {
         let identity = json!({
             "prompt": prompt.source(),
-            "brief": prompt.brief,
+            "brief": prompt.brief.0,
             "samples": samples,
             "large_model": model_identity,
         })
@@ -185,23 +217,23 @@ impl Arm for PromptArm {
             usage.large_model.tokens += reply.usage;
             usage.large_model.cost += self.model.prices().cost(reply.usage);
             let text = reply.message.as_text();
-            answers.push(self.prompt.answer(&text).to_owned());
+            answers.push(self.prompt.answer(task, &text).to_owned());
             steps.push(Step::Reply(text));
         }
-        let answer = most_frequent(&answers).to_owned();
+        let votes = answers.iter().map(|answer| self.prompt.vote(task, answer));
+        let answer = most_frequent(&answers, votes).to_owned();
         Ok(Attempt { answer, finish: "answered".into(), usage, steps })
     }
 }
 
-/// The answer whose normal form is the most frequent; of equally frequent ones the first. Empty
-/// answers do not vote.
-fn most_frequent(answers: &[String]) -> &str {
-    let mut votes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for (index, answer) in answers.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-        let normal = Normalization::Strict.apply(answer);
-        votes.entry(normal).or_insert((0, index)).0 += 1;
+/// The answer whose vote is the most frequent; of equally frequent ones the first. Empty answers do
+/// not vote.
+fn most_frequent(answers: &[String], votes: impl Iterator<Item = String>) -> &str {
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (index, vote) in votes.enumerate().filter(|&(index, _)| !answers[index].is_empty()) {
+        counts.entry(vote).or_insert((0, index)).0 += 1;
     }
-    let winner = votes.into_values().max_by_key(|&(count, first)| (count, usize::MAX - first));
+    let winner = counts.into_values().max_by_key(|&(count, first)| (count, usize::MAX - first));
     winner.map_or("", |(_, first)| &answers[first])
 }
 
@@ -211,9 +243,14 @@ mod tests {
     use super::*;
     use crate::large_model::Scripted;
 
+    fn worded() -> (Task, Brief) {
+        (Task { source: "s".into(), ..Task::default() }, Brief(["s".to_owned()].into()))
+    }
+
     #[test]
     fn where_the_answer_is() {
-        let cot = Prompt::chain_of_thought().unwrap();
+        let (task, brief) = worded();
+        let cot = Prompt::chain_of_thought(&brief).unwrap();
         for (reply, answer) in [
             ("First.\nAnswer: 42", "42"),
             ("Answer: 1\nno:\n**Final answer:** Rome**\n", "Rome"),
@@ -223,17 +260,41 @@ mod tests {
             ("Answer:", ""),
             ("Äåö", "Äåö"),
         ] {
-            assert_eq!(cot.answer(reply), answer, "{reply:?}");
+            assert_eq!(cot.answer(&task, reply), answer, "{reply:?}");
         }
-        assert_eq!(Prompt::direct(true).unwrap().answer(" Rome\nAnswer: x "), "Rome\nAnswer: x");
+        let direct = Prompt::direct(&brief).unwrap();
+        assert_eq!(direct.answer(&task, " Rome\nAnswer: x "), "Rome\nAnswer: x");
+        // Where the answer is a number, all of a reply without the line is looked through.
+        let cot = Prompt::chain_of_thought(&Brief::default()).unwrap();
+        assert_eq!(cot.answer(&task, "So 40 + 2 = 42.\nDone."), "So 40 + 2 = 42.\nDone.");
+        assert_eq!(cot.answer(&task, "1\nAnswer: 42\nDone."), "42");
+    }
+
+    #[test]
+    fn a_short_answer_is_asked_for_where_golds_are_words() {
+        let question = |source: &str, gold: &str| Question {
+            task: Task { source: source.into(), golds: vec![gold.into()], ..Task::default() },
+            metric: crate::eval::metrics::MetricConfig::default().of(source),
+        };
+        let questions = [
+            question("gsm8k", "1,000"),
+            question("gsm8k", "-3"),
+            question("hotpotqa", "1984"),
+            question("hotpotqa", "Rome"),
+        ];
+        assert_eq!(Brief::among(&questions), Brief(["hotpotqa".to_owned()].into()));
     }
 
     #[test]
     fn prompts_carry_the_question_as_it_is() {
-        let task = Task { question: "1 < 2 & {{ x }}?".into(), ..Task::default() };
-        assert_eq!(Prompt::direct(false).unwrap().render(&task).unwrap(), task.question);
-        for prompt in [Prompt::direct(true).unwrap(), Prompt::chain_of_thought().unwrap()] {
-            let asked = prompt.render(&task).unwrap();
+        let (task, brief) = worded();
+        let task = Task { question: "1 < 2 & {{ x }}?".into(), ..task };
+        let computing = Brief::default();
+        assert_eq!(Prompt::direct(&computing).unwrap().render(&task).unwrap(), task.question);
+        let asked = Prompt::chain_of_thought(&computing).unwrap().render(&task).unwrap();
+        assert_eq!(asked, "Q: 1 < 2 & {{ x }}?\nA: Let's think step by step.");
+        for prompt in [Prompt::direct(&brief), Prompt::chain_of_thought(&brief)] {
+            let asked = prompt.unwrap().render(&task).unwrap();
             assert!(asked.starts_with("1 < 2 & {{ x }}?\n\n"), "{asked}");
         }
     }
@@ -245,22 +306,29 @@ mod tests {
             ("no", "leaves the question out"),
             ("{% if", "unexpected"),
         ] {
-            let error = Prompt::new("t.j2", text.into(), false, false).unwrap_err().to_string();
+            let error =
+                Prompt::new("t.j2", text.into(), &Brief::default(), false).unwrap_err().to_string();
             assert!(error.contains("`t.j2`") && error.contains(reason), "{error}");
         }
     }
 
     #[test]
     fn the_majority_wins_and_ties_go_to_the_first() {
-        let of = |answers: &[&str]| {
+        let (task, brief) = worded();
+        let elected = |brief: &Brief, answers: &[&str]| {
+            let prompt = Prompt::direct(brief).unwrap();
             let answers: Vec<String> = answers.iter().map(|&text| text.to_owned()).collect();
-            most_frequent(&answers).to_owned()
+            let votes = answers.iter().map(|answer| prompt.vote(&task, answer));
+            most_frequent(&answers, votes).to_owned()
         };
+        let of = |answers: &[&str]| elected(&brief, answers);
         assert_eq!(of(&["Rome", "the Oslo", "Oslo!"]), "the Oslo");
         assert_eq!(of(&["Rome", "Oslo"]), "Rome");
         assert_eq!(of(&["", "", "Oslo"]), "Oslo");
         assert_eq!(of(&["", ""]), "");
         assert_eq!(of(&["5.6", "56", "5.60"]), "5.6");
+        let long = ["1 + 2 = 4", "so 1 + 2 = 3", "It is 3.0!"];
+        assert_eq!(elected(&Brief::default(), &long), "so 1 + 2 = 3");
     }
 
     #[tokio::test]
@@ -272,7 +340,7 @@ mod tests {
             reply.usage.completion_tokens = 3;
             Ok(reply)
         });
-        let prompt = Prompt::chain_of_thought().unwrap();
+        let prompt = Prompt::chain_of_thought(&Brief::default()).unwrap();
         let model: Arc<dyn LargeModel> = Arc::new(model);
         let arm = PromptArm::new("x", prompt, 5, (model, "m"), Duration::from_secs(9));
         let task = Task { question: "q".into(), ..Task::default() };

@@ -18,7 +18,7 @@ use crate::episode::RoleUsage;
 use crate::large_model::{Call, LargeModel};
 
 use super::EvalError;
-use super::arms::{PLACE, Prompt, PromptArm};
+use super::arms::{Brief, PLACE, Prompt, PromptArm};
 use super::data::{self, DataConfig, Question, Questions};
 use super::metrics::{Metric, MetricConfig};
 use super::rows::{Attempt, Outcome, Step};
@@ -245,7 +245,7 @@ impl Search<'_> {
     ) -> Result<(), EvalError> {
         let arm = PromptArm::new(
             "prompt-search",
-            Prompt::literal(&prompt),
+            Prompt::literal(&prompt, &Brief::among(self.questions)),
             1,
             (Arc::clone(&self.model), ""),
             self.deadline,
@@ -396,5 +396,5 @@ fn proposed(reply: &str) -> Option<String> {
     let (prompt, _) = after.split_once("</prompt>")?;
     let prompt = prompt.trim();
     let fits = !prompt.is_empty() && prompt.len() <= LONGEST_PROMPT;
-    fits.then(|| Prompt::literal(prompt).source().to_owned())
+    fits.then(|| Prompt::literal(prompt, &Brief::default()).source().to_owned())
 }
