@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Makes the table of the room for a policy from evaluations: room.py FOLDER...
+
+Each folder is the `output` of `server eval`; its `episodes` must cover all questions. Beside the arms there is the oracle: the share of
+questions that at least one of the prompts answers right, if one knew which. It counts arms of one
+call (`direct`, `cot`, `template:…`), since votes and scripts are no prompts.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+PROMPTS = ("direct", "cot", "template:")
+
+
+def wilson(right, n):
+    """The 95 % interval of a share, in percent."""
+    z = 1.959964
+    middle = (right + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (right * (n - right) / n + z * z / 4) ** 0.5
+    return 100 * (middle - half), 100 * (middle + half)
+
+
+def row(name, right, n, calls, tokens):
+    low, high = wilson(right, n)
+    share = f"{100 * right / n:.1f} [{low:.0f}, {high:.0f}]"
+    return f"| {name} | {share} | {calls} | {tokens} |"
+
+
+def table(folder):
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    print(f"{report['title']}, large model `{report['large_model']}`\n")
+    print("| arm | right, % [95 %] | calls | tokens |\n|---|---|---|---|")
+    scores = {}
+    for index, arm in enumerate(report["arms"]):
+        of_arm = [episode["attempts"][index]["score"] for episode in report["episodes"]]
+        scores[arm["name"]] = of_arm = [score or 0 for score in of_arm]
+        tokens = arm["large_model_tokens"] + arm["policy_tokens"]
+        print(row(arm["name"], sum(of_arm), len(of_arm), f"{arm['calls']:.1f}", f"{tokens:.0f}"))
+    prompts = [scores[arm["name"]] for arm in report["arms"] if arm["method"].startswith(PROMPTS)]
+    best = [max(question) for question in zip(*prompts, strict=True)]
+    print(row(f"oracle over {len(prompts)} prompts", sum(best), len(best), "", ""))
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        table(Path(name))
