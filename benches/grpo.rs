@@ -138,13 +138,13 @@ fn main() -> anyhow::Result<()> {
             .collect();
         anyhow::ensure!(samples.len() == case.episodes(), "a group has no variance");
         let figures = learner.step(&samples)?;
-        engine.set_weights(&learner.model.merged()?);
+        engine.set_weights(&learner.policy.model.merged()?);
         case.device.synchronize()?;
         if step >= WARM_UP {
             seconds.push(begun.elapsed().as_secs_f64());
             sampling_seconds.push(sampled);
         } else if step == 0 {
-            let gap = figures.log_prob_gap().unwrap_or(f64::NAN);
+            let gap = figures.rollout_logprob_diff().unwrap_or(f64::NAN);
             println!("log-probabilities of rollout and trainer differ by {gap:.1e} at the mean");
         }
     }

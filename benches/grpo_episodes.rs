@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A second argument of either is the number of steps. This bench makes them with each
-//! `rollouts_ahead` of [`AHEAD`], one run after the other: 0 is on-policy, as TRL's steps are; with
+//! `max_policy_lag` of [`AHEAD`], one run after the other: 0 is on-policy, as TRL's steps are; with
 //! more, a step learns from the episodes of an older policy.
 //!
 //! Both are alike in what a step computes:
@@ -42,7 +42,7 @@ use prompt_r1::large_model::{Endpoint, EndpointSetup, LargeModel, LargeModelConf
 use prompt_r1::train::grpo::{GrpoConfig, Preset, run_grpo};
 use prompt_r1::train::memory;
 use prompt_r1::train::metrics::Values;
-use prompt_r1::train::sft::Progress;
+use prompt_r1::train::progress::Progress;
 use serde_json::{Value, json};
 use upstream::upstream;
 
@@ -99,7 +99,7 @@ fn measure(ahead: usize, steps: usize, folder: &Path, url: &str) -> anyhow::Resu
     // The last ones do not count: no further episodes are in flight beside them.
     let all = WARM_UP + steps + ahead;
     table.insert("steps".into(), toml::Value::Integer(all as i64));
-    table.insert("rollouts_ahead".into(), toml::Value::Integer(ahead as i64));
+    table.insert("max_policy_lag".into(), toml::Value::Integer(ahead as i64));
     table.insert("output".into(), path_value(run.path())?);
     let tasks = table.get_mut("tasks").and_then(toml::Value::as_table_mut).context("no tasks")?;
     tasks.insert("path".into(), path_value(&folder.join(TASKS))?);
@@ -111,7 +111,7 @@ fn measure(ahead: usize, steps: usize, folder: &Path, url: &str) -> anyhow::Resu
     let large_model: Arc<dyn LargeModel> = Arc::new(Endpoint::new("m", &endpoint, &setup)?);
     let mut clock = Clock { steps: Vec::new(), last: Instant::now() };
     run_grpo(&config, large_model, false, &mut clock)?;
-    println!("rollouts_ahead = {ahead}:");
+    println!("max_policy_lag = {ahead}:");
     report(clock.steps.get(WARM_UP..WARM_UP + steps).unwrap_or_default())
 }
 
@@ -202,7 +202,7 @@ fn report(counted: &[(f64, Values)]) -> anyhow::Result<()> {
         "of it: {:.3} s wait for episodes, which took {:.3} s and were {:.2} steps old; {:.3} s update; {:.1} % of groups without variance",
         mean("wait_seconds"),
         mean("rollout_seconds"),
-        mean("staleness"),
+        mean("policy_lag"),
         mean("update_seconds"),
         100.0 * mean("zero_variance"),
     );

@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod record;
 pub mod reward;
 pub mod sampling;
+pub mod seed;
 pub mod task;
 pub mod tokenization;
 pub mod train;

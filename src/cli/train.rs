@@ -14,7 +14,8 @@ use crate::engine::native::NativeConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
 use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
-use crate::train::sft::{Progress, SftConfig, run_sft};
+use crate::train::progress::Progress;
+use crate::train::sft::{SftConfig, run_sft};
 
 use super::Failure;
 use super::assemble::local_model;

@@ -163,7 +163,7 @@ impl Plan {
     /// Every arm gets the same seed for a question.
     fn seed_of(&self, question: &Question) -> u64 {
         let name = format!("{}\n{}", question.task.source, question.task.id);
-        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(crc32c::crc32c(name.as_bytes()))
+        crate::seed::of_name(self.seed, &name)
     }
 
     fn at(&self, index: usize) -> (&Question, &Arc<dyn Arm>) {

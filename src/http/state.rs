@@ -119,10 +119,7 @@ impl AppState {
     /// A number from 0 up to, but not including, 1.
     pub(super) fn draw(&self) -> f64 {
         // Ids may differ in a few bits only; SplitMix64's finish spreads them over all.
-        let mut bits = self.new_seed();
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^= bits >> 31;
+        let bits = crate::seed::scramble(self.new_seed());
         (bits >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -74,7 +74,7 @@ impl Session {
     /// Each turn draws from a stream of its own, so that how many numbers an earlier turn drew
     /// cannot matter.
     fn turn_sampling(&self) -> Sampling {
-        let seed = self.sampling.seed.wrapping_add(self.turns.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let seed = crate::seed::nth(self.sampling.seed, self.turns);
         Sampling { seed, ..self.sampling }
     }
 

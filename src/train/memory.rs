@@ -8,17 +8,12 @@
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        const TRIM_THRESHOLD: i32 = -1;
-        const MMAP_THRESHOLD: i32 = -3;
-        unsafe extern "C" {
-            fn mallopt(parameter: i32, value: i32) -> i32;
-        }
         /// The most that glibc takes.
         const MMAP_LIMIT: i32 = 32 << 20;
-        // Safety: glibc's own function and constants. A value it does not take changes nothing.
+        // SAFETY: it takes plain numbers. A value that it does not take changes nothing.
         unsafe {
-            mallopt(TRIM_THRESHOLD, i32::MAX);
-            mallopt(MMAP_THRESHOLD, MMAP_LIMIT);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_LIMIT);
         }
     }
 }

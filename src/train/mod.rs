@@ -1,11 +1,17 @@
 //! Training: the optimizer, the supervised trainer, GRPO.
 
 pub mod adamw;
+mod checkpoint;
+mod config;
 pub mod error;
 pub mod example;
 pub mod grpo;
 pub mod memory;
 pub mod metrics;
+mod optimize;
+mod order;
+mod pack;
+pub mod progress;
 pub mod run_folder;
 pub mod schedule;
 pub mod sft;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 23] = [
+const FLOORS: [(&str, &[&str]); 24] = [
     ("access", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("sampling", &[]),
+    ("seed", &[]),
     ("task", &[]),
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
@@ -19,8 +20,8 @@ const FLOORS: [(&str, &[&str]); 23] = [
     ("model", &["gguf", "sampling", "trajectory"]),
     ("engine", &["sampling", "trajectory", "model"]),
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
-    ("policy", &["chat", "engine", "large_model", "protocol", "tokenization", "trajectory"]),
-    ("episode", &["chat", "engine", "large_model", "policy", "protocol", "trajectory"]),
+    ("policy", &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"]),
+    ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "engine", "episode"]),
     (
         "train",
@@ -33,6 +34,7 @@ const FLOORS: [(&str, &[&str]); 23] = [
             "policy",
             "protocol",
             "reward",
+            "seed",
             "task",
             "tokenization",
             "trajectory",
@@ -49,6 +51,7 @@ const FLOORS: [(&str, &[&str]); 23] = [
             "policy",
             "protocol",
             "reward",
+            "seed",
             "task",
             "tokenization",
             "trajectory",
@@ -65,6 +68,7 @@ const FLOORS: [(&str, &[&str]); 23] = [
             "policy",
             "protocol",
             "record",
+            "seed",
             "trajectory",
         ],
     ),

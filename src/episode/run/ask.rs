@@ -263,7 +263,7 @@ impl Run<'_> {
     /// What the request asks of the large model, with a seed of the episode's.
     fn params(&self, is_answer: bool) -> serde_json::Map<String, serde_json::Value> {
         let mut params = self.request.large_model_params.clone();
-        let seed = (self.request.sampling.seed >> 1) as i64;
+        let seed = crate::seed::for_endpoint(self.request.sampling.seed);
         params.entry("seed").or_insert(json!(seed));
         if is_answer {
             params.extend(self.request.form.params.clone());

@@ -168,9 +168,8 @@ fn tasks(
     let id = state.new_id("chatcmpl-");
     let task = |choice: u32| {
         // Neighbouring seeds would do, were they not what clients send next.
-        let apart = u64::from(choice).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut sampling = sampling;
-        sampling.seed = sampling.seed.wrapping_add(apart);
+        sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
         let mut params = params.clone();
         if choice > 0 {
             // The loop sets one of the episode's own.

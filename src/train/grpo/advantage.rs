@@ -33,7 +33,7 @@ pub fn advantages(rewards: &[f64], scaling: Scaling, epsilon: f64) -> Option<Vec
     Some(rewards.iter().map(|reward| (reward - mean) / divisor).collect())
 }
 
-/// A price on episodes that come near the token limit.
+/// A penalty on episodes that come near the token limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlong {
@@ -46,7 +46,7 @@ pub struct Overlong {
 impl Overlong {
     /// What is taken off the reward of an episode in which the policy sampled `tokens` tokens: 0
     /// up to `max_tokens − margin`, then rising in a straight line to 1 at `max_tokens` and beyond.
-    pub fn price(&self, tokens: usize) -> f64 {
+    pub fn penalty(&self, tokens: usize) -> f64 {
         let free = self.max_tokens.saturating_sub(self.margin);
         let over = tokens.saturating_sub(free) as f64;
         (over / self.margin.max(1) as f64).min(1.0)
@@ -90,9 +90,9 @@ mod tests {
     fn long_episodes_cost() {
         let overlong = Overlong { max_tokens: 100, margin: 20 };
         for (tokens, price) in [(0, 0.0), (80, 0.0), (85, 0.25), (100, 1.0), (5000, 1.0)] {
-            assert!((overlong.price(tokens) - price).abs() < 1e-12, "{tokens}");
+            assert!((overlong.penalty(tokens) - price).abs() < 1e-12, "{tokens}");
         }
-        assert_eq!(Overlong { max_tokens: 10, margin: 0 }.price(10), 0.0);
-        assert_eq!(Overlong { max_tokens: 10, margin: 0 }.price(11), 1.0);
+        assert_eq!(Overlong { max_tokens: 10, margin: 0 }.penalty(10), 0.0);
+        assert_eq!(Overlong { max_tokens: 10, margin: 0 }.penalty(11), 1.0);
     }
 }

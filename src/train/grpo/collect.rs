@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
 use super::rollout::{Attempt, Rollouts, Scored};
-use super::seed::{Purpose, derive};
+use crate::seed::{Purpose, derive};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::task::Task;
@@ -194,7 +194,7 @@ impl Group {
             .iter()
             .map(|Scored { episode, reward }| {
                 let tokens = episode.trajectory.trace.action_count();
-                reward.total - config.overlong.map_or(0.0, |overlong| overlong.price(tokens))
+                reward.total - config.overlong.map_or(0.0, |overlong| overlong.penalty(tokens))
             })
             .collect();
         let advantages = advantages(&rewards, config.scaling, config.epsilon);

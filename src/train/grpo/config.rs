@@ -18,8 +18,8 @@ use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::train::start::StartConfig;
 
-/// The most that `rollouts_ahead` can be: each takes an engine with a copy of the weights.
-const MAX_AHEAD: usize = 8;
+/// The most that `max_policy_lag` can be: each takes an engine with a copy of the weights.
+const MAX_POLICY_LAG: usize = 8;
 
 /// A GRPO run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,8 +71,8 @@ pub struct GrpoConfig {
     /// episodes of the next `k` steps are in flight meanwhile, and a step learns from episodes of
     /// the policy of `k` steps before: off-policy by that much, and each step's all by one policy
     /// (verl: one step off policy; AReaL: `max_head_offpolicyness`; PRIME-RL: `max_async_level`).
-    #[serde(default)]
-    pub rollouts_ahead: usize,
+    #[serde(default, alias = "rollouts_ahead")]
+    pub max_policy_lag: usize,
     /// Episodes in flight at one time, of all steps together.
     #[serde(default = "defaults::max_in_flight")]
     pub max_in_flight: usize,
@@ -168,13 +168,29 @@ impl Preset {
     }
 
     /// The configuration that `written` makes together with these settings.
-    pub fn complete(self, written: toml::Table) -> Result<GrpoConfig, TrainError> {
+    pub fn complete(self, mut written: toml::Table) -> Result<GrpoConfig, TrainError> {
         let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
+        rename(&mut written);
         let mut table: toml::Table = toml::from_str(self.text()).map_err(invalid)?;
         overlay(&mut table, written);
         let config: GrpoConfig = table.try_into().map_err(invalid)?;
         config.check()?;
         Ok(config)
+    }
+}
+
+/// Puts settings under their present names, with a warning for those that have a former one.
+fn rename(written: &mut toml::Table) {
+    let warn = |old, new| tracing::warn!("the setting `{old}` is now called `{new}`");
+    if let Some(value) = written.remove("rollouts_ahead") {
+        warn("rollouts_ahead", "max_policy_lag");
+        written.entry("max_policy_lag").or_insert(value);
+    }
+    if let Some(guards) = written.get_mut("guards").and_then(toml::Value::as_table_mut)
+        && let Some(value) = guards.remove("max_log_prob_gap")
+    {
+        warn("guards.max_log_prob_gap", "guards.max_rollout_logprob_diff");
+        guards.entry("max_rollout_logprob_diff").or_insert(value);
     }
 }
 
@@ -251,7 +267,7 @@ pub struct AdvantageConfig {
     pub scaling: Scaling,
     /// Added to the deviation.
     pub epsilon: f64,
-    /// A price on long episodes.
+    /// A penalty on long episodes.
     pub overlong: Option<Overlong>,
 }
 
@@ -324,10 +340,10 @@ impl GrpoConfig {
                 return wrong(format!("`{name}` must be at least 1"));
             }
         }
-        if self.rollouts_ahead > MAX_AHEAD {
+        if self.max_policy_lag > MAX_POLICY_LAG {
             return wrong(format!(
-                "`rollouts_ahead` is {}, but it must be at most {MAX_AHEAD}\nhint: 1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn",
-                self.rollouts_ahead
+                "`max_policy_lag` is {}, but it must be at most {MAX_POLICY_LAG}\nhint: 1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn",
+                self.max_policy_lag
             ));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
@@ -399,6 +415,11 @@ mod tests {
         assert_eq!(config.reward.scheme, Scheme::Paper);
         assert_eq!(config.schedule.peak, 1e-6);
 
+        let config =
+            complete("rollouts_ahead = 1\nguards = { max_log_prob_gap = 0.5 }").unwrap();
+        assert_eq!(config.max_policy_lag, 1, "former names hold");
+        assert_eq!(config.guards.max_rollout_logprob_diff, 0.5);
+
         let config = complete("objective = { aggregation = { dr_grpo = 64 } }").unwrap();
         assert_eq!(config.objective.aggregation, Aggregation::DrGrpo(64.0));
         assert_eq!(config.objective.clip_high, 0.28);
@@ -410,7 +431,7 @@ mod tests {
             ("group_size = 1", "`group_size` is 1"),
             ("steps = 0", "`steps` must be at least 1"),
             ("temperature = 0.0", "`temperature` is 0"),
-            ("rollouts_ahead = 9", "`rollouts_ahead` is 9"),
+            ("max_policy_lag = 9", "`max_policy_lag` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
         ] {

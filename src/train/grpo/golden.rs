@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use serde::Deserialize;
 
 use super::advantage::{Scaling, advantages};
-use super::objective::{Objective, ObjectiveSums, SampledTokens, Slopes, UpdateSize};
+use super::objective::{Objective, ObjectiveSums, SampledTokens, TokenGradients, UpdateSize};
 use crate::model::{Batch, Model, Selection};
 
 #[derive(Deserialize)]
@@ -87,9 +87,9 @@ fn agrees_with_trl() {
         }
 
         let (scores, tape) = model.forward(&batch, &selection, 1.0).unwrap();
-        let (mut slopes, mut sums) = (Slopes::default(), ObjectiveSums::default());
+        let (mut token_gradients, mut sums) = (TokenGradients::default(), ObjectiveSums::default());
         for (index, &advantage) in found.iter().enumerate() {
-            let scored = slopes.log_probs.len();
+            let scored = token_gradients.log_probs.len();
             let log_probs = golden.sampled(&case.log_probs, index);
             let entropies = golden.sampled(&case.entropies, index);
             for (at, expected) in log_probs.iter().enumerate() {
@@ -115,11 +115,11 @@ fn agrees_with_trl() {
                 entropies: &entropies,
                 advantage,
             };
-            case.objective.add(&tokens, size, &mut slopes, &mut sums);
+            case.objective.add(&tokens, size, &mut token_gradients, &mut sums);
         }
         let f32s = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
         let mut gradients = model.gradients().unwrap();
-        let (log_probs, entropies) = (f32s(&slopes.log_probs), f32s(&slopes.entropies));
+        let (log_probs, entropies) = (f32s(&token_gradients.log_probs), f32s(&token_gradients.entropies));
         model.backward(tape, &log_probs, Some(&entropies), &mut gradients).unwrap();
 
         assert_near(sums.loss, case.loss, name);

@@ -29,8 +29,9 @@ pub struct Guards {
     /// always has none either; hence no bound by default.
     pub max_zero_variance: f64,
     /// Mean difference between the engine's and the trainer's log-probabilities of a token, at
-    /// most. With `rollouts_ahead` the updates in between are part of it.
-    pub max_log_prob_gap: f64,
+    /// most. With `max_policy_lag` the updates in between are part of it.
+    #[serde(alias = "max_log_prob_gap")]
+    pub max_rollout_logprob_diff: f64,
 }
 
 impl Default for Guards {
@@ -44,7 +45,7 @@ impl Default for Guards {
             max_response_growth: 4.0,
             min_response_growth: 0.2,
             max_zero_variance: 1.0,
-            max_log_prob_gap: 0.1,
+            max_rollout_logprob_diff: 0.1,
         }
     }
 }
@@ -63,7 +64,7 @@ pub struct Figures {
     /// Share of groups without variance.
     pub zero_variance: Option<f64>,
     /// Mean log-probability gap.
-    pub log_prob_gap: Option<f64>,
+    pub rollout_logprob_diff: Option<f64>,
 }
 
 /// How long each figure has been out of bounds; part of a checkpoint.
@@ -115,10 +116,10 @@ impl Watch {
                 true,
             ),
             (
-                "max_log_prob_gap",
+                "max_rollout_logprob_diff",
                 "the gap between engine and trainer",
-                figures.log_prob_gap,
-                guards.max_log_prob_gap,
+                figures.rollout_logprob_diff,
+                guards.max_rollout_logprob_diff,
                 true,
             ),
         ];
@@ -168,7 +169,7 @@ mod tests {
             (Figures { response_tokens: Some(500.0), ..none }, "max_response_growth"),
             (Figures { response_tokens: Some(10.0), ..none }, "min_response_growth"),
             (Figures { zero_variance: Some(1.0), ..none }, "max_zero_variance"),
-            (Figures { log_prob_gap: Some(0.2), ..none }, "max_log_prob_gap"),
+            (Figures { rollout_logprob_diff: Some(0.2), ..none }, "max_rollout_logprob_diff"),
         ] {
             let mut watch = Watch::default();
             let first = Figures { response_tokens: Some(100.0), ..none };

@@ -9,40 +9,32 @@ use rand_chacha::ChaCha8Rng;
 
 use super::collect::Sample;
 use super::config::GrpoConfig;
-use super::objective::{KlEstimator, ObjectiveSums, SampledTokens, Slopes, UpdateSize};
-use super::pack::Pack;
-use super::seed::{Purpose, derive};
-use crate::model::{Gradients, Model};
-use crate::train::adamw::{AdamW, AdamWConfig, AdamWError, clip};
+use super::objective::{KlEstimator, ObjectiveSums, SampledTokens, TokenGradients, UpdateSize};
+use crate::train::pack::Pack;
+use crate::seed::{Purpose, derive};
+use crate::model::Model;
+use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
+use crate::train::optimize::ModelOptimizer;
 use crate::train::run_folder::RunFolder;
 use crate::trajectory::TokenTrace;
 
-/// Updates without a finite gradient that are put up with in a row.
-const MAX_BAD_UPDATES: u32 = 5;
 /// Trajectories that the divergence from the start is measured on.
 const DIVERGENCE_SAMPLES: usize = 64;
-
-const TRAINABLE: &str = "trainable.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// What is trained, and what it is trained with.
 pub struct Learner<'c> {
     config: &'c GrpoConfig,
-    /// The policy.
-    pub model: Model,
-    /// The policy before each of the last `rollouts_ahead` steps, the oldest first: the episodes of
+    /// The policy and its optimizer.
+    pub policy: ModelOptimizer,
+    /// The policy before each of the last `max_policy_lag` steps, the oldest first: the episodes of
     /// the next steps are theirs.
     earlier: VecDeque<Model>,
     /// The policy as it was when the run began.
     reference: Model,
-    optimizer: AdamW,
-    gradients: Gradients,
     /// Steps done.
     pub step: u64,
-    /// Updates in a row whose gradient was not finite.
-    pub bad_updates: u32,
 }
 
 /// What a step measured.
@@ -74,7 +66,7 @@ impl StepFigures {
     }
 
     /// Mean difference between rollout and trainer log-probabilities.
-    pub fn log_prob_gap(&self) -> Option<f64> {
+    pub fn rollout_logprob_diff(&self) -> Option<f64> {
         (self.gap_tokens > 0.0).then(|| self.gap / self.gap_tokens)
     }
 
@@ -96,11 +88,11 @@ impl StepFigures {
         push("entropy", self.entropy());
         push("kl", self.kl().filter(|_| has_kl));
         push("ratio", self.mean(self.sums.ratio));
-        push("moved", self.mean(self.sums.moved));
+        push("approx_kl", self.mean(self.sums.approx_kl));
         push("clip_low", self.mean(self.sums.clipped_low));
         push("clip_high", self.mean(self.sums.clipped_high));
-        push("log_prob_gap", self.log_prob_gap());
-        push("log_prob_gap_most", self.log_prob_gap().map(|_| self.gap_most));
+        push("rollout_logprob_diff", self.rollout_logprob_diff());
+        push("rollout_logprob_diff_max", self.rollout_logprob_diff().map(|_| self.gap_most));
         push("dropped_updates", Some(self.dropped));
         values
     }
@@ -113,43 +105,43 @@ impl<'c> Learner<'c> {
         start: &Model,
         folder: &RunFolder,
     ) -> Result<Self, TrainError> {
-        let mut model = start.clone();
-        let adamw = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let latest = folder.latest();
         let mut earlier = VecDeque::new();
-        let (step, optimizer) = match folder.latest() {
-            None => (0, AdamW::new(adamw, &model.trainable())?),
-            Some((step, path)) => {
-                for age in (1..=config.rollouts_ahead).rev() {
-                    let path = path.join(earlier_file(age));
-                    // There are fewer at the beginning, or where the configuration asked for fewer.
-                    if path.is_file() {
-                        model.load_trainable(&path)?;
-                        earlier.push_back(model.clone());
-                    }
+        if let Some((_, path)) = &latest {
+            for age in (1..=config.max_policy_lag).rev() {
+                let path = path.join(checkpoint::earlier(age));
+                // There are fewer at the beginning, or where the configuration asked for fewer.
+                if path.is_file() {
+                    let mut model = start.clone();
+                    model.load_trainable(&path)?;
+                    earlier.push_back(model);
                 }
-                model.load_trainable(&path.join(TRAINABLE))?;
-                (step, AdamW::load(adamw, &model.trainable(), &path.join(OPTIMIZER))?)
             }
-        };
-        let gradients = model.gradients()?;
+        }
+        let (step, path) = latest.unzip();
+        let policy = ModelOptimizer::new(
+            start.clone(),
+            config.weight_decay,
+            config.clip_norm,
+            path.as_deref(),
+        )?;
         let reference = start.without_adapter();
-        Ok(Self { config, model, earlier, reference, optimizer, gradients, step, bad_updates: 0 })
+        Ok(Self { config, policy, earlier, reference, step: step.unwrap_or(0) })
     }
 
     /// Writes the policy, the earlier ones that have episodes in flight, and the optimizer into
     /// `folder`.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.model.save_trainable(&folder.join(TRAINABLE))?;
         for (age, model) in (1..).zip(self.earlier.iter().rev()) {
-            model.save_trainable(&folder.join(earlier_file(age)))?;
+            model.save_trainable(&folder.join(checkpoint::earlier(age)))?;
         }
-        Ok(self.optimizer.save(&folder.join(OPTIMIZER))?)
+        self.policy.save(folder)
     }
 
     /// The policy as it was in the checkpoint in `folder`.
     pub fn saved(&self, folder: &Path) -> Result<Model, TrainError> {
-        let mut model = self.model.clone();
-        model.load_trainable(&folder.join(TRAINABLE))?;
+        let mut model = self.policy.model.clone();
+        model.load_trainable(&folder.join(checkpoint::TRAINABLE))?;
         Ok(model)
     }
 
@@ -158,7 +150,7 @@ impl<'c> Learner<'c> {
     pub fn policy_after(&self, step: u64) -> (u64, &Model) {
         let age = (self.step.saturating_sub(step) as usize).min(self.earlier.len());
         let model = match age {
-            0 => &self.model,
+            0 => &self.policy.model,
             age => &self.earlier[self.earlier.len() - age],
         };
         (self.step - age as u64, model)
@@ -179,12 +171,12 @@ impl<'c> Learner<'c> {
             let seed = derive(self.config.seed, Purpose::Order, &[self.step]);
             samples.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             if self.config.objective.importance_cap.is_some() {
-                before = Some(self.log_probs(&self.model, &traces(&samples))?);
+                before = Some(self.log_probs(&self.policy.model, &traces(&samples))?);
             }
         }
         // An update makes new tensors, so this keeps those there are and copies nothing.
-        self.earlier.push_back(self.model.clone());
-        while self.earlier.len() > self.config.rollouts_ahead {
+        self.earlier.push_back(self.policy.model.clone());
+        while self.earlier.len() > self.config.max_policy_lag {
             self.earlier.pop_front();
         }
         let size = samples.len().div_ceil(updates).max(1);
@@ -208,12 +200,12 @@ impl<'c> Learner<'c> {
             tokens: samples.iter().map(|sample| sample.trace.action_count()).sum(),
         };
         let is_first = figures.updates + figures.dropped == 0.0;
-        self.gradients.clear()?;
+        self.policy.clear()?;
         let mut sums = figures.sums;
         for pack in Pack::all(&traces(samples), self.config.micro_batch_tokens) {
             let (batch, selection) = (&pack.batch, &pack.selection);
             let temperature = self.config.temperature;
-            let (scores, tape) = self.model.forward(batch, selection, temperature)?;
+            let (scores, tape) = self.policy.model.forward(batch, selection, temperature)?;
             let reference = match objective.kl_coef {
                 0.0 => None,
                 _ => Some(self.reference.score(batch, selection, temperature)?),
@@ -249,39 +241,24 @@ impl<'c> Learner<'c> {
                     entropies: &member.entropies(&scores),
                     advantage: sample.advantage,
                 };
-                let mut slopes = Slopes::default();
-                objective.add(&tokens, size, &mut slopes, &mut sums);
-                member.add(&slopes.log_probs, &mut d_log_probs);
-                member.add(&slopes.entropies, &mut d_entropies);
+                let mut token_gradients = TokenGradients::default();
+                objective.add(&tokens, size, &mut token_gradients, &mut sums);
+                member.add(&token_gradients.log_probs, &mut d_log_probs);
+                member.add(&token_gradients.entropies, &mut d_entropies);
             }
             let entropies = (objective.entropy_coef != 0.0).then(|| narrow(&d_entropies));
             let log_probs = narrow(&d_log_probs);
-            self.model.backward(tape, &log_probs, entropies.as_deref(), &mut self.gradients)?;
+            self.policy.backward(tape, &log_probs, entropies.as_deref())?;
         }
-        let clipped = match sums.loss.is_finite() {
-            true => clip(&mut self.gradients, self.config.clip_norm),
-            false => Err(AdamWError::NonFinite),
-        };
-        match clipped {
-            Ok(clipped) => {
-                let parameters = self.model.trainable_mut();
-                self.optimizer.step(parameters, &clipped, figures.learning_rate)?;
-                self.bad_updates = 0;
+        match self.policy.update(figures.learning_rate, sums.loss)? {
+            Some(norm) => {
                 figures.sums = sums;
-                figures.norm += clipped.norm;
+                figures.norm += norm;
                 figures.updates += 1.0;
-                Ok(())
             }
-            Err(AdamWError::NonFinite) => {
-                self.bad_updates += 1;
-                figures.dropped += 1.0;
-                match self.bad_updates {
-                    MAX_BAD_UPDATES.. => Err(TrainError::Diverged(self.bad_updates)),
-                    _ => Ok(()),
-                }
-            }
-            Err(error) => Err(error.into()),
+            None => figures.dropped += 1.0,
         }
+        Ok(())
     }
 
     /// How far the policy that sampled `samples` is from the one at the start, nats a token.
@@ -312,11 +289,6 @@ impl<'c> Learner<'c> {
         }
         Ok(all)
     }
-}
-
-/// The file of the policy of `age` steps before.
-fn earlier_file(age: usize) -> String {
-    format!("trainable-{age}-earlier.safetensors")
 }
 
 fn traces<'a>(samples: &[Sample<'a>]) -> Vec<&'a TokenTrace> {

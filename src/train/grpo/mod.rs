@@ -1,18 +1,16 @@
 //! GRPO: whole episodes are sampled in groups, and what did better than its group gets likelier.
 
 mod advantage;
-mod ahead;
+mod async_rollouts;
 mod collect;
 pub mod config;
 mod evaluate;
 mod guard;
 mod learner;
 mod objective;
-mod pack;
 mod report;
 mod rollout;
 mod run;
-mod seed;
 mod tasks;
 
 pub use advantage::{Overlong, Scaling, advantages};
@@ -22,7 +20,7 @@ pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use guard::Guards;
 pub use learner::{Learner, StepFigures};
 pub use objective::{
-    Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, Slopes,
+    Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
 pub use run::run_grpo;

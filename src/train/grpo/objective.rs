@@ -1,4 +1,4 @@
-//! The objective of an update and its slope: arithmetic on the log-probabilities of sampled
+//! The objective of an update and its gradient: arithmetic on the log-probabilities of sampled
 //! tokens. Pure; observations never get here.
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct Objective {
     pub aggregation: Aggregation,
     /// Bounds the weight that corrects for the gap between the probabilities that tokens were
     /// sampled with and the trainer's before the step: the engine's rounding and, with
-    /// `rollouts_ahead`, the updates in between. With it, ratios are against the latter; without,
+    /// `max_policy_lag`, the updates in between. With it, ratios are against the latter; without,
     /// against the former, so that the clips bound how far a step may be from what was sampled.
     pub importance_cap: Option<f64>,
     /// How strongly the policy is held near the reference; 0 for not at all.
@@ -87,7 +87,7 @@ pub enum KlEstimator {
 }
 
 impl KlEstimator {
-    /// The estimate and its slope in the policy's log-probability.
+    /// The estimate and its gradient in the policy's log-probability.
     pub fn estimate(self, log_prob: f64, reference: f64) -> (f64, f64) {
         let d = reference - log_prob;
         match self {
@@ -124,9 +124,9 @@ pub struct UpdateSize {
     pub tokens: usize,
 }
 
-/// The slope of the objective in each sampled token's scores.
+/// The gradient of the objective in each sampled token's scores.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Slopes {
+pub struct TokenGradients {
     /// In the log-probabilities.
     pub log_probs: Vec<f64>,
     /// In the entropies.
@@ -147,7 +147,7 @@ pub struct ObjectiveSums {
     /// Tokens whose ratio rose above its bound with a positive advantage.
     pub clipped_high: f64,
     /// Estimates of how far the update has moved the policy (k3 against the old one).
-    pub moved: f64,
+    pub approx_kl: f64,
     /// Estimates of the divergence from the reference.
     pub kl: f64,
     /// Entropies.
@@ -155,12 +155,12 @@ pub struct ObjectiveSums {
 }
 
 impl Objective {
-    /// Adds the trajectory to `sums` and its slopes to the end of `slopes`.
+    /// Adds the trajectory to `sums` and its gradients to the end of `gradients`.
     pub fn add(
         &self,
         tokens: &SampledTokens<'_>,
         size: UpdateSize,
-        slopes: &mut Slopes,
+        gradients: &mut TokenGradients,
         sums: &mut ObjectiveSums,
     ) {
         let length = tokens.log_probs.len();
@@ -168,7 +168,7 @@ impl Objective {
         let log_ratios: Vec<f64> =
             tokens.log_probs.iter().zip(tokens.old).map(|(new, old)| new - old).collect();
         let mean = log_ratios.iter().sum::<f64>() / length.max(1) as f64;
-        let first = slopes.log_probs.len();
+        let first = gradients.log_probs.len();
         // What the trajectory's common ratio is worth, where there is one.
         let mut common = 0.0;
         for (at, &log_ratio) in log_ratios.iter().enumerate() {
@@ -177,17 +177,17 @@ impl Objective {
                 Importance::Sequence => mean.exp(),
             };
             let weight = share * tokens.weights.map_or(1.0, |weights| weights[at]);
-            let (surrogate, slope) = self.surrogate(ratio, tokens.advantage);
-            let (kl, kl_slope) = tokens.reference.map_or((0.0, 0.0), |reference| {
+            let (surrogate, gradient) = self.surrogate(ratio, tokens.advantage);
+            let (kl, kl_gradient) = tokens.reference.map_or((0.0, 0.0), |reference| {
                 self.kl_estimator.estimate(tokens.log_probs[at], reference[at])
             });
-            let mut d_log_prob = share * self.kl_coef * kl_slope;
+            let mut d_log_prob = share * self.kl_coef * kl_gradient;
             match self.importance {
-                Importance::Token => d_log_prob -= weight * slope * ratio,
-                Importance::Sequence => common -= weight * slope * ratio,
+                Importance::Token => d_log_prob -= weight * gradient * ratio,
+                Importance::Sequence => common -= weight * gradient * ratio,
             }
-            slopes.log_probs.push(d_log_prob);
-            slopes.entropies.push(-share * self.entropy_coef);
+            gradients.log_probs.push(d_log_prob);
+            gradients.entropies.push(-share * self.entropy_coef);
 
             let entropy = tokens.entropies[at];
             sums.loss +=
@@ -197,12 +197,12 @@ impl Objective {
             let (low, high) = (1.0 - self.clip_low, 1.0 + self.clip_high);
             sums.clipped_low += f64::from(ratio < low && tokens.advantage < 0.0);
             sums.clipped_high += f64::from(ratio > high && tokens.advantage > 0.0);
-            sums.moved += KlEstimator::K3.estimate(0.0, log_ratio).0;
+            sums.approx_kl += KlEstimator::K3.estimate(0.0, log_ratio).0;
             sums.kl += kl;
             sums.entropy += entropy;
         }
-        for slope in &mut slopes.log_probs[first..] {
-            *slope += common / length as f64;
+        for gradient in &mut gradients.log_probs[first..] {
+            *gradient += common / length as f64;
         }
     }
 
@@ -216,7 +216,7 @@ impl Objective {
         }
     }
 
-    /// What a token is worth at this ratio, and the slope in the ratio.
+    /// What a token is worth at this ratio, and the gradient in the ratio.
     fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
         let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage;
         if let Some(most) = self.dual_clip
@@ -245,7 +245,7 @@ mod tests {
         objective: &Objective,
         log_probs: &'a [f64],
         change: impl FnOnce(&mut SampledTokens<'a>),
-    ) -> (Slopes, ObjectiveSums) {
+    ) -> (TokenGradients, ObjectiveSums) {
         let mut tokens = SampledTokens {
             log_probs,
             old: &OLD[..log_probs.len()],
@@ -255,10 +255,10 @@ mod tests {
             advantage: 1.0,
         };
         change(&mut tokens);
-        let (mut slopes, mut sums) = (Slopes::default(), ObjectiveSums::default());
+        let (mut gradients, mut sums) = (TokenGradients::default(), ObjectiveSums::default());
         let size = UpdateSize { sequences: 3, tokens: 10 };
-        objective.add(&tokens, size, &mut slopes, &mut sums);
-        (slopes, sums)
+        objective.add(&tokens, size, &mut gradients, &mut sums);
+        (gradients, sums)
     }
 
     /// One token of ratio `ratio`; what it is worth and whether it still pulls.
@@ -278,12 +278,12 @@ mod tests {
             (dual, 5.0, 1.0, 1.28, false),
             (objective(), 1.1, 0.0, 0.0, false),
         ] {
-            let (slopes, sums) = run(&objective, &[f64::ln(ratio) - 1.0], |tokens| {
+            let (gradients, sums) = run(&objective, &[f64::ln(ratio) - 1.0], |tokens| {
                 tokens.advantage = advantage;
             });
             assert!((sums.loss + worth / 10.0).abs() < 1e-12, "{ratio} {advantage}: {sums:?}");
-            let slope = if pulls { -ratio * advantage / 10.0 } else { 0.0 };
-            assert!((slopes.log_probs[0] - slope).abs() < 1e-12, "{ratio} {advantage}");
+            let gradient = if pulls { -ratio * advantage / 10.0 } else { 0.0 };
+            assert!((gradients.log_probs[0] - gradient).abs() < 1e-12, "{ratio} {advantage}");
             let (low, high) = (ratio < 0.8 && advantage < 0.0, ratio > 1.28 && advantage > 0.0);
             assert_eq!((sums.clipped_low, sums.clipped_high), (f64::from(low), f64::from(high)));
         }
@@ -291,13 +291,13 @@ mod tests {
 
     #[test]
     fn divergence_estimates_and_their_slopes() {
-        for (estimator, value, slope) in [
+        for (estimator, value, gradient) in [
             (KlEstimator::K1, 0.5, 1.0),
             (KlEstimator::K2, 0.125, 0.5),
             (KlEstimator::K3, (-0.5f64).exp() - 0.5, 1.0 - (-0.5f64).exp()),
         ] {
-            let (found, found_slope) = estimator.estimate(-1.0, -1.5);
-            assert!((found - value).abs() < 1e-12 && (found_slope - slope).abs() < 1e-12);
+            let (found, found_gradient) = estimator.estimate(-1.0, -1.5);
+            assert!((found - value).abs() < 1e-12 && (found_gradient - gradient).abs() < 1e-12);
         }
     }
 
@@ -331,7 +331,7 @@ mod tests {
                         tokens.advantage = advantage;
                     })
                 };
-                let (slopes, _) = loss(&log_probs);
+                let (gradients, _) = loss(&log_probs);
                 for at in 0..log_probs.len() {
                     let moved = |by: f64| {
                         let mut moved = log_probs;
@@ -339,7 +339,7 @@ mod tests {
                         loss(&moved).1.loss
                     };
                     let difference = (moved(1e-6) - moved(-1e-6)) / 2e-6;
-                    let error = (slopes.log_probs[at] - difference).abs();
+                    let error = (gradients.log_probs[at] - difference).abs();
                     assert!(error < 1e-8, "{objective:?} {advantage} {at}: {error}");
                 }
             }
@@ -354,13 +354,13 @@ mod tests {
             (Aggregation::DrGrpo(5.0), 1.0 / 15.0),
         ] {
             let objective = Objective { aggregation, entropy_coef: 0.5, ..objective() };
-            let (slopes, sums) = run(&objective, &[-1.0, -1.1], |_| {});
+            let (gradients, sums) = run(&objective, &[-1.0, -1.1], |_| {});
             for at in 0..2 {
-                assert!((slopes.log_probs[at] + share).abs() < 1e-12);
-                assert!((slopes.entropies[at] + 0.5 * share).abs() < 1e-12);
+                assert!((gradients.log_probs[at] + share).abs() < 1e-12);
+                assert!((gradients.entropies[at] + 0.5 * share).abs() < 1e-12);
             }
             assert!((sums.loss + 2.0 * share * 1.25).abs() < 1e-12);
-            assert!((sums.ratio / sums.tokens - 1.0).abs() < 1e-12 && sums.moved.abs() < 1e-12);
+            assert!((sums.ratio / sums.tokens - 1.0).abs() < 1e-12 && sums.approx_kl.abs() < 1e-12);
         }
     }
 }

@@ -25,7 +25,7 @@ const CURVES: [(&str, &str); 16] = [
     ("clip_low", "share clipped low"),
     ("clip_high", "share clipped high"),
     ("zero_variance", "share of groups without variance"),
-    ("log_prob_gap", "engine to trainer log-probability gap"),
+    ("rollout_logprob_diff", "engine to trainer log-probability gap"),
     ("gradient_norm", "gradient norm"),
     ("failed_episodes", "failed episodes"),
     ("tokens_per_second", "sampled tokens a second"),

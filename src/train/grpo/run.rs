@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::ahead::{Ahead, Gathered};
+use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig};
 use super::evaluate::{ClassResult, Evaluation};
 use super::guard::{Figures, Watch};
@@ -24,10 +24,11 @@ use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
 use crate::task::Task;
+use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::run_folder::RunFolder;
-use crate::train::sft::Progress;
+use crate::train::progress::Progress;
 use crate::train::start::Start;
 
 /// How often it is looked whether the run should stop while episodes run.
@@ -87,13 +88,13 @@ pub fn run_grpo(
         params: params.clone(),
         places: Arc::clone(&places),
     };
-    let ahead =
-        Ahead::new(Arc::new(config.clone()), Arc::clone(&tasks), &learner, &start.text, rollouts)?;
+    let rollouts =
+        AsyncRollouts::new(Arc::new(config.clone()), Arc::clone(&tasks), &learner, &start.text, rollouts)?;
     let state = State::load(&folder)?;
     // Episodes run on a thread of their own, so that they go on while this one computes.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut run = Run { config, folder, start, tasks, learner, ahead, state, runtime };
+    let mut run = Run { config, folder, start, tasks, learner, rollouts, state, runtime };
     run.go(progress)
 }
 
@@ -120,7 +121,7 @@ struct Run<'c> {
     start: Start,
     tasks: Arc<Tasks>,
     learner: Learner<'c>,
-    ahead: Ahead,
+    rollouts: AsyncRollouts,
     state: State,
     runtime: Runtime,
 }
@@ -146,18 +147,16 @@ fn wait<T>(
 }
 
 impl State {
-    const FILE: &str = "state.json";
-
     fn load(folder: &RunFolder) -> Result<Self, TrainError> {
         let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path.join(Self::FILE))?;
+        let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
         Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
     }
 }
 
 impl Run<'_> {
     fn go(&mut self, progress: &mut dyn Progress) -> Result<PathBuf, TrainError> {
-        self.learner.bad_updates = self.state.bad_updates;
+        self.learner.policy.bad_updates = self.state.bad_updates;
         let mut log = MetricsLog::open(self.folder.root(), self.learner.step)?;
         if self.learner.step == 0 {
             self.evaluate(progress)?;
@@ -199,7 +198,7 @@ impl Run<'_> {
         let waited = begun.elapsed().as_secs_f64();
         let collected = &gathered.collected;
         let learnt = self.learner.step(&collected.samples())?;
-        self.ahead.renew(&self.learner)?;
+        self.rollouts.renew(&self.learner)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;
         let mut values = collected.values();
@@ -219,14 +218,14 @@ impl Run<'_> {
             clip_fraction: learnt.clip_fraction(),
             response_tokens: value("response_tokens"),
             zero_variance: value("zero_variance"),
-            log_prob_gap: learnt.log_prob_gap(),
+            rollout_logprob_diff: learnt.rollout_logprob_diff(),
         };
         let seconds = begun.elapsed().as_secs_f64();
         let episodes = collected.members().count() as f64;
         values.extend(learnt.values(has_kl));
         values.extend(kl.filter(|_| !has_kl).map(|kl| ("kl", kl)));
         values.extend([
-            ("staleness", gathered.staleness as f64),
+            ("policy_lag", gathered.policy_lag as f64),
             ("rollout_seconds", gathered.seconds),
             ("wait_seconds", waited),
             ("update_seconds", seconds - waited),
@@ -238,7 +237,7 @@ impl Run<'_> {
 
     /// The episodes of the next step. Where the large model stays down, saves what is done.
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
-        let gathered = self.ahead.gather(self.learner.step);
+        let gathered = self.rollouts.gather(self.learner.step);
         let gathered = wait(&self.runtime, progress, gathered);
         if matches!(gathered, None | Some(Err(TrainError::Outage { .. }))) {
             self.checkpoint()?;
@@ -252,7 +251,7 @@ impl Run<'_> {
             return Ok((Values::new(), false));
         }
         let step = self.learner.step;
-        let evaluation = Evaluation::run(&self.tasks, self.ahead.newest(step), step);
+        let evaluation = Evaluation::run(&self.tasks, self.rollouts.newest(step), step);
         let Some(evaluation) = wait(&self.runtime, progress, evaluation) else {
             self.checkpoint()?;
             return Err(TrainError::Interrupted(step));
@@ -270,7 +269,7 @@ impl Run<'_> {
 
     fn checkpoint(&self) -> Result<(), TrainError> {
         let best = self.state.best.map(|best| best.step);
-        let state = State { bad_updates: self.learner.bad_updates, ..self.state.clone() };
+        let state = State { bad_updates: self.learner.policy.bad_updates, ..self.state.clone() };
         self.folder.checkpoint(
             self.learner.step,
             self.config.keep_checkpoints,
@@ -278,7 +277,7 @@ impl Run<'_> {
             |folder| {
                 self.learner.save(folder)?;
                 let text = serde_json::to_string_pretty(&state).map_err(std::io::Error::other)?;
-                Ok::<(), TrainError>(std::fs::write(folder.join(State::FILE), text)?)
+                Ok::<(), TrainError>(std::fs::write(folder.join(checkpoint::STATE), text)?)
             },
         )?;
         Ok(())

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::config::TaskConfig;
-use super::seed::{Purpose, derive};
+use crate::seed::{Purpose, derive};
 use crate::dataset::read_tasks;
 use crate::dataset::world::{Familiarity, Split, TaskKind, World};
 use crate::task::Task;
 use crate::train::error::TrainError;
-use crate::train::sft::Order;
+use crate::train::order::Order;
 
 /// Rejected rows that are named one by one.
 const NAMED: usize = 10;

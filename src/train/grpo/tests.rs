@@ -1,6 +1,6 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
-mod ahead;
+mod async_rollouts;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::reward::Rewarder;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::train::run_folder::RunFolder;
-use crate::train::sft::Progress;
+use crate::train::progress::Progress;
 use crate::train::start::StartConfig;
 use crate::trajectory::{SampledToken, TokenTrace};
 
@@ -104,17 +104,17 @@ const TYPES: [(DtypeChoice, f64); 2] = [(DtypeChoice::F32, 1e-4), (DtypeChoice::
 #[test]
 fn two_and_two_steps_are_four() {
     for (dtype, gap) in TYPES {
-        for rollouts_ahead in [0, 1, 2] {
-            two_and_two_steps(dtype, gap, rollouts_ahead);
+        for max_policy_lag in [0, 1, 2] {
+            two_and_two_steps(dtype, gap, max_policy_lag);
         }
     }
 }
 
-fn two_and_two_steps(dtype: DtypeChoice, gap: f64, rollouts_ahead: usize) {
+fn two_and_two_steps(dtype: DtypeChoice, gap: f64, max_policy_lag: usize) {
     let config = |folder: &Path| {
         let mut config = config(folder);
         config.model.dtype = dtype;
-        config.rollouts_ahead = rollouts_ahead;
+        config.max_policy_lag = max_policy_lag;
         config
     };
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -132,19 +132,19 @@ fn two_and_two_steps(dtype: DtypeChoice, gap: f64, rollouts_ahead: usize) {
     assert_eq!(heard.heard.len(), 4);
     let resumed = first.heard.iter().chain(&second.heard);
     for (step, (a, b)) in heard.heard.iter().zip(resumed).enumerate() {
-        for name in ["reward", "response_tokens", "eval_exact", "staleness"] {
+        for name in ["reward", "response_tokens", "eval_exact", "policy_lag"] {
             let find = |values: &Values| values.iter().find(|v| v.0 == name).map(|v| v.1);
             assert_eq!(find(a), find(b), "{name} of step {step}");
         }
-        let staleness = value(a, "staleness");
-        assert_eq!(staleness, step.min(rollouts_ahead) as f64);
-        let found = value(a, "log_prob_gap_most");
+        let policy_lag = value(a, "policy_lag");
+        assert_eq!(policy_lag, step.min(max_policy_lag) as f64);
+        let found = value(a, "rollout_logprob_diff_max");
         let is_live = found < gap;
-        assert_eq!(is_live, staleness == 0.0, "{dtype:?}, step {step}: off by {found}");
+        assert_eq!(is_live, policy_lag == 0.0, "{dtype:?}, step {step}: off by {found}");
         assert!(value(a, "gradient_norm") > 0.0);
     }
     let (whole, resumed) = (last_checkpoint(whole.path()), last_checkpoint(cut.path()));
-    assert!(whole == resumed, "{dtype:?}, {rollouts_ahead} ahead: not bit for bit");
+    assert!(whole == resumed, "{dtype:?}, {max_policy_lag} ahead: not bit for bit");
     let lines = std::fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 4);
     let evaluations = Evaluation::load_all(cut.path(), 4);
@@ -233,7 +233,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.eval.tasks = 0;
-    config.rollouts_ahead = 1;
+    config.max_policy_lag = 1;
     config.outage.pause_ms = 1;
     config.outage.retries = 2;
     config.reward.external.as_mut().unwrap().command = vec!["false".into()];
@@ -357,7 +357,7 @@ fn learn(traces: &[TokenTrace], advantages: &[f64], steps: usize) -> (Model, Vec
         .map(|(trace, &advantage)| Sample { trace, advantage })
         .collect();
     let figures = (0..steps).map(|_| learner.step(&samples).unwrap().values(false)).collect();
-    (learner.model, figures)
+    (learner.policy.model, figures)
 }
 
 fn flat(model: &Model) -> Vec<f32> {
@@ -374,7 +374,7 @@ fn observations_have_exactly_no_part_in_the_update() {
 
 /// The sampled tokens' log-probabilities.
 fn log_probs(model: &Model, trace: &TokenTrace) -> Vec<f32> {
-    let (batch, selection) = crate::train::sft::pack(&[trace]);
+    let (batch, selection) = crate::train::pack::pack(&[trace]);
     model.score(&batch, &selection, 1.0).unwrap().log_probs
 }
 

@@ -106,8 +106,8 @@ fn a_reward_that_fails_ends_the_run_and_says_so() {
 
 #[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
-    for rollouts_ahead in [0, 1, 2] {
-        killed_and_resumed(&format!("rollouts_ahead = {rollouts_ahead}"));
+    for max_policy_lag in [0, 1, 2] {
+        killed_and_resumed(&format!("max_policy_lag = {max_policy_lag}"));
     }
 }
 

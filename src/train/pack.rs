@@ -84,12 +84,51 @@ impl Member {
         self.entries.iter().map(|&entry| f64::from(scores.entropies[entry])).collect()
     }
 
-    /// Adds its `slopes` to those of the selection.
-    pub fn add(&self, slopes: &[f64], sums: &mut [f64]) {
-        for (&entry, slope) in self.entries.iter().zip(slopes) {
-            sums[entry] += slope;
+    /// Adds its `gradients` to those of the selection.
+    pub fn add(&self, gradients: &[f64], sums: &mut [f64]) {
+        for (&entry, gradient) in self.entries.iter().zip(gradients) {
+            sums[entry] += gradient;
         }
     }
+}
+
+/// Cuts `examples` into parts of at most `tokens` tokens, or of one example.
+pub fn micro_batches<'t>(
+    examples: &[&'t TokenTrace],
+    tokens: usize,
+) -> Vec<Vec<&'t TokenTrace>> {
+    let mut parts: Vec<Vec<&TokenTrace>> = Vec::new();
+    let mut filled = 0;
+    for &example in examples {
+        let length = example.ids.len();
+        match parts.last_mut() {
+            Some(part) if filled + length <= tokens => {
+                part.push(example);
+                filled += length;
+            }
+            _ => {
+                parts.push(vec![example]);
+                filled = length;
+            }
+        }
+    }
+    parts
+}
+
+/// Packs conversations, selecting the rows that predict a sampled token.
+pub fn pack(examples: &[&TokenTrace]) -> (Batch, Selection) {
+    let ids: Vec<&[u32]> = examples.iter().map(|trace| trace.ids.as_slice()).collect();
+    let batch = Batch::pack(&ids);
+    let mut selection = Selection::default();
+    for (trace, &begin) in examples.iter().zip(&batch.starts) {
+        for at in 1..trace.ids.len() {
+            if trace.action_mask[at] {
+                selection.rows.push((begin + at - 1) as u32);
+                selection.targets.push(trace.ids[at]);
+            }
+        }
+    }
+    (batch, selection)
 }
 
 #[cfg(test)]
@@ -137,7 +176,7 @@ mod tests {
                 let mut sums = vec![0.0; pack.selection.len()];
                 for member in &pack.members {
                     seen[member.index] = true;
-                    let alone = crate::train::sft::pack(&[traces[member.index]]);
+                    let alone = super::pack(&[traces[member.index]]);
                     let expected = model.score(&alone.0, &alone.1, 1.0).unwrap();
                     let found = member.log_probs(&scores);
                     assert_eq!(found.len(), expected.log_probs.len());

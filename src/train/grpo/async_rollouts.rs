@@ -17,14 +17,14 @@ use crate::policy::TokenPolicy;
 use crate::tokenization::TextSide;
 use crate::train::error::TrainError;
 
-/// The episodes of the next step and of `rollouts_ahead` steps after it.
+/// The episodes of the next step and of `max_policy_lag` steps after it.
 ///
 /// A step's episodes are all sampled with the weights from before as many steps, or with the first
 /// there are: which weights that is follows from the step's number, never from timing.
-pub struct Ahead {
+pub struct AsyncRollouts {
     config: Arc<GrpoConfig>,
     tasks: Arc<Tasks>,
-    /// One more than `rollouts_ahead`, which take turns: the weights of one are replaced when all
+    /// One more than `max_policy_lag`, which take turns: the weights of one are replaced when all
     /// that it sampled has been learnt from.
     samplers: Vec<Sampler>,
     /// The steps that were begun and not asked for yet, in order.
@@ -43,12 +43,12 @@ pub struct Gathered {
     /// The episodes.
     pub collected: Collected,
     /// How many steps older than the policy that learns from them is the one that sampled them.
-    pub staleness: u64,
+    pub policy_lag: u64,
     /// From the beginning of the first to the end of the last.
     pub seconds: f64,
 }
 
-impl Ahead {
+impl AsyncRollouts {
     /// Prepares for the steps after those that `learner` has done. `rollouts` makes those of an
     /// engine from its policy.
     pub fn new(
@@ -58,8 +58,8 @@ impl Ahead {
         text: &Arc<TextSide>,
         rollouts: impl Fn(TokenPolicy) -> Rollouts,
     ) -> Result<Self, TrainError> {
-        let mut samplers = Vec::with_capacity(config.rollouts_ahead + 1);
-        for age in (0..=config.rollouts_ahead as u64).rev() {
+        let mut samplers = Vec::with_capacity(config.max_policy_lag + 1);
+        for age in (0..=config.max_policy_lag as u64).rev() {
             let (weights, model) = learner.policy_after(learner.step.saturating_sub(age));
             let engine =
                 Arc::new(NativeEngine::new(model.spec(), &model.merged()?, &config.engine)?);
@@ -95,13 +95,13 @@ impl Ahead {
 
     fn begin(&self, step: u64) -> JoinHandle<Result<Gathered, TrainError>> {
         let sampler = &self.samplers[self.turn(step)];
-        let staleness = step - sampler.weights;
+        let policy_lag = step - sampler.weights;
         let (config, tasks) = (Arc::clone(&self.config), Arc::clone(&self.tasks));
         let rollouts = Arc::clone(&sampler.rollouts);
         tokio::spawn(async move {
             let begun = Instant::now();
             let collected = Collected::gather(&config, &tasks, &rollouts, step).await?;
-            Ok(Gathered { collected, staleness, seconds: begun.elapsed().as_secs_f64() })
+            Ok(Gathered { collected, policy_lag, seconds: begun.elapsed().as_secs_f64() })
         })
     }
 
@@ -109,7 +109,7 @@ impl Ahead {
     pub fn renew(&mut self, learner: &Learner<'_>) -> Result<(), TrainError> {
         let turn = self.turn(learner.step - 1);
         let sampler = &mut self.samplers[turn];
-        sampler.engine.set_weights(&learner.model.merged()?);
+        sampler.engine.set_weights(&learner.policy.model.merged()?);
         sampler.weights = learner.step;
         Ok(())
     }

@@ -6,9 +6,9 @@ use crate::policy::TokenPolicy;
 use crate::train::grpo::TaskConfig;
 use crate::train::start::Start;
 
-fn ahead(folder: &Path, rollouts_ahead: usize) -> GrpoConfig {
+fn ahead(folder: &Path, max_policy_lag: usize) -> GrpoConfig {
     let mut config = config(folder);
-    config.rollouts_ahead = rollouts_ahead;
+    config.max_policy_lag = max_policy_lag;
     config.extra_rounds = 1;
     config
 }
@@ -21,16 +21,16 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
     let start = Start::prepare(&config.model, &run, world, config.seed).unwrap();
     let tasks = Tasks::load(&config.tasks, config.seed, 0, |_| Ok(true)).unwrap();
     let mut learner = Learner::new(config, &start.model, &run).unwrap();
-    let mut policies = vec![learner.model.clone()];
+    let mut policies = vec![learner.policy.model.clone()];
     for step in 0..config.steps {
-        let sampling = &policies[(step as usize).saturating_sub(config.rollouts_ahead)];
+        let sampling = &policies[(step as usize).saturating_sub(config.max_policy_lag)];
         let weights = sampling.merged().unwrap();
         let engine = NativeEngine::new(sampling.spec(), &weights, &config.engine).unwrap();
         let policy = TokenPolicy::new("policy", Arc::new(engine), Arc::clone(&start.text), false);
         let rollouts = rollouts(config, Arc::new(policy), echo());
         let collected = wait(Collected::once(config, &tasks, &rollouts, step)).unwrap();
         learner.step(&collected.samples()).unwrap();
-        policies.push(learner.model.clone());
+        policies.push(learner.policy.model.clone());
     }
     learner.save(&config.output).unwrap();
     ["trainable.safetensors", "optimizer.safetensors"]
@@ -39,13 +39,13 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
 
 #[test]
 fn which_policy_samples_follows_from_the_step_alone() {
-    let ends = [0, 1, 2].map(|rollouts_ahead| {
+    let ends = [0, 1, 2].map(|max_policy_lag| {
         let (run, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = ahead(run.path(), rollouts_ahead);
+        let config = ahead(run.path(), max_policy_lag);
         run_grpo(&config, echo(), false, &mut Listener::default()).unwrap();
         let found = last_checkpoint(run.path());
-        let expected = one_by_one(&ahead(plain.path(), rollouts_ahead));
-        assert!(found[..2] == expected, "{rollouts_ahead} ahead: not bit for bit");
+        let expected = one_by_one(&ahead(plain.path(), max_policy_lag));
+        assert!(found[..2] == expected, "{max_policy_lag} ahead: not bit for bit");
         expected
     });
     assert!(ends[0] != ends[1] && ends[1] != ends[2] && ends[0] != ends[2]);
@@ -69,14 +69,14 @@ fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
 
 #[test]
 fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
-    for (before, after, staleness) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])] {
+    for (before, after, policy_lag) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])] {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
         run_grpo(&ahead(folder.path(), before), echo(), false, &mut first).unwrap_err();
         let mut second = Listener::default();
         run_grpo(&ahead(folder.path(), after), echo(), true, &mut second).unwrap();
-        let found: Vec<f64> = second.heard.iter().map(|v| value(v, "staleness")).collect();
-        assert_eq!(found, staleness, "{before}, then {after}");
+        let found: Vec<f64> = second.heard.iter().map(|v| value(v, "policy_lag")).collect();
+        assert_eq!(found, policy_lag, "{before}, then {after}");
     }
 }
 
@@ -97,22 +97,22 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         // The policy moves on, and the trajectory does not.
         learner.step(&sample).unwrap();
 
-        let pairs = log_probs(&learner.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
+        let pairs = log_probs(&learner.policy.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
         let gone: Vec<f64> = pairs.map(|(now, then)| f64::from(now - then).exp()).collect();
         assert!(gone.iter().any(|gone| *gone > 1.0001), "{gone:?}");
         let tokens = gone.len() as f64;
-        let slopes: Vec<f32> = (gone.iter())
+        let token_gradients: Vec<f32> = (gone.iter())
             .map(|&gone| match cap {
                 None if gone > 1.28 => 0.0,
                 None => -gone / tokens,
                 Some(cap) => -gone.min(cap) / tokens,
             })
-            .map(|slope| slope as f32)
+            .map(|gradient| gradient as f32)
             .collect();
-        let (batch, selection) = crate::train::sft::pack(&[&trace]);
-        let (_, tape) = learner.model.forward(&batch, &selection, 1.0).unwrap();
-        let mut gradients = learner.model.gradients().unwrap();
-        learner.model.backward(tape, &slopes, None, &mut gradients).unwrap();
+        let (batch, selection) = crate::train::pack::pack(&[&trace]);
+        let (_, tape) = learner.policy.model.forward(&batch, &selection, 1.0).unwrap();
+        let mut gradients = learner.policy.model.gradients().unwrap();
+        learner.policy.model.backward(tape, &token_gradients, None, &mut gradients).unwrap();
         let norm = gradients.norm().unwrap();
 
         let found = learner.step(&sample).unwrap().values(false);

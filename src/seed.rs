@@ -1,0 +1,90 @@
+//! Every derivation of a seed. A seed follows from what it is for, so that a repeated or resumed
+//! run draws what the first one drew.
+
+/// The golden ratio as a fraction of 2^64: multiples of it are far apart.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// What a seed of a training run is for: no two uses share one.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// An episode: of a task's sample in a round of a step.
+    Episode,
+    /// The tasks of a step.
+    Tasks,
+    /// The order of a step's trajectories.
+    Order,
+    /// The tasks of the evaluation.
+    Evaluation,
+}
+
+/// A number that depends on the run's seed, the purpose and every part, and looks random.
+pub fn derive(seed: u64, purpose: Purpose, parts: &[u64]) -> u64 {
+    let first = mix(seed ^ mix(purpose as u64 + 1));
+    parts.iter().fold(first, |hash, &part| mix(hash ^ mix(part)))
+}
+
+/// The seed of the `index`-th of several things that share `seed`: the turns of an episode, the
+/// choices of a request. The first has `seed` itself.
+pub fn nth(seed: u64, index: u64) -> u64 {
+    seed.wrapping_add(index.wrapping_mul(GOLDEN))
+}
+
+/// The seed of a round through the examples of a run.
+pub fn of_round(seed: u64, round: u64) -> u64 {
+    seed ^ round.wrapping_mul(GOLDEN)
+}
+
+/// The seed of something with a name: the question of an evaluation.
+pub fn of_name(seed: u64, name: &str) -> u64 {
+    seed.wrapping_mul(GOLDEN) ^ u64::from(crc32c::crc32c(name.as_bytes()))
+}
+
+/// The seed of an episode as endpoints take it: a number that is not negative in 64 signed bits.
+pub fn for_endpoint(seed: u64) -> i64 {
+    (seed >> 1) as i64
+}
+
+/// A step of SplitMix64.
+fn mix(value: u64) -> u64 {
+    scramble(value.wrapping_add(GOLDEN))
+}
+
+/// The finaliser of SplitMix64: every bit of the result depends on every bit of `value`.
+pub fn scramble(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn seeds_differ_in_every_part() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..3 {
+            for purpose in [Purpose::Episode, Purpose::Tasks] {
+                for a in 0..10 {
+                    for b in 0..10 {
+                        assert!(seen.insert(derive(seed, purpose, &[a, b])));
+                    }
+                }
+            }
+        }
+        assert_eq!(derive(1, Purpose::Order, &[2]), derive(1, Purpose::Order, &[2]));
+    }
+
+    /// Published runs depend on these values.
+    #[test]
+    fn seeds_stay_what_they_are() {
+        assert_eq!(scramble(GOLDEN), 0xE220_A839_7B1D_CDAF, "SplitMix64's first number of seed 0");
+        assert_eq!(nth(5, 0), 5);
+        assert_eq!(nth(0, 1), GOLDEN);
+        assert_eq!(of_round(3, 0), 3);
+        assert_eq!(of_name(0, "123456789"), 0xE306_9283);
+        assert_eq!(for_endpoint(u64::MAX), i64::MAX);
+    }
+}

@@ -1,0 +1,13 @@
+//! The files of a checkpoint. Which checkpoints there are is [`super::run_folder`]'s business.
+
+/// The weights that are trained.
+pub const TRAINABLE: &str = "trainable.safetensors";
+/// The moments of the optimizer.
+pub const OPTIMIZER: &str = "optimizer.safetensors";
+/// What a GRPO run needs beside them.
+pub const STATE: &str = "state.json";
+
+/// The trained weights of `age` steps before.
+pub fn earlier(age: usize) -> String {
+    format!("trainable-{age}-earlier.safetensors")
+}

@@ -1,0 +1,121 @@
+//! The configuration of a supervised run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::world::WorldConfig;
+use crate::dataset::world::demonstration::DemonstrationMix;
+use crate::train::config::{at_least_one, version};
+use crate::train::error::TrainError;
+use crate::train::schedule::Schedule;
+use crate::train::start::StartConfig;
+
+/// A supervised run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftConfig {
+    /// Version of this file's format: 1.
+    pub schema_version: u32,
+    /// Folder of the run.
+    pub output: PathBuf,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// Which model.
+    pub model: StartConfig,
+    /// What it learns.
+    pub data: SftData,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Conversations a step.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    /// Tokens computed at once; a step is cut into as many parts as it takes. Bounds the memory,
+    /// not the result.
+    #[serde(default = "defaults::micro_batch_tokens")]
+    pub micro_batch_tokens: usize,
+    /// Learning rate.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Decoupled weight decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient.
+    #[serde(default = "defaults::clip_norm")]
+    pub clip_norm: f64,
+    /// Steps between two checkpoints.
+    #[serde(default = "defaults::every")]
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    #[serde(default = "defaults::keep")]
+    pub keep_checkpoints: usize,
+    /// Steps between two evaluations on held-out conversations.
+    #[serde(default = "defaults::every")]
+    pub eval_every: u64,
+}
+
+mod defaults {
+    pub fn batch_size() -> usize {
+        64
+    }
+    pub fn micro_batch_tokens() -> usize {
+        8192
+    }
+    pub fn clip_norm() -> f64 {
+        1.0
+    }
+    pub fn every() -> u64 {
+        100
+    }
+    pub fn keep() -> usize {
+        2
+    }
+}
+
+/// Where conversations come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SftData {
+    /// Single facts of the bundled world, for a large model that knows nothing else.
+    WorldFacts {
+        /// Which world.
+        #[serde(default)]
+        world: WorldConfig,
+    },
+    /// Demonstrations of answering questions about the bundled world.
+    WorldDemonstrations {
+        /// Which world.
+        #[serde(default)]
+        world: WorldConfig,
+        /// What is demonstrated, and how well.
+        #[serde(default)]
+        mix: DemonstrationMix,
+        /// How many.
+        count: usize,
+    },
+    /// JSON Lines, each with `messages`: a list of `role` and `content`.
+    Chat {
+        /// The file.
+        path: PathBuf,
+        /// Held-out conversations of the same form.
+        #[serde(default)]
+        eval_path: Option<PathBuf>,
+    },
+}
+
+impl SftConfig {
+    /// Whether every setting is possible.
+    ///
+    /// # Errors
+    /// Names the first setting that is not.
+    pub fn check(&self) -> Result<(), TrainError> {
+        version(self.schema_version)?;
+        at_least_one(&[
+            ("steps", self.steps),
+            ("batch_size", self.batch_size as u64),
+            ("checkpoint_every", self.checkpoint_every),
+            ("eval_every", self.eval_every),
+        ])
+    }
+}

@@ -1,0 +1,126 @@
+//! The loop of a supervised run.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::config::{SftConfig, SftData};
+use super::data::examples;
+use crate::dataset::world::WorldConfig;
+use crate::train::error::TrainError;
+use crate::train::metrics::{MetricsLog, Values};
+use crate::train::optimize::ModelOptimizer;
+use crate::train::order::Order;
+use crate::train::pack::{micro_batches, pack};
+use crate::train::progress::Progress;
+use crate::train::run_folder::RunFolder;
+use crate::train::start::Start;
+use crate::trajectory::TokenTrace;
+
+/// Runs `config` to its end, or on from its last checkpoint; returns the finished model's folder.
+pub fn run_sft(
+    config: &SftConfig,
+    resume: bool,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, TrainError> {
+    config.check()?;
+    let run = RunFolder::open(&config.output)?;
+    if !resume && !run.is_fresh() {
+        return Err(TrainError::Occupied(config.output.display().to_string()));
+    }
+    let world = match &config.data {
+        SftData::WorldFacts { world } | SftData::WorldDemonstrations { world, .. } => world.clone(),
+        SftData::Chat { .. } => WorldConfig::default(),
+    };
+    let start = Start::prepare(&config.model, &run, &world, config.seed)?;
+    let examples = examples(config, &start)?;
+    let mut trainer = Trainer::new(config, &start, &run)?;
+    let mut log = MetricsLog::open(run.root(), trainer.step)?;
+    let mut order = Order::new(examples.train.len(), config.seed);
+    while trainer.step < config.steps {
+        let batch = order.batch(trainer.step, config.batch_size);
+        let batch: Vec<&TokenTrace> = batch.iter().map(|&index| &examples.train[index]).collect();
+        let mut values = trainer.update(&batch)?;
+        let done = trainer.step;
+        let last = done == config.steps;
+        if (done.is_multiple_of(config.eval_every) || last) && !examples.eval.is_empty() {
+            let held_out: Vec<&TokenTrace> = examples.eval.iter().collect();
+            values.push(("eval_loss", trainer.evaluate(&held_out)?));
+        }
+        log.write(done, &values)?;
+        progress.step(done, config.steps, &values);
+        let cancelled = progress.is_cancelled();
+        if done.is_multiple_of(config.checkpoint_every) || last || cancelled {
+            trainer.checkpoint(&run)?;
+        }
+        if cancelled && !last {
+            return Err(TrainError::Interrupted(done));
+        }
+    }
+    start.save(&trainer.learner.model, &run.model())?;
+    Ok(run.model())
+}
+
+struct Trainer<'a> {
+    config: &'a SftConfig,
+    learner: ModelOptimizer,
+    step: u64,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(config: &'a SftConfig, start: &Start, run: &RunFolder) -> Result<Self, TrainError> {
+        let (step, checkpoint) = run.latest().unzip();
+        let model = start.model.clone();
+        let learner = ModelOptimizer::new(
+            model,
+            config.weight_decay,
+            config.clip_norm,
+            checkpoint.as_deref(),
+        )?;
+        Ok(Self { config, learner, step: step.unwrap_or(0) })
+    }
+
+    fn update(&mut self, batch: &[&TokenTrace]) -> Result<Values, TrainError> {
+        let begun = Instant::now();
+        let targets: usize = batch.iter().map(|trace| trace.action_count()).sum();
+        let weight = -1.0 / targets.max(1) as f32;
+        self.learner.clear()?;
+        let mut loss = 0.0;
+        for part in micro_batches(batch, self.config.micro_batch_tokens) {
+            let (packed, selection) = pack(&part);
+            let (scores, tape) = self.learner.model.forward(&packed, &selection, 1.0)?;
+            loss -= scores.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>();
+            let weights = vec![weight; selection.rows.len()];
+            self.learner.backward(tape, &weights, None)?;
+        }
+        let loss = loss / targets.max(1) as f64;
+        let rate = self.config.schedule.rate(self.step, self.config.steps);
+        let norm = self.learner.update(rate, loss)?.unwrap_or(f64::NAN);
+        self.step += 1;
+        let tokens: usize = batch.iter().map(|trace| trace.ids.len()).sum();
+        Ok(vec![
+            ("loss", loss),
+            ("learning_rate", rate),
+            ("gradient_norm", norm),
+            ("tokens_per_second", tokens as f64 / begun.elapsed().as_secs_f64()),
+        ])
+    }
+
+    /// Mean loss per assistant token, without a gradient.
+    fn evaluate(&self, examples: &[&TokenTrace]) -> Result<f64, TrainError> {
+        let (mut loss, mut targets) = (0.0, 0);
+        for part in micro_batches(examples, self.config.micro_batch_tokens) {
+            let (packed, selection) = pack(&part);
+            let scores = self.learner.model.score(&packed, &selection, 1.0)?;
+            loss -= scores.log_probs.iter().map(|&p| f64::from(p)).sum::<f64>();
+            targets += scores.log_probs.len();
+        }
+        Ok(loss / targets.max(1) as f64)
+    }
+
+    fn checkpoint(&self, run: &RunFolder) -> Result<(), TrainError> {
+        run.checkpoint(self.step, self.config.keep_checkpoints, None, |folder| {
+            self.learner.save(folder)
+        })?;
+        Ok(())
+    }
+}
