@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use minijinja::{Environment, context};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::gguf::Gguf;
@@ -10,7 +11,11 @@ use crate::protocol::Piece;
 use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
+use super::jinja;
 use super::tokenizer::{TokenizerError, read_json, token_text};
+
+/// The longest template, bytes; the longest published ones have about 20 kB.
+const MAX_TEMPLATE: usize = 1 << 20;
 
 /// One message of a conversation, its text known by origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +30,21 @@ pub struct Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    tokens: SpecialTokens,
     folder: String,
+}
+
+/// The special tokens that a template may name; one that a folder does not have is undefined.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct SpecialTokens {
+    /// Begins a text.
+    pub bos_token: Option<String>,
+    /// Ends a text.
+    pub eos_token: Option<String>,
+    /// Fills a batch.
+    pub pad_token: Option<String>,
+    /// Stands for what has no token.
+    pub unk_token: Option<String>,
 }
 
 /// What stands between the messages of a conversation that grows by a sampled assistant turn and a
@@ -42,6 +59,9 @@ pub struct ChatFormat {
 
 impl ChatTemplate {
     /// Reads `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// Fails where there is none, or one that is no valid template.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
         let settings = read_json(&folder.join("tokenizer_config.json"));
         let shown = folder.display().to_string();
@@ -52,9 +72,14 @@ impl ChatTemplate {
                 path: shown.clone(),
                 reason: "there is none".into(),
             })?;
-        let bos = token_text(&settings, "bos_token").unwrap_or_default();
-        let eos = token_text(&settings, "eos_token").unwrap_or_default();
-        Self::new(source, bos, eos, shown)
+        let token = |key| token_text(&settings, key);
+        let tokens = SpecialTokens {
+            bos_token: token("bos_token"),
+            eos_token: token("eos_token"),
+            pad_token: token("pad_token"),
+            unk_token: token("unk_token"),
+        };
+        Self::new(&source, tokens, shown)
     }
 
     /// Reads the template that a GGUF file carries.
@@ -62,34 +87,25 @@ impl ChatTemplate {
     /// # Errors
     /// When it has none, or one that is not valid.
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
-        let (source, bos, eos) = chat_template(file)?;
-        Self::new(source, bos, eos, file.path().to_owned())
+        let (source, tokens) = chat_template(file)?;
+        Self::new(&source, tokens, file.path().to_owned())
     }
 
     /// From the template's text. `folder` is only named in errors.
+    ///
+    /// # Errors
+    /// Fails where the text is no valid template, or too long for one.
     pub fn new(
-        source: String,
-        bos: String,
-        eos: String,
+        source: &str,
+        tokens: SpecialTokens,
         folder: String,
     ) -> Result<Self, TokenizerError> {
-        let mut environment = Environment::new();
-        // As transformers renders: blocks leave no blank lines behind.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, _> {
-            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
-        });
-        // A date in the prompt would make equal requests differ; templates fall back on a constant.
-        environment.add_function("strftime_now", |_format: String| "01 Jan 2025");
-        let reason = |error: minijinja::Error| TokenizerError::Template {
-            path: folder.clone(),
-            reason: error.to_string(),
-        };
-        environment.add_template_owned("chat", source).map_err(reason)?;
-        Ok(Self { environment, bos, eos, folder })
+        let failed = |reason: String| TokenizerError::Template { path: folder.clone(), reason };
+        if source.len() > MAX_TEMPLATE {
+            return Err(failed(format!("it is longer than {MAX_TEMPLATE} bytes")));
+        }
+        let environment = jinja::environment(source).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { environment, tokens, folder })
     }
 
     /// The conversation as the model reads it, ready for it to write the next assistant turn.
@@ -124,20 +140,25 @@ impl ChatTemplate {
     }
 
     fn render_text(&self, messages: &[minijinja::Value]) -> Result<String, TokenizerError> {
-        self.environment
-            .get_template("chat")
-            .and_then(|template| {
-                template.render(context! {
-                    messages,
-                    add_generation_prompt => true,
-                    bos_token => self.bos,
-                    eos_token => self.eos,
-                })
-            })
-            .map_err(|error| TokenizerError::Template {
-                path: self.folder.clone(),
-                reason: error.to_string(),
-            })
+        let SpecialTokens { bos_token, eos_token, pad_token, unk_token } = &self.tokens;
+        let defined = |token: &Option<String>| match token {
+            Some(text) => minijinja::Value::from(text.as_str()),
+            None => minijinja::Value::UNDEFINED,
+        };
+        let context = context! {
+            messages,
+            add_generation_prompt => true,
+            tools => (),
+            documents => (),
+            bos_token => defined(bos_token),
+            eos_token => defined(eos_token),
+            pad_token => defined(pad_token),
+            unk_token => defined(unk_token),
+        };
+        jinja::render(&self.environment, context).map_err(|reason| TokenizerError::Template {
+            path: self.folder.clone(),
+            reason,
+        })
     }
 }
 
@@ -152,5 +173,61 @@ fn template_of(settings: &Value) -> Option<String> {
             .as_str()
             .map(str::to_owned),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        template: String,
+        tokens: SpecialTokens,
+        messages: Vec<Value>,
+        /// Null where the template refuses the messages.
+        rendered: Option<String>,
+    }
+
+    /// Against transformers; `tests/golden/chat_templates/make.py` made the renderings. More
+    /// templates, made by it from other folders, can be named by `CHAT_TEMPLATES`.
+    #[test]
+    fn renders_as_transformers_does() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/chat_templates/cases.json");
+        let more = std::env::var("CHAT_TEMPLATES").ok();
+        let mut wrong = Vec::new();
+        for path in [Some(golden.to_owned()), more].into_iter().flatten() {
+            let cases: Vec<Case> =
+                serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            for case in cases {
+                let messages: Vec<_> =
+                    case.messages.iter().map(minijinja::Value::from_serialize).collect();
+                let rendered = ChatTemplate::new(&case.template, case.tokens, "test".into())
+                    .and_then(|template| template.render_text(&messages));
+                if rendered.as_ref().ok() != case.rendered.as_ref() {
+                    wrong.push(format!(
+                        "{}: {rendered:?}\n  instead of {:?}",
+                        case.name, case.rendered
+                    ));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_template_ends_in_bounded_time_and_space() {
+        for source in [
+            "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+            "{% for a in range(90000) %}{{ 'a' * 9000 }}{% endfor %}",
+            "{{ bos_token",
+        ] {
+            let rendered = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into())
+                .and_then(|template| template.render(&[]));
+            let error = rendered.unwrap_err().to_string();
+            assert!(error.contains("`a/b`"), "{error}");
+        }
     }
 }

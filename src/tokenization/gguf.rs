@@ -15,8 +15,9 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
 
+use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
-use super::tokenizer::{Special, Tokenizer, TokenizerError};
+use super::tokenizer::{Special, Tokenizer, TokenizerError, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -95,23 +96,29 @@ impl Tokenizer {
         let control = vocabulary.of_kind(Kind::Control).chain(vocabulary.of_kind(Kind::Unknown));
         let control: BTreeMap<u32, String> =
             control.map(|(id, text)| (id, text.to_owned())).collect();
-        let stops = control.keys().copied().collect();
+        let stops = control.iter().filter(|(_, text)| !is_tag(text)).map(|(&id, _)| id).collect();
         Self::new(inner, Special { control, ends, stops, begin })
     }
 }
 
-/// The chat template of a file, with the texts of its tokens of beginning and end.
-pub(super) fn chat_template(file: &Gguf) -> Result<(String, String, String), TokenizerError> {
+/// The chat template of a file, with the texts of its special tokens.
+pub(super) fn chat_template(file: &Gguf) -> Result<(String, SpecialTokens), TokenizerError> {
     let source = file.text("tokenizer.chat_template")?.ok_or_else(|| TokenizerError::Template {
         path: file.path().to_owned(),
         reason: "the file has none: it is of a model that was not trained to chat".into(),
     })?;
     let vocabulary = Vocabulary::read(file)?;
-    let text = |name: &str| -> Result<String, TokenizerError> {
+    let text = |name: &str| -> Result<Option<String>, TokenizerError> {
         let id = vocabulary.named(name)?;
-        Ok(id.map(|id| vocabulary.tokens[id as usize].to_owned()).unwrap_or_default())
+        Ok(id.map(|id| vocabulary.tokens[id as usize].to_owned()))
     };
-    Ok((source.to_owned(), text("bos")?, text("eos")?))
+    let tokens = SpecialTokens {
+        bos_token: text("bos")?,
+        eos_token: text("eos")?,
+        pad_token: text("padding")?,
+        unk_token: text("unknown")?,
+    };
+    Ok((source.to_owned(), tokens))
 }
 
 impl<'a> Vocabulary<'a> {

@@ -4,12 +4,13 @@
 mod chat_template;
 mod decode;
 mod gguf;
+mod jinja;
 mod pre_tokenizer;
 mod text_side;
 mod tokenizer;
 pub mod word_level;
 
-pub use chat_template::{ChatFormat, ChatTemplate, Message};
+pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
 pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

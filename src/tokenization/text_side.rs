@@ -1,12 +1,16 @@
 //! The text side of a model folder: how conversations become ids.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::gguf::Gguf;
-use crate::protocol::{Piece, THINK};
+use crate::protocol::{Piece, TAGS, THINK};
 
 use super::chat_template::{ChatFormat, ChatTemplate, Message};
 use super::tokenizer::{Tokenizer, TokenizerError};
+
+/// Opens a thought.
+const THINK_OPEN: &str = "<think>";
 
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
@@ -16,6 +20,7 @@ pub struct TextSide {
     /// The chat template.
     pub template: ChatTemplate,
     format: Option<ChatFormat>,
+    folder: String,
 }
 
 impl TextSide {
@@ -27,7 +32,7 @@ impl TextSide {
         if Gguf::is_path(path) {
             return Self::from_gguf(&Gguf::open(path)?);
         }
-        Ok(Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?))
+        Ok(Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string()))
     }
 
     /// Reads tokenizer and chat template from an open GGUF file.
@@ -35,13 +40,14 @@ impl TextSide {
     /// # Errors
     /// As [`TextSide::load`].
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
-        Ok(Self::new(Tokenizer::from_gguf(file)?, ChatTemplate::from_gguf(file)?))
+        let template = ChatTemplate::from_gguf(file)?;
+        Ok(Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned()))
     }
 
-    fn new(tokenizer: Tokenizer, template: ChatTemplate) -> Self {
+    fn new(tokenizer: Tokenizer, template: ChatTemplate, folder: String) -> Self {
         // A model that reads the last message only has no such format, and cannot be a policy.
         let format = template.format().ok();
-        Self { tokenizer, template, format }
+        Self { tokenizer, template, format, folder }
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
@@ -52,21 +58,59 @@ impl TextSide {
     /// What stands between turns.
     fn format(&self) -> Result<&ChatFormat, TokenizerError> {
         self.format.as_ref().ok_or_else(|| TokenizerError::Template {
-            path: "the policy".into(),
+            path: self.folder.clone(),
             reason: "it drops earlier turns".into(),
         })
     }
 
-    /// The token that ends a turn of the model, where there is one.
+    /// The token that ends a turn of the model: the one that the template writes there, where that
+    /// is a special token; else the first of those that the folder names.
     pub fn turn_end(&self) -> Option<u32> {
-        let end_ids = self.tokenizer.end_ids();
         let framed = self
             .format
             .as_ref()
             .and_then(|format| self.tokenizer.encode_markup(&format.before_user).ok())
             .and_then(|ids| ids.first().copied())
-            .filter(|id| end_ids.contains(id));
-        framed.or_else(|| end_ids.first().copied())
+            .filter(|id| self.tokenizer.stop_ids().contains(id));
+        framed.or_else(|| self.tokenizer.end_ids().first().copied())
+    }
+
+    /// Ids of a turn as the model is to write it, its end token included. What the frame opens by
+    /// itself is left out; of the control tokens only the protocol's tags become tokens.
+    ///
+    /// # Errors
+    /// Fails where the tokenizer refuses the text.
+    pub fn turn_ids(&self, turn: &str) -> Result<Vec<u32>, TokenizerError> {
+        let turn = self.after_frame(turn);
+        let mut ids = self.tokenizer.encode_markup(&turn)?;
+        if ids.iter().any(|id| self.tokenizer.stop_ids().contains(id)) {
+            ids.clear();
+            let mut rest = turn.as_ref();
+            while let Some((begin, end)) = first_tag(rest) {
+                ids.extend(self.tokenizer.encode_text(&rest[..begin])?);
+                ids.extend(self.tokenizer.encode_markup(&rest[begin..end])?);
+                rest = &rest[end..];
+            }
+            ids.extend(self.tokenizer.encode_text(rest)?);
+        }
+        ids.extend(self.turn_end());
+        Ok(ids)
+    }
+
+    /// What is left to write of `turn` where the frame opens the think element itself.
+    fn after_frame<'t>(&self, turn: &'t str) -> Cow<'t, str> {
+        let Some((_, space)) = self.think_opened() else { return turn.into() };
+        match turn.trim_start().strip_prefix(THINK_OPEN) {
+            Some(rest) => rest.strip_prefix(space).unwrap_or(rest).into(),
+            // A turn without a thought closes the element at once.
+            None => format!("{space}</{THINK}>\n\n{}", turn.trim_start()).into(),
+        }
+    }
+
+    /// What stands before and after the think tag at the end of the frame.
+    fn think_opened(&self) -> Option<(&str, &str)> {
+        let frame = self.format.as_ref()?.after_user.as_str();
+        frame.rsplit_once(THINK_OPEN).filter(|(_, space)| space.trim().is_empty())
     }
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
@@ -101,8 +145,78 @@ impl TextSide {
 
     /// What the frame makes every turn start with: some templates open the think tag themselves.
     pub fn turn_prefix(&self) -> String {
-        let opened = format!("<{THINK}>");
-        let opens = |format: &ChatFormat| format.after_user.trim_end().ends_with(&opened);
-        if self.format.as_ref().is_some_and(opens) { opened } else { String::new() }
+        self.think_opened().map_or_else(String::new, |_| THINK_OPEN.to_owned())
+    }
+}
+
+/// The first tag of the protocol in `text`.
+fn first_tag(text: &str) -> Option<(usize, usize)> {
+    let places = TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
+    places.filter_map(|tag| text.find(&tag).map(|at| (at, at + tag.len()))).min()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::tokenization::word_level::write_word_level;
+
+    /// A folder with this template, in which `<|im_end|>` and the protocol's tags are special,
+    /// and another token is the only end that its files name.
+    fn text(template: &str) -> TextSide {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let words = ["a b ok user assistant".to_owned()];
+        let mut tags: Vec<String> =
+            TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
+        tags.extend(["<|im_start|>".to_owned(), "<|im_end|>".to_owned()]);
+        write_word_level(path, &words, &tags, template).unwrap();
+        let file = path.join("tokenizer.json");
+        let mut tokenizer: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+            token["special"] = json!(true);
+        }
+        std::fs::write(file, tokenizer.to_string()).unwrap();
+        TextSide::load(path).unwrap()
+    }
+
+    const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant ";
+
+    #[test]
+    fn tags_that_are_special_tokens_do_not_stop_a_turn() {
+        let text = text(CHATML);
+        for tag in ["<think>", "</think>", "<answer>", "</interaction_prompt>"] {
+            let ids = text.tokenizer.encode_markup(tag).unwrap();
+            assert_eq!(ids.len(), 1, "{tag} is one token");
+            assert!(!text.tokenizer.stop_ids().contains(&ids[0]), "{tag}");
+        }
+        let end = text.turn_end().unwrap();
+        assert_eq!(text.tokenizer.decode(&[end]).unwrap(), "<|im_end|>");
+        assert!(text.tokenizer.stop_ids().contains(&end));
+    }
+
+    #[test]
+    fn a_turn_is_learnt_as_the_frame_has_it_written() {
+        let opened = format!("{CHATML}<think>\n");
+        for (template, turn, expected) in [
+            (CHATML, "<think>ok</think><answer>a</answer>", "<think>ok</think><answer>a</answer>"),
+            (&opened, "<think>ok</think><answer>a</answer>", "ok</think><answer>a</answer>"),
+            (&opened, "a b", "</think>a b"),
+            (CHATML, "a<|im_end|><|im_start|>user b", "a<|im_end|><|im_start|>user b"),
+        ] {
+            let text = text(template);
+            let ids = text.turn_ids(turn).unwrap();
+            let (end, ids) = ids.split_last().unwrap();
+            assert_eq!(Some(*end), text.turn_end());
+            let plain = |text: &str| text.replace(char::is_whitespace, "");
+            assert!(!ids.contains(end), "text never becomes the end of a turn");
+            let written = plain(&text.tokenizer.decode(ids).unwrap());
+            if !turn.contains("im_end") {
+                assert_eq!(written, plain(expected), "{turn}");
+            }
+        }
     }
 }

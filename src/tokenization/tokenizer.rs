@@ -97,14 +97,17 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         // Models add ordinary text as well, such as runs of newlines; of that, only the protocol's
         // own tags must not come from outside.
-        let tags: Vec<String> =
-            TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
         let control = added
             .iter()
-            .filter(|(_, token)| token.special || tags.contains(&token.content))
+            .filter(|(_, token)| token.special || is_tag(&token.content))
             .map(|(&id, token)| (id, token.content.clone()))
             .collect();
-        let stops = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        // A policy writes the protocol's tags within its turns, however they were added.
+        let stops = added
+            .iter()
+            .filter(|(_, token)| token.special && !is_tag(&token.content))
+            .map(|(&id, _)| id)
+            .collect();
         let mut ends = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             match read_json(&folder.join(file)).get("eos_token_id") {
@@ -185,7 +188,7 @@ impl Tokenizer {
     }
 
     /// The ids at which sampling stops, ascending: those that end a turn, and every other special
-    /// token, since a model that writes one has left its turn.
+    /// token but the protocol's tags, since a model that writes one has left its turn.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
@@ -203,6 +206,12 @@ impl Tokenizer {
         let last = text[..found.end()].chars().next_back()?.len_utf8();
         Some(found.end() - last)
     }
+}
+
+/// Whether `text` opens or closes an element of the protocol.
+pub(super) fn is_tag(text: &str) -> bool {
+    let name = text.strip_prefix('<').and_then(|text| text.strip_suffix('>'));
+    name.is_some_and(|name| TAGS.contains(&name.strip_prefix('/').unwrap_or(name)))
 }
 
 /// A JSON file, or null when it is absent or no JSON: these files are optional.

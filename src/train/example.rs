@@ -123,9 +123,7 @@ pub fn turn_text(think: &str, action: &Action) -> String {
 
 /// Appends an assistant turn as if the model had sampled it, its stop token included.
 fn push_turn(text: &TextSide, trace: &mut TokenTrace, turn: &str) -> Result<(), ExampleError> {
-    let mut ids = text.tokenizer.encode_markup(turn)?;
-    ids.extend(text.turn_end());
-    for id in ids {
+    for id in text.turn_ids(turn)? {
         trace.push_action(SampledToken { id, log_prob: 0.0 });
     }
     Ok(())

@@ -31,7 +31,7 @@ pub struct Learner<'c> {
     /// The policy before each of the last `max_policy_lag` steps, the oldest first: the episodes of
     /// the next steps are theirs.
     earlier: VecDeque<Model>,
-    /// The policy as it was when the run began.
+    /// The policy as it was when the run began, with the adapter that it began with.
     reference: Model,
     /// Steps done.
     pub step: u64,
@@ -125,7 +125,7 @@ impl<'c> Learner<'c> {
             config.clip_norm,
             path.as_deref(),
         )?;
-        let reference = start.without_adapter();
+        let reference = start.clone();
         Ok(Self { config, policy, earlier, reference, step: step.unwrap_or(0) })
     }
 

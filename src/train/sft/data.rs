@@ -54,7 +54,7 @@ pub fn examples(config: &SftConfig, start: &Start) -> Result<Examples, TrainErro
             eval: eval_path.as_deref().map_or(Ok(Vec::new()), |path| chats(path, start))?,
         },
     };
-    let context = start.model.config().max_position_embeddings;
+    let context = start.model.spec().max_position_embeddings;
     made.train.retain(|trace| trace.ids.len() <= context);
     made.eval.retain(|trace| trace.ids.len() <= context);
     made.eval.truncate(EVAL_EXAMPLES);

@@ -1,0 +1,320 @@
+//! Jinja as transformers sets it up for chat templates.
+
+use std::io::{Error, Write};
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, ErrorKind};
+use serde_json::Value;
+
+/// Instructions that a rendering may take. Published templates take a few hundred a message.
+const FUEL: u64 = 10_000_000;
+/// The longest rendering, bytes.
+const MAX_RENDERED: usize = 64 << 20;
+
+/// An environment with `source` as its template `chat`.
+pub(super) fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    // Blocks leave no blank lines behind.
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, _> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| new_year(&format));
+    environment.add_filter("tojson", to_json);
+    environment.add_template_owned("chat", understood(source))?;
+    Ok(environment)
+}
+
+/// Renders the template `chat`.
+pub(super) fn render(
+    environment: &Environment<'static>,
+    context: minijinja::Value,
+) -> Result<String, String> {
+    let template = environment.get_template("chat").map_err(|error| error.to_string())?;
+    let mut rendered = Bounded(Vec::new());
+    template.render_to_write(context, &mut rendered).map_err(|error| match error.kind() {
+        ErrorKind::OutOfFuel => format!("it takes more than {FUEL} instructions"),
+        _ => error.to_string(),
+    })?;
+    String::from_utf8(rendered.0).map_err(|error| error.to_string())
+}
+
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        if self.0.len() + bytes.len() > MAX_RENDERED {
+            return Err(Error::other(format!("it renders more than {MAX_RENDERED} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// `source` in the words that this Jinja knows: line ends as Python reads them, a scope in place of
+/// a `generation` block, and the filter `format` in place of the operator `%` after a string.
+fn understood(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(begin) = rest.find('{') {
+        let close = match rest.get(begin..begin + 2) {
+            Some("{%") => "%}",
+            Some("{{") => "}}",
+            Some("{#") => "#}",
+            _ => {
+                out.push_str(&rest[..=begin]);
+                rest = &rest[begin + 1..];
+                continue;
+            }
+        };
+        out.push_str(&rest[..begin]);
+        let tag = &rest[begin..];
+        let end = end_of_tag(tag, close);
+        match close {
+            "#}" => out.push_str(&tag[..end]),
+            "%}" => match word(&tag[..end]) {
+                "generation" => out.push_str(&tag[..end].replacen("generation", "with", 1)),
+                "endgeneration" => {
+                    out.push_str(&tag[..end].replacen("endgeneration", "endwith", 1));
+                }
+                _ => out.push_str(&formatted(&tag[..end])),
+            },
+            _ => out.push_str(&formatted(&tag[..end])),
+        }
+        rest = &tag[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The only word of a block tag, or nothing.
+fn word(tag: &str) -> &str {
+    let inner = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
+    inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace())
+}
+
+/// Where the tag that `text` begins with ends; a `close` in a string does not end it.
+fn end_of_tag(text: &str, close: &str) -> usize {
+    let mut at = 2;
+    while let Some(c) = text[at..].chars().next() {
+        if text[at..].starts_with(close) {
+            return at + close.len();
+        }
+        at += match c {
+            '"' | '\'' if close != "#}" => end_of_string(&text[at..]),
+            c => c.len_utf8(),
+        };
+    }
+    text.len()
+}
+
+/// The length of the string literal that `text` begins with.
+fn end_of_string(text: &str) -> usize {
+    let quote = text.chars().next();
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if Some(c) == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// A tag with `'…' % x` written as `'…' | format(x)`.
+fn formatted(tag: &str) -> String {
+    let mut out = String::with_capacity(tag.len());
+    let mut at = 0;
+    while let Some(c) = tag[at..].chars().next() {
+        if c != '"' && c != '\'' {
+            out.push(c);
+            at += c.len_utf8();
+            continue;
+        }
+        let end = at + end_of_string(&tag[at..]);
+        out.push_str(&tag[at..end]);
+        at = end;
+        let operator = tag[end..].trim_start();
+        let Some(operand) = operator.strip_prefix('%').filter(|rest| !rest.starts_with('}')) else {
+            continue;
+        };
+        let operand = operand.trim_start();
+        let length = operand_length(operand);
+        if length == 0 {
+            continue;
+        }
+        let inner = &operand[..length];
+        let inner = inner
+            .strip_prefix('(')
+            .and_then(|inner| inner.strip_suffix(')'))
+            .unwrap_or(inner);
+        out.push_str(&format!(" | format({})", formatted(inner)));
+        at = tag.len() - operand.len() + length;
+    }
+    out
+}
+
+/// The length of the operand that `text` begins with: a group, a string, or a name with its fields,
+/// items and calls.
+fn operand_length(text: &str) -> usize {
+    let mut at = 0;
+    let mut depth = 0_usize;
+    while let Some(c) = text[at..].chars().next() {
+        match c {
+            '"' | '\'' => {
+                at += end_of_string(&text[at..]);
+                continue;
+            }
+            '(' | '[' => depth += 1,
+            ')' | ']' if depth == 0 => break,
+            ')' | ']' => depth -= 1,
+            c if depth > 0 || c.is_alphanumeric() || c == '_' || c == '.' => {}
+            _ => break,
+        }
+        at += c.len_utf8();
+    }
+    at
+}
+
+/// Python's `strftime` for one moment, the first of 2025: with the date of today in it, equal
+/// requests would differ.
+fn new_year(format: &str) -> String {
+    let mut out = String::new();
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let mut code = rest.next();
+        let is_unpadded = code == Some('-');
+        if is_unpadded {
+            code = rest.next();
+        }
+        out.push_str(match code {
+            Some('d' | 'm') if is_unpadded => "1",
+            Some('H' | 'M' | 'S') if is_unpadded => "0",
+            Some('Y') => "2025",
+            Some('y') => "25",
+            Some('m' | 'd') => "01",
+            Some('b' | 'h') => "Jan",
+            Some('B') => "January",
+            Some('a') => "Wed",
+            Some('A') => "Wednesday",
+            Some('H' | 'M' | 'S') => "00",
+            Some('I') => "12",
+            Some('p') => "AM",
+            Some('j') => "001",
+            Some('F') => "2025-01-01",
+            Some('T') => "00:00:00",
+            Some('D' | 'x') => "01/01/25",
+            Some('%') => "%",
+            _ => "",
+        });
+    }
+    out
+}
+
+/// Python's `json.dumps` with `ensure_ascii=False`, and the options that transformers passes on.
+fn to_json(value: minijinja::Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let invalid = |reason: String| minijinja::Error::new(ErrorKind::BadSerialization, reason);
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let indent = options.get::<Option<usize>>("indent")?;
+    let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    options.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(invalid("an undefined value has no JSON form".into()));
+    }
+    let value = serde_json::to_value(&value).map_err(|error| invalid(error.to_string()))?;
+    let (item, key) = match separators.as_deref() {
+        Some([item, key]) => (item.as_str(), key.as_str()),
+        _ if indent.is_some() => (",", ": "),
+        _ => (", ", ": "),
+    };
+    let style = Style { indent, item, key, ascii, sort };
+    let mut out = String::new();
+    style.write(&value, 0, &mut out);
+    Ok(out)
+}
+
+struct Style<'a> {
+    indent: Option<usize>,
+    item: &'a str,
+    key: &'a str,
+    ascii: bool,
+    sort: bool,
+}
+
+impl Style<'_> {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) {
+        match value {
+            Value::Array(items) if !items.is_empty() => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    self.begin(index, depth + 1, out);
+                    self.write(item, depth + 1, out);
+                }
+                self.line(depth, out);
+                out.push(']');
+            }
+            Value::Object(map) if !map.is_empty() => {
+                out.push('{');
+                let mut entries: Vec<_> = map.iter().collect();
+                if self.sort {
+                    entries.sort_by_key(|(key, _)| *key);
+                }
+                for (index, (key, value)) in entries.into_iter().enumerate() {
+                    self.begin(index, depth + 1, out);
+                    self.text(&Value::String(key.clone()).to_string(), out);
+                    out.push_str(self.key);
+                    self.write(value, depth + 1, out);
+                }
+                self.line(depth, out);
+                out.push('}');
+            }
+            other => self.text(&other.to_string(), out),
+        }
+    }
+
+    /// Begins an item.
+    fn begin(&self, index: usize, depth: usize, out: &mut String) {
+        if index > 0 {
+            out.push_str(self.item);
+        }
+        self.line(depth, out);
+    }
+
+    fn line(&self, depth: usize, out: &mut String) {
+        if let Some(indent) = self.indent {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent * depth));
+        }
+    }
+
+    fn text(&self, json: &str, out: &mut String) {
+        if !self.ascii {
+            return out.push_str(json);
+        }
+        for c in json.chars() {
+            match c {
+                c if c.is_ascii() => out.push(c),
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+            }
+        }
+    }
+}
