@@ -14,11 +14,13 @@ use crate::engine::native::NativeConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
 use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
+use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
 use super::Failure;
 use super::assemble::local_model;
+use super::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -42,6 +44,9 @@ struct RunArgs {
     /// Go on from the run's last checkpoint
     #[arg(long)]
     resume: bool,
+    /// With `--resume`: go on although settings, data or the base model have changed
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Seed, in place of the configuration's
     #[arg(long)]
     seed: Option<u64>,
@@ -51,6 +56,14 @@ struct RunArgs {
 }
 
 impl RunArgs {
+    fn resume(&self) -> Resume {
+        match (self.resume, self.allow_changes) {
+            (false, _) => Resume::No,
+            (true, false) => Resume::Same,
+            (true, true) => Resume::Changed,
+        }
+    }
+
     /// Puts what the command line says in place of what the file said.
     fn apply(&self, seed: &mut u64, output: &mut PathBuf) {
         if let Some(given) = self.seed {
@@ -65,12 +78,13 @@ impl RunArgs {
 /// Carries `server train` out.
 #[allow(clippy::print_stdout, reason = "the finished model's folder is the command's output")]
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
+    Telemetry::start(None)?;
     crate::train::memory::keep_freed();
     match args.method {
         Method::Sft(args) => {
             let mut config: SftConfig = read_toml(&args.config)?;
             args.apply(&mut config.seed, &mut config.output);
-            let model = run_sft(&config, args.resume, &mut Bar::new()?)?;
+            let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
         Method::Grpo(args) => {
@@ -78,7 +92,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let mut config = written.preset.complete(read_toml(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
             let large_model = large_model(&config.large_model)?;
-            let model = run_grpo(&config, large_model, args.resume, &mut Bar::new()?)?;
+            let model = run_grpo(&config, large_model, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
     }
@@ -119,7 +133,7 @@ const SHOWN: [&str; 8] = [
     "tokens_per_second",
 ];
 
-/// Shows progress on a terminal, and stops the run cleanly on Ctrl-C.
+/// Shows progress on a terminal, and ends the run with a checkpoint on Ctrl-C or SIGTERM.
 struct Bar {
     bar: ProgressBar,
     cancelled: Arc<AtomicBool>,
@@ -129,12 +143,21 @@ impl Bar {
     fn new() -> Result<Self, std::io::Error> {
         let cancelled = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&cancelled);
-        // The trainer computes without an async runtime; this thread only waits for the signal.
+        // The trainer computes without an async runtime; this thread only waits for signals.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::new()?
+        };
         std::thread::spawn(move || {
-            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            runtime.block_on(async {
+                let mut signals = signals;
+                signals.next().await;
+                tracing::warn!("ending with a checkpoint after this step; a second signal ends at once");
                 flag.store(true, Ordering::Relaxed);
-            }
+                signals.next().await;
+                std::process::exit(130);
+            });
         });
         let bar = ProgressBar::new(0);
         if let Ok(style) =
@@ -143,6 +166,39 @@ impl Bar {
             bar.set_style(style);
         }
         Ok(Self { bar, cancelled })
+    }
+}
+
+/// The signals that ask a process to end.
+#[cfg(unix)]
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
     }
 }
 

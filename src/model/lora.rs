@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::error::ModelError;
 use super::files;
 use super::ops::{composed, linear};
+use super::peft;
 use super::slots::Projection;
 use super::spec::Spec;
 use super::weights::Weights;
@@ -36,7 +37,7 @@ impl AdapterConfig {
         self.alpha / self.rank as f64
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.rank == 0 || self.targets.is_empty() {
             return Err("an adapter needs a rank of at least 1 and a target module".to_owned());
         }
@@ -144,9 +145,9 @@ impl Adapter {
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
         let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
         let value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
-        let config = from_json(&value).map_err(invalid)?;
         let path = folder.join("adapter_model.safetensors");
         let mut tensors = files::load_tensors(&path, device)?;
+        let config = peft::read(&value, tensors.keys()).map_err(invalid)?;
         let adapter = Self::build(model, config, |name, _, _| {
             let tensor = tensors.remove(name).ok_or_else(|| ModelError::Invalid {
                 path: path.display().to_string(),
@@ -163,10 +164,13 @@ impl Adapter {
         }
     }
 
-    /// Writes a PEFT folder.
-    pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
+    /// Writes a PEFT folder, which names `base` as the model that it belongs to.
+    ///
+    /// # Errors
+    /// Fails where the folder cannot be written.
+    pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<(), ModelError> {
         files::make_folder(folder)?;
-        files::write_json(&folder.join("adapter_config.json"), &self.to_json())?;
+        files::write_json(&folder.join("adapter_config.json"), &self.to_json(base))?;
         files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
     }
 
@@ -219,12 +223,12 @@ impl Adapter {
         Ok(merged)
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, base: Option<&str>) -> Value {
         let targets: Vec<&str> = self.config.targets.iter().map(|target| target.leaf()).collect();
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": null,
+            "base_model_name_or_path": base,
             "r": self.config.rank,
             "lora_alpha": self.config.alpha,
             "lora_dropout": 0.0,
@@ -238,46 +242,4 @@ impl Adapter {
             "use_rslora": false
         })
     }
-}
-
-fn from_json(value: &Value) -> Result<AdapterConfig, String> {
-    let plain = |key: &str| match value.get(key) {
-        None | Some(Value::Null) | Some(Value::Bool(false)) => true,
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(Value::Array(list)) => list.is_empty(),
-        Some(_) => false,
-    };
-    for key in [
-        "use_dora",
-        "use_rslora",
-        "fan_in_fan_out",
-        "modules_to_save",
-        "layers_to_transform",
-        "rank_pattern",
-        "alpha_pattern",
-        "layer_replication",
-    ] {
-        if !plain(key) {
-            return Err(format!("`{key}` is not supported\nhint: merge the adapter with PEFT"));
-        }
-    }
-    if value.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none") {
-        return Err("`bias` other than `none` is not supported".to_owned());
-    }
-    let targets = match value.get("target_modules") {
-        Some(Value::String(all)) if all == "all-linear" => Projection::ALL.to_vec(),
-        Some(Value::Array(names)) => names
-            .iter()
-            .map(|name| {
-                let name = name.as_str().unwrap_or_default();
-                Projection::parse(name).ok_or(format!("unknown target module `{name}`"))
-            })
-            .collect::<Result<_, _>>()?,
-        _ => return Err("`target_modules` must be a list of modules".to_owned()),
-    };
-    let rank = value.get("r").and_then(Value::as_u64).ok_or("`r` is missing")? as usize;
-    let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or("`lora_alpha` is missing")?;
-    let config = AdapterConfig { rank, alpha, targets };
-    config.check()?;
-    Ok(config)
 }

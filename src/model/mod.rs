@@ -11,6 +11,7 @@ pub mod generate;
 pub mod gradients;
 pub mod lora;
 pub(crate) mod ops;
+mod peft;
 mod rotary;
 pub mod sentence;
 pub mod slots;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -20,6 +20,8 @@ use crate::trajectory::{Trajectory, Turn};
 
 /// How much of an output is read, bytes; a number needs far less.
 const MAX_OUTPUT: u64 = 64 * 1024;
+/// How long the output of a program that has ended is read on.
+const DRAIN: Duration = Duration::from_millis(200);
 /// How much of an unexpected output is shown, characters.
 const SHOWN: usize = 200;
 
@@ -152,41 +154,66 @@ fn number(reply: &str) -> Option<f64> {
 }
 
 async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<String, String> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("it cannot be started: {error}"))?;
+        .kill_on_drop(true);
+    #[cfg(unix)]
+    command.process_group(0);
+    let mut child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
+    let _group = Group(child.id());
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let write = async {
-        if let Some(mut stdin) = stdin {
-            // A program that does not read its input closes it early, which is its right.
-            let _closed = stdin.write_all(input).await;
+    let (mut output, mut complaint) = (Vec::new(), Vec::new());
+    let status = {
+        let write = async {
+            if let Some(mut stdin) = stdin {
+                // A program that does not read its input closes it early, which is its right.
+                let _closed = stdin.write_all(input).await;
+            }
+        };
+        let pipes = async {
+            tokio::join!(write, read(stdout, &mut output), read(stderr, &mut complaint));
+        };
+        tokio::pin!(pipes);
+        tokio::select! {
+            () = &mut pipes => child.wait().await,
+            status = child.wait() => {
+                // What it wrote is in the pipes; a process that it left behind may hold them open.
+                let _open = timeout(DRAIN, &mut pipes).await;
+                status
+            }
         }
     };
-    let ((), output, complaint) = tokio::join!(write, read(stdout), read(stderr));
-    finish(child, output, &complaint).await
-}
-
-async fn finish(mut child: Child, output: String, complaint: &str) -> Result<String, String> {
-    let status = child.wait().await.map_err(|error| error.to_string())?;
+    let status = status.map_err(|error| error.to_string())?;
     if status.success() {
-        return Ok(output);
+        return Ok(String::from_utf8_lossy(&output).into_owned());
     }
-    Err(format!("it ended with {status}: {}", head(complaint)))
+    Err(format!("it ended with {status}: {}", head(&String::from_utf8_lossy(&complaint))))
 }
 
-/// The head of a pipe; the rest is drained, so that the writer is never stuck.
-async fn read(pipe: Option<impl AsyncRead + Unpin>) -> String {
-    let mut head = Vec::new();
+/// The processes of a program: they end with it.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) {
+            use nix::sys::signal::{Signal, killpg};
+            // Where all have ended there is no such group, which is as well.
+            let _gone = killpg(nix::unistd::Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Reads the head of a pipe; the rest is drained, so that the writer is never stuck.
+async fn read(pipe: Option<impl AsyncRead + Unpin>, head: &mut Vec<u8>) {
     if let Some(mut pipe) = pipe {
-        let _cut = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut head).await;
+        let _cut = (&mut pipe).take(MAX_OUTPUT).read_to_end(head).await;
         let _rest = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
-    String::from_utf8_lossy(&head).into_owned()
 }
 
 async fn post(client: &reqwest::Client, url: &str, body: Vec<u8>) -> Result<String, String> {
@@ -221,4 +248,56 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn head(text: &str) -> String {
     text.trim().chars().take(SHOWN).collect()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn shell(script: &str, timeout_ms: u64) -> ExternalReward {
+        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+        ExternalReward::new(&ExternalConfig { command, url: None, timeout_ms, concurrency: 1 })
+            .unwrap()
+    }
+
+    fn score(reward: &ExternalReward) -> Result<f64, RewardError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (trajectory, task) = (Trajectory::default(), Task::default());
+        runtime.block_on(reward.score(&trajectory, &task, &Reward::default()))
+    }
+
+    /// Waits for the process whose id is in `file` to be gone.
+    fn wait_gone(file: &std::path::Path) {
+        let id: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        let begun = std::time::Instant::now();
+        // A zombie still has a folder, and a state that says so.
+        let lives = || {
+            std::fs::read_to_string(format!("/proc/{id}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z"))
+        };
+        while lives() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "process {id} lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_a_hanging_program_began_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 300 & echo $! > {}; wait", file.display());
+        let error = score(&shell(&script, 2000)).unwrap_err();
+        assert!(matches!(error, RewardError::Timeout { .. }), "{error}");
+        wait_gone(&file);
+    }
+
+    #[test]
+    fn a_number_counts_though_a_process_left_behind_holds_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 300 & echo $! > {}; echo 0.5", file.display());
+        assert_eq!(score(&shell(&script, 20_000)).unwrap(), 0.5);
+        wait_gone(&file);
+    }
 }

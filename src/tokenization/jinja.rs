@@ -35,7 +35,7 @@ pub(super) fn render(
 ) -> Result<String, String> {
     let template = environment.get_template("chat").map_err(|error| error.to_string())?;
     let mut rendered = Bounded(Vec::new());
-    template.render_to_write(context, &mut rendered).map_err(|error| match error.kind() {
+    template.render_captured_to(context, &mut rendered).map_err(|error| match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {FUEL} instructions"),
         _ => error.to_string(),
     })?;

@@ -182,6 +182,11 @@ impl Tokenizer {
         self.inner.decode(ids, false).map_err(|error| TokenizerError::Encode(error.to_string()))
     }
 
+    /// One more than the largest id.
+    pub fn size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
     /// The ids with which the model ends a turn, ascending.
     pub fn end_ids(&self) -> &[u32] {
         &self.end_ids

@@ -19,3 +19,18 @@ pub(super) fn at_least_one(settings: &[(&str, u64)]) -> Result<(), TrainError> {
         Some((name, _)) => Err(TrainError::Config(format!("`{name}` must be at least 1"))),
     }
 }
+
+/// Fails unless a setting is a share.
+pub(super) fn share(name: &str, value: f64) -> Result<(), TrainError> {
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(()),
+        false => Err(TrainError::Config(format!(
+            "`{name}` is {value}, but it must be a share from 0 to 1"
+        ))),
+    }
+}
+
+/// The default of `max_rejected`.
+pub(super) fn max_rejected() -> f64 {
+    0.05
+}

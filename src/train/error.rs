@@ -17,8 +17,24 @@ pub enum TrainError {
     #[error("{0}")]
     Config(String),
     /// A file of the run could not be read or written.
-    #[error("cannot write the run: {0}\nhint: free some disk space, then go on with `--resume`")]
+    #[error("cannot read or write the files of the run: {0}{hint}", hint = disk_hint(.0))]
     Io(#[from] std::io::Error),
+    /// A file that the run needs could not be read.
+    #[error("cannot read `{path}`: {source}")]
+    Read {
+        /// The file or folder.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process has the folder.
+    #[error("another run is at work in `{0}`\nhint: wait for its end, or choose another `output`")]
+    Locked(String),
+    /// A run was to go on with something else than it was begun with.
+    #[error(
+        "the run was begun with something else:\n  {0}\nhint: put it back, begin in another `output`, or go on all the same with `--resume --allow-changes`"
+    )]
+    Changed(String),
     /// The folder holds a run already.
     #[error("`{0}` already holds a run\nhint: go on with `--resume`, or choose another `output`")]
     Occupied(String),
@@ -56,6 +72,22 @@ pub enum TrainError {
         /// The last failure.
         reason: String,
     },
+    /// The reward of too many episodes fails.
+    #[error(
+        "stopped after step {step}: {failed} of {asked} episodes have no reward, and again after each of {retries} pauses; the last failure: {reason}\nhint: the models answer; mend the reward, then go on with `--resume`"
+    )]
+    RewardFails {
+        /// Steps done; they are in the last checkpoint.
+        step: u64,
+        /// How many episodes failed at the last try.
+        failed: usize,
+        /// How many were begun.
+        asked: usize,
+        /// How often the step was tried again.
+        retries: u32,
+        /// The last failure.
+        reason: String,
+    },
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -80,4 +112,21 @@ pub enum TrainError {
     /// The reward is not configured right.
     #[error(transparent)]
     Reward(#[from] RewardError),
+}
+
+impl TrainError {
+    /// Of a file that the run needs.
+    pub(super) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.display().to_string(), source }
+    }
+}
+
+fn disk_hint(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            "\nhint: free some disk space, then go on with `--resume`"
+        }
+        _ => "",
+    }
 }

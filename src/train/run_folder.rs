@@ -1,8 +1,11 @@
 //! Where a run keeps what it makes: checkpoints, metrics, the finished model.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::TrainError;
 
 /// The files beside the weights that make a folder servable.
 const TEXT_FILES: [&str; 4] =
@@ -11,17 +14,30 @@ const TEXT_FILES: [&str; 4] =
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
 
+/// Held by the process that is at work in the folder.
+const LOCK: &str = "run.lock";
+
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
+    /// Locked as long as the run is at work.
+    _lock: Arc<File>,
 }
 
 impl RunFolder {
     /// Opens or makes the folder.
-    pub fn open(root: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Fails where another run is at work in it, or it cannot be written.
+    pub fn open(root: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(root.join("checkpoints"))?;
-        Ok(Self { root: root.to_owned() })
+        let lock = File::create(root.join(LOCK))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(lock) }),
+            Err(TryLockError::WouldBlock) => Err(TrainError::Locked(root.display().to_string())),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
     }
 
     /// The folder itself; metrics are written here.
@@ -138,6 +154,16 @@ mod tests {
         run.checkpoint(2, 2, None, |_| Err(io::Error::other("the disk is full"))).unwrap_err();
         let (step, path) = run.latest().unwrap();
         assert_eq!((step, fs::read_to_string(path.join("x")).unwrap().as_str()), (1, "one"));
+    }
+
+    #[test]
+    fn one_run_is_at_work_in_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        let error = RunFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another run is at work"), "{error}");
+        drop(run);
+        RunFolder::open(folder.path()).unwrap();
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::dataset::world::{World, WorldConfig};
 use crate::model::spec::LayerKind;
 use crate::model::{
-    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Family, Model, Spec, Weights,
+    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Family, Model, ModelError, Spec, Weights,
 };
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
 use crate::tokenization::TextSide;
@@ -18,6 +19,7 @@ use crate::tokenization::word_level::{
 };
 
 use super::error::TrainError;
+use super::origin::fingerprint;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 
 /// Which model is trained.
@@ -80,10 +82,16 @@ pub struct Start {
     pub folder: PathBuf,
     /// The protocol templates, if they are not those of the folder.
     templates: Option<PathBuf>,
+    /// Where the model is, and in which type.
+    pub device: String,
 }
 
 impl Start {
     /// Loads or makes the model. `world` gives a new one its vocabulary.
+    ///
+    /// # Errors
+    /// Says why there is no such model, what it holds that cannot be trained, or which weight is no
+    /// number.
     pub fn prepare(
         config: &StartConfig,
         run: &RunFolder,
@@ -107,13 +115,32 @@ impl Start {
                 ));
             }
         };
-        let text = Arc::new(TextSide::load(&folder)?);
-        let mut model = Model::load(&folder, dtype, &device)?;
+        let unusable = |error: TrainError| match misplaced(&folder) {
+            Some(reason) => TrainError::Config(reason),
+            None => error,
+        };
+        let text = Arc::new(TextSide::load(&folder).map_err(|error| unusable(error.into()))?);
+        let mut model =
+            Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
+        finite(&folder, &model.weights().named())?;
+        let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
+        if tokens > rows {
+            return Err(TrainError::Config(format!(
+                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings\nhint: is it the tokenizer of another model?",
+                folder.display(),
+                tokens - 1
+            )));
+        }
         let shape = model.spec();
         let adapter = match (&config.lora, &config.adapter) {
             (None, None) => None,
             (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
-            (None, Some(folder)) => Some(Adapter::load(folder, shape, dtype, &device)?),
+            (None, Some(path)) => {
+                not_applied_yet(path, &folder)?;
+                let adapter = Adapter::load(path, shape, dtype, &device)?;
+                finite(path, &adapter.named())?;
+                Some(adapter)
+            }
             (Some(_), Some(_)) => {
                 return Err(TrainError::Config(
                     "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself".into(),
@@ -124,7 +151,14 @@ impl Start {
             model = model.with_adapter(adapter);
         }
         model.set_recompute(config.recompute);
-        Ok(Self { model, text, folder, templates: config.templates.clone() })
+        let device = format!("{}, {}", device_name(&device), dtype.as_str());
+        tracing::info!(device, model = %folder.display(), "the model is loaded");
+        if text.turn_end().is_none() {
+            tracing::warn!(
+                "neither the chat template nor the model's files say which token ends a turn: none is learnt"
+            );
+        }
+        Ok(Self { model, text, folder, templates: config.templates.clone(), device })
     }
 
     /// The protocol this model was or will be taught: that of the run, else its own templates, else
@@ -144,10 +178,108 @@ impl Start {
         copy_text_side(&self.folder, folder)?;
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
         model.save(folder)?;
+        self.save_turn_end(folder)?;
         if let Some(adapter) = model.adapter() {
-            adapter.save(&folder.join("adapter"))?;
+            let own = folder.join("adapter");
+            adapter.save(&own, Some(&self.folder.display().to_string()))?;
+            std::fs::write(own.join(BASE), fingerprint(&self.folder)? + "\n")?;
         }
         Ok(())
+    }
+
+    /// Names the token that ends a turn, and the other ends there are, in `generation_config.json`.
+    fn save_turn_end(&self, folder: &Path) -> Result<(), TrainError> {
+        let Some(end) = self.text.turn_end() else { return Ok(()) };
+        let mut ends = vec![end];
+        ends.extend(self.text.tokenizer.end_ids().iter().copied().filter(|&id| id != end));
+        let path = folder.join("generation_config.json");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut settings: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+        settings.insert("eos_token_id".into(), ends.into());
+        let text = serde_json::to_string_pretty(&settings).map_err(std::io::Error::other)?;
+        Ok(std::fs::write(path, text + "\n")?)
+    }
+}
+
+/// In an adapter's folder: the fingerprint of the weights that it was trained on.
+const BASE: &str = "base.sha256";
+
+/// What is in the way where a folder is not the model folder it is taken for.
+fn misplaced(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let has = |name: &str| path.join(name).exists();
+    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+        return Some(format!(
+            "`{shown}` is a GGUF file, whose weights are packed for inference\nhint: train from the folder of safetensors that it was made from"
+        ));
+    }
+    if !path.exists() {
+        let is_id = shown.to_string().split('/').count() == 2 && path.is_relative();
+        return Some(match is_id {
+            true => format!(
+                "there is no folder `{shown}`\nhint: training does not download; `hf download {shown} --local-dir FOLDER`, then `path = \"FOLDER\"`"
+            ),
+            false => format!("there is no folder `{shown}`"),
+        });
+    }
+    if has("adapter_config.json") && !has("config.json") {
+        return Some(format!(
+            "`{shown}` holds an adapter and no model\nhint: set `model.path` to the model it was made for, and `model.adapter` to this folder"
+        ));
+    }
+    if (has("pytorch_model.bin") || has("pytorch_model.bin.index.json"))
+        && !has("model.safetensors")
+        && !has("model.safetensors.index.json")
+    {
+        return Some(format!(
+            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read\nhint: load it with transformers and save it again; that writes safetensors"
+        ));
+    }
+    None
+}
+
+/// Fails where a weight is not a finite number.
+fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
+    for (name, tensor) in tensors {
+        let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
+        let sum: f32 = sum.map_err(ModelError::from)?;
+        if !sum.is_finite() {
+            return Err(TrainError::Config(format!(
+                "`{name}` of `{}` holds values that are no finite numbers\nhint: the model was damaged, or diverged before it was saved",
+                folder.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fails where the weights in `base` hold the adapter already, or are not those it was trained on.
+fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
+    let parent = adapter.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
+    if parent.is_some() && parent == base.canonicalize().ok() {
+        return Err(TrainError::Config(format!(
+            "the weights in `{}` hold the adapter `{}` already\nhint: leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on",
+            base.display(),
+            adapter.display()
+        )));
+    }
+    let Ok(expected) = std::fs::read_to_string(adapter.join(BASE)) else { return Ok(()) };
+    let found = fingerprint(base).map_err(|source| TrainError::read(base, source))?;
+    if found != expected.trim() {
+        return Err(TrainError::Config(format!(
+            "the adapter `{}` was trained on other weights than those in `{}`\nhint: `base_model_name_or_path` in its `adapter_config.json` says which; remove its `{BASE}` to use it all the same",
+            adapter.display(),
+            base.display()
+        )));
+    }
+    Ok(())
+}
+
+fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
     }
 }
 
@@ -155,7 +287,9 @@ fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result
     std::fs::create_dir_all(folder)?;
     if let Some(templates) = &new.templates {
         std::fs::create_dir_all(folder.join(TEMPLATES))?;
-        for entry in std::fs::read_dir(templates)? {
+        let entries =
+            std::fs::read_dir(templates).map_err(|source| TrainError::read(templates, source))?;
+        for entry in entries {
             let entry = entry?;
             std::fs::copy(entry.path(), folder.join(TEMPLATES).join(entry.file_name()))?;
         }

@@ -89,7 +89,7 @@ fn a_folder_is_read_back() {
     let model = trained();
     let folder = tempfile::tempdir().unwrap();
     let adapter = model.adapter().unwrap();
-    adapter.save(folder.path()).unwrap();
+    adapter.save(folder.path(), Some("a/base")).unwrap();
     let read = Adapter::load(folder.path(), model.spec(), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(read.config(), adapter.config());
     for ((name, a), (known, b)) in read.named().into_iter().zip(adapter.named()) {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::rollout::{Attempt, Rollouts, Scored};
+use super::rollout::{Attempt, Failure, Rollouts, Scored};
 use crate::seed::{Purpose, derive};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
-use crate::trajectory::TokenTrace;
+use crate::trajectory::{TokenTrace, TurnFinish};
 
 /// The episodes of one task.
 pub struct Group {
@@ -37,10 +37,12 @@ pub struct Collected {
     pub groups: Vec<Group>,
     /// Episodes that failed, with their retry.
     pub failed: usize,
+    /// Those of them whose reward failed, and not a model.
+    pub failed_rewards: usize,
     /// Episodes that were begun.
     pub asked: usize,
-    /// What the last failure was.
-    pub last_failure: Option<String>,
+    /// The last failure that is no mere consequence of others.
+    pub last_failure: Option<Failure>,
 }
 
 impl Collected {
@@ -58,12 +60,18 @@ impl Collected {
             if !collected.is_outage() {
                 return Ok(collected);
             }
-            let reason = collected.last_failure.unwrap_or_default();
+            let Self { failed, failed_rewards, asked, last_failure, .. } = collected;
+            let reason = last_failure.map(|failure| failure.reason).unwrap_or_default();
+            let is_reward = failed_rewards * 2 > failed;
             if retries == config.outage.retries {
-                let Self { failed, asked, .. } = collected;
-                return Err(TrainError::Outage { step, failed, asked, retries, reason });
+                return Err(match is_reward {
+                    true => TrainError::RewardFails { step, failed, asked, retries, reason },
+                    false => TrainError::Outage { step, failed, asked, retries, reason },
+                });
             }
-            tracing::warn!(reason, pause_ms = pause.as_millis() as u64, "most episodes failed");
+            let cause = if is_reward { "the reward" } else { "a model" };
+            let pause_ms = pause.as_millis() as u64;
+            tracing::warn!(cause, failed, asked, reason, pause_ms, "most episodes failed");
             tokio::time::sleep(pause).await;
             pause *= 2;
             retries += 1;
@@ -117,7 +125,10 @@ impl Collected {
                     Ok(scored) => members.push(scored),
                     Err(failure) => {
                         self.failed += 1;
-                        self.last_failure = Some(failure);
+                        self.failed_rewards += usize::from(failure.is_reward);
+                        if self.last_failure.is_none() || !failure.is_consequence {
+                            self.last_failure = Some(failure);
+                        }
                     }
                 }
             }
@@ -127,7 +138,7 @@ impl Collected {
         }
     }
 
-    /// Whether so many episodes failed that the large model must be down.
+    /// Whether so many episodes failed that a model or the reward must be down.
     pub fn is_outage(&self) -> bool {
         self.failed * 2 > self.asked
     }
@@ -168,7 +179,10 @@ impl Collected {
             for (name, value) in &reward.components {
                 add(name, *value);
             }
-            add("turns", episode.trajectory.turns.len() as f64);
+            let turns = &episode.trajectory.turns;
+            let cut = turns.iter().filter(|turn| turn.finish == TurnFinish::Length).count();
+            add("cut_turns", cut as f64 / turns.len().max(1) as f64);
+            add("turns", turns.len() as f64);
             add("response_tokens", episode.trajectory.trace.action_count() as f64);
             add("large_model_calls", episode.usage.large_model.calls as f64);
         }

@@ -14,6 +14,7 @@ use crate::engine::native::NativeConfig;
 use crate::episode::Limits;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
+use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::train::start::StartConfig;
@@ -39,6 +40,10 @@ pub struct GrpoConfig {
     pub model: StartConfig,
     /// What it is asked.
     pub tasks: TaskConfig,
+    /// The largest share of a file's rows that may be rejected or too long; more ends the run
+    /// before its first episode.
+    #[serde(default = "crate::train::config::max_rejected")]
+    pub max_rejected: f64,
     /// The large model that it prompts.
     pub large_model: LargeModelChoice,
     /// What an episode is worth.
@@ -313,19 +318,15 @@ impl GrpoConfig {
     /// Whether every setting is possible.
     pub fn check(&self) -> Result<(), TrainError> {
         let wrong = |reason: String| Err(TrainError::Config(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        version(self.schema_version)?;
+        share("max_rejected", self.max_rejected)?;
         if self.group_size < 2 {
             return wrong(format!(
                 "`group_size` is {}, but an episode can only be better than others of its group\nhint: use at least 2; 8 works well",
                 self.group_size
             ));
         }
-        for (name, value) in [
+        at_least_one(&[
             ("steps", self.steps),
             ("groups_per_step", self.groups_per_step as u64),
             ("updates_per_step", self.updates_per_step as u64),
@@ -335,11 +336,7 @@ impl GrpoConfig {
             ("limits.max_turns", self.limits.max_turns as u64),
             ("limits.max_turn_tokens", self.limits.max_turn_tokens as u64),
             ("limits.max_policy_tokens", self.limits.max_policy_tokens as u64),
-        ] {
-            if value == 0 {
-                return wrong(format!("`{name}` must be at least 1"));
-            }
-        }
+        ])?;
         if self.max_policy_lag > MAX_POLICY_LAG {
             return wrong(format!(
                 "`max_policy_lag` is {}, but it must be at most {MAX_POLICY_LAG}\nhint: 1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn",
@@ -357,6 +354,7 @@ impl GrpoConfig {
             ("objective.clip_low", objective.clip_low, 0.0),
             ("objective.clip_high", objective.clip_high, 0.0),
             ("objective.kl_coef", objective.kl_coef, 0.0),
+            ("objective.llds_coef", objective.llds_coef, 0.0),
             ("objective.dual_clip", objective.dual_clip.unwrap_or(f64::MAX), 1.0),
             ("objective.importance_cap", objective.importance_cap.unwrap_or(1.0), 0.0),
             ("advantage.epsilon", self.advantage.epsilon, 0.0),

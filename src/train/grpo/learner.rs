@@ -91,6 +91,8 @@ impl StepFigures {
         push("approx_kl", self.mean(self.sums.approx_kl));
         push("clip_low", self.mean(self.sums.clipped_low));
         push("clip_high", self.mean(self.sums.clipped_high));
+        let displaced = self.mean(self.sums.displaced);
+        push("displaced_tokens", displaced.filter(|_| self.sums.displaced > 0.0));
         push("rollout_logprob_diff", self.rollout_logprob_diff());
         push("rollout_logprob_diff_max", self.rollout_logprob_diff().map(|_| self.gap_most));
         push("dropped_updates", Some(self.dropped));

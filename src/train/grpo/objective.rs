@@ -29,6 +29,11 @@ pub struct Objective {
     pub kl_estimator: KlEstimator,
     /// How strongly entropy is rewarded.
     pub entropy_coef: f64,
+    /// How strongly trajectories that were no worse than their group are kept as likely as they
+    /// were (LLDS, arXiv 2512.04220; 0.1 there): where the likelihood of such a trajectory falls,
+    /// each token that has become less likely costs what its log-probability lost. 0 for not at
+    /// all. It acts from a step's second update on, or against the policy that sampled.
+    pub llds_coef: f64,
 }
 
 impl Default for Objective {
@@ -43,6 +48,7 @@ impl Default for Objective {
             kl_coef: 0.0,
             kl_estimator: KlEstimator::K3,
             entropy_coef: 0.0,
+            llds_coef: 0.0,
         }
     }
 }
@@ -152,6 +158,8 @@ pub struct ObjectiveSums {
     pub kl: f64,
     /// Entropies.
     pub entropy: f64,
+    /// Tokens whose lost likelihood counts.
+    pub displaced: f64,
 }
 
 impl Objective {
@@ -169,6 +177,8 @@ impl Objective {
             tokens.log_probs.iter().zip(tokens.old).map(|(new, old)| new - old).collect();
         let mean = log_ratios.iter().sum::<f64>() / length.max(1) as f64;
         let first = gradients.log_probs.len();
+        // Whether the trajectory's likelihood is to be kept, and falls.
+        let is_displaced = self.llds_coef != 0.0 && tokens.advantage >= 0.0 && mean < 0.0;
         // What the trajectory's common ratio is worth, where there is one.
         let mut common = 0.0;
         for (at, &log_ratio) in log_ratios.iter().enumerate() {
@@ -185,6 +195,11 @@ impl Objective {
             match self.importance {
                 Importance::Token => d_log_prob -= weight * gradient * ratio,
                 Importance::Sequence => common -= weight * gradient * ratio,
+            }
+            if is_displaced && log_ratio < 0.0 {
+                d_log_prob -= share * self.llds_coef;
+                sums.loss -= share * self.llds_coef * log_ratio;
+                sums.displaced += 1.0;
             }
             gradients.log_probs.push(d_log_prob);
             gradients.entropies.push(-share * self.entropy_coef);
@@ -341,6 +356,54 @@ mod tests {
                     let difference = (moved(1e-6) - moved(-1e-6)) / 2e-6;
                     let error = (gradients.log_probs[at] - difference).abs();
                     assert!(error < 1e-8, "{objective:?} {advantage} {at}: {error}");
+                }
+            }
+        }
+    }
+
+    /// `tests/golden/llds/make.py` made the numbers with PyTorch.
+    #[test]
+    fn the_likelihood_of_what_was_good_is_kept_as_published() {
+        #[derive(Deserialize)]
+        struct Case {
+            coefficient: f64,
+            old: Vec<Vec<f64>>,
+            new: Vec<Vec<f64>>,
+            advantages: Vec<f64>,
+            loss: f64,
+            gradients: Vec<Vec<f64>>,
+        }
+        let text = include_str!("../../../tests/golden/llds/cases.json");
+        for case in serde_json::from_str::<Vec<Case>>(text).unwrap() {
+            let size = UpdateSize {
+                sequences: case.old.len(),
+                tokens: case.old.iter().map(Vec::len).sum(),
+            };
+            let run = |llds_coef| {
+                let objective = Objective { llds_coef, ..objective() };
+                let (mut found, mut sums) = (Vec::new(), ObjectiveSums::default());
+                for ((old, new), &advantage) in case.old.iter().zip(&case.new).zip(&case.advantages)
+                {
+                    let tokens = SampledTokens {
+                        log_probs: new,
+                        old,
+                        reference: None,
+                        weights: None,
+                        entropies: &vec![0.0; new.len()],
+                        advantage,
+                    };
+                    let mut gradients = TokenGradients::default();
+                    objective.add(&tokens, size, &mut gradients, &mut sums);
+                    found.push(gradients.log_probs);
+                }
+                (sums.loss, found)
+            };
+            // What the regulariser adds to the objective without it.
+            let ((without, plain), (with, kept)) = (run(0.0), run(case.coefficient));
+            assert!((with - without - case.loss).abs() < 1e-9, "{with} {without} {}", case.loss);
+            for ((plain, kept), expected) in plain.iter().zip(&kept).zip(&case.gradients) {
+                for ((plain, kept), expected) in plain.iter().zip(kept).zip(expected) {
+                    assert!((kept - plain - expected).abs() < 1e-9);
                 }
             }
         }

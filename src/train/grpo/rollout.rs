@@ -8,9 +8,9 @@ use tokio::sync::Semaphore;
 
 use crate::engine::Sampling;
 use crate::episode::{
-    Episode, EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode,
+    Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode,
 };
-use crate::large_model::LargeModel;
+use crate::large_model::{LargeModel, LargeModelError};
 use crate::policy::Policy;
 use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
@@ -58,15 +58,32 @@ pub struct Scored {
     pub reward: Reward,
 }
 
+/// Why an episode has no reward; never the policy's doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub reason: String,
+    /// Whether the reward failed, and not a model.
+    pub is_reward: bool,
+    /// Whether it only follows from earlier failures: the call was not made because of them.
+    pub is_consequence: bool,
+}
+
+impl Failure {
+    fn model(reason: String) -> Self {
+        Self { reason, is_reward: false, is_consequence: false }
+    }
+}
+
 impl Rollouts {
     /// Runs all of `attempts`; the outcomes are in their order. An error is no outcome of the
     /// policy's: a model or the reward failed, or was too slow.
-    pub async fn run(&self, attempts: &[Attempt<'_>]) -> Vec<Result<Scored, String>> {
+    pub async fn run(&self, attempts: &[Attempt<'_>]) -> Vec<Result<Scored, Failure>> {
         join_all(attempts.iter().map(|attempt| self.attempt(attempt))).await
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, String> {
-        let _place = self.places.acquire().await.map_err(|error| error.to_string())?;
+    async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
+        let _place = self.places.acquire().await.map_err(|error| Failure::model(error.to_string()))?;
         let mut outcome = self.once(attempt).await;
         for _ in 1..ATTEMPTS {
             if outcome.is_err() {
@@ -76,7 +93,7 @@ impl Rollouts {
         outcome
     }
 
-    async fn once(&self, attempt: &Attempt<'_>) -> Result<Scored, String> {
+    async fn once(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
@@ -89,17 +106,24 @@ impl Rollouts {
         };
         let mut episode = run_episode(participants, &request, &mut Silent)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Failure {
+                is_consequence: matches!(
+                    error.kind,
+                    EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
+                ),
+                ..Failure::model(error.to_string())
+            })?;
         trim(&mut episode.trajectory.trace);
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
-            return Err(format!("an episode took longer than {} ms", self.limits.deadline_ms));
+            let limit = self.limits.deadline_ms;
+            return Err(Failure::model(format!("an episode took longer than {limit} ms")));
         }
         let reward = self
             .rewarder
             .score(&episode.trajectory, attempt.task)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Failure { is_reward: true, ..Failure::model(error.to_string()) })?;
         Ok(Scored { episode, reward })
     }
 }

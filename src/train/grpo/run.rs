@@ -28,8 +28,11 @@ use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::run_folder::RunFolder;
+use crate::train::origin::{self, Resume};
 use crate::train::progress::Progress;
 use crate::train::start::Start;
+use crate::train::summary::Summary;
+use crate::trajectory::Trajectory;
 
 /// How often it is looked whether the run should stop while episodes run.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
@@ -50,15 +53,33 @@ struct Best {
 
 /// Runs `config` to its end, or on from its last checkpoint; returns the finished policy's folder:
 /// the best by evaluation, or the last where there is none.
+///
+/// # Errors
+/// Says why the run could not begin or go on. Checkpoints written before stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
     large_model: Arc<dyn LargeModel>,
-    resume: bool,
+    resume: impl Into<Resume>,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, TrainError> {
     config.check()?;
     let folder = RunFolder::open(&config.output)?;
-    if !resume && !folder.is_fresh() {
+    let mut summary = Summary::new("grpo");
+    let root = folder.root().to_owned();
+    let outcome = prepare(config, large_model, resume.into(), folder, &mut summary)
+        .and_then(|mut run| run.go(progress, &mut summary));
+    summary.finish(&root, &outcome);
+    outcome
+}
+
+fn prepare<'c>(
+    config: &'c GrpoConfig,
+    large_model: Arc<dyn LargeModel>,
+    resume: Resume,
+    folder: RunFolder,
+    summary: &mut Summary,
+) -> Result<Run<'c>, TrainError> {
+    if resume == Resume::No && !folder.is_fresh() {
         return Err(TrainError::Occupied(config.output.display().to_string()));
     }
     let world = match &config.tasks {
@@ -66,14 +87,33 @@ pub fn run_grpo(
         TaskConfig::File { .. } => WorldConfig::default(),
     };
     let start = Start::prepare(&config.model, &folder, &world, config.seed)?;
+    summary.device.clone_from(&start.device);
+    let data: Vec<&PathBuf> = match &config.tasks {
+        TaskConfig::File { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
+        TaskConfig::World { .. } => Vec::new(),
+    };
+    for change in origin::check(&folder, resume, config, &data, &start.folder)? {
+        summary.note(format!("changed since the run began: {change}"));
+    }
     start.text.check_turns()?;
     let protocol = start.protocol()?;
     let tasks = Arc::new(Tasks::load(&config.tasks, config.seed, config.eval.tasks, |task| {
         fits(config, &start, &protocol, task)
     })?);
+    summary.data.clone_from(&tasks.read);
+    for data in &summary.data {
+        data.check(config.max_rejected)?;
+    }
     let learner = Learner::new(config, &start.model, &folder)?;
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
+    // Episodes run on a thread of their own, so that they go on while this one computes.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // A reward that does not work is found before an episode is paid for.
+    if let Some(task) = tasks.draw(0, 0, 1, 1)?.first() {
+        runtime.block_on(rewarder.score(&Trajectory::default(), task))?;
+    }
     let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
     let mut params = config.large_model.params.clone();
     if config.large_model.cache_replies > 0 {
@@ -91,11 +131,7 @@ pub fn run_grpo(
     let rollouts =
         AsyncRollouts::new(Arc::new(config.clone()), Arc::clone(&tasks), &learner, &start.text, rollouts)?;
     let state = State::load(&folder)?;
-    // Episodes run on a thread of their own, so that they go on while this one computes.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut run = Run { config, folder, start, tasks, learner, rollouts, state, runtime };
-    run.go(progress)
+    Ok(Run { config, folder, start, tasks, learner, rollouts, state, runtime })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -155,7 +191,11 @@ impl State {
 }
 
 impl Run<'_> {
-    fn go(&mut self, progress: &mut dyn Progress) -> Result<PathBuf, TrainError> {
+    fn go(
+        &mut self,
+        progress: &mut dyn Progress,
+        summary: &mut Summary,
+    ) -> Result<PathBuf, TrainError> {
         self.learner.policy.bad_updates = self.state.bad_updates;
         let mut log = MetricsLog::open(self.folder.root(), self.learner.step)?;
         if self.learner.step == 0 {
@@ -173,6 +213,7 @@ impl Run<'_> {
             }
             let collapse = self.state.watch.check(&self.config.guards, &figures);
             log.write(done, &values)?;
+            summary.step(done, &values);
             progress.step(done, self.config.steps, &values);
             let is_cancelled = progress.is_cancelled();
             let is_due = done.is_multiple_of(self.config.checkpoint_every);
@@ -239,7 +280,10 @@ impl Run<'_> {
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
         let gathered = self.rollouts.gather(self.learner.step);
         let gathered = wait(&self.runtime, progress, gathered);
-        if matches!(gathered, None | Some(Err(TrainError::Outage { .. }))) {
+        if matches!(
+            gathered,
+            None | Some(Err(TrainError::Outage { .. } | TrainError::RewardFails { .. }))
+        ) {
             self.checkpoint()?;
         }
         gathered.unwrap_or(Err(TrainError::Interrupted(self.learner.step)))

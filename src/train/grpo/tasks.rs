@@ -9,10 +9,8 @@ use crate::dataset::read_tasks;
 use crate::dataset::world::{Familiarity, Split, TaskKind, World};
 use crate::task::Task;
 use crate::train::error::TrainError;
+use crate::train::summary::DataSummary;
 use crate::train::order::Order;
-
-/// Rejected rows that are named one by one.
-const NAMED: usize = 10;
 
 /// Where a run's tasks come from.
 pub struct Tasks {
@@ -22,6 +20,8 @@ pub struct Tasks {
     pub eval: Vec<Task>,
     /// How well the large model knows each wording of a single fact, where that is known.
     pub wordings: HashMap<String, Familiarity>,
+    /// What became of the rows that were read.
+    pub read: Vec<DataSummary>,
 }
 
 enum Source {
@@ -66,27 +66,35 @@ impl Tasks {
                 let wordings =
                     world.single_facts().map(|fact| (fact.question, fact.familiarity)).collect();
                 let source = Source::World { world, kinds: questions.clone() };
-                Ok(Self { source, seed, eval: fitting(eval, &fits, "tasks")?, wordings })
+                let mut read = DataSummary::default();
+                let eval = fitting(eval, &fits, &mut read)?;
+                Ok(Self { source, seed, eval, wordings, read: Vec::new() })
             }
             TaskConfig::File { path, read, eval_path } => {
                 let load = |path: &std::path::Path, read| {
                     let outcome = read_tasks(path, read)?;
-                    for rejected in outcome.rejected.iter().take(NAMED) {
-                        tracing::warn!("{rejected}");
+                    let from = path.display().to_string();
+                    let rows = outcome.tasks.len() + outcome.rejected.len();
+                    let mut summary = DataSummary { from, rows, ..DataSummary::default() };
+                    for rejected in &outcome.rejected {
+                        summary.reject(rejected.to_string());
                     }
-                    if !outcome.rejected.is_empty() {
-                        tracing::warn!(rows = outcome.rejected.len(), "rows were rejected");
-                    }
-                    fitting(outcome.tasks, &fits, &path.display().to_string())
+                    let tasks = fitting(outcome.tasks, &fits, &mut summary)?;
+                    Ok::<_, TrainError>((tasks, summary))
                 };
-                let tasks = load(path, read)?;
-                let mut held_out = match eval_path {
-                    Some(path) => load(path, &Default::default())?,
-                    None => Vec::new(),
-                };
-                held_out.truncate(eval);
+                let (tasks, summary) = load(path, read)?;
+                let mut read = vec![summary];
+                let mut held_out = Vec::new();
+                if let Some(path) = eval_path {
+                    let (tasks, mut summary) = load(path, &Default::default())?;
+                    held_out = tasks;
+                    summary.left_out = held_out.len().saturating_sub(eval);
+                    held_out.truncate(eval);
+                    summary.used = held_out.len();
+                    read.push(summary);
+                }
                 let source = Source::File { tasks, orders: Mutex::default() };
-                Ok(Self { source, seed, eval: held_out, wordings: HashMap::new() })
+                Ok(Self { source, seed, eval: held_out, wordings: HashMap::new(), read })
             }
         }
     }
@@ -122,7 +130,7 @@ impl Tasks {
 fn fitting(
     tasks: Vec<Task>,
     fits: &impl Fn(&Task) -> Result<bool, TrainError>,
-    from: &str,
+    summary: &mut DataSummary,
 ) -> Result<Vec<Task>, TrainError> {
     let all = tasks.len();
     let mut fitting = Vec::with_capacity(all);
@@ -133,12 +141,12 @@ fn fitting(
     }
     if fitting.is_empty() && all > 0 {
         return Err(TrainError::Config(format!(
-            "no question of `{from}` fits the policy's context\nhint: use a policy with a longer context, or shorter questions"
+            "no question of `{}` fits the policy's context\nhint: use a policy with a longer context, or shorter questions",
+            summary.from
         )));
     }
-    if fitting.len() < all {
-        tracing::warn!(from, left_out = all - fitting.len(), "questions are too long");
-    }
+    summary.too_long = all - fitting.len();
+    summary.used = fitting.len();
     Ok(fitting)
 }
 

@@ -25,6 +25,7 @@ use crate::protocol::Protocol;
 use crate::reward::Rewarder;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
+use crate::train::origin::Resume;
 use crate::train::run_folder::RunFolder;
 use crate::train::progress::Progress;
 use crate::train::start::StartConfig;
@@ -236,15 +237,34 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
     config.max_policy_lag = 1;
     config.outage.pause_ms = 1;
     config.outage.retries = 2;
-    config.reward.external.as_mut().unwrap().command = vec!["false".into()];
+    // It works once, for the trial before the first episode.
+    let marker = folder.path().join("tried");
+    let script = format!("test ! -e {0:?} && : > {0:?} && echo 1", marker.display());
+    config.reward.external.as_mut().unwrap().command = vec!["sh".into(), "-c".into(), script];
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     assert!(
-        matches!(error, TrainError::Outage { step: 0, failed: 8, asked: 8, retries: 2, .. }),
+        matches!(error, TrainError::RewardFails { step: 0, failed: 8, asked: 8, retries: 2, .. }),
         "{error}"
     );
-    // Once the cause is gone, the run goes on.
+    // Once the cause is gone, the run goes on, if it may with another reward.
     config.reward = self::config(folder.path()).reward;
-    run_grpo(&config, echo(), true, &mut Listener::default()).unwrap();
+    let error = run_grpo(&config, echo(), true, &mut Listener::default()).unwrap_err();
+    assert!(error.to_string().contains("`reward.external.command`"), "{error}");
+    run_grpo(&config, echo(), Resume::Changed, &mut Listener::default()).unwrap();
+    let summary = std::fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    assert!(summary.contains("changed since the run began: `reward.external.command`"));
+    assert!(summary.contains("\"zero_variance\"") && summary.contains("\"cut_turns\""));
+}
+
+#[test]
+fn a_reward_that_cannot_be_made_ends_the_run_before_an_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.reward.external.as_mut().unwrap().command = vec!["/no/such/program".into()];
+    let error = run_grpo(&config, failing(|_| panic!("an episode was run")), false, &mut Listener::default());
+    let error = error.unwrap_err();
+    assert!(matches!(error, TrainError::Reward(_)), "{error}");
+    assert!(error.to_string().contains("`/no/such/program`"), "{error}");
 }
 
 /// Gathers a step's episodes of a policy that asks once and then answers with what it was told.
@@ -308,7 +328,7 @@ fn a_failed_call_is_retried_and_else_dropped() {
     let collected = gather(failing(|_| true), |_| {});
     assert_eq!((collected.failed, collected.asked), (8, 8));
     assert!(collected.is_outage() && collected.samples().is_empty());
-    assert!(collected.last_failure.unwrap().contains("cannot take this call"));
+    assert!(collected.last_failure.unwrap().reason.contains("cannot take this call"));
 
     // Three in flight: the first three calls and their retries fail.
     let collected = gather(failing(|call| call < 6), |_| {});

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::world::WorldConfig;
 use crate::dataset::world::demonstration::DemonstrationMix;
-use crate::train::config::{at_least_one, version};
+use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::train::start::StartConfig;
@@ -26,6 +26,10 @@ pub struct SftConfig {
     pub model: StartConfig,
     /// What it learns.
     pub data: SftData,
+    /// The largest share of a file's rows that may be rejected or too long; more ends the run
+    /// before its first step.
+    #[serde(default = "crate::train::config::max_rejected")]
+    pub max_rejected: f64,
     /// Optimizer steps.
     pub steps: u64,
     /// Conversations a step.
@@ -111,6 +115,7 @@ impl SftConfig {
     /// Names the first setting that is not.
     pub fn check(&self) -> Result<(), TrainError> {
         version(self.schema_version)?;
+        share("max_rejected", self.max_rejected)?;
         at_least_one(&[
             ("steps", self.steps),
             ("batch_size", self.batch_size as u64),

@@ -9,6 +9,7 @@ use crate::dataset::world::{Split, World};
 use crate::train::error::TrainError;
 use crate::train::example::{ChatLine, chat, demonstration, question_and_answer};
 use crate::train::start::Start;
+use crate::train::summary::{DataSummary, Summary};
 use crate::trajectory::TokenTrace;
 
 /// How many conversations an evaluation takes.
@@ -20,8 +21,15 @@ pub struct Examples {
     pub eval: Vec<TokenTrace>,
 }
 
-/// Reads or makes the conversations of `config`.
-pub fn examples(config: &SftConfig, start: &Start) -> Result<Examples, TrainError> {
+/// Reads or makes the conversations of `config`, and adds to `summary` what became of them.
+///
+/// # Errors
+/// Fails where too many rows cannot be used.
+pub fn examples(
+    config: &SftConfig,
+    start: &Start,
+    summary: &mut Summary,
+) -> Result<Examples, TrainError> {
     let text = &start.text;
     let mut made = match &config.data {
         SftData::WorldFacts { world } => {
@@ -49,44 +57,71 @@ pub fn examples(config: &SftConfig, start: &Start) -> Result<Examples, TrainErro
                 eval: make(Split::Test, EVAL_EXAMPLES, config.seed)?,
             }
         }
-        SftData::Chat { path, eval_path } => Examples {
-            train: chats(path, start)?,
-            eval: eval_path.as_deref().map_or(Ok(Vec::new()), |path| chats(path, start))?,
-        },
+        SftData::Chat { path, eval_path } => {
+            let (train, read) = chats(path, start)?;
+            let (eval, held_out) = match eval_path {
+                Some(path) => chats(path, start)?,
+                None => Default::default(),
+            };
+            summary.data.push(read);
+            summary.data.extend(eval_path.as_ref().map(|_| held_out));
+            Examples { train, eval }
+        }
     };
     let context = start.model.spec().max_position_embeddings;
-    made.train.retain(|trace| trace.ids.len() <= context);
-    made.eval.retain(|trace| trace.ids.len() <= context);
+    if summary.data.is_empty() {
+        for (from, made) in [("the world", &made.train), ("the held-out world", &made.eval)] {
+            let from = from.to_owned();
+            summary.data.push(DataSummary { from, rows: made.len(), ..Default::default() });
+        }
+    }
+    for (made, data) in [&mut made.train, &mut made.eval].into_iter().zip(&mut summary.data) {
+        let all = made.len();
+        made.retain(|trace| trace.ids.len() <= context);
+        data.too_long = all - made.len();
+    }
+    let fitting = made.eval.len();
     made.eval.truncate(EVAL_EXAMPLES);
+    for (data, used) in summary.data.iter_mut().zip([made.train.len(), made.eval.len()]) {
+        data.used = used;
+    }
+    if let [_, eval] = &mut summary.data[..] {
+        eval.left_out = fitting - made.eval.len();
+    }
+    for data in summary.data.iter().filter(|data| data.rows > 0) {
+        data.check(config.max_rejected)?;
+    }
     if made.train.is_empty() {
-        return Err(TrainError::Config(format!(
-            "there is nothing to learn from: no conversation fits the context of {context} tokens"
-        )));
+        return Err(TrainError::Config(
+            "there is nothing to learn from: the data has no conversation".into(),
+        ));
     }
     Ok(made)
 }
 
-fn chats(path: &Path, start: &Start) -> Result<Vec<TokenTrace>, TrainError> {
+/// The conversations of a file; rows that are none are rejected.
+fn chats(path: &Path, start: &Start) -> Result<(Vec<TokenTrace>, DataSummary), TrainError> {
     #[derive(Deserialize)]
     struct Row {
         messages: Vec<ChatLine>,
     }
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        TrainError::Config(format!("cannot read `{}`: {error}", path.display()))
-    })?;
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(index, line)| {
-            let at = |reason: String| {
-                TrainError::Config(format!(
-                    "`{}` line {}: {reason}\nhint: each line is {{\"messages\": [{{\"role\": \"user\", \"content\": \"…\"}}, …]}}",
-                    path.display(),
-                    index + 1
-                ))
-            };
-            let row: Row = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
-            chat(&start.text, &row.messages).map_err(|error| at(error.to_string()))
-        })
-        .collect()
+    let text = std::fs::read(path).map_err(|source| TrainError::read(path, source))?;
+    let mut data = DataSummary { from: path.display().to_string(), ..Default::default() };
+    let mut made = Vec::new();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        data.rows += 1;
+        let row = serde_json::from_slice::<Row>(line).map_err(|error| {
+            format!("{error}: each line is {{\"messages\": [{{\"role\": \"user\", \"content\": \"…\"}}, …]}}")
+        });
+        let trace = row
+            .and_then(|row| chat(&start.text, &row.messages).map_err(|error| error.to_string()));
+        match trace {
+            Ok(trace) => made.push(trace),
+            Err(reason) => data.reject(format!("line {}: {reason}", index + 1)),
+        }
+    }
+    Ok((made, data))
 }

@@ -10,30 +10,56 @@ use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::ModelOptimizer;
 use crate::train::order::Order;
+use crate::train::origin::{self, Resume};
 use crate::train::pack::{micro_batches, pack};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
+use crate::train::summary::Summary;
 use crate::trajectory::TokenTrace;
 
 /// Runs `config` to its end, or on from its last checkpoint; returns the finished model's folder.
+///
+/// # Errors
+/// Says why the run could not begin or go on. Checkpoints written before stay usable.
 pub fn run_sft(
     config: &SftConfig,
-    resume: bool,
+    resume: impl Into<Resume>,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, TrainError> {
     config.check()?;
     let run = RunFolder::open(&config.output)?;
-    if !resume && !run.is_fresh() {
+    let mut summary = Summary::new("sft");
+    let outcome = steps(config, resume.into(), &run, progress, &mut summary);
+    summary.finish(run.root(), &outcome);
+    outcome
+}
+
+fn steps(
+    config: &SftConfig,
+    resume: Resume,
+    run: &RunFolder,
+    progress: &mut dyn Progress,
+    summary: &mut Summary,
+) -> Result<PathBuf, TrainError> {
+    if resume == Resume::No && !run.is_fresh() {
         return Err(TrainError::Occupied(config.output.display().to_string()));
     }
     let world = match &config.data {
         SftData::WorldFacts { world } | SftData::WorldDemonstrations { world, .. } => world.clone(),
         SftData::Chat { .. } => WorldConfig::default(),
     };
-    let start = Start::prepare(&config.model, &run, &world, config.seed)?;
-    let examples = examples(config, &start)?;
-    let mut trainer = Trainer::new(config, &start, &run)?;
+    let start = Start::prepare(&config.model, run, &world, config.seed)?;
+    summary.device.clone_from(&start.device);
+    let data: Vec<&PathBuf> = match &config.data {
+        SftData::Chat { path, eval_path } => [path].into_iter().chain(eval_path).collect(),
+        _ => Vec::new(),
+    };
+    for change in origin::check(run, resume, config, &data, &start.folder)? {
+        summary.note(format!("changed since the run began: {change}"));
+    }
+    let examples = examples(config, &start, summary)?;
+    let mut trainer = Trainer::new(config, &start, run)?;
     let mut log = MetricsLog::open(run.root(), trainer.step)?;
     let mut order = Order::new(examples.train.len(), config.seed);
     while trainer.step < config.steps {
@@ -47,10 +73,11 @@ pub fn run_sft(
             values.push(("eval_loss", trainer.evaluate(&held_out)?));
         }
         log.write(done, &values)?;
+        summary.step(done, &values);
         progress.step(done, config.steps, &values);
         let cancelled = progress.is_cancelled();
         if done.is_multiple_of(config.checkpoint_every) || last || cancelled {
-            trainer.checkpoint(&run)?;
+            trainer.checkpoint(run)?;
         }
         if cancelled && !last {
             return Err(TrainError::Interrupted(done));

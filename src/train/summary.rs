@@ -1,0 +1,176 @@
+//! What a run did with what it was given: logged at its end, and written into its folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::error::TrainError;
+use super::metrics::Values;
+
+/// The file in the run's folder.
+pub const FILE: &str = "summary.json";
+
+/// Reasons that are named one by one.
+const NAMED: usize = 10;
+
+/// Metrics whose mean over the steps is part of the summary.
+const MEANS: [&str; 6] =
+    ["cut_turns", "zero_variance", "failed_episodes", "fallback_replies", "dropped_updates", "cost"];
+
+/// A run in figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// `sft` or `grpo`.
+    pub method: &'static str,
+    /// `finished`, or why it ended.
+    pub ended: String,
+    /// Steps done, those of earlier attempts included.
+    pub steps: u64,
+    /// Where it computed, and in which type.
+    pub device: String,
+    /// What was read.
+    pub data: Vec<DataSummary>,
+    /// Means over the steps of this attempt.
+    pub means: BTreeMap<&'static str, f64>,
+    /// What was substituted, cut or allowed.
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    counts: BTreeMap<&'static str, f64>,
+}
+
+/// What became of the rows of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DataSummary {
+    /// The file, or what else the rows came from.
+    pub from: String,
+    /// Rows read.
+    pub rows: usize,
+    /// Rows that are used.
+    pub used: usize,
+    /// Rows that could not be understood.
+    pub rejected: usize,
+    /// Rows that do not fit the context.
+    pub too_long: usize,
+    /// Rows that were left out to keep an evaluation short.
+    pub left_out: usize,
+    /// Why the first of them were rejected.
+    pub reasons: Vec<String>,
+}
+
+impl DataSummary {
+    /// Adds a rejected row.
+    pub fn reject(&mut self, reason: String) {
+        self.rejected += 1;
+        if self.reasons.len() < NAMED {
+            self.reasons.push(reason);
+        }
+    }
+
+    /// Logs it. Fails where nothing is left, or more than the share `allowed` of the rows was
+    /// rejected or too long.
+    ///
+    /// # Errors
+    /// Names the file, the counts and the first reasons.
+    pub fn check(&self, allowed: f64) -> Result<(), TrainError> {
+        let Self { from, rows, used, rejected, too_long, left_out, .. } = self;
+        let lost = rejected + too_long;
+        if lost == 0 {
+            tracing::info!(from, rows, used, left_out, "read");
+            return Ok(());
+        }
+        for reason in &self.reasons {
+            tracing::warn!(from, "rejected: {reason}");
+        }
+        tracing::warn!(from, rows, used, rejected, too_long, left_out, "not every row is used");
+        if lost == *rows || lost as f64 > allowed * *rows as f64 {
+            let first: String =
+                self.reasons.iter().take(3).map(|reason| format!("\n  {reason}")).collect();
+            return Err(TrainError::Config(format!(
+                "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}\nhint: mend them, or raise `max_rejected` (a share, {allowed} now)"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Summary {
+    /// Of a run that begins.
+    pub fn new(method: &'static str) -> Self {
+        Self { method, ..Self::default() }
+    }
+
+    /// Adds something that was done in place of what was asked, and logs it.
+    pub fn note(&mut self, note: String) {
+        tracing::warn!("{note}");
+        self.notes.push(note);
+    }
+
+    /// Adds the metrics of a step.
+    pub fn step(&mut self, done: u64, values: &Values) {
+        self.steps = done;
+        for (name, value) in values.iter().filter(|(name, _)| MEANS.contains(name)) {
+            let count = self.counts.entry(name).or_default();
+            *count += 1.0;
+            let mean = self.means.entry(name).or_default();
+            *mean += (value - *mean) / *count;
+        }
+    }
+
+    /// Ends it with the outcome of the run: logs it, and writes it into `folder`.
+    pub fn finish<T>(mut self, folder: &Path, outcome: &Result<T, TrainError>) {
+        self.ended = match outcome {
+            Ok(_) => "finished".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let Self { method, steps, device, means, .. } = &self;
+        let ended = self.ended.lines().next().unwrap_or_default();
+        tracing::info!(method, steps, device, ?means, notes = self.notes.len(), ended, "summary");
+        let written = serde_json::to_string_pretty(&self)
+            .map_err(std::io::Error::other)
+            .and_then(|text| std::fs::write(folder.join(FILE), text + "\n"));
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot write the summary");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_small_share_of_bad_rows_is_allowed_and_a_large_one_is_not() {
+        for (rejected, too_long, allowed, passes) in
+            [(0, 0, 0.0, true), (1, 0, 0.05, true), (5, 1, 0.05, false), (6, 0, 1.0, true), (50, 50, 1.0, false)]
+        {
+            let mut data = DataSummary { from: "a.jsonl".into(), rows: 100, ..Default::default() };
+            for line in 0..rejected {
+                data.reject(format!("line {line}: no answer"));
+            }
+            data.too_long = too_long;
+            let outcome = data.check(allowed);
+            assert_eq!(outcome.is_ok(), passes, "{rejected} {too_long} {allowed}");
+            if let Err(error) = outcome {
+                let said = error.to_string();
+                assert!(said.contains("`a.jsonl`") && said.contains("line 2: no answer"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn means_are_over_the_steps_that_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut summary = Summary::new("grpo");
+        summary.step(1, &vec![("zero_variance", 0.5), ("reward", 1.0)]);
+        summary.step(2, &vec![("zero_variance", 1.0)]);
+        summary.note("on the CPU".into());
+        summary.finish(folder.path(), &Err::<(), _>(TrainError::Interrupted(2)));
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["means"], serde_json::json!({ "zero_variance": 0.75 }));
+        assert_eq!(value["steps"], 2);
+        assert!(value["ended"].as_str().unwrap().starts_with("stopped after step 2"));
+    }
+}
