@@ -72,6 +72,32 @@ pub struct NewModel {
     pub templates: Option<PathBuf>,
 }
 
+impl StartConfig {
+    /// Whether there is such a model, without reading its weights.
+    ///
+    /// # Errors
+    /// Says what is missing or in the way.
+    pub fn check(&self) -> Result<(), TrainError> {
+        if self.path.is_some() == self.new.is_some() {
+            return Err(TrainError::Config(NEITHER.into()));
+        }
+        if self.lora.is_some() && self.adapter.is_some() {
+            return Err(TrainError::Config(BOTH.into()));
+        }
+        let folder = self.path.as_deref();
+        if let Some(reason) = folder.and_then(misplaced) {
+            return Err(TrainError::Config(reason));
+        }
+        if let (Some(folder), Some(adapter)) = (folder, &self.adapter) {
+            not_applied_yet(adapter, folder)?;
+        }
+        Ok(())
+    }
+}
+
+const NEITHER: &str = "`model` needs either `path` or `new`\nhint: `[model] path = \"models/policy\"` goes on from the bundled policy";
+const BOTH: &str = "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself";
+
 /// A model ready to be trained.
 pub struct Start {
     /// The model.
@@ -110,9 +136,7 @@ impl Start {
                 folder
             }
             _ => {
-                return Err(TrainError::Config(
-                    "`model` needs either `path` or `new`\nhint: `[model] path = \"models/policy\"` goes on from the bundled policy".into(),
-                ));
+                return Err(TrainError::Config(NEITHER.into()));
             }
         };
         let unusable = |error: TrainError| match misplaced(&folder) {
@@ -142,9 +166,7 @@ impl Start {
                 Some(adapter)
             }
             (Some(_), Some(_)) => {
-                return Err(TrainError::Config(
-                    "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself".into(),
-                ));
+                return Err(TrainError::Config(BOTH.into()));
             }
         };
         if let Some(adapter) = adapter {
