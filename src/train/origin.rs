@@ -15,7 +15,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change without a word: they bound resources and say what is measured or kept,
 /// not what is learnt.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -30,6 +30,8 @@ const FREE: [&str; 14] = [
     "guards",
     "engine",
     "model.device",
+    // The checkpoint says which type it needs.
+    "model.dtype",
 ];
 
 /// Files up to this size are hashed whole; of larger ones, evenly spaced blocks are.

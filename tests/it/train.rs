@@ -131,6 +131,79 @@ fn killed_and_gone_on_with(model: &str) {
     assert!(weights(&expected) == weights(&resumed), "not bit for bit");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_end_writes_a_checkpoint_and_a_summary() {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = trained(&recipe(whole.path(), STEPS, NEW), false);
+    let recipe = recipe(cut.path(), STEPS, NEW);
+    let mut run = server().args(["train", "sft", "--config"]).arg(&recipe).spawn().unwrap();
+    wait_until(&mut run, || steps_written(cut.path()) > 7);
+    let id = nix::unistd::Pid::from_raw(run.id() as i32);
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("--resume"), "{said}");
+    let done = steps_written(cut.path());
+    assert!(done < STEPS && cut.path().join(format!("run/checkpoints/step-{done:08}")).is_dir());
+    let summary = std::fs::read_to_string(cut.path().join("run/summary.json")).unwrap();
+    assert!(summary.contains(&format!("stopped after step {done}")), "{summary}");
+
+    let resumed = trained(&recipe, true);
+    assert!(weights(&expected) == weights(&resumed), "not bit for bit");
+}
+
+/// 199 rows whose content is no text are rejected, one is learnt from.
+#[test]
+fn rows_that_cannot_be_used_are_named_and_end_the_run_unless_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let bad = r#"{"messages": [{"role": "user", "content": {"a": 1}}]}"#;
+    std::fs::write(&path, format!("{good}\n{}", format!("{bad}\n").repeat(199))).unwrap();
+    let text = |more: &str| {
+        format!(
+            "schema_version = 1\noutput = {:?}\nsteps = 1\n{more}\ndata = {{ kind = \"chat\", path = {path:?} }}\n{NEW}",
+            folder.path().join("run")
+        )
+    };
+    let recipe = folder.path().join("run.toml");
+    std::fs::write(&recipe, text("")).unwrap();
+    let refused = train(&recipe, false);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("199 were rejected") && said.contains("line 2: "), "{said}");
+
+    std::fs::write(&recipe, text("max_rejected = 1.0")).unwrap();
+    trained(&recipe, false);
+    let summary = std::fs::read_to_string(folder.path().join("run/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let data = &summary["data"][0];
+    assert_eq!([&data["rows"], &data["used"], &data["rejected"]], [200, 1, 199]);
+    assert_eq!(summary["ended"], "finished");
+    assert!(summary["device"].as_str().unwrap().starts_with("cpu"));
+}
+
+#[test]
+fn the_files_of_training_are_checked_and_forecast() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(folder.path(), 30, NEW);
+    let output = server().arg("check").arg(&recipe).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("is valid"), "{said}");
+    assert!(said.contains("conversations: 120"), "{said}");
+    assert!(!folder.path().join("run").exists(), "nothing is begun");
+
+    let grpo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/recipes/policy-grpo.toml");
+    let output = server().arg("check").arg(&grpo).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("episodes: "), "{said}");
+
+    let missing = std::fs::read_to_string(&recipe).unwrap().replace("[model.new]", "[model.nwe]");
+    std::fs::write(&recipe, missing).unwrap();
+    assert!(!server().arg("check").arg(&recipe).output().unwrap().status.success());
+}
+
 /// The losses a run has written, step by step.
 fn losses(folder: &Path) -> Vec<f64> {
     let text = std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
