@@ -127,9 +127,11 @@ fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     // The last turn of an episode answers; the others may ask.
     let calls = most * turns.saturating_sub(1).max(1);
     let sampled = most
-        * config.limits.max_policy_tokens.min(
-            config.limits.max_turn_tokens.saturating_mul(config.limits.max_turns),
-        ) as u64;
+        * config
+            .limits
+            .max_policy_tokens
+            .min(config.limits.max_turn_tokens.saturating_mul(config.limits.max_turns))
+            as u64;
     let mut lines = vec![
         format!("steps: {}", config.steps),
         format!(
@@ -139,7 +141,9 @@ fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
                 rounds => format!(" (up to {} with `extra_rounds`)", training * rounds),
             }
         ),
-        format!("calls of the large model: at most {calls}; remembered replies are not asked again"),
+        format!(
+            "calls of the large model: at most {calls}; remembered replies are not asked again"
+        ),
         format!("tokens that the policy samples: at most {sampled}"),
     ];
     lines.push(match (&config.large_model.endpoint, config.limits.max_cost) {
@@ -147,9 +151,7 @@ fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
         (Some(_), Some(limit)) => {
             format!("money: at most {:.2} (`limits.max_cost` an episode)", limit * most as f64)
         }
-        (Some(_), None) => {
-            "money: not bounded; `limits.max_cost` bounds an episode".to_owned()
-        }
+        (Some(_), None) => "money: not bounded; `limits.max_cost` bounds an episode".to_owned(),
     });
     Ok(lines)
 }

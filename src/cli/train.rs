@@ -153,7 +153,9 @@ impl Bar {
             runtime.block_on(async {
                 let mut signals = signals;
                 signals.next().await;
-                tracing::warn!("ending with a checkpoint after this step; a second signal ends at once");
+                tracing::warn!(
+                    "ending with a checkpoint after this step; a second signal ends at once"
+                );
                 flag.store(true, Ordering::Relaxed);
                 signals.next().await;
                 std::process::exit(130);

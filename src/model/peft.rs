@@ -89,7 +89,8 @@ fn targets<'n>(
         Some(Value::Array(names)) => {
             let names: Vec<&str> =
                 names.iter().map(|name| name.as_str().unwrap_or_default()).collect();
-            let known = names.iter().map(|name| Projection::parse(name)).collect::<Option<Vec<_>>>();
+            let known =
+                names.iter().map(|name| Projection::parse(name)).collect::<Option<Vec<_>>>();
             // With dots it may be the path of a module.
             let odd = names.iter().find(|name| known.is_none() && !name.contains('.'));
             if let Some(name) = odd.filter(|name| Projection::parse(name).is_none()) {
@@ -125,9 +126,8 @@ mod tests {
 
     fn named(modules: &[&str]) -> Vec<String> {
         let halves = modules.iter().flat_map(|module| {
-            ["A", "B"].map(|half| {
-                format!("base_model.model.model.layers.0.{module}.lora_{half}.weight")
-            })
+            ["A", "B"]
+                .map(|half| format!("base_model.model.model.layers.0.{module}.lora_{half}.weight"))
         });
         halves.collect()
     }

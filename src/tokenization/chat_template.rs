@@ -155,10 +155,8 @@ impl ChatTemplate {
             pad_token => defined(pad_token),
             unk_token => defined(unk_token),
         };
-        jinja::render(&self.environment, context).map_err(|reason| TokenizerError::Template {
-            path: self.folder.clone(),
-            reason,
-        })
+        jinja::render(&self.environment, context)
+            .map_err(|reason| TokenizerError::Template { path: self.folder.clone(), reason })
     }
 }
 

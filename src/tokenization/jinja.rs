@@ -154,10 +154,8 @@ fn formatted(tag: &str) -> String {
             continue;
         }
         let inner = &operand[..length];
-        let inner = inner
-            .strip_prefix('(')
-            .and_then(|inner| inner.strip_suffix(')'))
-            .unwrap_or(inner);
+        let inner =
+            inner.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')).unwrap_or(inner);
         out.push_str(&format!(" | format({})", formatted(inner)));
         at = tag.len() - operand.len() + length;
     }

@@ -6,9 +6,9 @@ use super::error::TrainError;
 pub(super) fn version(found: u32) -> Result<(), TrainError> {
     match found {
         1 => Ok(()),
-        found => Err(TrainError::Config(format!(
-            "`schema_version` is {found}, this program reads 1"
-        ))),
+        found => {
+            Err(TrainError::Config(format!("`schema_version` is {found}, this program reads 1")))
+        }
     }
 }
 

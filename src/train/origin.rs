@@ -112,7 +112,9 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) 
     } else if before != now {
         found.push(match key {
             "model" => "the base model's weights".to_owned(),
-            key if key.starts_with("data.") => format!("the contents or the name of `{}`", &key[5..]),
+            key if key.starts_with("data.") => {
+                format!("the contents or the name of `{}`", &key[5..])
+            }
             _ => format!("`{name}`: {before} became {now}"),
         });
     }
@@ -185,7 +187,10 @@ mod tests {
         run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
         assert!(check(&config, Resume::Same).unwrap().is_empty());
         let longer = json!({ "seed": 1, "steps": 9, "lora": { "alpha": 8.0 } });
-        assert!(check(&longer, Resume::Same).unwrap().is_empty(), "more steps change nothing learnt");
+        assert!(
+            check(&longer, Resume::Same).unwrap().is_empty(),
+            "more steps change nothing learnt"
+        );
 
         std::fs::write(&data, "two").unwrap();
         std::fs::write(model.join("model.safetensors"), "other").unwrap();

@@ -93,10 +93,7 @@ impl Member {
 }
 
 /// Cuts `examples` into parts of at most `tokens` tokens, or of one example.
-pub fn micro_batches<'t>(
-    examples: &[&'t TokenTrace],
-    tokens: usize,
-) -> Vec<Vec<&'t TokenTrace>> {
+pub fn micro_batches<'t>(examples: &[&'t TokenTrace], tokens: usize) -> Vec<Vec<&'t TokenTrace>> {
     let mut parts: Vec<Vec<&TokenTrace>> = Vec::new();
     let mut filled = 0;
     for &example in examples {

@@ -15,8 +15,14 @@ pub const FILE: &str = "summary.json";
 const NAMED: usize = 10;
 
 /// Metrics whose mean over the steps is part of the summary.
-const MEANS: [&str; 6] =
-    ["cut_turns", "zero_variance", "failed_episodes", "fallback_replies", "dropped_updates", "cost"];
+const MEANS: [&str; 6] = [
+    "cut_turns",
+    "zero_variance",
+    "failed_episodes",
+    "fallback_replies",
+    "dropped_updates",
+    "cost",
+];
 
 /// A run in figures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -142,9 +148,13 @@ mod tests {
 
     #[test]
     fn a_small_share_of_bad_rows_is_allowed_and_a_large_one_is_not() {
-        for (rejected, too_long, allowed, passes) in
-            [(0, 0, 0.0, true), (1, 0, 0.05, true), (5, 1, 0.05, false), (6, 0, 1.0, true), (50, 50, 1.0, false)]
-        {
+        for (rejected, too_long, allowed, passes) in [
+            (0, 0, 0.0, true),
+            (1, 0, 0.05, true),
+            (5, 1, 0.05, false),
+            (6, 0, 1.0, true),
+            (50, 50, 1.0, false),
+        ] {
             let mut data = DataSummary { from: "a.jsonl".into(), rows: 100, ..Default::default() };
             for line in 0..rejected {
                 data.reject(format!("line {line}: no answer"));

@@ -20,7 +20,10 @@ const FLOORS: [(&str, &[&str]); 24] = [
     ("model", &["gguf", "sampling", "trajectory"]),
     ("engine", &["sampling", "trajectory", "model"]),
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
-    ("policy", &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"]),
+    (
+        "policy",
+        &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"],
+    ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "engine", "episode"]),
     (

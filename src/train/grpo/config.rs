@@ -413,8 +413,7 @@ mod tests {
         assert_eq!(config.reward.scheme, Scheme::Paper);
         assert_eq!(config.schedule.peak, 1e-6);
 
-        let config =
-            complete("rollouts_ahead = 1\nguards = { max_log_prob_gap = 0.5 }").unwrap();
+        let config = complete("rollouts_ahead = 1\nguards = { max_log_prob_gap = 0.5 }").unwrap();
         assert_eq!(config.max_policy_lag, 1, "former names hold");
         assert_eq!(config.guards.max_rollout_logprob_diff, 0.5);
 

@@ -119,7 +119,8 @@ fn agrees_with_trl() {
         }
         let f32s = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
         let mut gradients = model.gradients().unwrap();
-        let (log_probs, entropies) = (f32s(&token_gradients.log_probs), f32s(&token_gradients.entropies));
+        let (log_probs, entropies) =
+            (f32s(&token_gradients.log_probs), f32s(&token_gradients.entropies));
         model.backward(tape, &log_probs, Some(&entropies), &mut gradients).unwrap();
 
         assert_near(sums.loss, case.loss, name);

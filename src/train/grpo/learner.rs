@@ -10,13 +10,13 @@ use rand_chacha::ChaCha8Rng;
 use super::collect::Sample;
 use super::config::GrpoConfig;
 use super::objective::{KlEstimator, ObjectiveSums, SampledTokens, TokenGradients, UpdateSize};
-use crate::train::pack::Pack;
-use crate::seed::{Purpose, derive};
 use crate::model::Model;
+use crate::seed::{Purpose, derive};
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::train::optimize::ModelOptimizer;
+use crate::train::pack::Pack;
 use crate::train::run_folder::RunFolder;
 use crate::trajectory::TokenTrace;
 

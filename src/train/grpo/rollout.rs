@@ -8,7 +8,8 @@ use tokio::sync::Semaphore;
 
 use crate::engine::Sampling;
 use crate::episode::{
-    Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode,
+    Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
+    run_episode,
 };
 use crate::large_model::{LargeModel, LargeModelError};
 use crate::policy::Policy;
@@ -83,7 +84,8 @@ impl Rollouts {
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
-        let _place = self.places.acquire().await.map_err(|error| Failure::model(error.to_string()))?;
+        let _place =
+            self.places.acquire().await.map_err(|error| Failure::model(error.to_string()))?;
         let mut outcome = self.once(attempt).await;
         for _ in 1..ATTEMPTS {
             if outcome.is_err() {
@@ -104,9 +106,8 @@ impl Rollouts {
             large_model: &*self.large_model,
             protocol: &self.protocol,
         };
-        let mut episode = run_episode(participants, &request, &mut Silent)
-            .await
-            .map_err(|error| Failure {
+        let mut episode =
+            run_episode(participants, &request, &mut Silent).await.map_err(|error| Failure {
                 is_consequence: matches!(
                     error.kind,
                     EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
@@ -119,11 +120,10 @@ impl Rollouts {
             let limit = self.limits.deadline_ms;
             return Err(Failure::model(format!("an episode took longer than {limit} ms")));
         }
-        let reward = self
-            .rewarder
-            .score(&episode.trajectory, attempt.task)
-            .await
-            .map_err(|error| Failure { is_reward: true, ..Failure::model(error.to_string()) })?;
+        let reward =
+            self.rewarder.score(&episode.trajectory, attempt.task).await.map_err(|error| {
+                Failure { is_reward: true, ..Failure::model(error.to_string()) }
+            })?;
         Ok(Scored { episode, reward })
     }
 }

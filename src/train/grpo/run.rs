@@ -27,9 +27,9 @@ use crate::task::Task;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
-use crate::train::run_folder::RunFolder;
 use crate::train::origin::{self, Resume};
 use crate::train::progress::Progress;
+use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
 use crate::trajectory::Trajectory;
@@ -128,8 +128,13 @@ fn prepare<'c>(
         params: params.clone(),
         places: Arc::clone(&places),
     };
-    let rollouts =
-        AsyncRollouts::new(Arc::new(config.clone()), Arc::clone(&tasks), &learner, &start.text, rollouts)?;
+    let rollouts = AsyncRollouts::new(
+        Arc::new(config.clone()),
+        Arc::clone(&tasks),
+        &learner,
+        &start.text,
+        rollouts,
+    )?;
     let state = State::load(&folder)?;
     Ok(Run { config, folder, start, tasks, learner, rollouts, state, runtime })
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::config::TaskConfig;
-use crate::seed::{Purpose, derive};
 use crate::dataset::read_tasks;
 use crate::dataset::world::{Familiarity, Split, TaskKind, World};
+use crate::seed::{Purpose, derive};
 use crate::task::Task;
 use crate::train::error::TrainError;
-use crate::train::summary::DataSummary;
 use crate::train::order::Order;
+use crate::train::summary::DataSummary;
 
 /// Where a run's tasks come from.
 pub struct Tasks {

@@ -26,8 +26,8 @@ use crate::reward::Rewarder;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
-use crate::train::run_folder::RunFolder;
 use crate::train::progress::Progress;
+use crate::train::run_folder::RunFolder;
 use crate::train::start::StartConfig;
 use crate::trajectory::{SampledToken, TokenTrace};
 
@@ -261,7 +261,12 @@ fn a_reward_that_cannot_be_made_ends_the_run_before_an_episode() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.reward.external.as_mut().unwrap().command = vec!["/no/such/program".into()];
-    let error = run_grpo(&config, failing(|_| panic!("an episode was run")), false, &mut Listener::default());
+    let error = run_grpo(
+        &config,
+        failing(|_| panic!("an episode was run")),
+        false,
+        &mut Listener::default(),
+    );
     let error = error.unwrap_err();
     assert!(matches!(error, TrainError::Reward(_)), "{error}");
     assert!(error.to_string().contains("`/no/such/program`"), "{error}");

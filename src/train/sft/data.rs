@@ -116,8 +116,8 @@ fn chats(path: &Path, start: &Start) -> Result<(Vec<TokenTrace>, DataSummary), T
         let row = serde_json::from_slice::<Row>(line).map_err(|error| {
             format!("{error}: each line is {{\"messages\": [{{\"role\": \"user\", \"content\": \"…\"}}, …]}}")
         });
-        let trace = row
-            .and_then(|row| chat(&start.text, &row.messages).map_err(|error| error.to_string()));
+        let trace =
+            row.and_then(|row| chat(&start.text, &row.messages).map_err(|error| error.to_string()));
         match trace {
             Ok(trace) => made.push(trace),
             Err(reason) => data.reject(format!("line {}: {reason}", index + 1)),

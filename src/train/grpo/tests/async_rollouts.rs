@@ -69,7 +69,8 @@ fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
 
 #[test]
 fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
-    for (before, after, policy_lag) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])] {
+    for (before, after, policy_lag) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])]
+    {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
         run_grpo(&ahead(folder.path(), before), echo(), false, &mut first).unwrap_err();
@@ -97,7 +98,8 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         // The policy moves on, and the trajectory does not.
         learner.step(&sample).unwrap();
 
-        let pairs = log_probs(&learner.policy.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
+        let pairs =
+            log_probs(&learner.policy.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
         let gone: Vec<f64> = pairs.map(|(now, then)| f64::from(now - then).exp()).collect();
         assert!(gone.iter().any(|gone| *gone > 1.0001), "{gone:?}");
         let tokens = gone.len() as f64;
