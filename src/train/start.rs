@@ -146,7 +146,7 @@ impl Start {
         let text = Arc::new(TextSide::load(&folder).map_err(|error| unusable(error.into()))?);
         let mut model =
             Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
-        finite(&folder, &model.weights().named())?;
+        finite(&folder, &model.weights().named(model.spec()))?;
         let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
         if tokens > rows {
             return Err(TrainError::Config(format!(
