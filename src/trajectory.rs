@@ -82,7 +82,7 @@ pub struct TokenUsage {
 
 impl TokenUsage {
     /// What an endpoint says that it billed, within reason: sums of it cannot overflow.
-    pub fn told(prompt_tokens: u64, completion_tokens: u64) -> Self {
+    pub fn reported(prompt_tokens: u64, completion_tokens: u64) -> Self {
         const MOST: u64 = u32::MAX as u64;
         Self {
             prompt_tokens: prompt_tokens.min(MOST),

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/large_model/sse.rs"]
+#[path = "../../src/large_model/endpoint/sse.rs"]
 mod sse;
 
 use sse::{NotUtf8, SseDecoder};

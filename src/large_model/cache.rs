@@ -27,11 +27,11 @@ pub struct Cached {
 struct State {
     replies: Replies,
     /// The calls under way.
-    flights: HashMap<String, watch::Receiver<Landing>>,
+    flights: HashMap<String, watch::Receiver<Outcome>>,
 }
 
-/// What came of a call, once something did.
-type Landing = Option<Result<Reply, LargeModelError>>;
+/// The result of a call, once there is one.
+type Outcome = Option<Result<Reply, LargeModelError>>;
 
 /// A file of replies that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,22 +106,22 @@ impl Cached {
         .to_string()
     }
 
-    /// Remembers what a call brought, and tells those who wait for it.
-    async fn fly(
+    /// Makes a call, remembers its reply, and hands the result to the calls that wait for it.
+    async fn make(
         &self,
         key: String,
         call: &Call,
-        landing: watch::Sender<Landing>,
+        outcome: watch::Sender<Outcome>,
     ) -> Result<Reply, LargeModelError> {
-        // Also when the caller leaves: then nobody would end the flight, and those who wait
-        // learn from the dropped sender that one of them must make the call.
+        // Ends the flight also when the caller leaves: the dropped sender then makes one of the
+        // waiting calls the next to be made.
         let flight = Flight { cache: self, key: &key };
         let result = self.model.complete(call).await;
         if let Ok(reply) = &result {
             self.state().replies.insert(key.clone(), reply);
         }
         drop(flight);
-        landing.send_replace(Some(result.clone()));
+        outcome.send_replace(Some(result.clone()));
         result
     }
 }
@@ -138,11 +138,11 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// What to do about a call.
-enum Turn {
-    Known(Box<Reply>),
-    Fly(watch::Sender<Landing>),
-    Wait(watch::Receiver<Landing>),
+/// What is known of a call.
+enum Lookup {
+    Hit(Box<Reply>),
+    Miss(watch::Sender<Outcome>),
+    UnderWay(watch::Receiver<Outcome>),
 }
 
 #[async_trait]
@@ -162,31 +162,31 @@ impl LargeModel for Cached {
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         let key = self.key(call);
         loop {
-            let turn = {
+            let lookup = {
                 let mut state = self.state();
                 if let Some(reply) = state.replies.get(&key) {
-                    Turn::Known(Box::new(reply))
+                    Lookup::Hit(Box::new(reply))
                 } else if let Some(flight) = state.flights.get(&key) {
-                    Turn::Wait(flight.clone())
+                    Lookup::UnderWay(flight.clone())
                 } else {
-                    let (landing, flight) = watch::channel(None);
+                    let (outcome, flight) = watch::channel(None);
                     state.flights.insert(key.clone(), flight);
-                    Turn::Fly(landing)
+                    Lookup::Miss(outcome)
                 }
             };
-            let mut flight = match turn {
-                Turn::Known(reply) => return Ok(self.repeated(*reply)),
-                Turn::Fly(landing) => return self.fly(key, call, landing).await,
-                Turn::Wait(flight) => flight,
+            let mut flight = match lookup {
+                Lookup::Hit(reply) => return Ok(self.repeated(*reply)),
+                Lookup::Miss(outcome) => return self.make(key, call, outcome).await,
+                Lookup::UnderWay(flight) => flight,
             };
-            let landed = flight.wait_for(Option::is_some);
-            let landed = match call.deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline.into(), landed).await,
-                None => Ok(landed.await),
+            let outcome = flight.wait_for(Option::is_some);
+            let outcome = match call.deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline.into(), outcome).await,
+                None => Ok(outcome.await),
             };
-            let landed =
-                landed.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
-            match landed.as_deref() {
+            let outcome =
+                outcome.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
+            match outcome.as_deref() {
                 Ok(Some(Ok(reply))) => return Ok(self.repeated(reply.clone())),
                 // That was the other caller's deadline, or it left: the call is open again.
                 Ok(Some(Err(LargeModelError::Deadline { .. })) | None) | Err(_) => {}

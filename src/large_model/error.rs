@@ -1,5 +1,6 @@
 //! How a large model can fail, and which failures are worth another try.
 
+use std::fmt;
 use std::time::Duration;
 
 /// A call that brought no reply.
@@ -22,9 +23,8 @@ pub enum LargeModelError {
     Timeout {
         /// The model's name.
         model: String,
-        /// What was waited for: `free slot`, `connection`, `first byte`, `next byte`,
-        /// `whole reply`.
-        phase: &'static str,
+        /// What was waited for.
+        phase: Phase,
         /// How long it was waited for.
         limit: Duration,
     },
@@ -76,6 +76,40 @@ pub enum LargeModelError {
     },
 }
 
+/// The part of a call that a time limit applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting until fewer calls are at the endpoint.
+    FreeSlot,
+    /// Resolving, connecting and the TLS handshake.
+    Connection,
+    /// From the request to the response's headers.
+    FirstByte,
+    /// Between two pieces of the response's body.
+    NextByte,
+    /// The call as a whole.
+    WholeReply,
+}
+
+impl Phase {
+    /// The phase as it stands in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FreeSlot => "free slot",
+            Self::Connection => "connection",
+            Self::FirstByte => "first byte",
+            Self::NextByte => "next byte",
+            Self::WholeReply => "whole reply",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl LargeModelError {
     /// Whether the same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
@@ -96,7 +130,7 @@ impl LargeModelError {
     pub fn may_be_billed(&self) -> bool {
         match self {
             Self::Malformed { .. } | Self::Rejected { .. } | Self::Deadline { .. } => true,
-            Self::Timeout { phase, .. } => matches!(*phase, "next byte" | "whole reply"),
+            Self::Timeout { phase, .. } => matches!(phase, Phase::NextByte | Phase::WholeReply),
             Self::Unreachable { .. } | Self::Status { .. } | Self::CircuitOpen { .. } => false,
         }
     }
@@ -115,4 +149,14 @@ impl LargeModelError {
 /// Whether a response of this status may be another a little later.
 pub(super) fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 409 | 429) || status >= 500
+}
+
+/// A name that no large model has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no large model is called `{name}`\nhint: {hint}")]
+pub struct UnknownModel {
+    /// The name.
+    pub name: String,
+    /// The nearest name, and all of them.
+    pub hint: String,
 }

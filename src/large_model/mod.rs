@@ -9,44 +9,27 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
-mod attempt;
-mod blot;
-mod body;
-mod breaker;
 mod cache;
-mod client;
-mod config;
-mod delta;
-mod direct;
+mod endpoint;
 mod error;
-mod exchange;
 mod fallback;
-mod forward;
-mod live;
 mod local;
-mod redact;
+mod outcome;
 mod registry;
 mod replies;
-mod reply;
-mod retry;
-mod retry_after;
 mod scripted;
-mod sse;
-mod transport;
 
-pub use attempt::{AttemptObserver, AttemptOutcome};
 pub use cache::{CacheError, Cached};
-pub use client::Endpoint;
-pub use config::{
-    BreakerConfig, LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
+pub use endpoint::{
+    BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, KeyLookup,
+    LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
 };
-pub use error::LargeModelError;
+pub use error::{LargeModelError, Phase, UnknownModel};
 pub use fallback::WithFallbacks;
-pub use forward::{ForwardBody, ForwardRequest};
 pub use local::LocalModel;
-pub use registry::{LargeModels, UnknownModel};
+pub use outcome::{AttemptObserver, AttemptOutcome};
+pub use registry::LargeModels;
 pub use scripted::Scripted;
-pub use transport::{EndpointSetup, KeyLookup};
 
 /// One call of a large model.
 #[derive(Debug, Clone, Default)]

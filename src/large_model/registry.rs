@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    Endpoint, EndpointSetup, LargeModel, LargeModelConfig, LargeModelConfigError, WithFallbacks,
+    Endpoint, EndpointSetup, LargeModel, LargeModelConfig, LargeModelConfigError, UnknownModel,
+    WithFallbacks,
 };
 
 /// All large models, one of which is asked when none is named.
@@ -12,16 +13,6 @@ pub struct LargeModels {
     models: BTreeMap<String, Arc<dyn LargeModel>>,
     endpoints: BTreeMap<String, Endpoint>,
     default: String,
-}
-
-/// A name that no large model has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no large model is called `{name}`\nhint: {hint}")]
-pub struct UnknownModel {
-    /// The name.
-    pub name: String,
-    /// The nearest name, and all of them.
-    pub hint: String,
 }
 
 impl LargeModels {

@@ -33,8 +33,13 @@ struct Line {
 
 impl Replies {
     pub(super) fn in_memory(capacity: usize) -> Self {
-        let (by_key, by_use) = Default::default();
-        Self { capacity: capacity.max(1), by_key, by_use, uses: 0, file: None }
+        Self {
+            capacity: capacity.max(1),
+            by_key: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            file: None,
+        }
     }
 
     pub(super) fn persistent(capacity: usize, path: &Path) -> Result<Self, CacheError> {
@@ -79,9 +84,8 @@ impl Replies {
         Some(reply)
     }
 
-    /// Remembers a reply, and writes it down. A write that fails is told and costs nothing but
-    /// its effect: the reply itself is good. The line is short and goes to the system's memory,
-    /// so that no thread of its own is needed.
+    /// Remembers a reply and appends it to the file. A failed write is logged; the reply is still
+    /// good. The line is short and goes to the page cache, so that it is written on this thread.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
         if let Some(file) = &mut self.file {
             let Reply { message, finish_reason, usage, .. } = reply.clone();

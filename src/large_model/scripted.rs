@@ -1,4 +1,4 @@
-//! A large model that says what it is told: for tests and benchmarks.
+//! A large model that follows a script: for tests and benchmarks.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -95,7 +95,7 @@ fn last_usage(body: &[u8]) -> Option<TokenUsage> {
     let at = body.windows(KEY.len()).rposition(|window| window == KEY)?;
     let rest = body[at + KEY.len()..].trim_ascii_start().strip_prefix(b":")?;
     let usage = serde_json::Deserializer::from_slice(rest).into_iter::<Usage>().next()?.ok()?;
-    Some(TokenUsage::told(usage.prompt_tokens, usage.completion_tokens))
+    Some(TokenUsage::reported(usage.prompt_tokens, usage.completion_tokens))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::*;
 fn kind(error: &LargeModelError) -> &'static str {
     match error {
         LargeModelError::Unreachable { .. } => "unreachable",
-        LargeModelError::Timeout { phase, .. } => phase,
+        LargeModelError::Timeout { phase, .. } => phase.as_str(),
         LargeModelError::Deadline { .. } => "deadline",
         LargeModelError::Status { .. } => "status",
         LargeModelError::Malformed { .. } => "malformed",

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::RetryConfig;
-use super::error::LargeModelError;
+use crate::large_model::{LargeModelError, Phase};
 
 /// What a failed attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,9 @@ impl Failure for LargeModelError {
         match self {
             Self::CircuitOpen { .. } => Advice::NotMade,
             // Time that is spent inside a reply is not spent again.
-            Self::Timeout { phase, .. } if !matches!(*phase, "connection" | "first byte") => {
+            Self::Timeout { phase, .. }
+                if !matches!(phase, Phase::Connection | Phase::FirstByte) =>
+            {
                 Advice::GiveUp
             }
             Self::Status { retry_after, .. } if self.is_transient() => {

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
 use http_body_util::BodyExt;
 
-use super::error::LargeModelError;
 use super::exchange::Exchange;
+use crate::large_model::{LargeModelError, Phase};
+
+/// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
+/// item.
+pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 
 /// A body that is being read.
 pub(super) struct Body {
@@ -24,7 +29,7 @@ impl Body {
         Self { exchange, pieces, read: 0, limit }
     }
 
-    /// A body of any size, for whoever does not keep it.
+    /// A body of any size, for a reader that does not keep it.
     pub(super) fn unbounded(exchange: Arc<Exchange>, pieces: reqwest::Body) -> Self {
         Self { exchange, pieces, read: 0, limit: usize::MAX }
     }
@@ -32,7 +37,7 @@ impl Body {
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, LargeModelError> {
         let idle = self.exchange.transport.config.timeouts.idle();
-        let piece = self.exchange.within("next byte", idle, piece(&mut self.pieces)).await?;
+        let piece = self.exchange.within(Phase::NextByte, idle, piece(&mut self.pieces)).await?;
         let piece = piece.map_err(|error| self.exchange.transport_failed(&error))?;
         self.read = self.read.saturating_add(piece.as_ref().map_or(0, Bytes::len));
         if self.read > self.limit {
@@ -64,10 +69,11 @@ impl Body {
     /// Reads on to the end, which should be there: only then is the connection used again.
     pub(super) async fn close(&mut self) {
         const PATIENCE: Duration = Duration::from_millis(50);
-        let _ = self.exchange.within("next byte", PATIENCE, piece(&mut self.pieces)).await;
+        let _ = self.exchange.within(Phase::NextByte, PATIENCE, piece(&mut self.pieces)).await;
     }
 
-    /// As much of an error's body as arrives, at most 64 KiB: whatever it says, it is an error.
+    /// As much of an error's body as arrives, at most 64 KiB. Best effort: the
+    /// status already says that it failed.
     pub(super) async fn head(mut self) -> Vec<u8> {
         const MOST: usize = 64 * 1024;
         let mut head = Vec::new();

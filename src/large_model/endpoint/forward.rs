@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use secrecy::SecretString;
 
-use super::attempt::{Attempt, AttemptOutcome};
-use super::blot;
-use super::body::Body;
+use super::attempt::Attempt;
+use super::body::{Body, ForwardBody};
 use super::client::Endpoint;
-use super::error::{LargeModelError, is_transient_status};
 use super::exchange::{Exchange, asked_wait};
+use super::redact_body;
 use super::retry::{Advice, Failure, retrying};
-use super::transport::{Request, Response};
+use super::wire::{Request, Response};
+use crate::large_model::error::is_transient_status;
+use crate::large_model::{AttemptOutcome, LargeModelError};
 
 /// A request to hand on.
 #[derive(Debug, Clone)]
@@ -32,10 +33,6 @@ pub struct ForwardRequest {
     /// When the caller stops caring.
     pub deadline: Option<Instant>,
 }
-
-/// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
-/// item.
-pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 
 /// Headers of one connection (RFC 9110, section 7.6.1), and those the transport writes itself.
 const HOP_BY_HOP: [HeaderName; 10] = [
@@ -156,8 +153,8 @@ fn hand_back(
     });
     let mut pieces = pieces.boxed();
     if let Some(secret) = secret {
-        blot::headers(&mut headers, &secret);
-        pieces = blot::body(pieces, &secret);
+        redact_body::headers(&mut headers, &secret);
+        pieces = redact_body::body(pieces, &secret);
     }
     let mut handed_back = http::Response::new(pieces);
     *handed_back.status_mut() = status;

@@ -1,7 +1,5 @@
-//! One call of one endpoint: whom it goes to, with which credential, until when; and how its
-//! failures are told.
+//! One call of one endpoint: its credential, its deadline, and the errors its failures become.
 
-use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,14 +8,14 @@ use futures::TryFutureExt;
 use http::{HeaderMap, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Reply;
 use super::attempt::Attempt;
 use super::direct::DirectError;
-use super::error::LargeModelError;
 use super::redact::Redactor;
 use super::reply::{Fault, UpstreamError};
 use super::retry_after::retry_after;
-use super::transport::{Request, Response, Transport};
+use super::transport::Transport;
+use super::wire::{Request, Response, causes, library_causes};
+use crate::large_model::{LargeModelError, Phase, Reply};
 
 /// One call, which may take several attempts.
 pub(super) struct Exchange {
@@ -55,7 +53,7 @@ impl Exchange {
             Err(_) => {
                 let slots = Arc::clone(&transport.slots).acquire_owned();
                 let total = transport.config.timeouts.total();
-                self.within("free slot", total, slots)
+                self.within(Phase::FreeSlot, total, slots)
                     .await?
                     .map_err(|_| self.rejected("its endpoint is closed"))?
             }
@@ -81,10 +79,10 @@ impl Exchange {
             let request = request.map_err(|error| self.transport_failed(&error))?;
             // Large: allocated by itself, so that what goes directly does not carry it along.
             let sending = Box::pin(self.transport.client.execute(request));
-            let sent = self.within("first byte", limit, sending).await?;
+            let sent = self.within(Phase::FirstByte, limit, sending).await?;
             return sent.map(Response::from).map_err(|error| self.transport_failed(&error));
         };
-        let sent = self.within("first byte", limit, direct.send(request)).await?;
+        let sent = self.within(Phase::FirstByte, limit, direct.send(request)).await?;
         sent.map_err(|error| match error {
             DirectError::ConnectTimeout => self.connect_timeout(),
             DirectError::Failed(error) => self.unreachable(&causes(&*error)),
@@ -94,7 +92,7 @@ impl Exchange {
     /// Awaits something for at most `limit`, and never past the deadline.
     pub(super) fn within<T>(
         &self,
-        phase: &'static str,
+        phase: Phase,
         limit: Duration,
         future: impl Future<Output = T>,
     ) -> impl Future<Output = Result<T, LargeModelError>> {
@@ -105,7 +103,7 @@ impl Exchange {
             } else if self.is_callers_deadline {
                 LargeModelError::Deadline { model: self.transport.name.clone() }
             } else {
-                self.timeout("whole reply", self.transport.config.timeouts.total())
+                self.timeout(Phase::WholeReply, self.transport.config.timeouts.total())
             }
         })
     }
@@ -121,7 +119,7 @@ impl Exchange {
         Redactor::new(own.map(|value| value.expose_secret())).secret()
     }
 
-    fn timeout(&self, phase: &'static str, limit: Duration) -> LargeModelError {
+    fn timeout(&self, phase: Phase, limit: Duration) -> LargeModelError {
         LargeModelError::Timeout { model: self.transport.name.clone(), phase, limit }
     }
 
@@ -134,7 +132,7 @@ impl Exchange {
     }
 
     fn connect_timeout(&self) -> LargeModelError {
-        self.timeout("connection", self.transport.config.timeouts.connect())
+        self.timeout(Phase::Connection, self.transport.config.timeouts.connect())
     }
 
     fn unreachable(&self, reason: &str) -> LargeModelError {
@@ -185,24 +183,4 @@ impl Exchange {
 /// How long a response asks to be left alone.
 pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
     retry_after(headers, SystemTime::now())
-}
-
-/// What caused an error of the client library, in one line. The error itself is left out: it tells
-/// the URL, which is told apart.
-pub(super) fn library_causes(error: &reqwest::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), causes)
-}
-
-/// An error and what caused it, in one line.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // Some causes repeat the text of the next one.
-        causes.retain(|earlier| !earlier.ends_with(&text) && !text.contains(earlier.as_str()));
-        causes.push(text);
-        next = cause.source();
-    }
-    causes.join(": ")
 }

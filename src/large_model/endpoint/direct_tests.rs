@@ -22,7 +22,7 @@ async fn upstream(
 ) -> (SocketAddr, mpsc::UnboundedReceiver<Event>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (events, told) = mpsc::unbounded_channel();
+    let (events, seen) = mpsc::unbounded_channel();
     let answers = Arc::new(Mutex::new(answers.iter()));
     tokio::spawn(async move {
         for number in 0.. {
@@ -44,7 +44,7 @@ async fn upstream(
             });
         }
     });
-    (address, told)
+    (address, seen)
 }
 
 fn direct(address: SocketAddr) -> Direct {
@@ -74,11 +74,11 @@ const PART: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab";
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
-    let (address, mut told) = upstream(&[LENGTH, CHUNKS, EMPTY, LENGTH]).await;
+    let (address, mut seen) = upstream(&[LENGTH, CHUNKS, EMPTY, LENGTH]).await;
     let direct = direct(address);
     for body in ["ab", "ab", "", "ab"] {
         assert_eq!(whole(&direct, address).await, body);
-        let Some(Event::Asked(0, request)) = told.recv().await else { panic!("another one") };
+        let Some(Event::Asked(0, request)) = seen.recv().await else { panic!("another one") };
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         let (line, headers) = head.split_once("\r\n").unwrap();
         assert_eq!((line, body), ("POST /v1/x?y=1 HTTP/1.1", "hello"));
@@ -95,35 +95,35 @@ async fn a_connection_that_was_closed_is_replaced() {
     // Closed with notice, and without.
     for closing in [LAST, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab!"] {
         let answers = Vec::leak(vec![closing, LENGTH]);
-        let (address, mut told) = upstream(answers).await;
+        let (address, mut seen) = upstream(answers).await;
         let direct = direct(address);
         assert_eq!(whole(&direct, address).await, "ab");
-        assert!(matches!(told.recv().await, Some(Event::Asked(0, _))));
-        assert_eq!(told.recv().await, Some(Event::Closed(0)));
+        assert!(matches!(seen.recv().await, Some(Event::Asked(0, _))));
+        assert_eq!(seen.recv().await, Some(Event::Closed(0)));
         assert_eq!(whole(&direct, address).await, "ab");
-        assert!(matches!(told.recv().await, Some(Event::Asked(1, _))));
+        assert!(matches!(seen.recv().await, Some(Event::Asked(1, _))));
     }
 }
 
 #[tokio::test]
 async fn who_leaves_closes_the_connection() {
-    let (address, mut told) = upstream(&["", PART]).await;
+    let (address, mut seen) = upstream(&["", PART]).await;
     let direct = direct(address);
     // Before the response, and in the middle of its body.
     let asking = ask(&direct, address);
     assert!(tokio::time::timeout(Duration::from_millis(200), asking).await.is_err());
-    assert!(matches!(told.recv().await, Some(Event::Asked(0, _))));
-    assert_eq!(told.recv().await, Some(Event::Closed(0)));
+    assert!(matches!(seen.recv().await, Some(Event::Asked(0, _))));
+    assert_eq!(seen.recv().await, Some(Event::Closed(0)));
     let mut response = ask(&direct, address).await.unwrap();
     assert_eq!(response.chunk().await.unwrap().unwrap(), "ab");
-    assert!(matches!(told.recv().await, Some(Event::Asked(1, _))));
+    assert!(matches!(seen.recv().await, Some(Event::Asked(1, _))));
     drop(response);
-    assert_eq!(told.recv().await, Some(Event::Closed(1)));
+    assert_eq!(seen.recv().await, Some(Event::Closed(1)));
 }
 
 #[tokio::test]
 async fn what_breaks_off_is_an_error() {
-    let (address, _told) =
+    let (address, _seen) =
         upstream(&["!", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab!"]).await;
     let direct = direct(address);
     let error = ask(&direct, address).await.err().unwrap();
@@ -135,7 +135,7 @@ async fn what_breaks_off_is_an_error() {
 
 #[tokio::test]
 async fn no_more_connections_wait_than_may() {
-    let (address, _told) = upstream(&[LENGTH; 12]).await;
+    let (address, _seen) = upstream(&[LENGTH; 12]).await;
     let direct = direct(address);
     let requests = (0..12).map(|_| ask(&direct, address));
     let responses = futures::future::try_join_all(requests).await.unwrap();

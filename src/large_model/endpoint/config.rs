@@ -6,7 +6,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Prices;
+use crate::large_model::{Prices, UnknownModel};
 
 /// One large model behind an OpenAI-compatible endpoint: a table `[large_models.NAME]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,7 +138,7 @@ pub enum LargeModelConfigError {
     Duplicate(String),
     /// A name that nothing has.
     #[error(transparent)]
-    Unknown(#[from] super::UnknownModel),
+    Unknown(#[from] UnknownModel),
 }
 
 impl LargeModelConfig {

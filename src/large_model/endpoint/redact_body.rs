@@ -4,31 +4,31 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderName};
 
-use super::forward::ForwardBody;
+use super::body::ForwardBody;
 
 /// What stands where a byte of the credential stood: lengths that were announced stay true.
-const BLOT: u8 = b'*';
+const MASK: u8 = b'*';
 
-/// The same pieces with the secret blotted out, also where it comes in parts. Nothing is held back
+/// The same pieces with the secret replaced, also where it comes in parts. Nothing is held back
 /// but what may be the beginning of it.
 pub(super) fn body(pieces: ForwardBody, secret: &str) -> ForwardBody {
-    let blotter = Blotter { secret: secret.to_owned().into(), held: BytesMut::new() };
-    stream::unfold(Some((pieces, blotter)), async |state| {
-        let (mut pieces, mut blotter) = state?;
+    let redactor = BodyRedactor { secret: secret.to_owned().into(), held: BytesMut::new() };
+    stream::unfold(Some((pieces, redactor)), async |state| {
+        let (mut pieces, mut redactor) = state?;
         loop {
             let end = match pieces.next().await {
-                Some(Ok(piece)) => match blotter.push(piece) {
+                Some(Ok(piece)) => match redactor.push(piece) {
                     ready if ready.is_empty() => continue,
-                    ready => return Some((Ok(ready), Some((pieces, blotter)))),
+                    ready => return Some((Ok(ready), Some((pieces, redactor)))),
                 },
                 end => end,
             };
-            if blotter.held.is_empty() {
+            if redactor.held.is_empty() {
                 return Some((end?, None));
             }
-            let rest = blotter.held.split().freeze();
+            let rest = redactor.held.split().freeze();
             let pieces = stream::iter(end).boxed();
-            return Some((Ok(rest), Some((pieces, blotter))));
+            return Some((Ok(rest), Some((pieces, redactor))));
         }
     })
     .boxed()
@@ -44,13 +44,13 @@ pub(super) fn headers(headers: &mut HeaderMap, secret: &str) {
     }
 }
 
-struct Blotter {
+struct BodyRedactor {
     secret: Bytes,
     /// What may be the beginning of the secret.
     held: BytesMut,
 }
 
-impl Blotter {
+impl BodyRedactor {
     /// Takes a piece; gives what can be handed on.
     fn push(&mut self, piece: Bytes) -> Bytes {
         let is_clean = self.held.is_empty()
@@ -63,7 +63,7 @@ impl Blotter {
         let mut from = 0;
         while let Some(at) = find(&self.held[from..], &self.secret) {
             let end = from + at + self.secret.len();
-            self.held[from + at..end].fill(BLOT);
+            self.held[from + at..end].fill(MASK);
             from = end;
         }
         let ready = self.held.len() - self.beginning(&self.held);
@@ -102,8 +102,8 @@ mod tests {
 
     fn run(pieces: &[&[u8]]) -> Vec<Bytes> {
         let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        let blotted = body(stream::iter(pieces).boxed(), SECRET);
-        let all = blotted.map(Result::unwrap).collect::<Vec<_>>();
+        let redacted = body(stream::iter(pieces).boxed(), SECRET);
+        let all = redacted.map(Result::unwrap).collect::<Vec<_>>();
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(all)
     }
 

@@ -1,4 +1,4 @@
-//! The circuit breaker of one endpoint: a state machine that is told the time.
+//! The circuit breaker of one endpoint: a state machine without a clock of its own.
 
 use std::time::{Duration, Instant};
 

@@ -3,10 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Reply;
 use super::delta::PartialMessage;
 use super::redact::Redactor;
 use crate::chat::ChatMessage;
+use crate::large_model::Reply;
 use crate::trajectory::TokenUsage;
 
 /// Why a body is no reply; becomes an error when the model's name is known.
@@ -227,7 +227,7 @@ fn is_empty(value: &Value) -> bool {
 /// What was billed; zero where the endpoint does not say.
 fn usage(value: &Value) -> TokenUsage {
     let count = |key| value.get(key).and_then(Value::as_u64).unwrap_or(0);
-    TokenUsage::told(count("prompt_tokens"), count("completion_tokens"))
+    TokenUsage::reported(count("prompt_tokens"), count("completion_tokens"))
 }
 
 #[cfg(test)]

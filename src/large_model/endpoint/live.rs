@@ -7,7 +7,9 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::reply::{Assembly, parse_completion};
 use super::sse::{NotUtf8, SseDecoder};
-use super::{LargeModelError, ReplyChunk, ReplyStream, reply_stream};
+use crate::large_model::{
+    AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
+};
 
 /// The events of a response, on their way to becoming a reply.
 pub(super) struct Live {
@@ -22,7 +24,7 @@ pub(super) struct Live {
 /// another attempt.
 pub(super) enum Opened {
     /// The endpoint does not stream: the reply is whole.
-    Whole(Box<super::Reply>),
+    Whole(Box<Reply>),
     /// More of it may follow.
     Live(Box<Live>),
 }
@@ -111,7 +113,7 @@ impl Opened {
     pub(super) fn into_stream(self, mut attempt: Attempt) -> ReplyStream {
         match self {
             Self::Whole(reply) => {
-                attempt.settle(super::AttemptOutcome::Success);
+                attempt.settle(AttemptOutcome::Success);
                 reply_stream(*reply)
             }
             Self::Live(live) => stream::unfold(Some((live, attempt)), async |state| {

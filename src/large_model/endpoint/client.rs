@@ -13,8 +13,9 @@ use super::exchange::{Exchange, asked_wait};
 use super::live::Live;
 use super::reply::{parse_completion, parse_error};
 use super::retry::retrying;
-use super::transport::{EndpointSetup, Request, Response, Transport};
-use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
+use super::transport::{EndpointSetup, Transport};
+use super::wire::{Request, Response};
+use crate::large_model::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 
 /// A large model behind an endpoint. Clones share connections, limits and breaker.
 #[derive(Clone)]

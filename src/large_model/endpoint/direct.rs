@@ -1,9 +1,9 @@
 //! Requests over plain HTTP without a proxy, each on one task with its connection.
 //!
-//! A client that gives connections tasks of their own hands each request, and each piece of its
-//! response, from task to task, and so often from core to core: on loopback that takes longer than
-//! all the rest. Here whoever waits for a response drives its connection. Nobody drives one that is
-//! idle; whether it is still good is seen when it is taken again.
+//! A client with a task for each connection hands every request, and every piece of its response,
+//! from task to task, often across cores: on loopback that takes longer than all the rest. Here the
+//! task that awaits a response polls its connection. An idle connection is not polled; whether it
+//! is still open is checked when it is taken again.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -24,10 +24,10 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::transport::{Request, Response};
+use super::wire::{AGENT, Request, Response};
 
 /// How long an idle connection is kept.
-const KEPT: Duration = Duration::from_secs(90);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub(super) struct Direct {
     to: Uri,
     host: HeaderValue,
     /// How long connecting may take.
-    patience: Duration,
+    connect_timeout: Duration,
     idle: Arc<Idle>,
 }
 
@@ -63,7 +63,7 @@ impl Direct {
     pub(super) fn new(
         to: &Uri,
         is_local: bool,
-        patience: Duration,
+        connect_timeout: Duration,
         most_idle: usize,
     ) -> Option<Self> {
         let to = to.clone();
@@ -76,7 +76,7 @@ impl Direct {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let idle = Arc::new(Idle { most: most_idle, links: Mutex::default() });
-        Some(Self { connector, to, host, patience, idle })
+        Some(Self { connector, to, host, connect_timeout, idle })
     }
 
     /// Sends a request and waits for the head of its response. Dropping the response's body before
@@ -88,7 +88,7 @@ impl Direct {
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.host.clone());
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-        let agent = HeaderValue::from_static(super::transport::AGENT);
+        let agent = HeaderValue::from_static(AGENT);
         headers.entry(header::USER_AGENT).or_insert(agent);
         loop {
             let (mut link, is_new) = match self.idle.take() {
@@ -112,7 +112,7 @@ impl Direct {
                 http1::handshake(stream).await.map_err(DirectError::failed)?;
             Ok(Link { sender, connection: Box::pin(connection), is_over: false })
         };
-        let connected = tokio::time::timeout(self.patience, connecting).await;
+        let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         connected.map_err(|_| DirectError::ConnectTimeout)?
     }
 
@@ -226,7 +226,7 @@ impl Idle {
     fn take(&self) -> Option<Link> {
         loop {
             let (since, mut link) = self.links().pop_back()?;
-            if since.elapsed() < KEPT {
+            if since.elapsed() < IDLE_TIMEOUT {
                 link.drive(&mut Context::from_waker(Waker::noop()));
                 if link.is_ready() {
                     return Some(link);
@@ -237,7 +237,7 @@ impl Idle {
 
     fn put(&self, link: Link) {
         let mut links = self.links();
-        while links.front().is_some_and(|(since, _)| since.elapsed() >= KEPT) {
+        while links.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_TIMEOUT) {
             links.pop_front();
         }
         if link.is_ready() && links.len() < self.most {

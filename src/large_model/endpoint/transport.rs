@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use rand::SeedableRng;
@@ -12,10 +11,11 @@ use reqwest::{Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
-use super::attempt::AttemptObserver;
 use super::breaker::{Breaker, Ticket};
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::direct::Direct;
+use super::wire::{AGENT, library_causes};
+use crate::large_model::AttemptObserver;
 
 /// Looks up an environment variable that may hold a key.
 pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
@@ -25,7 +25,7 @@ pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
 pub struct EndpointSetup<'a> {
     /// Looks up the keys that configurations name.
     pub keys: KeyLookup<'a>,
-    /// Is told of every attempt.
+    /// Receives the outcome of every attempt.
     pub observer: Arc<dyn AttemptObserver>,
     /// Seeds the random part of the waits between attempts.
     pub seed: u64,
@@ -51,13 +51,6 @@ pub(super) struct Transport {
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
-
-/// A request of any endpoint, and its response.
-pub(super) type Request = http::Request<Bytes>;
-pub(super) type Response = http::Response<reqwest::Body>;
-
-/// What we call ourselves.
-pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
 /// The variable whose key is used where the configuration names none.
 const DEFAULT_KEY: &str = "OPENAI_API_KEY";
@@ -174,7 +167,7 @@ fn build_client(
         name: name.to_owned(),
         key: "url",
         value: base.to_string(),
-        reason: super::exchange::library_causes(&error),
+        reason: library_causes(&error),
         hint: "TLS needs the system's root certificates: install `ca-certificates`",
     })
 }

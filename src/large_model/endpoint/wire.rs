@@ -1,0 +1,33 @@
+//! Requests and responses as every file of the client sees them, and the text of transport errors.
+
+use std::error::Error;
+
+use bytes::Bytes;
+
+/// A request to an endpoint.
+pub(super) type Request = http::Request<Bytes>;
+/// The response to it.
+pub(super) type Response = http::Response<reqwest::Body>;
+
+/// The value of the `User-Agent` header.
+pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
+
+/// What caused an error of the client library, in one line. The error itself is left out: it
+/// repeats the URL.
+pub(super) fn library_causes(error: &reqwest::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), causes)
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some causes repeat the text of the next one.
+        causes.retain(|earlier| !earlier.ends_with(&text) && !text.contains(earlier.as_str()));
+        causes.push(text);
+        next = cause.source();
+    }
+    causes.join(": ")
+}
