@@ -92,7 +92,12 @@ impl Cli {
             Command::Health(args) => serving(health::run(args)),
             Command::Openapi => print_openapi(),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "server", &mut std::io::stdout());
+                clap_complete::generate(
+                    shell,
+                    &mut Self::command(),
+                    "server",
+                    &mut std::io::stdout(),
+                );
                 Ok(())
             }
             Command::Man { folder } => {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 use tracing::{Instrument, Span, field};
 
+mod arrange;
 mod ask;
+mod bare;
 
 use ask::Asked;
 
@@ -264,7 +266,7 @@ impl Run<'_> {
             };
             self.count_cut(&writing, is_billed);
         }
-        let WrittenTurn { finish, usage } = match written {
+        let WrittenTurn { finish, usage, cost } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
             // The conversation has outgrown the policy's context: what is known must do.
@@ -282,7 +284,7 @@ impl Run<'_> {
                 }));
             }
         };
-        self.usage.policy += RoleUsage { calls: 1, tokens: usage, cost: prices.cost(usage) };
+        self.usage.policy += RoleUsage { calls: 1, tokens: usage, cost };
         self.tally();
         self.turns.push(Turn {
             text,

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::state::AppState;
 use crate::access::{Access, Key};
 use crate::episode::{EpisodeUsage, Tally};
+use crate::large_model::Prices;
 
 /// Whoever sent a request; anyone where no key is needed.
 #[derive(Clone, Default)]
@@ -83,6 +84,19 @@ impl Caller {
             "the key may not ask for the model `{model}`\nhint: `/v1/models` lists those it may ask for"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
+        Err(error.with_param("model"))
+    }
+
+    /// Makes sure that the caller's budget can be kept where it asks for this model.
+    pub(super) fn check_price(&self, model: &str, prices: Option<Prices>) -> Result<(), ApiError> {
+        let budget = self.0.as_ref().and_then(|account| account.key.limits.budget_per_day);
+        if budget.is_none() || prices.is_some() {
+            return Ok(());
+        }
+        let message = format!(
+            "the key has a budget, and no price is known for the model `{model}`\nhint: ask for another model, or have the server's operator set its price"
+        );
+        let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_priced", message);
         Err(error.with_param("model"))
     }
 

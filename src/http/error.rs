@@ -83,9 +83,9 @@ impl ApiError {
     /// caller's own key.
     pub(super) fn of_large_model(error: &LargeModelError, is_callers_key: bool) -> Self {
         use LargeModelError::{
-            CircuitOpen, Deadline, Malformed, Rejected, Status, Timeout, Unreachable,
+            CircuitOpen, Deadline, Local, Malformed, Rejected, Status, Timeout, Unreachable,
         };
-        match error {
+        let failure = match error {
             // Its address is not the client's business.
             Unreachable { model, .. } => {
                 tracing::warn!(%error, "a large model cannot be reached");
@@ -109,6 +109,9 @@ impl ApiError {
                     401 | 403 if is_callers_key => StatusCode::UNAUTHORIZED,
                     404 => StatusCode::NOT_FOUND,
                     429 => StatusCode::TOO_MANY_REQUESTS,
+                    402 | 403 | 405 | 410 | 415 => {
+                        StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY)
+                    }
                     _ => StatusCode::BAD_GATEWAY,
                 };
                 let field = |key| body.as_ref()?.get(key).and_then(Value::as_str);
@@ -126,8 +129,16 @@ impl ApiError {
                 Self::new(status, "large_model_unavailable", error.to_string())
                     .retry_after(Some(*retry_in))
             }
+            Local { model, .. } => {
+                tracing::error!(%error, "a large model cannot be asked");
+                let message = format!("the large model `{model}` cannot be asked just now");
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "large_model_unavailable", message)
+                    .retry_after(Some(Duration::from_secs(1)))
+            }
             Rejected { .. } => Self::bad_request("large_model_rejected", error.to_string()),
-        }
+        };
+        Self { is_spent: error.may_be_billed(), ..failure }
     }
 
     /// The failure of a caller to show who it is.
@@ -211,7 +222,7 @@ impl ApiError {
                 Self::new(client_closed_request(), "cancelled", error.to_string())
             }
         };
-        Self { is_spent: has_spent(&error.usage), ..failure }
+        Self { is_spent: failure.is_spent || has_spent(&error.usage), ..failure }
     }
 
     /// The object as JSON.

@@ -15,7 +15,7 @@ use crate::trajectory::TokenUsage;
 /// A large model whose replies are remembered by the call's messages and parameters, and by the
 /// model's identity.
 ///
-/// A remembered reply is billed nothing. Identical calls at one time are made once: the others
+/// A remembered reply is billed nothing and costs nothing. Identical calls at one time are made once: the others
 /// wait for it, and share its failure; no failure is remembered. A stream is read whole first.
 pub struct Cached {
     model: Arc<dyn LargeModel>,
@@ -72,7 +72,8 @@ impl Cached {
         capacity: usize,
         path: &Path,
     ) -> Result<Self, CacheError> {
-        Ok(Self::with(model, Replies::persistent(capacity, path)?))
+        let prices = model.prices();
+        Ok(Self::with(model, Replies::persistent(capacity, path, prices)?))
     }
 
     fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
@@ -88,8 +89,10 @@ impl Cached {
     }
 
     fn repeated(&self, reply: Reply) -> Reply {
-        let usage = if self.bills_repeats { reply.usage } else { TokenUsage::default() };
-        Reply { usage, ..reply }
+        match self.bills_repeats {
+            true => reply,
+            false => Reply { usage: TokenUsage::default(), cost: 0.0, ..reply },
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,10 +101,12 @@ impl Cached {
 
     /// What a reply is remembered by.
     fn key(&self, call: &Call) -> String {
+        let mut params = call.params.clone();
+        params.extend(call.own.clone());
         canonical(json!({
             "model": self.identity,
             "messages": call.messages,
-            "params": call.params,
+            "params": params,
         }))
         .to_string()
     }
@@ -157,6 +162,10 @@ impl LargeModel for Cached {
 
     fn prices(&self) -> Prices {
         self.model.prices()
+    }
+
+    fn prices_of(&self, model: Option<&str>) -> Option<Prices> {
+        self.model.prices_of(model)
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {

@@ -19,7 +19,8 @@ fn call(text: &str, params: Value) -> Call {
 }
 
 fn billed(text: &str) -> Reply {
-    Reply { usage: TokenUsage { prompt_tokens: 5, completion_tokens: 2 }, ..Reply::text(text) }
+    let usage = TokenUsage { prompt_tokens: 5, completion_tokens: 2 };
+    Reply { usage, cost: 0.5, ..Reply::text(text) }
 }
 
 /// A model that numbers its replies, and rejects `fail`.
@@ -104,6 +105,23 @@ async fn the_file_outlives_the_process() {
     assert!(error.contains("damaged at line 1"), "{error}");
     let error = Cached::persistent(counting(), 10, folder.path()).err().unwrap();
     assert!(matches!(error, CacheError::Io { .. }));
+}
+
+#[tokio::test]
+async fn what_a_remembered_reply_costs_is_the_same_in_memory_and_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("replies.jsonl");
+    let open = || Cached::persistent(counting(), 10, &path).unwrap();
+    let ask = async |model: &Cached| model.complete(&call("q", json!({}))).await.unwrap();
+    let model = open();
+    assert_eq!(ask(&model).await, billed("0"));
+    assert_eq!(ask(&model).await, Reply::text("0"));
+    assert_eq!(ask(&open()).await, Reply::text("0"));
+    assert_eq!(ask(&open().billing_repeats()).await, billed("0"));
+    // A line of an earlier version does not say what it cost.
+    let line = std::fs::read_to_string(&path).unwrap().replace(",\"cost\":0.5", "");
+    std::fs::write(&path, line).unwrap();
+    assert_eq!(ask(&open().billing_repeats()).await, Reply { cost: 0.0, ..billed("0") });
 }
 
 #[tokio::test]

@@ -17,6 +17,17 @@ pub enum LargeModelError {
         url: String,
         /// What the transport said.
         reason: String,
+        /// Whether the request may have been served by then.
+        was_sent: bool,
+    },
+    /// The call failed inside this process: it has no file descriptors left, or the model that
+    /// runs here stopped.
+    #[error("the large model `{model}` cannot be asked: {reason}")]
+    Local {
+        /// The model's name.
+        model: String,
+        /// What failed.
+        reason: String,
     },
     /// A time limit passed.
     #[error("the large model `{model}` was too slow: no {phase} within {} ms\nhint: raise the time-outs of `large_models.{model}`, or use a faster model", limit.as_millis())]
@@ -87,8 +98,6 @@ pub enum Phase {
     FirstByte,
     /// Between two pieces of the response's body.
     NextByte,
-    /// The call as a whole.
-    WholeReply,
 }
 
 impl Phase {
@@ -99,7 +108,6 @@ impl Phase {
             Self::Connection => "connection",
             Self::FirstByte => "first byte",
             Self::NextByte => "next byte",
-            Self::WholeReply => "whole reply",
         }
     }
 }
@@ -111,18 +119,19 @@ impl fmt::Display for Phase {
 }
 
 impl LargeModelError {
-    /// Whether the same call may succeed a little later.
+    /// Whether the same call may be made once more, a little later: it may then succeed, and was
+    /// not billed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Malformed { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout { .. } => !self.may_be_billed(),
+            Self::Local { .. } => true,
             // Paid for in advance, and used up: no wait helps.
-            Self::Status { body: Some(body), .. }
-                if body.get("code").is_some_and(|code| code == "insufficient_quota") =>
-            {
-                false
-            }
+            Self::Status { body: Some(body), .. } if is_quota(body) => false,
             Self::Status { status, .. } => is_transient_status(*status),
-            Self::Deadline { .. } | Self::CircuitOpen { .. } | Self::Rejected { .. } => false,
+            Self::Malformed { .. }
+            | Self::Deadline { .. }
+            | Self::CircuitOpen { .. }
+            | Self::Rejected { .. } => false,
         }
     }
 
@@ -130,8 +139,10 @@ impl LargeModelError {
     pub fn may_be_billed(&self) -> bool {
         match self {
             Self::Malformed { .. } | Self::Rejected { .. } | Self::Deadline { .. } => true,
-            Self::Timeout { phase, .. } => matches!(phase, Phase::NextByte | Phase::WholeReply),
-            Self::Unreachable { .. } | Self::Status { .. } | Self::CircuitOpen { .. } => false,
+            Self::Unreachable { was_sent, .. } => *was_sent,
+            Self::Timeout { phase, .. } => matches!(phase, Phase::FirstByte | Phase::NextByte),
+            Self::Status { status, .. } => is_gateway_timeout(*status),
+            Self::CircuitOpen { .. } | Self::Local { .. } => false,
         }
     }
 
@@ -146,9 +157,21 @@ impl LargeModelError {
     }
 }
 
-/// Whether a response of this status may be another a little later.
+/// Whether a response of this status may be another a little later, and cost nothing.
 pub(super) fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 409 | 429) || status >= 500
+    let is_unsupported = matches!(status, 501 | 505);
+    let is_servers = status >= 500 && !is_unsupported && !is_gateway_timeout(status);
+    matches!(status, 408 | 409 | 429) || is_servers
+}
+
+/// Whether a gateway gave up waiting: the model behind it may have gone on, and been paid for.
+pub(super) fn is_gateway_timeout(status: u16) -> bool {
+    matches!(status, 504 | 524)
+}
+
+/// Whether an error object says that what was paid in advance is used up.
+pub(super) fn is_quota(error: &serde_json::Value) -> bool {
+    ["code", "type"].iter().any(|key| error.get(*key).is_some_and(|it| it == "insufficient_quota"))
 }
 
 /// A name that no large model has.

@@ -80,6 +80,10 @@ impl LargeModel for WithFallbacks {
         self.first.prices()
     }
 
+    fn prices_of(&self, model: Option<&str>) -> Option<Prices> {
+        self.first.prices_of(model)
+    }
+
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         self.ask(call, |model, call| model.complete(call)).await
     }

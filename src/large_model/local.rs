@@ -43,6 +43,9 @@ impl LocalModel {
 
     /// Starts the generation of a reply.
     fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
+        let mut params = call.params.clone();
+        let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
+        params.extend(own.map(|(key, value)| (key.clone(), value.clone())));
         if let Some(key) = call.params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
             return Err(self.rejected(format!("it does not know `{key}`")));
         }
@@ -69,9 +72,9 @@ impl LocalModel {
         }
         let events = self.engine.generate(GenerateRequest {
             prompt,
-            sampling: sampling(&call.params),
+            sampling: sampling(&params),
             stop_ids: self.text.tokenizer.stop_ids().to_vec(),
-            max_tokens: max_tokens(&call.params).min(room),
+            max_tokens: max_tokens(&params).min(room),
             stream,
         });
         Ok(Writing {
@@ -205,11 +208,7 @@ impl Writing {
     }
 
     fn stopped(&self, reason: impl ToString) -> LargeModelError {
-        LargeModelError::Unreachable {
-            model: self.name.clone(),
-            url: "this process".into(),
-            reason: reason.to_string(),
-        }
+        LargeModelError::Local { model: self.name.clone(), reason: reason.to_string() }
     }
 }
 

@@ -18,11 +18,12 @@ mod outcome;
 mod registry;
 mod replies;
 mod scripted;
+mod usage;
 
 pub use cache::{CacheError, Cached};
 pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, KeyLookup,
-    LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
+    LargeModelConfig, LargeModelConfigError, PassedUsage, RetryConfig, TimeoutConfig, UsageAsked,
 };
 pub use error::{LargeModelError, Phase, UnknownModel};
 pub use fallback::WithFallbacks;
@@ -30,6 +31,7 @@ pub use local::LocalModel;
 pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use registry::LargeModels;
 pub use scripted::Scripted;
+pub use usage::reported_usage;
 
 /// One call of a large model.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +42,9 @@ pub struct Call {
     /// `max_tokens`, `seed`, `tools`, `response_format`… Override the endpoint's defaults; `model`
     /// asks the endpoint for another of its models.
     pub params: Map<String, Value>,
+    /// Fields that nobody asked for, such as the limit of a policy's turn. They win over `params`,
+    /// and are left out where the model turns out to refuse them.
+    pub own: Map<String, Value>,
     /// When the caller stops caring: retries and waits end before it.
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
@@ -53,9 +58,11 @@ pub struct Reply {
     pub message: ChatMessage,
     /// The upstream's `finish_reason`, such as `stop` or `length`.
     pub finish_reason: String,
-    /// What the call was billed.
+    /// What the call was billed: as the endpoint says, else by the length of its texts. Nothing
+    /// where the reply was remembered.
     pub usage: TokenUsage,
-    /// What that cost at the prices of the model that replied, in the operator's currency.
+    /// What that cost, in the operator's currency. Set by whoever answers, who alone knows which
+    /// model did at which price.
     pub cost: f64,
 }
 
@@ -122,8 +129,14 @@ pub trait LargeModel: Send + Sync {
         self.name().to_owned()
     }
 
-    /// What its tokens cost.
+    /// What its tokens cost; nothing where that is not known.
     fn prices(&self) -> Prices;
+
+    /// What the tokens of another model of its endpoint cost, by that model's id; of itself where
+    /// there is none. `None` where the price is not known.
+    fn prices_of(&self, _model: Option<&str>) -> Option<Prices> {
+        Some(self.prices())
+    }
 
     /// The reply to `call`, whole.
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError>;

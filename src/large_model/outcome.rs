@@ -17,6 +17,8 @@ pub enum AttemptOutcome {
     Timeout,
     /// With something that is no reply.
     Malformed,
+    /// With a failure inside this process, which says nothing about the endpoint.
+    Local,
     /// The caller left, or its deadline passed.
     Cancelled,
 }
@@ -30,6 +32,7 @@ impl AttemptOutcome {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::Malformed => "malformed",
+            Self::Local => "local",
             Self::Cancelled => "cancelled",
         }
     }
@@ -47,6 +50,7 @@ impl From<&LargeModelError> for AttemptOutcome {
     fn from(error: &LargeModelError) -> Self {
         match error {
             LargeModelError::Unreachable { .. } => Self::Unreachable,
+            LargeModelError::Local { .. } => Self::Local,
             LargeModelError::Timeout { .. } => Self::Timeout,
             LargeModelError::Status { status, .. } => Self::Status(*status),
             LargeModelError::Malformed { .. } => Self::Malformed,

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::join_all;
+use secrecy::SecretString;
+
 use super::{
     Endpoint, EndpointSetup, LargeModel, LargeModelConfig, LargeModelConfigError, UnknownModel,
     WithFallbacks,
@@ -82,16 +85,36 @@ impl LargeModels {
         self.endpoints.iter().map(|(name, endpoint)| (name.as_str(), endpoint))
     }
 
-    /// The endpoint that serves a model: the one of that name, else the one that is configured
-    /// for that id (the default before others), else the default. `None` where the default is a
-    /// model of this process.
-    pub fn endpoint_for(&self, model: &str) -> Option<&Endpoint> {
+    /// The endpoint that serves a model, and the id it knows the model by: the one of that name,
+    /// else one that is configured for that id, else one that lists it (the default before
+    /// others), else the default. `None` where the default is a model of this process.
+    /// `authorization` is the caller's, for endpoints without a key.
+    pub async fn route<'a>(
+        &'a self,
+        model: &'a str,
+        authorization: Option<&SecretString>,
+    ) -> Option<(&'a Endpoint, &'a str)> {
+        if let Some(endpoint) = self.endpoints.get(model) {
+            return Some((endpoint, endpoint.model_id()));
+        }
         let default = self.endpoints.get(&self.default);
-        self.endpoints
-            .get(model)
-            .or_else(|| default.filter(|endpoint| endpoint.model_id() == model))
-            .or_else(|| self.endpoints.values().find(|endpoint| endpoint.model_id() == model))
-            .or(default)
+        let others = self.endpoints.iter().filter(|(name, _)| **name != self.default);
+        let all: Vec<_> = default.into_iter().chain(others.map(|(_, other)| other)).collect();
+        let configured = all.iter().copied().find(|endpoint| endpoint.model_id() == model);
+        if let Some(endpoint) = configured {
+            return Some((endpoint, model));
+        }
+        // Where there is a choice, the lists make it.
+        if all.len() > usize::from(default.is_some()) {
+            let lists = all.iter().map(|endpoint| endpoint.lists(model, authorization));
+            let lists = join_all(lists).await;
+            let listed =
+                all.iter().zip(lists).find_map(|(endpoint, lists)| lists.then_some(*endpoint));
+            if let Some(endpoint) = listed {
+                return Some((endpoint, model));
+            }
+        }
+        default.map(|endpoint| (endpoint, model))
     }
 }
 
@@ -153,19 +176,26 @@ mod tests {
         assert!(error.to_string().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
     }
 
-    #[test]
-    fn endpoints_are_found_by_name_then_by_model() {
+    #[tokio::test]
+    async fn endpoints_are_found_by_name_then_by_model() {
         let configs: &[(&str, &str, &[&str])] =
             &[("a", "m1", &[]), ("b", "m2", &[]), ("c", "m2", &[]), ("m1", "m3", &[])];
         let models = build(&["local"], configs, "c").unwrap();
-        let name = |model| models.endpoint_for(model).map(|endpoint| endpoint.name().to_owned());
-        for (model, expected) in [("b", "b"), ("m1", "m1"), ("m2", "c"), ("m3", "m1"), ("?", "c")] {
-            assert_eq!(name(model).as_deref(), Some(expected), "{model}");
+        let table = [
+            ("b", "b", "m2"),
+            ("m1", "m1", "m3"),
+            ("m2", "c", "m2"),
+            ("m3", "m1", "m3"),
+            ("?", "c", "?"),
+        ];
+        for (model, expected, id) in table {
+            let (endpoint, known) = models.route(model, None).await.unwrap();
+            assert_eq!((endpoint.name(), known), (expected, id), "{model}");
         }
         let models = build(&["local"], configs, "local").unwrap();
-        let found = models.endpoint_for("m2").map(Endpoint::name);
+        let found = models.route("m2", None).await.map(|(endpoint, _)| endpoint.name());
         assert_eq!(found, Some("b"));
-        assert!(models.endpoint_for("?").is_none());
+        assert!(models.route("?", None).await.is_none());
     }
 
     #[test]

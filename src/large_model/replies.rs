@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CacheError, Reply};
+use super::{CacheError, Prices, Reply};
 use crate::chat::ChatMessage;
 use crate::trajectory::TokenUsage;
 
@@ -29,6 +29,9 @@ struct Line {
     message: ChatMessage,
     finish_reason: String,
     usage: TokenUsage,
+    /// Absent from lines of earlier versions.
+    #[serde(default)]
+    cost: Option<f64>,
 }
 
 impl Replies {
@@ -42,7 +45,12 @@ impl Replies {
         }
     }
 
-    pub(super) fn persistent(capacity: usize, path: &Path) -> Result<Self, CacheError> {
+    /// `prices` are those of lines that do not say what they cost.
+    pub(super) fn persistent(
+        capacity: usize,
+        path: &Path,
+        prices: Prices,
+    ) -> Result<Self, CacheError> {
         let io = |source| CacheError::Io { path: path.display().to_string(), source };
         let open = OpenOptions::new().read(true).append(true).create(true).open(path);
         let file = open.map_err(io)?;
@@ -57,14 +65,14 @@ impl Replies {
                 break;
             }
             let parsed = serde_json::from_slice::<Line>(&line);
-            let Line { request, message, finish_reason, usage } =
+            let Line { request, message, finish_reason, usage, cost } =
                 parsed.map_err(|error| CacheError::Damaged {
                     path: path.display().to_string(),
                     line: number,
                     reason: error.to_string(),
                 })?;
-            // Remembered replies are billed nothing.
-            replies.keep(request.into(), Reply { message, finish_reason, usage, cost: 0.0 });
+            let cost = cost.unwrap_or_else(|| prices.cost(usage));
+            replies.keep(request.into(), Reply { message, finish_reason, usage, cost });
             whole += length as u64;
         }
         if !line.is_empty() {
@@ -88,8 +96,9 @@ impl Replies {
     /// good. The line is short and goes to the page cache, so that it is written on this thread.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
         if let Some(file) = &mut self.file {
-            let Reply { message, finish_reason, usage, .. } = reply.clone();
-            let line = Line { request: key.clone(), message, finish_reason, usage };
+            let Reply { message, finish_reason, usage, cost } = reply.clone();
+            let cost = Some(cost);
+            let line = Line { request: key.clone(), message, finish_reason, usage, cost };
             let written = serde_json::to_vec(&line).map_err(Into::into).and_then(|mut line| {
                 line.push(b'\n');
                 file.write_all(&line)

@@ -69,6 +69,8 @@ pub struct WrittenTurn {
     /// What was read and written for it. A policy that reuses the computation of earlier turns
     /// still reports every token it was conditioned on.
     pub usage: TokenUsage,
+    /// What that cost, in the operator's currency; nothing for a policy that runs here.
+    pub cost: f64,
 }
 
 /// A policy, ready for many episodes at once.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 use secrecy::SecretString;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, ReplyChunk};
-use crate::protocol::{Piece, concat};
+use crate::protocol::{ANSWER, FINAL_PROMPT, PROMPT, Piece, concat};
 use crate::trajectory::{TokenTrace, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -77,6 +77,43 @@ struct Session {
     trace: TokenTrace,
 }
 
+/// The tags that end a turn when they are closed.
+const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
+
+impl Session {
+    /// The fields of a turn's request.
+    fn fields(&self, max_tokens: usize) -> Map<String, Value> {
+        let Sampling { temperature, top_p, seed, .. } = self.sampling;
+        let mut fields = Map::new();
+        fields.insert("temperature".to_owned(), as_written(temperature));
+        if top_p != 1.0 {
+            fields.insert("top_p".to_owned(), as_written(top_p));
+        }
+        fields.insert("max_tokens".to_owned(), json!(max_tokens));
+        let closing: Vec<String> = ACTIONS.iter().map(|tag| format!("</{tag}>")).collect();
+        fields.insert("stop".to_owned(), json!(closing));
+        // A seed that was drawn has 64 bits: nobody asked for it. What a caller asked for is sent
+        // where every endpoint takes it.
+        let seed = seed.wrapping_add(self.turns);
+        if seed <= i32::MAX as u64 {
+            fields.insert("seed".to_owned(), json!(seed));
+        }
+        fields
+    }
+}
+
+/// The number as it was written: 0.7, not the 0.699999988079071 that its 32 bits stand for.
+fn as_written(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+/// The tag of the action that a turn leaves open.
+fn open_action(text: &str) -> Option<&'static str> {
+    let opened = ACTIONS.iter().filter_map(|tag| Some((text.rfind(&format!("<{tag}>"))?, *tag)));
+    let (at, tag) = opened.max()?;
+    (!text[at..].contains(&format!("</{tag}>"))).then_some(tag)
+}
+
 #[async_trait]
 impl PolicySession for Session {
     async fn turn(
@@ -84,17 +121,11 @@ impl PolicySession for Session {
         max_tokens: usize,
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError> {
-        let mut params = Map::new();
-        params.insert("temperature".into(), json!(self.sampling.temperature));
-        params.insert("top_p".into(), json!(self.sampling.top_p));
-        params.insert("max_tokens".into(), json!(max_tokens));
-        // Endpoints take seeds as signed integers.
-        let seed = (self.sampling.seed.wrapping_add(self.turns) >> 1) as i64;
-        params.insert("seed".into(), json!(seed));
+        let own = self.fields(max_tokens);
         self.turns += 1;
         let call = Call {
             messages: self.messages.clone(),
-            params,
+            own,
             authorization: self.authorization.clone(),
             ..Call::default()
         };
@@ -105,19 +136,27 @@ impl PolicySession for Session {
             match chunk? {
                 ReplyChunk::Text(part) => {
                     text.push_str(&part);
-                    // The reply is read to its end even when the rest cannot matter: only then
-                    // does the endpoint say what it billed.
+                    // Where the endpoint writes on behind the closing tag, the reply is read to its
+                    // end all the same: only then does the endpoint say what it billed.
                     if listening {
                         listening = sink.text(&part).await?.is_continue();
                     }
                 }
                 ReplyChunk::Done(reply) => {
+                    let is_stopped = reply.finish_reason == "stop";
+                    if let Some(tag) = open_action(&text).filter(|_| is_stopped && listening) {
+                        // The endpoint stopped at the closing tag, which it leaves out.
+                        let closing = format!("</{tag}>");
+                        text.push_str(&closing);
+                        let _ = sink.text(&closing).await?;
+                    }
                     self.messages.push(ChatMessage::text("assistant", text));
                     let finish = match reply.finish_reason.as_str() {
                         "length" => TurnFinish::Length,
                         _ => TurnFinish::Stop,
                     };
-                    return Ok(WrittenTurn { finish, usage: reply.usage });
+                    let (usage, cost) = (reply.usage, reply.cost);
+                    return Ok(WrittenTurn { finish, usage, cost });
                 }
             }
         }
@@ -134,5 +173,60 @@ impl PolicySession for Session {
 
     fn trace(&self) -> &TokenTrace {
         &self.trace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::ops::ControlFlow;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::large_model::{Reply, Scripted};
+
+    struct Text(String);
+
+    #[async_trait]
+    impl TurnSink for Text {
+        async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
+            self.0.push_str(text);
+            Ok(ControlFlow::Continue(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_and_how_a_stopped_turn_is_closed() {
+        let asked: Arc<Mutex<Vec<Map<String, Value>>>> = Arc::default();
+        let seen = Arc::clone(&asked);
+        let texts = Mutex::new(vec!["<answer>b</answer>", "<think>t</think><answer>a"]);
+        let model = Scripted::new("m", move |call: &Call| {
+            seen.lock().unwrap().push(call.own.clone());
+            let cost = 0.25;
+            Ok(Reply { cost, ..Reply::text(texts.lock().unwrap().pop().unwrap()) })
+        });
+        let policy = RemotePolicy::new(Arc::new(model));
+        let drawn = Sampling { temperature: 0.7, top_p: 1.0, top_k: None, seed: u64::MAX / 3 };
+        let mut session = policy.open(&[], drawn).await.unwrap();
+        for expected in ["<think>t</think><answer>a</answer>", "<answer>b</answer>"] {
+            let mut sink = Text(String::new());
+            let turn = session.turn(9, &mut sink).await.unwrap();
+            assert_eq!((sink.0.as_str(), turn.cost), (expected, 0.25));
+        }
+        let stop = json!(["</interaction_prompt>", "</final_prompt>", "</answer>"]);
+        let expected = json!({"temperature": 0.7, "max_tokens": 9, "stop": stop});
+        assert_eq!(json!(asked.lock().unwrap()[0]), expected);
+        let chosen = Sampling { temperature: 1.0, top_p: 0.8, seed: 5, ..drawn };
+        let model = Scripted::new("m", |call: &Call| Ok(Reply::text(json!(call.own).to_string())));
+        let policy = RemotePolicy::new(Arc::new(model));
+        let mut session = policy.open(&[], chosen).await.unwrap();
+        let mut sink = Text(String::new());
+        session.turn(9, &mut sink).await.unwrap();
+        let sent: Value = serde_json::from_str(&sink.0).unwrap();
+        assert_eq!(
+            sent,
+            json!({"temperature": 1.0, "top_p": 0.8, "max_tokens": 9, "stop": stop, "seed": 5})
+        );
     }
 }

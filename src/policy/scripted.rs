@@ -84,7 +84,7 @@ impl PolicySession for Session {
         }
         let finish = if kept < words.len() { TurnFinish::Length } else { TurnFinish::Stop };
         let usage = TokenUsage { prompt_tokens: 0, completion_tokens: kept as u64 };
-        Ok(WrittenTurn { finish, usage })
+        Ok(WrittenTurn { finish, usage, cost: 0.0 })
     }
 
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {

@@ -143,7 +143,7 @@ impl PolicySession for Session {
         if !tail.is_empty() {
             let _ = sink.text(&tail).await?;
         }
-        Ok(WrittenTurn { finish, usage })
+        Ok(WrittenTurn { finish, usage, cost: 0.0 })
     }
 
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+pub mod net;
 mod script;
 
 use script::{Before, Body, Ending, stream_events};
@@ -21,7 +22,7 @@ pub use script::{Cut, Gate, Script, USAGE, chunk, completion};
 pub struct Loopback {
     address: std::net::SocketAddr,
     shared: Arc<Shared>,
-    accepting: AbortHandle,
+    accepting: Vec<AbortHandle>,
 }
 
 struct Shared {
@@ -93,7 +94,11 @@ impl Loopback {
                 tokio::spawn(serve(stream, Arc::clone(&serving)));
             }
         });
-        Self { address, shared, accepting: accepting.abort_handle() }
+        let mut accepting = vec![accepting.abort_handle()];
+        let front = net::front(address).await;
+        let address = front.as_ref().map_or(address, |(address, _)| *address);
+        accepting.extend(front.map(|(_, accepting)| accepting));
+        Self { address, shared, accepting }
     }
 
     /// Adds to the queue.
@@ -104,7 +109,7 @@ impl Loopback {
 
     /// The URL for a configuration.
     pub fn url(&self) -> String {
-        format!("http://{}/v1", self.address)
+        net::Over::now().url(self.address)
     }
 
     /// The requests so far.
@@ -156,7 +161,7 @@ impl Loopback {
 
 impl Drop for Loopback {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tracing::{Instrument, field};
 
@@ -12,6 +12,8 @@ use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
 use crate::protocol::{carries, comparable, expand};
 use crate::trajectory::Observation;
 
+use super::arrange::arranged;
+use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
 use crate::episode::{CONTENTS, EpisodeErrorKind, RoleUsage, SPANS};
@@ -99,6 +101,7 @@ impl Run<'_> {
         is_answer: bool,
     ) -> Result<Reply, EpisodeErrorKind> {
         let begun = Instant::now();
+        let messages = arranged(messages);
         let model = self.participants.large_model.name();
         let span = tracing::info_span!(
             target: SPANS,
@@ -117,7 +120,9 @@ impl Run<'_> {
             let last = messages.last();
             tracing::info!(target: CONTENTS, prompt = last.map(ChatMessage::as_text), "asked");
         });
-        let prices = self.participants.large_model.prices();
+        let other = self.request.large_model_params.get("model").and_then(Value::as_str);
+        let large_model = self.participants.large_model;
+        let prices = large_model.prices_of(other).unwrap_or_else(|| large_model.prices());
         let read = messages.iter().map(ChatMessage::text_length).sum();
         let tally = &self.request.tally;
         let mut replying =
@@ -163,46 +168,46 @@ impl Run<'_> {
         let call = Call {
             messages,
             params: self.params(is_answer),
+            own: Map::new(),
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
         // An answer that may have to be asked for again is not shown before it is good.
         let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
-        if is_live {
-            let stream = timeout_at(until.into(), model.stream(&call)).await;
-            let mut stream = stream.map_err(|_| past())??;
-            let mut said = String::new();
-            loop {
-                let chunk = timeout_at(until.into(), stream.next()).await;
-                match chunk.unwrap_or_else(|_| Some(Err(past()))) {
-                    Some(Ok(ReplyChunk::Text(text))) => {
-                        replying.write(&text);
-                        said.push_str(&text);
+        // Always as a stream: a reply that is sent whole comes after a silence that time-outs on
+        // the way take for a failure.
+        let stream = timeout_at(until.into(), model.stream(&call)).await;
+        let mut stream = stream.map_err(|_| past())??;
+        let mut said = String::new();
+        loop {
+            let chunk = timeout_at(until.into(), stream.next()).await;
+            match chunk.unwrap_or_else(|_| Some(Err(past()))) {
+                Some(Ok(ReplyChunk::Text(text))) => {
+                    replying.write(&text);
+                    said.push_str(&text);
+                    if is_live {
                         self.announce(is_answer, text).await?;
                     }
-                    Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
-                    // Of an answer, what was told already is better than none.
-                    Some(Err(LargeModelError::Deadline { .. }))
-                        if is_answer && !said.is_empty() =>
-                    {
-                        self.is_cut = true;
-                        let finish_reason = "length".to_owned();
-                        let RoleUsage { tokens: usage, cost, .. } = replying.used();
-                        return Ok(Reply { finish_reason, usage, cost, ..Reply::text(said) });
-                    }
-                    Some(Err(error)) => return Err(error.into()),
-                    None => {
-                        return Err(EpisodeErrorKind::LargeModel(LargeModelError::Malformed {
-                            model: model.name().to_owned(),
-                            reason: "the stream ended before the reply was complete".into(),
-                        }));
-                    }
+                }
+                Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
+                // Part of an answer is better than none.
+                Some(Err(LargeModelError::Deadline { .. }))
+                    if is_answer && is_live && !said.is_empty() =>
+                {
+                    self.is_cut = true;
+                    let finish_reason = "length".to_owned();
+                    let RoleUsage { tokens: usage, cost, .. } = replying.used();
+                    return Ok(Reply { finish_reason, usage, cost, ..Reply::text(said) });
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => {
+                    return Err(EpisodeErrorKind::LargeModel(LargeModelError::Malformed {
+                        model: model.name().to_owned(),
+                        reason: "the stream ended before the reply was complete".into(),
+                    }));
                 }
             }
-        } else {
-            let reply = timeout_at(until.into(), model.complete(&call)).await;
-            Ok(reply.map_err(|_| past())??)
         }
     }
 
@@ -228,12 +233,20 @@ impl Run<'_> {
         let Some(check) = &request.form.check else { return self.call(messages, true).await };
         let mut is_retry = false;
         loop {
-            let reply = self.call(messages.clone(), true).await?;
-            let text = reply.message.as_text();
+            let mut reply = self.call(messages.clone(), true).await?;
+            let mut text = reply.message.as_text();
             // Calls of tools and refusals stand in for the content, and one that was cut off by
             // its own limit says so.
             let stands = reply.message.content.is_null() || reply.finish_reason == "length";
-            let verdict = if stands { Ok(()) } else { check.verdict(&text) };
+            let mut verdict = if stands { Ok(()) } else { check.verdict(&text) };
+            // Many models wrap their JSON, whatever they are asked.
+            if let (Err(_), Some(bare)) = (&verdict, bare_json(&text))
+                && check.verdict(bare).is_ok()
+            {
+                text = bare.to_owned();
+                reply.message.content = Value::String(text.clone());
+                verdict = Ok(());
+            }
             match verdict {
                 Ok(()) => {
                     if self.events.is_live() {
@@ -260,11 +273,9 @@ impl Run<'_> {
         with_attachments(&self.request.question, &self.request.attachments)
     }
 
-    /// What the request asks of the large model, with a seed of the episode's.
-    fn params(&self, is_answer: bool) -> serde_json::Map<String, serde_json::Value> {
+    /// What the request asks of the large model, and nothing else: endpoints refuse fields.
+    fn params(&self, is_answer: bool) -> Map<String, Value> {
         let mut params = self.request.large_model_params.clone();
-        let seed = crate::seed::for_endpoint(self.request.sampling.seed);
-        params.entry("seed").or_insert(json!(seed));
         if is_answer {
             params.extend(self.request.form.params.clone());
         }

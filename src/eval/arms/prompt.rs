@@ -199,15 +199,16 @@ impl Arm for PromptArm {
         let mut answers = Vec::with_capacity(self.samples);
         for sample in 0..self.samples {
             let mut params = Map::new();
-            // Endpoints take seeds as signed integers.
-            let sample_seed = (seed >> 1) as i64 ^ sample as i64;
-            params.insert("seed".into(), json!(sample_seed));
+            // Every endpoint takes seeds of so many bits.
+            let sample_seed = (seed ^ sample as u64) & i32::MAX as u64;
+            let own = Map::from_iter([("seed".to_owned(), json!(sample_seed))]);
             if self.samples > 1 {
                 params.insert("temperature".into(), json!(TEMPERATURE));
             }
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt.clone())],
                 params,
+                own,
                 deadline: Some(deadline),
                 authorization: None,
             };
@@ -215,7 +216,7 @@ impl Arm for PromptArm {
                 self.model.complete(&call).await.map_err(|error| failed(error.into(), usage))?;
             usage.large_model.calls += 1;
             usage.large_model.tokens += reply.usage;
-            usage.large_model.cost += self.model.prices().cost(reply.usage);
+            usage.large_model.cost += reply.cost;
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());
             steps.push(Step::Reply(text));

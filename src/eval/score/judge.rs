@@ -89,7 +89,7 @@ impl Judge {
             Err(error) => return Ok(Score { value: Err(error.to_string()), judge }),
         };
         judge.tokens = reply.usage;
-        judge.cost = self.model.prices().cost(reply.usage);
+        judge.cost = reply.cost;
         let text = reply.message.as_text();
         let value = verdict(&text).ok_or_else(|| {
             let head: String = text.chars().take(200).collect();

@@ -307,12 +307,13 @@ impl Search<'_> {
             .collect::<Result<Vec<_>, EvalError>>()?;
         let replies = asked.into_iter().map(|(seed, prompt)| async move {
             let mut params = Map::new();
-            // Endpoints take seeds as signed integers.
-            params.insert("seed".into(), json!(seed & (u64::MAX >> 1)));
+            // Every endpoint takes seeds of so many bits.
+            let own = Map::from_iter([("seed".to_owned(), json!(seed & i32::MAX as u64))]);
             params.insert("temperature".into(), json!(1.0));
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt)],
                 params,
+                own,
                 deadline: Some(Instant::now() + self.deadline),
                 authorization: None,
             };
@@ -325,7 +326,7 @@ impl Search<'_> {
             match reply {
                 Ok(reply) => {
                     state.found.usage.tokens += reply.usage;
-                    state.found.usage.cost += self.proposer.prices().cost(reply.usage);
+                    state.found.usage.cost += reply.cost;
                     proposals.extend(proposed(&reply.message.as_text()));
                 }
                 Err(error) => {

@@ -6,18 +6,26 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::response::Response;
 use futures::StreamExt;
+use serde_json::{Map, Value};
 
 use self::usage_meter::UsageMeter;
-use super::caller::Caller;
+use super::caller::{Caller, authorization};
 use super::error::ApiError;
 use super::model_name::unknown_model;
 use super::sse;
 use super::state::AppState;
 use crate::episode::Tally;
-use crate::large_model::{ForwardRequest, LargeModel};
+use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
 
 mod body;
 mod usage_meter;
+
+/// The same body for the id that an endpoint knows the model by.
+fn with_model(body: &[u8], id: &str) -> Option<Bytes> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    fields.insert("model".to_owned(), id.into());
+    serde_json::to_vec(&fields).ok().map(Bytes::from)
+}
 
 /// A request to hand on.
 pub(super) struct Passed<'a> {
@@ -36,8 +44,12 @@ pub(super) async fn hand_on(
     passed: Passed<'_>,
 ) -> Result<Response, ApiError> {
     let Passed { route, uri, mut headers, body, started } = passed;
-    let endpoint = state.serving.large_models.endpoint_for(model);
-    let endpoint = endpoint.ok_or_else(|| unknown_model(model))?;
+    let authorization = authorization(&headers);
+    let place = state.serving.large_models.route(model, authorization.as_ref()).await;
+    let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
+    caller.check_price(id, endpoint.prices_of(Some(id)))?;
+    let renamed = (id != model).then(|| with_model(body, id)).flatten();
+    let (body, model) = (renamed.as_ref().unwrap_or(body), id);
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
@@ -50,9 +62,11 @@ pub(super) async fn hand_on(
     let meter = caller.is_billed().then(|| {
         let tally = Tally::default();
         let bill = caller.bill(&tally);
-        UsageMeter::new(endpoint.prices(), body.len(), tally, bill)
+        UsageMeter::new(endpoint.billed_at(model), body.clone(), tally, bill)
     });
-    let request = ForwardRequest { method, path, headers, body, deadline: None };
+    let is_metered = caller.is_billed();
+    let model = model.to_owned();
+    let request = ForwardRequest { method, path, headers, body, model, is_metered, deadline: None };
     let asked = Instant::now();
     let response = endpoint.forward(request).await;
     let overhead = started.elapsed().saturating_sub(asked.elapsed());
@@ -66,7 +80,11 @@ pub(super) async fn hand_on(
         meter => meter,
     };
     let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
-    let (parts, pieces) = response.into_parts();
+    let (mut parts, pieces) = response.into_parts();
+    let hides_usage = parts.extensions.get::<UsageAsked>().is_some();
+    if hides_usage {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     let is_events = parts
         .headers
         .get(header::CONTENT_TYPE)
@@ -75,7 +93,7 @@ pub(super) async fn hand_on(
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = body::pieces(pieces, is_events, is_callers_key);
     if let Some(meter) = meter {
-        pieces = meter.watch(pieces);
+        pieces = meter.watch(pieces, is_events, hides_usage);
     }
     let mut response = if length == Some(0) {
         let _ = pieces.next().await;

@@ -150,6 +150,8 @@ fn tasks(
     let mut params = request.params();
     let suffix = request.model.strip_prefix(LOOP).and_then(|rest| rest.strip_prefix('/'));
     let (model, other) = large_model(state, suffix, options.large_model.as_deref())?;
+    let asked = other.as_deref().unwrap_or(model.name());
+    caller.check_price(asked, model.prices_of(other.as_deref()))?;
     if let Some(other) = other {
         params.insert("model".to_owned(), json!(other));
     }

@@ -1,27 +1,23 @@
 //! `GET /v1/models`: our own models, and those of the endpoints.
 
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use futures::TryStreamExt;
+use axum::http::HeaderMap;
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use secrecy::SecretString;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::http::caller::Caller;
+use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
 use crate::http::model_name::{LOOP, unknown_model};
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
-use crate::large_model::{Endpoint, ForwardRequest};
-
-/// How long an endpoint may take to list its models.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::large_model::Endpoint;
 
 /// All models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -91,14 +87,15 @@ async fn find(
 
 async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Value> {
     let mut models = virtual_models(state);
+    let authorization = authorization(headers);
     let endpoints = state.serving.large_models.endpoints();
-    let lists = join_all(endpoints.map(|(name, endpoint)| upstream(name, endpoint, headers))).await;
-    for model in lists.into_iter().flatten() {
-        if models.iter().all(|known| known["id"] != model["id"]) {
-            models.push(model);
-        }
-    }
-    models.retain(|model| model["id"].as_str().is_some_and(|id| caller.may_ask(id)));
+    let lists = endpoints.map(|(name, endpoint)| upstream(name, endpoint, authorization.as_ref()));
+    models.extend(join_all(lists).await.into_iter().flatten().map(Value::Object));
+    let mut known = HashSet::new();
+    models.retain(|model| {
+        let id = model["id"].as_str().filter(|id| caller.may_ask(id));
+        id.is_some_and(|id| known.insert(id.to_owned()))
+    });
     models
 }
 
@@ -110,43 +107,14 @@ fn virtual_models(state: &AppState) -> Vec<Value> {
 }
 
 /// The models of an endpoint; none when it does not answer.
-async fn upstream(name: &str, endpoint: &Endpoint, headers: &HeaderMap) -> Vec<Value> {
-    let result = tokio::time::timeout(PATIENCE, ask(endpoint, headers)).await;
-    let reason = match result {
-        Ok(Ok(models)) => return models,
-        Ok(Err(reason)) => reason,
-        Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
-    };
-    tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
-    Vec::new()
-}
-
-async fn ask(endpoint: &Endpoint, headers: &HeaderMap) -> Result<Vec<Value>, String> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Value>,
-    }
-    let authorization = headers.get(header::AUTHORIZATION).cloned();
-    let authorization = authorization.map(|value| (header::AUTHORIZATION, value));
-    let request = ForwardRequest {
-        method: Method::GET,
-        path: "/models".to_owned(),
-        headers: authorization.into_iter().collect(),
-        body: Bytes::new(),
-        deadline: Some(Instant::now() + PATIENCE),
-    };
-    let response = endpoint.forward(request).await.map_err(|error| error.to_string())?;
-    if response.status() != StatusCode::OK {
-        return Err(format!("it answered {}", response.status()));
-    }
-    let mut body = response.into_body();
-    let mut whole = Vec::new();
-    while let Some(piece) = body.try_next().await.map_err(|error| error.to_string())? {
-        whole.extend_from_slice(&piece);
-        if whole.len() > 4 * 1024 * 1024 {
-            return Err("the list is longer than 4 MiB".to_owned());
-        }
-    }
-    let list: List = serde_json::from_slice(&whole).map_err(|error| error.to_string())?;
-    Ok(list.data.into_iter().filter(|model| model["id"].is_string()).collect())
+async fn upstream(
+    name: &str,
+    endpoint: &Endpoint,
+    authorization: Option<&SecretString>,
+) -> Vec<Map<String, Value>> {
+    endpoint.list_models(authorization).await.unwrap_or_else(|error| {
+        let reason = error.to_string();
+        tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
+        Vec::new()
+    })
 }

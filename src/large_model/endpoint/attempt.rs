@@ -1,37 +1,49 @@
-//! One attempt at an endpoint: its slot, its ticket, and the report of how it ended.
+//! One attempt at an endpoint: its slot, and the report of how it ended.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::breaker::{Health, Ticket};
-use super::transport::Transport;
-use crate::large_model::{AttemptOutcome, LargeModelError};
+use super::exchange::Exchange;
+use crate::large_model::{AttemptOutcome, LargeModelError, Phase};
 
 /// An attempt under way. Reports when it is dropped: as cancelled, unless it was settled.
 pub(super) struct Attempt {
-    transport: Arc<Transport>,
-    ticket: Ticket,
+    exchange: Arc<Exchange>,
     started: Instant,
     outcome: AttemptOutcome,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Attempt {
-    pub(super) fn new(
-        transport: Arc<Transport>,
-        ticket: Ticket,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
-        let outcome = AttemptOutcome::Cancelled;
-        Self { transport, ticket, started: Instant::now(), outcome, _slot: slot }
+    /// Begins an attempt, once there is a slot for it, unless calls of its kind were stopped
+    /// meanwhile.
+    pub(super) async fn begin(exchange: &Arc<Exchange>) -> Result<Self, LargeModelError> {
+        let transport = &exchange.transport;
+        let slot = match Arc::clone(&transport.slots).try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                let slots = Arc::clone(&transport.slots).acquire_owned();
+                let total = transport.config.timeouts.total();
+                exchange
+                    .within(Phase::FreeSlot, total, slots)
+                    .await?
+                    .map_err(|_| exchange.rejected("its endpoint is closed"))?
+            }
+        };
+        exchange.check_admitted()?;
+        Ok(Self {
+            exchange: Arc::clone(exchange),
+            started: Instant::now(),
+            outcome: AttemptOutcome::Cancelled,
+            _slot: slot,
+        })
     }
 
     /// Says that it is being answered.
     pub(super) fn answers(&self) {
-        let mut breaker = self.transport.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        breaker.answers(self.ticket);
+        self.exchange.answers();
     }
 
     /// Says how it ended.
@@ -50,11 +62,10 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let (now, outcome) = (Instant::now(), self.outcome);
-        let mut breaker = self.transport.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        breaker.record(self.ticket, health(outcome), now);
-        drop(breaker);
-        let (model, elapsed) = (&*self.transport.name, now - self.started);
+        let (outcome, elapsed) = (self.outcome, self.started.elapsed());
+        self.exchange.note(outcome);
+        let transport = &self.exchange.transport;
+        let model = &*transport.name;
         tracing::debug!(
             model,
             outcome = outcome.label(),
@@ -62,18 +73,6 @@ impl Drop for Attempt {
             elapsed_us = elapsed.as_micros() as u64,
             "attempt at a large model"
         );
-        self.transport.observer.attempt(model, outcome, elapsed);
-    }
-}
-
-/// What this says about the endpoint. One that refuses calls, also by rate limits, is up.
-fn health(outcome: AttemptOutcome) -> Health {
-    match outcome {
-        AttemptOutcome::Status(code) if code >= 500 => Health::Bad,
-        AttemptOutcome::Success | AttemptOutcome::Status(_) => Health::Good,
-        AttemptOutcome::Unreachable | AttemptOutcome::Timeout | AttemptOutcome::Malformed => {
-            Health::Bad
-        }
-        AttemptOutcome::Cancelled => Health::Unknown,
+        transport.observer.attempt(model, outcome, elapsed);
     }
 }

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
+use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
+use super::decode::Decoder;
 use super::exchange::Exchange;
+use super::wire::Response;
 use crate::large_model::{LargeModelError, Phase};
 
 /// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
@@ -18,35 +21,84 @@ pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 pub(super) struct Body {
     pub(super) exchange: Arc<Exchange>,
     pieces: reqwest::Body,
+    decoder: Option<Decoder>,
     read: usize,
     limit: usize,
 }
 
 impl Body {
-    /// The body of a reply.
-    pub(super) fn new(exchange: Arc<Exchange>, pieces: reqwest::Body) -> Self {
+    /// The body of a reply, of bounded size. One that is compressed, though that was not asked
+    /// for, is decoded.
+    ///
+    /// # Errors
+    /// When its encoding is not known.
+    pub(super) fn reply(
+        exchange: &Arc<Exchange>,
+        response: Response,
+    ) -> Result<Self, LargeModelError> {
+        let (head, pieces) = response.into_parts();
+        let decoder = match encoding(&head.headers) {
+            None => None,
+            Some(encoding) => Some(Decoder::new(&encoding).ok_or_else(|| {
+                let reason =
+                    format!("its body is encoded as `{encoding}`, which was not asked for");
+                exchange.malformed(reason)
+            })?),
+        };
         let limit = exchange.transport.config.max_reply_bytes;
-        Self { exchange, pieces, read: 0, limit }
+        Ok(Self { exchange: Arc::clone(exchange), pieces, decoder, read: 0, limit })
     }
 
-    /// A body of any size, for a reader that does not keep it.
-    pub(super) fn unbounded(exchange: Arc<Exchange>, pieces: reqwest::Body) -> Self {
-        Self { exchange, pieces, read: 0, limit: usize::MAX }
+    /// A body of any size, for a reader that does not keep it. It is decoded where `headers`, of
+    /// the response, name an encoding that is known and `is_decoded` asks for it; they then no
+    /// longer name it.
+    pub(super) fn unbounded(
+        exchange: &Arc<Exchange>,
+        pieces: reqwest::Body,
+        headers: &mut HeaderMap,
+        is_decoded: bool,
+    ) -> Self {
+        let encoding = encoding(headers).filter(|_| is_decoded);
+        let decoder = encoding.and_then(|encoding| Decoder::new(&encoding));
+        if decoder.is_some() {
+            headers.remove(header::CONTENT_ENCODING);
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        Self { exchange: Arc::clone(exchange), pieces, decoder, read: 0, limit: usize::MAX }
     }
 
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, LargeModelError> {
-        let idle = self.exchange.transport.config.timeouts.idle();
-        let piece = self.exchange.within(Phase::NextByte, idle, piece(&mut self.pieces)).await?;
-        let piece = piece.map_err(|error| self.exchange.transport_failed(&error))?;
-        self.read = self.read.saturating_add(piece.as_ref().map_or(0, Bytes::len));
-        if self.read > self.limit {
-            let limit = self.limit;
-            return Err(self.exchange.malformed(format!(
-                "it is longer than {limit} bytes; `max_reply_bytes` sets that limit"
-            )));
+        loop {
+            let idle = self.exchange.transport.config.timeouts.idle();
+            let next = piece(&mut self.pieces);
+            let piece = self.exchange.within(Phase::NextByte, idle, next).await?;
+            let piece = piece.map_err(|error| self.exchange.broken(&error))?;
+            let (Some(encoded), Some(decoder)) = (&piece, &mut self.decoder) else {
+                self.count(piece.as_ref().map_or(0, Bytes::len))?;
+                return Ok(piece);
+            };
+            let room = self.limit - self.read;
+            let decoded = decoder.push(encoded, room).map_err(|error| {
+                self.exchange.malformed(format!("its body cannot be decoded: {error}"))
+            })?;
+            self.count(decoded.len())?;
+            // Not every piece completes something.
+            if !decoded.is_empty() {
+                return Ok(Some(decoded));
+            }
         }
-        Ok(piece)
+    }
+
+    fn count(&mut self, read: usize) -> Result<(), LargeModelError> {
+        self.read = self.read.saturating_add(read);
+        if self.read <= self.limit {
+            return Ok(());
+        }
+        let limit = self.limit;
+        Err(self.exchange.malformed(format!(
+            "it is longer than {limit} bytes; `max_reply_bytes` sets that limit"
+        )))
     }
 
     /// All of it.
@@ -68,12 +120,13 @@ impl Body {
 
     /// Reads on to the end, which should be there: only then is the connection used again.
     pub(super) async fn close(&mut self) {
-        const PATIENCE: Duration = Duration::from_millis(50);
-        let _ = self.exchange.within(Phase::NextByte, PATIENCE, piece(&mut self.pieces)).await;
+        const TIMEOUT: Duration = Duration::from_millis(50);
+        let end = async { while let Ok(Some(_)) = piece(&mut self.pieces).await {} };
+        let _ = self.exchange.within(Phase::NextByte, TIMEOUT, end).await;
     }
 
-    /// As much of an error's body as arrives, at most 64 KiB. Best effort: the
-    /// status already says that it failed.
+    /// As much of an error's body as arrives, at most 64 KiB. Best effort: the status already says
+    /// that it failed.
     pub(super) async fn head(mut self) -> Vec<u8> {
         const MOST: usize = 64 * 1024;
         let mut head = Vec::new();
@@ -83,6 +136,13 @@ impl Body {
         }
         head
     }
+}
+
+/// The encoding of a body, unless that is none.
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(header::CONTENT_ENCODING)?;
+    let encoding = String::from_utf8_lossy(encoding.as_bytes()).trim().to_ascii_lowercase();
+    (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
 /// The next piece as it arrives; `None` at the end.

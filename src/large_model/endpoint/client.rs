@@ -1,23 +1,31 @@
 //! A large model behind an OpenAI-compatible endpoint.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::attempt::Attempt;
 use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
-use super::exchange::{Exchange, asked_wait};
-use super::live::Live;
-use super::reply::{parse_completion, parse_error};
+use super::exchange::{Exchange, Target, asked_wait};
+use super::fields::{fields, refused_by};
+use super::live::{Live, Reading};
+use super::reply::parse_completion;
 use super::retry::retrying;
 use super::transport::{EndpointSetup, Transport};
+use super::upstream_error::parse_error;
 use super::wire::{Request, Response};
+use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 
-/// A large model behind an endpoint. Clones share connections, limits and breaker.
+/// Where chat completions are, below the endpoint's URL.
+pub(super) const COMPLETIONS: &str = "/chat/completions";
+
+/// A large model behind an endpoint. Clones share connections, limits and breakers.
 #[derive(Clone)]
 pub struct Endpoint {
     pub(super) transport: Arc<Transport>,
@@ -25,6 +33,9 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// The endpoint that is configured under this name. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When a value of the configuration cannot be used, or the key is missing.
     pub fn new(
         name: &str,
         config: &LargeModelConfig,
@@ -43,37 +54,55 @@ impl Endpoint {
         self.transport.authorization.is_some()
     }
 
-    /// The body of a request for `call`.
-    fn request_body(&self, call: &Call, stream: bool) -> Result<Bytes, LargeModelError> {
-        let config = &self.transport.config;
-        let mut body = Map::new();
-        body.insert("model".to_owned(), config.model.clone().into());
-        for (key, value) in config.params.iter().chain(&call.params) {
-            body.insert(key.clone(), value.clone());
-        }
-        if stream {
-            body.insert("stream".to_owned(), true.into());
-            let options = body.entry("stream_options").or_insert_with(|| json!({}));
-            if let Value::Object(options) = options {
-                options.insert("include_usage".to_owned(), true.into());
-            }
-        } else {
-            body.shift_remove("stream");
-            body.shift_remove("stream_options");
-        }
-        #[derive(serde::Serialize)]
-        struct Request<'a> {
-            messages: &'a [crate::chat::ChatMessage],
-            #[serde(flatten)]
-            fields: &'a Map<String, Value>,
-        }
-        body.shift_remove("messages");
-        serde_json::to_vec(&Request { messages: &call.messages, fields: &body })
-            .map(Bytes::from)
-            .map_err(|error| LargeModelError::Rejected {
-                model: self.transport.name.clone(),
-                reason: error.to_string(),
+    /// What a model's tokens are billed at: at the configured model's price where its own is not
+    /// known.
+    pub fn billed_at(&self, model: &str) -> Prices {
+        self.transport.config.prices_or_default(model)
+    }
+
+    /// The id of the model that a call is for.
+    fn asked_model<'a>(&'a self, call: &'a Call) -> &'a str {
+        call.params.get("model").and_then(Value::as_str).unwrap_or(self.model_id())
+    }
+
+    /// Asks, again without the fields that nobody asked for and that turn out to be refused.
+    async fn ask<T, F>(
+        &self,
+        call: &Call,
+        is_stream: bool,
+        attempt: impl Fn(Arc<Exchange>, Request, Reading) -> F,
+    ) -> Result<T, LargeModelError>
+    where
+        F: Future<Output = Result<T, LargeModelError>>,
+    {
+        let transport = &self.transport;
+        let model = self.asked_model(call);
+        let target = Target { route: COMPLETIONS, model };
+        let callers = call.authorization.as_ref();
+        let exchange = Exchange::open(transport, Some(target), callers, call.deadline)?;
+        let read = call.messages.iter().map(ChatMessage::text_length).sum();
+        let mut refused = transport.refused.of(model);
+        loop {
+            let fields = fields(&transport.config, call, is_stream, &refused)
+                .map_err(|error| exchange.rejected(error.to_string()))?;
+            let (config, until) = (&transport.config.retries, exchange.retry_until());
+            let result = retrying(config, &transport.rng, until, || {
+                let reading = Reading { model: model.to_owned(), read };
+                attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
             })
+            .await;
+            let Err(error) = &result else { return result };
+            let Some((names, is_lasting)) = refused_by(error, &fields.own) else { return result };
+            tracing::info!(
+                model = transport.name,
+                fields = ?names.keys().collect::<Vec<_>>(),
+                "asking again without fields that the endpoint refuses"
+            );
+            if is_lasting {
+                transport.refused.learn(model, &names);
+            }
+            refused.extend(names);
+        }
     }
 
     fn request(&self, body: Bytes) -> Request {
@@ -94,24 +123,16 @@ async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, La
         return Ok(response);
     }
     let wait = asked_wait(response.headers());
-    let body = Body::new(Arc::clone(exchange), response.into_body()).head().await;
+    let body = match Body::reply(exchange, response) {
+        Ok(body) => body.head().await,
+        Err(_) => Vec::new(),
+    };
     let mut error = parse_error(status.as_u16(), &body, exchange.redactor());
     if status.is_redirection() {
         error.message =
             "a redirect, which is not followed\nhint: set `url` to where the API is".into();
     }
     Err(exchange.status(error, wait))
-}
-
-/// The reply in a response that holds all of it.
-async fn read_whole(
-    exchange: &Arc<Exchange>,
-    response: Response,
-) -> Result<Reply, LargeModelError> {
-    let body = Body::new(Arc::clone(exchange), response.into_body()).whole().await?;
-    parse_completion(&body, exchange.redactor())
-        .map(|reply| exchange.priced(reply))
-        .map_err(|fault| exchange.faulty(fault))
 }
 
 #[async_trait]
@@ -127,49 +148,47 @@ impl LargeModel for Endpoint {
     }
 
     fn prices(&self) -> Prices {
-        self.transport.config.prices
+        self.transport.config.prices.unwrap_or_default()
+    }
+
+    fn prices_of(&self, model: Option<&str>) -> Option<Prices> {
+        let (config, model) = (&self.transport.config, model.unwrap_or(self.model_id()));
+        let assumed = config.allow_unpriced.then(|| config.prices_or_default(model));
+        config.prices_of(model).or(assumed)
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
-        let body = self.request_body(call, false)?;
-        let transport = &self.transport;
-        let exchange =
-            &Arc::new(Exchange::new(transport, call.authorization.as_ref(), call.deadline));
-        retrying(&transport.config.retries, &transport.rng, exchange.deadline, || {
-            let request = self.request(body.clone());
-            async move {
-                let mut attempt = exchange.begin().await?;
-                let result = async { read_whole(exchange, open(exchange, request).await?).await };
-                let result = result.await;
-                attempt.settle_by(&result);
-                result
-            }
+        self.ask(call, false, async |exchange, request, reading: Reading| {
+            let mut attempt = Attempt::begin(&exchange).await?;
+            let result = async {
+                let response = open(&exchange, request).await?;
+                let body = Body::reply(&exchange, response)?.whole().await?;
+                parse_completion(&body, exchange.redactor())
+                    .map(|parsed| reading.bill(&exchange, parsed))
+                    .map_err(|fault| exchange.faulty(fault))
+            };
+            let result = result.await;
+            attempt.settle_by(&result);
+            result
         })
         .await
     }
 
     async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
-        let body = self.request_body(call, true)?;
-        let transport = &self.transport;
-        let exchange =
-            &Arc::new(Exchange::new(transport, call.authorization.as_ref(), call.deadline));
-        retrying(&transport.config.retries, &transport.rng, exchange.deadline, || {
-            let request = self.request(body.clone());
-            async move {
-                let mut attempt = exchange.begin().await?;
-                let first = async {
-                    let response = open(exchange, request).await?;
-                    Live::open(Body::new(Arc::clone(exchange), response.into_body())).await
-                };
-                match first.await {
-                    Ok(opened) => {
-                        attempt.answers();
-                        Ok(opened.into_stream(attempt))
-                    }
-                    Err(error) => {
-                        attempt.settle((&error).into());
-                        Err(error)
-                    }
+        self.ask(call, true, async |exchange, request, reading| {
+            let mut attempt = Attempt::begin(&exchange).await?;
+            let first = async {
+                let response = open(&exchange, request).await?;
+                Live::open(Body::reply(&exchange, response)?, reading).await
+            };
+            match first.await {
+                Ok(opened) => {
+                    attempt.answers();
+                    Ok(opened.into_stream(attempt))
+                }
+                Err(error) => {
+                    attempt.settle((&error).into());
+                    Err(error)
                 }
             }
         })

@@ -1,5 +1,7 @@
 //! What an operator says about a large model behind an endpoint.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -41,9 +43,27 @@ pub struct LargeModelConfig {
     /// Default: 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
-    /// What its tokens cost. Default: nothing.
+    /// What the tokens of `model` cost. Default: unknown, which counts as nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+    /// What the tokens of the endpoint's other models cost, by their ids. Default: unknown.
     #[serde(default)]
-    pub prices: Prices,
+    pub model_prices: BTreeMap<String, Prices>,
+    /// Whether keys with a budget may ask for models of unknown price, which are then billed at
+    /// `prices`. Default: false.
+    #[serde(default)]
+    pub allow_unpriced: bool,
+    /// Fields that are never sent, such as `["seed", "stream_options"]`. Default: none.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// Fields that are sent under another name, such as
+    /// `{ max_tokens = "max_completion_tokens" }`. Default: none.
+    #[serde(default)]
+    pub rename: BTreeMap<String, String>,
+    /// A file of certificates (PEM) of authorities that are trusted beside the system's. Default:
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
     /// Names of large models that are asked, in this order, when this one fails. Their own
     /// fallbacks are not followed. Default: none.
     #[serde(default)]
@@ -59,17 +79,22 @@ pub struct LargeModelConfig {
 pub struct TimeoutConfig {
     /// To resolve the name, connect and agree on TLS, milliseconds. Default: 5000.
     pub connect_ms: u64,
-    /// From the start of an attempt to the response's headers, milliseconds. Default: 60000.
+    /// From the start of an attempt to the response's headers, milliseconds. A reply that is not
+    /// streamed is whole by then. Default: 600000.
     pub first_byte_ms: u64,
-    /// Between two pieces of a response's body, milliseconds. Default: 30000.
+    /// Between two pieces of a response's body, milliseconds. A reply that makes progress has no
+    /// other limit. Default: 600000.
     pub idle_ms: u64,
-    /// For a call as a whole, retries and waits included, milliseconds. Default: 180000.
+    /// From the start of a call to the headers of its response, retries and waits included,
+    /// milliseconds. Default: 600000.
     pub total_ms: u64,
 }
 
 impl Default for TimeoutConfig {
     fn default() -> Self {
-        Self { connect_ms: 5_000, first_byte_ms: 60_000, idle_ms: 30_000, total_ms: 180_000 }
+        // As patient as the official clients.
+        const PATIENT: u64 = 600_000;
+        Self { connect_ms: 5_000, first_byte_ms: PATIENT, idle_ms: PATIENT, total_ms: PATIENT }
     }
 }
 
@@ -82,7 +107,8 @@ pub struct RetryConfig {
     pub max: u32,
     /// The longest wait before the first retry, milliseconds. Default: 250.
     pub base_ms: u64,
-    /// The longest wait before any retry, `Retry-After` included, milliseconds. Default: 8000.
+    /// The longest wait before any retry, milliseconds. An endpoint that asks for more by
+    /// `Retry-After` is not asked again. Default: 8000.
     pub cap_ms: u64,
 }
 
@@ -92,13 +118,14 @@ impl Default for RetryConfig {
     }
 }
 
-/// When an endpoint is left alone.
+/// When a model or route of an endpoint is left alone. Each has a breaker of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
-    /// Failed attempts in a row after which no more are made for a while; 0: never. Default: 8.
+    /// So many failed requests among the last twice as many stop further ones for a while; 0:
+    /// never. A request counts once, whatever its retries. Default: 8.
     pub failures: u32,
-    /// How long none is made; a single one then tests the endpoint, milliseconds. Default: 10000.
+    /// How long none is made; a few then test the endpoint, milliseconds. Default: 10000.
     pub pause_ms: u64,
 }
 
@@ -153,10 +180,26 @@ impl LargeModelConfig {
             retries: RetryConfig::default(),
             breaker: BreakerConfig::default(),
             max_in_flight: default_max_in_flight(),
-            prices: Prices::default(),
+            prices: None,
+            model_prices: BTreeMap::new(),
+            allow_unpriced: false,
+            drop: Vec::new(),
+            rename: BTreeMap::new(),
+            ca: None,
             fallbacks: Vec::new(),
             max_reply_bytes: default_max_reply_bytes(),
         }
+    }
+
+    /// The price of a model of the endpoint, if it is known.
+    pub fn prices_of(&self, model: &str) -> Option<Prices> {
+        self.model_prices.get(model).copied().or(self.prices.filter(|_| model == self.model))
+    }
+
+    /// What a model's tokens are billed at: at the configured model's price where its own is not
+    /// known.
+    pub(super) fn prices_or_default(&self, model: &str) -> Prices {
+        self.prices_of(model).or(self.prices).unwrap_or_default()
     }
 
     /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
@@ -177,6 +220,12 @@ impl LargeModelConfig {
                 let hint =
                     "the request sets it itself; the model's id is the key `model` beside `params`";
                 return Err(invalid("params", key.to_owned(), "the field is taken", hint));
+            }
+        }
+        for key in self.drop.iter().chain(self.rename.keys()).chain(self.rename.values()) {
+            if matches!(key.as_str(), "model" | "messages" | "stream") {
+                let hint = "`drop` and `rename` are for fields that an endpoint refuses";
+                return Err(invalid("drop", key.clone(), "no request does without it", hint));
             }
         }
         let limits = [
@@ -227,6 +276,12 @@ impl LargeModelConfig {
             return Err(("it names one path of the API".to_owned(), hint));
         }
         Ok(url)
+    }
+}
+
+impl BreakerConfig {
+    pub(super) fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause_ms)
     }
 }
 

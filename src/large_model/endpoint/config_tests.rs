@@ -13,15 +13,15 @@ fn config(toml: &str) -> LargeModelConfig {
 #[test]
 fn defaults_are_what_the_documentation_says() {
     let config = config("");
-    assert_eq!((config.timeouts.connect_ms, config.timeouts.first_byte_ms), (5_000, 60_000));
-    assert_eq!((config.timeouts.idle_ms, config.timeouts.total_ms), (30_000, 180_000));
+    assert_eq!((config.timeouts.connect_ms, config.timeouts.first_byte_ms), (5_000, 600_000));
+    assert_eq!((config.timeouts.idle_ms, config.timeouts.total_ms), (600_000, 600_000));
     let retries = config.retries;
     assert_eq!((retries.max, retries.base_ms, retries.cap_ms), (3, 250, 8_000));
     assert_eq!((config.breaker.failures, config.breaker.pause_ms), (8, 10_000));
     assert_eq!((config.max_in_flight, config.max_reply_bytes), (256, 16_777_216));
     assert_eq!(config.api_key_env, None);
     assert!(config.params.is_empty() && config.fallbacks.is_empty());
-    assert_eq!(config.prices, Prices::default());
+    assert_eq!(config.prices_of("m"), None);
 }
 
 #[test]
@@ -31,9 +31,21 @@ fn what_is_written_is_read_back() {
          [timeouts]\nidle_ms = 7\n[prices]\ninput_per_million = 2.5\n",
     );
     assert_eq!((config.timeouts.idle_ms, config.timeouts.connect_ms), (7, 5_000));
-    assert_eq!(config.prices.input_per_million, 2.5);
+    assert_eq!(config.prices_of("m").unwrap().input_per_million, 2.5);
     let text = toml::to_string(&config).unwrap();
     assert_eq!(toml::from_str::<LargeModelConfig>(&text).unwrap(), config);
+}
+
+#[test]
+fn every_model_has_its_own_price() {
+    let config = config(
+        "[prices]\ninput_per_million = 2.5\n[model_prices.\"o1-pro\"]\ninput_per_million = 150\n",
+    );
+    let price = |prices: Option<Prices>| prices.map(|prices| prices.input_per_million);
+    assert_eq!(price(config.prices_of("m")), Some(2.5));
+    assert_eq!(price(config.prices_of("o1-pro")), Some(150.0));
+    assert_eq!(price(config.prices_of("other")), None);
+    assert_eq!(config.prices_or_default("other").input_per_million, 2.5);
 }
 
 #[test]

@@ -2,34 +2,58 @@
 
 use serde_json::{Map, Value};
 
+use super::content::{Parts, take_apart};
+
+/// Tool calls of one message. No model makes as many; without a bound, an endpoint could keep this
+/// program busy with them.
+pub(super) const MAX_CALLS: usize = 128;
+
+/// More tool calls than [`MAX_CALLS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooManyCalls;
+
 /// An assistant message that arrives in deltas.
 #[derive(Debug, Default)]
 pub(super) struct PartialMessage {
     fields: Map<String, Value>,
+    /// Parts of the content that are no text.
+    parts: Vec<Value>,
     calls: Vec<PartialCall>,
 }
 
-#[derive(Debug)]
-struct PartialCall {
-    /// Which call a piece belongs to. Not every endpoint says so.
-    index: Option<u64>,
-    fields: Map<String, Value>,
-}
-
 impl PartialMessage {
-    /// Adds a delta: text is appended, pieces of tool calls are matched up, lists grow, anything
-    /// else takes the newest value.
-    pub(super) fn add(&mut self, delta: Map<String, Value>) {
+    /// Adds a delta and returns its text: text is appended, pieces of tool calls are matched up,
+    /// lists grow, anything else takes the newest value.
+    pub(super) fn add(&mut self, delta: Map<String, Value>) -> Result<String, TooManyCalls> {
+        let mut text = String::new();
         for (key, value) in delta {
-            match value {
-                Value::Null => {}
-                Value::Array(pieces) if key == "tool_calls" => {
-                    pieces.into_iter().for_each(|piece| self.add_to_call(piece));
+            match (key.as_str(), value) {
+                (_, Value::Null) => {}
+                ("tool_calls", Value::Array(pieces)) => {
+                    pieces.into_iter().try_for_each(|piece| self.add_to_call(piece))?;
                 }
-                value if key == "role" => drop(self.fields.insert(key, value)),
-                value => grow(&mut self.fields, key, value),
+                ("content", Value::Array(parts)) => {
+                    let Parts { text: more, thoughts, others } = take_apart(parts);
+                    self.parts.extend(others);
+                    grow(&mut self.fields, key, more.as_str().into());
+                    if !thoughts.is_empty() {
+                        grow(&mut self.fields, "reasoning_content".to_owned(), thoughts.into());
+                    }
+                    text.push_str(&more);
+                }
+                ("content", Value::String(more)) => {
+                    text.push_str(&more);
+                    grow(&mut self.fields, key, more.into());
+                }
+                ("role", value) => drop(self.fields.insert(key, value)),
+                ("function_call", Value::Object(piece)) => match self.fields.get_mut(&key) {
+                    Some(Value::Object(call)) => grow_call(call, piece),
+                    _ => drop(self.fields.insert(key, piece.into())),
+                },
+                (_, value) => grow(&mut self.fields, key, value),
             }
         }
+        Ok(text)
     }
 
     /// The fields of the whole message.
@@ -38,26 +62,113 @@ impl PartialMessage {
             let calls = self.calls.into_iter().map(|call| Value::Object(call.fields)).collect();
             self.fields.insert("tool_calls".to_owned(), calls);
         }
+        if !self.parts.is_empty() {
+            let text = self.fields.shift_remove("content");
+            let parts = text.into_iter().chain(self.parts).collect();
+            self.fields.insert("content".to_owned(), parts);
+        }
         self.fields
     }
 
-    fn add_to_call(&mut self, piece: Value) {
-        let Value::Object(mut piece) = piece else { return };
-        let index = piece.shift_remove("index").and_then(|index| index.as_u64());
-        let id = piece.get("id").filter(|id| id.as_str().is_some_and(|id| !id.is_empty()));
+    fn add_to_call(&mut self, piece: Value) -> Result<(), TooManyCalls> {
+        let Value::Object(mut fields) = piece else { return Ok(()) };
+        let index = fields.shift_remove("index").and_then(|index| index.as_u64());
+        let id = text_of(&fields, "id");
         let position = match (index, id) {
-            (Some(_), _) => self.calls.iter().position(|call| call.index == index),
+            (Some(_), _) => self.calls.iter().rposition(|call| call.index == index),
             (None, Some(id)) => {
-                self.calls.iter().position(|call| call.fields.get("id") == Some(id))
+                self.calls.iter().rposition(|call| text_of(&call.fields, "id") == Some(id))
             }
             // Neither: it goes on with the call at hand.
             (None, None) => self.calls.len().checked_sub(1),
         };
-        match position {
-            Some(position) => grow_call(&mut self.calls[position].fields, piece),
-            None => self.calls.push(PartialCall { index, fields: piece }),
+        let position = position.filter(|at| !self.calls[*at].is_followed_by(&fields));
+        let position = match position {
+            Some(position) => position,
+            None if self.calls.len() == MAX_CALLS => return Err(TooManyCalls),
+            None => {
+                self.calls.push(PartialCall::new(index));
+                self.calls.len() - 1
+            }
+        };
+        let call = &mut self.calls[position];
+        if let Some(arguments) = arguments(&fields) {
+            call.nesting.read(arguments);
+        }
+        grow_call(&mut call.fields, fields);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct PartialCall {
+    /// Which call a piece belongs to. Not every endpoint says so, and some say 0 of every call.
+    index: Option<u64>,
+    fields: Map<String, Value>,
+    nesting: Nesting,
+}
+
+impl PartialCall {
+    fn new(index: Option<u64>) -> Self {
+        Self { index, fields: Map::new(), nesting: Nesting::default() }
+    }
+
+    /// Whether a piece that bears this call's index begins another call. Only a piece with a name
+    /// does: some endpoints make up another id for every piece.
+    fn is_followed_by(&self, piece: &Map<String, Value>) -> bool {
+        if piece
+            .get("function")
+            .and_then(|function| text_of(function.as_object()?, "name"))
+            .is_none()
+        {
+            return false;
+        }
+        match (text_of(&self.fields, "id"), text_of(piece, "id")) {
+            (Some(own), Some(other)) => own != other,
+            // Nothing can follow arguments that are closed.
+            _ => self.nesting.is_closed() && arguments(piece).is_some_and(|more| !more.is_empty()),
         }
     }
+}
+
+/// How deep inside a JSON object a text that arrives in pieces is.
+#[derive(Debug, Default)]
+struct Nesting {
+    depth: usize,
+    has_opened: bool,
+    in_string: bool,
+    is_escaped: bool,
+}
+
+impl Nesting {
+    fn read(&mut self, text: &str) {
+        for byte in text.bytes() {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.in_string => self.is_escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'{' | b'[' if !self.in_string => {
+                    self.depth += 1;
+                    self.has_opened = true;
+                }
+                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.has_opened && self.depth == 0
+    }
+}
+
+/// A text that is not empty.
+fn text_of<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    fields.get(key)?.as_str().filter(|text| !text.is_empty())
+}
+
+fn arguments(call: &Map<String, Value>) -> Option<&str> {
+    call.get("function")?.get("arguments")?.as_str()
 }
 
 /// Adds a piece to a tool call: only the arguments are written bit by bit, all else is whole
@@ -86,6 +197,8 @@ fn grow(fields: &mut Map<String, Value>, key: String, value: Value) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use serde_json::json;
 
     use super::*;
@@ -93,7 +206,7 @@ mod tests {
     fn merge(deltas: &[Value]) -> Value {
         let mut message = PartialMessage::default();
         for delta in deltas {
-            message.add(delta.as_object().cloned().unwrap_or_default());
+            message.add(delta.as_object().cloned().unwrap_or_default()).unwrap();
         }
         Value::Object(message.into_fields())
     }
@@ -160,6 +273,45 @@ mod tests {
                 json!({"tool_calls": [whole("c1", "14"), whole("c2", "23")]}),
             ),
             (
+                "three calls that all have index 0",
+                vec![
+                    call(json!(0), json!("c1"), json!("f"), "{\"a\":1}"),
+                    call(json!(0), json!("c2"), json!("f"), "{\"a\""),
+                    call(json!(0), json!("c2"), json!(null), ":2}"),
+                    call(json!(0), json!("c3"), json!("f"), "{}"),
+                ],
+                json!({"tool_calls": [
+                    whole("c1", "{\"a\":1}"), whole("c2", "{\"a\":2}"), whole("c3", "{}")]}),
+            ),
+            (
+                "another id with every piece, but no name",
+                vec![
+                    call(json!(0), json!("c1"), json!("f"), "{\"a\""),
+                    call(json!(0), json!("c1"), json!(null), ":1"),
+                    call(json!(0), json!("c1"), json!(""), "}"),
+                ],
+                json!({"tool_calls": [whole("c1", "{\"a\":1}")]}),
+            ),
+            (
+                "neither index nor id: closed arguments end a call",
+                vec![
+                    call(json!(null), json!(""), json!("f"), "{\"a\": \"}"),
+                    call(json!(null), json!(""), json!("f"), "\"}"),
+                    call(json!(null), json!(""), json!("f"), "{}"),
+                ],
+                json!({"tool_calls": [whole("", "{\"a\": \"}\"}"), whole("", "{}")]}),
+            ),
+            (
+                "content in parts",
+                vec![
+                    json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}]}),
+                    json!({"content": [{"type": "text", "text": "Hel"}]}),
+                    json!({"content": [{"type": "text", "text": "lo"}]}),
+                    json!({"content": ""}),
+                ],
+                json!({"content": "Hello", "reasoning_content": "t"}),
+            ),
+            (
                 "an index without bound costs nothing",
                 vec![call(json!(u64::MAX), json!("c1"), json!("f"), "1")],
                 json!({"tool_calls": [whole("c1", "1")]}),
@@ -168,5 +320,19 @@ mod tests {
         for (name, deltas, expected) in table {
             assert_eq!(merge(&deltas), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn calls_without_end_are_refused() {
+        let mut message = PartialMessage::default();
+        let delta = |index: usize| {
+            let calls = json!({"tool_calls": [{"index": index, "id": index.to_string()}]});
+            calls.as_object().cloned().unwrap()
+        };
+        for index in 0..MAX_CALLS {
+            assert_eq!(message.add(delta(index)), Ok(String::new()));
+        }
+        assert_eq!(message.add(delta(3)), Ok(String::new()));
+        assert_eq!(message.add(delta(MAX_CALLS)), Err(TooManyCalls));
     }
 }

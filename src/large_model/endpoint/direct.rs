@@ -24,7 +24,10 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::wire::{AGENT, Request, Response};
+use super::wire::{AGENT, CLOSED_UNSERVED, Request, Response};
+
+/// Header fields of a response; more are no valid HTTP.
+const MOST_HEADERS: usize = 1_000;
 
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -35,14 +38,17 @@ pub(super) enum DirectError {
     /// There was no connection in time.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// Anything else.
+    /// There was no connection.
     #[error(transparent)]
-    Failed(Box<dyn Error + Send + Sync>),
+    Connect(Box<dyn Error + Send + Sync>),
+    /// There was no response.
+    #[error(transparent)]
+    Failed(hyper::Error),
 }
 
 impl DirectError {
-    fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Failed(error.into())
+    fn connect(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Connect(error.into())
     }
 }
 
@@ -82,7 +88,7 @@ impl Direct {
     /// Sends a request and waits for the head of its response. Dropping the response's body before
     /// its end closes the connection.
     pub(super) async fn send(&self, request: Request) -> Result<Response, DirectError> {
-        let mut request = request.map(Body::from);
+        let mut request = request;
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
         let headers = request.headers_mut();
@@ -90,26 +96,31 @@ impl Direct {
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         let agent = HeaderValue::from_static(AGENT);
         headers.entry(header::USER_AGENT).or_insert(agent);
-        loop {
-            let (mut link, is_new) = match self.idle.take() {
-                Some(link) => (link, false),
-                None => (Box::pin(self.connect()).await?, true),
-            };
-            match link.ask(request).await {
+        while let Some(mut link) = self.idle.take() {
+            let asked = Instant::now();
+            match link.ask(request.clone()).await {
                 Ok(response) => return Ok(self.reply(link, response).await),
-                // It was closed while it was idle, and nothing of the request was sent.
-                Err((_, Some(unsent))) if !is_new => request = unsent,
-                Err((error, _)) => return Err(DirectError::failed(error)),
+                // It was closed while it was idle, or just as it was taken: the request was not
+                // served, and goes over another connection.
+                Err(error) if asked.elapsed() < CLOSED_UNSERVED && !error.is_parse() => {}
+                Err(error) => return Err(DirectError::Failed(error)),
             }
         }
+        let mut link = Box::pin(self.connect()).await?;
+        let response = link.ask(request).await.map_err(DirectError::Failed)?;
+        Ok(self.reply(link, response).await)
     }
 
     async fn connect(&self) -> Result<Link, DirectError> {
         let connecting = async {
             let stream = self.connector.clone().oneshot(self.to.clone()).await;
-            let stream = stream.map_err(DirectError::failed)?;
-            let (sender, connection) =
-                http1::handshake(stream).await.map_err(DirectError::failed)?;
+            let stream = stream.map_err(DirectError::connect)?;
+            let handshake = http1::Builder::new()
+                .max_headers(MOST_HEADERS)
+                .allow_obsolete_multiline_headers_in_responses(true)
+                .allow_spaces_after_header_name_in_responses(true)
+                .handshake(stream);
+            let (sender, connection) = handshake.await.map_err(DirectError::connect)?;
             Ok(Link { sender, connection: Box::pin(connection), is_over: false })
         };
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
@@ -149,21 +160,15 @@ impl Link {
         !self.is_over && self.sender.is_ready()
     }
 
-    /// Sends a request. One that was not sent comes back with the error.
-    async fn ask(
-        &mut self,
-        request: http::Request<Body>,
-    ) -> Result<http::Response<Incoming>, (hyper::Error, Option<http::Request<Body>>)> {
-        let mut answered = pin!(self.sender.try_send_request(request));
+    /// Sends a request.
+    async fn ask(&mut self, request: Request) -> Result<http::Response<Incoming>, hyper::Error> {
+        let mut answered = pin!(self.sender.send_request(request.map(Body::from)));
         let (connection, is_over) = (&mut self.connection, &mut self.is_over);
         let answer = poll_fn(|context| {
             *is_over = *is_over || connection.as_mut().poll(context).is_ready();
             answered.as_mut().poll(context)
         });
-        answer.await.map_err(|mut error| {
-            let unsent = error.take_message();
-            (error.into_error(), unsent)
-        })
+        answer.await
     }
 }
 

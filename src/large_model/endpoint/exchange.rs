@@ -1,68 +1,104 @@
-//! One call of one endpoint: its credential, its deadline, and the errors its failures become.
+//! One call of one endpoint: its credential, its deadline, its breaker's ticket, and the errors its
+//! failures become.
 
+use std::error::Error;
 use std::future::Future;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::TryFutureExt;
 use http::{HeaderMap, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::attempt::Attempt;
+use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
 use super::redact::Redactor;
-use super::reply::{Fault, UpstreamError};
+use super::reply::{Fault, Parsed};
 use super::retry_after::retry_after;
 use super::transport::Transport;
-use super::wire::{Request, Response, causes, library_causes};
-use crate::large_model::{LargeModelError, Phase, Reply};
+use super::upstream_error::UpstreamError;
+use super::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
+use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
+use crate::trajectory::TokenUsage;
+
+/// What a call is for.
+pub(super) struct Target<'a> {
+    /// The route below the endpoint's URL.
+    pub(super) route: &'a str,
+    /// The model's id at the endpoint.
+    pub(super) model: &'a str,
+}
 
 /// One call, which may take several attempts.
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
-    /// When everything is over.
-    pub(super) deadline: Instant,
-    /// Whether that is the caller's own deadline, and not the endpoint's limit.
-    is_callers_deadline: bool,
+    /// When its reply must have begun.
+    start_by: Instant,
+    /// When the caller stops caring.
+    deadline: Option<Instant>,
+    /// Absent where no breaker watches, as for lists of models.
+    ticket: Option<Ticket>,
+    /// What it says about its endpoint.
+    health: Mutex<Health>,
 }
 
 impl Exchange {
     /// A call that starts now. The endpoint's key goes before the caller's.
-    pub(super) fn new(
+    ///
+    /// # Errors
+    /// While calls of this kind are stopped, because too many failed.
+    pub(super) fn open(
         transport: &Arc<Transport>,
+        target: Option<Target<'_>>,
         callers: Option<&SecretString>,
         deadline: Option<Instant>,
-    ) -> Self {
-        let limit = Instant::now() + transport.config.timeouts.total();
-        Self {
+    ) -> Result<Arc<Self>, LargeModelError> {
+        let ticket = match target {
+            None => None,
+            Some(Target { route, model }) => {
+                let ticket =
+                    transport.breakers().admit(&format!("{route} {model}"), Instant::now());
+                Some(ticket.map_err(|retry_in| circuit_open(transport, retry_in))?)
+            }
+        };
+        Ok(Arc::new(Self {
             transport: Arc::clone(transport),
             authorization: transport.authorization.as_ref().or(callers).cloned(),
-            deadline: deadline.map_or(limit, |deadline| deadline.min(limit)),
-            is_callers_deadline: deadline.is_some_and(|deadline| deadline <= limit),
+            start_by: Instant::now() + transport.config.timeouts.total(),
+            deadline,
+            ticket,
+            health: Mutex::new(Health::Unknown),
+        }))
+    }
+
+    /// When no further attempt is begun.
+    pub(super) fn retry_until(&self) -> Instant {
+        self.deadline.map_or(self.start_by, |deadline| deadline.min(self.start_by))
+    }
+
+    /// Makes sure that calls of this kind were not stopped since this one began.
+    pub(super) fn check_admitted(&self) -> Result<(), LargeModelError> {
+        let Some(ticket) = &self.ticket else { return Ok(()) };
+        let breakers = self.transport.breakers();
+        if breakers.is_stopped(ticket) {
+            return Err(circuit_open(&self.transport, breakers.pause()));
+        }
+        Ok(())
+    }
+
+    /// Takes note that it is being answered.
+    pub(super) fn answers(&self) {
+        if let Some(ticket) = &self.ticket {
+            self.transport.breakers().answers(ticket);
         }
     }
 
-    /// Begins an attempt, once there is a slot for it and the breaker agrees.
-    pub(super) async fn begin(&self) -> Result<Attempt, LargeModelError> {
-        let transport = &self.transport;
-        let slots = Arc::clone(&transport.slots);
-        let slot = match slots.try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let slots = Arc::clone(&transport.slots).acquire_owned();
-                let total = transport.config.timeouts.total();
-                self.within(Phase::FreeSlot, total, slots)
-                    .await?
-                    .map_err(|_| self.rejected("its endpoint is closed"))?
-            }
-        };
-        let ticket = transport.admit().map_err(|retry_in| LargeModelError::CircuitOpen {
-            model: transport.name.clone(),
-            retry_in,
-        })?;
-        Ok(Attempt::new(Arc::clone(transport), ticket, slot))
+    /// Takes note of how an attempt ended; the last one counts.
+    pub(super) fn note(&self, outcome: AttemptOutcome) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health(outcome);
     }
 
     /// Sends a request and waits for the response's headers.
@@ -74,37 +110,49 @@ impl Exchange {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let limit = self.transport.config.timeouts.first_byte();
+        let asked = Instant::now();
         let Some(direct) = &self.transport.direct else {
             let request = reqwest::Request::try_from(request);
-            let request = request.map_err(|error| self.transport_failed(&error))?;
+            let request = request.map_err(|error| self.rejected(library_causes(&error)))?;
             // Large: allocated by itself, so that what goes directly does not carry it along.
             let sending = Box::pin(self.transport.client.execute(request));
             let sent = self.within(Phase::FirstByte, limit, sending).await?;
-            return sent.map(Response::from).map_err(|error| self.transport_failed(&error));
+            return sent.map(Response::from).map_err(|error| match error.is_connect() {
+                true if error.is_timeout() => self.connect_timeout(),
+                true => self.unconnected(&error, library_causes(&error)),
+                false => self.unanswered(&error, library_causes(&error), asked),
+            });
         };
         let sent = self.within(Phase::FirstByte, limit, direct.send(request)).await?;
         sent.map_err(|error| match error {
             DirectError::ConnectTimeout => self.connect_timeout(),
-            DirectError::Failed(error) => self.unreachable(&causes(&*error)),
+            DirectError::Connect(error) => self.unconnected(&*error, causes(&*error)),
+            DirectError::Failed(error) => self.unanswered(&error, causes(&error), asked),
         })
     }
 
-    /// Awaits something for at most `limit`, and never past the deadline.
+    /// Awaits something for at most `limit`, and never past the deadlines.
     pub(super) fn within<T>(
         &self,
         phase: Phase,
         limit: Duration,
         future: impl Future<Output = T>,
     ) -> impl Future<Output = Result<T, LargeModelError>> {
-        let until = (Instant::now() + limit).min(self.deadline);
+        let now = Instant::now();
+        // A reply that makes progress may take its time.
+        let mut limit = match phase {
+            Phase::NextByte => limit,
+            _ => limit.min(self.start_by.saturating_duration_since(now)),
+        };
+        let until = self.deadline.map_or(now + limit, |deadline| deadline.min(now + limit));
         tokio::time::timeout_at(until.into(), future).map_err(move |_| {
-            if until < self.deadline {
-                self.timeout(phase, limit)
-            } else if self.is_callers_deadline {
-                LargeModelError::Deadline { model: self.transport.name.clone() }
-            } else {
-                self.timeout(Phase::WholeReply, self.transport.config.timeouts.total())
+            if self.deadline.is_some_and(|deadline| deadline <= until) {
+                return LargeModelError::Deadline { model: self.transport.name.clone() };
             }
+            if phase != Phase::NextByte && until >= self.start_by {
+                limit = self.transport.config.timeouts.total();
+            }
+            self.timeout(phase, limit)
         })
     }
 
@@ -113,33 +161,56 @@ impl Exchange {
         Redactor::new(self.authorization.as_ref().map(|value| value.expose_secret()))
     }
 
-    /// The endpoint's own key: callers know theirs.
-    pub(super) fn own_secret(&self) -> Option<&str> {
+    /// The same for the endpoint's own key: callers know theirs.
+    pub(super) fn own_redactor(&self) -> Redactor<'_> {
         let own = self.transport.authorization.as_ref();
-        Redactor::new(own.map(|value| value.expose_secret())).secret()
+        Redactor::new(own.map(|value| value.expose_secret()))
     }
 
     fn timeout(&self, phase: Phase, limit: Duration) -> LargeModelError {
         LargeModelError::Timeout { model: self.transport.name.clone(), phase, limit }
     }
 
-    /// The failure that the client library reports.
-    pub(super) fn transport_failed(&self, error: &reqwest::Error) -> LargeModelError {
-        if error.is_connect() && error.is_timeout() {
-            return self.connect_timeout();
-        }
-        self.unreachable(&library_causes(error))
-    }
-
     fn connect_timeout(&self) -> LargeModelError {
         self.timeout(Phase::Connection, self.transport.config.timeouts.connect())
     }
 
-    fn unreachable(&self, reason: &str) -> LargeModelError {
+    /// No connection could be made.
+    fn unconnected(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
+        let is_out_of_files = cause_of::<io::Error>(error)
+            .and_then(io::Error::raw_os_error)
+            // `EMFILE` and `ENFILE`.
+            .is_some_and(|code| matches!(code, 23 | 24));
+        if is_out_of_files {
+            return LargeModelError::Local { model: self.transport.name.clone(), reason };
+        }
+        self.unreachable(&reason, false)
+    }
+
+    /// No response came over a connection that was made.
+    fn unanswered(
+        &self,
+        error: &(dyn Error + 'static),
+        reason: String,
+        asked: Instant,
+    ) -> LargeModelError {
+        if cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+            return self.malformed(format!("its response is no valid HTTP: {reason}"));
+        }
+        self.unreachable(&reason, asked.elapsed() >= CLOSED_UNSERVED)
+    }
+
+    /// A response broke off.
+    pub(super) fn broken(&self, error: &reqwest::Error) -> LargeModelError {
+        self.unreachable(&library_causes(error), true)
+    }
+
+    fn unreachable(&self, reason: &str, was_sent: bool) -> LargeModelError {
         LargeModelError::Unreachable {
             model: self.transport.name.clone(),
             url: self.transport.base.to_string(),
             reason: self.redactor().text(reason),
+            was_sent,
         }
     }
 
@@ -151,9 +222,31 @@ impl Exchange {
         LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
     }
 
-    /// The reply with its price.
-    pub(super) fn priced(&self, reply: Reply) -> Reply {
-        Reply { cost: self.transport.config.prices.cost(reply.usage), ..reply }
+    /// The reply with what it cost: as the endpoint says, else by the length of its texts. `read`:
+    /// bytes of text in the request. `model`: the id it was asked of.
+    pub(super) fn billed(&self, parsed: Parsed, model: &str, read: usize) -> Reply {
+        let Parsed { mut message, finish_reason, usage } = parsed;
+        let usage = usage.unwrap_or_else(|| {
+            let beside: usize = message
+                .extra
+                .values()
+                .map(|value| match value {
+                    serde_json::Value::String(text) => text.len(),
+                    serde_json::Value::Null => 0,
+                    value => value.to_string().len(),
+                })
+                .sum();
+            TokenUsage::of_text(read, message.text_length() + beside)
+        });
+        let redactor = self.own_redactor();
+        message.content = redactor.json(message.content);
+        message.extra = message
+            .extra
+            .into_iter()
+            .map(|(key, value)| (redactor.text(&key), redactor.json(value)))
+            .collect();
+        let cost = self.transport.config.prices_or_default(model).cost(usage);
+        Reply { message, finish_reason, usage, cost }
     }
 
     pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {
@@ -177,6 +270,33 @@ impl Exchange {
             retry_after,
             body: error.body.map(Box::new),
         }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(ticket) = &self.ticket {
+            let health = *self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            self.transport.breakers().record(ticket, health, Instant::now());
+        }
+    }
+}
+
+fn circuit_open(transport: &Transport, retry_in: Duration) -> LargeModelError {
+    LargeModelError::CircuitOpen { model: transport.name.clone(), retry_in }
+}
+
+/// What an outcome says about the endpoint. One that refuses calls, also by rate limits or because
+/// it does not know the route, is up.
+fn health(outcome: AttemptOutcome) -> Health {
+    match outcome {
+        AttemptOutcome::Status(501) => Health::Good,
+        AttemptOutcome::Status(code) if code >= 500 => Health::Bad,
+        AttemptOutcome::Success | AttemptOutcome::Status(_) => Health::Good,
+        AttemptOutcome::Unreachable | AttemptOutcome::Timeout | AttemptOutcome::Malformed => {
+            Health::Bad
+        }
+        AttemptOutcome::Local | AttemptOutcome::Cancelled => Health::Unknown,
     }
 }
 

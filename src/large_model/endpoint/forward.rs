@@ -5,18 +5,24 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use secrecy::SecretString;
 
 use super::attempt::Attempt;
 use super::body::{Body, ForwardBody};
-use super::client::Endpoint;
-use super::exchange::{Exchange, asked_wait};
+use super::client::{COMPLETIONS, Endpoint};
+use super::exchange::{Exchange, Target, asked_wait};
+use super::headers;
+use super::passed_usage::{UsageAsked, asking_for_usage};
 use super::redact_body;
 use super::retry::{Advice, Failure, retrying};
+use super::upstream_error::{UpstreamError, parse_error};
 use super::wire::{Request, Response};
-use crate::large_model::error::is_transient_status;
+use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
 use crate::large_model::{AttemptOutcome, LargeModelError};
+
+/// As much of an error as is read to see whether it refuses a field, bytes.
+const MOST_OF_AN_ERROR: usize = 64 * 1024;
 
 /// A request to hand on.
 #[derive(Debug, Clone)]
@@ -30,47 +36,77 @@ pub struct ForwardRequest {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The id of the model that it asks for: failures of one model stop requests for that alone.
+    pub model: String,
+    /// Whether what it is billed must be known: a stream is then asked to say so. The response's
+    /// extensions hold [`UsageAsked`](super::UsageAsked) where the client did not ask itself.
+    pub is_metered: bool,
     /// When the caller stops caring.
     pub deadline: Option<Instant>,
 }
 
-/// Headers of one connection (RFC 9110, section 7.6.1), and those the transport writes itself.
-const HOP_BY_HOP: [HeaderName; 10] = [
-    header::CONNECTION,
-    header::EXPECT,
-    header::HOST,
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-/// Between the caller and this server.
-const CALLERS_OWN: [HeaderName; 6] = [
-    HeaderName::from_static("api-key"),
-    header::AUTHORIZATION,
-    header::CONTENT_LENGTH,
-    header::COOKIE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-];
-/// Between this server and the endpoint: they speak of its host.
-const ENDPOINTS_OWN: [HeaderName; 3] =
-    [header::ALT_SVC, header::SET_COOKIE, header::STRICT_TRANSPORT_SECURITY];
-
 impl Endpoint {
+    /// Hands a request on, see [`Self::forward`], with its usage asked for where that must be known
+    /// and the model does not refuse it.
+    async fn forward_metered(
+        &self,
+        request: ForwardRequest,
+    ) -> Result<http::Response<ForwardBody>, LargeModelError> {
+        const FIELD: &str = "stream_options";
+        let refused = &self.transport.refused;
+        let is_refused = refused.of(&request.model).contains_key(FIELD);
+        let has_option = matches!(request.path.as_str(), COMPLETIONS | "/completions");
+        let asking = match has_option && !is_refused {
+            true => asking_for_usage(&request.body),
+            false => None,
+        };
+        let Some(body) = asking else { return self.forward_as_it_is(request).await };
+        let asked = ForwardRequest { body, ..request.clone() };
+        let mut response = self.forward_as_it_is(asked).await?;
+        if !matches!(response.status().as_u16(), 400 | 422) {
+            response.extensions_mut().insert(UsageAsked);
+            return Ok(response);
+        }
+        let (mut parts, mut pieces) = response.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let mut head = Vec::new();
+        while let Some(Ok(piece)) = pieces.next().await
+            && head.len() < MOST_OF_AN_ERROR
+        {
+            head.extend_from_slice(&piece);
+        }
+        if String::from_utf8_lossy(&head).contains(FIELD) {
+            refused.learn(&request.model, &[(FIELD.to_owned(), None)].into());
+            return self.forward_as_it_is(request).await;
+        }
+        Ok(http::Response::from_parts(parts, stream::iter([Ok(head.into())]).boxed()))
+    }
+
     /// Hands a request on. The response comes back whatever its status, its body unread; only
     /// failed attempts whose body is not handed back are repeated.
+    ///
+    /// # Errors
+    /// When there is no response, or one that leads the client elsewhere.
     pub async fn forward(
+        &self,
+        request: ForwardRequest,
+    ) -> Result<http::Response<ForwardBody>, LargeModelError> {
+        match request.is_metered {
+            true => Box::pin(self.forward_metered(request)).await,
+            false => self.forward_as_it_is(request).await,
+        }
+    }
+
+    async fn forward_as_it_is(
         &self,
         request: ForwardRequest,
     ) -> Result<http::Response<ForwardBody>, LargeModelError> {
         let transport = &self.transport;
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
-        let exchange = &Arc::new(Exchange::new(transport, callers.as_ref(), request.deadline));
+        let route = request.path.split('?').next().unwrap_or_default();
+        let target = Some(Target { route, model: &request.model });
+        let exchange = &Exchange::open(transport, target, callers.as_ref(), request.deadline)?;
         let url = transport.at(&request.path).ok_or_else(|| {
             exchange.rejected(format!("the path `{}` leads out of its API", request.path))
         })?;
@@ -78,14 +114,21 @@ impl Endpoint {
         *handed_on.method_mut() = request.method;
         *handed_on.uri_mut() = url;
         *handed_on.headers_mut() = request.headers;
-        remove(handed_on.headers_mut(), &CALLERS_OWN);
-        let result = retrying(&transport.config.retries, &transport.rng, exchange.deadline, || {
+        headers::to_endpoint(handed_on.headers_mut());
+        // What is compressed without being asked for is decoded: the client may not expect it.
+        let is_decoded = !handed_on.headers().contains_key(header::ACCEPT_ENCODING);
+        let until = exchange.retry_until();
+        let result = retrying(&transport.config.retries, &transport.rng, until, || {
             attempt(exchange, handed_on.clone())
         })
         .await;
         match result {
-            Ok((response, attempt)) => Ok(hand_back(exchange, response, Some(attempt))),
-            Err(Failed::Answered(response)) => Ok(hand_back(exchange, *response, None)),
+            Ok((response, attempt)) => {
+                hand_back(exchange, response, None, Some(attempt), is_decoded)
+            }
+            Err(Failed::Answered { response, head, .. }) => {
+                hand_back(exchange, *response, head, None, is_decoded)
+            }
             Err(Failed::Unanswered(error)) => Err(error),
         }
     }
@@ -93,18 +136,24 @@ impl Endpoint {
 
 /// An attempt that may be worth another.
 enum Failed {
-    /// With an error status; handed back when it stays at that.
-    Answered(Box<Response>),
+    /// With an error status; handed back when it stays at that. `head`: what was read of the body.
+    Answered {
+        response: Box<Response>,
+        head: Option<Bytes>,
+        is_final: bool,
+    },
     Unanswered(LargeModelError),
 }
 
 impl Failure for Failed {
     fn advice(&self) -> Advice {
         match self {
-            Self::Answered(response) if is_transient_status(response.status().as_u16()) => {
+            Self::Answered { response, is_final: false, .. }
+                if is_transient_status(response.status().as_u16()) =>
+            {
                 Advice::Retry { after: asked_wait(response.headers()) }
             }
-            Self::Answered(_) => Advice::GiveUp,
+            Self::Answered { .. } => Advice::GiveUp,
             Self::Unanswered(error) => error.advice(),
         }
     }
@@ -114,15 +163,26 @@ async fn attempt(
     exchange: &Arc<Exchange>,
     request: Request,
 ) -> Result<(Response, Attempt), Failed> {
-    let mut attempt = exchange.begin().await.map_err(Failed::Unanswered)?;
+    let mut attempt = Attempt::begin(exchange).await.map_err(Failed::Unanswered)?;
     match exchange.send(request).await {
-        Ok(response) if response.status() < StatusCode::BAD_REQUEST => {
+        Ok(response) if response.status().is_success() => {
             attempt.answers();
             Ok((response, attempt))
         }
+        // A client would follow it, and post the conversation to wherever it leads.
+        Ok(response)
+            if !response.status().is_client_error() && !response.status().is_server_error() =>
+        {
+            let status = response.status().as_u16();
+            attempt.settle(AttemptOutcome::Status(status));
+            let message = "a redirect, which is not followed\nhint: set `url` to where the API is";
+            let error = UpstreamError { status, message: message.to_owned(), body: None };
+            Err(Failed::Unanswered(exchange.status(error, None)))
+        }
         Ok(response) => {
-            attempt.settle(AttemptOutcome::Status(response.status().as_u16()));
-            Err(Failed::Answered(Box::new(response)))
+            let status = response.status().as_u16();
+            attempt.settle(AttemptOutcome::Status(status));
+            Err(answered(exchange, response).await)
         }
         Err(error) => {
             attempt.settle((&error).into());
@@ -131,16 +191,60 @@ async fn attempt(
     }
 }
 
+/// A response with an error status. Whether a refusal for too many requests is final only its body
+/// tells.
+async fn answered(exchange: &Arc<Exchange>, response: Response) -> Failed {
+    if response.status() != http::StatusCode::TOO_MANY_REQUESTS {
+        return Failed::Answered { response: Box::new(response), head: None, is_final: false };
+    }
+    let (parts, pieces) = response.into_parts();
+    let mut headers = parts.headers.clone();
+    let head = Body::unbounded(exchange, pieces, &mut headers, false).head().await;
+    let is_final =
+        parse_error(429, &head, exchange.redactor()).body.is_some_and(|it| is_quota(&it));
+    let response = Box::new(Response::from_parts(parts, reqwest::Body::default()));
+    Failed::Answered { response, head: Some(head.into()), is_final }
+}
+
 fn hand_back(
     exchange: &Arc<Exchange>,
     response: Response,
+    head: Option<Bytes>,
     attempt: Option<Attempt>,
-) -> http::Response<ForwardBody> {
+    is_decoded: bool,
+) -> Result<http::Response<ForwardBody>, LargeModelError> {
     let (http::response::Parts { status, mut headers, .. }, pieces) = response.into_parts();
-    remove(&mut headers, &ENDPOINTS_OWN);
-    let secret = exchange.own_secret().map(str::to_owned);
-    let body = Body::unbounded(Arc::clone(exchange), pieces);
-    let pieces = stream::unfold(Some((body, attempt)), async |state| {
+    headers::to_client(&mut headers)
+        .map_err(|reason| exchange.malformed(format!("its response is no valid HTTP: {reason}")))?;
+    if is_gateway_timeout(status.as_u16()) {
+        // A client that asks again would pay twice.
+        let name = http::HeaderName::from_static("x-should-retry");
+        headers.entry(name).or_insert(HeaderValue::from_static("false"));
+    }
+    let mut pieces = match head {
+        Some(head) => {
+            // Of a longer error the rest is not worth the wait.
+            headers.remove(header::CONTENT_LENGTH);
+            stream::iter([Ok(head)]).boxed()
+        }
+        None => {
+            let body = Body::unbounded(exchange, pieces, &mut headers, is_decoded);
+            watched(body, attempt)
+        }
+    };
+    if let Some(secret) = exchange.own_redactor().secret() {
+        redact_body::headers(&mut headers, secret);
+        pieces = redact_body::body(pieces, secret);
+    }
+    let mut handed_back = http::Response::new(pieces);
+    *handed_back.status_mut() = status;
+    *handed_back.headers_mut() = headers;
+    Ok(handed_back)
+}
+
+/// The pieces of a body, whose end or fall settles the attempt.
+fn watched(body: Body, attempt: Option<Attempt>) -> ForwardBody {
+    stream::unfold(Some((body, attempt)), async |state| {
         let (mut body, mut attempt) = state?;
         let piece = body.next().await;
         if let Ok(Some(piece)) = piece {
@@ -150,33 +254,6 @@ fn hand_back(
             attempt.settle_by(&piece);
         }
         piece.err().map(|error| (Err(error), None))
-    });
-    let mut pieces = pieces.boxed();
-    if let Some(secret) = secret {
-        redact_body::headers(&mut headers, &secret);
-        pieces = redact_body::body(pieces, &secret);
-    }
-    let mut handed_back = http::Response::new(pieces);
-    *handed_back.status_mut() = status;
-    *handed_back.headers_mut() = headers;
-    handed_back
-}
-
-/// Removes the headers of one connection, those that it names itself, and `others`.
-fn remove(headers: &mut HeaderMap, others: &[HeaderName]) {
-    let named = headers.get_all(header::CONNECTION).iter();
-    let named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
-    // A length beside a transfer encoding may be another (RFC 9112, section 6.3).
-    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let is_removed = |name: &&HeaderName| {
-        HOP_BY_HOP.contains(name)
-            || others.contains(name)
-            || named.contains(name)
-            || (is_chunked && **name == header::CONTENT_LENGTH)
-    };
-    let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
-    for name in removed {
-        headers.remove(name);
-    }
+    })
+    .boxed()
 }

@@ -1,27 +1,51 @@
 //! A reply that is read while the model writes it.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::attempt::Attempt;
 use super::body::Body;
-use super::reply::{Assembly, parse_completion};
-use super::sse::{NotUtf8, SseDecoder};
+use super::exchange::Exchange;
+use super::redact::TextRedactor;
+use super::reply::{Assembly, Parsed, parse_completion, start_of};
+use super::sse::{Event, SseDecoder};
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
 };
 
-/// The events of a response, on their way to becoming a reply.
-pub(super) struct Live {
-    /// What was read to see whether the stream is good.
-    first: Option<ReplyChunk>,
-    body: Body,
-    decoder: SseDecoder,
-    assembly: Assembly,
+/// Events that are read without a pause: others have the thread too.
+const EVENTS_AT_A_TIME: usize = 64;
+
+/// What a reply is billed by.
+pub(super) struct Reading {
+    /// The model's id at the endpoint.
+    pub(super) model: String,
+    /// Bytes of text in the request.
+    pub(super) read: usize,
 }
 
-/// A response whose first piece of a reply has arrived: up to here a failure costs nothing but
-/// another attempt.
+impl Reading {
+    /// The reply with what it cost.
+    pub(super) fn bill(&self, exchange: &Exchange, parsed: Parsed) -> Reply {
+        exchange.billed(parsed, &self.model, self.read)
+    }
+}
+
+/// The events of a response, on their way to becoming a reply.
+pub(super) struct Live {
+    /// What was read and not handed on yet.
+    ready: VecDeque<ReplyChunk>,
+    body: Body,
+    reading: Reading,
+    decoder: SseDecoder,
+    assembly: Assembly,
+    redactor: TextRedactor,
+}
+
+/// A response whose first piece of a reply has arrived.
 pub(super) enum Opened {
     /// The endpoint does not stream: the reply is whole.
     Whole(Box<Reply>),
@@ -31,80 +55,100 @@ pub(super) enum Opened {
 
 impl Live {
     /// Waits for the first piece.
-    pub(super) async fn open(mut body: Body) -> Result<Opened, LargeModelError> {
-        let first = body.next().await?.unwrap_or_default();
-        // No event begins like this, but JSON and HTML do.
-        if matches!(first.trim_ascii_start().first(), Some(b'{' | b'<')) {
-            let exchange = std::sync::Arc::clone(&body.exchange);
-            let whole: Bytes = body.whole_from(first).await?;
-            let reply = parse_completion(&whole, exchange.redactor());
-            return reply
-                .map(|reply| Opened::Whole(Box::new(exchange.priced(reply))))
-                .map_err(|fault| exchange.faulty(fault));
+    pub(super) async fn open(mut body: Body, reading: Reading) -> Result<Opened, LargeModelError> {
+        let mut first = Bytes::new();
+        while start_of(&first).is_empty() {
+            let Some(piece) = body.next().await? else { break };
+            first = match first.is_empty() {
+                true => piece,
+                false => [first, piece].concat().into(),
+            };
         }
-        let (decoder, assembly) = (SseDecoder::default(), Assembly::default());
-        let mut live = Box::new(Self { first: None, body, decoder, assembly });
+        // No event begins like this, but JSON and HTML do.
+        if matches!(start_of(&first).first(), Some(b'{' | b'[' | b'<')) {
+            let exchange = Arc::clone(&body.exchange);
+            let whole = body.whole_from(first).await?;
+            let parsed = parse_completion(&whole, exchange.redactor());
+            let parsed = parsed.map_err(|fault| exchange.faulty(fault))?;
+            return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
+        }
+        let redactor = body.exchange.own_redactor().of_pieces();
+        let mut live = Box::new(Self {
+            ready: VecDeque::new(),
+            body,
+            reading,
+            decoder: SseDecoder::default(),
+            assembly: Assembly::default(),
+            redactor,
+        });
         live.decoder.push(&first);
-        live.first = Some(live.next().await?);
+        let first = live.next().await?;
+        live.ready.push_front(first);
         Ok(Opened::Live(live))
     }
 
     /// The next text, or the whole reply, after which there is no next.
     async fn next(&mut self) -> Result<ReplyChunk, LargeModelError> {
-        if let Some(first) = self.first.take() {
-            return Ok(first);
-        }
+        let mut events = 0;
         loop {
-            while let Some(event) = self.decode(SseDecoder::next_event)? {
-                if event.trim() == "[DONE]" {
+            if let Some(ready) = self.ready.pop_front() {
+                return Ok(ready);
+            }
+            if let Some(event) = self.decoder.next_event() {
+                self.take(&event)?;
+                if event.is_mark() || self.assembly.is_settled() {
                     self.body.close().await;
-                    return self.finish(true);
+                    self.finish(event.is_mark())?;
                 }
-                if let Some(text) = self.take(&event)? {
-                    return Ok(text);
+                events += 1;
+                if events % EVENTS_AT_A_TIME == 0 {
+                    tokio::task::yield_now().await;
                 }
+                continue;
             }
             match self.body.next().await {
                 Ok(Some(piece)) => self.decoder.push(&piece),
                 // All that was missing is what it cost.
-                Err(_) if self.assembly.is_complete() => return self.finish(false),
+                Err(_) if self.assembly.is_complete() => self.finish(false)?,
                 Err(error) => return Err(error),
                 Ok(None) => {
-                    let Some(event) = self.decode(SseDecoder::finish)? else {
-                        return self.finish(false);
-                    };
-                    if event.trim() == "[DONE]" {
-                        return self.finish(true);
+                    let last = self.decoder.finish();
+                    if let Some(event) = &last {
+                        self.take(event)?;
                     }
-                    if let Some(text) = self.take(&event)? {
-                        return Ok(text);
-                    }
+                    self.finish(last.is_some_and(|event| event.is_mark()))?;
                 }
             }
         }
     }
 
-    fn take(&mut self, event: &str) -> Result<Option<ReplyChunk>, LargeModelError> {
+    fn take(&mut self, event: &Event) -> Result<(), LargeModelError> {
         let exchange = &self.body.exchange;
         let text = self.assembly.push(event, exchange.redactor());
         let text = text.map_err(|fault| exchange.faulty(fault))?;
-        Ok((!text.is_empty()).then_some(ReplyChunk::Text(text)))
+        self.say(text);
+        Ok(())
     }
 
-    fn decode(
-        &mut self,
-        event: fn(&mut SseDecoder) -> Result<Option<String>, NotUtf8>,
-    ) -> Result<Option<String>, LargeModelError> {
-        event(&mut self.decoder)
-            .map_err(|NotUtf8| self.body.exchange.malformed("the stream is no UTF-8 text"))
+    fn say(&mut self, text: String) {
+        let text = self.redactor.push(text);
+        if !text.is_empty() {
+            self.ready.push_back(ReplyChunk::Text(text));
+        }
     }
 
-    fn finish(&mut self, marked: bool) -> Result<ReplyChunk, LargeModelError> {
-        let exchange = &self.body.exchange;
-        let reply = self.assembly.finish(marked);
-        reply
-            .map(|reply| ReplyChunk::Done(exchange.priced(reply)))
-            .map_err(|fault| exchange.faulty(fault))
+    /// Makes the whole reply of what was read, and of what was held back.
+    fn finish(&mut self, is_marked: bool) -> Result<(), LargeModelError> {
+        let exchange = Arc::clone(&self.body.exchange);
+        let rest = self.assembly.rest();
+        self.say(rest);
+        let rest = self.redactor.finish();
+        if !rest.is_empty() {
+            self.ready.push_back(ReplyChunk::Text(rest));
+        }
+        let parsed = self.assembly.finish(is_marked).map_err(|fault| exchange.faulty(fault))?;
+        self.ready.push_back(ReplyChunk::Done(self.reading.bill(&exchange, parsed)));
+        Ok(())
     }
 }
 

@@ -5,11 +5,18 @@ mod body;
 mod breaker;
 mod client;
 mod config;
+mod content;
+mod decode;
 mod delta;
 mod direct;
 mod exchange;
+mod fields;
 mod forward;
+mod headers;
+mod lenient;
 mod live;
+mod models;
+mod passed_usage;
 mod redact;
 mod redact_body;
 mod reply;
@@ -17,6 +24,7 @@ mod retry;
 mod retry_after;
 mod sse;
 mod transport;
+mod upstream_error;
 mod wire;
 
 pub use body::ForwardBody;
@@ -25,4 +33,5 @@ pub use config::{
     BreakerConfig, LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
 };
 pub use forward::ForwardRequest;
+pub use passed_usage::{PassedUsage, UsageAsked};
 pub use transport::{EndpointSetup, KeyLookup};

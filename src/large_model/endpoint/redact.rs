@@ -20,6 +20,11 @@ impl<'a> Redactor<'a> {
         Self(secret.filter(|secret| secret.len() >= SHORTEST_SECRET))
     }
 
+    /// The same for a text that arrives in pieces.
+    pub(super) fn of_pieces(&self) -> TextRedactor {
+        TextRedactor { secret: self.0.map(str::to_owned), held: String::new() }
+    }
+
     /// What is replaced.
     pub(super) fn secret(&self) -> Option<&'a str> {
         self.0
@@ -72,6 +77,35 @@ impl<'a> Redactor<'a> {
     }
 }
 
+/// Replaces a credential in a text that arrives in pieces. Nothing is held back but what may be
+/// the beginning of it.
+pub(super) struct TextRedactor {
+    secret: Option<String>,
+    held: String,
+}
+
+impl TextRedactor {
+    /// Takes a piece; gives what can be handed on.
+    pub(super) fn push(&mut self, text: String) -> String {
+        let Some(secret) = &self.secret else { return text };
+        self.held.push_str(&text);
+        if self.held.contains(secret) {
+            self.held = self.held.replace(secret, REDACTED);
+        }
+        let begins = |length: &usize| {
+            secret.get(..*length).is_some_and(|beginning| self.held.ends_with(beginning))
+        };
+        let kept = (1..secret.len()).rev().find(begins).unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - kept);
+        std::mem::replace(&mut self.held, rest)
+    }
+
+    /// What was held back.
+    pub(super) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -87,6 +121,25 @@ mod tests {
         // A credential that straddles the cut leaves no part of itself.
         let body = format!("{}sk-0123456789", "x".repeat(HEAD - 5));
         assert!(!redactor.head(body.as_bytes()).contains("sk-"));
+    }
+
+    #[test]
+    fn the_credential_is_replaced_across_pieces() {
+        let table: [(&[&str], &str); 4] = [
+            (&["a sk-01", "23456789 b"], "a |[redacted] b|"),
+            (&["a sk-0", "x"], "a |sk-0x|"),
+            (&["sk-0123456789"], "[redacted]|"),
+            (&["a", "sk-"], "a||sk-"),
+        ];
+        for (pieces, expected) in table {
+            let mut redactor = Redactor::new(Some("Bearer sk-0123456789")).of_pieces();
+            let mut out: Vec<_> =
+                pieces.iter().map(|piece| redactor.push((*piece).to_owned())).collect();
+            out.push(redactor.finish());
+            assert_eq!(out.join("|"), expected, "{pieces:?}");
+        }
+        let mut none = Redactor::new(None).of_pieces();
+        assert_eq!(none.push("sk-".to_owned()), "sk-");
     }
 
     #[test]

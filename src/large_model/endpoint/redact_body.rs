@@ -36,8 +36,11 @@ pub(super) fn body(pieces: ForwardBody, secret: &str) -> ForwardBody {
 
 /// Removes the headers that hold the secret.
 pub(super) fn headers(headers: &mut HeaderMap, secret: &str) {
-    let held =
-        headers.iter().filter(|(_, value)| find(value.as_bytes(), secret.as_bytes()).is_some());
+    // Names are in lower case.
+    let lower = secret.to_ascii_lowercase();
+    let held = headers.iter().filter(|(name, value)| {
+        find(value.as_bytes(), secret.as_bytes()).is_some() || name.as_str().contains(&lower)
+    });
     let names: Vec<HeaderName> = held.map(|(name, _)| name.clone()).collect();
     for name in names {
         headers.remove(name);
@@ -138,6 +141,7 @@ mod tests {
         let mut map = HeaderMap::new();
         map.insert("x-a", "Bearer sk-sk-12".parse().unwrap());
         map.insert("x-b", "sk-sk-1".parse().unwrap());
+        map.insert("x-sk-sk-12", "1".parse().unwrap());
         headers(&mut map, SECRET);
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-b"]);
     }

@@ -3,10 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::delta::PartialMessage;
+use super::content::{finish_reason, flatten, mend_calls};
+use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
+use super::lenient::{self, Joiner};
 use super::redact::Redactor;
+use super::sse::{Event, SseDecoder};
+use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
-use crate::large_model::Reply;
+use crate::large_model::reported_usage;
 use crate::trajectory::TokenUsage;
 
 /// Why a body is no reply; becomes an error when the model's name is known.
@@ -20,18 +24,20 @@ pub(super) enum Fault {
     Upstream(UpstreamError),
 }
 
-/// What an endpoint says about its own failure.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct UpstreamError {
-    /// The HTTP status, given by the response or named in the error.
-    pub(super) status: u16,
-    pub(super) message: String,
-    /// The error object, if there was one.
-    pub(super) body: Option<Value>,
+impl From<TooManyCalls> for Fault {
+    fn from(_: TooManyCalls) -> Self {
+        Self::Malformed(format!("it calls more than {MAX_CALLS} tools"))
+    }
 }
 
-/// Characters of an endpoint's own message that are kept.
-const MESSAGE: usize = 1_000;
+/// A reply as its endpoint sent it; what it cost is worked out later.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Parsed {
+    pub(super) message: ChatMessage,
+    pub(super) finish_reason: String,
+    /// `None` where the endpoint does not say.
+    pub(super) usage: Option<TokenUsage>,
+}
 
 #[derive(Deserialize)]
 struct Completion {
@@ -53,10 +59,13 @@ struct Choice {
     delta: Option<Map<String, Value>>,
     #[serde(default)]
     finish_reason: Value,
+    #[serde(default)]
+    error: Value,
 }
 
-/// The reply in the body of a Chat Completions response.
-pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Reply, Fault> {
+/// The reply in the body of a Chat Completions response. Endpoints that answer by a stream, or by
+/// a chunk on each line, though they were not asked to, are understood.
+pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
     let malformed = |what: &str| {
         let head = redactor.head(body);
         Fault::Malformed(if head.is_empty() {
@@ -65,60 +74,81 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Re
             format!("{what}: `{head}`")
         })
     };
-    if body.trim_ascii_start().starts_with(b"<") {
+    let start = start_of(body);
+    if start.starts_with(b"<") {
         return Err(malformed("the body is HTML"));
     }
-    let completion: Completion = serde_json::from_slice(body).map_err(|error| {
-        malformed(if error.is_data() { "the JSON is no completion" } else { "the body is no JSON" })
-    })?;
-    if let Some(error) = upstream_error(completion.error, None, redactor) {
+    let parsed = match lenient::parse::<Completion>(start) {
+        Ok(parsed) => parsed,
+        Err(_) if !start.starts_with(b"{") && has_events(start) => {
+            return parse_events(start, redactor);
+        }
+        Err(_) if start.starts_with(b"{") && is_chunk_a_line(start) => {
+            return parse_lines(start, redactor);
+        }
+        Err(error) if error.is_data() => return Err(malformed("the JSON is no completion")),
+        Err(_) => return Err(malformed("the body is no JSON")),
+    };
+    let completion = parsed.value;
+    if let Some(error) = UpstreamError::of(completion.error, None, redactor) {
         return Err(Fault::Upstream(error));
     }
-    let choice = completion.choices.unwrap_or_default().into_iter().next();
-    let choice = choice.ok_or_else(|| malformed("it has no choices"))?;
-    let message = choice.message.ok_or_else(|| malformed("its first choice has no message"))?;
-    build_reply(message, choice.finish_reason.as_str(), usage(&completion.usage))
-}
-
-/// The message of an error response, and its error object.
-pub(super) fn parse_error(status: u16, body: &[u8], redactor: Redactor<'_>) -> UpstreamError {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let error = match &value {
-        Value::Object(fields) => fields.get("error").unwrap_or(&value).clone(),
-        _ => Value::Null,
+    let Some(choice) = completion.choices.unwrap_or_default().into_iter().next() else {
+        let fields = lenient::parse::<Map<String, Value>>(start).map(|parsed| parsed.value);
+        let error = fields.ok().and_then(|fields| UpstreamError::bare(&fields, redactor));
+        return Err(error.map_or_else(|| malformed("it has no choices"), Fault::Upstream));
     };
-    upstream_error(error, Some(status), redactor).unwrap_or_else(|| UpstreamError {
-        status,
-        message: match redactor.head(body) {
-            head if head.is_empty() => "no message".to_owned(),
-            head => head,
-        },
-        body: None,
-    })
+    if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
+        return Err(Fault::Upstream(error));
+    }
+    let message = choice.message.or(choice.delta);
+    let message = message.ok_or_else(|| malformed("its first choice has no message"))?;
+    let message = if parsed.is_mended { joined(message) } else { message };
+    build_reply(message, choice.finish_reason.as_str(), reported_usage(&completion.usage))
 }
 
-/// An error as the many endpoints write it: an object with a `message`, or just a string.
-fn upstream_error(
-    error: Value,
-    status: Option<u16>,
-    redactor: Redactor<'_>,
-) -> Option<UpstreamError> {
-    if error.is_null() || error == Value::Object(Map::new()) {
-        return None;
+/// A body without what may stand before its JSON.
+pub(super) fn start_of(body: &[u8]) -> &[u8] {
+    let body = body.trim_ascii_start();
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
+}
+
+fn joined(fields: Map<String, Value>) -> Map<String, Value> {
+    fields.into_iter().map(|(key, value)| (key, lenient::joined(value))).collect()
+}
+
+/// Whether a body is a stream of events.
+fn has_events(body: &[u8]) -> bool {
+    let mut lines = body.split(|byte| matches!(byte, b'\n' | b'\r'));
+    lines.any(|line| line.starts_with(b"data:"))
+}
+
+/// Whether a body has a whole JSON object on its first line and more after it.
+fn is_chunk_a_line(body: &[u8]) -> bool {
+    let end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
+    end < body.len() && lenient::parse::<Completion>(&body[..end]).is_ok()
+}
+
+fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
+    let (mut decoder, mut assembly) = (SseDecoder::default(), Assembly::default());
+    decoder.push(body);
+    let mut is_marked = false;
+    while let Some(event) = decoder.next_event().or_else(|| decoder.finish()) {
+        is_marked |= event.is_mark();
+        if is_marked {
+            break;
+        }
+        assembly.push(&event, redactor)?;
     }
-    let message = ["message", "detail", "error"]
-        .iter()
-        .find_map(|key| error.get(key)?.as_str().map(str::to_owned))
-        .or_else(|| error.as_str().map(str::to_owned))
-        .unwrap_or_else(|| error.to_string());
-    // Inside a good response the code often is the status of a service further up.
-    let code = ["code", "status"].iter().find_map(|key| error.get(key)?.as_u64());
-    let code = code.filter(|code| (400..600).contains(code)).map_or(502, |code| code as u16);
-    Some(UpstreamError {
-        status: status.unwrap_or(code),
-        message: redactor.short(&message, MESSAGE),
-        body: error.is_object().then(|| redactor.json(error)),
-    })
+    assembly.finish(is_marked)
+}
+
+fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
+    let mut assembly = Assembly::default();
+    for line in body.split(|byte| *byte == b'\n') {
+        assembly.push(&Event { name: String::new(), data: line.to_vec() }, redactor)?;
+    }
+    assembly.finish(false)
 }
 
 /// A reply that arrives in pieces.
@@ -126,37 +156,76 @@ fn upstream_error(
 pub(super) struct Assembly {
     message: Option<PartialMessage>,
     finish_reason: Option<String>,
-    usage: TokenUsage,
+    usage: Option<TokenUsage>,
+    /// Where characters came in halves.
+    joiner: Option<Joiner>,
 }
 
 impl Assembly {
-    /// Takes the data of one event; gives the text that it adds to the reply.
-    pub(super) fn push(&mut self, data: &str, redactor: Redactor<'_>) -> Result<String, Fault> {
-        let chunk: Completion = serde_json::from_str(data).map_err(|_| {
-            let head = redactor.head(data.as_bytes());
-            Fault::Malformed(format!("an event of the stream is no completion chunk: `{head}`"))
-        })?;
-        if let Some(error) = upstream_error(chunk.error, None, redactor) {
+    /// Takes an event; gives the text that it adds to the reply. Heartbeats, and events of other
+    /// names that are no chunks, add nothing.
+    pub(super) fn push(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
+        let mut data = start_of(&event.data);
+        if data.starts_with(b"[{") {
+            // As Google writes errors.
+            data = data[1..].trim_ascii_end().strip_suffix(b"]").unwrap_or(data);
+        }
+        if event.name != "error" && !data.starts_with(b"{") {
+            return Ok(String::new());
+        }
+        let parsed = match lenient::parse::<Completion>(data) {
+            Ok(parsed) => parsed,
+            Err(_) if event.name == "error" => {
+                let error = UpstreamError::of(redactor.head(data).into(), None, redactor);
+                return error.map_or(Ok(String::new()), |error| Err(Fault::Upstream(error)));
+            }
+            Err(_) if event.is_foreign() => return Ok(String::new()),
+            Err(_) => {
+                let head = redactor.head(data);
+                let what = "an event of the stream is no completion chunk";
+                return Err(Fault::Malformed(format!("{what}: `{head}`")));
+            }
+        };
+        let chunk = parsed.value;
+        if let Some(error) = UpstreamError::of(chunk.error, None, redactor) {
             return Err(Fault::Upstream(error));
         }
-        if chunk.usage.is_object() {
-            self.usage = usage(&chunk.usage);
+        let Some(choices) = chunk.choices else {
+            self.usage = reported_usage(&chunk.usage).or(self.usage);
+            let fields = lenient::parse::<Map<String, Value>>(data).map(|parsed| parsed.value);
+            let error = fields.ok().filter(|_| event.name == "error" || !event.is_foreign());
+            let error = error.and_then(|fields| UpstreamError::bare(&fields, redactor));
+            return error.map_or(Ok(String::new()), |error| Err(Fault::Upstream(error)));
+        };
+        self.usage = reported_usage(&chunk.usage).or(self.usage);
+        if parsed.is_mended {
+            self.joiner.get_or_insert_default();
         }
         let mut text = String::new();
-        for choice in chunk.choices.unwrap_or_default() {
+        for choice in choices {
             // Further choices were not asked for.
             if choice.index.as_u64().unwrap_or(0) != 0 {
                 continue;
+            }
+            if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
+                return Err(Fault::Upstream(error));
             }
             if let Some(reason) = choice.finish_reason.as_str() {
                 self.finish_reason = Some(reason.to_owned());
             }
             if let Some(delta) = choice.delta.or(choice.message) {
-                text.push_str(delta.get("content").and_then(Value::as_str).unwrap_or_default());
-                self.message.get_or_insert_default().add(delta);
+                text.push_str(&self.message.get_or_insert_default().add(delta)?);
             }
         }
-        Ok(text)
+        Ok(match &mut self.joiner {
+            Some(joiner) => joiner.push(&text),
+            None => text,
+        })
+    }
+
+    /// The text that was held back in the hope of the rest of its last character.
+    pub(super) fn rest(&mut self) -> String {
+        self.joiner.as_mut().map(Joiner::finish).unwrap_or_default()
     }
 
     /// Whether the endpoint said that nothing of the message is missing.
@@ -164,55 +233,82 @@ impl Assembly {
         self.finish_reason.is_some()
     }
 
-    /// The whole reply. `marked`: whether the stream was closed by its `[DONE]`.
-    pub(super) fn finish(&mut self, marked: bool) -> Result<Reply, Fault> {
-        let Some(message) = self.message.take() else {
+    /// Whether nothing more can come that matters: the message is complete, and its price known.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_complete() && self.usage.is_some()
+    }
+
+    /// The whole reply. `is_marked`: whether the stream was closed by its `[DONE]`.
+    pub(super) fn finish(&mut self, is_marked: bool) -> Result<Parsed, Fault> {
+        if self.message.is_none() && !self.is_complete() {
             return Err(Fault::Malformed("the stream has no message".to_owned()));
-        };
-        if !marked && !self.is_complete() {
+        }
+        if !is_marked && !self.is_complete() {
             let what = "the stream ended without a finish reason and without `[DONE]`";
             return Err(Fault::Malformed(what.to_owned()));
         }
-        build_reply(message.into_fields(), self.finish_reason.as_deref(), self.usage)
+        let mut fields = self.message.take().unwrap_or_default().into_fields();
+        if self.joiner.is_some() {
+            fields = joined(fields);
+        }
+        build_reply(fields, self.finish_reason.as_deref(), self.usage)
     }
 }
 
 /// A reply from the fields of its message.
 fn build_reply(
     mut fields: Map<String, Value>,
-    finish_reason: Option<&str>,
-    usage: TokenUsage,
-) -> Result<Reply, Fault> {
-    let finish_reason = finish_reason.unwrap_or("stop").to_owned();
+    said: Option<&str>,
+    usage: Option<TokenUsage>,
+) -> Result<Parsed, Fault> {
+    if said == Some("error") {
+        return Err(Fault::Malformed("it ended with the finish reason `error`".to_owned()));
+    }
     let content = fields.shift_remove("content").unwrap_or_default();
+    let content = flatten(content, &mut fields);
+    mend_calls(&mut fields);
+    if fields
+        .get("tool_calls")
+        .and_then(Value::as_array)
+        .is_some_and(|calls| calls.len() > MAX_CALLS)
+    {
+        return Err(TooManyCalls.into());
+    }
+    let has_calls = fields.contains_key("tool_calls");
+    let finish_reason = finish_reason(said, has_calls).to_owned();
     let role = match fields.shift_remove("role") {
         Some(Value::String(role)) if !role.is_empty() => role,
         _ => "assistant".to_owned(),
     };
-    match &content {
-        Value::String(_) | Value::Array(_) => {}
+    let content = match content {
+        Value::String(_) | Value::Array(_) => content,
         // These stand in for the content.
         Value::Null
             if ["tool_calls", "function_call", "refusal", "audio"]
                 .iter()
-                .any(|key| fields.get(*key).is_some_and(|value| !is_empty(value))) => {}
-        Value::Null => {
-            return Err(match finish_reason.as_str() {
-                "length" => Fault::Rejected(
-                    "its token limit was used up before any content\nhint: raise `max_tokens`"
-                        .into(),
-                ),
-                "content_filter" => Fault::Rejected("its content filter withheld the reply".into()),
-                _ => Fault::Malformed("its message has neither content nor tool calls".into()),
-            });
+                .any(|key| fields.get(*key).is_some_and(|value| !is_empty(value))) =>
+        {
+            Value::Null
         }
+        Value::Null => match finish_reason.as_str() {
+            "length" => {
+                let reason =
+                    "its token limit was used up before any content\nhint: raise `max_tokens`";
+                return Err(Fault::Rejected(reason.to_owned()));
+            }
+            "content_filter" => {
+                return Err(Fault::Rejected("its content filter withheld the reply".to_owned()));
+            }
+            // It chose to say nothing, or nothing but thoughts.
+            _ => Value::String(String::new()),
+        },
         other => {
             let kind = if other.is_object() { "an object" } else { "a number or a boolean" };
             return Err(Fault::Malformed(format!("the content of its message is {kind}")));
         }
-    }
+    };
     let message = ChatMessage { role, content, extra: fields };
-    Ok(Reply { message, finish_reason, usage, cost: 0.0 })
+    Ok(Parsed { message, finish_reason, usage })
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -222,12 +318,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         _ => false,
     }
-}
-
-/// What was billed; zero where the endpoint does not say.
-fn usage(value: &Value) -> TokenUsage {
-    let count = |key| value.get(key).and_then(Value::as_u64).unwrap_or(0);
-    TokenUsage::reported(count("prompt_tokens"), count("completion_tokens"))
 }
 
 #[cfg(test)]

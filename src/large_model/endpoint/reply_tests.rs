@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::large_model::endpoint::upstream_error::parse_error;
 
 const NONE: fn() -> Redactor<'static> = || Redactor::new(None);
 
@@ -14,18 +15,8 @@ fn completion(message: Value, finish_reason: Value) -> Value {
     })
 }
 
-fn parse(body: &Value) -> Result<Reply, Fault> {
+fn parse(body: &Value) -> Result<Parsed, Fault> {
     parse_completion(body.to_string().as_bytes(), NONE())
-}
-
-#[test]
-fn usage_beyond_reason_is_cut_to_it() {
-    let body = json!({"choices": [{"message": {"content": "a"}}],
-                      "usage": {"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX}});
-    let reply = parse_completion(body.to_string().as_bytes(), Redactor::new(None)).unwrap();
-    let mut sum = reply.usage;
-    sum += reply.usage;
-    assert_eq!(sum.prompt_tokens + sum.completion_tokens, 4 * u64::from(u32::MAX));
 }
 
 #[test]
@@ -36,7 +27,7 @@ fn a_reply_keeps_what_it_is_not_asked_about() {
     assert_eq!(reply.message.as_text(), "hi");
     assert_eq!(reply.message.extra["annotations"], json!([1]));
     assert_eq!(reply.finish_reason, "stop");
-    assert_eq!(reply.usage, TokenUsage { prompt_tokens: 7, completion_tokens: 3 });
+    assert_eq!(reply.usage, Some(TokenUsage { prompt_tokens: 7, completion_tokens: 3 }));
 }
 
 #[test]
@@ -44,18 +35,18 @@ fn what_may_be_missing() {
     let reply = parse(&json!({"choices": [{"message": {"content": ""}}]})).unwrap();
     assert_eq!(reply.message, ChatMessage::text("assistant", ""));
     assert_eq!(reply.finish_reason, "stop");
-    assert_eq!(reply.usage, TokenUsage::default());
+    assert_eq!(reply.usage, None);
     let usage = json!({"choices": [{"message": {"content": ""}}], "error": null,
                        "usage": {"prompt_tokens": null, "completion_tokens": 2}});
-    assert_eq!(parse(&usage).unwrap().usage, TokenUsage { prompt_tokens: 0, completion_tokens: 2 });
+    let expected = TokenUsage { prompt_tokens: 0, completion_tokens: 2 };
+    assert_eq!(parse(&usage).unwrap().usage, Some(expected));
 }
 
 #[test]
 fn content_in_parts_and_tool_calls() {
     let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
     let reply = parse(&completion(json!({"content": parts}), json!("stop"))).unwrap();
-    assert_eq!(reply.message.content, parts);
-    assert_eq!(reply.message.as_text(), "a\nb");
+    assert_eq!(reply.message.content, json!("ab"));
     let calls = json!([{"id": "c1", "type": "function",
                         "function": {"name": "f", "arguments": "{}"}}]);
     let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
@@ -81,7 +72,6 @@ fn bodies_that_are_no_reply() {
         ("{\"choices\": []}", "it has no choices: `{\"choices\": []}`"),
         ("{\"choices\": null}", "it has no choices: `{\"choices\": null}`"),
         ("{\"choices\": [{}]}", "its first choice has no message: `{\"choices\": [{}]}`"),
-        (&null("stop"), "its message has neither content nor tool calls"),
         (
             "{\"choices\": [{\"message\": {\"content\": 7}}]}",
             "the content of its message is a number or a boolean",
@@ -99,6 +89,7 @@ fn bodies_that_are_no_reply() {
             other => panic!("{body}: {other:?}"),
         }
     }
+    assert_eq!(parse_completion(null("stop").as_bytes(), NONE()).unwrap().message.as_text(), "");
     for reason in ["length", "content_filter"] {
         let result = parse_completion(null(reason).as_bytes(), NONE());
         assert!(matches!(result, Err(Fault::Rejected(_))), "{reason}: {result:?}");
@@ -107,10 +98,23 @@ fn bodies_that_are_no_reply() {
 
 #[test]
 fn an_error_inside_a_good_response() {
+    for nothing in
+        [json!(""), json!(false), json!(null), json!({}), json!({"code": 0, "message": ""})]
+    {
+        let body = json!({"choices": [{"message": {"content": "a"}}], "error": nothing});
+        assert_eq!(parse(&body).unwrap().message.as_text(), "a", "{nothing}");
+    }
     let table = [
         (json!({"error": {"message": "busy", "code": 429}}), 429, "busy", true),
         (json!({"error": {"message": "busy", "code": "overloaded"}}), 502, "busy", true),
         (json!({"error": {"code": 200}}), 502, "{\"code\":200}", true),
+        (json!({"error": {"message": "busy", "code": "429"}}), 429, "busy", true),
+        (
+            json!({"choices": [{"error": {"message": "busy"}}], "error": {"message": "busy"}}),
+            502,
+            "busy",
+            true,
+        ),
         (json!({"error": "busy", "choices": []}), 502, "busy", false),
     ];
     for (body, status, message, object) in table {
@@ -127,6 +131,7 @@ fn errors_of_many_shapes() {
         ("{\"error\": \"m\"}", "m"),
         ("{\"message\": \"m\"}", "m"),
         ("{\"detail\": \"m\"}", "m"),
+        ("[{\"error\": {\"message\": \"m\", \"code\": 400}}]", "m"),
         ("{\"error\": {\"type\": \"t\"}}", "{\"type\":\"t\"}"),
         ("<h1>Bad\n gateway</h1>", "<h1>Bad gateway</h1>"),
         ("", "no message"),
@@ -145,11 +150,15 @@ fn errors_of_many_shapes() {
     assert!(!format!("{error:?}").contains("planted"));
 }
 
-fn assemble(events: &[Value], marked: bool) -> Result<(Vec<String>, Reply), Fault> {
+fn named(name: &str, data: &str) -> Event {
+    Event { name: name.to_owned(), data: data.into() }
+}
+
+fn assemble(events: &[Value], marked: bool) -> Result<(Vec<String>, Parsed), Fault> {
     let mut assembly = Assembly::default();
     let mut texts = Vec::new();
     for event in events {
-        let text = assembly.push(&event.to_string(), NONE())?;
+        let text = assembly.push(&named("", &event.to_string()), NONE())?;
         if !text.is_empty() {
             texts.push(text);
         }
@@ -182,7 +191,7 @@ fn a_stream_becomes_the_same_reply() {
     assert_eq!(reply.message.as_text(), "ab");
     assert_eq!(reply.message.extra["reasoning_content"], json!("r1r2"));
     assert_eq!(reply.finish_reason, "length");
-    assert_eq!(reply.usage, TokenUsage { prompt_tokens: 7, completion_tokens: 3 });
+    assert_eq!(reply.usage, Some(TokenUsage { prompt_tokens: 7, completion_tokens: 3 }));
 }
 
 #[test]
@@ -196,7 +205,7 @@ fn how_a_stream_may_end() {
         ("neither", vec![text], false, false),
         ("nothing in it", vec![], true, false),
         ("no message", vec![json!({"choices": []})], true, false),
-        ("a message without content", vec![end], true, false),
+        ("a message without content", vec![end], true, true),
     ];
     for (name, events, marked, good) in table {
         let result = assemble(&events, marked);
@@ -210,8 +219,9 @@ fn how_a_stream_may_end() {
 #[test]
 fn events_that_break_a_stream() {
     let mut assembly = Assembly::default();
-    let cut = assembly.push("{\"choices\": [{\"del", NONE());
+    let cut = assembly.push(&named("", "{\"choices\": [{\"del"), NONE());
     assert!(matches!(cut, Err(Fault::Malformed(reason)) if reason.contains("[{\"del")));
-    let error = assembly.push("{\"error\": {\"message\": \"gone\", \"code\": 503}}", NONE());
+    let error =
+        assembly.push(&named("", "{\"error\": {\"message\": \"gone\", \"code\": 503}}"), NONE());
     assert!(matches!(error, Err(Fault::Upstream(error)) if error.status == 503));
 }

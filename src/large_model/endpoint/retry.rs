@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::RetryConfig;
-use crate::large_model::{LargeModelError, Phase};
+use crate::large_model::LargeModelError;
 
 /// What a failed attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,6 @@ impl Failure for LargeModelError {
     fn advice(&self) -> Advice {
         match self {
             Self::CircuitOpen { .. } => Advice::NotMade,
-            // Time that is spent inside a reply is not spent again.
-            Self::Timeout { phase, .. }
-                if !matches!(phase, Phase::Connection | Phase::FirstByte) =>
-            {
-                Advice::GiveUp
-            }
             Self::Status { retry_after, .. } if self.is_transient() => {
                 Advice::Retry { after: *retry_after }
             }
@@ -46,8 +40,9 @@ impl Failure for LargeModelError {
 }
 
 /// How long to wait before retry number `retry` (from 0): a time drawn evenly from zero to the
-/// exponential bound ("full jitter"), not less than the endpoint asked for, never more than the
-/// cap. `None` when the retries are used up, or when less than that remains.
+/// exponential bound ("full jitter"), not less than the endpoint asked for. `None` when the retries
+/// are used up, when less than that remains, or when the endpoint asked for more than the cap: it
+/// would refuse whatever comes earlier.
 fn next_wait(
     config: &RetryConfig,
     retry: u32,
@@ -62,11 +57,10 @@ fn next_wait(
     let bound = config.base_ms.saturating_mul(factor).min(config.cap_ms);
     let jittered = Duration::from_micros(rng.random_range(0..=bound.saturating_mul(1_000)));
     let asked = after.unwrap_or_default();
-    // Asked for more time than there is: the caller learns at once, and what the endpoint said.
-    if asked >= remaining {
+    if asked > Duration::from_millis(config.cap_ms) {
         return None;
     }
-    let wait = jittered.max(asked).min(Duration::from_millis(config.cap_ms));
+    let wait = jittered.max(asked);
     (wait < remaining).then_some(wait)
 }
 
@@ -155,7 +149,7 @@ mod tests {
             ("retries used up", CONFIG, 3, None, PLENTY, None),
             ("no retries at all", RetryConfig { max: 0, ..CONFIG }, 0, None, PLENTY, None),
             ("as long as asked", zero, 0, Some(MS(200)), PLENTY, Some(MS(200))),
-            ("asked for more than the cap", zero, 0, Some(MS(900)), PLENTY, Some(MS(350))),
+            ("asked for more than the cap", zero, 0, Some(MS(900)), PLENTY, None),
             ("asked for more than remains", zero, 0, Some(MS(900)), MS(800), None),
             ("asked for all that remains", zero, 0, Some(MS(300)), MS(300), None),
             ("nothing remains", zero, 0, None, Duration::ZERO, None),

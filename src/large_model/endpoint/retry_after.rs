@@ -12,8 +12,8 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         return Some(Duration::from_millis(millis));
     }
     let value = header("retry-after")?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
     }
     Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default())
 }
@@ -32,6 +32,8 @@ mod tests {
         let table = [
             ("retry-after", "3", millis(3_000)),
             ("retry-after", " 0 ", millis(0)),
+            ("retry-after", "1.5", millis(1_500)),
+            ("retry-after", "1e400", None),
             ("retry-after-ms", "250", millis(250)),
             ("retry-after", "Sun, 01 Mar 2026 00:00:07 GMT", millis(7_000)),
             ("retry-after", "Sat, 28 Feb 2026 23:59:59 GMT", millis(0)),

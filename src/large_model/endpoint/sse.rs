@@ -1,58 +1,83 @@
-//! A decoder of server-sent events that only cares about their data.
+//! A decoder of server-sent events that only cares about their names and data.
 
-/// Takes bytes as they arrive and gives the `data` of whole events. It holds no more than what
-/// was pushed since the last event; whoever pushes bounds that.
-#[derive(Debug, Default)]
-pub(super) struct SseDecoder {
-    /// Bytes that are not read as lines yet.
-    bytes: Vec<u8>,
-    /// How many of them are known to hold no line's end.
-    scanned: usize,
-    /// The data lines of the event so far.
-    data: Option<String>,
-    started: bool,
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Empty where the stream gives none.
+    pub(super) name: String,
+    /// Its data lines, joined by line feeds. Characters may be cut anywhere.
+    pub(super) data: Vec<u8>,
 }
 
-/// A stream that is no text.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotUtf8;
+impl Event {
+    /// Whether it marks the end of a stream.
+    pub(super) fn is_mark(&self) -> bool {
+        self.data.trim_ascii() == b"[DONE]"
+    }
+
+    /// Whether it bears a name that a message does not have, such as `ping`.
+    pub(super) fn is_foreign(&self) -> bool {
+        !matches!(self.name.as_str(), "" | "message" | "error")
+    }
+}
+
+/// Takes bytes as they arrive and gives whole events. It holds no more than what was pushed since
+/// the last event; the caller bounds that.
+#[derive(Debug, Default)]
+pub(super) struct SseDecoder {
+    bytes: Vec<u8>,
+    /// How many of them have been read as lines.
+    read: usize,
+    /// How many are known to hold no line's end.
+    scanned: usize,
+    name: String,
+    /// The data lines of the event so far.
+    data: Option<Vec<u8>>,
+    started: bool,
+}
 
 impl SseDecoder {
     /// Adds what arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        // Once for what arrived together, not for every event in it.
+        self.bytes.drain(..self.read);
+        self.scanned -= self.read;
+        self.read = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The data of the next whole event; `None` until more arrives.
-    pub(super) fn next_event(&mut self) -> Result<Option<String>, NotUtf8> {
-        let mut start = 0;
-        let mut event = None;
-        while event.is_none() {
-            let Some((end, next)) = self.line_end() else { break };
-            let line = std::str::from_utf8(&self.bytes[start..end]).map_err(|_| NotUtf8)?;
-            if line.is_empty() {
-                event = self.data.take();
-            } else {
-                read_line(line, &mut self.started, &mut self.data);
+    /// The next whole event; `None` until more arrives.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        while let Some((end, next)) = self.line_end() {
+            let line = self.read..end;
+            (self.read, self.scanned) = (next, next);
+            if !line.is_empty() {
+                self.read_line(line);
+            } else if let Some(event) = self.event() {
+                return Some(event);
             }
-            (start, self.scanned) = (next, next);
         }
-        self.bytes.drain(..start);
-        self.scanned -= start;
-        Ok(event)
+        None
     }
 
     /// What an event whose closing blank line never came holds: some servers leave it out at the
-    /// end. An event that was cut in the middle looks the same; whoever parses it can tell.
-    pub(super) fn finish(&mut self) -> Result<Option<String>, NotUtf8> {
-        let rest = std::mem::take(&mut self.bytes);
-        let line = std::str::from_utf8(&rest).map_err(|_| NotUtf8)?;
-        read_line(line.trim_end_matches('\r'), &mut self.started, &mut self.data);
-        self.scanned = 0;
-        Ok(self.data.take())
+    /// end. An event that was cut in the middle looks the same; its parser can tell.
+    pub(super) fn finish(&mut self) -> Option<Event> {
+        let end = self.bytes.len() - usize::from(self.bytes.ends_with(b"\r"));
+        if self.read < end {
+            self.read_line(self.read..end);
+        }
+        (self.read, self.scanned) = (0, 0);
+        self.bytes.clear();
+        self.event()
     }
 
-    /// Where the line at the front ends, and where the next begins. A line ends with a line feed,
+    fn event(&mut self) -> Option<Event> {
+        let name = std::mem::take(&mut self.name);
+        self.data.take().map(|data| Event { name, data })
+    }
+
+    /// Where the next line ends, and where the one after it begins. A line ends with a line feed,
     /// a carriage return, or both; a carriage return at the very end may be half of both.
     fn line_end(&mut self) -> Option<(usize, usize)> {
         let found =
@@ -69,23 +94,25 @@ impl SseDecoder {
             _ => Some((end, end + 1)),
         }
     }
-}
 
-/// Adds a line that is not empty to the event. Comments and fields other than `data` say nothing.
-fn read_line(line: &str, started: &mut bool, data: &mut Option<String>) {
-    let line = if *started { line } else { line.strip_prefix('\u{feff}').unwrap_or(line) };
-    *started = true;
-    let (field, value) = line.split_once(':').unwrap_or((line, ""));
-    if field != "data" {
-        return;
-    }
-    let value = value.strip_prefix(' ').unwrap_or(value);
-    match data {
-        Some(data) => {
-            data.push('\n');
-            data.push_str(value);
+    /// Adds a line that is not empty to the event. Comments and other fields say nothing.
+    fn read_line(&mut self, at: std::ops::Range<usize>) {
+        let mut line = &self.bytes[at];
+        if !std::mem::replace(&mut self.started, true) {
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         }
-        None => *data = Some(value.to_owned()),
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (field, value) = colon.map_or((line, &[][..]), |at| (&line[..at], &line[at + 1..]));
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match (field, &mut self.data) {
+            (b"event", _) => self.name = String::from_utf8_lossy(value).into_owned(),
+            (b"data", Some(data)) => {
+                data.push(b'\n');
+                data.extend_from_slice(value);
+            }
+            (b"data", data) => *data = Some(value.to_vec()),
+            _ => {}
+        }
     }
 }
 
@@ -98,16 +125,18 @@ mod tests {
     use super::*;
 
     /// The events of a stream that arrives in pieces of `size` bytes, then those at its end.
-    fn decode(stream: &[u8], size: usize) -> Result<(Vec<String>, Option<String>), NotUtf8> {
+    fn decode(stream: &[u8], size: usize) -> (Vec<Event>, Option<Event>) {
         let mut decoder = SseDecoder::default();
         let mut events = Vec::new();
         for piece in stream.chunks(size) {
             decoder.push(piece);
-            while let Some(event) = decoder.next_event()? {
-                events.push(event);
-            }
+            events.extend(std::iter::from_fn(|| decoder.next_event()));
         }
-        Ok((events, decoder.finish()?))
+        (events, decoder.finish())
+    }
+
+    fn data(event: Event) -> String {
+        String::from_utf8(event.data).unwrap()
     }
 
     #[test]
@@ -130,17 +159,23 @@ mod tests {
         ];
         for (stream, events, rest) in table {
             for size in [1, 2, 3, 5, 1_000] {
-                let (got, last) = decode(stream.as_bytes(), size).unwrap();
+                let (got, last) = decode(stream.as_bytes(), size);
+                let got: Vec<_> = got.into_iter().map(data).collect();
                 assert_eq!(got, events, "{stream:?} in pieces of {size}");
-                assert_eq!(last.as_deref(), rest, "{stream:?} in pieces of {size}");
+                assert_eq!(last.map(data).as_deref(), rest, "{stream:?} in pieces of {size}");
             }
         }
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_an_error() {
-        assert_eq!(decode(b"data: \xff\xfe\n\n", 100), Err(NotUtf8));
-        assert_eq!(decode(b"data: \xe2\x82", 1), Err(NotUtf8));
+    fn names_and_bytes() {
+        let stream = b"event: ping\ndata: a\n\ndata: \xff\n\nevent: error\n\ndata: c\n\n";
+        let (events, _) = decode(stream, 3);
+        let expected: [(&str, &[u8]); 3] = [("ping", b"a"), ("", b"\xff"), ("", b"c")];
+        for (event, (name, data)) in events.iter().zip(expected) {
+            assert_eq!((event.name.as_str(), &event.data[..]), (name, data));
+        }
+        assert_eq!(events.len(), 3);
     }
 
     #[test]
@@ -148,7 +183,7 @@ mod tests {
         let mut decoder = SseDecoder::default();
         for _ in 0..100 {
             decoder.push(&[b'x'; 1_000]);
-            assert_eq!(decoder.next_event(), Ok(None));
+            assert_eq!(decoder.next_event(), None);
         }
         assert_eq!((decoder.bytes.len(), decoder.scanned), (100_000, 100_000));
     }

@@ -1,19 +1,20 @@
 //! What all calls of one endpoint share: its address and key, its connections, its limits.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reqwest::{Client, Url};
+use reqwest::{Certificate, Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
-use super::breaker::{Breaker, Ticket};
+use super::breaker::Breakers;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::direct::Direct;
+use super::fields::Refused;
+use super::models::Listed;
 use super::wire::{AGENT, library_causes};
 use crate::large_model::AttemptObserver;
 
@@ -47,7 +48,11 @@ pub(super) struct Transport {
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
-    pub(super) breaker: Mutex<Breaker>,
+    breakers: Mutex<Breakers>,
+    /// Fields that it turned out to refuse.
+    pub(super) refused: Refused,
+    /// The models that it listed.
+    pub(super) listed: Listed,
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
@@ -90,7 +95,9 @@ impl Transport {
             completions,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
-            breaker: Mutex::new(Breaker::new(config.breaker)),
+            breakers: Mutex::new(Breakers::new(config.breaker)),
+            refused: Refused::default(),
+            listed: Listed::default(),
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(setup.seed)),
             observer: Arc::clone(&setup.observer),
         })
@@ -101,10 +108,8 @@ impl Transport {
         below(&self.root, path)
     }
 
-    /// Asks the breaker; on refusal, how long it keeps refusing.
-    pub(super) fn admit(&self) -> Result<Ticket, Duration> {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        breaker.admit(Instant::now())
+    pub(super) fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,6 +156,8 @@ fn build_client(
         .user_agent(AGENT)
         .http1_only()
         .tcp_nodelay(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
         .connect_timeout(config.timeouts.connect())
         .pool_max_idle_per_host(config.max_in_flight)
         .referer(false)
@@ -162,6 +169,22 @@ fn build_client(
     if base.scheme() == "http" {
         // Spares a machine without root certificates an error, and others the time to read them.
         builder = builder.tls_certs_only([]);
+    }
+    if let Some(path) = &config.ca {
+        let invalid = |reason: String| LargeModelConfigError::Invalid {
+            name: name.to_owned(),
+            key: "ca",
+            value: path.display().to_string(),
+            reason,
+            hint: "name a file of certificates in PEM form",
+        };
+        let pem = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| invalid(library_causes(&error)))?;
+        if certificates.is_empty() {
+            return Err(invalid("it holds no certificate".to_owned()));
+        }
+        builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(|error| LargeModelConfigError::Invalid {
         name: name.to_owned(),

@@ -1,6 +1,7 @@
 //! Requests and responses as every file of the client sees them, and the text of transport errors.
 
 use std::error::Error;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,6 +12,10 @@ pub(super) type Response = http::Response<reqwest::Body>;
 
 /// The value of the `User-Agent` header.
 pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
+
+/// A connection that ends within this time, without a byte of a response, was closed before the
+/// request was served; later, the request may have been served, and billed.
+pub(super) const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
 
 /// What caused an error of the client library, in one line. The error itself is left out: it
 /// repeats the URL.
@@ -30,4 +35,16 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     causes.join(": ")
+}
+
+/// The first cause of this type, the error itself included.
+pub(super) fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        next = cause.source();
+    }
+    None
 }

@@ -11,6 +11,7 @@ fn kind(error: &LargeModelError) -> &'static str {
         LargeModelError::Status { .. } => "status",
         LargeModelError::Malformed { .. } => "malformed",
         LargeModelError::CircuitOpen { .. } => "circuit open",
+        LargeModelError::Local { .. } => "local",
         LargeModelError::Rejected { .. } => "rejected",
     }
 }
@@ -30,10 +31,9 @@ async fn replies_that_are_none() {
         ("malformed", "HTML", Script::bytes(200, "text/html", "<html>Sign in</html>")),
         ("malformed", "HTML", Script::bytes(200, "application/json", "<html>Sign in</html>")),
         ("malformed", "no JSON", Script::bytes(200, "application/json", "{\"choices\": [")),
-        ("malformed", "no JSON", Script::events(["{}"])),
+        ("malformed", "no message", Script::events(["{}"])),
         ("malformed", "is empty", Script::bytes(200, "application/json", "")),
         ("malformed", "no choices", Script::json(200, nothing)),
-        ("malformed", "neither content", null("stop")),
         ("rejected", "max_tokens", null("length")),
         ("rejected", "content filter", null("content_filter")),
         ("status", "answered 503: no capacity", Script::json(200, inside)),
@@ -105,9 +105,7 @@ async fn endpoints_that_are_slow() {
         ("first byte", stall(), limits(50, LONG, LONG), call("hi")),
         ("first byte", stall(), limits(50, LONG, LONG), late),
         ("next byte", within(), limits(LONG, 50, LONG), call("hi")),
-        ("whole reply", stall(), limits(LONG, LONG, 50), call("hi")),
-        ("whole reply", within(), limits(LONG, LONG, 50), call("hi")),
-        ("whole reply", drip(), limits(LONG, LONG, 100), call("hi")),
+        ("first byte", stall(), limits(LONG, LONG, 50), call("hi")),
         ("deadline", stall(), limits(LONG, LONG, LONG), soon(50)),
         ("deadline", within(), limits(LONG, LONG, LONG), soon(50)),
         ("deadline", drip(), limits(LONG, LONG, LONG), soon(100)),
@@ -128,21 +126,35 @@ async fn slow_is_not_too_slow() {
         Script::reply("slow").after(Duration::from_millis(20)).drip(Duration::from_millis(1)),
     );
     assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "slow");
+    // A reply that makes progress has no other limit.
+    let limits = json!({"timeouts": {"idle_ms": 1_000, "first_byte_ms": 100, "total_ms": 100}});
+    let (endpoint, _) = client(&server.url(), limits);
+    server.then(Script::reply("slow").drip(Duration::from_millis(2)));
+    assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "slow");
 }
 
 #[tokio::test]
-async fn a_slow_start_is_repeated_and_a_stall_is_not() {
+async fn what_may_have_been_billed_is_not_asked_again() {
     let limits = json!({"timeouts": {"first_byte_ms": 50, "idle_ms": 50},
-                        "retries": {"max": 1, "base_ms": 1}});
+                        "retries": {"max": 3, "base_ms": 1}});
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), limits);
-    server.then(Script::nothing(Cut::Stall));
-    assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
-    assert_eq!(outcomes.take(), [AttemptOutcome::Timeout, AttemptOutcome::Success]);
-    server.then(Script::reply("stalls").cut(10, Cut::Stall));
-    assert_eq!(kind(&endpoint.complete(&call("hi")).await.unwrap_err()), "next byte");
-    assert_eq!(outcomes.take(), [AttemptOutcome::Timeout]);
-    server.wait_for_disconnects(2).await;
+    let table = [
+        ("first byte", Script::nothing(Cut::Stall)),
+        ("next byte", Script::reply("stalls").cut(10, Cut::Stall)),
+        ("unreachable", Script::reply("cut").cut(10, Cut::Close)),
+        ("malformed", Script::bytes(200, "application/json", "{\"choices\": [")),
+        ("status", Script::error(504, "a gateway gave up")),
+        ("status", Script::error(524, "another one")),
+    ];
+    for (number, (expected, script)) in table.into_iter().enumerate() {
+        server.then(script);
+        let error = endpoint.complete(&call("hi")).await.unwrap_err();
+        assert_eq!(kind(&error), expected, "{error}");
+        assert!(error.may_be_billed(), "{error}");
+        assert_eq!(outcomes.take().len(), 1, "{error}");
+        assert_eq!(server.requests().len(), number + 1, "{error}");
+    }
 }
 
 #[tokio::test]

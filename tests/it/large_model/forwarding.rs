@@ -13,6 +13,8 @@ fn request(path: &str, headers: &[(&'static str, &str)]) -> ForwardRequest {
         path: path.to_owned(),
         headers: headers.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect(),
         body: Bytes::from_static(b"{\"unheard\": of}"),
+        model: String::new(),
+        is_metered: false,
         deadline: None,
     }
 }
@@ -128,12 +130,26 @@ async fn errors_are_repeated_and_then_handed_back() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_handed_back() {
+async fn nobody_is_sent_elsewhere() {
     let server = Loopback::start().await;
-    let (endpoint, _) = client(&server.url(), json!({}));
-    server.then(Script::bytes(302, "text/plain", "").header("location", "http://127.0.0.1:1/"));
+    let (endpoint, _) = client(&server.url(), json!({"retries": {"max": 3, "base_ms": 1}}));
+    for status in [300, 301, 302, 307, 308] {
+        server.then(Script::bytes(status, "", "").header("location", "http://127.0.0.1:1/"));
+        let error = endpoint.forward(request("/x", &[])).await.err().unwrap();
+        assert!(error.to_string().contains("a redirect, which is not followed"), "{error}");
+    }
+    assert_eq!(server.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_not_asked_again() {
+    let quota = json!({"error": {"message": "pay first", "type": "insufficient_quota"}});
+    let server = Loopback::start().await;
+    let (endpoint, _) = client(&server.url(), json!({"retries": {"max": 3, "base_ms": 1}}));
+    server.then(Script::json(429, quota.clone()));
     let response = endpoint.forward(request("/x", &[])).await.unwrap();
-    assert_eq!(response.status(), 302);
+    assert_eq!(response.status(), 429);
+    assert_eq!(body(response).await.unwrap(), quota.to_string().into_bytes());
     assert_eq!(server.requests().len(), 1);
 }
 

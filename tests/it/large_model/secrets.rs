@@ -87,8 +87,15 @@ async fn the_key_is_in_no_error_and_no_log() {
             headers.insert("authorization", callers.parse().unwrap());
         }
         let path = "/models".to_owned();
-        let request =
-            ForwardRequest { method: Method::GET, path, headers, body: "".into(), deadline: None };
+        let request = ForwardRequest {
+            method: Method::GET,
+            path,
+            headers,
+            body: "".into(),
+            model: String::new(),
+            is_metered: false,
+            deadline: None,
+        };
         endpoint.forward(request).await.unwrap();
         assert!(server.last().header("authorization").unwrap().contains(SECRET));
     }

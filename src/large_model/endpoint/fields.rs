@@ -1,0 +1,267 @@
+//! The fields of a request: what was asked for, what this program adds, and what an endpoint turned
+//! out to refuse of the latter.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::config::LargeModelConfig;
+use crate::chat::ChatMessage;
+use crate::large_model::{Call, LargeModelError};
+
+/// Fields that a model refuses, each with the name under which it takes them, if any.
+pub(super) type Names = BTreeMap<String, Option<String>>;
+
+/// What is known of each model of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Mutex<HashMap<String, Names>>);
+
+/// Models that something is remembered of.
+const MOST_MODELS: usize = 1_024;
+
+impl Refused {
+    /// What a model refuses, as far as it is known.
+    pub(super) fn of(&self, model: &str) -> Names {
+        self.models().get(model).cloned().unwrap_or_default()
+    }
+
+    /// Remembers what a model refuses.
+    pub(super) fn learn(&self, model: &str, names: &Names) {
+        let mut models = self.models();
+        if models.len() >= MOST_MODELS && !models.contains_key(model) {
+            models.clear();
+        }
+        models.entry(model.to_owned()).or_default().extend(names.clone());
+    }
+
+    fn models(&self) -> MutexGuard<'_, HashMap<String, Names>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request's body, and which of its fields nobody asked for: the endpoint may refuse these.
+#[derive(Debug)]
+pub(super) struct Fields {
+    pub(super) body: Bytes,
+    pub(super) own: Vec<String>,
+}
+
+/// The fields of a request for `call`, without what its model refuses.
+///
+/// # Errors
+/// When the messages cannot be written as JSON.
+pub(super) fn fields(
+    config: &LargeModelConfig,
+    call: &Call,
+    is_stream: bool,
+    refused: &Names,
+) -> Result<Fields, serde_json::Error> {
+    let mut body = Map::new();
+    body.insert("model".to_owned(), config.model.clone().into());
+    for (key, value) in config.params.iter().chain(&call.params) {
+        body.insert(key.clone(), value.clone());
+    }
+    for key in ["messages", "stream", "stream_options"] {
+        body.shift_remove(key);
+    }
+    let mut own = Vec::new();
+    for (key, value) in &call.own {
+        // A model that is given its limit under the newer name does not take the older one.
+        let key = match key.as_str() {
+            "max_tokens" if body.contains_key("max_completion_tokens") => "max_completion_tokens",
+            key => key,
+        };
+        let key = match refused.get(key) {
+            None => key,
+            Some(Some(other)) => other,
+            Some(None) => continue,
+        };
+        body.insert(key.to_owned(), value.clone());
+        own.push(key.to_owned());
+    }
+    if is_stream && !refused.contains_key("stream") {
+        body.insert("stream".to_owned(), true.into());
+        own.push("stream".to_owned());
+        if !refused.contains_key("stream_options") {
+            body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+            own.push("stream_options".to_owned());
+        }
+    }
+    for key in &config.drop {
+        body.shift_remove(key);
+    }
+    for (key, other) in &config.rename {
+        if let Some(value) = body.shift_remove(key) {
+            body.insert(other.clone(), value);
+        }
+        for own in own.iter_mut().filter(|own| *own == key) {
+            own.clone_from(other);
+        }
+    }
+    own.retain(|key| {
+        let is_refused = refused.get(key).is_some_and(Option::is_none);
+        if is_refused {
+            body.shift_remove(key);
+        }
+        body.contains_key(key)
+    });
+    #[derive(serde::Serialize)]
+    struct Request<'a> {
+        messages: &'a [ChatMessage],
+        #[serde(flatten)]
+        fields: &'a Map<String, Value>,
+    }
+    let body = serde_json::to_vec(&Request { messages: &call.messages, fields: &body })?;
+    Ok(Fields { body: body.into(), own })
+}
+
+/// Which of the fields that nobody asked for an error refuses, and whether that is worth
+/// remembering: a limit that is too large for one request says nothing about the next.
+pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Names, bool)> {
+    let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
+        return None;
+    };
+    let param = body.as_ref().and_then(|body| body.get("param")?.as_str());
+    let param = param.filter(|param| own.iter().any(|own| own == param));
+    let text = match body {
+        Some(body) => format!("{message} {body}"),
+        None => message.clone(),
+    };
+    let is_named = |own: &&String| match param {
+        Some(param) => param == own.as_str(),
+        None => names(&text, own),
+    };
+    let names: Names = own
+        .iter()
+        .filter(is_named)
+        .map(|field| (field.clone(), substitute(field, &text)))
+        .collect();
+    let is_size = ["context", "too large", "too long", "exceed"].iter().any(|it| text.contains(it));
+    (!names.is_empty()).then_some((names, !is_size))
+}
+
+/// The name that an error proposes in a field's place.
+fn substitute(field: &str, text: &str) -> Option<String> {
+    const NEWER: &str = "max_completion_tokens";
+    (field == "max_tokens" && text.contains(NEWER)).then(|| NEWER.to_owned())
+}
+
+/// Whether a text names a field. What is a common word too must stand in quotes.
+fn names(text: &str, field: &str) -> bool {
+    let is_common = matches!(field, "stream" | "stop" | "temperature" | "seed");
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(field).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + field.len()..].chars().next();
+        if is_common {
+            let is_quote = |c: Option<char>| c.is_some_and(|c| matches!(c, '"' | '\'' | '`' | '’'));
+            return is_quote(before)
+                && after.is_some_and(|c| matches!(c, '"' | '\'' | '`' | '\\' | '’'))
+                || before.is_none() && after == Some(':');
+        }
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn error(status: u16, body: Value) -> LargeModelError {
+        let message = body["message"].as_str().map_or_else(|| body.to_string(), str::to_owned);
+        let body = Some(Box::new(body));
+        LargeModelError::Status { model: "m".into(), status, message, retry_after: None, body }
+    }
+
+    #[test]
+    fn errors_name_what_they_refuse() {
+        let own = ["max_tokens", "temperature", "seed", "stream", "stream_options", "stop"]
+            .map(str::to_owned);
+        let table: [(u16, Value, &[&str], bool); 11] = [
+            (
+                400,
+                json!({"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+                       "param": "max_tokens", "code": "unsupported_parameter"}),
+                &["max_tokens>max_completion_tokens"],
+                true,
+            ),
+            (
+                400,
+                json!({"message": "Unsupported value: 'temperature' does not support 0.7 with this model.",
+                       "param": "temperature"}),
+                &["temperature>"],
+                true,
+            ),
+            (
+                422,
+                json!({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"],
+                                   "msg": "Extra inputs are not permitted"}]}),
+                &["seed>"],
+                true,
+            ),
+            (400, json!({"message": "Unknown field `stream_options`"}), &["stream_options>"], true),
+            (400, json!({"message": "property 'stop' is unsupported"}), &["stop>"], true),
+            (
+                400,
+                json!({"message": "max_tokens is too large: 1024. This model's maximum context length is 512"}),
+                &["max_tokens>"],
+                false,
+            ),
+            (400, json!({"message": "please stop sending streams of nonsense"}), &[], true),
+            (400, json!({"message": "tools is not supported", "param": "tools"}), &[], true),
+            (400, json!({"message": "no_max_tokens_here"}), &[], true),
+            (404, json!({"message": "'seed'"}), &[], true),
+            (500, json!({"message": "'seed'"}), &[], true),
+        ];
+        for (status, body, expected, is_lasting) in table {
+            let found = refused_by(&error(status, body.clone()), &own);
+            let (names, lasts) = found.unwrap_or((Names::new(), is_lasting));
+            let names: Vec<_> = names
+                .into_iter()
+                .map(|(name, other)| format!("{name}>{}", other.unwrap_or_default()))
+                .collect();
+            assert_eq!(
+                (names, lasts),
+                (expected.iter().map(|e| e.to_string()).collect(), is_lasting),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_sent() {
+        let mut config = LargeModelConfig::new("http://h/v1", "m");
+        config.params = json!({"top_k": 3, "max_tokens": 9}).as_object().cloned().unwrap();
+        let call = Call {
+            params: json!({"x": 1}).as_object().cloned().unwrap(),
+            own: json!({"max_tokens": 5, "stop": ["a"]}).as_object().cloned().unwrap(),
+            ..Call::default()
+        };
+        let sent = |config: &LargeModelConfig, is_stream, refused: &[(&str, Option<&str>)]| {
+            let refused = refused.iter().map(|(a, b)| ((*a).to_owned(), b.map(str::to_owned)));
+            let fields = fields(config, &call, is_stream, &refused.collect()).unwrap();
+            let mut body: Value = serde_json::from_slice(&fields.body).unwrap();
+            for key in ["messages", "model", "x", "top_k"] {
+                body.as_object_mut().unwrap().remove(key).unwrap();
+            }
+            (body, fields.own)
+        };
+        let (body, own) = sent(&config, false, &[]);
+        assert_eq!(body, json!({"max_tokens": 5, "stop": ["a"]}));
+        assert_eq!(own, ["max_tokens", "stop"]);
+        let newer = ("max_tokens", Some("max_completion_tokens"));
+        let (body, own) = sent(&config, true, &[newer, ("stop", None), ("stream_options", None)]);
+        assert_eq!(body, json!({"max_tokens": 9, "max_completion_tokens": 5, "stream": true}));
+        assert_eq!(own, ["max_completion_tokens", "stream"]);
+        assert_eq!(sent(&config, true, &[("stream", None)]).0.get("stream_options"), None);
+        config.drop = vec!["stop".to_owned()];
+        config.rename = [("max_tokens".to_owned(), "num_predict".to_owned())].into();
+        let (body, own) = sent(&config, false, &[]);
+        assert_eq!(body, json!({"num_predict": 5}));
+        assert_eq!(own, ["num_predict"]);
+    }
+}

@@ -1,0 +1,186 @@
+//! The models that an endpoint lists, in whatever shape it lists them.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Method, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+
+use super::attempt::Attempt;
+use super::body::Body;
+use super::client::Endpoint;
+use super::exchange::Exchange;
+use super::lenient;
+use super::wire::Request;
+use crate::large_model::LargeModelError;
+
+/// How long an endpoint may take to list its models.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a list, or the failure to get one, counts as new.
+const FRESH: Duration = Duration::from_secs(60);
+/// The longest list that is read, bytes.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The ids that an endpoint listed last, and when that was tried last.
+#[derive(Debug, Default)]
+pub(super) struct Listed(Mutex<(HashSet<String>, Option<Instant>)>);
+
+impl Endpoint {
+    /// The models that it lists, as objects with an `id`. `authorization` is the caller's, used
+    /// where the endpoint has no key of its own.
+    ///
+    /// # Errors
+    /// When the endpoint does not answer in time, or with something that is no list.
+    pub async fn list_models(
+        &self,
+        authorization: Option<&SecretString>,
+    ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
+        let result = self.ask_models(authorization).await;
+        let mut listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.1 = Some(Instant::now());
+        if let Ok(models) = &result {
+            listed.0 = models.iter().filter_map(|model| id(model).map(str::to_owned)).collect();
+        }
+        result
+    }
+
+    /// Whether it listed a model of this id. Asks for its list where that is not known, or not
+    /// new and without this model.
+    pub async fn lists(&self, model: &str, authorization: Option<&SecretString>) -> bool {
+        if self.has_listed(model) {
+            return true;
+        }
+        let is_fresh = {
+            let mut listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_fresh = listed.1.is_some_and(|asked| asked.elapsed() < FRESH);
+            if !is_fresh {
+                // Others that ask meanwhile do not wait.
+                listed.1 = Some(Instant::now());
+            }
+            is_fresh
+        };
+        !is_fresh && self.list_models(authorization).await.is_ok() && self.has_listed(model)
+    }
+
+    fn has_listed(&self, model: &str) -> bool {
+        let listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.0.contains(model)
+    }
+
+    async fn ask_models(
+        &self,
+        authorization: Option<&SecretString>,
+    ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
+        let deadline = Some(Instant::now() + TIMEOUT);
+        // No breaker watches: an endpoint may do without lists.
+        let exchange = Exchange::open(&self.transport, None, authorization, deadline)?;
+        let url = self.transport.at("/models");
+        let url = url.ok_or_else(|| exchange.rejected("its URL has no path for lists"))?;
+        let mut request = Request::default();
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = url;
+        if let Some(value) = authorization.filter(|_| !self.has_key()) {
+            let value = HeaderValue::from_str(value.expose_secret());
+            let value = value.map_err(|_| exchange.rejected("the key is no valid header"))?;
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        let mut attempt = Attempt::begin(&exchange).await?;
+        let asked = async {
+            let response = exchange.send(request).await?;
+            let status = response.status().as_u16();
+            if status != 200 {
+                return Err(LargeModelError::Status {
+                    model: self.transport.name.clone(),
+                    status,
+                    message: "no list of models".to_owned(),
+                    retry_after: None,
+                    body: None,
+                });
+            }
+            let mut body = Body::reply(&exchange, response)?;
+            let mut whole = Vec::new();
+            while let Some(piece) = body.next().await? {
+                whole.extend_from_slice(&piece);
+                if whole.len() > MOST_BYTES {
+                    return Err(exchange.malformed("its list is longer than 4 MiB"));
+                }
+            }
+            let list = lenient::parse::<Value>(&whole);
+            let list = list.map_err(|error| exchange.malformed(error.to_string()))?;
+            models(lenient::joined(list.value))
+                .ok_or_else(|| exchange.malformed("it lists no models"))
+        };
+        let result = asked.await;
+        attempt.settle_by(&result);
+        result
+    }
+}
+
+/// The models of a list: an array, or an object that holds it; of objects, or of ids. Each id
+/// counts once.
+fn models(list: Value) -> Option<Vec<Map<String, Value>>> {
+    let items = match list {
+        Value::Array(items) => items,
+        Value::Object(mut fields) => {
+            let held = ["data", "models"].iter().find_map(|key| fields.shift_remove(*key));
+            let Some(Value::Array(items)) = held else { return None };
+            items
+        }
+        _ => return None,
+    };
+    let mut known = HashSet::new();
+    let models = items.into_iter().filter_map(|item| {
+        let mut model = match item {
+            Value::Object(fields) => fields,
+            Value::String(id) => Map::from_iter([("id".to_owned(), id.into())]),
+            _ => return None,
+        };
+        if id(&model).is_none() {
+            let name = ["name", "model"].iter().find_map(|key| model.get(*key)?.as_str());
+            let name = name?.to_owned();
+            model.insert("id".to_owned(), name.into());
+        }
+        known.insert(id(&model)?.to_owned()).then_some(model)
+    });
+    Some(models.collect())
+}
+
+fn id(model: &Map<String, Value>) -> Option<&str> {
+    model.get("id")?.as_str().filter(|id| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_in_every_shape() {
+        let table = [
+            (json!({"object": "list", "data": [{"id": "a"}, {"id": "b"}]}), Some(vec!["a", "b"])),
+            (json!([{"id": "a"}, {"id": "a"}, {"id": ""}, {"id": 7}, 7]), Some(vec!["a"])),
+            (json!({"models": [{"name": "a"}, {"model": "b"}]}), Some(vec!["a", "b"])),
+            (json!(["a", "b"]), Some(vec!["a", "b"])),
+            (json!({"data": []}), Some(vec![])),
+            (json!({"error": "no"}), None),
+            (json!(null), None),
+        ];
+        for (list, expected) in table {
+            let found = models(list.clone());
+            let ids = found.as_ref().map(|models| models.iter().map(|m| id(m).unwrap()).collect());
+            assert_eq!(ids, expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn long_lists_take_no_time_to_speak_of() {
+        let list: Vec<Value> =
+            (0..100_000).map(|number| json!({"id": number.to_string()})).collect();
+        assert_eq!(models(list.into()).unwrap().len(), 100_000);
+    }
+}

@@ -1,0 +1,301 @@
+//! What a passed-through request is billed: its endpoint is asked to say so, and the response read
+//! along.
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value, json};
+
+use super::lenient;
+use super::sse::{Event, SseDecoder};
+use crate::large_model::reported_usage;
+use crate::trajectory::TokenUsage;
+
+/// As much of a response that is no stream as is kept to be read, and of one event of a stream.
+const MOST_KEPT: usize = 16 * 1024 * 1024;
+
+/// In the extensions of a response whose usage this server asked for: the client did not, and must
+/// not get the chunk that tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct UsageAsked;
+
+/// The same request with usage asked for, where it asks for a stream without.
+pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
+    let fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    if fields.get("stream") != Some(&Value::Bool(true)) {
+        return None;
+    }
+    match fields.get("stream_options") {
+        None => {
+            // Put in front: all else stays as it was written.
+            let at = body.iter().position(|byte| *byte == b'{')? + 1;
+            let options = b"\"stream_options\":{\"include_usage\":true},";
+            Some([&body[..at], options, &body[at..]].concat().into())
+        }
+        Some(Value::Object(options)) if options.get("include_usage") == Some(&json!(true)) => None,
+        Some(_) => {
+            let mut fields = fields;
+            let options = fields.get_mut("stream_options")?;
+            if !options.is_object() {
+                *options = json!({});
+            }
+            options["include_usage"] = true.into();
+            serde_json::to_vec(&fields).ok().map(Bytes::from)
+        }
+    }
+}
+
+/// Reads along with a passed-through response.
+pub struct PassedUsage {
+    request: Bytes,
+    /// Whether the response is a stream of events.
+    is_events: bool,
+    /// Whether the chunk that tells the usage is kept from the client.
+    hides_usage: bool,
+    decoder: SseDecoder,
+    /// A response that is no stream, or the event at hand of one from which a chunk is left out.
+    kept: BytesMut,
+    reported: Option<TokenUsage>,
+    /// Bytes of text.
+    written: usize,
+}
+
+impl PassedUsage {
+    /// For the response to `request`, a body. `hides_usage`: whether the chunk that tells the usage
+    /// of a stream is left out.
+    pub fn new(request: Bytes, is_events: bool, hides_usage: bool) -> Self {
+        Self {
+            request,
+            is_events,
+            hides_usage: hides_usage && is_events,
+            decoder: SseDecoder::default(),
+            kept: BytesMut::new(),
+            reported: None,
+            written: 0,
+        }
+    }
+
+    /// Reads a piece of the response; gives what the client gets.
+    pub fn read(&mut self, piece: Bytes) -> Bytes {
+        if !self.is_events {
+            if self.kept.len() < MOST_KEPT {
+                self.kept.extend_from_slice(&piece);
+            }
+            return piece;
+        }
+        if !self.hides_usage {
+            self.decoder.push(&piece);
+            while let Some(event) = self.decoder.next_event() {
+                self.take(&event);
+            }
+            return piece;
+        }
+        self.kept.extend_from_slice(&piece);
+        let mut shown = BytesMut::new();
+        while let Some(end) = event_end(&self.kept) {
+            let raw = self.kept.split_to(end);
+            self.decoder.push(&raw);
+            let mut is_hidden = false;
+            while let Some(event) = self.decoder.next_event() {
+                is_hidden |= self.take(&event);
+            }
+            if !is_hidden {
+                shown.extend_from_slice(&raw);
+            }
+        }
+        if self.kept.len() > MOST_KEPT {
+            shown.unsplit(self.kept.split());
+        }
+        shown.freeze()
+    }
+
+    /// What is left for the client at the end.
+    pub fn rest(&mut self) -> Bytes {
+        match self.hides_usage {
+            true => self.kept.split().freeze(),
+            false => Bytes::new(),
+        }
+    }
+
+    /// What was billed: as the endpoint says, else by the length of the texts.
+    pub fn usage(&mut self) -> TokenUsage {
+        if !self.is_events
+            && let Ok(parsed) = lenient::parse::<Value>(&self.kept)
+        {
+            self.kept.clear();
+            self.take_value(&parsed.value);
+        }
+        let read = || serde_json::from_slice(&self.request).map_or(0, |body| request_text(&body));
+        self.reported.unwrap_or_else(|| TokenUsage::of_text(read(), self.written))
+    }
+
+    /// Whether the event says what was billed, and nothing else.
+    fn take(&mut self, event: &Event) -> bool {
+        if !event.data.trim_ascii_start().starts_with(b"{") {
+            return false;
+        }
+        let Ok(parsed) = lenient::parse::<Value>(&event.data) else { return false };
+        self.take_value(&parsed.value)
+    }
+
+    fn take_value(&mut self, value: &Value) -> bool {
+        // Only where an endpoint says it: a caller's own text stands deeper.
+        let places = [Some(value), value.get("response"), value.get("message")];
+        let usage = places.into_iter().flatten().find_map(|at| reported_usage(at.get("usage")?));
+        if let Some(usage) = usage {
+            // Messages tells what was read at the beginning, what was written at the end.
+            let known = self.reported.unwrap_or_default();
+            self.reported = Some(TokenUsage {
+                prompt_tokens: usage.prompt_tokens.max(known.prompt_tokens),
+                completion_tokens: usage.completion_tokens.max(known.completion_tokens),
+            });
+        }
+        self.written += response_text(value);
+        let choices = value.get("choices").and_then(Value::as_array);
+        usage.is_some() && choices.is_some_and(Vec::is_empty)
+    }
+}
+
+/// Where the first event ends, behind its blank line.
+fn event_end(bytes: &[u8]) -> Option<usize> {
+    let ends: [&[u8]; 2] = [b"\n\n", b"\r\n\r\n"];
+    let found = ends.iter().filter_map(|end| {
+        Some(bytes.windows(end.len()).position(|window| window == *end)? + end.len())
+    });
+    found.min()
+}
+
+/// Bytes of the text that a model is given: messages, prompts, inputs, tools; no images.
+fn request_text(body: &Value) -> usize {
+    let tools = ["tools", "functions", "response_format"];
+    let tools = tools.iter().filter_map(|key| body.get(*key)).map(|tools| tools.to_string().len());
+    let texts = ["messages", "prompt", "input", "instructions", "system"];
+    let texts = texts.iter().filter_map(|key| body.get(*key)).map(text);
+    tools.sum::<usize>() + texts.sum::<usize>()
+}
+
+/// Bytes of text in a string, in a list of texts, or in an object that has a text or a content.
+fn text(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text).sum(),
+        Value::Object(fields) => {
+            let keys = ["text", "content", "output", "arguments", "function", "tool_calls"];
+            keys.iter().filter_map(|key| fields.get(*key)).map(text).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// Bytes of the text that a model wrote, in a whole response or one event of it.
+fn response_text(value: &Value) -> usize {
+    let said = |message: &Value| {
+        let reasoning = ["reasoning_content", "reasoning"];
+        let reasoning = reasoning.iter().find_map(|key| message.get(*key)).map_or(0, text);
+        text(message) + reasoning
+    };
+    let choices = value.get("choices").and_then(Value::as_array).into_iter().flatten();
+    let choices = choices.map(|choice| {
+        let message = ["message", "delta"].iter().find_map(|key| choice.get(*key));
+        message.map_or_else(|| choice.get("text").map_or(0, text), said)
+    });
+    let others = ["delta", "output", "content"].iter().filter_map(|key| value.get(*key)).map(text);
+    choices.sum::<usize>() + others.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn read(
+        request: &Value,
+        is_events: bool,
+        hides: bool,
+        body: &str,
+        size: usize,
+    ) -> (String, (u64, u64)) {
+        let mut passed = PassedUsage::new(request.to_string().into(), is_events, hides);
+        let pieces = body.as_bytes().chunks(size);
+        let mut shown: Vec<u8> =
+            pieces.flat_map(|piece| passed.read(Bytes::copy_from_slice(piece))).collect();
+        shown.extend(passed.rest());
+        let usage = passed.usage();
+        (String::from_utf8(shown).unwrap(), (usage.prompt_tokens, usage.completion_tokens))
+    }
+
+    #[test]
+    fn usage_is_the_endpoints_own() {
+        let request = json!({"messages": [{"role": "user", "content": "x".repeat(40)}]});
+        let table = [
+            (false, json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}).to_string(), (3, 4)),
+            // What a caller can have echoed.
+            (
+                false,
+                json!({"usage": {"input_tokens": 100, "output_tokens": 10}, "user": null,
+                       "metadata": {"usage": "x"}})
+                .to_string(),
+                (100, 10),
+            ),
+            (false, json!({"metadata": {"usage": {"prompt_tokens": 1}}, "choices": [
+                {"message": {"content": "y".repeat(20)}}]}).to_string(), (10, 5)),
+            (true, "data: {\"usage\":null}\n\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":1.0,\"output_tokens\":\"2\"}}}\n\n".to_owned(), (1, 2)),
+            (true, "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":9}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":7}}\n\n".to_owned(), (9, 7)),
+            (true, "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\ndata: [DONE]\n\n".to_owned(), (10, 2)),
+            (true, String::new(), (10, 0)),
+        ];
+        for (is_events, body, expected) in table {
+            for size in [1, 7, 10_000] {
+                let (shown, usage) = read(&request, is_events, false, &body, size);
+                assert_eq!((shown, usage), (body.clone(), expected), "{body} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_no_text() {
+        let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(1_000_000)}});
+        let content = json!([image, {"type": "text", "text": "x".repeat(40)}]);
+        let request = json!({"messages": [{"role": "user", "content": content}]});
+        assert_eq!(read(&request, false, false, "{}", 9).1, (10, 0));
+    }
+
+    #[test]
+    fn the_chunk_that_was_not_asked_for_is_left_out() {
+        let text = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n";
+        let usage =
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n";
+        let body = format!("{text}: ping\n\n{usage}data: [DONE]\n\n");
+        for size in [1, 7, 10_000] {
+            let (shown, used) = read(&json!({}), true, true, &body, size);
+            assert_eq!((shown, used), (body.replace(usage, ""), (3, 5)), "{size}");
+        }
+        let crlf = body.replace('\n', "\r\n");
+        assert!(!read(&json!({}), true, true, &crlf, 7).0.contains("prompt_tokens"));
+    }
+
+    #[test]
+    fn usage_is_asked_for_where_the_client_does_not() {
+        let table = [
+            (
+                "{\"stream\": true, \"n\": 1.0}",
+                Some("{\"stream_options\":{\"include_usage\":true},\"stream\": true, \"n\": 1.0}"),
+            ),
+            (
+                "{\"stream\":true,\"stream_options\":null}",
+                Some("{\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
+            ),
+            (
+                "{\"stream\":true,\"stream_options\":{\"x\":1}}",
+                Some("{\"stream\":true,\"stream_options\":{\"x\":1,\"include_usage\":true}}"),
+            ),
+            ("{\"stream\":true,\"stream_options\":{\"include_usage\":true}}", None),
+            ("{\"stream\":false}", None),
+            ("{}", None),
+            ("[]", None),
+        ];
+        for (body, expected) in table {
+            let asking = asking_for_usage(&Bytes::from_static(body.as_bytes()));
+            assert_eq!(asking.as_deref(), expected.map(str::as_bytes), "{body}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What endpoints say that they billed.
+
+use serde_json::Value;
+
+use crate::trajectory::TokenUsage;
+
+/// The tokens in a `usage` object of Chat Completions, Responses or Messages: integers, floats or
+/// digits in a string. `None` where it counts nothing, as objects that stand in for a later one do.
+pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
+    let count = |keys: [&str; 2]| keys.iter().find_map(|key| number(usage.get(*key)?));
+    let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0);
+    let written = count(["completion_tokens", "output_tokens"]).unwrap_or(0);
+    (read + written > 0).then(|| TokenUsage::reported(read, written))
+}
+
+fn number(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::String(text) => text.trim().parse().ok()?,
+        value => value.as_f64()?,
+    };
+    // Counts beyond reason are cut to it by `TokenUsage::reported`.
+    (number >= 0.0).then_some(number.min(u32::MAX.into()) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_in_every_form() {
+        let table = [
+            (json!({"prompt_tokens": 7, "completion_tokens": 3}), Some((7, 3))),
+            (json!({"prompt_tokens": 7.0, "completion_tokens": "3"}), Some((7, 3))),
+            (json!({"input_tokens": 7, "output_tokens": 3}), Some((7, 3))),
+            (json!({"prompt_tokens": 7, "total_tokens": 7}), Some((7, 0))),
+            (json!({"prompt_tokens": null, "completion_tokens": 2}), Some((0, 2))),
+            (json!({"prompt_tokens": u64::MAX}), Some((u32::MAX.into(), 0))),
+            (json!({"prompt_tokens": 0, "completion_tokens": 0}), None),
+            (json!({"prompt_tokens": -1}), None),
+            (json!("x"), None),
+            (json!(null), None),
+        ];
+        for (usage, expected) in table {
+            let found = reported_usage(&usage);
+            let found = found.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
+            assert_eq!(found, expected, "{usage}");
+        }
+    }
+}
