@@ -37,12 +37,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use prompt_r1::dataset::world::{Split, TaskKind, World, WorldConfig};
 use prompt_r1::large_model::{Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
 use prompt_r1::train::grpo::{GrpoConfig, Preset, run_grpo};
 use prompt_r1::train::memory;
 use prompt_r1::train::metrics::Values;
 use prompt_r1::train::progress::Progress;
+use prompt_r1::world::{Split, TaskKind, World, WorldConfig};
 use serde_json::{Value, json};
 use upstream::upstream;
 

@@ -25,3 +25,4 @@ pub mod task;
 pub mod tokenization;
 pub mod train;
 pub mod trajectory;
+pub mod world;

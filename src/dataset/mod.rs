@@ -1,4 +1,4 @@
-//! Where tasks come from: Parquet and JSON Lines files, and the bundled world.
+//! Where tasks come from: Parquet and JSON Lines files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -17,7 +17,6 @@ mod parquet;
 mod row;
 #[cfg(test)]
 mod tests;
-pub mod world;
 
 pub use error::{DatasetError, Rejected};
 

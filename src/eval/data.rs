@@ -8,9 +8,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::world::{Familiarity, SingleFact, Split, TaskKind, World, WorldConfig};
 use crate::dataset::{ReadOptions, duplicates, overlap, read_tasks};
 use crate::task::Task;
+use crate::world::{Familiarity, SingleFact, Split, TaskKind, World, WorldConfig};
 
 use super::EvalError;
 use super::metrics::{Metric, MetricConfig};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::dataset::DatasetError;
-use crate::dataset::world::WorldError;
+use crate::world::WorldError;
 
 /// Why an evaluation could not start or go on. Rows finished before are kept.
 #[derive(Debug, thiserror::Error)]

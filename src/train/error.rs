@@ -1,11 +1,11 @@
 //! What can end a training run.
 
 use crate::dataset::DatasetError;
-use crate::dataset::world::WorldError;
 use crate::model::ModelError;
 use crate::protocol::ProtocolError;
 use crate::reward::RewardError;
 use crate::tokenization::TokenizerError;
+use crate::world::WorldError;
 
 use super::adamw::AdamWError;
 use super::example::ExampleError;

@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::dataset::world::{World, WorldConfig};
 use crate::model::spec::LayerKind;
 use crate::model::{
     Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Family, Model, ModelError, Spec, Weights,
@@ -17,6 +16,7 @@ use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
+use crate::world::{World, WorldConfig};
 
 use super::error::TrainError;
 use super::origin::fingerprint;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 24] = [
+const FLOORS: [(&str, &[&str]); 25] = [
     ("access", &[]),
     ("gguf", &[]),
     ("chat", &[]),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, &[&str]); 24] = [
     ("protocol", &["trajectory"]),
     ("reward", &["task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol"]),
+    ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["gguf", "protocol"]),
     ("model", &["gguf", "sampling", "trajectory"]),
     ("engine", &["sampling", "trajectory", "model"]),
@@ -41,6 +42,7 @@ const FLOORS: [(&str, &[&str]); 24] = [
             "task",
             "tokenization",
             "trajectory",
+            "world",
         ],
     ),
     (
@@ -58,6 +60,7 @@ const FLOORS: [(&str, &[&str]); 24] = [
             "task",
             "tokenization",
             "trajectory",
+            "world",
         ],
     ),
     (

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::rollout::{Attempt, Rollouts, Scored};
 use super::tasks::Tasks;
-use crate::dataset::world::Familiarity;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
+use crate::world::Familiarity;
 
 /// Episodes that are kept to be looked at, one a class.
 const SHOWN: usize = 8;

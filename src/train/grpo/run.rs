@@ -17,7 +17,6 @@ use super::learner::Learner;
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
-use crate::dataset::world::WorldConfig;
 use crate::episode::Limits;
 use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
@@ -33,6 +32,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
 use crate::trajectory::Trajectory;
+use crate::world::WorldConfig;
 
 /// How often it is looked whether the run should stop while episodes run.
 const CANCEL_POLL: Duration = Duration::from_millis(100);

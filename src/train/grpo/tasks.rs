@@ -5,12 +5,12 @@ use std::sync::Mutex;
 
 use super::config::TaskConfig;
 use crate::dataset::read_tasks;
-use crate::dataset::world::{Familiarity, Split, TaskKind, World};
 use crate::seed::{Purpose, derive};
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::order::Order;
 use crate::train::summary::DataSummary;
+use crate::world::{Familiarity, Split, TaskKind, World};
 
 /// Where a run's tasks come from.
 pub struct Tasks {
@@ -154,7 +154,7 @@ fn fitting(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dataset::world::WorldConfig;
+    use crate::world::WorldConfig;
 
     fn ids(tasks: Vec<Task>) -> Vec<String> {
         tasks.into_iter().map(|task| task.id).collect()

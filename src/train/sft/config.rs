@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::world::WorldConfig;
-use crate::dataset::world::demonstration::DemonstrationMix;
+use crate::world::WorldConfig;
+use crate::world::demonstration::DemonstrationMix;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;

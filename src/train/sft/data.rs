@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::{SftConfig, SftData};
-use crate::dataset::world::{Split, World};
+use crate::world::{Split, World};
 use crate::train::error::TrainError;
 use crate::train::example::{ChatLine, chat, demonstration, question_and_answer};
 use crate::train::start::Start;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::config::{SftConfig, SftData};
 use super::data::examples;
-use crate::dataset::world::WorldConfig;
+use crate::world::WorldConfig;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::ModelOptimizer;
