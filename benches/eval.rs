@@ -20,6 +20,7 @@ use prompt_r1::eval::metrics::Metric;
 use prompt_r1::eval::rows::Outcome;
 use prompt_r1::eval::run::{Plan, Progress, run};
 use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
+use prompt_r1::reward::AnswerMetric;
 use prompt_r1::task::Task;
 use tokio_util::sync::CancellationToken;
 use upstream::upstream;
@@ -45,7 +46,7 @@ fn question(index: usize) -> Question {
         source: "own".into(),
         ..Task::default()
     };
-    Question { task, metric: Metric::F1 }
+    Question { task, metric: Metric::Text(AnswerMetric::F1) }
 }
 
 #[tokio::main]

@@ -38,7 +38,7 @@ def wordings(runs):
         steps = [json.loads(path.read_text()) for path in sorted((run / "evaluations").iterdir())]
         best = max(steps, key=lambda step: (step["all"]["exact"], step["all"]["reward"]))
         for step in [steps[0], best]:
-            counts = [step["wordings"].get(name, 0) for name in names]
+            counts = [step["prompt_classes"].get(name, 0) for name in names]
             shares = " | ".join(f"{100 * count / sum(counts):.1f}" for count in counts)
             print(f"| {run.name}, step {step['step']} | {shares} |")
 

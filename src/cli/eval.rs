@@ -56,6 +56,10 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     // All that can be wrong is found before the first call is paid.
     let mut setup = Setup::new(&config, &questions.questions).await?;
     let training = setup.training(&mut questions)?;
+    config.metrics.check(questions.questions.iter().chain(&training))?;
+    for note in &questions.notes {
+        tracing::info!("{note}");
+    }
     for warning in &questions.warnings {
         tracing::warn!("{warning}");
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::ReadSummary;
+
 /// A row that is no task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
@@ -42,25 +44,32 @@ pub enum DatasetError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The file is one JSON array.
-    #[error(
-        "`{}` is a JSON array, not JSON Lines\nhint: write one object per line, as `jq -c '.[]'` does",
-        path.display()
-    )]
-    JsonArray {
+    /// The file is of a kind that is not read.
+    #[error("`{}` is {kind}\nhint: {hint}", path.display())]
+    Unreadable {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// What to do about it.
+        hint: &'static str,
     },
-    /// A Parquet file lacks a column.
-    #[error(
-        "`{}` has no column {column}; it has {found}\nhint: a task is `question` and `answer`, or `prompt` and `reward_model`",
-        path.display()
-    )]
-    MissingColumn {
+    /// Two columns have one name.
+    #[error("`{}` has the column `{column}` twice\nhint: rename or drop one of them", path.display())]
+    DoubleColumn {
         /// The file.
         path: PathBuf,
-        /// The column, or the columns of which one is needed.
-        column: &'static str,
+        /// The column.
+        column: String,
+    },
+    /// A Parquet file has no column of any known form.
+    #[error(
+        "`{}` has no column of a known form; it has {found}\nhint: set `question` and `answer` to the names of its columns",
+        path.display()
+    )]
+    NoKnownColumn {
+        /// The file.
+        path: PathBuf,
         /// The columns found.
         found: String,
     },
@@ -80,15 +89,62 @@ pub enum DatasetError {
         /// The file.
         path: PathBuf,
     },
-    /// Not one row is a task.
-    #[error("`{}` holds no task: all of its rows ({rejected}) were rejected\nhint: {first}", path.display())]
+    /// A folder or a glob brings no file.
+    #[error(
+        "there is no data file at `{}`\nhint: files end in `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, with or without `.gz` or `.zst`",
+        path.display()
+    )]
+    NoFile {
+        /// The folder or glob.
+        path: PathBuf,
+    },
+    /// A folder holds files of more than one split.
+    #[error(
+        "`{}` holds more than one split: {splits}\nhint: name the files of one, such as `{}/train*`",
+        path.display(), path.display()
+    )]
+    MixedSplits {
+        /// The folder.
+        path: PathBuf,
+        /// The splits, separated by commas.
+        splits: String,
+    },
+    /// Not one row can be used.
+    #[error("`{}` holds no row that can be used, of {}{}", path.display(), summary.rows, reasons(summary))]
     NoTask {
         /// The file.
         path: PathBuf,
-        /// How many rows were rejected.
-        rejected: usize,
-        /// The first of them, and why.
-        first: String,
+        /// What became of its rows.
+        summary: Box<ReadSummary>,
+    },
+    /// Too many rows are not understood.
+    #[error(
+        "{} of {} rows of `{}` were rejected, more than the allowed share of {allowed}{}\nhint: mend the rows, or raise `max_rejected`",
+        summary.rejected, summary.rows, path.display(), reasons(summary)
+    )]
+    ManyRejected {
+        /// The file.
+        path: PathBuf,
+        /// The share that may be rejected.
+        allowed: f64,
+        /// What became of its rows.
+        summary: Box<ReadSummary>,
+    },
+    /// The share of rejected rows is no share.
+    #[error("`max_rejected` is {0}, but it must be a share from 0 to 1")]
+    MaxRejected(f64),
+    /// The rows hold more text than may be held.
+    #[error(
+        "`{}` holds more than {limit} bytes of text up to row {row}\nhint: set `limit`, or raise `max_bytes`",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The row at which the bound was passed.
+        row: usize,
+        /// The bound, bytes.
+        limit: u64,
     },
     /// No task is of a wanted source and kind.
     #[error("`{}` holds no task of the wanted `sources` and `kinds`; it has {found}", path.display())]
@@ -98,4 +154,11 @@ pub enum DatasetError {
         /// What it has.
         found: String,
     },
+}
+
+/// Why rows were not used, a line each.
+fn reasons(summary: &ReadSummary) -> String {
+    let rejected = summary.first_rejected.iter().map(|rejected| format!("\n  {rejected}"));
+    let skipped = summary.skipped.iter().map(|(why, count)| format!("\n  {count} rows: {why}"));
+    rejected.chain(skipped).collect()
 }

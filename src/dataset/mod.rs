@@ -1,30 +1,52 @@
-//! Where tasks come from: Parquet and JSON Lines files.
+//! Where tasks and conversations come from: files in the forms that people publish them in.
+//!
+//! One reader serves training and evaluation. It takes JSON Lines, JSON, CSV and Parquet, plain or
+//! compressed, in the forms of [`Form`]; whatever it does not use is counted and named in the
+//! [`ReadSummary`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::task::Task;
 
+mod cell;
+mod collect;
+mod csv;
 mod error;
-mod jsonl;
+mod example;
+mod example_row;
+mod fields;
+mod files;
+mod form;
+mod golds;
+mod input;
+mod json;
+mod overlap;
 mod parquet;
-mod row;
+mod summary;
+mod task_row;
 #[cfg(test)]
 mod tests;
 
 pub use error::{DatasetError, Rejected};
+pub use example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
+pub use form::Form;
+pub use overlap::{SameQuestion, duplicates, overlap};
+pub use summary::ReadSummary;
 
-/// Which tasks of a file are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+use collect::Collector;
+use fields::Fields;
+use input::Input;
+
+/// Which rows are read, and from which columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReadOptions {
-    /// The data set's name, for rows that do not say it themselves; the file's stem when absent.
+    /// The data set's name, for rows that do not say it themselves. Default: the file's stem, or
+    /// the folder's name.
     pub source: Option<String>,
     /// Only tasks of these data sets; all when empty.
     pub sources: Vec<String>,
@@ -32,183 +54,169 @@ pub struct ReadOptions {
     pub kinds: Vec<String>,
     /// Shuffle with this seed before the limit is applied; file order when absent.
     pub shuffle_seed: Option<u64>,
-    /// At most this many tasks.
+    /// At most this many rows are used.
     pub limit: Option<usize>,
+    /// The column with the question (or the user's message), where it has a name of its own.
+    pub question: Option<String>,
+    /// The column with the gold answer (or the assistant's message), where it has a name of its
+    /// own.
+    pub answer: Option<String>,
+    /// A column with a passage that is put before the question. Default: none is.
+    pub context: Option<String>,
+    /// The share of rows that may be rejected, 0 to 1. Default: 0.01.
+    pub max_rejected: f64,
+    /// The most text that the used rows may hold, bytes. Default: 1073741824 (1 GiB).
+    pub max_bytes: u64,
 }
 
-/// What a file held.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReadOutcome {
-    /// The tasks that were wanted.
-    pub tasks: Vec<Task>,
-    /// The rows that are no tasks, in file order.
-    pub rejected: Vec<Rejected>,
-}
-
-/// Reads the tasks in the file at `path`.
-///
-/// A file that starts with Parquet's mark is read as Parquet, any other as JSON Lines. In both a
-/// row is a task in one of two forms:
-/// - `question` with `answer` (text, number, truth value or list) or `answers` (list);
-/// - `prompt` (messages with `role` and `content`; the last user message counts) with
-///   `reward_model.ground_truth` (text or list). A message that starts with `Question:` and ends in
-///   an instruction with the protocol's tags is reduced to the question; any other is kept whole.
-///
-/// Optional are `id`, `source` or `data_source`, `kind` and `hops`. Other fields are ignored. A row
-/// that is no task is rejected by its number; a file without a single task is an error.
-pub fn read_tasks(path: &Path, options: &ReadOptions) -> Result<ReadOutcome, DatasetError> {
-    let mut collector = Collector::new(path, options);
-    if is_parquet(path)? {
-        parquet::read(path, &mut collector)?;
-    } else {
-        jsonl::read(path, &mut collector)?;
-    }
-    collector.finish(options)
-}
-
-fn is_parquet(path: &Path) -> Result<bool, DatasetError> {
-    let io = |source| DatasetError::Io { path: path.to_owned(), source };
-    let mut head = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(4).read_to_end(&mut head).map_err(io)?;
-    let named_so = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
-    match (head.as_slice() == b"PAR1", named_so) {
-        (false, true) => Err(DatasetError::NotParquet {
-            path: path.to_owned(),
-            reason: "it does not start with `PAR1`".to_owned(),
-        }),
-        (is_parquet, _) => Ok(is_parquet),
-    }
-}
-
-/// Gathers a file's rows.
-struct Collector {
-    path: PathBuf,
-    stem: String,
-    source: String,
-    rows_by_id: BTreeMap<String, usize>,
-    outcome: ReadOutcome,
-}
-
-impl Collector {
-    fn new(path: &Path, options: &ReadOptions) -> Self {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+impl Default for ReadOptions {
+    fn default() -> Self {
         Self {
-            path: path.to_owned(),
-            source: options.source.clone().unwrap_or_else(|| stem.clone()),
-            stem,
-            rows_by_id: BTreeMap::new(),
-            outcome: ReadOutcome::default(),
+            source: None,
+            sources: Vec::new(),
+            kinds: Vec::new(),
+            shuffle_seed: None,
+            limit: None,
+            question: None,
+            answer: None,
+            context: None,
+            max_rejected: 0.01,
+            max_bytes: 1 << 30,
         }
     }
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadOutcome<T> {
+    /// The rows that were wanted.
+    pub rows: Vec<T>,
+    /// What became of all rows.
+    pub summary: ReadSummary,
+}
+
+/// Reads the tasks at `path`: a file, a folder or a glob.
+///
+/// Golds are the answers alone: of a worked solution what follows its last `####`, or stands in its
+/// last `\boxed{…}`. A whole number is one however it is written (`18.0` is `18`), and none loses a
+/// digit. Options of a multiple-choice question become part of it. A recorded episode is no task,
+/// since its answer is what the policy said.
+///
+/// # Errors
+/// When a file cannot be read, there is no task, or more rows than `max_rejected` are none.
+pub fn read_tasks(path: &Path, options: &ReadOptions) -> Result<ReadOutcome<Task>, DatasetError> {
+    read(path, options)
+}
+
+/// Reads examples for supervised training at `path`: a file, a folder or a glob.
+///
+/// Every form is a conversation: a question and its answer are two messages, and the answer is
+/// learnt as it is written. A recorded episode is learnt turn by turn if the policy answered.
+///
+/// # Errors
+/// When a file cannot be read, there is no example, or more rows than `max_rejected` are none.
+pub fn read_examples(
+    path: &Path,
+    options: &ReadOptions,
+) -> Result<ReadOutcome<Example>, DatasetError> {
+    read(path, options)
+}
+
+fn read<T: Row>(path: &Path, options: &ReadOptions) -> Result<ReadOutcome<T>, DatasetError> {
+    if !(0.0..=1.0).contains(&options.max_rejected) {
+        return Err(DatasetError::MaxRejected(options.max_rejected));
+    }
+    let found = files::find(path)?;
+    let mut collector = Collector::<T>::new(path, options);
+    for file in found {
+        collector.begin(&file);
+        match input::open(&file)? {
+            Input::Parquet(content) => parquet::read(&file, content, &mut collector)?,
+            Input::Json(text) => json::read(&file, text, &mut collector)?,
+            Input::Csv(text) => csv::read(&file, text, &mut collector)?,
+        }
+    }
+    collector.finish()
+}
+
+/// Takes the rows of a file.
+trait Sink {
+    /// Whether the column of this name is needed.
+    fn wants(&self, column: &str) -> bool;
 
     /// Takes the row with this number, counted from 1.
-    fn push(&mut self, number: usize, row: Result<row::Fields, String>) {
-        let task = row.and_then(|fields| {
-            let id = || format!("{}:{number}", self.stem);
-            row::task(&fields, &self.source, id)
-        });
-        let task = task.and_then(|task| match self.rows_by_id.get(&task.id) {
-            Some(first) => Err(format!("its id `{}` is that of row {first}", task.id)),
-            None => Ok(task),
-        });
-        match task {
-            Ok(task) => {
-                self.rows_by_id.insert(task.id.clone(), number);
-                self.outcome.tasks.push(task);
-            }
-            Err(reason) => {
-                let file = self.path.clone();
-                self.outcome.rejected.push(Rejected { file, row: number, reason });
-            }
-        }
+    fn row(&mut self, number: usize, row: Result<Fields, String>) -> Result<(), DatasetError>;
+}
+
+/// What a row is read as.
+trait Row: Sized {
+    /// Reads a row.
+    fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused>;
+
+    /// Its name, which no other row may have.
+    fn id(&self) -> Option<&str> {
+        None
     }
 
-    fn finish(self, options: &ReadOptions) -> Result<ReadOutcome, DatasetError> {
-        let Self { path, mut outcome, .. } = self;
-        if outcome.tasks.is_empty() {
-            return Err(match outcome.rejected.first() {
-                None => DatasetError::Empty { path },
-                Some(first) => DatasetError::NoTask {
-                    path,
-                    rejected: outcome.rejected.len(),
-                    first: first.to_string(),
-                },
-            });
-        }
-        let found = describe(&outcome.tasks);
-        outcome.tasks.retain(|task| is_wanted(task, options));
-        if outcome.tasks.is_empty() {
-            return Err(DatasetError::NothingSelected { path, found });
-        }
-        if let Some(seed) = options.shuffle_seed {
-            outcome.tasks.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        }
-        outcome.tasks.truncate(options.limit.unwrap_or(usize::MAX));
-        Ok(outcome)
+    /// Its data set.
+    fn source(&self) -> &str {
+        ""
+    }
+
+    /// Whether the options ask for it.
+    fn is_wanted(&self, _: &ReadOptions) -> bool {
+        true
+    }
+
+    /// Its data set and kind, for a hint.
+    fn class(&self) -> String {
+        String::new()
+    }
+
+    /// The text it holds, bytes.
+    fn bytes(&self) -> usize;
+}
+
+/// What a row is read with.
+struct Context<'a> {
+    options: &'a ReadOptions,
+    /// The data set of rows that name none.
+    source: &'a str,
+    /// The start of made-up ids.
+    stem: &'a str,
+    number: usize,
+    notes: &'a RefCell<BTreeMap<&'static str, usize>>,
+}
+
+impl Context<'_> {
+    /// The id of a row that has none.
+    fn id(&self) -> String {
+        format!("{}:{}", self.stem, self.number)
+    }
+
+    /// Counts something that is done to the row and that its reader should know.
+    fn note(&self, what: &'static str) {
+        *self.notes.borrow_mut().entry(what).or_default() += 1;
     }
 }
 
-fn is_wanted(task: &Task, options: &ReadOptions) -> bool {
-    let kind = task.kind.as_ref();
-    (options.sources.is_empty() || options.sources.contains(&task.source))
-        && (options.kinds.is_empty() || kind.is_some_and(|kind| options.kinds.contains(kind)))
+/// Why a row is not used.
+#[derive(Debug)]
+enum Unused {
+    /// It is not understood.
+    Rejected(String),
+    /// It is understood, and of no use here.
+    Skipped(&'static str),
 }
 
-/// The data sets and kinds in `tasks`, as `source` or `source/kind`.
-fn describe(tasks: &[Task]) -> String {
-    let classes: BTreeSet<String> = tasks
-        .iter()
-        .map(|task| match &task.kind {
-            Some(kind) => format!("`{}/{kind}`", task.source),
-            None => format!("`{}`", task.source),
-        })
-        .collect();
-    classes.into_iter().collect::<Vec<_>>().join(", ")
-}
-
-/// Two tasks that ask the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SameQuestion<'a> {
-    /// The one that came first.
-    pub first: &'a Task,
-    /// The other.
-    pub again: &'a Task,
-}
-
-/// Every task whose question was asked before in `tasks`, but for case, punctuation and spaces.
-pub fn duplicates(tasks: &[Task]) -> Vec<SameQuestion<'_>> {
-    let mut seen = BTreeMap::new();
-    let mut found = Vec::new();
-    for again in tasks {
-        match seen.entry(normalised(&again.question)) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(again);
-            }
-            std::collections::btree_map::Entry::Occupied(entry) => {
-                found.push(SameQuestion { first: entry.get(), again });
-            }
-        }
+impl From<String> for Unused {
+    fn from(reason: String) -> Self {
+        Self::Rejected(reason)
     }
-    found
 }
 
-/// Every task of `test` whose question is asked in `train` too, but for case, punctuation and
-/// spaces.
-pub fn overlap<'a>(train: &'a [Task], test: &'a [Task]) -> Vec<SameQuestion<'a>> {
-    let asked: BTreeMap<String, &Task> =
-        train.iter().rev().map(|task| (normalised(&task.question), task)).collect();
-    test.iter()
-        .filter_map(|again| {
-            let first = asked.get(&normalised(&again.question))?;
-            Some(SameQuestion { first, again })
-        })
-        .collect()
-}
-
-fn normalised(question: &str) -> String {
-    let lower = question.to_lowercase();
-    let words: Vec<&str> =
-        lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    // A question without a single letter or digit is told apart by its own characters.
-    if words.is_empty() { lower } else { words.join(" ") }
+impl From<&str> for Unused {
+    fn from(reason: &str) -> Self {
+        Self::Rejected(reason.to_owned())
+    }
 }

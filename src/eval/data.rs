@@ -1,92 +1,67 @@
 //! The questions of an evaluation, from files and from the bundled world.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{ReadOptions, duplicates, overlap, read_tasks};
+use crate::dataset::{Form, ReadOptions, ReadOutcome, duplicates, overlap, read_tasks};
+use crate::reward::AnswerMetric;
 use crate::task::Task;
-use crate::world::{Familiarity, SingleFact, Split, TaskKind, World, WorldConfig};
+use crate::world::{WorldFacts, WorldQuestions};
 
 use super::EvalError;
-use super::metrics::{Metric, MetricConfig};
+use super::metrics::{Chosen, Metric, MetricConfig};
 
 /// Where questions come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataConfig {
     /// Questions about the bundled world; data set `world`.
-    World {
-        /// Which world.
-        #[serde(default)]
-        world: WorldConfig,
-        /// Which side of the split.
-        #[serde(default = "test")]
-        split: Split,
-        /// Kinds that take turns: `single`, `{ chain = 2 }`, `comparison`, `check`.
-        kinds: Vec<TaskKind>,
-        /// How many questions.
-        n: usize,
-    },
-    /// Single facts of the bundled world by how well the bundled large model is to understand
-    /// their wording; data set `world_facts`.
-    WorldFacts {
-        /// Which world.
-        #[serde(default)]
-        world: WorldConfig,
-        /// Which wordings.
-        #[serde(default)]
-        phrasing: Wording,
-        /// How many questions. Default: all.
-        #[serde(default)]
-        n: Option<usize>,
-    },
-    /// A file of JSON Lines or Parquet.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The data set's name, for rows that do not say it. Default: the file's stem.
-        #[serde(default)]
-        source: Option<String>,
-        /// Only tasks of these data sets. Default: all.
-        #[serde(default)]
-        sources: Vec<String>,
-        /// Only tasks of these kinds. Default: all.
-        #[serde(default)]
-        kinds: Vec<String>,
-        /// Shuffle with this seed before the limit is applied. Default: file order.
-        #[serde(default)]
-        shuffle_seed: Option<u64>,
-        /// At most this many tasks. Default: all.
-        #[serde(default)]
-        limit: Option<usize>,
-        /// What a policy was trained on: questions that occur there too are warned of.
-        #[serde(default)]
-        train: Option<PathBuf>,
-    },
+    World(WorldQuestions),
+    /// Single facts of the bundled world; data set `world_facts`.
+    WorldFacts(WorldFacts),
+    /// Files of tasks.
+    File(FileData),
 }
 
-fn test() -> Split {
-    Split::Test
-}
-
-/// Wordings of single facts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Wording {
-    /// Those that the bundled large model is trained on.
-    Known,
-    /// Those of which it saw a tenth.
-    Rare,
-    /// Those it never saw.
-    Unknown,
-    /// Every wording.
-    #[default]
-    All,
+/// Files of tasks, and what to take of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileData {
+    /// A file, a folder or a glob.
+    pub path: PathBuf,
+    /// The data set's name, for rows that do not say it. Default: the file's stem, or the folder's
+    /// name.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Only tasks of these data sets. Default: all.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Only tasks of these kinds. Default: all.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// Shuffle with this seed before the limit is applied. Default: file order.
+    #[serde(default)]
+    pub shuffle_seed: Option<u64>,
+    /// At most this many tasks. Default: all.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// The column with the question, where it has a name of its own.
+    #[serde(default)]
+    pub question: Option<String>,
+    /// The column with the gold answer, where it has a name of its own.
+    #[serde(default)]
+    pub answer: Option<String>,
+    /// A column with a passage that is put before the question. Default: none is.
+    #[serde(default)]
+    pub context: Option<String>,
+    /// The share of rows that may be rejected. Default: 0.01.
+    #[serde(default)]
+    pub max_rejected: Option<f64>,
+    /// What a policy was trained on: questions that occur there too are warned of.
+    #[serde(default)]
+    pub train: Option<PathBuf>,
 }
 
 /// A task and how answers to it are scored.
@@ -105,6 +80,17 @@ pub struct Questions {
     pub questions: Vec<Question>,
     /// What a reader of the report should know about them.
     pub warnings: Vec<String>,
+    /// What was read from each file, and which metric scores each data set and why.
+    pub notes: Vec<String>,
+}
+
+/// What reading has found beside tasks.
+#[derive(Default)]
+struct Found {
+    warnings: Vec<String>,
+    notes: Vec<String>,
+    /// The form of most tasks of each data set that comes from files.
+    forms: BTreeMap<String, Form>,
 }
 
 /// Reads all data sets. `limit` bounds each of them; `seed` draws from the world.
@@ -114,13 +100,14 @@ pub fn load(
     limit: Option<usize>,
     seed: u64,
 ) -> Result<Questions, EvalError> {
-    let mut warnings = Vec::new();
+    let mut found = Found::default();
     let mut tasks: Vec<Task> = Vec::new();
     for config in data {
-        let mut read = config.read(seed, &mut warnings)?;
+        let mut read = config.read(limit, seed, &mut found)?;
         read.truncate(limit.unwrap_or(usize::MAX));
         tasks.append(&mut read);
     }
+    let Found { mut warnings, mut notes, forms } = found;
     let repeated = duplicates(&tasks).len();
     if repeated > 0 {
         warnings.push(format!(
@@ -137,14 +124,40 @@ pub fn load(
         warnings
             .push(format!("{dropped} questions were left out: their data set has their id twice"));
     }
-    let questions: Vec<Question> =
-        tasks.into_iter().map(|task| Question { metric: metrics.of(&task.source), task }).collect();
-    if questions.is_empty() {
+    if tasks.is_empty() {
         return Err(EvalError::Setting(
             "there are no questions\nhint: add a table `[[data]]`".into(),
         ));
     }
-    Ok(Questions { questions, warnings })
+    let sources: BTreeSet<&str> = tasks.iter().map(|task| task.source.as_str()).collect();
+    let chosen: BTreeMap<String, Chosen> = sources
+        .into_iter()
+        .map(|source| (source.to_owned(), metrics.of(source, forms.get(source).copied())))
+        .collect();
+    for (source, Chosen { metric, reason }) in &chosen {
+        notes.push(format!("`{source}` is scored by {}: {reason}", metric.name()));
+        if *metric == Metric::Text(AnswerMetric::Exact) {
+            warnings.extend(long_golds(source, &tasks));
+        }
+    }
+    let questions = tasks
+        .into_iter()
+        .map(|task| Question { metric: chosen[&task.source].metric, task })
+        .collect();
+    Ok(Questions { questions, warnings, notes })
+}
+
+/// A warning where most golds of a data set are too long to be matched exactly.
+fn long_golds(source: &str, tasks: &[Task]) -> Option<String> {
+    const LONG: usize = 20;
+    let own = tasks.iter().filter(|task| task.source == source);
+    let (all, long) = own.fold((0, 0), |(all, long), task| {
+        let is_long = task.golds.iter().all(|gold| gold.split_whitespace().count() > LONG);
+        (all + 1, long + usize::from(is_long))
+    });
+    (2 * long > all).then(|| {
+        format!("{long} of {all} golds of `{source}` have more than {LONG} words: hardly any answer will match exactly")
+    })
 }
 
 /// What a reader should know about `train`, which a prompt was searched for on, beside the
@@ -160,84 +173,60 @@ pub fn overlap_warning(train: &[Question], asked: &[Question]) -> Option<String>
 }
 
 impl DataConfig {
-    fn read(&self, seed: u64, warnings: &mut Vec<String>) -> Result<Vec<Task>, EvalError> {
+    fn read(
+        &self,
+        limit: Option<usize>,
+        seed: u64,
+        found: &mut Found,
+    ) -> Result<Vec<Task>, EvalError> {
         match self {
-            Self::World { world, split, kinds, n } => {
-                if kinds.is_empty() {
-                    return Err(EvalError::Setting(
-                        "`kinds` of a data set is empty\nhint: write `kinds = [{ chain = 2 }, { chain = 3 }]`".into(),
-                    ));
-                }
-                let drawn = World::generate(world)?.sample_tasks(*split, kinds, *n, seed)?;
-                Ok(drawn.into_iter().map(|drawn| drawn.task).collect())
-            }
-            Self::WorldFacts { world, phrasing, n } => {
-                let world = World::generate(world)?;
-                let wanted =
-                    world.single_facts().filter(|fact| phrasing.includes(fact.familiarity));
-                let mut facts: Vec<SingleFact> = wanted.collect();
-                facts.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-                facts.truncate(n.unwrap_or(usize::MAX));
-                Ok(facts.into_iter().map(fact_task).collect())
-            }
-            Self::File { path, source, sources, kinds, shuffle_seed, limit, train } => {
-                let options = ReadOptions {
-                    source: source.clone(),
-                    sources: sources.clone(),
-                    kinds: kinds.clone(),
-                    shuffle_seed: *shuffle_seed,
-                    limit: *limit,
-                };
-                let outcome = read_tasks(path, &options)?;
-                let rejected = outcome.rejected.iter().take(5);
-                warnings.extend(rejected.map(|rejected| format!("left out: {rejected}")));
-                let unnamed = outcome.rejected.len().saturating_sub(5);
-                if unnamed > 0 {
-                    warnings.push(format!("left out: {unnamed} more rows of `{}`", path.display()));
-                }
-                if let Some(train) = train {
-                    let trained = read_tasks(train, &ReadOptions::default())?.tasks;
-                    let shared = overlap(&trained, &outcome.tasks).len();
-                    if shared > 0 {
-                        warnings.push(format!(
-                            "{shared} of {} questions in `{}` are also in `{}`, which was trained on",
-                            outcome.tasks.len(),
-                            path.display(),
-                            train.display()
-                        ));
-                    }
-                }
-                Ok(outcome.tasks)
-            }
+            Self::World(questions) => Ok(questions.read(seed)?),
+            Self::WorldFacts(facts) => Ok(facts.read(seed)?),
+            Self::File(file) => file.read(limit, found),
         }
     }
 }
 
-impl Wording {
-    fn includes(self, familiarity: Familiarity) -> bool {
-        match self {
-            Self::Known => familiarity == Familiarity::Known,
-            Self::Rare => familiarity == Familiarity::Rare,
-            Self::Unknown => familiarity == Familiarity::Unknown,
-            Self::All => true,
+impl FileData {
+    fn read(&self, limit: Option<usize>, found: &mut Found) -> Result<Vec<Task>, EvalError> {
+        let defaults = ReadOptions::default();
+        let own_limit = self.limit.unwrap_or(usize::MAX);
+        let columns = ReadOptions {
+            question: self.question.clone(),
+            answer: self.answer.clone(),
+            context: self.context.clone(),
+            max_rejected: self.max_rejected.unwrap_or(defaults.max_rejected),
+            ..defaults
+        };
+        let options = ReadOptions {
+            source: self.source.clone(),
+            sources: self.sources.clone(),
+            kinds: self.kinds.clone(),
+            shuffle_seed: self.shuffle_seed,
+            limit: limit.map(|limit| limit.min(own_limit)).or(self.limit),
+            ..columns.clone()
+        };
+        let ReadOutcome { rows, summary } = read_tasks(&self.path, &options)?;
+        found.warnings.extend(summary.warnings());
+        if let Some(train) = &self.train {
+            let trained = read_tasks(train, &columns)?.rows;
+            let shared = overlap(&trained, &rows).len();
+            if shared > 0 {
+                found.warnings.push(format!(
+                    "{shared} of {} questions in `{}` are also in `{}`, which was trained on",
+                    rows.len(),
+                    self.path.display(),
+                    train.display()
+                ));
+            }
         }
-    }
-}
-
-fn fact_task(fact: SingleFact) -> Task {
-    let kind = match (fact.familiarity, fact.trained) {
-        (Familiarity::Known, _) => "single-known",
-        (Familiarity::Rare, true) => "single-rare-trained",
-        (Familiarity::Rare, false) => "single-rare",
-        (Familiarity::Unknown, _) => "single-unknown",
-    };
-    Task {
-        id: fact.question.clone(),
-        question: fact.question,
-        golds: vec![fact.answer],
-        source: "world_facts".into(),
-        kind: Some(kind.into()),
-        hops: Some(1),
+        found.notes.push(format!("`{}`: {summary}", self.path.display()));
+        for source in summary.forms.keys() {
+            if let Some(form) = summary.form(source) {
+                found.forms.insert(source.clone(), form);
+            }
+        }
+        Ok(rows)
     }
 }
 

@@ -1,45 +1,52 @@
 //! Which metric scores which data set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::EvalError;
+use super::data::Question;
+use crate::dataset::Form;
 use crate::reward::{AnswerMetric, Normalization};
 
 /// How an answer is scored: 0 to 1, and 0 for an empty one under every metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", try_from = "String")]
 pub enum Metric {
-    /// The harmonic mean of precision and recall over tokens.
-    F1,
-    /// 1 when the normal forms are equal, else 0.
-    Exact,
-    /// 1 when both are the same number, else 0.
-    Numeric,
-    /// `numeric` for golds that are numbers, `f1` for the others.
-    Auto,
+    /// By comparing texts.
+    Text(AnswerMetric),
     /// The cosine of sentence embeddings; a negative one counts as 0.
     Ssim,
     /// What a large model says that the answer is worth.
     Judge,
 }
 
-/// The published metric of each data set, by how its name begins.
-const PUBLISHED: [(&str, Metric); 14] = [
-    ("world", Metric::Exact),
-    ("2wiki", Metric::F1),
-    ("hotpot", Metric::F1),
-    ("musique", Metric::F1),
-    ("popqa", Metric::F1),
-    ("squad", Metric::F1),
-    ("triviaqa", Metric::F1),
-    ("gsm8k", Metric::Exact),
-    ("dapo", Metric::Exact),
-    ("mathqa", Metric::Exact),
-    ("math", Metric::Exact),
+const F1: Metric = Metric::Text(AnswerMetric::F1);
+const EXACT: Metric = Metric::Text(AnswerMetric::Exact);
+
+/// The published metric of each data set, by how its name begins. The names of the reference's own
+/// files are among them: `w-book-…`, `wp-…`, `xum-…`.
+const PUBLISHED: [(&str, Metric); 20] = [
+    ("world", EXACT),
+    ("2wiki", F1),
+    ("hotpot", F1),
+    ("musique", F1),
+    ("bamboogle", F1),
+    ("popqa", F1),
+    ("squad", F1),
+    ("triviaqa", F1),
+    ("nq", F1),
+    ("naturalquestions", F1),
+    ("gsm8k", EXACT),
+    ("dapo", EXACT),
+    ("mathqa", EXACT),
+    ("math", EXACT),
     ("booksum", Metric::Ssim),
+    ("wbook", Metric::Ssim),
     ("writingprompts", Metric::Ssim),
+    ("wp", Metric::Ssim),
     ("xsum", Metric::Ssim),
+    ("xum", Metric::Ssim),
 ];
 
 /// How answers are scored.
@@ -48,8 +55,8 @@ const PUBLISHED: [(&str, Metric); 14] = [
 pub struct MetricConfig {
     /// How text is made comparable.
     pub normalization: Normalization,
-    /// The metric of a data set, by its name; the published one where none is given, and `f1` for
-    /// a data set that is not known.
+    /// The metric of a data set, by its name or how that begins; the published one where none is
+    /// given, and for a data set that is not known the one that its form suggests, or `f1`.
     pub by_source: BTreeMap<String, Metric>,
     /// What embeds sentences for `ssim`: a folder, or an id on the Hugging Face hub. Default:
     /// `sentence-transformers/all-MiniLM-L6-v2`, as published.
@@ -67,13 +74,24 @@ impl Default for MetricConfig {
 }
 
 impl Metric {
+    /// Every metric.
+    pub fn all() -> impl Iterator<Item = Self> {
+        AnswerMetric::ALL.into_iter().map(Self::Text).chain([Self::Ssim, Self::Judge])
+    }
+
+    /// Its name in configurations.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Text(metric) => metric.key(),
+            Self::Ssim => "ssim",
+            Self::Judge => "judge",
+        }
+    }
+
     /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
-            Self::F1 => "F1",
-            Self::Exact => "exact match",
-            Self::Numeric => "numeric match",
-            Self::Auto => "numeric match or F1",
+            Self::Text(metric) => metric.name(),
             Self::Ssim => "SSim",
             Self::Judge => "judge",
         }
@@ -81,32 +99,104 @@ impl Metric {
 
     /// Whether it gives nothing between 0 and 1.
     pub fn is_binary(self) -> bool {
-        matches!(self, Self::Exact | Self::Numeric)
+        matches!(self, Self::Text(metric) if metric.is_binary())
+    }
+}
+
+impl From<Metric> for String {
+    fn from(metric: Metric) -> Self {
+        metric.key().to_owned()
+    }
+}
+
+impl TryFrom<String> for Metric {
+    type Error = String;
+
+    fn try_from(key: String) -> Result<Self, String> {
+        Self::all().find(|metric| metric.key() == key).ok_or_else(|| {
+            let known: Vec<String> =
+                Self::all().map(|known| format!("`{}`", known.key())).collect();
+            format!("there is no metric `{key}`; there are {}", known.join(", "))
+        })
+    }
+}
+
+/// A data set's metric, and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// The metric.
+    pub metric: Metric,
+    /// Why it is this one.
+    pub reason: &'static str,
+}
+
+impl MetricConfig {
+    /// Checks that `by_source` names data sets of these questions.
+    ///
+    /// # Errors
+    /// When it names another.
+    pub fn check<'q>(
+        &self,
+        questions: impl Iterator<Item = &'q Question>,
+    ) -> Result<(), EvalError> {
+        let sources: BTreeSet<&str> =
+            questions.map(|question| question.task.source.as_str()).collect();
+        let fits = |name: &str| sources.iter().any(|source| names(name, source));
+        let Some(wrong) = self.by_source.keys().find(|name| !fits(name)) else { return Ok(()) };
+        let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();
+        Err(EvalError::Setting(format!(
+            "`metrics.by_source` names the data set `{wrong}`, but there is none of that name\nhint: there is {}",
+            sources.join(", ")
+        )))
     }
 
-    /// The comparison of texts that it is, if no model is needed for it.
-    pub fn by_text(self) -> Option<AnswerMetric> {
-        match self {
-            Self::F1 => Some(AnswerMetric::F1),
-            Self::Exact => Some(AnswerMetric::Exact),
-            Self::Numeric => Some(AnswerMetric::Numeric),
-            Self::Auto => Some(AnswerMetric::Auto),
-            Self::Ssim | Self::Judge => None,
+    /// The metric of the data set `source`, whose rows are written in `form`.
+    pub fn of(&self, source: &str, form: Option<Form>) -> Chosen {
+        let own = self.by_source.iter().filter(|(name, _)| names(name, source));
+        // Of several names that fit, the longest says most.
+        if let Some((_, metric)) = own.max_by_key(|(name, _)| (*name == source, name.len())) {
+            return Chosen { metric: *metric, reason: "`metrics.by_source` says so" };
+        }
+        if let Some(metric) = published(source) {
+            return Chosen { metric, reason: "published with data sets of this name" };
+        }
+        let by_form = match form {
+            Some(Form::Gsm8k) => Some(AnswerMetric::Numeric),
+            Some(Form::Math) => Some(AnswerMetric::Math),
+            Some(Form::MultipleChoice) => Some(AnswerMetric::Choice),
+            _ => None,
+        };
+        match by_form {
+            Some(metric) => {
+                Chosen { metric: Metric::Text(metric), reason: "usual for rows of this form" }
+            }
+            None => Chosen { metric: F1, reason: "the default" },
         }
     }
 }
 
-impl MetricConfig {
-    /// The metric of the data set `source`.
-    pub fn of(&self, source: &str) -> Metric {
-        if let Some(metric) = self.by_source.get(source) {
-            return *metric;
-        }
-        let plain: String =
-            source.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-        let published = PUBLISHED.into_iter().find(|(start, _)| plain.starts_with(start));
-        published.map_or(Metric::F1, |(_, metric)| metric)
-    }
+/// Letters and digits of a data set's name, in lower case.
+fn plain(source: &str) -> String {
+    source.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether `name` means the data set `source`: it is its name, or what that begins with, behind an
+/// owner such as `openai/` or not.
+fn names(name: &str, source: &str) -> bool {
+    let (name, bare) = (plain(name), source.rsplit('/').next().unwrap_or(source));
+    !name.is_empty() && (plain(source).starts_with(&name) || plain(bare).starts_with(&name))
+}
+
+fn published(source: &str) -> Option<Metric> {
+    /// A shorter name must be the first word of a data set's.
+    const SHORT: usize = 3;
+    let bare = source.rsplit('/').next().unwrap_or(source).to_lowercase();
+    let first = bare.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let fits = |name: &str| match name.len() {
+        ..=SHORT => name == first,
+        _ => names(name, source),
+    };
+    PUBLISHED.into_iter().find(|(name, _)| fits(name)).map(|(_, metric)| metric)
 }
 
 #[cfg(test)]
@@ -118,32 +208,70 @@ mod tests {
     fn data_sets_have_their_published_metric() {
         let config = MetricConfig::default();
         for (source, metric) in [
-            ("world", Metric::Exact),
-            ("world_facts", Metric::Exact),
-            ("gsm8k-256-test", Metric::Exact),
-            ("hotpot-256-test", Metric::F1),
-            ("2WikiMultihopQA", Metric::F1),
-            ("MuSiQue", Metric::F1),
-            ("PopQA", Metric::F1),
-            ("DAPO-Math", Metric::Exact),
-            ("MathQA", Metric::Exact),
+            ("world", EXACT),
+            ("world_facts", EXACT),
+            ("gsm8k-256-test", EXACT),
+            ("openai/gsm8k", EXACT),
+            ("hotpot-256-test", F1),
+            ("2WikiMultihopQA", F1),
+            ("MuSiQue", F1),
+            ("PopQA", F1),
+            ("DAPO-Math", EXACT),
+            ("math_dapo", EXACT),
+            ("MathQA", EXACT),
+            ("lighteval/MATH", EXACT),
+            ("DigitalLearningGmbH/MATH-lighteval", EXACT),
             ("BookSum", Metric::Ssim),
+            ("w-book-6600-256-test", Metric::Ssim),
             ("Writing_Prompts", Metric::Ssim),
+            ("wp-6600-256-test", Metric::Ssim),
             ("XSum", Metric::Ssim),
-            ("SQuAD v2", Metric::F1),
-            ("TriviaQA", Metric::F1),
-            ("my own", Metric::F1),
+            ("xum-128-eval_ood", Metric::Ssim),
+            ("SQuAD v2", F1),
+            ("TriviaQA", F1),
+            ("nq", F1),
+            ("nqueens", F1),
+            ("wpa", F1),
+            ("my own", F1),
         ] {
-            assert_eq!(config.of(source), metric, "{source}");
+            assert_eq!(config.of(source, None).metric, metric, "{source}");
         }
     }
 
     #[test]
-    fn an_override_wins() {
-        let text = "by_source = { gsm8k = \"numeric\", BookSum = \"judge\" }";
+    fn an_unknown_data_set_has_the_metric_of_its_form() {
+        let config = MetricConfig::default();
+        for (source, form, metric) in [
+            ("train", Some(Form::Gsm8k), AnswerMetric::Numeric),
+            ("train", Some(Form::Math), AnswerMetric::Math),
+            ("arc", Some(Form::MultipleChoice), AnswerMetric::Choice),
+            ("train", Some(Form::QuestionAnswer), AnswerMetric::F1),
+            ("gsm8k", Some(Form::Gsm8k), AnswerMetric::Exact),
+        ] {
+            assert_eq!(config.of(source, form).metric, Metric::Text(metric), "{source} {form:?}");
+        }
+    }
+
+    #[test]
+    fn an_override_wins_by_name_or_its_beginning_and_must_fit() {
+        let text =
+            "by_source = { gsm8k = \"numeric\", gsm8k-hard = \"math\", BookSum = \"judge\" }";
         let config: MetricConfig = toml::from_str(text).unwrap();
-        assert_eq!(config.of("gsm8k"), Metric::Numeric);
-        assert_eq!(config.of("BookSum"), Metric::Judge);
-        assert_eq!(config.of("WritingPrompts"), Metric::Ssim);
+        let of = |source| config.of(source, None).metric;
+        assert_eq!(of("openai/gsm8k"), Metric::Text(AnswerMetric::Numeric));
+        assert_eq!(of("gsm8k-256-test"), Metric::Text(AnswerMetric::Numeric));
+        assert_eq!(of("gsm8k-hard"), Metric::Text(AnswerMetric::Math));
+        assert_eq!(of("BookSum"), Metric::Judge);
+        assert_eq!(of("WritingPrompts"), Metric::Ssim);
+        let question = |source: &str| Question {
+            task: crate::task::Task { source: source.into(), ..Default::default() },
+            metric: F1,
+        };
+        let asked = [question("gsm8k-256-test"), question("hotpot")];
+        let error = config.check(asked.iter()).unwrap_err().to_string();
+        assert!(error.contains("the data set `BookSum`"), "{error}");
+        assert!(error.contains("there is `gsm8k-256-test`, `hotpot`"), "{error}");
+        let error = toml::from_str::<MetricConfig>("by_source = { a = \"f2\" }").unwrap_err();
+        assert!(error.to_string().contains("there is no metric `f2`; there are `f1`"), "{error}");
     }
 }

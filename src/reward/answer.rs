@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::number::{Number, boxed};
+use super::number::Number;
+use super::plain::{boxed, plain_unicode, without_latex};
+use super::{choice, harness, math};
 
 /// How text is made comparable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +18,8 @@ pub enum Normalization {
     Published,
     /// The same, but numbers keep their sign, point and percent sign and lose only what does not
     /// change them (separators, currency, trailing zeros, a closing full stop); articles stay where
-    /// nothing else is left; of `\boxed{…}` only the content counts.
+    /// nothing else is left; of `\boxed{…}` only the content counts, and Unicode has one form (NFC,
+    /// quotes, dashes, full-width characters).
     Strict,
 }
 
@@ -26,8 +29,13 @@ impl Normalization {
         match self {
             Self::Published => without_articles(&without_punctuation(&text.to_lowercase())),
             Self::Strict => {
-                let text = boxed(text).unwrap_or(text).to_lowercase();
-                let words = words(&text).map(strict_word).collect::<Vec<_>>().join(" ");
+                let text = boxed(text).unwrap_or(text);
+                let text = match text.contains('\\') {
+                    true => plain_unicode(&without_latex(text)),
+                    false => plain_unicode(text),
+                };
+                let words =
+                    words(&text.to_lowercase()).map(strict_word).collect::<Vec<_>>().join(" ");
                 let bare = without_articles(&words);
                 if bare.is_empty() { words.trim().to_owned() } else { bare }
             }
@@ -47,25 +55,105 @@ pub enum AnswerMetric {
     Numeric,
     /// `numeric` for golds that are numbers, `f1` for the others.
     Auto,
+    /// 1 when both are the same number, expression, set, tuple or interval, or the same words.
+    Math,
+    /// 1 when the answer chooses the gold's letter, or is one of the golds in words.
+    Choice,
+    /// GSM8K as lm-evaluation-harness scores it by `strict-match`: the number behind `#### `.
+    Gsm8kStrict,
+    /// GSM8K as lm-evaluation-harness scores it by `flexible-extract`: the last number.
+    Gsm8kFlexible,
+    /// MATH as lm-evaluation-harness scores it in `hendrycks_math`.
+    HendrycksMath,
 }
 
 impl AnswerMetric {
+    /// Every metric.
+    pub const ALL: [Self; 9] = [
+        Self::F1,
+        Self::Exact,
+        Self::Numeric,
+        Self::Auto,
+        Self::Math,
+        Self::Choice,
+        Self::Gsm8kStrict,
+        Self::Gsm8kFlexible,
+        Self::HendrycksMath,
+    ];
+
+    /// Its name in configurations.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::F1 => "f1",
+            Self::Exact => "exact",
+            Self::Numeric => "numeric",
+            Self::Auto => "auto",
+            Self::Math => "math",
+            Self::Choice => "choice",
+            Self::Gsm8kStrict => "gsm8k_strict",
+            Self::Gsm8kFlexible => "gsm8k_flexible",
+            Self::HendrycksMath => "hendrycks_math",
+        }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F1 => "F1",
+            Self::Exact => "exact match",
+            Self::Numeric => "numeric match",
+            Self::Auto => "numeric match or F1",
+            Self::Math => "mathematical equality",
+            Self::Choice => "chosen letter",
+            Self::Gsm8kStrict => "GSM8K strict match",
+            Self::Gsm8kFlexible => "GSM8K flexible match",
+            Self::HendrycksMath => "MATH exact match",
+        }
+    }
+
+    /// Whether it gives nothing between 0 and 1.
+    pub fn is_binary(self) -> bool {
+        !matches!(self, Self::F1 | Self::Auto)
+    }
+
     /// The score of `prediction` against the best of `golds`, 0 to 1.
     pub fn score(self, prediction: &str, golds: &[String], normalization: Normalization) -> f64 {
         if prediction.trim().is_empty() {
             return 0.0;
         }
         let against = |gold: &String| match self {
+            Self::F1 | Self::Exact if normalization.apply(gold).is_empty() => {
+                f64::from(same_without_words(prediction, gold))
+            }
             Self::F1 => f1(prediction, gold, normalization),
             Self::Exact => f64::from(exact_match(prediction, gold, normalization)),
             Self::Numeric => f64::from(numeric_match(prediction, gold)),
-            Self::Auto if Number::parse(gold).is_some() => {
+            Self::Auto if Number::parse_with_unit(gold).is_some() => {
                 f64::from(numeric_match(prediction, gold))
             }
-            Self::Auto => f1(prediction, gold, normalization),
+            Self::Auto => Self::F1.score(prediction, std::slice::from_ref(gold), normalization),
+            Self::Math => f64::from(math::same(prediction, gold)),
+            Self::Choice => f64::from(match choice::letter(gold) {
+                Some(letter) => choice::chosen(prediction) == Some(letter),
+                None => exact_match(prediction, gold, Normalization::Strict),
+            }),
+            Self::Gsm8kStrict => f64::from(harness::gsm8k_strict(prediction, gold)),
+            Self::Gsm8kFlexible => f64::from(harness::gsm8k_flexible(prediction, gold)),
+            Self::HendrycksMath => f64::from(harness::hendrycks_math(prediction, gold)),
         };
         golds.iter().map(against).fold(0.0, f64::max)
     }
+}
+
+/// For golds of which normalising leaves nothing, such as `A`, `the` and `?`: whether the prediction
+/// is the same but for case and what stands around it.
+fn same_without_words(prediction: &str, gold: &str) -> bool {
+    let bare = |text: &str| {
+        let lower = plain_unicode(text).to_lowercase();
+        let inner = lower.trim_matches(|c: char| !c.is_alphanumeric());
+        if inner.is_empty() { lower.trim().to_owned() } else { inner.to_owned() }
+    };
+    !gold.trim().is_empty() && bare(prediction) == bare(gold)
 }
 
 /// Whether the normal forms are equal.
@@ -100,7 +188,7 @@ pub fn f1(prediction: &str, gold: &str, normalization: Normalization) -> f64 {
 
 /// Whether the number that `prediction` gives is the number `gold`.
 pub fn numeric_match(prediction: &str, gold: &str) -> bool {
-    match (Number::find(prediction), Number::parse(gold)) {
+    match (Number::find(prediction), Number::parse_with_unit(gold)) {
         (Some(given), Some(wanted)) => given.same(wanted),
         _ => false,
     }

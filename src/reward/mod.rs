@@ -8,15 +8,22 @@ use crate::task::Task;
 use crate::trajectory::{Action, Trajectory};
 
 mod answer;
+mod choice;
+mod expression;
 mod external;
 mod format;
+mod harness;
+mod math;
 mod number;
+mod plain;
 #[cfg(test)]
 mod tests;
+mod unit;
 
 pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
 pub use external::{ExternalConfig, ExternalReward};
 pub use number::Number;
+pub use plain::boxed;
 
 use format::{PublishedFormat, StrictFormat};
 

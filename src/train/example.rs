@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
+use crate::dataset::Demonstration;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
 use crate::tokenization::{Message, TextSide, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
-use crate::world::demonstration::Demonstration;
 
 /// A conversation that could not be made into tokens.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
-use crate::world::{World, WorldConfig};
+use crate::world::{WorldConfig, vocabulary};
 
 use super::error::TrainError;
 use super::origin::fingerprint;
@@ -316,7 +316,7 @@ fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result
             std::fs::copy(entry.path(), folder.join(TEMPLATES).join(entry.file_name()))?;
         }
     }
-    let mut lines = World::generate(world)?.vocabulary_corpus(200, 0)?;
+    let mut lines = vocabulary(world)?;
     let protocol = Protocol::load(new.templates.as_deref())?;
     let opening = Opening { max_turns: 9, ..Opening::default() };
     lines.extend(protocol.opening(&opening)?.into_iter().filter_map(|piece| match piece {

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::dataset::ReadSummary;
+
 use super::error::TrainError;
 use super::metrics::Values;
 
@@ -65,6 +67,19 @@ pub struct DataSummary {
 }
 
 impl DataSummary {
+    /// Of the rows at `path`, as they were read.
+    pub fn of(path: &Path, read: &ReadSummary) -> Self {
+        Self {
+            from: path.display().to_string(),
+            rows: read.rows,
+            used: read.used,
+            rejected: read.rejected,
+            left_out: read.beyond_limit,
+            reasons: read.first_rejected.iter().map(ToString::to_string).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Adds a rejected row.
     pub fn reject(&mut self, reason: String) {
         self.rejected += 1;

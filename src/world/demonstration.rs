@@ -14,32 +14,11 @@ use super::{
     Entity, Familiarity, Goal, MAX_HOPS, Phrasing, Sampler, Split, Step, TaskKind, World,
     WorldError, WorldTask,
 };
-use crate::task::Task;
+use crate::dataset::{DemoTurn, Demonstration};
 use crate::trajectory::Action;
 
 /// Said before the whole question is put to the large model.
 const ASK_ALL: &str = "the whole question";
-
-/// One move of a demonstration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DemoTurn {
-    /// What is thought.
-    pub think: String,
-    /// What is done: a prompt, or the answer.
-    pub action: Action,
-    /// What the large model replies to a prompt.
-    pub reply: Option<String>,
-}
-
-/// A question and how it is answered; rendering it as text is the protocol's part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Demonstration {
-    /// The question. Its gold is not always the answer given: a question asked all at once ends
-    /// with what the large model guessed.
-    pub task: Task,
-    /// The moves; the last is the answer.
-    pub turns: Vec<DemoTurn>,
-}
 
 /// In which wordings demonstrated prompts ask for single facts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

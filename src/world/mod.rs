@@ -16,12 +16,14 @@ mod question;
 mod relation;
 mod sample;
 mod single_fact;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
 pub use relation::{EntityKind, Familiarity, PHRASINGS, Phrasing, Relation, RelationSpec};
 pub use sample::{Goal, MAX_HOPS, Sampler, Split, Step, TaskKind, WorldTask};
 pub use single_fact::SingleFact;
+pub use tasks::{Wording, WorldFacts, WorldQuestions, WorldTasks, vocabulary};
 
 use names::{PROFESSIONS, SECTORS, WordMaker};
 

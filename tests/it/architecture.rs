@@ -15,7 +15,7 @@ const FLOORS: [(&str, &[&str]); 25] = [
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
     ("reward", &["task", "trajectory", "protocol"]),
-    ("dataset", &["task", "trajectory", "protocol"]),
+    ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["gguf", "protocol"]),
     ("model", &["gguf", "sampling", "trajectory"]),

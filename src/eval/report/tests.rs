@@ -11,7 +11,7 @@ use crate::eval::rows::{Attempt, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::{Scorer, Scores};
 use crate::eval::search::Tried;
-use crate::reward::Normalization;
+use crate::reward::{AnswerMetric, Normalization};
 use crate::task::Task;
 
 fn question(index: usize, source: &str, metric: Metric) -> Question {
@@ -42,7 +42,7 @@ fn failed() -> Outcome {
 /// four the second fails.
 fn report() -> Report {
     let questions: Vec<Question> =
-        (0..40).map(|index| question(index, "world", Metric::Exact)).collect();
+        (0..40).map(|index| question(index, "world", Metric::Text(AnswerMetric::Exact))).collect();
     let outcomes = (0..40)
         .map(|index| {
             let word = |right| if right { "right" } else { "wrong" };
@@ -123,7 +123,7 @@ fn pairs_are_compared_on_what_both_answered() {
 #[test]
 fn an_open_difference_says_how_many_questions_it_needs() {
     let questions: Vec<Question> =
-        (0..20).map(|index| question(index, "own", Metric::F1)).collect();
+        (0..20).map(|index| question(index, "own", Metric::Text(AnswerMetric::F1))).collect();
     let outcomes = (0..20)
         .map(|index| {
             let first = if index < 5 { "right" } else { "no" };
@@ -142,8 +142,9 @@ fn an_open_difference_says_how_many_questions_it_needs() {
 #[test]
 fn several_data_sets_are_compared_each_and_together() {
     let sources = ["x", "y"];
-    let questions: Vec<Question> =
-        (0..40).map(|index| question(index, sources[index % 2], Metric::Exact)).collect();
+    let questions: Vec<Question> = (0..40)
+        .map(|index| question(index, sources[index % 2], Metric::Text(AnswerMetric::Exact)))
+        .collect();
     let outcomes = (0..40).map(|_| vec![answered("right", 1), answered("no", 1)]).collect();
     let report = built(questions, outcomes);
     let scopes: Vec<&str> = report.comparisons.iter().map(|found| found.scope.as_str()).collect();
@@ -161,7 +162,7 @@ fn several_data_sets_are_compared_each_and_together() {
 
 #[test]
 fn an_arm_that_failed_throughout_has_no_score() {
-    let questions = vec![question(0, "world", Metric::Exact)];
+    let questions = vec![question(0, "world", Metric::Text(AnswerMetric::Exact))];
     let report = built(questions, vec![vec![answered("right", 1), failed()]]);
     assert_eq!(report.arms[1].score, None);
     assert!(report.comparisons.is_empty());
@@ -204,7 +205,7 @@ fn the_report_is_written_in_three_forms() {
 #[test]
 fn long_texts_are_cut_in_the_report_alone() {
     let long = format!("right {}", "ä".repeat(10_000_000));
-    let questions = vec![question(0, "own", Metric::F1)];
+    let questions = vec![question(0, "own", Metric::Text(AnswerMetric::F1))];
     let report = built(questions, vec![vec![answered(&long, 1), answered("right", 1)]]);
     assert_eq!(report.arms[0].score.unwrap().mean, 2.0 / 3.0);
     assert!(report.episodes[0].attempts[0].answer.len() < 9_000);
@@ -260,7 +261,7 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
 #[test]
 fn attempts_are_told_apart_by_their_calls() {
     let questions: Vec<Question> =
-        (0..12).map(|index| question(index, "world", Metric::Exact)).collect();
+        (0..12).map(|index| question(index, "world", Metric::Text(AnswerMetric::Exact))).collect();
     let outcomes = (0..12)
         .map(|index| {
             let word = if index % 3 == 0 { "wrong" } else { "right" };

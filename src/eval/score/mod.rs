@@ -91,13 +91,13 @@ impl Scorer {
             return known(0.0);
         }
         let missing = |what: &str| EvalError::Setting(format!("there is no {what}"));
-        match (metric.by_text(), metric) {
-            (Some(by_text), _) => known(by_text.score(answer, &task.golds, self.normalization)),
-            (None, Metric::Judge) => {
+        match metric {
+            Metric::Text(metric) => known(metric.score(answer, &task.golds, self.normalization)),
+            Metric::Judge => {
                 let judge = self.judge.as_ref().ok_or_else(|| missing("judge"))?;
                 judge.score(task, answer).await
             }
-            (None, _) => {
+            Metric::Ssim => {
                 let sentences = self.sentences.as_ref().ok_or_else(|| missing("sentence model"))?;
                 let (sentences, answer) = (Arc::clone(sentences), answer.to_owned());
                 let golds = task.golds.clone();

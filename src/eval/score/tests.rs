@@ -54,8 +54,7 @@ async fn nothing_scores_nothing_under_every_metric() {
     let scorer = Scorer::new(Normalization::default())
         .with_encoder(Arc::new(Letters(AtomicUsize::new(0))))
         .with_judge(never);
-    use Metric::{Auto, Exact, F1, Judge, Numeric, Ssim};
-    for metric in [F1, Exact, Numeric, Auto, Ssim, Judge] {
+    for metric in Metric::all() {
         for answer in ["", " \n\t"] {
             let score = scorer.score(&question(metric, &["", "the"]), answer).await.unwrap();
             assert_eq!(score, Score { value: Ok(0.0), judge: RoleUsage::default() }, "{metric:?}");

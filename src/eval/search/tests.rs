@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::eval::metrics::Metric;
 use crate::large_model::{LargeModelError, Reply, Scripted};
-use crate::reward::Normalization;
+use crate::reward::{AnswerMetric, Normalization};
 use crate::task::Task;
 
 /// Questions `what is N`, answered by N.
@@ -16,7 +16,9 @@ fn questions(count: usize) -> Vec<Question> {
         golds: vec![n.to_string()],
         ..Task::default()
     };
-    (0..count).map(|n| Question { task: task(n), metric: Metric::Exact }).collect()
+    (0..count)
+        .map(|n| Question { task: task(n), metric: Metric::Text(AnswerMetric::Exact) })
+        .collect()
 }
 
 /// Right about as many of ten questions as there are exclamation marks in the prompt.

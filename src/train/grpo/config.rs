@@ -222,14 +222,14 @@ pub enum TaskConfig {
         /// The kinds of questions, which take turns. One that is listed twice comes twice as often.
         questions: Vec<TaskKind>,
     },
-    /// Parquet or JSON Lines.
+    /// Files of tasks.
     File {
-        /// The file to train on.
+        /// What to train on: a file, a folder or a glob.
         path: PathBuf,
         /// Which of its tasks.
         #[serde(default)]
         read: ReadOptions,
-        /// A file to evaluate on; without it there is no evaluation.
+        /// What to evaluate on, read with the same columns; without it there is no evaluation.
         #[serde(default)]
         eval_path: Option<PathBuf>,
     },

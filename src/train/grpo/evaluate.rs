@@ -12,7 +12,6 @@ use crate::reward::{AnswerMetric, Normalization, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
-use crate::world::Familiarity;
 
 /// Episodes that are kept to be looked at, one a class.
 const SHOWN: usize = 8;
@@ -26,9 +25,9 @@ pub struct Evaluation {
     pub all: ClassResult,
     /// By class: the kind and the number of hops where they are known, else the data set.
     pub classes: BTreeMap<String, ClassResult>,
-    /// Prompts by how well the large model knows their wording; empty for tasks outside the bundled
-    /// world.
-    pub wordings: BTreeMap<String, usize>,
+    /// Prompts by class; empty where the source of the tasks knows none.
+    #[serde(alias = "wordings")]
+    pub prompt_classes: BTreeMap<String, usize>,
     /// Episodes that failed for no fault of the policy's; not counted above.
     pub failed: usize,
     /// The first episode of each class.
@@ -109,17 +108,11 @@ impl Evaluation {
         let is_new = !self.classes.contains_key(&class);
         self.all.add(is_exact, &scored);
         self.classes.entry(class).or_default().add(is_exact, &scored);
-        if !tasks.wordings.is_empty() {
-            for turn in &scored.episode.trajectory.turns {
-                if let Action::Prompt(prompt) = &turn.action {
-                    let wording = match tasks.wordings.get(prompt.trim()) {
-                        Some(Familiarity::Known) => "known",
-                        Some(Familiarity::Rare) => "rare",
-                        Some(Familiarity::Unknown) => "unknown",
-                        None => "no single fact",
-                    };
-                    *self.wordings.entry(wording.to_owned()).or_default() += 1;
-                }
+        for turn in &scored.episode.trajectory.turns {
+            if let Action::Prompt(prompt) = &turn.action
+                && let Some(class) = tasks.classify(prompt)
+            {
+                *self.prompt_classes.entry(class.to_owned()).or_default() += 1;
             }
         }
         if is_new && self.shown.len() < SHOWN {

@@ -1,5 +1,6 @@
 //! The run as one HTML page: curves, the evaluation by class, episodes before and after.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -98,20 +99,19 @@ fn results(first: &Evaluation, last: &Evaluation) -> String {
         "<h2>Held-out tasks</h2>\n<table><tr><th></th><td>tasks</td><td>exact match before</td><td>after {} steps</td><td>turns</td></tr>\n{rows}</table>\n<p>Greedy, one episode a task; 95 % intervals.</p>\n",
         last.step
     );
-    if !last.wordings.is_empty() {
-        let share = |evaluation: &Evaluation, wording: &str| {
-            let all: usize = evaluation.wordings.values().sum();
-            let count = evaluation.wordings.get(wording).copied().unwrap_or(0);
+    if !last.prompt_classes.is_empty() {
+        let share = |evaluation: &Evaluation, class: &str| {
+            let all: usize = evaluation.prompt_classes.values().sum();
+            let count = evaluation.prompt_classes.get(class).copied().unwrap_or(0);
             format!("{:.1} %", 100.0 * count as f64 / all.max(1) as f64)
         };
-        out += "<h2>Wording of the prompts</h2>\n<table><tr><th></th><td>before</td><td>after</td></tr>\n";
-        for (wording, name) in [
-            ("known", "the large model knows it"),
-            ("rare", "it has seen it rarely"),
-            ("unknown", "it has never seen it"),
-            ("no single fact", "no question for a single fact"),
-        ] {
-            let (before, after) = (share(first, wording), share(last, wording));
+        out +=
+            "<h2>Classes of prompts</h2>\n<table><tr><th></th><td>before</td><td>after</td></tr>\n";
+        let classes: BTreeSet<&String> =
+            first.prompt_classes.keys().chain(last.prompt_classes.keys()).collect();
+        for class in classes {
+            let (before, after) = (share(first, class), share(last, class));
+            let name = escape(class);
             let _ = writeln!(out, "<tr><th>{name}</th><td>{before}</td><td>{after}</td></tr>");
         }
         out += "</table>\n";
@@ -225,7 +225,7 @@ mod tests {
             step,
             all: result(exact),
             classes: [("2 hops".to_owned(), result(exact))].into(),
-            wordings: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
+            prompt_classes: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
             failed: 0,
             shown: vec![Shown { task: task.clone(), trajectory: Default::default(), reward: 1.0 }],
         };

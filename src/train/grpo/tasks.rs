@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::config::TaskConfig;
-use crate::dataset::read_tasks;
+use crate::dataset::{ReadOptions, read_tasks};
 use crate::seed::{Purpose, derive};
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::order::Order;
 use crate::train::summary::DataSummary;
-use crate::world::{Familiarity, Split, TaskKind, World};
+use crate::world::WorldTasks;
 
 /// Where a run's tasks come from.
 pub struct Tasks {
@@ -18,17 +18,12 @@ pub struct Tasks {
     seed: u64,
     /// Held-out tasks.
     pub eval: Vec<Task>,
-    /// How well the large model knows each wording of a single fact, where that is known.
-    pub wordings: HashMap<String, Familiarity>,
     /// What became of the rows that were read.
     pub read: Vec<DataSummary>,
 }
 
 enum Source {
-    World {
-        world: World,
-        kinds: Vec<TaskKind>,
-    },
+    World(WorldTasks),
     /// The tasks, and an order of them for each round of a step.
     File {
         tasks: Vec<Task>,
@@ -47,54 +42,43 @@ impl Tasks {
     ) -> Result<Self, TrainError> {
         match config {
             TaskConfig::World { world, questions } => {
-                let world = World::generate(world)?;
-                // The same for every run with these kinds, so that runs can be compared. A kind
-                // that is trained on more often is not evaluated more often.
-                let mut kinds: Vec<TaskKind> = Vec::new();
-                for kind in questions {
-                    if !kinds.contains(kind) {
-                        kinds.push(*kind);
-                    }
-                }
-                let drawn = world.sample_tasks(
-                    Split::Test,
-                    &kinds,
-                    eval,
-                    derive(0, Purpose::Evaluation, &[]),
-                )?;
-                let eval = drawn.into_iter().map(|drawn| drawn.task).collect();
-                let wordings =
-                    world.single_facts().map(|fact| (fact.question, fact.familiarity)).collect();
-                let source = Source::World { world, kinds: questions.clone() };
-                let mut read = DataSummary::default();
-                let eval = fitting(eval, &fits, &mut read)?;
-                Ok(Self { source, seed, eval, wordings, read: Vec::new() })
+                let world = WorldTasks::new(world, questions)?;
+                // The same for every run with these kinds, so that runs can be compared.
+                let eval = world.held_out(eval, derive(0, Purpose::Evaluation, &[]))?;
+                let eval = fitting(eval, &fits, &mut DataSummary::default())?;
+                Ok(Self { source: Source::World(world), seed, eval, read: Vec::new() })
             }
             TaskConfig::File { path, read, eval_path } => {
                 let load = |path: &std::path::Path, read| {
                     let outcome = read_tasks(path, read)?;
-                    let from = path.display().to_string();
-                    let rows = outcome.tasks.len() + outcome.rejected.len();
-                    let mut summary = DataSummary { from, rows, ..DataSummary::default() };
-                    for rejected in &outcome.rejected {
-                        summary.reject(rejected.to_string());
+                    tracing::info!("`{}`: {}", path.display(), outcome.summary);
+                    for warning in outcome.summary.warnings() {
+                        tracing::warn!("{warning}");
                     }
-                    let tasks = fitting(outcome.tasks, &fits, &mut summary)?;
+                    let mut summary = DataSummary::of(path, &outcome.summary);
+                    let tasks = fitting(outcome.rows, &fits, &mut summary)?;
                     Ok::<_, TrainError>((tasks, summary))
                 };
                 let (tasks, summary) = load(path, read)?;
-                let mut read = vec![summary];
+                let mut summaries = vec![summary];
                 let mut held_out = Vec::new();
                 if let Some(path) = eval_path {
-                    let (tasks, mut summary) = load(path, &Default::default())?;
+                    let columns = ReadOptions {
+                        shuffle_seed: None,
+                        limit: None,
+                        sources: Vec::new(),
+                        kinds: Vec::new(),
+                        ..read.clone()
+                    };
+                    let (tasks, mut summary) = load(path, &columns)?;
                     held_out = tasks;
                     summary.left_out = held_out.len().saturating_sub(eval);
                     held_out.truncate(eval);
                     summary.used = held_out.len();
-                    read.push(summary);
+                    summaries.push(summary);
                 }
                 let source = Source::File { tasks, orders: Mutex::default() };
-                Ok(Self { source, seed, eval: held_out, wordings: HashMap::new(), read })
+                Ok(Self { source, seed, eval: held_out, read: summaries })
             }
         }
     }
@@ -109,20 +93,22 @@ impl Tasks {
     ) -> Result<Vec<Task>, TrainError> {
         let seed = |part| derive(self.seed, Purpose::Tasks, &[u64::from(round), part]);
         match &self.source {
-            Source::World { world, kinds } => {
-                // Which kind comes first moves on, so that all are equally frequent in the end.
-                let mut kinds = kinds.clone();
-                let first = (step * most as u64) % kinds.len() as u64;
-                kinds.rotate_left(first as usize);
-                let drawn = world.sample_tasks(Split::Train, &kinds, n, seed(step + 1))?;
-                Ok(drawn.into_iter().map(|drawn| drawn.task).collect())
-            }
+            // Which kind comes first moves on, so that all are equally frequent in the end.
+            Source::World(world) => Ok(world.draw(step * most as u64, n, seed(step + 1))?),
             Source::File { tasks, orders } => {
                 let mut orders = orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let order = orders.entry(round).or_insert_with(|| Order::new(tasks.len(), seed(0)));
                 let chosen = order.batch(step, most);
                 Ok(chosen.into_iter().take(n).map(|index| tasks[index].clone()).collect())
             }
+        }
+    }
+
+    /// The class of a prompt, where the source of the tasks knows classes.
+    pub fn classify(&self, prompt: &str) -> Option<&'static str> {
+        match &self.source {
+            Source::World(world) => Some(world.classify(prompt)),
+            Source::File { .. } => None,
         }
     }
 }
@@ -154,7 +140,7 @@ fn fitting(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::world::WorldConfig;
+    use crate::world::{TaskKind, WorldConfig};
 
     fn ids(tasks: Vec<Task>) -> Vec<String> {
         tasks.into_iter().map(|task| task.id).collect()

@@ -1,0 +1,185 @@
+//! Gathers the rows of files, and counts what is not used.
+
+use std::cell::RefCell;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::fields::Fields;
+use super::form::is_known;
+use super::{
+    Context, DatasetError, ReadOptions, ReadOutcome, ReadSummary, Rejected, Row, Sink, Unused,
+};
+
+/// Rejected rows that are remembered with their reasons.
+const NAMED: usize = 5;
+
+pub(super) struct Collector<'a, T> {
+    path: &'a Path,
+    options: &'a ReadOptions,
+    file: PathBuf,
+    /// The start of made-up ids: the file's name, or its path below a folder.
+    stem: String,
+    source: String,
+    rows: Vec<T>,
+    /// The file and row of each data set and id, by their hash.
+    ids: HashMap<u64, (u32, u32)>,
+    /// Data sets and kinds that were not wanted.
+    unwanted: BTreeSet<String>,
+    /// Text in `rows`, bytes.
+    bytes: u64,
+    notes: RefCell<BTreeMap<&'static str, usize>>,
+    summary: ReadSummary,
+}
+
+impl<'a, T: Row> Collector<'a, T> {
+    pub(super) fn new(path: &'a Path, options: &'a ReadOptions) -> Self {
+        Self {
+            path,
+            options,
+            file: PathBuf::new(),
+            stem: String::new(),
+            source: options.source.clone().unwrap_or_else(|| name_of(path)),
+            rows: Vec::new(),
+            ids: HashMap::new(),
+            unwanted: BTreeSet::new(),
+            bytes: 0,
+            notes: RefCell::default(),
+            summary: ReadSummary::default(),
+        }
+    }
+
+    /// The rows that follow are those of `file`.
+    pub(super) fn begin(&mut self, file: &Path) {
+        self.stem = match file.strip_prefix(self.path) {
+            Ok(below) if !below.as_os_str().is_empty() => {
+                below.with_extension("").display().to_string()
+            }
+            _ if self.path.is_file() => name_of(file),
+            _ => file.display().to_string(),
+        };
+        self.file = file.to_owned();
+        self.summary.files.push(file.to_owned());
+    }
+
+    fn take(&mut self, number: usize, row: Result<Fields, String>) -> Result<(), Unused> {
+        let context = Context {
+            options: self.options,
+            source: &self.source,
+            stem: &self.stem,
+            number,
+            notes: &self.notes,
+        };
+        let (row, form) = T::read(&row?, &context)?;
+        if let Some(id) = row.id() {
+            let mut hasher = DefaultHasher::new();
+            (row.source(), id).hash(&mut hasher);
+            let file = self.summary.files.len() as u32;
+            match self.ids.entry(hasher.finish()) {
+                Entry::Occupied(first) => {
+                    let (first_file, first_row) = *first.get();
+                    let place = match self.summary.files.get(first_file as usize - 1) {
+                        Some(other) if first_file != file => format!(" of `{}`", other.display()),
+                        _ => String::new(),
+                    };
+                    return Err(format!("its id `{id}` is that of row {first_row}{place}").into());
+                }
+                Entry::Vacant(free) => free.insert((file, number as u32)),
+            };
+        }
+        self.summary.count(row.source(), form);
+        if !row.is_wanted(self.options) {
+            self.unwanted.insert(row.class());
+            self.summary.unwanted += 1;
+            return Ok(());
+        }
+        let is_full = self.options.shuffle_seed.is_none()
+            && self.options.limit.is_some_and(|limit| self.rows.len() >= limit);
+        if is_full {
+            self.summary.beyond_limit += 1;
+        } else {
+            self.bytes += row.bytes() as u64;
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<ReadOutcome<T>, DatasetError> {
+        let Self { path, options, mut rows, unwanted, notes, mut summary, .. } = self;
+        let path = path.to_owned();
+        summary.notes = notes.into_inner();
+        let used = rows.len() + summary.unwanted + summary.beyond_limit;
+        if summary.rows == 0 {
+            return Err(DatasetError::Empty { path });
+        }
+        if used == 0 {
+            return Err(DatasetError::NoTask { path, summary: Box::new(summary) });
+        }
+        if summary.rejected as f64 > options.max_rejected * summary.rows as f64 {
+            let allowed = options.max_rejected;
+            return Err(DatasetError::ManyRejected { path, allowed, summary: Box::new(summary) });
+        }
+        if rows.is_empty() && summary.beyond_limit == 0 {
+            let found = unwanted.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(DatasetError::NothingSelected { path, found });
+        }
+        if let Some(seed) = options.shuffle_seed {
+            rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        }
+        let limit = options.limit.unwrap_or(usize::MAX);
+        summary.beyond_limit += rows.len().saturating_sub(limit);
+        rows.truncate(limit);
+        summary.used = rows.len();
+        Ok(ReadOutcome { rows, summary })
+    }
+}
+
+impl<T: Row> Sink for Collector<'_, T> {
+    fn wants(&self, column: &str) -> bool {
+        let ReadOptions { question, answer, context, .. } = self.options;
+        let is_chosen = |chosen: &Option<String>| {
+            chosen.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(column))
+        };
+        is_known(column) || is_chosen(question) || is_chosen(answer) || is_chosen(context)
+    }
+
+    fn row(&mut self, number: usize, row: Result<Fields, String>) -> Result<(), DatasetError> {
+        self.summary.rows += 1;
+        match self.take(number, row) {
+            Ok(()) => {}
+            Err(Unused::Skipped(reason)) => {
+                *self.summary.skipped.entry(reason).or_default() += 1;
+            }
+            Err(Unused::Rejected(reason)) => {
+                self.summary.rejected += 1;
+                if self.summary.first_rejected.len() < NAMED {
+                    let file = self.file.clone();
+                    self.summary.first_rejected.push(Rejected { file, row: number, reason });
+                }
+            }
+        }
+        if self.bytes > self.options.max_bytes {
+            let (path, limit) = (self.file.clone(), self.options.max_bytes);
+            return Err(DatasetError::TooLarge { path, row: number, limit });
+        }
+        Ok(())
+    }
+}
+
+/// The name of a file without its endings, or of a folder.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if path.is_dir() {
+        return name;
+    }
+    let bare = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    match bare.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
+        _ => bare.to_owned(),
+    }
+}

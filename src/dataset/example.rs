@@ -1,0 +1,68 @@
+//! What supervised training learns: conversations, and episodes turn by turn.
+
+use std::fmt;
+
+use crate::task::Task;
+use crate::trajectory::Action;
+
+/// A row of data for supervised training.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Example {
+    /// A conversation, in the model's own chat template.
+    Chat(Vec<ChatTurn>),
+    /// An episode of the protocol, as the loop runs it.
+    Episode(Demonstration),
+}
+
+/// Who says a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChatRole {
+    /// The instructions before a conversation.
+    System,
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl fmt::Display for ChatRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        })
+    }
+}
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatTurn {
+    /// Who says it.
+    pub role: ChatRole,
+    /// The text. The reasoning of an assistant's message stands before it in `<think>` tags.
+    pub content: String,
+    /// Whether it is learnt: true for the assistant's messages without `weight = 0`.
+    pub is_learnt: bool,
+}
+
+/// One move of a demonstration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DemoTurn {
+    /// What is thought.
+    pub think: String,
+    /// What is done: a prompt, or the answer.
+    pub action: Action,
+    /// What the large model replies to a prompt.
+    pub reply: Option<String>,
+}
+
+/// A question and how it is answered; rendering it as text is the protocol's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demonstration {
+    /// The question. Its gold is not always the answer given: a question asked all at once ends
+    /// with what the large model guessed.
+    pub task: Task,
+    /// The moves; the last is the answer.
+    pub turns: Vec<DemoTurn>,
+}

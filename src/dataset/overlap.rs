@@ -1,0 +1,52 @@
+//! Questions that are asked more than once.
+
+use std::collections::BTreeMap;
+
+use crate::task::Task;
+
+/// Two tasks that ask the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SameQuestion<'a> {
+    /// The one that came first.
+    pub first: &'a Task,
+    /// The other.
+    pub again: &'a Task,
+}
+
+/// Every task whose question was asked before in `tasks`, but for case, punctuation and spaces.
+pub fn duplicates(tasks: &[Task]) -> Vec<SameQuestion<'_>> {
+    let mut seen = BTreeMap::new();
+    let mut found = Vec::new();
+    for again in tasks {
+        match seen.entry(normalised(&again.question)) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(again);
+            }
+            std::collections::btree_map::Entry::Occupied(entry) => {
+                found.push(SameQuestion { first: entry.get(), again });
+            }
+        }
+    }
+    found
+}
+
+/// Every task of `test` whose question is asked in `train` too, but for case, punctuation and
+/// spaces.
+pub fn overlap<'a>(train: &'a [Task], test: &'a [Task]) -> Vec<SameQuestion<'a>> {
+    let asked: BTreeMap<String, &Task> =
+        train.iter().rev().map(|task| (normalised(&task.question), task)).collect();
+    test.iter()
+        .filter_map(|again| {
+            let first = asked.get(&normalised(&again.question))?;
+            Some(SameQuestion { first, again })
+        })
+        .collect()
+}
+
+fn normalised(question: &str) -> String {
+    let lower = question.to_lowercase();
+    let words: Vec<&str> =
+        lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    // A question without a single letter or digit is told apart by its own characters.
+    if words.is_empty() { lower } else { words.join(" ") }
+}
