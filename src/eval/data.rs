@@ -288,10 +288,16 @@ mod tests {
             "{\"question\": \"Who?\", \"answer\": \"me\"}\n{\"question\": \"What?\"}\n{\"question\": \"who\", \"answer\": \"me\"}\n",
         );
         let train = write("train.jsonl", "{\"question\": \"WHO?\", \"answer\": \"x\"}\n");
-        let found =
-            read(&format!("[[data]]\nkind = \"file\"\npath = \"{test}\"\ntrain = \"{train}\"\n"));
+        let found = read(&format!(
+            "[[data]]\nkind = \"file\"\npath = \"{test}\"\ntrain = \"{train}\"\nmax_rejected = 0.5\n"
+        ));
         assert_eq!(found.questions.len(), 2);
         let warnings = found.warnings.join("\n");
+        let notes = found.notes.join("\n");
+        for part in ["3 rows in 1 file: 2 used, 1 rejected", "`test` is scored by F1: the default"]
+        {
+            assert!(notes.contains(part), "{part}: {notes}");
+        }
         for part in ["row 2", "2 of 2 questions in", "1 of 2 questions are asked more than once"] {
             assert!(warnings.contains(part), "{part}: {warnings}");
         }

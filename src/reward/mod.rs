@@ -12,6 +12,8 @@ mod choice;
 mod expression;
 mod external;
 mod format;
+#[cfg(test)]
+mod golden;
 mod harness;
 mod math;
 mod number;

@@ -1,6 +1,6 @@
 //! Episodes that are written down.
 
-use prompt_r1::dataset::{ReadOptions, read_tasks};
+use prompt_r1::dataset::{Example, ReadOptions, read_examples, read_tasks};
 use prompt_r1::record::{Record, RecordConfig, Recorder};
 use serde_json::{Value, json};
 
@@ -53,10 +53,14 @@ fn check_four(path: &std::path::Path) {
         assert_eq!((record.policy.as_str(), record.large_model.as_str()), ("scripted", "test"));
     }
     assert_eq!(records[1].conversation[0].as_text(), "Be brief.");
-    // What trains reads it as it is.
-    let read = read_tasks(path, &ReadOptions::default()).unwrap();
-    assert_eq!((read.tasks.len(), read.rejected.len()), (4, 0));
-    assert_eq!(read.tasks[0].golds, ["ok"]);
+    // Supervised training reads those that stand in no conversation; no answer of theirs is a gold.
+    let read = read_examples(path, &ReadOptions::default()).unwrap();
+    let in_conversation = records.iter().filter(|record| !record.conversation.is_empty()).count();
+    assert_eq!((read.rows.len(), read.summary.rejected), (4 - in_conversation, 0));
+    let Example::Episode(shown) = &read.rows[0] else { panic!("{:?}", read.rows[0]) };
+    assert_eq!((shown.task.question.as_str(), shown.turns.len()), ("first?", 2));
+    let error = read_tasks(path, &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("it is a record of an episode"), "{error}");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ fn report() -> Report {
 
 fn built(questions: Vec<Question>, outcomes: Vec<Vec<Outcome>>) -> Report {
     let scores = scored(&questions, &outcomes);
-    let questions = Questions { questions, warnings: vec!["<careful>".into()] };
+    let questions = Questions { questions, warnings: vec!["<careful>".into()], notes: Vec::new() };
     build(&input(&questions, &outcomes, &scores))
 }
 
@@ -229,7 +229,7 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
     let usage = RoleUsage { calls: 90, cost: 20.0, ..RoleUsage::default() };
     let tried = vec![Tried { prompt: "<p>".into(), round: 0, score: None, answered: 1 }];
     let found = Found { prompt: "<p>".into(), tried, usage };
-    let questions = Questions { questions, warnings: Vec::new() };
+    let questions = Questions { questions, warnings: Vec::new(), notes: Vec::new() };
     let input = ReportInput {
         judge: Some("<judge>"),
         search: Some(&found),
