@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::lora::AdapterConfig;
-use super::weights::Projection;
+use super::slots::Projection;
 
 /// What to do with an adapter that is not read here.
 const HINT: &str = "\nhint: merge it with PEFT (`merge_and_unload`), and use the merged folder";

@@ -41,7 +41,7 @@ impl PolicySession for Session {
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError> {
         let _ = sink.text(&format!("<{FINAL_PROMPT}><question/></{FINAL_PROMPT}>")).await?;
-        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default() })
+        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }
 
     fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {

@@ -105,7 +105,7 @@ impl PolicySession for Session {
         };
         let text = self.run().await.map_err(failed)?;
         let _ = sink.text(&text).await?;
-        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default() })
+        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }
 
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {

@@ -110,7 +110,7 @@ fn unusable_folders_say_why() {
         (serde_json::json!({"target_modules": ["q_proj", "k_proj"]}), "has no `base_model."),
         (serde_json::json!({"r": 3}), "has shape"),
     ] {
-        model.adapter().unwrap().save(folder.path()).unwrap();
+        model.adapter().unwrap().save(folder.path(), None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
         for (key, part) in change.as_object().unwrap() {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::world::WorldConfig;
-use crate::world::demonstration::DemonstrationMix;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::train::start::StartConfig;
+use crate::world::WorldConfig;
+use crate::world::demonstration::DemonstrationMix;
 
 /// A supervised run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::{SftConfig, SftData};
-use crate::world::{Split, World};
 use crate::train::error::TrainError;
 use crate::train::example::{ChatLine, chat, demonstration, question_and_answer};
 use crate::train::start::Start;
 use crate::train::summary::{DataSummary, Summary};
 use crate::trajectory::TokenTrace;
+use crate::world::{Split, World};
 
 /// How many conversations an evaluation takes.
 const EVAL_EXAMPLES: usize = 256;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::config::{SftConfig, SftData};
 use super::data::examples;
-use crate::world::WorldConfig;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::ModelOptimizer;
@@ -17,6 +16,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
 use crate::trajectory::TokenTrace;
+use crate::world::WorldConfig;
 
 /// Runs `config` to its end, or on from its last checkpoint; returns the finished model's folder.
 ///
