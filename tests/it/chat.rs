@@ -168,6 +168,9 @@ async fn parameters_reach_whom_they_concern() {
     assert_eq!(status, 200);
     let mut sent = upstream.last().json();
     sent["messages"] = json!([]);
+    // Asked for in pieces, whatever the client wants.
+    let stream = ["stream", "stream_options"].map(|key| sent.as_object_mut().unwrap().remove(key));
+    assert_eq!(stream, [Some(json!(true)), Some(json!({"include_usage": true}))]);
     let expected = json!({"messages": [], "model": "model-1", "temperature": 0.5, "top_p": 0.9,
                           "seed": 7, "user": "u", "metadata": {"a": "b"}});
     assert_eq!(sent, expected, "a prompt is not the answer: its reply is not cut");
@@ -245,7 +248,9 @@ async fn a_whole_conversation_reaches_both() {
     let (status, body) = server.json(PATH, request(json!({"messages": messages}))).await;
     assert_eq!(status, 200, "{body}");
     let sent = upstream.last().json()["messages"].as_array().unwrap().clone();
-    assert_eq!(sent[..3], messages.as_array().unwrap()[..3]);
+    // One system message, with the client's text in it.
+    assert_eq!(sent[0], json!({"role": "system", "content": "Be brief."}));
+    assert_eq!(sent[1..3], messages.as_array().unwrap()[1..3]);
     assert_eq!(sent[3]["content"][0], sound);
     assert_eq!(sent[3]["content"][1], image);
     // The policy was told that there is more than text, and asked with it.

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::engine::Sampling;
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink};
@@ -173,9 +173,11 @@ fn tasks(
         let mut sampling = sampling;
         sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
         let mut params = params.clone();
-        if choice > 0 {
-            // The loop sets one of the episode's own.
-            params.shift_remove("seed");
+        // Each answer has a seed of its own, of no more bits than every endpoint takes.
+        let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
+        if let Some(seed) = seed {
+            let own = seed.wrapping_add(choice.into()) & i64::from(i32::MAX);
+            params.insert("seed".to_owned(), json!(own));
         }
         let request = EpisodeRequest {
             conversation: asked.conversation.clone(),
