@@ -244,3 +244,71 @@ async fn all_models() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_listed_model_is_asked_where_it_was_listed() {
+    let list = |ids: &[&str]| {
+        let data: Vec<_> = ids.iter().map(|id| json!({"id": id})).collect();
+        Script::json(200, json!({"data": data}))
+    };
+    let answering = async |name: &'static str, ids: &'static [&'static str]| {
+        Loopback::answering(move |request| match request.path.as_str() {
+            "/v1/models" => list(ids),
+            _ => Script::reply(name),
+        })
+        .await
+    };
+    let (main, mine) =
+        (answering("main", &["both", "a"]).await, answering("mine", &["both", "local-b"]).await);
+    let mut setup = setup();
+    setup.others.insert("mine".to_owned(), json!({"url": mine.url(), "model": "local-a"}));
+    let server = setup.start(&main).await;
+    let table = [
+        ("local-b", "mine", "local-b"),
+        ("both", "main", "both"),
+        ("a", "main", "a"),
+        ("nobody-lists-it", "main", "nobody-lists-it"),
+        ("local-a", "mine", "local-a"),
+        // The name of the table is no id that the endpoint knows.
+        ("mine", "mine", "local-a"),
+    ];
+    for (model, expected, id) in table {
+        let (status, body) = server.json(CHAT, json!({"model": model, "messages": []})).await;
+        assert_eq!(status, 200, "{model}: {body}");
+        assert_eq!(body["choices"][0]["message"]["content"], expected, "{model}");
+        let upstream = if expected == "mine" { &mine } else { &main };
+        assert_eq!(upstream.last().json()["model"], id, "{model}");
+    }
+    // The lists were asked for once.
+    let lists = |upstream: &Loopback| {
+        upstream.requests().iter().filter(|request| request.path == "/v1/models").count()
+    };
+    assert_eq!((lists(&main), lists(&mine)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_redirect_leads_nobody_elsewhere() {
+    let upstream = Loopback::start().await;
+    let server = setup().start(&upstream).await;
+    for status in [301, 302, 307, 308] {
+        upstream.then(Script::bytes(status, "", "").header("location", "http://inside/"));
+        let response = server.ask(CHAT, json!({"model": "any", "messages": []})).await;
+        assert_eq!(response.status(), 502, "{status}");
+        assert!(!response.headers().contains_key("location"));
+    }
+}
+
+#[tokio::test]
+async fn a_time_out_says_that_it_may_have_been_paid() {
+    let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+    let mut setup = setup();
+    setup.endpoint =
+        json!({"timeouts": {"first_byte_ms": 50}, "retries": {"max": 3, "base_ms": 1}});
+    let server = setup.start(&upstream).await;
+    let response = server.ask(CHAT, json!({"model": "any", "messages": []})).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-should-retry"]),
+        (504, &"false".parse::<http::HeaderValue>().unwrap())
+    );
+    assert_eq!(upstream.requests().len(), 1);
+}
