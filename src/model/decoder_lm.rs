@@ -50,10 +50,10 @@ impl Model {
         Self { spec, weights, adapter: None, recompute: false, rotary }
     }
 
-    /// From a folder with `config.json` and safetensors.
-    pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
-        let spec = Spec::load(folder)?;
-        let weights = Weights::load(folder, &spec, dtype, device)?;
+    /// From a folder with `config.json` and safetensors, or a `.gguf` file.
+    pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
+        let spec = Spec::load(path)?;
+        let weights = Weights::load(path, &spec, dtype, device)?;
         Ok(Self::new(spec, weights))
     }
 

@@ -19,6 +19,9 @@ pub enum ModelError {
         /// What is wrong with it, with a hint where there is one.
         reason: String,
     },
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::GgufError),
     /// The device that was asked for is not there.
     #[error("{0}")]
     Device(String),

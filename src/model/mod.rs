@@ -8,6 +8,7 @@ pub mod device;
 pub mod error;
 pub(crate) mod files;
 pub mod generate;
+mod gguf_weights;
 pub mod gradients;
 pub mod lora;
 pub(crate) mod ops;

@@ -95,6 +95,30 @@ impl Slot {
         format!("model.layers.{layer}.{}", self.leaf(spec.post_norms))
     }
 
+    /// Its name in a GGUF file, such as `blk.3.attn_q.weight`.
+    pub fn gguf_name(self, layer: usize) -> String {
+        let leaf = match self {
+            Self::InputNorm => "attn_norm.weight",
+            Self::Query => "attn_q.weight",
+            Self::Key => "attn_k.weight",
+            Self::Value => "attn_v.weight",
+            Self::Output => "attn_output.weight",
+            Self::QueryBias => "attn_q.bias",
+            Self::KeyBias => "attn_k.bias",
+            Self::ValueBias => "attn_v.bias",
+            Self::OutputBias => "attn_output.bias",
+            Self::QueryNorm => "attn_q_norm.weight",
+            Self::KeyNorm => "attn_k_norm.weight",
+            Self::PostAttentionNorm => "post_attention_norm.weight",
+            Self::MlpNorm => "ffn_norm.weight",
+            Self::Gate => "ffn_gate.weight",
+            Self::Up => "ffn_up.weight",
+            Self::Down => "ffn_down.weight",
+            Self::PostMlpNorm => "post_ffw_norm.weight",
+        };
+        format!("blk.{layer}.{leaf}")
+    }
+
     fn leaf(self, has_post_norms: bool) -> &'static str {
         match self {
             Self::InputNorm => "input_layernorm.weight",

@@ -14,6 +14,7 @@ use super::error::ModelError;
 use super::files;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::Spec;
+use crate::gguf::Gguf;
 
 /// The weights of one layer.
 #[derive(Debug, Clone)]
@@ -168,13 +169,25 @@ impl Weights {
         self.lm_head.as_ref().unwrap_or(&self.embed)
     }
 
-    /// Reads the safetensors files in `folder`: `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` names.
+    /// Reads a `.gguf` file, dequantised, or the safetensors files in a folder: `model.safetensors`, or
+    /// the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape, and when there is one that the model would not
     /// use.
     pub fn load(
+        path: &Path,
+        spec: &Spec,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        match Gguf::is_path(path) {
+            true => Self::from_gguf(&Gguf::open(path)?, spec, dtype, device),
+            false => Self::from_folder(path, spec, dtype, device),
+        }
+    }
+
+    fn from_folder(
         folder: &Path,
         spec: &Spec,
         dtype: DType,

@@ -71,6 +71,7 @@ impl Spec {
             ("add_cross_attention", json!(false)),
             ("tie_encoder_decoder", json!(false)),
             ("rope_interleaved", json!(false)),
+            ("use_mrope", json!(false)),
         ] {
             keys.only(key, &[json!(false), harmless])?;
         }

@@ -2,6 +2,7 @@
 //! Everything that differs between families is decided here and read everywhere else.
 
 mod family;
+mod gguf;
 mod json;
 mod rope;
 
@@ -16,6 +17,7 @@ use super::batch::Branch;
 use super::error::ModelError;
 use super::ops::embedding;
 use super::ops::types::{Layout, Norm};
+use crate::gguf::Gguf;
 
 /// The shape of a decoder-only transformer. Dimensions have the names of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,13 +129,16 @@ struct Limits {
 }
 
 impl Spec {
-    /// Reads `config.json` in `folder`.
+    /// Reads the settings of a `.gguf` file, or `config.json` in a folder.
     ///
     /// # Errors
     /// When the file cannot be read, or describes a model that this crate would compute differently:
     /// another family, or a key that is neither honoured nor known to be harmless.
-    pub fn load(folder: &Path) -> Result<Self, ModelError> {
-        let path = folder.join("config.json");
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        if Gguf::is_path(path) {
+            return Ok(Self::from_gguf(&Gguf::open(path)?)?);
+        }
+        let path = path.join("config.json");
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;

@@ -33,7 +33,7 @@ const CASES: [&str; 12] = [
 /// The largest difference that rounding in f32 explains, as a part of the largest value.
 const NEAR: f64 = 1e-5;
 
-fn folder(case: &str) -> PathBuf {
+pub(super) fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(case)
 }
 
@@ -42,7 +42,7 @@ fn described(folder: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub(super) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
@@ -127,7 +127,7 @@ fn decodes_as_transformers_does() {
 }
 
 /// The likeliest tokens after `prompt`.
-fn continued<D: Decode>(decoder: &D, prompt: &[u32], count: usize) -> Vec<u32> {
+pub(super) fn continued<D: Decode>(decoder: &D, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut cache = D::Cache::default();
     let mut all = prompt.to_vec();
     while all.len() < prompt.len() + count {

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod checkpoints;
+mod gguf;
 mod golden;
 mod gradients;
 mod sentence;

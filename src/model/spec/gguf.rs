@@ -1,0 +1,205 @@
+//! The settings of a GGUF file as a [`Spec`].
+
+use std::collections::BTreeSet;
+
+use super::{Family, LayerKind, MOST, Rope, RopeScaling, Spec, TokenIds};
+use crate::gguf::{Gguf, GgufError};
+
+/// Settings below the architecture's name that do not change what is computed, or that the tensors
+/// say as well.
+const HARMLESS: [&str; 3] = ["vocab_size", "attention.value_length", "rope.dimension_sections"];
+
+/// Layers of Gemma 3 from one that attends to everything to the next, where the file does not say.
+const GEMMA3_PATTERN: usize = 6;
+
+impl Family {
+    /// The family of a file of this `general.architecture`. Converters call Mistral a `llama`.
+    fn of_gguf(architecture: &str) -> Option<Self> {
+        match architecture {
+            "llama" => Some(Self::Llama),
+            "qwen2" => Some(Self::Qwen2),
+            "qwen3" => Some(Self::Qwen3),
+            "gemma3" => Some(Self::Gemma3),
+            _ => None,
+        }
+    }
+}
+
+impl Spec {
+    /// From the settings and the tensors of a GGUF file.
+    ///
+    /// # Errors
+    /// Names the architecture or the setting that is missing or not supported.
+    pub fn from_gguf(file: &Gguf) -> Result<Self, GgufError> {
+        let architecture = file.architecture()?;
+        let Some(family) = Family::of_gguf(architecture) else {
+            return Err(file.wrong(
+                "general.architecture",
+                format!("`{architecture}` is not supported here, but `llama`, `qwen2`, `qwen3` and `gemma3` are\nhint: serve it with `policy.engine = \"mistralrs\"`"),
+            ));
+        };
+        let mut keys = Keys { file, architecture, read: BTreeSet::new() };
+        let embed = keys.shape("token_embd.weight")?;
+        let heads = keys.size("attention.head_count")?;
+        let hidden_size = keys.size("embedding_length")?;
+        let head_dim = match keys.size_if("attention.key_length")? {
+            Some(width) => width,
+            None => hidden_size / heads.max(1),
+        };
+        if let Some(width) = keys.size_if("rope.dimension_count")?.filter(|&w| w != head_dim) {
+            let reason = format!("{width} of {head_dim} dimensions are rotated, not all");
+            return Err(keys.wrong("rope.dimension_count", reason));
+        }
+        let base = family.spec();
+        let layers = keys.size("block_count")?.min(MOST.layers + 1);
+        let has = |name: &str| file.tensor(name).is_some();
+        let mut spec = Self {
+            vocab_size: embed[0],
+            hidden_size,
+            intermediate_size: keys.size("feed_forward_length")?,
+            num_attention_heads: heads,
+            num_key_value_heads: keys.size_if("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
+            max_position_embeddings: keys.size("context_length")?,
+            layers: vec![LayerKind::default(); layers],
+            rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon", base.rms_norm_eps)?,
+            qkv_bias: base.qkv_bias || has("blk.0.attn_q.bias"),
+            output_bias: has("blk.0.attn_output.bias"),
+            tie_word_embeddings: !has("output.weight"),
+            token_ids: TokenIds {
+                eos: [keys.token("eos")?, keys.token("eot")?].into_iter().flatten().collect(),
+                bos: keys.token("bos")?,
+                pad: keys.token("padding")?,
+            },
+            ..base
+        };
+        spec.token_ids.eos.dedup();
+        spec.check().map_err(|reason| keys.wrong("block_count", reason))?;
+        spec.ropes[0].theta = keys.number("rope.freq_base", spec.ropes[0].theta)?;
+        spec.ropes[0].scaling = keys.scaling(spec.max_position_embeddings)?;
+        if let Some(factors) = file.tensor("rope_freqs.weight") {
+            spec.ropes[0] = llama3(file, &spec, &factors.to_f32())?;
+        }
+        if family == Family::Gemma3 {
+            spec.query_pre_attn_scalar = Some(match layers {
+                // The 27 B model: the width that its heads would have if they shared the stream.
+                62 => (hidden_size / heads) as f64,
+                _ => head_dim as f64,
+            });
+            spec.ropes[1].theta = keys.number("rope.freq_base_swa", spec.ropes[1].theta)?;
+            let window = Some(keys.size("attention.sliding_window")?);
+            let every = keys.size_if("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_PATTERN);
+            for (index, layer) in spec.layers.iter_mut().enumerate() {
+                if (index + 1) % every.max(1) != 0 {
+                    *layer = LayerKind { rope: 1, window };
+                }
+            }
+        }
+        keys.finish()?;
+        spec.check().map_err(|reason| file.wrong(architecture, reason))?;
+        Ok(spec)
+    }
+}
+
+/// The scaling that a file of Llama 3 keeps as a divisor of each frequency.
+fn llama3(file: &Gguf, spec: &Spec, divisors: &[f32]) -> Result<Rope, GgufError> {
+    let theta = spec.ropes[0].theta;
+    let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max)).round();
+    let scaling =
+        RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192 };
+    let scaled = Rope { theta, scaling };
+    let plain = Rope::new(theta).frequencies(spec.head_dim);
+    let expected = plain.iter().zip(scaled.frequencies(spec.head_dim)).map(|(a, b)| a / b);
+    let is_near = |(expected, found): (f32, &f32)| (expected / found - 1.0).abs() < 1e-3;
+    match divisors.len() == plain.len() && expected.zip(divisors).all(is_near) {
+        true => Ok(scaled),
+        false => Err(file.wrong("rope_freqs.weight", "not the frequencies of Llama 3")),
+    }
+}
+
+/// The settings below the architecture's name, of which those that nothing reads can be named.
+struct Keys<'a> {
+    file: &'a Gguf,
+    architecture: &'a str,
+    read: BTreeSet<String>,
+}
+
+impl Keys<'_> {
+    fn key(&mut self, name: &str) -> String {
+        let key = format!("{}.{name}", self.architecture);
+        self.read.insert(key.clone());
+        key
+    }
+
+    fn wrong(&self, name: &str, reason: impl Into<String>) -> GgufError {
+        self.file.wrong(&format!("{}.{name}", self.architecture), reason)
+    }
+
+    fn shape(&self, tensor: &str) -> Result<Vec<usize>, GgufError> {
+        match self.file.tensor(tensor) {
+            Some(tensor) if tensor.shape.len() == 2 => Ok(tensor.shape.to_vec()),
+            Some(_) => Err(self.file.wrong(tensor, "not a matrix")),
+            None => Err(self.file.missing(tensor)),
+        }
+    }
+
+    fn size_if(&mut self, name: &str) -> Result<Option<usize>, GgufError> {
+        let key = self.key(name);
+        let number = self.file.number(&key)?;
+        number.map(|n| usize::try_from(n).map_err(|_| self.wrong(name, "too large"))).transpose()
+    }
+
+    fn size(&mut self, name: &str) -> Result<usize, GgufError> {
+        let key = self.key(name);
+        self.size_if(name)?.ok_or_else(|| self.file.missing(&key))
+    }
+
+    fn number(&mut self, name: &str, default: f64) -> Result<f64, GgufError> {
+        let key = self.key(name);
+        // Stored as f32: `1e-5` is to be that again.
+        let number = self.file.float(&key)?.map(|x| format!("{}", x as f32).parse().unwrap_or(x));
+        Ok(number.unwrap_or(default))
+    }
+
+    fn token(&self, name: &str) -> Result<Option<u32>, GgufError> {
+        let number = self.file.number(&format!("tokenizer.ggml.{name}_token_id"))?;
+        Ok(number.and_then(|id| u32::try_from(id).ok()))
+    }
+
+    fn scaling(&mut self, context: usize) -> Result<RopeScaling, GgufError> {
+        let key = self.key("rope.scaling.type");
+        let kind = self.file.text(&key)?.unwrap_or("none").to_owned();
+        let factor = self.number("rope.scaling.factor", 1.0)?;
+        let original = self.size_if("rope.scaling.original_context_length")?.unwrap_or(context);
+        let attention = self.number("rope.scaling.attn_factor", 1.0)?;
+        match kind.as_str() {
+            "none" => Ok(RopeScaling::Default),
+            "linear" => Ok(RopeScaling::Linear { factor }),
+            "yarn" => Ok(RopeScaling::Yarn {
+                factor,
+                original,
+                beta_fast: self.number("rope.scaling.yarn_beta_fast", 32.0)?,
+                beta_slow: self.number("rope.scaling.yarn_beta_slow", 1.0)?,
+                attention_factor: attention * (0.1 * factor.max(1.0).ln() + 1.0),
+                truncate: true,
+            }),
+            other => Err(self.wrong("rope.scaling.type", format!("`{other}` is not supported"))),
+        }
+    }
+
+    /// No setting of the architecture may be left.
+    fn finish(&self) -> Result<(), GgufError> {
+        let start = format!("{}.", self.architecture);
+        let is_left = |key: &&str| {
+            let name = key.strip_prefix(&start);
+            name.is_some_and(|name| !HARMLESS.contains(&name) && !self.read.contains(*key))
+        };
+        match self.file.keys().find(is_left) {
+            None => Ok(()),
+            Some(key) => Err(self.file.wrong(
+                key,
+                "a setting that is not known here, and might change what the model computes",
+            )),
+        }
+    }
+}
