@@ -308,7 +308,7 @@ impl Run<'_> {
             Action::FinalPrompt(prompt) => match self.ask(&prompt, !drafts).await {
                 Ok(Asked::Replied(reply, observation)) => {
                     self.attach(observation);
-                    Ok(ControlFlow::Break(Ending::LargeModel(Box::new(reply))))
+                    Ok(ControlFlow::Break(Ending::LargeModel(reply)))
                 }
                 Ok(Asked::Missing(_)) => {
                     Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed)))

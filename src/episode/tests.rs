@@ -242,8 +242,9 @@ async fn without_a_policy_the_large_model_is_asked_as_it_would_be_directly() {
         let mut request = EpisodeRequest::new("the question", Sampling::GREEDY);
         request.conversation = vec![message("user", "hello"), message("assistant", "hi")];
         if is_continued {
-            let after = ["the question", "a call", "a result"];
-            request.conversation.extend(after.map(|text| message("user", text)));
+            request.conversation.push(message("user", "the question"));
+            request.conversation.push(message("assistant", "a call"));
+            request.conversation.push(message("tool", "a result"));
         }
         let mut expected: Vec<String> =
             request.conversation.iter().map(ChatMessage::as_text).collect();

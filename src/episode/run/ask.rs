@@ -21,7 +21,7 @@ use crate::episode::{CONTENTS, EpisodeErrorKind, RoleUsage, SPANS};
 /// What came of a prompt.
 pub(super) enum Asked {
     /// A reply, be it one of before.
-    Replied(Reply, Observation),
+    Replied(Box<Reply>, Observation),
     /// It refers to the reply of a turn that had none, and was not sent.
     Missing(usize),
 }
@@ -67,7 +67,7 @@ impl Run<'_> {
         let usage = reply.usage;
         let text = reply.message.as_text();
         let observation = Observation { reply: text, truncated: false, repeated, usage, millis };
-        Ok(Asked::Replied(reply, observation))
+        Ok(Asked::Replied(Box::new(reply), observation))
     }
 
     /// The prompt with its references resolved, or the turn whose reply there is none of.
@@ -212,8 +212,7 @@ impl Run<'_> {
     }
 
     /// The large model's answer in the form that was asked for, made of the policy's draft. What
-    /// was found out stands before the question in the user's message: none of it is an instruction
-    /// of ours, and roles go on taking turns.
+    /// was found out stands before the question, as text of a user: none of it is an instruction.
     pub(super) async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
         let request = self.request;
         let mut messages = request.conversation.clone();
@@ -225,10 +224,8 @@ impl Run<'_> {
             let exchanges = said.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
             let exchanges: Vec<_> = exchanges.collect();
             let notes = self.participants.protocol.form(&exchanges, draft)?;
-            match messages.iter_mut().rfind(|message| message.role == "user") {
-                Some(question) => put_before(&notes, question),
-                None => messages.push(ChatMessage::text("user", notes)),
-            }
+            let question = messages.iter().rposition(|message| message.role == "user");
+            messages.insert(question.unwrap_or(0), ChatMessage::text("user", notes));
         }
         let Some(check) = &request.form.check else { return self.call(messages, true).await };
         let mut is_retry = false;
@@ -291,16 +288,6 @@ impl Run<'_> {
         }
         messages.extend(self.request.conversation.iter().cloned());
         Ok(messages)
-    }
-}
-
-/// Adds text before what a message says.
-fn put_before(text: &str, message: &mut ChatMessage) {
-    match &mut message.content {
-        Value::Array(parts) => parts.insert(0, json!({"type": "text", "text": text})),
-        content => {
-            *content = format!("{text}\n\n{}", content.as_str().unwrap_or_default()).into();
-        }
     }
 }
 
