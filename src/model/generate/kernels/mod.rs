@@ -4,8 +4,10 @@
 //! many rows are computed together: a row's result is the same bits in any batch.
 
 pub mod attention;
+mod bytes;
 pub mod matmul;
 mod portable;
+pub mod quantized;
 pub mod rows;
 pub mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -67,13 +69,13 @@ impl Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
 fn run_avx512<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {
     kernel.run(simd)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {
     kernel.run(simd)
 }

@@ -1,5 +1,8 @@
 //! Sixteen lanes in plain Rust, for CPUs without a set of their own here.
 
+use half::f16;
+
+use super::bytes::{BYTES, Bytes};
 use super::simd::{LANES, Simd};
 
 /// Plain Rust.
@@ -67,5 +70,85 @@ impl Simd for Portable {
     #[inline(always)]
     fn pow2(self, n: Self::V) -> Self::V {
         n.map(|n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    }
+
+    #[inline(always)]
+    fn floats(self, from: Self::Long) -> Self::V {
+        from.map(|n| n as f32)
+    }
+
+    #[inline(always)]
+    fn halves(self, from: &[u8; 2 * LANES]) -> Self::V {
+        std::array::from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
+    }
+
+    #[inline(always)]
+    fn small(self, from: &[u8; LANES]) -> Self::V {
+        from.map(|byte| f32::from(byte as i8))
+    }
+}
+
+impl Bytes for Portable {
+    type B = [u8; BYTES];
+    type Short = [i32; LANES];
+    type Long = [i32; LANES];
+
+    #[inline(always)]
+    fn short(self) -> Self::Short {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn long(self) -> Self::Long {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; BYTES]) -> Self::B {
+        *from
+    }
+
+    #[inline(always)]
+    fn low(self, a: Self::B) -> Self::B {
+        a.map(|byte| byte & 15)
+    }
+
+    #[inline(always)]
+    fn high(self, a: Self::B) -> Self::B {
+        a.map(|byte| byte >> 4)
+    }
+
+    #[inline(always)]
+    fn with_fifth(self, a: Self::B, plane: Self::B, quad: usize) -> Self::B {
+        std::array::from_fn(|i| a[i] | (plane[i] >> quad & 1) << 4)
+    }
+
+    #[inline(always)]
+    fn with_sixth(self, a: Self::B, plane: Self::B, pair: usize) -> Self::B {
+        std::array::from_fn(|i| a[i] | (plane[i] >> (2 * pair) & 3) << 4)
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::Short, weights: Self::B, x: [i8; 4]) -> Self::Short {
+        let (lanes, _) = weights.as_chunks::<4>();
+        std::array::from_fn(|lane| {
+            let products = lanes[lane].iter().zip(x).map(|(&w, x)| i32::from(w) * i32::from(x));
+            sum[lane] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn widen(self, total: Self::Long, sum: Self::Short) -> Self::Long {
+        std::array::from_fn(|lane| total[lane] + sum[lane])
+    }
+
+    #[inline(always)]
+    fn dot_signed(self, total: Self::Long, weights: Self::B, x: [i8; 4]) -> Self::Long {
+        let (lanes, _) = weights.as_chunks::<4>();
+        std::array::from_fn(|lane| {
+            let products =
+                lanes[lane].iter().zip(x).map(|(&w, x)| i32::from(w as i8) * i32::from(x));
+            total[lane] + products.sum::<i32>()
+        })
     }
 }

@@ -3,6 +3,8 @@
 //! Every set rounds alike (fused multiply-add wherever the hardware has it) and every kernel sums
 //! in an order of its own choosing, so AVX2 and AVX-512 give the same bits.
 
+use super::bytes::Bytes;
+
 /// Lanes of a vector.
 pub const LANES: usize = 16;
 
@@ -17,7 +19,7 @@ impl Line {
 }
 
 /// An instruction set. A value proves that the CPU has it.
-pub trait Simd: Copy {
+pub trait Simd: Bytes {
     /// Sixteen lanes.
     type V: Copy;
 
@@ -43,6 +45,13 @@ pub trait Simd: Copy {
     fn round(self, a: Self::V) -> Self::V;
     /// 2ⁿ for whole n in −126..=127, and 0 for n = −127.
     fn pow2(self, n: Self::V) -> Self::V;
+
+    /// Whole numbers as floats.
+    fn floats(self, from: Self::Long) -> Self::V;
+    /// Reads sixteen half-precision floats, little-endian.
+    fn halves(self, from: &[u8; 2 * LANES]) -> Self::V;
+    /// Reads sixteen i8.
+    fn small(self, from: &[u8; LANES]) -> Self::V;
 
     /// Reads up to sixteen lanes; the rest are 0.
     #[inline(always)]

@@ -1,0 +1,14 @@
+//! `x · Wᵀ` with weights that stay quantised.
+//!
+//! Weights keep the whole numbers and scales of the file they come from, in another order. Inputs
+//! are rounded to eight bits in groups of 32, so that products are of whole numbers.
+
+mod inputs;
+mod layout;
+mod product;
+#[cfg(test)]
+mod tests;
+
+pub use inputs::Inputs;
+pub use layout::{Matrix, Rows};
+pub use product::multiply;
