@@ -76,7 +76,8 @@ impl<'a, T: Row> Collector<'a, T> {
             notes: &self.notes,
         };
         let (row, form) = T::read(&row?, &context)?;
-        if let Some(id) = row.id() {
+        // Made-up ids are unique in themselves.
+        if let Some(id) = row.id().filter(|id| *id != context.id()) {
             let mut hasher = DefaultHasher::new();
             (row.source(), id).hash(&mut hasher);
             let file = self.summary.files.len() as u32;

@@ -161,7 +161,9 @@ impl Found {
         }
     }
 
-    fn finish(self, name: &str) -> Result<(Vec<String>, Option<Form>), Unused> {
+    fn finish(mut self, name: &str) -> Result<(Vec<String>, Option<Form>), Unused> {
+        // Most rows have one, of room for four.
+        self.golds.shrink_to_fit();
         match self.golds.is_empty() {
             true => Err(format!("its `{name}` is empty").into()),
             false => Ok((self.golds, self.form)),

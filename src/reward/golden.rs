@@ -33,3 +33,19 @@ fn answers_of_mathematics_are_judged_as_by_math_verify_or_for_a_reason() {
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn gsm8k_and_math_are_scored_as_by_lm_evaluation_harness() {
+    let rows = include_str!("../../tests/golden/answers/harness.json");
+    let rows: Vec<(AnswerMetric, String, String, bool)> = serde_json::from_str(rows).unwrap();
+    assert!(rows.len() >= 1000);
+    let mut wrong = Vec::new();
+    for (metric, output, gold, right) in rows {
+        let golds = [gold];
+        let found = metric.score(&output, &golds, Normalization::default());
+        if (found == 1.0) != right {
+            wrong.push(format!("{metric:?}: {output:?} -> {}: {found}", golds[0]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
