@@ -5,7 +5,7 @@ use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
 use super::task_row::{action, is_record, missing};
-use super::{Context, ReadOptions, Row, Unused};
+use super::{Context, Row, Unused};
 use crate::task::Task;
 use crate::trajectory::Action;
 
@@ -16,7 +16,7 @@ impl Row for Example {
         if options.question.is_none() && options.answer.is_none() && is_record(fields) {
             return Ok((Self::Episode(episode(fields, context)?), Form::Record));
         }
-        let (turns, form) = chat(fields, options)?;
+        let (turns, form) = chat(fields, context)?;
         if !turns.iter().any(|turn| turn.is_learnt) {
             return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
         }
@@ -56,7 +56,8 @@ fn refuse_unknown(fields: &Fields) -> Result<(), Unused> {
     Ok(())
 }
 
-fn chat(fields: &Fields, options: &ReadOptions) -> Result<(Vec<ChatTurn>, Form), Unused> {
+fn chat(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form), Unused> {
+    let options = context.options;
     let system = match fields.get("system") {
         Some(value) => Some(content(value, "system")?).filter(|text| !text.trim().is_empty()),
         None => None,
@@ -70,9 +71,9 @@ fn chat(fields: &Fields, options: &ReadOptions) -> Result<(Vec<ChatTurn>, Form),
         (messages(value, "messages")?, Form::Chat)
     } else if let Some(value) = fields.get("conversations") {
         (messages(value, "conversations")?, Form::ShareGpt)
-    } else if fields.get("prompt").is_some() {
-        let name = ["completion", "response", "answer"];
-        let (name, _) = fields.first(&name).ok_or_else(|| missing("completion", fields))?;
+    } else if let (Some(_), Some((name, _))) =
+        (fields.get("prompt"), fields.first(&["completion", "response"]))
+    {
         (pair(fields, "prompt", name)?, Form::PromptCompletion)
     } else if fields.get("instruction").is_some() {
         let mut turns = pair(fields, "instruction", "output")?;
@@ -81,16 +82,34 @@ fn chat(fields: &Fields, options: &ReadOptions) -> Result<(Vec<ChatTurn>, Form),
             first.content = format!("{}\n\n{input}", first.content);
         }
         (turns, Form::Alpaca)
-    } else if let Some((question, _)) = fields.first(&QUESTIONS) {
-        let answers = ["solution"].into_iter().chain(GOLDS).chain(["completion", "response"]);
-        let answers: Vec<&str> = answers.filter(|name| fields.get(name).is_some()).collect();
-        let answer = answers.first().ok_or_else(|| missing("answer", fields))?;
-        (pair(fields, question, answer)?, Form::QuestionAnswer)
+    } else if QUESTIONS.iter().chain(&["prompt"]).any(|name| fields.get(name).is_some()) {
+        asked(fields, context)?
     } else {
         let hint = "a row is `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, or `question` and `answer`";
         return Err(format!("it has {}; {hint}", fields.names()).into());
     };
     Ok((system.into_iter().chain(turns).collect(), form))
+}
+
+/// A question and its answer as it is written; where that is a list, an object or the number of a
+/// choice, the first of the golds is learnt.
+fn asked(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form), Unused> {
+    let written = ["solution"].into_iter().chain(GOLDS).find(|name| {
+        let is_text = |value: &Cell| value.scalar().is_some_and(|text| !text.trim().is_empty());
+        fields.get(name).is_some_and(is_text)
+    });
+    match (fields.first(&QUESTIONS), written) {
+        (Some((question, _)), Some(answer)) if fields.get("choices").is_none() => {
+            Ok((pair(fields, question, answer)?, Form::QuestionAnswer))
+        }
+        _ => {
+            let (task, form) = Task::read(fields, context)?;
+            let answer = task.golds.into_iter().next().unwrap_or_default();
+            let turns =
+                vec![turn(ChatRole::User, task.question), turn(ChatRole::Assistant, answer)];
+            Ok((turns, form))
+        }
+    }
 }
 
 /// A message of the user's and one of the assistant's; either may be a list of messages itself.
@@ -102,11 +121,6 @@ fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<ChatTurn>, 
             Cell::List(items) if items.iter().any(|item| item.get("role").is_some()) => {
                 turns.extend(messages(value, name)?);
             }
-            // Of several golds the first is learnt.
-            Cell::List(items) => match items.first() {
-                Some(first) => turns.push(turn(role, content(first, name)?)),
-                None => return Err(format!("its `{name}` is empty").into()),
-            },
             value => turns.push(turn(role, content(value, name)?)),
         }
     }

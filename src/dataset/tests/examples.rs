@@ -128,6 +128,7 @@ fn what_cannot_be_learnt_is_refused_by_its_name() {
         ),
         (json!({"text": "plain"}), "it has `text`; a row is `messages`"),
         (json!({"question": "a", "answer": " "}), "its `answer` is empty"),
+        (json!({"question": "a", "choices": ["b"], "answer": 7}), "its `answer` is `7`"),
         (json!({"messages": []}), "its `messages` is empty"),
     ] {
         let found = examples(&row).unwrap_err();

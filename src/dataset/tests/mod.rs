@@ -9,6 +9,7 @@ mod examples;
 mod files;
 mod forms;
 mod parquet;
+mod published;
 
 /// What the instruction around a question looks like, in words of our own.
 const INSTRUCTION: &str = "First, say what is asked.\n1. Write:\n   <think>(short)</think>\n   \
