@@ -107,6 +107,5 @@ const OTHERS: [&str; 34] = [
 
 /// Whether some form needs the column of this name.
 pub(super) fn is_known(column: &str) -> bool {
-    let is = |name: &&str| name.eq_ignore_ascii_case(column);
-    QUESTIONS.iter().chain(&GOLDS).chain(&OTHERS).any(|name| is(&name))
+    QUESTIONS.iter().chain(&GOLDS).chain(&OTHERS).any(|name| name.eq_ignore_ascii_case(column))
 }
