@@ -18,6 +18,7 @@ mod harness;
 mod math;
 mod number;
 mod plain;
+mod scanner;
 #[cfg(test)]
 mod tests;
 mod unit;

@@ -47,6 +47,6 @@ const UNITS: [(&str, &[&str]); 36] = [
 /// The unit of this name, in the singular or the plural.
 pub(super) fn unit(name: &str) -> Option<Unit> {
     let lower = name.trim().trim_end_matches('.').to_lowercase().replace('^', "");
-    let is = |written: &&str| lower == **written || lower.strip_suffix('s') == Some(written);
-    UNITS.iter().find(|(_, written)| written.iter().any(|one| is(&one))).map(|(unit, _)| Unit(unit))
+    let is = |written: &str| lower == written || lower.strip_suffix('s') == Some(written);
+    UNITS.iter().find(|(_, written)| written.iter().any(|one| is(one))).map(|(unit, _)| Unit(unit))
 }

@@ -26,11 +26,14 @@ fn turns(row: &serde_json::Value) -> Vec<(String, String, bool)> {
     }
 }
 
+/// A row, and the roles, texts and whether they are learnt that are read from it.
+type Case = (serde_json::Value, Vec<(&'static str, &'static str, bool)>);
+
 #[test]
 fn conversations_are_read_in_every_form() {
     let one = [("user", "Why?", false), ("assistant", "So.", true)];
     let with_system = [("system", "Be.", false), one[0], one[1]];
-    let cases: Vec<(serde_json::Value, Vec<(&str, &str, bool)>)> = vec![
+    let cases: Vec<Case> = vec![
         (
             json!({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}),
             one.to_vec(),

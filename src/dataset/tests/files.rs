@@ -61,7 +61,7 @@ fn the_same_rows_are_read_from_every_kind_of_file() {
     let array = format!("[{}]", LINES.trim().replace('\n', ",\n  "));
     let pretty = format!("{{\n  \"version\": \"1\",\n  \"data\": {array}\n}}");
     let csv = "question,answer\n\"a é\",1\nb 😀,2\n";
-    let two_gzips = [gzip(LINES[..34].as_bytes()), gzip(LINES[34..].as_bytes())].concat();
+    let two_gzips = [gzip(&LINES.as_bytes()[..34]), gzip(&LINES.as_bytes()[34..])].concat();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("set.jsonl", LINES.into()),
         ("set.json", LINES.into()),
