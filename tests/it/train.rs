@@ -172,7 +172,7 @@ fn rows_that_cannot_be_used_are_named_and_end_the_run_unless_allowed() {
     let refused = train(&recipe, false);
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("199 were rejected") && said.contains("line 2: "), "{said}");
+    assert!(said.contains("199 were rejected") && said.contains("row 2: "), "{said}");
 
     std::fs::write(&recipe, text("max_rejected = 1.0")).unwrap();
     trained(&recipe, false);

@@ -98,7 +98,7 @@ pub enum SftData {
         /// How many.
         count: usize,
     },
-    /// JSON Lines, each with `messages`: a list of `role` and `content`.
+    /// Conversations in files, in any form that is read.
     Chat {
         /// The file.
         path: PathBuf,
