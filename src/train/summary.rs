@@ -5,10 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::dataset::ReadSummary;
-
 use super::error::TrainError;
 use super::metrics::Values;
+use crate::dataset::ReadSummary;
 
 /// The file in the run's folder.
 pub const FILE: &str = "summary.json";
@@ -67,15 +66,16 @@ pub struct DataSummary {
 }
 
 impl DataSummary {
-    /// Of the rows at `path`, as they were read.
-    pub fn of(path: &Path, read: &ReadSummary) -> Self {
+    /// Of what was read at `from`.
+    pub fn new(from: &Path, read: &ReadSummary) -> Self {
+        let skipped: usize = read.skipped.values().sum();
         Self {
-            from: path.display().to_string(),
+            from: from.display().to_string(),
             rows: read.rows,
             used: read.used,
             rejected: read.rejected,
-            left_out: read.beyond_limit,
-            reasons: read.first_rejected.iter().map(ToString::to_string).collect(),
+            left_out: skipped + read.unwanted + read.beyond_limit,
+            reasons: read.reasons(),
             ..Self::default()
         }
     }

@@ -49,30 +49,21 @@ impl Tasks {
                 Ok(Self { source: Source::World(world), seed, eval, read: Vec::new() })
             }
             TaskConfig::File { path, read, eval_path } => {
-                let load = |path: &std::path::Path, read| {
-                    let outcome = read_tasks(path, read)?;
-                    tracing::info!("`{}`: {}", path.display(), outcome.summary);
-                    for warning in outcome.summary.warnings() {
-                        tracing::warn!("{warning}");
-                    }
-                    let mut summary = DataSummary::of(path, &outcome.summary);
+                let load = |path: &std::path::Path, read: ReadOptions| {
+                    // What is rejected is judged together with what is too long.
+                    let read = ReadOptions { max_rejected: 1.0, ..read };
+                    let outcome = read_tasks(path, &read)?;
+                    let mut summary = DataSummary::new(path, &outcome.summary);
                     let tasks = fitting(outcome.rows, &fits, &mut summary)?;
                     Ok::<_, TrainError>((tasks, summary))
                 };
-                let (tasks, summary) = load(path, read)?;
+                let (tasks, summary) = load(path, read.clone())?;
                 let mut summaries = vec![summary];
                 let mut held_out = Vec::new();
                 if let Some(path) = eval_path {
-                    let columns = ReadOptions {
-                        shuffle_seed: None,
-                        limit: None,
-                        sources: Vec::new(),
-                        kinds: Vec::new(),
-                        ..read.clone()
-                    };
-                    let (tasks, mut summary) = load(path, &columns)?;
+                    let (tasks, mut summary) = load(path, read.columns())?;
                     held_out = tasks;
-                    summary.left_out = held_out.len().saturating_sub(eval);
+                    summary.left_out += held_out.len().saturating_sub(eval);
                     held_out.truncate(eval);
                     summary.used = held_out.len();
                     summaries.push(summary);
