@@ -6,6 +6,7 @@
 pub mod access;
 pub mod chat;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod dataset;
 pub mod engine;

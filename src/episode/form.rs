@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
 /// The form of an answer.
@@ -18,20 +19,21 @@ pub struct AnswerForm {
     pub check: Option<Check>,
 }
 
-type Verdict = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+/// The reason why an answer does not do, once that is known.
+pub type Verdict = BoxFuture<'static, Result<(), String>>;
 
 /// Says what is wrong with an answer.
 #[derive(Clone)]
-pub struct Check(Arc<Verdict>);
+pub struct Check(Arc<dyn Fn(String) -> Verdict + Send + Sync>);
 
 impl Check {
-    /// Wraps the function that tells.
-    pub fn new(verdict: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+    /// Wraps the function that judges an answer.
+    pub fn new(verdict: impl Fn(String) -> Verdict + Send + Sync + 'static) -> Self {
         Self(Arc::new(verdict))
     }
 
     /// What is wrong with `answer`, if anything.
-    pub fn verdict(&self, answer: &str) -> Result<(), String> {
+    pub fn verdict(&self, answer: String) -> Verdict {
         (self.0)(answer)
     }
 }

@@ -16,7 +16,7 @@ use ask::Asked;
 use crate::chat::ChatMessage;
 use crate::large_model::{LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
-use crate::protocol::{Opening, Piece, Shown};
+use crate::protocol::{Opening, Shown, length};
 use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
 };
@@ -150,7 +150,9 @@ impl Run<'_> {
         self.shown = length(&opening);
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
-        Ok(policy.open_for(&opening, request.sampling, authorization).await?)
+        let opened = policy.open_for(&opening, request.sampling, authorization);
+        let opened = timeout_at(self.deadline.into(), opened).await;
+        Ok(opened.map_err(|_| EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms })??)
     }
 
     /// The answer, whose words it is, why the episode ended, and the reply that made it.
@@ -432,14 +434,6 @@ impl Run<'_> {
         let spent = self.usage.policy.cost + self.usage.large_model.cost;
         self.request.limits.max_cost.is_some_and(|max_cost| spent >= max_cost)
     }
-}
-
-/// The length of the pieces, bytes.
-fn length(pieces: &[Piece]) -> usize {
-    let length = |piece: &Piece| match piece {
-        Piece::Markup(text) | Piece::Text(text) => text.len(),
-    };
-    pieces.iter().map(length).sum()
 }
 
 fn record_usage(span: &Span, usage: TokenUsage) {

@@ -1,42 +1,213 @@
-//! Reads request bodies: bounded in size and time, and with errors that name the field.
+//! Reads request bodies: bounded in size, time and memory, and with errors that name the field.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::BytesMut;
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::ApiError;
+use super::body_memory::BodyMemory;
+use super::config::Bounds;
+use super::error::{ApiError, shorten};
 use super::state::AppHandle;
+use crate::compute::{self, ComputeError};
 
-/// A whole body.
+/// How long decoding and parsing a body may take.
+const COMPUTING: Duration = Duration::from_secs(10);
+/// Longer names of unknown fields are not compared with known ones.
+const LONGEST_NAME: usize = 64;
+
+/// A body that gives its room back when the last of it is dropped.
+struct Counted {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A whole body, decoded.
 pub(super) struct RawBody(pub(super) Bytes);
 
 impl FromRequest<AppHandle> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, handle: &AppHandle) -> Result<Self, ApiError> {
-        let server = &handle.state().server;
-        let (limit, time) = (server.body_limit_bytes, server.body_timeout());
-        let body = Limited::new(request.into_body(), limit);
-        match tokio::time::timeout(time, body.collect()).await {
-            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = format!("the body is longer than {limit} bytes");
-                Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
+        let state = handle.state();
+        let (limit, time) = (state.server.body_limit_bytes, state.server.body_timeout());
+        let is_gzip = is_gzip(request.headers())?;
+        // Before a byte is read: the client may wait for a sign to go on.
+        if length(request.headers()).is_some_and(|length| length > limit as u64) {
+            return Err(too_long(limit));
+        }
+        let reading = read(request, limit, state.body_memory());
+        let body = tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {} s", time.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+        })?;
+        if !is_gzip {
+            return Ok(Self(body));
+        }
+        computed(usize::MAX, move || gunzip(&body, limit)).await?.map(Self)
+    }
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_long(limit: usize) -> ApiError {
+    let message = format!("the body is longer than {limit} bytes, `server.body_limit_bytes`");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}
+
+/// Whether the body is compressed, in the one way that is understood.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(false) };
+    match encoding.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "identity" | "" => Ok(false),
+        "gzip" | "x-gzip" => Ok(true),
+        other => {
+            let message = format!(
+                "the content encoding `{}` is not supported\nhint: send the body as it is, or by `gzip`",
+                shorten(other)
+            );
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            Err(ApiError::new(status, "unsupported_encoding", message))
+        }
+    }
+}
+
+async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Bytes, ApiError> {
+    let mut body = request.into_body();
+    let (mut first, mut whole, mut room) = (Bytes::new(), BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let unreadable = |_| ApiError::bad_request("invalid_body", "the body could not be read");
+        let Ok(piece) = frame.map_err(unreadable)?.into_data() else { continue };
+        if first.len() + whole.len() + piece.len() > limit {
+            return Err(too_long(limit));
+        }
+        memory.grow(&mut room, piece.len()).await;
+        if first.is_empty() && whole.is_empty() {
+            // Most bodies are one piece, which needs no copy.
+            first = piece;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&piece);
+        }
+    }
+    let bytes = if whole.is_empty() { first } else { whole.freeze() };
+    Ok(Bytes::from_owner(Counted { bytes, _room: room }))
+}
+
+fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, ApiError> {
+    let mut decoded = Vec::new();
+    let read = MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut decoded);
+    if let Err(error) = read {
+        let message = format!("the body is no gzip data: {error}");
+        return Err(ApiError::bad_request("invalid_body", message));
+    }
+    if decoded.len() > limit { Err(too_long(limit)) } else { Ok(decoded.into()) }
+}
+
+/// Runs work on a body of this length.
+async fn computed<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let result = compute::run_on(bytes, Instant::now() + COMPUTING, work).await;
+    result.map_err(|error| match error {
+        ComputeError::Panicked => ApiError::internal(),
+        ComputeError::Full | ComputeError::Late => {
+            let message = format!("{error}\nhint: try again a little later");
+            ApiError::overloaded(message, Duration::from_secs(1))
+        }
+    })
+}
+
+/// What the size of a request for the loop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BodySize {
+    bytes: usize,
+    values: usize,
+}
+
+impl BodySize {
+    fn of(body: &[u8]) -> Self {
+        Self { bytes: body.len(), values: values(body) }
+    }
+
+    /// Refuses a request whose size, times the answers that it asks for, exceeds a bound: each
+    /// answer is made from a copy.
+    pub(super) fn check(self, choices: u32, bounds: &Bounds) -> Result<(), ApiError> {
+        let table = [
+            ("JSON values", self.values, "json_values", bounds.json_values),
+            ("bytes", self.bytes, "choices_bytes", bounds.choices_bytes),
+        ];
+        for (what, size, setting, bound) in table {
+            if size.saturating_mul(choices as usize) > bound {
+                let times =
+                    if choices > 1 { format!(", times `n` = {choices}") } else { String::new() };
+                let message = format!(
+                    "the body has {size} {what}{times}: more than {bound}, the bound `server.bounds.{setting}`"
+                );
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return Err(ApiError::new(status, "request_too_large", message));
             }
-            Ok(Err(_)) => Err(ApiError::bad_request("invalid_body", "the body could not be read")),
-            Err(_) => {
-                let message = format!("the body did not arrive within {} s", time.as_secs());
-                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+        }
+        Ok(())
+    }
+}
+
+/// The values in a text of JSON, at most: each but the first follows a comma, a colon, or the
+/// beginning of a list or object.
+fn values(json: &[u8]) -> usize {
+    let (mut values, mut in_string, mut is_escaped) = (1, false, false);
+    for &byte in json {
+        if in_string {
+            in_string = is_escaped || byte != b'"';
+            is_escaped = !is_escaped && byte == b'\\';
+        } else {
+            match byte {
+                b'"' => in_string = true,
+                b',' | b'[' | b'{' => values += 1,
+                _ => {}
             }
         }
     }
+    values
+}
+
+/// Reads a request for the loop, and its size.
+///
+/// # Errors
+/// When it exceeds a bound, or is not what was expected; `param` names the field.
+pub(super) async fn parse_bounded<T: DeserializeOwned + Send + 'static>(
+    body: Bytes,
+    bounds: &Bounds,
+) -> Result<(T, BodySize), ApiError> {
+    let (bytes, bounds) = (body.len(), bounds.clone());
+    let parsing = move || {
+        let size = BodySize::of(&body);
+        size.check(1, &bounds)?;
+        Ok((parse(&body)?, size))
+    };
+    computed(bytes, parsing).await?
 }
 
 /// Reads a body of JSON. Unknown fields, wrong types and missing fields are named in `param`.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let invalid = |message: String| ApiError::bad_request("invalid_json", message);
+    let body = without_bom(body);
     if let Err(error) = std::str::from_utf8(body) {
         let at = error.valid_up_to();
         return Err(invalid(format!("the body is no UTF-8 text: byte {at} is wrong")));
@@ -63,10 +234,15 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// A text without the mark that some editors and languages put before it.
+pub(super) fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
+}
+
 /// A body of JSON that is not what was expected at `path`.
 fn misfit(path: &str, message: &str) -> ApiError {
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
-    // What our types are called is nobody's business.
+    // The names of our types mean nothing to clients.
     let message = &match message.split_once("expected struct ") {
         Some((found, _)) => format!("{found}expected an object"),
         None => message.to_owned(),
@@ -74,7 +250,7 @@ fn misfit(path: &str, message: &str) -> ApiError {
     let path = if path == "." { "" } else { path };
     if let Some((name, known)) = unknown_field(message) {
         let parent = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
-        let param = join(parent, name);
+        let param = join(parent, &shorten(name));
         let hint = nearest(name, known).map(|near| format!("\nhint: did you mean `{near}`?"));
         let message = format!("`{param}` is not known{}", hint.unwrap_or_default());
         return ApiError::bad_request("unknown_field", message).with_param(&param);
@@ -111,7 +287,11 @@ fn unknown_field(message: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
     Some((name, rest.split('`').skip(1).step_by(2)))
 }
 
+/// The known name that is most like `name`. A name that is too long is compared with none.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
     known
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
         .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 2)

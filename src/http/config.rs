@@ -15,12 +15,16 @@ pub struct ServerConfig {
     pub body_limit_bytes: usize,
     /// How long a request's body may take to arrive, seconds. Default: 30.
     pub body_timeout_s: u64,
-    /// How long a request's headers may take to arrive, a TLS handshake may take, and a connection
-    /// may wait for its next request, seconds. Default: 30.
+    /// How long a request's headers may take to arrive, a TLS handshake may take, and a new
+    /// connection may wait for its first request, seconds. Default: 30.
     pub header_timeout_s: u64,
+    /// How long a connection may wait for its next request, seconds. Proxies keep theirs for 60 s
+    /// and longer, and must not find it closed. Default: 90.
+    pub idle_timeout_s: u64,
     /// How long a client may take nothing more of its response, seconds. Default: 60.
     pub write_timeout_s: u64,
-    /// Connections at one time; further ones wait. Default: 4096.
+    /// Connections at one time; for a further one, the one that was idle the longest is closed.
+    /// Default: 4096.
     pub max_connections: usize,
     /// Episodes that run at one time. Default: 64.
     pub max_in_flight: usize,
@@ -34,6 +38,68 @@ pub struct ServerConfig {
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
+    /// Names by which the server is reached, beside `localhost` and IP addresses: while no key is
+    /// needed, requests for other names are refused, so that no web page reaches the server by a
+    /// name of its own. `*` stands for any. Default: none.
+    pub hosts: Vec<String>,
+    /// Origins of web pages that may ask, such as `https://chat.example.com`; `*` stands for any.
+    /// Default: none but the server's own.
+    pub allowed_origins: Vec<String>,
+    /// What a request may cost before it is let in.
+    pub bounds: Bounds,
+}
+
+/// What a request may cost before it is let in: the table `[server.bounds]`. More is an error that
+/// names the bound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// JSON values in a request for the loop, times the answers that it asks for (`n`). Default:
+    /// 50000.
+    pub json_values: usize,
+    /// Bytes of a request for the loop times the answers that it asks for (`n`). Default:
+    /// 10485760 (10 MiB).
+    pub choices_bytes: usize,
+    /// Bytes of request bodies in memory, of all requests together; further ones wait. Default:
+    /// 268435456 (256 MiB).
+    pub bodies_bytes: usize,
+    /// Bytes of a JSON schema. Default: 131072 (128 KiB).
+    pub schema_bytes: usize,
+    /// Subschemas of a JSON schema. Default: 2000.
+    pub schema_subschemas: usize,
+    /// References (`$ref`) in a JSON schema. Default: 1000.
+    pub schema_references: usize,
+    /// References in a JSON schema that follow each other. Default: 64.
+    pub schema_reference_chain: usize,
+    /// Patterns in a JSON schema. Default: 64.
+    pub schema_patterns: usize,
+    /// Bytes of a compiled pattern. Default: 262144 (256 KiB).
+    pub schema_pattern_bytes: usize,
+    /// Steps of checking an answer by a JSON schema. Default: 1000000.
+    pub schema_steps: u64,
+    /// Bytes of an answer that is checked by a JSON schema. Default: 1048576 (1 MiB).
+    pub checked_bytes: usize,
+    /// Milliseconds of checking an answer by a JSON schema. Default: 1000.
+    pub check_ms: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            json_values: 50_000,
+            choices_bytes: 10 * 1024 * 1024,
+            bodies_bytes: 256 * 1024 * 1024,
+            schema_bytes: 128 * 1024,
+            schema_subschemas: 2000,
+            schema_references: 1000,
+            schema_reference_chain: 64,
+            schema_patterns: 64,
+            schema_pattern_bytes: 256 * 1024,
+            schema_steps: 1_000_000,
+            checked_bytes: 1024 * 1024,
+            check_ms: 1000,
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -43,6 +109,7 @@ impl Default for ServerConfig {
             body_limit_bytes: 10 * 1024 * 1024,
             body_timeout_s: 30,
             header_timeout_s: 30,
+            idle_timeout_s: 90,
             write_timeout_s: 60,
             max_connections: 4096,
             max_in_flight: 64,
@@ -50,6 +117,9 @@ impl Default for ServerConfig {
             keep_alive_s: 10,
             grace_s: 30,
             pid_file: None,
+            hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            bounds: Bounds::default(),
         }
     }
 }
@@ -66,6 +136,10 @@ impl ServerConfig {
 
     pub(super) fn header_timeout(&self) -> Duration {
         Duration::from_secs(self.header_timeout_s.max(1))
+    }
+
+    pub(super) fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s.max(1))
     }
 
     pub(super) fn write_timeout(&self) -> Duration {

@@ -14,6 +14,25 @@ use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::large_model::{LargeModelError, UnknownModel};
 use crate::policy::PolicyError;
 
+/// The longest text of a caller's that an error quotes, bytes.
+const QUOTED: usize = 64;
+/// The longest message, bytes.
+const MESSAGE: usize = 2000;
+
+/// The head of a text of a caller's, for errors that quote it.
+pub(super) fn shorten(text: &str) -> String {
+    head(text, QUOTED)
+}
+
+/// The first bytes of a text, at a boundary of characters, with a mark where it goes on.
+pub(super) fn head(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let end = (0..=bytes).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
 /// A failure on its way to a client.
 #[derive(Debug, Clone)]
 pub(super) struct ApiError {
@@ -35,7 +54,7 @@ impl ApiError {
             _ => "server_error",
         };
         let object = ErrorObject {
-            message: message.into(),
+            message: head(&message.into(), MESSAGE),
             kind: kind.to_owned(),
             param: None,
             code: Some(code.to_owned()),
@@ -66,7 +85,7 @@ impl ApiError {
     }
 
     pub(super) fn with_param(mut self, param: &str) -> Self {
-        self.object.param = Some(param.to_owned());
+        self.object.param = Some(head(param, 2 * QUOTED));
         self
     }
 
@@ -100,8 +119,8 @@ impl ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "large_model_timeout", message)
             }
             Deadline { .. } => {
-                let message = format!("{error}\nhint: raise `deadline_ms`");
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", error.to_string())
+                    .with_param("deadline_ms")
             }
             Status { status, retry_after, body, .. } => {
                 let kept = match status {
@@ -118,8 +137,9 @@ impl ApiError {
                 let code = field("code").unwrap_or("large_model_error");
                 Self::new(kept, code, error.to_string()).retry_after(*retry_after)
             }
-            Malformed { .. } => {
-                tracing::warn!(%error, "a large model sent no valid reply");
+            Malformed { model, .. } => {
+                // Not the error: it quotes the reply.
+                tracing::warn!(model, "a large model sent no valid reply");
                 let message = error.to_string();
                 let message = message.split("\nhint:").next().unwrap_or_default().to_owned();
                 Self::new(StatusCode::BAD_GATEWAY, "large_model_malformed", message)
@@ -198,6 +218,12 @@ impl ApiError {
     pub(super) fn of_episode(error: &EpisodeError, is_callers_key: bool) -> Self {
         let failure = match &error.kind {
             EpisodeErrorKind::Policy(PolicyError::Engine(error)) => Self::of_engine(error),
+            EpisodeErrorKind::Policy(PolicyError::TextTooLong { bytes, context }) => {
+                let message = format!(
+                    "the question, as the policy reads it, has {bytes} bytes and does not fit the policy's context of {context} tokens\nhint: shorten it, or ask the server's operator for a policy with a longer context"
+                );
+                Self::bad_request("context_length_exceeded", message)
+            }
             EpisodeErrorKind::Policy(PolicyError::Remote(error)) => {
                 Self::of_large_model(error, is_callers_key)
             }

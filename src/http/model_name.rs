@@ -1,13 +1,16 @@
 //! The model names of requests: the loop's own, large models by name, and those of endpoints.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::body::parse;
-use super::error::ApiError;
+use super::body::{parse, without_bom};
+use super::caller::Caller;
+use super::error::{ApiError, shorten};
 use super::state::AppState;
 use crate::large_model::LargeModel;
 
@@ -19,24 +22,76 @@ pub(super) fn is_loop(model: &str) -> bool {
     model.strip_prefix(LOOP).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The model that a body of JSON names; nothing else of it is looked at.
-pub(super) fn model_of(body: &[u8]) -> Result<Option<Cow<'_, str>>, ApiError> {
-    #[derive(Deserialize)]
-    struct Peek<'a> {
-        #[serde(borrow, default)]
-        model: Option<Cow<'a, str>>,
-    }
+/// The model that a body of JSON names, empty where it names none; nothing else of the body is
+/// looked at. The caller may ask for it.
+pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, str>, ApiError> {
     #[derive(Deserialize)]
     struct Whole {
         #[serde(default)]
         model: Option<String>,
     }
-    match serde_json::from_slice::<Peek<'_>>(body) {
-        Ok(peek) if body.trim_ascii_start().starts_with(b"{") => Ok(peek.model),
+    let body = without_bom(body);
+    let named = match serde_json::from_slice::<Named<'_>>(body) {
+        Ok(named) => named,
         // Slower, but it says what is wrong.
-        _ => parse::<Whole>(body).map(|whole| whole.model.map(Cow::Owned)),
+        Err(_) => {
+            let model = parse::<Whole>(body)?.model;
+            Named { model: model.map(Cow::Owned), has_variant: false }
+        }
+    };
+    let model = named.model.unwrap_or_default();
+    caller.check(&model)?;
+    if named.has_variant && caller.has_models() {
+        let message = "two fields differ from `model` in their case only\nhint: send `model` alone";
+        return Err(ApiError::invalid("model", message));
+    }
+    Ok(model)
+}
+
+/// The model of a body.
+struct Named<'a> {
+    model: Option<Cow<'a, str>>,
+    /// Whether a field is called `model` but for its case: endpoints that ignore the case of names
+    /// take the last.
+    has_variant: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Named<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut model, mut has_variant) = (None, false);
+                while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+                    if name == "model" {
+                        if model.is_some() {
+                            return Err(serde::de::Error::duplicate_field("model"));
+                        }
+                        model = Some(map.next_value::<Option<Name<'de>>>()?.map(|name| name.0));
+                    } else {
+                        has_variant |= name.eq_ignore_ascii_case("model");
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Named { model: model.flatten(), has_variant })
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
     }
 }
+
+/// A text that is borrowed where it can be.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The large model that a request names, and the id to ask its endpoint for where that is another
 /// than the configured one.
@@ -76,6 +131,7 @@ pub(super) fn large_model(
 
 /// No endpoint serves this model.
 pub(super) fn unknown_model(model: &str) -> ApiError {
+    let model = shorten(model);
     let message = format!(
         "no endpoint serves the model `{model}`\nhint: ask for `{LOOP}`, or configure a large model behind an endpoint"
     );

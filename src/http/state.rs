@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::FromRef;
 use uuid::Uuid;
 
+use super::body_memory::BodyMemory;
 use super::config::ServerConfig;
 use super::episode::admission::Admission;
 use super::metrics::Metrics;
@@ -43,6 +44,7 @@ pub struct AppHandle {
 pub(super) struct Shared {
     app: App,
     pub(super) admission: Admission,
+    body_memory: BodyMemory,
     serving: RwLock<Arc<Serving>>,
 }
 
@@ -50,9 +52,10 @@ impl AppHandle {
     /// The state that is made of `app`, answering by `serving` until that is replaced.
     pub fn new(app: App, serving: Serving) -> Self {
         let admission = Admission::new(app.server.max_in_flight, app.server.queue);
+        let body_memory = BodyMemory::new(app.server.bounds.bodies_bytes);
         serving.announce(&app.metrics);
         let serving = RwLock::new(Arc::new(serving));
-        Self { shared: Arc::new(Shared { app, admission, serving }) }
+        Self { shared: Arc::new(Shared { app, admission, body_memory, serving }) }
     }
 
     /// Answers by `serving` from the next request on. Requests in flight finish by what they
@@ -99,6 +102,10 @@ impl FromRef<AppHandle> for AppState {
 impl AppState {
     pub(super) fn admission(&self) -> &Admission {
         &self.shared.admission
+    }
+
+    pub(super) fn body_memory(&self) -> &BodyMemory {
+        &self.shared.body_memory
     }
 
     /// Seconds since 1970.

@@ -43,6 +43,14 @@ pub enum PolicyError {
     /// Text could not be tokenised.
     #[error("the policy's tokenizer failed: {0}")]
     Tokenizer(String),
+    /// The text is far beyond the policy's context; it was not tokenised.
+    #[error("a text of {bytes} bytes does not fit a context of {context} tokens")]
+    TextTooLong {
+        /// The length of the text.
+        bytes: usize,
+        /// The context.
+        context: usize,
+    },
     /// The receiver of the turn's text is gone.
     #[error("nobody listens any more")]
     Cancelled,
@@ -82,6 +90,11 @@ pub trait Policy: Send + Sync {
     /// What its tokens cost; nothing for a policy that runs here.
     fn prices(&self) -> Prices {
         Prices::default()
+    }
+
+    /// Whether its turns are calls of an endpoint, which may be billed.
+    fn is_remote(&self) -> bool {
+        false
     }
 
     /// Begins an episode with the policy's opening message, a user turn.

@@ -39,6 +39,10 @@ impl Policy for RemotePolicy {
         self.model.prices()
     }
 
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     async fn open(
         &self,
         opening: &[Piece],

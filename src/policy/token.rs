@@ -2,15 +2,23 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
+use crate::compute::{self, ComputeError};
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
-use crate::protocol::Piece;
+use crate::protocol::{Piece, length};
 use crate::tokenization::{IncrementalDecoder, TextSide};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+/// A text of more bytes a token than this is beyond the context, whatever its tokens are: texts that
+/// people write have three to five.
+const BYTES_A_TOKEN: usize = 16;
+/// How long tokenising a text may take.
+const TOKENIZING: Duration = Duration::from_secs(60);
 
 /// A policy that samples from an engine.
 pub struct TokenPolicy {
@@ -44,8 +52,20 @@ impl Policy for TokenPolicy {
         opening: &[Piece],
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let bytes = length(opening);
+        let context = self.engine.context_length();
+        if bytes > context.saturating_mul(BYTES_A_TOKEN) {
+            return Err(PolicyError::TextTooLong { bytes, context });
+        }
+        let (text, opening) = (Arc::clone(&self.text), opening.to_vec());
+        let until = Instant::now() + TOKENIZING;
+        let ids = compute::run_on(bytes, until, move || text.opening_ids(&opening)).await;
+        let ids = ids.map_err(|error| match error {
+            ComputeError::Full => EngineError::Overloaded.into(),
+            error => PolicyError::Tokenizer(error.to_string()),
+        })??;
         let mut trace = TokenTrace::default();
-        trace.push_context(&self.text.opening_ids(opening)?);
+        trace.push_context(&ids);
         Ok(Box::new(Session {
             engine: Arc::clone(&self.engine),
             text: Arc::clone(&self.text),

@@ -17,7 +17,7 @@ mod template;
 
 pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
-pub use piece::{Piece, concat};
+pub use piece::{Piece, concat, length};
 pub(crate) use piece::{join as join_pieces, split as split_pieces};
 pub use reference::{carries, comparable, expand};
 pub use template::{Opening, Protocol, ProtocolError, Shown, TEMPLATE_FILES};

@@ -52,6 +52,14 @@ pub(crate) fn join(pieces: &[Piece]) -> String {
         .collect()
 }
 
+/// The length of the pieces, bytes.
+pub fn length(pieces: &[Piece]) -> usize {
+    let length = |piece: &Piece| match piece {
+        Piece::Markup(text) | Piece::Text(text) => text.len(),
+    };
+    pieces.iter().map(length).sum()
+}
+
 /// The pieces as plain text, with our own tags escaped where they come from outside: what a policy
 /// without a tokenizer of ours, such as a remote one, is given.
 pub fn concat(pieces: &[Piece]) -> String {

@@ -16,7 +16,7 @@ use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
-use crate::episode::{CONTENTS, EpisodeErrorKind, RoleUsage, SPANS};
+use crate::episode::{CONTENTS, Check, EpisodeErrorKind, RoleUsage, SPANS};
 
 /// What came of a prompt.
 pub(super) enum Asked {
@@ -211,6 +211,13 @@ impl Run<'_> {
         }
     }
 
+    /// What the check says of an answer, before the deadline.
+    async fn checked(&self, check: &Check, text: String) -> Result<(), String> {
+        timeout_at(self.deadline.into(), check.verdict(text))
+            .await
+            .unwrap_or_else(|_| Err("it was not checked in time".to_owned()))
+    }
+
     /// The large model's answer in the form that was asked for, made of the policy's draft. What
     /// was found out stands before the question, as text of a user: none of it is an instruction.
     pub(super) async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
@@ -235,10 +242,13 @@ impl Run<'_> {
             // Calls of tools and refusals stand in for the content, and one that was cut off by
             // its own limit says so.
             let stands = reply.message.content.is_null() || reply.finish_reason == "length";
-            let mut verdict = if stands { Ok(()) } else { check.verdict(&text) };
+            let mut verdict = Ok(());
+            if !stands {
+                verdict = self.checked(check, text.clone()).await;
+            }
             // Many models wrap their JSON, whatever they are asked.
             if let (Err(_), Some(bare)) = (&verdict, bare_json(&text))
-                && check.verdict(bare).is_ok()
+                && self.checked(check, bare.to_owned()).await.is_ok()
             {
                 text = bare.to_owned();
                 reply.message.content = Value::String(text.clone());

@@ -114,7 +114,11 @@ impl EpisodeTask {
             .large_models
             .endpoints()
             .any(|(name, endpoint)| name == self.model.name() && endpoint.has_key());
-        ApiError::of_episode(error, self.request.authorization.is_some() && !has_key)
+        let is_callers_key = self.request.authorization.is_some() && !has_key;
+        let failure = ApiError::of_episode(error, is_callers_key);
+        // Also where the operator names no prices.
+        let is_billed = self.served.policy.is_remote() && error.usage.policy.calls > 0;
+        if is_billed { failure.spent() } else { failure }
     }
 }
 

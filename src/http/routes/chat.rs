@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
@@ -12,8 +13,8 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::engine::Sampling;
-use crate::episode::{EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink};
-use crate::http::body::{RawBody, parse};
+use crate::episode::{AnswerForm, EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink};
+use crate::http::body::{RawBody, parse_bounded};
 use crate::http::caller::{Caller, authorization};
 use crate::http::episode::chat_stream;
 use crate::http::episode::stop_sequences::StopSequences;
@@ -32,6 +33,8 @@ use crate::http::wire::options::between;
 use crate::http::wire::question::Asked;
 
 const ROUTE: &str = "/v1/chat/completions";
+/// Where the options of the loop stand.
+const PREFIX: &str = "prompt_r1.";
 
 /// Answers a conversation. The model `prompt-r1` runs the loop on the default large model,
 /// `prompt-r1/NAME` on the one of that name. Any other model is passed through untouched.
@@ -58,14 +61,14 @@ pub(in crate::http) async fn chat(
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
-    let model = model_of(&body)?.unwrap_or_default();
-    caller.check(&model)?;
+    let model = model_of(&body, &caller)?;
     if !is_loop(&model) {
         let passed = Passed { route: ROUTE, uri: &uri, headers, body: &body, started };
         return proxy::hand_on(&state, &caller, &model, passed).await;
     }
     // Allocated by itself, so that what is passed through does not carry its size along.
-    Box::pin(answer(state, caller, headers, &body, started)).await
+    drop(model);
+    Box::pin(answer(state, caller, headers, body, started)).await
 }
 
 /// Answers by the loop.
@@ -73,12 +76,15 @@ async fn answer(
     state: AppState,
     caller: Caller,
     headers: HeaderMap,
-    body: &[u8],
+    body: Bytes,
     started: Instant,
 ) -> Result<Response, ApiError> {
-    let request: ChatRequest = parse(body)?;
+    let bounds = &state.server.bounds;
+    let (request, size): (ChatRequest, _) = parse_bounded(body, bounds).await?;
     request.refuse()?;
     let choices = request.choices()?;
+    size.check(choices, bounds)?;
+    caller.admit_more(choices - 1).await?;
     let with_turns = request.prompt_r1.as_ref().and_then(|options| options.trace) == Some(true);
     let stops = request.stop_sequences()?;
     let is_stream = request.stream == Some(true);
@@ -87,9 +93,12 @@ async fn answer(
         caller.check(&format!("{LOOP}/{name}"))?;
     }
     let model = request.model.clone();
-    let tasks = tasks(&state, &caller, &headers, request, choices, started)?;
-    let deadline = started + tasks[0].request.limits.deadline();
+    let options = request.prompt_r1.clone().unwrap_or_default();
+    let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
+    // Before anything is made of the request that takes time or memory.
     let permit = state.admission().admit(choices, deadline).await?;
+    let form = request.form(bounds, deadline).await?;
+    let tasks = tasks(&state, &caller, &headers, request, form, choices, started)?;
     let (id, created) = (tasks[0].id.clone(), state.created());
     let policy = Arc::clone(&tasks[0].served.policy);
     if is_stream {
@@ -141,10 +150,10 @@ fn tasks(
     caller: &Caller,
     headers: &HeaderMap,
     request: ChatRequest,
+    form: AnswerForm,
     choices: u32,
     started: Instant,
 ) -> Result<Vec<EpisodeTask>, ApiError> {
-    const PREFIX: &str = "prompt_r1.";
     let options = request.prompt_r1.clone().unwrap_or_default();
     let served = options.served(state, headers, PREFIX)?;
     let mut params = request.params();
@@ -165,7 +174,6 @@ fn tasks(
         ..served.sampling
     };
     let limits = options.limits(&state.serving.limits, PREFIX)?;
-    let form = request.form()?;
     let asked = Asked::of(request.messages)?;
     let id = state.new_id("chatcmpl-");
     let task = |choice: u32| {

@@ -91,8 +91,7 @@ async fn route(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
-    let model = model_of(&body)?.unwrap_or_default();
-    caller.check(&model)?;
+    let model = model_of(&body, &caller)?;
     if is_loop(&model) {
         let message = format!(
             "the model `{LOOP}` is not at `{route}`\nhint: it is at `/v1/chat/completions` and `/v1/solve`"

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::engine::Sampling;
 use crate::episode::{EpisodeEvent, EpisodeRequest, Silent};
-use crate::http::body::{RawBody, parse};
+use crate::http::body::{RawBody, parse_bounded};
 use crate::http::caller::{Caller, authorization};
 use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
 use crate::http::error::ApiError;
@@ -51,7 +51,8 @@ pub(in crate::http) async fn solve(
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
-    let (is_stream, asked, options) = parse::<SolveRequest>(&body)?.split()?;
+    let (request, _): (SolveRequest, _) = parse_bounded(body, &state.server.bounds).await?;
+    let (is_stream, asked, options) = request.split()?;
     match &options.large_model {
         Some(name) => caller.check(&format!("{LOOP}/{name}"))?,
         None => caller.check(LOOP)?,

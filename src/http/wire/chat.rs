@@ -1,20 +1,25 @@
 //! A chat request for the loop: each field is honoured on the final answer, or refused by name.
 
+use std::time::Instant;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::options::{Options, between};
 use super::question::Message;
-use super::schema;
 use crate::chat::ChatMessage;
 use crate::episode::AnswerForm;
+use crate::http::config::Bounds;
 use crate::http::episode::stop_sequences::StopSequences;
 use crate::http::error::ApiError;
+use crate::http::json_schema;
 
 /// A Chat Completions request whose model is `prompt-r1` or `prompt-r1/NAME`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"model": "prompt-r1", "messages": [
+    {"role": "user", "content": "Which currency is used where the author of Hamlet was born?"}]}))]
 pub(in crate::http) struct ChatRequest {
     /// `prompt-r1`, or `prompt-r1/` and the name of a large model. Any other model is passed
     /// through to the endpoint that serves it, with fields that are not listed here.
@@ -82,6 +87,22 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) reasoning_effort: Option<String>,
     /// Handed to the large model with every call.
     pub(in crate::http) verbosity: Option<String>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) prompt_cache_retention: Option<Value>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) prompt_cache_options: Option<Value>,
+    /// Handed to the large model with every call.
+    pub(in crate::http) moderation: Option<Value>,
+    /// Not OpenAI's, but common. Handed to the large model with every call.
+    pub(in crate::http) top_k: Option<Value>,
+    /// Not OpenAI's, but common. Handed to the large model with every call.
+    pub(in crate::http) min_p: Option<Value>,
+    /// Not OpenAI's, but common. Handed to the large model with every call.
+    pub(in crate::http) repetition_penalty: Option<Value>,
+    /// Not OpenAI's, but common. Handed to the large model with every call.
+    pub(in crate::http) chat_template_kwargs: Option<Value>,
+    /// Not OpenAI's, but common. Handed to the large model with every call.
+    pub(in crate::http) enable_thinking: Option<Value>,
     /// Only false: the answer may be the policy's.
     pub(in crate::http) logprobs: Option<bool>,
     /// Only 0.
@@ -223,12 +244,27 @@ impl ChatRequest {
             ("service_tier", self.service_tier.clone().map(Value::from)),
             ("reasoning_effort", self.reasoning_effort.clone().map(Value::from)),
             ("verbosity", self.verbosity.clone().map(Value::from)),
+            ("prompt_cache_retention", self.prompt_cache_retention.clone()),
+            ("prompt_cache_options", self.prompt_cache_options.clone()),
+            ("moderation", self.moderation.clone()),
+            ("top_k", self.top_k.clone()),
+            ("min_p", self.min_p.clone()),
+            ("repetition_penalty", self.repetition_penalty.clone()),
+            ("chat_template_kwargs", self.chat_template_kwargs.clone()),
+            ("enable_thinking", self.enable_thinking.clone()),
         ])
     }
 
-    /// The form that the answer must have.
-    pub(in crate::http) fn form(&self) -> Result<AnswerForm, ApiError> {
-        let check = self.response_format.as_ref().map(schema::check).transpose()?.flatten();
+    /// The form that the answer must have. A JSON schema is compiled by `deadline`.
+    pub(in crate::http) async fn form(
+        &self,
+        bounds: &Bounds,
+        deadline: Instant,
+    ) -> Result<AnswerForm, ApiError> {
+        let check = match &self.response_format {
+            Some(format) => json_schema::check(format, bounds, deadline).await?,
+            None => None,
+        };
         let is_set = |penalty: Option<f64>| penalty.is_some_and(|penalty| penalty != 0.0);
         let is_json = check.is_some();
         let biased = self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty());

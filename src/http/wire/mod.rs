@@ -12,7 +12,6 @@ pub(super) mod chat;
 pub(super) mod completion;
 pub(super) mod options;
 pub(super) mod question;
-mod schema;
 pub(super) mod solve;
 
 /// OpenAI's error object, in its envelope.

@@ -13,6 +13,8 @@ use crate::trajectory::{Action, Turn, TurnFinish};
 /// A question to answer.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "question": "Which currency is used where the author of Hamlet was born?", "trace": true}))]
 pub(in crate::http) struct SolveRequest {
     /// The question. Either this or `messages`.
     #[schema(example = "Which currency is used where the author of Hamlet was born?")]

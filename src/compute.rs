@@ -1,0 +1,164 @@
+//! CPU-bound work of requests, on threads of its own: async workers stay free, the work that runs
+//! at one time is bounded, and deep recursion has a large stack.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+/// The stack of each thread. Only what is touched of it takes memory.
+pub const STACK_BYTES: usize = 64 * 1024 * 1024;
+/// So many bytes take less time than the way to another thread and back is worth.
+const FEW: usize = 64 * 1024;
+/// Work that may wait for a thread.
+const QUEUE: usize = 256;
+
+/// Work that was not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// Too much work waits already.
+    #[error("the server has too much to compute")]
+    Full,
+    /// The deadline passed.
+    #[error("it was not computed in time")]
+    Late,
+    /// The work panicked.
+    #[error("its computation failed")]
+    Panicked,
+}
+
+/// Says when work should stop: its deadline passed, or its caller is gone.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    is_abandoned: Arc<AtomicBool>,
+    deadline: Instant,
+}
+
+impl Stop {
+    /// Whether nobody waits for the result any more.
+    pub fn is_due(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed) || Instant::now() >= self.deadline
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+static QUEUED: LazyLock<SyncSender<Job>> = LazyLock::new(start);
+
+/// Runs `work` and waits for its result until `deadline`. Work that loops without an end of its own
+/// must ask the [`Stop`]; work that is abandoned before it starts is not started.
+///
+/// # Errors
+/// When there is no room for it, it is late, or it panics.
+pub async fn run<T: Send + 'static>(
+    deadline: Instant,
+    work: impl FnOnce(&Stop) -> T + Send + 'static,
+) -> Result<T, ComputeError> {
+    let stop = Stop { is_abandoned: Arc::default(), deadline };
+    let abandoned = AbandonOnDrop(Arc::clone(&stop.is_abandoned));
+    let (sender, receiver) = oneshot::channel();
+    let job: Job = Box::new(move || {
+        if !stop.is_due() {
+            // The caller may be gone by now.
+            let _ = sender.send(work(&stop));
+        }
+    });
+    QUEUED.try_send(job).map_err(|_| ComputeError::Full)?;
+    let result = tokio::time::timeout_at(deadline.into(), receiver).await;
+    drop(abandoned);
+    match result {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(_)) if Instant::now() < deadline => Err(ComputeError::Panicked),
+        _ => Err(ComputeError::Late),
+    }
+}
+
+/// Runs work on `bytes` of text: where they are many, as [`run`] does, else on the spot.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<T: Send + 'static>(
+    bytes: usize,
+    deadline: Instant,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ComputeError> {
+    if bytes <= FEW { Ok(work()) } else { run(deadline, move |_| work()).await }
+}
+
+struct AbandonOnDrop(Arc<AtomicBool>);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Starts the threads. They live as long as the process.
+fn start() -> SyncSender<Job> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let receiver = Arc::new(Mutex::new(receiver));
+    let threads = thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
+    for number in 0..threads {
+        let receiver = Arc::clone(&receiver);
+        let thread = thread::Builder::new()
+            .name(format!("compute-{number}"))
+            .stack_size(STACK_BYTES)
+            .spawn(move || serve(&receiver));
+        if let Err(error) = thread {
+            tracing::error!(%error, "cannot start a thread for computations");
+        }
+    }
+    sender
+}
+
+fn serve(receiver: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::error!("a computation panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_its_result_or_a_reason() {
+        assert_eq!(run(soon(), |_| 7).await, Ok(7));
+        let panicked = run(soon(), |_| -> u8 { panic!("on purpose") }).await;
+        assert_eq!(panicked, Err(ComputeError::Panicked));
+        let past = Instant::now();
+        assert_eq!(run(past, |_| ()).await, Err(ComputeError::Late));
+    }
+
+    #[tokio::test]
+    async fn work_learns_that_nobody_waits() {
+        let (sender, stopped) = oneshot::channel();
+        let (begun, running) = oneshot::channel();
+        let work = tokio::spawn(run(soon(), move |stop| {
+            begun.send(()).unwrap();
+            while !stop.is_due() {
+                thread::yield_now();
+            }
+            sender.send(()).unwrap();
+        }));
+        running.await.unwrap();
+        work.abort();
+        stopped.await.unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! JSON schemas of callers: what an answer of JSON must be like. Compiling a schema and checking by
+//! it cost a bounded time, off the async workers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use self::metered::{Metered, Unfinished};
+use super::config::Bounds;
+use super::error::ApiError;
+use crate::compute::{self, ComputeError};
+use crate::episode::Check;
+
+mod bounds;
+mod metered;
+
+const NAME: &str = "response_format";
+
+/// What tells whether an answer has the form; `None` for plain text. The schema is compiled by
+/// `deadline`.
+///
+/// # Errors
+/// When the format is not known, or its schema is none or exceeds a bound.
+pub(super) async fn check(
+    format: &Value,
+    bounds: &Bounds,
+    deadline: Instant,
+) -> Result<Option<Check>, ApiError> {
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Check::new(|answer| {
+            Box::pin(async move {
+                let value = parse(&answer)?;
+                if value.is_object() { Ok(()) } else { Err("it is no JSON object".to_owned()) }
+            })
+        }))),
+        Some("json_schema") => by_schema(format, bounds, deadline).await.map(Some),
+        _ => {
+            let param = format!("{NAME}.type");
+            let message =
+                format!("`{param}` is not known\nhint: `text`, `json_object` or `json_schema`");
+            Err(ApiError::invalid(&param, message))
+        }
+    }
+}
+
+async fn by_schema(format: &Value, bounds: &Bounds, deadline: Instant) -> Result<Check, ApiError> {
+    let param = format!("{NAME}.json_schema.schema");
+    let schema = format.get("json_schema").and_then(|inner| inner.get("schema"));
+    let Some(schema) = schema else {
+        let message = format!("`{param}` is missing");
+        return Err(ApiError::bad_request("missing_field", message).with_param(&param));
+    };
+    let refused =
+        |reason: String| ApiError::invalid(&param, format!("`{param}` cannot be used: {reason}"));
+    let length = schema.to_string().len();
+    if length > bounds.schema_bytes {
+        let bound = bounds.schema_bytes;
+        return Err(refused(format!(
+            "it has {length} bytes, more than {bound}, the bound `server.bounds.schema_bytes`"
+        )));
+    }
+    let (schema, owned) = (schema.clone(), bounds.clone());
+    let compiled = compute::run(deadline, move |_| Metered::new(&schema, &owned)).await;
+    let metered = match compiled {
+        Ok(compiled) => Arc::new(compiled.map_err(refused)?),
+        Err(ComputeError::Full) => {
+            let message = "the server is busy\nhint: try again a little later";
+            return Err(ApiError::overloaded(message, Duration::from_secs(1)));
+        }
+        Err(ComputeError::Late) => {
+            let status = StatusCode::GATEWAY_TIMEOUT;
+            let message = format!("`{param}` was not compiled within the deadline");
+            return Err(ApiError::new(status, "deadline_exceeded", message));
+        }
+        Err(ComputeError::Panicked) => return Err(ApiError::internal()),
+    };
+    let (longest, limit) = (bounds.checked_bytes, Duration::from_millis(bounds.check_ms));
+    Ok(Check::new(move |answer| {
+        let metered = Arc::clone(&metered);
+        Box::pin(async move {
+            if answer.len() > longest {
+                return Err(format!("it is longer than {longest} bytes"));
+            }
+            let checked = compute::run(Instant::now() + limit, move |stop| {
+                let value = parse(&answer)?;
+                metered.check(&value, stop).unwrap_or_else(|unfinished| {
+                    Err(match unfinished {
+                        Unfinished::TooCostly => "it takes too many steps to check".to_owned(),
+                        Unfinished::Stopped => "it was not checked in time".to_owned(),
+                    })
+                })
+            });
+            checked.await.unwrap_or_else(|error| Err(format!("it cannot be checked: {error}")))
+        })
+    }))
+}
+
+fn parse(answer: &str) -> Result<Value, String> {
+    serde_json::from_str(answer).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
