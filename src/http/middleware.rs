@@ -20,6 +20,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::caller;
 use super::error::ApiError;
 use super::metrics::ROUTES;
+use super::origin;
 use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
 
@@ -27,10 +28,11 @@ use super::state::{AppHandle, AppState};
 const TRACE: &str = "traceparent";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers whose values are not to be shown.
-const SECRETS: [HeaderName; 4] = [
+const SECRETS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     header::COOKIE,
+    HeaderName::from_static("api-key"),
     HeaderName::from_static("x-api-key"),
 ];
 /// Longer ids are not echoed: they end up in logs.
@@ -70,8 +72,12 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
         // Fails where nothing is traced.
         let _ = span.set_parent(caller);
     }
+    let origin = origin::allowed(&state.server, request.headers());
     let mut guard = Guard { state, route, started: Instant::now(), is_answered: false };
     let answered = async {
+        if let Some(answer) = origin::preflight(&guard.state.server, &request) {
+            return answer;
+        }
         match caller::check(&guard.state, &mut request).await {
             Ok(()) => next.run(request).await,
             Err(error) => error.into_response(),
@@ -90,6 +96,7 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
     }
     tracing::debug!(parent: &span, status, elapsed_us = elapsed.as_micros() as u64, "answered");
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    origin::expose(&guard.state.server, origin, response.headers_mut());
     response
 }
 

@@ -1,21 +1,25 @@
 //! The HTTP server: OpenAI's endpoints with the loop behind them, and the loop's own.
 
 use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 mod body;
+mod body_memory;
 mod caller;
 mod config;
 mod connection;
 mod episode;
 mod error;
+mod json_schema;
 mod metrics;
 mod middleware;
 mod model_name;
+mod origin;
 mod proxy;
 mod routes;
 mod serving;
@@ -25,14 +29,14 @@ mod state;
 mod tests;
 mod wire;
 
-pub use config::ServerConfig;
+pub use config::{Bounds, ServerConfig};
 pub use connection::serve;
 pub use connection::tls::{Tls, TlsConfig, TlsError};
 pub use metrics::Metrics;
 pub use serving::{Canary, Served, Serving};
 pub use state::{App, AppHandle, Clock, Ids};
 
-use error::ApiError;
+use error::{ApiError, shorten};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -82,11 +86,27 @@ pub fn openapi_json() -> String {
 
 async fn unknown_route(uri: Uri) -> ApiError {
     let path = uri.path();
-    let message = format!("there is nothing at `{path}`\nhint: `/docs` lists what there is");
+    let shorter = path.trim_end_matches('/');
+    let hint = if metrics::ROUTES.contains(&shorter) {
+        format!("leave out the slash at the end: `{shorter}`")
+    } else if metrics::ROUTES.contains(&&*format!("/v1{shorter}")) {
+        "the base URL of clients ends with `/v1`".to_owned()
+    } else {
+        "`/docs` lists what there is".to_owned()
+    };
+    let message = format!("there is nothing at `{}`\nhint: {hint}", shorten(path));
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    let message = format!("`{}` cannot be asked by `{method}`", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+async fn wrong_method(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let is_web_socket = headers
+        .get(header::UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if is_web_socket {
+        let message = "there are no WebSockets here\nhint: ask by HTTP, with `stream` for events";
+        let error = ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
+        return ([(header::UPGRADE, "HTTP/1.1")], error).into_response();
+    }
+    let message = format!("`{}` cannot be asked by `{method}`", shorten(uri.path()));
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
 }

@@ -18,6 +18,7 @@ use crate::episode::Tally;
 use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
 
 mod body;
+mod headers;
 mod usage_meter;
 
 /// The same body for the id that an endpoint knows the model by.
@@ -51,6 +52,7 @@ pub(super) async fn hand_on(
     let renamed = (id != model).then(|| with_model(body, id)).flatten();
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
+    headers::up(&mut headers);
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
     let (method, body) = (Method::POST, body.clone());
@@ -81,14 +83,18 @@ pub(super) async fn hand_on(
     };
     let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
     let (mut parts, pieces) = response.into_parts();
+    headers::check_status(parts.status)?;
+    headers::back(&mut parts.headers);
     let hides_usage = parts.extensions.get::<UsageAsked>().is_some();
     if hides_usage {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    let is_events = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    // What is compressed has no lines to wait for.
+    let is_events = !parts.headers.contains_key(header::CONTENT_ENCODING)
+        && parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = body::pieces(pieces, is_events, is_callers_key);

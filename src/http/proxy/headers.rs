@@ -1,0 +1,92 @@
+//! Which headers of a passed-through request go up to the endpoint, and which of its response come
+//! back. Those of one connection are the transport's business.
+
+use axum::http::header::{self, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::http::error::ApiError;
+
+/// What a caller's browser or proxy says of the caller, or would choose whose account is billed.
+const NOT_UP: [HeaderName; 14] = [
+    header::CONTENT_ENCODING,
+    header::COOKIE,
+    header::FORWARDED,
+    header::ORIGIN,
+    header::REFERER,
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("x-goog-user-project"),
+    HeaderName::from_static("x-openai-organization"),
+    HeaderName::from_static("x-prompt-r1-policy"),
+    HeaderName::from_static("x-real-ip"),
+];
+const NOT_UP_PREFIXES: [&str; 4] = ["access-control-", "sec-", "x-forwarded-", "proxy-"];
+
+/// What an endpoint says to a browser of itself: browsers would take it as said of this server.
+const NOT_BACK: [HeaderName; 17] = [
+    header::ALT_SVC,
+    header::CONTENT_LOCATION,
+    header::CONTENT_SECURITY_POLICY,
+    header::CONTENT_SECURITY_POLICY_REPORT_ONLY,
+    header::LINK,
+    header::LOCATION,
+    header::REFRESH,
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::X_FRAME_OPTIONS,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("origin-trial"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("speculation-rules"),
+];
+const NOT_BACK_PREFIXES: [&str; 2] = ["access-control-", "cross-origin-"];
+
+/// Removes what does not go up.
+pub(super) fn up(headers: &mut HeaderMap) {
+    remove(headers, &NOT_UP, &NOT_UP_PREFIXES);
+}
+
+/// Removes what does not come back, and keeps browsers from running what an endpoint sends.
+pub(super) fn back(headers: &mut HeaderMap) {
+    remove(headers, &NOT_BACK, &NOT_BACK_PREFIXES);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let is_data = [&b"application/json"[..], b"text/event-stream", b"text/plain", b"audio/"]
+        .iter()
+        .any(|known| kind.starts_with(known));
+    if !is_data {
+        let policy = HeaderValue::from_static("default-src 'none'; sandbox");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+}
+
+/// Refuses statuses that would send the client elsewhere, or change the protocol.
+///
+/// # Errors
+/// 502 for those.
+pub(super) fn check_status(status: StatusCode) -> Result<(), ApiError> {
+    if !status.is_informational() && !status.is_redirection() {
+        return Ok(());
+    }
+    let message = format!(
+        "the large model's endpoint answered {}, which is not handed on\nhint: its `url` may be another",
+        status.as_u16()
+    );
+    Err(ApiError::new(StatusCode::BAD_GATEWAY, "large_model_error", message))
+}
+
+fn remove(headers: &mut HeaderMap, names: &[HeaderName], prefixes: &[&str]) {
+    let is_removed = |name: &&HeaderName| {
+        names.contains(name) || prefixes.iter().any(|prefix| name.as_str().starts_with(prefix))
+    };
+    let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
+    for name in removed {
+        headers.remove(name);
+    }
+}
