@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::loopback::{Loopback, Script};
+use crate::loopback::{Gate, Loopback, Script};
 use crate::process::{command, told};
 use crate::server::{Server, Setup};
 
@@ -43,7 +43,7 @@ async fn clients_that_send_too_slowly_are_cut_off() {
     let mut setup = Setup::relay();
     setup.server = hurried();
     let server = setup.start(&upstream).await;
-    let head = "POST /v1/solve HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let head = "POST /v1/solve HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     let table = [
         ("", ""),
         ("GET", ""),
@@ -88,7 +88,7 @@ async fn clients_that_do_not_read_are_cut_off() {
     let body = json!({"model": "model-1", "stream": true, "messages": []}).to_string();
     let length = body.len();
     let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -97,17 +97,149 @@ async fn clients_that_do_not_read_are_cut_off() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_most_wait() {
+async fn a_connection_beyond_the_most_takes_the_place_of_an_idle_one() {
     let upstream = Loopback::start().await;
     let mut setup = Setup::relay();
-    setup.server = ServerConfig { max_connections: 1, ..hurried() };
+    let patient = ServerConfig::default();
+    setup.server = ServerConfig { max_connections: 2, ..patient };
     let server = setup.start(&upstream).await;
-    // It holds the only place until it is cut off.
-    let first = connect(&server).await;
-    let begun = Instant::now();
+    let (mut silent, mut newer) = (connect(&server).await, connect(&server).await);
+    // They are accepted in order.
+    newer.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    newer.read_exact(&mut first).await.unwrap();
     assert_eq!(server.get("/livez").await.status(), 200);
-    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
-    drop(first);
+    assert_eq!(until_closed(&mut silent).await.0, "");
+}
+
+#[tokio::test]
+async fn connections_that_serve_keep_their_places() {
+    let gate = Gate::default();
+    let upstream = Loopback::start().await;
+    upstream.then(Script::reply("ok").held(&gate));
+    let mut setup = Setup::relay();
+    setup.server = ServerConfig { max_connections: 1, ..ServerConfig::default() };
+    let server = setup.start(&upstream).await;
+    let asked = tokio::spawn(server.post("/v1/solve", &json!({"question": "a"})).send());
+    upstream.wait_for_requests(1).await;
+    let other = Client::builder().no_proxy().build().unwrap();
+    let waiting = tokio::spawn(other.get(format!("{}/livez", server.url)).send());
+    // It is not let in, and the one that is served is not cut off.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    gate.open_once();
+    assert_eq!(asked.await.unwrap().unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn idle_connections_stay_longer_than_slow_ones() {
+    let upstream = Loopback::start().await;
+    let mut setup = Setup::relay();
+    setup.server = ServerConfig { idle_timeout_s: 60, ..hurried() };
+    let server = setup.start(&upstream).await;
+    let get = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut idle = connect(&server).await;
+    let mut answer = [0; 12];
+    idle.write_all(get).await.unwrap();
+    idle.read_exact(&mut answer).await.unwrap();
+    // As long as a slow one takes to be cut off, and longer.
+    let mut slow = connect(&server).await;
+    slow.write_all(b"GET").await.unwrap();
+    until_closed(&mut slow).await;
+    idle.write_all(get).await.unwrap();
+    let mut rest = String::new();
+    while !rest.contains("HTTP/1.1 200") {
+        let mut part = [0; 64];
+        let count = idle.read(&mut part).await.unwrap();
+        assert!(count > 0, "{rest}");
+        rest.push_str(&String::from_utf8_lossy(&part[..count]));
+    }
+    // A next request that begins and does not end is cut off all the same.
+    idle.write_all(b"GET").await.unwrap();
+    until_closed(&mut idle).await;
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_do_not_cut_off_the_answer() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let body = vec![b'x'; 30_000_000];
+    for (path, status) in [("/v1/solve", 413), ("/nowhere", 404), ("/livez", 405)] {
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        let mut stream = connect(&server).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // As clients do that read once they have sent everything.
+        stream.write_all(&body).await.unwrap();
+        let mut first = vec![0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(first, format!("HTTP/1.1 {status}").as_bytes(), "{path}");
+    }
+    // A client that asks first is told at once.
+    let mut stream = connect(&server).await;
+    let head = "POST /v1/solve HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                expect: 100-continue\r\ncontent-length: 50000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut first = vec![0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(first, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_taken_or_refused() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let question = br#"{"question": "a"}"#;
+    let bomb = vec![b' '; 200_000_000];
+    let marked = [b"\xEF\xBB\xBF", &question[..]].concat();
+    let table: [(&str, Vec<u8>, u16); 6] = [
+        ("gzip", gzip(question), 200),
+        ("identity", marked, 200),
+        ("gzip", gzip(&bomb), 413),
+        ("gzip", question.to_vec(), 400),
+        ("br", question.to_vec(), 415),
+        ("zstd", question.to_vec(), 415),
+    ];
+    for (encoding, body, status) in table {
+        let request = server.client.post(format!("{}/v1/solve", server.url)).body(body);
+        let request = request.header("content-type", "application/json");
+        let response = request.header("content-encoding", encoding).send().await.unwrap();
+        assert_eq!(response.status(), status, "{encoding}");
+    }
+    let passed = gzip(br#"{"model": "model-1", "input": "a"}"#);
+    let request = server.client.post(format!("{}/v1/embeddings", server.url)).body(passed);
+    let request = request.header("content-type", "application/json");
+    assert_eq!(request.header("content-encoding", "gzip").send().await.unwrap().status(), 200);
+    assert_eq!(upstream.last().json()["input"], "a");
+    assert_eq!(upstream.last().header("content-encoding"), None);
+}
+
+#[tokio::test]
+async fn clients_that_go_astray_are_told_where_to_go() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let table = [
+        ("/chat/completions", "ends with `/v1`"),
+        ("/v1/chat/completions/", "leave out the slash"),
+        ("/v2", "`/docs`"),
+    ];
+    for (path, hint) in table {
+        let (status, error) = server.json(path, json!({})).await;
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(status == 404 && message.contains(hint), "{path}: {message}");
+    }
+    let request = server.client.get(format!("{}/v1/responses", server.url));
+    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+    assert_eq!(request.send().await.unwrap().status(), 426);
 }
 
 /// Writes a certificate for `localhost` of its own authority.
@@ -119,6 +251,15 @@ fn certify(folder: &Path) -> (TlsConfig, Certificate) {
     std::fs::write(&config.certificate, &certificate).unwrap();
     std::fs::write(&config.key, made.signing_key.serialize_pem()).unwrap();
     (config, Certificate::from_pem(certificate.as_bytes()).unwrap())
+}
+
+/// The authority of the certificate in `folder`.
+fn roots(folder: &Path) -> rustls::RootCertStore {
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    let certificate = folder.join("certificate.pem");
+    roots.add(rustls::pki_types::CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    roots
 }
 
 fn client(certificate: Certificate) -> ClientBuilder {
@@ -148,6 +289,22 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
         assert_eq!(response.json::<serde_json::Value>().await.unwrap()["answer"], "ok");
     }
+    // A client that agrees on HTTP/2 and says nothing does not stay either.
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(roots(folder.path()))
+    .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut silent = connector.connect(name, connect(&server).await).await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "it stays open");
+
     // Whoever does not speak TLS, or says nothing at all, does not stay.
     for sent in ["GET / HTTP/1.1\r\n\r\n", ""] {
         let mut stream = connect(&server).await;

@@ -1,13 +1,18 @@
 //! Accepts and serves connections: plain or TLS, HTTP/1.1 or HTTP/2, each wait limited.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -16,25 +21,83 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use self::activity::{Activity, Patience};
+use self::bodies::{RequestBody, ResponseBody};
+use self::client_stream::ClientStream;
 use self::tls::{HTTP2, Tls};
-use self::write_timeout::WriteTimeout;
 use crate::http::config::ServerConfig;
 
+mod activity;
+mod bodies;
+mod client_stream;
 pub(super) mod tls;
-mod write_timeout;
 
 /// Requests that one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
+/// How long requests whose headers are arriving have to be complete at shutdown.
+const LAST_HEADERS: Duration = Duration::from_secs(1);
 
 /// What a listener does with connections.
 #[derive(Clone)]
 struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
-    /// Limits the TLS handshake, each request's headers, and the wait for the next request.
-    header_timeout: Duration,
+    patience: Patience,
     /// Limits the time in which a client takes nothing of its response.
     write_timeout: Duration,
+    open: Arc<Open>,
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Open {
+    connections: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
+}
+
+impl Open {
+    /// Counts a connection until what is returned is dropped.
+    fn add(self: &Arc<Self>) -> Connected {
+        let activity = Activity::new();
+        let mut connections = self.connections();
+        connections.0 += 1;
+        let number = connections.0;
+        connections.1.insert(number, Arc::clone(&activity));
+        drop(connections);
+        Connected { open: Arc::clone(self), number, activity }
+    }
+
+    /// Closes the connection that has been without a request for the longest time.
+    fn close_longest_idle(&self) {
+        let connections = self.connections();
+        let idle = connections.1.values().filter_map(|one| Some((one.waits_since()?, one)));
+        if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
+            longest.close();
+        }
+    }
+
+    /// Closes all connections without a request.
+    fn close_idle(&self) {
+        let connections = self.connections();
+        let idle = connections.1.values().filter(|one| one.waits_since().is_some());
+        idle.for_each(|one| one.close());
+    }
+
+    fn connections(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is open.
+struct Connected {
+    open: Arc<Open>,
+    number: u64,
+    activity: Arc<Activity>,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.open.connections().1.remove(&self.number);
+    }
 }
 
 /// Serves until `shutdown`, then takes no more connections, lets requests in flight finish, and
@@ -49,14 +112,15 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let (header_timeout, write_timeout) = (config.header_timeout(), config.write_timeout());
-    let connections = Connections { router, tls, header_timeout, write_timeout };
+    let patience = Patience { header: config.header_timeout(), idle: config.idle_timeout() };
+    let (write_timeout, open) = (config.write_timeout(), Arc::<Open>::default());
+    let connections = Connections { router, tls, patience, write_timeout, open: Arc::clone(&open) };
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, slot) = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted?,
+            accepted = accept(&listener, &slots, &open) => accepted?,
             () = &mut shutdown => break,
         };
         let (connections, watcher) = (connections.clone(), graceful.watcher());
@@ -68,9 +132,17 @@ pub async fn serve(
         });
     }
     drop(listener);
+    tasks.close();
+    let half_sent = async {
+        tokio::time::sleep(LAST_HEADERS).await;
+        open.close_idle();
+        std::future::pending::<()>().await;
+    };
     let finish = async {
-        graceful.shutdown().await;
-        tasks.close();
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = half_sent => {}
+        }
         tasks.wait().await;
     };
     if tokio::time::timeout(config.grace(), finish).await.is_err() {
@@ -79,63 +151,126 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, once there is room for it.
+/// The next connection, once there is room for it: by closing an idle one where there is none.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
+    open: &Open,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    loop {
+    let mut has_failed = false;
+    let stream = loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok((stream, slot)),
+            Ok((stream, _)) => break stream,
             // The client has left again, or files have run out, which others will give back.
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(%error, "cannot accept a connection");
+                }
+                open.close_longest_idle();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    };
+    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        return Ok((stream, slot));
     }
+    open.close_longest_idle();
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    Ok((stream, slot))
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connections {
+    /// Serves a connection until it ends, or is without a request for too long.
     async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), Failure> {
         stream.set_nodelay(true)?;
-        let stream = WriteTimeout::new(stream, self.write_timeout);
-        let Some(tls) = &self.tls else { return self.http1(stream, watcher).await };
-        let stream = tokio::time::timeout(self.header_timeout, tls.accept(stream)).await??;
-        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
-            self.http2(stream, watcher).await
-        } else {
-            self.http1(stream, watcher).await
+        let connected = self.open.add();
+        let activity = &connected.activity;
+        let stream = ClientStream::new(stream, self.write_timeout, Arc::clone(activity));
+        tokio::select! {
+            served = self.handshake(stream, activity, watcher) => served,
+            () = activity.over(self.patience) => Ok(()),
         }
     }
 
-    async fn http1<S>(&self, stream: S, watcher: Watcher) -> Result<(), Failure>
+    async fn handshake(
+        &self,
+        stream: ClientStream,
+        activity: &Arc<Activity>,
+        watcher: Watcher,
+    ) -> Result<(), Failure> {
+        let Some(tls) = &self.tls else { return self.http1(stream, activity, watcher).await };
+        let stream = tls.accept(stream).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            activity.multiplex();
+            self.http2(stream, activity, watcher).await
+        } else {
+            self.http1(stream, activity, watcher).await
+        }
+    }
+
+    async fn http1<S>(
+        &self,
+        stream: S,
+        activity: &Arc<Activity>,
+        watcher: Watcher,
+    ) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router.clone());
+        // Time is limited by the activity, which knows an idle connection from a slow one.
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .serve_connection(TokioIo::new(stream), service);
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(stream), self.service(activity));
         Ok(watcher.watch(connection).await?)
     }
 
-    async fn http2<S>(&self, stream: S, watcher: Watcher) -> Result<(), Failure>
+    async fn http2<S>(
+        &self,
+        stream: S,
+        activity: &Arc<Activity>,
+        watcher: Watcher,
+    ) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.router.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // A client that has gone quiet is asked whether it is still there.
-            .keep_alive_interval(self.header_timeout)
-            .keep_alive_timeout(self.header_timeout)
+            .keep_alive_interval(self.patience.header)
+            .keep_alive_timeout(self.patience.header)
             .max_concurrent_streams(STREAMS)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), self.service(activity));
         Ok(watcher.watch(connection).await?)
+    }
+
+    /// The router, with the activity told of each request.
+    fn service(
+        &self,
+        activity: &Arc<Activity>,
+    ) -> impl HttpService<
+        Incoming,
+        ResBody = ResponseBody,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    > + Send
+    + 'static {
+        let (router, activity) = (TowerToHyperService::new(self.router.clone()), activity.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let in_flight = activity.begin();
+            let request = if request.body().is_end_stream() {
+                request.map(|_| Body::empty())
+            } else {
+                activity.set_unread(true);
+                let activity = Arc::clone(&activity);
+                request.map(|body| Body::new(RequestBody { body, activity }))
+            };
+            let responding = router.call(request);
+            async move {
+                let response = responding.await?;
+                Ok(response.map(|body| ResponseBody { body, _in_flight: in_flight }))
+            }
+        })
     }
 }

@@ -1,0 +1,143 @@
+//! What a connection does: whether it serves requests, reads one, or waits for the next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// How long a connection may be without a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the handshake and the headers of a request.
+    pub(super) header: Duration,
+    /// Between requests.
+    pub(super) idle: Duration,
+}
+
+/// What one connection does; shared by its stream, its requests and its watch.
+pub(super) struct Activity {
+    state: Mutex<State>,
+    closing: Notify,
+}
+
+struct State {
+    phase: Phase,
+    since: Instant,
+    in_flight: usize,
+    /// Whether requests share the connection: its bytes are then not those of one request.
+    is_multiplexed: bool,
+    /// Whether part of a request's body was not read.
+    has_unread: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No request has come yet, in whole.
+    New,
+    /// The headers of a further request are arriving.
+    Reading,
+    Serving,
+    Idle,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State {
+            phase: Phase::New,
+            since: Instant::now(),
+            in_flight: 0,
+            is_multiplexed: false,
+            has_unread: false,
+        };
+        Arc::new(Self { state: Mutex::new(state), closing: Notify::new() })
+    }
+
+    pub(super) fn multiplex(&self) {
+        self.state().is_multiplexed = true;
+    }
+
+    /// Bytes have come in.
+    pub(super) fn read(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Idle && !state.is_multiplexed {
+            (state.phase, state.since) = (Phase::Reading, Instant::now());
+        }
+    }
+
+    /// A request begins; it ends when what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        let mut state = self.state();
+        state.phase = Phase::Serving;
+        state.in_flight += 1;
+        drop(state);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(super) fn set_unread(&self, has_unread: bool) {
+        self.state().has_unread = has_unread;
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        let state = self.state();
+        state.has_unread && !state.is_multiplexed
+    }
+
+    /// Since when the connection has been without a request; `None` while it serves.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.phase != Phase::Serving).then_some(state.since)
+    }
+
+    /// Has the connection closed.
+    pub(super) fn close(&self) {
+        self.closing.notify_one();
+    }
+
+    /// Returns when the connection should be closed: it was asked to, or was without a request for
+    /// too long.
+    pub(super) async fn over(&self, patience: Patience) {
+        let expired = async {
+            while let Some(next) = self.next_look(patience) {
+                tokio::time::sleep_until(next.into()).await;
+            }
+        };
+        tokio::select! {
+            () = expired => {}
+            () = self.closing.notified() => {}
+        }
+    }
+
+    /// When to look at the connection again; `None` where its time is over. No phase that begins
+    /// meanwhile is over earlier.
+    fn next_look(&self, patience: Patience) -> Option<Instant> {
+        let state = self.state();
+        let now = Instant::now();
+        let deadline = match state.phase {
+            Phase::New | Phase::Reading => Some(state.since + patience.header),
+            Phase::Idle => Some(state.since + patience.idle),
+            Phase::Serving => None,
+        };
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        let soon = now + patience.header.min(patience.idle);
+        Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request and its response on their way.
+pub(super) struct InFlight(pub(super) Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            (state.phase, state.since) = (Phase::Idle, Instant::now());
+        }
+    }
+}
