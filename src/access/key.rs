@@ -87,6 +87,11 @@ impl NewKey {
     }
 }
 
+/// Whether a bearer looks like a key of this server's: it is nobody else's.
+pub fn is_own_key(bearer: &str) -> bool {
+    bearer.starts_with(PREFIX)
+}
+
 /// The id and the secret of a bearer.
 pub(super) fn split(bearer: &str) -> Option<(&str, &str)> {
     let (id, secret) = bearer.strip_prefix(PREFIX)?.split_once('-')?;

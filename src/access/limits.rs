@@ -72,11 +72,12 @@ impl Limiter {
         Self { shared, spending: Arc::default(), minutes: Mutex::default() }
     }
 
-    /// Counts a request, unless a limit is reached. While Redis cannot be asked, this process
+    /// Counts requests, unless a limit is reached. While Redis cannot be asked, this process
     /// counts for itself.
     pub(super) async fn admit(
         &self,
         key: &Key,
+        requests: u32,
         store: Option<&Store>,
         now: SystemTime,
     ) -> Result<(), Refusal> {
@@ -88,12 +89,14 @@ impl Limiter {
             return Ok(());
         }
         let now = Moment::new(now);
-        let own = self.begin(key, now);
+        let own = self.begin(key, requests, now);
         let shared = match &self.shared {
-            Some(shared) => shared.begin(&key.id, now).await.map(Some).unwrap_or_else(|error| {
-                tracing::warn!(%error, "this process counts for itself");
-                None
-            }),
+            Some(shared) => {
+                shared.begin(&key.id, requests, now).await.map(Some).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "this process counts for itself");
+                    None
+                })
+            }
             None => None,
         };
         let mut used = shared.unwrap_or(own);
@@ -156,10 +159,10 @@ impl Limiter {
         self.spending.save(store).await;
     }
 
-    fn begin(&self, key: &Key, now: Moment) -> Used {
+    fn begin(&self, key: &Key, requests: u32, now: Moment) -> Used {
         let mut minutes = self.minutes();
         let minute = minutes.entry(key.id.clone()).or_default().turn(now.minute());
-        minute.requests += 1;
+        minute.requests += u64::from(requests);
         Used { requests: minute.requests, tokens: minute.tokens, micros: 0 }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 mod client;
 mod config;
 mod key;
+mod key_locks;
 mod limits;
 mod shared;
 mod spending;
@@ -18,15 +19,18 @@ mod tests;
 mod window;
 
 pub use config::{AccessConfig, RedisTlsConfig, UrlLookup};
-pub use key::{Key, KeyLimits, NewKey};
+pub use key::{Key, KeyLimits, NewKey, is_own_key};
 pub use limits::Refusal;
 pub use store::{Store, StoreError};
 
+use key_locks::KeyLocks;
 use limits::Limiter;
 use shared::Shared;
 
 /// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
 const FRESH: Duration = Duration::from_secs(5);
+/// How long a store that failed is not asked again.
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long a key is still taken while the store cannot be asked.
 const STALE: Duration = Duration::from_secs(600);
 /// Keys, known and unknown, that are remembered.
@@ -61,6 +65,10 @@ pub struct Access {
     /// When it was last seen that there is none.
     seen_open: Mutex<Option<Instant>>,
     remembered: Mutex<Remembered>,
+    /// Held while a key is looked up: others that wait for it take what was found.
+    looking_up: KeyLocks,
+    /// When the store last failed.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Access {
@@ -81,6 +89,8 @@ impl Access {
             is_closed: AtomicBool::new(false),
             seen_open: Mutex::new(None),
             remembered: Mutex::default(),
+            looking_up: KeyLocks::default(),
+            failed: Mutex::default(),
         };
         access.look().await?;
         Ok(access)
@@ -141,16 +151,15 @@ impl Access {
     }
 
     async fn find(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
-        let known = self.remembered().get(id).cloned();
-        if let Some((at, key)) = &known
-            && at.elapsed() < FRESH
-        {
-            return Ok(key.clone());
+        if let Some(fresh) = self.fresh(id) {
+            return Ok(fresh);
         }
-        let Some(store) = self.store() else { return Err(Denied::Unavailable) };
-        match store.find(id).await {
+        let _alone = self.looking_up.lock(id).await;
+        if let Some(fresh) = self.fresh(id) {
+            return Ok(fresh);
+        }
+        match self.look_up(id).await {
             Ok(key) => {
-                let key = key.map(Arc::new);
                 let mut remembered = self.remembered();
                 if remembered.len() >= REMEMBERED {
                     remembered.retain(|_, (at, _)| at.elapsed() < FRESH);
@@ -160,23 +169,49 @@ impl Access {
                 }
                 Ok(key)
             }
-            Err(error) => match known {
+            Err(denied) => match self.remembered().get(id) {
                 Some((at, Some(key))) if at.elapsed() < STALE => {
-                    tracing::warn!(%error, "a key is taken as it was when last looked up");
-                    Ok(Some(key))
+                    tracing::warn!("a key is taken as it was when last looked up");
+                    Ok(Some(Arc::clone(key)))
                 }
-                _ => Err(unavailable(error)),
+                _ => Err(denied),
             },
         }
+    }
+
+    /// What was looked up a moment ago.
+    fn fresh(&self, id: &str) -> Option<Option<Arc<Key>>> {
+        let remembered = self.remembered();
+        let (at, key) = remembered.get(id)?;
+        (at.elapsed() < FRESH).then(|| key.clone())
+    }
+
+    /// Asks the store. One that failed a moment ago is not asked: each request would wait for it.
+    async fn look_up(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
+        if self.failed().is_some_and(|at| at.elapsed() < PAUSE) {
+            return Err(Denied::Unavailable);
+        }
+        let Some(store) = self.store() else { return Err(Denied::Unavailable) };
+        match store.find(id).await {
+            Ok(key) => Ok(key.map(Arc::new)),
+            Err(error) => {
+                *self.failed() = Some(Instant::now());
+                Err(unavailable(error))
+            }
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request of `key` at the time `now`, or says which limit it has reached.
-    pub async fn admit(&self, key: &Key, now: SystemTime) -> Result<(), Refusal> {
-        self.limiter.admit(key, self.store().as_ref(), now).await
+    /// Counts `requests` of `key` at the time `now`, or says which limit it has reached.
+    pub async fn admit(&self, key: &Key, requests: u32, now: SystemTime) -> Result<(), Refusal> {
+        self.limiter.admit(key, requests, self.store().as_ref(), now).await
     }
 
     /// Counts what a request of `key` has used.

@@ -13,11 +13,11 @@ use super::{RedisTlsConfig, StoreError};
 /// How long Redis may take; after that this process counts for itself.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Counts a request, and gives what was used. Counters outlive their window by one more, as clocks
+/// Counts requests, and gives what was used. Counters outlive their window by one more, as clocks
 /// differ.
 const BEGIN: &str = "
-local requests = redis.call('INCR', KEYS[1])
-if requests == 1 then redis.call('EXPIRE', KEYS[1], 120) end
+local requests = redis.call('INCRBY', KEYS[1], ARGV[1])
+if requests == tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], 120) end
 local tokens = redis.call('GET', KEYS[2]) or '0'
 local micros = redis.call('GET', KEYS[3]) or '0'
 return {requests, tonumber(tokens), tonumber(micros)}";
@@ -53,9 +53,14 @@ impl Shared {
         Ok(Self { connection, begin: Script::new(BEGIN), record: Script::new(RECORD) })
     }
 
-    pub(super) async fn begin(&self, id: &str, now: Moment) -> Result<Used, StoreError> {
+    pub(super) async fn begin(
+        &self,
+        id: &str,
+        requests: u32,
+        now: Moment,
+    ) -> Result<Used, StoreError> {
         let mut call = self.begin.key(name(id, "requests", now.minute()));
-        call.key(name(id, "tokens", now.minute())).key(name(id, "micros", now.day()));
+        call.key(name(id, "tokens", now.minute())).key(name(id, "micros", now.day())).arg(requests);
         let mut connection = self.connection.clone();
         let (requests, tokens, micros): (u64, u64, i64) =
             within(call.invoke_async(&mut connection)).await?;

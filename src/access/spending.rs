@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::key_locks::KeyLocks;
 use super::{Key, Store};
 
 /// How long what was looked up holds: so late is seen what other replicas write.
@@ -16,8 +17,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(super) struct Spending {
     state: Mutex<State>,
-    /// Held while something is read or written, so that nothing is counted twice.
-    at_store: tokio::sync::Mutex<()>,
+    /// Held while something of a key is read or written, so that nothing is counted twice.
+    at_store: KeyLocks,
 }
 
 #[derive(Default)]
@@ -52,7 +53,7 @@ impl Spending {
     }
 
     async fn look_up(&self, key: &Key, store: &Store, day: i64) {
-        let _alone = self.at_store.lock().await;
+        let _alone = self.at_store.lock(&key.id).await;
         let known = self.known(key, day);
         if known.is_some_and(|known| known.at.elapsed() < FRESH) {
             return;
@@ -96,7 +97,7 @@ impl Spending {
     pub(super) async fn save(&self, store: &Store) -> bool {
         let keys: Vec<_> = self.state().unsaved.keys().cloned().collect();
         for (id, day) in keys {
-            let _alone = self.at_store.lock().await;
+            let _alone = self.at_store.lock(&id).await;
             let entry = (id, day);
             let Some(micros) = self.state().unsaved.get(&entry).copied() else { continue };
             if let Err(error) = store.spend(&entry.0, day, micros).await {

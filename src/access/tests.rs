@@ -81,7 +81,7 @@ async fn limits_of_a_minute_and_of_a_day() {
     let store = Store::connect(&"sqlite::memory:".into()).await.unwrap();
     let limiter = Limiter::new(None);
     let key = |limits| NewKey::new("a", limits, 0).unwrap().key;
-    let admit = async |key: &Key, now| limiter.admit(key, Some(&store), at(now)).await;
+    let admit = async |key: &Key, now| limiter.admit(key, 1, Some(&store), at(now)).await;
     let record = async |key: &Key, tokens, cost, now| {
         limiter.record(key, Some(&store), tokens, cost, at(now)).await;
     };
@@ -183,11 +183,11 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
     // Without an end, it is written as well, and another process sees it.
     let other = Limiter::new(None);
     for limiter in [&limiter, &other] {
-        assert_eq!(limiter.admit(&keys[0], Some(&store), at(0)).await, Ok(()));
+        assert_eq!(limiter.admit(&keys[0], 1, Some(&store), at(0)).await, Ok(()));
     }
     limiter.record(&keys[0], Some(&store), 1, 0.5, at(0)).await;
     let refused = async {
-        while other.admit(&keys[0], Some(&store), at(0)).await.is_ok() {
+        while other.admit(&keys[0], 1, Some(&store), at(0)).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -195,5 +195,5 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
     // Nothing is counted twice by the one that wrote it.
     assert_eq!(store.spent(&keys[0].id, 0).await.unwrap(), 1_000_000);
     let more = Key { limits: limits(None, None, Some(1.000_001)), ..keys[0].clone() };
-    assert_eq!(limiter.admit(&more, Some(&store), at(0)).await, Ok(()));
+    assert_eq!(limiter.admit(&more, 1, Some(&store), at(0)).await, Ok(()));
 }

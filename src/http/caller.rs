@@ -11,13 +11,19 @@ use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::error::ApiError;
+use super::error::{ApiError, shorten};
+use super::origin;
 use super::state::AppState;
-use crate::access::{Access, Key};
+use crate::access::{self, Access, Key};
 use crate::episode::{EpisodeUsage, Tally};
 use crate::large_model::Prices;
 
-/// Whoever sent a request; anyone where no key is needed.
+/// Routes that say nothing but whether the server works, to anyone, by whatever name.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/health"];
+/// Where else than in `Authorization` clients show their key.
+const KEY_HEADERS: [&str; 2] = ["api-key", "x-api-key"];
+
+/// Who sent a request; anyone where no key is needed.
 #[derive(Clone, Default)]
 pub(super) struct Caller(Option<Account>);
 
@@ -30,13 +36,29 @@ struct Account {
 
 /// Lets in who may come in: the key must be valid, and must not have reached its limits.
 pub(super) async fn check(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
-    let is_api = request.uri().path().starts_with("/v1/");
+    let path = request.uri().path();
+    if PROBES.contains(&path) {
+        return Ok(());
+    }
+    let is_api = path.starts_with("/v1/");
+    // Callers with keys are known; where none is needed, web pages must not pass for callers.
+    let needs_key = match &state.access {
+        Some(access) => access.is_closed().await.unwrap_or(false),
+        None => false,
+    };
+    if !needs_key {
+        origin::check(&state.server, request)?;
+    }
     let Some(access) = state.access.clone().filter(|_| is_api) else { return Ok(()) };
+    let is_ours = bearer(request.headers()).is_some_and(access::is_own_key);
     // Allocated by itself, so that requests without a key do not carry its size along.
-    if let Some(account) = Box::pin(admit(state, access, request.headers())).await? {
-        // It is ours: no endpoint may see it.
+    let account = Box::pin(admit(state, access, request.headers())).await?;
+    if account.is_some() || is_ours {
+        // No endpoint may see it, also where the first key was made a moment ago.
         request.headers_mut().remove(header::AUTHORIZATION);
-        request.extensions_mut().insert(Caller(Some(account)));
+    }
+    if account.is_some() {
+        request.extensions_mut().insert(Caller(account));
     }
     Ok(())
 }
@@ -46,19 +68,21 @@ async fn admit(
     access: Arc<Access>,
     headers: &HeaderMap,
 ) -> Result<Option<Account>, ApiError> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| {
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-    });
-    let Some(key) =
-        access.authenticate(bearer).await.map_err(|denied| ApiError::of_denied(&denied))?
-    else {
-        return Ok(None);
-    };
-    let admitted = access.admit(&key, (state.clock)()).await;
-    admitted.map_err(|refusal| ApiError::of_refusal(&refusal))?;
-    Ok(Some(Account { access, key, state: state.clone() }))
+    let key = access.authenticate(bearer(headers)).await;
+    let Some(key) = key.map_err(|denied| ApiError::of_denied(&denied))? else { return Ok(None) };
+    let account = Account { access, key, state: state.clone() };
+    account.admit(1).await?;
+    Ok(Some(account))
+}
+
+/// The key that a request shows: as OpenAI's clients do, else as Azure's or Anthropic's do.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let authorization = headers.get(header::AUTHORIZATION);
+    if let Some(value) = authorization {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then_some(key.trim());
+    }
+    KEY_HEADERS.iter().find_map(|name| headers.get(*name)?.to_str().ok()).map(str::trim)
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -80,6 +104,7 @@ impl Caller {
         if self.may_ask(model) {
             return Ok(());
         }
+        let model = shorten(model);
         let message = format!(
             "the key may not ask for the model `{model}`\nhint: `/v1/models` lists those it may ask for"
         );
@@ -98,6 +123,19 @@ impl Caller {
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_priced", message);
         Err(error.with_param("model"))
+    }
+
+    /// Counts more requests than the one that was let in.
+    pub(super) async fn admit_more(&self, requests: u32) -> Result<(), ApiError> {
+        match &self.0 {
+            Some(account) if requests > 0 => account.admit(requests).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the caller may ask for some models only.
+    pub(super) fn has_models(&self) -> bool {
+        self.0.as_ref().is_some_and(|account| !account.key.limits.models.is_empty())
     }
 
     /// Whether what the caller uses is counted.
@@ -157,6 +195,11 @@ impl Drop for Bill {
 }
 
 impl Account {
+    async fn admit(&self, requests: u32) -> Result<(), ApiError> {
+        let admitted = self.access.admit(&self.key, requests, (self.state.clock)()).await;
+        admitted.map_err(|refusal| ApiError::of_refusal(&refusal))
+    }
+
     async fn record(&self, tokens: u64, cost: f64) {
         self.access.record(&self.key, tokens, cost, (self.state.clock)()).await;
     }

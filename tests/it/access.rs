@@ -49,6 +49,42 @@ async fn make(store: &Store, limits: Value) -> String {
     new.bearer.expose_secret().to_owned()
 }
 
+#[tokio::test]
+async fn n_answers_count_as_n_requests() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"requests_per_minute": 4})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let body = |n: u32| json!({"model": "prompt-r1", "n": n, "messages": [{"role": "user", "content": "a"}]});
+    for (n, status) in [(3, 200), (2, 429), (1, 429)] {
+        let response = ask(&server, &key, "/v1/chat/completions", body(n)).await;
+        assert_eq!(response.status(), status, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_model_does_not_pass_the_list_of_models() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let listed = keys.make(json!({"models": ["model-1"]})).await;
+    let any = keys.make(json!({})).await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"api_key_env": "TEST_KEY"});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let twice = json!({"model": "model-1", "Model": "other", "messages": []});
+    for (key, header, status) in
+        [(&listed, "authorization", 400), (&any, "api-key", 200), (&any, "x-api-key", 200)]
+    {
+        let value = if header == "authorization" { format!("Bearer {key}") } else { key.clone() };
+        let request = server.post("/v1/chat/completions", &twice).header(header, value);
+        assert_eq!(request.send().await.unwrap().status(), status, "{header}");
+    }
+    assert!(upstream.requests().iter().all(|request| request.header("x-api-key").is_none()));
+}
+
 fn id(bearer: &str) -> &str {
     bearer.split('-').nth(1).unwrap()
 }
