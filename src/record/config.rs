@@ -27,6 +27,10 @@ pub struct RecordConfig {
     /// Episodes that may wait to be written; further ones are dropped, and counted. Default: 1024.
     #[serde(default = "default_queue")]
     pub queue: usize,
+    /// Bytes of the episodes that may wait; further ones are dropped, and counted. Default:
+    /// 67108864 (64 MiB).
+    #[serde(default = "default_queue_bytes")]
+    pub queue_bytes: usize,
 }
 
 fn default_max_bytes() -> u64 {
@@ -35,6 +39,10 @@ fn default_max_bytes() -> u64 {
 
 fn default_max_files() -> usize {
     10
+}
+
+fn default_queue_bytes() -> usize {
+    64 * 1024 * 1024
 }
 
 fn default_queue() -> usize {

@@ -1,7 +1,7 @@
 //! Files that are closed at a size, of which the newest are kept.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Record, RecordConfig, Sink};
@@ -15,37 +15,57 @@ pub(super) struct Files {
     max_bytes: u64,
     max_files: usize,
     number: u64,
-    file: BufWriter<File>,
+    file: File,
+    /// The length of the whole lines in the file.
     bytes: u64,
+    /// Whether half a line may follow them.
+    is_torn: bool,
 }
 
 impl Files {
-    /// Goes on with the newest file.
+    /// Goes on with the newest file. Half a line at its end, as a process leaves it that was killed,
+    /// is cut off: the next line would be lost with it.
     pub(super) fn open(config: &RecordConfig, folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let number = numbers(folder)?.last().copied().unwrap_or(1);
-        let (file, bytes) = append(folder, number)?;
+        let mut file = append(folder, number)?;
+        let bytes = whole_lines(&mut file)?;
         let RecordConfig { max_bytes, max_files, .. } = *config;
-        Ok(Self { folder: folder.to_owned(), max_bytes, max_files, number, file, bytes })
+        let folder = folder.to_owned();
+        let mut files = Self { folder, max_bytes, max_files, number, file, bytes, is_torn: true };
+        files.mend()?;
+        Ok(files)
     }
 
-    /// Writes a line; it reaches the system at the next flush.
-    fn append(&mut self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
-            self.begin_next()?;
+    /// Writes whole lines, or none of them.
+    fn write_lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.mend()?;
+        self.is_torn = true;
+        let written = self.file.write_all(lines);
+        if written.is_ok() {
+            self.bytes += lines.len() as u64;
+            self.is_torn = false;
+        } else {
+            // May fail too; the next line tries again.
+            let _ = self.mend();
         }
-        self.file.write_all(&line)?;
-        self.bytes += line.len() as u64;
+        written
+    }
+
+    /// Cuts off what is no whole line.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.bytes)?;
+            self.is_torn = false;
+        }
         Ok(())
     }
 
     fn begin_next(&mut self) -> io::Result<()> {
-        self.file.flush()?;
-        let (file, bytes) = append(&self.folder, self.number + 1)?;
+        let mut file = append(&self.folder, self.number + 1)?;
+        self.bytes = whole_lines(&mut file)?;
         self.number += 1;
-        (self.file, self.bytes) = (file, bytes);
+        (self.file, self.is_torn) = (file, true);
         let numbers = numbers(&self.folder)?;
         let excess = numbers.len().saturating_sub(self.max_files.max(1));
         for number in &numbers[..excess] {
@@ -53,19 +73,46 @@ impl Files {
         }
         Ok(())
     }
+
+    /// Writes the lines that go to the same file; gives how many were written.
+    fn write_batch(&mut self, lines: &[Vec<u8>]) -> usize {
+        // Together, as that is cheaper; where they fail together, some may fit.
+        let error = match self.write_lines(&lines.concat()) {
+            Ok(()) => return lines.len(),
+            Err(error) => error,
+        };
+        tracing::error!(%error, "cannot write episodes down");
+        match lines {
+            [] | [_] => 0,
+            lines => lines.iter().filter(|line| self.write_lines(line).is_ok()).count(),
+        }
+    }
 }
 
 impl Sink for Files {
     fn write(&mut self, records: &[Box<Record>]) -> usize {
-        let is_good = |result: io::Result<()>| {
-            if let Err(error) = &result {
-                tracing::error!(%error, "cannot write an episode down");
+        let (mut written, mut batch, mut bytes) = (0, Vec::new(), 0);
+        for record in records {
+            let mut line = match serde_json::to_vec(record) {
+                Ok(line) => line,
+                Err(error) => {
+                    tracing::error!(%error, "cannot write an episode down");
+                    continue;
+                }
+            };
+            line.push(b'\n');
+            let whole = self.bytes + bytes;
+            if whole > 0 && whole + line.len() as u64 > self.max_bytes {
+                written += self.write_batch(&std::mem::take(&mut batch));
+                bytes = 0;
+                if let Err(error) = self.begin_next() {
+                    tracing::error!(%error, "cannot begin a file of episodes");
+                }
             }
-            result.is_ok()
-        };
-        let written = records.iter().filter(|record| is_good(self.append(record))).count();
-        // Whatever waited by now goes to the disk together.
-        if is_good(self.file.flush()) { written } else { 0 }
+            bytes += line.len() as u64;
+            batch.push(line);
+        }
+        written + self.write_batch(&batch)
     }
 }
 
@@ -73,14 +120,29 @@ fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{number:06}{SUFFIX}"))
 }
 
-fn append(folder: &Path, number: u64) -> io::Result<(BufWriter<File>, u64)> {
+fn append(folder: &Path, number: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.create(true).append(true);
+    options.create(true).append(true).read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path(folder, number))?;
-    let bytes = file.metadata()?.len();
-    Ok((BufWriter::new(file), bytes))
+    options.open(path(folder, number))
+}
+
+/// The length of a file up to the end of its last whole line.
+fn whole_lines(file: &mut File) -> io::Result<u64> {
+    const STEP: u64 = 64 * 1024;
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let mut part = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut part)?;
+        if let Some(at) = part.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// The numbers of our files, in order.

@@ -2,12 +2,13 @@
 //! rows of a PostgreSQL table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
@@ -50,6 +51,37 @@ pub struct Record {
     pub episode: Episode,
 }
 
+impl Record {
+    /// What it takes in memory, roughly.
+    fn bytes(&self) -> usize {
+        const EACH: usize = 512;
+        let messages = self.conversation.iter().map(|message| {
+            let extra: usize = message.extra.values().map(value_bytes).sum();
+            EACH + value_bytes(&message.content) + extra
+        });
+        let turns = self.episode.trajectory.turns.iter().map(|turn| {
+            let reply = turn.observation.as_ref().map_or(0, |seen| seen.reply.len());
+            // What it thought and asked stands in its text, too.
+            EACH + 2 * turn.text.len() + reply
+        });
+        let tokens = self.episode.trajectory.trace.ids.len() * 9;
+        let texts = self.question.len() + self.episode.answer.len();
+        EACH + texts + tokens + messages.sum::<usize>() + turns.sum::<usize>()
+    }
+}
+
+fn value_bytes(value: &Value) -> usize {
+    const EACH: usize = 80;
+    EACH + match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(value_bytes).sum(),
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| EACH + key.len() + value_bytes(value)).sum()
+        }
+        _ => 0,
+    }
+}
+
 /// How many records became what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecordCounts {
@@ -64,6 +96,8 @@ pub struct RecordCounts {
 struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
+    /// The bytes of the records that wait.
+    waiting: AtomicUsize,
     /// Nothing more comes; what cannot be written now never will be.
     is_ending: AtomicBool,
 }
@@ -78,6 +112,7 @@ trait Sink {
 #[derive(Debug)]
 pub struct Recorder {
     queue: Option<SyncSender<Box<Record>>>,
+    queue_bytes: usize,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -97,21 +132,21 @@ impl Recorder {
             Place::Folder(folder) => {
                 let failed = |source| RecordError::Folder { folder: folder.clone(), source };
                 let files = Files::open(config, folder).map_err(failed)?;
-                Self::spawn(config.queue, |_| Ok(Box::new(files)))
+                Self::spawn(config, |_| Ok(Box::new(files)))
             }
             Place::Database(variable) => {
                 let options = config::connect_options(variable, urls)?;
-                Self::spawn(config.queue, |shared| Ok(Box::new(Database::new(options, shared)?)))
+                Self::spawn(config, |shared| Ok(Box::new(Database::new(options, shared)?)))
             }
         }
     }
 
     /// `make` is called on the new thread.
     fn spawn(
-        queue: usize,
+        config: &RecordConfig,
         make: impl FnOnce(Arc<Shared>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
     ) -> Result<Self, RecordError> {
-        let (queue, waiting) = sync_channel::<Box<Record>>(queue.max(1));
+        let (queue, waiting) = sync_channel::<Box<Record>>(config.queue.max(1));
         let shared = Arc::new(Shared::default());
         let counted = Arc::clone(&shared);
         let write_all = move || {
@@ -126,6 +161,8 @@ impl Recorder {
                 let mut records = vec![record];
                 records.extend(waiting.try_iter().take(BATCH - 1));
                 let written = sink.write(&records);
+                let bytes = records.iter().map(|record| record.bytes()).sum();
+                counted.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 counted.written.fetch_add(written as u64, Ordering::Relaxed);
                 let dropped = records.len() - written;
                 counted.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
@@ -133,17 +170,21 @@ impl Recorder {
         };
         let thread = Builder::new().name("recorder".into()).spawn(write_all);
         let thread = thread.map_err(RecordError::Thread)?;
-        Ok(Self { queue: Some(queue), shared, thread: Some(thread) })
+        let queue_bytes = config.queue_bytes;
+        Ok(Self { queue: Some(queue), queue_bytes, shared, thread: Some(thread) })
     }
 
     /// Takes a record, or drops it where too many wait. Never waits.
     pub fn offer(&self, record: Record) {
-        let sent = self.queue.as_ref().map(|queue| queue.try_send(Box::new(record)));
-        match sent {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        let bytes = record.bytes();
+        let waiting = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
+        // One that is longer than all that may wait is taken where nothing waits.
+        let fits = waiting == 0 || waiting + bytes <= self.queue_bytes;
+        let queue = self.queue.as_ref().filter(|_| fits);
+        let is_taken = queue.is_some_and(|queue| queue.try_send(Box::new(record)).is_ok());
+        if !is_taken {
+            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 

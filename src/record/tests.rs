@@ -36,6 +36,7 @@ fn config(folder: &Path) -> RecordConfig {
         max_bytes: 2000,
         max_files: 3,
         queue: 64,
+        queue_bytes: usize::MAX,
     }
 }
 
@@ -92,6 +93,37 @@ fn what_is_too_much_is_dropped_and_counted() {
         (shared.written.load(Ordering::Relaxed), shared.dropped.load(Ordering::Relaxed));
     assert!(dropped > 0 && written > 0, "{written} {dropped}");
     assert_eq!(written + dropped, 5000);
+}
+
+#[test]
+fn what_waits_is_bounded_in_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = RecordConfig { queue_bytes: 100, max_bytes: u64::MAX, ..config(folder.path()) };
+    let recorder = begin(&config);
+    (0..64).for_each(|id| recorder.offer(record(id)));
+    let shared = Arc::clone(&recorder.shared);
+    drop(recorder);
+    assert!(shared.dropped.load(Ordering::Relaxed) > 0);
+    assert!(shared.written.load(Ordering::Relaxed) > 0);
+    assert_eq!(shared.waiting.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn half_a_line_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let recorder = begin(&config);
+    (0..2).for_each(|id| recorder.offer(record(id)));
+    drop(recorder);
+    let path = config.folder.as_ref().unwrap().join("episodes-000001.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [1, 10, whole.len() / 2 - 1] {
+        std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let recorder = begin(&config);
+        recorder.offer(record(1));
+        drop(recorder);
+        assert_eq!(ids(&config), [[0, 1]], "{cut}");
+    }
 }
 
 #[test]
