@@ -20,6 +20,7 @@ use crate::tokenization::TextSide;
 use crate::train::run_folder::TEMPLATES;
 
 use super::hub;
+use super::model_check::check_sizes;
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -143,12 +144,16 @@ async fn token_policy(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
+    if path.is_dir() {
+        check_sizes(path)?;
+    }
+    // Before the engine, which does not survive a tokenizer that is cut off.
+    let text = TextSide::load(path)?;
+    text.check_turns()?;
     let engine: Arc<dyn Engine> = match engine {
         PolicyEngine::Native => native(path, &config.native, config.device).await?,
         _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
     };
-    let text = TextSide::load(path)?;
-    text.check_turns()?;
     let name = config.name.clone().unwrap_or_else(|| {
         named.trim_end_matches('/').rsplit('/').next().unwrap_or(named).to_owned()
     });
@@ -157,11 +162,14 @@ async fn token_policy(
 
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
-    let engine = native(&config.path, &config.native, DeviceChoice::Cpu).await.with_context(|| {
+    let hint = || {
         format!(
             "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
         )
-    })?;
+    };
+    check_sizes(&config.path).with_context(hint)?;
+    let engine =
+        native(&config.path, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
     Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
 }
 

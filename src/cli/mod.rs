@@ -10,6 +10,7 @@ mod exit;
 mod health;
 mod hub;
 mod keys;
+mod model_check;
 mod pid_file;
 mod reload;
 mod serve;

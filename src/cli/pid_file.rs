@@ -29,8 +29,12 @@ impl PidFile {
     /// Takes the file for this process.
     pub fn hold(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // Not through a link: it could be of somebody who may write beside the file only.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NOFOLLOW);
+        let file = options.open(path);
         let file = file.with_context(|| format!("cannot write the file `{shown}`"))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -72,7 +76,13 @@ impl PidFile {
         }
         let mut text = String::new();
         file.read_to_string(&mut text)?;
-        serde_json::from_str(&text).with_context(|| format!("`{shown}` is no file of a server"))
+        let status: Status = serde_json::from_str(&text)
+            .with_context(|| format!("`{shown}` is no file of a server"))?;
+        // To signal the process 0 is to signal one's own group.
+        if status.pid == 0 {
+            bail!("`{shown}` is no file of a server: its process is 0");
+        }
+        Ok(status)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
 use tokio::signal;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -23,7 +24,10 @@ use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
 use super::{Failure, keys};
 
-#[derive(Debug, Args)]
+/// How long models may take to load while the server runs.
+const LOADING: Duration = Duration::from_secs(1800);
+
+#[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG")]
@@ -191,9 +195,7 @@ impl Reloads {
 
     async fn reload(&mut self) -> anyhow::Result<()> {
         tracing::info!("reading the configuration again");
-        let config = self.args.load()?;
-        let assembly =
-            assemble(&config, self.metrics.clone()).await.context("cannot load the models")?;
+        let (config, assembly) = load(self.args.clone(), self.metrics.clone()).await?;
         self.access.look().await.context("cannot look for keys")?;
         if let Some((tls, files)) = self.tls.as_ref().zip(config.tls.as_ref()) {
             tls.reload(files)?;
@@ -218,6 +220,30 @@ impl Reloads {
         self.config = config;
         Ok(())
     }
+}
+
+/// Reads the configuration and loads its models, on a thread of its own: what panics or takes long
+/// there does not touch what serves.
+async fn load(args: ServeArgs, metrics: Arc<Metrics>) -> anyhow::Result<(Config, Assembly)> {
+    let runtime = tokio::runtime::Handle::current();
+    let loading = tokio::task::spawn_blocking(move || {
+        let config = args.load()?;
+        let assembly = runtime.block_on(assemble(&config, metrics));
+        Ok((config, assembly.context("cannot load the models")?))
+    });
+    match tokio::time::timeout(LOADING, loading).await {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(error)) => Err(anyhow::anyhow!("cannot load the models: {}", reason(error))),
+        Err(_) => Err(anyhow::anyhow!("cannot load the models within {} s", LOADING.as_secs())),
+    }
+}
+
+/// What a panic says.
+fn reason(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else { return "it was cancelled".to_owned() };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("the engine panicked").to_owned()
 }
 
 #[allow(clippy::print_stderr, reason = "what to try next is for the person who started this")]

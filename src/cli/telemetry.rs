@@ -108,7 +108,8 @@ fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
         .with_timeout(PATIENCE)
         .with_headers(headers(config)?)
         .build()?;
-    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.share)));
+    // Not by the flag of a `traceparent`: a caller would decide how much is exported.
+    let sampler = Sampler::TraceIdRatioBased(config.share);
     let resource = Resource::builder().with_service_name("prompt-r1").build();
     let builder = SdkTracerProvider::builder().with_batch_exporter(exporter);
     Ok(builder.with_sampler(sampler).with_resource(resource).build())

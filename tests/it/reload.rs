@@ -203,6 +203,43 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     for series in ["{result=\"success\"} 1", "{result=\"error\"} 1"] {
         assert!(metrics.contains(&format!("prompt_r1_reloads_total{series}")), "{metrics}");
     }
+    // Models that would end an engine, and the process with it.
+    let model = folder.path().join("policy");
+    std::fs::create_dir(&model).unwrap();
+    let whole = |name: &str| std::fs::read(format!("models/policy/{name}")).unwrap();
+    let shape = |key: &str, value: u64| {
+        let mut config: Value = serde_json::from_slice(&whole("config.json")).unwrap();
+        config[key] = json!(value);
+        config.to_string().into_bytes()
+    };
+    let tokenizer = whole("tokenizer.json");
+    let weights = whole("model.safetensors");
+    let table = [
+        ("tokenizer.json", tokenizer[..tokenizer.len() / 2].to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("model.safetensors", weights[..weights.len() / 2].to_vec()),
+        ("config.json", shape("max_position_embeddings", 1_000_000_000_000_000)),
+        ("config.json", shape("max_position_embeddings", 0)),
+        ("config.json", shape("num_hidden_layers", 1_000_000_000)),
+        ("config.json", shape("num_attention_heads", 0)),
+    ];
+    for engine in ["mistralrs", "native"] {
+        for (name, bytes) in &table {
+            for file in std::fs::read_dir("models/policy").unwrap() {
+                let file = file.unwrap().path();
+                if file.is_file() {
+                    std::fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+                }
+            }
+            std::fs::write(model.join(name), bytes).unwrap();
+            let policy = format!("[policy]\nengine = \"{engine}\"\nmodel = {model:?}\n");
+            config("second", &policy, "");
+            let (status, told) = reload();
+            assert_eq!(status, 1, "{engine} {name}: {told}");
+            assert!(told.contains("the old configuration goes on"), "{engine} {name}: {told}");
+            assert_eq!(default().await, "prompt-r1/second");
+        }
+    }
     assert_eq!(server.stop(), 0);
     assert!(!pid_file.exists());
 }

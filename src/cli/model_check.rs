@@ -1,0 +1,78 @@
+//! Looks at a model before an engine loads it: engines take what `config.json` says at its word,
+//! and sizes beyond reason end the process.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// Sizes in `config.json`, and the largest that any model could have.
+const SIZES: [(&str, u64); 8] = [
+    ("vocab_size", 1 << 24),
+    ("hidden_size", 1 << 20),
+    ("intermediate_size", 1 << 22),
+    ("num_hidden_layers", 10_000),
+    ("num_attention_heads", 1 << 16),
+    ("num_key_value_heads", 1 << 16),
+    ("head_dim", 1 << 16),
+    ("max_position_embeddings", 1 << 24),
+];
+
+/// Makes sure that the sizes of the model in `folder` are possible.
+///
+/// # Errors
+/// When `config.json` cannot be read, or names an impossible size.
+pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("config.json");
+    let shown = path.display();
+    let text = std::fs::read(&path).with_context(|| format!("cannot read `{shown}`"))?;
+    let config: Value =
+        serde_json::from_slice(&text).with_context(|| format!("`{shown}` is no JSON"))?;
+    // Models of text and images have the sizes of the text model below.
+    for sizes in [Some(&config), config.get("text_config")].into_iter().flatten() {
+        for (name, most) in SIZES {
+            let Some(size) = sizes.get(name).filter(|size| !size.is_null()) else { continue };
+            if !size.as_u64().is_some_and(|size| (1..=most).contains(&size)) {
+                bail!("`{name}` = {size} in `{shown}` is not between 1 and {most}");
+            }
+        }
+        if let Some(theta) = sizes.get("rope_theta").filter(|theta| !theta.is_null())
+            && !theta.as_f64().is_some_and(|theta| theta > 0.0)
+        {
+            bail!("`rope_theta` = {theta} in `{shown}` is not above 0");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_model_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let huge = 1_000_000_000_000_000_u64;
+        let table = [
+            (json!({"hidden_size": 64, "rope_theta": 1e6}), None),
+            (json!({"head_dim": null}), None),
+            (json!({"max_position_embeddings": huge}), Some("max_position_embeddings")),
+            (json!({"max_position_embeddings": 0}), Some("max_position_embeddings")),
+            (json!({"num_hidden_layers": 1_000_000_000}), Some("num_hidden_layers")),
+            (json!({"num_attention_heads": 0}), Some("num_attention_heads")),
+            (json!({"hidden_size": -1}), Some("hidden_size")),
+            (json!({"rope_theta": 0}), Some("rope_theta")),
+            (json!({"text_config": {"vocab_size": huge}}), Some("vocab_size")),
+        ];
+        for (config, expected) in table {
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let error = check_sizes(folder.path()).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), expected.is_some(), "{config}");
+            assert!(error.unwrap_or_default().contains(expected.unwrap_or_default()), "{config}");
+        }
+    }
+}
