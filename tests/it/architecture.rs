@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 25] = [
+const FLOORS: [(&str, &[&str]); 26] = [
     ("access", &[]),
+    ("compute", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("sampling", &[]),
@@ -23,7 +24,16 @@ const FLOORS: [(&str, &[&str]); 25] = [
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
     (
         "policy",
-        &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"],
+        &[
+            "chat",
+            "compute",
+            "engine",
+            "large_model",
+            "protocol",
+            "seed",
+            "tokenization",
+            "trajectory",
+        ],
     ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "engine", "episode"]),
@@ -68,6 +78,7 @@ const FLOORS: [(&str, &[&str]); 25] = [
         &[
             "access",
             "chat",
+            "compute",
             "engine",
             "episode",
             "large_model",
