@@ -34,6 +34,8 @@ pub(super) mod tls;
 
 /// Requests that one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
+/// How often an idle connection is looked for while all places are taken.
+const FULL: Duration = Duration::from_millis(50);
 /// How long requests whose headers are arriving have to be complete at shutdown.
 const LAST_HEADERS: Duration = Duration::from_secs(1);
 
@@ -174,9 +176,14 @@ async fn accept(
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         return Ok((stream, slot));
     }
-    open.close_longest_idle();
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    Ok((stream, slot))
+    loop {
+        open.close_longest_idle();
+        // Where all serve, one may be idle soon.
+        let slot = tokio::time::timeout(FULL, Arc::clone(slots).acquire_owned()).await;
+        if let Ok(slot) = slot {
+            return Ok((stream, slot.map_err(io::Error::other)?));
+        }
+    }
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

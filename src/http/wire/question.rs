@@ -4,7 +4,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::chat::ChatMessage;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, shorten};
 
 /// A message of a conversation. Fields that are not named here reach the large model untouched, but
 /// for the thoughts of earlier answers (`reasoning_content` and `reasoning`).
@@ -108,7 +108,7 @@ fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
     if !ROLES.contains(&message.role.as_str()) {
         let param = format!("messages[{index}].role");
         let known = ROLES.map(|role| format!("`{role}`")).join(", ");
-        let role = &message.role;
+        let role = shorten(&message.role);
         let text = format!("`{param}` = `{role}` is not known\nhint: the roles are {known}");
         return Err(ApiError::invalid(&param, text));
     }
