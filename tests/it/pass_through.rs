@@ -306,9 +306,7 @@ async fn a_time_out_says_that_it_may_have_been_paid() {
         json!({"timeouts": {"first_byte_ms": 50}, "retries": {"max": 3, "base_ms": 1}});
     let server = setup.start(&upstream).await;
     let response = server.ask(CHAT, json!({"model": "any", "messages": []})).await;
-    assert_eq!(
-        (response.status().as_u16(), &response.headers()["x-should-retry"]),
-        (504, &"false".parse::<http::HeaderValue>().unwrap())
-    );
+    assert_eq!(response.status(), 504);
+    assert_eq!(response.headers()["x-should-retry"], "false");
     assert_eq!(upstream.requests().len(), 1);
 }

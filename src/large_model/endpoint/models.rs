@@ -1,11 +1,11 @@
 //! The models that an endpoint lists, in whatever shape it lists them.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, header};
-use secrecy::{ExposeSecret, SecretString};
+use http::Method;
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::attempt::Attempt;
@@ -23,9 +23,27 @@ const FRESH: Duration = Duration::from_secs(60);
 /// The longest list that is read, bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// The ids that an endpoint listed last, and when that was tried last.
+/// What is known of an endpoint's list.
 #[derive(Debug, Default)]
-pub(super) struct Listed(Mutex<(HashSet<String>, Option<Instant>)>);
+pub(super) struct Listed {
+    known: Mutex<Known>,
+    /// Held while the list is asked for: others that need it wait for it.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The ids that were listed last.
+    ids: HashSet<String>,
+    /// When the list was asked for last.
+    asked: Option<Instant>,
+}
+
+impl Listed {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Endpoint {
     /// The models that it lists, as objects with an `id`. `authorization` is the caller's, used
@@ -38,10 +56,10 @@ impl Endpoint {
         authorization: Option<&SecretString>,
     ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
         let result = self.ask_models(authorization).await;
-        let mut listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.1 = Some(Instant::now());
+        let mut known = self.transport.listed.known();
+        known.asked = Some(Instant::now());
         if let Ok(models) = &result {
-            listed.0 = models.iter().filter_map(|model| id(model).map(str::to_owned)).collect();
+            known.ids = models.iter().filter_map(|model| id(model).map(str::to_owned)).collect();
         }
         result
     }
@@ -52,21 +70,17 @@ impl Endpoint {
         if self.has_listed(model) {
             return true;
         }
-        let is_fresh = {
-            let mut listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_fresh = listed.1.is_some_and(|asked| asked.elapsed() < FRESH);
-            if !is_fresh {
-                // Others that ask meanwhile do not wait.
-                listed.1 = Some(Instant::now());
-            }
-            is_fresh
-        };
+        let _asking = self.transport.listed.asking.lock().await;
+        if self.has_listed(model) {
+            return true;
+        }
+        let asked = self.transport.listed.known().asked;
+        let is_fresh = asked.is_some_and(|asked| asked.elapsed() < FRESH);
         !is_fresh && self.list_models(authorization).await.is_ok() && self.has_listed(model)
     }
 
     fn has_listed(&self, model: &str) -> bool {
-        let listed = self.transport.listed.0.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.0.contains(model)
+        self.transport.listed.known().ids.contains(model)
     }
 
     async fn ask_models(
@@ -81,11 +95,6 @@ impl Endpoint {
         let mut request = Request::default();
         *request.method_mut() = Method::GET;
         *request.uri_mut() = url;
-        if let Some(value) = authorization.filter(|_| !self.has_key()) {
-            let value = HeaderValue::from_str(value.expose_secret());
-            let value = value.map_err(|_| exchange.rejected("the key is no valid header"))?;
-            request.headers_mut().insert(header::AUTHORIZATION, value);
-        }
         let mut attempt = Attempt::begin(&exchange).await?;
         let asked = async {
             let response = exchange.send(request).await?;
