@@ -15,6 +15,7 @@ use crate::loopback::{Cut, Loopback, Script};
 use crate::process::{Process, command, run, told};
 use crate::server::{Server, Setup};
 
+mod passed;
 mod shared;
 
 /// A store of keys in a folder of its own.
@@ -301,103 +302,6 @@ async fn what_was_used_is_counted_though_the_client_left() {
     asked.abort();
     upstream.wait_for_disconnects(1).await;
     refused(&server, &key).await;
-}
-
-/// Tokens of a key that were counted, by the money they cost: one each.
-async fn counted(keys: &Keys, key: &str) -> i64 {
-    let day = 1_700_000_000 / 86_400;
-    let counted = async {
-        loop {
-            match keys.store.spent(id(key), day).await.unwrap() {
-                0 => tokio::time::sleep(Duration::from_millis(10)).await,
-                spent => return spent / 1_000_000,
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it was not counted")
-}
-
-#[tokio::test]
-async fn passed_streams_are_billed_what_their_endpoint_says() {
-    let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(1_000_000)}});
-    let content = json!([image, {"type": "text", "text": "a".repeat(40)}]);
-    let messages = json!([{"role": "user", "content": content}]);
-    let chat = json!({"model": "model-1", "messages": messages, "stream": true});
-    let mut asks_itself = chat.clone();
-    asks_itself["stream_options"] = json!({"include_usage": true});
-    let silent = || {
-        Script::events([
-            json!({"choices": [{"delta": {"content": "b".repeat(80)}}]}).to_string(),
-            "[DONE]".to_owned(),
-        ])
-    };
-    let table = [
-        // The endpoint says 11 and 7; the client sees it where it asked for it.
-        (chat.clone(), Script::reply("ok"), 18, false),
-        (asks_itself, Script::reply("ok"), 18, true),
-        // It does not say: 40 bytes were read, 80 written, and an image is no text.
-        (chat, silent(), 30, false),
-    ];
-    for (body, script, expected, is_shown) in table {
-        let upstream = Loopback::answering(move |_| script.clone()).await;
-        let keys = Keys::new().await;
-        let key = keys.make(json!({"budget_per_day": 1e6})).await;
-        let mut setup = Setup::relay();
-        setup.endpoint = json!({"prices": {"input_per_million": 1e6, "output_per_million": 1e6}});
-        setup.access = Some(keys.access().await);
-        let server = setup.start(&upstream).await;
-        let text = ask(&server, &key, "/v1/chat/completions", body).await.text().await.unwrap();
-        assert_eq!(text.contains("prompt_tokens"), is_shown, "{text}");
-        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
-        assert_eq!(upstream.last().json()["stream_options"], json!({"include_usage": true}));
-        assert_eq!(counted(&keys, &key).await, expected);
-    }
-}
-
-#[tokio::test]
-async fn an_endpoint_that_refuses_to_say_is_asked_as_the_client_asks() {
-    let upstream = Loopback::answering(|request| match request.json().get("stream_options") {
-        Some(_) => Script::error(400, "unknown field `stream_options`"),
-        None => Script::reply("ok"),
-    })
-    .await;
-    let keys = Keys::new().await;
-    let key = keys.make(json!({"requests_per_minute": 100})).await;
-    let mut setup = Setup::relay();
-    setup.access = Some(keys.access().await);
-    let server = setup.start(&upstream).await;
-    let body = json!({"model": "model-1", "stream": true, "messages": []});
-    for requests in [2, 3] {
-        let response = ask(&server, &key, "/v1/chat/completions", body.clone()).await;
-        assert_eq!(response.status(), 200);
-        response.text().await.unwrap();
-        assert_eq!(upstream.requests().len(), requests);
-    }
-}
-
-#[tokio::test]
-async fn a_budget_buys_nothing_of_unknown_price() {
-    let upstream = Loopback::start().await;
-    let keys = Keys::new().await;
-    let key = keys.make(json!({"budget_per_day": 100.0})).await;
-    let free = keys.make(json!({})).await;
-    let chat =
-        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "a"}]});
-    for allowed in [false, true] {
-        let mut setup = Setup::relay();
-        let priced = json!({"input_per_million": 1.0});
-        setup.endpoint = json!({"prices": priced, "model_prices": {"priced": priced},
-                                "allow_unpriced": allowed});
-        setup.access = Some(keys.access().await);
-        let server = setup.start(&upstream).await;
-        for model in ["model-1", "priced", "o1-pro", "prompt-r1", "prompt-r1/o1-pro"] {
-            let path = "/v1/chat/completions";
-            let status = ask(&server, &key, path, chat(model)).await.status();
-            let is_known = !model.ends_with("o1-pro") || allowed;
-            assert_eq!(status, if is_known { 200 } else { 403 }, "{model}");
-            assert_eq!(ask(&server, &free, path, chat(model)).await.status(), 200, "{model}");
-        }
-    }
 }
 
 /// Returns when the key has reached a limit.
