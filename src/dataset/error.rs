@@ -158,7 +158,5 @@ pub enum DatasetError {
 
 /// Why rows were not used, a line each.
 fn reasons(summary: &ReadSummary) -> String {
-    let rejected = summary.first_rejected.iter().map(|rejected| format!("\n  {rejected}"));
-    let skipped = summary.skipped.iter().map(|(why, count)| format!("\n  {count} rows: {why}"));
-    rejected.chain(skipped).collect()
+    summary.reasons().iter().map(|reason| format!("\n  {reason}")).collect()
 }

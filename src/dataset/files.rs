@@ -15,8 +15,12 @@ const SPLITS: [&str; 5] = ["train", "test", "validation", "valid", "dev"];
 /// Folders in folders, at most.
 const MAX_DEPTH: usize = 8;
 
-/// The files at `path`, in the order of their names.
-pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+/// The files that are read at `path`, in the order of their names: itself, those of a folder, or
+/// those that a glob matches.
+///
+/// # Errors
+/// When a folder cannot be listed, holds no data or more than one split, or a glob matches nothing.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     if path.is_dir() {
         let mut found = Vec::new();
         search(path, 0, &mut found)?;

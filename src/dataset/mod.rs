@@ -33,6 +33,7 @@ mod tests;
 
 pub use error::{DatasetError, Rejected};
 pub use example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
+pub use files::find as data_files;
 pub use form::Form;
 pub use overlap::{SameQuestion, duplicates, overlap};
 pub use summary::ReadSummary;
@@ -63,7 +64,8 @@ pub struct ReadOptions {
     pub answer: Option<String>,
     /// A column with a passage that is put before the question. Default: none is.
     pub context: Option<String>,
-    /// The share of rows that may be rejected, 0 to 1. Default: 0.01.
+    /// The share of rows that may be rejected, 0 to 1. Default: 0.01. Set by the reader's caller.
+    #[serde(skip)]
     pub max_rejected: f64,
     /// The most text that the used rows may hold, bytes. Default: 1073741824 (1 GiB).
     pub max_bytes: u64,
@@ -82,6 +84,20 @@ impl Default for ReadOptions {
             context: None,
             max_rejected: 0.01,
             max_bytes: 1 << 30,
+        }
+    }
+}
+
+impl ReadOptions {
+    /// The same columns and bounds, of all rows in the order of the file.
+    pub fn columns(&self) -> Self {
+        Self {
+            source: None,
+            sources: Vec::new(),
+            kinds: Vec::new(),
+            shuffle_seed: None,
+            limit: None,
+            ..self.clone()
         }
     }
 }

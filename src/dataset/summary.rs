@@ -48,6 +48,12 @@ impl ReadSummary {
         forms.iter().max_by_key(|(_, count)| **count).map(|(form, _)| *form)
     }
 
+    /// Why the first rows were rejected, and rows were skipped.
+    pub fn reasons(&self) -> Vec<String> {
+        let skipped = self.skipped.iter().map(|(why, count)| format!("{count} rows: {why}"));
+        self.first_rejected.iter().map(ToString::to_string).chain(skipped).collect()
+    }
+
     /// One line for each thing that a reader should know beyond the counts: rejected rows with
     /// their reasons, skipped rows, what was left out of rows.
     pub fn warnings(&self) -> Vec<String> {

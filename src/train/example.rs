@@ -1,8 +1,6 @@
 //! A conversation as tokens to learn from: the same tokens that an episode of it has.
 
-use serde::Deserialize;
-
-use crate::dataset::Demonstration;
+use crate::dataset::{ChatRole, ChatTurn, Demonstration};
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
@@ -23,15 +21,6 @@ pub enum ExampleError {
         "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
     )]
     Roles(String),
-}
-
-/// A message of a chat data set.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ChatLine {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What it says.
-    pub content: String,
 }
 
 /// A question and its answer, as a model without protocol answers it.
@@ -69,45 +58,45 @@ pub fn demonstration(
     Ok(trace)
 }
 
-/// A chat, to be learnt turn by turn.
-pub fn chat(text: &TextSide, lines: &[ChatLine]) -> Result<TokenTrace, ExampleError> {
-    let first = lines.iter().position(|line| line.role == "assistant").unwrap_or(0);
+/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context.
+pub fn chat(text: &TextSide, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleError> {
+    let is_reply = |line: &ChatTurn| line.role == ChatRole::Assistant;
+    let first = lines.iter().position(is_reply).unwrap_or(0);
     let roles = || {
-        let roles: Vec<_> = lines.iter().map(|line| line.role.as_str()).collect();
+        let roles: Vec<_> = lines.iter().map(|line| line.role.to_string()).collect();
         ExampleError::Roles(roles.join(", "))
     };
     let opening: Vec<Message> = lines[..first]
         .iter()
         .map(|line| {
-            let role = match line.role.as_str() {
-                "system" => "system",
-                "user" => "user",
-                _ => return Err(roles()),
-            };
-            Ok(Message { role, content: vec![Piece::Text(line.content.clone())] })
+            let role = if line.role == ChatRole::System { "system" } else { "user" };
+            Message { role, content: vec![Piece::Text(line.content.clone())] }
         })
-        .collect::<Result<_, _>>()?;
+        .collect();
     if opening.last().is_none_or(|message| message.role != "user") {
         return Err(roles());
     }
     let mut trace = TokenTrace::default();
     trace.push_context(&text.conversation_ids(&opening)?);
-    let mut expected = "assistant";
+    let mut expected = ChatRole::Assistant;
     for line in &lines[first..] {
         if line.role != expected {
             return Err(roles());
         }
-        if expected == "assistant" {
-            push_turn(text, &mut trace, &line.content)?;
-            expected = "user";
+        if expected == ChatRole::Assistant {
+            match line.is_learnt {
+                true => push_turn(text, &mut trace, &line.content)?,
+                false => trace.push_context(&text.turn_ids(&line.content)?),
+            }
+            expected = ChatRole::User;
         } else {
             let last = trace.ids.last().copied();
             let observation = [Piece::Text(line.content.clone())];
             trace.push_context(&text.observation_ids(last, &observation)?);
-            expected = "assistant";
+            expected = ChatRole::Assistant;
         }
     }
-    if expected == "assistant" { Err(roles()) } else { Ok(trace) }
+    if expected == ChatRole::Assistant { Err(roles()) } else { Ok(trace) }
 }
 
 /// What a policy writes to think and act so.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::TrainError;
 use super::run_folder::RunFolder;
+use crate::dataset::data_files;
 
 const FILE: &str = "origin.json";
 
@@ -72,8 +73,10 @@ pub fn check(
     origin.insert("config".into(), serde_json::to_value(config).map_err(io::Error::other)?);
     let mut files = Map::new();
     for path in data {
-        let hash = whole(path).map_err(|source| TrainError::read(path, source))?;
-        files.insert(path.display().to_string(), hash.into());
+        for file in data_files(path)? {
+            let hash = whole(&file).map_err(|source| TrainError::read(&file, source))?;
+            files.insert(file.display().to_string(), hash.into());
+        }
     }
     origin.insert("data".into(), files.into());
     let hash = fingerprint(model).map_err(|source| TrainError::read(model, source))?;

@@ -211,13 +211,6 @@ impl Run<'_> {
         }
     }
 
-    /// What the check says of an answer, before the deadline.
-    async fn checked(&self, check: &Check, text: String) -> Result<(), String> {
-        timeout_at(self.deadline.into(), check.verdict(text))
-            .await
-            .unwrap_or_else(|_| Err("it was not checked in time".to_owned()))
-    }
-
     /// The large model's answer in the form that was asked for, made of the policy's draft. What
     /// was found out stands before the question, as text of a user: none of it is an instruction.
     pub(super) async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
@@ -244,11 +237,11 @@ impl Run<'_> {
             let stands = reply.message.content.is_null() || reply.finish_reason == "length";
             let mut verdict = Ok(());
             if !stands {
-                verdict = self.checked(check, text.clone()).await;
+                verdict = checked(check, text.clone(), self.deadline).await;
             }
             // Many models wrap their JSON, whatever they are asked.
             if let (Err(_), Some(bare)) = (&verdict, bare_json(&text))
-                && self.checked(check, bare.to_owned()).await.is_ok()
+                && checked(check, bare.to_owned(), self.deadline).await.is_ok()
             {
                 text = bare.to_owned();
                 reply.message.content = Value::String(text.clone());
@@ -299,6 +292,13 @@ impl Run<'_> {
         messages.extend(self.request.conversation.iter().cloned());
         Ok(messages)
     }
+}
+
+/// What the check says of an answer, before the deadline.
+async fn checked(check: &Check, text: String, deadline: Instant) -> Result<(), String> {
+    timeout_at(deadline.into(), check.verdict(text))
+        .await
+        .unwrap_or_else(|_| Err("it was not checked in time".to_owned()))
 }
 
 /// A user's message of text, with what is no text before it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::ReadOptions;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
@@ -100,8 +101,11 @@ pub enum SftData {
     },
     /// Conversations in files, in any form that is read.
     Chat {
-        /// The file.
+        /// A file, a folder or a glob.
         path: PathBuf,
+        /// Which of its rows, and from which columns.
+        #[serde(default)]
+        read: ReadOptions,
         /// Held-out conversations of the same form.
         #[serde(default)]
         eval_path: Option<PathBuf>,

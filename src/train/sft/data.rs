@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::config::{SftConfig, SftData};
+use crate::dataset::{Example, ReadOptions, read_examples};
 use crate::train::error::TrainError;
-use crate::train::example::{ChatLine, chat, demonstration, question_and_answer};
+use crate::train::example::{chat, demonstration, question_and_answer};
 use crate::train::start::Start;
 use crate::train::summary::{DataSummary, Summary};
 use crate::trajectory::TokenTrace;
@@ -57,10 +56,10 @@ pub fn examples(
                 eval: make(Split::Test, EVAL_EXAMPLES, config.seed)?,
             }
         }
-        SftData::Chat { path, eval_path } => {
-            let (train, read) = chats(path, start)?;
+        SftData::Chat { path, read: options, eval_path } => {
+            let (train, read) = chats(path, options.clone(), start)?;
             let (eval, held_out) = match eval_path {
-                Some(path) => chats(path, start)?,
+                Some(path) => chats(path, options.columns(), start)?,
                 None => Default::default(),
             };
             summary.data.push(read);
@@ -99,28 +98,26 @@ pub fn examples(
     Ok(made)
 }
 
-/// The conversations of a file; rows that are none are rejected.
-fn chats(path: &Path, start: &Start) -> Result<(Vec<TokenTrace>, DataSummary), TrainError> {
-    #[derive(Deserialize)]
-    struct Row {
-        messages: Vec<ChatLine>,
-    }
-    let text = std::fs::read(path).map_err(|source| TrainError::read(path, source))?;
-    let mut data = DataSummary { from: path.display().to_string(), ..Default::default() };
-    let mut made = Vec::new();
-    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        data.rows += 1;
-        let row = serde_json::from_slice::<Row>(line).map_err(|error| {
-            format!("{error}: each line is {{\"messages\": [{{\"role\": \"user\", \"content\": \"…\"}}, …]}}")
-        });
-        let trace =
-            row.and_then(|row| chat(&start.text, &row.messages).map_err(|error| error.to_string()));
+/// The conversations of files; rows that are none are rejected.
+fn chats(
+    path: &Path,
+    read: ReadOptions,
+    start: &Start,
+) -> Result<(Vec<TokenTrace>, DataSummary), TrainError> {
+    // What is rejected is judged together with what is too long.
+    let read = read_examples(path, &ReadOptions { max_rejected: 1.0, ..read })?;
+    let mut data = DataSummary::new(path, &read.summary);
+    let protocol = start.protocol()?;
+    let max_turns = crate::episode::Limits::default().max_turns;
+    let mut made = Vec::with_capacity(read.rows.len());
+    for (index, example) in read.rows.iter().enumerate() {
+        let trace = match example {
+            Example::Chat(turns) => chat(&start.text, turns),
+            Example::Episode(shown) => demonstration(&start.text, &protocol, max_turns, shown),
+        };
         match trace {
             Ok(trace) => made.push(trace),
-            Err(reason) => data.reject(format!("line {}: {reason}", index + 1)),
+            Err(reason) => data.reject(format!("conversation {}: {reason}", index + 1)),
         }
     }
     Ok((made, data))

@@ -52,7 +52,7 @@ fn steps(
     let start = Start::prepare(&config.model, run, &world, config.seed)?;
     summary.device.clone_from(&start.device);
     let data: Vec<&PathBuf> = match &config.data {
-        SftData::Chat { path, eval_path } => [path].into_iter().chain(eval_path).collect(),
+        SftData::Chat { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
         _ => Vec::new(),
     };
     for change in origin::check(run, resume, config, &data, &start.folder)? {
