@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::config::{Config, EvalConfig, Overrides, read_toml};
+use crate::dataset::data_files;
 use crate::eval::data;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
@@ -91,15 +92,17 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
 
 /// Fails where a file of data is not there.
 fn file_is_there(path: &Path) -> Result<(), Failure> {
-    match path.try_exists() {
-        Ok(true) => Ok(()),
-        _ => Err(anyhow::anyhow!("there is no file `{}`", path.display()).into()),
+    for file in data_files(path).map_err(anyhow::Error::from)? {
+        if !file.is_file() {
+            return Err(anyhow::anyhow!("there is no file `{}`", file.display()).into());
+        }
     }
+    Ok(())
 }
 
 /// What a supervised run will do.
 fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
-    if let SftData::Chat { path, eval_path } = &config.data {
+    if let SftData::Chat { path, eval_path, .. } = &config.data {
         [path].into_iter().chain(eval_path).try_for_each(|path| file_is_there(path))?;
     }
     let conversations = config.steps * config.batch_size as u64;
