@@ -10,6 +10,7 @@ use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyE
 use crate::engine::Engine;
 use crate::engine::mistralrs::MistralRsEngine;
 use crate::engine::native::{NativeConfig, NativeEngine};
+use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
@@ -180,8 +181,12 @@ async fn native(
 ) -> anyhow::Result<Arc<dyn Engine>> {
     let (path, config) = (path.to_owned(), config.clone());
     let engine = tokio::task::spawn_blocking(move || {
-        let spec = Spec::load(&path)?;
         let device = device.open()?;
+        if Gguf::is_path(&path) && device.is_cpu() {
+            let file = Gguf::open(&path)?;
+            return NativeEngine::from_gguf(&Spec::from_gguf(&file)?, &file, &config);
+        }
+        let spec = Spec::load(&path)?;
         let weights = Weights::load(&path, &spec, DtypeChoice::Auto.on(&device), &device)?;
         NativeEngine::new(&spec, &weights, &config)
     });

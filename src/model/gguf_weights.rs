@@ -8,7 +8,7 @@ use super::error::ModelError;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Tensor as GgufTensor};
 
 /// What converters do to a tensor, to be undone.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,88 @@ enum Stored {
     Interleaved(usize),
 }
 
+/// The tensors of a file by their names in checkpoints.
+#[derive(Debug)]
+pub(super) struct GgufWeights<'a> {
+    file: &'a Gguf,
+    spec: &'a Spec,
+    names: HashMap<String, (String, Stored)>,
+}
+
+impl<'a> GgufWeights<'a> {
+    /// # Errors
+    /// When the file has a tensor that the model would not use.
+    pub fn new(file: &'a Gguf, spec: &'a Spec) -> Result<Self, ModelError> {
+        let names = names(spec);
+        let known = |name: &str| {
+            name == "rope_freqs.weight" || names.values().any(|(known, _)| known == name)
+        };
+        if let Some((name, _)) = file.tensors().find(|(name, _)| !known(name)) {
+            let reason = format!("holds `{name}`, which this kind of model does not use");
+            return Err(ModelError::Invalid { path: file.path().into(), reason });
+        }
+        Ok(Self { file, spec, names })
+    }
+
+    pub fn spec(&self) -> &Spec {
+        self.spec
+    }
+
+    /// The tensor of a checkpoint's name, and the row of it that belongs at each place, where it is
+    /// not in order.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(GgufTensor<'a>, Option<Vec<usize>>), ModelError> {
+        let (tensor, stored) = self.find(name, shape)?;
+        let order = match stored {
+            Stored::Interleaved(heads) => Some(apart(shape[0], heads)),
+            _ => None,
+        };
+        Ok((tensor, order))
+    }
+
+    /// The values of a checkpoint's name.
+    ///
+    /// # Errors
+    /// As [`GgufWeights::rows`].
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let (tensor, stored) = self.find(name, shape)?;
+        let mut values = tensor.to_f32();
+        match stored {
+            Stored::AsIs => {}
+            Stored::Shifted => values.iter_mut().for_each(|x| *x -= self.spec.norm_offset),
+            Stored::Interleaved(heads) => {
+                let width = values.len() / shape[0];
+                let order = apart(shape[0], heads).into_iter();
+                values = order.flat_map(|row| &values[row * width..][..width]).copied().collect();
+            }
+        }
+        Ok(values)
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(GgufTensor<'a>, Stored), ModelError> {
+        let invalid =
+            |reason: String| ModelError::Invalid { path: self.file.path().into(), reason };
+        let Some((name, stored)) = self.names.get(name) else {
+            return Err(invalid(format!("has no place for `{name}`")));
+        };
+        let tensor =
+            self.file.tensor(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
+        if tensor.shape != shape {
+            return Err(invalid(format!(
+                "`{name}` has shape {:?}, the file's settings ask for {shape:?}",
+                tensor.shape
+            )));
+        }
+        Ok((tensor, *stored))
+    }
+}
+
 impl Weights {
     /// Reads the tensors of `file`, dequantised.
     ///
@@ -33,32 +115,9 @@ impl Weights {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let invalid = |reason: String| ModelError::Invalid { path: file.path().into(), reason };
-        let names = names(spec);
-        let known = |name: &str| {
-            name == "rope_freqs.weight" || names.values().any(|(known, _)| known == name)
-        };
-        if let Some((name, _)) = file.tensors().find(|(name, _)| !known(name)) {
-            return Err(invalid(format!("holds `{name}`, which this kind of model does not use")));
-        }
+        let weights = GgufWeights::new(file, spec)?;
         Self::build(spec, |name, shape| {
-            let Some((name, stored)) = names.get(name) else {
-                return Err(invalid(format!("has no place for `{name}`")));
-            };
-            let tensor =
-                file.tensor(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
-            if tensor.shape != shape {
-                return Err(invalid(format!(
-                    "`{name}` has shape {:?}, the file's settings ask for {shape:?}",
-                    tensor.shape
-                )));
-            }
-            let mut values = tensor.to_f32();
-            match *stored {
-                Stored::AsIs => {}
-                Stored::Shifted => values.iter_mut().for_each(|x| *x -= spec.norm_offset),
-                Stored::Interleaved(heads) => values = apart(&values, shape[0], heads),
-            }
+            let values = weights.floats(name, shape)?;
             Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
         })
     }
@@ -98,14 +157,12 @@ fn stored(spec: &Spec, slot: Slot) -> Stored {
     }
 }
 
-/// The rows of each head with the two halves one after the other again.
-fn apart(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
-    let (width, head) = (values.len() / rows, rows / heads);
-    let mut ordered = Vec::with_capacity(values.len());
-    for row in 0..rows {
+/// Which row comes at each place for the two halves of each head to stand one after the other again.
+fn apart(rows: usize, heads: usize) -> Vec<usize> {
+    let head = rows / heads;
+    let from = |row: usize| {
         let (first, within) = (row / head * head, row % head);
-        let from = first + 2 * (within % (head / 2)) + within / (head / 2);
-        ordered.extend_from_slice(&values[from * width..(from + 1) * width]);
-    }
-    ordered
+        first + 2 * (within % (head / 2)) + within / (head / 2)
+    };
+    (0..rows).map(from).collect()
 }

@@ -20,7 +20,7 @@ const FLOORS: [(&str, &[&str]); 26] = [
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["gguf", "protocol"]),
     ("model", &["gguf", "sampling", "trajectory"]),
-    ("engine", &["sampling", "trajectory", "model"]),
+    ("engine", &["gguf", "model", "sampling", "trajectory"]),
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
     (
         "policy",

@@ -184,7 +184,7 @@ impl<D: Decode> Batch<D> {
         due.sort_by_key(|sequence| Reverse(sequence.due));
         let tokens: usize = due.iter().map(|sequence| sequence.due).sum();
         let threads = rayon::current_num_threads().min(tokens.div_ceil(TOKENS_PER_THREAD));
-        let threads = if D::IS_DIVIDED { threads } else { 1 };
+        let threads = if self.decoder.is_divided() { threads } else { 1 };
         let mut parts: Vec<Part<'_, D::Cache>> = (0..threads.min(due.len()))
             .map(|_| Part { sequences: Vec::new(), tokens: 0 })
             .collect();

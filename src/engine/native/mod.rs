@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use self::batch::Batch;
 use self::inbox::{Inbox, Submission};
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
+use crate::gguf::Gguf;
 use crate::model::error::ModelError;
 use crate::model::generate::decode::Decode;
 use crate::model::generate::decoder::{Decoder, Shape};
@@ -100,6 +101,14 @@ impl NativeEngine {
         } else {
             Self::start(model, DeviceDecoder::new(model, weights, config.device_tokens)?, config)
         }
+    }
+
+    /// Starts an engine on the CPU with the weights of a GGUF file, which stay quantised as they are.
+    ///
+    /// # Errors
+    /// When the file does not hold the weights of such a model.
+    pub fn from_gguf(model: &Spec, file: &Gguf, config: &NativeConfig) -> Result<Self, ModelError> {
+        Self::start(model, Decoder::from_gguf(Arc::new(Shape::new(model)), file)?, config)
     }
 
     fn start<D: Decode>(

@@ -54,7 +54,7 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
     type Scratch: Debug + Default + Send;
 
     /// Whether a step is divided among the threads: each computes some of the sequences.
-    const IS_DIVIDED: bool;
+    fn is_divided(&self) -> bool;
 
     /// The longest sequence that it can hold.
     fn context(&self) -> usize;

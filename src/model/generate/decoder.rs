@@ -2,23 +2,28 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::cache::{KvCache, KvLayout};
 use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
-use super::kernels::matmul::{Matmul, Packed};
+use super::kernels::matmul::Matmul;
+use super::kernels::quantized::{self, Inputs};
 use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
 use super::sampler;
-use super::weights::{Joined, PackedLayer, PackedWeights};
+use super::weights::{Joined, PackedLayer, PackedWeights, Projection};
+use crate::gguf::Gguf;
 use crate::model::error::ModelError;
+use crate::model::gguf_weights::GgufWeights;
 use crate::model::ops::types::first_seen;
 use crate::model::rotary::RotaryTable;
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
-/// A model ready to decode on the CPU, in f32.
+/// A model ready to decode on the CPU: in f32, or with the quantised weights of a file as they are.
 ///
 /// What it computes for a sequence is the same, bit for bit, whatever else is in the pass, however
 /// its tokens are cut into spans, and whether its cache was computed or taken over.
@@ -26,6 +31,8 @@ use crate::trajectory::SampledToken;
 pub struct Decoder {
     shape: Arc<Shape>,
     weights: PackedWeights,
+    /// Whether a pass shares its work among the threads; else they take sequences.
+    is_shared: bool,
 }
 
 /// What stays the same when the weights change.
@@ -82,6 +89,14 @@ pub struct Scratch {
     joined: Vec<f32>,
     logits: Vec<f32>,
     scores: Vec<Line>,
+    rounded: Rounded,
+}
+
+/// Working memory of a product with quantised weights.
+#[derive(Debug, Default)]
+struct Rounded {
+    inputs: Inputs,
+    panels: Vec<f32>,
 }
 
 impl Decoder {
@@ -89,7 +104,18 @@ impl Decoder {
     /// worthless to it.
     pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
         let weights = PackedWeights::new(shape.isa, &shape.spec, weights)?;
-        Ok(Self { shape, weights })
+        Ok(Self { shape, weights, is_shared: false })
+    }
+
+    /// Takes the weights out of a file: the quantised ones as they are, others in f32.
+    ///
+    /// # Errors
+    /// When the file does not hold the weights of such a model.
+    pub fn from_gguf(shape: Arc<Shape>, file: &Gguf) -> Result<Self, ModelError> {
+        let source = GgufWeights::new(file, &shape.spec)?;
+        let weights = PackedWeights::new(shape.isa, &shape.spec, &source)?;
+        let is_shared = weights.is_quantized();
+        Ok(Self { shape, weights, is_shared })
     }
 
     /// Computes the tokens of all spans and adds them to their caches. Returns the logits of the
@@ -114,7 +140,8 @@ impl Decoder {
         let rows = scratch.rows.len();
         self.normalise(&self.weights.norm, scratch);
         let logits = sized(&mut scratch.logits, rows * head.columns());
-        self.multiply(&scratch.normal, self.shape.spec.hidden_size, head, logits, false);
+        let x = Given { values: &scratch.normal, width: self.shape.spec.hidden_size, rows };
+        self.multiply(x, head, logits, false, &mut scratch.rounded);
         let vocabulary = self.shape.spec.vocab_size;
         logits.chunks_exact_mut(head.columns()).map(move |row| &mut row[..vocabulary])
     }
@@ -128,9 +155,8 @@ impl Decoder {
         for (index, span) in spans.iter_mut().enumerate() {
             span.cache.reserve(self.shape.layout(), span.tokens.len());
             for (offset, (&id, x)) in span.tokens.iter().zip(rows.by_ref()).enumerate() {
-                let at = id as usize * hidden;
-                let row = &self.weights.embed[at..at + hidden];
-                x.iter_mut().zip(row).for_each(|(x, value)| *x = value * scale);
+                self.weights.embedding(id, &mut x[..hidden]);
+                x[..hidden].iter_mut().for_each(|x| *x *= scale);
                 scratch.rows.push(Row {
                     span: index,
                     position: span.cache.len() + offset,
@@ -150,8 +176,10 @@ impl Decoder {
         let values_at = keys_at + keys.next_multiple_of(LANES);
 
         self.normalise(&layer.input_norm, scratch);
-        let qkv = sized(&mut scratch.qkv, scratch.rows.len() * stride);
-        self.multiply(&scratch.normal, self.shape.spec.hidden_size, &layer.qkv, qkv, false);
+        let rows = scratch.rows.len();
+        let qkv = sized(&mut scratch.qkv, rows * stride);
+        let x = Given { values: &scratch.normal, width: spec.hidden_size, rows };
+        self.multiply(x, &layer.qkv, qkv, false, &mut scratch.rounded);
         for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
             add(qkv, layer.qkv_bias.as_deref());
             let angles = self.shape.rotary[kind.rope].angles(row.position);
@@ -170,17 +198,27 @@ impl Decoder {
         }
 
         let attended = sized(&mut scratch.attended, scratch.rows.len() * queries);
-        let rows = scratch.rows.iter().zip(scratch.qkv.chunks_exact(stride));
-        for ((row, qkv), out) in rows.zip(attended.chunks_exact_mut(queries)) {
+        let caches: Vec<&KvCache> = spans.iter().map(|span| &*span.cache).collect();
+        let attend = |scores: &mut Vec<Line>, row: &Row, qkv: &[f32], out: &mut [f32]| {
             self.shape.isa.run(Attention {
                 queries: &qkv[..queries],
                 out,
-                blocks: spans[row.span].cache.blocks(),
+                blocks: caches[row.span].blocks(),
                 layout: self.shape.layout(),
                 layer: index,
                 seen: first_seen(row.position, kind.window)..row.position + 1,
-                scores: &mut scratch.scores,
+                scores,
             });
+        };
+        if self.is_shared && scratch.rows.len() > 1 {
+            let rows = scratch.rows.par_iter().zip(scratch.qkv.par_chunks_exact(stride));
+            rows.zip(attended.par_chunks_exact_mut(queries))
+                .for_each_init(Vec::new, |scores, ((row, qkv), out)| attend(scores, row, qkv, out));
+        } else {
+            let rows = scratch.rows.iter().zip(scratch.qkv.chunks_exact(stride));
+            for ((row, qkv), out) in rows.zip(attended.chunks_exact_mut(queries)) {
+                attend(&mut scratch.scores, row, qkv, out);
+            }
         }
         self.join(&layer.attention, Input::Attended, scratch);
     }
@@ -191,7 +229,8 @@ impl Decoder {
         let (stride, rows) = (layer.gate_up.columns(), scratch.rows.len());
         self.normalise(&layer.mlp_norm, scratch);
         let gate_up = sized(&mut scratch.gate_up, rows * stride);
-        self.multiply(&scratch.normal, hidden, &layer.gate_up, gate_up, false);
+        let x = Given { values: &scratch.normal, width: hidden, rows };
+        self.multiply(x, &layer.gate_up, gate_up, false, &mut scratch.rounded);
         let gated = sized(&mut scratch.gated, rows * width);
         let up_at = width.next_multiple_of(LANES);
         let (a, b) = self.shape.spec.gate.polynomial();
@@ -210,16 +249,16 @@ impl Decoder {
             Input::Attended => (&scratch.attended, self.shape.spec.query_width()),
             Input::Gated => (&scratch.gated, self.shape.spec.intermediate_size),
         };
-        let input = &input[..rows * width];
+        let input = Given { values: input, width, rows };
         let x = sized(&mut scratch.x, rows * x_stride);
         let Some(norm) = &joined.norm else {
-            self.multiply(input, width, &joined.weight, x, true);
+            self.multiply(input, &joined.weight, x, true, &mut scratch.rounded);
             x.chunks_exact_mut(x_stride).for_each(|x| add(x, joined.bias.as_deref()));
             return;
         };
         let hidden = self.shape.spec.hidden_size;
         let made = sized(&mut scratch.joined, rows * x_stride);
-        self.multiply(input, width, &joined.weight, made, false);
+        self.multiply(input, &joined.weight, made, false, &mut scratch.rounded);
         let normal = sized(&mut scratch.normal, hidden);
         let eps = self.shape.spec.rms_norm_eps as f32;
         for (made, x) in made.chunks_exact_mut(x_stride).zip(x.chunks_exact_mut(x_stride)) {
@@ -241,16 +280,42 @@ impl Decoder {
         }
     }
 
-    fn multiply(&self, x: &[f32], stride: usize, weight: &Packed, out: &mut [f32], add: bool) {
-        self.shape.isa.run(Matmul { x, stride, weight, out, add });
+    /// `out = x · Wᵀ`, or adds it to `out`.
+    fn multiply(
+        &self,
+        x: Given<'_>,
+        weight: &Projection,
+        out: &mut [f32],
+        add: bool,
+        rounded: &mut Rounded,
+    ) {
+        let (isa, Given { values: x, width, rows }) = (self.shape.isa, x);
+        match weight {
+            Projection::Float(weight) => isa.run(Matmul { x, stride: width, weight, out, add }),
+            Projection::Quantized(weight) => {
+                rounded.inputs.round(isa, x, width, width, rows);
+                let Rounded { inputs, panels } = rounded;
+                quantized::multiply(isa, inputs, weight, out, add, panels);
+            }
+        }
     }
+}
+
+/// The left side of a product: the first `rows` rows of `values`.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    values: &'a [f32],
+    width: usize,
+    rows: usize,
 }
 
 impl Decode for Decoder {
     type Cache = KvCache;
     type Scratch = Scratch;
 
-    const IS_DIVIDED: bool = true;
+    fn is_divided(&self) -> bool {
+        !self.is_shared
+    }
 
     fn context(&self) -> usize {
         self.shape.spec.max_position_embeddings

@@ -1,79 +1,227 @@
 //! A model's weights as the decoder reads them.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::kernels::Isa;
 use super::kernels::matmul::Packed;
+use super::kernels::quantized::{Matrix, Rows};
 use super::kernels::simd::LANES;
 use crate::model::error::ModelError;
-use crate::model::slots::Slot;
+use crate::model::gguf_weights::GgufWeights;
+use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::Spec;
-use crate::model::weights::{LayerWeights, Weights};
+use crate::model::weights::Weights;
 
 /// One layer: norms as they multiply, projections that read the same input packed as one.
 #[derive(Debug)]
 pub(super) struct PackedLayer {
     pub input_norm: Vec<f32>,
-    pub qkv: Packed,
+    pub qkv: Projection,
     /// Of all columns of `qkv`.
     pub qkv_bias: Option<Vec<f32>>,
     pub q_norm: Option<Vec<f32>>,
     pub k_norm: Option<Vec<f32>>,
     pub attention: Joined,
     pub mlp_norm: Vec<f32>,
-    pub gate_up: Packed,
+    pub gate_up: Projection,
     pub mlp: Joined,
 }
 
 /// A projection into the residual stream.
 #[derive(Debug)]
 pub(super) struct Joined {
-    pub weight: Packed,
+    pub weight: Projection,
     pub bias: Option<Vec<f32>>,
     /// Of what is projected, before it joins the stream.
     pub norm: Option<Vec<f32>>,
 }
 
-/// A copy of all weights, in f32 on the CPU whatever they were.
+/// A projection, in f32 or as a file has it.
 #[derive(Debug)]
-pub(super) struct PackedWeights {
-    /// `(vocab, hidden)`
-    pub embed: Vec<f32>,
-    pub layers: Vec<PackedLayer>,
-    pub norm: Vec<f32>,
-    pub head: Packed,
+pub(super) enum Projection {
+    Float(Packed),
+    Quantized(Matrix),
 }
 
-impl PackedWeights {
-    pub fn new(isa: Isa, spec: &Spec, weights: &Weights) -> Result<Self, ModelError> {
-        let embed = floats(&weights.embed)?;
-        let head = match &weights.lm_head {
-            Some(head) => Packed::new(isa, spec.hidden_size, &[&floats(head)?]),
-            None => Packed::new(isa, spec.hidden_size, &[&embed]),
+impl Projection {
+    /// Columns of the product, padding included.
+    pub fn columns(&self) -> usize {
+        match self {
+            Self::Float(packed) => packed.columns(),
+            Self::Quantized(matrix) => matrix.columns(),
+        }
+    }
+
+    pub fn is_quantized(&self) -> bool {
+        matches!(self, Self::Quantized(_))
+    }
+}
+
+/// The embedding, `(vocab, hidden)`.
+#[derive(Debug)]
+pub(super) enum Table {
+    Float(Vec<f32>),
+    Quantized(Matrix),
+    /// It is the quantised output projection.
+    Head,
+}
+
+/// A copy of all weights on the CPU: in f32 whatever they were, or quantised as in their file.
+#[derive(Debug)]
+pub(super) struct PackedWeights {
+    pub embed: Table,
+    pub layers: Vec<PackedLayer>,
+    pub norm: Vec<f32>,
+    pub head: Projection,
+}
+
+/// A weight of a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Embed,
+    Norm,
+    Head,
+    Layer(usize, Slot),
+}
+
+/// Where weights are taken from.
+pub(super) trait Source {
+    /// A weight in f32, row by row.
+    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError>;
+
+    /// Matrices of this depth, one below the other, as they are; `None` where they are not all
+    /// quantised.
+    fn quantized(&self, depth: usize, places: &[Place]) -> Result<Option<Matrix>, ModelError>;
+
+    /// As they are if they are quantised, else in f32.
+    fn projection(
+        &self,
+        isa: Isa,
+        depth: usize,
+        places: &[Place],
+    ) -> Result<Projection, ModelError> {
+        if let Some(matrix) = self.quantized(depth, places)? {
+            return Ok(Projection::Quantized(matrix));
+        }
+        let matrices = places.iter().map(|&place| self.floats(place));
+        let matrices = matrices.collect::<Result<Vec<_>, _>>()?;
+        let matrices: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
+        Ok(Projection::Float(Packed::new(isa, depth, &matrices)))
+    }
+}
+
+impl Source for Weights {
+    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError> {
+        let tensor = match place {
+            Place::Embed => &self.embed,
+            Place::Norm => &self.norm,
+            Place::Head => self.output(),
+            Place::Layer(index, slot) => self.layers[index].need(slot)?,
         };
-        let layers = weights.layers.iter().map(|weights| Layer { isa, spec, weights }.pack());
-        Ok(Self {
-            layers: layers.collect::<Result<_, _>>()?,
-            norm: norm(spec, &weights.norm)?,
-            embed,
-            head,
+        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    fn quantized(&self, _: usize, _: &[Place]) -> Result<Option<Matrix>, ModelError> {
+        Ok(None)
+    }
+}
+
+impl Source for GgufWeights<'_> {
+    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError> {
+        let (name, shape) = self.named(place)?;
+        GgufWeights::floats(self, &name, &shape)
+    }
+
+    fn quantized(&self, depth: usize, places: &[Place]) -> Result<Option<Matrix>, ModelError> {
+        let mut tensors = Vec::with_capacity(places.len());
+        for &place in places {
+            let (name, shape) = self.named(place)?;
+            tensors.push(self.rows(&name, &shape)?);
+        }
+        let rows: Vec<Rows<'_>> = tensors
+            .iter()
+            .map(|(tensor, order)| Rows {
+                kind: tensor.kind,
+                data: tensor.data,
+                order: order.as_deref(),
+            })
+            .collect();
+        Ok(Matrix::new(depth, &rows))
+    }
+}
+
+impl GgufWeights<'_> {
+    /// A weight's name in checkpoints, and its shape.
+    fn named(&self, place: Place) -> Result<(String, Vec<usize>), ModelError> {
+        let spec = self.spec();
+        let table = vec![spec.vocab_size, spec.hidden_size];
+        Ok(match place {
+            Place::Norm => (NORM.to_owned(), vec![spec.hidden_size]),
+            Place::Head if !spec.tie_word_embeddings => (HEAD.to_owned(), table),
+            Place::Embed | Place::Head => (EMBED.to_owned(), table),
+            Place::Layer(index, slot) => match slot.shape(spec) {
+                Some(shape) => (slot.name(spec, index), shape),
+                None => return Err(ModelError::Batch(format!("the layer has no {slot:?}"))),
+            },
         })
     }
 }
 
-/// A layer to be packed.
-struct Layer<'a> {
-    isa: Isa,
-    spec: &'a Spec,
-    weights: &'a LayerWeights,
+impl PackedWeights {
+    pub fn new(isa: Isa, spec: &Spec, source: &impl Source) -> Result<Self, ModelError> {
+        let head = source.projection(isa, spec.hidden_size, &[Place::Head])?;
+        let embed = if spec.tie_word_embeddings && head.is_quantized() {
+            Table::Head
+        } else {
+            match source.quantized(spec.hidden_size, &[Place::Embed])? {
+                Some(matrix) => Table::Quantized(matrix),
+                None => Table::Float(source.floats(Place::Embed)?),
+            }
+        };
+        let layers = (0..spec.layers.len()).map(|index| Layer { isa, spec, source, index }.pack());
+        Ok(Self {
+            embed,
+            layers: layers.collect::<Result<_, _>>()?,
+            norm: shifted(spec, source.floats(Place::Norm)?),
+            head,
+        })
+    }
+
+    /// Writes a row of the embedding.
+    pub fn embedding(&self, id: u32, out: &mut [f32]) {
+        match (&self.embed, &self.head) {
+            (Table::Float(values), _) => {
+                out.copy_from_slice(&values[id as usize * out.len()..][..out.len()]);
+            }
+            (Table::Quantized(matrix), _) | (Table::Head, Projection::Quantized(matrix)) => {
+                matrix.read_row(id as usize, out);
+            }
+            // The head serves as the embedding only where it is quantised.
+            (Table::Head, Projection::Float(_)) => {}
+        }
+    }
+
+    /// Whether any projection is quantised.
+    pub fn is_quantized(&self) -> bool {
+        self.head.is_quantized() || self.layers.iter().any(|layer| layer.qkv.is_quantized())
+    }
 }
 
-impl Layer<'_> {
+/// A layer to be packed.
+struct Layer<'a, S> {
+    isa: Isa,
+    spec: &'a Spec,
+    source: &'a S,
+    index: usize,
+}
+
+impl<S: Source> Layer<'_, S> {
     fn pack(&self) -> Result<PackedLayer, ModelError> {
         let Spec { hidden_size, intermediate_size, .. } = *self.spec;
         let biases = [Slot::QueryBias, Slot::KeyBias, Slot::ValueBias];
         Ok(PackedLayer {
-            input_norm: norm(self.spec, self.weights.need(Slot::InputNorm)?)?,
+            input_norm: shifted(self.spec, self.floats(Slot::InputNorm)?),
             qkv: self.matrices(hidden_size, &[Slot::Query, Slot::Key, Slot::Value])?,
             qkv_bias: match self.spec.qkv_bias {
                 true => Some(self.aligned(&biases)?),
@@ -83,10 +231,10 @@ impl Layer<'_> {
             k_norm: self.norm(Slot::KeyNorm)?,
             attention: Joined {
                 weight: self.matrices(self.spec.query_width(), &[Slot::Output])?,
-                bias: self.weights.get(Slot::OutputBias).map(floats).transpose()?,
+                bias: self.optional(Slot::OutputBias)?,
                 norm: self.norm(Slot::PostAttentionNorm)?,
             },
-            mlp_norm: norm(self.spec, self.weights.need(Slot::MlpNorm)?)?,
+            mlp_norm: shifted(self.spec, self.floats(Slot::MlpNorm)?),
             gate_up: self.matrices(hidden_size, &[Slot::Gate, Slot::Up])?,
             mlp: Joined {
                 weight: self.matrices(intermediate_size, &[Slot::Down])?,
@@ -96,11 +244,17 @@ impl Layer<'_> {
         })
     }
 
-    fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<Packed, ModelError> {
-        let matrices = slots.iter().map(|&slot| floats(self.weights.need(slot)?));
-        let matrices = matrices.collect::<Result<Vec<_>, _>>()?;
-        let matrices: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
-        Ok(Packed::new(self.isa, depth, &matrices))
+    fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<Projection, ModelError> {
+        let places: Vec<Place> = slots.iter().map(|&slot| Place::Layer(self.index, slot)).collect();
+        self.source.projection(self.isa, depth, &places)
+    }
+
+    fn floats(&self, slot: Slot) -> Result<Vec<f32>, ModelError> {
+        self.source.floats(Place::Layer(self.index, slot))
+    }
+
+    fn optional(&self, slot: Slot) -> Result<Option<Vec<f32>>, ModelError> {
+        slot.shape(self.spec).map(|_| self.floats(slot)).transpose()
     }
 
     /// Vectors one after another, each from a multiple of sixteen on, as the columns of a product are.
@@ -108,22 +262,17 @@ impl Layer<'_> {
         let mut all = Vec::new();
         for &slot in slots {
             all.resize(all.len().next_multiple_of(LANES), 0.0);
-            all.extend(floats(self.weights.need(slot)?)?);
+            all.extend(self.floats(slot)?);
         }
         Ok(all)
     }
 
     fn norm(&self, slot: Slot) -> Result<Option<Vec<f32>>, ModelError> {
-        self.weights.get(slot).map(|weight| norm(self.spec, weight)).transpose()
+        Ok(self.optional(slot)?.map(|weight| shifted(self.spec, weight)))
     }
 }
 
-/// What normalised values are multiplied by.
-fn norm(spec: &Spec, weight: &Tensor) -> Result<Vec<f32>, ModelError> {
-    Ok(floats(weight)?.into_iter().map(|weight| weight + spec.norm_offset).collect())
-}
-
-fn floats(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
-    let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    Ok(tensor.flatten_all()?.to_vec1()?)
+/// What normalised values are multiplied by, given a norm's weight.
+fn shifted(spec: &Spec, weight: Vec<f32>) -> Vec<f32> {
+    weight.into_iter().map(|weight| weight + spec.norm_offset).collect()
 }

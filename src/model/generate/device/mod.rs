@@ -91,7 +91,9 @@ impl Decode for DeviceDecoder {
     type Cache = PooledCache;
     type Scratch = Vec<f32>;
 
-    const IS_DIVIDED: bool = false;
+    fn is_divided(&self) -> bool {
+        false
+    }
 
     fn context(&self) -> usize {
         self.spec.max_position_embeddings.min(self.pool.tokens())

@@ -13,8 +13,8 @@ const WORTH_SHARING: usize = 1 << 16;
 /// Parts for each thread, so that one that starts late takes fewer.
 const PARTS: usize = 4;
 
-/// `out = x · Wᵀ`, or `out += x · Wᵀ`, for rows of `out` of `matrix.columns()`. Shared among the
-/// threads of the pool that it is called in; the result is the same bits with any number of them,
+/// `out = x · Wᵀ`, or `out += x · Wᵀ`; the rows of `out` are at least `matrix.columns()` wide. Shared
+/// among the threads of the pool that it is called in; the result is the same bits with any number of them,
 /// and for a row whatever the others are. `panels` is working memory.
 pub fn multiply(
     isa: Isa,
@@ -28,6 +28,7 @@ pub fn multiply(
     if rows == 0 {
         return;
     }
+    let stride = out.len() / rows;
     if rows == 1 && !add {
         return share(isa, x, matrix, &mut out[..columns]);
     }
@@ -35,7 +36,7 @@ pub fn multiply(
     share(isa, x, matrix, panels);
     for (panel, sums) in panels.chunks_exact(rows * LANES).enumerate() {
         for (row, sums) in sums.chunks_exact(LANES).enumerate() {
-            let out = &mut out[row * columns + panel * LANES..][..LANES];
+            let out = &mut out[row * stride + panel * LANES..][..LANES];
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = if add { *out + sum } else { *sum };
             }
