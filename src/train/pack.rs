@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn scores_are_those_of_each_trajectory_by_itself() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen3/tied");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model/tied");
         let model = Model::load(&folder, DType::F32, &Device::Cpu).unwrap();
         let traces = [
             trace(&[9, 8], &[7, 6, 5], &[4], &[3, 2]),

@@ -354,7 +354,7 @@ fn groups_without_variance_are_replaced_where_that_is_asked() {
 }
 
 fn tied() -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen3/tied");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model/tied");
     Model::load(&folder, DType::F32, &Device::Cpu).unwrap()
 }
 
