@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn samples_differ_in_seed_and_all_are_counted() {
         let model = Scripted::new("m", |call: &Call| {
-            let seed = call.params["seed"].as_i64().unwrap();
+            let seed = call.own["seed"].as_i64().unwrap();
             assert_eq!(call.params["temperature"], json!(TEMPERATURE));
             let mut reply = Reply::text(format!("Answer: {}", if seed < 10 { "a" } else { "b" }));
             reply.usage.completion_tokens = 3;

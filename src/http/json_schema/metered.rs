@@ -111,7 +111,7 @@ impl Meter {
         if self.base.abs_diff(address()) > STACK {
             return Err(Unfinished::TooCostly);
         }
-        if self.evaluations % CLOCK == 0 && self.stop.is_due() {
+        if self.evaluations.is_multiple_of(CLOCK) && self.stop.is_due() {
             return Err(Unfinished::Stopped);
         }
         Ok(())

@@ -72,7 +72,7 @@ fn agrees_with_trl() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let text = std::fs::read_to_string(root.join("grpo/cases.json")).unwrap();
     let golden: Golden = serde_json::from_str(&text).unwrap();
-    let model = Model::load(&root.join("qwen3/tied"), DType::F32, &Device::Cpu).unwrap();
+    let model = Model::load(&root.join("model/tied"), DType::F32, &Device::Cpu).unwrap();
     let (batch, selection) = golden.pack();
     let size = UpdateSize { sequences: golden.completions.len(), tokens: selection.len() };
     for (name, case) in &golden.cases {

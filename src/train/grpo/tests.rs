@@ -58,7 +58,7 @@ fn config(folder: &Path) -> GrpoConfig {
         num_attention_heads = 2
         num_key_value_heads = 1
         head_dim = 8
-        max_position_embeddings = 256
+        max_position_embeddings = 512
     "#;
     let mut config = Preset::Default.complete(toml::from_str(text).unwrap()).unwrap();
     config.output = folder.to_owned();
@@ -263,7 +263,7 @@ fn a_reward_that_cannot_be_made_ends_the_run_before_an_episode() {
     config.reward.external.as_mut().unwrap().command = vec!["/no/such/program".into()];
     let error = run_grpo(
         &config,
-        failing(|_| panic!("an episode was run")),
+        failing(|_| unreachable!("an episode was run")),
         false,
         &mut Listener::default(),
     );
