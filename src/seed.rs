@@ -39,9 +39,10 @@ pub fn of_name(seed: u64, name: &str) -> u64 {
     seed.wrapping_mul(GOLDEN) ^ u64::from(crc32c::crc32c(name.as_bytes()))
 }
 
-/// The seed of an episode as endpoints take it: a number that is not negative in 64 signed bits.
-pub fn for_endpoint(seed: u64) -> i64 {
-    (seed >> 1) as i64
+/// A seed as every endpoint takes it: a number that is not negative in 32 signed bits. It depends on
+/// every bit of `seed`.
+pub fn for_endpoint(seed: u64) -> i32 {
+    (scramble(seed) >> 33) as i32
 }
 
 /// A step of SplitMix64.
@@ -85,6 +86,6 @@ mod tests {
         assert_eq!(nth(0, 1), GOLDEN);
         assert_eq!(of_round(3, 0), 3);
         assert_eq!(of_name(0, "123456789"), 0xE306_9283);
-        assert_eq!(for_endpoint(u64::MAX), i64::MAX);
+        assert_eq!(for_endpoint(GOLDEN), 0x7110_541C, "its upper 31 bits");
     }
 }

@@ -68,7 +68,7 @@ async fn what_is_streamed_is_what_is_answered() {
         ),
         ("<answer>&amp;lt;/think> &lt;b> &l</answer>", "", "&lt;/think> &lt;b> &l"),
         // Tags that are never closed.
-        ("<think>t</think><answer>cut <think>off", "t", "cut"),
+        ("<think>t</think><answer>cut <think>off", "t", "cut <think>off"),
         ("<think>well <answer>so be it</answer>", "well", "so be it"),
         ("<answer>a </ans", "", "a </ans"),
     ];

@@ -203,7 +203,7 @@ async fn what_cannot_be_evaluated_is_said() {
         (base.replace("direct", "dirct") + &data("questions.jsonl"), 64, "there is no such method"),
         (base.to_owned() + &data("none.jsonl"), 1, "none.jsonl"),
         (base.to_owned() + &data("fake.parquet"), 1, "not a Parquet file"),
-        (base.to_owned() + &data("questions.jsonl"), 1, "holds no task"),
+        (base.to_owned() + &data("questions.jsonl"), 1, "holds no row that can be used"),
         (base.to_owned() + "data = []\n", 1, "there are no questions"),
     ] {
         let bench = Bench::new("{\"question\": \"Who?\", \"answer\": []}\n", &config);

@@ -39,7 +39,7 @@ fn config(folder: &Path, upstream: &Loopback, collector: &Loopback, contents: bo
     let path = folder.join("server.toml");
     let text = format!(
         "[access]\nstore = {:?}\n[telemetry]\notlp_url = {:?}\nheaders_env = \"COLLECTOR\"\n\
-         contents = {contents}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
+         contents = {contents}\n[policy]\nengine = \"large_model\"\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
          api_key_env = \"ENDPOINT\"\nretries = {{ max = 0 }}\n",
         folder.join("keys.db"),
         collector.url().trim_end_matches("/v1"),

@@ -16,6 +16,7 @@ use serde_json::{Map, json};
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
 use crate::large_model::{Call, LargeModel};
+use crate::seed;
 
 use super::EvalError;
 use super::arms::{Brief, PLACE, Prompt, PromptArm};
@@ -307,8 +308,7 @@ impl Search<'_> {
             .collect::<Result<Vec<_>, EvalError>>()?;
         let replies = asked.into_iter().map(|(seed, prompt)| async move {
             let mut params = Map::new();
-            // Every endpoint takes seeds of so many bits.
-            let own = Map::from_iter([("seed".to_owned(), json!(seed & i32::MAX as u64))]);
+            let own = Map::from_iter([("seed".to_owned(), json!(seed::for_endpoint(seed)))]);
             params.insert("temperature".into(), json!(1.0));
             let call = Call {
                 messages: vec![ChatMessage::text("user", prompt)],
