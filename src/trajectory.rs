@@ -106,8 +106,12 @@ impl std::ops::AddAssign for TokenUsage {
 }
 
 /// What the large model said to a prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
+    /// The message that was sent, where it is not the prompt as the policy wrote it: with its
+    /// references resolved, or the question beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<String>,
     /// The reply, in full.
     pub reply: String,
     /// Whether the policy saw only the head of it.
@@ -116,12 +120,15 @@ pub struct Observation {
     pub repeated: bool,
     /// What the call was billed; zero when repeated.
     pub usage: TokenUsage,
+    /// What that cost, in the operator's currency.
+    #[serde(default)]
+    pub cost: f64,
     /// From sending the prompt to the end of the reply, milliseconds.
     pub millis: u64,
 }
 
 /// One turn: what the policy wrote, what that meant, and what came back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
     /// The policy's text, verbatim.
     pub text: String,
@@ -131,8 +138,14 @@ pub struct Turn {
     pub action: Action,
     /// Why it stopped writing.
     pub finish: TurnFinish,
+    /// Whether the caller wrote the turn, and not the policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_given: bool,
     /// Tokens it sampled.
     pub tokens: usize,
+    /// What they cost, in the operator's currency; nothing for a policy that runs here.
+    #[serde(default)]
+    pub cost: f64,
     /// Time it took to sample them, milliseconds.
     pub millis: u64,
     /// The reply, when the action was a prompt that was answered.

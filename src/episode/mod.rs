@@ -103,6 +103,8 @@ pub struct EpisodeRequest {
     /// Parts of the question that are no text (images, audio): they go to the large model with the
     /// first prompt.
     pub attachments: Vec<Value>,
+    /// The first turns, written by the caller: the policy goes on behind them.
+    pub turns: Vec<GivenTurn>,
     /// How the policy samples.
     pub sampling: Sampling,
     /// Fields for every call of the large model.
@@ -127,6 +129,7 @@ impl EpisodeRequest {
             conversation: Vec::new(),
             is_continued: false,
             attachments: Vec::new(),
+            turns: Vec::new(),
             sampling,
             large_model_params: Map::new(),
             form: AnswerForm::default(),
@@ -136,6 +139,17 @@ impl EpisodeRequest {
             tally: Tally::default(),
         }
     }
+}
+
+/// A turn that the caller wrote in the policy's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenTurn {
+    /// What the policy is to have thought.
+    pub think: Option<String>,
+    /// The prompt; references in it are resolved as in the policy's own.
+    pub prompt: String,
+    /// The large model's reply. Without one, the large model is asked.
+    pub response: Option<String>,
 }
 
 /// Why an episode ended.

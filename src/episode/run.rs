@@ -10,6 +10,7 @@ use tracing::{Instrument, Span, field};
 mod arrange;
 mod ask;
 mod bare;
+mod given;
 
 use ask::Asked;
 
@@ -218,7 +219,13 @@ impl Run<'_> {
             }
             self.events.emit(EpisodeEvent::Turn(index)).await?;
             let span = tracing::info_span!(target: SPANS, "turn", index);
-            match self.turn(session, room).instrument(span).await? {
+            let turn = async {
+                match self.request.turns.get(index) {
+                    Some(given) => self.given(session, given).await,
+                    None => self.turn(session, room).await,
+                }
+            };
+            match turn.instrument(span).await? {
                 ControlFlow::Break(ending) => return Ok(ending),
                 ControlFlow::Continue(()) => {}
             }
@@ -293,7 +300,9 @@ impl Run<'_> {
             think: parsed.think,
             action: parsed.action.clone(),
             finish,
+            is_given: false,
             tokens: usage.completion_tokens as usize,
+            cost,
             millis: begun.elapsed().as_millis() as u64,
             observation: None,
         });
@@ -317,23 +326,26 @@ impl Run<'_> {
                 }
                 Err(error) => self.do_without(error),
             },
-            Action::Prompt(prompt) => self.exchange(session, &prompt).await,
+            Action::Prompt(_) if self.is_last_turn() && !self.request.limits.fallback => {
+                Ok(ControlFlow::Break(Ending::Without(FinishReason::TurnLimit)))
+            }
+            Action::Prompt(prompt) => {
+                let asked = self.ask(&prompt, false).await;
+                self.show(session, asked).await
+            }
         }
     }
 
-    /// Sends a prompt and shows the policy the reply.
-    async fn exchange(
+    /// Shows the policy what came of its prompt.
+    async fn show(
         &mut self,
         session: &mut dyn PolicySession,
-        prompt: &str,
+        asked: Result<Asked, EpisodeErrorKind>,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         let limits = &self.request.limits;
-        let is_last = self.turns.len() == limits.max_turns;
-        if is_last && !limits.fallback {
-            return Ok(ControlFlow::Break(Ending::Without(FinishReason::TurnLimit)));
-        }
+        let is_last = self.is_last_turn();
         let head;
-        let shown = match self.ask(prompt, false).await {
+        let shown = match asked {
             Ok(Asked::Replied(reply, mut observation)) => {
                 let reply = reply.message.as_text();
                 head = reply.chars().take(limits.observation_chars).collect::<String>();
@@ -428,6 +440,11 @@ impl Run<'_> {
 
     fn tally(&self) {
         *self.request.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage;
+    }
+
+    /// Whether the turn that was written last is the last there may be.
+    fn is_last_turn(&self) -> bool {
+        self.turns.len() == self.request.limits.max_turns
     }
 
     fn is_over_budget(&self) -> bool {

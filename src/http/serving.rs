@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
-use super::error::ApiError;
+use super::error::{ApiError, shorten};
 use super::metrics::Metrics;
 use crate::engine::Sampling;
 use crate::episode::Limits;
 use crate::large_model::LargeModels;
-use crate::policy::Policy;
+use crate::policy::{DIRECT, DirectPolicy, Policy};
 use crate::protocol::Protocol;
 
 /// The header by which a request names its policy.
@@ -60,31 +60,44 @@ impl Serving {
 
     /// The policy for a request: the one of the name `asked` (its field is called `param`), else
     /// the one that a header names, else the canary where `draw`, from 0 to 1, is below its share.
+    /// `direct` is none: the large model alone answers, asked as by the main policy.
     pub(super) fn choose(
         &self,
         asked: Option<&str>,
         param: &str,
         headers: &HeaderMap,
         draw: f64,
-    ) -> Result<&Arc<Served>, ApiError> {
+    ) -> Result<Arc<Served>, ApiError> {
         let by_header = || headers.get(POLICY).map(|name| name.to_str().unwrap_or_default());
         match (asked, by_header()) {
             (Some(name), _) => self.find(name).map_err(|error| error.with_param(param)),
             (None, Some(name)) => self.find(name),
             (None, None) => Ok(match &self.canary {
-                Some(canary) if draw < canary.share => &canary.served,
-                _ => &self.main,
+                Some(canary) if draw < canary.share => Arc::clone(&canary.served),
+                _ => Arc::clone(&self.main),
             }),
         }
     }
 
-    fn find(&self, name: &str) -> Result<&Arc<Served>, ApiError> {
-        self.policies().find(|served| served.policy.name() == name).ok_or_else(|| {
-            let here: Vec<_> =
-                self.policies().map(|served| format!("`{}`", served.policy.name())).collect();
-            let message =
-                format!("no policy is called `{name}`\nhint: there is {}", here.join(", "));
-            ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message)
-        })
+    fn find(&self, name: &str) -> Result<Arc<Served>, ApiError> {
+        if let Some(served) = self.policies().find(|served| served.policy.name() == name) {
+            return Ok(Arc::clone(served));
+        }
+        if name == DIRECT {
+            let Served { protocol, sampling, .. } = &*self.main;
+            let (policy, protocol) = (Arc::new(DirectPolicy), Arc::clone(protocol));
+            return Ok(Arc::new(Served { policy, protocol, sampling: *sampling }));
+        }
+        let here: Vec<_> = self.policy_names().map(|name| format!("`{name}`")).collect();
+        let message =
+            format!("no policy is called `{}`\nhint: there is {}", shorten(name), here.join(", "));
+        Err(ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message))
+    }
+
+    /// The policies that a request may name.
+    pub(super) fn policy_names(&self) -> impl Iterator<Item = &str> {
+        let own = self.policies().map(|served| served.policy.name());
+        let has_direct = self.policies().any(|served| served.policy.name() == DIRECT);
+        own.chain((!has_direct).then_some(DIRECT))
     }
 }

@@ -8,6 +8,9 @@ use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 
+/// The name of [`DirectPolicy`].
+pub const DIRECT: &str = "direct";
+
 /// Stands where a policy would, so that the loop is the same: its only turn hands the question on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DirectPolicy;
@@ -15,7 +18,7 @@ pub struct DirectPolicy;
 #[async_trait]
 impl Policy for DirectPolicy {
     fn name(&self) -> &str {
-        "direct"
+        DIRECT
     }
 
     async fn open(
@@ -42,6 +45,10 @@ impl PolicySession for Session {
     ) -> Result<WrittenTurn, PolicyError> {
         let _ = sink.text(&format!("<{FINAL_PROMPT}><question/></{FINAL_PROMPT}>")).await?;
         Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
+    }
+
+    async fn given(&mut self, _turn: &str) -> Result<(), PolicyError> {
+        Ok(())
     }
 
     fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {

@@ -17,7 +17,7 @@ mod remote;
 mod scripted;
 mod token;
 
-pub use direct::DirectPolicy;
+pub use direct::{DIRECT, DirectPolicy};
 pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
@@ -115,6 +115,12 @@ pub trait Policy: Send + Sync {
         self.open(opening, sampling).await
     }
 
+    /// The text of each token of a trace of this policy's, in order. A character of several tokens
+    /// stands with the last of them. Empty for policies that do not expose their tokens.
+    async fn token_texts(&self, _ids: &[u32]) -> Result<Vec<String>, PolicyError> {
+        Ok(Vec::new())
+    }
+
     /// Whether the policy can write now.
     async fn is_ready(&self) -> bool;
 }
@@ -128,6 +134,9 @@ pub trait PolicySession: Send {
         max_tokens: usize,
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError>;
+
+    /// Appends a turn that the policy did not write, where it would stand had it written it.
+    async fn given(&mut self, turn: &str) -> Result<(), PolicyError>;
 
     /// Appends what the policy gets to see before its next turn.
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;

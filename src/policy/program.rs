@@ -108,6 +108,11 @@ impl PolicySession for Session {
         Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }
 
+    /// What was shown after it stands for it.
+    async fn given(&mut self, _turn: &str) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())

@@ -170,6 +170,12 @@ impl PolicySession for Session {
         }))
     }
 
+    async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {
+        self.turns += 1;
+        self.messages.push(ChatMessage::text("assistant", turn));
+        Ok(())
+    }
+
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.messages.push(ChatMessage::text("user", concat(observation)));
         Ok(())

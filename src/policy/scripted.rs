@@ -87,6 +87,11 @@ impl PolicySession for Session {
         Ok(WrittenTurn { finish, usage, cost: 0.0 })
     }
 
+    /// What was shown after it stands for it.
+    async fn given(&mut self, _turn: &str) -> Result<(), PolicyError> {
+        Ok(())
+    }
+
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::compute::{self, ComputeError};
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
 use crate::protocol::{Piece, length};
-use crate::tokenization::{IncrementalDecoder, TextSide};
+use crate::tokenization::{IncrementalDecoder, TextSide, TokenizerError};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -52,18 +52,10 @@ impl Policy for TokenPolicy {
         opening: &[Piece],
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        let bytes = length(opening);
+        let (text, bytes) = (Arc::clone(&self.text), length(opening));
+        let opening = opening.to_vec();
         let context = self.engine.context_length();
-        if bytes > context.saturating_mul(BYTES_A_TOKEN) {
-            return Err(PolicyError::TextTooLong { bytes, context });
-        }
-        let (text, opening) = (Arc::clone(&self.text), opening.to_vec());
-        let until = Instant::now() + TOKENIZING;
-        let ids = compute::run_on(bytes, until, move || text.opening_ids(&opening)).await;
-        let ids = ids.map_err(|error| match error {
-            ComputeError::Full => EngineError::Overloaded.into(),
-            error => PolicyError::Tokenizer(error.to_string()),
-        })??;
+        let ids = tokenized(bytes, context, move || text.opening_ids(&opening)).await?;
         let mut trace = TokenTrace::default();
         trace.push_context(&ids);
         Ok(Box::new(Session {
@@ -76,9 +68,44 @@ impl Policy for TokenPolicy {
         }))
     }
 
+    async fn token_texts(&self, ids: &[u32]) -> Result<Vec<String>, PolicyError> {
+        let (text, ids) = (Arc::clone(&self.text), ids.to_vec());
+        let bytes = ids.len() * BYTES_A_TOKEN;
+        let work = move || {
+            let mut decoder = IncrementalDecoder::default();
+            ids.iter().map(|id| decoder.push(&text.tokenizer, *id)).collect()
+        };
+        computed(bytes, work).await
+    }
+
     async fn is_ready(&self) -> bool {
         self.engine.is_ready().await
     }
+}
+
+/// The ids of a text of so many bytes, unless that is far beyond the context.
+async fn tokenized(
+    bytes: usize,
+    context: usize,
+    work: impl FnOnce() -> Result<Vec<u32>, TokenizerError> + Send + 'static,
+) -> Result<Vec<u32>, PolicyError> {
+    if bytes > context.saturating_mul(BYTES_A_TOKEN) {
+        return Err(PolicyError::TextTooLong { bytes, context });
+    }
+    computed(bytes, work).await
+}
+
+/// Runs the tokenizer over so many bytes, off the async workers where they are many.
+async fn computed<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, TokenizerError> + Send + 'static,
+) -> Result<T, PolicyError> {
+    let computed = compute::run_on(bytes, Instant::now() + TOKENIZING, work).await;
+    let computed = computed.map_err(|error| match error {
+        ComputeError::Full => EngineError::Overloaded.into(),
+        error => PolicyError::Tokenizer(error.to_string()),
+    })?;
+    Ok(computed?)
 }
 
 struct Session {
@@ -164,6 +191,16 @@ impl PolicySession for Session {
             let _ = sink.text(&tail).await?;
         }
         Ok(WrittenTurn { finish, usage, cost: 0.0 })
+    }
+
+    async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {
+        // The next turn draws what it would have drawn behind a turn of the policy's own.
+        self.turns += 1;
+        let (text, bytes, turn) = (Arc::clone(&self.text), turn.len(), turn.to_owned());
+        let context = self.engine.context_length();
+        let ids = tokenized(bytes, context, move || text.turn_ids(&turn)).await?;
+        self.trace.push_context(&ids);
+        Ok(())
     }
 
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {

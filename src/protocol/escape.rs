@@ -23,7 +23,12 @@ pub fn unescape(text: &str) -> String {
     unescape_names(text, &NAMES)
 }
 
-/// The same for the given names alone.
+/// Adds one level of escaping to what parsing unescapes in the content of `tag`.
+pub(super) fn escape_content(tag: &str, text: &str) -> String {
+    rewrite(text, names_in(tag), |levels| Some(levels + 1))
+}
+
+/// [`unescape`] for the given names alone.
 pub(super) fn unescape_names(text: &str, names: &[&str]) -> String {
     rewrite(text, names, |levels| levels.checked_sub(1))
 }

@@ -14,6 +14,7 @@ mod parse;
 mod piece;
 mod reference;
 mod template;
+mod write;
 
 pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
@@ -21,6 +22,7 @@ pub use piece::{Piece, concat, length};
 pub(crate) use piece::{join as join_pieces, split as split_pieces};
 pub use reference::{carries, comparable, expand};
 pub use template::{Opening, Protocol, ProtocolError, Shown, TEMPLATE_FILES};
+pub use write::write_prompt;
 
 /// The tag that holds the policy's thinking.
 pub const THINK: &str = "think";

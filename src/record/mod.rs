@@ -60,7 +60,10 @@ impl Record {
             EACH + value_bytes(&message.content) + extra
         });
         let turns = self.episode.trajectory.turns.iter().map(|turn| {
-            let reply = turn.observation.as_ref().map_or(0, |seen| seen.reply.len());
+            let reply = turn
+                .observation
+                .as_ref()
+                .map_or(0, |seen| seen.reply.len() + seen.sent.as_ref().map_or(0, String::len));
             // What it thought and asked stands in its text, too.
             EACH + 2 * turn.text.len() + reply
         });

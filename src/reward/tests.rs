@@ -12,10 +12,12 @@ fn trajectory(turns: &[&str]) -> Trajectory {
     let turns = turns.iter().map(|text| {
         let parsed = parse_turn(text);
         let observation = matches!(parsed.action, Action::Prompt(_)).then(|| Observation {
+            sent: None,
             reply: "reply".into(),
             truncated: false,
             repeated: false,
             usage: TokenUsage::default(),
+            cost: 0.0,
             millis: 0,
         });
         Turn {
@@ -23,7 +25,9 @@ fn trajectory(turns: &[&str]) -> Trajectory {
             think: parsed.think,
             action: parsed.action,
             finish: TurnFinish::Stop,
+            is_given: false,
             tokens: 1,
+            cost: 0.0,
             millis: 0,
             observation,
         }

@@ -9,6 +9,7 @@ mod chat_streams;
 mod connections;
 mod eval;
 mod faults;
+mod given_turns;
 mod hostile;
 mod hub;
 mod large_model;

@@ -9,12 +9,13 @@ use prompt_r1::engine::native::{NativeConfig, NativeEngine};
 use prompt_r1::engine::{
     Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason,
 };
-use prompt_r1::episode::{Episode, EpisodeRequest, Participants, Silent, run_episode};
+use prompt_r1::episode::{Episode, EpisodeRequest, GivenTurn, Participants, Silent, run_episode};
 use prompt_r1::large_model::{Reply, Scripted};
 use prompt_r1::model::{Batch, Model, Selection, Spec, Weights};
-use prompt_r1::policy::TokenPolicy;
+use prompt_r1::policy::{Policy, TokenPolicy};
 use prompt_r1::protocol::Protocol;
 use prompt_r1::tokenization::TextSide;
+use prompt_r1::trajectory::Action;
 
 const FOLDER: &str = "models/policy";
 const QUESTION: &str = "What is the currency of the country of the birthplace of Padford?";
@@ -116,6 +117,10 @@ async fn contract(engine: &dyn Engine) {
 }
 
 async fn episode(engine: Arc<dyn Engine>, seed: u64) -> Episode {
+    episode_behind(engine, seed, Vec::new()).await
+}
+
+async fn episode_behind(engine: Arc<dyn Engine>, seed: u64, turns: Vec<GivenTurn>) -> Episode {
     let policy = TokenPolicy::new("policy", engine, Arc::new(text()), true);
     let templates = Path::new(FOLDER).join("templates");
     let protocol = Protocol::load(Some(&templates)).unwrap();
@@ -126,6 +131,7 @@ async fn episode(engine: Arc<dyn Engine>, seed: u64) -> Episode {
     let sampling = Sampling { temperature: 0.7, top_p: 0.9, top_k: None, seed };
     let mut request = EpisodeRequest::new(QUESTION, sampling);
     request.limits.fallback = false;
+    request.turns = turns;
     run_episode(participants, &request, &mut Silent).await.unwrap()
 }
 
@@ -173,6 +179,38 @@ async fn both_engines_run_the_same_episode() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_turn_is_what_the_policy_would_have_written() {
+    let engine = native();
+    let own = episode(Arc::clone(&engine), 1).await;
+    assert!(own.trajectory.turns.len() > 1, "{own:?}");
+    for count in 1..own.trajectory.turns.len() {
+        let given = own.trajectory.turns.iter().take(count).map(|turn| match &turn.action {
+            Action::Prompt(prompt) => GivenTurn {
+                think: turn.think.clone(),
+                prompt: prompt.clone(),
+                response: turn.observation.as_ref().map(|seen| seen.reply.clone()),
+            },
+            other => panic!("{other:?}"),
+        });
+        let behind = episode_behind(Arc::clone(&engine), 1, given.collect()).await;
+        let trace = &behind.trajectory.trace;
+        assert_eq!(trace.ids, own.trajectory.trace.ids, "{count} given turns");
+        let sampled: usize = own.trajectory.turns.iter().skip(count).map(|turn| turn.tokens).sum();
+        assert_eq!(trace.action_count(), sampled, "given tokens are not sampled ones");
+        assert_eq!(behind.answer, own.answer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_token_has_its_text() {
+    let policy = TokenPolicy::new("policy", native(), Arc::new(text()), true);
+    let ids = episode(native(), 1).await.trajectory.trace.ids;
+    let texts = policy.token_texts(&ids).await.unwrap();
+    assert_eq!(texts.len(), ids.len());
+    assert_eq!(texts.concat(), text().tokenizer.decode(&ids).unwrap());
 }
 
 /// Requests that come together, of other lengths and some with a prefix that is taken over.

@@ -144,7 +144,7 @@ async fn a_request_can_name_its_policy() {
     let error = wrong.json::<Value>().await.unwrap();
     assert_eq!(error["error"]["code"], "policy_not_found");
     let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.ends_with("hint: there is `main`, `b`"), "{message}");
+    assert!(message.ends_with("hint: there is `main`, `b`, `direct`"), "{message}");
     let (status, error) = server.json("/v1/chat/completions", chat(json!({"policy": "c"}))).await;
     assert_eq!((status, &error["error"]["param"]), (404, &json!("prompt_r1.policy")));
 }

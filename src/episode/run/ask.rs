@@ -35,10 +35,12 @@ impl Run<'_> {
         is_answer: bool,
     ) -> Result<Asked, EpisodeErrorKind> {
         let begun = Instant::now();
+        let written = prompt;
         let prompt = match self.expanded(prompt) {
             Ok(prompt) => prompt,
             Err(turn) => return Ok(Asked::Missing(turn)),
         };
+        let mut sent = None;
         let key = comparable(&prompt);
         let known = self.replies.get(&key).cloned();
         let repeated = known.is_some();
@@ -51,6 +53,7 @@ impl Run<'_> {
                 let mut messages = self.large_model_opening()?;
                 messages.extend(self.exchanges.iter().cloned());
                 let message = self.prompt(&prompt)?;
+                sent = Some(message.as_text()).filter(|sent| sent != written);
                 // A conversation that goes on after the question asks it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
                 if !(is_asked && self.exchanges.is_empty()) {
@@ -64,14 +67,15 @@ impl Run<'_> {
             }
         };
         let millis = begun.elapsed().as_millis() as u64;
-        let usage = reply.usage;
+        let (usage, cost) = (reply.usage, reply.cost);
         let text = reply.message.as_text();
-        let observation = Observation { reply: text, truncated: false, repeated, usage, millis };
+        let observation =
+            Observation { sent, reply: text, truncated: false, repeated, usage, cost, millis };
         Ok(Asked::Replied(Box::new(reply), observation))
     }
 
     /// The prompt with its references resolved, or the turn whose reply there is none of.
-    fn expanded(&self, prompt: &str) -> Result<String, usize> {
+    pub(super) fn expanded(&self, prompt: &str) -> Result<String, usize> {
         let observations = self.turns.iter().map(|turn| turn.observation.as_ref());
         let replies: Vec<Option<&str>> =
             observations.map(|observation| observation.map(|it| it.reply.as_str())).collect();
@@ -85,7 +89,7 @@ impl Run<'_> {
 
     /// The message of a prompt. With the first goes what the large model would otherwise lack: the
     /// question, and what of it is no text.
-    fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
+    pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
         let is_first = self.exchanges.is_empty();
         let lacks = is_first && !request.is_continued && !carries(prompt, &request.question);

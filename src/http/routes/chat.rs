@@ -198,7 +198,7 @@ fn tasks(
             authorization: authorization(headers),
             ..EpisodeRequest::new(asked.question.clone(), sampling)
         };
-        let (served, model) = (Arc::clone(served), Arc::clone(&model));
+        let (served, model) = (Arc::clone(&served), Arc::clone(&model));
         let (state, caller, id) = (state.clone(), caller.clone(), id.clone());
         EpisodeTask { state, served, model, request, caller, id, route: ROUTE }
     };

@@ -99,11 +99,14 @@ async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Valu
     models
 }
 
-/// The loop's models: on the default large model, and on each by name.
+/// The loop's models: on the default large model, with the policies that a request may name, and
+/// on each by name.
 fn virtual_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
     let names = state.serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
-    std::iter::once(model(LOOP.to_owned())).chain(names).collect()
+    let mut default = model(LOOP.to_owned());
+    default["policies"] = state.serving.policy_names().collect();
+    std::iter::once(default).chain(names).collect()
 }
 
 /// The models of an endpoint; none when it does not answer.

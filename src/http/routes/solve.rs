@@ -12,7 +12,7 @@ use futures::stream;
 use serde_json::json;
 
 use crate::engine::Sampling;
-use crate::episode::{EpisodeEvent, EpisodeRequest, Silent};
+use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, GivenTurn, Silent};
 use crate::http::body::{RawBody, parse_bounded};
 use crate::http::caller::{Caller, authorization};
 use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
@@ -23,7 +23,8 @@ use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
 use crate::http::wire::options::{Options, between};
 use crate::http::wire::question::Asked;
-use crate::http::wire::solve::{Head, SolveReply, SolveRequest};
+use crate::http::wire::solve::{Head, Shown, SolveReply, SolveRequest, Split, policy_tokens};
+use crate::policy::Policy;
 
 const ROUTE: &str = "/v1/solve";
 
@@ -52,12 +53,12 @@ pub(in crate::http) async fn solve(
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (request, _): (SolveRequest, _) = parse_bounded(body, &state.server.bounds).await?;
-    let (is_stream, asked, options) = request.split()?;
+    let Split { is_stream, with_tokens, asked, turns, options } = request.split()?;
     match &options.large_model {
         Some(name) => caller.check(&format!("{LOOP}/{name}"))?,
         None => caller.check(LOOP)?,
     }
-    let task = task(&state, caller, &headers, asked, &options, started)?;
+    let task = task(&state, caller, &headers, asked, turns, &options, started)?;
     let head = Head {
         id: task.id.clone(),
         created: state.created(),
@@ -66,20 +67,43 @@ pub(in crate::http) async fn solve(
     };
     let deadline = started + task.request.limits.deadline();
     let permit = state.admission().admit(1, deadline).await?;
-    let with_turns = options.trace.unwrap_or(false);
+    let show = Show { turns: options.trace.unwrap_or(false), tokens: with_tokens };
     let policy = Arc::clone(&task.served.policy);
     if is_stream {
         let episode = task.start(Arc::new(permit));
         let metrics = Arc::clone(&state.metrics);
         let on_first = move || metrics.first_token(ROUTE, started.elapsed());
-        let events = events(episode, head, with_turns, on_first);
+        let events = events(episode, head, (show, Arc::clone(&policy)), on_first);
         let response = sse::response(Box::pin(events), &state, ROUTE, started);
         return Ok((super::policy_header(&*policy), response).into_response());
     }
     let episode = task.run(&mut Silent).await?;
     let headers =
         super::episode_headers(&*policy, episode.trajectory.turns.len(), task.overhead(&episode));
-    Ok((headers, Json(SolveReply::new(head, episode, with_turns))).into_response())
+    let shown = show.of(&*policy, &episode).await?;
+    Ok((headers, Json(SolveReply::new(head, episode, shown))).into_response())
+}
+
+/// What the reply is to show beside the answer.
+#[derive(Clone, Copy)]
+struct Show {
+    turns: bool,
+    tokens: bool,
+}
+
+impl Show {
+    async fn of(self, policy: &dyn Policy, episode: &Episode) -> Result<Shown, ApiError> {
+        let mut shown = Shown { turns: self.turns, tokens: None };
+        if self.tokens {
+            let trace = &episode.trajectory.trace;
+            let texts = policy.token_texts(&trace.ids).await.map_err(|error| {
+                tracing::error!(%error, "cannot show the policy's tokens");
+                ApiError::internal()
+            })?;
+            shown.tokens = Some(policy_tokens(trace, texts));
+        }
+        Ok(shown)
+    }
 }
 
 /// The episode that a request asks for.
@@ -88,6 +112,7 @@ fn task(
     caller: Caller,
     headers: &HeaderMap,
     asked: Asked,
+    turns: Vec<GivenTurn>,
     options: &Options,
     started: Instant,
 ) -> Result<EpisodeTask, ApiError> {
@@ -101,16 +126,25 @@ fn task(
         seed: options.seed.map_or_else(|| state.new_seed(), |seed| seed as u64),
         ..served.sampling
     };
+    let limits = options.limits(&state.serving.limits, "")?;
+    if turns.len() >= limits.max_turns {
+        let (given, most) = (turns.len(), limits.max_turns);
+        let message = format!(
+            "`turns` has {given} turns, and none of the {most} that there may be is left\nhint: give fewer turns, or raise `max_turns`"
+        );
+        return Err(ApiError::invalid("turns", message));
+    }
     let request = EpisodeRequest {
         conversation: asked.conversation,
         is_continued: asked.is_continued,
         attachments: asked.attachments,
-        limits: options.limits(&state.serving.limits, "")?,
+        turns,
+        limits,
         started,
         authorization: authorization(headers),
         ..EpisodeRequest::new(asked.question, sampling)
     };
-    let (served, model) = (Arc::clone(served), Arc::clone(model));
+    let model = Arc::clone(model);
     let id = state.new_id("solve-");
     Ok(EpisodeTask { state: state.clone(), served, model, request, caller, id, route: ROUTE })
 }
@@ -119,22 +153,23 @@ fn task(
 fn events(
     episode: EpisodeStream,
     head: Head,
-    with_turns: bool,
+    (show, policy): (Show, Arc<dyn Policy>),
     on_first: impl FnOnce() + Send + 'static,
 ) -> impl futures::Stream<Item = Bytes> + Send {
-    stream::unfold(Some((episode, head, Some(on_first))), move |state| async move {
-        let (mut episode, head, mut on_first) = state?;
+    stream::unfold(Some((episode, head, policy, Some(on_first))), move |state| async move {
+        let (mut episode, head, policy, mut on_first) = state?;
         let event = match episode.next().await {
             Some(TaskEvent::Event(event)) => {
                 if matches!(event, EpisodeEvent::Answer(_)) {
                     on_first.take().into_iter().for_each(|on_first| on_first());
                 }
-                return Some((sse_event(event), Some((episode, head, on_first))));
+                return Some((sse_event(event), Some((episode, head, policy, on_first))));
             }
             Some(TaskEvent::Done(result)) => match *result {
-                Ok(episode) => {
-                    sse::event(Some("done"), &SolveReply::new(head, episode, with_turns))
-                }
+                Ok(episode) => match show.of(&*policy, &episode).await {
+                    Ok(shown) => sse::event(Some("done"), &SolveReply::new(head, episode, shown)),
+                    Err(error) => sse::event(Some("error"), &error.body()),
+                },
                 Err(error) => sse::event(Some("error"), &error.body()),
             },
             None => sse::event(Some("error"), &ApiError::internal().body()),

@@ -17,8 +17,8 @@ use crate::http::state::AppState;
 pub(in crate::http) struct Options {
     /// The large model to ask, by its configured name. Default: the server's.
     pub(in crate::http) large_model: Option<String>,
-    /// The policy that asks, by its name; the header `x-prompt-r1-policy` does the same. Default:
-    /// the server's choice.
+    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy` does
+    /// the same. Default: the server's choice.
     pub(in crate::http) policy: Option<String>,
     /// Same request, same seed, same course. Default: a new one each time.
     pub(in crate::http) seed: Option<i64>,
@@ -81,12 +81,12 @@ impl Options {
     }
 
     /// The policy that plays.
-    pub(in crate::http) fn served<'a>(
+    pub(in crate::http) fn served(
         &self,
-        state: &'a AppState,
+        state: &AppState,
         headers: &HeaderMap,
         prefix: &str,
-    ) -> Result<&'a Arc<Served>, ApiError> {
+    ) -> Result<Arc<Served>, ApiError> {
         let param = format!("{prefix}policy");
         // No number is drawn where it would decide nothing.
         let draw = if state.serving.canary.is_some() { state.draw() } else { 1.0 };

@@ -6,9 +6,9 @@ use utoipa::ToSchema;
 use super::options::Options;
 use super::question::{Asked, Message};
 use crate::chat::ChatMessage;
-use crate::episode::{Episode, RoleUsage};
+use crate::episode::{Episode, GivenTurn, RoleUsage};
 use crate::http::error::ApiError;
-use crate::trajectory::{Action, Turn, TurnFinish};
+use crate::trajectory::{Action, TokenTrace, Turn, TurnFinish};
 
 /// A question to answer.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -22,12 +22,15 @@ pub(in crate::http) struct SolveRequest {
     /// A conversation that ends with the question.
     #[schema(value_type = Option<Vec<Message>>)]
     messages: Option<Vec<ChatMessage>>,
+    /// The first turns of the episode, written by the caller: the policy goes on behind them as if
+    /// they were its own. They count towards `max_turns`, and one turn must be left.
+    turns: Option<Vec<WrittenTurn>>,
     /// Whether to send events as they happen. Default: false.
     stream: Option<bool>,
     /// The large model to ask, by its configured name. Default: the server's.
     large_model: Option<String>,
-    /// The policy that asks, by its name; the header `x-prompt-r1-policy` does the same. Default:
-    /// the server's choice.
+    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy` does
+    /// the same. Default: the server's choice.
     policy: Option<String>,
     /// Same request, same seed, same course. Default: a new one each time.
     seed: Option<i64>,
@@ -49,11 +52,47 @@ pub(in crate::http) struct SolveRequest {
     max_cost: Option<f64>,
     /// Whether the reply shows every turn. Default: false.
     trace: Option<bool>,
+    /// Whether the reply shows the policy's tokens, with their probabilities. Default: false.
+    tokens: Option<bool>,
+}
+
+/// A turn that the caller writes in the policy's place.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct WrittenTurn {
+    /// What the policy is to have thought.
+    think: Option<String>,
+    /// What it is to have asked the large model; `<question/>` and `<reply N/>` stand for the
+    /// question and for the reply of turn N, as in the policy's own prompts.
+    #[schema(example = "Who wrote Hamlet?")]
+    interaction_prompt: String,
+    /// What the large model is to have replied. Without it, the large model is asked.
+    interaction_response: Option<String>,
+}
+
+/// What a request asks for, in parts.
+pub(in crate::http) struct Split {
+    pub(in crate::http) is_stream: bool,
+    pub(in crate::http) with_tokens: bool,
+    pub(in crate::http) asked: Asked,
+    pub(in crate::http) turns: Vec<GivenTurn>,
+    pub(in crate::http) options: Options,
 }
 
 impl SolveRequest {
-    /// Whether events are asked for, the question, and how to run the episode.
-    pub(in crate::http) fn split(self) -> Result<(bool, Asked, Options), ApiError> {
+    /// The parts of the request.
+    pub(in crate::http) fn split(self) -> Result<Split, ApiError> {
+        let turns = self.turns.unwrap_or_default();
+        if let Some(empty) = turns.iter().position(|turn| turn.interaction_prompt.trim().is_empty())
+        {
+            let param = format!("turns[{empty}].interaction_prompt");
+            return Err(ApiError::invalid(&param, format!("`{param}` is empty")));
+        }
+        let turns = turns.into_iter().map(|turn| GivenTurn {
+            think: turn.think.filter(|think| !think.trim().is_empty()),
+            prompt: turn.interaction_prompt,
+            response: turn.interaction_response,
+        });
         let asked = match (self.question, self.messages) {
             (Some(question), None) => Asked::bare(question)?,
             (None, Some(messages)) => Asked::of(messages)?,
@@ -77,7 +116,13 @@ impl SolveRequest {
             max_cost: self.max_cost,
             trace: self.trace,
         };
-        Ok((self.stream.unwrap_or(false), asked, options))
+        Ok(Split {
+            is_stream: self.stream.unwrap_or(false),
+            with_tokens: self.tokens.unwrap_or(false),
+            asked,
+            turns: turns.collect(),
+            options,
+        })
     }
 }
 
@@ -122,6 +167,10 @@ pub(in crate::http) struct SolveTurn {
     /// What it asked the large model.
     #[serde(skip_serializing_if = "Option::is_none")]
     interaction_prompt: Option<String>,
+    /// The message that was sent for it, where it is not the prompt itself: with its references
+    /// resolved, or the question beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<String>,
     /// Whether the reply was to be the answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_final_prompt: bool,
@@ -140,10 +189,17 @@ pub(in crate::http) struct SolveTurn {
     repeated: bool,
     /// Whether its token limit cut the turn off.
     cut_off: bool,
+    /// Whether the request brought the turn.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_given: bool,
     /// Tokens that the policy wrote.
     tokens: usize,
+    /// What they cost, in the currency of the configured prices.
+    cost: f64,
     /// Tokens that the large model read and wrote.
     large_model_tokens: u64,
+    /// What they cost.
+    large_model_cost: f64,
     /// Milliseconds that the policy took.
     millis: u64,
     /// Milliseconds that the large model took.
@@ -163,19 +219,57 @@ impl From<Turn> for SolveTurn {
         Self {
             think: turn.think,
             interaction_prompt,
+            sent: seen.as_ref().and_then(|seen| seen.sent.clone()),
             is_final_prompt,
             answer,
             malformed,
             truncated: seen.as_ref().is_some_and(|seen| seen.truncated),
             repeated: seen.as_ref().is_some_and(|seen| seen.repeated),
             cut_off: turn.finish == TurnFinish::Length,
+            is_given: turn.is_given,
             tokens: turn.tokens,
+            cost: turn.cost,
+            large_model_cost: seen.as_ref().map_or(0.0, |seen| seen.cost),
             large_model_tokens: usage.prompt_tokens + usage.completion_tokens,
             millis: turn.millis,
             large_model_millis: seen.as_ref().map_or(0, |seen| seen.millis),
             interaction_response: seen.map(|seen| seen.reply),
         }
     }
+}
+
+/// A token of the policy's.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(in crate::http) struct PolicyToken {
+    /// Its id in the policy's vocabulary.
+    id: u32,
+    /// Its text. A character of several tokens stands with the last of them.
+    text: String,
+    /// The natural logarithm of its probability, where the policy sampled it; it was given the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_prob: Option<f32>,
+}
+
+/// The tokens of an episode with their texts.
+pub(in crate::http) fn policy_tokens(trace: &TokenTrace, texts: Vec<String>) -> Vec<PolicyToken> {
+    let sampled = trace.action_mask.iter().zip(&trace.log_probs);
+    let tokens = trace.ids.iter().zip(sampled).zip(texts);
+    tokens
+        .map(|((id, (is_sampled, log_prob)), text)| PolicyToken {
+            id: *id,
+            text,
+            log_prob: is_sampled.then_some(*log_prob),
+        })
+        .collect()
+}
+
+/// What a reply shows beside the answer.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Shown {
+    /// Whether it shows every turn.
+    pub(in crate::http) turns: bool,
+    /// The tokens that it shows.
+    pub(in crate::http) tokens: Option<Vec<PolicyToken>>,
 }
 
 /// An answered question.
@@ -205,6 +299,10 @@ pub(in crate::http) struct SolveReply {
     /// Every turn, where `trace` asked for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::http) turns: Option<Vec<SolveTurn>>,
+    /// All that the policy read and wrote, in order, where `tokens` asked for it. Empty where the
+    /// policy does not run here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::http) tokens: Option<Vec<PolicyToken>>,
 }
 
 /// Who answered, for replies.
@@ -217,7 +315,7 @@ pub(in crate::http) struct Head {
 }
 
 impl SolveReply {
-    pub(in crate::http) fn new(head: Head, episode: Episode, with_turns: bool) -> Self {
+    pub(in crate::http) fn new(head: Head, episode: Episode, shown: Shown) -> Self {
         let Head { id, created, policy, large_model } = head;
         let turns = episode.trajectory.turns;
         Self {
@@ -233,7 +331,8 @@ impl SolveReply {
                 policy: episode.usage.policy.into(),
                 large_model: episode.usage.large_model.into(),
             },
-            turns: with_turns.then(|| turns.into_iter().map(SolveTurn::from).collect()),
+            turns: shown.turns.then(|| turns.into_iter().map(SolveTurn::from).collect()),
+            tokens: shown.tokens,
         }
     }
 }

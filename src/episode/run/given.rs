@@ -1,0 +1,76 @@
+//! Turns that the caller wrote: the policy goes on behind them as if they were its own.
+
+use std::ops::ControlFlow;
+
+use tokio::time::timeout_at;
+
+use crate::chat::ChatMessage;
+use crate::large_model::Reply;
+use crate::policy::PolicySession;
+use crate::protocol::{comparable, parse_turn, write_prompt};
+use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
+
+use super::ask::Asked;
+use super::{Ending, Run};
+use crate::episode::{EpisodeErrorKind, EpisodeEvent, GivenTurn};
+
+impl Run<'_> {
+    /// Takes a turn and its reply as they are given. A reply that is missing is asked for.
+    pub(super) async fn given(
+        &mut self,
+        session: &mut dyn PolicySession,
+        given: &GivenTurn,
+    ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
+        let text = write_prompt(given.think.as_deref(), &given.prompt);
+        let parsed = parse_turn(&text);
+        let limit_ms = self.request.limits.deadline_ms;
+        let taken = timeout_at(self.turns_end.into(), session.given(&text)).await;
+        taken.map_err(|_| EpisodeErrorKind::Deadline { limit_ms })??;
+        if let Some(think) = &parsed.think {
+            self.events.emit(EpisodeEvent::Think(think.clone())).await?;
+        }
+        let prompt = given.prompt.trim();
+        self.events.emit(EpisodeEvent::Prompt(prompt.to_owned())).await?;
+        self.shown += text.len();
+        self.turns.push(Turn {
+            text,
+            think: parsed.think,
+            action: parsed.action,
+            finish: TurnFinish::Stop,
+            is_given: true,
+            tokens: 0,
+            cost: 0.0,
+            millis: 0,
+            observation: None,
+        });
+        let asked = match &given.response {
+            Some(reply) => self.replied(prompt, reply).await,
+            None => self.ask(prompt, false).await,
+        };
+        self.show(session, asked).await
+    }
+
+    /// Takes a reply as if the large model had sent it to `prompt`.
+    async fn replied(&mut self, prompt: &str, reply: &str) -> Result<Asked, EpisodeErrorKind> {
+        let written = prompt;
+        let prompt = match self.expanded(prompt) {
+            Ok(prompt) => prompt,
+            Err(turn) => return Ok(Asked::Missing(turn)),
+        };
+        let message = self.prompt(&prompt)?;
+        let sent = Some(message.as_text()).filter(|sent| sent != written);
+        self.exchanges.extend([message, ChatMessage::text("assistant", reply)]);
+        self.replies.insert(comparable(&prompt), reply.to_owned());
+        self.announce(false, reply.to_owned()).await?;
+        let observation = Observation {
+            sent,
+            reply: reply.to_owned(),
+            truncated: false,
+            repeated: false,
+            usage: TokenUsage::default(),
+            cost: 0.0,
+            millis: 0,
+        };
+        Ok(Asked::Replied(Box::new(Reply::text(reply)), observation))
+    }
+}
