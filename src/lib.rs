@@ -16,6 +16,7 @@ pub mod gguf;
 pub mod http;
 pub mod large_model;
 pub mod model;
+pub mod playground;
 pub mod policy;
 pub mod protocol;
 pub mod record;

@@ -256,8 +256,10 @@ fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     // The question stands in JSON inside single quotes.
     let question = question.replace('\'', "\\u0027");
+    let page =
+        if config.server.ui { format!("\n\nopen {scheme}://{address}/") } else { String::new() };
     eprintln!(
-        "policy `{}`, large model `{}`, listening on {scheme}://{address}\n\ntry it:\n  curl -s {scheme}://{address}/v1/solve -H 'content-type: application/json' -d '{{\"question\": \"{question}\", \"trace\": true}}'\n",
+        "policy `{}`, large model `{}`, listening on {scheme}://{address}{page}\n\ntry it:\n  curl -s {scheme}://{address}/v1/solve -H 'content-type: application/json' -d '{{\"question\": \"{question}\", \"trace\": true}}'\n",
         assembly.main.policy.name(),
         config.default_large_model(),
     );

@@ -45,6 +45,8 @@ pub struct ServerConfig {
     /// Origins of web pages that may ask, such as `https://chat.example.com`; `*` stands for any.
     /// Default: none but the server's own.
     pub allowed_origins: Vec<String>,
+    /// Whether there is a page for people at `/`. Default: true.
+    pub ui: bool,
     /// What a request may cost before it is let in.
     pub bounds: Bounds,
 }
@@ -119,6 +121,7 @@ impl Default for ServerConfig {
             pid_file: None,
             hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            ui: true,
             bounds: Bounds::default(),
         }
     }

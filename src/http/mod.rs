@@ -55,7 +55,10 @@ struct Document;
 /// Every route.
 pub fn router(handle: AppHandle) -> Router {
     let (router, _) = documented().split_for_parts();
-    let router = router.merge(routes::docs::page());
+    let mut router = router.merge(routes::docs::page());
+    if handle.state().server.ui {
+        router = router.merge(routes::playground::pages());
+    }
     let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_route);
     middleware::wrap(router, &handle).with_state(handle)
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 26] = [
+const FLOORS: [(&str, &[&str]); 27] = [
     ("access", &[]),
     ("compute", &[]),
     ("gguf", &[]),
     ("chat", &[]),
+    ("playground", &[]),
     ("sampling", &[]),
     ("seed", &[]),
     ("task", &[]),
@@ -82,6 +83,7 @@ const FLOORS: [(&str, &[&str]); 26] = [
             "engine",
             "episode",
             "large_model",
+            "playground",
             "policy",
             "protocol",
             "record",

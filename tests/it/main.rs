@@ -19,6 +19,7 @@ mod openapi;
 mod operation;
 mod origins;
 mod pass_through;
+mod playground;
 mod policy_contract;
 mod process;
 mod record;

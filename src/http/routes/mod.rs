@@ -6,6 +6,7 @@ pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod models;
+pub(super) mod playground;
 pub(super) mod solve;
 
 use std::time::Duration;

@@ -1,0 +1,98 @@
+// The page: the form, and the episodes that it asks for.
+import { choices } from "./api.js";
+import { byId, h, newId } from "./dom.js";
+import { Episode } from "./episode.js";
+import { look } from "./records.js";
+import { keep, requests, restore } from "./settings.js";
+
+const running = new Set();
+
+const key = () => byId("key").value.trim();
+const say = (text) => { byId("status").textContent = text; };
+
+const tools = {
+  key,
+  say,
+  again(old, request, before) {
+    old.stop();
+    const episode = new Episode(request, tools, before);
+    old.element.replaceWith(episode.element);
+    episode.element.tabIndex = -1;
+    episode.element.focus({ preventScroll: true });
+    start([episode]);
+  },
+};
+
+// Runs episodes beside each other; whoever cannot see them hears when they begin and how they end.
+async function start(episodes) {
+  say(episodes.length > 1 ? "Asking both." : "Asking.");
+  await Promise.all(episodes.map(async (episode) => {
+    running.add(episode);
+    byId("stop").disabled = false;
+    const said = await episode.run();
+    running.delete(episode);
+    byId("stop").disabled = running.size === 0;
+    // Another question may have taken its place by now.
+    if (!episode.element.isConnected) return;
+    say(episodes.length > 1 ? `${episode.name}: ${said}` : said);
+  }));
+}
+
+function ask() {
+  keep();
+  stop();
+  const episodes = requests(asked()).map((request) => new Episode(request, tools));
+  byId("episodes").replaceChildren(...episodes.map((episode) => episode.element));
+  start(episodes);
+}
+
+function stop() {
+  for (const episode of running) episode.stop();
+}
+
+// The question, in its conversation where there is one.
+function asked() {
+  const question = byId("question").value;
+  const earlier = [...document.querySelectorAll("#messages li")].map((item) => ({
+    role: item.querySelector("select").value, content: item.querySelector("textarea").value,
+  }));
+  if (earlier.length === 0) return { question };
+  return { messages: [...earlier, { role: "user", content: question }] };
+}
+
+function addMessage() {
+  const number = document.querySelectorAll("#messages li").length;
+  const role = number % 2 === 0 ? "user" : "assistant";
+  const roles = ["user", "assistant", "system"].map((name) => h("option", { selected: name === role }, name));
+  const id = newId();
+  const item = h("li", {},
+    h("select", { "aria-label": "Whose message it is" }, ...roles),
+    h("textarea", { id, rows: 2, "aria-label": "Earlier message", required: true }),
+    h("button", { type: "button", class: "small", onclick: () => { item.remove(); byId("add").focus(); } }, "Remove"));
+  byId("messages").append(item);
+  byId(id).focus();
+}
+
+// What may be chosen; without a valid key there is nothing to choose from, and asking says so.
+async function offer() {
+  const { models, policies } = await choices(key()).catch(() => ({ models: [], policies: [] }));
+  byId("models").replaceChildren(...models.map((value) => h("option", { value })));
+  byId("policies").replaceChildren(...policies.map((value) => h("option", { value })));
+}
+
+look(say, ({ request, reply }) => {
+  stop();
+  const episode = new Episode(request, tools);
+  byId("episodes").replaceChildren(episode.element);
+  say(episode.show(reply));
+});
+restore();
+offer();
+byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+byId("ask").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
+});
+byId("stop").addEventListener("click", stop);
+byId("add").addEventListener("click", addMessage);
+byId("compare").addEventListener("change", (event) => { byId("other").hidden = !event.target.checked; keep(); });
+byId("ask").addEventListener("change", (event) => { if (event.target.id !== "key") keep(); else offer(); });
