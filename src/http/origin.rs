@@ -14,6 +14,7 @@ use super::config::ServerConfig;
 use super::error::{ApiError, shorten};
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const REQUEST_PRIVATE: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -47,12 +48,19 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let origin = headers.get(header::ORIGIN);
         let is_foreign = origin.is_some_and(|origin| !is_own_origin(origin, host));
         let is_cross = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
-        if is_foreign || (is_cross && origin.is_none()) {
+        if is_foreign || (is_cross && origin.is_none() && !is_visit(request)) {
             let message = "web pages of other origins may not ask while no key is needed\nhint: name the origin in `server.allowed_origins`";
             return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }
     }
     check_type(request)
+}
+
+/// Whether a person follows a link to the server's page. Who links there cannot read or frame it.
+fn is_visit(request: &Request) -> bool {
+    request.method() == Method::GET
+        && request.uri().path() == "/"
+        && request.headers().get(FETCH_DEST).is_some_and(|dest| dest == "document")
 }
 
 fn check_type(request: &Request) -> Result<(), ApiError> {

@@ -37,7 +37,11 @@ async fn foreign_pages_do_not_ask_in_somebodys_name() {
     let server = Setup::relay().start(&upstream).await;
     let own = server.url.as_str();
     type Row<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
-    let table: [Row<'_>; 9] = [
+    let cross = ("sec-fetch-site", "cross-site");
+    let table: [Row<'_>; 12] = [
+        (Method::GET, "/", &[cross, ("sec-fetch-dest", "document")], 200, ""),
+        (Method::GET, "/", &[cross, ("sec-fetch-dest", "iframe")], 403, "origin_not_allowed"),
+        (Method::GET, "/v1/models", &[cross, ("sec-fetch-dest", "document")], 403, "origin_not"),
         (Method::POST, "/v1/solve", &[JSON], 200, ""),
         (Method::POST, "/v1/solve", &[JSON, ("origin", own)], 200, ""),
         (Method::POST, "/v1/solve", &[JSON, PAGE], 403, "origin_not_allowed"),
