@@ -38,12 +38,16 @@ const checks = [];
 const check = (name, body) => checks.push([name, body]);
 
 // A page in a browser of its own; whatever it complains about or fetches from elsewhere fails.
-async function open(browser, url, { width = 1280, scheme = "light" } = {}) {
+async function open(browser, url, { width = 1280, scheme = "light", complains = false } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
   page.setDefaultTimeout(LONG);
   page.wrong = [];
+  if (complains) {
+    await page.goto(url);
+    return page;
+  }
   page.on("pageerror", (error) => page.wrong.push(String(error)));
   page.on("console", (message) => {
     const isExpected = /status of 4\d\d|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION/.test(message.text());
@@ -101,6 +105,8 @@ check("a question is answered turn by turn, and explained", async ({ open, bundl
       if (!entry.hadRecentInput) window.shifts += entry.value;
     })).observe({ type: "layout-shift", buffered: true });
   });
+  const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
+  console.log(`   first paint: ${Math.round(paint)} ms`);
   await page.fill("#question", QUESTION);
   await page.press("#question", "Control+Enter");
   await done(page);
@@ -204,6 +210,18 @@ check("recorded episodes are listed and opened", async ({ open, bundled }) => {
   await page.locator(".turn .t[title]").nth(5).waitFor();
   await page.getByRole("button", { name: "Replay with the same seed" }).click();
   await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay took the same course"));
+  return page;
+});
+
+check("links from elsewhere lead to it, and frames do not", async ({ open, bundled, endpoint }) => {
+  const elsewhere = endpoint.url.replace("127.0.0.1", "localhost");
+  const page = await open(elsewhere, { complains: true });
+  await page.setContent(`<a href="${bundled.url}/">there</a><iframe src="${bundled.url}/"></iframe>`);
+  const frame = page.frames().at(-1);
+  await frame.waitForLoadState();
+  assert.equal(await frame.locator("#question").count(), 0);
+  await page.click("a");
+  await page.locator("#question").waitFor();
   return page;
 });
 
