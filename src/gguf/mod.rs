@@ -6,6 +6,7 @@
 mod error;
 mod parse;
 mod quant;
+mod quantize;
 mod reader;
 mod tensor;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::path::Path;
 
 pub use error::GgufError;
 pub use quant::{Groups, dequantize, unpack};
+pub use quantize::quantize;
 pub use tensor::{Tensor, TensorType};
 pub use value::{Array, Value};
 pub use write::{Entry, Writer};

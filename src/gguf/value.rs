@@ -197,6 +197,11 @@ impl<'a> Array<'a> {
         self.len == 0
     }
 
+    /// Whether its entries are of a type of whole numbers.
+    pub fn is_whole(self) -> bool {
+        !matches!(self.kind, Kind::Text | Kind::Array | Kind::Bool | Kind::F32 | Kind::F64)
+    }
+
     /// The entries, where they are texts.
     pub fn texts(self) -> Option<impl Iterator<Item = &'a str>> {
         let mut reader = Reader::new(self.data);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::tensor::TensorType;
-use super::value::Kind;
+use super::value::{Kind, Value};
 
 /// Where the data of tensors begins: at a multiple of this.
 const ALIGNMENT: usize = 32;
@@ -20,6 +20,28 @@ pub enum Entry {
     Texts(Vec<String>),
     F32s(Vec<f32>),
     I32s(Vec<i32>),
+}
+
+impl Entry {
+    /// A value of a file, to write it again: whole numbers that fit as u32 or i32, others as f32.
+    /// `None` for a list of truth values.
+    pub fn copy(value: Value<'_>) -> Option<Self> {
+        Some(match value {
+            Value::Unsigned(n) => u32::try_from(n).map_or(Self::U64(n), Self::U32),
+            Value::Signed(n) => u32::try_from(n).map_or(Self::F32(n as f32), Self::U32),
+            Value::Float(x) => Self::F32(x as f32),
+            Value::Bool(flag) => Self::Bool(flag),
+            Value::Text(text) => Self::Text(text.to_owned()),
+            Value::Array(list) => match (list.texts(), list.floats()) {
+                (Some(texts), _) => Self::Texts(texts.map(str::to_owned).collect()),
+                (None, Some(numbers)) if list.is_whole() => {
+                    Self::I32s(numbers.map(|n| n as i32).collect())
+                }
+                (None, Some(numbers)) => Self::F32s(numbers.map(|x| x as f32).collect()),
+                (None, None) => return None,
+            },
+        })
+    }
 }
 
 /// A file under construction: settings and tensors in the order in which they were added.

@@ -30,6 +30,7 @@ pub struct Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     tokens: SpecialTokens,
     folder: String,
 }
@@ -105,7 +106,12 @@ impl ChatTemplate {
             return Err(failed(format!("it is longer than {MAX_TEMPLATE} bytes")));
         }
         let environment = jinja::environment(source).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { environment, tokens, folder })
+        Ok(Self { environment, source: source.to_owned(), tokens, folder })
+    }
+
+    /// The template's text.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// The conversation as the model reads it, ready for it to write the next assistant turn.

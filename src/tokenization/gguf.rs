@@ -1,5 +1,8 @@
 //! The tokenizer and chat template that a GGUF file carries.
 
+mod entries;
+mod folder;
+
 use std::collections::BTreeMap;
 
 use tokenizers::decoders::DecoderWrapper;
@@ -19,6 +22,9 @@ use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
 use super::tokenizer::{Special, Tokenizer, TokenizerError, is_tag};
 use crate::gguf::{Gguf, GgufError};
+
+pub use entries::gguf_entries;
+pub use folder::write_text_files;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 /// SentencePiece's space.

@@ -12,5 +12,6 @@ pub mod word_level;
 
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
+pub use gguf::{gguf_entries, write_text_files};
 pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -20,6 +20,14 @@ pub enum TokenizerError {
         /// What went wrong.
         reason: String,
     },
+    /// A file could not be written.
+    #[error("cannot write `{path}`: {reason}")]
+    Write {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// A chat template is missing or does not do what one must.
     #[error(
         "the chat template of `{path}` is not usable: {reason}\nhint: put a `chat_template.jinja` that renders user and assistant messages into the folder"
@@ -28,6 +36,14 @@ pub enum TokenizerError {
         /// The folder.
         path: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// A GGUF file cannot hold the tokenizer.
+    #[error("the tokenizer of `{path}` cannot be written into a GGUF file: {reason}")]
+    Inexpressible {
+        /// The folder.
+        path: String,
+        /// What is in the way.
         reason: String,
     },
     /// The file that carries the tokenizer cannot be used.
@@ -196,6 +212,11 @@ impl Tokenizer {
     /// token but the protocol's tags, since a model that writes one has left its turn.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+
+    /// The content of a `tokenizer.json`.
+    pub(super) fn to_json(&self) -> Result<String, TokenizerError> {
+        self.inner.to_string(true).map_err(|error| TokenizerError::Encode(error.to_string()))
     }
 
     /// The token that every conversation begins with, where there is one besides what the chat

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::gguf::{Entry, Gguf, Writer};
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
-use crate::tokenization::{TextSide, Tokenizer};
+use crate::tokenization::{TextSide, Tokenizer, gguf_entries, write_text_files};
 
 fn golden(name: &str) -> Value {
     let path = Path::new("tests/golden/tokenizer").join(name);
@@ -157,6 +157,51 @@ fn a_conversation_is_framed_by_the_template_of_the_file() {
     settings.push(("ggml.add_bos_token", Entry::Bool(true)));
     let begun = TextSide::from_gguf(&file(&settings)).unwrap();
     assert_eq!(begun.opening_ids(&opening).unwrap(), [&[0], &ids[..]].concat());
+}
+
+#[test]
+fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_them() {
+    let golden = golden("bpe.json");
+    let texts = texts(&golden["texts"]);
+    for begins in [false, true] {
+        let mut settings = bpe(&golden, "smollm");
+        settings.retain(|(key, _)| *key != "ggml.add_bos_token");
+        settings.push(("ggml.add_bos_token", Entry::Bool(begins)));
+        let source = file(&settings);
+        let folder = tempfile::tempdir().unwrap();
+        write_text_files(&source, folder.path()).unwrap();
+        let tokens = golden["tokens"].as_array().unwrap().len();
+        let entries = gguf_entries(folder.path(), tokens + 2).unwrap();
+        let entries: Vec<(&str, Entry)> = entries
+            .iter()
+            .map(|(key, entry)| (key.strip_prefix("tokenizer.").unwrap(), entry.clone()))
+            .collect();
+        let again = file(&entries);
+        assert_eq!(again.text("tokenizer.ggml.pre").unwrap(), Some("smollm"));
+
+        let source = TextSide::from_gguf(&source).unwrap();
+        let sides =
+            [TextSide::load(folder.path()), TextSide::from_gguf(&again)].map(Result::unwrap);
+        for side in &sides {
+            for text in &texts {
+                let ids = |side: &TextSide| {
+                    let tokenizer = &side.tokenizer;
+                    (tokenizer.encode_markup(text).unwrap(), tokenizer.encode_text(text).unwrap())
+                };
+                assert_eq!(ids(side), ids(&source), "{text:?}");
+            }
+            let opening = [Piece::Text("hi".into())];
+            assert_eq!(side.opening_ids(&opening).unwrap(), source.opening_ids(&opening).unwrap());
+            assert_eq!(side.turn_end(), source.turn_end());
+            assert_eq!(side.tokenizer.stop_ids(), source.tokenizer.stop_ids());
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_that_files_cannot_hold_is_named() {
+    let error = gguf_entries(Path::new("models/policy"), 1000).unwrap_err().to_string();
+    assert!(error.contains("puts a space before texts"), "{error}");
 }
 
 #[test]

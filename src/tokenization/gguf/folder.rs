@@ -1,0 +1,63 @@
+//! The text side of a GGUF file as the files of a model folder.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::chat_template;
+use crate::gguf::Gguf;
+use crate::protocol::Piece;
+use crate::tokenization::chat_template::{Message, SpecialTokens};
+use crate::tokenization::{TextSide, TokenizerError};
+
+/// Writes `tokenizer.json`, `tokenizer_config.json` with the chat template, and
+/// `generation_config.json` with the tokens that end a turn, into `folder`. Read again, they give the
+/// same ids as the file does.
+///
+/// # Errors
+/// When the file's tokenizer or chat template cannot be used, and when a file cannot be written.
+pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError> {
+    let text = TextSide::from_gguf(file)?;
+    let (source, tokens) = chat_template(file)?;
+    let SpecialTokens { bos_token, eos_token, pad_token, unk_token } = tokens;
+    let source = match begins_by_itself(&text)? {
+        true => source,
+        // A folder's template says what a conversation begins with.
+        false => format!("{{{{ bos_token }}}}{source}"),
+    };
+    let mut settings = Map::new();
+    settings.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    settings.insert("clean_up_tokenization_spaces".into(), false.into());
+    for (key, token) in [
+        ("bos_token", bos_token),
+        ("eos_token", eos_token),
+        ("pad_token", pad_token),
+        ("unk_token", unk_token),
+    ] {
+        settings.extend(token.map(|token| (key.to_owned(), Value::from(token))));
+    }
+    settings.insert("chat_template".into(), source.into());
+
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|error| TokenizerError::Write {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })
+    };
+    let pretty = |value: Value| format!("{value:#}\n");
+    write("tokenizer.json", text.tokenizer.to_json()?)?;
+    write("tokenizer_config.json", pretty(settings.into()))?;
+    let ends: Vec<u32> = text.turn_end().into_iter().collect();
+    let others = text.tokenizer.end_ids().iter().filter(|id| !ends.contains(id));
+    let ends: Vec<u32> = ends.iter().chain(others).copied().collect();
+    write("generation_config.json", pretty(json!({ "eos_token_id": ends })))
+}
+
+/// Whether the chat template writes the token that every conversation begins with, if there is one.
+fn begins_by_itself(text: &TextSide) -> Result<bool, TokenizerError> {
+    let Some(begin) = text.tokenizer.begin() else { return Ok(true) };
+    let content = vec![Piece::Markup("a".into())];
+    let rendered = text.template.render(&[Message { role: "user", content }])?;
+    Ok(text.tokenizer.encode_pieces(&rendered)?.first() == Some(&begin))
+}
