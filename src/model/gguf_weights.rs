@@ -11,8 +11,8 @@ use super::weights::Weights;
 use crate::gguf::{Gguf, Tensor as GgufTensor};
 
 /// What converters do to a tensor, to be undone.
-#[derive(Debug, Clone, Copy)]
-enum Stored {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Stored {
     /// Nothing.
     AsIs,
     /// A norm with its offset added.
@@ -124,7 +124,7 @@ impl Weights {
 }
 
 /// For each checkpoint name the file's, and how the tensor is stored there.
-fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
+pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
     let mut names = HashMap::from([
         (EMBED.to_owned(), ("token_embd.weight".to_owned(), Stored::AsIs)),
         (NORM.to_owned(), ("output_norm.weight".to_owned(), Stored::Shifted)),
@@ -158,7 +158,7 @@ fn stored(spec: &Spec, slot: Slot) -> Stored {
 }
 
 /// Which row comes at each place for the two halves of each head to stand one after the other again.
-fn apart(rows: usize, heads: usize) -> Vec<usize> {
+pub(super) fn apart(rows: usize, heads: usize) -> Vec<usize> {
     let head = rows / heads;
     let from = |row: usize| {
         let (first, within) = (row / head * head, row % head);

@@ -10,6 +10,8 @@ pub mod sampler;
 mod weights;
 
 #[cfg(test)]
+mod quantized_tests;
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod reference;
 #[cfg(test)]

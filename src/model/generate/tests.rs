@@ -12,7 +12,7 @@ use super::reference::{self, even_spec, odd_spec, random_weights, specs};
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
-fn ids(len: usize, seed: usize) -> Vec<u32> {
+pub(super) fn ids(len: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 83) as u32).collect()
 }
 
@@ -21,7 +21,12 @@ fn on(isa: Isa, spec: &Spec, weights: &Weights) -> Decoder {
 }
 
 /// Logits after the last of `ids`, which are computed in spans that end where `cuts` say.
-fn decode(decoder: &Decoder, cache: &mut KvCache, ids: &[u32], cuts: &[usize]) -> Vec<f32> {
+pub(super) fn decode(
+    decoder: &Decoder,
+    cache: &mut KvCache,
+    ids: &[u32],
+    cuts: &[usize],
+) -> Vec<f32> {
     let mut scratch = Scratch::default();
     let mut logits = Vec::new();
     for &cut in cuts.iter().chain([&ids.len()]) {

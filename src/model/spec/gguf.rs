@@ -10,7 +10,7 @@ use crate::gguf::{Gguf, GgufError};
 const HARMLESS: [&str; 3] = ["vocab_size", "attention.value_length", "rope.dimension_sections"];
 
 /// Layers of Gemma 3 from one that attends to everything to the next, where the file does not say.
-const GEMMA3_PATTERN: usize = 6;
+pub(super) const GEMMA3_PATTERN: usize = 6;
 
 impl Family {
     /// The family of a file of this `general.architecture`. Converters call Mistral a `llama`.

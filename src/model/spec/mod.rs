@@ -5,6 +5,7 @@ mod family;
 mod gguf;
 mod json;
 mod rope;
+mod to_gguf;
 
 use std::path::Path;
 
@@ -12,6 +13,8 @@ use candle_core::Tensor;
 
 pub use family::Family;
 pub use rope::{Rope, RopeScaling};
+
+use gguf::GEMMA3_PATTERN;
 
 use super::batch::Branch;
 use super::error::ModelError;

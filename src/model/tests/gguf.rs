@@ -10,7 +10,7 @@ use super::golden::{continued, ids};
 use crate::gguf::{Entry, Gguf, TensorType, Writer};
 use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
-use crate::model::{Family, Spec, Weights};
+use crate::model::{Family, GgufType, Spec, Weights};
 
 const CASES: [&str; 5] = ["tied", "qwen2", "llama", "llama_linear", "gemma3"];
 
@@ -134,6 +134,46 @@ fn a_file_gives_the_model_that_went_into_it() {
             let distance = super::distance(a, b);
             assert!(distance < 1e-6, "{case} {name}: {distance}");
         }
+    }
+}
+
+#[test]
+fn a_written_file_is_read_as_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in ["tied", "qwen2", "llama", "llama_linear", "wide_group"] {
+        let (mut spec, weights) = golden(case);
+        for kind in [GgufType::F16, GgufType::Q8_0] {
+            let path = folder.path().join("model.gguf");
+            weights.write_gguf(&spec, Vec::new(), kind, &path).unwrap();
+            let file = Gguf::open(&path).unwrap();
+            let read = Spec::from_gguf(&file).unwrap();
+            spec.token_ids = read.token_ids.clone();
+            assert_eq!(read, spec, "{case}");
+            let found = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap();
+            for ((name, a), (_, b)) in found.named(&spec).into_iter().zip(weights.named(&spec)) {
+                // Half a step: of f16 as a part of the number, of eight bits of the largest.
+                let distance = super::distance(a, b);
+                let largest = super::list(b).into_iter().fold(0.0, |all: f64, x| all.max(x.abs()));
+                let step = if a.dims().len() == 1 { 0.0 } else { 1.0 / 127.0 };
+                assert!(distance <= largest * step, "{case} {name}: {distance}");
+            }
+        }
+    }
+}
+
+#[test]
+fn models_that_files_cannot_hold_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (case, said) in [
+        ("mistral", "sliding windows"),
+        ("qwen2_window", "sliding windows"),
+        ("qwen3_yarn", "bias"),
+    ] {
+        let (spec, weights) = golden(case);
+        let path = folder.path().join("model.gguf");
+        let error = weights.write_gguf(&spec, Vec::new(), GgufType::F16, &path).unwrap_err();
+        assert!(error.to_string().contains(said), "{case}: {error}");
+        assert!(!path.exists());
     }
 }
 

@@ -1,0 +1,118 @@
+//! A [`Spec`] as the settings of a GGUF file.
+
+use super::{Family, GEMMA3_PATTERN, Rope, RopeScaling, Spec};
+use crate::gguf::Entry;
+
+impl Spec {
+    /// The settings of a GGUF file with such a model.
+    ///
+    /// # Errors
+    /// Says what it has that the format, or its readers, have no words for.
+    pub fn to_gguf(&self) -> Result<Vec<(String, Entry)>, String> {
+        self.is_expressible()?;
+        let architecture = self.family.gguf_name();
+        let mut settings = vec![("general.architecture".to_owned(), text(architecture))];
+        let mut set = |name: &str, entry| settings.push((format!("{architecture}.{name}"), entry));
+        let number = |n: usize| Entry::U32(n as u32);
+        set("vocab_size", number(self.vocab_size));
+        set("context_length", number(self.max_position_embeddings));
+        set("embedding_length", number(self.hidden_size));
+        set("block_count", number(self.layers.len()));
+        set("feed_forward_length", number(self.intermediate_size));
+        set("attention.head_count", number(self.num_attention_heads));
+        set("attention.head_count_kv", number(self.num_key_value_heads));
+        set("attention.key_length", number(self.head_dim));
+        set("attention.value_length", number(self.head_dim));
+        set("attention.layer_norm_rms_epsilon", Entry::F32(self.rms_norm_eps as f32));
+        set("rope.dimension_count", number(self.head_dim));
+        set("rope.freq_base", Entry::F32(self.ropes[0].theta as f32));
+        if let Some(local) = self.ropes.get(1) {
+            set("rope.freq_base_swa", Entry::F32(local.theta as f32));
+        }
+        if let Some(window) = self.layers.iter().find_map(|layer| layer.window) {
+            set("attention.sliding_window", number(window));
+        }
+        match self.ropes[0].scaling {
+            // Llama 3's is a tensor.
+            RopeScaling::Default | RopeScaling::Llama3 { .. } => {}
+            RopeScaling::Linear { factor } => {
+                set("rope.scaling.type", text("linear"));
+                set("rope.scaling.factor", Entry::F32(factor as f32));
+            }
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
+                set("rope.scaling.type", text("yarn"));
+                set("rope.scaling.factor", Entry::F32(factor as f32));
+                set("rope.scaling.original_context_length", number(original));
+                set("rope.scaling.yarn_beta_fast", Entry::F32(beta_fast as f32));
+                set("rope.scaling.yarn_beta_slow", Entry::F32(beta_slow as f32));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// What each frequency is divided by, for models that keep that in a tensor.
+    pub fn gguf_rope_factors(&self) -> Option<Vec<f32>> {
+        let rope = &self.ropes[0];
+        matches!(rope.scaling, RopeScaling::Llama3 { .. }).then(|| {
+            let plain = Rope::new(rope.theta).frequencies(self.head_dim);
+            let scaled = rope.frequencies(self.head_dim);
+            plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
+        })
+    }
+
+    fn is_expressible(&self) -> Result<(), String> {
+        let is_gemma = self.family == Family::Gemma3;
+        let is_llama = matches!(self.family, Family::Llama | Family::Mistral);
+        let has_pattern = |(index, layer): (usize, &super::LayerKind)| {
+            layer.window.is_some() == ((index + 1) % GEMMA3_PATTERN != 0)
+        };
+        if is_gemma && !self.layers.iter().enumerate().all(has_pattern) {
+            return Err(format!(
+                "its sliding windows are not on all but every {GEMMA3_PATTERN}th layer"
+            ));
+        }
+        if !is_gemma && self.layers.iter().any(|layer| layer.window.is_some()) {
+            return Err("it has sliding windows".to_owned());
+        }
+        let scalar = match (is_gemma, self.layers.len()) {
+            (true, 62) => (self.hidden_size / self.num_attention_heads) as f64,
+            _ => self.head_dim as f64,
+        };
+        if self.query_pre_attn_scalar.is_some_and(|found| found != scalar) {
+            return Err(format!("its `query_pre_attn_scalar` is not {scalar}"));
+        }
+        if self.output_bias && !is_llama {
+            return Err("its output projections have a bias".to_owned());
+        }
+        if self.ropes.iter().skip(1).any(|rope| rope.scaling != RopeScaling::Default) {
+            return Err("its local rotary embedding is scaled".to_owned());
+        }
+        match self.ropes[0].scaling {
+            RopeScaling::Llama3 { .. } if !is_llama => {
+                Err("its rotary embedding is scaled as in Llama 3".to_owned())
+            }
+            RopeScaling::Yarn { factor, attention_factor, truncate, .. }
+                if !truncate || (attention_factor - (0.1 * factor.ln() + 1.0)).abs() > 1e-6 =>
+            {
+                Err("its YaRN has an `attention_factor` of its own, or is not truncated".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Family {
+    /// What `general.architecture` calls it. Converters call Mistral a `llama`.
+    fn gguf_name(self) -> &'static str {
+        match self {
+            Self::Qwen3 => "qwen3",
+            Self::Qwen2 => "qwen2",
+            Self::Llama | Self::Mistral => "llama",
+            Self::Gemma3 => "gemma3",
+        }
+    }
+}
+
+fn text(text: &str) -> Entry {
+    Entry::Text(text.to_owned())
+}
