@@ -21,7 +21,7 @@ const FLOORS: [(&str, &[&str]); 27] = [
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["gguf", "protocol"]),
     ("model", &["gguf", "sampling", "trajectory"]),
-    ("engine", &["gguf", "model", "sampling", "trajectory"]),
+    ("engine", &["gguf", "model", "sampling", "tokenization", "trajectory"]),
     ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
     (
         "policy",

@@ -7,6 +7,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::engine::EngineError;
+use crate::gguf::Gguf;
+use crate::model::Spec;
+use crate::tokenization::write_text_files;
 
 /// What mistral.rs is told to load.
 pub(super) struct Source {
@@ -14,13 +17,15 @@ pub(super) struct Source {
     pub path: PathBuf,
     /// The file in it, for GGUF.
     pub gguf: Option<String>,
+    /// Where `tokenizer.json` is. mistral.rs asks for one, but only its ids count here.
+    pub tokenizer: PathBuf,
     /// What a token of context costs in the key-value cache, bytes.
     pub cache_bytes_per_token: usize,
-    /// The copy that `path` points into, if one had to be made.
+    /// The files that had to be made for it.
     pub rewritten: Option<TempDir>,
 }
 
-/// A guess for GGUF files, whose shape is not read here: that of a 4-billion-parameter Qwen3.
+/// A guess for GGUF files of a shape that is not known here: that of a 4-billion-parameter Qwen3.
 const GGUF_CACHE_BYTES_PER_TOKEN: usize = 36 * 8 * 128 * 2 * 4;
 
 impl Source {
@@ -28,23 +33,8 @@ impl Source {
     pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
-        if path.extension().is_some_and(|extension| extension == "gguf") {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let folder = path.parent().unwrap_or(Path::new("."));
-            if !path.is_file() {
-                return Err(failed("there is no such file".into()));
-            }
-            if !folder.join("tokenizer.json").is_file() {
-                return Err(failed(
-                    "there is no `tokenizer.json` beside it\nhint: copy `tokenizer.json` and `tokenizer_config.json` of the original model into the same folder".into(),
-                ));
-            }
-            return Ok(Self {
-                path: folder.to_owned(),
-                gguf: name,
-                cache_bytes_per_token: GGUF_CACHE_BYTES_PER_TOKEN,
-                rewritten: None,
-            });
+        if Gguf::is_path(path) {
+            return Self::open_gguf(path);
         }
         if !path.is_dir() {
             return Err(failed(
@@ -66,8 +56,43 @@ impl Source {
             ),
         };
         let path = rewritten.as_ref().map_or(path, TempDir::path).to_owned();
-        Ok(Self { path, gguf: None, cache_bytes_per_token, rewritten })
+        Ok(Self { tokenizer: path.clone(), path, gguf: None, cache_bytes_per_token, rewritten })
     }
+
+    fn open_gguf(path: &Path) -> Result<Self, EngineError> {
+        let failed =
+            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+        let file = Gguf::open(path).map_err(|error| failed(error.to_string()))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new(".")).to_owned();
+        let rewritten = match folder.join("tokenizer.json").is_file() {
+            true => None,
+            false => Some(text_files(&file).map_err(failed)?),
+        };
+        let cache_bytes_per_token = Spec::from_gguf(&file)
+            .map_or(GGUF_CACHE_BYTES_PER_TOKEN, |spec| {
+                spec.layers.len() * spec.key_width() * 2 * size_of::<f32>()
+            });
+        Ok(Self {
+            gguf: path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            tokenizer: rewritten.as_ref().map_or(&*folder, TempDir::path).to_owned(),
+            path: folder,
+            cache_bytes_per_token,
+            rewritten,
+        })
+    }
+}
+
+/// A folder with the tokenizer that is in `file`.
+fn text_files(file: &Gguf) -> Result<TempDir, String> {
+    let folder = tempfile::Builder::new().prefix("prompt-r1-").tempdir();
+    let folder = folder.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+    write_text_files(file, folder.path()).map_err(|error| {
+        format!(
+            "there is no `tokenizer.json` beside it, and none can be made out of it: {error}\nhint: copy `tokenizer.json` of the original model into the same folder"
+        )
+    })?;
+    Ok(folder)
 }
 
 /// Opens every safetensors file: a truncated one would otherwise end the engine's thread.

@@ -70,7 +70,7 @@ struct Shared {
     max_load: usize,
     /// The prefixes that mistral.rs keeps, where it does not bound them itself.
     kept: Option<Kept>,
-    /// A rewritten copy of the model's folder, kept as long as the engine.
+    /// The files that were made for it, kept as long as the engine.
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -85,10 +85,9 @@ impl MistralRsEngine {
         let prefixes = keeps_prefixes.then_some(PREFIXES);
         let built = if let Some(file) = &source.gguf {
             let folder = source.path.display().to_string();
-            // The tokenizer is the folder's, as ours is: that inside the file is not read.
             let mut builder = GgufModelBuilder::new(&folder, vec![file])
                 .with_token_source(TokenSource::None)
-                .with_tok_model_id(&folder)
+                .with_tok_model_id(source.tokenizer.display())
                 .with_prefix_cache_n(prefixes)
                 .with_max_num_seqs(config.max_batch.max(1));
             if on_cpu {
@@ -133,7 +132,7 @@ impl MistralRsEngine {
 
 /// Whether this build can use a GPU, and there is one. A build for CUDA also runs where there is
 /// none; mistral.rs would fail there.
-fn has_gpu() -> bool {
+pub fn has_gpu() -> bool {
     if !cfg!(feature = "cuda") {
         return cfg!(feature = "metal");
     }
