@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::TrainError;
+use crate::gguf::Gguf;
+use crate::tokenization::{TokenizerError, write_text_files};
 
 /// The files beside the weights that make a folder servable.
 const TEXT_FILES: [&str; 4] =
@@ -117,9 +119,17 @@ impl RunFolder {
     }
 }
 
-/// Copies tokenizer, chat template and protocol templates from one model folder to another.
-pub fn copy_text_side(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies tokenizer, chat template and protocol templates from one model folder to another; out of a
+/// GGUF file, those that it carries.
+///
+/// # Errors
+/// Fails where something cannot be read or written.
+pub fn copy_text_side(from: &Path, to: &Path) -> Result<(), TrainError> {
     fs::create_dir_all(to)?;
+    if Gguf::is_path(from) {
+        write_text_files(&Gguf::open(from).map_err(TokenizerError::from)?, to)?;
+        return Ok(());
+    }
     for name in TEXT_FILES {
         if from.join(name).is_file() {
             fs::copy(from.join(name), to.join(name))?;

@@ -26,7 +26,8 @@ use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StartConfig {
-    /// A folder with weights, tokenizer and chat template.
+    /// A folder with weights, tokenizer and chat template, or a `.gguf` file, whose weights are
+    /// dequantised.
     pub path: Option<PathBuf>,
     /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
     pub new: Option<NewModel>,
@@ -104,7 +105,7 @@ pub struct Start {
     pub model: Model,
     /// Its tokenizer and chat template.
     pub text: Arc<TextSide>,
-    /// The folder they came from.
+    /// The folder or file they came from.
     pub folder: PathBuf,
     /// The protocol templates, if they are not those of the folder.
     templates: Option<PathBuf>,
@@ -124,8 +125,6 @@ impl Start {
         world: &WorldConfig,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let device = config.device.open()?;
-        let dtype = config.dtype.on(&device);
         let folder = match (&config.path, &config.new) {
             (Some(path), None) => path.clone(),
             (None, Some(new)) => {
@@ -139,6 +138,16 @@ impl Start {
                 return Err(TrainError::Config(NEITHER.into()));
             }
         };
+        Self::open(config, folder, seed)
+    }
+
+    /// Loads the model in `folder`, or of a `.gguf` file, with the adapter that `config` names.
+    ///
+    /// # Errors
+    /// As [`Start::prepare`].
+    pub fn open(config: &StartConfig, folder: PathBuf, seed: u64) -> Result<Self, TrainError> {
+        let device = config.device.open()?;
+        let dtype = config.dtype.on(&device);
         let unusable = |error: TrainError| match misplaced(&folder) {
             Some(reason) => TrainError::Config(reason),
             None => error,
@@ -230,11 +239,6 @@ const BASE: &str = "base.sha256";
 fn misplaced(path: &Path) -> Option<String> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
-    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
-        return Some(format!(
-            "`{shown}` is a GGUF file, whose weights are packed for inference\nhint: train from the folder of safetensors that it was made from"
-        ));
-    }
     if !path.exists() {
         let is_id = shown.to_string().split('/').count() == 2 && path.is_relative();
         return Some(match is_id {
