@@ -14,12 +14,14 @@ use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{DeviceChoice, DtypeChoice, Spec, Weights};
+use crate::model::{Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
 use crate::train::run_folder::TEMPLATES;
+use crate::train::start::StartConfig;
 
+use super::engine_choice::EngineChoice;
 use super::hub;
 use super::model_check::check_sizes;
 
@@ -95,7 +97,7 @@ async fn player(
             let model = large_models.get(config.default_large_model())?;
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }
-        Some(engine @ (PolicyEngine::MistralRs | PolicyEngine::Native)) => {
+        Some(engine @ (PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native)) => {
             let (policy, folder) = local_policy(player, engine).await?;
             (policy, Some(folder))
         }
@@ -145,18 +147,28 @@ async fn token_policy(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
-    if path.is_dir() {
-        check_sizes(path)?;
-    }
+    check_sizes(path)?;
     // Before the engine, which does not survive a tokenizer that is cut off.
     let text = TextSide::load(path)?;
     text.check_turns()?;
+    let engine = match engine {
+        PolicyEngine::Auto => {
+            let choice = EngineChoice::of(config, path);
+            tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
+            choice.engine
+        }
+        chosen => chosen,
+    };
     let engine: Arc<dyn Engine> = match engine {
-        PolicyEngine::Native => native(path, &config.native, config.device).await?,
+        PolicyEngine::Native => {
+            native(path, config.adapter.as_deref(), &config.native, config.device).await?
+        }
         _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
     };
     let name = config.name.clone().unwrap_or_else(|| {
-        named.trim_end_matches('/').rsplit('/').next().unwrap_or(named).to_owned()
+        let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
+        let named = adapter.as_deref().unwrap_or(named);
+        named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
     });
     Ok(Arc::new(TokenPolicy::new(name, engine, Arc::new(text), true)))
 }
@@ -170,24 +182,35 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
     };
     check_sizes(&config.path).with_context(hint)?;
     let engine =
-        native(&config.path, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
+        native(&config.path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
     Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
 }
 
 async fn native(
     path: &Path,
+    adapter: Option<&Path>,
     config: &NativeConfig,
     device: DeviceChoice,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    let (path, config) = (path.to_owned(), config.clone());
+    let (path, adapter) = (path.to_owned(), adapter.map(Path::to_owned));
+    if adapter.is_some() {
+        let (path, adapter) = (Some(path.clone()), adapter.clone());
+        StartConfig { path, adapter, ..StartConfig::default() }.check()?;
+    }
+    let config = config.clone();
     let engine = tokio::task::spawn_blocking(move || {
         let device = device.open()?;
-        if Gguf::is_path(&path) && device.is_cpu() {
+        if Gguf::is_path(&path) && adapter.is_none() && device.is_cpu() {
             let file = Gguf::open(&path)?;
             return NativeEngine::from_gguf(&Spec::from_gguf(&file)?, &file, &config);
         }
         let spec = Spec::load(&path)?;
-        let weights = Weights::load(&path, &spec, DtypeChoice::Auto.on(&device), &device)?;
+        let dtype = DtypeChoice::Auto.on(&device);
+        let mut weights = Weights::load(&path, &spec, dtype, &device)?;
+        if let Some(adapter) = adapter {
+            let adapter = Adapter::load(&adapter, &spec, dtype, &device)?;
+            weights = adapter.merge(&weights)?.to_dtype(dtype)?;
+        }
         NativeEngine::new(&spec, &weights, &config)
     });
     Ok(Arc::new(engine.await??))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{Config, EvalConfig, Overrides, read_toml};
+use crate::config::{Config, EvalConfig, Overrides, PolicyEngine, read_toml};
 use crate::dataset::data_files;
 use crate::eval::data;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
@@ -12,6 +12,7 @@ use crate::train::sft::{SftConfig, SftData};
 use crate::train::start::StartConfig;
 
 use super::Failure;
+use super::engine_choice::EngineChoice;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -56,7 +57,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let (printed, forecast) = match command {
         For::Serve => {
             let config = Config::load(Some(&args.config), &Overrides::default())?;
-            (toml::to_string_pretty(&config), Vec::new())
+            (toml::to_string_pretty(&config), engines(&config))
         }
         For::Sft => {
             let config: SftConfig = read_toml(&args.config)?;
@@ -84,6 +85,23 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         println!("  {line}");
     }
     Ok(())
+}
+
+/// Which engine will run each policy, and why, where that is left to the program.
+fn engines(config: &Config) -> Vec<String> {
+    let canary = config.canary.as_ref().map(|canary| ("canary.policy", &canary.policy));
+    let open = [("policy", &config.policy)].into_iter().chain(canary);
+    let open = open.filter(|(_, policy)| policy.engine == Some(PolicyEngine::Auto));
+    open.map(|(table, policy)| {
+        let path = policy.model.as_deref().map(Path::new).filter(|path| path.exists());
+        match path.map(|path| EngineChoice::of(policy, path)) {
+            Some(choice) => {
+                format!("{table}.engine: {}, because {}", choice.name(), choice.reason)
+            }
+            None => format!("{table}.engine: chosen once the model is fetched"),
+        }
+    })
+    .collect()
 }
 
 fn model_is_there(config: &StartConfig) -> Result<(), Failure> {

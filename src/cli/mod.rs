@@ -5,8 +5,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod assemble;
 mod background;
 mod check;
+mod engine_choice;
 mod eval;
 mod exit;
+mod export;
 mod health;
 mod hub;
 mod keys;
@@ -59,6 +61,8 @@ enum Command {
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
+    /// Write a model as a folder or a GGUF file
+    Export(export::ExportArgs),
     /// Put the large model alone and policies side by side
     Eval(eval::EvalArgs),
     /// Check a configuration file
@@ -88,6 +92,7 @@ impl Cli {
             Command::Keys(args) => serving(keys::run(args)),
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
+            Command::Export(args) => export::run(args),
             Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
             Command::Health(args) => serving(health::run(args)),

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::gguf::Gguf;
+
 /// Sizes in `config.json`, and the largest that any model could have.
 const SIZES: [(&str, u64); 8] = [
     ("vocab_size", 1 << 24),
@@ -18,11 +20,15 @@ const SIZES: [(&str, u64); 8] = [
     ("max_position_embeddings", 1 << 24),
 ];
 
-/// Makes sure that the sizes of the model in `folder` are possible.
+/// Makes sure that the sizes of the model in `folder` are possible. Those of a GGUF file are checked
+/// where it is read.
 ///
 /// # Errors
 /// When `config.json` cannot be read, or names an impossible size.
 pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
+    if Gguf::is_path(folder) {
+        return Ok(());
+    }
     let path = folder.join("config.json");
     let shown = path.display();
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{shown}`"))?;

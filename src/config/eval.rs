@@ -168,8 +168,9 @@ impl EvalConfig {
         if self.max_in_flight == 0 {
             return wrong("`max_in_flight` must be at least 1".into());
         }
-        if self.policy.model.is_some() || self.policy.remote.is_some() {
-            return wrong("`policy.model` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`".into());
+        let policy = &self.policy;
+        if policy.model.is_some() || policy.adapter.is_some() || policy.remote.is_some() {
+            return wrong("`policy.model`, `policy.adapter` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`; `server export` merges an adapter".into());
         }
         if !matches!(
             self.policy.engine,

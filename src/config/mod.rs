@@ -89,6 +89,8 @@ impl Default for Config {
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum PolicyEngine {
+    /// `native` on a CPU for the models that it knows, and else `mistralrs`.
+    Auto,
     /// mistral.rs, on a GPU or a CPU: whatever architecture it loads.
     #[serde(rename = "mistralrs")]
     #[clap(name = "mistralrs")]
@@ -107,13 +109,17 @@ pub enum PolicyEngine {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// What runs it. Default: `remote` where that is configured, `mistralrs` where there is a
-    /// model to run, and else `direct`.
+    /// What runs it. Default: `remote` where that is configured, `auto` where there is a model to
+    /// run, and else `direct`.
     pub engine: Option<PolicyEngine>,
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
-    /// Its name in replies and metrics. Default: the last part of `model`.
+    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The engine
+    /// `native` serves it, merged into the weights, which are dequantised for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
     pub name: Option<String>,
     /// How it samples.
     pub sampling: SamplingConfig,
@@ -155,11 +161,11 @@ impl Default for SamplingConfig {
     }
 }
 
-/// A large model of this process: a folder on the native engine.
+/// A large model of this process, on the native engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalModelConfig {
-    /// The folder.
+    /// A folder with safetensors, or a `.gguf` file.
     pub path: PathBuf,
     /// How it runs.
     #[serde(default)]
@@ -261,7 +267,7 @@ impl PolicyConfig {
         self.engine.get_or_insert(match (&self.remote, &self.model) {
             (Some(_), None) => PolicyEngine::Remote,
             (None, None) => PolicyEngine::Direct,
-            (_, Some(_)) => PolicyEngine::MistralRs,
+            (_, Some(_)) => PolicyEngine::Auto,
         });
     }
 
@@ -272,9 +278,21 @@ impl PolicyConfig {
             remote.validate(table).map_err(|error| ConfigError::Setting(error.to_string()))?;
         }
         match (self.engine, &self.model, &self.remote) {
-            (Some(PolicyEngine::MistralRs | PolicyEngine::Native), None, _) => {
+            (
+                Some(PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native),
+                None,
+                _,
+            ) => {
                 return wrong(format!(
                     "`{table}.engine` runs a model here, but `{table}.model` names none\nhint: set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
+                ));
+            }
+            (Some(engine), _, _)
+                if self.adapter.is_some()
+                    && !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native) =>
+            {
+                return wrong(format!(
+                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`\nhint: leave `{table}.engine` out, or merge the adapter with `server export`"
                 ));
             }
             (Some(PolicyEngine::Remote), _, None) => {

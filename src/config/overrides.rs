@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Config, ConfigError, PolicyEngine};
+use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
+use crate::engine::native::NativeConfig;
 use crate::large_model::LargeModelConfig;
 
 /// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag
@@ -12,6 +13,9 @@ pub struct Overrides {
     /// The policy: a folder, a `.gguf` file, or a Hugging Face id
     #[arg(long, value_name = "MODEL", env = "PROMPT_R1_POLICY")]
     pub policy: Option<String>,
+    /// An adapter for the policy: a folder as PEFT writes it
+    #[arg(long, value_name = "FOLDER", env = "PROMPT_R1_ADAPTER")]
+    pub adapter: Option<PathBuf>,
     /// What runs the policy
     #[arg(long, value_name = "ENGINE", env = "PROMPT_R1_POLICY_ENGINE")]
     pub policy_engine: Option<PolicyEngine>,
@@ -21,6 +25,14 @@ pub struct Overrides {
     /// The large model: its id at that URL, or the name of a configured one
     #[arg(long, value_name = "ID", env = "PROMPT_R1_LARGE_MODEL")]
     pub large_model: Option<String>,
+    /// A large model to run in this process: a folder or a `.gguf` file
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PROMPT_R1_LARGE_MODEL_PATH",
+        conflicts_with = "large_model_url"
+    )]
+    pub large_model_path: Option<PathBuf>,
     /// Where the bundled models are
     #[arg(long, value_name = "FOLDER", env = "PROMPT_R1_MODELS_DIR")]
     pub models_dir: Option<PathBuf>,
@@ -33,11 +45,30 @@ impl Overrides {
         }
         if let Some(model) = &self.policy {
             config.policy.model = Some(model.clone());
+            config.policy.adapter = None;
             config.policy.engine = None;
             config.policy.remote = None;
         }
+        if let Some(adapter) = &self.adapter {
+            config.policy.adapter = Some(adapter.clone());
+        }
         if let Some(engine) = self.policy_engine {
             config.policy.engine = Some(engine);
+        }
+        if let Some(path) = &self.large_model_path {
+            let name = match &self.large_model {
+                Some(name) => name.clone(),
+                None => path.file_stem().map_or_else(
+                    || path.display().to_string(),
+                    |name| name.to_string_lossy().into_owned(),
+                ),
+            };
+            let native = NativeConfig::default();
+            config
+                .local_models
+                .insert(name.clone(), LocalModelConfig { path: path.clone(), native });
+            config.default_large_model = Some(name);
+            return Ok(());
         }
         match (&self.large_model_url, &self.large_model) {
             (Some(url), Some(model)) => {

@@ -79,7 +79,7 @@ fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
     let text = format!(
         "default_large_model = \"test\"\n[access]\nstore = {:?}\n[server]\nmax_in_flight = {AT_ONCE}\nqueue = 1000\n\
          [episode]\ndeadline_ms = 60000\nmax_turns = 3\n\
-         [policy]\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
+         [policy]\nengine = \"mistralrs\"\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
          [large_models.test]\n{}[large_models.closed]\n{}[large_models.patient]\n{}",
         folder.join("keys.db"),
         hasty(&upstream.url()),

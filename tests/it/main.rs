@@ -15,6 +15,7 @@ mod hub;
 mod large_model;
 mod loopback;
 mod memory;
+mod one_file;
 mod openapi;
 mod operation;
 mod origins;

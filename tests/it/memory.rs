@@ -23,7 +23,7 @@ fn status(process: i32, name: &str) -> i64 {
 fn config(folder: &Path, upstream: &Loopback) -> std::path::PathBuf {
     let path = folder.join("server.toml");
     let text = format!(
-        "default_large_model = \"test\"\n[access]\nstore = {:?}\n[policy]\nmodel = \"models/policy\"\n\
+        "default_large_model = \"test\"\n[access]\nstore = {:?}\n[policy]\nengine = \"mistralrs\"\nmodel = \"models/policy\"\n\
          mistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
          [large_models.test]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"\n",
         folder.join("keys.db"),

@@ -1,0 +1,102 @@
+//! `server export`: a model as a folder that can be served, or as a GGUF file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+
+use crate::gguf::Entry;
+use crate::model::GgufType;
+use crate::tokenization::gguf_entries;
+use crate::train::start::{Start, StartConfig};
+
+use super::telemetry::Telemetry;
+use super::{Failure, hub};
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A folder, a `.gguf` file, or a Hugging Face id
+    model: String,
+    /// An adapter for it, to be merged in: a folder as PEFT writes it
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// Write a folder with safetensors, tokenizer and chat template; it must be new or empty
+    #[arg(long, value_name = "FOLDER", required_unless_present = "gguf")]
+    out: Option<PathBuf>,
+    /// Write a GGUF file, as llama.cpp and Ollama read it
+    #[arg(long, value_name = "FILE")]
+    gguf: Option<PathBuf>,
+    /// The type of the weights in the GGUF file
+    #[arg(long = "type", value_name = "TYPE", default_value = "f16", requires = "gguf")]
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// 16-bit floating point
+    #[value(name = "f16")]
+    F16,
+    /// 8 bits, about half the size
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// Carries `server export` out.
+#[allow(clippy::print_stdout, reason = "what was written is the command's output")]
+pub fn run(args: ExportArgs) -> Result<(), Failure> {
+    Telemetry::start(None)?;
+    args.check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let path = runtime.block_on(hub::resolve(&args.model))?;
+    let config = StartConfig {
+        path: Some(path.clone()),
+        adapter: args.adapter.clone(),
+        ..StartConfig::default()
+    };
+    config.check()?;
+    let start = Start::open(&config, path.clone(), 0)?;
+    if let Some(folder) = &args.out {
+        start.save(&start.model, folder)?;
+        println!("{}", folder.display());
+    }
+    if let Some(file) = &args.gguf {
+        let spec = start.model.spec();
+        let mut settings = gguf_entries(&path, spec.vocab_size).map_err(anyhow::Error::from)?;
+        settings.push(("general.name".into(), Entry::Text(name(&args.model))));
+        let kind = match args.kind {
+            Kind::F16 => GgufType::F16,
+            Kind::Q8_0 => GgufType::Q8_0,
+        };
+        let weights = start.model.merged().map_err(anyhow::Error::from)?;
+        weights.write_gguf(spec, settings, kind, file).map_err(anyhow::Error::from)?;
+        println!("{}", file.display());
+    }
+    Ok(())
+}
+
+impl ExportArgs {
+    /// Fails where something would be overwritten or could not be told apart later.
+    fn check(&self) -> anyhow::Result<()> {
+        let is_taken = |folder: &Path| {
+            folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some())
+        };
+        if let Some(folder) = self.out.as_deref().filter(|folder| is_taken(folder)) {
+            bail!("`{}` is not empty\nhint: name a new folder", folder.display());
+        }
+        match self.gguf.as_deref() {
+            Some(file) if file.exists() => {
+                bail!("there is a file `{}` already\nhint: name a new file", file.display())
+            }
+            Some(file) if !crate::gguf::Gguf::is_path(file) => {
+                bail!("`{}` does not end in `.gguf`", file.display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The last part of a path or an id, without `.gguf`.
+fn name(model: &str) -> String {
+    let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
+    last.strip_suffix(".gguf").unwrap_or(last).to_owned()
+}
