@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The server in front of a real llama.cpp server with a real model, SmolLM2-135M.
+# A real model, SmolLM2-135M: the server in front of a real llama.cpp server with it, and the model out of
+# its file alone: asked, trained for a step, and exported to llama.cpp again.
 # Needs python3; installs llama.cpp's server and fetches the model (98 MB), and fails where it cannot.
 # Usage: tests/real/run.sh SERVER_BINARY
 set -euo pipefail
@@ -67,3 +68,35 @@ children+=($!)
 server="$(line_of "$scratch/server.log" 'http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
 
 "$cache/venv/bin/python" suite.py "$server" "$plain" || { tail -20 "$scratch/server.log" >&2; exit 1; }
+
+# The file alone, as the policy and as the large model.
+cat >"$scratch/solve.toml" <<TOML
+schema_version = 1
+[episode]
+max_turns = 2
+max_turn_tokens = 48
+TOML
+"$binary" solve "What is the capital of France?" --config "$scratch/solve.toml" --json \
+  --policy "$model" --policy-engine native --large-model-path "$model" >"$scratch/solve.json"
+echo "ok   solve, with the file as policy and as large model"
+
+cat >"$scratch/chat.jsonl" <<'JSONL'
+{"messages": [{"role": "user", "content": "What is the capital of France?"}, {"role": "assistant", "content": "Paris."}]}
+{"messages": [{"role": "user", "content": "What is the capital of Italy?"}, {"role": "assistant", "content": "Rome."}]}
+JSONL
+cat >"$scratch/sft.toml" <<TOML
+schema_version = 1
+output = "$scratch/sft"
+steps = 1
+batch_size = 2
+schedule = { peak = 1e-4 }
+data = { kind = "chat", path = "$scratch/chat.jsonl" }
+[model]
+path = "$model"
+lora = { rank = 4, alpha = 8, targets = ["q_proj", "v_proj"] }
+TOML
+trained="$("$binary" train sft --config "$scratch/sft.toml")"
+echo "ok   a step of supervised training"
+
+"$binary" export "$trained" --gguf "$scratch/trained.gguf" --type q8_0 >/dev/null
+"$cache/venv/bin/python" export.py "$model" "$scratch/trained.gguf"
