@@ -78,23 +78,32 @@ pub struct TokenUsage {
     pub prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
+    /// Those of the read ones that came from the endpoint's cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
+    /// Those of the written ones that were thoughts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
+}
+
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 impl TokenUsage {
     /// What an endpoint says that it billed, within reason: sums of it cannot overflow.
     pub fn reported(prompt_tokens: u64, completion_tokens: u64) -> Self {
         const MOST: u64 = u32::MAX as u64;
-        Self {
-            prompt_tokens: prompt_tokens.min(MOST),
-            completion_tokens: completion_tokens.min(MOST),
-        }
+        let (prompt_tokens, completion_tokens) =
+            (prompt_tokens.min(MOST), completion_tokens.min(MOST));
+        Self { prompt_tokens, completion_tokens, ..Self::default() }
     }
 
     /// About what texts of so many bytes are billed, where nobody says.
     pub fn of_text(read: usize, written: usize) -> Self {
         const TOKEN_BYTES: usize = 4;
         let tokens = |bytes: usize| bytes.div_ceil(TOKEN_BYTES) as u64;
-        Self { prompt_tokens: tokens(read), completion_tokens: tokens(written) }
+        Self { prompt_tokens: tokens(read), completion_tokens: tokens(written), ..Self::default() }
     }
 }
 
@@ -102,6 +111,8 @@ impl std::ops::AddAssign for TokenUsage {
     fn add_assign(&mut self, other: Self) {
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.cached_tokens += other.cached_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
     }
 }
 

@@ -28,7 +28,8 @@ fn replying(said: impl Fn(usize) -> String + Send + Sync) -> (impl LargeModel, A
         let heard = call.messages.iter().filter(|message| message.role != "system");
         log.push(heard.map(ChatMessage::as_text).collect());
         let mut reply = Reply::text(said(log.len()));
-        reply.usage = TokenUsage { prompt_tokens: 10, completion_tokens: 2 };
+        reply.usage =
+            TokenUsage { prompt_tokens: 10, completion_tokens: 2, ..TokenUsage::default() };
         Ok(reply)
     });
     (model, asked)

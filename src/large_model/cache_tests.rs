@@ -19,7 +19,7 @@ fn call(text: &str, params: Value) -> Call {
 }
 
 fn billed(text: &str) -> Reply {
-    let usage = TokenUsage { prompt_tokens: 5, completion_tokens: 2 };
+    let usage = TokenUsage { prompt_tokens: 5, completion_tokens: 2, ..TokenUsage::default() };
     Reply { usage, cost: 0.5, ..Reply::text(text) }
 }
 

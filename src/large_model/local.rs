@@ -63,7 +63,11 @@ impl LocalModel {
             })
             .collect::<Result<_, _>>()?;
         let prompt = self.text.conversation_ids(&messages).map_err(|e| self.rejected(e))?;
-        let usage = TokenUsage { prompt_tokens: prompt.len() as u64, completion_tokens: 0 };
+        let usage = TokenUsage {
+            prompt_tokens: prompt.len() as u64,
+            completion_tokens: 0,
+            ..TokenUsage::default()
+        };
         let room = self.engine.context_length().saturating_sub(prompt.len());
         if room == 0 {
             let tokens = prompt.len();
@@ -184,6 +188,7 @@ impl Writing {
             return Ok(ReplyChunk::Done(Reply {
                 message: ChatMessage::text("assistant", std::mem::take(&mut self.written)),
                 finish_reason: finish_reason.to_owned(),
+                logprobs: None,
                 usage: self.usage,
                 cost: 0.0,
             }));

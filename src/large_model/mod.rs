@@ -58,6 +58,8 @@ pub struct Reply {
     pub message: ChatMessage,
     /// The upstream's `finish_reason`, such as `stop` or `length`.
     pub finish_reason: String,
+    /// The log-probabilities of its tokens, where they were asked for and the endpoint gives them.
+    pub logprobs: Option<Value>,
     /// What the call was billed: as the endpoint says, else by the length of its texts. Nothing
     /// where the reply was remembered.
     pub usage: TokenUsage,
@@ -72,6 +74,7 @@ impl Reply {
         Self {
             message: ChatMessage::text("assistant", content),
             finish_reason: "stop".to_owned(),
+            logprobs: None,
             usage: TokenUsage::default(),
             cost: 0.0,
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{CacheError, Prices, Reply};
 use crate::chat::ChatMessage;
@@ -28,6 +29,8 @@ struct Line {
     request: String,
     message: ChatMessage,
     finish_reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Value>,
     usage: TokenUsage,
     /// Absent from lines of earlier versions.
     #[serde(default)]
@@ -65,14 +68,15 @@ impl Replies {
                 break;
             }
             let parsed = serde_json::from_slice::<Line>(&line);
-            let Line { request, message, finish_reason, usage, cost } =
+            let Line { request, message, finish_reason, logprobs, usage, cost } =
                 parsed.map_err(|error| CacheError::Damaged {
                     path: path.display().to_string(),
                     line: number,
                     reason: error.to_string(),
                 })?;
             let cost = cost.unwrap_or_else(|| prices.cost(usage));
-            replies.keep(request.into(), Reply { message, finish_reason, usage, cost });
+            let reply = Reply { message, finish_reason, logprobs, usage, cost };
+            replies.keep(request.into(), reply);
             whole += length as u64;
         }
         if !line.is_empty() {
@@ -96,9 +100,10 @@ impl Replies {
     /// good. The line is short and goes to the page cache, so that it is written on this thread.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
         if let Some(file) = &mut self.file {
-            let Reply { message, finish_reason, usage, cost } = reply.clone();
+            let Reply { message, finish_reason, logprobs, usage, cost } = reply.clone();
             let cost = Some(cost);
-            let line = Line { request: key.clone(), message, finish_reason, usage, cost };
+            let request = key.clone();
+            let line = Line { request, message, finish_reason, logprobs, usage, cost };
             let written = serde_json::to_vec(&line).map_err(Into::into).and_then(|mut line| {
                 line.push(b'\n');
                 file.write_all(&line)

@@ -10,7 +10,20 @@ pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
     let count = |keys: [&str; 2]| keys.iter().find_map(|key| number(usage.get(*key)?));
     let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0);
     let written = count(["completion_tokens", "output_tokens"]).unwrap_or(0);
-    (read + written > 0).then(|| TokenUsage::reported(read, written))
+    let details = |keys: [&str; 2], detail: &str| {
+        keys.iter().find_map(|key| number(usage.get(*key)?.get(detail)?)).unwrap_or(0)
+    };
+    let cached = details(["prompt_tokens_details", "input_tokens_details"], "cached_tokens");
+    let thoughts =
+        details(["completion_tokens_details", "output_tokens_details"], "reasoning_tokens");
+    (read + written > 0).then(|| {
+        let usage = TokenUsage::reported(read, written);
+        TokenUsage {
+            cached_tokens: cached.min(usage.prompt_tokens),
+            reasoning_tokens: thoughts.min(usage.completion_tokens),
+            ..usage
+        }
+    })
 }
 
 fn number(value: &Value) -> Option<u64> {
@@ -46,6 +59,29 @@ mod tests {
             let found = reported_usage(&usage);
             let found = found.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
             assert_eq!(found, expected, "{usage}");
+        }
+    }
+
+    #[test]
+    fn details_are_parts_of_the_counts() {
+        let table = [
+            (
+                json!({"prompt_tokens": 7, "completion_tokens": 3,
+                       "prompt_tokens_details": {"cached_tokens": 5},
+                       "completion_tokens_details": {"reasoning_tokens": 9}}),
+                (5, 3),
+            ),
+            (
+                json!({"input_tokens": 7, "output_tokens": 3,
+                       "input_tokens_details": {"cached_tokens": 2.0},
+                       "output_tokens_details": {"reasoning_tokens": "1"}}),
+                (2, 1),
+            ),
+            (json!({"prompt_tokens": 7, "prompt_tokens_details": null}), (0, 0)),
+        ];
+        for (usage, expected) in table {
+            let found = reported_usage(&usage).unwrap_or_default();
+            assert_eq!((found.cached_tokens, found.reasoning_tokens), expected, "{usage}");
         }
     }
 }

@@ -83,7 +83,11 @@ impl PolicySession for Session {
             }
         }
         let finish = if kept < words.len() { TurnFinish::Length } else { TurnFinish::Stop };
-        let usage = TokenUsage { prompt_tokens: 0, completion_tokens: kept as u64 };
+        let usage = TokenUsage {
+            prompt_tokens: 0,
+            completion_tokens: kept as u64,
+            ..TokenUsage::default()
+        };
         Ok(WrittenTurn { finish, usage, cost: 0.0 })
     }
 

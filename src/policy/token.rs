@@ -148,7 +148,11 @@ impl PolicySession for Session {
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError> {
         let prompt_tokens = self.trace.ids.len();
-        let mut usage = TokenUsage { prompt_tokens: prompt_tokens as u64, completion_tokens: 0 };
+        let mut usage = TokenUsage {
+            prompt_tokens: prompt_tokens as u64,
+            completion_tokens: 0,
+            ..TokenUsage::default()
+        };
         let context = self.engine.context_length();
         let room = context.saturating_sub(prompt_tokens).min(max_tokens);
         if room == 0 {

@@ -225,7 +225,7 @@ impl Exchange {
     /// The reply with what it cost: as the endpoint says, else by the length of its texts. `read`:
     /// bytes of text in the request. `model`: the id it was asked of.
     pub(super) fn billed(&self, parsed: Parsed, model: &str, read: usize) -> Reply {
-        let Parsed { mut message, finish_reason, usage } = parsed;
+        let Parsed { mut message, finish_reason, logprobs, usage } = parsed;
         let usage = usage.unwrap_or_else(|| {
             let beside: usize = message
                 .extra
@@ -246,7 +246,8 @@ impl Exchange {
             .map(|(key, value)| (redactor.text(&key), redactor.json(value)))
             .collect();
         let cost = self.transport.config.prices_or_default(model).cost(usage);
-        Reply { message, finish_reason, usage, cost }
+        let logprobs = logprobs.map(|logprobs| redactor.json(logprobs));
+        Reply { message, finish_reason, logprobs, usage, cost }
     }
 
     pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {

@@ -146,6 +146,7 @@ impl PassedUsage {
             self.reported = Some(TokenUsage {
                 prompt_tokens: usage.prompt_tokens.max(known.prompt_tokens),
                 completion_tokens: usage.completion_tokens.max(known.completion_tokens),
+                ..usage
             });
         }
         self.written += response_text(value);

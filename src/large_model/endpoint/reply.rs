@@ -35,6 +35,8 @@ impl From<TooManyCalls> for Fault {
 pub(super) struct Parsed {
     pub(super) message: ChatMessage,
     pub(super) finish_reason: String,
+    /// Those of its tokens, where they were asked for.
+    pub(super) logprobs: Option<Value>,
     /// `None` where the endpoint does not say.
     pub(super) usage: Option<TokenUsage>,
 }
@@ -59,6 +61,8 @@ struct Choice {
     delta: Option<Map<String, Value>>,
     #[serde(default)]
     finish_reason: Value,
+    #[serde(default)]
+    logprobs: Option<Map<String, Value>>,
     #[serde(default)]
     error: Value,
 }
@@ -104,7 +108,9 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
     let message = choice.message.or(choice.delta);
     let message = message.ok_or_else(|| malformed("its first choice has no message"))?;
     let message = if parsed.is_mended { joined(message) } else { message };
-    build_reply(message, choice.finish_reason.as_str(), reported_usage(&completion.usage))
+    let reply =
+        build_reply(message, choice.finish_reason.as_str(), reported_usage(&completion.usage))?;
+    Ok(Parsed { logprobs: choice.logprobs.map(Value::from), ..reply })
 }
 
 /// A body without what may stand before its JSON.
@@ -156,6 +162,7 @@ fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
 pub(super) struct Assembly {
     message: Option<PartialMessage>,
     finish_reason: Option<String>,
+    logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
     /// Where characters came in halves.
     joiner: Option<Joiner>,
@@ -213,6 +220,9 @@ impl Assembly {
             if let Some(reason) = choice.finish_reason.as_str() {
                 self.finish_reason = Some(reason.to_owned());
             }
+            if let Some(logprobs) = choice.logprobs {
+                add_logprobs(self.logprobs.get_or_insert_default(), logprobs);
+            }
             if let Some(delta) = choice.delta.or(choice.message) {
                 text.push_str(&self.message.get_or_insert_default().add(delta)?);
             }
@@ -251,7 +261,19 @@ impl Assembly {
         if self.joiner.is_some() {
             fields = joined(fields);
         }
-        build_reply(fields, self.finish_reason.as_deref(), self.usage)
+        let reply = build_reply(fields, self.finish_reason.as_deref(), self.usage)?;
+        Ok(Parsed { logprobs: self.logprobs.take().map(Value::from), ..reply })
+    }
+}
+
+/// Adds the log-probabilities of a chunk's tokens to those before.
+fn add_logprobs(known: &mut Map<String, Value>, more: Map<String, Value>) {
+    for (key, value) in more {
+        match (known.get_mut(&key), value) {
+            (Some(Value::Array(tokens)), Value::Array(more)) => tokens.extend(more),
+            (Some(_), Value::Null) => {}
+            (_, value) => drop(known.insert(key, value)),
+        }
     }
 }
 
@@ -308,7 +330,7 @@ fn build_reply(
         }
     };
     let message = ChatMessage { role, content, extra: fields };
-    Ok(Parsed { message, finish_reason, usage })
+    Ok(Parsed { message, finish_reason, logprobs: None, usage })
 }
 
 fn is_empty(value: &Value) -> bool {
