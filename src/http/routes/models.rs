@@ -1,6 +1,7 @@
 //! `GET /v1/models`: our own models, and those of the endpoints.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -91,11 +92,16 @@ async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Valu
     let endpoints = state.serving.large_models.endpoints();
     let lists = endpoints.map(|(name, endpoint)| upstream(name, endpoint, authorization.as_ref()));
     models.extend(join_all(lists).await.into_iter().flatten().map(Value::Object));
-    let mut known = HashSet::new();
-    models.retain(|model| {
-        let id = model["id"].as_str().filter(|id| caller.may_ask(id));
-        id.is_some_and(|id| known.insert(id.to_owned()))
-    });
+    distinct(models, |model| {
+        let id = model["id"].as_str().filter(|id| caller.may_ask(id))?;
+        Some(id.to_owned())
+    })
+}
+
+/// The models that have an id, each id once: its first model.
+fn distinct<T, K: Eq + Hash>(mut models: Vec<T>, id: impl Fn(&T) -> Option<K>) -> Vec<T> {
+    let mut known = HashSet::with_capacity(models.len());
+    models.retain(|model| id(model).is_some_and(|id| known.insert(id)));
     models
 }
 
@@ -120,4 +126,44 @@ async fn upstream(
         tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::hash::{Hash, Hasher};
+
+    use super::distinct;
+
+    /// An id that counts how often it is compared.
+    struct Counted<'a>(usize, &'a Cell<usize>);
+
+    impl PartialEq for Counted<'_> {
+        fn eq(&self, other: &Self) -> bool {
+            self.1.set(self.1.get() + 1);
+            self.0 == other.0
+        }
+    }
+
+    impl Eq for Counted<'_> {}
+
+    impl Hash for Counted<'_> {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_looked_through_once() {
+        const COUNT: usize = 60_000;
+        let (read, compared) = (Cell::new(0), Cell::new(0));
+        let models: Vec<usize> = (0..COUNT).chain([7, COUNT - 1]).collect();
+        let kept = distinct(models, |model| {
+            read.set(read.get() + 1);
+            Some(Counted(*model, &compared)).filter(|id| id.0 != 5)
+        });
+        let expected: Vec<usize> = (0..COUNT).filter(|id| *id != 5).collect();
+        assert_eq!((kept, read.get()), (expected, COUNT + 2));
+        assert!(compared.get() < COUNT / 10, "{} comparisons", compared.get());
+    }
 }
