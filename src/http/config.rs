@@ -47,8 +47,35 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Whether there is a page for people at `/`. Default: true.
     pub ui: bool,
+    /// Where chat completions have the policy's thoughts: `reasoning_content`, `reasoning` or
+    /// `both`. Default: `reasoning_content`.
+    pub reasoning_field: ReasoningField,
     /// What a request may cost before it is let in.
     pub bounds: Bounds,
+}
+
+/// The field of a chat completion's message that has the thoughts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningField {
+    /// As DeepSeek, vLLM before 0.12, LiteLLM and most clients have it.
+    #[default]
+    ReasoningContent,
+    /// As OpenRouter and newer vLLM have it.
+    Reasoning,
+    /// Under both names; clients that read both show the thoughts twice.
+    Both,
+}
+
+impl ReasoningField {
+    /// The names of the field.
+    pub(super) fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::ReasoningContent => &["reasoning_content"],
+            Self::Reasoning => &["reasoning"],
+            Self::Both => &["reasoning_content", "reasoning"],
+        }
+    }
 }
 
 /// What a request may cost before it is let in: the table `[server.bounds]`. More is an error that
@@ -122,6 +149,7 @@ impl Default for ServerConfig {
             hosts: Vec::new(),
             allowed_origins: Vec::new(),
             ui: true,
+            reasoning_field: ReasoningField::default(),
             bounds: Bounds::default(),
         }
     }

@@ -89,6 +89,21 @@ impl ApiError {
         self
     }
 
+    /// The same in the words of another protocol: a field that begins with the first of a pair of
+    /// names begins with the second there.
+    pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        let Some(param) = self.object.param.take() else { return self };
+        let renamed = names
+            .iter()
+            .find_map(|(own, other)| Some(format!("{other}{}", param.strip_prefix(own)?)));
+        if let Some(renamed) = &renamed {
+            let quoted = |name: &str| format!("`{name}`");
+            self.object.message = self.object.message.replace(&quoted(&param), &quoted(renamed));
+        }
+        self.object.param = Some(renamed.unwrap_or(param));
+        self
+    }
+
     /// The same when money was spent beside it.
     pub(super) fn spent(self) -> Self {
         Self { is_spent: true, ..self }
@@ -283,9 +298,14 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+        }
         if self.is_spent {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        // For protocols that have another form.
+        response.extensions_mut().insert(self);
         response
     }
 }

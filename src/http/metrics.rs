@@ -15,15 +15,18 @@ use crate::episode::{Episode, EpisodeError, FinishReason, RoleUsage};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
 use crate::record::RecordCounts;
 
-/// The routes by which requests are told apart; all others are `other`.
-pub(super) const ROUTES: [&str; 7] = [
+/// The name of all routes that are not told apart.
+pub(super) const OTHER: &str = "other";
+/// The routes by which requests are told apart.
+pub(super) const ROUTES: [&str; 8] = [
     "/v1/solve",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
     "/v1/responses",
+    "/v1/messages",
     "/v1/models",
-    "other",
+    OTHER,
 ];
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
 /// Neither answered nor capped.

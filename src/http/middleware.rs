@@ -21,8 +21,10 @@ use super::caller;
 use super::error::ApiError;
 use super::metrics::ROUTES;
 use super::origin;
+use super::routes::messages;
 use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
+use super::wire::messages::MessagesErrorBody;
 
 /// Names the trace that a request is part of.
 const TRACE: &str = "traceparent";
@@ -95,6 +97,13 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
         guard.state.metrics.duration(route, elapsed);
     }
     tracing::debug!(parent: &span, status, elapsed_us = elapsed.as_micros() as u64, "answered");
+    if let Some(error) = response.extensions_mut().remove::<ApiError>()
+        && route == messages::ROUTE
+    {
+        let body = serde_json::to_vec(&MessagesErrorBody::from(&error)).unwrap_or_default();
+        response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+        *response.body_mut() = body.into();
+    }
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
     origin::expose(&guard.state.server, origin, response.headers_mut());
     response

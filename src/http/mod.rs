@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,6 +15,7 @@ mod config;
 mod connection;
 mod episode;
 mod error;
+mod item_memory;
 mod json_schema;
 mod metrics;
 mod middleware;
@@ -29,7 +30,7 @@ mod state;
 mod tests;
 mod wire;
 
-pub use config::{Bounds, ServerConfig};
+pub use config::{Bounds, ReasoningField, ServerConfig};
 pub use connection::serve;
 pub use connection::tls::{Tls, TlsConfig, TlsError};
 pub use metrics::Metrics;
@@ -47,6 +48,7 @@ use error::{ApiError, shorten};
     tags(
         (name = "solve", description = "The loop, with all that happens in it"),
         (name = "openai", description = "What OpenAI's clients speak"),
+        (name = "anthropic", description = "What Anthropic's clients speak"),
         (name = "operation", description = "For whoever runs the server"),
     )
 )]
@@ -59,7 +61,8 @@ pub fn router(handle: AppHandle) -> Router {
     if handle.state().server.ui {
         router = router.merge(routes::playground::pages());
     }
-    let router = router.method_not_allowed_fallback(wrong_method).fallback(unknown_route);
+    let router = router.method_not_allowed_fallback(wrong_method);
+    let router = router.fallback(async |uri: Uri| unknown_route(&uri));
     middleware::wrap(router, &handle).with_state(handle)
 }
 
@@ -73,7 +76,9 @@ fn documented() -> OpenApiRouter<AppHandle> {
         .route("/v1/models/{owner}/{*model}", get(routes::models::get_owned))
         .routes(routes!(routes::forward::embeddings))
         .routes(routes!(routes::forward::completions))
-        .routes(routes!(routes::forward::responses))
+        .routes(routes!(routes::responses::responses))
+        .routes(routes!(routes::messages::messages))
+        .route("/v1/{*rest}", any(routes::forward::other))
         .routes(routes!(routes::health::livez))
         .routes(routes!(routes::health::readyz))
         .routes(routes!(routes::health::health))
@@ -87,7 +92,7 @@ pub fn openapi_json() -> String {
     document.to_pretty_json().unwrap_or_default()
 }
 
-async fn unknown_route(uri: Uri) -> ApiError {
+fn unknown_route(uri: &Uri) -> ApiError {
     let path = uri.path();
     let shorter = path.trim_end_matches('/');
     let hint = if metrics::ROUTES.contains(&shorter) {
@@ -101,14 +106,19 @@ async fn unknown_route(uri: Uri) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
 }
 
+fn is_web_socket(headers: &HeaderMap) -> bool {
+    let protocol = headers.get(header::UPGRADE);
+    protocol.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn no_web_socket() -> ApiError {
+    let message = "there are no WebSockets here\nhint: ask by HTTP, with `stream` for events";
+    ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+}
+
 async fn wrong_method(method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    let is_web_socket = headers
-        .get(header::UPGRADE)
-        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if is_web_socket {
-        let message = "there are no WebSockets here\nhint: ask by HTTP, with `stream` for events";
-        let error = ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
-        return ([(header::UPGRADE, "HTTP/1.1")], error).into_response();
+    if is_web_socket(&headers) {
+        return no_web_socket().into_response();
     }
     let message = format!("`{}` cannot be asked by `{method}`", shorten(uri.path()));
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()

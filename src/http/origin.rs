@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::config::ServerConfig;
 use super::error::{ApiError, shorten};
+use super::routes::forward::is_passed;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
@@ -19,8 +20,9 @@ const REQUEST_PRIVATE: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 /// Content types that a page may send without asking first.
-const SIMPLE_TYPES: [&str; 3] =
-    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+const SIMPLE_TYPES: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", FORM];
+/// How programs upload files.
+const FORM: &str = "multipart/form-data";
 /// Headers of ours that pages may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "retry-after, x-should-retry, x-request-id, x-prompt-r1-policy, x-prompt-r1-turns, x-prompt-r1-overhead-ms, openai-processing-ms, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens",
@@ -53,7 +55,7 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
             return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }
     }
-    check_type(request)
+    check_type(server, request)
 }
 
 /// Whether a person follows a link to the server's page. Who links there cannot read or frame it.
@@ -63,11 +65,15 @@ fn is_visit(request: &Request) -> bool {
         && request.headers().get(FETCH_DEST).is_some_and(|dest| dest == "document")
 }
 
-fn check_type(request: &Request) -> Result<(), ApiError> {
+fn check_type(server: &ServerConfig, request: &Request) -> Result<(), ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.filter(|_| request.method() == Method::POST);
     let Some(kind) = kind.and_then(|kind| kind.to_str().ok()) else { return Ok(()) };
     let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_upload = kind.eq_ignore_ascii_case(FORM) && is_passed(request.uri().path());
+    if is_upload && (is_of_program(request.headers()) || is_allowed(server, request.headers())) {
+        return Ok(());
+    }
     if SIMPLE_TYPES.iter().any(|simple| kind.eq_ignore_ascii_case(simple)) {
         let message = format!(
             "the content type `{}` is refused while no key is needed\nhint: send `content-type: application/json`",
@@ -77,6 +83,12 @@ fn check_type(request: &Request) -> Result<(), ApiError> {
         return Err(ApiError::new(status, "unsupported_content_type", message));
     }
     Ok(())
+}
+
+/// Whether a program sent a request, or a page of this server's own: of others, browsers say so.
+fn is_of_program(headers: &HeaderMap) -> bool {
+    // A foreign `Origin` is refused before.
+    headers.get(FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none")
 }
 
 /// The names that a request is for: of its target and of its header `Host`, `None` inside for one
@@ -224,6 +236,25 @@ mod tests {
             let found =
                 check(&server, &request).map_or_else(|error| error.status.as_u16(), |()| 200);
             assert_eq!(found, status, "{headers:?}");
+        }
+        let form = "multipart/form-data; boundary=x";
+        let table: [(&str, &[(&str, &str)], u16); 6] = [
+            ("/v1/audio/transcriptions", &[], 200),
+            ("/v1/files", &[("sec-fetch-site", "same-origin")], 200),
+            ("/v1/files", &[("sec-fetch-site", "same-site")], 415),
+            ("/v1/files", &[("sec-fetch-site", "cross-site")], 403),
+            ("/v1/files", &[("origin", "https://evil.example")], 403),
+            ("/v1/responses", &[], 415),
+        ];
+        for (path, headers, status) in table {
+            let mut request = Request::post(path).header("host", own).header("content-type", form);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let found =
+                check(&server, &request).map_or_else(|error| error.status.as_u16(), |()| 200);
+            assert_eq!(found, status, "{path} {headers:?}");
         }
         let by_target = Request::get("http://evil.example/v1/models").body(Body::empty()).unwrap();
         assert!(check(&server, &by_target).is_err());

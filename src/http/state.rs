@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::body_memory::BodyMemory;
 use super::config::ServerConfig;
 use super::episode::admission::Admission;
+use super::item_memory::ItemMemory;
 use super::metrics::Metrics;
 use super::serving::Serving;
 use crate::access::Access;
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     app: App,
     pub(super) admission: Admission,
     body_memory: BodyMemory,
+    item_memory: ItemMemory,
     serving: RwLock<Arc<Serving>>,
 }
 
@@ -55,7 +57,9 @@ impl AppHandle {
         let body_memory = BodyMemory::new(app.server.bounds.bodies_bytes);
         serving.announce(&app.metrics);
         let serving = RwLock::new(Arc::new(serving));
-        Self { shared: Arc::new(Shared { app, admission, body_memory, serving }) }
+        let item_memory = ItemMemory::default();
+        let shared = Shared { app, admission, body_memory, item_memory, serving };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Answers by `serving` from the next request on. Requests in flight finish by what they
@@ -106,6 +110,10 @@ impl AppState {
 
     pub(super) fn body_memory(&self) -> &BodyMemory {
         &self.shared.body_memory
+    }
+
+    pub(super) fn item_memory(&self) -> &ItemMemory {
+        &self.shared.item_memory
     }
 
     /// Seconds since 1970.

@@ -189,6 +189,9 @@ async fn a_key_asks_only_for_its_models() {
         ("/v1/chat/completions", chat("m2"), 403),
         ("/v1/embeddings", json!({"model": "m2"}), 403),
         ("/v1/embeddings", json!({}), 403),
+        ("/v1/responses", json!({"model": "prompt-r1/other", "input": "a"}), 403),
+        ("/v1/moderations", json!({"model": "m2"}), 403),
+        ("/v1/files", json!({}), 403),
         ("/v1/completions", json!({"model": "open-model"}), 200),
     ];
     for (path, body, status) in table {

@@ -1,8 +1,9 @@
 //! `POST /v1/chat/completions` through the loop.
 
+use prompt_r1::http::ReasoningField;
 use serde_json::{Value, json};
 
-use crate::loopback::{Cut, Loopback, Script, USAGE};
+use crate::loopback::{Cut, Loopback, Script, USAGE, chunk, completion};
 use crate::server::{Setup, events};
 
 const PATH: &str = "/v1/chat/completions";
@@ -72,7 +73,8 @@ async fn thoughts_of_earlier_answers_stay_here() {
     // As clients keep it: the message of the last answer, and the next question.
     let (_, first) = server.json(PATH, request(json!({}))).await;
     let mut answer = first["choices"][0]["message"].clone();
-    assert!(answer["reasoning"].is_string() && answer["reasoning_content"].is_string());
+    answer["reasoning"] = answer["reasoning_content"].clone();
+    assert!(answer["reasoning"].is_string());
     answer["name"] = json!("kept");
     let messages = json!([{"role": "user", "content": "Where?"}, answer,
                           {"role": "user", "content": "When?", "reasoning": "theirs"}]);
@@ -85,15 +87,130 @@ async fn thoughts_of_earlier_answers_stay_here() {
 }
 
 #[tokio::test]
-async fn thoughts_come_under_both_names() {
+async fn thoughts_come_once_unless_both_names_are_wanted() {
     let upstream = Loopback::start().await;
-    let server = Setup::relay().start(&upstream).await;
-    let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
-    let (chunks, _) = events(&text);
-    assert_eq!(joined(&chunks, "reasoning_content"), "ask\n\nso it is");
-    assert_eq!(joined(&chunks, "reasoning"), "ask\n\nso it is");
-    assert_eq!(joined(&chunks, "content"), "ok");
-    assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    let table = [
+        (ReasoningField::ReasoningContent, true, false),
+        (ReasoningField::Reasoning, false, true),
+        (ReasoningField::Both, true, true),
+    ];
+    for (field, under_content, under_reasoning) in table {
+        let mut setup = Setup::relay();
+        setup.server.reasoning_field = field;
+        let server = setup.start(&upstream).await;
+        let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
+        let (chunks, _) = events(&text);
+        let (_, body) = server.json(PATH, request(json!({}))).await;
+        let names = [("reasoning_content", under_content), ("reasoning", under_reasoning)];
+        for (name, is_there) in names {
+            let expected = if is_there { "ask\n\nso it is" } else { "" };
+            assert_eq!(joined(&chunks, name), expected, "{field:?}");
+            let message = &body["choices"][0]["message"];
+            assert_eq!(message[name].as_str().unwrap_or_default(), expected, "{field:?}");
+            assert_eq!(message.get(name).is_some(), is_there, "{field:?}");
+        }
+        assert_eq!(joined(&chunks, "content"), "ok");
+        assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    }
+}
+
+#[tokio::test]
+async fn thoughts_of_the_large_model_stand_in_for_the_policys() {
+    let thinking = json!({"role": "assistant", "content": "ok", "reasoning": "hm"});
+    let upstream = Loopback::answering(move |_| Script::message(thinking.clone(), "stop")).await;
+    for (turn, expected) in [
+        ("<final_prompt>Tell</final_prompt>", "hm"),
+        ("<think>own</think><final_prompt>Tell</final_prompt>", "own"),
+    ] {
+        let server = Setup::turns([turn]).start(&upstream).await;
+        let (_, body) = server.json(PATH, request(json!({}))).await;
+        let message = &body["choices"][0]["message"];
+        assert_eq!(
+            (&message["reasoning_content"], message.get("reasoning")),
+            (&json!(expected), None)
+        );
+        let server = Setup::turns([turn]).start(&upstream).await;
+        let text = server.ask(PATH, request(json!({"stream": true}))).await.text().await.unwrap();
+        let (chunks, _) = events(&text);
+        assert_eq!(
+            (joined(&chunks, "reasoning_content"), joined(&chunks, "reasoning")),
+            (expected.to_owned(), String::new())
+        );
+    }
+}
+
+#[tokio::test]
+async fn usage_counts_all_that_is_billed() {
+    let reply = |details: Value| {
+        let mut body = completion(&json!({"role": "assistant", "content": "ok"}), "stop");
+        body["usage"].as_object_mut().unwrap().extend(details.as_object().cloned().unwrap());
+        Script::json(200, body)
+    };
+    let details = json!({"prompt_tokens_details": {"cached_tokens": 5},
+                         "completion_tokens_details": {"reasoning_tokens": 3}});
+    let upstream = Loopback::answering(move |_| reply(details.clone())).await;
+    let mut setup = Setup::turns([
+        "<interaction_prompt>a</interaction_prompt>",
+        "<interaction_prompt>b</interaction_prompt>",
+        "<answer>c</answer>",
+    ]);
+    setup.endpoint = json!({"prices": {"input_per_million": 1.0, "output_per_million": 0.5}});
+    let server = setup.start(&upstream).await;
+    let (_, body) = server.json(PATH, request(json!({}))).await;
+    let usage = &body["usage"];
+    let (read, written) = (2 * USAGE.0, 2 * USAGE.1);
+    assert_eq!(usage["prompt_tokens"], read);
+    assert_eq!(usage["total_tokens"], read + written);
+    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 10);
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 6);
+    assert_eq!(usage["prompt_r1"]["large_model"]["cost_nanos"], read * 1000 + written * 500);
+    // A policy that is asked over the network is paid for, too.
+    let upstream = Loopback::answering(|_| Script::reply("<answer>c</answer>")).await;
+    let server = Setup::policy(crate::chat_streams::remote(&upstream)).start(&upstream).await;
+    let (_, body) = server.json(PATH, request(json!({}))).await;
+    assert_eq!(body["usage"]["prompt_tokens"], USAGE.0);
+    assert_eq!(body["usage"]["prompt_r1"]["large_model"]["calls"], 0);
+}
+
+#[tokio::test]
+async fn log_probabilities_are_the_large_models() {
+    let logprobs = |token: &str| json!({"content": [{"token": token, "logprob": -0.5, "bytes": null, "top_logprobs": []}]});
+    let streamed = |token: &str| {
+        let mut piece = chunk(json!({"content": token}), None);
+        piece["choices"][0]["logprobs"] = logprobs(token);
+        piece.to_string()
+    };
+    let end = chunk(json!({}), Some("stop")).to_string();
+    let table = [
+        Script::events([streamed("In"), streamed(" Lyon"), end.clone(), "[DONE]".to_owned()]),
+        Script::reply("In Lyon"),
+    ];
+    for (script, has_them) in table.into_iter().zip([true, false]) {
+        for is_stream in [false, true] {
+            let upstream = Loopback::start().await;
+            upstream.then(script.clone());
+            let server =
+                Setup::turns(["<final_prompt>Where?</final_prompt>"]).start(&upstream).await;
+            let fields = json!({"logprobs": true, "top_logprobs": 2, "stream": is_stream});
+            let response = server.ask(PATH, request(fields)).await;
+            let status = response.status().as_u16();
+            let text = response.text().await.unwrap();
+            let sent = upstream.last().json();
+            assert_eq!((&sent["logprobs"], &sent["top_logprobs"]), (&json!(true), &json!(2)));
+            let last: Value = match is_stream {
+                true => events(&text).0.pop().unwrap(),
+                false => serde_json::from_str(&text).unwrap(),
+            };
+            if has_them {
+                let content = last["choices"][0]["logprobs"]["content"].as_array().unwrap();
+                let tokens: Vec<_> = content.iter().map(|token| &token["token"]).collect();
+                assert_eq!(tokens, ["In", " Lyon"], "{text}");
+            } else {
+                assert_eq!(last["error"]["param"], "logprobs", "{text}");
+                assert_eq!(status, if is_stream { 200 } else { 400 });
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -135,8 +252,8 @@ async fn what_is_refused_is_named() {
         (json!({"n": 17}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"stop": many}), "stop"),
-        (json!({"logprobs": true}), "logprobs"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"functions": []}), "functions"),
         (json!({"audio": {}}), "audio"),
         (json!({"modalities": ["audio"]}), "modalities"),

@@ -24,7 +24,7 @@ fn joined(chunks: &[Value], key: &str) -> String {
 }
 
 /// A policy behind an endpoint.
-fn remote(upstream: &Loopback) -> RemotePolicy {
+pub fn remote(upstream: &Loopback) -> RemotePolicy {
     let config = json!({"url": upstream.url(), "model": "p", "api_key_env": "",
                         "retries": {"max": 0}});
     let setup = EndpointSetup { keys: &|_| None, observer: Arc::new(()), seed: 0 };
@@ -78,10 +78,10 @@ async fn what_is_streamed_is_what_is_answered() {
         let (status, body) = server.json(CHAT, request(false)).await;
         let message = &body["choices"][0]["message"];
         assert_eq!((status, &message["content"]), (200, &json!(answer)), "{written}: {body}");
-        assert_eq!(message["reasoning"].as_str().unwrap_or_default(), think, "{written}");
+        assert_eq!(message["reasoning_content"].as_str().unwrap_or_default(), think, "{written}");
         let (chunks, done) = events(&server.ask(CHAT, request(true)).await.text().await.unwrap());
         assert_eq!((joined(&chunks, "content").as_str(), done), (answer, true), "{written}");
-        assert_eq!(joined(&chunks, "reasoning"), think, "{written}");
+        assert_eq!(joined(&chunks, "reasoning_content"), think, "{written}");
         let solve = json!({"question": "Where?", "stream": true});
         let text = server.ask("/v1/solve", solve).await.text().await.unwrap();
         let told =

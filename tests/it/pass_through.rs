@@ -2,6 +2,7 @@
 
 use futures::StreamExt;
 use prompt_r1::policy::ScriptedPolicy;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::loopback::{Cut, Loopback, Script};
@@ -20,7 +21,15 @@ async fn both_ways_byte_for_byte() {
     setup.endpoint = json!({"api_key_env": "TEST_KEY"});
     let server = setup.start(&upstream).await;
     let body = "{ \"unheard\": [1e400, \"\\u00e9\"],\n \"model\": \"any\", \"messages\": 7 }";
-    for path in [CHAT, "/v1/embeddings", "/v1/completions", "/v1/responses"] {
+    for path in [
+        CHAT,
+        "/v1/embeddings",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/moderations",
+        "/v1/messages/count_tokens",
+    ] {
         upstream.then(
             Script::bytes(418, "application/weird", b"\x00\xff".to_vec()).header("x-new", "1"),
         );
@@ -161,10 +170,53 @@ async fn nobody_is_there() {
 }
 
 #[tokio::test]
+async fn every_other_route_by_any_method() {
+    let (default, other) = (Loopback::start().await, Loopback::start().await);
+    let mut setup = setup();
+    setup.others.insert("ears".to_owned(), json!({"url": other.url(), "model": "whisper-1"}));
+    let server = setup.start(&default).await;
+    for (method, path) in [
+        (Method::GET, "/v1/files"),
+        (Method::GET, "/v1/files/file-1/content?x=1"),
+        (Method::DELETE, "/v1/responses/resp_1"),
+        (Method::POST, "/v1/responses/resp_1/cancel"),
+        (Method::GET, "/v1/batches?limit=2"),
+    ] {
+        let url = format!("{}{path}", server.url);
+        let response = server.client.request(method.clone(), url).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{method} {path}");
+        let arrived = default.last();
+        assert_eq!((&*arrived.method, &*arrived.path), (method.as_str(), path));
+        assert!(arrived.body.is_empty());
+    }
+    // The model of a form is known, and renamed where its endpoint knows it by another name.
+    let count = default.requests().len();
+    for model in ["whisper-1", "ears"] {
+        let form = format!(
+            "--x\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n\0\u{1}\r\n\
+             --x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--x--\r\n"
+        );
+        let kind = "multipart/form-data; boundary=x";
+        let asked = server.client.post(format!("{}/v1/audio/transcriptions", server.url));
+        let asked = asked.header("content-type", kind).body(form.clone());
+        assert_eq!(asked.send().await.unwrap().status(), 200);
+        let arrived = other.last();
+        assert_eq!(arrived.body, form.replace("ears", "whisper-1").as_bytes());
+        assert_eq!(arrived.header("content-type"), Some(kind));
+    }
+    assert_eq!(default.requests().len(), count);
+    // What administrates, and what is unknown, is not there.
+    for path in ["/v1/organization/users", "/v1/nothing", "/v1/files/"] {
+        let (status, error) = server.json(path, json!({})).await;
+        assert_eq!((status, &error["error"]["code"]), (404, &json!("unknown_route")), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn our_own_models_are_not_elsewhere() {
     let upstream = Loopback::start().await;
     let server = setup().start(&upstream).await;
-    for path in ["/v1/embeddings", "/v1/completions", "/v1/responses"] {
+    for path in ["/v1/embeddings", "/v1/completions", "/v1/images/generations"] {
         let (status, error) = server.json(path, json!({"model": "prompt-r1"})).await;
         assert_eq!((status, &error["error"]["param"]), (404, &json!("model")), "{path}");
     }

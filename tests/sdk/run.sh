@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The official OpenAI SDKs, unmodified, against the server with a loopback large model.
+# The official OpenAI SDKs, then Anthropic's and frameworks on their defaults, all unmodified,
+# against the server with a loopback large model.
 # Needs python3 and node; installs the SDKs from their registries, and fails where it cannot.
 # Usage: tests/sdk/run.sh [SERVER_BINARY]; without one, it is built.
 set -euo pipefail
@@ -8,6 +9,9 @@ cd "$(dirname "$0")/../.."
 # The newest of each line.
 python_sdks=("openai==1.99.*" "openai==2.7.*" "openai")
 node_sdks=("openai@5" "openai@6" "openai@latest")
+python_frameworks=("openai" "openai-agents" "pydantic-ai-slim[openai]" "langchain-openai" "anthropic")
+node_frameworks=("openai" "@anthropic-ai/sdk" "ai" "@ai-sdk/openai" "zod" "@langchain/openai"
+  "@langchain/core")
 
 cache="${PROMPT_R1_SDK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/sdk}"
 mkdir -p "$cache"
@@ -87,3 +91,15 @@ for sdk in "${node_sdks[@]}"; do
   suite="$PWD/tests/sdk/suite.mjs"
   (cd "$folder" && node "$suite" "$server" "$upstream")
 done
+
+venv="$cache/python-frameworks"
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --upgrade "${python_frameworks[@]}"
+"$venv/bin/python" tests/sdk/frameworks.py "$server"
+
+folder="$cache/node-frameworks"
+mkdir -p "$folder"
+[ -f "$folder/package.json" ] || echo '{"private": true}' >"$folder/package.json"
+npm install --prefix "$folder" --silent --no-audit --no-fund "${node_frameworks[@]/%/@latest}"
+suite="$PWD/tests/sdk/frameworks.mjs"
+(cd "$folder" && node "$suite" "$server")

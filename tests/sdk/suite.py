@@ -32,7 +32,7 @@ def plain():
     choice = completion.choices[0]
     assert choice.message.content == "Where is Lyon?", choice
     assert choice.message.role == "assistant" and choice.finish_reason == "stop"
-    assert (completion.usage.prompt_tokens, completion.usage.total_tokens) == (11, 18)
+    assert (completion.usage.prompt_tokens, completion.usage.total_tokens) == (33, 54)
     assert completion.usage.model_dump()["prompt_r1"]["turns"] == 2
     assert choice.message.model_dump()["reasoning_content"] == "ask\n\nso it is"
 
@@ -77,7 +77,7 @@ def streaming():
     assert thoughts == "ask\n\nso it is", thoughts
     reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert reasons[-1] == "stop" and not any(reasons[:-1])
-    assert chunks[-1].usage.total_tokens == 18
+    assert chunks[-1].usage.total_tokens == 54
 
 
 def several_streamed():
@@ -164,7 +164,7 @@ def expect(kind, call):
 def errors():
     api = client().chat.completions
     error = expect(openai.BadRequestError, lambda: api.create(
-        model="prompt-r1", messages=ASK, logprobs=True))
+        model="prompt-r1", messages=ASK, logprobs=True))  # which this large model does not give
     assert error.param == "logprobs" and error.code == "unsupported_parameter", error
     expect(openai.BadRequestError, lambda: api.create(model="prompt-r1", messages=[]))
     error = expect(openai.BadRequestError, lambda: api.create(

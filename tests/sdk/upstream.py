@@ -8,6 +8,7 @@ Any other model: says `passed`, at `/chat/completions`, `/completions` and `/res
 """
 
 import json
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,7 @@ def policy(body):
     if len(body["messages"]) > 1:
         reply = last.split("<interaction_response>")[1].split("</interaction_response>")[0].strip()
         return f"<think>so it is</think>\n<answer>{reply}</answer>"
-    question = last.rsplit("Question: ", 1)[-1].strip()
+    question = last.rsplit("<question>\n", 1)[-1].removesuffix("\n</question>").strip()
     if question.startswith("final "):
         return f"<think>its words</think>\n<final_prompt>{question}</final_prompt>"
     return f"<think>ask</think>\n<interaction_prompt>{question}</interaction_prompt>"
@@ -166,8 +167,8 @@ class Handler(BaseHTTPRequestHandler):
 
         try:
             chunk({"role": "assistant"})
-            for word in (message.get("content") or "").split(" "):
-                chunk({"content": word + " "})
+            for word in re.findall(r"\S*\s|\S+", message.get("content") or ""):
+                chunk({"content": word})
             while endless:
                 threading.Event().wait(0.02)
                 chunk({"content": "more "})

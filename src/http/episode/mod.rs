@@ -2,6 +2,8 @@
 //! end.
 
 pub(super) mod admission;
+pub(super) mod answer;
 pub(super) mod chat_stream;
+pub(super) mod prepared;
 pub(super) mod stop_sequences;
 pub(super) mod task;

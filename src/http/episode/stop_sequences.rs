@@ -12,10 +12,10 @@ pub(in crate::http) struct StopSequences {
 }
 
 /// Why an answer was ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::http) enum Ending {
-    /// A stop sequence followed.
-    Stop,
+    /// This stop sequence followed.
+    Stop(String),
     /// It was too long.
     Length,
 }
@@ -38,9 +38,9 @@ impl StopSequences {
             return kept.to_owned();
         }
         self.held.push_str(kept);
-        let stop = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = stop {
-            self.ending = Some(Ending::Stop);
+        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        if let Some((at, stop)) = found.min() {
+            self.ending = Some(Ending::Stop(stop.clone()));
             let mut sent = std::mem::take(&mut self.held);
             sent.truncate(at);
             return sent;
@@ -53,10 +53,10 @@ impl StopSequences {
     /// What is left to send, and why the answer was ended, if it was.
     pub(in crate::http) fn finish(&mut self) -> (String, Option<Ending>) {
         let rest = match self.ending {
-            Some(Ending::Stop) => String::new(),
+            Some(Ending::Stop(_)) => String::new(),
             _ => std::mem::take(&mut self.held),
         };
-        (rest, self.ending)
+        (rest, self.ending.clone())
     }
 
     /// As much of a piece as there is room for.
@@ -107,22 +107,23 @@ mod tests {
 
     #[test]
     fn where_answers_end() {
-        use Ending::{Length, Stop};
+        use Ending::Length;
+        let stop = |text: &str| Some(Ending::Stop(text.to_owned()));
         type Row<'a> = (&'a [&'a str], Option<u64>, &'a [&'a str], &'a str, Option<Ending>);
         let table: [Row<'_>; 14] = [
             (&[], None, &["a b", "c"], "a bc", None),
-            (&["X"], None, &["aXb"], "a", Some(Stop)),
-            (&["END"], None, &["a E", "N", "D b"], "a ", Some(Stop)),
+            (&["X"], None, &["aXb"], "a", stop("X")),
+            (&["END"], None, &["a E", "N", "D b"], "a ", stop("END")),
             (&["END"], None, &["a E", "N", "O"], "a ENO", None),
             (&["END"], None, &["a EN"], "a EN", None),
-            (&["bc", "ab"], None, &["xabc"], "x", Some(Stop)),
-            (&["", "é!"], None, &["aé", "?é", "!"], "aé?", Some(Stop)),
+            (&["bc", "ab"], None, &["xabc"], "x", stop("ab")),
+            (&["", "é!"], None, &["aé", "?é", "!"], "aé?", stop("é!")),
             (&[], Some(2), &["a ", "b ", "c"], "a b ", Some(Length)),
             (&[], Some(2), &["a ", "b "], "a b ", None),
             (&[], Some(2), &["one two three"], "one two ", Some(Length)),
             (&[], Some(0), &[" "], "", Some(Length)),
             (&[], Some(2), &["un", "believ", "able"], "unbeliev", Some(Length)),
-            (&["b"], Some(3), &["a b c d e"], "a ", Some(Stop)),
+            (&["b"], Some(3), &["a b c d e"], "a ", stop("b")),
             (&["zz"], Some(1), &["z", "z"], "z", Some(Length)),
         ];
         for (stops, room, pieces, sent, ending) in table {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -126,11 +125,6 @@ impl EpisodeStream {
     /// The next event; the last is `Done`, or `None` where the episode panicked.
     pub(in crate::http) async fn next(&mut self) -> Option<TaskEvent> {
         self.events.recv().await
-    }
-
-    /// All events.
-    pub(in crate::http) fn into_stream(self) -> impl Stream<Item = TaskEvent> + Send {
-        stream::unfold(self, |mut stream| async move { Some((stream.next().await?, stream)) })
     }
 }
 

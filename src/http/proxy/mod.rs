@@ -19,10 +19,14 @@ use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
 
 mod body;
 mod headers;
+pub(super) mod multipart;
 mod usage_meter;
 
 /// The same body for the id that an endpoint knows the model by.
-fn with_model(body: &[u8], id: &str) -> Option<Bytes> {
+fn with_model(headers: &HeaderMap, body: &[u8], id: &str) -> Option<Bytes> {
+    if let Some(place) = multipart::boundary(headers).and_then(|it| multipart::model(body, &it)) {
+        return Some([&body[..place.start], id.as_bytes(), &body[place.end..]].concat().into());
+    }
     let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
     fields.insert("model".to_owned(), id.into());
     serde_json::to_vec(&fields).ok().map(Bytes::from)
@@ -31,6 +35,7 @@ fn with_model(body: &[u8], id: &str) -> Option<Bytes> {
 /// A request to hand on.
 pub(super) struct Passed<'a> {
     pub(super) route: &'static str,
+    pub(super) method: Method,
     pub(super) uri: &'a Uri,
     pub(super) headers: HeaderMap,
     pub(super) body: &'a Bytes,
@@ -44,29 +49,30 @@ pub(super) async fn hand_on(
     model: &str,
     passed: Passed<'_>,
 ) -> Result<Response, ApiError> {
-    let Passed { route, uri, mut headers, body, started } = passed;
+    let Passed { route, method, uri, mut headers, body, started } = passed;
     let authorization = authorization(&headers);
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
     caller.check_price(id, endpoint.prices_of(Some(id)))?;
-    let renamed = (id != model).then(|| with_model(body, id)).flatten();
+    let renamed = (id != model).then(|| with_model(&headers, body, id)).flatten();
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
     headers::up(&mut headers);
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
-    let (method, body) = (Method::POST, body.clone());
-    if caller.is_billed() || endpoint.has_key() {
+    let body = body.clone();
+    // What reads or deletes is not paid for.
+    let is_metered = caller.is_billed() && method == Method::POST;
+    if is_metered || endpoint.has_key() {
         // What is compressed could not be counted, nor could the endpoint's key be found in it.
         headers.remove(header::ACCEPT_ENCODING);
     }
     // From now on, as the client may leave before there is a response.
-    let meter = caller.is_billed().then(|| {
+    let meter = is_metered.then(|| {
         let tally = Tally::default();
         let bill = caller.bill(&tally);
         UsageMeter::new(endpoint.billed_at(model), body.clone(), tally, bill)
     });
-    let is_metered = caller.is_billed();
     let model = model.to_owned();
     let request = ForwardRequest { method, path, headers, body, model, is_metered, deadline: None };
     let asked = Instant::now();

@@ -1,18 +1,22 @@
 //! Requests for models that are not ours: handed on as they are.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 
 use crate::http::body::RawBody;
 use crate::http::caller::Caller;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, shorten};
+use crate::http::metrics::{OTHER, ROUTES};
 use crate::http::model_name::{LOOP, is_loop, model_of};
+use crate::http::proxy::multipart::{boundary, model as model_in_form};
 use crate::http::proxy::{Passed, hand_on};
 use crate::http::state::AppState;
 use crate::http::wire::{ErrorBody, PassedRequest};
+use crate::http::{is_web_socket, no_web_socket, unknown_route};
 
 /// Passed through to the endpoint that serves the model.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = PassedRequest,
@@ -60,27 +64,77 @@ pub(in crate::http) async fn completions(
     route("/v1/completions", state, uri, caller, headers, body).await
 }
 
-/// Passed through to the endpoint that serves the model.
-#[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = PassedRequest,
-    responses(
-    (status = 200, description = "What the endpoint answers", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "The body is no JSON object", body = ErrorBody),
-    (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
-    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
-    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
-    (status = "default", description = "What else the endpoint answers")))]
-pub(in crate::http) async fn responses(
-    state: State<AppState>,
+/// Resources of OpenAI's API, and of Anthropic's, that are passed through whatever is done to them.
+/// What administrates an organisation is not among them.
+const RESOURCES: [&str; 18] = [
+    "assistants",
+    "audio",
+    "batches",
+    "chat",
+    "containers",
+    "conversations",
+    "evals",
+    "files",
+    "fine_tuning",
+    "images",
+    "messages",
+    "moderations",
+    "realtime",
+    "responses",
+    "threads",
+    "uploads",
+    "vector_stores",
+    "videos",
+];
+
+/// Whether what is at this path is passed through, whoever asks for it.
+pub(in crate::http) fn is_passed(path: &str) -> bool {
+    let Some(path) = path.strip_prefix("/v1/") else { return false };
+    let resource = path.split('/').next().unwrap_or_default();
+    RESOURCES.contains(&resource)
+        && !path.ends_with('/')
+        && !ROUTES.iter().any(|route| route.strip_prefix("/v1/") == Some(path))
+}
+
+/// Any other route of OpenAI's API, by any method: passed through to the endpoint that serves the
+/// model which the body names, else to the default one.
+pub(in crate::http) async fn other(
+    State(state): State<AppState>,
+    method: Method,
     uri: Uri,
     caller: Caller,
     headers: HeaderMap,
-    body: RawBody,
+    RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
-    route("/v1/responses", state, uri, caller, headers, body).await
+    let started = Instant::now();
+    if !is_passed(uri.path()) {
+        return Err(unknown_route(&uri));
+    }
+    if is_web_socket(&headers) {
+        return Err(no_web_socket());
+    }
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let form = boundary(&headers);
+    let model = match &form {
+        _ if body.is_empty() => Cow::Borrowed(""),
+        Some(boundary) => {
+            let place = model_in_form(&body, boundary);
+            let model = place.map(|place| String::from_utf8_lossy(&body[place]));
+            model.unwrap_or_default()
+        }
+        None if kind.starts_with(b"application/json") || kind.is_empty() => {
+            model_of(&body, &caller)?
+        }
+        None => Cow::Borrowed(""),
+    };
+    caller.check(&model)?;
+    pass(
+        &state,
+        caller,
+        &model,
+        Passed { route: OTHER, method, uri: &uri, headers, body: &body, started },
+    )
+    .await
 }
 
 async fn route(
@@ -91,14 +145,27 @@ async fn route(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
+    let started = Instant::now();
     let model = model_of(&body, &caller)?;
-    if is_loop(&model) {
+    let method = Method::POST;
+    let passed = Passed { route, method, uri: &uri, headers, body: &body, started };
+    pass(&state, caller, &model, passed).await
+}
+
+/// Hands a request on, unless it is for the loop.
+async fn pass(
+    state: &AppState,
+    caller: Caller,
+    model: &str,
+    passed: Passed<'_>,
+) -> Result<Response, ApiError> {
+    if is_loop(model) {
+        let path = shorten(passed.uri.path());
         let message = format!(
-            "the model `{LOOP}` is not at `{route}`\nhint: it is at `/v1/chat/completions` and `/v1/solve`"
+            "the model `{LOOP}` is not at `{path}`\nhint: it is at `/v1/chat/completions`, `/v1/responses`, `/v1/messages` and `/v1/solve`"
         );
         let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
         return Err(error.with_param("model"));
     }
-    let passed = Passed { route, uri: &uri, headers, body: &body, started: Instant::now() };
-    hand_on(&state, &caller, &model, passed).await
+    hand_on(state, &caller, model, passed).await
 }

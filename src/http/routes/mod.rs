@@ -4,9 +4,11 @@ pub(super) mod chat;
 pub(super) mod docs;
 pub(super) mod forward;
 pub(super) mod health;
+pub(super) mod messages;
 pub(super) mod metrics;
 pub(super) mod models;
 pub(super) mod playground;
+pub(super) mod responses;
 pub(super) mod solve;
 
 use std::time::Duration;
@@ -16,13 +18,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use crate::policy::Policy;
 
 /// The header that names the policy of an episode.
-fn policy_header(policy: &dyn Policy) -> HeaderMap {
+pub(super) fn policy_header(policy: &dyn Policy) -> HeaderMap {
     let name = HeaderValue::from_str(policy.name()).ok();
     name.map(|name| (HeaderName::from_static("x-prompt-r1-policy"), name)).into_iter().collect()
 }
 
 /// The headers of a whole reply.
-fn episode_headers(policy: &dyn Policy, turns: usize, overhead: Duration) -> HeaderMap {
+pub(super) fn episode_headers(policy: &dyn Policy, turns: usize, overhead: Duration) -> HeaderMap {
     let mut headers = policy_header(policy);
     headers.insert("x-prompt-r1-turns", HeaderValue::from(turns));
     let overhead = format!("{:.3}", overhead.as_secs_f64() * 1e3);

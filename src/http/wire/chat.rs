@@ -16,7 +16,7 @@ use crate::http::error::ApiError;
 use crate::http::json_schema;
 
 /// A Chat Completions request whose model is `prompt-r1` or `prompt-r1/NAME`.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"model": "prompt-r1", "messages": [
     {"role": "user", "content": "Which currency is used where the author of Hamlet was born?"}]}))]
@@ -103,9 +103,11 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) chat_template_kwargs: Option<Value>,
     /// Not OpenAI's, but common. Handed to the large model with every call.
     pub(in crate::http) enable_thinking: Option<Value>,
-    /// Only false: the answer may be the policy's.
+    /// Whether the final answer comes with log-probabilities: the large model writes it then, and
+    /// must give them.
     pub(in crate::http) logprobs: Option<bool>,
-    /// Only 0.
+    /// Alternatives to show for each token of the answer; only beside `logprobs`.
+    #[schema(minimum = 0, maximum = 20)]
     pub(in crate::http) top_logprobs: Option<u32>,
     /// Only `["text"]`.
     pub(in crate::http) modalities: Option<Vec<String>>,
@@ -147,6 +149,8 @@ pub(in crate::http) enum Stop {
 
 /// Episodes of one request at most.
 const MOST_CHOICES: u32 = 16;
+/// Alternatives for a token at most, as OpenAI has it.
+const MOST_LOGPROBS: u32 = 20;
 /// Stop sequences at most, as OpenAI has it.
 const MOST_STOPS: usize = 4;
 
@@ -166,8 +170,6 @@ impl ChatRequest {
     pub(in crate::http) fn refuse(&self) -> Result<(), ApiError> {
         let is_text = |kinds: &Vec<String>| kinds.iter().all(|kind| kind == "text");
         let refused = [
-            ("logprobs", self.logprobs == Some(true)),
-            ("top_logprobs", self.top_logprobs.is_some_and(|count| count > 0)),
             ("modalities", !self.modalities.as_ref().is_none_or(is_text)),
             ("audio", self.audio.is_some()),
             ("prediction", self.prediction.is_some()),
@@ -186,6 +188,14 @@ impl ChatRequest {
         between("top_p", self.top_p, 0.0, 1.0)?;
         between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
         between("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        if self.top_logprobs.is_some_and(|count| count > MOST_LOGPROBS) {
+            let message = format!("`top_logprobs` is not between 0 and {MOST_LOGPROBS}");
+            return Err(ApiError::invalid("top_logprobs", message));
+        }
+        if self.top_logprobs.is_some_and(|count| count > 0) && self.logprobs != Some(true) {
+            let message = "`top_logprobs` needs `logprobs`: true";
+            return Err(ApiError::invalid("top_logprobs", message));
+        }
         let caps = [
             ("max_tokens", self.max_tokens),
             ("max_completion_tokens", self.max_completion_tokens),
@@ -269,7 +279,10 @@ impl ChatRequest {
         let is_json = check.is_some();
         let biased = self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty());
         let tools = self.tools.clone().filter(|_| self.has_tools());
+        let logprobs = self.logprobs.filter(|is_asked| *is_asked);
         let params = fields([
+            ("logprobs", logprobs.map(Value::from)),
+            ("top_logprobs", self.top_logprobs.filter(|_| logprobs.is_some()).map(Value::from)),
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("max_completion_tokens", self.max_completion_tokens.map(Value::from)),
             ("response_format", self.response_format.clone().filter(|_| is_json)),
@@ -284,7 +297,8 @@ impl ChatRequest {
             ("logit_bias", self.logit_bias.clone().filter(|_| biased).map(Value::from)),
         ]);
         let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
-        let by_large_model = is_json || self.has_tools() || biased || penalised;
+        let by_large_model =
+            is_json || self.has_tools() || biased || penalised || logprobs.is_some();
         Ok(AnswerForm { params, by_large_model, check })
     }
 

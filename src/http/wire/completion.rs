@@ -4,8 +4,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::solve::{ModelUsage, SolveTurn};
-use crate::episode::{Episode, EpisodeUsage, FinishReason};
+use super::solve::SolveTurn;
+use super::usage::Usage;
+use super::{THOUGHTS, thoughts};
+use crate::episode::{Episode, FinishReason};
+use crate::http::config::ReasoningField;
+use crate::http::episode::answer::Answered;
 use crate::http::episode::stop_sequences::Ending;
 
 /// A chat completion.
@@ -30,11 +34,13 @@ pub(in crate::http) struct Completion {
 pub(in crate::http) struct Choice {
     /// Its number, from 0.
     pub(in crate::http) index: usize,
-    /// The assistant's message, with the policy's thoughts in `reasoning_content` and `reasoning`.
+    /// The assistant's message, with the policy's thoughts in `reasoning_content` (the
+    /// setting `server.reasoning_field` chooses another name).
     #[schema(value_type = Object)]
     pub(in crate::http) message: Map<String, Value>,
-    /// Always null.
-    pub(in crate::http) logprobs: Option<()>,
+    /// Those of the answer, where they were asked for.
+    #[schema(value_type = Option<Object>)]
+    pub(in crate::http) logprobs: Option<Value>,
     /// `stop`, `length`, `tool_calls`, or what else the large model says.
     pub(in crate::http) finish_reason: String,
     /// How the episode went.
@@ -65,91 +71,40 @@ impl Outcome {
     }
 }
 
-/// What a request was billed: by the large model in OpenAI's fields, by both in `prompt_r1`.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-pub(in crate::http) struct Usage {
-    /// Tokens that the large model read, over all its calls.
-    prompt_tokens: u64,
-    /// Tokens that the large model wrote, over all its calls.
-    completion_tokens: u64,
-    /// Their sum.
-    total_tokens: u64,
-    /// Both models, apart.
-    prompt_r1: Shares,
-}
-
-/// What each model used.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-pub(in crate::http) struct Shares {
-    /// Turns of the policy.
-    turns: usize,
-    /// The small model that thinks and asks.
-    policy: ModelUsage,
-    /// The model that it asks.
-    large_model: ModelUsage,
-}
-
-/// Adds up what episodes used.
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::http) struct Sum {
-    pub(in crate::http) turns: usize,
-    usage: EpisodeUsage,
-}
-
-impl Sum {
-    pub(in crate::http) fn add(&mut self, episode: &Episode) {
-        self.turns += episode.trajectory.turns.len();
-        let roles = [
-            (&mut self.usage.policy, episode.usage.policy),
-            (&mut self.usage.large_model, episode.usage.large_model),
-        ];
-        for (sum, used) in roles {
-            sum.calls += used.calls;
-            sum.tokens += used.tokens;
-            sum.cost += used.cost;
-        }
-    }
-
-    pub(in crate::http) fn usage(self) -> Usage {
-        let billed = self.usage.large_model.tokens;
-        Usage {
-            prompt_tokens: billed.prompt_tokens,
-            completion_tokens: billed.completion_tokens,
-            total_tokens: billed.prompt_tokens + billed.completion_tokens,
-            prompt_r1: Shares {
-                turns: self.turns,
-                policy: self.usage.policy.into(),
-                large_model: self.usage.large_model.into(),
-            },
-        }
-    }
-}
-
 /// The assistant's message: `content` is the answer's text as it was trimmed.
-pub(in crate::http) fn message(episode: &Episode, content: String) -> Map<String, Value> {
+pub(in crate::http) fn message(
+    episode: &Episode,
+    content: String,
+    field: ReasoningField,
+) -> Map<String, Value> {
     let mut message = Map::new();
     message.insert("role".to_owned(), json!("assistant"));
     let reply = episode.reply.as_ref();
     let is_bare = reply.is_some_and(|reply| reply.message.content.is_null());
     message.insert("content".to_owned(), if is_bare { Value::Null } else { json!(content) });
     message.insert("refusal".to_owned(), Value::Null);
-    for (key, value) in reply.into_iter().flat_map(|reply| &reply.message.extra) {
-        message.insert(key.clone(), value.clone());
-    }
-    let thoughts: Vec<_> =
-        episode.trajectory.turns.iter().filter_map(|turn| turn.think.as_deref()).collect();
-    if !thoughts.is_empty() {
-        let thoughts = json!(thoughts.join("\n\n"));
-        message.insert("reasoning_content".to_owned(), thoughts.clone());
-        message.insert("reasoning".to_owned(), thoughts);
+    message.extend(beside_text(episode));
+    if let Some(thoughts) = thoughts(episode) {
+        for name in field.names() {
+            message.insert((*name).to_owned(), json!(thoughts));
+        }
     }
     message
 }
 
+/// What a reply has beside its text and its thoughts.
+fn beside_text(episode: &Episode) -> Map<String, Value> {
+    let extra = episode.reply.as_ref().map(|reply| reply.message.extra.clone());
+    let mut extra = extra.unwrap_or_default();
+    extra.retain(|key, _| !THOUGHTS.contains(&key.as_str()));
+    extra
+}
+
 /// Why the answer ends where it does.
-pub(in crate::http) fn finish_reason(episode: &Episode, ending: Option<Ending>) -> String {
-    let reason = match (ending, &episode.reply) {
-        (Some(Ending::Stop), _) => "stop",
+pub(in crate::http) fn finish_reason(answered: &Answered) -> String {
+    let episode = &answered.episode;
+    let reason = match (&answered.ending, &episode.reply) {
+        (Some(Ending::Stop(_)), _) => "stop",
         (Some(Ending::Length), _) => "length",
         (None, Some(reply)) => &reply.finish_reason,
         (None, None) if episode.finish_reason == FinishReason::TokenLimit => "length",
@@ -166,6 +121,8 @@ pub(in crate::http) struct ChunkHead {
     pub(in crate::http) model: String,
     /// Whether the usage is told at the end; `usage` is null until then.
     pub(in crate::http) include_usage: bool,
+    /// Where the thoughts stand.
+    pub(in crate::http) reasoning_field: ReasoningField,
 }
 
 /// A chunk of a completion.
@@ -185,7 +142,7 @@ pub(in crate::http) struct Chunk<'a> {
 struct ChunkChoice<'a> {
     index: usize,
     delta: Delta<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<&'a Value>,
     finish_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_r1: Option<Outcome>,
@@ -216,13 +173,18 @@ impl<'a> Delta<'a> {
         Self { content: Some(text), ..Self::default() }
     }
 
-    pub(in crate::http) fn thought(text: &'a str) -> Self {
-        Self { reasoning_content: Some(text), reasoning: Some(text), ..Self::default() }
+    pub(in crate::http) fn thought(text: &'a str, field: ReasoningField) -> Self {
+        let under = |name| field.names().contains(&name).then_some(text);
+        Self {
+            reasoning_content: under("reasoning_content"),
+            reasoning: under("reasoning"),
+            ..Self::default()
+        }
     }
 
     /// What a reply has beside its text: calls of tools, numbered as chunks have them, and others.
     pub(in crate::http) fn beside_text(episode: &Episode) -> Option<Self> {
-        let mut more = episode.reply.as_ref()?.message.extra.clone();
+        let mut more = beside_text(episode);
         more.retain(|_, value| !value.is_null());
         if let Some(Value::Array(calls)) = more.get_mut("tool_calls") {
             for (index, call) in calls.iter_mut().enumerate() {
@@ -258,12 +220,13 @@ impl<'a> Chunk<'a> {
         head: &'a ChunkHead,
         index: usize,
         reason: String,
+        logprobs: Option<&'a Value>,
         outcome: Outcome,
     ) -> Self {
         let choice = ChunkChoice {
             index,
             delta: Delta::default(),
-            logprobs: None,
+            logprobs,
             finish_reason: Some(reason),
             prompt_r1: Some(outcome),
         };

@@ -8,11 +8,31 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::episode::Episode;
+
 pub(super) mod chat;
 pub(super) mod completion;
+pub(super) mod messages;
 pub(super) mod options;
 pub(super) mod question;
+pub(super) mod responses;
 pub(super) mod solve;
+pub(super) mod usage;
+
+/// Where messages have thoughts.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
+
+/// The policy's thoughts; where it had none, those of the large model's answer.
+pub(super) fn thoughts(episode: &Episode) -> Option<String> {
+    let turns = episode.trajectory.turns.iter();
+    let thoughts: Vec<_> = turns.filter_map(|turn| turn.think.as_deref()).collect();
+    if !thoughts.is_empty() {
+        return Some(thoughts.join("\n\n"));
+    }
+    let extra = &episode.reply.as_ref()?.message.extra;
+    let thoughts = THOUGHTS.iter().find_map(|key| extra.get(*key)?.as_str());
+    thoughts.filter(|thoughts| !thoughts.is_empty()).map(str::to_owned)
+}
 
 /// OpenAI's error object, in its envelope.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -1,8 +1,9 @@
 //! Conversations, and the question that they end with.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::THOUGHTS;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
@@ -76,6 +77,7 @@ impl Asked {
         if messages.is_empty() {
             return Err(ApiError::invalid("messages", "`messages` is empty"));
         }
+        name_legacy_calls(&mut messages);
         for (index, message) in messages.iter_mut().enumerate() {
             check(index, message)?;
             if message.role == "assistant" {
@@ -99,8 +101,29 @@ impl Asked {
     }
 }
 
-/// Where the thoughts of earlier answers stand.
-const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
+/// Has calls and results of functions in the form that came before tools read as those of tools.
+fn name_legacy_calls(messages: &mut [ChatMessage]) {
+    let mut calls = 0;
+    for message in messages {
+        let call = message.extra.get("function_call").filter(|call| call.is_object());
+        if message.role == "assistant"
+            && let Some(call) = call.cloned()
+        {
+            calls += 1;
+            let call = json!({"id": legacy_id(calls), "type": "function", "function": call});
+            message.extra.shift_remove("function_call");
+            message.extra.insert("tool_calls".to_owned(), json!([call]));
+        } else if message.role == "function" {
+            message.role = "tool".to_owned();
+            message.extra.insert("tool_call_id".to_owned(), legacy_id(calls).into());
+        }
+    }
+}
+
+fn legacy_id(number: usize) -> String {
+    format!("call_{number}")
+}
+
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Refuses what no chat model could read.
@@ -142,8 +165,6 @@ fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use serde_json::json;
 
     use super::*;
 
@@ -188,6 +209,23 @@ mod tests {
             assert_eq!(asked.attachments.len(), attachments, "{messages}");
             assert_eq!(asked.is_continued, is_continued, "{messages}");
         }
+    }
+
+    #[test]
+    fn functions_are_tools() {
+        let call = json!({"name": "f", "arguments": "{}"});
+        let messages = json!([
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": null, "function_call": call},
+            {"role": "function", "name": "f", "content": "r"},
+        ]);
+        let expected = json!([
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": null,
+             "tool_calls": [{"id": "call_1", "type": "function", "function": call}]},
+            {"role": "tool", "content": "r", "name": "f", "tool_call_id": "call_1"},
+        ]);
+        assert_eq!(json!(of(messages).unwrap().conversation), expected);
     }
 
     #[test]

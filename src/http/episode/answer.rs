@@ -1,0 +1,195 @@
+//! The answer of an episode on its way to a client, whatever protocol the client speaks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use futures::{Stream, stream};
+
+use super::stop_sequences::{Ending, StopSequences};
+use super::task::{EpisodeStream, EpisodeTask, TaskEvent};
+use crate::episode::{Episode, EpisodeErrorKind, EpisodeEvent, EventSink};
+use crate::http::error::ApiError;
+use crate::http::wire::thoughts;
+
+/// A finished answer.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Answered {
+    pub(in crate::http) episode: Episode,
+    /// Why the client's wishes ended it, if they did.
+    pub(in crate::http) ending: Option<Ending>,
+}
+
+/// A piece of an answer that is streamed. The last one is `Done` or `Failed`.
+pub(in crate::http) enum Piece {
+    Thought(String),
+    Text(String),
+    Done(Box<Answered>),
+    Failed(ApiError),
+}
+
+/// What is asked of every answer of a request.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Wishes {
+    pub(in crate::http) stops: StopSequences,
+    /// Whether log-probabilities must come with it.
+    pub(in crate::http) logprobs: bool,
+}
+
+impl Wishes {
+    fn check(&self, episode: &Episode) -> Result<(), ApiError> {
+        if !self.logprobs || logprobs(episode).is_some() {
+            return Ok(());
+        }
+        let message = "the large model gives no `logprobs`\nhint: leave them out, or ask for another large model";
+        let error = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
+        Err(error.with_param("logprobs").spent())
+    }
+}
+
+/// The log-probabilities of the answer, as the large model gives them.
+pub(in crate::http) fn logprobs(episode: &Episode) -> Option<&serde_json::Value> {
+    episode.reply.as_ref()?.logprobs.as_ref()
+}
+
+/// Runs an episode to its end: its whole text, its answer, and the time that neither model took.
+pub(in crate::http) async fn whole(
+    task: &EpisodeTask,
+    wishes: &Wishes,
+) -> Result<(String, Answered, Duration), ApiError> {
+    let stops = wishes.stops.clone();
+    let mut whole = Whole { stops, text: String::new(), has_answered: false };
+    let episode = task.run(&mut whole).await?;
+    wishes.check(&episode)?;
+    let overhead = task.overhead(&episode);
+    if !whole.has_answered {
+        whole.text = whole.stops.push(&episode.answer);
+    }
+    let (rest, ending) = whole.stops.finish();
+    whole.text.push_str(&rest);
+    Ok((whole.text, Answered { episode, ending }, overhead))
+}
+
+/// Collects an answer for a reply that is not streamed, and ends it where a stream would end.
+struct Whole {
+    stops: StopSequences,
+    text: String,
+    has_answered: bool,
+}
+
+#[async_trait]
+impl EventSink for Whole {
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    async fn emit(&mut self, event: EpisodeEvent) -> Result<(), EpisodeErrorKind> {
+        if let EpisodeEvent::Answer(text) = event {
+            self.has_answered = true;
+            self.text.push_str(&self.stops.push(&text));
+        }
+        Ok(())
+    }
+}
+
+/// The pieces of an answer while its episode runs.
+pub(in crate::http) fn pieces(
+    episode: EpisodeStream,
+    wishes: Wishes,
+) -> impl Stream<Item = Piece> + Send {
+    let pieces = Pieces {
+        episode,
+        wishes,
+        has_thought: false,
+        has_answered: false,
+        in_new_turn: false,
+        is_over: false,
+        pending: VecDeque::new(),
+    };
+    stream::unfold(pieces, |mut pieces| async move { Some((pieces.next().await?, pieces)) })
+}
+
+struct Pieces {
+    episode: EpisodeStream,
+    wishes: Wishes,
+    has_thought: bool,
+    has_answered: bool,
+    /// Whether a turn began since the last thought.
+    in_new_turn: bool,
+    is_over: bool,
+    /// Pieces that wait to be sent.
+    pending: VecDeque<Piece>,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Option<Piece> {
+        loop {
+            if let Some(piece) = self.pending.pop_front() {
+                return Some(piece);
+            }
+            if self.is_over {
+                return None;
+            }
+            match self.episode.next().await {
+                Some(TaskEvent::Event(event)) => self.take(event),
+                Some(TaskEvent::Done(result)) => match *result {
+                    Ok(episode) => self.finish(episode),
+                    Err(error) => self.fail(error),
+                },
+                // An episode that ends without a result has panicked.
+                None => self.fail(ApiError::internal()),
+            }
+        }
+    }
+
+    fn take(&mut self, event: EpisodeEvent) {
+        match event {
+            EpisodeEvent::Turn(_) => self.in_new_turn = self.has_thought,
+            EpisodeEvent::Think(text) => {
+                self.has_thought = true;
+                let is_apart = std::mem::take(&mut self.in_new_turn);
+                let text = if is_apart { format!("\n\n{text}") } else { text };
+                self.pending.push_back(Piece::Thought(text));
+            }
+            // The exchange between the models is part of the trace only.
+            EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
+            EpisodeEvent::Answer(text) => self.answer(&text),
+        }
+    }
+
+    fn answer(&mut self, text: &str) {
+        self.has_answered = true;
+        let text = self.wishes.stops.push(text);
+        self.say(text);
+    }
+
+    fn say(&mut self, text: String) {
+        if !text.is_empty() {
+            self.pending.push_back(Piece::Text(text));
+        }
+    }
+
+    fn finish(&mut self, episode: Episode) {
+        if let Err(error) = self.wishes.check(&episode) {
+            return self.fail(error);
+        }
+        if !self.has_thought
+            && let Some(thoughts) = thoughts(&episode)
+        {
+            self.pending.push_back(Piece::Thought(thoughts));
+        }
+        if !self.has_answered {
+            self.answer(&episode.answer);
+        }
+        let (rest, ending) = self.wishes.stops.finish();
+        self.say(rest);
+        self.pending.push_back(Piece::Done(Box::new(Answered { episode, ending })));
+        self.is_over = true;
+    }
+
+    fn fail(&mut self, error: ApiError) {
+        self.pending.push_back(Piece::Failed(error));
+        self.is_over = true;
+    }
+}

@@ -1,0 +1,206 @@
+//! From a conversation to the episodes that answer it, for every protocol that asks for one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::future::try_join_all;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::{self, Answered, Piece, Wishes};
+use super::task::EpisodeTask;
+use crate::engine::Sampling;
+use crate::episode::{AnswerForm, EpisodeRequest};
+use crate::http::body::BodySize;
+use crate::http::caller::{Caller, authorization};
+use crate::http::error::ApiError;
+use crate::http::model_name::{LOOP, large_model};
+use crate::http::routes::{episode_headers, policy_header};
+use crate::http::sse;
+use crate::http::state::AppState;
+use crate::http::wire::chat::ChatRequest;
+use crate::http::wire::options::between;
+use crate::http::wire::question::Asked;
+use crate::http::wire::usage::Sum;
+use crate::policy::Policy;
+
+/// Where the options of the loop stand.
+const PREFIX: &str = "prompt_r1.";
+
+/// Who asks, and how.
+pub(in crate::http) struct Asking {
+    pub(in crate::http) state: AppState,
+    pub(in crate::http) caller: Caller,
+    pub(in crate::http) headers: HeaderMap,
+    pub(in crate::http) route: &'static str,
+    /// What ids of replies begin with.
+    pub(in crate::http) id_prefix: &'static str,
+    pub(in crate::http) started: Instant,
+}
+
+/// Episodes that may run.
+pub(in crate::http) struct Prepared {
+    pub(in crate::http) id: String,
+    pub(in crate::http) created: u64,
+    /// Whether the reply shows every turn.
+    pub(in crate::http) with_turns: bool,
+    state: AppState,
+    route: &'static str,
+    started: Instant,
+    policy: Arc<dyn Policy>,
+    tasks: Vec<EpisodeTask>,
+    wishes: Wishes,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Prepared {
+    /// Checks a request and waits for room to answer it.
+    ///
+    /// # Errors
+    /// When a field cannot be honoured (`param` names it), the caller may not ask, or there is no
+    /// room.
+    pub(in crate::http) async fn new(
+        asking: Asking,
+        request: ChatRequest,
+        size: BodySize,
+    ) -> Result<Self, ApiError> {
+        let Asking { state, caller, headers, route, id_prefix, started } = asking;
+        let bounds = &state.server.bounds;
+        request.refuse()?;
+        let choices = request.choices()?;
+        size.check(choices, bounds)?;
+        caller.admit_more(choices - 1).await?;
+        let wishes =
+            Wishes { stops: request.stop_sequences()?, logprobs: request.logprobs == Some(true) };
+        let options = request.prompt_r1.clone().unwrap_or_default();
+        let with_turns = options.trace == Some(true);
+        if let Some(name) = options.large_model.as_deref() {
+            caller.check(&format!("{LOOP}/{name}"))?;
+        }
+        let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
+        // Before anything is made of the request that takes time or memory.
+        let permit = state.admission().admit(choices, deadline).await?;
+        let form = request.form(bounds, deadline).await?;
+        let id = state.new_id(id_prefix);
+        let asking = Asking { state, caller, headers, route, id_prefix, started };
+        let tasks = tasks(&asking, request, form, choices, &id)?;
+        let created = asking.state.created();
+        let policy = Arc::clone(&tasks[0].served.policy);
+        let state = asking.state;
+        Ok(Self { id, created, with_turns, state, route, started, policy, tasks, wishes, permit })
+    }
+
+    /// Nothing so far, to which what the episodes use is added.
+    pub(in crate::http) fn sum(&self) -> Sum {
+        Sum::new(self.policy.is_remote())
+    }
+
+    /// Runs the episodes to their ends: the texts and answers, and the headers of the reply.
+    pub(in crate::http) async fn whole(
+        self,
+    ) -> Result<(Vec<(String, Answered)>, HeaderMap), ApiError> {
+        let is_one_of_several = self.tasks.len() > 1;
+        let made = self.tasks.iter().map(|task| answer::whole(task, &self.wishes));
+        // Where one of several fails, the others may have been paid for.
+        let made = try_join_all(made).await.map_err(|error| match is_one_of_several {
+            true => error.spent(),
+            false => error,
+        })?;
+        drop(self.permit);
+        let turns = made.iter().map(|(_, made, _)| made.episode.trajectory.turns.len()).sum();
+        let overhead = made.iter().map(|(_, _, overhead)| *overhead).max();
+        let headers = episode_headers(&*self.policy, turns, overhead.unwrap_or(Duration::ZERO));
+        Ok((made.into_iter().map(|(text, answered, _)| (text, answered)).collect(), headers))
+    }
+
+    /// Starts the episodes; `events` makes the events of the response from the pieces of each.
+    pub(in crate::http) fn stream<E>(
+        self,
+        events: impl FnOnce(Vec<BoxStream<'static, Piece>>) -> E,
+    ) -> Response
+    where
+        E: Stream<Item = Bytes> + Send + 'static,
+    {
+        let permit = Arc::new(self.permit);
+        let (route, started) = (self.route, self.started);
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let pieces = self.tasks.into_iter().map(|task| {
+            let (has_begun, metrics) = (Arc::clone(&has_begun), Arc::clone(&self.state.metrics));
+            let pieces = answer::pieces(task.start(Arc::clone(&permit)), self.wishes.clone());
+            let watched = pieces.inspect(move |piece| {
+                if matches!(piece, Piece::Text(_)) && !has_begun.swap(true, Ordering::Relaxed) {
+                    metrics.first_token(route, started.elapsed());
+                }
+            });
+            watched.boxed()
+        });
+        let events = Box::pin(events(pieces.collect()));
+        let response = sse::response(events, &self.state, route, started);
+        (policy_header(&*self.policy), response).into_response()
+    }
+}
+
+/// The episodes that a request asks for.
+fn tasks(
+    asking: &Asking,
+    request: ChatRequest,
+    form: AnswerForm,
+    choices: u32,
+    id: &str,
+) -> Result<Vec<EpisodeTask>, ApiError> {
+    let Asking { state, caller, headers, route, started, .. } = asking;
+    let options = request.prompt_r1.clone().unwrap_or_default();
+    let served = options.served(state, headers, PREFIX)?;
+    let mut params = request.params();
+    let suffix = request.model.strip_prefix(LOOP).and_then(|rest| rest.strip_prefix('/'));
+    let (model, other) = large_model(state, suffix, options.large_model.as_deref())?;
+    let asked = other.as_deref().unwrap_or(model.name());
+    caller.check_price(asked, model.prices_of(other.as_deref()))?;
+    if let Some(other) = other {
+        params.insert("model".to_owned(), json!(other));
+    }
+    let name = "prompt_r1.temperature";
+    let temperature = between(name, options.temperature, 0.0, 2.0)?.or(request.temperature);
+    let seed = options.seed.or(request.seed).map(|seed| seed as u64);
+    let sampling = Sampling {
+        temperature: temperature.map_or(served.sampling.temperature, |value| value as f32),
+        top_p: request.top_p.map_or(served.sampling.top_p, |value| value as f32),
+        seed: seed.unwrap_or_else(|| state.new_seed()),
+        ..served.sampling
+    };
+    let limits = options.limits(&state.serving.limits, PREFIX)?;
+    let asked = Asked::of(request.messages)?;
+    let task = |choice: u32| {
+        // Neighbouring seeds would do, were they not what clients send next.
+        let mut sampling = sampling;
+        sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
+        let mut params = params.clone();
+        // Each answer has a seed of its own, of no more bits than every endpoint takes.
+        let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
+        if let Some(seed) = seed {
+            let own = seed.wrapping_add(choice.into()) & i64::from(i32::MAX);
+            params.insert("seed".to_owned(), json!(own));
+        }
+        let request = EpisodeRequest {
+            conversation: asked.conversation.clone(),
+            is_continued: asked.is_continued,
+            attachments: asked.attachments.clone(),
+            large_model_params: params,
+            form: form.clone(),
+            limits: limits.clone(),
+            started: *started,
+            authorization: authorization(headers),
+            ..EpisodeRequest::new(asked.question.clone(), sampling)
+        };
+        let (served, model) = (Arc::clone(&served), Arc::clone(&model));
+        let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());
+        EpisodeTask { state, served, model, request, caller, id, route }
+    };
+    Ok((0..choices).map(task).collect())
+}

@@ -1,0 +1,195 @@
+//! The blocks of a message, and the events that tell of them as they come to be.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::MessagesErrorBody;
+use crate::http::episode::answer::{Answered, Piece};
+use crate::http::episode::stop_sequences::Ending;
+use crate::http::sse;
+use crate::http::wire::completion::{Outcome, finish_reason};
+use crate::http::wire::usage::Sum;
+
+/// What thoughts are signed with: nothing checks it, and clients want a text there.
+const SIGNATURE: &str = "prompt-r1";
+
+/// A message in the making. Its events can be sent, or its end alone.
+pub(in crate::http) struct MessageWriter {
+    /// All fields of the message, but for its content.
+    message: Map<String, Value>,
+    blocks: Vec<Value>,
+    /// The block at hand: whether it has thoughts, and its text.
+    open: Option<(bool, String)>,
+    sum: Sum,
+    shows_thoughts: bool,
+    with_turns: bool,
+    events: Vec<Bytes>,
+}
+
+impl MessageWriter {
+    /// Begins a message of this id.
+    pub(in crate::http) fn new(
+        id: &str,
+        model: &str,
+        sum: Sum,
+        shows_thoughts: bool,
+        with_turns: bool,
+    ) -> Self {
+        let message = json!({
+            "id": id,
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": null,
+            "stop_sequence": null,
+            "usage": sum.of_message(),
+        });
+        let message = message.as_object().cloned().unwrap_or_default();
+        let (blocks, open, events) = (Vec::new(), None, Vec::new());
+        let mut writer = Self { message, blocks, open, sum, shows_thoughts, with_turns, events };
+        writer.send("message_start", json!({"message": writer.message}));
+        writer.send("ping", json!({}));
+        writer
+    }
+
+    /// The events so far that were not taken yet.
+    pub(in crate::http) fn events(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The message as it is by now.
+    pub(in crate::http) fn into_message(mut self) -> Value {
+        self.message.insert("content".to_owned(), self.blocks.into());
+        self.message.into()
+    }
+
+    /// Takes a piece of the answer.
+    pub(in crate::http) fn take(&mut self, piece: Piece) {
+        match piece {
+            Piece::Thought(text) if self.shows_thoughts => self.write(true, &text),
+            Piece::Thought(_) => {}
+            Piece::Text(text) => self.write(false, &text),
+            Piece::Done(answered) => self.finish(&answered),
+            Piece::Failed(error) => {
+                let body = MessagesErrorBody::from(&error);
+                self.events.push(sse::event(Some("error"), &body));
+            }
+        }
+    }
+
+    fn write(&mut self, is_thinking: bool, text: &str) {
+        if self.open.as_ref().is_none_or(|(open, _)| *open != is_thinking) {
+            self.close();
+            let block = match is_thinking {
+                true => json!({"type": "thinking", "thinking": "", "signature": ""}),
+                false => json!({"type": "text", "text": ""}),
+            };
+            self.start(block);
+            self.open = Some((is_thinking, String::new()));
+        }
+        if let Some((_, written)) = &mut self.open {
+            written.push_str(text);
+        }
+        if text.is_empty() {
+            return;
+        }
+        self.delta(match is_thinking {
+            true => json!({"type": "thinking_delta", "thinking": text}),
+            false => json!({"type": "text_delta", "text": text}),
+        });
+    }
+
+    /// Ends the block at hand.
+    fn close(&mut self) {
+        let Some((is_thinking, text)) = self.open.take() else { return };
+        if is_thinking {
+            self.delta(json!({"type": "signature_delta", "signature": SIGNATURE}));
+        }
+        self.stop(match is_thinking {
+            true => json!({"type": "thinking", "thinking": text, "signature": SIGNATURE}),
+            false => json!({"type": "text", "text": text}),
+        });
+    }
+
+    fn finish(&mut self, answered: &Answered) {
+        let episode = &answered.episode;
+        let said = |key: &str| episode.reply.as_ref().and_then(|it| it.message.extra.get(key));
+        let refusal = said("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
+        let calls = said("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default();
+        if let Some(refusal) = refusal {
+            self.write(false, refusal);
+        }
+        let has_text = self.blocks.iter().any(|block| block["type"] == "text")
+            || self.open.as_ref().is_some_and(|(is_thinking, _)| !is_thinking);
+        if !has_text && calls.is_empty() {
+            self.write(false, "");
+        }
+        self.close();
+        calls.iter().for_each(|call| self.call(call));
+        let stop = match &answered.ending {
+            Some(Ending::Stop(stop)) => Some(stop),
+            _ => None,
+        };
+        let reason = match finish_reason(answered).as_str() {
+            _ if stop.is_some() => "stop_sequence",
+            _ if refusal.is_some() => "refusal",
+            _ if !calls.is_empty() => "tool_use",
+            "length" => "max_tokens",
+            "content_filter" => "refusal",
+            _ => "end_turn",
+        };
+        self.sum.add(episode);
+        let usage = self.sum.of_message();
+        let outcome = json!(Outcome::new(episode, self.with_turns));
+        let ending = json!({"stop_reason": reason, "stop_sequence": stop});
+        let told = json!({"delta": ending, "usage": usage, "prompt_r1": outcome});
+        self.send("message_delta", told);
+        self.send("message_stop", json!({}));
+        self.message.insert("stop_reason".to_owned(), reason.into());
+        self.message.insert("stop_sequence".to_owned(), json!(stop));
+        self.message.insert("usage".to_owned(), usage.into());
+        self.message.insert("prompt_r1".to_owned(), outcome);
+    }
+
+    /// A call of a tool, which comes as a whole.
+    fn call(&mut self, call: &Value) {
+        let function = &call["function"];
+        let arguments = function["arguments"].as_str().unwrap_or_default();
+        // What a model wrote may be no JSON; clients want an object there.
+        let input = serde_json::from_str::<Map<String, Value>>(arguments);
+        let (arguments, input) = match input {
+            Ok(input) => (arguments.to_owned(), input),
+            Err(_) if arguments.trim().is_empty() => ("{}".to_owned(), Map::new()),
+            Err(_) => {
+                let input = Map::from_iter([("arguments".to_owned(), arguments.into())]);
+                (Value::from(input.clone()).to_string(), input)
+            }
+        };
+        let block = |input: Map<String, Value>| json!({"type": "tool_use", "id": call["id"], "name": function["name"], "input": input});
+        self.start(block(Map::new()));
+        self.delta(json!({"type": "input_json_delta", "partial_json": arguments}));
+        self.stop(block(input));
+    }
+
+    fn start(&mut self, block: Value) {
+        let index = self.blocks.len();
+        self.send("content_block_start", json!({"index": index, "content_block": block}));
+    }
+
+    fn delta(&mut self, delta: Value) {
+        let index = self.blocks.len();
+        self.send("content_block_delta", json!({"index": index, "delta": delta}));
+    }
+
+    fn stop(&mut self, block: Value) {
+        self.send("content_block_stop", json!({"index": self.blocks.len()}));
+        self.blocks.push(block);
+    }
+
+    fn send(&mut self, name: &str, fields: Value) {
+        let mut event = Map::from_iter([("type".to_owned(), name.into())]);
+        event.extend(fields.as_object().cloned().unwrap_or_default());
+        self.events.push(sse::event(Some(name), &event));
+    }
+}

@@ -1,0 +1,47 @@
+//! Anthropic's Messages API: what is asked becomes a chat request, answers become its blocks.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::error::ApiError;
+
+mod blocks;
+pub(in crate::http) mod events;
+pub(in crate::http) mod request;
+
+/// Anthropic's error object, in its envelope.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct MessagesErrorBody {
+    /// Always `error`.
+    r#type: &'static str,
+    /// What went wrong.
+    error: MessagesError,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct MessagesError {
+    /// The class of the failure, such as `invalid_request_error`.
+    r#type: &'static str,
+    /// For people; a line that begins with `hint:` says what to do.
+    message: String,
+}
+
+impl From<&ApiError> for MessagesErrorBody {
+    fn from(error: &ApiError) -> Self {
+        let kind = match error.status.as_u16() {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            504 => "timeout_error",
+            400..500 => "invalid_request_error",
+            _ => "api_error",
+        };
+        let message = error.object.message.clone();
+        Self { r#type: "error", error: MessagesError { r#type: kind, message } }
+    }
+}
