@@ -238,7 +238,8 @@ mod tests {
             assert_eq!(found, status, "{headers:?}");
         }
         let form = "multipart/form-data; boundary=x";
-        let table: [(&str, &[(&str, &str)], u16); 6] = [
+        type Headers = &'static [(&'static str, &'static str)];
+        let table: [(&str, Headers, u16); 6] = [
             ("/v1/audio/transcriptions", &[], 200),
             ("/v1/files", &[("sec-fetch-site", "same-origin")], 200),
             ("/v1/files", &[("sec-fetch-site", "same-site")], 415),

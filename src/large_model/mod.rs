@@ -82,6 +82,10 @@ impl Reply {
 }
 
 /// A piece of a streamed reply.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a piece is moved a few times, and a box is an allocation"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyChunk {
     /// More text of the reply.
