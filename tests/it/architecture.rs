@@ -44,6 +44,7 @@ const FLOORS: [(&str, &[&str]); 27] = [
             "dataset",
             "engine",
             "episode",
+            "gguf",
             "large_model",
             "model",
             "policy",
