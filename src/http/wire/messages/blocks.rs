@@ -13,6 +13,9 @@ pub(super) fn messages(
     system: Option<Value>,
     messages: Vec<Value>,
 ) -> Result<Vec<ChatMessage>, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid("messages", "`messages` must hold at least one"));
+    }
     let mut made = Vec::new();
     match system {
         None | Some(Value::Null) => {}

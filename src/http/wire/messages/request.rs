@@ -26,7 +26,6 @@ pub(in crate::http) struct MessagesRequest {
     #[schema(minimum = 1)]
     max_tokens: u64,
     /// A system message before the conversation: a string, or blocks of text.
-    #[schema(value_type = Option<Object>)]
     system: Option<Value>,
     /// Whether to send events as they happen. Default: false.
     pub(in crate::http) stream: Option<bool>,
