@@ -8,8 +8,9 @@ use secrecy::SecretString;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Engine;
+use crate::engine::config::NativeConfig;
 use crate::engine::mistralrs::MistralRsEngine;
-use crate::engine::native::{NativeConfig, NativeEngine};
+use crate::engine::native::NativeEngine;
 use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
@@ -18,8 +19,8 @@ use crate::model::{Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
+use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
-use crate::train::start::StartConfig;
 
 use super::engine_choice::EngineChoice;
 use super::hub;

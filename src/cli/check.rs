@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use crate::config::{Config, EvalConfig, Overrides, PolicyEngine, read_toml};
 use crate::dataset::data_files;
 use crate::eval::data;
+use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
-use crate::train::start::StartConfig;
 
 use super::Failure;
 use super::engine_choice::EngineChoice;

@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use crate::gguf::Entry;
 use crate::model::GgufType;
 use crate::tokenization::gguf_entries;
-use crate::train::start::{Start, StartConfig};
+use crate::train::config::StartConfig;
+use crate::train::start::Start;
 
 use super::telemetry::Telemetry;
 use super::{Failure, hub};

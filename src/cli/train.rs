@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 
 use crate::config::{LocalModelConfig, read_toml};
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
 use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;

@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::episode::Limits;
 use crate::eval::arms::{ArmSpec, Method};
-use crate::eval::data::DataConfig;
-use crate::eval::metrics::MetricConfig;
-use crate::eval::score::JudgeConfig;
-use crate::eval::search::SearchConfig;
+use crate::eval::config::{DataConfig, JudgeConfig, MetricConfig, SearchConfig};
 use crate::large_model::LargeModelConfig;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
 use crate::large_model::LargeModelConfig;
 
 /// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag

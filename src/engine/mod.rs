@@ -1,5 +1,6 @@
 //! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
 
+pub mod config;
 pub mod mistralrs;
 pub mod native;
 

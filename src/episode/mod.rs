@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
 
+mod config;
 mod estimate;
 mod event;
 mod form;
@@ -24,6 +25,7 @@ mod run;
 mod tests;
 mod watch;
 
+pub use config::Limits;
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};
 pub use run::run_episode;
@@ -32,51 +34,6 @@ pub use run::run_episode;
 pub const SPANS: &str = "prompt_r1::spans";
 /// The target of the events that hold what was asked and said.
 pub const CONTENTS: &str = "prompt_r1::contents";
-
-/// What an episode may use up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Turns of the policy.
-    pub max_turns: usize,
-    /// Tokens that the policy may sample in one turn.
-    pub max_turn_tokens: usize,
-    /// Tokens that the policy may sample in the whole episode.
-    pub max_policy_tokens: usize,
-    /// Characters of a reply that the policy gets to see; the head is kept.
-    pub observation_chars: usize,
-    /// Wall time, milliseconds.
-    pub deadline_ms: u64,
-    /// Money, in the currency of the configured prices; `None` for no limit.
-    pub max_cost: Option<f64>,
-    /// Whether an episode without an answer of the policy's still answers with the best it has:
-    /// the last reply, or the large model's own reply to the question. Training does without.
-    pub fallback: bool,
-    /// Whether the policy is told that it may hand on a reply as the answer.
-    pub allow_final: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_turns: 8,
-            max_turn_tokens: 1024,
-            max_policy_tokens: 8192,
-            observation_chars: 2048,
-            deadline_ms: 120_000,
-            max_cost: None,
-            fallback: true,
-            allow_final: true,
-        }
-    }
-}
-
-impl Limits {
-    /// The wall time as a duration.
-    pub fn deadline(&self) -> Duration {
-        Duration::from_millis(self.deadline_ms)
-    }
-}
 
 /// Who takes part in an episode.
 #[derive(Clone, Copy)]

@@ -181,3 +181,13 @@ impl ServerConfig {
         Duration::from_secs(self.body_timeout_s.max(1))
     }
 }
+
+/// TLS: the table `[tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate and those between it and the root, PEM.
+    pub certificate: PathBuf,
+    /// The certificate's private key, PEM.
+    pub key: PathBuf,
+}

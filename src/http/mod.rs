@@ -30,9 +30,9 @@ mod state;
 mod tests;
 mod wire;
 
-pub use config::{Bounds, ReasoningField, ServerConfig};
+pub use config::{Bounds, ReasoningField, ServerConfig, TlsConfig};
 pub use connection::serve;
-pub use connection::tls::{Tls, TlsConfig, TlsError};
+pub use connection::tls::{Tls, TlsError};
 pub use metrics::Metrics;
 pub use serving::{Canary, Served, Serving};
 pub use state::{App, AppHandle, Clock, Ids};

@@ -7,14 +7,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Reward, RewardError, own_answer};
+use super::{ExternalConfig, Reward, RewardError, own_answer};
 use crate::task::Task;
 use crate::trajectory::{Trajectory, Turn};
 
@@ -24,32 +24,6 @@ const MAX_OUTPUT: u64 = 64 * 1024;
 const DRAIN: Duration = Duration::from_millis(200);
 /// How much of an unexpected output is shown, characters.
 const SHOWN: usize = 200;
-
-/// Who makes the reward.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExternalConfig {
-    /// A program and its arguments, run once per trajectory. Give this or `url`.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Where the object is posted to. Give this or `command`.
-    #[serde(default)]
-    pub url: Option<String>,
-    /// The most that one reward may take, milliseconds.
-    #[serde(default = "default_timeout_ms")]
-    pub timeout_ms: u64,
-    /// How many rewards may be made at once.
-    #[serde(default = "default_concurrency")]
-    pub concurrency: usize,
-}
-
-fn default_timeout_ms() -> u64 {
-    30_000
-}
-
-fn default_concurrency() -> usize {
-    8
-}
 
 #[derive(Debug)]
 enum Maker {

@@ -15,10 +15,11 @@ use crate::eval::EvalError;
 use crate::eval::arms::{
     Arm, ArmSpec, Brief, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
 };
+use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
 use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
-use crate::eval::search::{Found, Kept, Search, SearchConfig, training_questions};
+use crate::eval::search::{Found, Kept, Search, training_questions};
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};

@@ -14,10 +14,10 @@ use mistralrs::{
     CustomLogitsProcessor, GgufModelBuilder, Model, ModelDType, NormalRequest, Request,
     RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder, TokenSource,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::config::MistralRsConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::trajectory::SampledToken;
 
@@ -28,30 +28,6 @@ mod kept;
 use folder::Source;
 use hook::SamplingHook;
 use kept::Kept;
-
-/// How mistral.rs is run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MistralRsConfig {
-    /// Requests that sample at once. With 1, a turn is computed from where the last one ended, and
-    /// its tokens depend on its request alone. More may be faster on a GPU, but then every turn is
-    /// computed from its beginning, and mistral.rs lets requests of other lengths disturb each other
-    /// (see ARCHITECTURE.md): the same seed need not give the same tokens.
-    pub max_batch: usize,
-    /// Requests that may wait for a place; one more is refused.
-    pub queue: usize,
-    /// Memory for the computed prefixes of earlier turns on a CPU, MiB; one is always kept. On a GPU
-    /// mistral.rs keeps the last 16.
-    pub prefix_cache_mib: usize,
-    /// Use the CPU even where the build has a GPU backend.
-    pub force_cpu: bool,
-}
-
-impl Default for MistralRsConfig {
-    fn default() -> Self {
-        Self { max_batch: 1, queue: 256, prefix_cache_mib: 1024, force_cpu: false }
-    }
-}
 
 /// Sequences whose prefixes mistral.rs may keep on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;

@@ -275,7 +275,7 @@ mod tests {
     fn a_short_answer_is_asked_for_where_golds_are_words() {
         let question = |source: &str, gold: &str| Question {
             task: Task { source: source.into(), golds: vec![gold.into()], ..Task::default() },
-            metric: crate::eval::metrics::MetricConfig::default().of(source, None).metric,
+            metric: crate::eval::config::MetricConfig::default().of(source, None).metric,
         };
         let questions = [
             question("gsm8k", "1,000"),

@@ -19,7 +19,7 @@ mod judge;
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Judge, JudgeConfig};
+pub use judge::Judge;
 
 /// Embeds sentences; may take a while, so it is called on a thread of its own.
 pub trait SentenceEncoder: Send + Sync {

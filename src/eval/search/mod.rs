@@ -20,8 +20,9 @@ use crate::seed;
 
 use super::EvalError;
 use super::arms::{Brief, PLACE, Prompt, PromptArm};
-use super::data::{self, DataConfig, Question, Questions};
-use super::metrics::{Metric, MetricConfig};
+use super::config::{MetricConfig, SearchConfig};
+use super::data::{self, Question, Questions};
+use super::metrics::Metric;
 use super::rows::{Attempt, Outcome, Step};
 use super::run;
 use super::score::Scorer;
@@ -46,57 +47,6 @@ const LONGEST_PROMPT: usize = 10_000;
 const IDLE_ROUNDS: usize = 5;
 /// A score from which on an answer is no mistake.
 const RIGHT: f64 = 0.999;
-
-/// How the arm `prompt-search` finds its prompt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SearchConfig {
-    /// Calls of large models that the search may make, failed ones and those for proposals
-    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
-    #[serde(default = "budget")]
-    pub budget: u64,
-    /// Training questions that every prompt is tried on. Default: 20.
-    #[serde(default = "sample")]
-    pub sample: usize,
-    /// Prompts that are proposed in a round. Default: 4.
-    #[serde(default = "proposals")]
-    pub proposals: usize,
-    /// The name of the large model that proposes. Default: the one that is evaluated.
-    #[serde(default)]
-    pub proposer: Option<String>,
-    /// The training questions: tables `[[prompt_search.data]]`.
-    pub data: Vec<DataConfig>,
-}
-
-fn budget() -> u64 {
-    500
-}
-
-fn sample() -> usize {
-    20
-}
-
-fn proposals() -> usize {
-    4
-}
-
-impl SearchConfig {
-    /// What is wrong with it, if anything is.
-    pub fn check(&self) -> Result<(), String> {
-        if self.sample == 0 || self.proposals == 0 {
-            return Err(
-                "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
-            );
-        }
-        if self.budget < self.sample as u64 {
-            return Err(format!(
-                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
-                self.budget, self.sample
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// The training questions of a search: as many as are tried, drawn from all data sets.
 pub fn training_questions(

@@ -9,14 +9,14 @@ use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::objective::Objective;
 use crate::dataset::ReadOptions;
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
 use crate::episode::Limits;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
+use crate::train::config::StartConfig;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
-use crate::train::start::StartConfig;
 use crate::world::{TaskKind, WorldConfig};
 
 /// The most that `max_policy_lag` can be: each takes an engine with a copy of the weights.
