@@ -25,7 +25,7 @@ pub use store::{Store, StoreError};
 
 use key_locks::KeyLocks;
 use limits::Limiter;
-use shared::Shared;
+use shared::RedisCounters;
 
 /// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
 const FRESH: Duration = Duration::from_secs(5);
@@ -76,7 +76,8 @@ impl Access {
     /// URL and without a file there are no keys.
     pub async fn open(config: &AccessConfig, urls: UrlLookup<'_>) -> Result<Self, StoreError> {
         let redis = config.redis_url(urls)?;
-        let shared = redis.map(|url| Shared::new(&url, config.redis_tls.as_ref())).transpose()?;
+        let shared =
+            redis.map(|url| RedisCounters::new(&url, config.redis_tls.as_ref())).transpose()?;
         let limiter = Limiter::new(shared);
         let store = match config.store_url(urls)? {
             Some(url) => Some(Store::connect(&url).await?),

@@ -31,13 +31,13 @@ redis.call('EXPIRE', KEYS[2], 172800)
 return 1";
 
 /// Counters in Redis.
-pub(super) struct Shared {
+pub(super) struct RedisCounters {
     connection: ConnectionManager,
     begin: Script,
     record: Script,
 }
 
-impl Shared {
+impl RedisCounters {
     /// Connects when first used.
     pub(super) fn new(
         url: &SecretString,

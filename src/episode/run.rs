@@ -23,7 +23,7 @@ use crate::trajectory::{
 };
 
 use super::estimate::UnderWay;
-use super::watch::Watch;
+use super::watch::TurnWatch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
@@ -243,7 +243,7 @@ impl Run<'_> {
         let tally = &self.request.tally;
         let writing =
             UnderWay::begin(tally, self.usage, |usage| &mut usage.policy, prices, self.shown);
-        let mut sink = Watch::new(&mut *self.events, drafts, writing);
+        let mut sink = TurnWatch::new(&mut *self.events, drafts, writing);
         let span = tracing::info_span!(
             target: SPANS,
             "policy",

@@ -31,7 +31,7 @@ pub struct RowKey {
 /// One piece of how an answer came about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "text")]
-pub enum Step {
+pub enum AnswerStep {
     /// What the policy thought.
     Think(String),
     /// What the large model was asked.
@@ -44,7 +44,7 @@ pub enum Step {
 
 /// An answered question.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct ArmAnswer {
     /// The answer as it is scored; may be empty.
     pub answer: String,
     /// Why the arm stopped: `answered`, or what kept it from answering itself.
@@ -52,7 +52,7 @@ pub struct Attempt {
     /// What it took.
     pub usage: EpisodeUsage,
     /// How it came about.
-    pub steps: Vec<Step>,
+    pub steps: Vec<AnswerStep>,
 }
 
 /// What came of a question.
@@ -60,7 +60,7 @@ pub struct Attempt {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was answered, rightly or wrongly.
-    Answered(Attempt),
+    Answered(ArmAnswer),
     /// A model failed: this says nothing about the arm.
     Failed {
         /// Why.
@@ -153,10 +153,10 @@ mod tests {
             question: "q\n".into(),
             seed: u64::MAX,
         };
-        let attempt = Attempt {
+        let attempt = ArmAnswer {
             answer: answer.into(),
-            steps: vec![Step::Think("t".into()), Step::Prompt("p".into())],
-            ..Attempt::default()
+            steps: vec![AnswerStep::Think("t".into()), AnswerStep::Prompt("p".into())],
+            ..ArmAnswer::default()
         };
         Row { key, outcome: Outcome::Answered(attempt) }
     }

@@ -46,7 +46,7 @@ impl Policy for ProgramPolicy {
         _sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         let shown = vec![concat(opening)];
-        Ok(Box::new(Session { policy: self.clone(), shown, trace: TokenTrace::default() }))
+        Ok(Box::new(ProgramSession { policy: self.clone(), shown, trace: TokenTrace::default() }))
     }
 
     async fn is_ready(&self) -> bool {
@@ -54,13 +54,13 @@ impl Policy for ProgramPolicy {
     }
 }
 
-struct Session {
+struct ProgramSession {
     policy: ProgramPolicy,
     shown: Vec<String>,
     trace: TokenTrace,
 }
 
-impl Session {
+impl ProgramSession {
     async fn run(&self) -> std::io::Result<String> {
         let mut child = Command::new(&self.policy.program)
             .args(&self.policy.arguments)
@@ -93,7 +93,7 @@ impl Session {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for ProgramSession {
     async fn turn(
         &mut self,
         _max_tokens: usize,

@@ -57,7 +57,7 @@ impl Policy for RemotePolicy {
         sampling: Sampling,
         authorization: Option<&SecretString>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        Ok(Box::new(Session {
+        Ok(Box::new(RemoteSession {
             model: Arc::clone(&self.model),
             authorization: authorization.cloned(),
             sampling,
@@ -72,7 +72,7 @@ impl Policy for RemotePolicy {
     }
 }
 
-struct Session {
+struct RemoteSession {
     model: Arc<dyn LargeModel>,
     authorization: Option<SecretString>,
     sampling: Sampling,
@@ -84,7 +84,7 @@ struct Session {
 /// The tags that end a turn when they are closed.
 const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
 
-impl Session {
+impl RemoteSession {
     /// The fields of a turn's request.
     fn fields(&self, max_tokens: usize) -> Map<String, Value> {
         let Sampling { temperature, top_p, seed, .. } = self.sampling;
@@ -119,7 +119,7 @@ fn open_action(text: &str) -> Option<&'static str> {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for RemoteSession {
     async fn turn(
         &mut self,
         max_tokens: usize,

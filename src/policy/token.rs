@@ -58,7 +58,7 @@ impl Policy for TokenPolicy {
         let ids = tokenized(bytes, context, move || text.opening_ids(&opening)).await?;
         let mut trace = TokenTrace::default();
         trace.push_context(&ids);
-        Ok(Box::new(Session {
+        Ok(Box::new(TokenSession {
             engine: Arc::clone(&self.engine),
             text: Arc::clone(&self.text),
             stream: self.stream,
@@ -108,7 +108,7 @@ async fn computed<T: Send + 'static>(
     Ok(computed?)
 }
 
-struct Session {
+struct TokenSession {
     engine: Arc<dyn Engine>,
     text: Arc<TextSide>,
     stream: bool,
@@ -117,7 +117,7 @@ struct Session {
     trace: TokenTrace,
 }
 
-impl Session {
+impl TokenSession {
     /// Each turn draws from a stream of its own, so that how many numbers an earlier turn drew
     /// cannot matter.
     fn turn_sampling(&self) -> Sampling {
@@ -141,7 +141,7 @@ impl Session {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for TokenSession {
     async fn turn(
         &mut self,
         max_tokens: usize,

@@ -56,7 +56,7 @@ pub enum RecordError {
     #[error(
         "`[record]` needs one of `folder` and `url_env`\nhint: files, or a PostgreSQL database"
     )]
-    Place,
+    Destination,
     /// The variable that is named is not there.
     #[error(
         "`record.url_env`: the variable `{0}` is not set\nhint: export it, or set `record.folder` instead"
@@ -81,7 +81,7 @@ pub enum RecordError {
 }
 
 /// Where records go.
-pub(super) enum Place<'a> {
+pub(super) enum Destination<'a> {
     Folder(&'a PathBuf),
     /// The name of the variable with its URL.
     Database(&'a str),
@@ -93,11 +93,11 @@ impl RecordConfig {
         self.place().map(|_| ())
     }
 
-    pub(super) fn place(&self) -> Result<Place<'_>, RecordError> {
+    pub(super) fn place(&self) -> Result<Destination<'_>, RecordError> {
         match (&self.folder, &self.url_env) {
-            (Some(folder), None) => Ok(Place::Folder(folder)),
-            (None, Some(variable)) => Ok(Place::Database(variable)),
-            _ => Err(RecordError::Place),
+            (Some(folder), None) => Ok(Destination::Folder(folder)),
+            (None, Some(variable)) => Ok(Destination::Database(variable)),
+            _ => Err(RecordError::Destination),
         }
     }
 }

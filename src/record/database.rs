@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
-use super::{Record, Shared, Sink};
+use super::{Record, RecorderState, Sink};
 
 /// How long connecting and writing may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,12 +48,12 @@ pub(super) struct Database {
     connection: Option<PgConnection>,
     /// Whether the last try failed, which was logged.
     is_down: bool,
-    shared: Arc<Shared>,
+    shared: Arc<RecorderState>,
 }
 
 /// What became of rows.
 #[derive(PartialEq, Eq)]
-enum Outcome {
+enum WriteOutcome {
     Written,
     /// The database is there, and does not take one of them.
     Refused,
@@ -62,12 +62,12 @@ enum Outcome {
 }
 
 /// Why rows were not written.
-enum Failure {
+enum WriteError {
     Refused(String),
     Down(String),
 }
 
-impl From<sqlx::Error> for Failure {
+impl From<sqlx::Error> for WriteError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
         // Classes of SQLSTATE: data exceptions, and violated constraints.
@@ -82,32 +82,32 @@ impl From<sqlx::Error> for Failure {
 }
 
 impl Database {
-    pub(super) fn new(options: PgConnectOptions, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn new(options: PgConnectOptions, shared: Arc<RecorderState>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self { options, runtime, connection: None, is_down: false, shared })
     }
 
     /// Writes these rows, trying for as long as the database is away and the server runs.
-    fn insert(&mut self, rows: &Rows, range: Range<usize>) -> Outcome {
+    fn insert(&mut self, rows: &Rows, range: Range<usize>) -> WriteOutcome {
         loop {
             let is_ending = self.shared.is_ending.load(Ordering::SeqCst);
             if is_ending && self.is_down {
-                return Outcome::GivenUp;
+                return WriteOutcome::GivenUp;
             }
             match self.attempt(rows, range.clone()) {
                 Ok(()) => {
                     if std::mem::take(&mut self.is_down) {
                         tracing::info!("episodes are written down again");
                     }
-                    return Outcome::Written;
+                    return WriteOutcome::Written;
                 }
-                Err(Failure::Refused(reason)) => {
+                Err(WriteError::Refused(reason)) => {
                     if range.len() == 1 {
                         tracing::error!(reason, "the database does not take an episode");
                     }
-                    return Outcome::Refused;
+                    return WriteOutcome::Refused;
                 }
-                Err(Failure::Down(reason)) => {
+                Err(WriteError::Down(reason)) => {
                     if !std::mem::replace(&mut self.is_down, true) {
                         tracing::error!(reason, "cannot write episodes down; they wait");
                     }
@@ -119,7 +119,7 @@ impl Database {
         }
     }
 
-    fn attempt(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), Failure> {
+    fn attempt(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), WriteError> {
         let Self { options, runtime, connection, .. } = self;
         let attempt = async {
             let open = match connection {
@@ -130,8 +130,8 @@ impl Database {
         };
         let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, attempt).await });
         let done = match done {
-            Ok(done) => done.map_err(Failure::from),
-            Err(_) => Err(Failure::Down(format!("no answer within {} s", PATIENCE.as_secs()))),
+            Ok(done) => done.map_err(WriteError::from),
+            Err(_) => Err(WriteError::Down(format!("no answer within {} s", PATIENCE.as_secs()))),
         };
         if done.is_err() {
             self.connection = None;
@@ -145,12 +145,12 @@ impl Sink for Database {
         let rows = Rows::new(records);
         let count = rows.keys.len();
         match self.insert(&rows, 0..count) {
-            Outcome::Written => count,
+            WriteOutcome::Written => count,
             // One that is refused takes no other with it.
-            Outcome::Refused if count > 1 => {
-                (0..count).filter(|&at| self.insert(&rows, at..at + 1) == Outcome::Written).count()
-            }
-            Outcome::Refused | Outcome::GivenUp => 0,
+            WriteOutcome::Refused if count > 1 => (0..count)
+                .filter(|&at| self.insert(&rows, at..at + 1) == WriteOutcome::Written)
+                .count(),
+            WriteOutcome::Refused | WriteOutcome::GivenUp => 0,
         }
     }
 }

@@ -22,7 +22,7 @@ mod tests;
 
 pub use config::{RecordConfig, RecordError};
 
-use config::Place;
+use config::Destination;
 use database::Database;
 use files::Files;
 
@@ -96,7 +96,7 @@ pub struct RecordCounts {
 
 /// What the recorder and its thread share.
 #[derive(Debug, Default)]
-struct Shared {
+struct RecorderState {
     written: AtomicU64,
     dropped: AtomicU64,
     /// The bytes of the records that wait.
@@ -116,7 +116,7 @@ trait Sink {
 pub struct Recorder {
     queue: Option<SyncSender<Box<Record>>>,
     queue_bytes: usize,
-    shared: Arc<Shared>,
+    shared: Arc<RecorderState>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,12 +132,12 @@ impl Recorder {
         urls: &dyn Fn(&str) -> Option<SecretString>,
     ) -> Result<Self, RecordError> {
         match config.place()? {
-            Place::Folder(folder) => {
+            Destination::Folder(folder) => {
                 let failed = |source| RecordError::Folder { folder: folder.clone(), source };
                 let files = Files::open(config, folder).map_err(failed)?;
                 Self::spawn(config, |_| Ok(Box::new(files)))
             }
-            Place::Database(variable) => {
+            Destination::Database(variable) => {
                 let options = config::connect_options(variable, urls)?;
                 Self::spawn(config, |shared| Ok(Box::new(Database::new(options, shared)?)))
             }
@@ -147,10 +147,10 @@ impl Recorder {
     /// `make` is called on the new thread.
     fn spawn(
         config: &RecordConfig,
-        make: impl FnOnce(Arc<Shared>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
+        make: impl FnOnce(Arc<RecorderState>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
     ) -> Result<Self, RecordError> {
         let (queue, waiting) = sync_channel::<Box<Record>>(config.queue.max(1));
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(RecorderState::default());
         let counted = Arc::clone(&shared);
         let write_all = move || {
             let mut sink = match make(Arc::clone(&counted)) {

@@ -140,7 +140,7 @@ fn there_is_one_place_to_write_to() {
     let nowhere = RecordConfig { folder: None, ..config.clone() };
     let twice = RecordConfig { url_env: Some("URL".into()), ..config };
     for config in [nowhere, twice] {
-        assert!(matches!(config.check(), Err(RecordError::Place)), "{config:?}");
+        assert!(matches!(config.check(), Err(RecordError::Destination)), "{config:?}");
     }
 }
 

@@ -41,7 +41,7 @@ pub struct ExternalReward {
 
 /// What a program or server is told.
 #[derive(Serialize)]
-struct Attempt<'a> {
+struct ExternalRequest<'a> {
     task: &'a Task,
     answer: Option<&'a str>,
     turns: &'a [Turn],
@@ -89,7 +89,7 @@ impl ExternalReward {
         builtin: &Reward,
     ) -> Result<f64, RewardError> {
         let answer = own_answer(trajectory);
-        let attempt = Attempt { task, answer, turns: &trajectory.turns, builtin };
+        let attempt = ExternalRequest { task, answer, turns: &trajectory.turns, builtin };
         let body = serde_json::to_vec(&attempt).map_err(|error| self.failed(error.to_string()))?;
         let _slot = self.slots.acquire().await.map_err(|error| self.failed(error.to_string()))?;
         let limit = Duration::from_millis(self.timeout_ms);

@@ -75,7 +75,7 @@ pub fn clip(gradients: &mut Gradients, limit: f64) -> Result<Clipped<'_>, AdamWE
 
 /// One tensor's moments, and its f32 master where the model's own type is narrower.
 #[derive(Debug)]
-struct State {
+struct Moments {
     name: String,
     mean: Tensor,
     square: Tensor,
@@ -87,7 +87,7 @@ struct State {
 pub struct AdamW {
     config: AdamWConfig,
     steps: u64,
-    states: Vec<State>,
+    states: Vec<Moments>,
 }
 
 /// The numbers of one step that are the same for every value of a tensor.
@@ -116,7 +116,7 @@ impl AdamW {
                 DType::F32 => None,
                 _ => Some(tensor.to_dtype(DType::F32)?),
             };
-            states.push(State { name: name.clone(), mean: zeros()?, square: zeros()?, master });
+            states.push(Moments { name: name.clone(), mean: zeros()?, square: zeros()?, master });
         }
         Ok(Self { config, steps: 0, states })
     }
@@ -251,7 +251,7 @@ fn take(tensors: &mut HashMap<String, Tensor>, name: &str) -> Result<Tensor, Ada
 fn update_host(
     old: &Tensor,
     gradient: &Tensor,
-    state: &State,
+    state: &Moments,
     factors: Factors,
 ) -> candle_core::Result<Tensor> {
     let (values, gradient) = (host::values(old)?, host::values(gradient)?);
@@ -287,7 +287,7 @@ multiversion! {
 fn updated(
     old: &Tensor,
     gradient: &Tensor,
-    state: &State,
+    state: &Moments,
     factors: Factors,
 ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
     let gradient = gradient.to_dtype(DType::F32)?;

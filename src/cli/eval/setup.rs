@@ -19,7 +19,7 @@ use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
 use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
-use crate::eval::search::{Found, Kept, Search, training_questions};
+use crate::eval::search::{Found, ResultFile, Search, training_questions};
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
@@ -292,8 +292,8 @@ impl<'a> Setup<'a> {
             "start": start,
             "seed": self.config.seed,
         });
-        let kept = Kept::new(&self.config.output, identity.to_string());
-        if let Some(found) = kept.read()? {
+        let saved = ResultFile::new(&self.config.output, identity.to_string());
+        if let Some(found) = saved.read()? {
             return Ok(Some(found));
         }
         let search = Search {
@@ -311,7 +311,7 @@ impl<'a> Setup<'a> {
             found = search.run() => found?,
             () = stop.cancelled() => return Err(EvalError::SearchInterrupted.into()),
         };
-        kept.write(&found)?;
+        saved.write(&found)?;
         Ok(Some(found))
     }
 

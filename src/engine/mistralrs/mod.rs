@@ -23,11 +23,11 @@ use crate::trajectory::SampledToken;
 
 mod folder;
 mod hook;
-mod kept;
+mod prefix_budget;
 
-use folder::Source;
+use folder::ModelFiles;
 use hook::SamplingHook;
-use kept::Kept;
+use prefix_budget::PrefixBudget;
 
 /// Sequences whose prefixes mistral.rs may keep on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;
@@ -45,7 +45,7 @@ struct Shared {
     load: AtomicUsize,
     max_load: usize,
     /// The prefixes that mistral.rs keeps, where it does not bound them itself.
-    kept: Option<Kept>,
+    prefix_budget: Option<PrefixBudget>,
     /// The files that were made for it, kept as long as the engine.
     _folder: Option<tempfile::TempDir>,
 }
@@ -55,7 +55,7 @@ impl MistralRsEngine {
     pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
-        let source = Source::open(path)?;
+        let source = ModelFiles::open(path)?;
         let on_cpu = config.force_cpu || !has_gpu();
         let keeps_prefixes = config.max_batch <= 1;
         let prefixes = keeps_prefixes.then_some(PREFIXES);
@@ -90,8 +90,9 @@ impl MistralRsEngine {
             .ok()
             .flatten()
             .ok_or_else(|| failed("its context length is unknown".into()))?;
-        let kept = (keeps_prefixes && on_cpu)
-            .then(|| Kept::new(config.prefix_cache_mib << 20, source.cache_bytes_per_token));
+        let prefix_budget = (keeps_prefixes && on_cpu).then(|| {
+            PrefixBudget::new(config.prefix_cache_mib << 20, source.cache_bytes_per_token)
+        });
         Ok(Self {
             shared: Arc::new(Shared {
                 model,
@@ -99,7 +100,7 @@ impl MistralRsEngine {
                 slots: Semaphore::new(config.max_batch.max(1)),
                 load: AtomicUsize::new(0),
                 max_load: config.max_batch + config.queue,
-                kept,
+                prefix_budget,
                 _folder: source.rewritten,
             }),
         })
@@ -178,7 +179,7 @@ impl Shared {
             slot = self.slots.acquire() => slot.map_err(stopped)?,
             () = events.closed() => return Err(stopped("the request was dropped")),
         };
-        if self.kept.as_ref().is_some_and(Kept::is_full) {
+        if self.prefix_budget.as_ref().is_some_and(PrefixBudget::is_full) {
             self.free_prefixes().await?;
         }
         match self.sample(&request, events).await? {
@@ -230,8 +231,8 @@ impl Shared {
         let mut sampled = Vec::new();
         let end = Running { request, room, hook, received }.collect(events, &mut sampled).await;
         // Whatever its end: what is dropped while its last token is sampled is kept as well.
-        if let Some(kept) = &self.kept {
-            kept.add(prompt_tokens + sampled.len());
+        if let Some(budget) = &self.prefix_budget {
+            budget.add(prompt_tokens + sampled.len());
         }
         let end = end?;
         if !request.stream && end.is_some() {
@@ -268,7 +269,7 @@ impl Shared {
         match received.recv().await {
             // A thread that has died has let go as well.
             Some(Response::CompletionModelError(..)) | None => {
-                self.kept.as_ref().into_iter().for_each(Kept::clear);
+                self.prefix_budget.as_ref().into_iter().for_each(PrefixBudget::clear);
                 Ok(())
             }
             Some(_) => Err(stopped("it does not let go of its prefixes")),

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::Counters;
 use super::inbox::Submission;
-use super::prefix::{PrefixCache, common};
+use super::prefix_cache::{PrefixCache, common};
 use super::sequence::Sequence;
 use crate::engine::config::NativeConfig;
 use crate::model::error::ModelError;

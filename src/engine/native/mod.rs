@@ -2,7 +2,7 @@
 
 mod batch;
 mod inbox;
-mod prefix;
+mod prefix_cache;
 mod sequence;
 
 use std::any::Any;

@@ -13,7 +13,7 @@ use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
-use crate::eval::rows::{Attempt, Step};
+use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::eval::template::{Template, bare_text, last_marked};
 use crate::large_model::{Call, LargeModel, Reply};
 use crate::reward::{Normalization, Number};
@@ -52,14 +52,14 @@ impl Brief {
 /// A text with a place for the question, and where the answer is in the reply to it.
 #[derive(Debug)]
 pub struct Prompt {
-    form: Form,
+    form: PromptForm,
     brief: Brief,
     /// Whether it asks for a line `Answer: …`.
     has_line: bool,
 }
 
 #[derive(Debug)]
-enum Form {
+enum PromptForm {
     Template(Box<Template>),
     /// With [`PLACE`] where the question stands; nothing else in it means anything.
     Literal(String),
@@ -95,17 +95,17 @@ impl Prompt {
             false => format!("{PLACE}\n\n{text}"),
         };
         let has_line = text.contains("Answer:");
-        Self { form: Form::Literal(text), brief: brief.clone(), has_line }
+        Self { form: PromptForm::Literal(text), brief: brief.clone(), has_line }
     }
 
     fn new(name: &str, source: String, brief: &Brief, has_line: bool) -> Result<Self, EvalError> {
         let template = Template::new(name, source, "`question`, `source` and `brief`")?;
-        let form = Form::Template(Box::new(template));
+        let form = PromptForm::Template(Box::new(template));
         let prompt = Self { form, brief: brief.clone(), has_line };
         // A template that fails is found here, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {
-            Form::Template(template) if !asked.contains('\u{1}') => {
+            PromptForm::Template(template) if !asked.contains('\u{1}') => {
                 Err(template.wrong("it leaves the question out".to_owned()))
             }
             _ => Ok(prompt),
@@ -115,18 +115,18 @@ impl Prompt {
     /// Its text before a question is put in.
     pub fn source(&self) -> &str {
         match &self.form {
-            Form::Template(template) => template.source(),
-            Form::Literal(text) => text,
+            PromptForm::Template(template) => template.source(),
+            PromptForm::Literal(text) => text,
         }
     }
 
     /// What the large model is asked.
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
-            Form::Template(template) => template.render(context! {
+            PromptForm::Template(template) => template.render(context! {
                 question => task.question, source => task.source, brief => self.brief.holds(task),
             }),
-            Form::Literal(text) => Ok(text.replace(PLACE, &task.question)),
+            PromptForm::Literal(text) => Ok(text.replace(PLACE, &task.question)),
         }
     }
 
@@ -188,14 +188,14 @@ impl Arm for PromptArm {
         &self.identity
     }
 
-    async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+    async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
         let mut usage = EpisodeUsage::default();
         let failed = |kind, usage| EpisodeError { kind, usage };
         let prompt = self.prompt.render(task);
         let prompt =
             prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.to_string()), usage))?;
         let deadline = Instant::now() + self.deadline;
-        let mut steps = vec![Step::Prompt(prompt.clone())];
+        let mut steps = vec![AnswerStep::Prompt(prompt.clone())];
         let mut answers = Vec::with_capacity(self.samples);
         for sample in 0..self.samples {
             let mut params = Map::new();
@@ -219,11 +219,11 @@ impl Arm for PromptArm {
             usage.large_model.cost += reply.cost;
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());
-            steps.push(Step::Reply(text));
+            steps.push(AnswerStep::Reply(text));
         }
         let votes = answers.iter().map(|answer| self.prompt.vote(task, answer));
         let answer = most_frequent(&answers, votes).to_owned();
-        Ok(Attempt { answer, finish: "answered".into(), usage, steps })
+        Ok(ArmAnswer { answer, finish: "answered".into(), usage, steps })
     }
 }
 

@@ -23,16 +23,16 @@ use super::arms::{Brief, PLACE, Prompt, PromptArm};
 use super::config::{MetricConfig, SearchConfig};
 use super::data::{self, Question, Questions};
 use super::metrics::Metric;
-use super::rows::{Attempt, Outcome, Step};
+use super::rows::{AnswerStep, ArmAnswer, Outcome};
 use super::run;
 use super::score::Scorer;
 use super::template::Template;
 
-mod kept;
+mod result_file;
 #[cfg(test)]
 mod tests;
 
-pub use kept::Kept;
+pub use result_file::ResultFile;
 
 const PROPOSE: &str = include_str!("propose.j2");
 /// Prompts that a proposer is shown, the best ones.
@@ -115,7 +115,7 @@ struct Mistake {
 }
 
 /// What was found so far.
-struct State {
+struct SearchState {
     found: Found,
     /// By prompt, as in `found.tried`.
     mistakes: Vec<Vec<Mistake>>,
@@ -130,8 +130,12 @@ impl Search<'_> {
     /// When not one prompt could be scored, or scoring is impossible.
     pub async fn run(&self) -> Result<Found, EvalError> {
         let propose = Template::new("propose.j2", PROPOSE.to_owned(), "the prompts tried")?;
-        let mut state =
-            State { found: Found::default(), mistakes: Vec::new(), propose, first_failure: None };
+        let mut state = SearchState {
+            found: Found::default(),
+            mistakes: Vec::new(),
+            propose,
+            first_failure: None,
+        };
         for prompt in &self.start {
             if self.left(&state) >= self.cost_of_trying() {
                 self.try_out(prompt.clone(), 0, &mut state).await?;
@@ -177,7 +181,7 @@ impl Search<'_> {
     }
 
     /// Calls that are left of the budget.
-    fn left(&self, state: &State) -> u64 {
+    fn left(&self, state: &SearchState) -> u64 {
         self.config.budget.saturating_sub(state.found.usage.calls)
     }
 
@@ -192,7 +196,7 @@ impl Search<'_> {
         &self,
         prompt: String,
         round: usize,
-        state: &mut State,
+        state: &mut SearchState,
     ) -> Result<(), EvalError> {
         let arm = PromptArm::new(
             "prompt-search",
@@ -248,7 +252,7 @@ impl Search<'_> {
         &self,
         round: usize,
         count: u64,
-        state: &mut State,
+        state: &mut SearchState,
     ) -> Result<Vec<String>, EvalError> {
         let asked = (0..count)
             .map(|index| {
@@ -289,7 +293,7 @@ impl Search<'_> {
     }
 }
 
-impl State {
+impl SearchState {
     /// The best prompt so far; of equally good ones, the first.
     fn best(&self) -> Option<usize> {
         let scored = self.found.tried.iter().enumerate();
@@ -321,9 +325,9 @@ impl State {
 }
 
 impl Mistake {
-    fn of(question: &Question, attempt: &Attempt) -> Self {
+    fn of(question: &Question, attempt: &ArmAnswer) -> Self {
         let reply = attempt.steps.iter().rev().find_map(|step| match step {
-            Step::Reply(text) => Some(head(text)),
+            AnswerStep::Reply(text) => Some(head(text)),
             _ => None,
         });
         Self {

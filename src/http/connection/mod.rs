@@ -186,11 +186,11 @@ async fn accept(
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connections {
     /// Serves a connection until it ends, or is without a request for too long.
-    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), Failure> {
+    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         let connected = self.open.add();
         let activity = &connected.activity;
@@ -206,7 +206,7 @@ impl Connections {
         stream: ClientStream,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ConnectionError> {
         let Some(tls) = &self.tls else { return self.http1(stream, activity, watcher).await };
         let stream = tls.accept(stream).await?;
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
@@ -222,7 +222,7 @@ impl Connections {
         stream: S,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure>
+    ) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -238,7 +238,7 @@ impl Connections {
         stream: S,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure>
+    ) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

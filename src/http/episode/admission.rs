@@ -17,9 +17,9 @@ pub(in crate::http) struct Admission {
 }
 
 /// A place in the queue; given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct WaitingPlace<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -50,7 +50,7 @@ impl Admission {
             let message = "the server is busy\nhint: try again a little later";
             ApiError::overloaded(message, Duration::from_secs(1))
         };
-        let place = Place(&self.waiting);
+        let place = WaitingPlace(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             return Err(busy());
         }

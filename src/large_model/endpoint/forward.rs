@@ -15,7 +15,7 @@ use super::exchange::{Exchange, Target, asked_wait};
 use super::headers;
 use super::passed_usage::{UsageAsked, asking_for_usage};
 use super::redact_body;
-use super::retry::{Advice, Failure, retrying};
+use super::retry::{Advice, Retryable, retrying};
 use super::upstream_error::{UpstreamError, parse_error};
 use super::wire::{Request, Response};
 use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
@@ -145,7 +145,7 @@ enum Failed {
     Unanswered(LargeModelError),
 }
 
-impl Failure for Failed {
+impl Retryable for Failed {
     fn advice(&self) -> Advice {
         match self {
             Self::Answered { response, is_final: false, .. }

@@ -22,11 +22,11 @@ pub(super) enum Advice {
 }
 
 /// A failure that knows what to do about it.
-pub(super) trait Failure {
+pub(super) trait Retryable {
     fn advice(&self) -> Advice;
 }
 
-impl Failure for LargeModelError {
+impl Retryable for LargeModelError {
     fn advice(&self) -> Advice {
         match self {
             Self::CircuitOpen { .. } => Advice::NotMade,
@@ -73,7 +73,7 @@ pub(super) async fn retrying<T, E, F>(
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, E>
 where
-    E: Failure,
+    E: Retryable,
     F: Future<Output = Result<T, E>>,
 {
     let mut earlier = None;
@@ -172,7 +172,7 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Failed(usize, Advice);
 
-    impl Failure for Failed {
+    impl Retryable for Failed {
         fn advice(&self) -> Advice {
             self.1
         }

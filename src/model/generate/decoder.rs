@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::cache::{KvCache, KvLayout};
 use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
@@ -12,6 +11,7 @@ use super::kernels::matmul::Matmul;
 use super::kernels::quantized::{self, Inputs};
 use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
+use super::kv_cache::{KvCache, KvLayout};
 use super::sampler;
 use super::weights::{Joined, PackedLayer, PackedWeights, Projection};
 use crate::gguf::Gguf;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::rollout::{Attempt, Failure, Rollouts, Scored};
+use super::rollout::{RolloutFailure, RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::seed::{Purpose, derive};
@@ -42,7 +42,7 @@ pub struct Collected {
     /// Episodes that were begun.
     pub asked: usize,
     /// The last failure that is no mere consequence of others.
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<RolloutFailure>,
 }
 
 impl Collected {
@@ -105,7 +105,7 @@ impl Collected {
         (step, round): (u64, u32),
     ) {
         // A group's members follow each other, so that their common prompt is computed once.
-        let attempts: Vec<Attempt<'_>> = (tasks.iter().enumerate())
+        let attempts: Vec<RolloutTask<'_>> = (tasks.iter().enumerate())
             .flat_map(|(place, task)| {
                 (0..config.group_size).map(move |member| (place, task, member))
             })
@@ -113,7 +113,10 @@ impl Collected {
                 let parts = [step, u64::from(round), place as u64, member as u64];
                 let seed = derive(config.seed, Purpose::Episode, &parts);
                 let temperature = config.temperature;
-                Attempt { task, sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed } }
+                RolloutTask {
+                    task,
+                    sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed },
+                }
             })
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();

@@ -104,7 +104,7 @@ pub struct GrpoConfig {
     pub clip_norm: f64,
     /// Evaluation on held-out tasks.
     #[serde(default)]
-    pub eval: EvalConfig,
+    pub eval: EvaluationConfig,
     /// When to stop rather than train on.
     #[serde(default)]
     pub guards: Guards,
@@ -285,14 +285,14 @@ impl Default for AdvantageConfig {
 /// Evaluation on held-out tasks, greedily, before the first step and then regularly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EvalConfig {
+pub struct EvaluationConfig {
     /// Steps between two evaluations.
     pub every: u64,
     /// How many tasks; 0 for no evaluation.
     pub tasks: usize,
 }
 
-impl Default for EvalConfig {
+impl Default for EvaluationConfig {
     fn default() -> Self {
         Self { every: 10, tasks: 100 }
     }

@@ -43,7 +43,7 @@ pub struct Rollouts {
 
 /// An episode to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt<'t> {
+pub struct RolloutTask<'t> {
     /// What is asked.
     pub task: &'t Task,
     /// How the policy samples.
@@ -61,7 +61,7 @@ pub struct Scored {
 
 /// Why an episode has no reward; never the policy's doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct RolloutFailure {
     /// What went wrong.
     pub reason: String,
     /// Whether the reward failed, and not a model.
@@ -70,7 +70,7 @@ pub struct Failure {
     pub is_consequence: bool,
 }
 
-impl Failure {
+impl RolloutFailure {
     fn model(reason: String) -> Self {
         Self { reason, is_reward: false, is_consequence: false }
     }
@@ -79,13 +79,16 @@ impl Failure {
 impl Rollouts {
     /// Runs all of `attempts`; the outcomes are in their order. An error is no outcome of the
     /// policy's: a model or the reward failed, or was too slow.
-    pub async fn run(&self, attempts: &[Attempt<'_>]) -> Vec<Result<Scored, Failure>> {
+    pub async fn run(&self, attempts: &[RolloutTask<'_>]) -> Vec<Result<Scored, RolloutFailure>> {
         join_all(attempts.iter().map(|attempt| self.attempt(attempt))).await
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
-        let _place =
-            self.places.acquire().await.map_err(|error| Failure::model(error.to_string()))?;
+    async fn attempt(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|error| RolloutFailure::model(error.to_string()))?;
         let mut outcome = self.once(attempt).await;
         for _ in 1..ATTEMPTS {
             if outcome.is_err() {
@@ -95,7 +98,7 @@ impl Rollouts {
         outcome
     }
 
-    async fn once(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
+    async fn once(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
@@ -107,22 +110,24 @@ impl Rollouts {
             protocol: &self.protocol,
         };
         let mut episode =
-            run_episode(participants, &request, &mut Silent).await.map_err(|error| Failure {
-                is_consequence: matches!(
-                    error.kind,
-                    EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
-                ),
-                ..Failure::model(error.to_string())
+            run_episode(participants, &request, &mut Silent).await.map_err(|error| {
+                RolloutFailure {
+                    is_consequence: matches!(
+                        error.kind,
+                        EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
+                    ),
+                    ..RolloutFailure::model(error.to_string())
+                }
             })?;
         trim(&mut episode.trajectory.trace);
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             let limit = self.limits.deadline_ms;
-            return Err(Failure::model(format!("an episode took longer than {limit} ms")));
+            return Err(RolloutFailure::model(format!("an episode took longer than {limit} ms")));
         }
         let reward =
             self.rewarder.score(&episode.trajectory, attempt.task).await.map_err(|error| {
-                Failure { is_reward: true, ..Failure::model(error.to_string()) }
+                RolloutFailure { is_reward: true, ..RolloutFailure::model(error.to_string()) }
             })?;
         Ok(Scored { episode, reward })
     }

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig};
 use super::evaluate::{ClassResult, Evaluation};
-use super::guard::{Figures, Watch};
+use super::guard::{Figures, GuardState};
 use super::learner::Learner;
 use super::report;
 use super::rollout::Rollouts;
@@ -39,8 +39,8 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 
 /// What a checkpoint keeps beside policy and optimizer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct State {
-    watch: Watch,
+struct RunState {
+    watch: GuardState,
     bad_updates: u32,
     best: Option<Best>,
 }
@@ -135,7 +135,7 @@ fn prepare<'c>(
         &start.text,
         rollouts,
     )?;
-    let state = State::load(&folder)?;
+    let state = RunState::load(&folder)?;
     Ok(Run { config, folder, start, tasks, learner, rollouts, state, runtime })
 }
 
@@ -163,7 +163,7 @@ struct Run<'c> {
     tasks: Arc<Tasks>,
     learner: Learner<'c>,
     rollouts: AsyncRollouts,
-    state: State,
+    state: RunState,
     runtime: Runtime,
 }
 
@@ -187,7 +187,7 @@ fn wait<T>(
     })
 }
 
-impl State {
+impl RunState {
     fn load(folder: &RunFolder) -> Result<Self, TrainError> {
         let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
@@ -318,7 +318,7 @@ impl Run<'_> {
 
     fn checkpoint(&self) -> Result<(), TrainError> {
         let best = self.state.best.map(|best| best.step);
-        let state = State { bad_updates: self.learner.policy.bad_updates, ..self.state.clone() };
+        let state = RunState { bad_updates: self.learner.policy.bad_updates, ..self.state.clone() };
         self.folder.checkpoint(
             self.learner.step,
             self.config.keep_checkpoints,

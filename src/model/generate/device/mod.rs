@@ -6,14 +6,14 @@
 
 mod attention;
 mod draw;
-pub mod pool;
+pub mod kv_pool;
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use self::attention::Step;
-use self::pool::{Pool, PooledCache};
+use self::kv_pool::{Pool, PooledCache};
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
 use crate::model::error::ModelError;

@@ -91,9 +91,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::generate::cache::KvCache;
     use crate::model::generate::decode::Span;
     use crate::model::generate::decoder::{Decoder, Scratch, Shape};
+    use crate::model::generate::kv_cache::KvCache;
     use crate::model::generate::reference::{even_spec, random_weights};
 
     fn computed(ids: &[u32]) -> KvCache {

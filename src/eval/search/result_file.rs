@@ -10,7 +10,7 @@ use super::Found;
 
 /// The file of a finished search.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct ResultFile {
     path: PathBuf,
     /// All that the result depends on.
     identity: String,
@@ -22,7 +22,7 @@ struct Content {
     found: Found,
 }
 
-impl Kept {
+impl ResultFile {
     /// `prompt-search.json` in `folder`.
     pub fn new(folder: &Path, identity: String) -> Self {
         Self { path: folder.join("prompt-search.json"), identity }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const BLOCK: usize = 512;
 
 /// Counts the sequences that are kept.
-pub(super) struct Kept {
+pub(super) struct PrefixBudget {
     /// The most that they may take, bytes.
     limit: usize,
     bytes_per_token: usize,
@@ -16,7 +16,7 @@ pub(super) struct Kept {
     room: AtomicUsize,
 }
 
-impl Kept {
+impl PrefixBudget {
     pub(super) fn new(limit: usize, bytes_per_token: usize) -> Self {
         let (sequences, room) = Default::default();
         Self { limit, bytes_per_token, sequences, room }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn room_is_counted_in_blocks_and_by_the_longest() {
-        let kept = Kept::new(4 * BLOCK * 10, 10);
+        let kept = PrefixBudget::new(4 * BLOCK * 10, 10);
         assert!(!kept.is_full());
         for _ in 0..3 {
             assert!(!kept.is_full());
