@@ -85,6 +85,9 @@ enum Command {
 
 impl Cli {
     /// Carries the command out.
+    ///
+    /// # Errors
+    /// Whatever makes the command fail.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serving(serve::run(args)),

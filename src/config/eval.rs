@@ -103,6 +103,9 @@ fn models_dir() -> PathBuf {
 
 impl EvalConfig {
     /// The configuration in `file`, checked.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown key, or has an impossible setting.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = read_toml(file)?;
         config.check()?;
@@ -111,6 +114,9 @@ impl EvalConfig {
 
     /// What a server that runs the models of this evaluation would be told; `policy` is the model
     /// of a policy arm, without one the large model stands alone.
+    ///
+    /// # Errors
+    /// When that configuration has an impossible setting.
     pub fn server(&self, policy: Option<&str>) -> Result<Config, ConfigError> {
         let engine = match policy {
             Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),

@@ -100,6 +100,9 @@ pub const BUNDLED: &str = "atlas";
 
 impl Config {
     /// The configuration in `file`, if there is one, with `overrides`, made whole and checked.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown key, or has an impossible setting.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let mut config: Self = match file {
             Some(path) => read_toml(path)?,

@@ -29,6 +29,9 @@ pub enum ConfigError {
 }
 
 /// Reads `path`. Unknown keys are errors.
+///
+/// # Errors
+/// When the file cannot be read, is no TOML, or has an unknown key.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path)

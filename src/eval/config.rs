@@ -130,6 +130,9 @@ fn proposals() -> usize {
 
 impl SearchConfig {
     /// What is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn check(&self) -> Result<(), String> {
         if self.sample == 0 || self.proposals == 0 {
             return Err(

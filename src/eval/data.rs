@@ -40,6 +40,9 @@ struct Found {
 }
 
 /// Reads all data sets. `limit` bounds each of them; `seed` draws from the world.
+///
+/// # Errors
+/// When a file cannot be read or is mostly rejected, or no question is left.
 pub fn load(
     data: &[DataConfig],
     metrics: &MetricConfig,

@@ -94,6 +94,9 @@ pub struct RowFile {
 impl RowFile {
     /// Opens or makes the file, and reads the rows in it; of several with one key, the last counts.
     /// A last line that was cut short by a kill is removed.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a line other than the last is damaged.
     pub fn open(path: &Path) -> Result<(Self, HashMap<RowKey, Outcome>), EvalError> {
         let io = EvalError::io(path);
         let open = OpenOptions::new().read(true).append(true).create(true).open(path);
@@ -122,6 +125,9 @@ impl RowFile {
 
     /// Appends rows. A process that is killed after this loses none of them, a machine that fails
     /// those of the last second at most.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn append(&mut self, rows: &[Row]) -> Result<(), EvalError> {
         let mut text = Vec::new();
         for row in rows {

@@ -67,6 +67,9 @@ impl Cached {
     /// Remembers every reply in a file of JSON Lines, which is read now and appended to, and the
     /// `capacity` replies used last in memory; only those are found again. Not for two processes
     /// at one time.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a line other than the last is damaged.
     pub fn persistent(
         model: Arc<dyn LargeModel>,
         capacity: usize,

@@ -21,6 +21,9 @@ pub struct LargeModels {
 impl LargeModels {
     /// The models of this process, and those behind the configured endpoints with their
     /// fallbacks. `default` names the one that is asked when none is named.
+    ///
+    /// # Errors
+    /// When an endpoint's settings cannot be used, or a name is there twice or not at all.
     pub fn new(
         in_process: Vec<Arc<dyn LargeModel>>,
         configs: &BTreeMap<String, LargeModelConfig>,
@@ -66,6 +69,9 @@ impl LargeModels {
     }
 
     /// The model of this name.
+    ///
+    /// # Errors
+    /// When there is no such model; names the nearest.
     pub fn get(&self, name: &str) -> Result<&Arc<dyn LargeModel>, UnknownModel> {
         find(&self.models, name)
     }

@@ -34,6 +34,9 @@ pub enum DtypeChoice {
 
 impl DeviceChoice {
     /// Opens the device.
+    ///
+    /// # Errors
+    /// When this build or this machine has no such device.
     pub fn open(self) -> Result<Device, ModelError> {
         let has_cuda = candle_core::utils::cuda_is_available();
         match self {

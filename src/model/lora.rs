@@ -76,6 +76,9 @@ pub struct Adapter {
 
 impl Adapter {
     /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
+    ///
+    /// # Errors
+    /// When the configuration names no layer of the model, or a rank of 0.
     pub fn new(
         model: &Spec,
         config: AdapterConfig,
@@ -133,6 +136,9 @@ impl Adapter {
     }
 
     /// From a PEFT folder.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the adapter was made for another model.
     pub fn load(
         folder: &Path,
         model: &Spec,
@@ -212,6 +218,9 @@ impl Adapter {
 
     /// `base` with `s·B·A` added to each adapted weight. These are f32 then, where `base` is
     /// narrower: rounding would swallow most of what a short training changes.
+    ///
+    /// # Errors
+    /// When a weight is missing, or the device fails.
     pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
         let mut merged = base.clone();
         for (&(layer, which), pair) in &self.pairs {

@@ -139,6 +139,9 @@ pub trait PolicySession: Send {
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError>;
 
     /// Appends what the policy gets to see before its next turn.
+    ///
+    /// # Errors
+    /// When the policy cannot take it: its context is full, or it has failed.
     fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
 
     /// The token stream so far; empty for policies that do not expose their tokens.

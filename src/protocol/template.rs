@@ -84,6 +84,9 @@ pub struct Protocol {
 
 impl Protocol {
     /// The built-in templates, with those replaced that `folder` holds under the same name.
+    ///
+    /// # Errors
+    /// When there is no such folder, or a template cannot be read or does not render.
     pub fn load(folder: Option<&Path>) -> Result<Self, ProtocolError> {
         if let Some(path) = folder.filter(|folder| !folder.is_dir()) {
             return Err(ProtocolError::NoFolder { path: path.to_owned() });
@@ -143,6 +146,9 @@ impl Protocol {
     }
 
     /// The policy's opening message, a user turn.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn opening(&self, opening: &Opening<'_>) -> Result<Vec<Piece>, ProtocolError> {
         let conversation = opening.conversation.iter();
         let conversation: Vec<_> = conversation
@@ -165,6 +171,9 @@ impl Protocol {
     }
 
     /// What the policy sees after its prompt, a user turn.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn observation(&self, shown: Shown<'_>) -> Result<Vec<Piece>, ProtocolError> {
         let (reply, is_repeated, missing) = match shown {
             Shown::Reply(reply) => (reply, false, None),
@@ -176,12 +185,18 @@ impl Protocol {
 
     /// A prompt as the large model gets it, a user message. `question` is set where it is to be
     /// sent along: with the first prompt of an episode, unless that has it already.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn prompt(&self, prompt: &str, question: Option<&str>) -> Result<String, ProtocolError> {
         let text = self.text("prompt.j2", context! { prompt, question })?;
         Ok(text.trim().to_owned())
     }
 
     /// The large model's system message; empty for none.
+    ///
+    /// # Errors
+    /// When the template fails.
     pub fn large_model_system(&self) -> Result<String, ProtocolError> {
         let pieces = self.render("large_model.j2", context! {})?;
         Ok(super::piece::concat(&pieces).trim().to_owned())
@@ -189,6 +204,9 @@ impl Protocol {
 
     /// The notes for the call that gives an answer its form, before the question in the user's
     /// message: prompts with their replies, and the policy's draft, empty for none.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn form(&self, exchanges: &[(&str, &str)], draft: &str) -> Result<String, ProtocolError> {
         let exchanges: Vec<_> = exchanges
             .iter()

@@ -89,6 +89,9 @@ pub(super) enum Destination<'a> {
 
 impl RecordConfig {
     /// Whether it says where to write.
+    ///
+    /// # Errors
+    /// When it names neither or both of the places.
     pub fn check(&self) -> Result<(), RecordError> {
         self.place().map(|_| ())
     }

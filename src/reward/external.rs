@@ -50,6 +50,9 @@ struct ExternalRequest<'a> {
 
 impl ExternalReward {
     /// Checks `config`; starts nothing.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &ExternalConfig) -> Result<Self, RewardError> {
         let wrong =
             |field, found: String, expected| Err(RewardError::Config { field, found, expected });
@@ -82,6 +85,9 @@ impl ExternalReward {
 
     /// The reward of `trajectory` as an attempt at `task`; any finite number. Waits for a free slot
     /// first, which does not count towards the time limit. Dropping the future ends the program.
+    ///
+    /// # Errors
+    /// When the program or the server fails, is too slow, or gives no finite number.
     pub async fn score(
         &self,
         trajectory: &Trajectory,

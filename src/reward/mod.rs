@@ -107,6 +107,9 @@ pub struct RewardFn {
 
 impl RewardFn {
     /// The reward that `config` describes; what it says of an external one is left out.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
         check(&config.coefficients)?;
         let (metric, normalization) = match config.scheme {
@@ -199,6 +202,9 @@ pub struct Rewarder {
 
 impl Rewarder {
     /// The reward that `config` describes.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
         let external = config.external.as_ref().map(ExternalReward::new).transpose()?;
         Ok(Self { builtin: RewardFn::new(config)?, external })
@@ -206,6 +212,9 @@ impl Rewarder {
 
     /// The reward of `trajectory` as an attempt at `task`. With an external reward the total is
     /// its number, and the other fields are still those of the built-in one.
+    ///
+    /// # Errors
+    /// When an external reward fails.
     pub async fn score(&self, trajectory: &Trajectory, task: &Task) -> Result<Reward, RewardError> {
         let builtin = self.builtin.score(trajectory, task);
         match &self.external {

@@ -115,6 +115,9 @@ impl ChatTemplate {
     }
 
     /// The conversation as the model reads it, ready for it to write the next assistant turn.
+    ///
+    /// # Errors
+    /// When the template fails for these messages.
     pub fn render(&self, messages: &[Message]) -> Result<Vec<Piece>, TokenizerError> {
         let messages: Vec<_> = messages
             .iter()
@@ -124,6 +127,9 @@ impl ChatTemplate {
     }
 
     /// What the template puts between turns.
+    ///
+    /// # Errors
+    /// When the template fails, or does not put turns one after another.
     pub fn format(&self) -> Result<ChatFormat, TokenizerError> {
         // Plain words without edges that a template could trim.
         const WORDS: [&str; 3] = ["userzero", "assistantone", "usertwo"];

@@ -15,6 +15,9 @@ pub struct IncrementalDecoder {
 
 impl IncrementalDecoder {
     /// Takes the next id; returns the text that became certain, possibly none.
+    ///
+    /// # Errors
+    /// When the id is none of the tokenizer's.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, TokenizerError> {
         self.window.push(id);
         let before = tokenizer.decode(&self.window[..self.reported])?;
@@ -30,6 +33,9 @@ impl IncrementalDecoder {
     }
 
     /// What was held back; call it when the stream has ended.
+    ///
+    /// # Errors
+    /// When an id is none of the tokenizer's.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
         let before = tokenizer.decode(&self.window[..self.reported])?;
         let after = tokenizer.decode(&self.window)?;

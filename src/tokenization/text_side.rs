@@ -51,6 +51,9 @@ impl TextSide {
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
+    ///
+    /// # Errors
+    /// Says why it cannot.
     pub fn check_turns(&self) -> Result<(), TokenizerError> {
         self.format().map(|_| ())
     }
@@ -114,11 +117,17 @@ impl TextSide {
     }
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
+    ///
+    /// # Errors
+    /// When the template fails, or the tokenizer cannot encode a text.
     pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
         self.conversation_ids(&[Message { role: "user", content: opening.to_vec() }])
     }
 
     /// Ids of a conversation, ready for the model to write the next turn.
+    ///
+    /// # Errors
+    /// When the template fails, or the tokenizer cannot encode a text.
     pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = self.tokenizer.encode_pieces(&self.template.render(messages)?)?;
         let begin = self.tokenizer.begin().filter(|begin| ids.first() != Some(begin));
@@ -128,6 +137,9 @@ impl TextSide {
 
     /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the
     /// observation as a user turn, and the frame up to where the policy writes.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode a text.
     pub fn observation_ids(
         &self,
         last: Option<u32>,

@@ -20,6 +20,9 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens the log in `folder` for a run that goes on after `step` steps: what an earlier attempt
     /// wrote beyond them is removed, so that no step is there twice.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
     pub fn open(folder: &Path, step: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join("metrics.jsonl");
@@ -50,6 +53,9 @@ impl MetricsLog {
     }
 
     /// Writes the values of `step`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn write(&mut self, step: u64, values: &Values) -> std::io::Result<()> {
         let mut line = Map::new();
         line.insert("step".into(), step.into());

@@ -69,6 +69,9 @@ impl RunFolder {
 
     /// Writes a checkpoint by `write`, whole or not at all: a kill or a full disk leaves the older
     /// ones as they were. Then removes all but the newest `keep`, sparing `best`.
+    ///
+    /// # Errors
+    /// What `write` fails with, or when a folder cannot be made, renamed or removed.
     pub fn checkpoint<E: From<io::Error>>(
         &self,
         step: u64,

@@ -141,6 +141,9 @@ impl Start {
 
     /// The protocol this model was or will be taught: that of the run, else its own templates, else
     /// the built-in ones.
+    ///
+    /// # Errors
+    /// When a template cannot be read or does not render.
     pub fn protocol(&self) -> Result<Protocol, TrainError> {
         Ok(Protocol::load(self.templates().as_deref())?)
     }
@@ -152,6 +155,9 @@ impl Start {
 
     /// Writes `model` with this text side as a folder that can be served, by the templates that it
     /// was taught: later versions of the built-in ones do not change what it reads.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
         copy_text_side(&self.folder, folder)?;
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;

@@ -86,6 +86,9 @@ pub struct World {
 
 impl World {
     /// Makes the world of `config`.
+    ///
+    /// # Errors
+    /// Names the number that is out of range.
     pub fn generate(config: &WorldConfig) -> Result<Self, WorldError> {
         check(config)?;
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);

@@ -52,6 +52,9 @@ struct Shared {
 
 impl MistralRsEngine {
     /// Loads a safetensors folder or a GGUF file.
+    ///
+    /// # Errors
+    /// When there is no such model, or mistral.rs cannot run it.
     pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };

@@ -62,6 +62,9 @@ pub struct NativeEngine {
 impl NativeEngine {
     /// Starts an engine. On the CPU it has a copy of the weights, in f32, and computes on threads of
     /// its own, one a core; elsewhere it shares them and computes in their type.
+    ///
+    /// # Errors
+    /// When the weights do not fit the shape, or there is no memory or thread for them.
     pub fn new(model: &Spec, weights: &Weights, config: &NativeConfig) -> Result<Self, ModelError> {
         if weights.embed.device().is_cpu() {
             Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)

@@ -68,12 +68,18 @@ enum PromptForm {
 impl Prompt {
     /// The question as it is; nothing but the answer is asked for in the data sets of `brief`. The
     /// reply is the answer.
+    ///
+    /// # Errors
+    /// When the built-in template does not render.
     pub fn direct(brief: &Brief) -> Result<Self, EvalError> {
         Self::new("direct.j2", DIRECT.to_owned(), brief, false)
     }
 
     /// The question, to be worked out step by step, as zero-shot chain of thought is usually asked
     /// for; in the data sets of `brief` the answer is to stand on a line of its own.
+    ///
+    /// # Errors
+    /// When the built-in template does not render.
     pub fn chain_of_thought(brief: &Brief) -> Result<Self, EvalError> {
         Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), brief, true)
     }
@@ -81,6 +87,9 @@ impl Prompt {
     /// The template in `file`. Where it asks for a line `Answer: …`, the last such line of the
     /// reply is the answer. Without one it is the reply's last line in the data sets of `brief`,
     /// and all of the reply in the others.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the template does not render.
     pub fn load(file: &Path, brief: &Brief) -> Result<Self, EvalError> {
         let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
         let has_line = source.contains("Answer:");
@@ -121,6 +130,9 @@ impl Prompt {
     }
 
     /// What the large model is asked.
+    ///
+    /// # Errors
+    /// When the template fails for this task.
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
             PromptForm::Template(template) => template.render(context! {

@@ -222,6 +222,9 @@ pub struct AttemptView {
 }
 
 /// Writes `report.json`, `report.md` and `report.html` into `folder`, and returns the page's path.
+///
+/// # Errors
+/// When a file cannot be written.
 pub fn write(report: &Report, folder: &Path) -> Result<PathBuf, EvalError> {
     let json = serde_json::to_string_pretty(report).map_err(|error| EvalError::Io {
         path: folder.join("report.json"),

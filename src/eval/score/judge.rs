@@ -31,6 +31,9 @@ pub struct Judge {
 impl Judge {
     /// Asks `model` by the template in `prompt`, or the built-in one; `deadline` is for one
     /// answer.
+    ///
+    /// # Errors
+    /// When the template cannot be read or does not render.
     pub fn new(
         model: Arc<dyn LargeModel>,
         prompt: Option<&Path>,

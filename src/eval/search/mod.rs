@@ -49,6 +49,9 @@ const IDLE_ROUNDS: usize = 5;
 const RIGHT: f64 = 0.999;
 
 /// The training questions of a search: as many as are tried, drawn from all data sets.
+///
+/// # Errors
+/// When the data cannot be read.
 pub fn training_questions(
     config: &SearchConfig,
     metrics: &MetricConfig,

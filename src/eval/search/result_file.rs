@@ -29,6 +29,9 @@ impl ResultFile {
     }
 
     /// What was found under the same identity, if anything was.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or parsed.
     pub fn read(&self) -> Result<Option<Found>, EvalError> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
@@ -45,6 +48,9 @@ impl ResultFile {
     }
 
     /// Keeps what was found: whole, or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn write(&self, found: &Found) -> Result<(), EvalError> {
         let content = Content { identity: self.identity.clone(), found: found.clone() };
         let beside = self.path.with_extension("json.tmp");

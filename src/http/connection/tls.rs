@@ -31,11 +31,17 @@ pub struct Tls {
 
 impl Tls {
     /// By the files of `config`.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the key does not belong to the certificate.
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         Ok(Self { current: RwLock::new(Arc::new(read(config)?)) })
     }
 
     /// Takes the files of `config` for the connections to come.
+    ///
+    /// # Errors
+    /// As [`Tls::load`]; the certificate in use stays.
     pub fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
         let new = Arc::new(read(config)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;

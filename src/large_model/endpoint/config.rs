@@ -203,6 +203,9 @@ impl LargeModelConfig {
     }
 
     /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
+    ///
+    /// # Errors
+    /// Names the value that cannot be used.
     pub fn validate(&self, name: &str) -> Result<Url, LargeModelConfigError> {
         let invalid = |key, value: String, reason: &str, hint| LargeModelConfigError::Invalid {
             name: name.to_owned(),

@@ -102,6 +102,9 @@ struct Rounded {
 impl Decoder {
     /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
     /// worthless to it.
+    ///
+    /// # Errors
+    /// When a weight is missing or of another shape.
     pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
         let weights = PackedWeights::new(shape.isa, &shape.spec, weights)?;
         Ok(Self { shape, weights, is_shared: false })

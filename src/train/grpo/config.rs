@@ -173,6 +173,9 @@ impl Preset {
     }
 
     /// The configuration that `written` makes together with these settings.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is of another type.
     pub fn complete(self, mut written: toml::Table) -> Result<GrpoConfig, TrainError> {
         let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
         rename(&mut written);
@@ -316,6 +319,9 @@ impl Default for OutageConfig {
 
 impl GrpoConfig {
     /// Whether every setting is possible.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn check(&self) -> Result<(), TrainError> {
         let wrong = |reason: String| Err(TrainError::Config(reason));
         version(self.schema_version)?;

@@ -131,6 +131,9 @@ impl Evaluation {
     }
 
     /// Writes it into the run's folder.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
         let folder = folder.join("evaluations");
         std::fs::create_dir_all(&folder)?;

@@ -60,6 +60,9 @@ impl Arrangement {
 
 impl Pool {
     /// Room for `tokens` tokens; if that is not said, for as many as fit in a quarter of what is free.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
     pub fn new(spec: &Spec, dtype: DType, device: &Device, tokens: Option<usize>) -> Result<Self> {
         let (kv_heads, d) = (spec.num_key_value_heads, spec.head_dim);
         let token_bytes = 2 * spec.layers.len() * kv_heads * d * dtype.size_in_bytes();
