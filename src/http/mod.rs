@@ -45,6 +45,7 @@ use error::{ApiError, shorten};
         title = "Prompt-R1",
         description = "A small policy model thinks, prompts a large language model, reads its replies and answers."
     ),
+    components(schemas(wire::ErrorBody, wire::messages::MessagesErrorBody)),
     tags(
         (name = "solve", description = "The loop, with all that happens in it"),
         (name = "openai", description = "What OpenAI's clients speak"),

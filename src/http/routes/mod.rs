@@ -2,6 +2,7 @@
 
 pub(super) mod chat;
 pub(super) mod docs;
+mod failures;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod messages;

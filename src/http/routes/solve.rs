@@ -18,6 +18,7 @@ use crate::http::caller::{Caller, authorization};
 use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
 use crate::http::error::ApiError;
 use crate::http::model_name::LOOP;
+use crate::http::routes::failures::LoopFailures;
 use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
@@ -34,17 +35,7 @@ const ROUTE: &str = "/v1/solve";
 #[utoipa::path(post, path = "/v1/solve", tag = "solve", request_body = SolveRequest, responses(
     (status = 200, description = "The answer", content(
         (SolveReply = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "A field is not valid; `param` names it", body = ErrorBody),
-    (status = 401, description = "A key is needed", body = ErrorBody),
-    (status = 403, description = "The key may not ask for this model", body = ErrorBody),
-    (status = 404, description = "No such policy or large model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 429, description = "Too many requests, or a limit of the key is reached", body = ErrorBody),
-    (status = 500, description = "The server failed", body = ErrorBody),
-    (status = 502, description = "The large model failed", body = ErrorBody),
-    (status = 503, description = "A model is not available", body = ErrorBody),
-    (status = 504, description = "The deadline passed before any reply", body = ErrorBody)))]
+    LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn solve(
     State(state): State<AppState>,
     caller: Caller,
