@@ -4,6 +4,7 @@
 //! Imports run downwards only; `tests/it/architecture.rs` lists the floors.
 
 pub mod access;
+pub mod atomic_file;
 pub mod chat;
 pub mod cli;
 pub mod compute;
@@ -14,6 +15,7 @@ pub mod episode;
 pub mod eval;
 pub mod gguf;
 pub mod http;
+pub mod journal;
 pub mod large_model;
 pub mod model;
 pub mod playground;
@@ -23,6 +25,7 @@ pub mod record;
 pub mod reward;
 pub mod sampling;
 pub mod seed;
+pub mod spelling;
 pub mod task;
 pub mod tokenization;
 pub mod train;

@@ -152,11 +152,10 @@ impl ApiError {
                 let code = field("code").unwrap_or("large_model_error");
                 Self::new(kept, code, error.to_string()).retry_after(*retry_after)
             }
-            Malformed { model, .. } => {
+            Malformed { model, reason } => {
                 // Not the error: it quotes the reply.
                 tracing::warn!(model, "a large model sent no valid reply");
-                let message = error.to_string();
-                let message = message.split("\nhint:").next().unwrap_or_default().to_owned();
+                let message = format!("the large model `{model}` sent no valid reply: {reason}");
                 Self::new(StatusCode::BAD_GATEWAY, "large_model_malformed", message)
             }
             CircuitOpen { retry_in, .. } => {

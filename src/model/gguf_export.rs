@@ -7,10 +7,10 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::error::ModelError;
-use super::files;
 use super::gguf_weights::{Stored, apart, names};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
+use crate::atomic_file::replace;
 use crate::gguf::{Entry, TensorType, Writer, quantize};
 
 /// The types that weights can be written in.
@@ -86,11 +86,11 @@ impl Weights {
         for (name, kind, shape, data) in &tensors {
             writer.tensor(name, *kind, shape, data);
         }
-        files::replace(to, |beside| {
-            let io = |source| ModelError::Io { path: beside.display().to_string(), source };
-            let mut file = BufWriter::new(File::create(beside).map_err(io)?);
-            writer.write(&mut file).and_then(|()| file.flush()).map_err(io)
+        replace(to, |beside| {
+            let mut file = BufWriter::new(File::create(beside)?);
+            writer.write(&mut file).and_then(|()| file.flush())
         })
+        .map_err(|source| ModelError::Io { path: to.display().to_string(), source })
     }
 
     /// Every weight as files have it: its name there, its shape, and its values.

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use crate::atomic_file::replace;
+
 /// Named values of one step, in the order they were added.
 pub type Values = Vec<(&'static str, f64)>;
 
@@ -40,7 +42,7 @@ impl MetricsLog {
                 }
             }
         }
-        std::fs::write(&path, kept)?;
+        replace(&path, |beside| std::fs::write(beside, kept))?;
         let lines = OpenOptions::new().append(true).open(&path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("events.out.tfevents.{:010}.prompt-r1.{step}", now.as_secs());

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 27] = [
+const FLOORS: [(&str, &[&str]); 30] = [
     ("access", &[]),
+    ("atomic_file", &[]),
     ("compute", &[]),
     ("gguf", &[]),
     ("chat", &[]),
+    ("journal", &[]),
     ("playground", &[]),
     ("sampling", &[]),
     ("seed", &[]),
+    ("spelling", &[]),
     ("task", &[]),
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
@@ -20,9 +23,12 @@ const FLOORS: [(&str, &[&str]); 27] = [
     ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["gguf", "protocol"]),
-    ("model", &["gguf", "sampling", "trajectory"]),
+    ("model", &["atomic_file", "gguf", "sampling", "trajectory"]),
     ("engine", &["gguf", "model", "sampling", "tokenization", "trajectory"]),
-    ("large_model", &["chat", "trajectory", "engine", "tokenization", "protocol"]),
+    (
+        "large_model",
+        &["chat", "journal", "spelling", "trajectory", "engine", "tokenization", "protocol"],
+    ),
     (
         "policy",
         &[
@@ -41,6 +47,7 @@ const FLOORS: [(&str, &[&str]); 27] = [
     (
         "train",
         &[
+            "atomic_file",
             "dataset",
             "engine",
             "episode",
@@ -60,10 +67,12 @@ const FLOORS: [(&str, &[&str]); 27] = [
     (
         "eval",
         &[
+            "atomic_file",
             "chat",
             "dataset",
             "engine",
             "episode",
+            "journal",
             "large_model",
             "policy",
             "protocol",
@@ -89,10 +98,24 @@ const FLOORS: [(&str, &[&str]); 27] = [
             "protocol",
             "record",
             "seed",
+            "spelling",
             "trajectory",
         ],
     ),
-    ("config", &["access", "engine", "episode", "eval", "http", "large_model", "model", "record"]),
+    (
+        "config",
+        &[
+            "access",
+            "engine",
+            "episode",
+            "eval",
+            "http",
+            "large_model",
+            "model",
+            "record",
+            "spelling",
+        ],
+    ),
     ("lib", &[]),
     ("cli", &[]),
     ("main", &["cli"]),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::replace;
 use crate::eval::EvalError;
 
 use super::Found;
@@ -53,11 +54,9 @@ impl ResultFile {
     /// When the file cannot be written.
     pub fn write(&self, found: &Found) -> Result<(), EvalError> {
         let content = Content { identity: self.identity.clone(), found: found.clone() };
-        let beside = self.path.with_extension("json.tmp");
         let written = serde_json::to_vec_pretty(&content)
             .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(&beside, text))
-            .and_then(|()| std::fs::rename(&beside, &self.path));
+            .and_then(|text| replace(&self.path, |beside| std::fs::write(beside, text)));
         written.map_err(EvalError::io(&self.path))
     }
 }
