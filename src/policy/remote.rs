@@ -11,6 +11,7 @@ use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, ReplyChunk};
 use crate::protocol::{ANSWER, FINAL_PROMPT, PROMPT, Piece, concat};
+use crate::seed;
 use crate::trajectory::{TokenTrace, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -96,11 +97,9 @@ impl RemoteSession {
         fields.insert("max_tokens".to_owned(), json!(max_tokens));
         let closing: Vec<String> = ACTIONS.iter().map(|tag| format!("</{tag}>")).collect();
         fields.insert("stop".to_owned(), json!(closing));
-        // A seed that was drawn has 64 bits: nobody asked for it. What a caller asked for is sent
-        // where every endpoint takes it.
-        let seed = seed.wrapping_add(self.turns);
-        if seed <= i32::MAX as u64 {
-            fields.insert("seed".to_owned(), json!(seed));
+        // One that was drawn is not sent: not every endpoint takes seeds.
+        if seed::is_chosen(seed) {
+            fields.insert("seed".to_owned(), json!(seed::near(seed, self.turns)));
         }
         fields
     }

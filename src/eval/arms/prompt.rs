@@ -211,8 +211,7 @@ impl Arm for PromptArm {
         let mut answers = Vec::with_capacity(self.samples);
         for sample in 0..self.samples {
             let mut params = Map::new();
-            // Every endpoint takes seeds of so many bits.
-            let sample_seed = (seed ^ sample as u64) & i32::MAX as u64;
+            let sample_seed = crate::seed::of_sample(seed, sample as u64);
             let own = Map::from_iter([("seed".to_owned(), json!(sample_seed))]);
             if self.samples > 1 {
                 params.insert("temperature".into(), json!(TEMPERATURE));

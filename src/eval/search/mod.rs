@@ -210,7 +210,7 @@ impl Search<'_> {
         );
         let arm = &arm;
         let attempts = self.questions.iter().map(|question| async move {
-            let seed = self.seed ^ u64::from(crc32c::crc32c(question.task.id.as_bytes()));
+            let seed = seed::of_question(self.seed, &question.task.id);
             let attempt = match run::attempt(arm, &question.task, seed).await {
                 Outcome::Answered(attempt) => attempt,
                 Outcome::Failed { error, .. } => {
@@ -259,7 +259,7 @@ impl Search<'_> {
     ) -> Result<Vec<String>, EvalError> {
         let asked = (0..count)
             .map(|index| {
-                let seed = self.seed.wrapping_add((round as u64) << 32).wrapping_add(index);
+                let seed = seed::of_proposal(self.seed, round as u64, index);
                 Ok((seed, state.question_to_proposer(seed)?))
             })
             .collect::<Result<Vec<_>, EvalError>>()?;

@@ -181,10 +181,10 @@ fn tasks(
         let mut sampling = sampling;
         sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
         let mut params = params.clone();
-        // Each answer has a seed of its own, of no more bits than every endpoint takes.
+        // Each answer has a seed of its own.
         let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
         if let Some(seed) = seed {
-            let own = seed.wrapping_add(choice.into()) & i64::from(i32::MAX);
+            let own = crate::seed::near(seed as u64, choice.into());
             params.insert("seed".to_owned(), json!(own));
         }
         let request = EpisodeRequest {
