@@ -17,6 +17,8 @@ mod overrides;
 mod parse;
 mod policy;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 
 pub use eval::EvalConfig;
 pub use overrides::Overrides;

@@ -11,6 +11,9 @@ use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
 use crate::policy::{DirectPolicy, ScriptedPolicy};
 use crate::trajectory::Action;
 
+mod forms;
+mod interrupted;
+
 /// What the large model was asked, call by call: the contents of its user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;
 

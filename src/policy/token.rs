@@ -218,3 +218,7 @@ impl PolicySession for TokenSession {
         &self.trace
     }
 }
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;
