@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::loopback::{Gate, Loopback, Script};
 use crate::process::{command, told};
-use crate::server::{Server, Setup};
+use crate::server::{Server, Setup, client};
 
 fn hurried() -> ServerConfig {
     ServerConfig {
@@ -122,7 +122,7 @@ async fn connections_that_serve_keep_their_places() {
     let server = setup.start(&upstream).await;
     let asked = tokio::spawn(server.post("/v1/solve", &json!({"question": "a"})).send());
     upstream.wait_for_requests(1).await;
-    let other = Client::builder().no_proxy().build().unwrap();
+    let other = client();
     let waiting = tokio::spawn(other.get(format!("{}/livez", server.url)).send());
     // It is not let in, and the one that is served is not cut off.
     tokio::time::sleep(Duration::from_millis(100)).await;

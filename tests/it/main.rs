@@ -8,6 +8,7 @@ mod chat;
 mod chat_streams;
 mod connections;
 mod eval;
+mod eventually;
 mod faults;
 mod given_turns;
 mod hostile;

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::eventually::eventually;
 use crate::loopback::Loopback;
 
 /// What the environment variable `TEST_KEY` holds.
@@ -123,9 +124,13 @@ impl Setup {
         let (config, tls) = (self.server, self.tls);
         let serving =
             tokio::spawn(async move { serve(listener, router, &config, tls, shutdown).await });
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Server { url, client, handle, metrics, stop: Some(stop), serving }
+        Server { url, client: client(), handle, metrics, stop: Some(stop), serving }
     }
+}
+
+/// A client that goes through no proxy.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 /// Asks the large model the question, and answers with its reply.
@@ -183,13 +188,7 @@ impl Server {
 
     /// Returns when a series has reached a value.
     pub async fn wait_for_metric(&self, series: &str, value: f64) {
-        let wait = async {
-            while self.metric(series).await < value {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        assert!(waited.is_ok(), "waited for {series}, it is {}", self.metric(series).await);
+        eventually(&format!("{series} {value}"), async || self.metric(series).await >= value).await;
     }
 
     /// Begins the shutdown.
