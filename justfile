@@ -32,6 +32,10 @@ openapi:
 snapshots:
     find tests src -name '*.snap.new' -exec sh -c 'mv "$1" "${1%.new}"' _ {} \;
 
+# Lints of the code for CUDA; needs no CUDA
+cuda:
+    tests/cuda/check.sh
+
 # API documentation of the crate
 doc:
     cargo doc --locked --no-deps --document-private-items --open

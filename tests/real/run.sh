@@ -7,11 +7,12 @@ set -euo pipefail
 binary="$(realpath "${1:?usage: tests/real/run.sh SERVER_BINARY}")"
 cd "$(dirname "$0")"
 
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/real"
+root="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1"
+cache="$root/real"
 mkdir -p "$cache"
 [ -x "$cache/venv/bin/python" ] || python3 -m venv "$cache/venv"
 "$cache/venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp
-model="$(./fetch.sh "$cache/models" smollm2)"
+model="$(./fetch.sh "$root/models" smollm2)"
 
 scratch="$(mktemp -d)"
 children=()
