@@ -10,7 +10,7 @@ use sqlx::{AnyPool, Row};
 use super::{Key, NewKey};
 
 /// How long a statement may wait for a connection, and SQLite for another writer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One statement each; both databases take them as they are.
 const SCHEMA: [&str; 2] = [
@@ -101,7 +101,7 @@ impl Store {
         // SQLite has one writer at a time.
         let is_sqlite = url.starts_with("sqlite:");
         let connections = if is_sqlite { 1 } else { 8 };
-        let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
+        let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(TIMEOUT);
         let pool = options.connect(url).await?;
         let mut making = pool.begin().await?;
         if !is_sqlite {

@@ -14,7 +14,7 @@ use download::download;
 use files::{INDEX, Listing, is_complete, shards};
 
 /// How long the hub may take to say what it has.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The folder or file that `model` names. An id such as `Qwen/Qwen3-0.6B` is fetched into the
 /// Hugging Face cache first, by `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` as that
@@ -91,7 +91,7 @@ async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
     }
     let api = api.build().map_err(failed)?;
     let main = Repo::model(model.to_owned());
-    let info = tokio::time::timeout(PATIENCE, api.repo(main.clone()).info()).await;
+    let info = tokio::time::timeout(TIMEOUT, api.repo(main.clone()).info()).await;
     let info = info.map_err(|_| unreachable(model, anyhow::anyhow!("it does not answer")))?;
     let info = info.map_err(failed)?;
     let names = info.siblings.iter().map(|file| file.rfilename.as_str());

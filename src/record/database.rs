@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Record, RecorderState, Sink};
 
 /// How long connecting and writing may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -128,10 +128,10 @@ impl Database {
             };
             rows.insert(range, open).await
         };
-        let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, attempt).await });
+        let done = runtime.block_on(async { tokio::time::timeout(TIMEOUT, attempt).await });
         let done = match done {
             Ok(done) => done.map_err(WriteError::from),
-            Err(_) => Err(WriteError::Down(format!("no answer within {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(WriteError::Down(format!("no answer within {} s", TIMEOUT.as_secs()))),
         };
         if done.is_err() {
             self.connection = None;

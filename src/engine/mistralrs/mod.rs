@@ -197,10 +197,10 @@ impl Shared {
 
     /// A sender to a thread that runs: one that died is started again.
     async fn send(&self, request: Request) -> Result<(), EngineError> {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_secs(5);
         let inner = self.model.inner();
         let mut request = request;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let sender = inner.get_sender(None).map_err(stopped)?;
             match sender.send(request).await {
