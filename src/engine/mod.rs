@@ -1,4 +1,7 @@
-//! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
+//! The port to what samples tokens: token ids in, sampled ids with log-probabilities out.
+//!
+//! Which engine runs a policy is `config::PolicyEngine`; `cli::assemble` makes it, and
+//! `tests/it/policy_contract.rs` holds each of them to the same contract.
 
 pub mod config;
 pub mod mistralrs;

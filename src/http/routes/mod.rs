@@ -1,4 +1,5 @@
-//! One file for each resource.
+//! One file for each resource. `http::documented` lists their handlers, and `http::metrics::ROUTES` those
+//! that metrics tell apart.
 
 pub(super) mod chat;
 pub(super) mod docs;
