@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use secrecy::SecretString;
+use serde_json::Value;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Engine;
@@ -15,7 +16,7 @@ use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
+use crate::model::{ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
@@ -103,7 +104,7 @@ async fn player(
             (policy, Some(folder))
         }
     };
-    Ok(Player { policy, protocol: Arc::new(protocol(config, folder.as_deref())?) })
+    Ok(Player { policy, protocol: Arc::new(protocol(config, player, folder.as_deref())?) })
 }
 
 /// What endpoints need beside their configuration.
@@ -125,20 +126,60 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The policy of `config` on an engine of this process, and where its model is.
+/// The policy of `config` on an engine of this process, and where its model is. Where that is an
+/// adapter alone, its base is found by what the adapter says of it.
 pub async fn local_policy(
     config: &PolicyConfig,
     engine: PolicyEngine,
 ) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
     let named = config.model.as_deref().context("the policy's `model` is missing")?;
     let path = hub::resolve(named).await?;
-    Ok((token_policy(config, engine, named, &path).await?, path))
+    if config.adapter.is_some() || !Adapter::is_alone(&path) {
+        return Ok((token_policy(config, engine, named, &path).await?, path));
+    }
+    if engine == PolicyEngine::MistralRs {
+        bail!(
+            "`{named}` is an adapter, which `mistralrs` does not serve\nhint: leave `policy.engine` out, or merge the adapter with `server export`"
+        );
+    }
+    let base = base_of(&path)?;
+    let config = PolicyConfig { adapter: Some(path.clone()), ..config.clone() };
+    let found = hub::resolve(&base).await.with_context(|| {
+        format!(
+            "cannot find the base `{base}` of the adapter `{named}`\nhint: name it with `--policy`, and the adapter with `--adapter`"
+        )
+    })?;
+    Ok((token_policy(&config, engine, &base, &found).await?, path))
 }
 
-/// The framing: the templates of `config`, else those of the policy's `folder`, else the built-in.
-pub fn protocol(config: &Config, folder: Option<&Path>) -> anyhow::Result<Protocol> {
-    let own = folder.map(|folder| folder.join(TEMPLATES)).filter(|own| own.is_dir());
-    let templates = config.templates.clone().or(own);
+/// The base of an adapter: a file beside it, or what it names.
+fn base_of(adapter: &Path) -> anyhow::Result<String> {
+    let file = adapter.join(ADAPTER_CONFIG);
+    let text = std::fs::read_to_string(&file);
+    let text = text.with_context(|| format!("cannot read `{}`", file.display()))?;
+    let settings: Value =
+        serde_json::from_str(&text).with_context(|| format!("`{}` is no JSON", file.display()))?;
+    let named = settings["base_model_name_or_path"].as_str().filter(|named| !named.is_empty());
+    let named = named.with_context(|| {
+        format!(
+            "`{}` names no `base_model_name_or_path`\nhint: name the base with `--policy`, and the adapter with `--adapter`",
+            file.display()
+        )
+    })?;
+    let beside = adapter.join(named);
+    Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
+}
+
+/// The framing: the templates of `config`, else those that the adapter of `policy` was trained with,
+/// else those of its `folder`, else the built-in.
+pub fn protocol(
+    config: &Config,
+    policy: &PolicyConfig,
+    folder: Option<&Path>,
+) -> anyhow::Result<Protocol> {
+    let adapter = policy.adapter.as_deref();
+    let mut own = [adapter, folder].into_iter().flatten().map(|folder| folder.join(TEMPLATES));
+    let templates = config.templates.clone().or_else(|| own.find(|own| own.is_dir()));
     Ok(Protocol::load(templates.as_deref())?)
 }
 
@@ -181,10 +222,13 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
             "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
         )
     };
-    check_sizes(&config.path).with_context(hint)?;
-    let engine =
-        native(&config.path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
-    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
+    let path = match config.path.to_str() {
+        Some(named) => hub::resolve(named).await.with_context(hint)?,
+        None => config.path.clone(),
+    };
+    check_sizes(&path).with_context(hint)?;
+    let engine = native(&path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
+    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?)))
 }
 
 async fn native(

@@ -11,8 +11,8 @@ use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
-use super::Failure;
 use super::engine_choice::EngineChoice;
+use super::{Failure, hub};
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -105,6 +105,10 @@ fn engines(config: &Config) -> Vec<String> {
 }
 
 fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
+    let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
+    if named.is_some_and(hub::is_named) {
+        return Ok(());
+    }
     config.check().map_err(Failure::from)
 }
 

@@ -16,7 +16,7 @@ use super::{Failure, hub};
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A folder, a `.gguf` file, or a Hugging Face id
+    /// A folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     model: String,
     /// An adapter for it, to be merged in: a folder as PEFT writes it
     #[arg(long, value_name = "FOLDER")]
@@ -98,6 +98,6 @@ impl ExportArgs {
 
 /// The last part of a path or an id, without `.gguf`.
 fn name(model: &str) -> String {
-    let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
+    let last = model.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(model);
     last.strip_suffix(".gguf").unwrap_or(last).to_owned()
 }

@@ -17,10 +17,11 @@ use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
+use crate::train::start::StartConfig;
 
-use super::Failure;
 use super::assemble::local_model;
 use super::telemetry::Telemetry;
+use super::{Failure, hub};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -84,6 +85,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         Method::Sft(args) => {
             let mut config: SftConfig = read_toml(&args.config)?;
             args.apply(&mut config.seed, &mut config.output);
+            find(&mut config.model)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
@@ -91,10 +93,20 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let written: GrpoConfig = read_toml(&args.config)?;
             let mut config = written.preset.complete(read_toml(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
+            find(&mut config.model)?;
             let large_model = large_model(&config.large_model)?;
             let model = run_grpo(&config, large_model, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
+    }
+    Ok(())
+}
+
+/// Fetches a model that is named by its id on the hub.
+fn find(start: &mut StartConfig) -> anyhow::Result<()> {
+    if let Some(named) = start.path.as_ref().and_then(|path| path.to_str()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        start.path = Some(runtime.block_on(hub::resolve(named))?);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::large_model::LargeModelConfig;
 /// wins over the environment, and both over the file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
-    /// The policy: a folder, a `.gguf` file, or a Hugging Face id
+    /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     #[arg(long, value_name = "MODEL", env = "PROMPT_R1_POLICY")]
     pub policy: Option<String>,
     /// An adapter for the policy: a folder as PEFT writes it

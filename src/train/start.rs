@@ -167,6 +167,7 @@ impl Start {
             let own = folder.join("adapter");
             adapter.save(&own, Some(&self.folder.display().to_string()))?;
             std::fs::write(own.join(BASE), fingerprint(&self.folder)? + "\n")?;
+            Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
         }
         Ok(())
     }
@@ -193,15 +194,9 @@ fn misplaced(path: &Path) -> Option<String> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
     if !path.exists() {
-        let is_id = shown.to_string().split('/').count() == 2 && path.is_relative();
-        return Some(match is_id {
-            true => format!(
-                "there is no folder `{shown}`\nhint: training does not download; `hf download {shown} --local-dir FOLDER`, then `path = \"FOLDER\"`"
-            ),
-            false => format!("there is no folder `{shown}`"),
-        });
+        return Some(format!("there is no folder or file `{shown}`"));
     }
-    if has("adapter_config.json") && !has("config.json") {
+    if Adapter::is_alone(path) {
         return Some(format!(
             "`{shown}` holds an adapter and no model\nhint: set `model.path` to the model it was made for, and `model.adapter` to this folder"
         ));

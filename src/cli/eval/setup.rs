@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{endpoint_setup, large_models, local_policy, protocol};
 use crate::cli::{Failure, hub};
-use crate::config::{Config, EvalConfig, PolicyEngine};
+use crate::config::{Config, EvalConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Sampling;
 use crate::eval::EvalError;
 use crate::eval::arms::{
@@ -207,7 +207,7 @@ impl<'a> Setup<'a> {
         let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let (policy, path) = local_policy(&server.policy, engine).await?;
-        let protocol = Arc::new(protocol(&server, Some(&path))?);
+        let protocol = Arc::new(protocol(&server, &server.policy, Some(&path))?);
         let identity = format!("{engine:?} {} {}", fingerprint(&path)?, self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
@@ -225,7 +225,7 @@ impl<'a> Setup<'a> {
     }
 
     fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<Player, Failure> {
-        let protocol = Arc::new(protocol(&self.server, None)?);
+        let protocol = Arc::new(protocol(&self.server, &PolicyConfig::default(), None)?);
         let identity = format!("{identity} {}", self.templates()?);
         Ok(Player { policy, protocol, identity })
     }

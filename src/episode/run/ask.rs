@@ -51,12 +51,12 @@ impl Run<'_> {
             }
             None => {
                 let mut messages = self.large_model_opening()?;
-                messages.extend(self.exchanges.iter().cloned());
+                messages.extend(self.history().iter().cloned());
                 let message = self.prompt(&prompt)?;
                 sent = Some(message.as_text()).filter(|sent| sent != written);
                 // A conversation that goes on after the question asks it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
-                if !(is_asked && self.exchanges.is_empty()) {
+                if !(is_asked && self.history().is_empty()) {
                     messages.push(message.clone());
                 }
                 let reply = self.call(messages, is_answer).await?;
@@ -87,11 +87,16 @@ impl Run<'_> {
         self.expanded(prompt).is_ok_and(|prompt| prompt == self.request.question)
     }
 
-    /// The message of a prompt. With the first goes what the large model would otherwise lack: the
-    /// question, and what of it is no text.
+    /// The earlier prompts and replies that the large model sees with the next prompt.
+    fn history(&self) -> &[ChatMessage] {
+        if self.participants.protocol.settings().history { &self.exchanges } else { &[] }
+    }
+
+    /// The message of a prompt. With one that nothing stands before goes what the large model would
+    /// otherwise lack: the question, and what of it is no text.
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
-        let is_first = self.exchanges.is_empty();
+        let is_first = self.history().is_empty();
         let lacks = is_first && !request.is_continued && !carries(prompt, &request.question);
         let question = lacks.then_some(&*request.question);
         let text = self.participants.protocol.prompt(prompt, question)?;

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Answers `chain_sum` by asking for one addition or subtraction at a time: a policy by script.
+"""Policies by script for families of exact arithmetic: they ask for one operation at a time.
 
-As the arm `script:python3 chain_sum.py [WAY]` of an evaluation it is run once for each turn: it
-reads a JSON list of texts, the opening and what was shown after each turn, and writes its turn. The
+As the arm `script:python3 scripted.py WAY` of an evaluation it is run once for each turn: it reads a
+JSON list of texts, the opening and what was shown after each turn, and writes its turn. The
 templates must show the question and the replies and nothing else (`templates/` beside this file).
 
-Two ways are known. `apart`, the default: positive and negative terms are summed apart, and the
-smaller sum is taken from the larger, so that no step has a negative number. `left_to_right`: a
-running total, which has.
+The ways, by the families that they know:
+
+  whole          any            the question itself, and the last number of the reply is the answer
+  left_to_right  chain_sum      a running total, which may be negative
+  apart          chain_sum      positive and negative terms are summed apart, and the smaller sum is
+                                taken from the larger, so that no step has a negative number
+  places         products       one factor by the digits of the other, then the sum of these
+  best           both           `apart` or `places`
 """
 
 import json
@@ -40,17 +45,6 @@ class Replies:
         return int(numbers[-1])
 
 
-def terms(question):
-    """The signed terms of the sum."""
-    expression = question.split(":")[-1]
-    return [int(sign + digits) for sign, digits in re.findall(r"([+-]?)\s*(\d+)", expression)]
-
-
-def listing(plus, minus):
-    words = [f"plus {' '.join(map(str, plus))}", f"minus {' '.join(map(str, minus))}"]
-    return ", ".join(words if minus else words[:1])
-
-
 def total(replies, think, numbers):
     """The sum of `numbers`, one addition a turn."""
     found = numbers[0]
@@ -58,6 +52,17 @@ def total(replies, think, numbers):
         found = replies.ask(think, f"What is {found} + {number}?")
         think = str(found)
     return found
+
+
+def terms(question):
+    """The signed terms of a sum."""
+    expression = question.split(":")[-1]
+    return [int(sign + digits) for sign, digits in re.findall(r"([+-]?)\s*(\d+)", expression)]
+
+
+def listing(plus, minus):
+    words = [f"plus {' '.join(map(str, plus))}", f"minus {' '.join(map(str, minus))}"]
+    return ", ".join(words if minus else words[:1])
 
 
 def apart(question, replies):
@@ -87,7 +92,34 @@ def left_to_right(question, replies):
     raise Turn(think, answer=str(found))
 
 
-WAYS = {"apart": apart, "left_to_right": left_to_right}
+def expression(question):
+    return re.search(r"-?\d[\d *+-]*\d", question).group()
+
+
+def whole(question, replies):
+    found = replies.ask("at once", f"What is {expression(question)}?")
+    raise Turn(str(found), answer=str(found))
+
+
+def places(question, replies):
+    first, second = (int(factor) for factor in expression(question).split("*"))
+    digits = str(second)
+    parts = [int(digit) * 10 ** (len(digits) - 1 - at) for at, digit in enumerate(digits)]
+    parts = [part for part in parts if part]
+    think = " ".join(map(str, parts))
+    products = []
+    for part in parts:
+        products.append(replies.ask(think, f"What is {first} * {part}?"))
+        think = " ".join(map(str, products))
+    found = total(replies, think, products)
+    raise Turn(str(found), answer=str(found))
+
+
+def best(question, replies):
+    return (places if "*" in question else apart)(question, replies)
+
+
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, best)}
 
 
 def turn(way, question, replies):
@@ -108,7 +140,7 @@ def written(turn):
 
 def main():
     question, *replies = json.load(sys.stdin)
-    way = sys.argv[1] if len(sys.argv) > 1 else "apart"
+    way = sys.argv[1] if len(sys.argv) > 1 else "best"
     print(written(turn(way, question, replies)))
 
 
