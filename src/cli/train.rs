@@ -12,12 +12,12 @@ use secrecy::SecretString;
 use crate::config::{LocalModelConfig, read_toml};
 use crate::engine::config::NativeConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
+use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
-use crate::train::start::StartConfig;
 
 use super::assemble::local_model;
 use super::telemetry::Telemetry;

@@ -41,7 +41,7 @@ FAMILIES = {
     "gsm_symbolic": ("gsm_symbolic", {}),
 }
 
-MIXTURE, VALIDATION = ("chain_sum", "products"), 24
+MIXTURE, VALIDATION = ("chain_sum_short", "products"), 24
 
 
 def normal(question):
