@@ -262,7 +262,7 @@ fn roots(folder: &Path) -> rustls::RootCertStore {
     roots
 }
 
-fn client(certificate: Certificate) -> ClientBuilder {
+fn trusting(certificate: Certificate) -> ClientBuilder {
     Client::builder().no_proxy().tls_certs_only([certificate])
 }
 
@@ -282,8 +282,8 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
         request.send().await
     };
     for (client, version) in [
-        (client(old.clone()), Version::HTTP_2),
-        (client(old.clone()).http1_only(), Version::HTTP_11),
+        (trusting(old.clone()), Version::HTTP_2),
+        (trusting(old.clone()).http1_only(), Version::HTTP_11),
     ] {
         let response = ask(client).await.unwrap();
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
@@ -315,13 +315,13 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
 
     let (config, new) = certify(folder.path());
     tls.reload(&config).unwrap();
-    assert!(ask(client(old)).await.unwrap_err().is_connect());
-    assert_eq!(ask(client(new.clone())).await.unwrap().status(), 200);
+    assert!(ask(trusting(old)).await.unwrap_err().is_connect());
+    assert_eq!(ask(trusting(new.clone())).await.unwrap().status(), 200);
     // A broken file leaves the good one in place, and says which it is.
     std::fs::write(&config.key, "nothing").unwrap();
     let error = tls.reload(&config).unwrap_err().to_string();
     assert!(error.starts_with("cannot use `tls.key` = `"), "{error}");
-    assert_eq!(ask(client(new)).await.unwrap().status(), 200);
+    assert_eq!(ask(trusting(new)).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
