@@ -87,7 +87,7 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn rows(path: &Path) -> Result<Vec<u32>, JournalError> {

@@ -5,7 +5,9 @@ As the arm `script:python3 scripted.py WAY` of an evaluation it is run once for 
 JSON list of texts, the opening and what was shown after each turn, and writes its turn. The
 templates must show the question and the replies and nothing else (`templates/` beside this file).
 
-The ways, by the families that they know:
+A thought is what is left to compute, a prompt asks for its first operation, and the next thought has
+the reply in its place. So a small model needs only the last turn to write the next one. The ways, by
+the families that they know:
 
   whole          any            the question itself, and the last number of the reply is the answer
   left_to_right  chain_sum      a running total, which may be negative
@@ -45,59 +47,54 @@ class Replies:
         return int(numbers[-1])
 
 
-def total(replies, think, numbers):
-    """The sum of `numbers`, one addition a turn."""
-    found = numbers[0]
-    for number in numbers[1:]:
-        found = replies.ask(think, f"What is {found} + {number}?")
-        think = str(found)
-    return found
-
-
-def terms(question):
-    """The signed terms of a sum."""
-    expression = question.split(":")[-1]
-    return [int(sign + digits) for sign, digits in re.findall(r"([+-]?)\s*(\d+)", expression)]
-
-
-def listing(plus, minus):
-    words = [f"plus {' '.join(map(str, plus))}", f"minus {' '.join(map(str, minus))}"]
-    return ", ".join(words if minus else words[:1])
-
-
-def apart(question, replies):
-    numbers = terms(question)
-    plus = [number for number in numbers if number > 0]
-    minus = [-number for number in numbers if number < 0]
-    gained = total(replies, listing(plus, minus), plus)
-    if not minus:
-        raise Turn(str(gained), answer=str(gained))
-    think = f"plus {gained}" if len(plus) > 1 else listing(plus, minus)
-    lost = total(replies, think, minus)
-    is_first = len(plus) == len(minus) == 1
-    think = listing(plus, minus) if is_first else f"plus {gained}, minus {lost}"
-    difference = replies.ask(think, f"What is {max(gained, lost)} - {min(gained, lost)}?")
-    sign = "plus" if gained >= lost else "minus"
-    answer = difference if gained >= lost else -difference
-    raise Turn(f"{sign} {difference}", answer=str(answer))
-
-
-def left_to_right(question, replies):
-    found, *rest = terms(question)
-    think = "from left to right"
-    for number in rest:
-        sign = "+" if number > 0 else "-"
-        found = replies.ask(think, f"What is {found} {sign} {abs(number)}?")
-        think = str(found)
-    raise Turn(think, answer=str(found))
-
-
 def expression(question):
     return re.search(r"-?\d[\d *+-]*\d", question).group()
 
 
+def terms(question):
+    """The signed terms of a sum."""
+    pairs = re.findall(r"([+-]?)\s*(\d+)", expression(question))
+    return [int(sign + digits) for sign, digits in pairs]
+
+
+def summed(terms):
+    """The terms as a sum: `1 - 2 + 3`."""
+    signs = [f" {'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
+    return str(terms[0]) + "".join(signs)
+
+
 def whole(question, replies):
-    found = replies.ask("at once", f"What is {expression(question)}?")
+    asked = expression(question)
+    found = replies.ask(asked, f"What is {asked}?")
+    raise Turn(str(found), answer=str(found))
+
+
+def left_to_right(question, replies):
+    left = terms(question)
+    while len(left) > 1:
+        first = summed(left[:2])
+        left[:2] = [replies.ask(summed(left), f"What is {first}?")]
+    raise Turn(str(left[0]), answer=str(left[0]))
+
+
+def apart(question, replies):
+    plus = [term for term in terms(question) if term > 0]
+    minus = [-term for term in terms(question) if term < 0]
+
+    def left():
+        if not minus:
+            return summed(plus)
+        return f"{summed(plus)} - ({summed(minus)})" if minus[1:] else f"{summed(plus)} - {minus[0]}"
+
+    for part in (plus, minus):
+        while len(part) > 1:
+            part[:2] = [replies.ask(left(), f"What is {part[0]} + {part[1]}?")]
+    found = plus[0]
+    if minus and plus[0] >= minus[0]:
+        found = replies.ask(left(), f"What is {plus[0]} - {minus[0]}?")
+    elif minus:
+        turned = f"{left()} = -({minus[0]} - {plus[0]})"
+        found = -replies.ask(turned, f"What is {minus[0]} - {plus[0]}?")
     raise Turn(str(found), answer=str(found))
 
 
@@ -105,14 +102,12 @@ def places(question, replies):
     first, second = (int(factor) for factor in expression(question).split("*"))
     digits = str(second)
     parts = [int(digit) * 10 ** (len(digits) - 1 - at) for at, digit in enumerate(digits)]
-    parts = [part for part in parts if part]
-    think = " ".join(map(str, parts))
-    products = []
-    for part in parts:
-        products.append(replies.ask(think, f"What is {first} * {part}?"))
-        think = " ".join(map(str, products))
-    found = total(replies, think, products)
-    raise Turn(str(found), answer=str(found))
+    left = [f"{first} * {part}" for part in parts if part]
+    for at, product in enumerate(left):
+        left[at] = replies.ask(" + ".join(map(str, left)), f"What is {product}?")
+    while len(left) > 1:
+        left[:2] = [replies.ask(summed(left), f"What is {left[0]} + {left[1]}?")]
+    raise Turn(str(left[0]), answer=str(left[0]))
 
 
 def best(question, replies):

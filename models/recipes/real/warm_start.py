@@ -24,8 +24,8 @@ import scripted
 
 # The file of a family, with the shares of the ways to answer its questions.
 WAYS = {
-    "chain_sum_short": {"left_to_right": 0.6, "apart": 0.4},
-    "products": {"whole": 0.5, "places": 0.5},
+    "chain_sum_short": {"left_to_right": 0.55, "apart": 0.45},
+    "products": {"whole": 0.4, "places": 0.6},
 }
 FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
 
@@ -56,7 +56,7 @@ def questions(folder):
 
 def main():
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
-    count = int(sys.argv[3]) if len(sys.argv) > 3 else 1200
+    count = int(sys.argv[3]) if len(sys.argv) > 3 else 1600
     tasks = (task for row in zip_longest(*questions(folder)) for task in row if task)
     written = 0
     with output.open("w", encoding="utf-8") as out:
