@@ -15,7 +15,7 @@ use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
-use super::wire::{AGENT, library_causes};
+use super::wire::{AGENT, MOST_HEADERS, library_causes};
 use crate::large_model::AttemptObserver;
 
 /// Looks up an environment variable that may hold a key.
@@ -156,6 +156,7 @@ fn build_client(
         .user_agent(AGENT)
         .http1_only()
         .tcp_nodelay(true)
+        .http1_max_headers(MOST_HEADERS)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .connect_timeout(config.timeouts.connect())

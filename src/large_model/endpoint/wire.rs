@@ -13,6 +13,9 @@ pub(super) type Response = http::Response<reqwest::Body>;
 /// The value of the `User-Agent` header.
 pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
+/// Header fields of a response; more are no valid HTTP.
+pub(super) const MOST_HEADERS: usize = 1_000;
+
 /// A connection that ends within this time, without a byte of a response, was closed before the
 /// request was served; later, the request may have been served, and billed.
 pub(super) const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
