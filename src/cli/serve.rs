@@ -22,7 +22,7 @@ use crate::record::Recorder;
 use super::assemble::{Assembly, Player, assemble};
 use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
-use super::{Failure, keys};
+use super::{Failure, descriptors, keys, memory};
 
 /// How long models may take to load while the server runs.
 const LOADING: Duration = Duration::from_secs(1800);
@@ -55,6 +55,7 @@ impl ServeArgs {
 
 /// Carries `server serve` out.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
+    memory::give_back_large_blocks();
     // Before anything takes long: until then the signal ends the process.
     let hangups = Hangups::new()?;
     let config = args.load()?;
@@ -99,7 +100,8 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let handle = AppHandle::new(app, serving(&config, assembly));
     let router = http::router(handle.clone());
     // On a task of its own: loading models must not hold up connections.
-    let (server, certificate) = (config.server.clone(), tls.clone());
+    let (mut server, certificate) = (config.server.clone(), tls.clone());
+    server.max_connections = descriptors::fitting(server.max_connections);
     let serving = tokio::spawn(async move {
         http::serve(listener, router, &server, certificate, stop_signal()).await
     });

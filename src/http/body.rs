@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::BytesMut;
@@ -88,6 +88,7 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Bytes, ApiError> {
     let mut body = request.into_body();
+    let length = body.size_hint().exact().map_or(0, |length| length as usize);
     let (mut first, mut whole, mut room) = (Bytes::new(), BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         let unreadable = |_| ApiError::bad_request("invalid_body", "the body could not be read");
@@ -100,6 +101,10 @@ async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Byt
             // Most bodies are one piece, which needs no copy.
             first = piece;
         } else {
+            if whole.is_empty() {
+                // Only what is written of it takes memory.
+                whole.reserve(length.min(limit));
+            }
             whole.extend_from_slice(&std::mem::take(&mut first));
             whole.extend_from_slice(&piece);
         }

@@ -138,6 +138,11 @@ impl Caller {
         self.0.as_ref().is_some_and(|account| !account.key.limits.models.is_empty())
     }
 
+    /// The id of the caller's key, where it has one.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.0.as_ref().map(|account| account.key.id.as_str())
+    }
+
     /// Whether what the caller uses is counted.
     pub(super) fn is_billed(&self) -> bool {
         self.0.is_some()

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::loopback::{Gate, Loopback, Script};
-use crate::process::{command, told};
+use crate::process::{Process, command, told};
 use crate::server::{Server, Setup, client};
 
 fn hurried() -> ServerConfig {
@@ -334,4 +334,38 @@ async fn a_container_can_ask_a_server_with_tls() {
     let address = server.url.strip_prefix("http://").unwrap();
     let mut asked = tokio::process::Command::from(command(&["health", "--listen", address]));
     assert_eq!(told(&asked.output().await.unwrap()), (0, String::new()));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_that_a_process_may_open_bound_its_connections() {
+    let upstream = Loopback::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("server.toml");
+    let text = format!(
+        "[access]\nstore = {:?}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"\n",
+        folder.path().join("keys.db"),
+        upstream.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    let serve = command(&["serve", "--listen", "127.0.0.1:0", "--config"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 160; exec \"$0\" \"$@\""]).arg(serve.get_program());
+    limited.args(serve.get_args()).arg(&config);
+    let mut server = Process::start(&mut limited);
+    let address = server.url.rsplit('/').next().unwrap().to_owned();
+    // Far more than there is room for: the idle ones make room.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let client = Client::builder().no_proxy().build().unwrap();
+    let body = json!({"question": "q"});
+    let asked = client.post(format!("{}/v1/solve", server.url)).json(&body).send().await.unwrap();
+    assert_eq!(asked.status(), 200);
+    drop(silent);
+    assert_eq!(server.stop(), 0, "{}", server.log.text());
+    let log = server.log.text();
+    assert!(log.contains("`server.max_connections` = 4096") && log.contains("ulimit -n"), "{log}");
+    assert!(!log.contains("cannot accept"), "{log}");
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::admission::Permit;
 use crate::episode::{
     Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink, Participants,
     run_episode,
@@ -89,7 +90,7 @@ impl EpisodeTask {
     }
 
     /// Starts the episode. `permit` is given back at its end.
-    pub(in crate::http) fn start(self, permit: Arc<OwnedSemaphorePermit>) -> EpisodeStream {
+    pub(in crate::http) fn start(self, permit: Arc<Permit>) -> EpisodeStream {
         // As much as one burst of an endpoint brings; a client that does not read stops the
         // episode there until its deadline.
         let (sender, events) = mpsc::channel(64);

@@ -11,7 +11,7 @@ use crate::http::body::RawBody;
 use crate::http::caller::Caller;
 use crate::http::error::{ApiError, shorten};
 use crate::http::metrics::{OTHER, ROUTES};
-use crate::http::model_name::{LOOP, is_loop, model_of};
+use crate::http::model_name::{LOOP, check_length, is_loop, model_of};
 use crate::http::proxy::multipart::{boundary, model as model_in_form};
 use crate::http::proxy::{Passed, hand_on};
 use crate::http::routes::failures::ForwardFailures;
@@ -114,6 +114,7 @@ pub(in crate::http) async fn other(
         }
         None => Cow::Borrowed(""),
     };
+    check_length(&model)?;
     caller.check(&model)?;
     pass(
         &state,

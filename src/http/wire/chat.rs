@@ -226,14 +226,25 @@ impl ChatRequest {
     }
 
     /// What ends the answer.
-    pub(in crate::http) fn stop_sequences(&self) -> Result<StopSequences, ApiError> {
+    pub(in crate::http) fn stop_sequences(
+        &self,
+        bounds: &Bounds,
+    ) -> Result<StopSequences, ApiError> {
         let stops = match &self.stop {
-            None => Vec::new(),
-            Some(Stop::One(stop)) => vec![stop.clone()],
-            Some(Stop::Several(stops)) => stops.clone(),
+            None => &[],
+            Some(Stop::One(stop)) => std::slice::from_ref(stop),
+            Some(Stop::Several(stops)) => &stops[..],
         };
         if stops.len() > MOST_STOPS {
             let message = format!("`stop` has {} texts, at most {MOST_STOPS} can be", stops.len());
+            return Err(ApiError::invalid("stop", message));
+        }
+        if let Some(long) = stops.iter().find(|stop| stop.len() > bounds.stop_bytes) {
+            let message = format!(
+                "a text of `stop` has {} bytes: more than {}, the bound `server.bounds.stop_bytes`",
+                long.len(),
+                bounds.stop_bytes
+            );
             return Err(ApiError::invalid("stop", message));
         }
         let caps = [self.max_tokens, self.max_completion_tokens];
