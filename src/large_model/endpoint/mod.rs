@@ -20,6 +20,7 @@ mod passed_usage;
 mod redact;
 mod redact_body;
 mod reply;
+mod request_text;
 mod retry;
 mod retry_after;
 mod sse;
