@@ -180,6 +180,7 @@ impl Config {
             ("max_turn_tokens", limits.max_turn_tokens),
             ("max_policy_tokens", limits.max_policy_tokens),
             ("observation_chars", limits.observation_chars),
+            ("prompt_bytes", limits.prompt_bytes),
         ] {
             if value == 0 {
                 return wrong(format!("`episode.{key}` must be at least 1"));

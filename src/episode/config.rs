@@ -16,6 +16,9 @@ pub struct Limits {
     pub max_policy_tokens: usize,
     /// Characters of a reply that the policy gets to see; the head is kept.
     pub observation_chars: usize,
+    /// Bytes that a prompt may have with its references resolved: a few bytes may stand for a long
+    /// reply, over and over.
+    pub prompt_bytes: usize,
     /// Wall time, milliseconds.
     pub deadline_ms: u64,
     /// Money, in the currency of the configured prices; `None` for no limit.
@@ -34,6 +37,7 @@ impl Default for Limits {
             max_turn_tokens: 1024,
             max_policy_tokens: 8192,
             observation_chars: 2048,
+            prompt_bytes: 10 * 1024 * 1024,
             deadline_ms: 120_000,
             max_cost: None,
             fallback: true,

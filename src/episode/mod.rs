@@ -267,6 +267,16 @@ pub enum EpisodeErrorKind {
         /// The limit.
         max_cost: f64,
     },
+    /// A given turn's prompt stands for too much.
+    #[error(
+        "`turns[{turn}].interaction_prompt` has more than {most} bytes with its references resolved, the bound `episode.prompt_bytes`"
+    )]
+    PromptTooLong {
+        /// Which turn, from 0.
+        turn: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The answer does not have the form that was asked for, even at the second try.
     #[error(
         "the large model's answer does not have the form that was asked for: {reason}\nhint: ask a model that keeps to such forms, or relax the form"
@@ -289,6 +299,7 @@ impl EpisodeErrorKind {
             Self::Protocol(_) => "protocol",
             Self::Deadline { .. } => "deadline",
             Self::Budget { .. } => "budget",
+            Self::PromptTooLong { .. } => "prompt_too_long",
             Self::Unfit { .. } => "unfit",
             Self::Cancelled => "cancelled",
         }
@@ -312,5 +323,7 @@ pub struct EpisodeError {
     pub usage: EpisodeUsage,
 }
 
+/// Stands for a prompt.
+type ReplyKey = [u8; 32];
 /// Replies by prompt, so that a repeated prompt is not paid twice.
-type Replies = HashMap<String, String>;
+type Replies = HashMap<ReplyKey, String>;

@@ -254,6 +254,11 @@ impl ApiError {
             EpisodeErrorKind::Budget { .. } => {
                 Self::bad_request("budget_exceeded", error.to_string()).with_param("max_cost")
             }
+            EpisodeErrorKind::PromptTooLong { turn, .. } => {
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                let param = format!("turns[{turn}].interaction_prompt");
+                Self::new(status, "request_too_large", error.to_string()).with_param(&param)
+            }
             EpisodeErrorKind::Unfit { .. } => {
                 let status = StatusCode::BAD_GATEWAY;
                 Self::new(status, "invalid_response_format", error.to_string())

@@ -51,7 +51,7 @@ impl PolicySession for DirectSession {
         Ok(())
     }
 
-    fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {
         Ok(())
     }
 

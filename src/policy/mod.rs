@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use crate::engine::{EngineError, Sampling};
 use crate::large_model::{LargeModelError, Prices};
 use crate::protocol::Piece;
-use crate::tokenization::TokenizerError;
+use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
 mod direct;
@@ -54,6 +54,16 @@ pub enum PolicyError {
     /// The receiver of the turn's text is gone.
     #[error("nobody listens any more")]
     Cancelled,
+}
+
+impl From<TokenizeError> for PolicyError {
+    fn from(error: TokenizeError) -> Self {
+        match error {
+            TokenizeError::TooLong { bytes, context } => Self::TextTooLong { bytes, context },
+            TokenizeError::Busy => EngineError::Overloaded.into(),
+            TokenizeError::Failed(reason) => Self::Tokenizer(reason),
+        }
+    }
 }
 
 impl From<TokenizerError> for PolicyError {
@@ -142,7 +152,7 @@ pub trait PolicySession: Send {
     ///
     /// # Errors
     /// When the policy cannot take it: its context is full, or it has failed.
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
 
     /// The token stream so far; empty for policies that do not expose their tokens.
     fn trace(&self) -> &TokenTrace;

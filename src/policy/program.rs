@@ -113,7 +113,7 @@ impl PolicySession for ProgramSession {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())
     }
@@ -144,7 +144,7 @@ mod tests {
         let policy = ProgramPolicy::new(command).unwrap();
         let opening = [Piece::Text("a \"question\"".into())];
         let mut session = policy.open(&opening, Sampling::GREEDY).await?;
-        session.observe(&[Piece::Markup("reply".into())])?;
+        session.observe(&[Piece::Markup("reply".into())]).await?;
         let mut heard = Heard(String::new());
         session.turn(9, &mut heard).await?;
         Ok(heard.0)

@@ -175,7 +175,7 @@ impl PolicySession for RemoteSession {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.messages.push(ChatMessage::text("user", concat(observation)));
         Ok(())
     }

@@ -96,7 +96,7 @@ impl PolicySession for ScriptedSession {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())
     }

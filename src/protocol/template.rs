@@ -244,8 +244,10 @@ impl Protocol {
     /// # Errors
     /// When the template fails for these values.
     pub fn prompt(&self, prompt: &str, question: Option<&str>) -> Result<String, ProtocolError> {
-        let text = self.text("prompt.j2", context! { prompt, question })?;
-        Ok(text.trim().to_owned())
+        let mut text = self.text("prompt.j2", context! { prompt, question })?;
+        text.truncate(text.trim_end().len());
+        text.drain(..text.len() - text.trim_start().len());
+        Ok(text)
     }
 
     /// The large model's system message; empty for none.

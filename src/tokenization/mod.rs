@@ -1,6 +1,7 @@
 //! Text to token ids and back, and the frame a chat template puts around it. Text from outside can
 //! never become a control token.
 
+mod bounded;
 mod chat_template;
 mod decode;
 mod gguf;
@@ -10,6 +11,7 @@ mod text_side;
 mod tokenizer;
 pub mod word_level;
 
+pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
 pub use gguf::{gguf_entries, write_text_files};

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use aho_corasick::AhoCorasick;
+
 use crate::gguf::Gguf;
 use crate::protocol::{Piece, TAGS, THINK};
 
@@ -88,13 +90,13 @@ impl TextSide {
         let mut ids = self.tokenizer.encode_markup(&turn)?;
         if ids.iter().any(|id| self.tokenizer.stop_ids().contains(id)) {
             ids.clear();
-            let mut rest = turn.as_ref();
-            while let Some((begin, end)) = first_tag(rest) {
-                ids.extend(self.tokenizer.encode_text(&rest[..begin])?);
-                ids.extend(self.tokenizer.encode_markup(&rest[begin..end])?);
-                rest = &rest[end..];
+            let mut read = 0;
+            for tag in tag_finder()?.find_iter(turn.as_ref()) {
+                ids.extend(self.tokenizer.encode_text(&turn[read..tag.start()])?);
+                ids.extend(self.tokenizer.encode_markup(&turn[tag.range()])?);
+                read = tag.end();
             }
-            ids.extend(self.tokenizer.encode_text(rest)?);
+            ids.extend(self.tokenizer.encode_text(&turn[read..])?);
         }
         ids.extend(self.turn_end());
         Ok(ids)
@@ -161,10 +163,10 @@ impl TextSide {
     }
 }
 
-/// The first tag of the protocol in `text`.
-fn first_tag(text: &str) -> Option<(usize, usize)> {
-    let places = TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
-    places.filter_map(|tag| text.find(&tag).map(|at| (at, at + tag.len()))).min()
+/// Finds the protocol's tags, opening and closing.
+fn tag_finder() -> Result<AhoCorasick, TokenizerError> {
+    let tags = TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
+    AhoCorasick::new(tags).map_err(|error| TokenizerError::Encode(error.to_string()))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const FLOORS: [(&str, &[&str]); 30] = [
     ("reward", &["task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
-    ("tokenization", &["gguf", "protocol"]),
+    ("tokenization", &["compute", "gguf", "protocol"]),
     ("model", &["atomic_file", "gguf", "sampling", "trajectory"]),
     ("engine", &["gguf", "model", "sampling", "tokenization", "trajectory"]),
     (
@@ -31,16 +31,7 @@ const FLOORS: [(&str, &[&str]); 30] = [
     ),
     (
         "policy",
-        &[
-            "chat",
-            "compute",
-            "engine",
-            "large_model",
-            "protocol",
-            "seed",
-            "tokenization",
-            "trajectory",
-        ],
+        &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"],
     ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "engine", "episode"]),
