@@ -17,6 +17,7 @@ use crate::loopback::{Cut, Loopback, Script};
 use crate::process::{Process, configuration};
 use crate::server::{client, events};
 
+mod drawn;
 mod names;
 
 /// What a request asks to be done within.

@@ -7,6 +7,7 @@ mod bad_input;
 mod chat;
 mod chat_streams;
 mod connections;
+mod cost;
 mod eval;
 mod eventually;
 mod faults;
