@@ -1,7 +1,8 @@
-//! What one body of 10 MiB costs, whatever is in it: memory, computing time, and the time for which
-//! others wait. Memory is always judged. Times depend on the machine and on how the server was
-//! built, so they are only shown, unless `PROMPT_R1_TEST_TIMES` is set:
-//! `PROMPT_R1_TEST_TIMES=1 PROMPT_R1_TEST_SERVER=target/release/server cargo test --test it cost:: -- --nocapture`
+//! What one body costs, whatever is in it: memory, computing time, and the time for which others
+//! wait. Memory is always judged, by the length of the body. Times depend on the machine and on how
+//! the server was built, so they are only shown, unless `PROMPT_R1_TEST_TIMES` is set. The promise
+//! is about bodies of 10 MiB and a release build:
+//! `PROMPT_R1_TEST_MIB=10 PROMPT_R1_TEST_TIMES=1 PROMPT_R1_TEST_SERVER=target/release/server cargo test --test it cost:: -- --nocapture`
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ mod bodies;
 
 use bodies::Sent;
 
-/// What a body may cost.
-const MOST_MEMORY_MIB: i64 = 100;
+/// What a body may cost: of memory so many times its length, and some that does not depend on it.
+const MOST_MEMORY: i64 = 9;
+const SOME_MEMORY_MIB: i64 = 5;
 const MOST_COMPUTING: Duration = Duration::from_secs(1);
 const MOST_WAITED: Duration = Duration::from_millis(100);
 /// No body takes as long, whatever the build.
@@ -138,6 +140,7 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
     let before = memory(server.id(), "VmRSS");
     let is_timed = std::env::var_os("PROMPT_R1_TEST_TIMES").is_some();
     let only = std::env::var("PROMPT_R1_TEST_BODY").unwrap_or_default();
+    let most_memory = MOST_MEMORY * bodies::mebibytes() as i64 + SOME_MEMORY_MIB;
     let mut wrong = Vec::new();
     for (name, make) in bodies::all().into_iter().filter(|(name, _)| name.contains(&only)) {
         let sent = make();
@@ -145,13 +148,14 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
         let Cost { memory, computing, waited } = cost;
         let head: String = text.chars().take(120).collect();
         println!("{name:<44} {status} {memory:>5} MiB {computing:>7.2?} {waited:>9.1?} {head}");
-        if memory > MOST_MEMORY_MIB {
+        if memory > most_memory {
             wrong.push(format!("{name}: {memory} MiB"));
         }
         if is_timed && (computing > MOST_COMPUTING || waited > MOST_WAITED) {
             wrong.push(format!("{name}: {computing:?} of a core, others waited {waited:?}"));
         }
-        if status >= 500 || (status == 0 && sent.body.len() < 10_000_000) {
+        // What the endpoint says to who asks for JSON is no answer to that.
+        if status == 500 || status > 502 || status == 0 {
             wrong.push(format!("{name}: {status} {head}"));
         }
     }

@@ -1,6 +1,7 @@
-//! Bodies of 10 MiB, each full of something else.
+//! Bodies that are as long as they may be, each full of something else.
 
 use std::io::Write;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -8,7 +9,8 @@ use serde_json::Value;
 
 use crate::loopback::Recorded;
 
-const LIMIT: usize = 10 * 1024 * 1024;
+/// The length of a body, bytes.
+static LIMIT: LazyLock<usize> = LazyLock::new(|| mebibytes() << 20);
 const CHAT: &str = "/v1/chat/completions";
 const SOLVE: &str = "/v1/solve";
 const RESPONSES: &str = "/v1/responses";
@@ -16,6 +18,12 @@ const MESSAGES: &str = "/v1/messages";
 const JSON: &str = "application/json";
 /// JSON values that a request may have, less than which are the frame of one.
 const VALUES: usize = 49_000;
+
+/// The length of a body, MiB: as long as the server takes them by default, or, as a development
+/// build takes its time, shorter.
+pub fn mebibytes() -> usize {
+    std::env::var("PROMPT_R1_TEST_MIB").map_or(2, |number| number.parse().unwrap())
+}
 
 /// A request.
 pub struct Sent {
@@ -27,7 +35,7 @@ pub struct Sent {
 
 impl Sent {
     fn json(path: &'static str, body: String) -> Self {
-        assert!(body.len() <= LIMIT, "{}", body.len());
+        assert!(body.len() <= *LIMIT, "{}", body.len());
         Self { path, kind: JSON, is_gzip: false, body: body.into_bytes() }
     }
 
@@ -47,8 +55,8 @@ impl Sent {
 /// asks for JSON, a long list.
 pub fn reply_to(request: &Recorded) -> &'static str {
     const EXPANDING: &str = "<interaction_prompt><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/></interaction_prompt>";
-    static LIST: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| format!("{{\"a\":[{}0]}}", "0,".repeat(300_000)));
+    static LIST: LazyLock<String> =
+        LazyLock::new(|| format!("{{\"a\":[{}0]}}", "0,".repeat(300_000)));
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     match body["messages"].as_array().map(Vec::len) {
         Some(1) if body["stop"][0] == "</interaction_prompt>" => EXPANDING,
@@ -60,20 +68,20 @@ pub fn reply_to(request: &Recorded) -> &'static str {
 
 /// `unit` over and over, as often as there is room.
 fn fill(before: &str, unit: &str, after: &str) -> String {
-    let times = (LIMIT - before.len() - after.len()) / unit.len();
+    let times = (*LIMIT - before.len() - after.len()) / unit.len();
     format!("{before}{}{after}", unit.repeat(times))
 }
 
 /// The same with commas between.
 fn list(before: &str, unit: &str, after: &str) -> String {
-    let times = (LIMIT - before.len() - after.len()) / (unit.len() + 1);
+    let times = (*LIMIT - before.len() - after.len()) / (unit.len() + 1);
     format!("{before}{}{after}", vec![unit; times].join(","))
 }
 
 /// `count` units with commas between, each of its number and as much text as there is room for.
 fn spread(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
     let bare = unit(count, "").len() + 1;
-    let text = "x".repeat((LIMIT - before.len() - after.len()) / count - bare);
+    let text = "x".repeat((*LIMIT - before.len() - after.len()) / count - bare);
     let units: Vec<_> = (0..count).map(|number| unit(number, &text)).collect();
     format!("{before}{}{after}", units.join(","))
 }
@@ -149,12 +157,12 @@ pub fn all() -> Vec<(&'static str, Make)> {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 char::from(b'a' + (state >> 24) as u8 % 26)
             });
-            let text: String = letters.take(LIMIT - 100).collect();
+            let text: String = letters.take(*LIMIT - 100).collect();
             Sent::json(SOLVE, format!("{{\"policy\":\"direct\",\"question\":\"{text}\"}}"))
         }),
     ];
     let turns: Vec<(&'static str, Make)> = vec![
-        ("references to a long reply", || references(5_000_000, "<reply 1/>")),
+        ("references to a long reply", || references(*LIMIT / 2, "<reply 1/>")),
         ("references to a short reply", || references(100, "<reply 1/>")),
         ("references to no reply", || references(100, "<reply 2/>")),
         ("spaces in references", || references(100, "<reply  ")),
@@ -225,7 +233,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
             Sent::json(CHAT, body)
         }),
         ("sixteen answers", || {
-            let text = "x ".repeat(LIMIT / 16 / 2 - 100);
+            let text = "x ".repeat(*LIMIT / 16 / 2 - 100);
             let before =
                 format!("{{{DIRECT}\"n\":16,\"messages\":[{{\"role\":\"user\",\"content\":\"");
             Sent::json(CHAT, format!("{before}{text}\"}}]}}"))
@@ -434,7 +442,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
         ("no JSON", || Sent::json(CHAT, fill("", "x", ""))),
         ("spaces", || Sent::json(CHAT, fill("", " ", ""))),
         ("a zipped bomb", || {
-            let body = vec![b' '; 1 << 30];
+            let body = vec![b' '; 8 * *LIMIT];
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(&body).unwrap();
             let body = encoder.finish().unwrap();
@@ -442,14 +450,14 @@ pub fn all() -> Vec<(&'static str, Make)> {
         }),
         ("nothing, zipped over and over", || {
             let empty = GzEncoder::new(Vec::new(), Compression::fast()).finish().unwrap();
-            let body = empty.repeat(LIMIT / empty.len());
+            let body = empty.repeat(*LIMIT / empty.len());
             Sent { is_gzip: true, body, ..Sent::small() }
         }),
         ("letters, each zipped by itself", || {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
             encoder.write_all(b" ").unwrap();
             let one = encoder.finish().unwrap();
-            let body = one.repeat(LIMIT / one.len());
+            let body = one.repeat(*LIMIT / one.len());
             Sent { is_gzip: true, body, ..Sent::small() }
         }),
     ];

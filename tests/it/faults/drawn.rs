@@ -28,7 +28,7 @@ const AT_ONCE: usize = 32;
 /// Bytes that the server may gain over the second half of the requests.
 const MOST_GAINED: i64 = 24 * 1024 * 1024;
 /// Far longer than any request may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What an attempt comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,11 +206,11 @@ async fn upstream(seen: Seen, seed: u64) -> Loopback {
 fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
     let path = folder.join("server.toml");
     let text = format!(
-        "[access]\nstore = {:?}\n[server]\nqueue = 1000\n[episode]\ndeadline_ms = 20000\n\
+        "[access]\nstore = {:?}\n[server]\nqueue = 1000\n[episode]\ndeadline_ms = 60000\n\
          [large_models.test]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"\n\
          max_reply_bytes = 100000\nbreaker = {{ failures = 0 }}\n\
          retries = {{ max = 2, base_ms = 1, cap_ms = 20 }}\n\
-         timeouts = {{ connect_ms = 5000, first_byte_ms = 2000, idle_ms = 2000, total_ms = 20000 }}\n",
+         timeouts = {{ connect_ms = 5000, first_byte_ms = 5000, idle_ms = 5000, total_ms = 30000 }}\n",
         folder.join("keys.db"),
         upstream.url(),
     );
