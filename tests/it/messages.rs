@@ -191,6 +191,7 @@ async fn errors_have_anthropics_form() {
         (json!({"mcp_servers": [{}]}), 400, "invalid_request_error", "`mcp_servers`"),
         (json!({"tools": [{"type": "bash_20250124"}]}), 400, "invalid_request_error", "tools[0]"),
         (json!({"temprature": 1}), 400, "invalid_request_error", "did you mean `temperature`?"),
+        (json!({"temperature": 1.5}), 400, "invalid_request_error", "is not between 0 and 1"),
         (json!({"prompt_r1": {"large_model": "x"}}), 404, "not_found_error", "`x`"),
         (json!({}), 429, "rate_limit_error", "one at a time"),
     ];

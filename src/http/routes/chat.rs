@@ -18,11 +18,11 @@ use crate::http::model_name::{is_loop, model_of};
 use crate::http::proxy::{self, Passed};
 use crate::http::routes::failures::LoopFailures;
 use crate::http::state::AppState;
-use crate::http::wire::ErrorBody;
 use crate::http::wire::chat::ChatRequest;
 use crate::http::wire::completion::{
     Choice, ChunkHead, Completion, Outcome, finish_reason, message,
 };
+use crate::http::wire::{ErrorBody, SseEvent};
 
 const ROUTE: &str = "/v1/chat/completions";
 
@@ -31,7 +31,7 @@ const ROUTE: &str = "/v1/chat/completions";
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
     (status = 200, description = "The answer, or its chunks", content(
-        (Completion = "application/json"), (String = "text/event-stream"))),
+        (Completion = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn chat(
     State(state): State<AppState>,

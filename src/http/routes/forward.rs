@@ -16,14 +16,14 @@ use crate::http::proxy::multipart::{boundary, model as model_in_form};
 use crate::http::proxy::{Passed, hand_on};
 use crate::http::routes::failures::ForwardFailures;
 use crate::http::state::AppState;
-use crate::http::wire::PassedRequest;
+use crate::http::wire::{PassedRequest, SseEvent};
 use crate::http::{is_web_socket, no_web_socket, unknown_route};
 
 /// Passed through to the endpoint that serves the model.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = PassedRequest,
     responses(
     (status = 200, description = "What the endpoint answers", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     ForwardFailures))]
 pub(in crate::http) async fn embeddings(
     state: State<AppState>,
@@ -39,7 +39,7 @@ pub(in crate::http) async fn embeddings(
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = PassedRequest,
     responses(
     (status = 200, description = "What the endpoint answers", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     ForwardFailures))]
 pub(in crate::http) async fn completions(
     state: State<AppState>,

@@ -22,7 +22,7 @@ use crate::http::state::AppState;
 use crate::http::wire::messages::MessagesErrorBody;
 use crate::http::wire::messages::events::MessageWriter;
 use crate::http::wire::messages::request::{MessagesRequest, NAMES};
-use crate::http::wire::thoughts;
+use crate::http::wire::{SseEvent, thoughts};
 
 pub(in crate::http) const ROUTE: &str = "/v1/messages";
 
@@ -32,7 +32,7 @@ pub(in crate::http) const ROUTE: &str = "/v1/messages";
 #[utoipa::path(post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest,
     responses(
     (status = 200, description = "The message, or its events", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<MessagesErrorBody>))]
 pub(in crate::http) async fn messages(
     State(state): State<AppState>,

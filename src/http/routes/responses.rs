@@ -21,7 +21,7 @@ use crate::http::routes::failures::LoopFailures;
 use crate::http::state::AppState;
 use crate::http::wire::responses::events::ResponseWriter;
 use crate::http::wire::responses::request::{NAMES, ResponsesRequest};
-use crate::http::wire::{ErrorBody, thoughts};
+use crate::http::wire::{ErrorBody, SseEvent, thoughts};
 
 const ROUTE: &str = "/v1/responses";
 
@@ -31,7 +31,7 @@ const ROUTE: &str = "/v1/responses";
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest,
     responses(
     (status = 200, description = "The response, or its events", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn responses(
     State(state): State<AppState>,

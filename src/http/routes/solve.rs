@@ -21,10 +21,10 @@ use crate::http::model_name::LOOP;
 use crate::http::routes::failures::LoopFailures;
 use crate::http::sse;
 use crate::http::state::AppState;
-use crate::http::wire::ErrorBody;
 use crate::http::wire::options::{Options, between};
 use crate::http::wire::question::Asked;
 use crate::http::wire::solve::{Head, Shown, SolveReply, SolveRequest, Split, policy_tokens};
+use crate::http::wire::{ErrorBody, SseEvent};
 use crate::policy::Policy;
 
 const ROUTE: &str = "/v1/solve";
@@ -34,7 +34,7 @@ const ROUTE: &str = "/v1/solve";
 /// `interaction_response` and `answer` as they happen, then `done` with the reply, or `error`.
 #[utoipa::path(post, path = "/v1/solve", tag = "solve", request_body = SolveRequest, responses(
     (status = 200, description = "The answer", content(
-        (SolveReply = "application/json"), (String = "text/event-stream"))),
+        (SolveReply = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn solve(
     State(state): State<AppState>,

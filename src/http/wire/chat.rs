@@ -48,10 +48,10 @@ pub(in crate::http) struct ChatRequest {
     #[schema(minimum = 0, maximum = 1)]
     pub(in crate::http) top_p: Option<f64>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     pub(in crate::http) max_tokens: Option<u64>,
     /// The same as `max_tokens`.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     pub(in crate::http) max_completion_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
     pub(in crate::http) stop: Option<Stop>,

@@ -34,6 +34,16 @@ pub(super) fn thoughts(episode: &Episode) -> Option<String> {
     thoughts.filter(|thoughts| !thoughts.is_empty()).map(str::to_owned)
 }
 
+/// An event of a stream (`text/event-stream`).
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes what `sse::event` writes.
+pub(super) struct SseEvent {
+    /// Its name; `message` where it has none.
+    event: Option<String>,
+    /// JSON, or `[DONE]` at the end of a chat completion.
+    data: String,
+}
+
 /// OpenAI's error object, in its envelope.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct ErrorBody {

@@ -42,9 +42,10 @@ pub(in crate::http) struct ResponsesRequest {
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f64>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     max_output_tokens: Option<u64>,
     /// Makes no difference: there are no built-in tools.
+    #[schema(format = "uint64")]
     max_tool_calls: Option<u64>,
     /// The form of the answer's text. With one of JSON, the large model writes the final answer.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
