@@ -177,9 +177,9 @@ impl PolicySession for TokenSession {
     async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         let last = self.trace.ids.last().copied();
         let (text, bytes) = (Arc::clone(&self.text), length(observation));
-        let (observation, context) = (observation.to_vec(), self.engine.context_length());
-        let work = move || text.observation_ids(last, &observation);
-        let ids = tokenized(bytes, context, work).await?;
+        let observation = observation.to_vec();
+        // However long it is: the next turn says whether it fits.
+        let ids = tokenizing(bytes, move || text.observation_ids(last, &observation)).await?;
         self.trace.push_context(&ids);
         Ok(())
     }

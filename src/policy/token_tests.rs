@@ -105,7 +105,7 @@ async fn the_trace_is_what_was_sampled_and_each_turn_has_a_seed() {
     assert!(trace.ids.starts_with(&opening) && trace.ids.ends_with(&end));
     assert_eq!(trace.action_count(), 3);
 
-    session.observe(&[Piece::Text("two".to_owned())]).unwrap();
+    session.observe(&[Piece::Text("two".to_owned())]).await.unwrap();
     let before = session.trace().ids.clone();
     assert!(before.len() > opening.len() + 3, "the observation is in it");
     let mut heard = Heard::default();
@@ -140,7 +140,7 @@ async fn the_context_bounds_a_turn_and_is_an_error_once_it_is_full() {
     session.turn(1000, &mut Heard::default()).await.unwrap();
     assert_eq!(engine.asked.lock().unwrap()[0].max_tokens, room);
     let words = "one ".repeat(room);
-    session.observe(&[Piece::Text(words.trim().to_owned())]).unwrap();
+    session.observe(&[Piece::Text(words.trim().to_owned())]).await.unwrap();
     let error = session.turn(1, &mut Heard::default()).await.unwrap_err();
     let tokens = session.trace().ids.len();
     let expected = EngineError::PromptTooLong { tokens, context: CONTEXT };
