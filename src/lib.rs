@@ -18,6 +18,7 @@ pub mod http;
 pub mod journal;
 pub mod large_model;
 pub mod model;
+pub mod outbound;
 pub mod playground;
 pub mod policy;
 pub mod protocol;

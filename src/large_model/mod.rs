@@ -23,8 +23,8 @@ mod usage;
 
 pub use cache::{CacheError, Cached};
 pub use endpoint::{
-    BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, KeyLookup,
-    LargeModelConfig, LargeModelConfigError, PassedUsage, RetryConfig, TimeoutConfig, UsageAsked,
+    BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
+    LargeModelConfigError, PassedUsage, UsageAsked,
 };
 pub use error::{LargeModelError, Phase, UnknownModel};
 pub use fallback::WithFallbacks;

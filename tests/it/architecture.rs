@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 30] = [
+const FLOORS: [(&str, &[&str]); 31] = [
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("journal", &[]),
+    ("outbound", &[]),
     ("playground", &[]),
     ("sampling", &[]),
     ("seed", &[]),
@@ -24,10 +25,19 @@ const FLOORS: [(&str, &[&str]); 30] = [
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["compute", "gguf", "protocol"]),
     ("model", &["atomic_file", "gguf", "sampling", "trajectory"]),
-    ("engine", &["gguf", "model", "sampling", "tokenization", "trajectory"]),
+    ("engine", &["gguf", "model", "outbound", "sampling", "tokenization", "trajectory"]),
     (
         "large_model",
-        &["chat", "journal", "spelling", "trajectory", "engine", "tokenization", "protocol"],
+        &[
+            "chat",
+            "journal",
+            "outbound",
+            "spelling",
+            "trajectory",
+            "engine",
+            "tokenization",
+            "protocol",
+        ],
     ),
     (
         "policy",
@@ -103,6 +113,7 @@ const FLOORS: [(&str, &[&str]); 30] = [
             "http",
             "large_model",
             "model",
+            "outbound",
             "record",
             "spelling",
         ],

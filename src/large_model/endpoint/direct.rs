@@ -24,7 +24,7 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::wire::{AGENT, CLOSED_UNSERVED, MOST_HEADERS, Request, Response};
+use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MOST_HEADERS, Request, Response};
 
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);

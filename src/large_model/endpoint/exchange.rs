@@ -13,13 +13,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
-use super::redact::Redactor;
 use super::reply::{Fault, Parsed};
-use super::retry_after::retry_after;
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
-use super::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
+use crate::outbound::redact::Redactor;
+use crate::outbound::retry_after::retry_after;
+use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::trajectory::TokenUsage;
 
 /// What a call is for.

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::lenient;
 use super::request_text::{Streaming, request_text};
-use super::sse::{Event, SseDecoder};
 use crate::large_model::reported_usage;
+use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
 /// As much of a response that is no stream as is kept to be read, and of one event of a stream.

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 /// How long the endpoint asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date
 /// (RFC 9110, section 10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let header = |name| headers.get(name)?.to_str().ok().map(str::trim);
     if let Some(millis) = header("retry-after-ms").and_then(|value| value.parse().ok()) {
         return Some(Duration::from_millis(millis));

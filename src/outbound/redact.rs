@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Replaces one credential, which some endpoints repeat in their errors.
 #[derive(Clone, Copy)]
-pub(super) struct Redactor<'a>(Option<&'a str>);
+pub struct Redactor<'a>(Option<&'a str>);
 
 /// What stands where the credential stood.
 const REDACTED: &str = "[redacted]";
@@ -15,33 +15,33 @@ const HEAD: usize = 200;
 
 impl<'a> Redactor<'a> {
     /// For the value of an `Authorization` header.
-    pub(super) fn new(authorization: Option<&'a str>) -> Self {
+    pub fn new(authorization: Option<&'a str>) -> Self {
         let secret = authorization.and_then(|value| value.split_whitespace().last());
         Self(secret.filter(|secret| secret.len() >= SHORTEST_SECRET))
     }
 
     /// The same for a text that arrives in pieces.
-    pub(super) fn of_pieces(&self) -> TextRedactor {
+    pub fn of_pieces(&self) -> TextRedactor {
         TextRedactor { secret: self.0.map(str::to_owned), held: String::new() }
     }
 
     /// What is replaced.
-    pub(super) fn secret(&self) -> Option<&'a str> {
+    pub fn secret(&self) -> Option<&'a str> {
         self.0
     }
 
     /// The text without the credential.
-    pub(super) fn text(&self, text: &str) -> String {
+    pub fn text(&self, text: &str) -> String {
         self.0.map_or_else(|| text.to_owned(), |secret| text.replace(secret, REDACTED))
     }
 
     /// The head of a body, on one line.
-    pub(super) fn head(&self, body: &[u8]) -> String {
+    pub fn head(&self, body: &[u8]) -> String {
         self.short(&String::from_utf8_lossy(body), HEAD)
     }
 
     /// At most `most` characters of the text, on one line, with an ellipsis where it was cut.
-    pub(super) fn short(&self, text: &str, most: usize) -> String {
+    pub fn short(&self, text: &str, most: usize) -> String {
         let text = self.text(text);
         let mut short = String::new();
         for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
@@ -65,7 +65,7 @@ impl<'a> Redactor<'a> {
     }
 
     /// The JSON without the credential.
-    pub(super) fn json(&self, value: Value) -> Value {
+    pub fn json(&self, value: Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.text(&text)),
             Value::Array(items) => items.into_iter().map(|item| self.json(item)).collect(),
@@ -79,14 +79,14 @@ impl<'a> Redactor<'a> {
 
 /// Replaces a credential in a text that arrives in pieces. Nothing is held back but what may be
 /// the beginning of it.
-pub(super) struct TextRedactor {
+pub struct TextRedactor {
     secret: Option<String>,
     held: String,
 }
 
 impl TextRedactor {
     /// Takes a piece; gives what can be handed on.
-    pub(super) fn push(&mut self, text: String) -> String {
+    pub fn push(&mut self, text: String) -> String {
         let Some(secret) = &self.secret else { return text };
         self.held.push_str(&text);
         if self.held.contains(secret) {
@@ -101,7 +101,7 @@ impl TextRedactor {
     }
 
     /// What was held back.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }

@@ -6,28 +6,28 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// A request to an endpoint.
-pub(super) type Request = http::Request<Bytes>;
+pub type Request = http::Request<Bytes>;
 /// The response to it.
-pub(super) type Response = http::Response<reqwest::Body>;
+pub type Response = http::Response<reqwest::Body>;
 
 /// The value of the `User-Agent` header.
-pub(super) const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
+pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
 /// Header fields of a response; more are no valid HTTP.
-pub(super) const MOST_HEADERS: usize = 1_000;
+pub const MOST_HEADERS: usize = 1_000;
 
 /// A connection that ends within this time, without a byte of a response, was closed before the
 /// request was served; later, the request may have been served, and billed.
-pub(super) const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
+pub const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
 
 /// What caused an error of the client library, in one line. The error itself is left out: it
 /// repeats the URL.
-pub(super) fn library_causes(error: &reqwest::Error) -> String {
+pub fn library_causes(error: &reqwest::Error) -> String {
     error.source().map_or_else(|| error.to_string(), causes)
 }
 
 /// An error and what caused it, in one line.
-pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -41,7 +41,7 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The first cause of this type, the error itself included.
-pub(super) fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+pub fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(found) = cause.downcast_ref() {

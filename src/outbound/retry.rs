@@ -8,35 +8,25 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::RetryConfig;
-use crate::large_model::LargeModelError;
 
 /// What a failed attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Advice {
+pub enum Advice {
     /// The next attempt would fail as well.
     GiveUp,
     /// It may succeed later; the endpoint may have said when.
-    Retry { after: Option<Duration> },
+    Retry {
+        /// How long the endpoint asked to wait.
+        after: Option<Duration>,
+    },
     /// No attempt was made, so that an earlier failure says more.
     NotMade,
 }
 
 /// A failure that knows what to do about it.
-pub(super) trait Retryable {
+pub trait Retryable {
+    /// What to do about it.
     fn advice(&self) -> Advice;
-}
-
-impl Retryable for LargeModelError {
-    fn advice(&self) -> Advice {
-        match self {
-            Self::CircuitOpen { .. } => Advice::NotMade,
-            Self::Status { retry_after, .. } if self.is_transient() => {
-                Advice::Retry { after: *retry_after }
-            }
-            _ if self.is_transient() => Advice::Retry { after: None },
-            _ => Advice::GiveUp,
-        }
-    }
 }
 
 /// How long to wait before retry number `retry` (from 0): a time drawn evenly from zero to the
@@ -66,7 +56,10 @@ fn next_wait(
 
 /// Makes attempts until one succeeds, one asks to give up, or no time remains before `deadline`.
 /// Returns the last failure that an attempt brought.
-pub(super) async fn retrying<T, E, F>(
+///
+/// # Errors
+/// That failure.
+pub async fn retrying<T, E, F>(
     config: &RetryConfig,
     rng: &Mutex<ChaCha8Rng>,
     deadline: Instant,

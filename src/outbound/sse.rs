@@ -2,21 +2,21 @@
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub struct Event {
     /// Empty where the stream gives none.
-    pub(super) name: String,
+    pub name: String,
     /// Its data lines, joined by line feeds. Characters may be cut anywhere.
-    pub(super) data: Vec<u8>,
+    pub data: Vec<u8>,
 }
 
 impl Event {
     /// Whether it marks the end of a stream.
-    pub(super) fn is_mark(&self) -> bool {
+    pub fn is_mark(&self) -> bool {
         self.data.trim_ascii() == b"[DONE]"
     }
 
     /// Whether it bears a name that a message does not have, such as `ping`.
-    pub(super) fn is_foreign(&self) -> bool {
+    pub fn is_foreign(&self) -> bool {
         !matches!(self.name.as_str(), "" | "message" | "error")
     }
 }
@@ -24,7 +24,7 @@ impl Event {
 /// Takes bytes as they arrive and gives whole events. It holds no more than what was pushed since
 /// the last event; the caller bounds that.
 #[derive(Debug, Default)]
-pub(super) struct SseDecoder {
+pub struct SseDecoder {
     bytes: Vec<u8>,
     /// How many of them have been read as lines.
     read: usize,
@@ -38,7 +38,7 @@ pub(super) struct SseDecoder {
 
 impl SseDecoder {
     /// Adds what arrived.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         // Once for what arrived together, not for every event in it.
         self.bytes.drain(..self.read);
         self.scanned -= self.read;
@@ -47,7 +47,7 @@ impl SseDecoder {
     }
 
     /// The next whole event; `None` until more arrives.
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         while let Some((end, next)) = self.line_end() {
             let line = self.read..end;
             (self.read, self.scanned) = (next, next);
@@ -62,7 +62,7 @@ impl SseDecoder {
 
     /// What an event whose closing blank line never came holds: some servers leave it out at the
     /// end. An event that was cut in the middle looks the same; its parser can tell.
-    pub(super) fn finish(&mut self) -> Option<Event> {
+    pub fn finish(&mut self) -> Option<Event> {
         let end = self.bytes.len() - usize::from(self.bytes.ends_with(b"\r"));
         if self.read < end {
             self.read_line(self.read..end);
