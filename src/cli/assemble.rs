@@ -12,6 +12,8 @@ use crate::engine::Engine;
 use crate::engine::config::NativeConfig;
 use crate::engine::mistralrs::MistralRsEngine;
 use crate::engine::native::NativeEngine;
+use crate::engine::tokens::TokensEngine;
+use crate::engine::tokens::config::TokensConfig;
 use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
@@ -25,7 +27,7 @@ use crate::train::run_folder::TEMPLATES;
 
 use super::engine_choice::EngineChoice;
 use super::hub;
-use super::model_check::check_sizes;
+use super::model_check::{check_sizes, declared_context};
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -99,7 +101,12 @@ async fn player(
             let model = large_models.get(config.default_large_model())?;
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }
-        Some(engine @ (PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native)) => {
+        Some(
+            engine @ (PolicyEngine::Auto
+            | PolicyEngine::MistralRs
+            | PolicyEngine::Native
+            | PolicyEngine::Tokens),
+        ) => {
             let (policy, folder) = local_policy(player, engine).await?;
             (policy, Some(folder))
         }
@@ -109,8 +116,12 @@ async fn player(
 
 /// What endpoints need beside their configuration.
 pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
-    let keys = &|name: &str| std::env::var(name).ok().map(SecretString::from);
-    EndpointSetup { keys, observer, seed: u64::from(std::process::id()) }
+    EndpointSetup { keys: &key, observer, seed: u64::from(std::process::id()) }
+}
+
+/// The key in an environment variable.
+fn key(variable: &str) -> Option<SecretString> {
+    std::env::var(variable).ok().map(SecretString::from)
 }
 
 /// The large models of `config`.
@@ -126,16 +137,24 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The policy of `config` on an engine of this process, and where its model is. Where that is an
-/// adapter alone, its base is found by what the adapter says of it.
+/// The policy of `config` by its tokens, and where its model's files are. Where that is an adapter alone,
+/// its base is found by what the adapter says of it.
 pub async fn local_policy(
     config: &PolicyConfig,
     engine: PolicyEngine,
 ) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
     let named = config.model.as_deref().context("the policy's `model` is missing")?;
-    let path = hub::resolve(named).await?;
+    let path = match engine {
+        PolicyEngine::Tokens => hub::resolve_text(named).await?,
+        _ => hub::resolve(named).await?,
+    };
     if config.adapter.is_some() || !Adapter::is_alone(&path) {
         return Ok((token_policy(config, engine, named, &path).await?, path));
+    }
+    if engine == PolicyEngine::Tokens {
+        bail!(
+            "`{named}` is an adapter, whose weights token servers have\nhint: name its base by `policy.model`"
+        );
     }
     if engine == PolicyEngine::MistralRs {
         bail!(
@@ -189,7 +208,9 @@ async fn token_policy(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
-    check_sizes(path)?;
+    if engine != PolicyEngine::Tokens {
+        check_sizes(path)?;
+    }
     // Before the engine, which does not survive a tokenizer that is cut off.
     let text = TextSide::load(path)?;
     text.check_turns()?;
@@ -201,7 +222,12 @@ async fn token_policy(
         }
         chosen => chosen,
     };
+    let text = Arc::new(text);
     let engine: Arc<dyn Engine> = match engine {
+        PolicyEngine::Tokens => {
+            let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
+            Arc::new(token_servers(tokens, Arc::clone(&text), path).await?)
+        }
         PolicyEngine::Native => {
             native(path, config.adapter.as_deref(), &config.native, config.device).await?
         }
@@ -212,7 +238,19 @@ async fn token_policy(
         let named = adapter.as_deref().unwrap_or(named);
         named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
     });
-    Ok(Arc::new(TokenPolicy::new(name, engine, Arc::new(text), true)))
+    Ok(Arc::new(TokenPolicy::new(name, engine, text, true)))
+}
+
+/// The servers of `config`, compared with the model whose files are at `path`.
+pub async fn token_servers(
+    config: &TokensConfig,
+    text: Arc<TextSide>,
+    path: &Path,
+) -> anyhow::Result<TokensEngine> {
+    let context = declared_context(path);
+    let engine = TokensEngine::new(config, text, context, &key)?;
+    engine.connect().await?;
+    Ok(engine)
 }
 
 /// A large model of this process.

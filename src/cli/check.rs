@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{Config, EvalConfig, Overrides, PolicyEngine, read_toml};
+use crate::config::{Config, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml};
 use crate::dataset::data_files;
+use crate::engine::tokens::config::{Check, TokensConfig};
 use crate::eval::data;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
@@ -87,21 +88,41 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Which engine will run each policy, and why, where that is left to the program.
+/// Which engine will run each policy, and why, where that is left to the program; and which servers.
 fn engines(config: &Config) -> Vec<String> {
     let canary = config.canary.as_ref().map(|canary| ("canary.policy", &canary.policy));
-    let open = [("policy", &config.policy)].into_iter().chain(canary);
-    let open = open.filter(|(_, policy)| policy.engine == Some(PolicyEngine::Auto));
-    open.map(|(table, policy)| {
-        let path = policy.model.as_deref().map(Path::new).filter(|path| path.exists());
-        match path.map(|path| EngineChoice::of(policy, path)) {
-            Some(choice) => {
-                format!("{table}.engine: {}, because {}", choice.name(), choice.reason)
+    let all = [("policy", &config.policy)].into_iter().chain(canary);
+    let known = |policy: &PolicyConfig| {
+        matches!(policy.engine, Some(PolicyEngine::Auto | PolicyEngine::Tokens))
+    };
+    all.filter(|(_, policy)| known(policy))
+        .map(|(table, policy)| {
+            if let (Some(PolicyEngine::Tokens), Some(tokens)) = (policy.engine, &policy.tokens) {
+                return token_servers(table, tokens);
             }
-            None => format!("{table}.engine: chosen once the model is fetched"),
-        }
-    })
-    .collect()
+            let path = policy.model.as_deref().map(Path::new).filter(|path| path.exists());
+            match path.map(|path| EngineChoice::of(policy, path)) {
+                Some(choice) => {
+                    format!("{table}.engine: {}, because {}", choice.name(), choice.reason)
+                }
+                None => format!("{table}.engine: chosen once the model is fetched"),
+            }
+        })
+        .collect()
+}
+
+/// What is asked of token servers.
+fn token_servers(table: &str, tokens: &TokensConfig) -> String {
+    let compared = match tokens.check() {
+        Check::Template => "vocabulary and chat template are",
+        Check::Vocabulary => "the vocabulary is",
+        Check::None => "nothing but the model's id is",
+    };
+    format!(
+        "{table}.engine: tokens, from {} servers that speak `{}`; {compared} compared before the first token",
+        tokens.servers.len(),
+        tokens.dialect.as_str(),
+    )
 }
 
 fn model_is_there(config: &StartConfig) -> Result<(), Failure> {

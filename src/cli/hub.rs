@@ -1,5 +1,6 @@
 //! Finds a model: a path as it is, a Hugging Face id, or a GGUF file there, by download.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ mod download;
 mod files;
 
 use download::download;
-use files::{INDEX, Listing, is_complete, shards};
+use files::{INDEX, Listing, has_text, is_complete, shards};
 
 /// How long the hub may take to say what it has.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,6 +25,26 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// Says why there is no such model.
 pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
+    find(model, Wanted::All).await
+}
+
+/// The same where somebody else has the weights: of an id's files, all but these are fetched.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_text(model: &str) -> anyhow::Result<PathBuf> {
+    find(model, Wanted::Text).await
+}
+
+/// What of a model is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// Configurations, tokenizer and templates. A GGUF file has them in one with its weights.
+    Text,
+}
+
+async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() {
         return Ok(path.to_owned());
@@ -34,13 +55,13 @@ pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
         );
     };
     let cache = Cache::from_env();
-    let cached = named.cached(&cache);
+    let cached = named.cached(&cache, wanted);
     if is_offline() {
         return cached.with_context(|| {
             format!("`{model}` is not in the cache of the Hugging Face hub\nhint: `HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file")
         });
     }
-    match (fetch(&cache, named).await, cached) {
+    match (fetch(&cache, named, wanted).await, cached) {
         (Err(HubError::Unreachable(reason)), Some(path)) => {
             let reason = format!("{reason:#}");
             tracing::warn!(model, reason, "the hub cannot be reached: using what is in the cache");
@@ -81,11 +102,15 @@ impl<'a> Named<'a> {
     }
 
     /// Where it is in the cache, if all of it is.
-    fn cached(self, cache: &Cache) -> Option<PathBuf> {
+    fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
         let repo = cache.model(self.id.to_owned());
         let Some(file) = self.file else {
             let folder = repo.get("config.json")?.parent()?.to_owned();
-            return is_complete(&folder).then_some(folder);
+            let is_there = match wanted {
+                Wanted::All => is_complete(&folder),
+                Wanted::Text => has_text(&folder),
+            };
+            return is_there.then_some(folder);
         };
         repo.get(file)
     }
@@ -117,7 +142,7 @@ impl From<HubError> for anyhow::Error {
 }
 
 /// Brings the newest revision of what is named into the cache; its path there.
-async fn fetch(cache: &Cache, named: Named<'_>) -> Result<PathBuf, HubError> {
+async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBuf, HubError> {
     let model = named.id;
     let failed = |error| explain(model, error);
     let mut api = ApiBuilder::from_env();
@@ -147,6 +172,7 @@ async fn fetch(cache: &Cache, named: Named<'_>) -> Result<PathBuf, HubError> {
         bring(name).await?;
     }
     let weights = match listing.small.contains(&INDEX) {
+        _ if wanted == Wanted::Text && named.file.is_none() => BTreeSet::new(),
         true => shards(&folder).map_err(|reason| refused(model, reason))?,
         false => listing.weights.iter().map(|&name| name.to_owned()).collect(),
     };

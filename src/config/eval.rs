@@ -119,6 +119,7 @@ impl EvalConfig {
     /// When that configuration has an impossible setting.
     pub fn server(&self, policy: Option<&str>) -> Result<Config, ConfigError> {
         let engine = match policy {
+            Some(_) if self.policy.tokens.is_some() => PolicyEngine::Tokens,
             Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),
             None => PolicyEngine::Direct,
         };
@@ -177,9 +178,15 @@ impl EvalConfig {
         }
         if !matches!(
             self.policy.engine,
-            None | Some(PolicyEngine::Native | PolicyEngine::MistralRs)
+            None | Some(PolicyEngine::Native | PolicyEngine::MistralRs | PolicyEngine::Tokens)
         ) {
-            return wrong("`policy.engine` must be `native` or `mistralrs` in evaluations".into());
+            return wrong(
+                "`policy.engine` must be `native`, `mistralrs` or `tokens` in evaluations".into(),
+            );
+        }
+        let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_)));
+        if self.policy.tokens.is_some() && policies.count() > 1 {
+            return wrong("`policy.tokens` has one model, but there are several arms `policy:MODEL`\nhint: evaluate each in a run of its own, with the same `data` and `seed`".into());
         }
         self.server(None).map(|_| ())
     }
@@ -217,6 +224,10 @@ mod tests {
             ("arms = [\"cot\"]\nmax_in_flight = 0", "`max_in_flight`"),
             ("arms = [\"cot\"]\npolicy = { model = \"x\" }", "`policy.model`"),
             ("arms = [\"cot\"]\npolicy = { engine = \"remote\" }", "`policy.engine`"),
+            (
+                "arms = [\"policy:a\", \"policy:b\"]\n[policy.tokens]\nservers = [\"http://h\"]\ndialect = \"sglang\"",
+                "`policy.tokens` has one model",
+            ),
             ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
             ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
             ("arms = [\"prompt-search\"]", "`[[prompt_search.data]]`"),

@@ -48,6 +48,7 @@ impl Overrides {
             config.policy.adapter = None;
             config.policy.engine = None;
             config.policy.remote = None;
+            config.policy.tokens = None;
         }
         if let Some(adapter) = &self.adapter {
             config.policy.adapter = Some(adapter.clone());

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+use crate::engine::Sampling;
 use crate::engine::config::{MistralRsConfig, NativeConfig};
+use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
+use crate::outbound::client::Unusable;
 
 /// What runs the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -22,6 +25,9 @@ pub enum PolicyEngine {
     MistralRs,
     /// The engine of this project: many episodes at once, on a CPU or with CUDA.
     Native,
+    /// Servers that take token ids and give sampled ids with log-probabilities, configured in
+    /// `policy.tokens`; tokenizer and chat template are those of `policy.model`.
+    Tokens,
     /// An OpenAI-compatible endpoint, configured in `policy.remote`.
     Remote,
     /// The large model itself.
@@ -34,8 +40,8 @@ pub enum PolicyEngine {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// What runs it. Default: `remote` where that is configured, `auto` where there is a model to
-    /// run, and else `direct`.
+    /// What runs it. Default: `tokens` or `remote` where that is configured, `auto` where there is a
+    /// model to run, and else `direct`.
     pub engine: Option<PolicyEngine>,
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
@@ -54,6 +60,9 @@ pub struct PolicyConfig {
     pub native: NativeConfig,
     /// Where the engine `native` computes: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU in bf16.
     pub device: DeviceChoice,
+    /// The servers of the engine `tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensConfig>,
     /// The endpoint of the engine `remote`.
     pub remote: Option<LargeModelConfig>,
 }
@@ -89,10 +98,11 @@ impl Default for SamplingConfig {
 impl PolicyConfig {
     /// Fills in what follows from the rest.
     pub(super) fn complete(&mut self) {
-        self.engine.get_or_insert(match (&self.remote, &self.model) {
-            (Some(_), None) => PolicyEngine::Remote,
-            (None, None) => PolicyEngine::Direct,
-            (_, Some(_)) => PolicyEngine::Auto,
+        self.engine.get_or_insert(match (&self.tokens, &self.remote, &self.model) {
+            (Some(_), _, _) => PolicyEngine::Tokens,
+            (None, Some(_), None) => PolicyEngine::Remote,
+            (None, None, None) => PolicyEngine::Direct,
+            (None, _, Some(_)) => PolicyEngine::Auto,
         });
     }
 
@@ -102,7 +112,16 @@ impl PolicyConfig {
         if let Some(remote) = &self.remote {
             remote.validate(table).map_err(|error| ConfigError::Setting(error.to_string()))?;
         }
+        if let Some(tokens) = &self.tokens {
+            tokens.validate().map_err(|unusable| {
+                let Unusable { key, value, reason, hint } = unusable;
+                ConfigError::Setting(format!(
+                    "cannot use `{table}.tokens.{key}` = `{value}`: {reason}\nhint: {hint}"
+                ))
+            })?;
+        }
         match (self.engine, &self.model, &self.remote) {
+            (Some(PolicyEngine::Tokens), model, _) => self.check_tokens(table, model.is_some())?,
             (
                 Some(PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native),
                 None,
@@ -137,5 +156,37 @@ impl PolicyConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the engine `tokens` has all that it needs.
+    fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
+        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        let Some(tokens) = &self.tokens else {
+            return wrong(format!(
+                "`{table}.engine` is `tokens`, but there is no table `[{table}.tokens]`\nhint: give it `servers` and `dialect`"
+            ));
+        };
+        if !has_model {
+            return wrong(format!(
+                "`{table}.engine` is `tokens`, but `{table}.model` names no model\nhint: set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
+            ));
+        }
+        if self.adapter.is_some() {
+            return wrong(format!(
+                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights\nhint: load it there, and leave it out here"
+            ));
+        }
+        tokens
+            .log_probs(&self.sampling.of_seed(0))
+            .map(|_| ())
+            .or_else(|reason| wrong(format!("cannot use `{table}.sampling`: {reason}")))
+    }
+}
+
+impl SamplingConfig {
+    /// The same with a seed.
+    pub fn of_seed(&self, seed: u64) -> Sampling {
+        let Self { temperature, top_p, top_k } = *self;
+        Sampling { temperature, top_p, top_k, seed }
     }
 }

@@ -212,12 +212,20 @@ impl ApiError {
                 let message = "the policy is busy\nhint: try again a little later";
                 Self::overloaded(message, Duration::from_secs(1))
             }
+            EngineError::Sampling(_) => {
+                Self::bad_request("unsupported_sampling", error.to_string())
+                    .with_param("temperature")
+            }
             // A policy whose tokenizer and model do not fit: no further try helps.
             EngineError::InvalidRequest(_) => {
                 tracing::error!(%error, "the policy's engine refused a request");
                 Self::internal()
             }
-            EngineError::Stopped(_) | EngineError::Load { .. } => {
+            // Addresses are not the client's business.
+            EngineError::Stopped(_)
+            | EngineError::Load { .. }
+            | EngineError::Server { .. }
+            | EngineError::OtherModel { .. } => {
                 tracing::error!(%error, "the policy's engine failed");
                 let message = "the policy is not available\nhint: try again a little later";
                 let status = StatusCode::SERVICE_UNAVAILABLE;

@@ -4,6 +4,7 @@
 mod bounded;
 mod chat_template;
 mod decode;
+mod fingerprint;
 mod gguf;
 mod jinja;
 mod pre_tokenizer;
@@ -14,6 +15,7 @@ pub mod word_level;
 pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
+pub use fingerprint::{CONVERSATION, Fingerprint};
 pub use gguf::{gguf_entries, write_text_files};
 pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -208,7 +208,10 @@ impl<'a> Setup<'a> {
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let (policy, path) = local_policy(&server.policy, engine).await?;
         let protocol = Arc::new(protocol(&server, &server.policy, Some(&path))?);
-        let identity = format!("{engine:?} {} {}", fingerprint(&path)?, self.templates()?);
+        // Servers are told apart by their addresses: what weights they have, they do not say.
+        let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
+        let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
+        let identity = format!("{engine} {} {}", fingerprint(&path)?, self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
 

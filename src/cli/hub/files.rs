@@ -115,5 +115,10 @@ pub(super) fn is_complete(folder: &Path) -> bool {
         true => shards(folder).is_ok_and(|files| files.iter().all(|file| has(file))),
         false => folder.read_dir().is_ok_and(|mut entries| entries.any(is_weights)),
     };
-    has("config.json") && has("tokenizer.json") && weights
+    has_text(folder) && weights
+}
+
+/// Whether a folder of the cache holds all of a model but its weights.
+pub(super) fn has_text(folder: &Path) -> bool {
+    ["config.json", "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
 }
