@@ -114,6 +114,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The text of the token that begins every conversation, where the model's files name one.
+    pub(super) fn begin(&self) -> Option<&str> {
+        self.tokens.bos_token.as_deref()
+    }
+
     /// The conversation as the model reads it, ready for it to write the next assistant turn.
     ///
     /// # Errors

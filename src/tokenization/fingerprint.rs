@@ -20,8 +20,11 @@ pub struct Fingerprint {
     pub size: usize,
     /// Ids, each of which is some whole characters.
     pub ids: Vec<u32>,
-    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn.
+    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token of
+    /// beginning.
     pub conversation: String,
+    /// The text of the token of beginning, where there is one.
+    pub begin: Option<String>,
     /// Its ids.
     pub conversation_ids: Vec<u32>,
 }
@@ -46,10 +49,14 @@ impl Fingerprint {
         });
         let messages = CONVERSATION
             .map(|(role, text)| Message { role, content: vec![Piece::Markup(text.to_owned())] });
+        let begin = text.template.begin();
+        let written = concat(&text.template.render(&messages)?);
+        let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);
         Ok(Self {
             size,
             ids,
-            conversation: concat(&text.template.render(&messages)?),
+            conversation: bare.to_owned(),
+            begin: begin.map(str::to_owned),
             conversation_ids: text.conversation_ids(&messages)?,
         })
     }

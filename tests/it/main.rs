@@ -34,4 +34,5 @@ mod services;
 mod shipping;
 mod solve;
 mod telemetry;
+mod tokens;
 mod train;

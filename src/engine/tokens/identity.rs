@@ -121,12 +121,10 @@ impl Identity<'_> {
         let body = json!({ "messages": messages() });
         let reply = server.json("apply-template", Some(&body), until).await.map_err(uncompared)?;
         let theirs = reply["prompt"].as_str().unwrap_or_default();
-        let begin = self.own.conversation_ids.first();
-        let begin =
-            begin.and_then(|&id| self.text.tokenizer.decode(&[id]).ok()).unwrap_or_default();
         // The token of beginning may be left to the tokenizer.
-        let plain = |text: &str| text.strip_prefix(&begin).unwrap_or(text).to_owned();
-        self.same_template(server, &plain(theirs), &plain(&self.own.conversation))
+        let begin = self.own.begin.as_deref();
+        let bare = begin.and_then(|begin| theirs.strip_prefix(begin)).unwrap_or(theirs);
+        self.same_template(server, bare, &self.own.conversation)
     }
 
     /// What the template writes, as ids.

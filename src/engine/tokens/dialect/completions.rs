@@ -52,12 +52,12 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
             (named.collect(), log_probs.collect())
         }
     };
-    let ids = match choice["token_ids"].as_array() {
+    let ids: Vec<Option<u64>> = match choice["token_ids"].as_array() {
         Some(ids) => ids.iter().map(Value::as_u64).collect(),
         None => from_logprobs,
     };
     let has_text = choice["text"].as_str().is_some_and(|text| !text.is_empty());
-    if has_text && ids.is_empty() {
+    if (has_text && ids.is_empty()) || ids.contains(&None) {
         return Err("its text comes without token ids, in `token_ids` or in `logprobs`\nhint: the server must know `return_token_ids` (vLLM 0.11 or newer)".to_owned());
     }
     if ids.len() != log_probs.len() {

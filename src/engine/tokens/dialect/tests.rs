@@ -81,7 +81,7 @@ fn ids_of_completions_come_from_three_places() {
         (json!({"choices": [{"text": "a", "token_ids": [7]}]}), "1 tokens, but 0 log"),
         (
             json!({"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-1]}}]}),
-            "without an id",
+            "without token ids",
         ),
     ] {
         let error = completions::read(&wrong, 0).unwrap_err();
