@@ -16,6 +16,8 @@ use crate::gguf::{Entry, TensorType, Writer, quantize};
 /// The types that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufType {
+    /// 32-bit floating point.
+    F32,
     /// 16-bit floating point.
     F16,
     /// Blocks of 32 numbers of 8 bits with a scale; matrices whose rows are not whole blocks in f16.
@@ -26,7 +28,7 @@ impl GgufType {
     fn of(self, shape: &[usize]) -> TensorType {
         match (self, shape) {
             // Norms and biases are few.
-            (_, [_]) => TensorType::F32,
+            (Self::F32, _) | (_, [_]) => TensorType::F32,
             (Self::Q8_0, [.., columns]) if columns.is_multiple_of(TensorType::Q8_0.block_len()) => {
                 TensorType::Q8_0
             }
@@ -37,6 +39,7 @@ impl GgufType {
     /// Its number in `general.file_type`.
     fn id(self) -> u32 {
         match self {
+            Self::F32 => 0,
             Self::F16 => 1,
             Self::Q8_0 => 7,
         }

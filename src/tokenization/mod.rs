@@ -16,6 +16,6 @@ pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
 pub use fingerprint::{CONVERSATION, Fingerprint};
-pub use gguf::{gguf_entries, write_text_files};
+pub use gguf::{GgufTokenizer, gguf_entries, write_text_files};
 pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};
