@@ -11,6 +11,7 @@ pub mod compute;
 pub mod config;
 pub mod dataset;
 pub mod engine;
+pub mod environment;
 pub mod episode;
 pub mod eval;
 pub mod gguf;

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{Config, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml};
+use crate::config::{
+    Config, EnvironmentConfig, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml,
+};
 use crate::dataset::data_files;
 use crate::engine::tokens::config::{Check, TokensConfig};
+use crate::environment::Bounds;
 use crate::eval::data;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
@@ -34,6 +37,7 @@ enum For {
     Serve,
     Sft,
     Grpo,
+    Env,
     Eval,
 }
 
@@ -45,6 +49,8 @@ impl For {
         Ok(match () {
             () if has("arms") => Self::Eval,
             () if has("tasks") => Self::Grpo,
+            // Of the others, only it has one large model.
+            () if has("large_model") => Self::Env,
             () if has("data") && has("steps") => Self::Sft,
             () => Self::Serve,
         })
@@ -71,6 +77,10 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let config = written.preset.complete(read_toml(&args.config)?)?;
             model_is_there(&config.model)?;
             (toml::to_string_pretty(&config), grpo(&config)?)
+        }
+        For::Env => {
+            let config = EnvironmentConfig::load(&args.config)?;
+            (toml::to_string_pretty(&config), environment(&config))
         }
         For::Eval => {
             let config = EvalConfig::load(&args.config)?;
@@ -200,6 +210,16 @@ fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
         (Some(_), None) => "money: not bounded; `limits.max_cost` bounds an episode".to_owned(),
     });
     Ok(lines)
+}
+
+/// What an environment will offer.
+fn environment(config: &EnvironmentConfig) -> Vec<String> {
+    let turns = match &config.model {
+        Some(model) => format!("turns: token ids of `{model}`, or texts"),
+        None => "turns: texts; `model` names the tokenizer for token ids".to_owned(),
+    };
+    let Bounds { max_open, idle_ms } = config.episodes;
+    vec![turns, format!("episodes: at most {max_open}, closed after {idle_ms} ms without a step")]
 }
 
 /// What an evaluation will do. Reads the questions.

@@ -7,6 +7,7 @@ mod background;
 mod check;
 mod descriptors;
 mod engine_choice;
+mod env;
 mod eval;
 mod exit;
 mod export;
@@ -65,6 +66,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Write a model as a folder or a GGUF file
     Export(export::ExportArgs),
+    /// Offer episodes to other trainers, which write the policy's turns, over HTTP
+    Env(env::EnvArgs),
     /// Put the large model alone and policies side by side
     Eval(eval::EvalArgs),
     /// Check a configuration file
@@ -98,6 +101,7 @@ impl Cli {
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
             Command::Export(args) => export::run(args),
+            Command::Env(args) => env::run(args),
             Command::Eval(args) => serving(eval::run(args)),
             Command::Check(args) => check::run(args),
             Command::Health(args) => serving(health::run(args)),

@@ -291,7 +291,7 @@ impl Hangups {
 }
 
 /// Ends when the process is asked to stop.
-async fn stop_signal() {
+pub(super) async fn stop_signal() {
     let interrupted = signal::ctrl_c();
     #[cfg(unix)]
     {

@@ -112,7 +112,7 @@ fn find(start: &mut StartConfig) -> anyhow::Result<()> {
 }
 
 /// The large model of a GRPO run.
-fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
+pub(super) fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
             let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };

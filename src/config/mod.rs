@@ -12,6 +12,7 @@ use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
 use crate::record::RecordConfig;
 
+mod environment;
 mod eval;
 mod overrides;
 mod parse;
@@ -20,6 +21,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 
+pub use environment::EnvironmentConfig;
 pub use eval::EvalConfig;
 pub use overrides::Overrides;
 pub use parse::{ConfigError, read_toml};

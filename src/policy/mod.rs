@@ -15,12 +15,14 @@ mod direct;
 mod program;
 mod remote;
 mod scripted;
+mod stepped;
 mod token;
 
 pub use direct::{DIRECT, DirectPolicy};
 pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
+pub use stepped::{PlayedTurn, Player, Prompted, SteppedPolicy};
 pub use token::TokenPolicy;
 
 /// A turn that could not be sampled.

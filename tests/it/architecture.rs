@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 31] = [
+const FLOORS: [(&str, &[&str]); 32] = [
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
@@ -66,6 +66,20 @@ const FLOORS: [(&str, &[&str]); 31] = [
         ],
     ),
     (
+        "environment",
+        &[
+            "engine",
+            "episode",
+            "large_model",
+            "policy",
+            "protocol",
+            "reward",
+            "task",
+            "tokenization",
+            "trajectory",
+        ],
+    ),
+    (
         "eval",
         &[
             "atomic_file",
@@ -92,14 +106,17 @@ const FLOORS: [(&str, &[&str]); 31] = [
             "chat",
             "compute",
             "engine",
+            "environment",
             "episode",
             "large_model",
             "playground",
             "policy",
             "protocol",
             "record",
+            "reward",
             "seed",
             "spelling",
+            "task",
             "trajectory",
         ],
     ),
@@ -108,6 +125,7 @@ const FLOORS: [(&str, &[&str]); 31] = [
         &[
             "access",
             "engine",
+            "environment",
             "episode",
             "eval",
             "http",
@@ -115,7 +133,9 @@ const FLOORS: [(&str, &[&str]); 31] = [
             "model",
             "outbound",
             "record",
+            "reward",
             "spelling",
+            "train",
         ],
     ),
     ("lib", &[]),

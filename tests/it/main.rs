@@ -8,6 +8,7 @@ mod chat;
 mod chat_streams;
 mod connections;
 mod cost;
+mod environment;
 mod eval;
 mod eventually;
 mod faults;

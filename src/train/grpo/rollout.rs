@@ -16,7 +16,6 @@ use crate::policy::Policy;
 use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
-use crate::trajectory::TokenTrace;
 
 /// Attempts at an episode. The second draws the same tokens, so what it learns is not what the
 /// large model's mood made it.
@@ -119,7 +118,8 @@ impl Rollouts {
                     ..RolloutFailure::model(error.to_string())
                 }
             })?;
-        trim(&mut episode.trajectory.trace);
+        // What follows has no part in the update, and may be what has outgrown the policy's context.
+        episode.trajectory.trace.end_with_action();
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             let limit = self.limits.deadline_ms;
@@ -130,34 +130,5 @@ impl Rollouts {
                 RolloutFailure { is_reward: true, ..RolloutFailure::model(error.to_string()) }
             })?;
         Ok(Scored { episode, reward })
-    }
-}
-
-/// Cuts off what follows the last sampled token. It has no part in the update, and it may be what
-/// has outgrown the policy's context.
-fn trim(trace: &mut TokenTrace) {
-    let end = trace.action_mask.iter().rposition(|&sampled| sampled).map_or(0, |last| last + 1);
-    trace.ids.truncate(end);
-    trace.log_probs.truncate(end);
-    trace.action_mask.truncate(end);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trajectory::SampledToken;
-
-    #[test]
-    fn a_trace_ends_with_what_was_sampled() {
-        let mut trace = TokenTrace::default();
-        trace.push_context(&[1, 2]);
-        trace.push_action(SampledToken { id: 3, log_prob: -1.0 });
-        let expected = trace.clone();
-        trace.push_context(&[4, 5]);
-        trim(&mut trace);
-        assert_eq!(trace, expected);
-        trace.action_mask.fill(false);
-        trim(&mut trace);
-        assert_eq!(trace, TokenTrace::default());
     }
 }
