@@ -11,15 +11,19 @@ use secrecy::SecretString;
 
 use crate::config::{LocalModelConfig, read_toml};
 use crate::engine::config::NativeConfig;
+use crate::engine::tokens::TokensEngine;
+use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
+use crate::tokenization::TextSide;
 use crate::train::config::StartConfig;
-use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
+use crate::train::grpo::{GrpoConfig, GrpoModels, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
 use super::assemble::local_model;
+use super::model_check::declared_context;
 use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
@@ -95,7 +99,9 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
             let large_model = large_model(&config.large_model)?;
-            let model = run_grpo(&config, large_model, args.resume(), &mut Bar::new()?)?;
+            let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
+            let models = GrpoModels { large_model, servers: servers.transpose()? };
+            let model = run_grpo(&config, models, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
     }
@@ -109,6 +115,17 @@ fn find(start: &mut StartConfig) -> anyhow::Result<()> {
         start.path = Some(runtime.block_on(hub::resolve(named))?);
     }
     Ok(())
+}
+
+/// The servers that sample a GRPO run's episodes. Nothing is sent yet.
+fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<TokensEngine>> {
+    let path = model
+        .path
+        .as_deref()
+        .context("`tokens` needs `model.path`, whose weights the servers have")?;
+    let text = Arc::new(TextSide::load(path)?);
+    let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
+    Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
 }
 
 /// The large model of a GRPO run.

@@ -410,3 +410,54 @@ async fn a_policy_is_served_from_token_servers() {
         assert!(status == 64 && said.contains(reason), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn training_samples_from_token_servers_with_the_weights_that_it_begins_with() {
+    let dialect = Dialect::LlamaCpp;
+    let (one, two) = (server(dialect, Flaw::None).await, server(dialect, Flaw::None).await);
+    let at = [&one, &two].map(|server| server.url().trim_end_matches("/v1").to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = |model: &str| {
+        let (output, path) = (folder.path().join(model), folder.path().join("run.toml"));
+        let text = format!(
+            r#"
+            schema_version = 1
+            output = {output:?}
+            seed = 5
+            steps = 2
+            groups_per_step = 4
+            group_size = 4
+            max_policy_lag = 1
+            objective = {{ importance_cap = 2.0 }}
+            model = {{ path = "models/{model}" }}
+            large_model = {{ path = "models/large-model" }}
+            tasks = {{ kind = "world", questions = [{{ chain = 2 }}] }}
+            schedule = {{ peak = 1e-4, warmup_steps = 0 }}
+            limits = {{ max_turns = 4, max_turn_tokens = 48 }}
+            eval = {{ every = 1000, tasks = 4 }}
+            tokens = {{ servers = {at:?}, dialect = "llama_cpp" }}
+            "#
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let train = |model: &str| {
+        let recipe = recipe(model).display().to_string();
+        process::run(&["train", "grpo", "--config", &recipe])
+    };
+    let (status, said) = train("policy");
+    assert_eq!(status, 0, "{said}");
+    let metrics = std::fs::read_to_string(folder.path().join("policy/metrics.jsonl")).unwrap();
+    let steps: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(steps.len(), 2, "{metrics}");
+    for (index, step) in steps.iter().enumerate() {
+        assert_eq!(step["policy_lag"], index as f64, "{step}");
+        assert!(step["servers_busy_least"].as_f64().unwrap() > 0.0, "{step}");
+        assert_eq!(step["servers_failures"], 0.0, "{step}");
+    }
+    assert!(steps[0]["rollout_logprob_diff"].as_f64().unwrap() < 1e-4, "{}", steps[0]);
+    // A model of another training has the same vocabulary: only its probabilities tell.
+    let (status, said) = train("policy-warm");
+    assert!(status != 0 && said.contains("other weights than the run begins with"), "{said}");
+}

@@ -8,8 +8,10 @@ use serde_json::{Map, Value};
 use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::objective::Objective;
+use super::token_servers;
 use crate::dataset::ReadOptions;
 use crate::engine::config::NativeConfig;
+use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
@@ -90,6 +92,11 @@ pub struct GrpoConfig {
     /// The engine that samples.
     #[serde(default)]
     pub engine: NativeConfig,
+    /// Servers that sample the training episodes in its place. They must have the weights that the run
+    /// begins with, and keep them: a run has at most `max_policy_lag` + 1 steps, corrected by
+    /// `objective.importance_cap`. Evaluations are of the live weights, by `engine`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensConfig>,
     /// Tokens computed at once in an update. Bounds the memory, not the result.
     #[serde(default = "defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
@@ -349,6 +356,7 @@ impl GrpoConfig {
                 self.max_policy_lag
             ));
         }
+        token_servers::check(self)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return wrong(format!(
                 "`temperature` is {}, but episodes of a group must differ\nhint: use 1.0",
@@ -430,6 +438,14 @@ mod tests {
 
     #[test]
     fn impossible_settings_are_named() {
+        let servers = |more: &str| {
+            format!(
+                "{more}\ntokens = {{ servers = [\"http://h\"], dialect = \"completions\", model = \"m\" }}"
+            )
+        };
+        complete(&servers("steps = 1")).unwrap();
+        let corrected = "steps = 2\nmax_policy_lag = 1\nobjective = { importance_cap = 2.0 }";
+        complete(&servers(corrected)).unwrap();
         for (more, expected) in [
             ("group_size = 1", "`group_size` is 1"),
             ("steps = 0", "`steps` must be at least 1"),
@@ -437,6 +453,12 @@ mod tests {
             ("max_policy_lag = 9", "`max_policy_lag` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
+            (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
+            (&servers("steps = 2\nmax_policy_lag = 1"), "`objective.importance_cap` is not set"),
+            (
+                &servers("steps = 1\ntemperature = 0.7"),
+                "cannot use `temperature` = 0.7 with `tokens`",
+            ),
         ] {
             let error = complete(more).unwrap_err();
             assert!(error.contains(expected), "{error}");

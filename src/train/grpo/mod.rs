@@ -12,6 +12,7 @@ mod report;
 mod rollout;
 mod run;
 mod tasks;
+mod token_servers;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
@@ -24,6 +25,7 @@ pub use objective::{
     UpdateSize,
 };
 pub use run::run_grpo;
+pub use token_servers::GrpoModels;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

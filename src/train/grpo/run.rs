@@ -17,8 +17,8 @@ use super::learner::Learner;
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
+use super::token_servers::{self, Busy, GrpoModels};
 use crate::episode::Limits;
-use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
@@ -58,7 +58,7 @@ struct Best {
 /// Says why the run could not begin or go on. Checkpoints written before stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
-    large_model: Arc<dyn LargeModel>,
+    models: impl Into<GrpoModels>,
     resume: impl Into<Resume>,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, TrainError> {
@@ -66,7 +66,7 @@ pub fn run_grpo(
     let folder = RunFolder::open(&config.output)?;
     let mut summary = Summary::new("grpo");
     let root = folder.root().to_owned();
-    let outcome = prepare(config, large_model, resume.into(), folder, &mut summary)
+    let outcome = prepare(config, models.into(), resume.into(), folder, &mut summary)
         .and_then(|mut run| run.go(progress, &mut summary));
     summary.finish(&root, &outcome);
     outcome
@@ -74,7 +74,7 @@ pub fn run_grpo(
 
 fn prepare<'c>(
     config: &'c GrpoConfig,
-    large_model: Arc<dyn LargeModel>,
+    GrpoModels { large_model, servers }: GrpoModels,
     resume: Resume,
     folder: RunFolder,
     summary: &mut Summary,
@@ -133,10 +133,19 @@ fn prepare<'c>(
         Arc::clone(&tasks),
         &learner,
         &start.text,
+        servers.clone(),
         rollouts,
     )?;
+    if let Some(servers) = servers.as_ref().filter(|_| learner.step == 0) {
+        let prompts = tasks.draw(0, 0, config.groups_per_step, config.groups_per_step)?;
+        let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let most = config.guards.max_rollout_logprob_diff;
+        runtime.block_on(token_servers::compare(rollouts.first(), servers, &prompts, most))?;
+    }
+    let busy = servers.map(Busy::new);
     let state = RunState::load(&folder)?;
-    Ok(Run { config, folder, start, tasks, learner, rollouts, state, runtime })
+    Ok(Run { config, folder, start, tasks, learner, rollouts, busy, state, runtime })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -146,14 +155,24 @@ fn fits(
     protocol: &Protocol,
     task: &Task,
 ) -> Result<bool, TrainError> {
+    let ids = opening_ids(config, start, protocol, task)?;
+    Ok(ids.len() < start.model.spec().max_position_embeddings)
+}
+
+/// The ids that `task`'s episodes begin with.
+fn opening_ids(
+    config: &GrpoConfig,
+    start: &Start,
+    protocol: &Protocol,
+    task: &Task,
+) -> Result<Vec<u32>, TrainError> {
     let opening = Opening {
         question: &task.question,
         max_turns: config.limits.max_turns,
         allow_final: config.limits.allow_final,
         ..Opening::default()
     };
-    let ids = start.text.opening_ids(&protocol.opening(&opening)?)?;
-    Ok(ids.len() < start.model.spec().max_position_embeddings)
+    Ok(start.text.opening_ids(&protocol.opening(&opening)?)?)
 }
 
 struct Run<'c> {
@@ -163,6 +182,7 @@ struct Run<'c> {
     tasks: Arc<Tasks>,
     learner: Learner<'c>,
     rollouts: AsyncRollouts,
+    busy: Option<Busy>,
     state: RunState,
     runtime: Runtime,
 }
@@ -278,6 +298,7 @@ impl Run<'_> {
             ("episodes_per_second", episodes / seconds),
             ("tokens_per_second", collected.sampled_tokens() as f64 / seconds),
         ]);
+        values.extend(self.busy.as_mut().map(Busy::values).into_iter().flatten());
         Ok((values, figures))
     }
 
