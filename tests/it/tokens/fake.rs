@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use prompt_r1::engine::native::{NativeConfig, NativeEngine};
+use prompt_r1::engine::config::NativeConfig;
+use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::tokens::TokensEngine;
 use prompt_r1::engine::tokens::config::{Dialect, TokensConfig};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
