@@ -17,7 +17,7 @@ use crate::access::Access;
 use crate::config::{Config, ConfigError, Overrides, PolicyConfig};
 use crate::engine::Sampling;
 use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
-use crate::record::Recorder;
+use crate::record::{Archive, Recorder};
 
 use super::assemble::{Assembly, Player, assemble};
 use super::pid_file::PidFile;
@@ -74,12 +74,17 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let recorder = config.record.as_ref().map(|record| Recorder::start(record, &keys::variable));
     let recorder = recorder.transpose()?;
+    let archive = config.record.as_ref().map(|record| {
+        Archive::open(record, &keys::variable).map(|archive| (archive, record.clone()))
+    });
+    let archive = archive.transpose()?;
     let metrics = Arc::new(Metrics::default());
     let assembly = assemble(&config, metrics.clone()).await?;
     let app = App {
         server: config.server.clone(),
         access: Some(access.clone()),
         recorder,
+        archive,
         metrics: metrics.clone(),
         clock: Arc::new(SystemTime::now),
         // Ids in the order of time make logs and stores easier to search.

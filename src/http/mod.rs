@@ -73,6 +73,8 @@ pub fn router(handle: AppHandle) -> Router {
 fn documented() -> OpenApiRouter<AppHandle> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(routes::solve::solve))
+        .routes(routes!(routes::episodes::list))
+        .routes(routes!(routes::episodes::get))
         .routes(routes!(routes::chat::chat))
         .routes(routes!(routes::models::list))
         .routes(routes!(routes::models::get))

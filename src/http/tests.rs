@@ -85,6 +85,7 @@ fn handle(policy: Arc<dyn Policy>) -> AppHandle {
         server: ServerConfig::default(),
         access: None,
         recorder: None,
+        archive: None,
         metrics,
         clock: Arc::new(SystemTime::now),
         ids: Arc::new(Uuid::now_v7),

@@ -12,9 +12,11 @@ fn record(id: usize) -> Record {
     Record {
         id: id.to_string(),
         created: 1,
+        caller: None,
         policy: "p".into(),
         large_model: "m".into(),
         question: "a?".into(),
+        attachments: Vec::new(),
         conversation: Vec::new(),
         sampling: Sampling::GREEDY,
         episode: Episode {
@@ -32,7 +34,9 @@ fn record(id: usize) -> Record {
 fn config(folder: &Path) -> RecordConfig {
     RecordConfig {
         folder: Some(folder.join("deep/er")),
+        sqlite: None,
         url_env: None,
+        readers: Vec::new(),
         max_bytes: 2000,
         max_files: 3,
         queue: 64,

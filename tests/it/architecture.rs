@@ -44,7 +44,7 @@ const FLOORS: [(&str, &[&str]); 32] = [
         &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"],
     ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
-    ("record", &["chat", "engine", "episode"]),
+    ("record", &["chat", "compute", "engine", "episode"]),
     (
         "train",
         &[

@@ -14,7 +14,7 @@ use prompt_r1::http::{
 use prompt_r1::large_model::{EndpointSetup, LargeModels};
 use prompt_r1::policy::{Policy, ScriptedPolicy};
 use prompt_r1::protocol::Protocol;
-use prompt_r1::record::Recorder;
+use prompt_r1::record::{Archive, RecordConfig, Recorder};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -42,6 +42,7 @@ pub struct Setup {
     pub access: Option<Arc<Access>>,
     pub tls: Option<Arc<Tls>>,
     pub recorder: Option<Recorder>,
+    pub archive: Option<(Archive, RecordConfig)>,
 }
 
 impl Setup {
@@ -61,6 +62,7 @@ impl Setup {
             access: None,
             tls: None,
             recorder: None,
+            archive: None,
         }
     }
 
@@ -107,6 +109,7 @@ impl Setup {
             server: self.server.clone(),
             access: self.access,
             recorder: self.recorder,
+            archive: self.archive,
             metrics: metrics.clone(),
             clock: Arc::new(|| UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             ids: Arc::new(move || {

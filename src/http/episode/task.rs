@@ -74,9 +74,11 @@ impl EpisodeTask {
         Record {
             id: self.id.clone(),
             created: self.state.created(),
+            caller: self.caller.id().map(str::to_owned),
             policy: self.served.policy.name().to_owned(),
             large_model: self.model.name().to_owned(),
             question: request.question.clone(),
+            attachments: request.attachments.clone(),
             conversation: request.conversation.clone(),
             sampling: request.sampling,
             episode: Episode { reply: None, ..episode.clone() },

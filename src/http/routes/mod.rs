@@ -4,6 +4,7 @@
 pub(super) mod chat;
 pub(super) mod docs;
 mod failures;
+pub(super) mod episodes;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod messages;

@@ -12,6 +12,7 @@ use crate::episode::Episode;
 
 pub(super) mod chat;
 pub(super) mod completion;
+pub(super) mod episodes;
 pub(super) mod messages;
 pub(super) mod options;
 pub(super) mod question;

@@ -1,4 +1,4 @@
-//! Rows of a PostgreSQL table. While the database cannot be reached, records wait: they are written
+//! Rows of a table in SQLite or PostgreSQL. While the database cannot be reached, records wait: they are written
 //! once it is back, and those that find the queue full are dropped.
 
 use std::io;
@@ -7,45 +7,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
-use super::{Record, RecorderState, Sink};
+mod connection;
 
-/// How long connecting and writing may take.
+pub(super) use connection::Server;
+
+use super::{Record, RecorderState, Sink};
+use connection::Connection;
+
+/// How long writing may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// `record` is the line that a file would have: the type `JSON` keeps it letter by letter, while
-/// `JSONB` has no room for U+0000.
-const SCHEMA: [&str; 2] = [
-    "CREATE TABLE IF NOT EXISTS prompt_r1_episodes (
-        key UUID PRIMARY KEY, id TEXT NOT NULL, created_at TIMESTAMPTZ NOT NULL,
-        policy TEXT NOT NULL, large_model TEXT NOT NULL, finish_reason TEXT NOT NULL,
-        record JSON NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS prompt_r1_episodes_created_at ON prompt_r1_episodes (created_at)",
-];
-/// What replicas lock while they make the table: any number that nobody else uses.
-const SCHEMA_LOCK: i64 = 0x7072_6f6d_7074_7232;
-
-/// Rows are written at most once, though the connection may break before that is acknowledged.
-const INSERT: &str = "
-    INSERT INTO prompt_r1_episodes
-        (key, id, created_at, policy, large_model, finish_reason, record)
-    SELECT key::uuid, id, to_timestamp(created), policy, large_model, finish_reason, record::json
-    FROM UNNEST($1::text[], $2::text[], $3::float8[], $4::text[], $5::text[], $6::text[],
-        $7::text[]) AS new (key, id, created, policy, large_model, finish_reason, record)
-    ON CONFLICT (key) DO NOTHING";
-
 /// A connection that is made when it is needed.
 pub(super) struct Database {
-    options: PgConnectOptions,
+    server: Server,
     /// Of this thread alone: requests and records do not wait for each other.
     runtime: Runtime,
-    connection: Option<PgConnection>,
+    connection: Option<Connection>,
     /// Whether the last try failed, which was logged.
     is_down: bool,
     shared: Arc<RecorderState>,
@@ -71,7 +53,9 @@ impl From<sqlx::Error> for WriteError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
         // Classes of SQLSTATE: data exceptions, and violated constraints.
-        let is_refused = code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
+        let is_refused = code.is_some_and(|code| {
+            code.len() == 5 && (code.starts_with("22") || code.starts_with("23"))
+        });
         match error {
             _ if is_refused => Self::Refused(error.to_string()),
             // It may show the URL, and with it the password.
@@ -82,9 +66,9 @@ impl From<sqlx::Error> for WriteError {
 }
 
 impl Database {
-    pub(super) fn new(options: PgConnectOptions, shared: Arc<RecorderState>) -> io::Result<Self> {
+    pub(super) fn new(server: Server, shared: Arc<RecorderState>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { options, runtime, connection: None, is_down: false, shared })
+        Ok(Self { server, runtime, connection: None, is_down: false, shared })
     }
 
     /// Writes these rows, trying for as long as the database is away and the server runs.
@@ -120,19 +104,14 @@ impl Database {
     }
 
     fn attempt(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), WriteError> {
-        let Self { options, runtime, connection, .. } = self;
-        let attempt = async {
+        let Self { server, runtime, connection, .. } = self;
+        let done = runtime.block_on(async {
             let open = match connection {
                 Some(open) => open,
-                None => connection.insert(connect(options).await?),
+                None => connection.insert(server.connect().await?),
             };
-            rows.insert(range, open).await
-        };
-        let done = runtime.block_on(async { tokio::time::timeout(TIMEOUT, attempt).await });
-        let done = match done {
-            Ok(done) => done.map_err(WriteError::from),
-            Err(_) => Err(WriteError::Down(format!("no answer within {} s", TIMEOUT.as_secs()))),
-        };
+            within(TIMEOUT, open.insert(rows, range)).await
+        });
         if done.is_err() {
             self.connection = None;
         }
@@ -155,17 +134,15 @@ impl Sink for Database {
     }
 }
 
-/// A connection to a database that has the table.
-async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
-    let mut connection = PgConnection::connect_with(options).await?;
-    let mut making = connection.begin().await?;
-    // Replicas that start together: PostgreSQL fails where two make the same table at once.
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(SCHEMA_LOCK).execute(&mut *making).await?;
-    for statement in SCHEMA {
-        sqlx::query(statement).execute(&mut *making).await?;
+/// What `work` comes to, where that does not take longer.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, WriteError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(WriteError::from),
+        Err(_) => Err(WriteError::Down(format!("no answer within {} s", limit.as_secs()))),
     }
-    making.commit().await?;
-    Ok(connection)
 }
 
 /// Rows to be written, by column.
@@ -173,7 +150,8 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
 struct Rows {
     keys: Vec<String>,
     ids: Vec<String>,
-    created: Vec<f64>,
+    created: Vec<i64>,
+    callers: Vec<Option<String>>,
     policies: Vec<String>,
     large_models: Vec<String>,
     finish_reasons: Vec<&'static str>,
@@ -194,26 +172,13 @@ impl Rows {
             // The reply's id will not do: a reply may hold the answers of several episodes.
             rows.keys.push(Uuid::now_v7().to_string());
             rows.ids.push(record.id.clone());
-            rows.created.push(record.created as f64);
+            rows.created.push(record.created.cast_signed());
+            rows.callers.push(record.caller.clone());
             rows.policies.push(record.policy.clone());
             rows.large_models.push(record.large_model.clone());
             rows.finish_reasons.push(record.episode.finish_reason.as_str());
             rows.records.push(line);
         }
         rows
-    }
-
-    async fn insert(&self, range: Range<usize>, to: &mut PgConnection) -> sqlx::Result<()> {
-        sqlx::query(INSERT)
-            .bind(&self.keys[range.clone()])
-            .bind(&self.ids[range.clone()])
-            .bind(&self.created[range.clone()])
-            .bind(&self.policies[range.clone()])
-            .bind(&self.large_models[range.clone()])
-            .bind(&self.finish_reasons[range.clone()])
-            .bind(&self.records[range])
-            .execute(to)
-            .await?;
-        Ok(())
     }
 }
