@@ -24,9 +24,10 @@ ci:
 serve *args:
     cargo run --release -- serve {{args}}
 
-# Write the OpenAPI document again
+# Write the OpenAPI documents again
 openapi:
     cargo run --locked -- openapi > openapi/openapi.json
+    cargo run --locked -- openapi --runs > openapi/runs.json
 
 # Accept changed snapshots
 snapshots:

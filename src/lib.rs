@@ -25,6 +25,7 @@ pub mod policy;
 pub mod protocol;
 pub mod record;
 pub mod reward;
+pub mod runs;
 pub mod sampling;
 pub mod seed;
 pub mod spelling;

@@ -2,6 +2,8 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::http;
+
 mod assemble;
 mod background;
 mod check;
@@ -18,6 +20,7 @@ mod memory;
 mod model_check;
 mod pid_file;
 mod reload;
+mod runs;
 mod serve;
 mod solve;
 mod telemetry;
@@ -70,12 +73,18 @@ enum Command {
     Env(env::EnvArgs),
     /// Put the large model alone and policies side by side
     Eval(eval::EvalArgs),
+    /// Show training runs and evaluations on a page
+    Runs(runs::RunsArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Say whether a server is ready
     Health(health::HealthArgs),
     /// Print the OpenAPI document
-    Openapi,
+    Openapi {
+        /// That of `server runs`
+        #[arg(long)]
+        runs: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell that will read it
@@ -103,9 +112,10 @@ impl Cli {
             Command::Export(args) => export::run(args),
             Command::Env(args) => env::run(args),
             Command::Eval(args) => serving(eval::run(args)),
+            Command::Runs(args) => serving(runs::run(args)),
             Command::Check(args) => check::run(args),
             Command::Health(args) => serving(health::run(args)),
-            Command::Openapi => print_openapi(),
+            Command::Openapi { runs } => print_openapi(runs),
             Command::Completions { shell } => {
                 clap_complete::generate(
                     shell,
@@ -129,7 +139,8 @@ fn serving(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 }
 
 #[allow(clippy::print_stdout, reason = "the document is the command's output")]
-fn print_openapi() -> Result<(), Failure> {
-    println!("{}", crate::http::openapi_json());
+fn print_openapi(runs: bool) -> Result<(), Failure> {
+    let document = if runs { http::runs_openapi_json() } else { http::openapi_json() };
+    println!("{document}");
     Ok(())
 }

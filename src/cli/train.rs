@@ -1,6 +1,6 @@
 //! `server train`: supervised training and GRPO from a configuration file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +24,7 @@ use crate::train::sft::{SftConfig, run_sft};
 
 use super::assemble::local_model;
 use super::model_check::declared_context;
+use super::runs::{self, LISTEN};
 use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
@@ -58,6 +59,9 @@ struct RunArgs {
     /// Folder of the run, in place of the configuration's
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    /// Show the run, and those beside it, on a page of this machine
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, require_equals = true, default_missing_value = LISTEN)]
+    ui: Option<String>,
 }
 
 impl RunArgs {
@@ -67,6 +71,11 @@ impl RunArgs {
             (true, false) => Resume::Same,
             (true, true) => Resume::Changed,
         }
+    }
+
+    /// Shows the run on a page, where that is wanted.
+    fn show(&self, output: &Path) -> Result<(), Failure> {
+        self.ui.as_ref().map_or(Ok(()), |listen| runs::beside(output, listen))
     }
 
     /// Puts what the command line says in place of what the file said.
@@ -90,6 +99,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let mut config: SftConfig = read_toml(&args.config)?;
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
+            args.show(&config.output)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
@@ -98,6 +108,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let mut config = written.preset.complete(read_toml(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
+            args.show(&config.output)?;
             let large_model = large_model(&config.large_model)?;
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
             let models = GrpoModels { large_model, servers: servers.transpose()? };

@@ -24,6 +24,7 @@ mod model_name;
 mod origin;
 mod proxy;
 mod routes;
+mod runs;
 mod serving;
 mod sse;
 mod state;
@@ -36,9 +37,11 @@ pub use connection::serve;
 pub use connection::tls::{Tls, TlsError};
 pub use environment::{EnvironmentApp, environment_openapi_json, environment_router};
 pub use metrics::Metrics;
+pub use runs::{runs_openapi_json, runs_router};
 pub use serving::{Canary, Served, Serving};
 pub use state::{App, AppHandle, Clock, Ids};
 
+use crate::playground::FILES;
 use error::{ApiError, shorten};
 
 #[derive(OpenApi)]
@@ -62,7 +65,7 @@ pub fn router(handle: AppHandle) -> Router {
     let (router, _) = documented().split_for_parts();
     let mut router = router.merge(routes::docs::page());
     if handle.state().server.ui {
-        router = router.merge(routes::playground::pages());
+        router = router.merge(routes::playground::files(FILES));
     }
     let router = router.method_not_allowed_fallback(wrong_method);
     let router = router.fallback(async |uri: Uri| unknown_route(&uri));

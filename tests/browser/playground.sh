@@ -3,8 +3,9 @@
 # models, and with a large model that writes what would break a careless page. In light and dark,
 # wide and narrow, by keyboard, and checked by axe-core.
 #
-#   tests/browser/playground.sh SERVER [SCREENSHOT]
+#   tests/browser/playground.sh SERVER [SCREENSHOTS]
 #
+# Then the page of `server runs` and `server train --ui`. SCREENSHOTS is a folder to put pictures into.
 # With PLAYGROUND_FILES=src/playground the page's files come from that folder, not out of SERVER: no
 # build is needed to try a change. ONLY=TEXT runs the checks whose names contain TEXT.
 #

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 32] = [
+const FLOORS: [(&str, &[&str]); 33] = [
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, &[&str]); 32] = [
     ("journal", &[]),
     ("outbound", &[]),
     ("playground", &[]),
+    ("runs", &[]),
     ("sampling", &[]),
     ("seed", &[]),
     ("spelling", &[]),
@@ -114,6 +115,7 @@ const FLOORS: [(&str, &[&str]); 32] = [
             "protocol",
             "record",
             "reward",
+            "runs",
             "seed",
             "spelling",
             "task",

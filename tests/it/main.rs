@@ -30,6 +30,7 @@ mod process;
 mod record;
 mod reload;
 mod responses;
+mod runs;
 mod server;
 mod services;
 mod shipping;

@@ -3,8 +3,8 @@
 
 pub(super) mod chat;
 pub(super) mod docs;
-mod failures;
 pub(super) mod episodes;
+mod failures;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod messages;

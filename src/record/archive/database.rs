@@ -7,7 +7,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drive
 use sqlx::{AnyPool, Row};
 use uuid::Uuid;
 
-use super::{ArchiveError, TIMEOUT, Page, Search};
+use super::{ArchiveError, Page, Search, TIMEOUT};
 use crate::compute;
 
 /// Rows that are asked for at one time, at most: they may be long.

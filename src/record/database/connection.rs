@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
-use super::{WriteError, TIMEOUT, Rows, within};
+use super::{Rows, TIMEOUT, WriteError, within};
 
 /// How long making the table and its indexes may take: those of an old table may be large.
 const MAKING: Duration = Duration::from_secs(120);
