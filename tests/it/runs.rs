@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use prompt_r1::http::{ServerConfig, runs_openapi_json, runs_router, serve};
 use prompt_r1::playground::RUNS;
@@ -11,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+
+use crate::eventually::{LIMIT, eventually};
 
 fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -168,7 +169,7 @@ async fn address(child: &mut Child) -> String {
         }
         panic!("{all}");
     };
-    let url = tokio::time::timeout(Duration::from_secs(60), found).await.unwrap();
+    let url = tokio::time::timeout(LIMIT, found).await.unwrap();
     // What else it says has somewhere to go.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     url
@@ -192,16 +193,9 @@ async fn a_run_that_trains_shows_itself() {
     let (base, query) = url.split_once("/?").unwrap();
     assert_eq!(query, "run=mine%20%26%20yours");
     let metrics = format!("{base}/v1/runs/mine%20%26%20yours/metrics");
-    let wait = async {
-        loop {
-            let (status, rows) = get(&metrics).await;
-            if status == 200 && !rows["data"].as_array().unwrap().is_empty() {
-                return rows;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let rows = tokio::time::timeout(Duration::from_secs(120), wait).await.unwrap();
+    let has_steps = async || get(&metrics).await.1["next"].as_u64().is_some_and(|next| next > 0);
+    eventually("a step with its metrics", has_steps).await;
+    let (_, rows) = get(&metrics).await;
     assert!(rows["data"][0]["loss"].is_number(), "{rows}");
     child.kill().await.unwrap();
 
