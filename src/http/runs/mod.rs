@@ -30,7 +30,7 @@ use crate::playground::RUNS;
 use crate::runs::Runs;
 
 /// How long reading may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// A report runs its own script, which reaches nothing: it has no origin, and loads nothing.
 const REPORT_POLICY: &str = "sandbox allow-scripts; connect-src 'none'; object-src 'none'; \
                              frame-src 'none'; base-uri 'none'; form-action 'none'; \
@@ -197,7 +197,7 @@ async fn read<T: Send + 'static>(
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "runs_unavailable", message)
     };
     let runs = state.runs.clone();
-    let found = compute::run(Instant::now() + PATIENCE, move |_| work(&runs)).await;
+    let found = compute::run(Instant::now() + TIMEOUT, move |_| work(&runs)).await;
     let found = found.map_err(|error| unavailable(error.to_string()))?;
     found.map_err(|error| unavailable(error.to_string()))?.ok_or_else(|| {
         let message = "there is no such run, or it has no such thing\nhint: `/v1/runs` lists them";
