@@ -12,7 +12,7 @@ use crate::engine::EngineError;
 use crate::outbound::client::{KeyLookup, Unusable, bearer, build_client};
 use crate::outbound::config::TimeoutConfig;
 use crate::outbound::redact::Redactor;
-use crate::outbound::retry::{Advice, Failure};
+use crate::outbound::retry::{Advice, Retryable};
 use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, library_causes};
 
@@ -43,7 +43,7 @@ pub(super) struct Fault {
     pub(super) is_lasting: bool,
 }
 
-impl Failure for Fault {
+impl Retryable for Fault {
     fn advice(&self) -> Advice {
         self.advice
     }
