@@ -18,7 +18,7 @@ use prompt_r1::engine::config::NativeConfig;
 use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Model, Spec, Weights};
-use prompt_r1::train::grpo::{Learner, Preset, Sample, Scaling, advantages};
+use prompt_r1::train::grpo::{Preset, Sample, Scaling, Trainer, advantages};
 use prompt_r1::train::memory;
 use prompt_r1::train::run_folder::RunFolder;
 use prompt_r1::trajectory::TokenTrace;
@@ -87,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     let model = Model::new(case.shape.clone(), weights);
     let folder = tempfile::tempdir()?;
     let config = Preset::Default.complete(toml::from_str(CONFIG)?)?;
-    let mut learner = Learner::new(&config, &model, &RunFolder::open(folder.path())?)?;
+    let mut trainer = Trainer::local(&config, &model, &RunFolder::open(folder.path())?)?;
     let engine =
         Arc::new(NativeEngine::new(&case.shape, model.weights(), &NativeConfig::default())?);
 
@@ -138,8 +138,8 @@ fn main() -> anyhow::Result<()> {
             .map(|(trace, &advantage)| Sample { trace, advantage })
             .collect();
         anyhow::ensure!(samples.len() == case.episodes(), "a group has no variance");
-        let figures = learner.step(&samples)?;
-        engine.set_weights(&learner.policy.model.merged()?);
+        let figures = trainer.step(&samples)?;
+        engine.set_weights(&trainer.policy().merged()?);
         case.device.synchronize()?;
         if step >= WARM_UP {
             seconds.push(begun.elapsed().as_secs_f64());

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::adamw::{AdamW, AdamWConfig, AdamWError, clip};
 use super::checkpoint;
 use super::error::TrainError;
@@ -17,8 +19,25 @@ pub struct ModelOptimizer {
     adamw: AdamW,
     gradients: Gradients,
     clip_norm: f64,
-    /// Updates in a row whose gradient was not finite.
-    pub bad_updates: u32,
+}
+
+/// Updates in a row that were left out because their gradient was not finite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BadUpdates(u32);
+
+impl BadUpdates {
+    /// Counts an update.
+    ///
+    /// # Errors
+    /// Fails after too many in a row that were bad.
+    pub fn count(&mut self, is_bad: bool) -> Result<(), TrainError> {
+        self.0 = if is_bad { self.0 + 1 } else { 0 };
+        match self.0 {
+            MAX_BAD_UPDATES.. => Err(TrainError::Diverged(self.0)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl ModelOptimizer {
@@ -41,7 +60,7 @@ impl ModelOptimizer {
             }
         };
         let gradients = model.gradients()?;
-        Ok(Self { model, adamw, gradients, clip_norm, bad_updates: 0 })
+        Ok(Self { model, adamw, gradients, clip_norm })
     }
 
     /// Sets the gradients to zero.
@@ -63,7 +82,7 @@ impl ModelOptimizer {
     /// `None` where it or `loss` was not finite, and the update was left out.
     ///
     /// # Errors
-    /// Fails after too many such updates in a row.
+    /// Fails where the optimizer does.
     pub fn update(&mut self, rate: f64, loss: f64) -> Result<Option<f64>, TrainError> {
         let clipped = match loss.is_finite() {
             true => clip(&mut self.gradients, self.clip_norm),
@@ -72,16 +91,9 @@ impl ModelOptimizer {
         match clipped {
             Ok(clipped) => {
                 self.adamw.step(self.model.trainable_mut(), &clipped, rate)?;
-                self.bad_updates = 0;
                 Ok(Some(clipped.norm))
             }
-            Err(AdamWError::NonFinite) => {
-                self.bad_updates += 1;
-                match self.bad_updates {
-                    MAX_BAD_UPDATES.. => Err(TrainError::Diverged(self.bad_updates)),
-                    _ => Ok(None),
-                }
-            }
+            Err(AdamWError::NonFinite) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -3,7 +3,7 @@
 //! The episodes of a group share their question, and most share what they think and ask first. The
 //! scores and the gradient are those of computing each trajectory by itself.
 
-use crate::model::{Batch, Selection, TokenScores};
+use crate::model::{Batch, Model, ModelError, Selection, TokenScores};
 use crate::trajectory::TokenTrace;
 
 /// Some trajectories as one batch.
@@ -92,6 +92,27 @@ impl Member {
     }
 }
 
+/// Log-probabilities under `model` of the tokens that each trajectory sampled, at most `tokens`
+/// tokens at once.
+///
+/// # Errors
+/// Fails where the model does.
+pub fn log_probs(
+    model: &Model,
+    traces: &[&TokenTrace],
+    tokens: usize,
+    temperature: f32,
+) -> Result<Vec<Vec<f64>>, ModelError> {
+    let mut all = vec![Vec::new(); traces.len()];
+    for pack in Pack::all(traces, tokens) {
+        let scores = model.score(&pack.batch, &pack.selection, temperature)?;
+        for member in &pack.members {
+            all[member.index] = member.log_probs(&scores);
+        }
+    }
+    Ok(all)
+}
+
 /// Cuts `examples` into parts of at most `tokens` tokens, or of one example.
 pub fn micro_batches<'t>(examples: &[&'t TokenTrace], tokens: usize) -> Vec<Vec<&'t TokenTrace>> {
     let mut parts: Vec<Vec<&TokenTrace>> = Vec::new();
@@ -136,7 +157,6 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::model::Model;
     use crate::trajectory::SampledToken;
 
     /// A question, a turn, an observation and a second turn.

@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 
 use super::collect::Collected;
 use super::config::GrpoConfig;
-use super::learner::Learner;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
+use super::trainer::Trainer;
 use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::policy::TokenPolicy;
@@ -52,12 +52,12 @@ pub struct Gathered {
 }
 
 impl AsyncRollouts {
-    /// Prepares for the steps after those that `learner` has done. `rollouts` makes those of an
+    /// Prepares for the steps after those that `trainer` has done. `rollouts` makes those of an
     /// engine from its policy.
     pub fn new(
         config: Arc<GrpoConfig>,
         tasks: Arc<Tasks>,
-        learner: &Learner<'_>,
+        trainer: &Trainer<'_>,
         text: &Arc<TextSide>,
         servers: Option<Arc<TokensEngine>>,
         rollouts: impl Fn(TokenPolicy) -> Rollouts,
@@ -69,7 +69,7 @@ impl AsyncRollouts {
         let oldest = if servers.is_some() { 0 } else { config.max_policy_lag as u64 };
         let mut samplers = Vec::with_capacity(oldest as usize + 1);
         for age in (0..=oldest).rev() {
-            let (weights, model) = learner.policy_after(learner.step.saturating_sub(age));
+            let (weights, model) = trainer.policy_after(trainer.step.saturating_sub(age));
             let engine =
                 Arc::new(NativeEngine::new(model.spec(), &model.merged()?, &config.engine)?);
             let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(text), false);
@@ -77,7 +77,7 @@ impl AsyncRollouts {
         }
         let mut ahead = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
         // The oldest weights are for the step that is next.
-        let turn = ahead.turn(learner.step);
+        let turn = ahead.turn(trainer.step);
         ahead.samplers.rotate_right(turn);
         Ok(ahead)
     }
@@ -118,12 +118,12 @@ impl AsyncRollouts {
         })
     }
 
-    /// Gives the weights of `learner` to the engine that sampled what its last step learnt from.
-    pub fn renew(&mut self, learner: &Learner<'_>) -> Result<(), TrainError> {
-        let turn = self.turn(learner.step - 1);
+    /// Gives the weights of `trainer` to the engine that sampled what its last step learnt from.
+    pub fn renew(&mut self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
+        let turn = self.turn(trainer.step - 1);
         let sampler = &mut self.samplers[turn];
-        sampler.engine.set_weights(&learner.policy.model.merged()?);
-        sampler.weights = learner.step;
+        sampler.engine.set_weights(&trainer.policy().merged()?);
+        sampler.weights = trainer.step;
         Ok(())
     }
 

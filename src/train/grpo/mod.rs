@@ -5,27 +5,34 @@ mod async_rollouts;
 mod collect;
 pub mod config;
 mod evaluate;
+mod figures;
 mod guard;
 mod learner;
+mod local;
 mod objective;
 mod report;
 mod rollout;
 mod run;
 mod tasks;
 mod token_servers;
+mod trainer;
+mod update;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
 pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
+pub use figures::StepFigures;
 pub use guard::Guards;
-pub use learner::{Learner, StepFigures};
+pub use learner::{Learner, TraceScores};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
 pub use run::run_grpo;
 pub use token_servers::GrpoModels;
+pub use trainer::Trainer;
+pub use update::Update;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

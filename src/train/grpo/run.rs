@@ -13,11 +13,11 @@ use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig};
 use super::evaluate::{ClassResult, Evaluation};
 use super::guard::{Figures, GuardState};
-use super::learner::Learner;
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
 use super::token_servers::{self, Busy, GrpoModels};
+use super::trainer::Trainer;
 use crate::episode::Limits;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
@@ -26,6 +26,7 @@ use crate::task::Task;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
+use crate::train::optimize::BadUpdates;
 use crate::train::origin::{self, Resume};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
@@ -41,7 +42,7 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct RunState {
     watch: GuardState,
-    bad_updates: u32,
+    bad_updates: BadUpdates,
     best: Option<Best>,
 }
 
@@ -104,7 +105,7 @@ fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
-    let learner = Learner::new(config, &start.model, &folder)?;
+    let mut trainer = Trainer::local(config, &start.model, &folder)?;
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
     // Episodes run on a thread of their own, so that they go on while this one computes.
@@ -131,12 +132,12 @@ fn prepare<'c>(
     let rollouts = AsyncRollouts::new(
         Arc::new(config.clone()),
         Arc::clone(&tasks),
-        &learner,
+        &trainer,
         &start.text,
         servers.clone(),
         rollouts,
     )?;
-    if let Some(servers) = servers.as_ref().filter(|_| learner.step == 0) {
+    if let Some(servers) = servers.as_ref().filter(|_| trainer.step == 0) {
         let prompts = tasks.draw(0, 0, config.groups_per_step, config.groups_per_step)?;
         let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
@@ -145,7 +146,8 @@ fn prepare<'c>(
     }
     let busy = servers.map(Busy::new);
     let state = RunState::load(&folder)?;
-    Ok(Run { config, folder, start, tasks, learner, rollouts, busy, state, runtime })
+    trainer.bad_updates = state.bad_updates;
+    Ok(Run { config, folder, start, tasks, trainer, rollouts, busy, state, runtime })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -180,7 +182,7 @@ struct Run<'c> {
     folder: RunFolder,
     start: Start,
     tasks: Arc<Tasks>,
-    learner: Learner<'c>,
+    trainer: Trainer<'c>,
     rollouts: AsyncRollouts,
     busy: Option<Busy>,
     state: RunState,
@@ -221,14 +223,13 @@ impl Run<'_> {
         progress: &mut dyn Progress,
         summary: &mut Summary,
     ) -> Result<PathBuf, TrainError> {
-        self.learner.policy.bad_updates = self.state.bad_updates;
-        let mut log = MetricsLog::open(self.folder.root(), self.learner.step)?;
-        if self.learner.step == 0 {
+        let mut log = MetricsLog::open(self.folder.root(), self.trainer.step)?;
+        if self.trainer.step == 0 {
             self.evaluate(progress)?;
         }
-        while self.learner.step < self.config.steps {
+        while self.trainer.step < self.config.steps {
             let (mut values, figures) = self.step(progress)?;
-            let done = self.learner.step;
+            let done = self.trainer.step;
             let is_last = done == self.config.steps;
             let mut is_best = false;
             if is_last || done.is_multiple_of(self.config.eval.every) {
@@ -259,12 +260,12 @@ impl Run<'_> {
     /// One step, with what it measured.
     fn step(&mut self, progress: &dyn Progress) -> Result<(Values, Figures), TrainError> {
         let begun = Instant::now();
-        let step = self.learner.step;
+        let step = self.trainer.step;
         let gathered = self.gather(progress)?;
         let waited = begun.elapsed().as_secs_f64();
         let collected = &gathered.collected;
-        let learnt = self.learner.step(&collected.samples())?;
-        self.rollouts.renew(&self.learner)?;
+        let learnt = self.trainer.step(&collected.samples())?;
+        self.rollouts.renew(&self.trainer)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;
         let mut values = collected.values();
@@ -274,7 +275,7 @@ impl Run<'_> {
         } else if (step + 1).is_multiple_of(self.config.eval.every) {
             let traces: Vec<_> =
                 collected.members().map(|scored| &scored.episode.trajectory.trace).collect();
-            self.learner.divergence(&traces)?
+            self.trainer.divergence(&traces)?
         } else {
             None
         };
@@ -304,7 +305,7 @@ impl Run<'_> {
 
     /// The episodes of the next step. Where the large model stays down, saves what is done.
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
-        let gathered = self.rollouts.gather(self.learner.step);
+        let gathered = self.rollouts.gather(self.trainer.step);
         let gathered = wait(&self.runtime, progress, gathered);
         if matches!(
             gathered,
@@ -312,7 +313,7 @@ impl Run<'_> {
         ) {
             self.checkpoint()?;
         }
-        gathered.unwrap_or(Err(TrainError::Interrupted(self.learner.step)))
+        gathered.unwrap_or(Err(TrainError::Interrupted(self.trainer.step)))
     }
 
     /// Evaluates the policy as it is. Returns what was measured, and whether it is the best so far.
@@ -320,7 +321,7 @@ impl Run<'_> {
         if self.tasks.eval.is_empty() {
             return Ok((Values::new(), false));
         }
-        let step = self.learner.step;
+        let step = self.trainer.step;
         let evaluation = Evaluation::run(&self.tasks, self.rollouts.newest(step), step);
         let Some(evaluation) = wait(&self.runtime, progress, evaluation) else {
             self.checkpoint()?;
@@ -337,15 +338,15 @@ impl Run<'_> {
         Ok((values, is_best))
     }
 
-    fn checkpoint(&self) -> Result<(), TrainError> {
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
         let best = self.state.best.map(|best| best.step);
-        let state = RunState { bad_updates: self.learner.policy.bad_updates, ..self.state.clone() };
+        let state = RunState { bad_updates: self.trainer.bad_updates, ..self.state.clone() };
         self.folder.checkpoint(
-            self.learner.step,
+            self.trainer.step,
             self.config.keep_checkpoints,
             best,
             |folder| {
-                self.learner.save(folder)?;
+                self.trainer.save(folder)?;
                 let text = serde_json::to_string_pretty(&state).map_err(std::io::Error::other)?;
                 Ok::<(), TrainError>(std::fs::write(folder.join(checkpoint::STATE), text)?)
             },
@@ -355,13 +356,13 @@ impl Run<'_> {
 
     /// Puts the best policy into the folder of the finished model.
     fn finish(&self) -> Result<PathBuf, TrainError> {
-        let best = self.state.best.map_or(self.learner.step, |best| best.step);
+        let best = self.state.best.map_or(self.trainer.step, |best| best.step);
         let policy = match best {
             0 => self.start.model.clone(),
-            best => self.learner.saved(&self.folder.checkpoint_path(best))?,
+            best => self.trainer.saved(&self.folder.checkpoint_path(best))?,
         };
         self.start.save(&policy, &self.folder.model())?;
-        report::write(self.config, self.folder.root(), self.learner.step)?;
+        report::write(self.config, self.folder.root(), self.trainer.step)?;
         Ok(self.folder.model())
     }
 }

@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 
 use super::collect::{Collected, Sample};
 use super::config::GrpoConfig;
-use super::learner::Learner;
 use super::rollout::Rollouts;
 use super::run::run_grpo;
 use super::tasks::Tasks;
+use super::trainer::Trainer;
 use super::{Evaluation, Preset};
 use crate::episode::Limits;
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, Scripted};
@@ -377,12 +377,12 @@ fn learn(traces: &[TokenTrace], advantages: &[f64], steps: usize) -> (Model, Vec
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let run = RunFolder::open(folder.path()).unwrap();
-    let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+    let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
     let samples: Vec<Sample<'_>> = (traces.iter().zip(advantages))
         .map(|(trace, &advantage)| Sample { trace, advantage })
         .collect();
-    let figures = (0..steps).map(|_| learner.step(&samples).unwrap().values(false)).collect();
-    (learner.policy.model, figures)
+    let figures = (0..steps).map(|_| trainer.step(&samples).unwrap().values(false)).collect();
+    (trainer.policy().clone(), figures)
 }
 
 fn flat(model: &Model) -> Vec<f32> {
@@ -440,9 +440,9 @@ fn an_update_that_is_not_finite_is_dropped_and_a_run_of_them_ends() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let run = RunFolder::open(folder.path()).unwrap();
-    let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+    let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
     let sample = [Sample { trace: &traces[0], advantage: f64::NAN }];
-    let outcomes: Vec<bool> = (0..5).map(|_| learner.step(&sample).is_ok()).collect();
+    let outcomes: Vec<bool> = (0..5).map(|_| trainer.step(&sample).is_ok()).collect();
     assert_eq!(outcomes, [true, true, true, true, false]);
 }
 

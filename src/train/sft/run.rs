@@ -7,7 +7,7 @@ use super::config::{SftConfig, SftData};
 use super::data::examples;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
-use crate::train::optimize::ModelOptimizer;
+use crate::train::optimize::{BadUpdates, ModelOptimizer};
 use crate::train::order::Order;
 use crate::train::origin::{self, Resume};
 use crate::train::pack::{micro_batches, pack};
@@ -90,6 +90,7 @@ fn steps(
 struct Trainer<'a> {
     config: &'a SftConfig,
     learner: ModelOptimizer,
+    bad_updates: BadUpdates,
     step: u64,
 }
 
@@ -103,7 +104,7 @@ impl<'a> Trainer<'a> {
             config.clip_norm,
             checkpoint.as_deref(),
         )?;
-        Ok(Self { config, learner, step: step.unwrap_or(0) })
+        Ok(Self { config, learner, bad_updates: BadUpdates::default(), step: step.unwrap_or(0) })
     }
 
     fn update(&mut self, batch: &[&TokenTrace]) -> Result<Values, TrainError> {
@@ -121,13 +122,14 @@ impl<'a> Trainer<'a> {
         }
         let loss = loss / targets.max(1) as f64;
         let rate = self.config.schedule.rate(self.step, self.config.steps);
-        let norm = self.learner.update(rate, loss)?.unwrap_or(f64::NAN);
+        let norm = self.learner.update(rate, loss)?;
+        self.bad_updates.count(norm.is_none())?;
         self.step += 1;
         let tokens: usize = batch.iter().map(|trace| trace.ids.len()).sum();
         Ok(vec![
             ("loss", loss),
             ("learning_rate", rate),
-            ("gradient_norm", norm),
+            ("gradient_norm", norm.unwrap_or(f64::NAN)),
             ("tokens_per_second", tokens as f64 / begun.elapsed().as_secs_f64()),
         ])
     }

@@ -20,8 +20,8 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
     let run = RunFolder::open(&config.output).unwrap();
     let start = Start::prepare(&config.model, &run, world, config.seed).unwrap();
     let tasks = Tasks::load(&config.tasks, config.seed, 0, |_| Ok(true)).unwrap();
-    let mut learner = Learner::new(config, &start.model, &run).unwrap();
-    let mut policies = vec![learner.policy.model.clone()];
+    let mut trainer = Trainer::local(config, &start.model, &run).unwrap();
+    let mut policies = vec![trainer.policy().clone()];
     for step in 0..config.steps {
         let sampling = &policies[(step as usize).saturating_sub(config.max_policy_lag)];
         let weights = sampling.merged().unwrap();
@@ -29,10 +29,10 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
         let policy = TokenPolicy::new("policy", Arc::new(engine), Arc::clone(&start.text), false);
         let rollouts = rollouts(config, Arc::new(policy), echo());
         let collected = wait(Collected::once(config, &tasks, &rollouts, step)).unwrap();
-        learner.step(&collected.samples()).unwrap();
-        policies.push(learner.policy.model.clone());
+        trainer.step(&collected.samples()).unwrap();
+        policies.push(trainer.policy().clone());
     }
-    learner.save(&config.output).unwrap();
+    trainer.save(&config.output).unwrap();
     ["trainable.safetensors", "optimizer.safetensors"]
         .map(|file| std::fs::read(config.output.join(file)).unwrap())
 }
@@ -94,12 +94,11 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         // So little that no ratio is clipped.
         config.schedule.peak = 1e-3;
         let run = RunFolder::open(folder.path()).unwrap();
-        let mut learner = Learner::new(&config, &tied(), &run).unwrap();
+        let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
         // The policy moves on, and the trajectory does not.
-        learner.step(&sample).unwrap();
+        trainer.step(&sample).unwrap();
 
-        let pairs =
-            log_probs(&learner.policy.model, &trace).into_iter().zip(log_probs(&tied(), &trace));
+        let pairs = log_probs(trainer.policy(), &trace).into_iter().zip(log_probs(&tied(), &trace));
         let gone: Vec<f64> = pairs.map(|(now, then)| f64::from(now - then).exp()).collect();
         assert!(gone.iter().any(|gone| *gone > 1.0001), "{gone:?}");
         let tokens = gone.len() as f64;
@@ -112,12 +111,12 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
             .map(|gradient| gradient as f32)
             .collect();
         let (batch, selection) = crate::train::pack::pack(&[&trace]);
-        let (_, tape) = learner.policy.model.forward(&batch, &selection, 1.0).unwrap();
-        let mut gradients = learner.policy.model.gradients().unwrap();
-        learner.policy.model.backward(tape, &token_gradients, None, &mut gradients).unwrap();
+        let (_, tape) = trainer.policy().forward(&batch, &selection, 1.0).unwrap();
+        let mut gradients = trainer.policy().gradients().unwrap();
+        trainer.policy().backward(tape, &token_gradients, None, &mut gradients).unwrap();
         let norm = gradients.norm().unwrap();
 
-        let found = learner.step(&sample).unwrap().values(false);
+        let found = trainer.step(&sample).unwrap().values(false);
         let ratio = if cap.is_some() { 1.0 } else { gone.iter().sum::<f64>() / tokens };
         assert!((value(&found, "ratio") - ratio).abs() < 1e-5, "{cap:?}: {found:?}");
         let off = (value(&found, "gradient_norm") - norm).abs();
