@@ -59,13 +59,28 @@ promtool check rules "$scratch/dashboard.yml"
 
 step chart
 "$helm" lint --strict helm/prompt-r1
-values=("autoscaling.enabled=true" "autoscaling.enabled=false,serviceMonitor.enabled=true,existingSecret=,tlsSecret=prompt-r1-tls")
+values=("autoscaling.enabled=true,serviceMonitor.enabled=true" "autoscaling.targetEpisodesInFlight=null,podDisruptionBudget.enabled=false" "autoscaling.enabled=false,serviceMonitor.enabled=true,existingSecret=,tlsSecret=prompt-r1-tls")
 for set in "${values[@]}"; do
   "$helm" template prompt-r1 helm/prompt-r1 --kube-version 1.30.0 --set "$set" >"$scratch/chart.yaml"
+  [ -e "$scratch/default.yaml" ] || cp "$scratch/chart.yaml" "$scratch/default.yaml"
   for version in 1.25 1.30 1.34; do
     "$bin/kubernetes-validate" --quiet --strict --kubernetes-version "$version" "$scratch/chart.yaml"
   done
 done
+"$bin/python" - "$scratch/default.yaml" <<'PYTHON'
+import sys, yaml
+chart = {document["kind"]: document for document in yaml.safe_load_all(open(sys.argv[1]))}
+scaler, budget = chart["HorizontalPodAutoscaler"]["spec"], chart["PodDisruptionBudget"]["spec"]
+pods = chart["Deployment"]["spec"]["template"]
+metrics = [metric.get("pods", {}).get("metric", {}).get("name") for metric in scaler["metrics"]]
+adapter = yaml.safe_load(open("prometheus/adapter.yml"))["rules"]["custom"][0]["seriesQuery"]
+assert adapter.split("{")[0] in metrics, f"{metrics}, but the adapter knows {adapter}"
+spread = pods["spec"]["topologySpreadConstraints"]
+for selector in [budget["selector"], *(constraint["labelSelector"] for constraint in spread)]:
+    missing = selector["matchLabels"].items() - pods["metadata"]["labels"].items()
+    assert not missing, f"no pod has {missing}"
+assert len(spread) == 2 and budget["maxUnavailable"] == 1, (spread, budget)
+PYTHON
 ran+=("helm $("$helm" version --short)" "kubernetes-validate $("$bin/kubernetes-validate" --version)")
 
 step configurations

@@ -92,6 +92,8 @@ pub struct Metrics {
     tokens: Family<ByRole, Counter>,
     turns: Family<ByPolicy, Histogram, fn() -> Histogram>,
     episodes: Family<ByReason, Counter>,
+    in_flight: Gauge,
+    waiting: Gauge,
     disconnects: Counter,
     reloads: Family<ByResult, Counter>,
     records: Family<ByResult, Counter>,
@@ -123,6 +125,8 @@ impl Default for Metrics {
             tokens: Family::default(),
             turns: Family::new_with_constructor(turns),
             episodes: Family::default(),
+            in_flight: Gauge::default(),
+            waiting: Gauge::default(),
             disconnects: Counter::default(),
             reloads: Family::default(),
             records: Family::default(),
@@ -209,6 +213,12 @@ impl Metrics {
         );
         info("episode_turns", "Turns of an episode by policy", Box::new(self.turns.clone()));
         info("episodes", "Episodes by why they ended and policy", Box::new(self.episodes.clone()));
+        info("episodes_in_flight", "Episodes that run now", Box::new(self.in_flight.clone()));
+        info(
+            "requests_waiting",
+            "Requests that wait for room for their episodes",
+            Box::new(self.waiting.clone()),
+        );
         info(
             "client_disconnects",
             "Clients that left before their response was complete",
@@ -229,8 +239,15 @@ impl Metrics {
         info("build_info", "The version that runs", Box::new(build));
     }
 
-    /// All series as Prometheus reads them. `recorded`: what became of the records of episodes.
-    pub(super) fn render(&self, recorded: Option<RecordCounts>) -> String {
+    /// All series as Prometheus reads them. `recorded`: what became of the records of episodes;
+    /// `in_flight` and `waiting`: episodes that run, and requests that wait for room.
+    pub(super) fn render(
+        &self,
+        recorded: Option<RecordCounts>,
+        (in_flight, waiting): (usize, usize),
+    ) -> String {
+        self.in_flight.set(in_flight as i64);
+        self.waiting.set(waiting as i64);
         let RecordCounts { written, dropped } = recorded.unwrap_or_default();
         for (result, count) in [("written", written), ("dropped", dropped)] {
             let counter = self.records.get_or_create(&ByResult { result });

@@ -278,6 +278,8 @@ async fn what_is_too_much_at_one_time() {
         server
             .wait_for_metric("prompt_r1_requests_total{route=\"/v1/solve\",status=\"429\"}", 1.0)
             .await;
+        server.wait_for_metric("prompt_r1_requests_waiting", 1.0).await;
+        assert_eq!(server.metric("prompt_r1_episodes_in_flight").await, 1.0);
         gate.open_once();
     };
     let (second, third, ()) = tokio::join!(second, third, release);
@@ -288,6 +290,9 @@ async fn what_is_too_much_at_one_time() {
     statuses.sort_unstable();
     assert_eq!(statuses, [(200, false), (429, true)]);
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    for gauge in ["prompt_r1_episodes_in_flight", "prompt_r1_requests_waiting"] {
+        assert_eq!(server.metric(gauge).await, 0.0, "{gauge}");
+    }
 }
 
 #[tokio::test]

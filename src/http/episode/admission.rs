@@ -50,6 +50,12 @@ impl Admission {
         Ok(Permit { _places: self.all.take(episodes, deadline).await?, _own: own })
     }
 
+    /// Episodes that run, and requests that wait for room.
+    pub(in crate::http) fn counts(&self) -> (usize, usize) {
+        let free = self.all.slots.available_permits();
+        (self.all.size.saturating_sub(free), self.all.waiting.load(Ordering::Relaxed))
+    }
+
     fn room_of(&self, key: &str) -> Arc<Room> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = keys.get(key).and_then(Weak::upgrade) {

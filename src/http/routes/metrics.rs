@@ -14,6 +14,8 @@ pub(in crate::http) async fn metrics(State(state): State<AppState>) -> impl Into
     const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, KIND)],
-        state.metrics.render(state.recorder.as_ref().map(Recorder::counts)),
+        state
+            .metrics
+            .render(state.recorder.as_ref().map(Recorder::counts), state.admission().counts()),
     )
 }
