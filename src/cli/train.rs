@@ -16,7 +16,7 @@ use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
 use crate::tokenization::TextSide;
 use crate::train::config::StartConfig;
-use crate::train::grpo::{GrpoConfig, GrpoModels, LargeModelChoice, run_grpo};
+use crate::train::grpo::{GrpoConfig, LargeModelChoice, Services, TrainerConfig, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
@@ -109,10 +109,13 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             args.apply(&mut config.seed, &mut config.output);
             find(&mut config.model)?;
             args.show(&config.output)?;
-            let large_model = large_model(&config.large_model)?;
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
-            let models = GrpoModels { large_model, servers: servers.transpose()? };
-            let model = run_grpo(&config, models, args.resume(), &mut Bar::new()?)?;
+            let services = Services {
+                large_model: large_model(&config.large_model)?,
+                servers: servers.transpose()?,
+                trainer_key: trainer_key(&config.trainer)?,
+            };
+            let model = run_grpo(&config, services, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
     }
@@ -137,6 +140,16 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
     let text = Arc::new(TextSide::load(path)?);
     let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
     Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
+}
+
+/// The key of the server that trains.
+fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> {
+    let TrainerConfig::Tinker(tinker) = trainer else { return Ok(None) };
+    let Some(name) = &tinker.api_key_env else { return Ok(None) };
+    let key = std::env::var(name).ok().filter(|key| !key.is_empty());
+    let key =
+        key.with_context(|| format!("`trainer.api_key_env` names `{name}`, which is not set"))?;
+    Ok(Some(key.into()))
 }
 
 /// The large model of a GRPO run.

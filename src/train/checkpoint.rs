@@ -7,6 +7,8 @@
 pub const TRAINABLE: &str = "trainable.safetensors";
 /// The moments of the optimizer.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+/// Where a Tinker server keeps weights and optimizer.
+pub const TINKER: &str = "tinker.json";
 /// What a GRPO run needs beside them.
 pub const STATE: &str = "state.json";
 

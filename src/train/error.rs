@@ -9,6 +9,7 @@ use crate::world::WorldError;
 
 use super::adamw::AdamWError;
 use super::example::ExampleError;
+use super::grpo::tinker::TinkerError;
 
 /// Why a run could not start or go on. Checkpoints written before stay usable.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +110,9 @@ pub enum TrainError {
     /// A file of tasks cannot be used.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The server that trains failed.
+    #[error(transparent)]
+    Tinker(#[from] TinkerError),
     /// The reward is not configured right.
     #[error(transparent)]
     Reward(#[from] RewardError),

@@ -16,7 +16,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change without a word: they bound resources and say what is measured or kept,
 /// not what is learnt.
-const FREE: [&str; 15] = [
+const FREE: [&str; 20] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -31,6 +31,11 @@ const FREE: [&str; 15] = [
     "guards",
     "engine",
     "model.device",
+    "trainer.url",
+    "trainer.api_key_env",
+    "trainer.request_timeout_ms",
+    "trainer.outage_ms",
+    "trainer.result_timeout_ms",
     // The checkpoint says which type it needs.
     "model.dtype",
 ];

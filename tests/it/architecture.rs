@@ -146,11 +146,12 @@ const FLOORS: [(&str, &[&str]); 33] = [
 ];
 
 /// Crates that only these modules may use.
-const CONFINED: [(&str, &[&str]); 10] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("opentelemetry", &["http", "cli"]),
     ("hyper", &["http", "large_model"]),
     ("rustls", &["http", "access"]),
     ("sqlx", &["access", "record"]),
+    ("prost", &["train"]),
     ("redis", &["access"]),
     ("axum", &["http"]),
     ("utoipa", &["http"]),

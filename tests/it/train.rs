@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::eventually::eventually_blocking;
 
 mod grpo;
+mod tinker;
 
 /// Enough for a run to be killed in the middle.
 const STEPS: usize = 150;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::objective::Objective;
+use super::tinker::TinkerConfig;
 use super::token_servers;
 use crate::dataset::ReadOptions;
 use crate::engine::config::NativeConfig;
@@ -40,6 +41,9 @@ pub struct GrpoConfig {
     pub preset: Preset,
     /// The policy to start from.
     pub model: StartConfig,
+    /// Where it is trained. Runs that began before there was a choice do not name it.
+    #[serde(default, skip_serializing_if = "TrainerConfig::is_local")]
+    pub trainer: TrainerConfig,
     /// What it is asked.
     pub tasks: TaskConfig,
     /// The largest share of a file's rows that may be rejected or too long; more ends the run
@@ -220,6 +224,28 @@ fn overlay(below: &mut toml::Table, above: toml::Table) {
     }
 }
 
+/// Where the policy is trained. Wherever that is, its episodes are sampled here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TrainerConfig {
+    /// In this process.
+    Local {},
+    /// At a server that speaks the Tinker protocol.
+    Tinker(TinkerConfig),
+}
+
+impl TrainerConfig {
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Local {})
+    }
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self::Local {}
+    }
+}
+
 /// Where tasks come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -377,6 +403,9 @@ impl GrpoConfig {
             if value.is_nan() || value < least {
                 return wrong(format!("`{name}` is {value}, but it must be at least {least}"));
             }
+        }
+        if let TrainerConfig::Tinker(tinker) = &self.trainer {
+            tinker.check(self)?;
         }
         if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
             return wrong(

@@ -50,7 +50,9 @@ impl StepFigures {
         let mut values = vec![("learning_rate", self.learning_rate)];
         let mut push = |name, value: Option<f64>| values.extend(value.map(|value| (name, value)));
         push("loss", (self.updates > 0.0).then(|| self.sums.loss / self.updates));
-        push("gradient_norm", (self.updates > 0.0).then(|| self.norm / self.updates));
+        let norm = (self.updates > 0.0).then(|| self.norm / self.updates);
+        // A server may not say.
+        push("gradient_norm", norm.filter(|norm| norm.is_finite()));
         push("entropy", self.entropy());
         push("kl", self.kl().filter(|_| has_kl));
         push("ratio", self.mean(self.sums.ratio));

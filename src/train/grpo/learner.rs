@@ -29,8 +29,8 @@ pub trait Learner {
     fn log_probs(&mut self, traces: &[&TokenTrace]) -> Result<Vec<Vec<f64>>, TrainError>;
 
     /// Makes one update: scores each trajectory of `update`, and asks it for the gradient. Returns
-    /// the norm of the gradient before it was clipped, or `None` where that or the loss is not
-    /// finite; the policy is unchanged then.
+    /// the norm of the gradient before it was clipped (NaN where that is not known), or `None` where
+    /// gradient or loss are not finite; the policy is unchanged then.
     ///
     /// # Errors
     /// Fails where the model or its optimizer does.

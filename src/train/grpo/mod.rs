@@ -14,13 +14,14 @@ mod report;
 mod rollout;
 mod run;
 mod tasks;
+pub mod tinker;
 mod token_servers;
 mod trainer;
 mod update;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
-pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
+pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig, TrainerConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use figures::StepFigures;
 pub use guard::Guards;
@@ -29,8 +30,7 @@ pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
-pub use run::run_grpo;
-pub use token_servers::GrpoModels;
+pub use run::{Services, run_grpo};
 pub use trainer::Trainer;
 pub use update::Update;
 

@@ -4,20 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::async_rollouts::{AsyncRollouts, Gathered};
-use super::config::{GrpoConfig, TaskConfig};
+use super::config::{GrpoConfig, TaskConfig, TrainerConfig};
 use super::evaluate::{ClassResult, Evaluation};
 use super::guard::{Figures, GuardState};
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
-use super::token_servers::{self, Busy, GrpoModels};
+use super::tinker::TinkerLearner;
+use super::token_servers::{self, Busy};
 use super::trainer::Trainer;
+use crate::engine::tokens::TokensEngine;
 use crate::episode::Limits;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
@@ -52,6 +55,22 @@ struct Best {
     result: ClassResult,
 }
 
+/// What a run needs of others.
+pub struct Services {
+    /// The large model of its episodes.
+    pub large_model: Arc<dyn LargeModel>,
+    /// The servers that sample its episodes, where `tokens` names them.
+    pub servers: Option<Arc<TokensEngine>>,
+    /// The key of the server that trains, where it needs one.
+    pub trainer_key: Option<SecretString>,
+}
+
+impl From<Arc<dyn LargeModel>> for Services {
+    fn from(large_model: Arc<dyn LargeModel>) -> Self {
+        Self { large_model, servers: None, trainer_key: None }
+    }
+}
+
 /// Runs `config` to its end, or on from its last checkpoint; returns the finished policy's folder:
 /// the best by evaluation, or the last where there is none.
 ///
@@ -59,7 +78,7 @@ struct Best {
 /// Says why the run could not begin or go on. Checkpoints written before stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
-    models: impl Into<GrpoModels>,
+    services: impl Into<Services>,
     resume: impl Into<Resume>,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, TrainError> {
@@ -67,7 +86,7 @@ pub fn run_grpo(
     let folder = RunFolder::open(&config.output)?;
     let mut summary = Summary::new("grpo");
     let root = folder.root().to_owned();
-    let outcome = prepare(config, models.into(), resume.into(), folder, &mut summary)
+    let outcome = prepare(config, services.into(), resume.into(), folder, &mut summary)
         .and_then(|mut run| run.go(progress, &mut summary));
     summary.finish(&root, &outcome);
     outcome
@@ -75,7 +94,7 @@ pub fn run_grpo(
 
 fn prepare<'c>(
     config: &'c GrpoConfig,
-    GrpoModels { large_model, servers }: GrpoModels,
+    services: Services,
     resume: Resume,
     folder: RunFolder,
     summary: &mut Summary,
@@ -105,7 +124,16 @@ fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
-    let mut trainer = Trainer::local(config, &start.model, &folder)?;
+    let Services { large_model, servers, trainer_key } = services;
+    let mut trainer = match &config.trainer {
+        TrainerConfig::Local {} => Trainer::local(config, &start.model, &folder)?,
+        TrainerConfig::Tinker(tinker) => {
+            let checkpoint = folder.latest().map(|(_, path)| path);
+            let checkpoint = checkpoint.as_deref();
+            let learner = TinkerLearner::new(config, tinker, trainer_key, &start, checkpoint)?;
+            Trainer::new(config, Box::new(learner), &start.model, &folder)?
+        }
+    };
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
     // Episodes run on a thread of their own, so that they go on while this one computes.

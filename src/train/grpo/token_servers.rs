@@ -9,23 +9,8 @@ use futures::future::join_all;
 use super::config::GrpoConfig;
 use crate::engine::tokens::{ServerUse, TokensEngine};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use crate::large_model::LargeModel;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
-
-/// The models of a run that are not trained.
-pub struct GrpoModels {
-    /// Replies to the policy's prompts.
-    pub large_model: Arc<dyn LargeModel>,
-    /// Sample the episodes, where `tokens` names them.
-    pub servers: Option<Arc<TokensEngine>>,
-}
-
-impl From<Arc<dyn LargeModel>> for GrpoModels {
-    fn from(large_model: Arc<dyn LargeModel>) -> Self {
-        Self { large_model, servers: None }
-    }
-}
 
 /// Prompts by which weights are compared.
 const COMPARED: usize = 8;

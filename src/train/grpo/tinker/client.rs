@@ -1,0 +1,522 @@
+//! Requests to a Tinker server, repeated where nothing can be done twice by it.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+use prost::Message;
+use reqwest::redirect::Policy;
+use reqwest::{RequestBuilder, Response, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::config::{TinkerConfig, is_local};
+use super::error::TinkerError;
+use super::wire::{
+    Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF, Problem,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The longest answer that is read, bytes; archives have no such limit.
+const MAX_REPLY: usize = 1 << 30;
+/// How often a result that cannot be read is fetched.
+const FETCHES: usize = 3;
+/// How much of an answer that is no JSON is shown, characters.
+const SHOWN: usize = 200;
+
+/// What may be done about a request whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It can be sent again: the server does nothing twice.
+    Safe,
+    /// It can only be sent again if it did not arrive.
+    Unsent,
+}
+
+/// A client of one server.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    url: Url,
+    key: Option<SecretString>,
+    request_timeout: Duration,
+    result_timeout: Duration,
+    outage: Duration,
+}
+
+/// A request that may be sent several times.
+struct Request {
+    method: Method,
+    path: String,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Waits that grow, for a limited time.
+struct Backoff {
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Client {
+    /// # Errors
+    /// Fails where the URL or the system's TLS cannot be used.
+    pub fn new(config: &TinkerConfig, key: Option<SecretString>) -> Result<Self, TinkerError> {
+        let unusable = |reason: String| TinkerError::Unreachable {
+            url: config.url.clone(),
+            call: "anything",
+            seconds: 0,
+            reason,
+        };
+        let url = format!("{}/api/v1/", config.url.trim_end_matches('/'));
+        let url = Url::parse(&url).map_err(|error| unusable(error.to_string()))?;
+        let request_timeout = Duration::from_millis(config.request_timeout_ms);
+        // A redirect is followed by hand: the key stays with its server.
+        let mut http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(request_timeout)
+            .read_timeout(request_timeout);
+        if is_local(&url) {
+            http = http.no_proxy();
+        }
+        Ok(Self {
+            http: http.build().map_err(|error| unusable(reason(&error)))?,
+            url,
+            key,
+            request_timeout,
+            result_timeout: Duration::from_millis(config.result_timeout_ms),
+            outage: Duration::from_millis(config.outage_ms),
+        })
+    }
+
+    /// Asks for something that is answered at once.
+    ///
+    /// # Errors
+    /// Fails where the server does not answer, or refuses.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        call: &'static str,
+        body: Option<&Value>,
+        repeat: Repeat,
+    ) -> Result<T, TinkerError> {
+        let request = match body {
+            Some(body) => Request::json(call, body),
+            None => Request::get(call),
+        };
+        self.send(call, &request, repeat, |body| read(call, body)).await
+    }
+
+    /// Begins a computation.
+    ///
+    /// # Errors
+    /// Fails where the server does not answer, or refuses.
+    pub async fn begin(
+        &self,
+        call: &'static str,
+        body: &Value,
+        repeat: Repeat,
+    ) -> Result<Accepted, TinkerError> {
+        self.ask(call, Some(body), repeat).await
+    }
+
+    /// The result of a computation.
+    ///
+    /// # Errors
+    /// Fails where it failed, or takes too long.
+    pub async fn end(&self, call: &'static str, begun: &Accepted) -> Result<Finished, TinkerError> {
+        self.result(call, begun, |body| read(call, body)).await
+    }
+
+    /// Has trajectories scored.
+    ///
+    /// # Errors
+    /// Fails where the server fails, or returns other than one score for each position.
+    pub async fn score(
+        &self,
+        request: &ForwardBackwardRequest,
+    ) -> Result<Vec<Vec<f32>>, TinkerError> {
+        let call = if request.forward_only { "forward" } else { "forward_backward" };
+        let sent = Request {
+            method: Method::POST,
+            path: "forward_backward".into(),
+            content_type: PROTOBUF,
+            body: request.encode_to_vec().into(),
+        };
+        // It has a number, by which the server knows it again.
+        let begun = self.send(call, &sent, Repeat::Safe, |body| read(call, body)).await?;
+        let unreadable = |reason| TinkerError::Unreadable { call, reason };
+        let output = self
+            .result(call, &begun, |body| {
+                ForwardBackwardOutput::decode(body.clone())
+                    .map_err(|error| unreadable(error.to_string()))
+            })
+            .await?;
+        output.log_probs().map_err(unreadable)
+    }
+
+    /// The archive of saved weights, which must be there under one of `names`.
+    ///
+    /// # Errors
+    /// Fails where the server does not have it, or does not answer.
+    pub async fn archive(&self, model: &str, names: [String; 2]) -> Result<File, TinkerError> {
+        let call = "archive";
+        let mut backoff = Backoff::new();
+        let mut names = names.iter();
+        let mut name = names.next();
+        while let Some(path) = name {
+            let request =
+                Request::get(&format!("training_runs/{model}/checkpoints/{path}/archive"));
+            let (said, asked) = match self.download(&request).await {
+                Ok(Ok(file)) => return Ok(file),
+                // Servers differ in how they name it.
+                Ok(Err(reply)) if matches!(reply.status.as_u16(), 404 | 405) => {
+                    name = names.next();
+                    if name.is_none() {
+                        return Err(reply.refused(call));
+                    }
+                    continue;
+                }
+                Ok(Err(reply)) if !reply.is_transient() => return Err(reply.refused(call)),
+                Ok(Err(reply)) => (reply.said(), reply.asked_wait()),
+                Err(error) => (error, None),
+            };
+            backoff.wait(self, call, said, asked).await?;
+        }
+        Err(TinkerError::Unreadable { call, reason: "it has no name".into() })
+    }
+
+    async fn download(&self, request: &Request) -> Result<Result<File, Reply>, String> {
+        let timeout = self.result_timeout;
+        let text = |error: reqwest::Error| reason(&error);
+        let mut response = self.prepare(request).timeout(timeout).send().await.map_err(text)?;
+        if response.status().is_redirection() {
+            let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+            let to = to.and_then(|to| response.url().join(to).ok());
+            let to = to.ok_or("the server redirects to nowhere")?;
+            let mut next = self.http.get(to.clone());
+            if to.origin() == self.url.origin() {
+                next = self.with_key(next);
+            }
+            response = next.timeout(timeout).send().await.map_err(text)?;
+        }
+        if !response.status().is_success() {
+            return Ok(Err(Reply::read(response).await?));
+        }
+        let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
+        while let Some(piece) = response.chunk().await.map_err(text)? {
+            file.write_all(&piece).map_err(|error| error.to_string())?;
+        }
+        Ok(Ok(file))
+    }
+
+    /// Removes saved weights.
+    ///
+    /// # Errors
+    /// Fails where the server does not answer, or refuses.
+    pub async fn delete(&self, model: &str, name: &str) -> Result<(), TinkerError> {
+        let path = format!("training_runs/{model}/checkpoints/{name}");
+        let request = Request { method: Method::DELETE, ..Request::get(&path) };
+        self.send("delete", &request, Repeat::Unsent, |_| Ok(())).await
+    }
+
+    /// Sends a request until it is answered, and the answer can be read.
+    async fn send<T>(
+        &self,
+        call: &'static str,
+        request: &Request,
+        repeat: Repeat,
+        read: impl Fn(&Bytes) -> Result<T, TinkerError>,
+    ) -> Result<T, TinkerError> {
+        let mut backoff = Backoff::new();
+        let mut fetches = 0;
+        loop {
+            let (said, asked) = match self.once(request).await {
+                Ok(reply) if reply.status.is_success() => match read(&reply.body) {
+                    Err(error) if repeat == Repeat::Safe && fetches + 1 < FETCHES => {
+                        fetches += 1;
+                        (error.to_string(), None)
+                    }
+                    outcome => return outcome,
+                },
+                Ok(reply)
+                    if reply.is_transient() && (repeat == Repeat::Safe || reply.is_unserved()) =>
+                {
+                    (reply.said(), reply.asked_wait())
+                }
+                Ok(reply) => return Err(reply.refused(call)),
+                Err(error) if repeat == Repeat::Safe || error.is_connect() => {
+                    (reason(&error), None)
+                }
+                Err(error) => {
+                    let reason = format!("{}, and it may have been done", reason(&error));
+                    return Err(self.unreachable(call, Duration::ZERO, reason));
+                }
+            };
+            backoff.wait(self, call, said, asked).await?;
+        }
+    }
+
+    /// Asks for the result of a future until it is there, and can be read.
+    async fn result<T>(
+        &self,
+        call: &'static str,
+        begun: &Accepted,
+        read: impl Fn(&Bytes) -> Result<T, TinkerError>,
+    ) -> Result<T, TinkerError> {
+        let request = Request::json("retrieve_future", &json!({ "request_id": begun.request_id }));
+        let first = Instant::now();
+        let mut backoff = Backoff::new();
+        let mut fetches = 0;
+        while first.elapsed() < self.result_timeout {
+            let (said, asked) = match self.once(&request).await {
+                Ok(reply)
+                    if reply.status == StatusCode::REQUEST_TIMEOUT || reply.is_unfinished() =>
+                {
+                    backoff = Backoff::new();
+                    sleep(reply.asked_wait().unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE)).await;
+                    continue;
+                }
+                Ok(reply) if reply.status.is_success() => {
+                    if let Some(message) = reply.failure() {
+                        return Err(TinkerError::Refused { call, status: 200, message });
+                    }
+                    match read(&reply.body) {
+                        Err(error) if fetches + 1 < FETCHES => {
+                            fetches += 1;
+                            (error.to_string(), None)
+                        }
+                        outcome => return outcome,
+                    }
+                }
+                Ok(reply) if matches!(reply.status.as_u16(), 404 | 410) => {
+                    return Err(TinkerError::Gone { call, message: reply.said() });
+                }
+                Ok(reply) if reply.is_transient() => (reply.said(), reply.asked_wait()),
+                Ok(reply) => return Err(reply.refused(call)),
+                Err(error) if error.is_timeout() && !error.is_connect() => {
+                    // It may still compute; or it is dead, which this finds out.
+                    self.send(call, &Request::get("healthz"), Repeat::Safe, |_| Ok(())).await?;
+                    continue;
+                }
+                Err(error) => (reason(&error), None),
+            };
+            backoff.wait(self, call, said, asked).await?;
+        }
+        Err(TinkerError::Late { call, seconds: self.result_timeout.as_secs() })
+    }
+
+    async fn once(&self, request: &Request) -> Result<Reply, reqwest::Error> {
+        let response = self.prepare(request).timeout(self.request_timeout).send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Reply { status, headers, body: body(response).await? })
+    }
+
+    fn prepare(&self, request: &Request) -> RequestBuilder {
+        // The path was made here, of ids that the server gave: it is joined as it stands.
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{}", self.url.path(), request.path));
+        let mut builder = self.http.request(request.method.clone(), url);
+        if !request.body.is_empty() {
+            builder = builder
+                .header(header::CONTENT_TYPE, request.content_type)
+                .body(request.body.clone());
+        }
+        let accept = format!("{PROTOBUF}, application/json");
+        self.with_key(builder.header(header::ACCEPT, accept))
+    }
+
+    fn with_key(&self, builder: RequestBuilder) -> RequestBuilder {
+        match &self.key {
+            Some(key) => builder.header("x-api-key", key.expose_secret()),
+            None => builder,
+        }
+    }
+
+    fn unreachable(&self, call: &'static str, tried: Duration, reason: String) -> TinkerError {
+        let url = self.url.origin().ascii_serialization();
+        TinkerError::Unreachable { url, call, seconds: tried.as_secs(), reason }
+    }
+}
+
+impl Request {
+    fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.into(), content_type: "", body: Bytes::new() }
+    }
+
+    fn json(path: &str, body: &Value) -> Self {
+        let content_type = "application/json";
+        Self {
+            method: Method::POST,
+            path: path.into(),
+            content_type,
+            body: body.to_string().into(),
+        }
+    }
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { since: None, pause: FIRST_PAUSE }
+    }
+
+    /// Waits for as long as the server asks to, or a little longer than the last time.
+    async fn wait(
+        &mut self,
+        client: &Client,
+        call: &'static str,
+        reason: String,
+        asked: Option<Duration>,
+    ) -> Result<(), TinkerError> {
+        let tried = self.since.get_or_insert_with(Instant::now).elapsed();
+        let pause = asked.unwrap_or(self.pause);
+        if tried + pause > client.outage {
+            return Err(client.unreachable(call, tried, reason));
+        }
+        tracing::warn!(
+            call,
+            reason,
+            pause_ms = pause.as_millis() as u64,
+            "the Tinker server is asked again"
+        );
+        sleep(pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+impl Reply {
+    async fn read(response: Response) -> Result<Self, String> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = body(response).await.map_err(|error| reason(&error))?;
+        Ok(Self { status, headers, body })
+    }
+
+    /// Whether it may be another one in a while.
+    fn is_transient(&self) -> bool {
+        matches!(self.status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
+    }
+
+    /// Whether the server says that it did nothing.
+    fn is_unserved(&self) -> bool {
+        matches!(self.status.as_u16(), 425 | 429 | 503)
+    }
+
+    fn json(&self) -> Option<Finished> {
+        let kind = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        kind.starts_with("application/json").then(|| serde_json::from_slice(&self.body).ok())?
+    }
+
+    /// Whether the server is not done, and says so by a plain answer.
+    fn is_unfinished(&self) -> bool {
+        self.status.is_success()
+            && self.json().is_some_and(|json| json.kind.as_deref() == Some("try_again"))
+    }
+
+    /// Why a computation failed, where a plain answer says so.
+    fn failure(&self) -> Option<String> {
+        self.json()?.error
+    }
+
+    /// What the server has to say about it.
+    fn said(&self) -> String {
+        let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
+        let said = match problem.detail {
+            Some(Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect(),
+        };
+        match said.trim() {
+            "" => format!("status {}", self.status.as_u16()),
+            said => said.to_owned(),
+        }
+    }
+
+    fn refused(&self, call: &'static str) -> TinkerError {
+        TinkerError::Refused { call, status: self.status.as_u16(), message: self.said() }
+    }
+
+    /// How long the server asks to wait.
+    fn asked_wait(&self) -> Option<Duration> {
+        asked_wait(&self.headers)
+    }
+}
+
+/// `Retry-After` in seconds, or as a date by the server's own clock: the one here may differ.
+fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let value = text("retry-after")?;
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = |text| httpdate::parse_http_date(text).ok();
+    date(value)?.duration_since(date(text("date")?)?).ok()
+}
+
+async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.chunk().await? {
+        if body.len() + piece.len() > MAX_REPLY {
+            // What is there of it cannot be read, which is said then.
+            break;
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn read<T: DeserializeOwned>(call: &'static str, body: &Bytes) -> Result<T, TinkerError> {
+    serde_json::from_slice(body)
+        .map_err(|error| TinkerError::Unreadable { call, reason: error.to_string() })
+}
+
+/// An error with its causes, without the URL, which is named elsewhere.
+fn reason(error: &reqwest::Error) -> String {
+    let mut said = String::new();
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        said = error.to_string();
+        next = error.source();
+    }
+    match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn waits_are_by_the_clock_of_the_server() {
+        for (after, date, expected) in [
+            ("2", "", Some(2)),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:04 GMT", Some(3)),
+            // Its clock is decades behind.
+            ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:04 GMT", Some(5)),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:09 GMT", None),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "", None),
+            ("soon", "", None),
+            ("-1", "", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", HeaderValue::from_static(after));
+            headers.insert("date", HeaderValue::from_static(date));
+            assert_eq!(asked_wait(&headers).map(|wait| wait.as_secs()), expected, "{after}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The settings of a Tinker server, and what cannot be had of it.
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+use crate::train::config::at_least_one;
+use crate::train::error::TrainError;
+use crate::train::grpo::config::GrpoConfig;
+
+/// A server that speaks the Tinker protocol, and trains a LoRA adapter of its own model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TinkerConfig {
+    /// Where it is, such as `http://127.0.0.1:8000`; `/api/v1/…` is appended.
+    pub url: String,
+    /// The name that it has for the model in `model.path`.
+    pub base_model: String,
+    /// What it makes of the losses of an update's tokens. A wrong one scales every gradient.
+    pub loss_scale: LossScale,
+    /// Width of the adapter, which covers what the server adapts, at the alpha that it chooses.
+    #[serde(default = "default_rank")]
+    pub rank: usize,
+    /// The name of the environment variable that holds the key. Default: no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// The most that one HTTP request may take, milliseconds. Results that take longer are asked for
+    /// again.
+    #[serde(default = "default_request_timeout_ms")]
+    pub request_timeout_ms: u64,
+    /// How long a server that cannot be reached, or that asks to wait, is asked again, milliseconds.
+    #[serde(default = "default_outage_ms")]
+    pub outage_ms: u64,
+    /// The most that the server may take for one computation, milliseconds.
+    #[serde(default = "default_result_timeout_ms")]
+    pub result_timeout_ms: u64,
+}
+
+/// How a server makes one loss of those of all tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossScale {
+    /// Their sum: SkyRL on FSDP or Megatron, and Thinking Machines' own service.
+    Sum,
+    /// The mean over trajectories of the mean over all tokens of each: SkyRL on JAX.
+    SkyrlJax,
+}
+
+fn default_rank() -> usize {
+    32
+}
+
+fn default_request_timeout_ms() -> u64 {
+    45_000
+}
+
+fn default_outage_ms() -> u64 {
+    300_000
+}
+
+fn default_result_timeout_ms() -> u64 {
+    3_600_000
+}
+
+impl LossScale {
+    /// What the slopes of a trajectory of `positions` scored tokens, one of `trajectories` in the
+    /// update, are multiplied by, so that their gradient is the one that was asked for.
+    pub fn factor(self, trajectories: usize, positions: usize) -> f64 {
+        match self {
+            Self::Sum => 1.0,
+            Self::SkyrlJax => trajectories as f64 * positions as f64,
+        }
+    }
+}
+
+impl TinkerConfig {
+    /// Whether such a server can do what `config` asks for.
+    ///
+    /// # Errors
+    /// Names the first setting that it cannot follow.
+    pub fn check(&self, config: &GrpoConfig) -> Result<(), TrainError> {
+        let refused = |setting: &str, why: &str, hint: &str| {
+            Err(TrainError::Config(format!(
+                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}\nhint: {hint}"
+            )))
+        };
+        let url = Url::parse(&self.url).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        });
+        let Some(url) = url else {
+            return Err(TrainError::Config(format!(
+                "`trainer.url` is `{}`, which is not the URL of a server\nhint: such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`",
+                self.url
+            )));
+        };
+        if self.api_key_env.is_some() && url.scheme() == "http" && !is_local(&url) {
+            return Err(TrainError::Config(format!(
+                "the key of `trainer.api_key_env` would be sent to `{url}` without encryption\nhint: use `https`"
+            )));
+        }
+        if self.rank == 0 {
+            return refused(
+                "trainer.rank = 0",
+                "full fine-tuning is not supported",
+                "use a rank of at least 1; 32 works well",
+            );
+        }
+        at_least_one(&[
+            ("trainer.request_timeout_ms", self.request_timeout_ms),
+            ("trainer.outage_ms", self.outage_ms),
+            ("trainer.result_timeout_ms", self.result_timeout_ms),
+        ])?;
+        if config.objective.entropy_coef != 0.0 {
+            return refused(
+                "objective.entropy_coef",
+                "no server returns entropies, nor their gradient",
+                "`entropy_coef = 0.0`; entropy is estimated from what was sampled, for `guards.min_entropy`",
+            );
+        }
+        if config.clip_norm.is_finite() {
+            return refused(
+                "clip_norm",
+                "the protocol has no way to clip a gradient, and servers that clip do so by their own settings",
+                "`clip_norm = inf`",
+            );
+        }
+        if config.temperature != 1.0 {
+            return refused(
+                "temperature",
+                "servers score tokens at 1.0 only",
+                "`temperature = 1.0`",
+            );
+        }
+        if config.weight_decay != 0.0 && self.loss_scale == LossScale::SkyrlJax {
+            return refused(
+                "weight_decay",
+                "SkyRL on JAX then decays every other model that it holds",
+                "`weight_decay = 0.0`",
+            );
+        }
+        if config.model.path.is_none() {
+            return refused(
+                "model.new",
+                "the server has no such model",
+                "`model.path` names the folder of the model that the server calls `trainer.base_model`",
+            );
+        }
+        for (setting, is_set) in [
+            ("model.lora", config.model.lora.is_some()),
+            ("model.adapter", config.model.adapter.is_some()),
+            ("model.recompute", config.model.recompute),
+        ] {
+            if is_set {
+                return refused(
+                    setting,
+                    "the server makes the adapter and computes its gradient",
+                    "leave it out; `trainer.rank` is the width of the adapter",
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a URL is of this machine.
+pub fn is_local(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            let address = host.trim_start_matches('[').trim_end_matches(']');
+            address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::train::grpo::config::Preset;
+
+    fn complete(more: &str, trainer: &str) -> Result<GrpoConfig, String> {
+        let text = format!(
+            r#"
+            schema_version = 1
+            output = "runs/x"
+            tasks = {{ kind = "world", questions = ["comparison"] }}
+            large_model = {{ path = "models/large-model" }}
+            {more}
+            [trainer]
+            kind = "tinker"
+            base_model = "base"
+            {trainer}
+            "#
+        );
+        Preset::Default.complete(toml::from_str(&text).unwrap()).map_err(|e| e.to_string())
+    }
+
+    const MODEL: &str = "model = { path = \"models/policy\" }";
+    const PLAIN: &str = "clip_norm = inf";
+    const SERVER: &str = "url = \"http://127.0.0.1:8000\"\nloss_scale = \"skyrl-jax\"";
+
+    #[test]
+    fn what_no_server_can_do_is_refused_by_its_name() {
+        complete(&format!("{MODEL}\n{PLAIN}"), SERVER).unwrap();
+        for (more, said) in [
+            (MODEL.to_owned(), "`clip_norm` cannot be had"),
+            (format!("{MODEL}\n{PLAIN}\ntemperature = 0.7"), "`temperature`"),
+            (format!("{MODEL}\n{PLAIN}\nweight_decay = 0.1"), "`weight_decay`"),
+            (
+                format!("{MODEL}\n{PLAIN}\nobjective = {{ entropy_coef = 0.01 }}"),
+                "`objective.entropy_coef`",
+            ),
+            (
+                format!(
+                    "{PLAIN}\nmodel = {{ path = \"a\", lora = {{ rank = 2, alpha = 4.0, targets = [\"q_proj\"] }} }}"
+                ),
+                "`model.lora`",
+            ),
+            (format!("{PLAIN}\nmodel = {{ path = \"a\", adapter = \"b\" }}"), "`model.adapter`"),
+            (format!("{PLAIN}\nmodel = {{ path = \"a\", recompute = true }}"), "`model.recompute`"),
+        ] {
+            let error = complete(&more, SERVER).unwrap_err();
+            assert!(error.contains(said) && error.contains("hint: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn impossible_servers_are_refused() {
+        for (server, said) in [
+            ("url = \"127.0.0.1:8000\"\nloss_scale = \"sum\"", "`trainer.url`"),
+            ("url = \"http://u:p@host\"\nloss_scale = \"sum\"", "`trainer.url`"),
+            (
+                "url = \"http://host\"\nloss_scale = \"sum\"\napi_key_env = \"K\"",
+                "without encryption",
+            ),
+            ("url = \"http://host\"\nloss_scale = \"sum\"\nrank = 0", "`trainer.rank = 0`"),
+            ("url = \"http://host\"\nloss_scale = \"mean\"", "unknown variant `mean`"),
+            ("url = \"http://host\"", "missing field `loss_scale`"),
+            ("url = \"http://host\"\nloss_scale = \"sum\"\nclip = 1", "unknown field `clip`"),
+        ] {
+            let error = complete(&format!("{MODEL}\n{PLAIN}"), server).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+        let key = "url = \"http://localhost\"\nloss_scale = \"sum\"\napi_key_env = \"K\"";
+        complete(&format!("{MODEL}\n{PLAIN}"), key).unwrap();
+    }
+}
