@@ -27,8 +27,8 @@ schema_version = 1
 output = {output}
 seed = 5
 steps = {steps}
-groups_per_step = 4
-group_size = 4
+groups_per_step = 8
+group_size = 8
 checkpoint_every = 1
 keep_checkpoints = 100
 clip_norm = inf
@@ -36,7 +36,7 @@ schedule = {{ peak = 2e-3, warmup_steps = 0 }}
 model = {{ path = {base} }}
 large_model = {{ path = "models/large-model" }}
 tasks = {{ kind = "world", questions = [{{ chain = 2 }}] }}
-limits = {{ max_turns = 4, max_turn_tokens = 48 }}
+limits = {{ max_turns = 4, max_turn_tokens = 48, deadline_ms = 600000 }}
 eval = {{ every = 1000, tasks = 0 }}
 [trainer]
 kind = "tinker"

