@@ -22,6 +22,7 @@ use super::token_servers::{self, Busy};
 use super::trainer::Trainer;
 use crate::engine::tokens::TokensEngine;
 use crate::episode::Limits;
+use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
