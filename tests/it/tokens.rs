@@ -58,6 +58,11 @@ async fn failed(engine: &dyn Engine) -> String {
     collect(engine, request(4)).await.1.unwrap_err().to_string()
 }
 
+/// Sees to it that the next request is one for tokens: after a failure the server is compared anew.
+async fn settle(engine: &TokensEngine) {
+    assert_eq!(collect(engine, request(4)).await.1, Ok(StopReason::Length));
+}
+
 /// An engine that has found its server to be the right one.
 async fn connected(server: &Loopback, dialect: Dialect, more: Value) -> TokensEngine {
     let engine = engine(&config(dialect, &[server], more));
@@ -209,6 +214,7 @@ async fn a_reply_that_breaks_off_is_repeated_only_before_its_first_token() {
         let (tokens, end) = collect(&engine, request(4)).await;
         assert_eq!((tokens.len(), end), (4, Ok(StopReason::Length)));
     }
+    settle(&engine).await;
     let before = server.requests().len();
     server.then(reply().cut(400, Cut::Close));
     let (tokens, end) = collect(&engine, request(4)).await;
@@ -217,6 +223,7 @@ async fn a_reply_that_breaks_off_is_repeated_only_before_its_first_token() {
     let asked = server.requests().split_off(before);
     assert_eq!(asked.iter().filter(|request| request.path == "/completion").count(), 1);
     // It ends as if it were whole, but does not say why.
+    settle(&engine).await;
     let said = json!({"tokens": [7], "tokens_predicted": 1,
         "completion_probabilities": [{"id": 7, "logprob": -0.1}]});
     server.then(Script::events([said.to_string()]));
@@ -227,17 +234,19 @@ async fn a_reply_that_breaks_off_is_repeated_only_before_its_first_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_silent_servers_are_left() {
     let server = server(Dialect::LlamaCpp, Flaw::None).await;
-    let more = json!({"timeouts": {"first_byte_ms": 200, "idle_ms": 200}});
+    let more = json!({"timeouts": {"first_byte_ms": 1000}});
     let engine = connected(&server, Dialect::LlamaCpp, more).await;
     server.then(Script::nothing(Cut::Stall));
     let error = failed(&engine).await;
-    assert!(error.contains("did not answer within 200 ms"), "{error}");
+    assert!(error.contains("did not answer within 1000 ms"), "{error}");
     server.wait_for_disconnects(1).await;
     let tokens = [SampledToken { id: 300, log_prob: -0.5 }; 4];
     let reply = fake::events(Dialect::LlamaCpp, Flaw::None, &tokens, &text());
+    let more = json!({"timeouts": {"idle_ms": 1000}});
+    let engine = connected(&server, Dialect::LlamaCpp, more).await;
     server.then(reply.cut(400, Cut::Stall));
     let error = failed(&engine).await;
-    assert!(error.contains("nothing came from it for 200 ms"), "{error}");
+    assert!(error.contains("nothing came from it for 1000 ms"), "{error}");
     server.wait_for_disconnects(2).await;
 }
 
@@ -280,11 +289,13 @@ async fn replies_that_cannot_be_used_are_refused_with_the_reason() {
         let error = failed(&engine).await;
         assert!(error.contains(reason), "{error}");
     }
+    settle(&engine).await;
     server.then(Script::events(["no JSON"]));
-    assert!(failed(&engine).await.contains("no JSON"));
+    assert!(failed(&engine).await.contains("an event of its reply is no JSON"));
+    settle(&engine).await;
     let endless = Script::endless("text/event-stream", &"x".repeat(1 << 20));
     server.then(endless);
-    assert!(failed(&engine).await.contains("too long"));
+    assert!(failed(&engine).await.contains("an event of its reply is too long"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

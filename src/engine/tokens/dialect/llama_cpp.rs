@@ -45,6 +45,10 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
         let log_prob = log_prob.or_else(|| entry["prob"].as_f64().map(f64::ln));
         tokens.push(token(entry["id"].as_u64(), log_prob)?);
     }
+    let given = event["tokens"].as_array().map_or(0, Vec::len);
+    if given > tokens.len() {
+        return Err("its tokens come without probabilities".to_owned());
+    }
     let sampled = event["tokens_predicted"].as_u64().map(|sampled| sampled as usize);
     // Of the tokens that make up a character together, it shows the last one only.
     if let Some(hidden) = sampled.and_then(|all| all.checked_sub(seen + tokens.len()))
@@ -53,10 +57,6 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
         return Err(format!(
             "it left out {hidden} tokens after the first {seen}: llama.cpp shows no token whose text ends within a character\nhint: serve a policy that writes such characters by vLLM or SGLang"
         ));
-    }
-    let given = event["tokens"].as_array().map_or(0, Vec::len);
-    if given > tokens.len() {
-        return Err("its tokens come without probabilities".to_owned());
     }
     if event["truncated"] == true {
         return Err("it cut the prompt off".to_owned());
