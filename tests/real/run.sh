@@ -42,7 +42,9 @@ llama() { # llama NAME [TEMPLATE]: sets PORT
 serve() { # serve NAME: the server by $scratch/NAME.toml; sets SERVER
   "$binary" serve --config "$scratch/$1.toml" --listen 127.0.0.1:0 2>"$scratch/$1.server.log" &
   children+=($!)
-  server="$(line_of "$scratch/$1.server.log" 'http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
+  # Other addresses in the log are those of its models.
+  server="$(line_of "$scratch/$1.server.log" 'listening on http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
+  server="${server#listening on }"
 }
 llama plain
 plain="http://127.0.0.1:$port"
