@@ -9,8 +9,8 @@ use crate::episode::Limits;
 use crate::eval::arms::{ArmSpec, Method};
 use crate::eval::data::DataConfig;
 use crate::eval::metrics::MetricConfig;
-use crate::eval::score::JudgeConfig;
 use crate::eval::search::SearchConfig;
+use crate::judge::JudgeConfig;
 use crate::large_model::LargeModelConfig;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 27] = [
+const FLOORS: [(&str, &[&str]); 29] = [
     ("access", &[]),
     ("compute", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("playground", &[]),
+    ("prompt_template", &[]),
     ("sampling", &[]),
     ("seed", &[]),
     ("task", &[]),
@@ -38,6 +39,7 @@ const FLOORS: [(&str, &[&str]); 27] = [
     ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "engine", "episode"]),
+    ("judge", &["chat", "episode", "large_model", "prompt_template", "task"]),
     (
         "train",
         &[
@@ -45,6 +47,7 @@ const FLOORS: [(&str, &[&str]); 27] = [
             "engine",
             "episode",
             "gguf",
+            "judge",
             "large_model",
             "model",
             "policy",
@@ -64,8 +67,10 @@ const FLOORS: [(&str, &[&str]); 27] = [
             "dataset",
             "engine",
             "episode",
+            "judge",
             "large_model",
             "policy",
+            "prompt_template",
             "protocol",
             "reward",
             "seed",
@@ -92,7 +97,10 @@ const FLOORS: [(&str, &[&str]); 27] = [
             "trajectory",
         ],
     ),
-    ("config", &["access", "engine", "episode", "eval", "http", "large_model", "model", "record"]),
+    (
+        "config",
+        &["access", "engine", "episode", "eval", "http", "judge", "large_model", "model", "record"],
+    ),
     ("lib", &[]),
     ("cli", &[]),
     ("main", &["cli"]),
