@@ -16,6 +16,7 @@ mod model_check;
 mod pid_file;
 mod reload;
 mod serve;
+mod signals;
 mod solve;
 mod telemetry;
 mod train;

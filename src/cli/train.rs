@@ -20,6 +20,7 @@ use crate::train::sft::{SftConfig, run_sft};
 
 use super::Failure;
 use super::assemble::local_model;
+use super::signals::Signals;
 use super::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
@@ -111,7 +112,7 @@ fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>>
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
             let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
             let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
-            Arc::new(Endpoint::new("large_model", endpoint, &setup)?)
+            Arc::new(Endpoint::new("large_model", &endpoint.clone().patient(), &setup)?)
         }
     };
     Ok(match (choice.cache_replies, &choice.cache_file) {
@@ -168,39 +169,6 @@ impl Bar {
             bar.set_style(style);
         }
         Ok(Self { bar, cancelled })
-    }
-}
-
-/// The signals that ask a process to end.
-#[cfg(unix)]
-struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
     }
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod fallback;
 mod local;
 mod outcome;
+mod pace;
 mod registry;
 mod replies;
 mod scripted;

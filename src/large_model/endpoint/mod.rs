@@ -16,6 +16,7 @@ mod headers;
 mod lenient;
 mod live;
 mod models;
+mod paced;
 mod passed_usage;
 mod redact;
 mod redact_body;

@@ -17,6 +17,7 @@ use super::fields::Refused;
 use super::models::Listed;
 use super::wire::{AGENT, library_causes};
 use crate::large_model::AttemptObserver;
+use crate::large_model::pace::Pace;
 
 /// Looks up an environment variable that may hold a key.
 pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
@@ -48,6 +49,8 @@ pub(super) struct Transport {
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
+    /// At which pace calls are made, where that is limited.
+    pub(super) pace: Option<Arc<Pace>>,
     breakers: Mutex<Breakers>,
     /// Fields that it turned out to refuse.
     pub(super) refused: Refused,
@@ -95,6 +98,7 @@ impl Transport {
             completions,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            pace: Pace::new(name, config.pace()),
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),

@@ -85,7 +85,8 @@ pub struct GrpoConfig {
     #[serde(default = "defaults::temperature")]
     pub temperature: f32,
     /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
-    #[serde(default)]
+    /// `deadline_ms` is a day unless it is set.
+    #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub limits: Limits,
     /// The engine that samples.
     #[serde(default)]
