@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use safetensors::SafeTensorError;
 use serde_json::Value;
 
 use super::error::ModelError;
@@ -48,8 +49,12 @@ pub(crate) fn save_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor));
     replace(path, |beside| {
-        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(|error| {
-            ModelError::Invalid { path: path.display().to_string(), reason: error.to_string() }
+        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(|error| match error {
+            SafeTensorError::IoError(source) => io(path)(source),
+            other => {
+                let reason = other.to_string();
+                ModelError::Invalid { path: path.display().to_string(), reason }
+            }
         })
     })
 }

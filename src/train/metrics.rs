@@ -37,7 +37,10 @@ impl MetricsLog {
                 }
             }
         }
-        std::fs::write(&path, kept)?;
+        // Not in its place: a kill or a full disk leaves the former file whole.
+        let partial = folder.join("metrics.jsonl.partial");
+        std::fs::write(&partial, kept)?;
+        std::fs::rename(&partial, &path)?;
         let lines = OpenOptions::new().append(true).open(&path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("events.out.tfevents.{:010}.prompt-r1.{step}", now.as_secs());
