@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use crate::config::{LocalModelConfig, read_toml};
 use crate::engine::native::NativeConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
-use crate::train::grpo::{GrpoConfig, LargeModelChoice, run_grpo};
+use crate::train::grpo::{GrpoConfig, LargeModelChoice, Models, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
@@ -92,27 +92,31 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let written: GrpoConfig = read_toml(&args.config)?;
             let mut config = written.preset.complete(read_toml(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
-            let large_model = large_model(&config.large_model)?;
-            let model = run_grpo(&config, large_model, args.resume(), &mut Bar::new()?)?;
+            let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
+            let models = Models {
+                large_model: large_model("large_model", &config.large_model)?,
+                judge: judge.map(|choice| large_model("judge", choice)).transpose()?,
+            };
+            let model = run_grpo(&config, models, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
     }
     Ok(())
 }
 
-/// The large model of a GRPO run.
-fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
+/// A large model of a GRPO run.
+fn large_model(name: &str, choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
             let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Arc::new(runtime.block_on(local_model("large_model", &config))?)
+            Arc::new(runtime.block_on(local_model(name, &config))?)
         }
         (None, endpoint) => {
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
             let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
             let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
-            Arc::new(Endpoint::new("large_model", &endpoint.clone().patient(), &setup)?)
+            Arc::new(Endpoint::new(name, &endpoint.clone().patient(), &setup)?)
         }
     };
     Ok(match (choice.cache_replies, &choice.cache_file) {

@@ -16,7 +16,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change without a word: they bound resources and say what is measured or kept,
 /// not what is learnt.
-const FREE: [&str; 15] = [
+const FREE: [&str; 17] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -30,6 +30,8 @@ const FREE: [&str; 15] = [
     "outage",
     "guards",
     "engine",
+    "judge.max_calls",
+    "judge.max_cost",
     "model.device",
     // The checkpoint says which type it needs.
     "model.dtype",

@@ -33,6 +33,8 @@ pub struct Learner<'c> {
     earlier: VecDeque<Model>,
     /// The policy as it was when the run began, with the adapter that it began with.
     reference: Model,
+    /// What the learning rate of the schedule is multiplied by.
+    pub rate_factor: f64,
     /// Steps done.
     pub step: u64,
 }
@@ -128,7 +130,16 @@ impl<'c> Learner<'c> {
             path.as_deref(),
         )?;
         let reference = start.clone();
-        Ok(Self { config, policy, earlier, reference, step: step.unwrap_or(0) })
+        let step = step.unwrap_or(0);
+        Ok(Self { config, policy, earlier, reference, rate_factor: 1.0, step })
+    }
+
+    /// `start` with an optimizer that has done nothing yet.
+    ///
+    /// # Errors
+    /// Fails where the model does.
+    pub fn fresh(config: &GrpoConfig, start: &Model) -> Result<ModelOptimizer, TrainError> {
+        ModelOptimizer::new(start.clone(), config.weight_decay, config.clip_norm, None)
     }
 
     /// Writes the policy, the earlier ones that have episodes in flight, and the optimizer into
@@ -161,7 +172,8 @@ impl<'c> Learner<'c> {
     /// One step: updates with all of `samples`, divided as configured.
     pub fn step(&mut self, samples: &[Sample<'_>]) -> Result<StepFigures, TrainError> {
         let mut figures = StepFigures {
-            learning_rate: self.config.schedule.rate(self.step, self.config.steps),
+            learning_rate: self.rate_factor
+                * self.config.schedule.rate(self.step, self.config.steps),
             ..StepFigures::default()
         };
         let updates = self.config.updates_per_step;

@@ -6,6 +6,7 @@ mod collect;
 pub mod config;
 mod evaluate;
 mod guard;
+mod judge;
 mod learner;
 mod objective;
 mod report;
@@ -18,12 +19,13 @@ pub use collect::Sample;
 pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use guard::Guards;
+pub use judge::JudgeChoice;
 pub use learner::{Learner, StepFigures};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
-pub use run::run_grpo;
+pub use run::{Models, run_grpo};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
+use super::judge::{AnswerJudge, Judged};
 use crate::engine::Sampling;
 use crate::episode::{
     Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
@@ -18,7 +19,7 @@ use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 use crate::trajectory::TokenTrace;
 
-/// Attempts at an episode. The second draws the same tokens, so what it learns is not what the
+/// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is not what the
 /// large model's mood made it.
 const ATTEMPTS: usize = 2;
 
@@ -33,6 +34,8 @@ pub struct Rollouts {
     pub protocol: Arc<Protocol>,
     /// What an episode is worth.
     pub rewarder: Arc<Rewarder>,
+    /// What says what its answer is worth, where no comparison does.
+    pub judge: Option<Arc<AnswerJudge>>,
     /// What an episode may use up; its fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
@@ -57,6 +60,30 @@ pub struct Scored {
     pub episode: Episode,
     /// What it was worth.
     pub reward: Reward,
+    /// What the judge said of its answer, where one was asked.
+    pub judged: Option<Judged>,
+}
+
+/// What failed, where an episode has no reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The policy's engine or the large model, or both were too slow.
+    Model,
+    /// The reward's program or server.
+    Reward,
+    /// The large model that judges answers.
+    Judge,
+}
+
+impl Cause {
+    /// What failed, in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Model => "a model",
+            Self::Reward => "the reward",
+            Self::Judge => "the judge",
+        }
+    }
 }
 
 /// Why an episode has no reward; never the policy's doing.
@@ -64,15 +91,18 @@ pub struct Scored {
 pub struct Failure {
     /// What went wrong.
     pub reason: String,
-    /// Whether the reward failed, and not a model.
-    pub is_reward: bool,
+    /// What failed.
+    pub cause: Cause,
     /// Whether it only follows from earlier failures: the call was not made because of them.
     pub is_consequence: bool,
+    /// Whether it will fail again, however long the wait.
+    pub is_final: bool,
 }
 
 impl Failure {
-    fn model(reason: String) -> Self {
-        Self { reason, is_reward: false, is_consequence: false }
+    /// One that may be over later.
+    pub fn of(cause: Cause, reason: String) -> Self {
+        Self { reason, cause, is_consequence: false, is_final: false }
     }
 }
 
@@ -84,18 +114,26 @@ impl Rollouts {
     }
 
     async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
-        let _place =
-            self.places.acquire().await.map_err(|error| Failure::model(error.to_string()))?;
-        let mut outcome = self.once(attempt).await;
+        let place = self.places.acquire().await;
+        let _place = place.map_err(|error| Failure::of(Cause::Model, error.to_string()))?;
+        let mut episode = self.episode(attempt).await;
         for _ in 1..ATTEMPTS {
-            if outcome.is_err() {
-                outcome = self.once(attempt).await;
+            if episode.is_err() {
+                episode = self.episode(attempt).await;
             }
         }
-        outcome
+        let episode = episode?;
+        let mut scored = self.score(&episode, attempt.task).await;
+        for _ in 1..ATTEMPTS {
+            if scored.as_ref().is_err_and(|failure| !failure.is_final) {
+                scored = self.score(&episode, attempt.task).await;
+            }
+        }
+        let (reward, judged) = scored?;
+        Ok(Scored { episode, reward, judged })
     }
 
-    async fn once(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
+    async fn episode(&self, attempt: &Attempt<'_>) -> Result<Episode, Failure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
@@ -112,19 +150,34 @@ impl Rollouts {
                     error.kind,
                     EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
                 ),
-                ..Failure::model(error.to_string())
+                ..Failure::of(Cause::Model, error.to_string())
             })?;
         trim(&mut episode.trajectory.trace);
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             let limit = self.limits.deadline_ms;
-            return Err(Failure::model(format!("an episode took longer than {limit} ms")));
+            let reason = format!("an episode took longer than {limit} ms");
+            return Err(Failure::of(Cause::Model, reason));
         }
-        let reward =
-            self.rewarder.score(&episode.trajectory, attempt.task).await.map_err(|error| {
-                Failure { is_reward: true, ..Failure::model(error.to_string()) }
-            })?;
-        Ok(Scored { episode, reward })
+        Ok(episode)
+    }
+
+    async fn score(
+        &self,
+        episode: &Episode,
+        task: &Task,
+    ) -> Result<(Reward, Option<Judged>), Failure> {
+        let trajectory = &episode.trajectory;
+        let judged = match &self.judge {
+            Some(judge) => judge.score(self.rewarder.builtin(), trajectory, task).await?,
+            None => None,
+        };
+        let reward = match &judged {
+            Some(judged) => self.rewarder.score_judged(trajectory, task, judged.score).await,
+            None => self.rewarder.score(trajectory, task).await,
+        };
+        let reward = reward.map_err(|error| Failure::of(Cause::Reward, error.to_string()))?;
+        Ok((reward, judged))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
 mod async_rollouts;
+mod judge;
+mod returns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -183,6 +185,39 @@ fn every_option_together(dtype: DtypeChoice) {
     assert!(heard.heard.iter().flatten().all(|(_, value)| value.is_finite()));
 }
 
+/// The policy as it was when the run began: base and adapter together.
+#[test]
+fn the_reference_of_a_continued_adapter_includes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = config(&folder.path().join("first"));
+    first.steps = 2;
+    first.schedule.peak = 0.1;
+    first.model.lora = Some(AdapterConfig {
+        rank: 2,
+        alpha: 8.0,
+        targets: vec![Projection::Query, Projection::Up],
+    });
+    let adapter = run_grpo(&first, echo(), false, &mut Listener::default()).unwrap();
+    let mut second = config(&folder.path().join("second"));
+    second.steps = 1;
+    second.objective.kl_coef = 0.1;
+    second.model = StartConfig {
+        path: Some(folder.path().join("first/start")),
+        adapter: Some(adapter.join("adapter")),
+        ..StartConfig::default()
+    };
+    let mut heard = Listener::default();
+    run_grpo(&second, echo(), false, &mut heard).unwrap();
+    assert!(value(&heard.heard[0], "kl").abs() < 1e-5, "{:?}", heard.heard[0]);
+    // Where the run begins with the bare base, what it samples is another policy's.
+    second.output = folder.path().join("third");
+    second.model.adapter = None;
+    let mut bare = Listener::default();
+    run_grpo(&second, echo(), false, &mut bare).unwrap();
+    let entropies = [&heard, &bare].map(|heard| value(&heard.heard[0], "entropy"));
+    assert!((entropies[0] - entropies[1]).abs() > 1e-4, "the adapter changes nothing");
+}
+
 /// bf16 keeps 8 bits, 0.4 % a rounding; masters keep updates whole, so these do not add up. Where a
 /// sampled token falls on the other side of a rounding, the two runs part: hence the first step only.
 #[test]
@@ -222,6 +257,7 @@ fn a_guard_stops_the_run_and_the_best_policy_is_kept() {
     let mut config = config(folder.path());
     config.guards.min_entropy = 100.0;
     config.guards.patience = 2;
+    config.guards.returns = 0;
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, TrainError::Collapsed { step: 2, .. }), "{text}");
@@ -278,18 +314,22 @@ fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)
     let mut config = config(folder.path());
     config.reward = Default::default();
     change(&mut config);
-    let policy = ScriptedPolicy::new(|shown| match shown {
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    let rollouts = rollouts(&config, asking_once(), large_model);
+    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
+}
+
+/// A policy that asks once and then answers with what it was told.
+fn asking_once() -> Arc<dyn Policy> {
+    Arc::new(ScriptedPolicy::new(|shown| match shown {
         [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
         [.., last] => {
             let told = last.replace("interaction_response", "answer");
             format!("<think>t</think>{}", told.trim())
         }
         [] => String::new(),
-    });
-    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
-    let rollouts = rollouts(&config, Arc::new(policy), large_model);
-    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
+    }))
 }
 
 /// Three in flight at one time.
@@ -303,6 +343,7 @@ fn rollouts(
         large_model,
         protocol: Arc::new(Protocol::load(None).unwrap()),
         rewarder: Arc::new(Rewarder::new(&config.reward).unwrap()),
+        judge: None,
         limits: Limits { fallback: false, ..config.limits.clone() },
         params: Default::default(),
         places: Arc::new(Semaphore::new(3)),
