@@ -211,7 +211,7 @@ fn conversations_that_do_not_fit_are_counted_and_named() {
     std::fs::write(&recipe, text("max_rejected = 0.9")).unwrap();
     let output = train(&recipe, false);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("too_long=5"), "{said}");
+    assert!(output.status.success() && said.contains("\"too_long\":5"), "{said}");
     let summary = std::fs::read_to_string(folder.path().join("run/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     let data = &summary["data"][0];

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::config::EvalConfig;
-use crate::dataset::{read_examples, read_tasks};
+use crate::dataset::{ReadOptions, read_examples, read_tasks};
 use crate::eval::arms::Method;
 use crate::eval::data::{self, Question};
 use crate::eval::metrics::Metric;
@@ -55,7 +55,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     match &config.tasks {
         TaskConfig::World { .. } => lines.push(format!("questions: {asked}, made up")),
         TaskConfig::File { path, read, eval_path } => {
-            let count = |path: &Path, read| {
+            let count = |path: &Path, read: &ReadOptions| {
                 let read = read_tasks(path, read).map_err(anyhow::Error::from)?;
                 Ok::<_, Failure>(read.rows.len())
             };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::rollout::{Attempt, Cause, Failure, Rollouts, Scored};
+use super::failure::{Cause, Failure};
+use super::rollout::{Attempt, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::episode::RoleUsage;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::LargeModelChoice;
-use super::rollout::{Cause, Failure};
+use super::failure::{Cause, Failure};
 use crate::episode::RoleUsage;
 use crate::judge::{Judge, Judgement};
 use crate::large_model::LargeModel;

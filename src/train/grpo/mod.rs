@@ -5,6 +5,7 @@ mod async_rollouts;
 mod collect;
 pub mod config;
 mod evaluate;
+mod failure;
 mod guard;
 mod judge;
 mod learner;

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
+use super::failure::{Cause, Failure};
 use super::judge::{AnswerJudge, Judged};
 use crate::engine::Sampling;
 use crate::episode::{
@@ -19,8 +20,8 @@ use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 use crate::trajectory::TokenTrace;
 
-/// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is not what the
-/// large model's mood made it.
+/// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is
+/// not what the large model's mood made it.
 const ATTEMPTS: usize = 2;
 
 /// Who takes part in a run's episodes, and within which limits.
@@ -62,48 +63,6 @@ pub struct Scored {
     pub reward: Reward,
     /// What the judge said of its answer, where one was asked.
     pub judged: Option<Judged>,
-}
-
-/// What failed, where an episode has no reward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// The policy's engine or the large model, or both were too slow.
-    Model,
-    /// The reward's program or server.
-    Reward,
-    /// The large model that judges answers.
-    Judge,
-}
-
-impl Cause {
-    /// What failed, in words.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Model => "a model",
-            Self::Reward => "the reward",
-            Self::Judge => "the judge",
-        }
-    }
-}
-
-/// Why an episode has no reward; never the policy's doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What went wrong.
-    pub reason: String,
-    /// What failed.
-    pub cause: Cause,
-    /// Whether it only follows from earlier failures: the call was not made because of them.
-    pub is_consequence: bool,
-    /// Whether it will fail again, however long the wait.
-    pub is_final: bool,
-}
-
-impl Failure {
-    /// One that may be over later.
-    pub fn of(cause: Cause, reason: String) -> Self {
-        Self { reason, cause, is_consequence: false, is_final: false }
-    }
 }
 
 impl Rollouts {

@@ -1,5 +1,6 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
+mod adapters;
 mod async_rollouts;
 mod judge;
 mod returns;
@@ -183,39 +184,6 @@ fn every_option_together(dtype: DtypeChoice) {
     assert!(value(&heard.heard[0], "kl").abs() < 1e-4, "it begins at the reference");
     assert!(value(&heard.heard[1], "kl") > 0.0);
     assert!(heard.heard.iter().flatten().all(|(_, value)| value.is_finite()));
-}
-
-/// The policy as it was when the run began: base and adapter together.
-#[test]
-fn the_reference_of_a_continued_adapter_includes_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut first = config(&folder.path().join("first"));
-    first.steps = 2;
-    first.schedule.peak = 0.1;
-    first.model.lora = Some(AdapterConfig {
-        rank: 2,
-        alpha: 8.0,
-        targets: vec![Projection::Query, Projection::Up],
-    });
-    let adapter = run_grpo(&first, echo(), false, &mut Listener::default()).unwrap();
-    let mut second = config(&folder.path().join("second"));
-    second.steps = 1;
-    second.objective.kl_coef = 0.1;
-    second.model = StartConfig {
-        path: Some(folder.path().join("first/start")),
-        adapter: Some(adapter.join("adapter")),
-        ..StartConfig::default()
-    };
-    let mut heard = Listener::default();
-    run_grpo(&second, echo(), false, &mut heard).unwrap();
-    assert!(value(&heard.heard[0], "kl").abs() < 1e-5, "{:?}", heard.heard[0]);
-    // Where the run begins with the bare base, what it samples is another policy's.
-    second.output = folder.path().join("third");
-    second.model.adapter = None;
-    let mut bare = Listener::default();
-    run_grpo(&second, echo(), false, &mut bare).unwrap();
-    let entropies = [&heard, &bare].map(|heard| value(&heard.heard[0], "entropy"));
-    assert!((entropies[0] - entropies[1]).abs() > 1e-4, "the adapter changes nothing");
 }
 
 /// bf16 keeps 8 bits, 0.4 % a rounding; masters keep updates whole, so these do not add up. Where a

@@ -3,8 +3,8 @@
 use super::*;
 use crate::episode::RoleUsage;
 use crate::large_model::Cached;
+use crate::train::grpo::failure::Cause;
 use crate::train::grpo::judge::{AnswerJudge, JudgeChoice};
-use crate::train::grpo::rollout::Cause;
 use crate::train::grpo::run::Models;
 use crate::trajectory::TokenUsage;
 
