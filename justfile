@@ -24,13 +24,18 @@ ci:
 serve *args:
     cargo run --release -- serve {{args}}
 
-# Write the OpenAPI document again
+# Write the OpenAPI documents again
 openapi:
     cargo run --locked -- openapi > openapi/openapi.json
+    cargo run --locked -- openapi --runs > openapi/runs.json
 
 # Accept changed snapshots
 snapshots:
     find tests src -name '*.snap.new' -exec sh -c 'mv "$1" "${1%.new}"' _ {} \;
+
+# Lints of the code for CUDA; needs no CUDA
+cuda:
+    tests/cuda/check.sh
 
 # API documentation of the crate
 doc:

@@ -18,7 +18,7 @@ use prompt_r1::eval::arms::{Arm, Brief, Prompt, PromptArm};
 use prompt_r1::eval::data::Question;
 use prompt_r1::eval::metrics::Metric;
 use prompt_r1::eval::rows::Outcome;
-use prompt_r1::eval::run::{Plan, Progress, run};
+use prompt_r1::eval::run::{EvalProgress, Plan, run};
 use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};
 use prompt_r1::reward::AnswerMetric;
 use prompt_r1::task::Task;
@@ -33,7 +33,7 @@ const REPLY: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1
 
 struct Quiet;
 
-impl Progress for Quiet {
+impl EvalProgress for Quiet {
     fn begin(&mut self, _done: usize, _total: usize) {}
     fn row(&mut self, _arm: &str, _outcome: &Outcome) {}
 }

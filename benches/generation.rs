@@ -13,8 +13,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
-use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
-use prompt_r1::engine::native::{NativeConfig, NativeEngine};
+use prompt_r1::engine::config::MistralRsConfig;
+use prompt_r1::engine::config::NativeConfig;
+use prompt_r1::engine::mistralrs::MistralRsEngine;
+use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Spec, Weights};
 use prompt_r1::tokenization::TextSide;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device};
-use prompt_r1::engine::native::{NativeConfig, NativeEngine};
+use prompt_r1::engine::config::NativeConfig;
+use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Model, Spec, Weights};
 use prompt_r1::train::grpo::{Learner, Preset, Sample, Scaling, advantages};

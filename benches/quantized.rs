@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use futures::future::join_all;
-use prompt_r1::engine::native::{NativeConfig, NativeEngine};
+use prompt_r1::engine::config::NativeConfig;
+use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::gguf::Gguf;
 use prompt_r1::model::Spec;

@@ -4,27 +4,33 @@
 //! Imports run downwards only; `tests/it/architecture.rs` lists the floors.
 
 pub mod access;
+pub mod atomic_file;
 pub mod chat;
 pub mod cli;
 pub mod compute;
 pub mod config;
 pub mod dataset;
 pub mod engine;
+pub mod environment;
 pub mod episode;
 pub mod eval;
 pub mod gguf;
 pub mod http;
+pub mod journal;
 pub mod judge;
 pub mod large_model;
 pub mod model;
+pub mod outbound;
 pub mod playground;
 pub mod policy;
 pub mod prompt_template;
 pub mod protocol;
 pub mod record;
 pub mod reward;
+pub mod runs;
 pub mod sampling;
 pub mod seed;
+pub mod spelling;
 pub mod task;
 pub mod tokenization;
 pub mod train;

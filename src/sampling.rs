@@ -18,4 +18,9 @@ pub struct Sampling {
 impl Sampling {
     /// Always the likeliest token.
     pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0 };
+
+    /// Whether top-k or top-p leave tokens out.
+    pub fn is_filtered(&self) -> bool {
+        self.top_p < 1.0 || self.top_k.is_some()
+    }
 }

@@ -45,6 +45,32 @@ pub fn for_endpoint(seed: u64) -> i32 {
     (scramble(seed) >> 33) as i32
 }
 
+/// The seed of the `index`-th turn or sample that an endpoint is asked for, from the caller's own:
+/// close to it, since some endpoints take small numbers only, and within 31 bits.
+pub fn near(seed: u64, index: u64) -> u64 {
+    seed.wrapping_add(index) & i32::MAX as u64
+}
+
+/// Whether a caller chose it: one that was drawn has 64 bits.
+pub fn is_chosen(seed: u64) -> bool {
+    seed <= i32::MAX as u64
+}
+
+/// The seed of a training question of a prompt search.
+pub fn of_question(seed: u64, id: &str) -> u64 {
+    seed ^ u64::from(crc32c::crc32c(id.as_bytes()))
+}
+
+/// The seed of the `index`-th proposal in a round of a prompt search.
+pub fn of_proposal(seed: u64, round: u64, index: u64) -> u64 {
+    seed.wrapping_add(round << 32).wrapping_add(index)
+}
+
+/// The seed of the `index`-th of several samples of one prompt, as endpoints take it.
+pub fn of_sample(seed: u64, index: u64) -> u64 {
+    (seed ^ index) & i32::MAX as u64
+}
+
 /// A step of SplitMix64.
 fn mix(value: u64) -> u64 {
     scramble(value.wrapping_add(GOLDEN))
@@ -86,6 +112,11 @@ mod tests {
         assert_eq!(nth(0, 1), GOLDEN);
         assert_eq!(of_round(3, 0), 3);
         assert_eq!(of_name(0, "123456789"), 0xE306_9283);
+        assert_eq!((near(7, 0), near(7, 2), near(i32::MAX as u64, 1)), (7, 9, 0));
+        assert!(is_chosen(i32::MAX as u64) && !is_chosen(1 << 31));
+        assert_eq!(of_question(0, "123456789"), 0xE306_9283);
+        assert_eq!(of_proposal(1, 2, 3), (2 << 32) + 4);
+        assert_eq!((of_sample(6, 3), of_sample(u64::MAX, 0)), (5, i32::MAX as u64));
         assert_eq!(for_endpoint(GOLDEN), 0x7110_541C, "its upper 31 bits");
     }
 }

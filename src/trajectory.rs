@@ -41,6 +41,14 @@ impl TokenTrace {
         self.action_mask.push(true);
     }
 
+    /// Cuts off what follows the last token that the policy sampled.
+    pub fn end_with_action(&mut self) {
+        let end = self.action_mask.iter().rposition(|&sampled| sampled).map_or(0, |last| last + 1);
+        self.ids.truncate(end);
+        self.log_probs.truncate(end);
+        self.action_mask.truncate(end);
+    }
+
     /// How many tokens the policy sampled.
     pub fn action_count(&self) -> usize {
         self.action_mask.iter().filter(|&&sampled| sampled).count()
@@ -170,4 +178,23 @@ pub struct Trajectory {
     pub turns: Vec<Turn>,
     /// The token stream; empty for policies that do not expose their tokens.
     pub trace: TokenTrace,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_ends_with_what_was_sampled() {
+        let mut trace = TokenTrace::default();
+        trace.push_context(&[1, 2]);
+        trace.push_action(SampledToken { id: 3, log_prob: -1.0 });
+        let expected = trace.clone();
+        trace.push_context(&[4, 5]);
+        trace.end_with_action();
+        assert_eq!(trace, expected);
+        trace.action_mask.fill(false);
+        trace.end_with_action();
+        assert_eq!(trace, TokenTrace::default());
+    }
 }

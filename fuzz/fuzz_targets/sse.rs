@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/large_model/endpoint/sse.rs"]
+#[path = "../../src/outbound/sse.rs"]
 mod sse;
 
 use sse::{Event, SseDecoder};

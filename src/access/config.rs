@@ -67,6 +67,9 @@ impl Default for AccessConfig {
 
 impl AccessConfig {
     /// The URL of the store; `None` for the embedded one.
+    ///
+    /// # Errors
+    /// When the variable is not set.
     pub fn store_url(&self, urls: UrlLookup<'_>) -> Result<Option<SecretString>, StoreError> {
         find(self.store_url_env.as_deref(), &["postgres://", "postgresql://"], urls)
     }

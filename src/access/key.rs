@@ -75,6 +75,9 @@ pub struct NewKey {
 
 impl NewKey {
     /// Makes a key.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes.
     pub fn new(name: &str, limits: KeyLimits, created_at: i64) -> Result<Self, StoreError> {
         let mut bytes = [0; ID_BYTES + SECRET_BYTES];
         OsRng.try_fill_bytes(&mut bytes).map_err(|error| StoreError::Random(error.to_string()))?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::shared::Shared;
+use super::shared::RedisCounters;
 use super::spending::Spending;
 use super::window::{DAY, MINUTE, Moment, Used};
 use super::{Key, Store};
@@ -40,7 +40,7 @@ pub enum Refusal {
 
 /// Counts for this process, or for all replicas.
 pub(super) struct Limiter {
-    shared: Option<Shared>,
+    shared: Option<RedisCounters>,
     spending: Arc<Spending>,
     /// By key.
     minutes: Mutex<HashMap<String, Minute>>,
@@ -68,7 +68,7 @@ impl Minute {
 
 impl Limiter {
     /// Counts for this process, or in `shared`.
-    pub(super) fn new(shared: Option<Shared>) -> Self {
+    pub(super) fn new(shared: Option<RedisCounters>) -> Self {
         Self { shared, spending: Arc::default(), minutes: Mutex::default() }
     }
 

@@ -25,7 +25,7 @@ pub use store::{Store, StoreError};
 
 use key_locks::KeyLocks;
 use limits::Limiter;
-use shared::Shared;
+use shared::RedisCounters;
 
 /// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
 const FRESH: Duration = Duration::from_secs(5);
@@ -74,9 +74,13 @@ pub struct Access {
 impl Access {
     /// The keys that `config` says. `urls` looks up the variables that it names. Without a store's
     /// URL and without a file there are no keys.
+    ///
+    /// # Errors
+    /// When the store, or Redis, cannot be opened.
     pub async fn open(config: &AccessConfig, urls: UrlLookup<'_>) -> Result<Self, StoreError> {
         let redis = config.redis_url(urls)?;
-        let shared = redis.map(|url| Shared::new(&url, config.redis_tls.as_ref())).transpose()?;
+        let shared =
+            redis.map(|url| RedisCounters::new(&url, config.redis_tls.as_ref())).transpose()?;
         let limiter = Limiter::new(shared);
         let store = match config.store_url(urls)? {
             Some(url) => Some(Store::connect(&url).await?),
@@ -105,6 +109,9 @@ impl Access {
 
     /// Opens the embedded store where its file has come into being, and sees whether there are
     /// keys now.
+    ///
+    /// # Errors
+    /// When the file is no store that can be read.
     pub async fn look(&self) -> Result<(), StoreError> {
         if self.store().is_none()
             && let Some(store) = Self::embedded(&self.config.store).await?
@@ -124,6 +131,9 @@ impl Access {
     }
 
     /// Whether callers need a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub async fn is_closed(&self) -> Result<bool, Denied> {
         if self.is_closed.load(Ordering::Relaxed) {
             return Ok(true);
@@ -140,6 +150,9 @@ impl Access {
     }
 
     /// The key that `bearer` is; `None` where none is needed.
+    ///
+    /// # Errors
+    /// When a key is needed and `bearer` is none that is valid, or the store cannot be read.
     pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Option<Arc<Key>>, Denied> {
         if !self.is_closed().await? {
             return Ok(None);
@@ -210,6 +223,9 @@ impl Access {
     }
 
     /// Counts `requests` of `key` at the time `now`, or says which limit it has reached.
+    ///
+    /// # Errors
+    /// When a limit is reached, or what the key has spent cannot be read.
     pub async fn admit(&self, key: &Key, requests: u32, now: SystemTime) -> Result<(), Refusal> {
         self.limiter.admit(key, requests, self.store().as_ref(), now).await
     }

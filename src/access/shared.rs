@@ -11,7 +11,7 @@ use super::window::{Moment, Used};
 use super::{RedisTlsConfig, StoreError};
 
 /// How long Redis may take; after that this process counts for itself.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Counts requests, and gives what was used. Counters outlive their window by one more, as clocks
 /// differ.
@@ -31,13 +31,13 @@ redis.call('EXPIRE', KEYS[2], 172800)
 return 1";
 
 /// Counters in Redis.
-pub(super) struct Shared {
+pub(super) struct RedisCounters {
     connection: ConnectionManager,
     begin: Script,
     record: Script,
 }
 
-impl Shared {
+impl RedisCounters {
     /// Connects when first used.
     pub(super) fn new(
         url: &SecretString,
@@ -45,8 +45,8 @@ impl Shared {
     ) -> Result<Self, StoreError> {
         let client = client(url.expose_secret(), tls)?;
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT))
             .set_number_of_retries(1);
         let connection = ConnectionManager::new_lazy_with_config(client, config)
             .map_err(|error| StoreError::Redis(error.to_string()))?;
@@ -82,7 +82,7 @@ impl Shared {
 }
 
 async fn within<T>(asked: impl Future<Output = redis::RedisResult<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(PATIENCE * 2, asked).await {
+    match tokio::time::timeout(TIMEOUT * 2, asked).await {
         Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string())),
         Err(_) => Err(StoreError::Redis("it does not answer".to_owned())),
     }

@@ -16,13 +16,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Money by key and day (days since 1970), millionths.
 #[derive(Default)]
 pub(super) struct Spending {
-    state: Mutex<State>,
+    state: Mutex<SpendingState>,
     /// Held while something of a key is read or written, so that nothing is counted twice.
     at_store: KeyLocks,
 }
 
 #[derive(Default)]
-struct State {
+struct SpendingState {
     /// What the store has, by key: there are no more entries than valid keys.
     known: HashMap<String, Known>,
     /// What the store does not have yet.
@@ -118,7 +118,7 @@ impl Spending {
         true
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SpendingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use sqlx::{AnyPool, Row};
 use super::{Key, NewKey};
 
 /// How long a statement may wait for a connection, and SQLite for another writer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One statement each; both databases take them as they are.
 const SCHEMA: [&str; 2] = [
@@ -80,6 +80,9 @@ pub struct Store {
 
 impl Store {
     /// SQLite in this file, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be made, opened or brought to this version.
     pub async fn embedded(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_str().ok_or_else(|| {
             StoreError::Database(format!("`{}` is no UTF-8 path", path.display()))
@@ -89,13 +92,16 @@ impl Store {
     }
 
     /// The database at this URL.
+    ///
+    /// # Errors
+    /// When the URL is none, or the database cannot be reached.
     pub async fn connect(url: &SecretString) -> Result<Self, StoreError> {
         install_default_drivers();
         let url = url.expose_secret();
         // SQLite has one writer at a time.
         let is_sqlite = url.starts_with("sqlite:");
         let connections = if is_sqlite { 1 } else { 8 };
-        let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);
+        let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(TIMEOUT);
         let pool = options.connect(url).await?;
         let mut making = pool.begin().await?;
         if !is_sqlite {
@@ -111,12 +117,18 @@ impl Store {
     }
 
     /// Whether there is, or ever was, a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub async fn has_keys(&self) -> Result<bool, StoreError> {
         let found = sqlx::query("SELECT id FROM prompt_r1_keys LIMIT 1");
         Ok(found.fetch_optional(&self.pool).await?.is_some())
     }
 
     /// Keeps a key.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
     pub async fn create(&self, new: &NewKey) -> Result<(), StoreError> {
         let key = &new.key;
         let limits = serde_json::to_string(&key.limits)
@@ -134,6 +146,9 @@ impl Store {
     }
 
     /// All keys, the oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
@@ -143,6 +158,9 @@ impl Store {
     }
 
     /// The key of this id.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub async fn find(&self, id: &str) -> Result<Option<Key>, StoreError> {
         let row = sqlx::query(
             "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
@@ -152,6 +170,9 @@ impl Store {
     }
 
     /// Makes a key invalid for good.
+    ///
+    /// # Errors
+    /// When there is no such key, or the store cannot be written.
     pub async fn revoke(&self, id: &str, now: i64) -> Result<(), StoreError> {
         let done = sqlx::query("UPDATE prompt_r1_keys SET revoked_at = $1 WHERE id = $2")
             .bind(now.max(VALID + 1))
@@ -165,6 +186,9 @@ impl Store {
     }
 
     /// What a key has spent on a day (days since 1970), millionths.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub async fn spent(&self, id: &str, day: i64) -> Result<i64, StoreError> {
         let row =
             sqlx::query("SELECT micros FROM prompt_r1_spending WHERE key_id = $1 AND day = $2");
@@ -173,6 +197,9 @@ impl Store {
     }
 
     /// Adds to what a key has spent on a day, millionths.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
     pub async fn spend(&self, id: &str, day: i64, micros: i64) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO prompt_r1_spending VALUES ($1, $2, $3) ON CONFLICT (key_id, day)

@@ -154,7 +154,7 @@ fn what_is_wrong_with_tls_to_redis_is_said() {
         (url, tls(&None, &good, &empty), "`access.redis_tls.key`"),
     ];
     let new = |url: &str, tls: Option<RedisTlsConfig>| {
-        Shared::new(&url.into(), tls.as_ref()).map_err(|error| error.to_string())
+        RedisCounters::new(&url.into(), tls.as_ref()).map_err(|error| error.to_string())
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();

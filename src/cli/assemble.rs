@@ -3,27 +3,31 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use secrecy::SecretString;
+use serde_json::Value;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Engine;
+use crate::engine::config::NativeConfig;
 use crate::engine::mistralrs::MistralRsEngine;
-use crate::engine::native::{NativeConfig, NativeEngine};
+use crate::engine::native::NativeEngine;
+use crate::engine::tokens::TokensEngine;
+use crate::engine::tokens::config::TokensConfig;
 use crate::gguf::Gguf;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
+use crate::model::{ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
+use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
-use crate::train::start::StartConfig;
 
 use super::engine_choice::EngineChoice;
 use super::hub;
-use super::model_check::check_sizes;
+use super::model_check::{check_sizes, declared_context};
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -97,18 +101,27 @@ async fn player(
             let model = large_models.get(config.default_large_model())?;
             (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
         }
-        Some(engine @ (PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native)) => {
+        Some(
+            engine @ (PolicyEngine::Auto
+            | PolicyEngine::MistralRs
+            | PolicyEngine::Native
+            | PolicyEngine::Tokens),
+        ) => {
             let (policy, folder) = local_policy(player, engine).await?;
             (policy, Some(folder))
         }
     };
-    Ok(Player { policy, protocol: Arc::new(protocol(config, folder.as_deref())?) })
+    Ok(Player { policy, protocol: Arc::new(protocol(config, player, folder.as_deref())?) })
 }
 
 /// What endpoints need beside their configuration.
 pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
-    let keys = &|name: &str| std::env::var(name).ok().map(SecretString::from);
-    EndpointSetup { keys, observer, seed: u64::from(std::process::id()) }
+    EndpointSetup { keys: &key, observer, seed: u64::from(std::process::id()) }
+}
+
+/// The key in an environment variable.
+fn key(variable: &str) -> Option<SecretString> {
+    std::env::var(variable).ok().map(SecretString::from)
 }
 
 /// The large models of `config`.
@@ -124,20 +137,68 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The policy of `config` on an engine of this process, and where its model is.
+/// The policy of `config` by its tokens, and where its model's files are. Where that is an adapter alone,
+/// its base is found by what the adapter says of it.
 pub async fn local_policy(
     config: &PolicyConfig,
     engine: PolicyEngine,
 ) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
     let named = config.model.as_deref().context("the policy's `model` is missing")?;
-    let path = hub::resolve(named).await?;
-    Ok((token_policy(config, engine, named, &path).await?, path))
+    let path = match engine {
+        PolicyEngine::Tokens => hub::resolve_text(named).await?,
+        _ => hub::resolve(named).await?,
+    };
+    if config.adapter.is_some() || !Adapter::is_alone(&path) {
+        return Ok((token_policy(config, engine, named, &path).await?, path));
+    }
+    if engine == PolicyEngine::Tokens {
+        bail!(
+            "`{named}` is an adapter, whose weights token servers have\nhint: name its base by `policy.model`"
+        );
+    }
+    if engine == PolicyEngine::MistralRs {
+        bail!(
+            "`{named}` is an adapter, which `mistralrs` does not serve\nhint: leave `policy.engine` out, or merge the adapter with `server export`"
+        );
+    }
+    let base = base_of(&path)?;
+    let config = PolicyConfig { adapter: Some(path.clone()), ..config.clone() };
+    let found = hub::resolve(&base).await.with_context(|| {
+        format!(
+            "cannot find the base `{base}` of the adapter `{named}`\nhint: name it with `--policy`, and the adapter with `--adapter`"
+        )
+    })?;
+    Ok((token_policy(&config, engine, &base, &found).await?, path))
 }
 
-/// The framing: the templates of `config`, else those of the policy's `folder`, else the built-in.
-pub fn protocol(config: &Config, folder: Option<&Path>) -> anyhow::Result<Protocol> {
-    let own = folder.map(|folder| folder.join(TEMPLATES)).filter(|own| own.is_dir());
-    let templates = config.templates.clone().or(own);
+/// The base of an adapter: a file beside it, or what it names.
+fn base_of(adapter: &Path) -> anyhow::Result<String> {
+    let file = adapter.join(ADAPTER_CONFIG);
+    let text = std::fs::read_to_string(&file);
+    let text = text.with_context(|| format!("cannot read `{}`", file.display()))?;
+    let settings: Value =
+        serde_json::from_str(&text).with_context(|| format!("`{}` is no JSON", file.display()))?;
+    let named = settings["base_model_name_or_path"].as_str().filter(|named| !named.is_empty());
+    let named = named.with_context(|| {
+        format!(
+            "`{}` names no `base_model_name_or_path`\nhint: name the base with `--policy`, and the adapter with `--adapter`",
+            file.display()
+        )
+    })?;
+    let beside = adapter.join(named);
+    Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
+}
+
+/// The framing: the templates of `config`, else those that the adapter of `policy` was trained with,
+/// else those of its `folder`, else the built-in.
+pub fn protocol(
+    config: &Config,
+    policy: &PolicyConfig,
+    folder: Option<&Path>,
+) -> anyhow::Result<Protocol> {
+    let adapter = policy.adapter.as_deref();
+    let mut own = [adapter, folder].into_iter().flatten().map(|folder| folder.join(TEMPLATES));
+    let templates = config.templates.clone().or_else(|| own.find(|own| own.is_dir()));
     Ok(Protocol::load(templates.as_deref())?)
 }
 
@@ -147,7 +208,9 @@ async fn token_policy(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Arc<dyn Policy>> {
-    check_sizes(path)?;
+    if engine != PolicyEngine::Tokens {
+        check_sizes(path)?;
+    }
     // Before the engine, which does not survive a tokenizer that is cut off.
     let text = TextSide::load(path)?;
     text.check_turns()?;
@@ -159,7 +222,12 @@ async fn token_policy(
         }
         chosen => chosen,
     };
+    let text = Arc::new(text);
     let engine: Arc<dyn Engine> = match engine {
+        PolicyEngine::Tokens => {
+            let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
+            Arc::new(token_servers(tokens, Arc::clone(&text), path).await?)
+        }
         PolicyEngine::Native => {
             native(path, config.adapter.as_deref(), &config.native, config.device).await?
         }
@@ -170,7 +238,19 @@ async fn token_policy(
         let named = adapter.as_deref().unwrap_or(named);
         named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
     });
-    Ok(Arc::new(TokenPolicy::new(name, engine, Arc::new(text), true)))
+    Ok(Arc::new(TokenPolicy::new(name, engine, text, true)))
+}
+
+/// The servers of `config`, compared with the model whose files are at `path`.
+pub async fn token_servers(
+    config: &TokensConfig,
+    text: Arc<TextSide>,
+    path: &Path,
+) -> anyhow::Result<TokensEngine> {
+    let context = declared_context(path);
+    let engine = TokensEngine::new(config, text, context, &key)?;
+    engine.connect().await?;
+    Ok(engine)
 }
 
 /// A large model of this process.
@@ -180,10 +260,13 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
             "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
         )
     };
-    check_sizes(&config.path).with_context(hint)?;
-    let engine =
-        native(&config.path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
-    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&config.path)?)))
+    let path = match config.path.to_str() {
+        Some(named) => hub::resolve(named).await.with_context(hint)?,
+        None => config.path.clone(),
+    };
+    check_sizes(&path).with_context(hint)?;
+    let engine = native(&path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
+    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?)))
 }
 
 async fn native(

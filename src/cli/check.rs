@@ -4,14 +4,18 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{Config, EvalConfig, Overrides, PolicyEngine, read_toml};
+use crate::config::{
+    Config, EnvironmentConfig, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml,
+};
 use crate::dataset::data_files;
+use crate::engine::tokens::config::{Check, TokensConfig};
+use crate::environment::Bounds;
+use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
-use crate::train::start::StartConfig;
 
-use super::Failure;
 use super::engine_choice::EngineChoice;
+use super::{Failure, hub};
 
 mod forecast;
 
@@ -34,6 +38,7 @@ enum For {
     Serve,
     Sft,
     Grpo,
+    Env,
     Eval,
 }
 
@@ -45,6 +50,8 @@ impl For {
         Ok(match () {
             () if has("arms") => Self::Eval,
             () if has("tasks") => Self::Grpo,
+            // Of the others, only it has one large model.
+            () if has("large_model") => Self::Env,
             () if has("data") && has("steps") => Self::Sft,
             () => Self::Serve,
         })
@@ -78,6 +85,10 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             }
             (toml::to_string_pretty(&config), forecast::grpo(&config)?)
         }
+        For::Env => {
+            let config = EnvironmentConfig::load(&args.config)?;
+            (toml::to_string_pretty(&config), environment(&config))
+        }
         For::Eval => {
             let config = EvalConfig::load(&args.config)?;
             (toml::to_string_pretty(&config), forecast::eval(&config)?)
@@ -94,24 +105,48 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Which engine will run each policy, and why, where that is left to the program.
+/// Which engine will run each policy, and why, where that is left to the program; and which servers.
 fn engines(config: &Config) -> Vec<String> {
     let canary = config.canary.as_ref().map(|canary| ("canary.policy", &canary.policy));
-    let open = [("policy", &config.policy)].into_iter().chain(canary);
-    let open = open.filter(|(_, policy)| policy.engine == Some(PolicyEngine::Auto));
-    open.map(|(table, policy)| {
-        let path = policy.model.as_deref().map(Path::new).filter(|path| path.exists());
-        match path.map(|path| EngineChoice::of(policy, path)) {
-            Some(choice) => {
-                format!("{table}.engine: {}, because {}", choice.name(), choice.reason)
+    let all = [("policy", &config.policy)].into_iter().chain(canary);
+    let known = |policy: &PolicyConfig| {
+        matches!(policy.engine, Some(PolicyEngine::Auto | PolicyEngine::Tokens))
+    };
+    all.filter(|(_, policy)| known(policy))
+        .map(|(table, policy)| {
+            if let (Some(PolicyEngine::Tokens), Some(tokens)) = (policy.engine, &policy.tokens) {
+                return token_servers(table, tokens);
             }
-            None => format!("{table}.engine: chosen once the model is fetched"),
-        }
-    })
-    .collect()
+            let path = policy.model.as_deref().map(Path::new).filter(|path| path.exists());
+            match path.map(|path| EngineChoice::of(policy, path)) {
+                Some(choice) => {
+                    format!("{table}.engine: {}, because {}", choice.name(), choice.reason)
+                }
+                None => format!("{table}.engine: chosen once the model is fetched"),
+            }
+        })
+        .collect()
+}
+
+/// What is asked of token servers.
+fn token_servers(table: &str, tokens: &TokensConfig) -> String {
+    let compared = match tokens.check() {
+        Check::Template => "vocabulary and chat template are",
+        Check::Vocabulary => "the vocabulary is",
+        Check::None => "nothing but the model's id is",
+    };
+    format!(
+        "{table}.engine: tokens, from {} servers that speak `{}`; {compared} compared before the first token",
+        tokens.servers.len(),
+        tokens.dialect.as_str(),
+    )
 }
 
 fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
+    let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
+    if named.is_some_and(hub::is_named) {
+        return Ok(());
+    }
     config.check().map_err(Failure::from)
 }
 
@@ -125,4 +160,14 @@ fn files_are_there(path: &Path, eval_path: Option<&Path>) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+/// What an environment will offer.
+fn environment(config: &EnvironmentConfig) -> Vec<String> {
+    let turns = match &config.model {
+        Some(model) => format!("turns: token ids of `{model}`, or texts"),
+        None => "turns: texts; `model` names the tokenizer for token ids".to_owned(),
+    };
+    let Bounds { max_open, idle_ms } = config.episodes;
+    vec![turns, format!("episodes: at most {max_open}, closed after {idle_ms} ms without a step")]
 }

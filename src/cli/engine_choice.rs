@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::{PolicyConfig, PolicyEngine};
 use crate::engine::mistralrs::has_gpu;
-use crate::model::{DeviceChoice, Spec};
+use crate::model::{Adapter, DeviceChoice, Spec};
 
 /// An engine, and why it is the one.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ impl EngineChoice {
     /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU, the native engine on a CPU
     /// where it knows the kind of model, and mistral.rs for all others.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
-        if config.adapter.is_some() {
+        if config.adapter.is_some() || Adapter::is_alone(path) {
             let reason = "it serves adapters".to_owned();
             return Self { engine: PolicyEngine::Native, reason };
         }

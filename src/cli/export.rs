@@ -7,15 +7,16 @@ use clap::{Args, ValueEnum};
 
 use crate::gguf::Entry;
 use crate::model::GgufType;
-use crate::tokenization::gguf_entries;
-use crate::train::start::{Start, StartConfig};
+use crate::tokenization::{GgufTokenizer, gguf_entries};
+use crate::train::config::StartConfig;
+use crate::train::start::Start;
 
 use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A folder, a `.gguf` file, or a Hugging Face id
+    /// A folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     model: String,
     /// An adapter for it, to be merged in: a folder as PEFT writes it
     #[arg(long, value_name = "FOLDER")]
@@ -29,10 +30,17 @@ pub struct ExportArgs {
     /// The type of the weights in the GGUF file
     #[arg(long = "type", value_name = "TYPE", default_value = "f16", requires = "gguf")]
     kind: Kind,
+    /// Write the tokenizer for servers that are asked by token ids (`policy.engine = "tokens"`): how
+    /// texts are cut is left out where GGUF files cannot say it
+    #[arg(long, requires = "gguf")]
+    ids_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
+    /// 32-bit floating point
+    #[value(name = "f32")]
+    F32,
     /// 16-bit floating point
     #[value(name = "f16")]
     F16,
@@ -61,9 +69,15 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     }
     if let Some(file) = &args.gguf {
         let spec = start.model.spec();
-        let mut settings = gguf_entries(&path, spec.vocab_size).map_err(anyhow::Error::from)?;
+        let wanted = match args.ids_only {
+            true => GgufTokenizer::IdsOnly,
+            false => GgufTokenizer::Texts,
+        };
+        let settings = gguf_entries(&path, spec.vocab_size, wanted);
+        let mut settings = settings.map_err(anyhow::Error::from)?;
         settings.push(("general.name".into(), Entry::Text(name(&args.model))));
         let kind = match args.kind {
+            Kind::F32 => GgufType::F32,
             Kind::F16 => GgufType::F16,
             Kind::Q8_0 => GgufType::Q8_0,
         };
@@ -97,6 +111,6 @@ impl ExportArgs {
 
 /// The last part of a path or an id, without `.gguf`.
 fn name(model: &str) -> String {
-    let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
+    let last = model.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(model);
     last.strip_suffix(".gguf").unwrap_or(last).to_owned()
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use super::Failure;
 
 /// Long enough for a busy server, shorter than what containers wait.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Args)]
 pub struct HealthArgs {
@@ -26,7 +26,7 @@ pub async fn run(args: HealthArgs) -> Result<(), Failure> {
     // answers, and nothing is believed but the status.
     let client = reqwest::Client::builder()
         .no_proxy()
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .tls_danger_accept_invalid_certs(true)
         .build()
         .context("cannot ask")?;

@@ -1,5 +1,6 @@
-//! Finds a model: a path as it is, a Hugging Face id by download.
+//! Finds a model: a path as it is, a Hugging Face id, or a GGUF file there, by download.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,50 +12,108 @@ mod download;
 mod files;
 
 use download::download;
-use files::{INDEX, Listing, is_complete, shards};
+use files::{INDEX, Listing, has_text, is_complete, shards};
 
 /// How long the hub may take to say what it has.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The folder or file that `model` names. An id such as `Qwen/Qwen3-0.6B` is fetched into the
-/// Hugging Face cache first, by `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` as that
-/// cache's other users know them. What is in the cache does where the hub cannot be reached.
+/// The folder or file that `model` names. An id such as `Qwen/Qwen3-0.6B`, or a file there such as
+/// `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`, is fetched into the Hugging Face cache first, by
+/// `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` as that cache's other users know them.
+/// What is in the cache does where the hub cannot be reached.
+///
+/// # Errors
+/// Says why there is no such model.
 pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
+    find(model, Wanted::All).await
+}
+
+/// The same where somebody else has the weights: of an id's files, all but these are fetched.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_text(model: &str) -> anyhow::Result<PathBuf> {
+    find(model, Wanted::Text).await
+}
+
+/// What of a model is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// Configurations, tokenizer and templates. A GGUF file has them in one with its weights.
+    Text,
+}
+
+async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() {
         return Ok(path.to_owned());
     }
-    if !is_id(model) {
+    let Some(named) = Named::parse(model) else {
         bail!(
-            "there is no model at `{model}`\nhint: give a folder with `config.json` and safetensors, a `.gguf` file, or a Hugging Face id such as `Qwen/Qwen3-0.6B`"
+            "there is no model at `{model}`\nhint: give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
         );
-    }
+    };
     let cache = Cache::from_env();
-    let kept = cache.model(model.to_owned()).get("config.json");
-    let kept = kept.and_then(|config| config.parent().map(Path::to_owned));
-    let kept = kept.filter(|folder| is_complete(folder));
+    let cached = named.cached(&cache, wanted);
     if is_offline() {
-        return kept.with_context(|| {
-            format!("`{model}` is not in the cache of the Hugging Face hub\nhint: `HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder")
+        return cached.with_context(|| {
+            format!("`{model}` is not in the cache of the Hugging Face hub\nhint: `HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file")
         });
     }
-    match (fetch(&cache, model).await, kept) {
-        (Err(HubError::Unreachable(reason)), Some(folder)) => {
+    match (fetch(&cache, named, wanted).await, cached) {
+        (Err(HubError::Unreachable(reason)), Some(path)) => {
             let reason = format!("{reason:#}");
             tracing::warn!(model, reason, "the hub cannot be reached: using what is in the cache");
-            Ok(folder)
+            Ok(path)
         }
         (fetched, _) => Ok(fetched?),
     }
 }
 
-fn is_id(model: &str) -> bool {
-    model.split('/').filter(|part| !part.is_empty()).count() == 2
-        && model.matches('/').count() == 1
-        && !model.starts_with(['.', '~'])
-        && !model.ends_with(".gguf")
-        && !model.starts_with("models/")
-        && !model.starts_with("runs/")
+/// Whether this is how a model on the hub is named.
+pub fn is_named(model: &str) -> bool {
+    Named::parse(model).is_some()
+}
+
+/// What is wanted of the hub: a whole model, or one GGUF file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Named<'a> {
+    id: &'a str,
+    file: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    fn parse(model: &'a str) -> Option<Self> {
+        let (id, file) = match model.split_once(':') {
+            Some((id, file)) => (id, Some(file)),
+            None => (model, None),
+        };
+        let is_id = id.split('/').filter(|part| !part.is_empty()).count() == 2
+            && id.matches('/').count() == 1
+            && !id.starts_with(['.', '~'])
+            && !id.ends_with(".gguf")
+            && !id.starts_with("models/")
+            && !id.starts_with("runs/");
+        let is_file = file.is_none_or(|file| {
+            file.ends_with(".gguf") && !file.split('/').any(|part| ["", ".", ".."].contains(&part))
+        });
+        (is_id && is_file).then_some(Self { id, file })
+    }
+
+    /// Where it is in the cache, if all of it is.
+    fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
+        let repo = cache.model(self.id.to_owned());
+        let Some(file) = self.file else {
+            let folder = repo.get("config.json")?.parent()?.to_owned();
+            let is_there = match wanted {
+                Wanted::All => is_complete(&folder),
+                Wanted::Text => has_text(&folder),
+            };
+            return is_there.then_some(folder);
+        };
+        repo.get(file)
+    }
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -82,8 +141,9 @@ impl From<HubError> for anyhow::Error {
     }
 }
 
-/// Brings the newest `model` into the cache; its folder there.
-async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
+/// Brings the newest revision of what is named into the cache; its path there.
+async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBuf, HubError> {
+    let model = named.id;
     let failed = |error| explain(model, error);
     let mut api = ApiBuilder::from_env();
     if let Some(token) = variable("HF_TOKEN") {
@@ -91,11 +151,12 @@ async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
     }
     let api = api.build().map_err(failed)?;
     let main = Repo::model(model.to_owned());
-    let info = tokio::time::timeout(PATIENCE, api.repo(main.clone()).info()).await;
+    let info = tokio::time::timeout(TIMEOUT, api.repo(main.clone()).info()).await;
     let info = info.map_err(|_| unreachable(model, anyhow::anyhow!("it does not answer")))?;
     let info = info.map_err(failed)?;
     let names = info.siblings.iter().map(|file| file.rfilename.as_str());
-    let listing = Listing::new(names).map_err(|reason| refused(model, reason))?;
+    let listing =
+        Listing::new(model, names, named.file).map_err(|reason| refused(model, reason))?;
 
     // All of one revision, also if the next one is published meanwhile.
     let pinned = Repo::with_revision(model.to_owned(), RepoType::Model, info.sha.clone());
@@ -111,6 +172,7 @@ async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
         bring(name).await?;
     }
     let weights = match listing.small.contains(&INDEX) {
+        _ if wanted == Wanted::Text && named.file.is_none() => BTreeSet::new(),
         true => shards(&folder).map_err(|reason| refused(model, reason))?,
         false => listing.weights.iter().map(|&name| name.to_owned()).collect(),
     };
@@ -119,7 +181,10 @@ async fn fetch(cache: &Cache, model: &str) -> Result<PathBuf, HubError> {
     }
     // Only now: what is named there is taken for complete.
     cache.repo(main).create_ref(&info.sha).map_err(|error| failed(error.into()))?;
-    Ok(folder)
+    Ok(match named.file {
+        Some(file) => folder.join(file),
+        None => folder,
+    })
 }
 
 fn refused(model: &str, reason: String) -> HubError {
@@ -161,9 +226,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_an_id() {
-        for id in ["Qwen/Qwen3-0.6B", "someone/tiny"] {
-            assert!(is_id(id), "{id}");
+    fn what_is_on_the_hub() {
+        for (model, id, file) in [
+            ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", None),
+            ("someone/tiny", "someone/tiny", None),
+            ("someone/tiny:tiny-Q4_K_M.gguf", "someone/tiny", Some("tiny-Q4_K_M.gguf")),
+            ("someone/tiny:q4/tiny.gguf", "someone/tiny", Some("q4/tiny.gguf")),
+        ] {
+            assert_eq!(Named::parse(model), Some(Named { id, file }));
         }
         for path in [
             "gpt2",
@@ -178,8 +248,14 @@ mod tests {
             "runs/one",
             "a/b.gguf",
             "",
+            "a/b:",
+            "a/b:c",
+            "a/b:c.safetensors",
+            "a/b:../c.gguf",
+            "a/b:/c.gguf",
+            "b:c.gguf",
         ] {
-            assert!(!is_id(path), "{path}");
+            assert_eq!(Named::parse(path), None, "{path}");
         }
     }
 }

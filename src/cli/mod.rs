@@ -2,19 +2,25 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::http;
+
 mod assemble;
 mod background;
 mod check;
+mod descriptors;
 mod engine_choice;
+mod env;
 mod eval;
 mod exit;
 mod export;
 mod health;
 mod hub;
 mod keys;
+mod memory;
 mod model_check;
 mod pid_file;
 mod reload;
+mod runs;
 mod serve;
 mod signals;
 mod solve;
@@ -64,14 +70,22 @@ enum Command {
     Train(train::TrainArgs),
     /// Write a model as a folder or a GGUF file
     Export(export::ExportArgs),
+    /// Offer episodes to other trainers, which write the policy's turns, over HTTP
+    Env(env::EnvArgs),
     /// Put the large model alone and policies side by side
     Eval(eval::EvalArgs),
+    /// Show training runs and evaluations on a page
+    Runs(runs::RunsArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Say whether a server is ready
     Health(health::HealthArgs),
     /// Print the OpenAPI document
-    Openapi,
+    Openapi {
+        /// That of `server runs`
+        #[arg(long)]
+        runs: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell that will read it
@@ -86,6 +100,9 @@ enum Command {
 
 impl Cli {
     /// Carries the command out.
+    ///
+    /// # Errors
+    /// Whatever makes the command fail.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serving(serve::run(args)),
@@ -94,10 +111,12 @@ impl Cli {
             Command::Solve(args) => serving(solve::run(args)),
             Command::Train(args) => train::run(args),
             Command::Export(args) => export::run(args),
+            Command::Env(args) => env::run(args),
             Command::Eval(args) => serving(eval::run(args)),
+            Command::Runs(args) => serving(runs::run(args)),
             Command::Check(args) => check::run(args),
             Command::Health(args) => serving(health::run(args)),
-            Command::Openapi => print_openapi(),
+            Command::Openapi { runs } => print_openapi(runs),
             Command::Completions { shell } => {
                 clap_complete::generate(
                     shell,
@@ -121,7 +140,8 @@ fn serving(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 }
 
 #[allow(clippy::print_stdout, reason = "the document is the command's output")]
-fn print_openapi() -> Result<(), Failure> {
-    println!("{}", crate::http::openapi_json());
+fn print_openapi(runs: bool) -> Result<(), Failure> {
+    let document = if runs { http::runs_openapi_json() } else { http::openapi_json() };
+    println!("{document}");
     Ok(())
 }

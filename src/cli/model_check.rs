@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::gguf::Gguf;
 
+const CONTEXT: &str = "max_position_embeddings";
+
 /// Sizes in `config.json`, and the largest that any model could have.
 const SIZES: [(&str, u64); 8] = [
     ("vocab_size", 1 << 24),
@@ -17,7 +19,7 @@ const SIZES: [(&str, u64); 8] = [
     ("num_attention_heads", 1 << 16),
     ("num_key_value_heads", 1 << 16),
     ("head_dim", 1 << 16),
-    ("max_position_embeddings", 1 << 24),
+    (CONTEXT, 1 << 24),
 ];
 
 /// Makes sure that the sizes of the model in `folder` are possible. Those of a GGUF file are checked
@@ -49,6 +51,21 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The longest sequence that the model in a folder or GGUF file takes, where its files say so. The model
+/// need not be of a kind that is known here.
+pub fn declared_context(path: &Path) -> Option<usize> {
+    if Gguf::is_path(path) {
+        let file = Gguf::open(path).ok()?;
+        let kind = file.text("general.architecture").ok()??.to_owned();
+        return file.number(&format!("{kind}.context_length")).ok()?.map(|size| size as usize);
+    }
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(path.join("config.json")).ok()?).ok()?;
+    let sizes = [Some(&config), config.get("text_config")];
+    let size = sizes.into_iter().flatten().find_map(|sizes| sizes.get(CONTEXT)?.as_u64());
+    size.map(|size| size as usize)
 }
 
 #[cfg(test)]

@@ -17,12 +17,12 @@ use crate::access::Access;
 use crate::config::{Config, ConfigError, Overrides, PolicyConfig};
 use crate::engine::Sampling;
 use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
-use crate::record::Recorder;
+use crate::record::{Archive, Recorder};
 
 use super::assemble::{Assembly, Player, assemble};
 use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
-use super::{Failure, keys};
+use super::{Failure, descriptors, keys, memory};
 
 /// How long models may take to load while the server runs.
 const LOADING: Duration = Duration::from_secs(1800);
@@ -55,6 +55,7 @@ impl ServeArgs {
 
 /// Carries `server serve` out.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
+    memory::give_back_large_blocks();
     // Before anything takes long: until then the signal ends the process.
     let hangups = Hangups::new()?;
     let config = args.load()?;
@@ -73,12 +74,17 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let recorder = config.record.as_ref().map(|record| Recorder::start(record, &keys::variable));
     let recorder = recorder.transpose()?;
+    let archive = config.record.as_ref().map(|record| {
+        Archive::open(record, &keys::variable).map(|archive| (archive, record.clone()))
+    });
+    let archive = archive.transpose()?;
     let metrics = Arc::new(Metrics::default());
     let assembly = assemble(&config, metrics.clone()).await?;
     let app = App {
         server: config.server.clone(),
         access: Some(access.clone()),
         recorder,
+        archive,
         metrics: metrics.clone(),
         clock: Arc::new(SystemTime::now),
         // Ids in the order of time make logs and stores easier to search.
@@ -99,7 +105,8 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     let handle = AppHandle::new(app, serving(&config, assembly));
     let router = http::router(handle.clone());
     // On a task of its own: loading models must not hold up connections.
-    let (server, certificate) = (config.server.clone(), tls.clone());
+    let (mut server, certificate) = (config.server.clone(), tls.clone());
+    server.max_connections = descriptors::fitting(server.max_connections);
     let serving = tokio::spawn(async move {
         http::serve(listener, router, &server, certificate, stop_signal()).await
     });
@@ -289,7 +296,7 @@ impl Hangups {
 }
 
 /// Ends when the process is asked to stop.
-async fn stop_signal() {
+pub(super) async fn stop_signal() {
     let interrupted = signal::ctrl_c();
     #[cfg(unix)]
     {

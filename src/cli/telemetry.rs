@@ -26,7 +26,7 @@ use super::background::Background;
 use super::keys;
 
 /// How long the collector may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Logging and tracing; traces that wait are sent at its end.
 pub struct Telemetry {
@@ -98,14 +98,14 @@ fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .build()?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Exporter { client, runtime: Handle::current() })
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(format!("{}/v1/traces", config.otlp_url.trim_end_matches('/')))
-        .with_timeout(PATIENCE)
+        .with_timeout(TIMEOUT)
         .with_headers(headers(config)?)
         .build()?;
     // Not by the flag of a `traceparent`: a caller would decide how much is exported.

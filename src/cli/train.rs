@@ -1,6 +1,6 @@
 //! `server train`: supervised training and GRPO from a configuration file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,18 +10,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 
 use crate::config::{LocalModelConfig, read_toml};
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
+use crate::engine::tokens::TokensEngine;
+use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
-use crate::train::grpo::{GrpoConfig, LargeModelChoice, Models, run_grpo};
+use crate::tokenization::TextSide;
+use crate::train::config::StartConfig;
+use crate::train::grpo::{GrpoConfig, GrpoModels, LargeModelChoice, run_grpo};
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
-use super::Failure;
 use super::assemble::local_model;
+use super::model_check::declared_context;
+use super::runs::{self, LISTEN};
 use super::signals::Signals;
 use super::telemetry::Telemetry;
+use super::{Failure, hub};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -54,6 +60,9 @@ struct RunArgs {
     /// Folder of the run, in place of the configuration's
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    /// Show the run, and those beside it, on a page of this machine
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, require_equals = true, default_missing_value = LISTEN)]
+    ui: Option<String>,
 }
 
 impl RunArgs {
@@ -63,6 +72,11 @@ impl RunArgs {
             (true, false) => Resume::Same,
             (true, true) => Resume::Changed,
         }
+    }
+
+    /// Shows the run on a page, where that is wanted.
+    fn show(&self, output: &Path) -> Result<(), Failure> {
+        self.ui.as_ref().map_or(Ok(()), |listen| runs::beside(output, listen))
     }
 
     /// Puts what the command line says in place of what the file said.
@@ -85,6 +99,8 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
         Method::Sft(args) => {
             let mut config: SftConfig = read_toml(&args.config)?;
             args.apply(&mut config.seed, &mut config.output);
+            find(&mut config.model)?;
+            args.show(&config.output)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
@@ -92,11 +108,13 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let written: GrpoConfig = read_toml(&args.config)?;
             let mut config = written.preset.complete(read_toml(&args.config)?)?;
             args.apply(&mut config.seed, &mut config.output);
+            find(&mut config.model)?;
+            args.show(&config.output)?;
+            let large_model = large_model("large_model", &config.large_model)?;
+            let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
             let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
-            let models = Models {
-                large_model: large_model("large_model", &config.large_model)?,
-                judge: judge.map(|choice| large_model("judge", choice)).transpose()?,
-            };
+            let judge = judge.map(|choice| large_model("judge", choice)).transpose()?;
+            let models = GrpoModels { large_model, judge, servers: servers.transpose()? };
             let model = run_grpo(&config, models, args.resume(), &mut Bar::new()?)?;
             println!("{}", model.display());
         }
@@ -104,8 +122,31 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Fetches a model that is named by its id on the hub.
+fn find(start: &mut StartConfig) -> anyhow::Result<()> {
+    if let Some(named) = start.path.as_ref().and_then(|path| path.to_str()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        start.path = Some(runtime.block_on(hub::resolve(named))?);
+    }
+    Ok(())
+}
+
+/// The servers that sample a GRPO run's episodes. Nothing is sent yet.
+fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<TokensEngine>> {
+    let path = model
+        .path
+        .as_deref()
+        .context("`tokens` needs `model.path`, whose weights the servers have")?;
+    let text = Arc::new(TextSide::load(path)?);
+    let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
+    Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
+}
+
 /// A large model of a GRPO run.
-fn large_model(name: &str, choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
+pub(super) fn large_model(
+    name: &str,
+    choice: &LargeModelChoice,
+) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
             let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };

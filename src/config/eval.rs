@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::episode::Limits;
 use crate::eval::arms::{ArmSpec, Method};
-use crate::eval::data::DataConfig;
-use crate::eval::metrics::MetricConfig;
-use crate::eval::search::SearchConfig;
-use crate::judge::JudgeConfig;
+use crate::eval::config::{DataConfig, JudgeConfig, MetricConfig, SearchConfig};
 use crate::large_model::LargeModelConfig;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
@@ -106,6 +103,9 @@ fn models_dir() -> PathBuf {
 
 impl EvalConfig {
     /// The configuration in `file`, checked.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown key, or has an impossible setting.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = read_toml(file)?;
         config.check()?;
@@ -114,8 +114,12 @@ impl EvalConfig {
 
     /// What a server that runs the models of this evaluation would be told; `policy` is the model
     /// of a policy arm, without one the large model stands alone.
+    ///
+    /// # Errors
+    /// When that configuration has an impossible setting.
     pub fn server(&self, policy: Option<&str>) -> Result<Config, ConfigError> {
         let engine = match policy {
+            Some(_) if self.policy.tokens.is_some() => PolicyEngine::Tokens,
             Some(_) => self.policy.engine.unwrap_or(PolicyEngine::Native),
             None => PolicyEngine::Direct,
         };
@@ -176,9 +180,15 @@ impl EvalConfig {
         }
         if !matches!(
             self.policy.engine,
-            None | Some(PolicyEngine::Native | PolicyEngine::MistralRs)
+            None | Some(PolicyEngine::Native | PolicyEngine::MistralRs | PolicyEngine::Tokens)
         ) {
-            return wrong("`policy.engine` must be `native` or `mistralrs` in evaluations".into());
+            return wrong(
+                "`policy.engine` must be `native`, `mistralrs` or `tokens` in evaluations".into(),
+            );
+        }
+        let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_)));
+        if self.policy.tokens.is_some() && policies.count() > 1 {
+            return wrong("`policy.tokens` has one model, but there are several arms `policy:MODEL`\nhint: evaluate each in a run of its own, with the same `data` and `seed`".into());
         }
         self.server(None).map(|_| ())
     }
@@ -216,6 +226,10 @@ mod tests {
             ("arms = [\"cot\"]\nmax_in_flight = 0", "`max_in_flight`"),
             ("arms = [\"cot\"]\npolicy = { model = \"x\" }", "`policy.model`"),
             ("arms = [\"cot\"]\npolicy = { engine = \"remote\" }", "`policy.engine`"),
+            (
+                "arms = [\"policy:a\", \"policy:b\"]\n[policy.tokens]\nservers = [\"http://h\"]\ndialect = \"sglang\"",
+                "`policy.tokens` has one model",
+            ),
             ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
             ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
             ("arms = [\"prompt-search\"]", "`[[prompt_search.data]]`"),

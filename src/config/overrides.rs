@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
 use crate::large_model::LargeModelConfig;
 
 /// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag
 /// wins over the environment, and both over the file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
-    /// The policy: a folder, a `.gguf` file, or a Hugging Face id
+    /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     #[arg(long, value_name = "MODEL", env = "PROMPT_R1_POLICY")]
     pub policy: Option<String>,
     /// An adapter for the policy: a folder as PEFT writes it
@@ -48,6 +48,7 @@ impl Overrides {
             config.policy.adapter = None;
             config.policy.engine = None;
             config.policy.remote = None;
+            config.policy.tokens = None;
         }
         if let Some(adapter) = &self.adapter {
             config.policy.adapter = Some(adapter.clone());

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::spelling;
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -29,6 +31,9 @@ pub enum ConfigError {
 }
 
 /// Reads `path`. Unknown keys are errors.
+///
+/// # Errors
+/// When the file cannot be read, is no TOML, or has an unknown key.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path)
@@ -47,20 +52,12 @@ pub(super) fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     })
 }
 
-/// The known key nearest to an unknown one, from serde's own message: "unknown field `x`, expected
-/// one of `a`, `b`".
-fn nearest(message: &str) -> Option<String> {
-    let rest = message
-        .split_once("unknown field `")
-        .or_else(|| message.split_once("unknown variant `"))?
-        .1;
-    let (unknown, rest) = rest.split_once('`')?;
-    let known = rest.split('`').skip(1).step_by(2);
-    known
-        .map(|key| (strsim::damerau_levenshtein(unknown, key), key))
-        .filter(|(distance, key)| *distance <= key.len().max(unknown.len()) / 2)
-        .min()
-        .map(|(_, key)| key.to_owned())
+/// The known key or value nearest to an unknown one, from serde's own message.
+fn nearest(message: &str) -> Option<&str> {
+    ["field", "variant"].iter().find_map(|what| {
+        let (unknown, known) = spelling::unknown(what, message)?;
+        spelling::nearest(unknown, known)
+    })
 }
 
 #[cfg(test)]

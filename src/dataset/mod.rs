@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::task::Task;
 
 mod cell;
 mod collect;
+mod config;
 mod csv;
 mod error;
 mod example;
@@ -32,6 +31,7 @@ mod task_row;
 #[cfg(test)]
 mod tests;
 
+pub use config::ReadOptions;
 pub use error::{DatasetError, Rejected};
 pub use example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 pub use files::find as data_files;
@@ -42,66 +42,6 @@ pub use summary::ReadSummary;
 use collect::Collector;
 use fields::Fields;
 use input::Input;
-
-/// Which rows are read, and from which columns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReadOptions {
-    /// The data set's name, for rows that do not say it themselves. Default: the file's stem, or
-    /// the folder's name.
-    pub source: Option<String>,
-    /// Only tasks of these data sets; all when empty.
-    pub sources: Vec<String>,
-    /// Only tasks of these kinds; all when empty.
-    pub kinds: Vec<String>,
-    /// Shuffle with this seed before the limit is applied; file order when absent.
-    pub shuffle_seed: Option<u64>,
-    /// At most this many rows are used.
-    pub limit: Option<usize>,
-    /// The column with the question (or the user's message), where it has a name of its own.
-    pub question: Option<String>,
-    /// The column with the gold answer (or the assistant's message), where it has a name of its
-    /// own.
-    pub answer: Option<String>,
-    /// A column with a passage that is put before the question. Default: none is.
-    pub context: Option<String>,
-    /// The share of rows that may be rejected, 0 to 1. Default: 0.01. Set by the reader's caller.
-    #[serde(skip)]
-    pub max_rejected: f64,
-    /// The most text that the used rows may hold, bytes. Default: 1073741824 (1 GiB).
-    pub max_bytes: u64,
-}
-
-impl Default for ReadOptions {
-    fn default() -> Self {
-        Self {
-            source: None,
-            sources: Vec::new(),
-            kinds: Vec::new(),
-            shuffle_seed: None,
-            limit: None,
-            question: None,
-            answer: None,
-            context: None,
-            max_rejected: 0.01,
-            max_bytes: 1 << 30,
-        }
-    }
-}
-
-impl ReadOptions {
-    /// The same columns and bounds, of all rows in the order of the file.
-    pub fn columns(&self) -> Self {
-        Self {
-            source: None,
-            sources: Vec::new(),
-            kinds: Vec::new(),
-            shuffle_seed: None,
-            limit: None,
-            ..self.clone()
-        }
-    }
-}
 
 /// What was read.
 #[derive(Debug, Clone, PartialEq)]

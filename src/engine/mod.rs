@@ -1,7 +1,12 @@
-//! The port to whatever samples tokens: token ids in, sampled ids with log-probabilities out.
+//! The port to what samples tokens: token ids in, sampled ids with log-probabilities out.
+//!
+//! Which engine runs a policy is `config::PolicyEngine`; `cli::assemble` makes it, and
+//! `tests/it/policy_contract.rs` holds each of them to the same contract.
 
+pub mod config;
 pub mod mistralrs;
 pub mod native;
+pub mod tokens;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -60,6 +65,25 @@ pub enum EngineError {
     /// The request is none that a model could serve.
     #[error("the engine cannot take this request: {0}")]
     InvalidRequest(String),
+    /// The engine cannot give exact log-probabilities of tokens that are drawn like this.
+    #[error("the engine cannot sample like this: {0}")]
+    Sampling(String),
+    /// A server that samples tokens failed, or cannot be reached.
+    #[error("the token server `{server}` failed: {reason}")]
+    Server {
+        /// Its address.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// A server has another model than the policy.
+    #[error("the token server `{server}` has another model than the policy: {reason}")]
+    OtherModel {
+        /// Its address.
+        server: String,
+        /// What differs.
+        reason: String,
+    },
     /// Too many requests wait already.
     #[error("the engine's queue is full\nhint: retry later, or raise `policy.queue`")]
     Overloaded,

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
@@ -16,6 +16,7 @@ use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
 
+mod config;
 mod estimate;
 mod event;
 mod form;
@@ -24,6 +25,7 @@ mod run;
 mod tests;
 mod watch;
 
+pub use config::Limits;
 pub use event::{EpisodeEvent, EventSink, Silent};
 pub use form::{AnswerForm, Check};
 pub use run::run_episode;
@@ -32,70 +34,6 @@ pub use run::run_episode;
 pub const SPANS: &str = "prompt_r1::spans";
 /// The target of the events that hold what was asked and said.
 pub const CONTENTS: &str = "prompt_r1::contents";
-
-/// What an episode may use up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Turns of the policy.
-    pub max_turns: usize,
-    /// Tokens that the policy may sample in one turn.
-    pub max_turn_tokens: usize,
-    /// Tokens that the policy may sample in the whole episode.
-    pub max_policy_tokens: usize,
-    /// Characters of a reply that the policy gets to see; the head is kept.
-    pub observation_chars: usize,
-    /// Wall time, milliseconds. In evaluation and training a day unless it is set: a large model
-    /// that is slow has not failed, and the time-outs of each call apply.
-    pub deadline_ms: u64,
-    /// Money, in the currency of the configured prices; `None` for no limit.
-    pub max_cost: Option<f64>,
-    /// Whether an episode without an answer of the policy's still answers with the best it has:
-    /// the last reply, or the large model's own reply to the question. Training does without.
-    pub fallback: bool,
-    /// Whether the policy is told that it may hand on a reply as the answer.
-    pub allow_final: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_turns: 8,
-            max_turn_tokens: 1024,
-            max_policy_tokens: 8192,
-            observation_chars: 2048,
-            deadline_ms: 120_000,
-            max_cost: None,
-            fallback: true,
-            allow_final: true,
-        }
-    }
-}
-
-/// The wall time of an episode for which no person waits, milliseconds: a day.
-const PATIENT_MS: u64 = 86_400_000;
-
-impl Limits {
-    /// The default for programs that wait for whatever they ask.
-    pub fn patient() -> Self {
-        Self { deadline_ms: PATIENT_MS, ..Self::default() }
-    }
-
-    /// Reads limits whose wall time is [`Self::patient`]'s unless it is set.
-    ///
-    /// # Errors
-    /// Where they are no limits.
-    pub fn deserialize_patient<'de, D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        let mut written = Map::<String, Value>::deserialize(reader)?;
-        written.entry("deadline_ms").or_insert(PATIENT_MS.into());
-        Self::deserialize(Value::Object(written)).map_err(serde::de::Error::custom)
-    }
-
-    /// The wall time as a duration.
-    pub fn deadline(&self) -> Duration {
-        Duration::from_millis(self.deadline_ms)
-    }
-}
 
 /// Who takes part in an episode.
 #[derive(Clone, Copy)]
@@ -329,6 +267,16 @@ pub enum EpisodeErrorKind {
         /// The limit.
         max_cost: f64,
     },
+    /// A given turn's prompt stands for too much.
+    #[error(
+        "`turns[{turn}].interaction_prompt` has more than {most} bytes with its references resolved, the bound `episode.prompt_bytes`"
+    )]
+    PromptTooLong {
+        /// Which turn, from 0.
+        turn: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The answer does not have the form that was asked for, even at the second try.
     #[error(
         "the large model's answer does not have the form that was asked for: {reason}\nhint: ask a model that keeps to such forms, or relax the form"
@@ -351,6 +299,7 @@ impl EpisodeErrorKind {
             Self::Protocol(_) => "protocol",
             Self::Deadline { .. } => "deadline",
             Self::Budget { .. } => "budget",
+            Self::PromptTooLong { .. } => "prompt_too_long",
             Self::Unfit { .. } => "unfit",
             Self::Cancelled => "cancelled",
         }
@@ -374,5 +323,7 @@ pub struct EpisodeError {
     pub usage: EpisodeUsage,
 }
 
+/// Stands for a prompt.
+type ReplyKey = [u8; 32];
 /// Replies by prompt, so that a repeated prompt is not paid twice.
-type Replies = HashMap<String, String>;
+type Replies = HashMap<ReplyKey, String>;

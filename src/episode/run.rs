@@ -17,13 +17,13 @@ use ask::Asked;
 use crate::chat::ChatMessage;
 use crate::large_model::{LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
-use crate::protocol::{Opening, Shown, length};
+use crate::protocol::{ExpandError, Opening, Shown, length};
 use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
 };
 
 use super::estimate::UnderWay;
-use super::watch::Watch;
+use super::watch::TurnWatch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
@@ -141,13 +141,15 @@ impl Run<'_> {
             .iter()
             .map(|message| (message.role.clone(), message.transcript()))
             .collect();
+        let question = self.question().transcript();
         let opening = self.participants.protocol.opening(&Opening {
-            question: &self.question().transcript(),
+            question: &question,
             conversation: &conversation,
             tools: &request.form.tools(),
             max_turns: limits.max_turns,
             allow_final: limits.allow_final && !request.form.by_large_model,
         })?;
+        drop((question, conversation));
         self.shown = length(&opening);
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
@@ -243,7 +245,7 @@ impl Run<'_> {
         let tally = &self.request.tally;
         let writing =
             UnderWay::begin(tally, self.usage, |usage| &mut usage.policy, prices, self.shown);
-        let mut sink = Watch::new(&mut *self.events, drafts, writing);
+        let mut sink = TurnWatch::new(&mut *self.events, drafts, writing);
         let span = tracing::info_span!(
             target: SPANS,
             "policy",
@@ -321,9 +323,7 @@ impl Run<'_> {
                     self.attach(observation);
                     Ok(ControlFlow::Break(Ending::LargeModel(reply)))
                 }
-                Ok(Asked::Missing(_)) => {
-                    Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed)))
-                }
+                Ok(Asked::Unsent(error)) => Ok(self.unsent(error)),
                 Err(error) => self.do_without(error),
             },
             Action::Prompt(_) if self.is_last_turn() && !self.request.limits.fallback => {
@@ -354,15 +354,30 @@ impl Run<'_> {
                 self.attach(observation);
                 if is_repeated { Shown::Repeated(&head) } else { Shown::Reply(&head) }
             }
-            Ok(Asked::Missing(turn)) => Shown::Missing(turn),
+            Ok(Asked::Unsent(ExpandError::Missing(turn))) => Shown::Missing(turn),
+            Ok(Asked::Unsent(error)) => return Ok(self.unsent(error)),
             Err(error) => return self.do_without(error),
         };
         if !is_last {
             let observation = self.participants.protocol.observation(shown)?;
             self.shown += length(&observation);
-            session.observe(&observation)?;
+            session.observe(&observation).await?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Ends the turns at a prompt that cannot be sent.
+    fn unsent(&self, error: ExpandError) -> ControlFlow<Ending> {
+        if error == ExpandError::TooLong {
+            let policy = self.participants.policy.name();
+            let bound = self.request.limits.prompt_bytes;
+            tracing::warn!(
+                policy,
+                bound,
+                "a prompt was not sent: with its references it is longer than `episode.prompt_bytes`"
+            );
+        }
+        ControlFlow::Break(Ending::Without(FinishReason::Malformed))
     }
 
     /// Goes on without a reply where there are others and it was time that lacked.

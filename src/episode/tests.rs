@@ -11,6 +11,9 @@ use crate::large_model::{Call, Reply, ReplyStream, Scripted, reply_stream};
 use crate::policy::{DirectPolicy, ScriptedPolicy};
 use crate::trajectory::Action;
 
+mod forms;
+mod interrupted;
+
 /// What the large model was asked, call by call: the contents of its user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;
 
@@ -375,6 +378,29 @@ async fn the_policy_sees_the_head_of_a_long_reply_escaped() {
     let observation = episode.trajectory.turns[0].observation.as_ref().unwrap();
     assert!(observation.truncated);
     assert!(observation.reply.ends_with("evil"), "the record keeps the whole reply");
+}
+
+#[tokio::test]
+async fn without_history_every_prompt_stands_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join(crate::protocol::SETTINGS_FILE);
+    for (history, second) in [
+        (true, vec!["the question\n\na", "r1", "b, not r1"]),
+        (false, vec!["the question\n\nb, not r1"]),
+    ] {
+        std::fs::write(&settings, format!(r#"{{"history": {history}}}"#)).unwrap();
+        let protocol = Protocol::load(Some(folder.path())).unwrap();
+        let (model, asked) = counting();
+        let ask = "<think>t</think><interaction_prompt>b, not <reply 1/></interaction_prompt>";
+        let policy = ScriptedPolicy::turns([ASK_A, ask, ASK_A, SAY]);
+        let participants =
+            Participants { policy: &policy, large_model: &model, protocol: &protocol };
+        let request = EpisodeRequest::new("the question", Sampling::GREEDY);
+        let episode = run_episode(participants, &request, &mut Silent).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), [vec!["the question\n\na"], second]);
+        // A prompt is repeated whatever the large model saw before it.
+        assert!(episode.trajectory.turns[2].observation.as_ref().unwrap().repeated);
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
 /// Reads a turn as it is written and passes on what it says.
-pub(super) struct Watch<'a> {
+pub(super) struct TurnWatch<'a> {
     parser: TurnParser,
     events: &'a mut dyn EventSink,
     /// Whether its answers are drafts, of which the large model makes the answer.
@@ -18,7 +18,7 @@ pub(super) struct Watch<'a> {
     writing: UnderWay,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> TurnWatch<'a> {
     pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: UnderWay) -> Self {
         Self { parser: TurnParser::default(), events, drafts, writing }
     }
@@ -49,7 +49,7 @@ impl<'a> Watch<'a> {
 }
 
 #[async_trait]
-impl TurnSink for Watch<'_> {
+impl TurnSink for TurnWatch<'_> {
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
         self.writing.write(text);
         let fragments = self.parser.push(text);

@@ -1,68 +1,14 @@
 //! The questions of an evaluation, from files and from the bundled world.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Form, ReadOptions, ReadOutcome, duplicates, overlap, read_tasks};
 use crate::reward::AnswerMetric;
 use crate::task::Task;
-use crate::world::{WorldFacts, WorldQuestions};
 
 use super::EvalError;
-use super::metrics::{Chosen, Metric, MetricConfig};
-
-/// Where questions come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum DataConfig {
-    /// Questions about the bundled world; data set `world`.
-    World(WorldQuestions),
-    /// Single facts of the bundled world; data set `world_facts`.
-    WorldFacts(WorldFacts),
-    /// Files of tasks.
-    File(FileData),
-}
-
-/// Files of tasks, and what to take of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileData {
-    /// A file, a folder or a glob.
-    pub path: PathBuf,
-    /// The data set's name, for rows that do not say it. Default: the file's stem, or the folder's
-    /// name.
-    #[serde(default)]
-    pub source: Option<String>,
-    /// Only tasks of these data sets. Default: all.
-    #[serde(default)]
-    pub sources: Vec<String>,
-    /// Only tasks of these kinds. Default: all.
-    #[serde(default)]
-    pub kinds: Vec<String>,
-    /// Shuffle with this seed before the limit is applied. Default: file order.
-    #[serde(default)]
-    pub shuffle_seed: Option<u64>,
-    /// At most this many tasks. Default: all.
-    #[serde(default)]
-    pub limit: Option<usize>,
-    /// The column with the question, where it has a name of its own.
-    #[serde(default)]
-    pub question: Option<String>,
-    /// The column with the gold answer, where it has a name of its own.
-    #[serde(default)]
-    pub answer: Option<String>,
-    /// A column with a passage that is put before the question. Default: none is.
-    #[serde(default)]
-    pub context: Option<String>,
-    /// The share of rows that may be rejected. Default: 0.01.
-    #[serde(default)]
-    pub max_rejected: Option<f64>,
-    /// What a policy was trained on: questions that occur there too are warned of.
-    #[serde(default)]
-    pub train: Option<PathBuf>,
-}
+use super::config::{DataConfig, FileData, MetricConfig};
+use super::metrics::{Chosen, Metric};
 
 /// A task and how answers to it are scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +40,9 @@ struct Found {
 }
 
 /// Reads all data sets. `limit` bounds each of them; `seed` draws from the world.
+///
+/// # Errors
+/// When a file cannot be read or is mostly rejected, or no question is left.
 pub fn load(
     data: &[DataConfig],
     metrics: &MetricConfig,
@@ -236,7 +185,7 @@ mod tests {
     use super::*;
 
     fn config(toml: &str) -> Vec<DataConfig> {
-        #[derive(Deserialize)]
+        #[derive(serde::Deserialize)]
         struct File {
             data: Vec<DataConfig>,
         }

@@ -1,13 +1,14 @@
 //! Which metric scores which data set.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::EvalError;
+use super::config::MetricConfig;
 use super::data::Question;
 use crate::dataset::Form;
-use crate::reward::{AnswerMetric, Normalization};
+use crate::reward::AnswerMetric;
 
 /// How an answer is scored: 0 to 1, and 0 for an empty one under every metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,30 +49,6 @@ const PUBLISHED: [(&str, Metric); 20] = [
     ("xsum", Metric::Ssim),
     ("xum", Metric::Ssim),
 ];
-
-/// How answers are scored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MetricConfig {
-    /// How text is made comparable.
-    pub normalization: Normalization,
-    /// The metric of a data set, by its name or how that begins; the published one where none is
-    /// given, and for a data set that is not known the one that its form suggests, or `f1`.
-    pub by_source: BTreeMap<String, Metric>,
-    /// What embeds sentences for `ssim`: a folder, or an id on the Hugging Face hub. Default:
-    /// `sentence-transformers/all-MiniLM-L6-v2`, as published.
-    pub sentence_model: String,
-}
-
-impl Default for MetricConfig {
-    fn default() -> Self {
-        Self {
-            normalization: Normalization::default(),
-            by_source: BTreeMap::new(),
-            sentence_model: "sentence-transformers/all-MiniLM-L6-v2".into(),
-        }
-    }
-}
 
 impl Metric {
     /// Every metric.

@@ -2,6 +2,7 @@
 //! guided by policies, on the same questions, with what the differences are worth.
 
 pub mod arms;
+pub mod config;
 pub mod data;
 pub mod error;
 pub mod metrics;

@@ -2,14 +2,13 @@
 //! where it was.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::episode::EpisodeUsage;
+use crate::journal::{Journal, JournalError};
 
 use super::EvalError;
 
@@ -31,7 +30,7 @@ pub struct RowKey {
 /// One piece of how an answer came about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "text")]
-pub enum Step {
+pub enum AnswerStep {
     /// What the policy thought.
     Think(String),
     /// What the large model was asked.
@@ -44,7 +43,7 @@ pub enum Step {
 
 /// An answered question.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct ArmAnswer {
     /// The answer as it is scored; may be empty.
     pub answer: String,
     /// Why the arm stopped: `answered`, or what kept it from answering itself.
@@ -52,7 +51,7 @@ pub struct Attempt {
     /// What it took.
     pub usage: EpisodeUsage,
     /// How it came about.
-    pub steps: Vec<Step>,
+    pub steps: Vec<AnswerStep>,
 }
 
 /// What came of a question.
@@ -60,7 +59,7 @@ pub struct Attempt {
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was answered, rightly or wrongly.
-    Answered(Attempt),
+    Answered(ArmAnswer),
     /// A model failed: this says nothing about the arm.
     Failed {
         /// Why.
@@ -87,53 +86,40 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RowFile {
     path: PathBuf,
-    file: File,
+    journal: Journal,
     synced: Instant,
 }
 
 impl RowFile {
     /// Opens or makes the file, and reads the rows in it; of several with one key, the last counts.
     /// A last line that was cut short by a kill is removed.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a line other than the last is damaged.
     pub fn open(path: &Path) -> Result<(Self, HashMap<RowKey, Outcome>), EvalError> {
-        let io = EvalError::io(path);
-        let open = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = open.map_err(&io)?;
         let mut rows = HashMap::new();
-        let mut reader = BufReader::new(&file);
-        let (mut line, mut whole) = (Vec::new(), 0);
-        for number in 1.. {
-            line.clear();
-            reader.read_until(b'\n', &mut line).map_err(&io)?;
-            if !line.ends_with(b"\n") {
-                break;
-            }
-            let Row { key, outcome } =
-                serde_json::from_slice(&line).map_err(|error| EvalError::Damaged {
-                    path: path.to_owned(),
-                    line: number,
-                    reason: error.to_string(),
-                })?;
+        let journal = Journal::open(path, |Row { key, outcome }| {
             rows.insert(key, outcome);
-            whole += line.len() as u64;
-        }
-        file.set_len(whole).map_err(&io)?;
-        Ok((Self { path: path.to_owned(), file, synced: Instant::now() }, rows))
+        });
+        let journal = journal.map_err(|error| match error {
+            JournalError::Io(source) => EvalError::io(path)(source),
+            JournalError::Damaged { line, reason } => {
+                EvalError::Damaged { path: path.to_owned(), line, reason }
+            }
+        })?;
+        Ok((Self { path: path.to_owned(), journal, synced: Instant::now() }, rows))
     }
 
     /// Appends rows. A process that is killed after this loses none of them, a machine that fails
     /// those of the last second at most.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn append(&mut self, rows: &[Row]) -> Result<(), EvalError> {
-        let mut text = Vec::new();
-        for row in rows {
-            // Numbers and strings always have a JSON form.
-            serde_json::to_writer(&mut text, row)
-                .map_err(|error| EvalError::Io { path: self.path.clone(), source: error.into() })?;
-            text.push(b'\n');
-        }
         let io = EvalError::io(&self.path);
-        self.file.write_all(&text).map_err(&io)?;
+        self.journal.append(rows).map_err(&io)?;
         if self.synced.elapsed() >= SYNC_EVERY {
-            self.file.sync_data().map_err(&io)?;
+            self.journal.sync().map_err(&io)?;
             self.synced = Instant::now();
         }
         Ok(())
@@ -153,10 +139,10 @@ mod tests {
             question: "q\n".into(),
             seed: u64::MAX,
         };
-        let attempt = Attempt {
+        let attempt = ArmAnswer {
             answer: answer.into(),
-            steps: vec![Step::Think("t".into()), Step::Prompt("p".into())],
-            ..Attempt::default()
+            steps: vec![AnswerStep::Think("t".into()), AnswerStep::Prompt("p".into())],
+            ..ArmAnswer::default()
         };
         Row { key, outcome: Outcome::Answered(attempt) }
     }

@@ -34,7 +34,7 @@ pub struct Plan {
 }
 
 /// Is told how a run goes.
-pub trait Progress: Send {
+pub trait EvalProgress: Send {
     /// `done` of `total` rows are there already.
     fn begin(&mut self, done: usize, total: usize);
     /// One more row.
@@ -52,7 +52,7 @@ pub type Outcomes = Vec<Vec<Outcome>>;
 pub async fn run(
     plan: &Plan,
     rows: &Path,
-    progress: &mut dyn Progress,
+    progress: &mut dyn EvalProgress,
     stop: &CancellationToken,
 ) -> Result<Outcomes, EvalError> {
     let (mut file, mut known) = RowFile::open(rows)?;

@@ -147,16 +147,25 @@ impl Gguf {
     }
 
     /// A whole number that is not negative.
+    ///
+    /// # Errors
+    /// When the value is of another type.
     pub fn number(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.typed(key, "a whole number", |value| value.as_u64())
     }
 
     /// A number.
+    ///
+    /// # Errors
+    /// When the value is of another type.
     pub fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
         self.typed(key, "a number", |value| value.as_f64())
     }
 
     /// A truth value.
+    ///
+    /// # Errors
+    /// When the value is of another type.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
         self.typed(key, "true or false", |value| match value {
             Value::Bool(flag) => Some(flag),
@@ -165,11 +174,17 @@ impl Gguf {
     }
 
     /// A list of texts.
+    ///
+    /// # Errors
+    /// When the value is of another type.
     pub fn texts(&self, key: &str) -> Result<Option<impl Iterator<Item = &str>>, GgufError> {
         self.typed(key, "a list of texts", |value| value.as_array()?.texts())
     }
 
     /// A list of numbers.
+    ///
+    /// # Errors
+    /// When the value is of another type.
     pub fn floats(&self, key: &str) -> Result<Option<impl Iterator<Item = f64>>, GgufError> {
         self.typed(key, "a list of numbers", |value| value.as_array()?.floats())
     }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::BytesMut;
@@ -17,11 +17,10 @@ use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
 use crate::compute::{self, ComputeError};
+use crate::spelling;
 
 /// How long decoding and parsing a body may take.
 const COMPUTING: Duration = Duration::from_secs(10);
-/// Longer names of unknown fields are not compared with known ones.
-const LONGEST_NAME: usize = 64;
 
 /// A body that gives its room back when the last of it is dropped.
 struct Counted {
@@ -89,6 +88,7 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
 
 async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Bytes, ApiError> {
     let mut body = request.into_body();
+    let length = body.size_hint().exact().map_or(0, |length| length as usize);
     let (mut first, mut whole, mut room) = (Bytes::new(), BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         let unreadable = |_| ApiError::bad_request("invalid_body", "the body could not be read");
@@ -101,6 +101,10 @@ async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Byt
             // Most bodies are one piece, which needs no copy.
             first = piece;
         } else {
+            if whole.is_empty() {
+                // Only what is written of it takes memory.
+                whole.reserve(length.min(limit));
+            }
             whole.extend_from_slice(&std::mem::take(&mut first));
             whole.extend_from_slice(&piece);
         }
@@ -248,10 +252,11 @@ fn misfit(path: &str, message: &str) -> ApiError {
         None => message.to_owned(),
     };
     let path = if path == "." { "" } else { path };
-    if let Some((name, known)) = unknown_field(message) {
+    if let Some((name, known)) = spelling::unknown("field", message) {
         let parent = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
         let param = join(parent, &shorten(name));
-        let hint = nearest(name, known).map(|near| format!("\nhint: did you mean `{near}`?"));
+        let hint =
+            spelling::nearest(name, known).map(|near| format!("\nhint: did you mean `{near}`?"));
         let message = format!("`{param}` is not known{}", hint.unwrap_or_default());
         return ApiError::bad_request("unknown_field", message).with_param(&param);
     }
@@ -277,26 +282,6 @@ fn join(parent: &str, name: &str) -> String {
 /// What stands between `before` and the next back-tick.
 fn quoted<'a>(message: &'a str, before: &str) -> Option<&'a str> {
     message.split_once(before)?.1.split('`').next()
-}
-
-/// The unknown name and the known ones, from serde's own words: "unknown field `x`, expected one
-/// of `a`, `b`".
-fn unknown_field(message: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
-    let rest = message.split_once("unknown field `")?.1;
-    let (name, rest) = rest.split_once('`')?;
-    Some((name, rest.split('`').skip(1).step_by(2)))
-}
-
-/// The known name that is most like `name`. A name that is too long is compared with none.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > LONGEST_NAME {
-        return None;
-    }
-    known
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 2)
-        .min()
-        .map(|(_, known)| known)
 }
 
 #[cfg(test)]

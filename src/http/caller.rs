@@ -94,6 +94,11 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 impl Caller {
+    /// The id of the key; none where no key is needed.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.0.as_ref().map(|account| account.key.id.as_str())
+    }
+
     /// Whether the caller may ask for this model.
     pub(super) fn may_ask(&self, model: &str) -> bool {
         self.0.as_ref().is_none_or(|account| account.key.limits.allows(model))
@@ -136,6 +141,11 @@ impl Caller {
     /// Whether the caller may ask for some models only.
     pub(super) fn has_models(&self) -> bool {
         self.0.as_ref().is_some_and(|account| !account.key.limits.models.is_empty())
+    }
+
+    /// The id of the caller's key, where it has one.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
     /// Whether what the caller uses is counted.

@@ -92,6 +92,8 @@ pub struct Bounds {
     /// Bytes of request bodies in memory, of all requests together; further ones wait. Default:
     /// 268435456 (256 MiB).
     pub bodies_bytes: usize,
+    /// Bytes of a stop sequence. Default: 4096.
+    pub stop_bytes: usize,
     /// Bytes of a JSON schema. Default: 131072 (128 KiB).
     pub schema_bytes: usize,
     /// Subschemas of a JSON schema. Default: 2000.
@@ -118,6 +120,7 @@ impl Default for Bounds {
             json_values: 50_000,
             choices_bytes: 10 * 1024 * 1024,
             bodies_bytes: 256 * 1024 * 1024,
+            stop_bytes: 4096,
             schema_bytes: 128 * 1024,
             schema_subschemas: 2000,
             schema_references: 1000,
@@ -180,4 +183,14 @@ impl ServerConfig {
     pub(super) fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_s.max(1))
     }
+}
+
+/// TLS: the table `[tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate and those between it and the root, PEM.
+    pub certificate: PathBuf,
+    /// The certificate's private key, PEM.
+    pub key: PathBuf,
 }

@@ -152,11 +152,10 @@ impl ApiError {
                 let code = field("code").unwrap_or("large_model_error");
                 Self::new(kept, code, error.to_string()).retry_after(*retry_after)
             }
-            Malformed { model, .. } => {
+            Malformed { model, reason } => {
                 // Not the error: it quotes the reply.
                 tracing::warn!(model, "a large model sent no valid reply");
-                let message = error.to_string();
-                let message = message.split("\nhint:").next().unwrap_or_default().to_owned();
+                let message = format!("the large model `{model}` sent no valid reply: {reason}");
                 Self::new(StatusCode::BAD_GATEWAY, "large_model_malformed", message)
             }
             CircuitOpen { retry_in, .. } => {
@@ -213,12 +212,20 @@ impl ApiError {
                 let message = "the policy is busy\nhint: try again a little later";
                 Self::overloaded(message, Duration::from_secs(1))
             }
+            EngineError::Sampling(_) => {
+                Self::bad_request("unsupported_sampling", error.to_string())
+                    .with_param("temperature")
+            }
             // A policy whose tokenizer and model do not fit: no further try helps.
             EngineError::InvalidRequest(_) => {
                 tracing::error!(%error, "the policy's engine refused a request");
                 Self::internal()
             }
-            EngineError::Stopped(_) | EngineError::Load { .. } => {
+            // Addresses are not the client's business.
+            EngineError::Stopped(_)
+            | EngineError::Load { .. }
+            | EngineError::Server { .. }
+            | EngineError::OtherModel { .. } => {
                 tracing::error!(%error, "the policy's engine failed");
                 let message = "the policy is not available\nhint: try again a little later";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -254,6 +261,11 @@ impl ApiError {
             }
             EpisodeErrorKind::Budget { .. } => {
                 Self::bad_request("budget_exceeded", error.to_string()).with_param("max_cost")
+            }
+            EpisodeErrorKind::PromptTooLong { turn, .. } => {
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                let param = format!("turns[{turn}].interaction_prompt");
+                Self::new(status, "request_too_large", error.to_string()).with_param(&param)
             }
             EpisodeErrorKind::Unfit { .. } => {
                 let status = StatusCode::BAD_GATEWAY;

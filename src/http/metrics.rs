@@ -18,7 +18,7 @@ use crate::record::RecordCounts;
 /// The name of all routes that are not told apart.
 pub(super) const OTHER: &str = "other";
 /// The routes by which requests are told apart.
-pub(super) const ROUTES: [&str; 8] = [
+pub(super) const ROUTES: [&str; 9] = [
     "/v1/solve",
     "/v1/chat/completions",
     "/v1/completions",
@@ -26,6 +26,7 @@ pub(super) const ROUTES: [&str; 8] = [
     "/v1/responses",
     "/v1/messages",
     "/v1/models",
+    "/v1/episodes",
     OTHER,
 ];
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];

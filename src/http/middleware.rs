@@ -117,7 +117,8 @@ fn is_id(id: &HeaderValue) -> bool {
 
 /// The route's name in metrics.
 fn route(path: &str) -> &'static str {
-    let path = if path.starts_with("/v1/models/") { "/v1/models" } else { path };
+    let is_in = |folder: &&str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    let path = ["/v1/models", "/v1/episodes"].into_iter().find(is_in).unwrap_or(path);
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 

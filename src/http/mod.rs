@@ -13,6 +13,7 @@ mod body_memory;
 mod caller;
 mod config;
 mod connection;
+mod environment;
 mod episode;
 mod error;
 mod item_memory;
@@ -23,6 +24,7 @@ mod model_name;
 mod origin;
 mod proxy;
 mod routes;
+mod runs;
 mod serving;
 mod sse;
 mod state;
@@ -30,13 +32,16 @@ mod state;
 mod tests;
 mod wire;
 
-pub use config::{Bounds, ReasoningField, ServerConfig};
+pub use config::{Bounds, ReasoningField, ServerConfig, TlsConfig};
 pub use connection::serve;
-pub use connection::tls::{Tls, TlsConfig, TlsError};
+pub use connection::tls::{Tls, TlsError};
+pub use environment::{EnvironmentApp, environment_openapi_json, environment_router};
 pub use metrics::Metrics;
+pub use runs::{runs_openapi_json, runs_router};
 pub use serving::{Canary, Served, Serving};
 pub use state::{App, AppHandle, Clock, Ids};
 
+use crate::playground::FILES;
 use error::{ApiError, shorten};
 
 #[derive(OpenApi)]
@@ -45,6 +50,7 @@ use error::{ApiError, shorten};
         title = "Prompt-R1",
         description = "A small policy model thinks, prompts a large language model, reads its replies and answers."
     ),
+    components(schemas(wire::ErrorBody, wire::messages::MessagesErrorBody)),
     tags(
         (name = "solve", description = "The loop, with all that happens in it"),
         (name = "openai", description = "What OpenAI's clients speak"),
@@ -59,7 +65,7 @@ pub fn router(handle: AppHandle) -> Router {
     let (router, _) = documented().split_for_parts();
     let mut router = router.merge(routes::docs::page());
     if handle.state().server.ui {
-        router = router.merge(routes::playground::pages());
+        router = router.merge(routes::playground::files(FILES));
     }
     let router = router.method_not_allowed_fallback(wrong_method);
     let router = router.fallback(async |uri: Uri| unknown_route(&uri));
@@ -70,6 +76,8 @@ pub fn router(handle: AppHandle) -> Router {
 fn documented() -> OpenApiRouter<AppHandle> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(routes::solve::solve))
+        .routes(routes!(routes::episodes::list))
+        .routes(routes!(routes::episodes::get))
         .routes(routes!(routes::chat::chat))
         .routes(routes!(routes::models::list))
         .routes(routes!(routes::models::get))

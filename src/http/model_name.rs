@@ -17,6 +17,15 @@ use crate::large_model::LargeModel;
 /// The model that stands for the loop.
 pub(super) const LOOP: &str = "prompt-r1";
 
+/// Bytes of a name at most: paths of files are names, and none is longer. What is known of models is
+/// kept by their names.
+const LONGEST: usize = 4096;
+
+/// Refuses a name that no model has.
+pub(super) fn check_length(model: &str) -> Result<(), ApiError> {
+    if model.len() > LONGEST { Err(unknown_model(model)) } else { Ok(()) }
+}
+
 /// Whether a model stands for the loop.
 pub(super) fn is_loop(model: &str) -> bool {
     model.strip_prefix(LOOP).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -40,6 +49,7 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
         }
     };
     let model = named.model.unwrap_or_default();
+    check_length(&model)?;
     caller.check(&model)?;
     if named.has_variant && caller.has_models() {
         let message = "two fields differ from `model` in their case only\nhint: send `model` alone";

@@ -62,7 +62,7 @@ pub(super) fn watched(
     route: &'static str,
     started: Instant,
 ) -> Response {
-    let watch = Watch { state: state.clone(), route, started, is_complete: false };
+    let watch = DisconnectGuard { state: state.clone(), route, started, is_complete: false };
     let body = stream::unfold(Some((pieces, length, watch)), |state| async move {
         let (mut pieces, mut left, watch) = state?;
         let piece = pieces.next().await;
@@ -91,21 +91,21 @@ async fn next(
 }
 
 /// Notices whether a client stays to the end.
-struct Watch {
+struct DisconnectGuard {
     state: AppState,
     route: &'static str,
     started: Instant,
     is_complete: bool,
 }
 
-impl Watch {
+impl DisconnectGuard {
     /// All of the response is sent.
     fn complete(mut self) {
         self.is_complete = true;
     }
 }
 
-impl Drop for Watch {
+impl Drop for DisconnectGuard {
     fn drop(&mut self) {
         if !self.is_complete {
             self.state.metrics.disconnect();

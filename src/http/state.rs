@@ -13,7 +13,7 @@ use super::item_memory::ItemMemory;
 use super::metrics::Metrics;
 use super::serving::Serving;
 use crate::access::Access;
-use crate::record::Recorder;
+use crate::record::{Archive, RecordConfig, Recorder};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -28,6 +28,8 @@ pub struct App {
     pub access: Option<Arc<Access>>,
     /// Writes episodes down, where that is wanted.
     pub recorder: Option<Recorder>,
+    /// What may be read of the episodes that were written down, and by whom.
+    pub archive: Option<(Archive, RecordConfig)>,
     /// What is counted; also the observer of the endpoints' attempts.
     pub metrics: Arc<Metrics>,
     /// The time of day, for `created`.

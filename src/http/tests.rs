@@ -20,7 +20,8 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::{App, AppHandle, Metrics, Served, ServerConfig, Serving, middleware, router, serve};
-use crate::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
+use crate::engine::config::MistralRsConfig;
+use crate::engine::mistralrs::MistralRsEngine;
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use crate::episode::Limits;
 use crate::large_model::{EndpointSetup, LargeModel, LargeModels, Reply, Scripted};
@@ -84,6 +85,7 @@ fn handle(policy: Arc<dyn Policy>) -> AppHandle {
         server: ServerConfig::default(),
         access: None,
         recorder: None,
+        archive: None,
         metrics,
         clock: Arc::new(SystemTime::now),
         ids: Arc::new(Uuid::now_v7),

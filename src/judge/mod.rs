@@ -1,11 +1,10 @@
 //! A large model that says what an answer is worth.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minijinja::context;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
@@ -19,17 +18,6 @@ const KNOWS: &str = "`question`, `golds`, `answer` and `source`";
 
 /// Characters of an answer that the judge is shown.
 const SHOWN: usize = 20_000;
-
-/// Who judges, and by which prompt.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct JudgeConfig {
-    /// The large model's name. Default: the one that is evaluated.
-    pub model: Option<String>,
-    /// A template with `question`, `golds`, `answer` and `source` that asks for a last line
-    /// `Score: N`, N from 0 to 1. Default: the built-in one.
-    pub prompt: Option<PathBuf>,
-}
 
 /// What an answer is worth, and what it took to find out.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,17 +21,17 @@ pub struct Cached {
     model: Arc<dyn LargeModel>,
     identity: String,
     bills_repeats: bool,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
-struct State {
+struct CacheState {
     replies: Replies,
     /// The calls under way.
-    flights: HashMap<String, watch::Receiver<Outcome>>,
+    flights: HashMap<String, watch::Receiver<CallResult>>,
 }
 
 /// The result of a call, once there is one.
-type Outcome = Option<Result<Reply, LargeModelError>>;
+type CallResult = Option<Result<Reply, LargeModelError>>;
 
 /// A file of replies that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,9 @@ impl Cached {
     /// Remembers every reply in a file of JSON Lines, which is read now and appended to, and the
     /// `capacity` replies used last in memory; only those are found again. Not for two processes
     /// at one time.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a line other than the last is damaged.
     pub fn persistent(
         model: Arc<dyn LargeModel>,
         capacity: usize,
@@ -78,7 +81,7 @@ impl Cached {
 
     fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
         let identity = model.identity();
-        let state = Mutex::new(State { replies, flights: HashMap::new() });
+        let state = Mutex::new(CacheState { replies, flights: HashMap::new() });
         Self { model, identity, bills_repeats: false, state }
     }
 
@@ -95,7 +98,7 @@ impl Cached {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,7 +119,7 @@ impl Cached {
         &self,
         key: String,
         call: &Call,
-        outcome: watch::Sender<Outcome>,
+        outcome: watch::Sender<CallResult>,
     ) -> Result<Reply, LargeModelError> {
         // Ends the flight also when the caller leaves: the dropped sender then makes one of the
         // waiting calls the next to be made.
@@ -146,8 +149,8 @@ impl Drop for Flight<'_> {
 /// What is known of a call.
 enum Lookup {
     Hit(Box<Reply>),
-    Miss(watch::Sender<Outcome>),
-    UnderWay(watch::Receiver<Outcome>),
+    Miss(watch::Sender<CallResult>),
+    UnderWay(watch::Receiver<CallResult>),
 }
 
 #[async_trait]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
 use crate::protocol::Piece;
-use crate::tokenization::{IncrementalDecoder, Message, TextSide};
+use crate::tokenization::{IncrementalDecoder, Message, TextSide, TokenizeError, tokenized};
 use crate::trajectory::TokenUsage;
 
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream};
@@ -42,7 +42,7 @@ impl LocalModel {
     }
 
     /// Starts the generation of a reply.
-    fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
+    async fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
         let mut params = call.params.clone();
         let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
         params.extend(own.map(|(key, value)| (key.clone(), value.clone())));
@@ -62,7 +62,14 @@ impl LocalModel {
                 Ok(Message { role, content: vec![Piece::Text(message.as_text())] })
             })
             .collect::<Result<_, _>>()?;
-        let prompt = self.text.conversation_ids(&messages).map_err(|e| self.rejected(e))?;
+        let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
+        let text = Arc::clone(&self.text);
+        let work = move || text.conversation_ids(&messages);
+        let prompt = tokenized(bytes, self.engine.context_length(), work).await;
+        let prompt = prompt.map_err(|error| match error {
+            TokenizeError::Busy => busy(&self.name),
+            error => self.rejected(error),
+        })?;
         let usage = TokenUsage {
             prompt_tokens: prompt.len() as u64,
             completion_tokens: 0,
@@ -122,7 +129,7 @@ impl LargeModel for LocalModel {
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
-        let mut writing = self.start(call, false)?;
+        let mut writing = self.start(call, false).await?;
         loop {
             match writing.next().await? {
                 ReplyChunk::Done(reply) => return Ok(reply),
@@ -132,7 +139,7 @@ impl LargeModel for LocalModel {
     }
 
     async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
-        let writing = self.start(call, true)?;
+        let writing = self.start(call, true).await?;
         Ok(unfold(writing, |mut writing| async move {
             if writing.is_over {
                 return None;
@@ -197,14 +204,7 @@ impl Writing {
 
     fn failed(&self, error: EngineError) -> LargeModelError {
         match error {
-            // Busy is not down: whoever asked may ask again.
-            EngineError::Overloaded => LargeModelError::Status {
-                model: self.name.clone(),
-                status: 429,
-                message: "its queue is full".into(),
-                retry_after: None,
-                body: None,
-            },
+            EngineError::Overloaded => busy(&self.name),
             EngineError::PromptTooLong { .. } | EngineError::InvalidRequest(_) => {
                 LargeModelError::Rejected { model: self.name.clone(), reason: error.to_string() }
             }
@@ -214,6 +214,17 @@ impl Writing {
 
     fn stopped(&self, reason: impl ToString) -> LargeModelError {
         LargeModelError::Local { model: self.name.clone(), reason: reason.to_string() }
+    }
+}
+
+/// Busy is not down: whoever asked may ask again.
+fn busy(model: &str) -> LargeModelError {
+    LargeModelError::Status {
+        model: model.to_owned(),
+        status: 429,
+        message: "its queue is full".into(),
+        retry_after: None,
+        body: None,
     }
 }
 
@@ -251,5 +262,16 @@ mod tests {
         let call = Call { messages: vec![ChatMessage::text("user", "hello")], ..Call::default() };
         let error = model.complete(&call).await.unwrap_err();
         assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_text_far_beyond_the_context_is_refused_unread() {
+        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let model = LocalModel::new("atlas", Arc::new(Full), text);
+        let long = "a ".repeat(16 * 512 / 2 + 1);
+        let call = Call { messages: vec![ChatMessage::text("user", long)], ..Call::default() };
+        let error = model.complete(&call).await.unwrap_err();
+        assert!(matches!(error, LargeModelError::Rejected { .. }), "{error}");
+        assert!(error.to_string().contains("8194 bytes"), "{error}");
     }
 }

@@ -16,6 +16,7 @@ mod fallback;
 mod local;
 mod outcome;
 mod pace;
+mod prices;
 mod registry;
 mod replies;
 mod scripted;
@@ -23,13 +24,14 @@ mod usage;
 
 pub use cache::{CacheError, Cached};
 pub use endpoint::{
-    BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, KeyLookup,
-    LargeModelConfig, LargeModelConfigError, PassedUsage, RetryConfig, TimeoutConfig, UsageAsked,
+    BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
+    LargeModelConfigError, PassedUsage, UsageAsked,
 };
 pub use error::{LargeModelError, Phase, UnknownModel};
 pub use fallback::WithFallbacks;
 pub use local::LocalModel;
 pub use outcome::{AttemptObserver, AttemptOutcome};
+pub use prices::Prices;
 pub use registry::LargeModels;
 pub use scripted::Scripted;
 pub use usage::reported_usage;
@@ -104,25 +106,6 @@ pub fn reply_stream(reply: Reply) -> ReplyStream {
     let text = (!text.is_empty()).then_some(ReplyChunk::Text(text));
     let chunks = text.into_iter().chain([ReplyChunk::Done(reply)]);
     futures::stream::iter(chunks.map(Ok)).boxed()
-}
-
-/// What a million tokens cost, in the operator's currency; zero when unknown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Prices {
-    /// A million tokens read.
-    pub input_per_million: f64,
-    /// A million tokens written.
-    pub output_per_million: f64,
-}
-
-impl Prices {
-    /// The cost of `usage`.
-    pub fn cost(&self, usage: TokenUsage) -> f64 {
-        (usage.prompt_tokens as f64 * self.input_per_million
-            + usage.completion_tokens as f64 * self.output_per_million)
-            / 1e6
-    }
 }
 
 /// A model that replies to conversations: behind an endpoint, or in this process.

@@ -10,6 +10,7 @@ use super::{
     Endpoint, EndpointSetup, LargeModel, LargeModelConfig, LargeModelConfigError, UnknownModel,
     WithFallbacks,
 };
+use crate::spelling;
 
 /// All large models, one of which is asked when none is named.
 pub struct LargeModels {
@@ -21,6 +22,9 @@ pub struct LargeModels {
 impl LargeModels {
     /// The models of this process, and those behind the configured endpoints with their
     /// fallbacks. `default` names the one that is asked when none is named.
+    ///
+    /// # Errors
+    /// When an endpoint's settings cannot be used, or a name is there twice or not at all.
     pub fn new(
         in_process: Vec<Arc<dyn LargeModel>>,
         configs: &BTreeMap<String, LargeModelConfig>,
@@ -66,6 +70,9 @@ impl LargeModels {
     }
 
     /// The model of this name.
+    ///
+    /// # Errors
+    /// When there is no such model; names the nearest.
     pub fn get(&self, name: &str) -> Result<&Arc<dyn LargeModel>, UnknownModel> {
         find(&self.models, name)
     }
@@ -121,15 +128,11 @@ impl LargeModels {
 fn find<'a, T>(models: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, UnknownModel> {
     models.get(name).ok_or_else(|| {
         let known = models.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let nearest = models
-            .keys()
-            .map(|known| (strsim::jaro_winkler(known, name), known))
-            .filter(|(likeness, _)| *likeness > 0.8)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let nearest = spelling::nearest(name, models.keys().map(String::as_str));
         UnknownModel {
             name: name.to_owned(),
             hint: match nearest {
-                Some((_, nearest)) => format!("did you mean `{nearest}`? There are {known}"),
+                Some(nearest) => format!("did you mean `{nearest}`? There are {known}"),
                 None => format!("there are {known}"),
             },
         }

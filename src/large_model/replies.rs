@@ -1,8 +1,6 @@
 //! Remembered replies: the ones used last in memory, all of them in a file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +9,7 @@ use serde_json::Value;
 
 use super::{CacheError, Prices, Reply};
 use crate::chat::ChatMessage;
+use crate::journal::{Journal, JournalError};
 use crate::trajectory::TokenUsage;
 
 /// Replies by key, of which those used last are kept.
@@ -20,7 +19,7 @@ pub(super) struct Replies {
     by_key: HashMap<Arc<str>, (Reply, u64)>,
     by_use: BTreeMap<u64, Arc<str>>,
     uses: u64,
-    file: Option<File>,
+    journal: Option<Journal>,
 }
 
 /// A line of the file.
@@ -44,7 +43,7 @@ impl Replies {
             by_key: HashMap::new(),
             by_use: BTreeMap::new(),
             uses: 0,
-            file: None,
+            journal: None,
         }
     }
 
@@ -54,37 +53,21 @@ impl Replies {
         path: &Path,
         prices: Prices,
     ) -> Result<Self, CacheError> {
-        let io = |source| CacheError::Io { path: path.display().to_string(), source };
-        let open = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = open.map_err(io)?;
         let mut replies = Self::in_memory(capacity);
-        let mut whole = 0;
-        let mut reader = BufReader::new(&file);
-        let mut line = Vec::new();
-        for number in 1.. {
-            line.clear();
-            let length = reader.read_until(b'\n', &mut line).map_err(io)?;
-            if !line.ends_with(b"\n") {
-                break;
-            }
-            let parsed = serde_json::from_slice::<Line>(&line);
-            let Line { request, message, finish_reason, logprobs, usage, cost } =
-                parsed.map_err(|error| CacheError::Damaged {
-                    path: path.display().to_string(),
-                    line: number,
-                    reason: error.to_string(),
-                })?;
+        let journal = Journal::open(path, |line: Line| {
+            let Line { request, message, finish_reason, logprobs, usage, cost } = line;
             let cost = cost.unwrap_or_else(|| prices.cost(usage));
             let reply = Reply { message, finish_reason, logprobs, usage, cost };
             replies.keep(request.into(), reply);
-            whole += length as u64;
-        }
-        if !line.is_empty() {
-            // A process that was killed while it wrote leaves half a line.
-            tracing::warn!(path = %path.display(), "cutting an unfinished line off the reply cache");
-            file.set_len(whole).map_err(io)?;
-        }
-        replies.file = Some(file);
+        });
+        let shown = || path.display().to_string();
+        let journal = journal.map_err(|error| match error {
+            JournalError::Io(source) => CacheError::Io { path: shown(), source },
+            JournalError::Damaged { line, reason } => {
+                CacheError::Damaged { path: shown(), line, reason }
+            }
+        })?;
+        replies.journal = Some(journal);
         Ok(replies)
     }
 
@@ -99,16 +82,12 @@ impl Replies {
     /// Remembers a reply and appends it to the file. A failed write is logged; the reply is still
     /// good. The line is short and goes to the page cache, so that it is written on this thread.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
-        if let Some(file) = &mut self.file {
+        if let Some(journal) = &mut self.journal {
             let Reply { message, finish_reason, logprobs, usage, cost } = reply.clone();
             let cost = Some(cost);
             let request = key.clone();
             let line = Line { request, message, finish_reason, logprobs, usage, cost };
-            let written = serde_json::to_vec(&line).map_err(Into::into).and_then(|mut line| {
-                line.push(b'\n');
-                file.write_all(&line)
-            });
-            if let Err(error) = written {
+            if let Err(error) = journal.append(&[line]) {
                 tracing::warn!(%error, "cannot write to the reply cache");
             }
         }

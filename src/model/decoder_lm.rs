@@ -51,6 +51,9 @@ impl Model {
     }
 
     /// From a folder with `config.json` and safetensors, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or describes a model that this crate would compute differently.
     pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
         let spec = Spec::load(path)?;
         let weights = Weights::load(path, &spec, dtype, device)?;
@@ -58,6 +61,9 @@ impl Model {
     }
 
     /// Writes `config.json` and `model.safetensors` into `folder`, with the adapter merged in.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
         self.merged()?.to_dtype(self.weights.embed.dtype())?.save(folder, &self.spec)
     }
@@ -88,6 +94,9 @@ impl Model {
     }
 
     /// The weights with the adapter merged in, those that it changes in f32 at least.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn merged(&self) -> Result<Weights, ModelError> {
         match &self.adapter {
             Some(adapter) => adapter.merge(&self.weights),
@@ -117,11 +126,17 @@ impl Model {
     }
 
     /// Zero gradients for every trainable tensor.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
     pub fn gradients(&self) -> Result<Gradients, ModelError> {
         Gradients::zeros(&self.trainable())
     }
 
     /// Scores the selected rows, without a gradient. Logits are divided by `temperature`.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or the device fails.
     pub fn score(
         &self,
         batch: &Batch,
@@ -140,6 +155,9 @@ impl Model {
     }
 
     /// Scores the selected rows and keeps what [`Model::backward`] needs.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or the device fails.
     pub fn forward(
         &self,
         batch: &Batch,
@@ -174,6 +192,9 @@ impl Model {
 
     /// Adds into `gradients` the gradient of `Σ d_log_probs·log_probs + d_entropies·entropies`. The
     /// model must be the one that made the tape, unchanged since.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn backward(
         &self,
         tape: Tape,
@@ -216,6 +237,9 @@ impl Model {
     }
 
     /// Logits of every row, `(tokens, vocab)`, f32. For inspection: nothing here bounds their memory.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or the device fails.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
         batch.check(self.spec.vocab_size, self.spec.max_position_embeddings)?;
         let context = self.context(batch)?;

@@ -1,4 +1,7 @@
 //! Where a model computes, and in which type.
+//!
+//! On a GPU the trainer runs `ops::composed` and the native engine decodes by `generate::device`; on
+//! a CPU the trainer runs `ops::host` and the engine decodes by `generate::decoder`.
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,9 @@ pub enum DtypeChoice {
 
 impl DeviceChoice {
     /// Opens the device.
+    ///
+    /// # Errors
+    /// When this build or this machine has no such device.
     pub fn open(self) -> Result<Device, ModelError> {
         let has_cuda = candle_core::utils::cuda_is_available();
         match self {

@@ -7,15 +7,17 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::error::ModelError;
-use super::files;
 use super::gguf_weights::{Stored, apart, names};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
+use crate::atomic_file::replace;
 use crate::gguf::{Entry, TensorType, Writer, quantize};
 
 /// The types that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufType {
+    /// 32-bit floating point.
+    F32,
     /// 16-bit floating point.
     F16,
     /// Blocks of 32 numbers of 8 bits with a scale; matrices whose rows are not whole blocks in f16.
@@ -26,7 +28,7 @@ impl GgufType {
     fn of(self, shape: &[usize]) -> TensorType {
         match (self, shape) {
             // Norms and biases are few.
-            (_, [_]) => TensorType::F32,
+            (Self::F32, _) | (_, [_]) => TensorType::F32,
             (Self::Q8_0, [.., columns]) if columns.is_multiple_of(TensorType::Q8_0.block_len()) => {
                 TensorType::Q8_0
             }
@@ -37,6 +39,7 @@ impl GgufType {
     /// Its number in `general.file_type`.
     fn id(self) -> u32 {
         match self {
+            Self::F32 => 0,
             Self::F16 => 1,
             Self::Q8_0 => 7,
         }
@@ -86,11 +89,11 @@ impl Weights {
         for (name, kind, shape, data) in &tensors {
             writer.tensor(name, *kind, shape, data);
         }
-        files::replace(to, |beside| {
-            let io = |source| ModelError::Io { path: beside.display().to_string(), source };
-            let mut file = BufWriter::new(File::create(beside).map_err(io)?);
-            writer.write(&mut file).and_then(|()| file.flush()).map_err(io)
+        replace(to, |beside| {
+            let mut file = BufWriter::new(File::create(beside)?);
+            writer.write(&mut file).and_then(|()| file.flush())
         })
+        .map_err(|source| ModelError::Io { path: to.display().to_string(), source })
     }
 
     /// Every weight as files have it: its name there, its shape, and its values.

@@ -18,6 +18,9 @@ pub struct Gradients {
 
 impl Gradients {
     /// Zeros in the shapes of `trainable`.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
     pub fn zeros(trainable: &[(String, &Tensor)]) -> Result<Self, ModelError> {
         let mut gradients = Self { names: Vec::new(), sums: Vec::new(), places: HashMap::new() };
         for (name, tensor) in trainable {
@@ -33,6 +36,9 @@ impl Gradients {
     }
 
     /// Back to zero, keeping the memory.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn clear(&mut self) -> Result<(), ModelError> {
         for sum in &mut self.sums {
             if host::is_host(sum) {
@@ -60,6 +66,9 @@ impl Gradients {
     }
 
     /// Multiplies every gradient by `factor`.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn scale(&mut self, factor: f32) -> Result<(), ModelError> {
         for sum in &mut self.sums {
             if host::is_host(sum) {
@@ -72,6 +81,9 @@ impl Gradients {
     }
 
     /// The Euclidean norm over all gradients together; summed in f64 in a fixed order.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn norm(&self) -> Result<f64, ModelError> {
         let mut squares = 0.0;
         for sum in &self.sums {

@@ -20,6 +20,9 @@ use super::slots::Projection;
 use super::spec::Spec;
 use super::weights::Weights;
 
+/// The file that says what an adapter is, in its folder.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// What to adapt, and how strongly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,7 +78,15 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Whether a folder holds an adapter and no model.
+    pub fn is_alone(folder: &Path) -> bool {
+        folder.join(ADAPTER_CONFIG).is_file() && !folder.join("config.json").exists()
+    }
+
     /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
+    ///
+    /// # Errors
+    /// When the configuration names no layer of the model, or a rank of 0.
     pub fn new(
         model: &Spec,
         config: AdapterConfig,
@@ -133,13 +144,16 @@ impl Adapter {
     }
 
     /// From a PEFT folder.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the adapter was made for another model.
     pub fn load(
         folder: &Path,
         model: &Spec,
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let path = folder.join("adapter_config.json");
+        let path = folder.join(ADAPTER_CONFIG);
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
@@ -170,7 +184,7 @@ impl Adapter {
     /// Fails where the folder cannot be written.
     pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<(), ModelError> {
         files::make_folder(folder)?;
-        files::write_json(&folder.join("adapter_config.json"), &self.to_json(base))?;
+        files::write_json(&folder.join(ADAPTER_CONFIG), &self.to_json(base))?;
         files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
     }
 
@@ -212,6 +226,9 @@ impl Adapter {
 
     /// `base` with `s·B·A` added to each adapted weight. These are f32 then, where `base` is
     /// narrower: rounding would swallow most of what a short training changes.
+    ///
+    /// # Errors
+    /// When a weight is missing, or the device fails.
     pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
         let mut merged = base.clone();
         for (&(layer, which), pair) in &self.pairs {

@@ -28,7 +28,7 @@ pub use error::ModelError;
 pub(crate) use error::disk_hint;
 pub use gguf_export::GgufType;
 pub use gradients::Gradients;
-pub use lora::{Adapter, AdapterConfig};
+pub use lora::{ADAPTER_CONFIG, Adapter, AdapterConfig};
 pub use sentence::SentenceModel;
 pub use slots::{Projection, Slot};
 pub use spec::{Family, Spec};

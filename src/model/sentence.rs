@@ -85,6 +85,9 @@ struct Layer {
 impl SentenceModel {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and where they
     /// are there `sentence_bert_config.json` and `1_Pooling/config.json`.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or describes a model that this crate would compute differently.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
         let invalid =
             |reason: String| ModelError::Invalid { path: folder.display().to_string(), reason };
@@ -125,6 +128,9 @@ impl SentenceModel {
     }
 
     /// The embedding of `text`: `hidden` numbers of Euclidean length 1.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized or computed.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, ModelError> {
         let head = text.char_indices().nth(READ_CHARS).map_or(text, |(end, _)| &text[..end]);
         let encoding = self.tokenizer.encode(head, true);

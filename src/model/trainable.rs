@@ -8,11 +8,17 @@ use super::files;
 
 impl Model {
     /// Writes the trainable tensors under their names, in their own type.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn save_trainable(&self, path: &Path) -> Result<(), ModelError> {
         files::save_tensors(path, &self.trainable())
     }
 
     /// Puts back what [`Model::save_trainable`] wrote for a model of the same shape.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a tensor is missing or of another shape or type.
     pub fn load_trainable(&mut self, path: &Path) -> Result<(), ModelError> {
         let invalid =
             |reason: String| ModelError::Invalid { path: path.display().to_string(), reason };

@@ -58,6 +58,9 @@ pub struct Weights {
 
 impl Weights {
     /// Builds from a function that makes each weight from its name and shape.
+    ///
+    /// # Errors
+    /// When `make` fails.
     pub fn build(
         spec: &Spec,
         mut make: impl FnMut(&str, &[usize]) -> Result<Tensor, ModelError>,
@@ -128,17 +131,26 @@ impl Weights {
     }
 
     /// The same weights in another type.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self, ModelError> {
         self.map(|tensor| tensor.to_dtype(dtype))
     }
 
     /// The same weights on another device.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory left.
     pub fn to_device(&self, device: &Device) -> Result<Self, ModelError> {
         self.map(|tensor| tensor.to_device(device))
     }
 
     /// Fresh weights in f32: normal with deviation 0.02, norms at 1, biases at 0. The same seed gives
     /// the same weights.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
     pub fn random(spec: &Spec, seed: u64, device: &Device) -> Result<Self, ModelError> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         Self::build(spec, |name, shape| {
@@ -152,6 +164,9 @@ impl Weights {
     }
 
     /// Writes `config.json` and `model.safetensors`, each whole or not at all.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn save(&self, folder: &Path, spec: &Spec) -> Result<(), ModelError> {
         files::make_folder(folder)?;
         let mut value = spec.to_json();
@@ -196,7 +211,7 @@ impl Weights {
         let files = safetensors_files(folder)?;
         let shown = folder.display().to_string();
         let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        // Safety: the files are mapped read-only; replacing them under a running process is the
+        // SAFETY: the files are mapped read-only; replacing them under a running process is the
         // operator's error, and saving here always writes a new file and renames it.
         let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
             invalid(format!("{error}\nhint: the file may be truncated; copy it again"))

@@ -43,11 +43,24 @@ async function request(path, key, options = {}) {
 
 // Models of the loop and policies that may be named; none where the key does not let us see them.
 export async function choices(key) {
-  const { data } = await (await request("v1/models", key)).json();
+  const { data } = await get("v1/models", key);
   const own = data.filter((model) => model.id.startsWith("prompt-r1/"));
   const policies = data.find((model) => model.id === "prompt-r1")?.policies ?? [];
   return { models: own.map((model) => model.id.slice("prompt-r1/".length)), policies };
 }
+
+const get = async (path, key = "") => (await request(path, key)).json();
+
+// A page of `GET /v1/episodes`, and one episode of it.
+export const episodes = (query, key) => get(`v1/episodes?${new URLSearchParams(query)}`, key);
+export const episode = (id, key) => get(`v1/episodes/${encodeURIComponent(id)}`, key);
+
+// What the server of the runs has.
+const run = (name) => `v1/runs/${encodeURIComponent(name)}`;
+export const runs = async () => (await get("v1/runs")).data;
+export const metrics = (name, from) => get(`${run(name)}/metrics?from=${from}`);
+export const evaluations = async (name) => (await get(`${run(name)}/evaluations`)).data;
+export const evaluation = (name, step) => get(`${run(name)}/evaluations/${step}`);
 
 // Asks `POST /v1/solve`; yields its events as [name, data] until `done`.
 export async function* solve(body, key, signal) {

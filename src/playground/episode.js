@@ -42,8 +42,9 @@ export class Episode {
     this.#abort.abort();
   }
 
-  // Shows an episode that was recorded; returns how it ended.
+  // Shows an episode that was recorded, with what was asked; returns how it ended.
   show(reply) {
+    this.facts.after(asked(this.request));
     const said = this.#done(reply);
     this.element.setAttribute("aria-busy", "false");
     this.#offer();
@@ -135,6 +136,16 @@ export class Episode {
     if (this.request.seed !== undefined) buttons.prepend(replay);
     this.actions.append(buttons, code);
   }
+}
+
+// What a request asks, for those who did not ask it themselves.
+function asked({ question, messages = [{ role: "user", content: question }] }) {
+  const parts = (content) => (Array.isArray(content) ? content.map((part) => part.text ?? `[${part.type}]`).join("\n") : content ?? "");
+  return h("div", { class: "lanes" }, ...messages.map(({ role, content }, at) => {
+    const text = new Text(`Message ${at + 1} of the ${role}`);
+    text.append(parts(content));
+    return h("div", { class: "lane" }, h("h3", {}, at + 1 === messages.length ? "Question" : h("bdi", {}, role)), text.element);
+  }));
 }
 
 // The tokens of each turn: those that it begins with, then those that the policy sampled in it.

@@ -2,6 +2,7 @@
 import { choices } from "./api.js";
 import { byId, h, newId } from "./dom.js";
 import { Episode } from "./episode.js";
+import { content, take } from "./images.js";
 import { look } from "./records.js";
 import { keep, requests, restore } from "./settings.js";
 
@@ -39,6 +40,11 @@ async function start(episodes) {
 }
 
 function ask() {
+  if (content(byId("question").value.trim()).length === 0) {
+    say("Write a question first.");
+    byId("question").focus();
+    return;
+  }
   keep();
   stop();
   const episodes = requests(asked()).map((request) => new Episode(request, tools));
@@ -52,11 +58,11 @@ function stop() {
 
 // The question, in its conversation where there is one.
 function asked() {
-  const question = byId("question").value;
+  const question = content(byId("question").value);
   const earlier = [...document.querySelectorAll("#messages li")].map((item) => ({
     role: item.querySelector("select").value, content: item.querySelector("textarea").value,
   }));
-  if (earlier.length === 0) return { question };
+  if (earlier.length === 0 && typeof question === "string") return { question };
   return { messages: [...earlier, { role: "user", content: question }] };
 }
 
@@ -80,11 +86,14 @@ async function offer() {
   byId("policies").replaceChildren(...policies.map((value) => h("option", { value })));
 }
 
-look(say, ({ request, reply }) => {
+take(say);
+look(key, say, ({ request, reply }) => {
   stop();
   const episode = new Episode(request, tools);
   byId("episodes").replaceChildren(episode.element);
   say(episode.show(reply));
+  episode.element.tabIndex = -1;
+  episode.element.focus();
 });
 restore();
 offer();

@@ -1,25 +1,15 @@
-// Episodes that a server wrote down (`[record]`), from a file that a person chooses: it is read
-// here, and sent nowhere.
+// Recorded episodes: those of the server that the key may read, or those of a file that a person
+// chooses, which is read here and sent nowhere.
+import { episode as open, episodes as page } from "./api.js";
 import { byId, h } from "./dom.js";
 import { given } from "./turn.js";
 
-// Records that are listed at one time, the newest first.
-const LISTED = 200;
+// Pages without a hit that are skipped before a person is asked whether to look further back.
+const EMPTY_PAGES = 10;
+const LISTED = 50;
 
-let records = [];
-
-// What `POST /v1/solve` would have replied.
-function reply(record) {
-  const { ids = [], log_probs = [], action_mask = [] } = record.trajectory.trace ?? {};
-  return {
-    ...record,
-    turns: record.trajectory.turns.map(turn),
-    // Files have the ids, not the texts.
-    tokens: ids.map((id, at) => ({ id, text: `${id} `, log_prob: action_mask[at] ? log_probs[at] : undefined })),
-  };
-}
-
-function turn({ think, action, text, finish, is_given, tokens, cost = 0, millis, observation: seen }) {
+// A turn of a record as `POST /v1/solve` replies it.
+export function turn({ think, action, text, finish, is_given, tokens, cost = 0, millis, observation: seen }) {
   const of = (...kinds) => (kinds.includes(action.kind) ? action.text : undefined);
   return {
     think, is_given, tokens, cost, millis,
@@ -38,24 +28,33 @@ function turn({ think, action, text, finish, is_given, tokens, cost = 0, millis,
   };
 }
 
-// The request that would ask for the same.
-function request({ question, conversation = [], policy, large_model, sampling, trajectory }) {
-  const asked = conversation.length ? { messages: [...conversation, { role: "user", content: question }] } : { question };
-  const { seed, temperature } = sampling;
-  const turns = trajectory.turns.filter((turn) => turn.is_given).map(turn)
+// What the server would say of a record.
+function recorded(record) {
+  const { ids = [], log_probs = [], action_mask = [] } = record.trajectory.trace ?? {};
+  const { question, conversation = [], attachments = [], policy, large_model, sampling } = record;
+  const content = attachments.length ? [{ type: "text", text: question }, ...attachments] : question;
+  const isAlone = conversation.length + attachments.length === 0;
+  const turns = record.trajectory.turns.map(turn);
+  const own = turns.filter((turn) => turn.is_given)
     .map((turn) => given(turn.think, turn.interaction_prompt, turn.interaction_response));
-  // Drawn seeds have 64 bits, of which a number here has 53: such an episode cannot be replayed.
-  return { ...asked, policy, large_model, temperature, ...(turns.length ? { turns } : {}), ...(Number.isSafeInteger(seed) ? { seed } : {}) };
+  return {
+    request: {
+      ...(isAlone ? { question } : { messages: [...conversation, { role: "user", content }] }),
+      ...(own.length ? { turns: own } : {}),
+      policy, large_model, seed: sampling.seed, temperature: sampling.temperature,
+    },
+    reply: { ...record, turns, tokens: ids.map((id, at) => ({ id, log_prob: action_mask[at] ? log_probs[at] : undefined })) },
+  };
 }
 
-// The records of a file, and how many lines are none.
+// The records of a file, the newest first, and how many lines are none.
 async function read(file) {
   let skipped = 0;
   const lines = (await file.text()).split("\n").filter((line) => line.trim());
   const found = lines.flatMap((line) => {
     try {
       const record = JSON.parse(line);
-      return [{ record, reply: reply(record), request: request(record) }];
+      return [{ ...record, open: recorded(record) }];
     } catch {
       skipped += 1;
       return [];
@@ -64,35 +63,99 @@ async function read(file) {
   return { found: found.reverse(), skipped };
 }
 
-function list(show) {
-  const wanted = byId("recorded_text").value.toLowerCase();
-  const reason = byId("recorded_reason").value;
-  const fits = ({ record }) => (!reason || record.finish_reason === reason) &&
-    [record.question, record.answer, record.policy, record.large_model].some((text) => text.toLowerCase().includes(wanted));
-  const found = records.filter(fits);
-  byId("recorded_list").replaceChildren(...found.slice(0, LISTED).map((entry) => {
-    const { record } = entry;
-    const time = new Date(record.created * 1000).toISOString().slice(0, 16).replace("T", " ");
-    const question = h("bdi", {}, record.question.slice(0, 200));
-    return h("li", {}, h("button", { type: "button", class: "small", onclick: () => show(entry) },
-      `${time} UTC, `, h("bdi", {}, record.policy), `, ${record.finish_reason}: `, question));
-  }));
-  const shown = Math.min(found.length, LISTED);
-  byId("recorded_count").textContent = `${shown} of ${records.length} episodes`;
+// Seconds since 1970 of a field with a local time.
+const seconds = (id) => (byId(id).value ? Math.floor(new Date(byId(id).value).getTime() / 1000) : undefined);
+
+function filters() {
+  const wanted = {
+    text: byId("recorded_text").value, policy: byId("recorded_policy").value.trim(),
+    large_model: byId("recorded_model").value.trim(), finish_reason: byId("recorded_reason").value,
+    since: seconds("recorded_since"), until: seconds("recorded_until"),
+  };
+  return Object.fromEntries(Object.entries(wanted).filter(([, value]) => value));
 }
 
-// Lists the episodes of a chosen file; `show` opens one.
-export function look(say, show) {
-  byId("recorded_file").addEventListener("change", async (event) => {
-    const [file] = event.target.files;
-    if (!file) return;
-    const { found, skipped } = await read(file);
-    records = found;
-    const reasons = [...new Set(records.map(({ record }) => record.finish_reason))].sort();
-    byId("recorded_reason").replaceChildren(h("option", { value: "" }, "any"), ...reasons.map((name) => h("option", {}, name)));
-    byId("recorded_filters").hidden = false;
-    list(show);
-    if (skipped) say(`${skipped} lines of the file are no episodes: choose a file that \`[record]\` wrote.`);
+// The same filters over records of a file.
+function fits(record, { text, since, until, ...exact }) {
+  const has = (part) => part.toLowerCase().includes(text.toLowerCase());
+  return Object.entries(exact).every(([name, value]) => record[name] === value) &&
+    (!text || [record.question, record.answer].some(has)) &&
+    (!since || record.created >= since) && (!until || record.created < until);
+}
+
+// Lists recorded episodes; `show` opens one.
+export function look(key, say, show) {
+  let file = null;
+  let cursor = "";
+  // What is asked for now: answers to what was asked before come too late.
+  let asked = 0;
+
+  const entry = (summary) => {
+    const time = new Date(summary.created * 1000).toISOString().slice(0, 16).replace("T", " ");
+    const choose = async () => {
+      try {
+        const { request, reply } = summary.open ?? await open(summary.id, key());
+        // Drawn seeds have 64 bits, of which a number here has 53: such an episode cannot be replayed.
+        const { seed, ...rest } = request;
+        show({ request: Number.isSafeInteger(seed) ? request : rest, reply });
+      } catch (error) {
+        say(error.message);
+      }
+    };
+    return h("li", {}, h("button", { type: "button", class: "small", onclick: choose },
+      `${time} UTC, `, h("bdi", {}, summary.policy), `, ${summary.finish_reason}: `, h("bdi", {}, summary.question.slice(0, 200))));
+  };
+
+  const list = async (goOn = false) => {
+    asked += 1;
+    const mine = asked;
+    const items = byId("recorded_list");
+    const wanted = filters();
+    let found = [];
+    let said = "";
+    try {
+      if (file) {
+        const from = goOn ? items.children.length : 0;
+        const all = file.filter((record) => fits(record, wanted));
+        found = all.slice(from, from + LISTED);
+        cursor = all.length > from + LISTED ? "more" : "";
+      } else {
+        cursor = goOn ? cursor : "";
+        for (let pages = 0; pages < EMPTY_PAGES && found.length === 0; pages += 1) {
+          const { data, next_cursor: next = "" } = await page({ ...wanted, limit: LISTED, ...(cursor && { cursor }) }, key());
+          if (mine !== asked) return;
+          [found, cursor] = [data, next];
+          if (!next) break;
+        }
+      }
+    } catch (error) {
+      if (mine !== asked) return;
+      cursor = "";
+      said = error.message;
+    }
+    if (!goOn) items.replaceChildren();
+    items.append(...found.map(entry));
+    const count = items.children.length;
+    byId("recorded_count").textContent = said || `${count} shown${cursor ? ", there may be more" : ", and there are no more"}`;
+    byId("key").addEventListener("change", () => { if (byId("recorded").open) list(); });
+  byId("recorded_more").hidden = !cursor;
+  };
+
+  let timer = 0;
+  byId("recorded_filters").addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(list, 250);
   });
-  for (const id of ["recorded_text", "recorded_reason"]) byId(id).addEventListener("input", () => list(show));
+  byId("recorded").addEventListener("toggle", () => { if (byId("recorded").open) list(); });
+  byId("recorded_more").addEventListener("click", () => list(true));
+  byId("recorded_file").addEventListener("change", async (event) => {
+    const [chosen] = event.target.files;
+    file = null;
+    if (chosen) {
+      const { found, skipped } = await read(chosen);
+      file = found;
+      if (skipped) say(`${skipped} lines of the file are no episodes: choose a file that \`[record]\` wrote.`);
+    }
+    list();
+  });
 }

@@ -33,7 +33,8 @@ export class Turn {
     this.element.classList.remove("is-live");
   }
 
-  // What the reply's trace says of the turn; `tokens` are those that it begins with and wrote.
+  // What the reply's trace says of the turn; `tokens` are those that it begins with and wrote. With
+  // `goOn` it can be edited.
   finish(turn, tokens, goOn) {
     this.end();
     this.turn = turn;
@@ -49,7 +50,7 @@ export class Turn {
       this.facts.append(took("large model", turn.large_model_millis, turn.large_model_tokens, turn.large_model_cost));
     }
     this.rest.append(this.#why(turn, tokens));
-    if (turn.interaction_prompt) this.rest.append(this.#stepIn(turn, goOn));
+    if (goOn && turn.interaction_prompt) this.rest.append(this.#stepIn(turn, goOn));
   }
 
   #why(turn, tokens) {
@@ -131,20 +132,23 @@ export function given(think, prompt, reply) {
 // Long token streams take a while to lay out; the head says enough until somebody asks for more.
 const MOST = 4_000;
 
+// The text of a token; of a policy that is not served any more, its id.
+const said = ({ id, text }) => text ?? `${id} `;
+
 function plain(tokens) {
   const text = new Text("");
-  text.append(tokens.map((token) => token.text).join(""));
+  text.append(tokens.map(said).join(""));
   text.flush();
   return h("div", {}, ...text.box.childNodes);
 }
 
 function coloured(tokens) {
   const box = h("div", {});
-  for (const { id, text, log_prob } of tokens.slice(0, MOST)) {
-    const probability = Math.exp(log_prob);
+  for (const token of tokens.slice(0, MOST)) {
+    const probability = Math.exp(token.log_prob);
     const level = LEVELS.filter((least) => probability >= least).length;
-    const title = `token ${id}, probability ${(100 * probability).toPrecision(3)} %`;
-    box.append(h("span", { class: `t p${level}`, title }, text));
+    const title = `token ${token.id}, probability ${(100 * probability).toPrecision(3)} %`;
+    box.append(h("span", { class: `t p${level}`, title }, said(token)));
   }
   if (tokens.length > MOST) box.append(` … and ${tokens.length - MOST} more tokens`);
   return box;

@@ -26,7 +26,7 @@ impl Policy for DirectPolicy {
         _opening: &[Piece],
         _sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        Ok(Box::new(Session(TokenTrace::default())))
+        Ok(Box::new(DirectSession(TokenTrace::default())))
     }
 
     async fn is_ready(&self) -> bool {
@@ -34,10 +34,10 @@ impl Policy for DirectPolicy {
     }
 }
 
-struct Session(TokenTrace);
+struct DirectSession(TokenTrace);
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for DirectSession {
     async fn turn(
         &mut self,
         _max_tokens: usize,
@@ -51,7 +51,7 @@ impl PolicySession for Session {
         Ok(())
     }
 
-    fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, _observation: &[Piece]) -> Result<(), PolicyError> {
         Ok(())
     }
 

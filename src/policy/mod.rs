@@ -8,19 +8,21 @@ use secrecy::SecretString;
 use crate::engine::{EngineError, Sampling};
 use crate::large_model::{LargeModelError, Prices};
 use crate::protocol::Piece;
-use crate::tokenization::TokenizerError;
+use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
 mod direct;
 mod program;
 mod remote;
 mod scripted;
+mod stepped;
 mod token;
 
 pub use direct::{DIRECT, DirectPolicy};
 pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
+pub use stepped::{PlayedTurn, Player, Prompted, SteppedPolicy};
 pub use token::TokenPolicy;
 
 /// A turn that could not be sampled.
@@ -54,6 +56,16 @@ pub enum PolicyError {
     /// The receiver of the turn's text is gone.
     #[error("nobody listens any more")]
     Cancelled,
+}
+
+impl From<TokenizeError> for PolicyError {
+    fn from(error: TokenizeError) -> Self {
+        match error {
+            TokenizeError::TooLong { bytes, context } => Self::TextTooLong { bytes, context },
+            TokenizeError::Busy => EngineError::Overloaded.into(),
+            TokenizeError::Failed(reason) => Self::Tokenizer(reason),
+        }
+    }
 }
 
 impl From<TokenizerError> for PolicyError {
@@ -139,7 +151,10 @@ pub trait PolicySession: Send {
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError>;
 
     /// Appends what the policy gets to see before its next turn.
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
+    ///
+    /// # Errors
+    /// When the policy cannot take it: its context is full, or it has failed.
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError>;
 
     /// The token stream so far; empty for policies that do not expose their tokens.
     fn trace(&self) -> &TokenTrace;

@@ -46,7 +46,7 @@ impl Policy for ProgramPolicy {
         _sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         let shown = vec![concat(opening)];
-        Ok(Box::new(Session { policy: self.clone(), shown, trace: TokenTrace::default() }))
+        Ok(Box::new(ProgramSession { policy: self.clone(), shown, trace: TokenTrace::default() }))
     }
 
     async fn is_ready(&self) -> bool {
@@ -54,13 +54,13 @@ impl Policy for ProgramPolicy {
     }
 }
 
-struct Session {
+struct ProgramSession {
     policy: ProgramPolicy,
     shown: Vec<String>,
     trace: TokenTrace,
 }
 
-impl Session {
+impl ProgramSession {
     async fn run(&self) -> std::io::Result<String> {
         let mut child = Command::new(&self.policy.program)
             .args(&self.policy.arguments)
@@ -93,7 +93,7 @@ impl Session {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for ProgramSession {
     async fn turn(
         &mut self,
         _max_tokens: usize,
@@ -113,7 +113,7 @@ impl PolicySession for Session {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())
     }
@@ -144,7 +144,7 @@ mod tests {
         let policy = ProgramPolicy::new(command).unwrap();
         let opening = [Piece::Text("a \"question\"".into())];
         let mut session = policy.open(&opening, Sampling::GREEDY).await?;
-        session.observe(&[Piece::Markup("reply".into())])?;
+        session.observe(&[Piece::Markup("reply".into())]).await?;
         let mut heard = Heard(String::new());
         session.turn(9, &mut heard).await?;
         Ok(heard.0)

@@ -11,6 +11,7 @@ use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, ReplyChunk};
 use crate::protocol::{ANSWER, FINAL_PROMPT, PROMPT, Piece, concat};
+use crate::seed;
 use crate::trajectory::{TokenTrace, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -57,7 +58,7 @@ impl Policy for RemotePolicy {
         sampling: Sampling,
         authorization: Option<&SecretString>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        Ok(Box::new(Session {
+        Ok(Box::new(RemoteSession {
             model: Arc::clone(&self.model),
             authorization: authorization.cloned(),
             sampling,
@@ -72,7 +73,7 @@ impl Policy for RemotePolicy {
     }
 }
 
-struct Session {
+struct RemoteSession {
     model: Arc<dyn LargeModel>,
     authorization: Option<SecretString>,
     sampling: Sampling,
@@ -84,7 +85,7 @@ struct Session {
 /// The tags that end a turn when they are closed.
 const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
 
-impl Session {
+impl RemoteSession {
     /// The fields of a turn's request.
     fn fields(&self, max_tokens: usize) -> Map<String, Value> {
         let Sampling { temperature, top_p, seed, .. } = self.sampling;
@@ -96,11 +97,9 @@ impl Session {
         fields.insert("max_tokens".to_owned(), json!(max_tokens));
         let closing: Vec<String> = ACTIONS.iter().map(|tag| format!("</{tag}>")).collect();
         fields.insert("stop".to_owned(), json!(closing));
-        // A seed that was drawn has 64 bits: nobody asked for it. What a caller asked for is sent
-        // where every endpoint takes it.
-        let seed = seed.wrapping_add(self.turns);
-        if seed <= i32::MAX as u64 {
-            fields.insert("seed".to_owned(), json!(seed));
+        // One that was drawn is not sent: not every endpoint takes seeds.
+        if seed::is_chosen(seed) {
+            fields.insert("seed".to_owned(), json!(seed::near(seed, self.turns)));
         }
         fields
     }
@@ -119,7 +118,7 @@ fn open_action(text: &str) -> Option<&'static str> {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for RemoteSession {
     async fn turn(
         &mut self,
         max_tokens: usize,
@@ -176,7 +175,7 @@ impl PolicySession for Session {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.messages.push(ChatMessage::text("user", concat(observation)));
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Policy for ScriptedPolicy {
         opening: &[Piece],
         _sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        Ok(Box::new(Session {
+        Ok(Box::new(ScriptedSession {
             script: Arc::clone(&self.script),
             shown: vec![concat(opening)],
             trace: TokenTrace::default(),
@@ -60,14 +60,14 @@ impl Policy for ScriptedPolicy {
     }
 }
 
-struct Session {
+struct ScriptedSession {
     script: Arc<Script>,
     shown: Vec<String>,
     trace: TokenTrace,
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for ScriptedSession {
     /// A token is a word; a turn longer than `max_tokens` words is cut.
     async fn turn(
         &mut self,
@@ -96,7 +96,7 @@ impl PolicySession for Session {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown.push(concat(observation));
         Ok(())
     }

@@ -2,23 +2,15 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::compute::{self, ComputeError};
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
 use crate::protocol::{Piece, length};
-use crate::tokenization::{IncrementalDecoder, TextSide, TokenizerError};
+use crate::tokenization::{BYTES_A_TOKEN, IncrementalDecoder, TextSide, tokenized, tokenizing};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
-
-/// A text of more bytes a token than this is beyond the context, whatever its tokens are: texts that
-/// people write have three to five.
-const BYTES_A_TOKEN: usize = 16;
-/// How long tokenising a text may take.
-const TOKENIZING: Duration = Duration::from_secs(60);
 
 /// A policy that samples from an engine.
 pub struct TokenPolicy {
@@ -58,7 +50,7 @@ impl Policy for TokenPolicy {
         let ids = tokenized(bytes, context, move || text.opening_ids(&opening)).await?;
         let mut trace = TokenTrace::default();
         trace.push_context(&ids);
-        Ok(Box::new(Session {
+        Ok(Box::new(TokenSession {
             engine: Arc::clone(&self.engine),
             text: Arc::clone(&self.text),
             stream: self.stream,
@@ -75,7 +67,7 @@ impl Policy for TokenPolicy {
             let mut decoder = IncrementalDecoder::default();
             ids.iter().map(|id| decoder.push(&text.tokenizer, *id)).collect()
         };
-        computed(bytes, work).await
+        Ok(tokenizing(bytes, work).await?)
     }
 
     async fn is_ready(&self) -> bool {
@@ -83,32 +75,7 @@ impl Policy for TokenPolicy {
     }
 }
 
-/// The ids of a text of so many bytes, unless that is far beyond the context.
-async fn tokenized(
-    bytes: usize,
-    context: usize,
-    work: impl FnOnce() -> Result<Vec<u32>, TokenizerError> + Send + 'static,
-) -> Result<Vec<u32>, PolicyError> {
-    if bytes > context.saturating_mul(BYTES_A_TOKEN) {
-        return Err(PolicyError::TextTooLong { bytes, context });
-    }
-    computed(bytes, work).await
-}
-
-/// Runs the tokenizer over so many bytes, off the async workers where they are many.
-async fn computed<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, TokenizerError> + Send + 'static,
-) -> Result<T, PolicyError> {
-    let computed = compute::run_on(bytes, Instant::now() + TOKENIZING, work).await;
-    let computed = computed.map_err(|error| match error {
-        ComputeError::Full => EngineError::Overloaded.into(),
-        error => PolicyError::Tokenizer(error.to_string()),
-    })?;
-    Ok(computed?)
-}
-
-struct Session {
+struct TokenSession {
     engine: Arc<dyn Engine>,
     text: Arc<TextSide>,
     stream: bool,
@@ -117,7 +84,7 @@ struct Session {
     trace: TokenTrace,
 }
 
-impl Session {
+impl TokenSession {
     /// Each turn draws from a stream of its own, so that how many numbers an earlier turn drew
     /// cannot matter.
     fn turn_sampling(&self) -> Sampling {
@@ -141,7 +108,7 @@ impl Session {
 }
 
 #[async_trait]
-impl PolicySession for Session {
+impl PolicySession for TokenSession {
     async fn turn(
         &mut self,
         max_tokens: usize,
@@ -207,9 +174,12 @@ impl PolicySession for Session {
         Ok(())
     }
 
-    fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         let last = self.trace.ids.last().copied();
-        let ids = self.text.observation_ids(last, observation)?;
+        let (text, bytes) = (Arc::clone(&self.text), length(observation));
+        let observation = observation.to_vec();
+        // However long it is: the next turn says whether it fits.
+        let ids = tokenizing(bytes, move || text.observation_ids(last, &observation)).await?;
         self.trace.push_context(&ids);
         Ok(())
     }
@@ -218,3 +188,7 @@ impl PolicySession for Session {
         &self.trace
     }
 }
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;

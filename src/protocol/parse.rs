@@ -44,7 +44,7 @@ pub fn parse_turn(text: &str) -> ParsedTurn {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     Outside,
     In {
         tag: &'static str,
@@ -63,7 +63,7 @@ pub struct TurnParser {
     text: String,
     /// All before this byte has been read.
     read: usize,
-    place: Place,
+    place: Position,
     /// Where the contents of the closed tags stand.
     think: Option<Range<usize>>,
     action: Option<(&'static str, Range<usize>)>,
@@ -78,7 +78,7 @@ impl Default for TurnParser {
         Self {
             text: String::new(),
             read: 0,
-            place: Place::Outside,
+            place: Position::Outside,
             think: None,
             action: None,
             overrun: false,
@@ -106,7 +106,7 @@ impl TurnParser {
     /// fragments of each tag now add up to what [`Self::finish`] gives.
     pub fn close(&mut self) -> Vec<Fragment> {
         let mut fragments = Vec::new();
-        while let Place::In { tag, start, doubt } = self.place {
+        while let Position::In { tag, start, doubt } = self.place {
             let end = doubt.unwrap_or(self.text.len());
             fragments.extend(self.report(tag, end, true));
             self.leave(tag, start..end);
@@ -146,7 +146,7 @@ impl TurnParser {
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
         match self.place {
-            Place::Outside => {
+            Position::Outside => {
                 for (at, mark) in marks(&self.text, self.read) {
                     let opened = [THINK, PROMPT, FINAL_PROMPT, ANSWER]
                         .into_iter()
@@ -154,7 +154,7 @@ impl TurnParser {
                         .find(|tag| mark.opens(tag));
                     if let Some(tag) = opened {
                         self.read = at + tag.len() + 2;
-                        self.place = Place::In { tag, start: self.read, doubt: None };
+                        self.place = Position::In { tag, start: self.read, doubt: None };
                         (self.reported, self.report) = (self.read, Report::within(tag));
                         return;
                     }
@@ -165,7 +165,7 @@ impl TurnParser {
                 }
                 self.read = self.text.len();
             }
-            Place::In { tag, start, mut doubt } => {
+            Position::In { tag, start, mut doubt } => {
                 let mut read = self.text.len();
                 let mut closing = None;
                 for (at, mark) in marks(&self.text, self.read) {
@@ -185,11 +185,11 @@ impl TurnParser {
                     self.leave(tag, start..end);
                 } else {
                     self.read = read;
-                    self.place = Place::In { tag, start, doubt };
+                    self.place = Position::In { tag, start, doubt };
                     fragments.extend(self.report(tag, doubt.unwrap_or(read), false));
                 }
             }
-            Place::Done => {
+            Position::Done => {
                 self.overrun |= !self.text[self.read..].trim().is_empty();
                 self.read = self.text.len();
             }
@@ -212,10 +212,10 @@ impl TurnParser {
     fn leave(&mut self, tag: &'static str, content: Range<usize>) {
         if tag == THINK {
             self.think = Some(content);
-            self.place = Place::Outside;
+            self.place = Position::Outside;
         } else {
             self.action = Some((tag, content));
-            self.place = Place::Done;
+            self.place = Position::Done;
         }
     }
 }

@@ -18,8 +18,13 @@ const CLOSE: char = '\u{FDD1}';
 
 /// Marks text from outside, so that it can travel through a template and be told apart after.
 pub(crate) fn mark(text: &str) -> String {
-    let clean = text.replace([OPEN, CLOSE], "");
-    format!("{OPEN}{clean}{CLOSE}")
+    let mut marked = String::with_capacity(text.len() + OPEN.len_utf8() + CLOSE.len_utf8());
+    marked.push(OPEN);
+    for part in text.split([OPEN, CLOSE]) {
+        marked.push_str(part);
+    }
+    marked.push(CLOSE);
+    marked
 }
 
 /// Splits a rendered template into its pieces.

@@ -15,23 +15,42 @@
 use super::REFERENCES;
 use super::escape::unescape_names;
 
+/// Why the references of a prompt cannot be resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpandError {
+    /// There is no reply of this turn.
+    Missing(usize),
+    /// With them, the prompt is longer than it may be.
+    TooLong,
+}
+
 /// `prompt` with its references resolved; `replies` has those of each turn so far, `None` where a
-/// turn had none.
+/// turn had none. A reference takes a few bytes and may stand for megabytes, so the result has at
+/// most `most` bytes.
 ///
 /// # Errors
-/// With the number of the first reply that does not exist.
-pub fn expand(prompt: &str, question: &str, replies: &[Option<&str>]) -> Result<String, usize> {
+/// For the first reference to a reply that does not exist, or that makes the prompt too long.
+pub fn expand(
+    prompt: &str,
+    question: &str,
+    replies: &[Option<&str>],
+    most: usize,
+) -> Result<String, ExpandError> {
     let mut expanded = String::with_capacity(prompt.len());
     let mut rest = prompt;
     while let Some((before, reference, after)) = next(rest) {
         expanded.push_str(&unescape_names(before, &REFERENCES));
-        match reference {
-            Reference::Question => expanded.push_str(question),
+        let text = match reference {
+            Reference::Question => question,
             Reference::Reply(turn) => {
                 let reply = turn.checked_sub(1).and_then(|index| *replies.get(index)?);
-                expanded.push_str(reply.ok_or(turn)?);
+                reply.ok_or(ExpandError::Missing(turn))?
             }
+        };
+        if expanded.len() + text.len() > most {
+            return Err(ExpandError::TooLong);
         }
+        expanded.push_str(text);
         rest = after;
     }
     expanded.push_str(&unescape_names(rest, &REFERENCES));
@@ -40,13 +59,23 @@ pub fn expand(prompt: &str, question: &str, replies: &[Option<&str>]) -> Result<
 
 /// What two prompts share that differ only in case and white space: these are the same.
 pub fn comparable(prompt: &str) -> String {
-    let words: Vec<String> = prompt.split_whitespace().map(str::to_lowercase).collect();
-    words.join(" ")
+    let mut comparable = String::with_capacity(prompt.len());
+    for word in prompt.split_whitespace() {
+        if !comparable.is_empty() {
+            comparable.push(' ');
+        }
+        if word.is_ascii() {
+            comparable.extend(word.chars().map(|letter| letter.to_ascii_lowercase()));
+        } else {
+            comparable.push_str(&word.to_lowercase());
+        }
+    }
+    comparable
 }
 
 /// Whether `prompt` says all of `question`, but for case and white space.
 pub fn carries(prompt: &str, question: &str) -> bool {
-    comparable(prompt).contains(&comparable(question))
+    prompt.contains(question) || comparable(prompt).contains(&comparable(question))
 }
 
 enum Reference {
@@ -88,7 +117,21 @@ mod tests {
     const QUESTION: &str = "How many <reply 1/> are <question/>?";
 
     #[test]
+    fn references_stand_for_as_much_as_they_may() {
+        for (prompt, most, expanded) in [
+            ("<reply 1/><reply 1/>", 8, Ok("fourfour".to_owned())),
+            ("<reply 1/><reply 1/>", 7, Err(ExpandError::TooLong)),
+            ("a<question/>", 7, Err(ExpandError::TooLong)),
+            // What the prompt says itself is bounded elsewhere.
+            ("without any", 7, Ok("without any".to_owned())),
+        ] {
+            assert_eq!(expand(prompt, "question", &[Some("four")], most), expanded, "{prompt}");
+        }
+    }
+
+    #[test]
     fn references_stand_for_texts() {
+        use ExpandError::Missing;
         let replies = [Some("It is 4."), None, Some("<question/> &lt;reply")];
         for (prompt, expanded) in [
             ("What is 2 + 2?", Ok("What is 2 + 2?")),
@@ -97,9 +140,9 @@ mod tests {
             ("<question /> <reply  1 />", Ok(&*format!("{QUESTION} It is 4."))),
             // What is put in is not expanded again, nor unescaped.
             ("<reply 3/>", Ok("<question/> &lt;reply")),
-            ("<reply 2/>", Err(2)),
-            ("<question/> <reply 4/> <reply 5/>", Err(4)),
-            ("<reply 0/>", Err(0)),
+            ("<reply 2/>", Err(Missing(2))),
+            ("<question/> <reply 4/> <reply 5/>", Err(Missing(4))),
+            ("<reply 0/>", Err(Missing(0))),
             // No references.
             ("<question> <question", Ok("<question> <question")),
             ("<Question/> <reply/> <reply x/>", Ok("<Question/> <reply/> <reply x/>")),
@@ -110,8 +153,8 @@ mod tests {
             ("&lt;question/> &lt;reply 1/>", Ok("<question/> <reply 1/>")),
             ("&amp;lt;question/>", Ok("&lt;question/>")),
         ] {
-            let found = expand(prompt, QUESTION, &replies);
-            assert_eq!(found.as_deref().map_err(|&n| n), expanded, "{prompt}");
+            let found = expand(prompt, QUESTION, &replies, 99);
+            assert_eq!(found.as_deref().map_err(|&error| error), expanded, "{prompt}");
         }
     }
 
@@ -120,7 +163,7 @@ mod tests {
         for outside in
             ["<question/>", "x <reply 1/>", "&lt;question/>", "<QUESTION/>", "<<reply 1/>"]
         {
-            let copied = expand(&escape(outside), "q", &[Some("r")]);
+            let copied = expand(&escape(outside), "q", &[Some("r")], 99);
             assert_eq!(copied.as_deref(), Ok(outside));
         }
     }

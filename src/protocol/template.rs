@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior, context};
+use serde::{Deserialize, Serialize};
 
 use super::piece::{Piece, mark, split};
 
@@ -14,6 +15,38 @@ pub const TEMPLATE_FILES: [(&str, &str); 5] = [
     ("prompt.j2", include_str!("templates/prompt.j2")),
     ("form.j2", include_str!("templates/form.j2")),
 ];
+
+/// The file of [`Settings`] in a folder of templates.
+pub const SETTINGS_FILE: &str = "protocol.json";
+
+/// What of the protocol is no text: `protocol.json` in a folder of templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Whether the large model sees the earlier prompts and replies of an episode with each prompt.
+    /// Without them every prompt stands alone, as if it were the first: it is shorter, its reply can
+    /// be cached across episodes, and an earlier mistake does not draw later ones after it.
+    pub history: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { history: true }
+    }
+}
+
+impl Settings {
+    fn load(folder: Option<&Path>) -> Result<Self, ProtocolError> {
+        let path = folder.map(|folder| folder.join(SETTINGS_FILE)).filter(|path| path.is_file());
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(ProtocolError::Read { path, source }),
+        };
+        serde_json::from_str(&text)
+            .map_err(|error| ProtocolError::Settings { path, reason: error.to_string() })
+    }
+}
 
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +66,14 @@ pub enum ProtocolError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The settings are none.
+    #[error("cannot use the settings `{}`: {reason}\nhint: `{{\"history\": true}}` is all there is to set", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The template does not render.
     #[error(
@@ -80,10 +121,15 @@ pub enum Shown<'a> {
 #[derive(Debug)]
 pub struct Protocol {
     environment: Environment<'static>,
+    settings: Settings,
 }
 
 impl Protocol {
-    /// The built-in templates, with those replaced that `folder` holds under the same name.
+    /// The built-in templates and settings, with those replaced that `folder` holds under the same
+    /// name.
+    ///
+    /// # Errors
+    /// When there is no such folder, a file in it cannot be read, or a template does not render.
     pub fn load(folder: Option<&Path>) -> Result<Self, ProtocolError> {
         if let Some(path) = folder.filter(|folder| !folder.is_dir()) {
             return Err(ProtocolError::NoFolder { path: path.to_owned() });
@@ -101,7 +147,7 @@ impl Protocol {
                 ProtocolError::Render { name: name.into(), reason: error.to_string() }
             })?;
         }
-        let protocol = Self { environment };
+        let protocol = Self { environment, settings: Settings::load(folder)? };
         // A template that fails is found here, not in the first request.
         let some = [("name".to_owned(), "text".to_owned())];
         for some in [&some[..], &[]] {
@@ -128,7 +174,7 @@ impl Protocol {
         Ok(protocol)
     }
 
-    /// Writes the templates that [`Self::load`] takes for `folder` into the folder `to`.
+    /// Writes the templates and settings that [`Self::load`] takes for `folder` into the folder `to`.
     ///
     /// # Errors
     /// When a file cannot be read or written.
@@ -139,10 +185,25 @@ impl Protocol {
             let source = own.map_or_else(|| Ok(builtin.to_owned()), std::fs::read_to_string)?;
             std::fs::write(to.join(name), source)?;
         }
-        Ok(())
+        let own = folder.map(|folder| folder.join(SETTINGS_FILE)).filter(|own| own.is_file());
+        match own {
+            Some(own) => std::fs::copy(own, to.join(SETTINGS_FILE)).map(|_| ()),
+            None => {
+                let settings = serde_json::to_string(&Settings::default())?;
+                std::fs::write(to.join(SETTINGS_FILE), settings + "\n")
+            }
+        }
+    }
+
+    /// What of the protocol is no text.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// The policy's opening message, a user turn.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn opening(&self, opening: &Opening<'_>) -> Result<Vec<Piece>, ProtocolError> {
         let conversation = opening.conversation.iter();
         let conversation: Vec<_> = conversation
@@ -165,6 +226,9 @@ impl Protocol {
     }
 
     /// What the policy sees after its prompt, a user turn.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn observation(&self, shown: Shown<'_>) -> Result<Vec<Piece>, ProtocolError> {
         let (reply, is_repeated, missing) = match shown {
             Shown::Reply(reply) => (reply, false, None),
@@ -175,13 +239,21 @@ impl Protocol {
     }
 
     /// A prompt as the large model gets it, a user message. `question` is set where it is to be
-    /// sent along: with the first prompt of an episode, unless that has it already.
+    /// sent along: with a prompt that nothing stands before, unless that has it already.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn prompt(&self, prompt: &str, question: Option<&str>) -> Result<String, ProtocolError> {
-        let text = self.text("prompt.j2", context! { prompt, question })?;
-        Ok(text.trim().to_owned())
+        let mut text = self.text("prompt.j2", context! { prompt, question })?;
+        text.truncate(text.trim_end().len());
+        text.drain(..text.len() - text.trim_start().len());
+        Ok(text)
     }
 
     /// The large model's system message; empty for none.
+    ///
+    /// # Errors
+    /// When the template fails.
     pub fn large_model_system(&self) -> Result<String, ProtocolError> {
         let pieces = self.render("large_model.j2", context! {})?;
         Ok(super::piece::concat(&pieces).trim().to_owned())
@@ -189,6 +261,9 @@ impl Protocol {
 
     /// The notes for the call that gives an answer its form, before the question in the user's
     /// message: prompts with their replies, and the policy's draft, empty for none.
+    ///
+    /// # Errors
+    /// When the template fails for these values.
     pub fn form(&self, exchanges: &[(&str, &str)], draft: &str) -> Result<String, ProtocolError> {
         let exchanges: Vec<_> = exchanges
             .iter()
@@ -249,6 +324,27 @@ mod tests {
             let written = std::fs::read_to_string(recorded.path().join(name)).unwrap();
             assert_eq!(written, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn settings_are_read_and_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(SETTINGS_FILE);
+        let recorded = tempfile::tempdir().unwrap();
+        for (text, history) in
+            [(None, true), (Some("{}"), true), (Some(r#"{"history":false}"#), false)]
+        {
+            if let Some(text) = text {
+                std::fs::write(&file, text).unwrap();
+            }
+            Protocol::record(Some(folder.path()), recorded.path()).unwrap();
+            for folder in [folder.path(), recorded.path()] {
+                assert_eq!(Protocol::load(Some(folder)).unwrap().settings(), Settings { history });
+            }
+        }
+        std::fs::write(&file, r#"{"historie":false}"#).unwrap();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("`historie`") && error.contains("hint:"), "{error}");
     }
 
     #[test]

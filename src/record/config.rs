@@ -14,10 +14,18 @@ pub struct RecordConfig {
     /// The folder of the files. They hold what callers asked and were told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
+    /// The file of a SQLite database to write to instead; it is made if it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sqlite: Option<PathBuf>,
     /// The name of the environment variable that holds the URL of a PostgreSQL database to write
     /// to instead of files, such as `DATABASE_URL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_env: Option<String>,
+    /// The ids of keys that may read the episodes of all callers at `/v1/episodes`; `*` stands for
+    /// anyone, also without a key. Every other key reads those that it asked for itself. Default:
+    /// none.
+    #[serde(default)]
+    pub readers: Vec<String>,
     /// Bytes after which a file is closed and the next begun. Default: 104857600 (100 MiB).
     #[serde(default = "default_max_bytes")]
     pub max_bytes: u64,
@@ -32,6 +40,9 @@ pub struct RecordConfig {
     #[serde(default = "default_queue_bytes")]
     pub queue_bytes: usize,
 }
+
+/// In `readers`, stands for all.
+const ANYONE: &str = "*";
 
 fn default_max_bytes() -> u64 {
     100 * 1024 * 1024
@@ -54,9 +65,9 @@ fn default_queue() -> usize {
 pub enum RecordError {
     /// Nowhere to write, or two places.
     #[error(
-        "`[record]` needs one of `folder` and `url_env`\nhint: files, or a PostgreSQL database"
+        "`[record]` needs one of `folder`, `sqlite` and `url_env`\nhint: files, a SQLite database, or a PostgreSQL database"
     )]
-    Place,
+    Destination,
     /// The variable that is named is not there.
     #[error(
         "`record.url_env`: the variable `{0}` is not set\nhint: export it, or set `record.folder` instead"
@@ -75,40 +86,67 @@ pub enum RecordError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The database's file cannot be made.
+    #[error("cannot write episodes down in `{}`: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The system gives no thread.
     #[error("cannot write episodes down: {0}")]
     Thread(std::io::Error),
 }
 
 /// Where records go.
-pub(super) enum Place<'a> {
+pub(super) enum Destination<'a> {
     Folder(&'a PathBuf),
+    Sqlite(&'a PathBuf),
     /// The name of the variable with its URL.
     Database(&'a str),
 }
 
 impl RecordConfig {
     /// Whether it says where to write.
+    ///
+    /// # Errors
+    /// When it names neither or both of the places.
     pub fn check(&self) -> Result<(), RecordError> {
         self.place().map(|_| ())
     }
 
-    pub(super) fn place(&self) -> Result<Place<'_>, RecordError> {
-        match (&self.folder, &self.url_env) {
-            (Some(folder), None) => Ok(Place::Folder(folder)),
-            (None, Some(variable)) => Ok(Place::Database(variable)),
-            _ => Err(RecordError::Place),
+    pub(super) fn place(&self) -> Result<Destination<'_>, RecordError> {
+        match (&self.folder, &self.sqlite, &self.url_env) {
+            (Some(folder), None, None) => Ok(Destination::Folder(folder)),
+            (None, Some(path), None) => Ok(Destination::Sqlite(path)),
+            (None, None, Some(variable)) => Ok(Destination::Database(variable)),
+            _ => Err(RecordError::Destination),
         }
+    }
+
+    /// Whether the key of this id, or a caller without one, may read the episodes of all callers.
+    pub fn reads_all(&self, key: Option<&str>) -> bool {
+        self.readers.iter().any(|reader| reader == ANYONE || Some(reader.as_str()) == key)
     }
 }
 
-/// How to reach the database whose URL is in `variable`, as `urls` looks it up. No error shows the
-/// URL: there may be a password in it.
-pub(super) fn connect_options(
+/// The URL of a database that is in `variable`, as `urls` looks it up. No error shows it: there may
+/// be a password in it.
+pub(super) fn database_url(
     variable: &str,
     urls: &dyn Fn(&str) -> Option<SecretString>,
-) -> Result<PgConnectOptions, RecordError> {
+) -> Result<SecretString, RecordError> {
     let url = urls(variable).ok_or_else(|| RecordError::Unset(variable.to_owned()))?;
+    connect_options(variable, &url)?;
+    Ok(url)
+}
+
+/// How to reach the database of a URL, which is in `variable`.
+pub(super) fn connect_options(
+    variable: &str,
+    url: &SecretString,
+) -> Result<PgConnectOptions, RecordError> {
     let url = url.expose_secret();
     let is_ours = ["postgres://", "postgresql://"].iter().any(|start| url.starts_with(start));
     let options = is_ours.then(|| PgConnectOptions::from_str(url).ok()).flatten();

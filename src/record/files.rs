@@ -116,7 +116,7 @@ impl Sink for Files {
     }
 }
 
-fn path(folder: &Path, number: u64) -> PathBuf {
+pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{number:06}{SUFFIX}"))
 }
 
@@ -129,7 +129,7 @@ fn append(folder: &Path, number: u64) -> io::Result<File> {
 }
 
 /// The length of a file up to the end of its last whole line.
-fn whole_lines(file: &mut File) -> io::Result<u64> {
+pub(super) fn whole_lines(file: &mut File) -> io::Result<u64> {
     const STEP: u64 = 64 * 1024;
     let mut end = file.metadata()?.len();
     while end > 0 {
@@ -146,7 +146,7 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
 }
 
 /// The numbers of our files, in order.
-fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();

@@ -1,5 +1,5 @@
 //! Episodes written down as they end, to be looked at or trained on: JSON Lines in a folder, or
-//! rows of a PostgreSQL table.
+//! rows of a table in SQLite or PostgreSQL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,16 +14,18 @@ use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::episode::Episode;
 
+mod archive;
 mod config;
 mod database;
 mod files;
 #[cfg(test)]
 mod tests;
 
+pub use archive::{Archive, ArchiveError, Filter, Page, Summary};
 pub use config::{RecordConfig, RecordError};
 
-use config::Place;
-use database::Database;
+use config::Destination;
+use database::{Database, Server};
 use files::Files;
 
 /// Records that are written together at most.
@@ -36,12 +38,18 @@ pub struct Record {
     pub id: String,
     /// Seconds since 1970.
     pub created: u64,
+    /// The id of the key that asked; none where no key was needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
     /// The policy's name.
     pub policy: String,
     /// The large model's name.
     pub large_model: String,
     /// The question.
     pub question: String,
+    /// Parts of the question that are no text, such as images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Value>,
     /// Messages before the question.
     pub conversation: Vec<ChatMessage>,
     /// How the policy sampled.
@@ -69,7 +77,8 @@ impl Record {
         });
         let tokens = self.episode.trajectory.trace.ids.len() * 9;
         let texts = self.question.len() + self.episode.answer.len();
-        EACH + texts + tokens + messages.sum::<usize>() + turns.sum::<usize>()
+        let attachments: usize = self.attachments.iter().map(value_bytes).sum();
+        EACH + texts + tokens + attachments + messages.sum::<usize>() + turns.sum::<usize>()
     }
 }
 
@@ -96,7 +105,7 @@ pub struct RecordCounts {
 
 /// What the recorder and its thread share.
 #[derive(Debug, Default)]
-struct Shared {
+struct RecorderState {
     written: AtomicU64,
     dropped: AtomicU64,
     /// The bytes of the records that wait.
@@ -116,7 +125,7 @@ trait Sink {
 pub struct Recorder {
     queue: Option<SyncSender<Box<Record>>>,
     queue_bytes: usize,
-    shared: Arc<Shared>,
+    shared: Arc<RecorderState>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,14 +141,20 @@ impl Recorder {
         urls: &dyn Fn(&str) -> Option<SecretString>,
     ) -> Result<Self, RecordError> {
         match config.place()? {
-            Place::Folder(folder) => {
+            Destination::Folder(folder) => {
                 let failed = |source| RecordError::Folder { folder: folder.clone(), source };
                 let files = Files::open(config, folder).map_err(failed)?;
                 Self::spawn(config, |_| Ok(Box::new(files)))
             }
-            Place::Database(variable) => {
-                let options = config::connect_options(variable, urls)?;
-                Self::spawn(config, |shared| Ok(Box::new(Database::new(options, shared)?)))
+            Destination::Sqlite(path) => {
+                let failed = |source| RecordError::File { path: path.clone(), source };
+                let server = Server::sqlite(path).map_err(failed)?;
+                Self::spawn(config, |shared| Ok(Box::new(Database::new(server, shared)?)))
+            }
+            Destination::Database(variable) => {
+                let url = config::database_url(variable, urls)?;
+                let server = Server::Postgres(config::connect_options(variable, &url)?);
+                Self::spawn(config, |shared| Ok(Box::new(Database::new(server, shared)?)))
             }
         }
     }
@@ -147,10 +162,10 @@ impl Recorder {
     /// `make` is called on the new thread.
     fn spawn(
         config: &RecordConfig,
-        make: impl FnOnce(Arc<Shared>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
+        make: impl FnOnce(Arc<RecorderState>) -> std::io::Result<Box<dyn Sink>> + Send + 'static,
     ) -> Result<Self, RecordError> {
         let (queue, waiting) = sync_channel::<Box<Record>>(config.queue.max(1));
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(RecorderState::default());
         let counted = Arc::clone(&shared);
         let write_all = move || {
             let mut sink = match make(Arc::clone(&counted)) {

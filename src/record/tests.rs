@@ -12,9 +12,11 @@ fn record(id: usize) -> Record {
     Record {
         id: id.to_string(),
         created: 1,
+        caller: None,
         policy: "p".into(),
         large_model: "m".into(),
         question: "a?".into(),
+        attachments: Vec::new(),
         conversation: Vec::new(),
         sampling: Sampling::GREEDY,
         episode: Episode {
@@ -32,7 +34,9 @@ fn record(id: usize) -> Record {
 fn config(folder: &Path) -> RecordConfig {
     RecordConfig {
         folder: Some(folder.join("deep/er")),
+        sqlite: None,
         url_env: None,
+        readers: Vec::new(),
         max_bytes: 2000,
         max_files: 3,
         queue: 64,
@@ -140,7 +144,7 @@ fn there_is_one_place_to_write_to() {
     let nowhere = RecordConfig { folder: None, ..config.clone() };
     let twice = RecordConfig { url_env: Some("URL".into()), ..config };
     for config in [nowhere, twice] {
-        assert!(matches!(config.check(), Err(RecordError::Place)), "{config:?}");
+        assert!(matches!(config.check(), Err(RecordError::Destination)), "{config:?}");
     }
 }
 

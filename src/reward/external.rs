@@ -7,14 +7,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Reward, RewardError, own_answer};
+use super::{ExternalConfig, Reward, RewardError, own_answer};
 use crate::task::Task;
 use crate::trajectory::{Trajectory, Turn};
 
@@ -24,32 +24,6 @@ const MAX_OUTPUT: u64 = 64 * 1024;
 const DRAIN: Duration = Duration::from_millis(200);
 /// How much of an unexpected output is shown, characters.
 const SHOWN: usize = 200;
-
-/// Who makes the reward.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExternalConfig {
-    /// A program and its arguments, run once per trajectory. Give this or `url`.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Where the object is posted to. Give this or `command`.
-    #[serde(default)]
-    pub url: Option<String>,
-    /// The most that one reward may take, milliseconds.
-    #[serde(default = "default_timeout_ms")]
-    pub timeout_ms: u64,
-    /// How many rewards may be made at once.
-    #[serde(default = "default_concurrency")]
-    pub concurrency: usize,
-}
-
-fn default_timeout_ms() -> u64 {
-    30_000
-}
-
-fn default_concurrency() -> usize {
-    8
-}
 
 #[derive(Debug)]
 enum Maker {
@@ -67,7 +41,7 @@ pub struct ExternalReward {
 
 /// What a program or server is told.
 #[derive(Serialize)]
-struct Attempt<'a> {
+struct ExternalRequest<'a> {
     task: &'a Task,
     answer: Option<&'a str>,
     turns: &'a [Turn],
@@ -76,6 +50,9 @@ struct Attempt<'a> {
 
 impl ExternalReward {
     /// Checks `config`; starts nothing.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &ExternalConfig) -> Result<Self, RewardError> {
         let wrong =
             |field, found: String, expected| Err(RewardError::Config { field, found, expected });
@@ -108,6 +85,9 @@ impl ExternalReward {
 
     /// The reward of `trajectory` as an attempt at `task`; any finite number. Waits for a free slot
     /// first, which does not count towards the time limit. Dropping the future ends the program.
+    ///
+    /// # Errors
+    /// When the program or the server fails, is too slow, or gives no finite number.
     pub async fn score(
         &self,
         trajectory: &Trajectory,
@@ -115,7 +95,7 @@ impl ExternalReward {
         builtin: &Reward,
     ) -> Result<f64, RewardError> {
         let answer = own_answer(trajectory);
-        let attempt = Attempt { task, answer, turns: &trajectory.turns, builtin };
+        let attempt = ExternalRequest { task, answer, turns: &trajectory.turns, builtin };
         let body = serde_json::to_vec(&attempt).map_err(|error| self.failed(error.to_string()))?;
         let _slot = self.slots.acquire().await.map_err(|error| self.failed(error.to_string()))?;
         let limit = Duration::from_millis(self.timeout_ms);

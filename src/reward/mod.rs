@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::task::Task;
 use crate::trajectory::{Action, Trajectory};
 
 mod answer;
 mod choice;
+mod config;
 mod expression;
 mod external;
 mod format;
@@ -24,70 +25,12 @@ mod tests;
 mod unit;
 
 pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
-pub use external::{ExternalConfig, ExternalReward};
+pub use config::{Coefficients, ExternalConfig, RewardConfig, Scheme};
+pub use external::ExternalReward;
 pub use number::Number;
 pub use plain::boxed;
 
 use format::{PublishedFormat, StrictFormat};
-
-/// How form and answer make a reward.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scheme {
-    /// As published, loopholes included. With `fmt` the sum of α for every turn with one think and
-    /// one prompt, and of β, γ, δ for the answer of the last turn, at most ε:
-    /// `-k + fmt + answer` when `fmt` reaches `k`, else `-k + fmt`.
-    ///
-    /// Known loopholes: thinking may be left out once there are two prompts; three prompts without
-    /// an answer score as much as a wrong answer; F1 takes 5.6 for 56.
-    #[default]
-    Paper,
-    /// Without those loopholes, and from -1 to 1 as well. Four constraints, each kept or not by the
-    /// trajectory as a whole: the policy gave an answer of its own, it had asked the large model,
-    /// it thought in every turn, every turn is exactly a think and one action.
-    ///
-    /// Without an answer: -1. With one, but not all of the rest: `-1 + kept / 4`, whatever the
-    /// answer. With all four: the answer's score, 0 to 1. Numeric golds are compared as numbers.
-    Strict,
-}
-
-/// The weights of the published formula.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Coefficients {
-    /// For each well-formed turn with a prompt.
-    pub alpha: f64,
-    /// For an answer tag in the last turn.
-    pub beta: f64,
-    /// For an answer that is not empty.
-    pub gamma: f64,
-    /// For a last turn that is exactly a think and then an answer.
-    pub delta: f64,
-    /// The most that the form can earn.
-    pub epsilon: f64,
-    /// What the form must earn for the answer to count; the paper's k.
-    pub gate: f64,
-}
-
-impl Default for Coefficients {
-    fn default() -> Self {
-        Self { alpha: 0.4, beta: 0.25, gamma: 0.25, delta: 0.1, epsilon: 1.0, gate: 1.0 }
-    }
-}
-
-/// Which reward is given.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RewardConfig {
-    /// How form and answer come together.
-    pub scheme: Scheme,
-    /// The weights of `paper`; `strict` has none.
-    pub coefficients: Coefficients,
-    /// How the answer is scored; `f1` under `paper` and `auto` under `strict` when absent.
-    pub metric: Option<AnswerMetric>,
-    /// A program or a server whose number is the reward instead.
-    pub external: Option<ExternalConfig>,
-}
 
 /// A reward that cannot be configured or had.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +107,9 @@ pub struct RewardFn {
 
 impl RewardFn {
     /// The reward that `config` describes; what it says of an external one is left out.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
         check(&config.coefficients)?;
         let (metric, normalization) = match config.scheme {
@@ -261,6 +207,9 @@ pub struct Rewarder {
 
 impl Rewarder {
     /// The reward that `config` describes.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn new(config: &RewardConfig) -> Result<Self, RewardError> {
         let external = config.external.as_ref().map(ExternalReward::new).transpose()?;
         Ok(Self { builtin: RewardFn::new(config)?, external })
@@ -268,6 +217,9 @@ impl Rewarder {
 
     /// The reward of `trajectory` as an attempt at `task`. With an external reward the total is
     /// its number, and the other fields are still those of the built-in one.
+    ///
+    /// # Errors
+    /// When an external reward fails.
     pub async fn score(&self, trajectory: &Trajectory, task: &Task) -> Result<Reward, RewardError> {
         self.finish(trajectory, task, self.builtin.score(trajectory, task)).await
     }

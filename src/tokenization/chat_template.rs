@@ -114,7 +114,15 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The text of the token that begins every conversation, where the model's files name one.
+    pub(super) fn begin(&self) -> Option<&str> {
+        self.tokens.bos_token.as_deref()
+    }
+
     /// The conversation as the model reads it, ready for it to write the next assistant turn.
+    ///
+    /// # Errors
+    /// When the template fails for these messages.
     pub fn render(&self, messages: &[Message]) -> Result<Vec<Piece>, TokenizerError> {
         let messages: Vec<_> = messages
             .iter()
@@ -124,6 +132,9 @@ impl ChatTemplate {
     }
 
     /// What the template puts between turns.
+    ///
+    /// # Errors
+    /// When the template fails, or does not put turns one after another.
     pub fn format(&self) -> Result<ChatFormat, TokenizerError> {
         // Plain words without edges that a template could trim.
         const WORDS: [&str; 3] = ["userzero", "assistantone", "usertwo"];

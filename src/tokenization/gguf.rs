@@ -23,7 +23,7 @@ use super::pre_tokenizer::PreTokenizer;
 use super::tokenizer::{Special, Tokenizer, TokenizerError, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
-pub use entries::gguf_entries;
+pub use entries::{GgufTokenizer, gguf_entries};
 pub use folder::write_text_files;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";

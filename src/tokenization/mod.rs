@@ -1,8 +1,10 @@
 //! Text to token ids and back, and the frame a chat template puts around it. Text from outside can
 //! never become a control token.
 
+mod bounded;
 mod chat_template;
 mod decode;
+mod fingerprint;
 mod gguf;
 mod jinja;
 mod pre_tokenizer;
@@ -10,8 +12,10 @@ mod text_side;
 mod tokenizer;
 pub mod word_level;
 
+pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
 pub use decode::IncrementalDecoder;
-pub use gguf::{gguf_entries, write_text_files};
+pub use fingerprint::{CONVERSATION, Fingerprint};
+pub use gguf::{GgufTokenizer, gguf_entries, write_text_files};
 pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

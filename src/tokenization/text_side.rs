@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use aho_corasick::AhoCorasick;
+
 use crate::gguf::Gguf;
 use crate::protocol::{Piece, TAGS, THINK};
 
@@ -51,6 +53,9 @@ impl TextSide {
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
+    ///
+    /// # Errors
+    /// Says why it cannot.
     pub fn check_turns(&self) -> Result<(), TokenizerError> {
         self.format().map(|_| ())
     }
@@ -85,13 +90,13 @@ impl TextSide {
         let mut ids = self.tokenizer.encode_markup(&turn)?;
         if ids.iter().any(|id| self.tokenizer.stop_ids().contains(id)) {
             ids.clear();
-            let mut rest = turn.as_ref();
-            while let Some((begin, end)) = first_tag(rest) {
-                ids.extend(self.tokenizer.encode_text(&rest[..begin])?);
-                ids.extend(self.tokenizer.encode_markup(&rest[begin..end])?);
-                rest = &rest[end..];
+            let mut read = 0;
+            for tag in tag_finder()?.find_iter(turn.as_ref()) {
+                ids.extend(self.tokenizer.encode_text(&turn[read..tag.start()])?);
+                ids.extend(self.tokenizer.encode_markup(&turn[tag.range()])?);
+                read = tag.end();
             }
-            ids.extend(self.tokenizer.encode_text(rest)?);
+            ids.extend(self.tokenizer.encode_text(&turn[read..])?);
         }
         ids.extend(self.turn_end());
         Ok(ids)
@@ -114,11 +119,17 @@ impl TextSide {
     }
 
     /// Ids that begin an episode: the opening as a user turn, ready for the policy to write.
+    ///
+    /// # Errors
+    /// When the template fails, or the tokenizer cannot encode a text.
     pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
         self.conversation_ids(&[Message { role: "user", content: opening.to_vec() }])
     }
 
     /// Ids of a conversation, ready for the model to write the next turn.
+    ///
+    /// # Errors
+    /// When the template fails, or the tokenizer cannot encode a text.
     pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = self.tokenizer.encode_pieces(&self.template.render(messages)?)?;
         let begin = self.tokenizer.begin().filter(|begin| ids.first() != Some(begin));
@@ -128,6 +139,9 @@ impl TextSide {
 
     /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the
     /// observation as a user turn, and the frame up to where the policy writes.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode a text.
     pub fn observation_ids(
         &self,
         last: Option<u32>,
@@ -149,10 +163,10 @@ impl TextSide {
     }
 }
 
-/// The first tag of the protocol in `text`.
-fn first_tag(text: &str) -> Option<(usize, usize)> {
-    let places = TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
-    places.filter_map(|tag| text.find(&tag).map(|at| (at, at + tag.len()))).min()
+/// Finds the protocol's tags, opening and closing.
+fn tag_finder() -> Result<AhoCorasick, TokenizerError> {
+    let tags = TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
+    AhoCorasick::new(tags).map_err(|error| TokenizerError::Encode(error.to_string()))
 }
 
 #[cfg(test)]

@@ -140,6 +140,9 @@ impl Tokenizer {
     }
 
     /// Ids of text of ours: control tokens in it are recognised.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode it.
     pub fn encode_markup(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self
             .inner
@@ -149,6 +152,9 @@ impl Tokenizer {
     }
 
     /// Ids of text from outside: they decode to the same text, and none is a control token.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode it.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let whole = self.encode_markup(text)?;
         if !self.has_control(&whole) {
@@ -182,6 +188,9 @@ impl Tokenizer {
 
     /// Ids of pieces in order, each by its origin; the protocol's tags are escaped in text from
     /// outside, for tokenizers in which they are no control tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode a piece.
     pub fn encode_pieces(&self, pieces: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         for piece in pieces {
@@ -194,6 +203,9 @@ impl Tokenizer {
     }
 
     /// The text of ids, control tokens included.
+    ///
+    /// # Errors
+    /// When an id is none of the tokenizer's.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.inner.decode(ids, false).map_err(|error| TokenizerError::Encode(error.to_string()))
     }

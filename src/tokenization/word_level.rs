@@ -32,6 +32,9 @@ pub const LAST_MESSAGE_TEMPLATE: &str =
 
 /// Writes `tokenizer.json` and its companions for the words of `lines` into `folder`; returns the
 /// size of the vocabulary. `tags` become tokens of their own.
+///
+/// # Errors
+/// When a file cannot be written.
 pub fn write_word_level(
     folder: &Path,
     lines: &[String],

@@ -61,6 +61,9 @@ pub struct Clipped<'a> {
 }
 
 /// Scales `gradients` so that their global norm is at most `limit` (infinity: leave them).
+///
+/// # Errors
+/// When a gradient is not finite, or the device fails.
 pub fn clip(gradients: &mut Gradients, limit: f64) -> Result<Clipped<'_>, AdamWError> {
     let norm = gradients.norm()?;
     if !norm.is_finite() {
@@ -75,7 +78,7 @@ pub fn clip(gradients: &mut Gradients, limit: f64) -> Result<Clipped<'_>, AdamWE
 
 /// One tensor's moments, and its f32 master where the model's own type is narrower.
 #[derive(Debug)]
-struct State {
+struct Moments {
     name: String,
     mean: Tensor,
     square: Tensor,
@@ -87,7 +90,7 @@ struct State {
 pub struct AdamW {
     config: AdamWConfig,
     steps: u64,
-    states: Vec<State>,
+    states: Vec<Moments>,
 }
 
 /// The numbers of one step that are the same for every value of a tensor.
@@ -108,6 +111,9 @@ struct Factors {
 
 impl AdamW {
     /// Fresh state for the tensors that [`crate::model::Model::trainable`] lists.
+    ///
+    /// # Errors
+    /// When the configuration is impossible, or the device has no memory left.
     pub fn new(config: AdamWConfig, trainable: &[(String, &Tensor)]) -> Result<Self, AdamWError> {
         let mut states = Vec::new();
         for (name, tensor) in trainable {
@@ -116,7 +122,7 @@ impl AdamW {
                 DType::F32 => None,
                 _ => Some(tensor.to_dtype(DType::F32)?),
             };
-            states.push(State { name: name.clone(), mean: zeros()?, square: zeros()?, master });
+            states.push(Moments { name: name.clone(), mean: zeros()?, square: zeros()?, master });
         }
         Ok(Self { config, steps: 0, states })
     }
@@ -128,6 +134,9 @@ impl AdamW {
 
     /// Moves the parameters, which [`crate::model::Model::trainable_mut`] lists, against the gradient.
     /// Each gets a new tensor: whoever shares the old one keeps it as it was.
+    ///
+    /// # Errors
+    /// When the parameters are not those that the state is for, or the device fails.
     pub fn step(
         &mut self,
         mut parameters: Vec<(String, &mut Tensor)>,
@@ -174,6 +183,9 @@ impl AdamW {
     }
 
     /// Writes moments, masters and the number of steps as safetensors, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), AdamWError> {
         let steps = Tensor::new(self.steps as i64, &Device::Cpu)?;
         let mut tensors = vec![("steps".to_owned(), &steps)];
@@ -188,6 +200,9 @@ impl AdamW {
     }
 
     /// Reads the state that [`AdamW::save`] wrote while training tensors of these names and shapes.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is of other tensors.
     pub fn load(
         config: AdamWConfig,
         trainable: &[(String, &Tensor)],
@@ -251,7 +266,7 @@ fn take(tensors: &mut HashMap<String, Tensor>, name: &str) -> Result<Tensor, Ada
 fn update_host(
     old: &Tensor,
     gradient: &Tensor,
-    state: &State,
+    state: &Moments,
     factors: Factors,
 ) -> candle_core::Result<Tensor> {
     let (values, gradient) = (host::values(old)?, host::values(gradient)?);
@@ -287,7 +302,7 @@ multiversion! {
 fn updated(
     old: &Tensor,
     gradient: &Tensor,
-    state: &State,
+    state: &Moments,
     factors: Factors,
 ) -> candle_core::Result<(Tensor, Tensor, Tensor)> {
     let gradient = gradient.to_dtype(DType::F32)?;

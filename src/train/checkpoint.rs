@@ -1,4 +1,7 @@
-//! The files of a checkpoint. Which checkpoints there are is [`super::run_folder`]'s business.
+//! The files of a checkpoint, `checkpoints/step-00000010/` in a run's folder.
+//!
+//! [`super::run_folder`] makes these folders whole or not at all and removes old ones;
+//! [`super::optimize`] writes and reads weights and moments, and GRPO's `run` the rest.
 
 /// The weights that are trained.
 pub const TRAINABLE: &str = "trainable.safetensors";

@@ -1,6 +1,62 @@
-//! Checks that every training configuration shares.
+//! What every training configuration shares: the model to start from, and checks.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
+use crate::model::{AdapterConfig, DeviceChoice, DtypeChoice};
+
+/// Which model is trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartConfig {
+    /// A folder with weights, tokenizer and chat template, or a `.gguf` file, whose weights are
+    /// dequantised.
+    pub path: Option<PathBuf>,
+    /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
+    pub new: Option<NewModel>,
+    /// A folder of protocol templates that the policy is taught, and carries from then on. Default:
+    /// those in its own folder, or the built-in ones.
+    pub templates: Option<PathBuf>,
+    /// Train a new low-rank adapter instead of the weights.
+    pub lora: Option<AdapterConfig>,
+    /// Or go on with the adapter in this PEFT folder.
+    pub adapter: Option<PathBuf>,
+    /// Where it is trained, and GRPO samples its episodes.
+    pub device: DeviceChoice,
+    /// In which type; also that of the finished folder. A run goes on in the type it began in.
+    pub dtype: DtypeChoice,
+    /// Keep only each layer's input and compute the rest again on the way back: less memory, a
+    /// third more time.
+    pub recompute: bool,
+}
+
+/// The shape of a new model; see `config.json` of any Qwen3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewModel {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+    /// Whether it reads the last message only, as a model without memory.
+    #[serde(default)]
+    pub last_message_only: bool,
+    /// A folder of protocol templates that it is to carry.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
+}
 
 /// Fails unless a file's `schema_version` is the one that this program reads.
 pub(super) fn version(found: u32) -> Result<(), TrainError> {

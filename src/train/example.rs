@@ -24,6 +24,9 @@ pub enum ExampleError {
 }
 
 /// A question and its answer, as a model without protocol answers it.
+///
+/// # Errors
+/// When a text cannot be framed or tokenized.
 pub fn question_and_answer(
     text: &TextSide,
     question: &str,
@@ -37,6 +40,9 @@ pub fn question_and_answer(
 }
 
 /// A demonstration of the protocol, turn by turn as the loop would have run it.
+///
+/// # Errors
+/// When a text cannot be framed or tokenized.
 pub fn demonstration(
     text: &TextSide,
     protocol: &Protocol,
@@ -59,6 +65,9 @@ pub fn demonstration(
 }
 
 /// A chat, to be learnt turn by turn. Turns that are not to be learnt are context.
+///
+/// # Errors
+/// When a text cannot be framed or tokenized.
 pub fn chat(text: &TextSide, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleError> {
     let is_reply = |line: &ChatTurn| line.role == ChatRole::Assistant;
     let first = lines.iter().position(is_reply).unwrap_or(0);

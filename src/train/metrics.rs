@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use crate::atomic_file::replace;
+
 /// Named values of one step, in the order they were added.
 pub type Values = Vec<(&'static str, f64)>;
 
@@ -20,6 +22,9 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens the log in `folder` for a run that goes on after `step` steps: what an earlier attempt
     /// wrote beyond them is removed, so that no step is there twice.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
     pub fn open(folder: &Path, step: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join("metrics.jsonl");
@@ -37,10 +42,7 @@ impl MetricsLog {
                 }
             }
         }
-        // Not in its place: a kill or a full disk leaves the former file whole.
-        let partial = folder.join("metrics.jsonl.partial");
-        std::fs::write(&partial, kept)?;
-        std::fs::rename(&partial, &path)?;
+        replace(&path, |beside| std::fs::write(beside, kept))?;
         let lines = OpenOptions::new().append(true).open(&path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("events.out.tfevents.{:010}.prompt-r1.{step}", now.as_secs());
@@ -53,6 +55,9 @@ impl MetricsLog {
     }
 
     /// Writes the values of `step`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn write(&mut self, step: u64, values: &Values) -> std::io::Result<()> {
         let mut line = Map::new();
         line.insert("step".into(), step.into());

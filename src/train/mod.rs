@@ -2,7 +2,7 @@
 
 pub mod adamw;
 mod checkpoint;
-mod config;
+pub mod config;
 pub mod error;
 pub mod example;
 pub mod grpo;

@@ -24,7 +24,19 @@ const LOCK: &str = "run.lock";
 pub struct RunFolder {
     root: PathBuf,
     /// Locked as long as the run is at work.
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
+}
+
+/// A locked file. A child process shares the lock from its start to its `exec`, so closing the file
+/// alone would not always end it.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is left, if this fails.
+        let _ = self.0.unlock();
+    }
 }
 
 impl RunFolder {
@@ -36,7 +48,7 @@ impl RunFolder {
         fs::create_dir_all(root.join("checkpoints"))?;
         let lock = File::create(root.join(LOCK))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(Lock(lock)) }),
             Err(TryLockError::WouldBlock) => Err(TrainError::Locked(root.display().to_string())),
             Err(TryLockError::Error(error)) => Err(error.into()),
         }
@@ -69,6 +81,9 @@ impl RunFolder {
 
     /// Writes a checkpoint by `write`, whole or not at all: a kill or a full disk leaves the older
     /// ones as they were. Then removes all but the newest `keep`, sparing `best`.
+    ///
+    /// # Errors
+    /// What `write` fails with, or when a folder cannot be made, renamed or removed.
     pub fn checkpoint<E: From<io::Error>>(
         &self,
         step: u64,

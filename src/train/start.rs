@@ -4,13 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::model::spec::LayerKind;
-use crate::model::{
-    Adapter, AdapterConfig, DeviceChoice, DtypeChoice, Family, Model, ModelError, Spec, Weights,
-};
+use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
 use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
@@ -18,60 +15,10 @@ use crate::tokenization::word_level::{
 };
 use crate::world::{WorldConfig, vocabulary};
 
+use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::fingerprint;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
-
-/// Which model is trained.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StartConfig {
-    /// A folder with weights, tokenizer and chat template, or a `.gguf` file, whose weights are
-    /// dequantised.
-    pub path: Option<PathBuf>,
-    /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
-    pub new: Option<NewModel>,
-    /// A folder of protocol templates that the policy is taught, and carries from then on. Default:
-    /// those in its own folder, or the built-in ones.
-    pub templates: Option<PathBuf>,
-    /// Train a new low-rank adapter instead of the weights.
-    pub lora: Option<AdapterConfig>,
-    /// Or go on with the adapter in this PEFT folder.
-    pub adapter: Option<PathBuf>,
-    /// Where it is trained, and GRPO samples its episodes.
-    pub device: DeviceChoice,
-    /// In which type; also that of the finished folder. A run goes on in the type it began in.
-    pub dtype: DtypeChoice,
-    /// Keep only each layer's input and compute the rest again on the way back: less memory, a
-    /// third more time.
-    pub recompute: bool,
-}
-
-/// The shape of a new model; see `config.json` of any Qwen3.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewModel {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads.
-    pub num_key_value_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Longest sequence.
-    pub max_position_embeddings: usize,
-    /// Whether it reads the last message only, as a model without memory.
-    #[serde(default)]
-    pub last_message_only: bool,
-    /// A folder of protocol templates that it is to carry.
-    #[serde(default)]
-    pub templates: Option<PathBuf>,
-}
 
 impl StartConfig {
     /// Whether there is such a model, without reading its weights.
@@ -194,6 +141,9 @@ impl Start {
 
     /// The protocol this model was or will be taught: that of the run, else its own templates, else
     /// the built-in ones.
+    ///
+    /// # Errors
+    /// When a template cannot be read or does not render.
     pub fn protocol(&self) -> Result<Protocol, TrainError> {
         Ok(Protocol::load(self.templates().as_deref())?)
     }
@@ -205,6 +155,9 @@ impl Start {
 
     /// Writes `model` with this text side as a folder that can be served, by the templates that it
     /// was taught: later versions of the built-in ones do not change what it reads.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
         copy_text_side(&self.folder, folder)?;
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
@@ -214,6 +167,7 @@ impl Start {
             let own = folder.join("adapter");
             adapter.save(&own, Some(&self.folder.display().to_string()))?;
             std::fs::write(own.join(BASE), fingerprint(&self.folder)? + "\n")?;
+            Protocol::record(self.templates().as_deref(), &own.join(TEMPLATES))?;
         }
         Ok(())
     }
@@ -240,15 +194,9 @@ fn misplaced(path: &Path) -> Option<String> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
     if !path.exists() {
-        let is_id = shown.to_string().split('/').count() == 2 && path.is_relative();
-        return Some(match is_id {
-            true => format!(
-                "there is no folder `{shown}`\nhint: training does not download; `hf download {shown} --local-dir FOLDER`, then `path = \"FOLDER\"`"
-            ),
-            false => format!("there is no folder `{shown}`"),
-        });
+        return Some(format!("there is no folder or file `{shown}`"));
     }
-    if has("adapter_config.json") && !has("config.json") {
+    if Adapter::is_alone(path) {
         return Some(format!(
             "`{shown}` holds an adapter and no model\nhint: set `model.path` to the model it was made for, and `model.adapter` to this folder"
         ));

@@ -121,6 +121,9 @@ impl DemonstrationMix {
 
 impl World {
     /// `n` demonstrations over questions of `split`, drawn independently.
+    ///
+    /// # Errors
+    /// When the world has too few questions, or a share of `mix` is out of range.
     pub fn demonstrations(
         &self,
         mix: &DemonstrationMix,

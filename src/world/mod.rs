@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
+mod config;
 pub mod demonstration;
 mod names;
 mod question;
@@ -20,34 +20,13 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+pub use config::{Wording, WorldConfig, WorldFacts, WorldQuestions};
 pub use relation::{EntityKind, Familiarity, PHRASINGS, Phrasing, Relation, RelationSpec};
 pub use sample::{Goal, MAX_HOPS, Sampler, Split, Step, TaskKind, WorldTask};
 pub use single_fact::SingleFact;
-pub use tasks::{Wording, WorldFacts, WorldQuestions, WorldTasks, vocabulary};
+pub use tasks::{WorldTasks, vocabulary};
 
 use names::{PROFESSIONS, SECTORS, WordMaker};
-
-/// How large the world is, and which of its kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorldConfig {
-    /// Another seed is another world.
-    pub seed: u64,
-    /// Even, since everybody is married; at least 4.
-    pub people: usize,
-    /// At least 2.
-    pub companies: usize,
-    /// At least as many as countries, since each has a capital.
-    pub cities: usize,
-    /// At least 2.
-    pub countries: usize,
-}
-
-impl Default for WorldConfig {
-    fn default() -> Self {
-        Self { seed: 1, people: 480, companies: 100, cities: 110, countries: 24 }
-    }
-}
 
 /// A world or a sample of it that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +86,9 @@ pub struct World {
 
 impl World {
     /// Makes the world of `config`.
+    ///
+    /// # Errors
+    /// Names the number that is out of range.
     pub fn generate(config: &WorldConfig) -> Result<Self, WorldError> {
         check(config)?;
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);

@@ -109,6 +109,9 @@ impl<'w> Sampler<'w> {
 
     /// One question, drawn uniformly over paths or templates, then over what it is about.
     /// `affirmative` chooses the answer of yes/no questions.
+    ///
+    /// # Errors
+    /// When the world has no question of that kind.
     pub fn draw(
         &self,
         kind: TaskKind,
@@ -279,6 +282,9 @@ fn task(id: String, kind: &str, question: String, gold: String, hops: usize) -> 
 impl World {
     /// `n` questions with distinct ids, `kinds` taking turns. Of the yes/no questions of a kind
     /// every other one is answered with yes.
+    ///
+    /// # Errors
+    /// When the world has too few questions of a kind.
     pub fn sample_tasks(
         &self,
         split: Split,

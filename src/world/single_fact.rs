@@ -52,6 +52,9 @@ impl World {
 
     /// Text in which every word of the world occurs as it does in use: every single fact in every
     /// wording, then `dialogues` questions of each kind with how they are answered.
+    ///
+    /// # Errors
+    /// When the world has too few questions of a kind.
     pub fn vocabulary_corpus(
         &self,
         dialogues: usize,

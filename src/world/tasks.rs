@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
-use super::{Familiarity, SingleFact, Split, TaskKind, World, WorldConfig, WorldError};
+use super::{
+    Familiarity, SingleFact, Split, TaskKind, Wording, World, WorldConfig, WorldError, WorldFacts,
+    WorldQuestions,
+};
 use crate::task::Task;
 
 /// Draws tasks of some kinds, and classifies prompts by their wording.
@@ -65,41 +67,6 @@ impl WorldTasks {
     }
 }
 
-/// Wordings of single facts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Wording {
-    /// Those that the bundled large model is trained on.
-    Known,
-    /// Those of which it saw a tenth.
-    Rare,
-    /// Those it never saw.
-    Unknown,
-    /// Every wording.
-    #[default]
-    All,
-}
-
-/// Questions about the bundled world; data set `world`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorldQuestions {
-    /// Which world.
-    #[serde(default)]
-    pub world: WorldConfig,
-    /// Which side of the split.
-    #[serde(default = "test")]
-    pub split: Split,
-    /// Kinds that take turns: `single`, `{ chain = 2 }`, `comparison`, `check`.
-    pub kinds: Vec<TaskKind>,
-    /// How many questions.
-    pub n: usize,
-}
-
-fn test() -> Split {
-    Split::Test
-}
-
 impl WorldQuestions {
     /// The questions that `seed` draws.
     ///
@@ -115,22 +82,6 @@ impl WorldQuestions {
         }
         sample(&World::generate(&self.world)?, self.split, &self.kinds, self.n, seed)
     }
-}
-
-/// Single facts of the bundled world by how well the bundled large model is to understand their
-/// wording; data set `world_facts`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorldFacts {
-    /// Which world.
-    #[serde(default)]
-    pub world: WorldConfig,
-    /// Which wordings.
-    #[serde(default)]
-    pub phrasing: Wording,
-    /// How many questions. Default: all.
-    #[serde(default)]
-    pub n: Option<usize>,
 }
 
 impl WorldFacts {

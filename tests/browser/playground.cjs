@@ -6,96 +6,39 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
-const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const upstream = require("./upstream.cjs");
+const { accessible, ask, done, fits, open, text } = require("./page.cjs");
 
-const [binary, screenshot] = process.argv.slice(2);
+const [binary, screenshots] = process.argv.slice(2);
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "playground-"));
-// Serves the page's files from this folder instead: to try changes without a build.
-const files = process.env.PLAYGROUND_FILES;
+const PNG = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg==", "base64");
 const QUESTION = "What is Grania's president's birthplace's country's language?";
-const LONG = 60_000;
 
 // Starts a server; gives its address and its process.
-function serve(config) {
+async function serve(config, listen = "127.0.0.1:0") {
   const name = path.join(folder, `${Math.random()}.toml`);
   fs.writeFileSync(name, `schema_version = 1\n${config}`);
-  const child = spawn(binary, ["serve", "--config", name, "--listen", "127.0.0.1:0"], { stdio: ["ignore", "ignore", "pipe"] });
+  return { ...await run(["serve", "--config", name, "--listen", listen], /listening on (http:\S+?),?\s/), config };
+}
+
+// Runs the program; gives the address that it says, and its process.
+function run(args, says) {
+  const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"] });
   children.push(child);
   return new Promise((done, fail) => {
     let log = "";
     child.stderr.on("data", (data) => {
       log += data;
-      const url = log.match(/listening on (http:\/\/127\.0\.0\.1:\d+)/)?.[1];
-      if (url) done({ url, child, name });
+      const url = log.match(says)?.[1];
+      if (url) done({ url, child });
     });
-    child.on("exit", () => fail(new Error(`the server ended:\n${log}`)));
+    child.on("exit", () => fail(new Error(`the program ended:\n${log}`)));
   });
 }
 
 const children = [];
 const checks = [];
 const check = (name, body) => checks.push([name, body]);
-
-// A page in a browser of its own; whatever it complains about or fetches from elsewhere fails.
-async function open(browser, url, { width = 1280, scheme = "light", complains = false } = {}) {
-  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
-  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
-  const page = await context.newPage();
-  page.setDefaultTimeout(LONG);
-  page.wrong = [];
-  if (complains) {
-    await page.goto(url);
-    return page;
-  }
-  page.on("pageerror", (error) => page.wrong.push(String(error)));
-  page.on("console", (message) => {
-    const isExpected = /status of 4\d\d|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION/.test(message.text());
-    if (message.type() === "error" && !isExpected) page.wrong.push(message.text());
-  });
-  page.on("request", (request) => {
-    if (!request.url().startsWith(new URL(url).origin)) page.wrong.push(`fetched ${request.url()}`);
-  });
-  if (files) {
-    await page.route((asked) => asked.pathname === "/" || asked.pathname.startsWith("/playground/"), async (route) => {
-      const name = new URL(route.request().url()).pathname.replace("/playground/", "").replace(/^\/$/, "page.html");
-      await route.fulfill({ response: await route.fetch(), body: fs.readFileSync(path.join(files, name)) });
-    });
-  }
-  await page.goto(url);
-  return page;
-}
-
-async function ask(page, question) {
-  await page.fill("#question", question);
-  await page.click("#go");
-}
-
-// What `look` finds, as soon as it finds something.
-async function until(look) {
-  for (let tries = 0; tries < 200; tries += 1) {
-    const found = look();
-    if (found) return found;
-    await new Promise((next) => setTimeout(next, 50));
-  }
-  throw new Error(`waited in vain for ${look}`);
-}
-
-const done = (page, count = 1) => page.waitForFunction(
-  (count) => document.querySelectorAll('article[aria-busy="false"]').length === count, count);
-const text = (page, selector) => page.locator(selector).first().textContent();
-const fits = async (page) => {
-  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert.ok(wide <= window, `the page is ${wide} wide in a window of ${window}`);
-};
-
-async function accessible(page) {
-  // Evaluated by the debugger: the page's own policy forbids it, as it should.
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
-  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
-  assert.deepEqual(found, []);
-}
 
 check("a question is answered turn by turn, and explained", async ({ open, bundled }) => {
   const page = await open(bundled.url);
@@ -160,13 +103,13 @@ check("the large model alone stands beside it", async ({ open, bundled }) => {
       await page.getByRole("button", { name: "Add an earlier message" }).click();
       await fits(page);
       await accessible(page);
-      if (screenshot && width === 1280 && scheme === "light") {
+      if (screenshots && width === 1280 && scheme === "light") {
         for (const why of (await page.locator(".turn summary").all()).slice(1)) await why.click();
         await page.locator("#settings summary").click();
         await page.getByRole("button", { name: "Remove" }).click();
         await page.setViewportSize({ width, height: 1000 });
         await page.evaluate(() => { document.activeElement.blur(); scrollTo(0, 0); });
-        await page.screenshot({ path: screenshot });
+        await page.screenshot({ path: path.join(screenshots, "playground.png") });
       }
       await page.close();
     }
@@ -185,31 +128,6 @@ check("the address keeps the settings and nothing else", async ({ open, bundled 
   assert.deepEqual(Object.fromEntries(url.searchParams), { max_turns: "1", temperature: "0", compare: "1" });
   const stored = await page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]);
   assert.deepEqual(stored, [0, 0, ""]);
-  return page;
-});
-
-check("recorded episodes are listed and opened", async ({ open, bundled }) => {
-  const page = await open(bundled.url);
-  await ask(page, QUESTION);
-  await done(page);
-  const answer = await text(page, ".lane.answer .text");
-  const turns = await page.locator(".turn").count();
-  const file = await until(() => fs.readdirSync(bundled.records).find((name) => fs.readFileSync(path.join(bundled.records, name), "utf8").endsWith("\n")));
-  await page.reload();
-  await page.locator("#recorded summary").click();
-  await page.setInputFiles("#recorded_file", path.join(bundled.records, file));
-  await page.fill("#recorded_text", "no such text");
-  assert.equal(await page.locator("#recorded_list li").count(), 0);
-  await page.fill("#recorded_text", "grania");
-  await page.selectOption("#recorded_reason", "answered");
-  await accessible(page);
-  await page.locator("#recorded_list button").first().click();
-  assert.equal(await text(page, ".lane.answer .text"), answer);
-  assert.equal(await page.locator(".turn").count(), turns);
-  await page.locator(".turn summary").first().click();
-  await page.locator(".turn .t[title]").nth(5).waitFor();
-  await page.getByRole("button", { name: "Replay with the same seed" }).click();
-  await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay took the same course"));
   return page;
 });
 
@@ -321,17 +239,55 @@ check("keys: one is missing, wrong, right, over its limit", async ({ open, locke
   return page;
 });
 
-check("a server that ends in mid-stream", async ({ open, doomed }) => {
+check("a server that restarts in mid-stream", async ({ open, doomed }) => {
   const page = await open(doomed.url);
   await ask(page, "slow");
   await page.waitForFunction(() => document.querySelector(".lane.answer .text")?.textContent.length > 10);
+  const ended = new Promise((ended) => doomed.child.once("exit", ended));
   doomed.child.kill("SIGKILL");
   await done(page);
   assert.match(await text(page, "#status"), /Check that the server runs and ask again|ask again/);
   await ask(page, "plain");
   await page.waitForFunction(() => document.getElementById("status").textContent.includes("cannot be reached"));
+  await ended;
+  await serve(doomed.config, new URL(doomed.url).host);
+  await ask(page, "plain");
+  await page.waitForFunction(() => document.querySelector(".lane.answer .text")?.textContent === "You asked: plain");
   return page;
 });
+
+check("an image and earlier turns go with the question", async ({ open, hostile, endpoint }) => {
+  for (const [width, scheme] of [[1280, "light"], [360, "dark"]]) {
+    const page = await open(hostile.url, { width, scheme });
+    await page.getByRole("button", { name: "Add an earlier message" }).click();
+    await page.locator("#messages textarea").fill("Hello?");
+    await page.getByRole("button", { name: "Add an earlier message" }).click();
+    await page.locator("#messages textarea").nth(1).fill("Hello.");
+    await page.setInputFiles("#image", [
+      { name: "dot.png", mimeType: "image/png", buffer: PNG },
+      { name: "page.html", mimeType: "text/html", buffer: Buffer.from("<script>window.hacked = 1</script>") },
+    ]);
+    await page.waitForFunction(() => document.getElementById("status").textContent.includes("choose PNG"));
+    assert.ok(await page.locator("#images img").evaluate((image) => image.complete && image.naturalWidth === 1));
+    await accessible(page);
+    await fits(page);
+    await ask(page, "What is it?");
+    await done(page);
+    assert.match(await text(page, ".lane.answer .text"), /You asked: What is it\? and an image/);
+    const image = { type: "image_url", image_url: { url: `data:image/png;base64,${PNG.toString("base64")}` } };
+    const [first, second, question] = endpoint.state.messages.slice(-3);
+    assert.deepEqual([first, second], [{ role: "user", content: "Hello?" }, { role: "assistant", content: "Hello." }]);
+    assert.ok(question.content.some((part) => JSON.stringify(part) === JSON.stringify(image)), JSON.stringify(question));
+    await page.getByRole("button", { name: "Remove dot.png" }).click();
+    await page.fill("#question", " ");
+    await page.click("#go");
+    assert.equal(await text(page, "#status"), "Write a question first.");
+    await page.close();
+  }
+});
+
+require("./records.cjs")(check);
+require("./runs.cjs")(check);
 
 async function main() {
   const endpoint = await upstream.start();
@@ -339,14 +295,17 @@ async function main() {
   const access = `[access]\nstore = "${folder}/keys.db"\n`;
   const nowhere = `[access]\nstore = "${folder}/none.db"\n`;
   fs.writeFileSync(path.join(folder, "keys.toml"), `schema_version = 1\n${access}`);
-  const key = execFileSync(binary, ["keys", "--config", path.join(folder, "keys.toml"), "create", "page", "--requests-per-minute", "3"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  const newKey = (name, ...limits) => execFileSync(binary, ["keys", "--config", path.join(folder, "keys.toml"), "create", name, ...limits], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  const key = newKey("page", "--requests-per-minute", "3");
   const [bundled, hostile, doomed, locked] = await Promise.all([
-    serve(`${nowhere}[record]\nfolder = "${folder}/records"\n`), serve(nowhere + large), serve(nowhere + large), serve(access + large),
+    serve(`${nowhere}[record]\nfolder = "${folder}/records"\nreaders = ["*"]\n`), serve(nowhere + large), serve(nowhere + large),
+    serve(`${access}${large}[record]\nsqlite = "${folder}/locked.db"\n`),
   ]);
   locked.key = key;
+  locked.newKey = newKey;
   bundled.records = `${folder}/records`;
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"] });
-  const used = { bundled, hostile, doomed, locked, endpoint };
+  const used = { bundled, hostile, doomed, locked, endpoint, run, folder, screenshots };
   let failed = 0;
   for (const [name, body] of checks) {
     if (process.env.ONLY && !name.includes(process.env.ONLY)) continue;

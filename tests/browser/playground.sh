@@ -3,8 +3,9 @@
 # models, and with a large model that writes what would break a careless page. In light and dark,
 # wide and narrow, by keyboard, and checked by axe-core.
 #
-#   tests/browser/playground.sh SERVER [SCREENSHOT]
+#   tests/browser/playground.sh SERVER [SCREENSHOTS]
 #
+# Then the page of `server runs` and `server train --ui`. SCREENSHOTS is a folder to put pictures into.
 # With PLAYGROUND_FILES=src/playground the page's files come from that folder, not out of SERVER: no
 # build is needed to try a change. ONLY=TEXT runs the checks whose names contain TEXT.
 #
@@ -12,12 +13,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-if ! command -v chromium >/dev/null; then
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null
-fi
-cache="${PROMPT_R1_BROWSER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/browser}"
-mkdir -p "$cache"
-[ -f "$cache/package.json" ] || echo '{"private": true}' >"$cache/package.json"
-npm install --prefix "$cache" --silent --no-audit --no-fund playwright-core@1.65.1 axe-core@4.14.1
+. tests/browser/install.sh
 NODE_PATH="$cache/node_modules" node tests/browser/playground.cjs "$@"

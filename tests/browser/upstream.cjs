@@ -7,7 +7,7 @@ const HOSTILE = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1<
 const MEGABYTE = "x".repeat(1 << 20);
 const WORDS = Array.from({ length: 10_000 }, (_, index) => `w${index}${index % 20 === 19 ? "\n" : " "}`);
 
-const state = { open: 0, go: new WeakMap() };
+const state = { open: 0, messages: [], go: new WeakMap() };
 
 async function reply(question, send) {
   if (question.includes("hostile")) for (const part of HOSTILE.match(/[^]{1,7}/g)) await send(part);
@@ -23,7 +23,10 @@ function start() {
     let body = "";
     for await (const piece of request) body += piece;
     const { messages, model } = JSON.parse(body);
-    const question = messages.at(-1).content;
+    state.messages.push(...messages);
+    const { content } = messages.at(-1);
+    const parts = Array.isArray(content) ? content : [{ text: content }];
+    const question = parts.map((part) => part.text ?? "and an image").join(" ");
     response.writeHead(200, { "content-type": "text/event-stream" });
     let isGone = false;
     state.open += 1;

@@ -1,6 +1,5 @@
 //! Keys of callers, and their limits.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +10,10 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::eventually::eventually;
 use crate::loopback::{Cut, Loopback, Script};
-use crate::process::{Process, command, run, told};
-use crate::server::{Server, Setup};
+use crate::process::{Process, command, configuration, run, told};
+use crate::server::{Server, Setup, client};
 
 mod passed;
 mod shared;
@@ -310,12 +310,9 @@ async fn what_was_used_is_counted_though_the_client_left() {
 /// Returns when the key has reached a limit.
 async fn refused(server: &Server, key: &str) {
     let models = format!("{}/v1/models", server.url);
-    let refused = async {
-        while server.client.get(&models).bearer_auth(key).send().await.unwrap().status() != 429 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("it was not counted");
+    let status =
+        async || server.client.get(&models).bearer_auth(key).send().await.unwrap().status();
+    eventually("a refusal", async || status().await == 429).await;
 }
 
 #[tokio::test]
@@ -400,31 +397,16 @@ async fn what_is_being_counted_is_counted_though_the_client_left() {
     assert!(!asked.is_finished(), "Redis is not waited for");
     asked.abort();
     let day = 1_700_000_000 / 86_400;
-    let counted = async {
-        while keys.store.spent(id(&key), day).await.unwrap() != 18_000_000 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it was not counted");
-}
-
-fn write_config(folder: &Path, upstream: &Loopback, more: &str) -> String {
-    let path = folder.join("server.toml");
-    let store = folder.join("keys.db");
-    let text = format!(
-        "[access]\nstore = {store:?}\n{more}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
-         api_key_env = \"\"\n",
-        upstream.url()
-    );
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    let spent = async || keys.store.spent(id(&key), day).await.unwrap();
+    eventually("spending", async || spent().await == 18_000_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_on_the_command_line() {
     let upstream = Loopback::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let config = &write_config(folder.path(), &upstream, "");
+    let config = configuration(folder.path(), &upstream, "", "");
+    let config = config.to_str().unwrap();
 
     // Without a key, only this machine may ask.
     let (status, said) = run(&["serve", "--config", config, "--listen", "0.0.0.0:0"]);
@@ -432,7 +414,7 @@ async fn keys_on_the_command_line() {
     assert!(said.contains("there are no keys") && said.contains("`server keys create`"), "{said}");
     let open = Process::serve(config.as_ref());
     open.log.wait_for("anyone on this machine may ask");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let ask = async |url: &str, key: &str| {
         let request = client.get(format!("{url}/v1/models")).bearer_auth(key);
         request.send().await.unwrap().status().as_u16()
@@ -458,12 +440,7 @@ async fn keys_on_the_command_line() {
     assert!(!is_kept, "the secret is in the store");
 
     // The server that runs notices the first key, and another may listen anywhere.
-    let closes = async {
-        while ask(&open.url, "").await != 401 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), closes).await.expect("it stays open");
+    eventually("a closed server", async || ask(&open.url, "").await == 401).await;
     let anywhere = &["serve", "--config", config, "--listen", "0.0.0.0:0"];
     let anywhere = Process::start(&mut command(anywhere));
     let url = anywhere.url.replace("0.0.0.0", "127.0.0.1");
@@ -471,19 +448,15 @@ async fn keys_on_the_command_line() {
     assert_eq!(ask(&url, "").await, 401);
 
     assert_eq!(run(&["keys", "revoke", id(&key), "--config", config]).0, 0);
-    let revoked = async {
-        while ask(&url, &key).await != 401 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), revoked).await.expect("it is not revoked");
+    eventually("a revoked key", async || ask(&url, &key).await == 401).await;
     let (status, said) = run(&["keys", "revoke", "nobody", "--config", config]);
     assert_eq!(status, 1);
     assert!(said.contains("there is no key `nobody`"), "{said}");
 
     // Wanted all the same.
     let other = tempfile::tempdir().unwrap();
-    let config = &write_config(other.path(), &upstream, "allow_no_keys = true");
+    let config = configuration(other.path(), &upstream, "access.allow_no_keys = true", "");
+    let config = config.to_str().unwrap();
     let server =
         Process::start(&mut command(&["serve", "--config", config, "--listen", "0.0.0.0:0"]));
     server.log.wait_for("anyone who can connect may ask");
@@ -494,16 +467,10 @@ async fn what_was_spent_is_in_the_store_when_the_server_ends() {
     let upstream = Loopback::start().await;
     let keys = Keys::new().await;
     let key = keys.make(json!({"budget_per_day": 100.0})).await;
-    let config = keys.folder.path().join("server.toml");
-    let text = format!(
-        "[access]\nstore = {:?}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
-         api_key_env = \"\"\nprices = {{ input_per_million = 1e6, output_per_million = 1e6 }}\n",
-        keys.folder.path().join("keys.db"),
-        upstream.url()
-    );
-    std::fs::write(&config, text).unwrap();
+    let prices = "prices = { input_per_million = 1e6, output_per_million = 1e6 }";
+    let config = configuration(keys.folder.path(), &upstream, "", prices);
     let mut server = Process::serve(&config);
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"}]});
     let request = client.post(format!("{}/v1/chat/completions", server.url)).json(&body);
     let response = request.bearer_auth(&key).send().await.unwrap();

@@ -67,8 +67,10 @@ async fn what_is_streamed_is_what_is_answered() {
             "use <answer>",
         ),
         ("<answer>&amp;lt;/think> &lt;b> &l</answer>", "", "&lt;/think> &lt;b> &l"),
-        // Tags that are never closed.
+        // An answer that is never closed: the endpoint stopped at its closing tag, which it leaves
+        // out, so all of it is the answer.
         ("<think>t</think><answer>cut <think>off", "t", "cut <think>off"),
+        // Tags that are never closed.
         ("<think>well <answer>so be it</answer>", "well", "so be it"),
         ("<answer>a </ans", "", "a </ans"),
     ];

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::loopback::{Gate, Loopback, Script};
-use crate::process::{command, told};
-use crate::server::{Server, Setup};
+use crate::process::{Process, command, told};
+use crate::server::{Server, Setup, client};
 
 fn hurried() -> ServerConfig {
     ServerConfig {
@@ -122,7 +122,7 @@ async fn connections_that_serve_keep_their_places() {
     let server = setup.start(&upstream).await;
     let asked = tokio::spawn(server.post("/v1/solve", &json!({"question": "a"})).send());
     upstream.wait_for_requests(1).await;
-    let other = Client::builder().no_proxy().build().unwrap();
+    let other = client();
     let waiting = tokio::spawn(other.get(format!("{}/livez", server.url)).send());
     // It is not let in, and the one that is served is not cut off.
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -262,7 +262,7 @@ fn roots(folder: &Path) -> rustls::RootCertStore {
     roots
 }
 
-fn client(certificate: Certificate) -> ClientBuilder {
+fn trusting(certificate: Certificate) -> ClientBuilder {
     Client::builder().no_proxy().tls_certs_only([certificate])
 }
 
@@ -282,8 +282,8 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
         request.send().await
     };
     for (client, version) in [
-        (client(old.clone()), Version::HTTP_2),
-        (client(old.clone()).http1_only(), Version::HTTP_11),
+        (trusting(old.clone()), Version::HTTP_2),
+        (trusting(old.clone()).http1_only(), Version::HTTP_11),
     ] {
         let response = ask(client).await.unwrap();
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
@@ -315,13 +315,13 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
 
     let (config, new) = certify(folder.path());
     tls.reload(&config).unwrap();
-    assert!(ask(client(old)).await.unwrap_err().is_connect());
-    assert_eq!(ask(client(new.clone())).await.unwrap().status(), 200);
+    assert!(ask(trusting(old)).await.unwrap_err().is_connect());
+    assert_eq!(ask(trusting(new.clone())).await.unwrap().status(), 200);
     // A broken file leaves the good one in place, and says which it is.
     std::fs::write(&config.key, "nothing").unwrap();
     let error = tls.reload(&config).unwrap_err().to_string();
     assert!(error.starts_with("cannot use `tls.key` = `"), "{error}");
-    assert_eq!(ask(client(new)).await.unwrap().status(), 200);
+    assert_eq!(ask(trusting(new)).await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -334,4 +334,38 @@ async fn a_container_can_ask_a_server_with_tls() {
     let address = server.url.strip_prefix("http://").unwrap();
     let mut asked = tokio::process::Command::from(command(&["health", "--listen", address]));
     assert_eq!(told(&asked.output().await.unwrap()), (0, String::new()));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_that_a_process_may_open_bound_its_connections() {
+    let upstream = Loopback::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("server.toml");
+    let text = format!(
+        "[access]\nstore = {:?}\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"\n",
+        folder.path().join("keys.db"),
+        upstream.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    let serve = command(&["serve", "--listen", "127.0.0.1:0", "--config"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 160; exec \"$0\" \"$@\""]).arg(serve.get_program());
+    limited.args(serve.get_args()).arg(&config);
+    let mut server = Process::start(&mut limited);
+    let address = server.url.rsplit('/').next().unwrap().to_owned();
+    // Far more than there is room for: the idle ones make room.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let client = Client::builder().no_proxy().build().unwrap();
+    let body = json!({"question": "q"});
+    let asked = client.post(format!("{}/v1/solve", server.url)).json(&body).send().await.unwrap();
+    assert_eq!(asked.status(), 200);
+    drop(silent);
+    assert_eq!(server.stop(), 0, "{}", server.log.text());
+    let log = server.log.text();
+    assert!(log.contains("`server.max_connections` = 4096") && log.contains("ulimit -n"), "{log}");
+    assert!(!log.contains("cannot accept"), "{log}");
 }

@@ -14,9 +14,10 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::loopback::{Cut, Loopback, Script};
-use crate::process::Process;
-use crate::server::events;
+use crate::process::{Process, configuration};
+use crate::server::{client, events};
 
+mod drawn;
 mod names;
 
 /// What a request asks to be done within.
@@ -68,26 +69,18 @@ async fn upstream(is_well: Arc<AtomicBool>) -> Loopback {
 }
 
 fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
-    let path = folder.join("server.toml");
-    let plain = |url: &str| format!("url = {url:?}\nmodel = \"m\"\napi_key_env = \"\"\n");
-    let hasty = |url: &str| {
-        let limits = "max_reply_bytes = 100000\nbreaker = { failures = 0 }\n\
-             retries = { max = 1, base_ms = 1, cap_ms = 50 }\n\
-             timeouts = { connect_ms = 500, first_byte_ms = 500, idle_ms = 300, total_ms = 1500 }\n";
-        plain(url) + limits
-    };
-    let text = format!(
-        "default_large_model = \"test\"\n[access]\nstore = {:?}\n[server]\nmax_in_flight = {AT_ONCE}\nqueue = 1000\n\
+    let hasty = "max_reply_bytes = 100000\nbreaker = { failures = 0 }\n\
+         retries = { max = 1, base_ms = 1, cap_ms = 50 }\n\
+         timeouts = { connect_ms = 500, first_byte_ms = 500, idle_ms = 300, total_ms = 1500 }\n";
+    let top = format!(
+        "default_large_model = \"test\"\n[server]\nmax_in_flight = {AT_ONCE}\nqueue = 1000\n\
          [episode]\ndeadline_ms = 60000\nmax_turns = 3\n\
          [policy]\nengine = \"mistralrs\"\nmodel = \"models/policy\"\nmistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
-         [large_models.test]\n{}[large_models.closed]\n{}[large_models.patient]\n{}",
-        folder.join("keys.db"),
-        hasty(&upstream.url()),
-        hasty("http://127.0.0.1:1/v1"),
-        plain(&upstream.url()),
+         [large_models.closed]\nurl = \"http://127.0.0.1:1/v1\"\nmodel = \"m\"\napi_key_env = \"\"\n{hasty}\
+         [large_models.patient]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"",
+        upstream.url(),
     );
-    std::fs::write(&path, text).unwrap();
-    path
+    configuration(folder, upstream, &top, hasty)
 }
 
 /// The request of this number.
@@ -157,7 +150,7 @@ async fn outcome(request: RequestBuilder, is_stream: bool, is_passed: bool) -> S
 
 /// Sends the requests of these numbers; how many ended how, and the longest time.
 async fn load(url: &str, numbers: std::ops::Range<usize>) -> (BTreeMap<String, usize>, Duration) {
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let asked = futures::stream::iter(numbers).map(|number| {
         let (request, is_stream) = request(&client, url, number);
         let is_passed = number / 2 % 3 == 2;
@@ -228,7 +221,7 @@ async fn every_request_ends() {
     // All of it is over: every place is free, and the engine works. Who asks patiently gets no
     // time-out that a busy machine is to blame for.
     is_well.store(true, Ordering::Relaxed);
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let ready = client.get(format!("{}/readyz", server.url)).send().await.unwrap();
     assert_eq!(ready.status(), 200);
     let question = json!({"question": "What is Grania's president's birthplace?",

@@ -107,6 +107,42 @@ async fn turns_that_cannot_be_taken_are_named() {
 }
 
 #[tokio::test]
+async fn references_stand_for_as_much_as_they_may() {
+    let upstream = Loopback::start().await;
+    let mut setup = Setup::turns([
+        "<interaction_prompt>a</interaction_prompt>",
+        "<interaction_prompt><reply 1/><reply 1/><question/></interaction_prompt>",
+    ]);
+    setup.limits.prompt_bytes = 20;
+    let server = setup.start(&upstream).await;
+    let given = |prompt: &str| {
+        json!([{"interaction_prompt": "p", "interaction_response": "a reply"},
+               {"interaction_prompt": prompt, "interaction_response": "r"}])
+    };
+    for (prompt, status) in [("<reply 1/><reply 1/>", 200), ("<reply 1/><reply 1/><reply 1/>", 413)]
+    {
+        let body = json!({"question": "q", "turns": given(prompt)});
+        let (found, error) = server.json(PATH, body).await;
+        assert_eq!(found, status, "{error}");
+        if status == 413 {
+            assert_eq!(error["error"]["param"], "turns[1].interaction_prompt");
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(message.contains("20 bytes") && message.contains("`episode.prompt_bytes`"));
+        }
+    }
+    // A prompt of the policy's is not sent; the reply before it is the answer.
+    let before = upstream.requests().len();
+    let body = json!({"question": "a question of its own", "trace": true});
+    let (status, reply) = server.json(PATH, body).await;
+    assert_eq!(
+        (status, &reply["answer"], &reply["finish_reason"]),
+        (200, &json!("ok"), &json!("malformed")),
+        "{reply}"
+    );
+    assert_eq!(upstream.requests().len(), before + 1);
+}
+
+#[tokio::test]
 async fn the_large_model_alone_is_asked_by_name() {
     let upstream = Loopback::answering(|_| Script::reply("Lyon")).await;
     let server = Setup::relay().start(&upstream).await;

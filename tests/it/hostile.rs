@@ -188,8 +188,8 @@ async fn no_body_costs_much_or_goes_unanswered() {
             "a long model",
             CHAT,
             json!({"model": format!("prompt-r1/{long}"), "messages": text("q")}).to_string(),
-            200,
-            "",
+            404,
+            "no endpoint serves",
         ),
         (
             "a long large model",
@@ -221,7 +221,13 @@ async fn no_body_costs_much_or_goes_unanswered() {
             "is not known",
         ),
         ("a long user", CHAT, chat(json!({"user": long})), 200, ""),
-        ("a long stop sequence", CHAT, chat(json!({"stop": long})), 200, ""),
+        (
+            "a long stop sequence",
+            CHAT,
+            chat(json!({"stop": long})),
+            400,
+            "server.bounds.stop_bytes",
+        ),
         ("a long question", SOLVE, json!({"question": long}).to_string(), 200, ""),
         (
             "a long image",

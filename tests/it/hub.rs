@@ -128,6 +128,33 @@ async fn a_download_that_is_cut_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_by_its_name() {
+    const FILE: &str = "tiny.gguf";
+    let home = TempDir::new().unwrap();
+    let file = crate::one_file::tiny(home.path());
+    let hub = Site::start(TOKEN).await;
+    hub.publish(ID, policy().with(FILE, std::fs::read(&file).unwrap()));
+    let named = format!("{ID}:{FILE}");
+
+    // What did not arrive as it is there is not used, and is fetched again.
+    hub.spoil_file(Some(FILE));
+    let (status, text) = solve(&named, &hub.url, home.path(), &[]);
+    assert!(status == 1 && text.contains("SHA-256") && text.contains("hint:"), "{text}");
+    hub.spoil_file(None);
+    hub.asked();
+    let fetched = episode(solve(&named, &hub.url, home.path(), &[]));
+    assert_eq!(hub.asked(), [FILE]);
+    assert_eq!(fetched, episode(solve(file.to_str().unwrap(), &hub.url, home.path(), &[])));
+
+    // The rest of the repository was not asked for, and is not taken for there.
+    let offline = &[("HF_HUB_OFFLINE", "1")];
+    assert_eq!(episode(solve(&named, &hub.url, home.path(), offline)), fetched);
+    let (status, text) = solve(ID, &hub.url, home.path(), offline);
+    assert!(status == 1 && text.contains("is not in the cache"), "{text}");
+    assert_eq!(hub.asked(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_hub_has_not() {
     let hub = Site::start(TOKEN).await;
     let without = |name: &str| {
@@ -150,7 +177,9 @@ async fn what_the_hub_has_not() {
         ("someone/missing", "check the id"),
         ("someone/gated", "set `HF_TOKEN`"),
         ("someone/private", "set `HF_TOKEN`"),
-        ("someone/gguf", "download one of them, such as `tiny-Q4_K_M.gguf`"),
+        ("someone/gguf", "name one of them: `someone/gguf:tiny-Q4_K_M.gguf`"),
+        ("someone/gguf:tiny.gguf", "its GGUF files are `someone/gguf:tiny-Q4_K_M.gguf`"),
+        ("someone/adapter:tiny.gguf", "nor another GGUF file"),
         ("someone/adapter", "an adapter must be merged"),
         ("someone/bad-index", "does not say where its weights are"),
         ("someone/outside", "does not say where its weights are"),

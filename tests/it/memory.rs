@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use reqwest::Client;
 use serde_json::json;
 
 use crate::loopback::Loopback;
-use crate::process::Process;
+use crate::process::{Process, configuration};
+use crate::server::client;
 
 /// Prefixes that the policy's engine may keep, MiB. Each of the bundled policy takes one.
 const KEPT: usize = 4;
@@ -21,16 +21,11 @@ fn status(process: i32, name: &str) -> i64 {
 }
 
 fn config(folder: &Path, upstream: &Loopback) -> std::path::PathBuf {
-    let path = folder.join("server.toml");
-    let text = format!(
-        "default_large_model = \"test\"\n[access]\nstore = {:?}\n[policy]\nengine = \"mistralrs\"\nmodel = \"models/policy\"\n\
-         mistralrs = {{ prefix_cache_mib = {KEPT} }}\n\
-         [large_models.test]\nurl = {:?}\nmodel = \"m\"\napi_key_env = \"\"\n",
-        folder.join("keys.db"),
-        upstream.url(),
+    let top = format!(
+        "default_large_model = \"test\"\n[policy]\nengine = \"mistralrs\"\nmodel = \"models/policy\"\n\
+         mistralrs = {{ prefix_cache_mib = {KEPT} }}"
     );
-    std::fs::write(&path, text).unwrap();
-    path
+    configuration(folder, upstream, &top, "")
 }
 
 #[cfg(target_os = "linux")]
@@ -39,7 +34,7 @@ async fn kept_prefixes_take_what_they_may_and_leave_no_threads_behind() {
     let upstream = Loopback::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut server = Process::serve(&config(folder.path(), &upstream));
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let ask = async |numbers: std::ops::Range<usize>| {
         for number in numbers {
             // Each is read as other tokens, and begins something else to keep.

@@ -16,13 +16,6 @@ fn request(fields: Value) -> Value {
     request
 }
 
-fn calling() -> Script {
-    let function = json!({"name": "weather", "arguments": "{\"city\":\"Lyon\"}"});
-    let call = json!({"id": "call_1", "type": "function", "function": function});
-    let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
-    Script::message(message, "tool_calls")
-}
-
 /// The events of a stream, which are named as their data says.
 async fn streamed(server: &Server, fields: Value) -> Vec<Value> {
     let mut request = request(fields);
@@ -120,7 +113,7 @@ async fn tools_are_called_and_answer() {
     let upstream = Loopback::start().await;
     let server = Setup::turns([]).start(&upstream).await;
     let must = json!({"tools": tools, "tool_choice": {"type": "any"}});
-    upstream.then(calling());
+    upstream.then(Script::weather_call());
     let (status, body) = server.json(PATH, request(must.clone())).await;
     let call = json!({"type": "tool_use", "id": "call_1", "name": "weather",
                       "input": {"city": "Lyon"}});
@@ -131,7 +124,7 @@ async fn tools_are_called_and_answer() {
         (&sent["tools"][0]["function"]["parameters"], &sent["tool_choice"]),
         (&schema, &json!("required"))
     );
-    upstream.then(calling());
+    upstream.then(Script::weather_call());
     assert_eq!(assembled(&streamed(&server, must).await)["content"], json!([call]));
     upstream.then(Script::reply("Sunny."));
     let result = json!([{"type": "tool_result", "tool_use_id": "call_1", "content": "sunny"}]);
@@ -198,6 +191,7 @@ async fn errors_have_anthropics_form() {
         (json!({"mcp_servers": [{}]}), 400, "invalid_request_error", "`mcp_servers`"),
         (json!({"tools": [{"type": "bash_20250124"}]}), 400, "invalid_request_error", "tools[0]"),
         (json!({"temprature": 1}), 400, "invalid_request_error", "did you mean `temperature`?"),
+        (json!({"temperature": 1.5}), 400, "invalid_request_error", "is not between 0 and 1"),
         (json!({"prompt_r1": {"large_model": "x"}}), 404, "not_found_error", "`x`"),
         (json!({}), 429, "rate_limit_error", "one at a time"),
     ];

@@ -12,7 +12,7 @@ use serde_json::Value;
 const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
-fn tiny(folder: &Path) -> PathBuf {
+pub fn tiny(folder: &Path) -> PathBuf {
     let golden = std::fs::read_to_string("tests/golden/tokenizer/bpe.json").unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts = |name: &str| serde_json::from_value::<Vec<String>>(golden[name].clone()).unwrap();
@@ -121,6 +121,7 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     let adapter = format!("{trained}/adapter");
     let base = model.to_str().unwrap();
     assert_eq!(asked(folder.path(), base, &["--adapter", &adapter]), merged);
+    assert_eq!(asked(folder.path(), &adapter, &[]), merged, "by the base that it names");
     done(&["export", base, "--adapter", &adapter, "--out", &path("merged")]);
     assert_eq!(asked(folder.path(), &path("merged"), &[]), merged);
 

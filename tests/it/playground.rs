@@ -1,6 +1,6 @@
 //! The page for people at `/`: served whole, locked down, and gone where it is not wanted.
 
-use prompt_r1::playground::FILES;
+use prompt_r1::playground::{FILES, RUNS};
 
 use crate::loopback::Loopback;
 use crate::server::Setup;
@@ -31,15 +31,15 @@ async fn all_that_the_page_names_is_there() {
         let found = text.split(before).skip(1);
         found.map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
     };
-    let is_there = |path: String| {
-        assert!(FILES.iter().any(|file| file.path == path), "`{path}` is not served");
-    };
-    for file in FILES {
-        for name in names(file.content, "from \"./") {
-            is_there(format!("/playground/{name}"));
-        }
-        for name in names(file.content, "\"playground/") {
-            is_there(format!("/playground/{name}"));
+    for (page, file) in
+        [FILES, RUNS].iter().flat_map(|page| page.iter().map(move |file| (page, file)))
+    {
+        for before in ["from \"./", "\"playground/"] {
+            for name in names(file.content, before) {
+                let path = format!("/playground/{name}");
+                let is_there = page.iter().any(|file| file.path == path);
+                assert!(is_there, "`{path}`, which {} names, is not served", file.path);
+            }
         }
         for forbidden in ["innerHTML", "eval(", "localStorage", "sessionStorage", "document.cookie"]
         {

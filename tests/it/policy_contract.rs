@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use prompt_r1::engine::mistralrs::{MistralRsConfig, MistralRsEngine};
-use prompt_r1::engine::native::{NativeConfig, NativeEngine};
+use prompt_r1::engine::config::MistralRsConfig;
+use prompt_r1::engine::config::NativeConfig;
+use prompt_r1::engine::mistralrs::MistralRsEngine;
+use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{
     Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason,
 };

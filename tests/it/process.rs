@@ -1,10 +1,12 @@
 //! The `server` binary as a process of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+
+use crate::eventually::eventually_blocking;
+use crate::loopback::Loopback;
 
 /// A command of the binary, without anything of the environment that would steer it.
 pub fn command(arguments: &[&str]) -> Command {
@@ -27,6 +29,22 @@ pub fn told(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8(text).unwrap())
 }
 
+/// Writes `server.toml` into `folder`, where the keys are as well. `top` comes first: keys of the
+/// whole file, then tables. The large model `test` is at `upstream`, with the keys of `endpoint`,
+/// and needs no API key unless they say so.
+pub fn configuration(folder: &Path, upstream: &Loopback, top: &str, endpoint: &str) -> PathBuf {
+    let path = folder.join("server.toml");
+    let store = folder.join("keys.db");
+    let no_key = if endpoint.contains("api_key_env") { "" } else { "api_key_env = \"\"\n" };
+    let text = format!(
+        "access.store = {store:?}\n{top}\n\
+         [large_models.test]\nurl = {:?}\nmodel = \"m\"\n{no_key}{endpoint}\n",
+        upstream.url()
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 /// `server serve`, killed when dropped.
 pub struct Process {
     pub url: String,
@@ -45,11 +63,8 @@ impl Log {
 
     /// Returns when the log has this text.
     pub fn wait_for(&self, text: &str) -> String {
-        let until = Instant::now() + Duration::from_secs(30);
-        while !self.text().contains(text) {
-            assert!(Instant::now() < until, "waited for `{text}`:\n{}", self.text());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let what = || format!("`{text}` in the log:\n{}\n", self.text());
+        eventually_blocking(what, || self.text().contains(text));
         self.text()
     }
 }

@@ -8,6 +8,7 @@ use crate::loopback::Loopback;
 use crate::server::{Server, Setup};
 
 mod database;
+mod episodes;
 
 const WRITTEN: &str = "prompt_r1_records_total{result=\"written\"}";
 const DROPPED: &str = "prompt_r1_records_total{result=\"dropped\"}";

@@ -6,9 +6,10 @@ use std::time::Duration;
 use prompt_r1::policy::{Policy, ScriptedPolicy};
 use serde_json::{Value, json};
 
+use crate::eventually::eventually;
 use crate::loopback::{Gate, Loopback, Script};
 use crate::process::{Process, run};
-use crate::server::{Setup, relay};
+use crate::server::{Setup, client, relay};
 
 fn named(name: &str) -> Setup {
     Setup::policy(relay().named(name))
@@ -41,12 +42,7 @@ async fn requests_in_flight_finish_by_what_they_started_with_and_then_it_is_drop
     gate.open_once();
     let late = in_flight.await.unwrap().unwrap().json::<Value>().await.unwrap();
     assert_eq!((&late["policy"], &late["answer"]), (&json!("first"), &json!("late")));
-    let dropped = async {
-        while watched.strong_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), dropped).await.expect("the first stays");
+    eventually("the end of the first", async || watched.strong_count() == 0).await;
 }
 
 #[tokio::test]
@@ -171,7 +167,7 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     assert!(told.contains("no server runs"), "{told}");
 
     let mut server = Process::serve(&path);
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let default = async || {
         let response = client.get(format!("{}/v1/models", server.url)).send().await.unwrap();
         let models = response.json::<Value>().await.unwrap();

@@ -20,13 +20,6 @@ fn weather() -> Value {
     json!([{"type": "function", "name": "weather", "parameters": parameters, "strict": false}])
 }
 
-fn calling() -> Script {
-    let function = json!({"name": "weather", "arguments": "{\"city\":\"Lyon\"}"});
-    let call = json!({"id": "call_1", "type": "function", "function": function});
-    let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
-    Script::message(message, "tool_calls")
-}
-
 /// The events of a stream; they are numbered in order, and named as their data says.
 async fn streamed(server: &Server, fields: Value) -> Vec<Value> {
     let mut request = request(fields);
@@ -70,7 +63,7 @@ async fn tools_are_called_and_answer() {
     let upstream = Loopback::start().await;
     let server = Setup::turns([]).start(&upstream).await;
     let required = json!({"tools": weather(), "tool_choice": "required"});
-    upstream.then(calling());
+    upstream.then(Script::weather_call());
     let (status, body) = server.json(PATH, request(required.clone())).await;
     assert_eq!((status, &body["status"]), (200, &json!("completed")), "{body}");
     let call = body["output"][0].clone();
@@ -79,7 +72,7 @@ async fn tools_are_called_and_answer() {
                           "arguments": "{\"city\":\"Lyon\"}"});
     assert_eq!(body["output"], json!([expected]));
     assert_eq!(upstream.last().json()["tools"][0]["function"]["name"], "weather");
-    upstream.then(calling());
+    upstream.then(Script::weather_call());
     let found = streamed(&server, required).await;
     let kinds: Vec<_> = found.iter().map(|event| event["type"].as_str().unwrap()).collect();
     let expected = [

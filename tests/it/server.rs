@@ -14,7 +14,7 @@ use prompt_r1::http::{
 use prompt_r1::large_model::{EndpointSetup, LargeModels};
 use prompt_r1::policy::{Policy, ScriptedPolicy};
 use prompt_r1::protocol::Protocol;
-use prompt_r1::record::Recorder;
+use prompt_r1::record::{Archive, RecordConfig, Recorder};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::eventually::eventually;
 use crate::loopback::Loopback;
 
 /// What the environment variable `TEST_KEY` holds.
@@ -41,6 +42,7 @@ pub struct Setup {
     pub access: Option<Arc<Access>>,
     pub tls: Option<Arc<Tls>>,
     pub recorder: Option<Recorder>,
+    pub archive: Option<(Archive, RecordConfig)>,
 }
 
 impl Setup {
@@ -60,6 +62,7 @@ impl Setup {
             access: None,
             tls: None,
             recorder: None,
+            archive: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl Setup {
             server: self.server.clone(),
             access: self.access,
             recorder: self.recorder,
+            archive: self.archive,
             metrics: metrics.clone(),
             clock: Arc::new(|| UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             ids: Arc::new(move || {
@@ -123,9 +127,13 @@ impl Setup {
         let (config, tls) = (self.server, self.tls);
         let serving =
             tokio::spawn(async move { serve(listener, router, &config, tls, shutdown).await });
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Server { url, client, handle, metrics, stop: Some(stop), serving }
+        Server { url, client: client(), handle, metrics, stop: Some(stop), serving }
     }
+}
+
+/// A client that goes through no proxy.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 /// Asks the large model the question, and answers with its reply.
@@ -183,13 +191,7 @@ impl Server {
 
     /// Returns when a series has reached a value.
     pub async fn wait_for_metric(&self, series: &str, value: f64) {
-        let wait = async {
-            while self.metric(series).await < value {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        assert!(waited.is_ok(), "waited for {series}, it is {}", self.metric(series).await);
+        eventually(&format!("{series} {value}"), async || self.metric(series).await >= value).await;
     }
 
     /// Begins the shutdown.

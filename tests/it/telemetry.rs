@@ -9,7 +9,8 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use crate::loopback::{Loopback, Script};
-use crate::process::{Process, command, run};
+use crate::process::{Process, command, configuration, run};
+use crate::server::client;
 
 const QUESTION: &str = "Which colour has the planted zebra?";
 const REPLY: &str = "The planted zebra is striped.";
@@ -36,17 +37,13 @@ async fn collector() -> Loopback {
 }
 
 fn config(folder: &Path, upstream: &Loopback, collector: &Loopback, contents: bool) -> String {
-    let path = folder.join("server.toml");
-    let text = format!(
-        "[access]\nstore = {:?}\n[telemetry]\notlp_url = {:?}\nheaders_env = \"COLLECTOR\"\n\
-         contents = {contents}\n[policy]\nengine = \"large_model\"\n[large_models.test]\nurl = {:?}\nmodel = \"m\"\n\
-         api_key_env = \"ENDPOINT\"\nretries = {{ max = 0 }}\n",
-        folder.join("keys.db"),
+    let top = format!(
+        "[telemetry]\notlp_url = {:?}\nheaders_env = \"COLLECTOR\"\ncontents = {contents}\n\
+         [policy]\nengine = \"large_model\"",
         collector.url().trim_end_matches("/v1"),
-        upstream.url(),
     );
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    let endpoint = "api_key_env = \"ENDPOINT\"\nretries = { max = 0 }";
+    configuration(folder, upstream, &top, endpoint).to_str().unwrap().to_owned()
 }
 
 fn serve(config: &str, levels: &str) -> Process {
@@ -74,7 +71,7 @@ fn says(collector: &Loopback, text: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_have_their_parents_and_contents_only_where_they_are_wanted() {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     for (contents, stream) in [(false, false), (true, true)] {
         let (upstream, collector) = (upstream().await, collector().await);
         let folder = tempfile::tempdir().unwrap();
@@ -133,7 +130,7 @@ async fn a_collector_that_is_down_harms_nobody_and_is_told() {
     let config = config(folder.path(), &upstream, &collector, false);
     drop(collector);
     let mut server = serve(&config, "info");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     for _ in 0..20 {
         let request = client.post(format!("{}/v1/solve", server.url));
         let response = request.json(&json!({"question": QUESTION})).send().await.unwrap();
@@ -166,7 +163,7 @@ async fn secrets_are_nowhere_to_be_seen() {
     let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
     assert!(key.starts_with("pr1-"), "{key}");
     let mut server = serve(&config, "debug,prompt_r1=trace,hyper=trace,reqwest=trace");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let mut seen = String::new();
     let solve = json!({"question": "a"});
     let pass = json!({"model": "m", "messages": []});
@@ -217,7 +214,7 @@ async fn logs_tell_requests_apart() {
     let folder = tempfile::tempdir().unwrap();
     let server =
         serve(&config(folder.path(), &upstream, &collector, false), "prompt_r1=debug,info");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let request = client.get(format!("{}/livez", server.url)).header("x-request-id", "mine-8");
     request.send().await.unwrap();
     let log = server.log.wait_for("mine-8");

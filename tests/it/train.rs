@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+
+use crate::eventually::eventually_blocking;
 
 mod grpo;
-
-/// Long enough for the slowest machine; a run of these takes about a second.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Enough for a run to be killed in the middle.
 const STEPS: usize = 150;
@@ -88,12 +86,13 @@ fn steps_written(folder: &Path) -> usize {
 
 /// Waits until `done`, or fails with what the process wrote.
 fn wait_until(process: &mut Child, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(process.try_wait().unwrap().is_none(), "the run ended by itself");
-        assert!(begun.elapsed() < PATIENCE, "the run makes no progress");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    eventually_blocking(
+        || "the run's progress".to_owned(),
+        || {
+            assert!(process.try_wait().unwrap().is_none(), "the run ended by itself");
+            done()
+        },
+    );
 }
 
 fn weights(model: &Path) -> Vec<u8> {

@@ -1,16 +1,20 @@
 """Serves a GGUF by llama.cpp behind the OpenAI API on 127.0.0.1, until it is killed.
 
-Usage: llama.py MODEL.gguf NAME [SLOTS] [CONTEXT_PER_SLOT] [CHAT_TEMPLATE_FILE]
-Needs the package xllamacpp. Prints its port."""
+Usage: llama.py [--exact] MODEL.gguf NAME [SLOTS] [CONTEXT_PER_SLOT] [CHAT_TEMPLATE_FILE]
+--exact computes in f32 throughout. Needs the package xllamacpp. Prints its port."""
 import socket
 import sys
 import time
 
 import xllamacpp
 
-path, name = sys.argv[1:3]
-slots = int(sys.argv[3]) if len(sys.argv) > 3 else 2
-context = int(sys.argv[4]) if len(sys.argv) > 4 else 2048
+arguments = sys.argv[1:]
+is_exact = "--exact" in arguments
+if is_exact:
+    arguments.remove("--exact")
+path, name = arguments[:2]
+slots = int(arguments[2]) if len(arguments) > 2 else 2
+context = int(arguments[3]) if len(arguments) > 3 else 2048
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -20,8 +24,11 @@ parameters.n_ctx, parameters.n_parallel = context * slots, slots
 parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2
 parameters.use_jinja = True
 parameters.model_alias = {name}
-if len(sys.argv) > 5:
-    parameters.chat_template = open(sys.argv[5]).read()
+if is_exact:
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+if len(arguments) > 4:
+    parameters.chat_template = open(arguments[4]).read()
 server = xllamacpp.Server(parameters)
 print(port, flush=True)
 while True:

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # A real model, SmolLM2-135M: the server in front of a real llama.cpp server with it, and the model out of
-# its file alone: asked, trained for a step, and exported to llama.cpp again.
+# its file alone: asked, trained for a step, and exported to llama.cpp again. Then policies behind
+# llama.cpp servers that are asked by token ids: the bundled one, token by token, and SmolLM2.
 # Needs python3; installs llama.cpp's server and fetches the model (98 MB), and fails where it cannot.
 # Usage: tests/real/run.sh SERVER_BINARY
 set -euo pipefail
 binary="$(realpath "${1:?usage: tests/real/run.sh SERVER_BINARY}")"
 cd "$(dirname "$0")"
 
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/real"
+root="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1"
+cache="$root/real"
 mkdir -p "$cache"
 [ -x "$cache/venv/bin/python" ] || python3 -m venv "$cache/venv"
 "$cache/venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp
-model="$(./fetch.sh "$cache/models" smollm2)"
+model="$(./fetch.sh "$root/models" smollm2)"
 
 scratch="$(mktemp -d)"
 children=()
@@ -36,6 +38,11 @@ llama() { # llama NAME [TEMPLATE]: sets PORT
   "$cache/venv/bin/python" llama.py "$model" "$1" 2 2048 "${@:2}" >"$scratch/$1" 2>"$scratch/$1.log" &
   children+=($!)
   port="$(line_of "$scratch/$1" '^[0-9]+$' $!)"
+}
+serve() { # serve NAME: the server by $scratch/NAME.toml; sets SERVER
+  "$binary" serve --config "$scratch/$1.toml" --listen 127.0.0.1:0 2>"$scratch/$1.server.log" &
+  children+=($!)
+  server="$(line_of "$scratch/$1.server.log" 'http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
 }
 llama plain
 plain="http://127.0.0.1:$port"
@@ -63,11 +70,8 @@ url = "$strict/v1"
 model = "strict"
 api_key_env = ""
 TOML
-"$binary" serve --config "$scratch/server.toml" --listen 127.0.0.1:0 2>"$scratch/server.log" &
-children+=($!)
-server="$(line_of "$scratch/server.log" 'http://127[.]0[.]0[.]1:[0-9]+' $! | head -n 1)"
-
-"$cache/venv/bin/python" suite.py "$server" "$plain" || { tail -20 "$scratch/server.log" >&2; exit 1; }
+serve server
+"$cache/venv/bin/python" suite.py "$server" "$plain" || { tail -20 "$scratch/server.server.log" >&2; exit 1; }
 
 # The file alone, as the policy and as the large model.
 cat >"$scratch/solve.toml" <<TOML
@@ -100,3 +104,63 @@ echo "ok   a step of supervised training"
 
 "$binary" export "$trained" --gguf "$scratch/trained.gguf" --type q8_0 >/dev/null
 "$cache/venv/bin/python" export.py "$model" "$scratch/trained.gguf"
+
+# The bundled policy behind two llama.cpp servers.
+models="$(realpath ../../models)"
+"$binary" export "$models/policy" --gguf "$scratch/policy.gguf" --type f32 --ids-only >/dev/null
+urls=()
+for name in first second; do
+  "$cache/venv/bin/python" llama.py --exact "$scratch/policy.gguf" policy 2 512 >"$scratch/$name" 2>"$scratch/$name.log" &
+  children+=($!)
+  urls+=("\"http://127.0.0.1:$(line_of "$scratch/$name" '^[0-9]+$' $!)\"")
+done
+cat >"$scratch/native.toml" <<TOML
+schema_version = 1
+models_dir = "$models"
+[policy]
+engine = "native"
+model = "$models/policy"
+TOML
+cat >"$scratch/tokens.toml" <<TOML
+schema_version = 1
+models_dir = "$models"
+[policy]
+model = "$models/policy"
+sampling = { temperature = 0.7, top_p = 1.0 }
+[policy.tokens]
+servers = [${urls[0]}, ${urls[1]}]
+dialect = "llama_cpp"
+model = "policy"
+TOML
+"$binary" check "$scratch/tokens.toml"
+serve native
+native="$server"
+serve tokens
+"$cache/venv/bin/python" tokens.py "$native" "$server" "$models/policy/tokenizer.json" ||
+  { tail -20 "$scratch/tokens.server.log" >&2; exit 1; }
+
+# SmolLM2 as the policy by its ids, and a server with another model than the policy's.
+cat >"$scratch/smollm2.toml" <<TOML
+schema_version = 1
+[policy]
+model = "$model"
+sampling = { temperature = 0 }
+[policy.tokens]
+servers = ["$plain"]
+dialect = "completions"
+model = "plain"
+[episode]
+max_turns = 2
+max_turn_tokens = 48
+TOML
+"$binary" solve "What is the capital of France?" --config "$scratch/smollm2.toml" --json \
+  --large-model-path "$model" >"$scratch/smollm2.json"
+grep -q '"log_probs"' "$scratch/smollm2.json"
+echo "ok   SmolLM2 as the policy, by token ids"
+sed "s#model = \"$models/policy\"#model = \"$model\"#" "$scratch/tokens.toml" >"$scratch/wrong.toml"
+if "$binary" solve "Where?" --config "$scratch/wrong.toml" >"$scratch/wrong" 2>&1; then
+  echo "a server with another model was taken" >&2
+  exit 1
+fi
+grep -q "has another model than the policy" "$scratch/wrong" || { cat "$scratch/wrong" >&2; exit 1; }
+echo "ok   a server with another model is refused by name"

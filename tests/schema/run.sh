@@ -11,7 +11,7 @@ here="$PWD/tests/schema"
 
 venv="${XDG_CACHE_HOME:-$HOME/.cache}/prompt-r1/schemathesis"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==4.32.0"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --upgrade schemathesis
 
 scratch="$(mktemp -d)"
 child=

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The official OpenAI SDKs, then Anthropic's and frameworks on their defaults, all unmodified,
-# against the server with a loopback large model.
+# The official OpenAI SDKs, then Anthropic's, frameworks on their defaults and the Codex CLI, all
+# unmodified, against the server with a loopback large model.
 # Needs python3 and node; installs the SDKs from their registries, and fails where it cannot.
 # Usage: tests/sdk/run.sh [SERVER_BINARY]; without one, it is built.
 set -euo pipefail
@@ -103,3 +103,9 @@ mkdir -p "$folder"
 npm install --prefix "$folder" --silent --no-audit --no-fund "${node_frameworks[@]/%/@latest}"
 suite="$PWD/tests/sdk/frameworks.mjs"
 (cd "$folder" && node "$suite" "$server")
+
+folder="$cache/codex"
+mkdir -p "$folder"
+[ -f "$folder/package.json" ] || echo '{"private": true}' >"$folder/package.json"
+npm install --prefix "$folder" --silent --no-audit --no-fund @openai/codex@latest
+tests/sdk/codex.sh "$server" "$folder"

@@ -40,7 +40,10 @@ def large(body):
     last = body["messages"][-1]
     if body.get("tools") and last["role"] != "tool":
         function = body["tools"][0]["function"]
-        call = {"name": function["name"], "arguments": json.dumps({"city": "Lyon"})}
+        # That of the Codex CLI runs what it is told.
+        is_shell = function["name"] == "exec_command"
+        arguments = {"cmd": "echo in the east of France"} if is_shell else {"city": "Lyon"}
+        call = {"name": function["name"], "arguments": json.dumps(arguments)}
         call = {"id": "call_1", "type": "function", "function": call}
         return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
     if body.get("response_format", {}).get("type") == "json_schema":

@@ -3,7 +3,9 @@
 
 Needs `pip install reasoning-gym==0.1.25`. Every family becomes FOLDER/NAME-train.jsonl and
 FOLDER/NAME-test.jsonl; the seeds are fixed, so the files are the same everywhere. No question of a
-test file stands in its train file.
+test file stands in its train file. `mixture-train.jsonl` and `mixture-validation.jsonl` are what a
+policy is trained on: the training questions of some families by turns, of which the last of each are
+for validation.
 
 GSM8K_FOLDER holds `gsm8k-train.jsonl` and `gsm8k-test.jsonl` as published; with `gsm8k.parquet` in
 it too (needs `pip install pyarrow`), questions that also stand there are left out of training. The
@@ -13,6 +15,7 @@ prompt with five worked examples, FOLDER/gsm8k-5-shot.j2, is made from the train
 import json
 import re
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import reasoning_gym
@@ -38,17 +41,27 @@ FAMILIES = {
     "gsm_symbolic": ("gsm_symbolic", {}),
 }
 
+MIXTURE, VALIDATION = ("chain_sum_short", "products"), 24
+
 
 def normal(question):
     """What two questions share that differ only in case, punctuation and spaces."""
     return " ".join(re.findall(r"\w+", question.lower()))
 
 
-def write(file, source, split, rows):
+def write(file, source, split, questions):
+    """Writes the questions, each with its answer, and returns the rows."""
+    rows = []
+    for number, (question, answer) in enumerate(questions):
+        row = {"id": f"{source}-{split}-{number}", "source": source}
+        rows.append(row | {"question": question, "answer": answer})
+    write_rows(file, rows)
+    return rows
+
+
+def write_rows(file, rows):
     with file.open("w", encoding="utf-8") as out:
-        for number, (question, answer) in enumerate(rows):
-            row = {"id": f"{source}-{split}-{number}", "source": source}
-            row |= {"question": question, "answer": answer}
+        for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     print(f"{file}: {len(rows)}")
 
@@ -59,13 +72,19 @@ def generate(family, settings, size, seed):
 
 
 def write_families(folder):
+    parts = []
     for name, (family, settings) in FAMILIES.items():
         test = generate(family, settings, TEST, TEST_SEED)
         held_out = {normal(question) for question, _ in test}
         train = generate(family, settings, TRAIN, TRAIN_SEED)
         train = [row for row in train if normal(row[0]) not in held_out]
         write(folder / f"{name}-test.jsonl", name, "test", test)
-        write(folder / f"{name}-train.jsonl", name, "train", train)
+        rows = write(folder / f"{name}-train.jsonl", name, "train", train)
+        if name in MIXTURE:
+            parts.append(rows)
+    for split, part in {"train": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}.items():
+        rows = [row for turn in zip_longest(*(rows[part] for rows in parts)) for row in turn if row]
+        write_rows(folder / f"mixture-{split}.jsonl", rows)
 
 
 def write_gsm8k(published, folder):

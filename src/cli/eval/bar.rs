@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::eval::rows::Outcome;
-use crate::eval::run::Progress;
+use crate::eval::run::EvalProgress;
 
 /// Shows progress.
 pub(super) struct Bar {
@@ -53,7 +53,7 @@ impl Bar {
     }
 }
 
-impl Progress for Bar {
+impl EvalProgress for Bar {
     fn begin(&mut self, done: usize, total: usize) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);

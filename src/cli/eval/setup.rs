@@ -9,16 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{endpoint_setup, large_models, local_policy, protocol};
 use crate::cli::{Failure, hub};
-use crate::config::{Config, EvalConfig, PolicyEngine};
+use crate::config::{Config, EvalConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Sampling;
 use crate::eval::EvalError;
 use crate::eval::arms::{
     Arm, ArmSpec, Brief, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
 };
+use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
 use crate::eval::score::{Scorer, SentenceEncoder, is_used};
-use crate::eval::search::{Found, Kept, Search, SearchConfig, training_questions};
+use crate::eval::search::{Found, ResultFile, Search, training_questions};
 use crate::judge::Judge;
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
@@ -209,8 +210,11 @@ impl<'a> Setup<'a> {
         let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let (policy, path) = local_policy(&server.policy, engine).await?;
-        let protocol = Arc::new(protocol(&server, Some(&path))?);
-        let identity = format!("{engine:?} {} {}", fingerprint(&path)?, self.templates()?);
+        let protocol = Arc::new(protocol(&server, &server.policy, Some(&path))?);
+        // Servers are told apart by their addresses: what weights they have, they do not say.
+        let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
+        let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
+        let identity = format!("{engine} {} {}", fingerprint(&path)?, self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
 
@@ -227,7 +231,7 @@ impl<'a> Setup<'a> {
     }
 
     fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<Player, Failure> {
-        let protocol = Arc::new(protocol(&self.server, None)?);
+        let protocol = Arc::new(protocol(&self.server, &PolicyConfig::default(), None)?);
         let identity = format!("{identity} {}", self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
@@ -294,8 +298,8 @@ impl<'a> Setup<'a> {
             "start": start,
             "seed": self.config.seed,
         });
-        let kept = Kept::new(&self.config.output, identity.to_string());
-        if let Some(found) = kept.read()? {
+        let saved = ResultFile::new(&self.config.output, identity.to_string());
+        if let Some(found) = saved.read()? {
             return Ok(Some(found));
         }
         let search = Search {
@@ -313,7 +317,7 @@ impl<'a> Setup<'a> {
             found = search.run() => found?,
             () = stop.cancelled() => return Err(EvalError::SearchInterrupted.into()),
         };
-        kept.write(&found)?;
+        saved.write(&found)?;
         Ok(Some(found))
     }
 

@@ -1,11 +1,14 @@
 //! One file from the hub, with its progress, for as long as there is any.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
 use hf_hub::api::tokio::{ApiError, ApiRepo, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
 
 use super::{HubError, explain, unreachable};
 
@@ -33,7 +36,12 @@ pub(super) async fn download(
                 }
                 fetched => fetched.map(|_| ()),
             };
-            return fetched.map_err(|error| explain(model, error));
+            fetched.map_err(|error| explain(model, error))?;
+            let path = folder.join(name);
+            let sum = tokio::task::spawn_blocking(move || check_sum(&path)).await;
+            return sum.map_err(anyhow::Error::from).flatten().map_err(|error| {
+                unreachable(model, error.context(format!("`{name}` did not arrive as it is there")))
+            });
         }
         let now = shown.0.position();
         if before.replace(now) == Some(now) {
@@ -43,6 +51,25 @@ pub(super) async fn download(
             ));
         }
     }
+}
+
+/// Compares a large file with its SHA-256, by which the hub names it. One that differs is removed,
+/// so that it is fetched again.
+fn check_sum(path: &Path) -> anyhow::Result<()> {
+    let blob = path.canonicalize()?;
+    let name = blob.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut File::open(&blob)?, &mut hasher)?;
+    let sum = format!("{:x}", hasher.finalize());
+    if sum != name.to_ascii_lowercase() {
+        std::fs::remove_file(path)?;
+        std::fs::remove_file(&blob)?;
+        anyhow::bail!("its SHA-256 is `{sum}` instead of `{name}`");
+    }
+    Ok(())
 }
 
 fn make_empty(path: &Path) -> Result<(), ApiError> {

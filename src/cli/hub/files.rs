@@ -22,22 +22,46 @@ pub(super) struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    /// Chooses among `names`, or says why they are no model.
-    pub(super) fn new(names: impl Iterator<Item = &'a str>) -> Result<Self, String> {
-        let (mut small, mut weights, mut gguf) = (Vec::new(), Vec::new(), None);
+    /// Chooses among the `names` in the repository `id`, or says why they are no model. With `file`
+    /// it is that file alone.
+    pub(super) fn new(
+        id: &str,
+        names: impl Iterator<Item = &'a str>,
+        file: Option<&'a str>,
+    ) -> Result<Self, String> {
+        let (mut small, mut weights, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
+            if name.ends_with(".gguf") {
+                ggufs.push(name);
+                continue;
+            }
             let folder = name.rsplit_once('/').map(|(folder, _)| folder);
             match folder {
                 None if name.ends_with(".json") || name.ends_with(".jinja") => small.push(name),
                 None if name.ends_with(".safetensors") => weights.push(name),
-                None if name.ends_with(".gguf") => gguf = Some(name),
-                Some(TEMPLATES) if name.ends_with(".j2") => small.push(name),
+                Some(TEMPLATES) if name.ends_with(".j2") || name.ends_with(".json") => {
+                    small.push(name);
+                }
                 _ => {}
             }
         }
-        if let (Some(gguf), true) = (gguf, weights.is_empty()) {
+        if let Some(file) = file {
+            if ggufs.contains(&file) {
+                return Ok(Self { small: Vec::new(), weights: vec![file] });
+            }
+            return Err(match ggufs.is_empty() {
+                true => format!(
+                    "it holds no `{file}`, nor another GGUF file\nhint: leave the file's name out"
+                ),
+                false => {
+                    format!("it holds no `{file}`\nhint: its GGUF files are {}", listed(id, &ggufs))
+                }
+            });
+        }
+        if !ggufs.is_empty() && weights.is_empty() {
             return Err(format!(
-                "it holds GGUF files and no safetensors\nhint: download one of them, such as `{gguf}`, and the original model's `tokenizer.json` and `tokenizer_config.json` into a folder, and give the file's path"
+                "it holds GGUF files and no safetensors\nhint: name one of them: {}",
+                listed(id, &ggufs)
             ));
         }
         if weights.is_empty() || !small.contains(&"config.json") {
@@ -51,6 +75,14 @@ impl<'a> Listing<'a> {
         }
         Ok(Self { small, weights })
     }
+}
+
+/// The first of many names, each as it would be given.
+fn listed(id: &str, names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{id}:{name}`")).collect();
+    let more = if names.len() > SHOWN { " and others" } else { "" };
+    shown.join(", ") + more
 }
 
 /// The files that the index in `folder` names.
@@ -83,5 +115,10 @@ pub(super) fn is_complete(folder: &Path) -> bool {
         true => shards(folder).is_ok_and(|files| files.iter().all(|file| has(file))),
         false => folder.read_dir().is_ok_and(|mut entries| entries.any(is_weights)),
     };
-    has("config.json") && has("tokenizer.json") && weights
+    has_text(folder) && weights
+}
+
+/// Whether a folder of the cache holds all of a model but its weights.
+pub(super) fn has_text(folder: &Path) -> bool {
+    ["config.json", "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
 }

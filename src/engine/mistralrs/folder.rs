@@ -12,7 +12,7 @@ use crate::model::Spec;
 use crate::tokenization::write_text_files;
 
 /// What mistral.rs is told to load.
-pub(super) struct Source {
+pub(super) struct ModelFiles {
     /// The folder.
     pub path: PathBuf,
     /// The file in it, for GGUF.
@@ -28,7 +28,7 @@ pub(super) struct Source {
 /// A guess for GGUF files of a shape that is not known here: that of a 4-billion-parameter Qwen3.
 const GGUF_CACHE_BYTES_PER_TOKEN: usize = 36 * 8 * 128 * 2 * 4;
 
-impl Source {
+impl ModelFiles {
     /// Looks at a folder or GGUF file before the engine does: its errors name what to do.
     pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let failed =
@@ -107,7 +107,7 @@ fn check_weights(folder: &Path) -> Result<(), String> {
         return Err("there is no `.safetensors` file in it".into());
     }
     for file in files {
-        // Safety: mapped read-only, and dropped before anything else touches the file.
+        // SAFETY: mapped read-only, and dropped before anything else touches the file.
         unsafe { MmapedSafetensors::new(&file) }.map_err(|error| {
             format!(
                 "`{}` is damaged: {error}\nhint: it may be truncated; copy it again",

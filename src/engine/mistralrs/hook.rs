@@ -20,17 +20,17 @@ use crate::trajectory::SampledToken;
 pub(super) struct SamplingHook {
     sampling: Sampling,
     stop_ids: Vec<u32>,
-    state: Mutex<State>,
+    state: Mutex<SamplingState>,
 }
 
-struct State {
+struct SamplingState {
     rng: ChaCha8Rng,
     fresh: Vec<SampledToken>,
 }
 
 impl SamplingHook {
     pub(super) fn new(sampling: Sampling, stop_ids: Vec<u32>) -> Arc<Self> {
-        let state = State { rng: generator(&sampling), fresh: Vec::new() };
+        let state = SamplingState { rng: generator(&sampling), fresh: Vec::new() };
         Arc::new(Self { sampling, stop_ids, state: Mutex::new(state) })
     }
 

@@ -14,44 +14,20 @@ use mistralrs::{
     CustomLogitsProcessor, GgufModelBuilder, Model, ModelDType, NormalRequest, Request,
     RequestMessage, Response, SamplingParams, StopTokens, TextModelBuilder, TokenSource,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::config::MistralRsConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::trajectory::SampledToken;
 
 mod folder;
 mod hook;
-mod kept;
+mod prefix_budget;
 
-use folder::Source;
+use folder::ModelFiles;
 use hook::SamplingHook;
-use kept::Kept;
-
-/// How mistral.rs is run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MistralRsConfig {
-    /// Requests that sample at once. With 1, a turn is computed from where the last one ended, and
-    /// its tokens depend on its request alone. More may be faster on a GPU, but then every turn is
-    /// computed from its beginning, and mistral.rs lets requests of other lengths disturb each other
-    /// (see ARCHITECTURE.md): the same seed need not give the same tokens.
-    pub max_batch: usize,
-    /// Requests that may wait for a place; one more is refused.
-    pub queue: usize,
-    /// Memory for the computed prefixes of earlier turns on a CPU, MiB; one is always kept. On a GPU
-    /// mistral.rs keeps the last 16.
-    pub prefix_cache_mib: usize,
-    /// Use the CPU even where the build has a GPU backend.
-    pub force_cpu: bool,
-}
-
-impl Default for MistralRsConfig {
-    fn default() -> Self {
-        Self { max_batch: 1, queue: 256, prefix_cache_mib: 1024, force_cpu: false }
-    }
-}
+use prefix_budget::PrefixBudget;
 
 /// Sequences whose prefixes mistral.rs may keep on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;
@@ -69,17 +45,20 @@ struct Shared {
     load: AtomicUsize,
     max_load: usize,
     /// The prefixes that mistral.rs keeps, where it does not bound them itself.
-    kept: Option<Kept>,
+    prefix_budget: Option<PrefixBudget>,
     /// The files that were made for it, kept as long as the engine.
     _folder: Option<tempfile::TempDir>,
 }
 
 impl MistralRsEngine {
     /// Loads a safetensors folder or a GGUF file.
+    ///
+    /// # Errors
+    /// When there is no such model, or mistral.rs cannot run it.
     pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
-        let source = Source::open(path)?;
+        let source = ModelFiles::open(path)?;
         let on_cpu = config.force_cpu || !has_gpu();
         let keeps_prefixes = config.max_batch <= 1;
         let prefixes = keeps_prefixes.then_some(PREFIXES);
@@ -114,8 +93,9 @@ impl MistralRsEngine {
             .ok()
             .flatten()
             .ok_or_else(|| failed("its context length is unknown".into()))?;
-        let kept = (keeps_prefixes && on_cpu)
-            .then(|| Kept::new(config.prefix_cache_mib << 20, source.cache_bytes_per_token));
+        let prefix_budget = (keeps_prefixes && on_cpu).then(|| {
+            PrefixBudget::new(config.prefix_cache_mib << 20, source.cache_bytes_per_token)
+        });
         Ok(Self {
             shared: Arc::new(Shared {
                 model,
@@ -123,7 +103,7 @@ impl MistralRsEngine {
                 slots: Semaphore::new(config.max_batch.max(1)),
                 load: AtomicUsize::new(0),
                 max_load: config.max_batch + config.queue,
-                kept,
+                prefix_budget,
                 _folder: source.rewritten,
             }),
         })
@@ -202,7 +182,7 @@ impl Shared {
             slot = self.slots.acquire() => slot.map_err(stopped)?,
             () = events.closed() => return Err(stopped("the request was dropped")),
         };
-        if self.kept.as_ref().is_some_and(Kept::is_full) {
+        if self.prefix_budget.as_ref().is_some_and(PrefixBudget::is_full) {
             self.free_prefixes().await?;
         }
         match self.sample(&request, events).await? {
@@ -217,10 +197,10 @@ impl Shared {
 
     /// A sender to a thread that runs: one that died is started again.
     async fn send(&self, request: Request) -> Result<(), EngineError> {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_secs(5);
         let inner = self.model.inner();
         let mut request = request;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let sender = inner.get_sender(None).map_err(stopped)?;
             match sender.send(request).await {
@@ -254,8 +234,8 @@ impl Shared {
         let mut sampled = Vec::new();
         let end = Running { request, room, hook, received }.collect(events, &mut sampled).await;
         // Whatever its end: what is dropped while its last token is sampled is kept as well.
-        if let Some(kept) = &self.kept {
-            kept.add(prompt_tokens + sampled.len());
+        if let Some(budget) = &self.prefix_budget {
+            budget.add(prompt_tokens + sampled.len());
         }
         let end = end?;
         if !request.stream && end.is_some() {
@@ -292,7 +272,7 @@ impl Shared {
         match received.recv().await {
             // A thread that has died has let go as well.
             Some(Response::CompletionModelError(..)) | None => {
-                self.kept.as_ref().into_iter().for_each(Kept::clear);
+                self.prefix_budget.as_ref().into_iter().for_each(PrefixBudget::clear);
                 Ok(())
             }
             Some(_) => Err(stopped("it does not let go of its prefixes")),

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
+use super::Counters;
 use super::inbox::Submission;
-use super::prefix::{PrefixCache, common};
+use super::prefix_cache::{PrefixCache, common};
 use super::sequence::Sequence;
-use super::{Counters, NativeConfig};
+use crate::engine::config::NativeConfig;
 use crate::model::error::ModelError;
 use crate::model::generate::decode::{Decode, SequenceCache};
 use crate::model::weights::Weights;

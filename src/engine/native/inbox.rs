@@ -33,12 +33,12 @@ pub(super) struct Delivery {
 #[derive(Debug)]
 pub(super) struct Inbox {
     bound: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     submissions: VecDeque<Submission>,
     weights: Option<Weights>,
     closed: bool,
@@ -49,7 +49,7 @@ impl Inbox {
         Self { bound, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         // Nothing panics while it holds the lock, and a half-made change could not be seen.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +89,7 @@ impl Inbox {
 
     /// Takes at most `room` requests; waits for something to take when `idle`. `None` once closed.
     pub fn take(&self, room: usize, idle: bool) -> Option<Delivery> {
-        let nothing = |state: &mut State| {
+        let nothing = |state: &mut QueueState| {
             idle && !state.closed && state.submissions.is_empty() && state.weights.is_none()
         };
         let waited = self.changed.wait_while(self.state(), nothing);

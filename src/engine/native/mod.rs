@@ -2,7 +2,7 @@
 
 mod batch;
 mod inbox;
-mod prefix;
+mod prefix_cache;
 mod sequence;
 
 use std::any::Any;
@@ -13,11 +13,11 @@ use std::thread::{Builder, JoinHandle};
 
 use async_trait::async_trait;
 use rayon::ThreadPoolBuilder;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::batch::Batch;
 use self::inbox::{Inbox, Submission};
+use super::config::NativeConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
 use crate::gguf::Gguf;
 use crate::model::error::ModelError;
@@ -26,39 +26,6 @@ use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
-
-/// How much the native engine takes on at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NativeConfig {
-    /// Sequences in flight; further requests wait. At least 1.
-    pub max_batch: usize,
-    /// Requests that may wait; one more is refused as overload.
-    pub queue: usize,
-    /// Tokens of finished sequences whose keys and values are kept for requests that begin alike;
-    /// 0 keeps none. A token takes `8 × layers × kv_heads × head_dim` bytes.
-    pub cache_tokens: usize,
-    /// Prompt tokens computed in one step, at least 1: how long a long prompt may hold up the
-    /// sequences that are being sampled.
-    pub prefill_tokens: usize,
-    /// On a GPU: tokens whose keys and values there is memory for, taken at the start, those of
-    /// `cache_tokens` included. Sequences that find none wait, or are computed anew. Unless it is
-    /// said, as many as fit in a quarter of the memory that is free.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device_tokens: Option<usize>,
-}
-
-impl Default for NativeConfig {
-    fn default() -> Self {
-        Self {
-            max_batch: 128,
-            queue: 1024,
-            cache_tokens: 32_768,
-            prefill_tokens: 512,
-            device_tokens: None,
-        }
-    }
-}
 
 /// Tokens that an engine has handled since it was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +62,9 @@ pub struct NativeEngine {
 impl NativeEngine {
     /// Starts an engine. On the CPU it has a copy of the weights, in f32, and computes on threads of
     /// its own, one a core; elsewhere it shares them and computes in their type.
+    ///
+    /// # Errors
+    /// When the weights do not fit the shape, or there is no memory or thread for them.
     pub fn new(model: &Spec, weights: &Weights, config: &NativeConfig) -> Result<Self, ModelError> {
         if weights.embed.device().is_cpu() {
             Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)

@@ -26,7 +26,7 @@ pub(super) fn arranged(messages: Vec<ChatMessage>) -> Vec<ChatMessage> {
                 arranged.push(message);
             }
             Some(last) if may_join(last) && may_join(&message) && last.role == message.role => {
-                last.content = joined(last.content.take(), message.content);
+                append(&mut last.content, message.content);
             }
             _ => arranged.push(message),
         }
@@ -41,10 +41,18 @@ fn may_join(message: &ChatMessage) -> bool {
         && !message.content.is_null()
 }
 
-fn joined(first: Value, second: Value) -> Value {
-    match (first, second) {
-        (Value::String(first), Value::String(second)) => format!("{first}\n\n{second}").into(),
-        (first, second) => [first, second].into_iter().flat_map(parts).collect(),
+/// Puts `more` behind `content`, in place: there may be thousands to join.
+fn append(content: &mut Value, more: Value) {
+    if let (Value::String(text), Value::String(more)) = (&mut *content, &more) {
+        text.push_str("\n\n");
+        text.push_str(more);
+        return;
+    }
+    if !content.is_array() {
+        *content = Value::Array(parts(content.take()));
+    }
+    if let Value::Array(all) = content {
+        all.extend(parts(more));
     }
 }
 

@@ -4,26 +4,27 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tokio::time::timeout_at;
 use tracing::{Instrument, field};
 
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
-use crate::protocol::{carries, comparable, expand};
+use crate::protocol::{ExpandError, carries, comparable, expand};
 use crate::trajectory::Observation;
 
 use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
-use crate::episode::{CONTENTS, Check, EpisodeErrorKind, RoleUsage, SPANS};
+use crate::episode::{CONTENTS, Check, EpisodeErrorKind, ReplyKey, RoleUsage, SPANS};
 
 /// What came of a prompt.
 pub(super) enum Asked {
     /// A reply, be it one of before.
     Replied(Box<Reply>, Observation),
-    /// It refers to the reply of a turn that had none, and was not sent.
-    Missing(usize),
+    /// Its references cannot be resolved, and it was not sent.
+    Unsent(ExpandError),
 }
 
 impl Run<'_> {
@@ -38,10 +39,10 @@ impl Run<'_> {
         let written = prompt;
         let prompt = match self.expanded(prompt) {
             Ok(prompt) => prompt,
-            Err(turn) => return Ok(Asked::Missing(turn)),
+            Err(error) => return Ok(Asked::Unsent(error)),
         };
         let mut sent = None;
-        let key = comparable(&prompt);
+        let key = reply_key(&prompt);
         let known = self.replies.get(&key).cloned();
         let repeated = known.is_some();
         let reply = match known {
@@ -51,12 +52,13 @@ impl Run<'_> {
             }
             None => {
                 let mut messages = self.large_model_opening()?;
-                messages.extend(self.exchanges.iter().cloned());
-                let message = self.prompt(&prompt)?;
-                sent = Some(message.as_text()).filter(|sent| sent != written);
+                messages.extend(self.history().iter().cloned());
                 // A conversation that goes on after the question asks it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
-                if !(is_asked && self.exchanges.is_empty()) {
+                let message = self.prompt(&prompt)?;
+                drop(prompt);
+                sent = Some(message.as_text()).filter(|sent| sent != written);
+                if !(is_asked && self.history().is_empty()) {
                     messages.push(message.clone());
                 }
                 let reply = self.call(messages, is_answer).await?;
@@ -74,12 +76,12 @@ impl Run<'_> {
         Ok(Asked::Replied(Box::new(reply), observation))
     }
 
-    /// The prompt with its references resolved, or the turn whose reply there is none of.
-    pub(super) fn expanded(&self, prompt: &str) -> Result<String, usize> {
+    /// The prompt with its references resolved.
+    pub(super) fn expanded(&self, prompt: &str) -> Result<String, ExpandError> {
         let observations = self.turns.iter().map(|turn| turn.observation.as_ref());
         let replies: Vec<Option<&str>> =
             observations.map(|observation| observation.map(|it| it.reply.as_str())).collect();
-        expand(prompt, &self.request.question, &replies)
+        expand(prompt, &self.request.question, &replies, self.request.limits.prompt_bytes)
     }
 
     /// Whether the prompt is the question and nothing else.
@@ -87,15 +89,20 @@ impl Run<'_> {
         self.expanded(prompt).is_ok_and(|prompt| prompt == self.request.question)
     }
 
-    /// The message of a prompt. With the first goes what the large model would otherwise lack: the
-    /// question, and what of it is no text.
+    /// The earlier prompts and replies that the large model sees with the next prompt.
+    fn history(&self) -> &[ChatMessage] {
+        if self.participants.protocol.settings().history { &self.exchanges } else { &[] }
+    }
+
+    /// The message of a prompt. With one that nothing stands before goes what the large model would
+    /// otherwise lack: the question, and what of it is no text.
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
-        let is_first = self.exchanges.is_empty();
+        let is_first = self.history().is_empty();
         let lacks = is_first && !request.is_continued && !carries(prompt, &request.question);
         let question = lacks.then_some(&*request.question);
         let text = self.participants.protocol.prompt(prompt, question)?;
-        Ok(with_attachments(&text, if is_first { &request.attachments } else { &[] }))
+        Ok(with_attachments(text, if is_first { &request.attachments } else { &[] }))
     }
 
     /// One call of the large model, counted.
@@ -274,7 +281,7 @@ impl Run<'_> {
 
     /// The question as the large model gets it.
     pub(super) fn question(&self) -> ChatMessage {
-        with_attachments(&self.request.question, &self.request.attachments)
+        with_attachments(self.request.question.clone(), &self.request.attachments)
     }
 
     /// What the request asks of the large model, and nothing else: endpoints refuse fields.
@@ -306,11 +313,16 @@ async fn checked(check: &Check, text: String, deadline: Instant) -> Result<(), S
 }
 
 /// A user's message of text, with what is no text before it.
-fn with_attachments(text: &str, attachments: &[Value]) -> ChatMessage {
+fn with_attachments(text: String, attachments: &[Value]) -> ChatMessage {
     let mut message = ChatMessage::text("user", text);
     if !attachments.is_empty() {
-        let text = json!({"type": "text", "text": text});
+        let text = json!({"type": "text", "text": message.content.take()});
         message.content = attachments.iter().cloned().chain([text]).collect();
     }
     message
+}
+
+/// By what the reply to a prompt is found again: a digest, as prompts may be long.
+pub(super) fn reply_key(prompt: &str) -> ReplyKey {
+    Sha256::digest(comparable(prompt)).into()
 }

@@ -7,10 +7,10 @@ use tokio::time::timeout_at;
 use crate::chat::ChatMessage;
 use crate::large_model::Reply;
 use crate::policy::PolicySession;
-use crate::protocol::{comparable, parse_turn, write_prompt};
+use crate::protocol::{ExpandError, parse_turn, write_prompt};
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
-use super::ask::Asked;
+use super::ask::{Asked, reply_key};
 use super::{Ending, Run};
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, GivenTurn};
 
@@ -47,6 +47,10 @@ impl Run<'_> {
             Some(reply) => self.replied(prompt, reply).await,
             None => self.ask(prompt, false).await,
         };
+        if matches!(asked, Ok(Asked::Unsent(ExpandError::TooLong))) {
+            let most = self.request.limits.prompt_bytes;
+            return Err(EpisodeErrorKind::PromptTooLong { turn: self.turns.len() - 1, most });
+        }
         self.show(session, asked).await
     }
 
@@ -55,12 +59,12 @@ impl Run<'_> {
         let written = prompt;
         let prompt = match self.expanded(prompt) {
             Ok(prompt) => prompt,
-            Err(turn) => return Ok(Asked::Missing(turn)),
+            Err(error) => return Ok(Asked::Unsent(error)),
         };
         let message = self.prompt(&prompt)?;
         let sent = Some(message.as_text()).filter(|sent| sent != written);
         self.exchanges.extend([message, ChatMessage::text("assistant", reply)]);
-        self.replies.insert(comparable(&prompt), reply.to_owned());
+        self.replies.insert(reply_key(&prompt), reply.to_owned());
         self.announce(false, reply.to_owned()).await?;
         let observation = Observation {
             sent,

@@ -10,7 +10,7 @@ use crate::episode::EpisodeError;
 use crate::task::Task;
 
 use super::EvalError;
-use super::rows::Attempt;
+use super::rows::ArmAnswer;
 
 mod policy;
 mod prompt;
@@ -31,7 +31,7 @@ pub trait Arm: Send + Sync {
     fn identity(&self) -> &str;
 
     /// Answers a question.
-    async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError>;
+    async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError>;
 }
 
 /// An arm as it is configured: `[NAME=]METHOD[:ARGUMENT]`.

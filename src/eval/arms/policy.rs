@@ -9,7 +9,7 @@ use crate::engine::Sampling;
 use crate::episode::{
     Episode, EpisodeError, EpisodeRequest, Limits, Participants, Silent, run_episode,
 };
-use crate::eval::rows::{Attempt, Step};
+use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::large_model::LargeModel;
 use crate::policy::Policy;
 use crate::protocol::Protocol;
@@ -71,7 +71,7 @@ impl Arm for PolicyArm {
         &self.identity
     }
 
-    async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+    async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
         let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
             limits: self.limits.clone(),
@@ -87,8 +87,8 @@ impl Arm for PolicyArm {
     }
 }
 
-fn attempt(episode: Episode) -> Attempt {
-    Attempt {
+fn attempt(episode: Episode) -> ArmAnswer {
+    ArmAnswer {
         finish: episode.finish_reason.as_str().to_owned(),
         usage: episode.usage,
         steps: episode.trajectory.turns.into_iter().flat_map(steps).collect(),
@@ -96,14 +96,14 @@ fn attempt(episode: Episode) -> Attempt {
     }
 }
 
-fn steps(turn: Turn) -> impl Iterator<Item = Step> {
-    let think = turn.think.map(Step::Think);
+fn steps(turn: Turn) -> impl Iterator<Item = AnswerStep> {
+    let think = turn.think.map(AnswerStep::Think);
     let action = match turn.action {
-        Action::Prompt(text) | Action::FinalPrompt(text) => Some(Step::Prompt(text)),
+        Action::Prompt(text) | Action::FinalPrompt(text) => Some(AnswerStep::Prompt(text)),
         // The answer is shown as such.
         Action::Answer(_) => None,
-        Action::Nothing => Some(Step::Other(turn.text)),
+        Action::Nothing => Some(AnswerStep::Other(turn.text)),
     };
-    let reply = turn.observation.map(|observation| Step::Reply(observation.reply));
+    let reply = turn.observation.map(|observation| AnswerStep::Reply(observation.reply));
     [think, action, reply].into_iter().flatten()
 }

@@ -13,7 +13,7 @@ use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
-use crate::eval::rows::{Attempt, Step};
+use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::large_model::{Call, LargeModel, Reply};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
@@ -52,14 +52,14 @@ impl Brief {
 /// A text with a place for the question, and where the answer is in the reply to it.
 #[derive(Debug)]
 pub struct Prompt {
-    form: Form,
+    form: PromptForm,
     brief: Brief,
     /// Whether it asks for a line `Answer: …`.
     has_line: bool,
 }
 
 #[derive(Debug)]
-enum Form {
+enum PromptForm {
     Template(Box<Template>),
     /// With [`PLACE`] where the question stands; nothing else in it means anything.
     Literal(String),
@@ -68,12 +68,18 @@ enum Form {
 impl Prompt {
     /// The question as it is; nothing but the answer is asked for in the data sets of `brief`. The
     /// reply is the answer.
+    ///
+    /// # Errors
+    /// When the built-in template does not render.
     pub fn direct(brief: &Brief) -> Result<Self, EvalError> {
         Self::new("direct.j2", DIRECT.to_owned(), brief, false)
     }
 
     /// The question, to be worked out step by step, as zero-shot chain of thought is usually asked
     /// for; in the data sets of `brief` the answer is to stand on a line of its own.
+    ///
+    /// # Errors
+    /// When the built-in template does not render.
     pub fn chain_of_thought(brief: &Brief) -> Result<Self, EvalError> {
         Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), brief, true)
     }
@@ -81,6 +87,9 @@ impl Prompt {
     /// The template in `file`. Where it asks for a line `Answer: …`, the last such line of the
     /// reply is the answer. Without one it is the reply's last line in the data sets of `brief`,
     /// and all of the reply in the others.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the template does not render.
     pub fn load(file: &Path, brief: &Brief) -> Result<Self, EvalError> {
         let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
         let has_line = source.contains("Answer:");
@@ -95,17 +104,17 @@ impl Prompt {
             false => format!("{PLACE}\n\n{text}"),
         };
         let has_line = text.contains("Answer:");
-        Self { form: Form::Literal(text), brief: brief.clone(), has_line }
+        Self { form: PromptForm::Literal(text), brief: brief.clone(), has_line }
     }
 
     fn new(name: &str, source: String, brief: &Brief, has_line: bool) -> Result<Self, EvalError> {
         let template = Template::new(name, source, "`question`, `source` and `brief`")?;
-        let form = Form::Template(Box::new(template));
+        let form = PromptForm::Template(Box::new(template));
         let prompt = Self { form, brief: brief.clone(), has_line };
         // A template that fails is found here, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {
-            Form::Template(template) if !asked.contains('\u{1}') => {
+            PromptForm::Template(template) if !asked.contains('\u{1}') => {
                 Err(template.wrong("it leaves the question out".to_owned()).into())
             }
             _ => Ok(prompt),
@@ -115,18 +124,21 @@ impl Prompt {
     /// Its text before a question is put in.
     pub fn source(&self) -> &str {
         match &self.form {
-            Form::Template(template) => template.source(),
-            Form::Literal(text) => text,
+            PromptForm::Template(template) => template.source(),
+            PromptForm::Literal(text) => text,
         }
     }
 
     /// What the large model is asked.
+    ///
+    /// # Errors
+    /// When the template fails for this task.
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
-            Form::Template(template) => Ok(template.render(context! {
+            PromptForm::Template(template) => Ok(template.render(context! {
                 question => task.question, source => &*task.source, brief => self.brief.holds(task),
             })?),
-            Form::Literal(text) => Ok(text.replace(PLACE, &task.question)),
+            PromptForm::Literal(text) => Ok(text.replace(PLACE, &task.question)),
         }
     }
 
@@ -188,19 +200,18 @@ impl Arm for PromptArm {
         &self.identity
     }
 
-    async fn answer(&self, task: &Task, seed: u64) -> Result<Attempt, EpisodeError> {
+    async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
         let mut usage = EpisodeUsage::default();
         let failed = |kind, usage| EpisodeError { kind, usage };
         let prompt = self.prompt.render(task);
         let prompt =
             prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.to_string()), usage))?;
         let deadline = Instant::now() + self.deadline;
-        let mut steps = vec![Step::Prompt(prompt.clone())];
+        let mut steps = vec![AnswerStep::Prompt(prompt.clone())];
         let mut answers = Vec::with_capacity(self.samples);
         for sample in 0..self.samples {
             let mut params = Map::new();
-            // Every endpoint takes seeds of so many bits.
-            let sample_seed = (seed ^ sample as u64) & i32::MAX as u64;
+            let sample_seed = crate::seed::of_sample(seed, sample as u64);
             let own = Map::from_iter([("seed".to_owned(), json!(sample_seed))]);
             if self.samples > 1 {
                 params.insert("temperature".into(), json!(TEMPERATURE));
@@ -219,11 +230,11 @@ impl Arm for PromptArm {
             usage.large_model.cost += reply.cost;
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());
-            steps.push(Step::Reply(text));
+            steps.push(AnswerStep::Reply(text));
         }
         let votes = answers.iter().map(|answer| self.prompt.vote(task, answer));
         let answer = most_frequent(&answers, votes).to_owned();
-        Ok(Attempt { answer, finish: "answered".into(), usage, steps })
+        Ok(ArmAnswer { answer, finish: "answered".into(), usage, steps })
     }
 }
 
@@ -275,7 +286,7 @@ mod tests {
     fn a_short_answer_is_asked_for_where_golds_are_words() {
         let question = |source: &str, gold: &str| Question {
             task: Task { source: source.into(), golds: vec![gold.into()], ..Task::default() },
-            metric: crate::eval::metrics::MetricConfig::default().of(source, None).metric,
+            metric: crate::eval::config::MetricConfig::default().of(source, None).metric,
         };
         let questions = [
             question("gsm8k", "1,000"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::episode::EpisodeUsage;
 use crate::eval::arms::Method;
 use crate::eval::data::{Question, Questions};
-use crate::eval::rows::{Attempt, Outcome, Step};
+use crate::eval::rows::{AnswerStep, ArmAnswer, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::Scores;
 use crate::eval::search::Found;
@@ -16,8 +16,8 @@ use crate::eval::statistics::{
 use crate::reward::Normalization;
 
 use super::{
-    ArmSummary, AttemptView, Cell, Comparison, EpisodeView, Failure, JudgeSummary, Report, Table,
-    TableRow,
+    ArmFailure, ArmSummary, AttemptView, Cell, Comparison, EpisodeView, JudgeSummary, Report,
+    Table, TableRow,
 };
 
 /// Characters of a text that are shown.
@@ -257,7 +257,7 @@ fn summary(
     scores: &[Option<f64>],
     all: &[usize],
 ) -> ArmSummary {
-    let attempts: Vec<&Attempt> = input
+    let attempts: Vec<&ArmAnswer> = input
         .outcomes
         .iter()
         .filter_map(|row| match &row[arm] {
@@ -272,7 +272,7 @@ fn summary(
     let mut total = used;
     for row in input.outcomes {
         match &row[arm] {
-            Outcome::Answered(Attempt { usage, .. }) => {
+            Outcome::Answered(ArmAnswer { usage, .. }) => {
                 used += *usage;
                 total += *usage;
             }
@@ -307,14 +307,14 @@ fn summary(
 }
 
 /// Failures by arm and message, the most frequent first.
-fn failures(input: &ReportInput<'_>) -> Vec<Failure> {
-    let mut found: Vec<Failure> = Vec::new();
+fn failures(input: &ReportInput<'_>) -> Vec<ArmFailure> {
+    let mut found: Vec<ArmFailure> = Vec::new();
     for (index, question) in input.questions.questions.iter().enumerate() {
         for (at, (arm, _)) in input.arms.iter().enumerate() {
             let Some(error) = failure(input, index, at) else { continue };
             match found.iter_mut().find(|known| known.arm == *arm && known.error == error) {
                 Some(known) => known.count += 1,
-                None => found.push(Failure {
+                None => found.push(ArmFailure {
                     arm: arm.clone(),
                     error,
                     count: 1,
@@ -379,12 +379,12 @@ fn view(score: Option<f64>, outcome: &Outcome) -> AttemptView {
     }
 }
 
-fn shorten(step: &Step) -> Step {
+fn shorten(step: &AnswerStep) -> AnswerStep {
     match step {
-        Step::Think(text) => Step::Think(cut(text)),
-        Step::Prompt(text) => Step::Prompt(cut(text)),
-        Step::Reply(text) => Step::Reply(cut(text)),
-        Step::Other(text) => Step::Other(cut(text)),
+        AnswerStep::Think(text) => AnswerStep::Think(cut(text)),
+        AnswerStep::Prompt(text) => AnswerStep::Prompt(cut(text)),
+        AnswerStep::Reply(text) => AnswerStep::Reply(cut(text)),
+        AnswerStep::Other(text) => AnswerStep::Other(cut(text)),
     }
 }
 

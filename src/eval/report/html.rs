@@ -11,6 +11,9 @@ use super::{Report, markdown, plot};
 const PAGE: &str = include_str!("page.html");
 
 /// The report as a page: style, script and plots are in it, and it fetches nothing.
+///
+/// # Errors
+/// When the template of the page fails.
 pub fn html(report: &Report) -> Result<String, EvalError> {
     render(report).map_err(|error| {
         let (name, reason) = ("report.html".to_owned(), error.to_string());

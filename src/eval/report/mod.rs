@@ -8,7 +8,7 @@ use crate::episode::{EpisodeUsage, RoleUsage};
 use crate::reward::Normalization;
 
 use super::EvalError;
-use super::rows::Step;
+use super::rows::AnswerStep;
 use super::search::Found;
 use super::statistics::Interval;
 
@@ -49,7 +49,7 @@ pub struct Report {
     /// Pairs of arms.
     pub comparisons: Vec<Comparison>,
     /// What failed, and how often.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<ArmFailure>,
     /// What a reader should know about the questions.
     pub warnings: Vec<String>,
     /// The first questions, with what every arm did.
@@ -174,7 +174,7 @@ impl Comparison {
 
 /// A failure, which is no wrong answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ArmFailure {
     /// The arm.
     pub arm: String,
     /// What happened.
@@ -218,10 +218,13 @@ pub struct AttemptView {
     /// What it took.
     pub usage: EpisodeUsage,
     /// How the answer came about. Long texts are cut.
-    pub steps: Vec<Step>,
+    pub steps: Vec<AnswerStep>,
 }
 
 /// Writes `report.json`, `report.md` and `report.html` into `folder`, and returns the page's path.
+///
+/// # Errors
+/// When a file cannot be written.
 pub fn write(report: &Report, folder: &Path) -> Result<PathBuf, EvalError> {
     let json = serde_json::to_string_pretty(report).map_err(|error| EvalError::Io {
         path: folder.join("report.json"),

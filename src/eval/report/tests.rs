@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::eval::data::{Question, Questions};
 use crate::eval::metrics::Metric;
-use crate::eval::rows::{Attempt, Outcome};
+use crate::eval::rows::{ArmAnswer, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::{Scorer, Scores};
 use crate::eval::search::Tried;
@@ -28,9 +28,9 @@ fn question(index: usize, source: &str, metric: Metric) -> Question {
 
 fn answered(answer: &str, calls: u64) -> Outcome {
     let mut attempt =
-        Attempt { answer: answer.into(), finish: "answered".into(), ..Attempt::default() };
+        ArmAnswer { answer: answer.into(), finish: "answered".into(), ..ArmAnswer::default() };
     attempt.usage.large_model.calls = calls;
-    attempt.steps = vec![Step::Reply("</script><script>alert(1)</script>".into())];
+    attempt.steps = vec![AnswerStep::Reply("</script><script>alert(1)</script>".into())];
     Outcome::Answered(attempt)
 }
 

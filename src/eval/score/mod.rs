@@ -22,6 +22,9 @@ mod tests;
 /// Embeds sentences; may take a while, so it is called on a thread of its own.
 pub trait SentenceEncoder: Send + Sync {
     /// The embedding of `text`, of Euclidean length 1; the error says what failed.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized or computed.
     fn embed(&self, text: &str) -> Result<Vec<f32>, String>;
 }
 
@@ -110,6 +113,9 @@ impl Scorer {
     }
 
     /// Scores every answer; `scored` is called after each, `max_in_flight` are scored at one time.
+    ///
+    /// # Errors
+    /// When it was stopped, or an embedding or a judge's template fails.
     pub async fn score_all(
         &self,
         questions: &[Question],

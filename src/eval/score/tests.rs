@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::eval::rows::Attempt;
+use crate::eval::rows::ArmAnswer;
 use crate::large_model::{Call, LargeModelError, Reply, Scripted};
 use crate::task::Task;
 
@@ -88,8 +88,9 @@ async fn a_judge_that_fails_gives_no_score() {
         }
     }));
     let questions = vec![question(Metric::Judge, &["gold"]); 2];
-    let answered =
-        |answer: &str| Outcome::Answered(Attempt { answer: answer.into(), ..Attempt::default() });
+    let answered = |answer: &str| {
+        Outcome::Answered(ArmAnswer { answer: answer.into(), ..ArmAnswer::default() })
+    };
     let failed = Outcome::Failed { error: "x".into(), usage: Default::default() };
     let outcomes = vec![vec![answered("down"), answered("")], vec![answered("up"), failed]];
     let mut count = 0;

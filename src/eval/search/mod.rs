@@ -21,17 +21,18 @@ use crate::seed;
 
 use super::EvalError;
 use super::arms::{Brief, PLACE, Prompt, PromptArm};
-use super::data::{self, DataConfig, Question, Questions};
-use super::metrics::{Metric, MetricConfig};
-use super::rows::{Attempt, Outcome, Step};
+use super::config::{MetricConfig, SearchConfig};
+use super::data::{self, Question, Questions};
+use super::metrics::Metric;
+use super::rows::{AnswerStep, ArmAnswer, Outcome};
 use super::run;
 use super::score::Scorer;
 
-mod kept;
+mod result_file;
 #[cfg(test)]
 mod tests;
 
-pub use kept::Kept;
+pub use result_file::ResultFile;
 
 const PROPOSE: &str = include_str!("propose.j2");
 /// Prompts that a proposer is shown, the best ones.
@@ -47,58 +48,10 @@ const IDLE_ROUNDS: usize = 5;
 /// A score from which on an answer is no mistake.
 const RIGHT: f64 = 0.999;
 
-/// How the arm `prompt-search` finds its prompt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SearchConfig {
-    /// Calls of large models that the search may make, failed ones and those for proposals
-    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
-    #[serde(default = "budget")]
-    pub budget: u64,
-    /// Training questions that every prompt is tried on. Default: 20.
-    #[serde(default = "sample")]
-    pub sample: usize,
-    /// Prompts that are proposed in a round. Default: 4.
-    #[serde(default = "proposals")]
-    pub proposals: usize,
-    /// The name of the large model that proposes. Default: the one that is evaluated.
-    #[serde(default)]
-    pub proposer: Option<String>,
-    /// The training questions: tables `[[prompt_search.data]]`.
-    pub data: Vec<DataConfig>,
-}
-
-fn budget() -> u64 {
-    500
-}
-
-fn sample() -> usize {
-    20
-}
-
-fn proposals() -> usize {
-    4
-}
-
-impl SearchConfig {
-    /// What is wrong with it, if anything is.
-    pub fn check(&self) -> Result<(), String> {
-        if self.sample == 0 || self.proposals == 0 {
-            return Err(
-                "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
-            );
-        }
-        if self.budget < self.sample as u64 {
-            return Err(format!(
-                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
-                self.budget, self.sample
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// The training questions of a search: as many as are tried, drawn from all data sets.
+///
+/// # Errors
+/// When the data cannot be read.
 pub fn training_questions(
     config: &SearchConfig,
     metrics: &MetricConfig,
@@ -165,7 +118,7 @@ struct Mistake {
 }
 
 /// What was found so far.
-struct State {
+struct SearchState {
     found: Found,
     /// By prompt, as in `found.tried`.
     mistakes: Vec<Vec<Mistake>>,
@@ -180,8 +133,12 @@ impl Search<'_> {
     /// When not one prompt could be scored, or scoring is impossible.
     pub async fn run(&self) -> Result<Found, EvalError> {
         let propose = Template::new("propose.j2", PROPOSE.to_owned(), "the prompts tried")?;
-        let mut state =
-            State { found: Found::default(), mistakes: Vec::new(), propose, first_failure: None };
+        let mut state = SearchState {
+            found: Found::default(),
+            mistakes: Vec::new(),
+            propose,
+            first_failure: None,
+        };
         for prompt in &self.start {
             if self.left(&state) >= self.cost_of_trying() {
                 self.try_out(prompt.clone(), 0, &mut state).await?;
@@ -227,7 +184,7 @@ impl Search<'_> {
     }
 
     /// Calls that are left of the budget.
-    fn left(&self, state: &State) -> u64 {
+    fn left(&self, state: &SearchState) -> u64 {
         self.config.budget.saturating_sub(state.found.usage.calls)
     }
 
@@ -242,7 +199,7 @@ impl Search<'_> {
         &self,
         prompt: String,
         round: usize,
-        state: &mut State,
+        state: &mut SearchState,
     ) -> Result<(), EvalError> {
         let arm = PromptArm::new(
             "prompt-search",
@@ -253,7 +210,7 @@ impl Search<'_> {
         );
         let arm = &arm;
         let attempts = self.questions.iter().map(|question| async move {
-            let seed = self.seed ^ u64::from(crc32c::crc32c(question.task.id.as_bytes()));
+            let seed = seed::of_question(self.seed, &question.task.id);
             let attempt = match run::attempt(arm, &question.task, seed).await {
                 Outcome::Answered(attempt) => attempt,
                 Outcome::Failed { error, .. } => {
@@ -298,11 +255,11 @@ impl Search<'_> {
         &self,
         round: usize,
         count: u64,
-        state: &mut State,
+        state: &mut SearchState,
     ) -> Result<Vec<String>, EvalError> {
         let asked = (0..count)
             .map(|index| {
-                let seed = self.seed.wrapping_add((round as u64) << 32).wrapping_add(index);
+                let seed = seed::of_proposal(self.seed, round as u64, index);
                 Ok((seed, state.question_to_proposer(seed)?))
             })
             .collect::<Result<Vec<_>, EvalError>>()?;
@@ -339,7 +296,7 @@ impl Search<'_> {
     }
 }
 
-impl State {
+impl SearchState {
     /// The best prompt so far; of equally good ones, the first.
     fn best(&self) -> Option<usize> {
         let scored = self.found.tried.iter().enumerate();
@@ -371,9 +328,9 @@ impl State {
 }
 
 impl Mistake {
-    fn of(question: &Question, attempt: &Attempt) -> Self {
+    fn of(question: &Question, attempt: &ArmAnswer) -> Self {
         let reply = attempt.steps.iter().rev().find_map(|step| match step {
-            Step::Reply(text) => Some(head(text)),
+            AnswerStep::Reply(text) => Some(head(text)),
             _ => None,
         });
         Self {

@@ -193,15 +193,15 @@ fn what_is_taken_from_a_proposal() {
 #[test]
 fn a_finished_search_is_found_again_under_its_own_name() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = Kept::new(folder.path(), "a".into());
-    assert_eq!(kept.read().unwrap(), None);
+    let saved = ResultFile::new(folder.path(), "a".into());
+    assert_eq!(saved.read().unwrap(), None);
     let tried = vec![Tried { prompt: "p".into(), round: 1, score: Some(0.5), answered: 2 }];
     let found =
         Found { prompt: "p".into(), tried, usage: RoleUsage { calls: 3, ..RoleUsage::default() } };
-    kept.write(&found).unwrap();
-    assert_eq!(kept.read().unwrap(), Some(found));
-    assert_eq!(Kept::new(folder.path(), "b".into()).read().unwrap(), None);
+    saved.write(&found).unwrap();
+    assert_eq!(saved.read().unwrap(), Some(found));
+    assert_eq!(ResultFile::new(folder.path(), "b".into()).read().unwrap(), None);
     std::fs::write(folder.path().join("prompt-search.json"), "{").unwrap();
-    let error = kept.read().unwrap_err().to_string();
+    let error = saved.read().unwrap_err().to_string();
     assert!(error.contains("is damaged at line 1"), "{error}");
 }

@@ -16,12 +16,12 @@ pub(super) struct Patience {
 
 /// What one connection does; shared by its stream, its requests and its watch.
 pub(super) struct Activity {
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     closing: Notify,
 }
 
-struct State {
-    phase: Phase,
+struct ConnectionState {
+    phase: ConnectionPhase,
     since: Instant,
     in_flight: usize,
     /// Whether requests share the connection: its bytes are then not those of one request.
@@ -31,7 +31,7 @@ struct State {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     /// No request has come yet, in whole.
     New,
     /// The headers of a further request are arriving.
@@ -42,8 +42,8 @@ enum Phase {
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
-        let state = State {
-            phase: Phase::New,
+        let state = ConnectionState {
+            phase: ConnectionPhase::New,
             since: Instant::now(),
             in_flight: 0,
             is_multiplexed: false,
@@ -59,15 +59,15 @@ impl Activity {
     /// Bytes have come in.
     pub(super) fn read(&self) {
         let mut state = self.state();
-        if state.phase == Phase::Idle && !state.is_multiplexed {
-            (state.phase, state.since) = (Phase::Reading, Instant::now());
+        if state.phase == ConnectionPhase::Idle && !state.is_multiplexed {
+            (state.phase, state.since) = (ConnectionPhase::Reading, Instant::now());
         }
     }
 
     /// A request begins; it ends when what is returned is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         let mut state = self.state();
-        state.phase = Phase::Serving;
+        state.phase = ConnectionPhase::Serving;
         state.in_flight += 1;
         drop(state);
         InFlight(Arc::clone(self))
@@ -85,7 +85,7 @@ impl Activity {
     /// Since when the connection has been without a request; `None` while it serves.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let state = self.state();
-        (state.phase != Phase::Serving).then_some(state.since)
+        (state.phase != ConnectionPhase::Serving).then_some(state.since)
     }
 
     /// Has the connection closed.
@@ -113,9 +113,9 @@ impl Activity {
         let state = self.state();
         let now = Instant::now();
         let deadline = match state.phase {
-            Phase::New | Phase::Reading => Some(state.since + patience.header),
-            Phase::Idle => Some(state.since + patience.idle),
-            Phase::Serving => None,
+            ConnectionPhase::New | ConnectionPhase::Reading => Some(state.since + patience.header),
+            ConnectionPhase::Idle => Some(state.since + patience.idle),
+            ConnectionPhase::Serving => None,
         };
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
@@ -124,7 +124,7 @@ impl Activity {
         Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -137,7 +137,7 @@ impl Drop for InFlight {
         let mut state = self.0.state();
         state.in_flight -= 1;
         if state.in_flight == 0 {
-            (state.phase, state.since) = (Phase::Idle, Instant::now());
+            (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());
         }
     }
 }

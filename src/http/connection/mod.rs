@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -36,6 +36,8 @@ pub(super) mod tls;
 const STREAMS: u32 = 256;
 /// How often an idle connection is looked for while all places are taken.
 const FULL: Duration = Duration::from_millis(50);
+/// How often it is said that connections cannot be accepted.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 /// How long requests whose headers are arriving have to be complete at shutdown.
 const LAST_HEADERS: Duration = Duration::from_secs(1);
 
@@ -120,9 +122,10 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
+    let mut complained = None;
     loop {
         let (stream, slot) = tokio::select! {
-            accepted = accept(&listener, &slots, &open) => accepted?,
+            accepted = accept(&listener, &slots, &open, &mut complained) => accepted?,
             () = &mut shutdown => break,
         };
         let (connections, watcher) = (connections.clone(), graceful.watcher());
@@ -154,19 +157,21 @@ pub async fn serve(
 }
 
 /// The next connection, once there is room for it: by closing an idle one where there is none.
+/// `complained`: when it was last said that there was none.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
     open: &Open,
+    complained: &mut Option<Instant>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let mut has_failed = false;
     let stream = loop {
         match listener.accept().await {
             Ok((stream, _)) => break stream,
             // The client has left again, or files have run out, which others will give back.
             Err(error) => {
-                if !std::mem::replace(&mut has_failed, true) {
-                    tracing::warn!(%error, "cannot accept a connection");
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
+                    tracing::warn!(%error, "cannot accept connections");
+                    *complained = Some(Instant::now());
                 }
                 open.close_longest_idle();
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,11 +191,11 @@ async fn accept(
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connections {
     /// Serves a connection until it ends, or is without a request for too long.
-    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), Failure> {
+    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         let connected = self.open.add();
         let activity = &connected.activity;
@@ -206,7 +211,7 @@ impl Connections {
         stream: ClientStream,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ConnectionError> {
         let Some(tls) = &self.tls else { return self.http1(stream, activity, watcher).await };
         let stream = tls.accept(stream).await?;
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
@@ -222,7 +227,7 @@ impl Connections {
         stream: S,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure>
+    ) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -238,7 +243,7 @@ impl Connections {
         stream: S,
         activity: &Arc<Activity>,
         watcher: Watcher,
-    ) -> Result<(), Failure>
+    ) -> Result<(), ConnectionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

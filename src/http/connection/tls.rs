@@ -6,23 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::http::config::TlsConfig;
+
 /// What HTTP/2 is called when protocols are agreed on.
 pub(super) const HTTP2: &[u8] = b"h2";
-
-/// TLS: the table `[tls]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// The server's certificate and those between it and the root, PEM.
-    pub certificate: PathBuf,
-    /// The certificate's private key, PEM.
-    pub key: PathBuf,
-}
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,11 +31,17 @@ pub struct Tls {
 
 impl Tls {
     /// By the files of `config`.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the key does not belong to the certificate.
     pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         Ok(Self { current: RwLock::new(Arc::new(read(config)?)) })
     }
 
     /// Takes the files of `config` for the connections to come.
+    ///
+    /// # Errors
+    /// As [`Tls::load`]; the certificate in use stays.
     pub fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
         let new = Arc::new(read(config)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;

@@ -1,15 +1,69 @@
-//! Lets in as many episodes as can run, lets a few more wait, and turns the rest away.
+//! Lets in as many episodes as can run, lets a few more wait, and turns the rest away. No key takes
+//! all of that: clients that take their replies slowly hold their places for long.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 
-/// Counts the episodes in flight and those that wait.
+/// What is left to others of places and queue, however much one key asks for: one part in so many.
+const LEFT_TO_OTHERS: usize = 8;
+
+/// Counts the episodes in flight and those that wait, in all and of each key.
 pub(in crate::http) struct Admission {
+    all: Room,
+    /// Of keys with episodes in flight or waiting.
+    keys: Mutex<HashMap<String, Weak<Room>>>,
+}
+
+/// Permission for episodes to run; given back when dropped.
+pub(in crate::http) struct Permit {
+    _places: OwnedSemaphorePermit,
+    _own: Option<(OwnedSemaphorePermit, Arc<Room>)>,
+}
+
+impl Admission {
+    pub(in crate::http) fn new(size: usize, queue: usize) -> Self {
+        Self { all: Room::new(size, queue), keys: Mutex::default() }
+    }
+
+    /// Room for `episodes` of the key with this id, or of anyone, waited for until `deadline`.
+    pub(in crate::http) async fn admit(
+        &self,
+        episodes: u32,
+        key: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Permit, ApiError> {
+        if episodes as usize > self.all.size {
+            let most = self.all.size;
+            let message = format!("this server runs at most {most} episodes at one time");
+            return Err(ApiError::invalid("n", message));
+        }
+        let own = match key.map(|key| self.room_of(key)) {
+            Some(room) => Some((room.take(episodes, deadline).await?, room)),
+            None => None,
+        };
+        Ok(Permit { _places: self.all.take(episodes, deadline).await?, _own: own })
+    }
+
+    fn room_of(&self, key: &str) -> Arc<Room> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = keys.get(key).and_then(Weak::upgrade) {
+            return room;
+        }
+        keys.retain(|_, room| room.strong_count() > 0);
+        let room = Arc::new(self.all.share());
+        keys.insert(key.to_owned(), Arc::downgrade(&room));
+        room
+    }
+}
+
+/// Places, and a queue for them.
+struct Room {
     slots: Arc<Semaphore>,
     size: usize,
     waiting: AtomicUsize,
@@ -17,32 +71,33 @@ pub(in crate::http) struct Admission {
 }
 
 /// A place in the queue; given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct WaitingPlace<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Admission {
-    pub(in crate::http) fn new(size: usize, queue: usize) -> Self {
+impl Room {
+    fn new(size: usize, queue: usize) -> Self {
         let size = size.clamp(1, Semaphore::MAX_PERMITS);
         let waiting = AtomicUsize::new(0);
         Self { slots: Arc::new(Semaphore::new(size)), size, waiting, queue }
     }
 
-    /// Room for `episodes`, waited for until `deadline`.
-    pub(in crate::http) async fn admit(
+    /// What one key may have of it.
+    fn share(&self) -> Self {
+        let part = |whole: usize| whole - (whole / LEFT_TO_OTHERS).max(1).min(whole / 2);
+        Self::new(part(self.size), part(self.queue))
+    }
+
+    async fn take(
         &self,
         episodes: u32,
         deadline: Instant,
     ) -> Result<OwnedSemaphorePermit, ApiError> {
-        if episodes as usize > self.size {
-            let most = self.size;
-            let message = format!("this server runs at most {most} episodes at one time");
-            return Err(ApiError::invalid("n", message));
-        }
+        let episodes = episodes.min(u32::try_from(self.size).unwrap_or(u32::MAX));
         if let Ok(permit) = Arc::clone(&self.slots).try_acquire_many_owned(episodes) {
             return Ok(permit);
         }
@@ -50,7 +105,7 @@ impl Admission {
             let message = "the server is busy\nhint: try again a little later";
             ApiError::overloaded(message, Duration::from_secs(1))
         };
-        let place = Place(&self.waiting);
+        let place = WaitingPlace(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             return Err(busy());
         }
@@ -60,6 +115,31 @@ impl Admission {
         match permit {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(busy()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_key_takes_every_place() {
+        for (size, most) in [(1, 1), (2, 1), (4, 3), (16, 14), (64, 56)] {
+            let admission = Admission::new(size, 0);
+            let soon = Instant::now() + Duration::from_secs(9);
+            let mut held = Vec::new();
+            while let Ok(permit) = admission.admit(1, Some("greedy"), soon).await {
+                held.push(permit);
+            }
+            assert_eq!(held.len(), most, "{size}");
+            for key in [Some("other"), None] {
+                assert_eq!(admission.admit(1, key, soon).await.is_ok(), most < size, "{size}");
+            }
+            drop(held);
+            assert!(admission.admit(size as u32, Some("greedy"), soon).await.is_ok());
         }
     }
 }

@@ -11,8 +11,8 @@ use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::admission::Permit;
 use super::answer::{self, Answered, Piece, Wishes};
 use super::task::EpisodeTask;
 use crate::engine::Sampling;
@@ -56,7 +56,7 @@ pub(in crate::http) struct Prepared {
     policy: Arc<dyn Policy>,
     tasks: Vec<EpisodeTask>,
     wishes: Wishes,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Prepared {
@@ -76,8 +76,10 @@ impl Prepared {
         let choices = request.choices()?;
         size.check(choices, bounds)?;
         caller.admit_more(choices - 1).await?;
-        let wishes =
-            Wishes { stops: request.stop_sequences()?, logprobs: request.logprobs == Some(true) };
+        let wishes = Wishes {
+            stops: request.stop_sequences(bounds)?,
+            logprobs: request.logprobs == Some(true),
+        };
         let options = request.prompt_r1.clone().unwrap_or_default();
         let with_turns = options.trace == Some(true);
         if let Some(name) = options.large_model.as_deref() {
@@ -85,7 +87,7 @@ impl Prepared {
         }
         let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
         // Before anything is made of the request that takes time or memory.
-        let permit = state.admission().admit(choices, deadline).await?;
+        let permit = state.admission().admit(choices, caller.key_id(), deadline).await?;
         let form = request.form(bounds, deadline).await?;
         let id = state.new_id(id_prefix);
         let asking = Asking { state, caller, headers, route, id_prefix, started };
@@ -181,10 +183,10 @@ fn tasks(
         let mut sampling = sampling;
         sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
         let mut params = params.clone();
-        // Each answer has a seed of its own, of no more bits than every endpoint takes.
+        // Each answer has a seed of its own.
         let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
         if let Some(seed) = seed {
-            let own = seed.wrapping_add(choice.into()) & i64::from(i32::MAX);
+            let own = crate::seed::near(seed as u64, choice.into());
             params.insert("seed".to_owned(), json!(own));
         }
         let request = EpisodeRequest {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::admission::Permit;
 use crate::episode::{
     Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest, EventSink, Participants,
     run_episode,
@@ -73,9 +74,11 @@ impl EpisodeTask {
         Record {
             id: self.id.clone(),
             created: self.state.created(),
+            caller: self.caller.id().map(str::to_owned),
             policy: self.served.policy.name().to_owned(),
             large_model: self.model.name().to_owned(),
             question: request.question.clone(),
+            attachments: request.attachments.clone(),
             conversation: request.conversation.clone(),
             sampling: request.sampling,
             episode: Episode { reply: None, ..episode.clone() },
@@ -89,7 +92,7 @@ impl EpisodeTask {
     }
 
     /// Starts the episode. `permit` is given back at its end.
-    pub(in crate::http) fn start(self, permit: Arc<OwnedSemaphorePermit>) -> EpisodeStream {
+    pub(in crate::http) fn start(self, permit: Arc<Permit>) -> EpisodeStream {
         // As much as one burst of an endpoint brings; a client that does not read stops the
         // episode there until its deadline.
         let (sender, events) = mpsc::channel(64);

@@ -16,12 +16,13 @@ use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
 use crate::http::model_name::{is_loop, model_of};
 use crate::http::proxy::{self, Passed};
+use crate::http::routes::failures::LoopFailures;
 use crate::http::state::AppState;
-use crate::http::wire::ErrorBody;
 use crate::http::wire::chat::ChatRequest;
 use crate::http::wire::completion::{
     Choice, ChunkHead, Completion, Outcome, finish_reason, message,
 };
+use crate::http::wire::{ErrorBody, SseEvent};
 
 const ROUTE: &str = "/v1/chat/completions";
 
@@ -30,18 +31,8 @@ const ROUTE: &str = "/v1/chat/completions";
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
     (status = 200, description = "The answer, or its chunks", content(
-        (Completion = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "A field is not valid; `param` names it", body = ErrorBody),
-    (status = 401, description = "A key is needed, or the large model does not take it", body = ErrorBody),
-    (status = 403, description = "The key may not ask for this model", body = ErrorBody),
-    (status = 404, description = "No such model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 429, description = "Too many requests, or a limit of the key is reached", body = ErrorBody),
-    (status = 500, description = "The server failed", body = ErrorBody),
-    (status = 502, description = "The large model failed", body = ErrorBody),
-    (status = 503, description = "A model is not available", body = ErrorBody),
-    (status = 504, description = "The deadline passed before any reply", body = ErrorBody)))]
+        (Completion = "application/json"), (SseEvent = "text/event-stream"))),
+    LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn chat(
     State(state): State<AppState>,
     uri: Uri,

@@ -11,26 +11,20 @@ use crate::http::body::RawBody;
 use crate::http::caller::Caller;
 use crate::http::error::{ApiError, shorten};
 use crate::http::metrics::{OTHER, ROUTES};
-use crate::http::model_name::{LOOP, is_loop, model_of};
+use crate::http::model_name::{LOOP, check_length, is_loop, model_of};
 use crate::http::proxy::multipart::{boundary, model as model_in_form};
 use crate::http::proxy::{Passed, hand_on};
+use crate::http::routes::failures::ForwardFailures;
 use crate::http::state::AppState;
-use crate::http::wire::{ErrorBody, PassedRequest};
+use crate::http::wire::{PassedRequest, SseEvent};
 use crate::http::{is_web_socket, no_web_socket, unknown_route};
 
 /// Passed through to the endpoint that serves the model.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = PassedRequest,
     responses(
     (status = 200, description = "What the endpoint answers", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "The body is no JSON object", body = ErrorBody),
-    (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
-    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
-    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
-    (status = "default", description = "What else the endpoint answers")))]
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
+    ForwardFailures))]
 pub(in crate::http) async fn embeddings(
     state: State<AppState>,
     uri: Uri,
@@ -45,15 +39,8 @@ pub(in crate::http) async fn embeddings(
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = PassedRequest,
     responses(
     (status = 200, description = "What the endpoint answers", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "The body is no JSON object", body = ErrorBody),
-    (status = 404, description = "No endpoint serves the model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 502, description = "The endpoint cannot be reached", body = ErrorBody),
-    (status = 503, description = "The endpoint failed too often of late", body = ErrorBody),
-    (status = 504, description = "The endpoint was too slow", body = ErrorBody),
-    (status = "default", description = "What else the endpoint answers")))]
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
+    ForwardFailures))]
 pub(in crate::http) async fn completions(
     state: State<AppState>,
     uri: Uri,
@@ -127,6 +114,7 @@ pub(in crate::http) async fn other(
         }
         None => Cow::Borrowed(""),
     };
+    check_length(&model)?;
     caller.check(&model)?;
     pass(
         &state,

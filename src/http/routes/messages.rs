@@ -17,11 +17,12 @@ use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
 use crate::http::model_name::{is_loop, model_of};
 use crate::http::proxy::{self, Passed};
+use crate::http::routes::failures::LoopFailures;
 use crate::http::state::AppState;
 use crate::http::wire::messages::MessagesErrorBody;
 use crate::http::wire::messages::events::MessageWriter;
 use crate::http::wire::messages::request::{MessagesRequest, NAMES};
-use crate::http::wire::thoughts;
+use crate::http::wire::{SseEvent, thoughts};
 
 pub(in crate::http) const ROUTE: &str = "/v1/messages";
 
@@ -31,18 +32,8 @@ pub(in crate::http) const ROUTE: &str = "/v1/messages";
 #[utoipa::path(post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest,
     responses(
     (status = 200, description = "The message, or its events", content(
-        (serde_json::Value = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "A field is not valid", body = MessagesErrorBody),
-    (status = 401, description = "A key is needed, or the large model does not take it", body = MessagesErrorBody),
-    (status = 403, description = "The key may not ask for this model", body = MessagesErrorBody),
-    (status = 404, description = "No such model", body = MessagesErrorBody),
-    (status = 408, description = "The body was too slow", body = MessagesErrorBody),
-    (status = 413, description = "The body is too long", body = MessagesErrorBody),
-    (status = 429, description = "Too many requests, or a limit of the key is reached", body = MessagesErrorBody),
-    (status = 500, description = "The server failed", body = MessagesErrorBody),
-    (status = 502, description = "The large model failed", body = MessagesErrorBody),
-    (status = 503, description = "A model is not available", body = MessagesErrorBody),
-    (status = 504, description = "The deadline passed before any reply", body = MessagesErrorBody)))]
+        (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
+    LoopFailures<MessagesErrorBody>))]
 pub(in crate::http) async fn messages(
     State(state): State<AppState>,
     uri: Uri,

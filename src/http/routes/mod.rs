@@ -1,7 +1,10 @@
-//! One file for each resource.
+//! One file for each resource. `http::documented` lists their handlers, and `http::metrics::ROUTES` those
+//! that metrics tell apart.
 
 pub(super) mod chat;
 pub(super) mod docs;
+pub(super) mod episodes;
+mod failures;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod messages;

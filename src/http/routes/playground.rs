@@ -1,22 +1,23 @@
-//! `GET /`: the page for people, and the files that it is made of.
+//! `GET /`: a page for people, and the files that it is made of.
 
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::http::state::AppHandle;
-use crate::playground::{FILES, File};
+use crate::playground::File;
 
 /// Nothing is loaded from elsewhere, nothing inline is run, no text becomes markup, and no other
-/// page can show this one.
+/// page can show this one. The page shows images that a person chooses (`blob:`).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page and its files.
-pub(in crate::http) fn pages() -> Router<AppHandle> {
-    FILES.iter().fold(Router::new(), |router, file| {
+/// The files of a page.
+pub(in crate::http) fn files<S: Clone + Send + Sync + 'static>(
+    files: &'static [File],
+) -> Router<S> {
+    files.iter().fold(Router::new(), |router, file| {
         router.route(file.path, get(move || async move { response(file) }))
     })
 }

@@ -18,12 +18,13 @@ use crate::http::caller::{Caller, authorization};
 use crate::http::episode::task::{EpisodeStream, EpisodeTask, TaskEvent};
 use crate::http::error::ApiError;
 use crate::http::model_name::LOOP;
+use crate::http::routes::failures::LoopFailures;
 use crate::http::sse;
 use crate::http::state::AppState;
-use crate::http::wire::ErrorBody;
 use crate::http::wire::options::{Options, between};
 use crate::http::wire::question::Asked;
 use crate::http::wire::solve::{Head, Shown, SolveReply, SolveRequest, Split, policy_tokens};
+use crate::http::wire::{ErrorBody, SseEvent};
 use crate::policy::Policy;
 
 const ROUTE: &str = "/v1/solve";
@@ -33,18 +34,8 @@ const ROUTE: &str = "/v1/solve";
 /// `interaction_response` and `answer` as they happen, then `done` with the reply, or `error`.
 #[utoipa::path(post, path = "/v1/solve", tag = "solve", request_body = SolveRequest, responses(
     (status = 200, description = "The answer", content(
-        (SolveReply = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "A field is not valid; `param` names it", body = ErrorBody),
-    (status = 401, description = "A key is needed", body = ErrorBody),
-    (status = 403, description = "The key may not ask for this model", body = ErrorBody),
-    (status = 404, description = "No such policy or large model", body = ErrorBody),
-    (status = 408, description = "The body was too slow", body = ErrorBody),
-    (status = 413, description = "The body is too long", body = ErrorBody),
-    (status = 429, description = "Too many requests, or a limit of the key is reached", body = ErrorBody),
-    (status = 500, description = "The server failed", body = ErrorBody),
-    (status = 502, description = "The large model failed", body = ErrorBody),
-    (status = 503, description = "A model is not available", body = ErrorBody),
-    (status = 504, description = "The deadline passed before any reply", body = ErrorBody)))]
+        (SolveReply = "application/json"), (SseEvent = "text/event-stream"))),
+    LoopFailures<ErrorBody>))]
 pub(in crate::http) async fn solve(
     State(state): State<AppState>,
     caller: Caller,
@@ -66,7 +57,7 @@ pub(in crate::http) async fn solve(
         large_model: task.model.name().to_owned(),
     };
     let deadline = started + task.request.limits.deadline();
-    let permit = state.admission().admit(1, deadline).await?;
+    let permit = state.admission().admit(1, task.caller.key_id(), deadline).await?;
     let show = Show { turns: options.trace.unwrap_or(false), tokens: with_tokens };
     let policy = Arc::clone(&task.served.policy);
     if is_stream {

@@ -48,10 +48,10 @@ pub(in crate::http) struct ChatRequest {
     #[schema(minimum = 0, maximum = 1)]
     pub(in crate::http) top_p: Option<f64>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     pub(in crate::http) max_tokens: Option<u64>,
     /// The same as `max_tokens`.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     pub(in crate::http) max_completion_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
     pub(in crate::http) stop: Option<Stop>,
@@ -226,14 +226,25 @@ impl ChatRequest {
     }
 
     /// What ends the answer.
-    pub(in crate::http) fn stop_sequences(&self) -> Result<StopSequences, ApiError> {
+    pub(in crate::http) fn stop_sequences(
+        &self,
+        bounds: &Bounds,
+    ) -> Result<StopSequences, ApiError> {
         let stops = match &self.stop {
-            None => Vec::new(),
-            Some(Stop::One(stop)) => vec![stop.clone()],
-            Some(Stop::Several(stops)) => stops.clone(),
+            None => &[],
+            Some(Stop::One(stop)) => std::slice::from_ref(stop),
+            Some(Stop::Several(stops)) => &stops[..],
         };
         if stops.len() > MOST_STOPS {
             let message = format!("`stop` has {} texts, at most {MOST_STOPS} can be", stops.len());
+            return Err(ApiError::invalid("stop", message));
+        }
+        if let Some(long) = stops.iter().find(|stop| stop.len() > bounds.stop_bytes) {
+            let message = format!(
+                "a text of `stop` has {} bytes: more than {}, the bound `server.bounds.stop_bytes`",
+                long.len(),
+                bounds.stop_bytes
+            );
             return Err(ApiError::invalid("stop", message));
         }
         let caps = [self.max_tokens, self.max_completion_tokens];

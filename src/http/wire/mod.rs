@@ -12,6 +12,7 @@ use crate::episode::Episode;
 
 pub(super) mod chat;
 pub(super) mod completion;
+pub(super) mod episodes;
 pub(super) mod messages;
 pub(super) mod options;
 pub(super) mod question;
@@ -32,6 +33,16 @@ pub(super) fn thoughts(episode: &Episode) -> Option<String> {
     let extra = &episode.reply.as_ref()?.message.extra;
     let thoughts = THOUGHTS.iter().find_map(|key| extra.get(*key)?.as_str());
     thoughts.filter(|thoughts| !thoughts.is_empty()).map(str::to_owned)
+}
+
+/// An event of a stream (`text/event-stream`).
+#[derive(ToSchema)]
+#[allow(dead_code)] // Describes what `sse::event` writes.
+pub(super) struct SseEvent {
+    /// Its name; `message` where it has none.
+    event: Option<String>,
+    /// JSON, or `[DONE]` at the end of a chat completion.
+    data: String,
 }
 
 /// OpenAI's error object, in its envelope.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::options::Options;
 use super::question::{Asked, Message};
 use crate::chat::ChatMessage;
-use crate::episode::{Episode, GivenTurn, RoleUsage};
+use crate::episode::{Episode, EpisodeUsage, GivenTurn, RoleUsage};
 use crate::http::error::ApiError;
 use crate::trajectory::{Action, TokenTrace, Turn, TurnFinish};
 
@@ -57,17 +57,34 @@ pub(in crate::http) struct SolveRequest {
 }
 
 /// A turn that the caller writes in the policy's place.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct WrittenTurn {
+pub(in crate::http) struct WrittenTurn {
     /// What the policy is to have thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
     think: Option<String>,
     /// What it is to have asked the large model; `<question/>` and `<reply N/>` stand for the
     /// question and for the reply of turn N, as in the policy's own prompts.
     #[schema(example = "Who wrote Hamlet?")]
     interaction_prompt: String,
     /// What the large model is to have replied. Without it, the large model is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
     interaction_response: Option<String>,
+}
+
+impl WrittenTurn {
+    /// The turn of an episode that its caller wrote; `None` for those of the policy.
+    pub(in crate::http) fn given(turn: &Turn) -> Option<Self> {
+        let prompt = match &turn.action {
+            Action::Prompt(prompt) | Action::FinalPrompt(prompt) if turn.is_given => prompt,
+            _ => return None,
+        };
+        Some(Self {
+            think: turn.think.clone(),
+            interaction_prompt: prompt.clone(),
+            interaction_response: turn.observation.as_ref().map(|seen| seen.reply.clone()),
+        })
+    }
 }
 
 /// What a request asks for, in parts.
@@ -159,6 +176,12 @@ pub(in crate::http) struct SolveUsage {
     pub(in crate::http) large_model: ModelUsage,
 }
 
+impl From<EpisodeUsage> for SolveUsage {
+    fn from(usage: EpisodeUsage) -> Self {
+        Self { policy: usage.policy.into(), large_model: usage.large_model.into() }
+    }
+}
+
 /// A turn of the policy.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::http) struct SolveTurn {
@@ -243,8 +266,10 @@ impl From<Turn> for SolveTurn {
 pub(in crate::http) struct PolicyToken {
     /// Its id in the policy's vocabulary.
     id: u32,
-    /// Its text. A character of several tokens stands with the last of them.
-    text: String,
+    /// Its text. A character of several tokens stands with the last of them. Absent in recorded
+    /// episodes of a policy that is not served any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     /// The natural logarithm of its probability, where the policy sampled it; it was given the rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     log_prob: Option<f32>,
@@ -252,6 +277,15 @@ pub(in crate::http) struct PolicyToken {
 
 /// The tokens of an episode with their texts.
 pub(in crate::http) fn policy_tokens(trace: &TokenTrace, texts: Vec<String>) -> Vec<PolicyToken> {
+    tokens(trace, texts.into_iter().map(Some))
+}
+
+/// The tokens of an episode, by their ids alone.
+pub(in crate::http) fn tokens_without_texts(trace: &TokenTrace) -> Vec<PolicyToken> {
+    tokens(trace, std::iter::repeat(None))
+}
+
+fn tokens(trace: &TokenTrace, texts: impl Iterator<Item = Option<String>>) -> Vec<PolicyToken> {
     let sampled = trace.action_mask.iter().zip(&trace.log_probs);
     let tokens = trace.ids.iter().zip(sampled).zip(texts);
     tokens
@@ -327,10 +361,7 @@ impl SolveReply {
             answer: episode.answer,
             answer_source: episode.answer_source.as_str(),
             finish_reason: episode.finish_reason.as_str(),
-            usage: SolveUsage {
-                policy: episode.usage.policy.into(),
-                large_model: episode.usage.large_model.into(),
-            },
+            usage: episode.usage.into(),
             turns: shown.turns.then(|| turns.into_iter().map(SolveTurn::from).collect()),
             tokens: shown.tokens,
         }

@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 
 use super::decode::Decoder;
 use super::exchange::Exchange;
-use super::wire::Response;
 use crate::large_model::{LargeModelError, Phase};
+use crate::outbound::wire::Response;
 
 /// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
 /// item.

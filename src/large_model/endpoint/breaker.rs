@@ -26,13 +26,13 @@ pub(super) struct Breakers {
 /// Stops requests once most of the last ones failed, then lets a few through to see.
 #[derive(Debug)]
 struct Breaker {
-    state: State,
+    state: Circuit,
     /// Counts the changes of state; requests that began before the last one tell nothing new.
     generation: u64,
 }
 
 #[derive(Debug)]
-enum State {
+enum Circuit {
     /// Whether each of the last requests failed, the newest last.
     Closed {
         failed: VecDeque<bool>,
@@ -80,7 +80,7 @@ impl Breakers {
     /// Whether requests of this kind have been stopped since the ticket was given.
     pub(super) fn is_stopped(&self, ticket: &Ticket) -> bool {
         self.watched.get(&ticket.target).is_some_and(|breaker| {
-            breaker.generation != ticket.generation && matches!(breaker.state, State::Open { .. })
+            breaker.generation != ticket.generation && matches!(breaker.state, Circuit::Open { .. })
         })
     }
 
@@ -94,7 +94,7 @@ impl Breakers {
     pub(super) fn answers(&mut self, ticket: &Ticket) {
         if let Some(breaker) = self.watched.get(&ticket.target)
             && breaker.generation == ticket.generation
-            && matches!(breaker.state, State::HalfOpen { .. })
+            && matches!(breaker.state, Circuit::HalfOpen { .. })
         {
             self.watched.remove(&ticket.target);
         }
@@ -110,13 +110,13 @@ impl Breakers {
             return;
         }
         if !is_known && self.watched.len() >= MOST_WATCHED {
-            self.watched.retain(|_, breaker| !matches!(breaker.state, State::Closed { .. }));
+            self.watched.retain(|_, breaker| !matches!(breaker.state, Circuit::Closed { .. }));
             if self.watched.len() >= MOST_WATCHED {
                 return;
             }
         }
         let breaker = self.watched.entry(ticket.target.clone()).or_insert_with(|| Breaker {
-            state: State::Closed { failed: VecDeque::new() },
+            state: Circuit::Closed { failed: VecDeque::new() },
             generation: 0,
         });
         if breaker.generation == ticket.generation && breaker.record(health, now, &self.config) {
@@ -128,11 +128,11 @@ impl Breakers {
 impl Breaker {
     fn admit(&mut self, now: Instant, pause: Duration) -> Result<u64, Duration> {
         match &mut self.state {
-            State::Closed { .. } => {}
-            State::Open { until } if now < *until => return Err(*until - now),
-            State::Open { .. } => self.enter(State::HalfOpen { probes: 1, failures: 0 }),
-            State::HalfOpen { probes, failures } if *probes + *failures < PROBES => *probes += 1,
-            State::HalfOpen { .. } => return Err(pause),
+            Circuit::Closed { .. } => {}
+            Circuit::Open { until } if now < *until => return Err(*until - now),
+            Circuit::Open { .. } => self.enter(Circuit::HalfOpen { probes: 1, failures: 0 }),
+            Circuit::HalfOpen { probes, failures } if *probes + *failures < PROBES => *probes += 1,
+            Circuit::HalfOpen { .. } => return Err(pause),
         }
         Ok(self.generation)
     }
@@ -140,7 +140,7 @@ impl Breaker {
     /// Whether it is in its initial state again.
     fn record(&mut self, health: Health, now: Instant, config: &BreakerConfig) -> bool {
         match &mut self.state {
-            State::Closed { failed } => {
+            Circuit::Closed { failed } => {
                 if health != Health::Unknown {
                     failed.push_back(health == Health::Bad);
                 }
@@ -150,23 +150,23 @@ impl Breaker {
                 }
                 let failures = failed.iter().filter(|failed| **failed).count();
                 if failures >= most {
-                    self.enter(State::Open { until: now + config.pause() });
+                    self.enter(Circuit::Open { until: now + config.pause() });
                 }
                 failures == 0
             }
-            State::HalfOpen { probes, failures } => {
+            Circuit::HalfOpen { probes, failures } => {
                 *probes = probes.saturating_sub(1);
                 *failures += u32::from(health == Health::Bad);
                 if *failures == PROBES {
-                    self.enter(State::Open { until: now + config.pause() });
+                    self.enter(Circuit::Open { until: now + config.pause() });
                 }
                 health == Health::Good
             }
-            State::Open { .. } => false,
+            Circuit::Open { .. } => false,
         }
     }
 
-    fn enter(&mut self, state: State) {
+    fn enter(&mut self, state: Circuit) {
         self.state = state;
         self.generation += 1;
     }

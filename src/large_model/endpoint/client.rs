@@ -15,12 +15,12 @@ use super::exchange::{Exchange, Target, asked_wait};
 use super::fields::{fields, refused_by};
 use super::live::{Live, Reading};
 use super::reply::parse_completion;
-use super::retry::retrying;
 use super::transport::{EndpointSetup, Transport};
 use super::upstream_error::parse_error;
-use super::wire::{Request, Response};
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
+use crate::outbound::retry::retrying;
+use crate::outbound::wire::{Request, Response};
 
 /// Where chat completions are, below the endpoint's URL.
 pub(super) const COMPLETIONS: &str = "/chat/completions";

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::large_model::pace::PaceConfig;
 use crate::large_model::{Prices, UnknownModel};
+use crate::outbound::client::{Unusable, parse_url};
+use crate::outbound::config::{RetryConfig, TimeoutConfig};
 
 /// One large model behind an OpenAI-compatible endpoint: a table `[large_models.NAME]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,51 +91,6 @@ pub struct LargeModelConfig {
     pub max_reply_bytes: usize,
 }
 
-/// How long a large model is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TimeoutConfig {
-    /// To resolve the name, connect and agree on TLS, milliseconds. Default: 5000.
-    pub connect_ms: u64,
-    /// From the start of an attempt to the response's headers, milliseconds. A reply that is not
-    /// streamed is whole by then. Default: 600000.
-    pub first_byte_ms: u64,
-    /// Between two pieces of a response's body, milliseconds. A reply that makes progress has no
-    /// other limit. Default: 600000.
-    pub idle_ms: u64,
-    /// From the start of a call to the headers of its response, retries and waits included,
-    /// milliseconds. Default: 600000.
-    pub total_ms: u64,
-}
-
-impl Default for TimeoutConfig {
-    fn default() -> Self {
-        // As patient as the official clients.
-        const PATIENT: u64 = 600_000;
-        Self { connect_ms: 5_000, first_byte_ms: PATIENT, idle_ms: PATIENT, total_ms: PATIENT }
-    }
-}
-
-/// How failed attempts are repeated: after a random wait of at most `base_ms` times two to the
-/// power of the retries so far, bounded by `cap_ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetryConfig {
-    /// Attempts after the first. Default: 3.
-    pub max: u32,
-    /// The longest wait before the first retry, milliseconds. Default: 250.
-    pub base_ms: u64,
-    /// The longest wait before any retry, milliseconds. An endpoint that asks for more by
-    /// `Retry-After` is not asked again. Default: 8000.
-    pub cap_ms: u64,
-}
-
-impl Default for RetryConfig {
-    fn default() -> Self {
-        Self { max: 3, base_ms: 250, cap_ms: 8_000 }
-    }
-}
-
 /// When a model or route of an endpoint is left alone. Each has a breaker of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -182,6 +139,13 @@ pub enum LargeModelConfigError {
     /// A name that nothing has.
     #[error(transparent)]
     Unknown(#[from] UnknownModel),
+}
+
+impl LargeModelConfigError {
+    pub(super) fn of(name: &str, unusable: Unusable) -> Self {
+        let Unusable { key, value, reason, hint } = unusable;
+        Self::Invalid { name: name.to_owned(), key, value, reason, hint }
+    }
 }
 
 impl LargeModelConfig {
@@ -239,6 +203,9 @@ impl LargeModelConfig {
     }
 
     /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
+    ///
+    /// # Errors
+    /// Names the value that cannot be used.
     pub fn validate(&self, name: &str) -> Result<Url, LargeModelConfigError> {
         let invalid = |key, value: String, reason: &str, hint| LargeModelConfigError::Invalid {
             name: name.to_owned(),
@@ -287,31 +254,16 @@ impl LargeModelConfig {
                 ));
             }
         }
-        self.parse_url().map_err(|(reason, hint)| {
-            // Whatever stands before an `@` may be a password.
-            let shown = self.url.rsplit('@').next().unwrap_or_default();
-            let shown = shown.split(['?', '#']).next().unwrap_or_default();
-            invalid("url", shown.to_owned(), &reason, hint)
-        })
+        self.parse_url().map_err(|unusable| LargeModelConfigError::of(name, unusable))
     }
 
-    fn parse_url(&self) -> Result<Url, (String, &'static str)> {
+    fn parse_url(&self) -> Result<Url, Unusable> {
         const FORM: &str =
             "write it like `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`";
-        let url = Url::parse(self.url.trim()).map_err(|error| (error.to_string(), FORM))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(("it is no http or https URL".to_owned(), FORM));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            let hint = "put the key into an environment variable and name that in `api_key_env`";
-            return Err(("it contains credentials".to_owned(), hint));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(("it has a query or a fragment".to_owned(), FORM));
-        }
+        let url = parse_url(&self.url, FORM)?;
         if url.path().trim_end_matches('/').ends_with("/chat/completions") {
             let hint = "leave `/chat/completions` out: it is appended";
-            return Err(("it names one path of the API".to_owned(), hint));
+            return Err(Unusable::url(&self.url, "it names one path of the API", hint));
         }
         Ok(url)
     }
@@ -320,24 +272,6 @@ impl LargeModelConfig {
 impl BreakerConfig {
     pub(super) fn pause(&self) -> Duration {
         Duration::from_millis(self.pause_ms)
-    }
-}
-
-impl TimeoutConfig {
-    pub(super) fn connect(&self) -> Duration {
-        Duration::from_millis(self.connect_ms)
-    }
-
-    pub(super) fn first_byte(&self) -> Duration {
-        Duration::from_millis(self.first_byte_ms)
-    }
-
-    pub(super) fn idle(&self) -> Duration {
-        Duration::from_millis(self.idle_ms)
-    }
-
-    pub(super) fn total(&self) -> Duration {
-        Duration::from_millis(self.total_ms)
     }
 }
 

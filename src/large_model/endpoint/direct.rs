@@ -24,10 +24,7 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::wire::{AGENT, CLOSED_UNSERVED, Request, Response};
-
-/// Header fields of a response; more are no valid HTTP.
-const MOST_HEADERS: usize = 1_000;
+use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MOST_HEADERS, Request, Response};
 
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);

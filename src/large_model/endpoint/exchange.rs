@@ -13,13 +13,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
-use super::redact::Redactor;
 use super::reply::{Fault, Parsed};
-use super::retry_after::retry_after;
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
-use super::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
+use crate::outbound::redact::Redactor;
+use crate::outbound::retry_after::retry_after;
+use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::trajectory::TokenUsage;
 
 /// What a call is for.
@@ -115,7 +115,7 @@ impl Exchange {
             let request = reqwest::Request::try_from(request);
             let request = request.map_err(|error| self.rejected(library_causes(&error)))?;
             // Large: allocated by itself, so that what goes directly does not carry it along.
-            let sending = Box::pin(self.transport.client.execute(request));
+            let sending = Box::pin(self.by_library(request));
             let sent = self.within(Phase::FirstByte, limit, sending).await?;
             return sent.map(Response::from).map_err(|error| match error.is_connect() {
                 true if error.is_timeout() => self.connect_timeout(),
@@ -129,6 +129,23 @@ impl Exchange {
             DirectError::Connect(error) => self.unconnected(&*error, causes(&*error)),
             DirectError::Failed(error) => self.unanswered(&error, causes(&error), asked),
         })
+    }
+
+    /// Sends a request by the client library, once more where the connection was closed at once: it
+    /// may have been a kept one that the endpoint gave up meanwhile, which the library does not say.
+    async fn by_library(
+        &self,
+        request: reqwest::Request,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let client = &self.transport.client;
+        let Some(again) = request.try_clone() else { return client.execute(request).await };
+        let asked = Instant::now();
+        let sent = client.execute(request).await;
+        let is_unserved = |error: &reqwest::Error| {
+            let is_parse = cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse);
+            asked.elapsed() < CLOSED_UNSERVED && !error.is_connect() && !is_parse
+        };
+        if sent.as_ref().is_err_and(is_unserved) { client.execute(again).await } else { sent }
     }
 
     /// Awaits something for at most `limit`, and never past the deadlines.

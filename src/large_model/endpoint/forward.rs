@@ -15,11 +15,11 @@ use super::exchange::{Exchange, Target, asked_wait};
 use super::headers;
 use super::passed_usage::{UsageAsked, asking_for_usage};
 use super::redact_body;
-use super::retry::{Advice, Failure, retrying};
 use super::upstream_error::{UpstreamError, parse_error};
-use super::wire::{Request, Response};
 use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
 use crate::large_model::{AttemptOutcome, LargeModelError};
+use crate::outbound::retry::{Advice, Retryable, retrying};
+use crate::outbound::wire::{Request, Response};
 
 /// As much of an error as is read to see whether it refuses a field, bytes.
 const MOST_OF_AN_ERROR: usize = 64 * 1024;
@@ -146,7 +146,7 @@ enum Failed {
     Unanswered(LargeModelError),
 }
 
-impl Failure for Failed {
+impl Retryable for Failed {
     fn advice(&self) -> Advice {
         match self {
             Self::Answered { response, is_final: false, .. }

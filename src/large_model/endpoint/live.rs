@@ -9,12 +9,12 @@ use futures::{StreamExt, stream};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
-use super::redact::TextRedactor;
 use super::reply::{Assembly, Parsed, parse_completion, start_of};
-use super::sse::{Event, SseDecoder};
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
 };
+use crate::outbound::redact::TextRedactor;
+use crate::outbound::sse::{Event, SseDecoder};
 
 /// Events that are read without a pause: others have the thread too.
 const EVENTS_AT_A_TIME: usize = 64;

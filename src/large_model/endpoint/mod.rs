@@ -1,5 +1,6 @@
 //! The HTTP client of OpenAI-compatible endpoints.
 
+mod advice;
 mod attempt;
 mod body;
 mod breaker;
@@ -18,21 +19,15 @@ mod live;
 mod models;
 mod paced;
 mod passed_usage;
-mod redact;
 mod redact_body;
 mod reply;
-mod retry;
-mod retry_after;
-mod sse;
+mod request_text;
 mod transport;
 mod upstream_error;
-mod wire;
 
 pub use body::ForwardBody;
 pub use client::Endpoint;
-pub use config::{
-    BreakerConfig, LargeModelConfig, LargeModelConfigError, RetryConfig, TimeoutConfig,
-};
+pub use config::{BreakerConfig, LargeModelConfig, LargeModelConfigError};
 pub use forward::ForwardRequest;
 pub use passed_usage::{PassedUsage, UsageAsked};
-pub use transport::{EndpointSetup, KeyLookup};
+pub use transport::EndpointSetup;

@@ -13,8 +13,8 @@ use super::body::Body;
 use super::client::Endpoint;
 use super::exchange::Exchange;
 use super::lenient;
-use super::wire::Request;
 use crate::large_model::LargeModelError;
+use crate::outbound::wire::Request;
 
 /// How long an endpoint may take to list its models.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,8 +5,9 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
 use super::lenient;
-use super::sse::{Event, SseDecoder};
+use super::request_text::{Streaming, request_text};
 use crate::large_model::reported_usage;
+use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
 /// As much of a response that is no stream as is kept to be read, and of one event of a stream.
@@ -17,30 +18,28 @@ const MOST_KEPT: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct UsageAsked;
 
+/// Longer options of a stream are left as they are.
+const MOST_OPTIONS: usize = 4096;
+
 /// The same request with usage asked for, where it asks for a stream without.
 pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
-    let fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    if fields.get("stream") != Some(&Value::Bool(true)) {
+    let Some(options) = Streaming::of(body)?.options() else {
+        // Put in front: all else stays as it was written.
+        let at = body.iter().position(|byte| *byte == b'{')? + 1;
+        let options = b"\"stream_options\":{\"include_usage\":true},";
+        return Some([&body[..at], options, &body[at..]].concat().into());
+    };
+    if options.len() > MOST_OPTIONS {
         return None;
     }
-    match fields.get("stream_options") {
-        None => {
-            // Put in front: all else stays as it was written.
-            let at = body.iter().position(|byte| *byte == b'{')? + 1;
-            let options = b"\"stream_options\":{\"include_usage\":true},";
-            Some([&body[..at], options, &body[at..]].concat().into())
-        }
-        Some(Value::Object(options)) if options.get("include_usage") == Some(&json!(true)) => None,
-        Some(_) => {
-            let mut fields = fields;
-            let options = fields.get_mut("stream_options")?;
-            if !options.is_object() {
-                *options = json!({});
-            }
-            options["include_usage"] = true.into();
-            serde_json::to_vec(&fields).ok().map(Bytes::from)
-        }
+    let mut asked: Map<String, Value> = serde_json::from_str(options).unwrap_or_default();
+    if asked.insert("include_usage".to_owned(), true.into()) == Some(json!(true)) {
+        return None;
     }
+    // In their place: they are a part of the body.
+    let at = options.as_ptr().addr() - body.as_ptr().addr();
+    let asked = serde_json::to_vec(&asked).ok()?;
+    Some([&body[..at], &asked, &body[at + options.len()..]].concat().into())
 }
 
 /// Reads along with a passed-through response.
@@ -53,6 +52,8 @@ pub struct PassedUsage {
     decoder: SseDecoder,
     /// A response that is no stream, or the event at hand of one from which a chunk is left out.
     kept: BytesMut,
+    /// As much of it as holds no end of an event.
+    searched: usize,
     reported: Option<TokenUsage>,
     /// Bytes of text.
     written: usize,
@@ -68,6 +69,7 @@ impl PassedUsage {
             hides_usage: hides_usage && is_events,
             decoder: SseDecoder::default(),
             kept: BytesMut::new(),
+            searched: 0,
             reported: None,
             written: 0,
         }
@@ -90,8 +92,9 @@ impl PassedUsage {
         }
         self.kept.extend_from_slice(&piece);
         let mut shown = BytesMut::new();
-        while let Some(end) = event_end(&self.kept) {
+        while let Some(end) = event_end(&self.kept, self.searched) {
             let raw = self.kept.split_to(end);
+            self.searched = 0;
             self.decoder.push(&raw);
             let mut is_hidden = false;
             while let Some(event) = self.decoder.next_event() {
@@ -101,8 +104,11 @@ impl PassedUsage {
                 shown.extend_from_slice(&raw);
             }
         }
+        // All but what may be the beginning of an end.
+        self.searched = self.kept.len().saturating_sub(3);
         if self.kept.len() > MOST_KEPT {
             shown.unsplit(self.kept.split());
+            self.searched = 0;
         }
         shown.freeze()
     }
@@ -123,8 +129,8 @@ impl PassedUsage {
             self.kept.clear();
             self.take_value(&parsed.value);
         }
-        let read = || serde_json::from_slice(&self.request).map_or(0, |body| request_text(&body));
-        self.reported.unwrap_or_else(|| TokenUsage::of_text(read(), self.written))
+        self.reported
+            .unwrap_or_else(|| TokenUsage::of_text(request_text(&self.request), self.written))
     }
 
     /// Whether the event says what was billed, and nothing else.
@@ -155,22 +161,13 @@ impl PassedUsage {
     }
 }
 
-/// Where the first event ends, behind its blank line.
-fn event_end(bytes: &[u8]) -> Option<usize> {
+/// Where the first event ends, behind its blank line, which begins at `from` or later.
+fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     let ends: [&[u8]; 2] = [b"\n\n", b"\r\n\r\n"];
-    let found = ends.iter().filter_map(|end| {
-        Some(bytes.windows(end.len()).position(|window| window == *end)? + end.len())
-    });
+    let found = ends
+        .iter()
+        .filter_map(|end| Some(from + memchr::memmem::find(bytes.get(from..)?, end)? + end.len()));
     found.min()
-}
-
-/// Bytes of the text that a model is given: messages, prompts, inputs, tools; no images.
-fn request_text(body: &Value) -> usize {
-    let tools = ["tools", "functions", "response_format"];
-    let tools = tools.iter().filter_map(|key| body.get(*key)).map(|tools| tools.to_string().len());
-    let texts = ["messages", "prompt", "input", "instructions", "system"];
-    let texts = texts.iter().filter_map(|key| body.get(*key)).map(text);
-    tools.sum::<usize>() + texts.sum::<usize>()
 }
 
 /// Bytes of text in a string, in a list of texts, or in an object that has a text or a content.

@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use super::content::{finish_reason, flatten, mend_calls};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
 use super::lenient::{self, Joiner};
-use super::redact::Redactor;
-use super::sse::{Event, SseDecoder};
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
 use crate::large_model::reported_usage;
+use crate::outbound::redact::Redactor;
+use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
 /// Why a body is no reply; becomes an error when the model's name is known.

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::Uri;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Uri};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reqwest::{Certificate, Client, Url};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Client, Url};
+use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
 use super::breaker::Breakers;
@@ -15,12 +15,9 @@ use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
-use super::wire::{AGENT, library_causes};
 use crate::large_model::AttemptObserver;
 use crate::large_model::pace::Pace;
-
-/// Looks up an environment variable that may hold a key.
-pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
+use crate::outbound::client::{KeyLookup, bearer, build_client, is_this_machine};
 
 /// What endpoints need beside their configuration.
 #[derive(Clone)]
@@ -72,7 +69,9 @@ impl Transport {
         let mut base = config.validate(name)?;
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(&path);
-        let authorization = find_key(name, config, setup.keys)?;
+        let unusable = |unusable| LargeModelConfigError::of(name, unusable);
+        let variable = config.api_key_env.as_deref();
+        let authorization = bearer(variable, Some(DEFAULT_KEY), setup.keys).map_err(unusable)?;
         if authorization.is_some() && base.scheme() == "http" && !is_this_machine(&base) {
             tracing::warn!(model = name, url = %base, "the key is sent without encryption");
         }
@@ -88,10 +87,11 @@ impl Transport {
             hint: "give the URL that the endpoint's documentation names",
         })?;
         let (connect, most_idle) = (config.timeouts.connect(), config.max_in_flight);
+        let client = build_client(&base, connect, most_idle, config.ca.as_deref());
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
-            client: build_client(name, config, &base)?,
+            client: client.map_err(unusable)?,
             direct: Direct::new(&root, is_this_machine(&base), connect, most_idle),
             base,
             root,
@@ -117,88 +117,6 @@ impl Transport {
     }
 }
 
-/// The value of the `Authorization` header that the configuration asks for.
-fn find_key(
-    name: &str,
-    config: &LargeModelConfig,
-    keys: KeyLookup<'_>,
-) -> Result<Option<SecretString>, LargeModelConfigError> {
-    let variable = config.api_key_env.as_deref().unwrap_or(DEFAULT_KEY);
-    if variable.is_empty() {
-        return Ok(None);
-    }
-    let invalid = |reason: &str, hint| LargeModelConfigError::Invalid {
-        name: name.to_owned(),
-        key: "api_key_env",
-        value: variable.to_owned(),
-        reason: reason.to_owned(),
-        hint,
-    };
-    let key = keys(variable).map(|key| key.expose_secret().trim().to_owned());
-    match key.filter(|key| !key.is_empty()) {
-        Some(key) => {
-            let value = format!("Bearer {key}");
-            if HeaderValue::from_str(&value).is_err() || value.split_whitespace().count() != 2 {
-                let hint = "set the variable to the bare key, without quotes or line breaks";
-                return Err(invalid("its value is no key", hint));
-            }
-            Ok(Some(value.into()))
-        }
-        None if config.api_key_env.is_some() => {
-            Err(invalid("the variable is not set", "export it, or set `api_key_env = \"\"`"))
-        }
-        None => Ok(None),
-    }
-}
-
-fn build_client(
-    name: &str,
-    config: &LargeModelConfig,
-    base: &Url,
-) -> Result<Client, LargeModelConfigError> {
-    let mut builder = Client::builder()
-        .user_agent(AGENT)
-        .http1_only()
-        .tcp_nodelay(true)
-        .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .http1_allow_spaces_after_header_name_in_responses(true)
-        .connect_timeout(config.timeouts.connect())
-        .pool_max_idle_per_host(config.max_in_flight)
-        .referer(false)
-        // A redirect would take the key and the conversation to a host that nobody configured.
-        .redirect(reqwest::redirect::Policy::none());
-    if is_this_machine(base) {
-        builder = builder.no_proxy();
-    }
-    if base.scheme() == "http" {
-        // Spares a machine without root certificates an error, and others the time to read them.
-        builder = builder.tls_certs_only([]);
-    }
-    if let Some(path) = &config.ca {
-        let invalid = |reason: String| LargeModelConfigError::Invalid {
-            name: name.to_owned(),
-            key: "ca",
-            value: path.display().to_string(),
-            reason,
-            hint: "name a file of certificates in PEM form",
-        };
-        let pem = std::fs::read(path).map_err(|error| invalid(error.to_string()))?;
-        let certificates =
-            Certificate::from_pem_bundle(&pem).map_err(|error| invalid(library_causes(&error)))?;
-        if certificates.is_empty() {
-            return Err(invalid("it holds no certificate".to_owned()));
-        }
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|error| LargeModelConfigError::Invalid {
-        name: name.to_owned(),
-        key: "url",
-        value: base.to_string(),
-        reason: library_causes(&error),
-        hint: "TLS needs the system's root certificates: install `ca-certificates`",
-    })
-}
-
 fn below(root: &Uri, path: &str) -> Option<Uri> {
     // As servers read them, these lead to where they stand, or up; `\` is `/` to some.
     const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
@@ -211,17 +129,6 @@ fn below(root: &Uri, path: &str) -> Option<Uri> {
     let mut parts = root.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(whole).ok()?);
     Uri::from_parts(parts).ok()
-}
-
-fn is_this_machine(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::lenient;
-use super::redact::Redactor;
+use crate::outbound::redact::Redactor;
 
 /// What an endpoint says about its own failure.
 #[derive(Debug, Clone, PartialEq)]

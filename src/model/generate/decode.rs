@@ -61,6 +61,9 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
 
     /// The same with other weights of the same shape. Caches made with the old ones are worthless
     /// to it.
+    ///
+    /// # Errors
+    /// When the weights are of another shape, or the device has no memory left.
     fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError>;
 
     /// Makes room for `count` more tokens; `false` when there is none, until others let go of theirs.
@@ -68,6 +71,9 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
 
     /// Computes the tokens of all spans and adds them to their caches, in which room was made.
     /// Draws a token after each of the spans that want logits; `draws` are theirs, in order.
+    ///
+    /// # Errors
+    /// When the device fails.
     fn sample(
         &self,
         spans: &mut [Span<'_, Self::Cache>],

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::cache::{KvCache, KvLayout};
 use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
@@ -12,6 +11,7 @@ use super::kernels::matmul::Matmul;
 use super::kernels::quantized::{self, Inputs};
 use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
+use super::kv_cache::{KvCache, KvLayout};
 use super::sampler;
 use super::weights::{Joined, PackedLayer, PackedWeights, Projection};
 use crate::gguf::Gguf;
@@ -102,6 +102,9 @@ struct Rounded {
 impl Decoder {
     /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
     /// worthless to it.
+    ///
+    /// # Errors
+    /// When a weight is missing or of another shape.
     pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
         let weights = PackedWeights::new(shape.isa, &shape.spec, weights)?;
         Ok(Self { shape, weights, is_shared: false })

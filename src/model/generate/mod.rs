@@ -1,11 +1,11 @@
 //! Batched generation from a model's weights: ragged batches, cached keys and values. On the CPU by
 //! kernels of its own, on other devices by candle's operations.
 
-pub mod cache;
 pub mod decode;
 pub mod decoder;
 pub mod device;
 pub mod kernels;
+pub mod kv_cache;
 pub mod sampler;
 mod weights;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use half::f16;
 
-use super::cache::KvCache;
 use super::decode::{SequenceCache, Span};
 use super::decoder::{Decoder, Scratch, Shape};
 use super::kernels::Isa;
+use super::kv_cache::KvCache;
 use super::reference::{even_spec, random_weights};
 use super::tests::{decode, ids};
 use crate::gguf::{Gguf, TensorType, Writer, quantize};

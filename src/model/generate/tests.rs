@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::cache::KvCache;
 use super::decode::{SequenceCache, Span};
 use super::decoder::{Decoder, Scratch, Shape};
 use super::kernels::Isa;
+use super::kv_cache::KvCache;
 use super::reference::{self, even_spec, odd_spec, random_weights, specs};
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;

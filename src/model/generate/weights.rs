@@ -77,7 +77,7 @@ pub(super) struct PackedWeights {
 
 /// A weight of a model.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum WeightPlace {
     Embed,
     Norm,
     Head,
@@ -85,20 +85,21 @@ pub(super) enum Place {
 }
 
 /// Where weights are taken from.
-pub(super) trait Source {
+pub(super) trait WeightSource {
     /// A weight in f32, row by row.
-    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError>;
+    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError>;
 
     /// Matrices of this depth, one below the other, as they are; `None` where they are not all
     /// quantised.
-    fn quantized(&self, depth: usize, places: &[Place]) -> Result<Option<Matrix>, ModelError>;
+    fn quantized(&self, depth: usize, places: &[WeightPlace])
+    -> Result<Option<Matrix>, ModelError>;
 
     /// As they are if they are quantised, else in f32.
     fn projection(
         &self,
         isa: Isa,
         depth: usize,
-        places: &[Place],
+        places: &[WeightPlace],
     ) -> Result<Projection, ModelError> {
         if let Some(matrix) = self.quantized(depth, places)? {
             return Ok(Projection::Quantized(matrix));
@@ -110,30 +111,34 @@ pub(super) trait Source {
     }
 }
 
-impl Source for Weights {
-    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError> {
+impl WeightSource for Weights {
+    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError> {
         let tensor = match place {
-            Place::Embed => &self.embed,
-            Place::Norm => &self.norm,
-            Place::Head => self.output(),
-            Place::Layer(index, slot) => self.layers[index].need(slot)?,
+            WeightPlace::Embed => &self.embed,
+            WeightPlace::Norm => &self.norm,
+            WeightPlace::Head => self.output(),
+            WeightPlace::Layer(index, slot) => self.layers[index].need(slot)?,
         };
         let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
     }
 
-    fn quantized(&self, _: usize, _: &[Place]) -> Result<Option<Matrix>, ModelError> {
+    fn quantized(&self, _: usize, _: &[WeightPlace]) -> Result<Option<Matrix>, ModelError> {
         Ok(None)
     }
 }
 
-impl Source for GgufWeights<'_> {
-    fn floats(&self, place: Place) -> Result<Vec<f32>, ModelError> {
+impl WeightSource for GgufWeights<'_> {
+    fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError> {
         let (name, shape) = self.named(place)?;
         GgufWeights::floats(self, &name, &shape)
     }
 
-    fn quantized(&self, depth: usize, places: &[Place]) -> Result<Option<Matrix>, ModelError> {
+    fn quantized(
+        &self,
+        depth: usize,
+        places: &[WeightPlace],
+    ) -> Result<Option<Matrix>, ModelError> {
         let mut tensors = Vec::with_capacity(places.len());
         for &place in places {
             let (name, shape) = self.named(place)?;
@@ -153,14 +158,14 @@ impl Source for GgufWeights<'_> {
 
 impl GgufWeights<'_> {
     /// A weight's name in checkpoints, and its shape.
-    fn named(&self, place: Place) -> Result<(String, Vec<usize>), ModelError> {
+    fn named(&self, place: WeightPlace) -> Result<(String, Vec<usize>), ModelError> {
         let spec = self.spec();
         let table = vec![spec.vocab_size, spec.hidden_size];
         Ok(match place {
-            Place::Norm => (NORM.to_owned(), vec![spec.hidden_size]),
-            Place::Head if !spec.tie_word_embeddings => (HEAD.to_owned(), table),
-            Place::Embed | Place::Head => (EMBED.to_owned(), table),
-            Place::Layer(index, slot) => match slot.shape(spec) {
+            WeightPlace::Norm => (NORM.to_owned(), vec![spec.hidden_size]),
+            WeightPlace::Head if !spec.tie_word_embeddings => (HEAD.to_owned(), table),
+            WeightPlace::Embed | WeightPlace::Head => (EMBED.to_owned(), table),
+            WeightPlace::Layer(index, slot) => match slot.shape(spec) {
                 Some(shape) => (slot.name(spec, index), shape),
                 None => return Err(ModelError::Batch(format!("the layer has no {slot:?}"))),
             },
@@ -169,21 +174,21 @@ impl GgufWeights<'_> {
 }
 
 impl PackedWeights {
-    pub fn new(isa: Isa, spec: &Spec, source: &impl Source) -> Result<Self, ModelError> {
-        let head = source.projection(isa, spec.hidden_size, &[Place::Head])?;
+    pub fn new(isa: Isa, spec: &Spec, source: &impl WeightSource) -> Result<Self, ModelError> {
+        let head = source.projection(isa, spec.hidden_size, &[WeightPlace::Head])?;
         let embed = if spec.tie_word_embeddings && head.is_quantized() {
             Table::Head
         } else {
-            match source.quantized(spec.hidden_size, &[Place::Embed])? {
+            match source.quantized(spec.hidden_size, &[WeightPlace::Embed])? {
                 Some(matrix) => Table::Quantized(matrix),
-                None => Table::Float(source.floats(Place::Embed)?),
+                None => Table::Float(source.floats(WeightPlace::Embed)?),
             }
         };
         let layers = (0..spec.layers.len()).map(|index| Layer { isa, spec, source, index }.pack());
         Ok(Self {
             embed,
             layers: layers.collect::<Result<_, _>>()?,
-            norm: shifted(spec, source.floats(Place::Norm)?),
+            norm: shifted(spec, source.floats(WeightPlace::Norm)?),
             head,
         })
     }
@@ -216,7 +221,7 @@ struct Layer<'a, S> {
     index: usize,
 }
 
-impl<S: Source> Layer<'_, S> {
+impl<S: WeightSource> Layer<'_, S> {
     fn pack(&self) -> Result<PackedLayer, ModelError> {
         let Spec { hidden_size, intermediate_size, .. } = *self.spec;
         let biases = [Slot::QueryBias, Slot::KeyBias, Slot::ValueBias];
@@ -245,12 +250,13 @@ impl<S: Source> Layer<'_, S> {
     }
 
     fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<Projection, ModelError> {
-        let places: Vec<Place> = slots.iter().map(|&slot| Place::Layer(self.index, slot)).collect();
+        let places: Vec<WeightPlace> =
+            slots.iter().map(|&slot| WeightPlace::Layer(self.index, slot)).collect();
         self.source.projection(self.isa, depth, &places)
     }
 
     fn floats(&self, slot: Slot) -> Result<Vec<f32>, ModelError> {
-        self.source.floats(Place::Layer(self.index, slot))
+        self.source.floats(WeightPlace::Layer(self.index, slot))
     }
 
     fn optional(&self, slot: Slot) -> Result<Option<Vec<f32>>, ModelError> {

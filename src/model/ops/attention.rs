@@ -1,4 +1,8 @@
-//! Causal attention within each packed sequence, query heads sharing key-value heads.
+//! Causal attention within each packed sequence, query heads sharing key-value heads: that of the
+//! trainer, forward and backward.
+//!
+//! Decoding has kernels of its own over its cache: `generate::kernels::attention` on the CPU,
+//! `generate::device::attention` on a GPU.
 
 use candle_core::{Result, Tensor};
 

@@ -113,7 +113,7 @@ pub struct TokenIds {
 }
 
 /// The largest value of each dimension that is believed: a file that says more is wrong.
-const MOST: Limits = Limits {
+const MOST: SpecLimits = SpecLimits {
     vocab_size: 1 << 22,
     width: 1 << 20,
     heads: 1 << 12,
@@ -122,7 +122,7 @@ const MOST: Limits = Limits {
     context: 1 << 26,
 };
 
-struct Limits {
+struct SpecLimits {
     vocab_size: usize,
     width: usize,
     heads: usize,

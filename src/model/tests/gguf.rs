@@ -142,7 +142,7 @@ fn a_written_file_is_read_as_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["tied", "qwen2", "llama", "llama_linear", "wide_group"] {
         let (mut spec, weights) = golden(case);
-        for kind in [GgufType::F16, GgufType::Q8_0] {
+        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0] {
             let path = folder.path().join("model.gguf");
             weights.write_gguf(&spec, Vec::new(), kind, &path).unwrap();
             let file = Gguf::open(&path).unwrap();
@@ -154,7 +154,8 @@ fn a_written_file_is_read_as_the_same_model() {
                 // Half a step: of f16 as a part of the number, of eight bits of the largest.
                 let distance = super::distance(a, b);
                 let largest = super::list(b).into_iter().fold(0.0, |all: f64, x| all.max(x.abs()));
-                let step = if a.dims().len() == 1 { 0.0 } else { 1.0 / 127.0 };
+                let is_exact = a.dims().len() == 1 || kind == GgufType::F32;
+                let step = if is_exact { 0.0 } else { 1.0 / 127.0 };
                 assert!(distance <= largest * step, "{case} {name}: {distance}");
             }
         }

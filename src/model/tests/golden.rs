@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::{devices, distance};
-use crate::model::generate::cache::KvCache;
 use crate::model::generate::decode::{Decode, Draw, SequenceCache, Span};
 use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
+use crate::model::generate::kv_cache::KvCache;
 use crate::model::generate::sampler;
 use crate::model::{Batch, Model, Selection, Spec, Weights, files};
 use crate::sampling::Sampling;

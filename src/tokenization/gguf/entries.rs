@@ -12,11 +12,23 @@ use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
 use crate::tokenization::tokenizer::{read_json, token_text};
 use crate::tokenization::{TextSide, TokenizerError};
 
+/// The name of a way to cut texts that every reader knows.
+const ANY_CUT: &str = "default";
+
 /// The numbers of kinds of tokens.
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+
+/// What the tokenizer in a GGUF file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GgufTokenizer {
+    /// To read and write texts.
+    Texts,
+    /// To write texts: whoever asks the model gives token ids. How texts are cut need not be known.
+    IdsOnly,
+}
 
 /// The settings with the tokenizer and the chat template of the model in a folder or GGUF file, for a
 /// model with `vocabulary` embeddings.
@@ -26,9 +38,10 @@ const UNUSED: i32 = 5;
 pub fn gguf_entries(
     path: &Path,
     vocabulary: usize,
+    wanted: GgufTokenizer,
 ) -> Result<Vec<(String, Entry)>, TokenizerError> {
     if !Gguf::is_path(path) {
-        return from_folder(path, vocabulary);
+        return from_folder(path, vocabulary, wanted);
     }
     let file = Gguf::open(path)?;
     let keys = file.keys().filter(|key| key.starts_with("tokenizer."));
@@ -36,14 +49,22 @@ pub fn gguf_entries(
     Ok(keys.filter_map(entry).collect())
 }
 
-fn from_folder(folder: &Path, vocabulary: usize) -> Result<Vec<(String, Entry)>, TokenizerError> {
+fn from_folder(
+    folder: &Path,
+    vocabulary: usize,
+    wanted: GgufTokenizer,
+) -> Result<Vec<(String, Entry)>, TokenizerError> {
     let cannot = |reason: String| TokenizerError::Inexpressible {
         path: folder.display().to_string(),
         reason,
     };
     let text = TextSide::load(folder)?;
     let json = read_json(&folder.join("tokenizer.json"));
-    let pre = pre_tokenizer(&json).map_err(cannot)?;
+    check_kind(&json).map_err(cannot)?;
+    let pre = match (pre_tokenizer(&json), wanted) {
+        (Err(_), GgufTokenizer::IdsOnly) => ANY_CUT,
+        (pre, _) => pre.map_err(cannot)?,
+    };
     let model = &json["model"];
     let mut tokens: BTreeMap<u32, (String, i32)> = BTreeMap::new();
     for (token, id) in model["vocab"].as_object().into_iter().flatten() {
@@ -105,13 +126,19 @@ fn merge(merge: &Value) -> Option<String> {
     }
 }
 
-/// The name of the way in which a `tokenizer.json` cuts texts; otherwise what it does that has none.
-fn pre_tokenizer(json: &Value) -> Result<&'static str, String> {
+/// Says what a `tokenizer.json` is, unless its tokens are bytes.
+fn check_kind(json: &Value) -> Result<(), String> {
     let model = &json["model"];
     let kind = model["type"].as_str().unwrap_or("BPE");
     if kind != "BPE" || model["byte_fallback"] == true {
         return Err(format!("it is no byte-level BPE, but {kind} on characters"));
     }
+    Ok(())
+}
+
+/// The name of the way in which a `tokenizer.json` cuts texts; otherwise what it does that has none.
+fn pre_tokenizer(json: &Value) -> Result<&'static str, String> {
+    let model = &json["model"];
     // Composed characters: files leave that out, and few texts have others.
     let normalizer = json["normalizer"]["type"].as_str();
     if let Some(other) = normalizer.filter(|kind| *kind != "NFC") {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::gguf::{Entry, Gguf, Writer};
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
-use crate::tokenization::{TextSide, Tokenizer, gguf_entries, write_text_files};
+use crate::tokenization::{GgufTokenizer, TextSide, Tokenizer, gguf_entries, write_text_files};
 
 fn golden(name: &str) -> Value {
     let path = Path::new("tests/golden/tokenizer").join(name);
@@ -171,7 +171,7 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
         let folder = tempfile::tempdir().unwrap();
         write_text_files(&source, folder.path()).unwrap();
         let tokens = golden["tokens"].as_array().unwrap().len();
-        let entries = gguf_entries(folder.path(), tokens + 2).unwrap();
+        let entries = gguf_entries(folder.path(), tokens + 2, GgufTokenizer::Texts).unwrap();
         let entries: Vec<(&str, Entry)> = entries
             .iter()
             .map(|(key, entry)| (key.strip_prefix("tokenizer.").unwrap(), entry.clone()))
@@ -200,7 +200,11 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
 
 #[test]
 fn a_tokenizer_that_files_cannot_hold_is_named() {
-    let error = gguf_entries(Path::new("models/policy"), 1000).unwrap_err().to_string();
+    let policy = Path::new("models/policy");
+    let ids_only = gguf_entries(policy, 1000, GgufTokenizer::IdsOnly).unwrap();
+    let tokens = ids_only.iter().find(|(key, _)| key == "tokenizer.ggml.tokens").unwrap();
+    assert!(matches!(&tokens.1, Entry::Texts(tokens) if tokens.len() == 1000));
+    let error = gguf_entries(policy, 1000, GgufTokenizer::Texts).unwrap_err().to_string();
     assert!(error.contains("puts a space before texts"), "{error}");
 }
 

@@ -13,6 +13,7 @@ use super::learner::Learner;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
 use crate::engine::native::NativeEngine;
+use crate::engine::tokens::TokensEngine;
 use crate::policy::TokenPolicy;
 use crate::tokenization::TextSide;
 use crate::train::error::TrainError;
@@ -27,6 +28,8 @@ pub struct AsyncRollouts {
     /// One more than `max_policy_lag`, which take turns: the weights of one are replaced when all
     /// that it sampled has been learnt from.
     samplers: Vec<Sampler>,
+    /// Sample in their place, with the weights that the run began with.
+    servers: Option<Arc<Rollouts>>,
     /// The steps that were begun and not asked for yet, in order.
     in_flight: VecDeque<JoinHandle<Result<Gathered, TrainError>>>,
 }
@@ -56,17 +59,23 @@ impl AsyncRollouts {
         tasks: Arc<Tasks>,
         learner: &Learner<'_>,
         text: &Arc<TextSide>,
+        servers: Option<Arc<TokensEngine>>,
         rollouts: impl Fn(TokenPolicy) -> Rollouts,
     ) -> Result<Self, TrainError> {
-        let mut samplers = Vec::with_capacity(config.max_policy_lag + 1);
-        for age in (0..=config.max_policy_lag as u64).rev() {
+        let servers = servers.map(|engine| {
+            Arc::new(rollouts(TokenPolicy::new("policy", engine, Arc::clone(text), false)))
+        });
+        // With servers there is one engine here, which evaluates.
+        let oldest = if servers.is_some() { 0 } else { config.max_policy_lag as u64 };
+        let mut samplers = Vec::with_capacity(oldest as usize + 1);
+        for age in (0..=oldest).rev() {
             let (weights, model) = learner.policy_after(learner.step.saturating_sub(age));
             let engine =
                 Arc::new(NativeEngine::new(model.spec(), &model.merged()?, &config.engine)?);
             let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(text), false);
             samplers.push(Sampler { engine, rollouts: Arc::new(rollouts(policy)), weights });
         }
-        let mut ahead = Self { config, tasks, samplers, in_flight: VecDeque::new() };
+        let mut ahead = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
         // The oldest weights are for the step that is next.
         let turn = ahead.turn(learner.step);
         ahead.samplers.rotate_right(turn);
@@ -82,7 +91,7 @@ impl AsyncRollouts {
     /// those of the steps after it are in flight. Runs in a tokio runtime.
     pub async fn gather(&mut self, step: u64) -> Result<Gathered, TrainError> {
         let due = self.in_flight.pop_front().unwrap_or_else(|| self.begin(step));
-        let end = self.config.steps.min(step + self.samplers.len() as u64);
+        let end = self.config.steps.min(step + self.config.max_policy_lag as u64 + 1);
         for later in step + 1 + self.in_flight.len() as u64..end {
             self.in_flight.push_back(self.begin(later));
         }
@@ -95,9 +104,13 @@ impl AsyncRollouts {
 
     fn begin(&self, step: u64) -> JoinHandle<Result<Gathered, TrainError>> {
         let sampler = &self.samplers[self.turn(step)];
-        let policy_lag = step - sampler.weights;
+        let (rollouts, weights) = match &self.servers {
+            Some(servers) => (servers, 0),
+            None => (&sampler.rollouts, sampler.weights),
+        };
+        let policy_lag = step - weights;
         let (config, tasks) = (Arc::clone(&self.config), Arc::clone(&self.tasks));
-        let rollouts = Arc::clone(&sampler.rollouts);
+        let rollouts = Arc::clone(rollouts);
         tokio::spawn(async move {
             let begun = Instant::now();
             let collected = Collected::gather(&config, &tasks, &rollouts, step).await?;
@@ -112,6 +125,11 @@ impl AsyncRollouts {
         sampler.engine.set_weights(&learner.policy.model.merged()?);
         sampler.weights = learner.step;
         Ok(())
+    }
+
+    /// The engine with the policy that there is before the first step.
+    pub fn first(&self) -> &NativeEngine {
+        &self.samplers[0].engine
     }
 
     /// Rollouts of the policy after `step` steps, the newest there is.

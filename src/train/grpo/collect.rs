@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::failure::{Cause, Failure};
-use super::rollout::{Attempt, Rollouts, Scored};
+use super::failure::{Cause, RolloutFailure};
+use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::episode::RoleUsage;
@@ -48,7 +48,7 @@ pub struct Collected {
     /// Whether one of the failures will come again, however long the wait.
     pub is_final: bool,
     /// The last failure that is no mere consequence of others; that which is final.
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<RolloutFailure>,
 }
 
 impl Collected {
@@ -114,7 +114,7 @@ impl Collected {
         (step, round): (u64, u32),
     ) {
         // A group's members follow each other, so that their common prompt is computed once.
-        let attempts: Vec<Attempt<'_>> = (tasks.iter().enumerate())
+        let attempts: Vec<RolloutTask<'_>> = (tasks.iter().enumerate())
             .flat_map(|(place, task)| {
                 (0..config.group_size).map(move |member| (place, task, member))
             })
@@ -122,7 +122,10 @@ impl Collected {
                 let parts = [step, u64::from(round), place as u64, member as u64];
                 let seed = derive(config.seed, Purpose::Episode, &parts);
                 let temperature = config.temperature;
-                Attempt { task, sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed } }
+                RolloutTask {
+                    task,
+                    sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed },
+                }
             })
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();
@@ -159,7 +162,7 @@ impl Collected {
     /// What most of the failures are of.
     fn cause(&self) -> Cause {
         match self.last_failure {
-            Some(Failure { cause, is_final: true, .. }) => cause,
+            Some(RolloutFailure { cause, is_final: true, .. }) => cause,
             _ if self.failed_judgements * 2 > self.failed => Cause::Judge,
             _ if self.failed_rewards * 2 > self.failed => Cause::Reward,
             _ => Cause::Model,

@@ -9,15 +9,17 @@ use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::judge::JudgeChoice;
 use super::objective::Objective;
+use super::token_servers;
 use crate::dataset::ReadOptions;
-use crate::engine::native::NativeConfig;
+use crate::engine::config::NativeConfig;
+use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
+use crate::train::config::StartConfig;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
-use crate::train::start::StartConfig;
 use crate::world::{TaskKind, WorldConfig};
 
 /// The most that `max_policy_lag` can be: each takes an engine with a copy of the weights.
@@ -96,6 +98,11 @@ pub struct GrpoConfig {
     /// The engine that samples.
     #[serde(default)]
     pub engine: NativeConfig,
+    /// Servers that sample the training episodes in its place. They must have the weights that the run
+    /// begins with, and keep them: a run has at most `max_policy_lag` + 1 steps, corrected by
+    /// `objective.importance_cap`. Evaluations are of the live weights, by `engine`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensConfig>,
     /// Tokens computed at once in an update. Bounds the memory, not the result.
     #[serde(default = "defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
@@ -110,7 +117,7 @@ pub struct GrpoConfig {
     pub clip_norm: f64,
     /// Evaluation on held-out tasks.
     #[serde(default)]
-    pub eval: EvalConfig,
+    pub eval: EvaluationConfig,
     /// When to stop rather than train on.
     #[serde(default)]
     pub guards: Guards,
@@ -179,6 +186,9 @@ impl Preset {
     }
 
     /// The configuration that `written` makes together with these settings.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is of another type.
     pub fn complete(self, mut written: toml::Table) -> Result<GrpoConfig, TrainError> {
         let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
         rename(&mut written);
@@ -291,14 +301,14 @@ impl Default for AdvantageConfig {
 /// Evaluation on held-out tasks, greedily, before the first step and then regularly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EvalConfig {
+pub struct EvaluationConfig {
     /// Steps between two evaluations.
     pub every: u64,
     /// How many tasks; 0 for no evaluation.
     pub tasks: usize,
 }
 
-impl Default for EvalConfig {
+impl Default for EvaluationConfig {
     fn default() -> Self {
         Self { every: 10, tasks: 100 }
     }
@@ -322,6 +332,9 @@ impl Default for OutageConfig {
 
 impl GrpoConfig {
     /// Whether every setting is possible.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
     pub fn check(&self) -> Result<(), TrainError> {
         let wrong = |reason: String| Err(TrainError::Config(reason));
         version(self.schema_version)?;
@@ -349,6 +362,7 @@ impl GrpoConfig {
                 self.max_policy_lag
             ));
         }
+        token_servers::check(self)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return wrong(format!(
                 "`temperature` is {}, but episodes of a group must differ\nhint: use 1.0",
@@ -435,6 +449,14 @@ mod tests {
 
     #[test]
     fn impossible_settings_are_named() {
+        let servers = |more: &str| {
+            format!(
+                "{more}\ntokens = {{ servers = [\"http://h\"], dialect = \"completions\", model = \"m\" }}"
+            )
+        };
+        complete(&servers("steps = 1")).unwrap();
+        let corrected = "steps = 2\nmax_policy_lag = 1\nobjective = { importance_cap = 2.0 }";
+        complete(&servers(corrected)).unwrap();
         for (more, expected) in [
             ("group_size = 1", "`group_size` is 1"),
             ("steps = 0", "`steps` must be at least 1"),
@@ -442,6 +464,12 @@ mod tests {
             ("max_policy_lag = 9", "`max_policy_lag` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
+            (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
+            (&servers("steps = 2\nmax_policy_lag = 1"), "`objective.importance_cap` is not set"),
+            (
+                &servers("steps = 1\ntemperature = 0.7"),
+                "cannot use `temperature` = 0.7 with `tokens`",
+            ),
         ] {
             let error = complete(more).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::rollout::{Attempt, Rollouts, Scored};
+use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
@@ -88,8 +88,11 @@ impl ClassResult {
 impl Evaluation {
     /// Runs every held-out task once, greedily.
     pub async fn run(tasks: &Tasks, rollouts: &Rollouts, step: u64) -> Self {
-        let attempts: Vec<Attempt<'_>> =
-            tasks.eval.iter().map(|task| Attempt { task, sampling: Sampling::GREEDY }).collect();
+        let attempts: Vec<RolloutTask<'_>> = tasks
+            .eval
+            .iter()
+            .map(|task| RolloutTask { task, sampling: Sampling::GREEDY })
+            .collect();
         let mut evaluation = Self { step, ..Self::default() };
         for (task, outcome) in tasks.eval.iter().zip(rollouts.run(&attempts).await) {
             match outcome {
@@ -128,6 +131,9 @@ impl Evaluation {
     }
 
     /// Writes it into the run's folder.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
         let folder = folder.join("evaluations");
         std::fs::create_dir_all(&folder)?;

@@ -24,7 +24,7 @@ impl Cause {
 
 /// Why an episode has no reward; never the policy's doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct RolloutFailure {
     /// What went wrong.
     pub reason: String,
     /// What failed.
@@ -35,7 +35,7 @@ pub struct Failure {
     pub is_final: bool,
 }
 
-impl Failure {
+impl RolloutFailure {
     /// One that may be over later.
     pub fn of(cause: Cause, reason: String) -> Self {
         Self { reason, cause, is_consequence: false, is_final: false }

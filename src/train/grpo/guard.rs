@@ -77,14 +77,14 @@ pub struct Figures {
 
 /// How long each figure has been out of bounds; part of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Watch {
+pub struct GuardState {
     /// Sampled tokens an episode had in the first step.
     response_tokens: Option<f64>,
     /// Steps in a row, by guard.
     strikes: BTreeMap<String, u32>,
 }
 
-impl Watch {
+impl GuardState {
     /// Counts anew, as after a return. What the episodes were at the start is still known.
     pub fn reset(&mut self) {
         self.strikes.clear();
@@ -162,7 +162,7 @@ mod tests {
     fn a_figure_out_of_bounds_for_long_stops_the_run() {
         let guards = Guards { patience: 2, min_entropy: 0.1, ..Guards::default() };
         let at = |entropy| Figures { entropy: Some(entropy), ..Figures::default() };
-        let mut watch = Watch::default();
+        let mut watch = GuardState::default();
         for (entropy, stops) in
             [(0.05, false), (0.2, false), (0.05, false), (0.05, true), (9.0, false), (9.0, true)]
         {
@@ -184,12 +184,12 @@ mod tests {
             (Figures { zero_variance: Some(1.0), ..none }, "max_zero_variance"),
             (Figures { rollout_logprob_diff: Some(0.2), ..none }, "max_rollout_logprob_diff"),
         ] {
-            let mut watch = Watch::default();
+            let mut watch = GuardState::default();
             let first = Figures { response_tokens: Some(100.0), ..none };
             assert_eq!(watch.check(&guards, &first), None);
             let said = watch.check(&guards, &figures).unwrap();
             assert!(said.contains(&format!("`guards.{key}`")), "{said}");
         }
-        assert_eq!(Watch::default().check(&guards, &none), None);
+        assert_eq!(GuardState::default().check(&guards, &none), None);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::LargeModelChoice;
-use super::failure::{Cause, Failure};
+use super::failure::{Cause, RolloutFailure};
 use crate::episode::RoleUsage;
 use crate::judge::{Judge, Judgement};
 use crate::large_model::LargeModel;
@@ -84,7 +84,7 @@ impl AnswerJudge {
     ///
     /// # Errors
     /// Where it does not.
-    pub async fn try_out(&self, task: &Task) -> Result<(), Failure> {
+    pub async fn try_out(&self, task: &Task) -> Result<(), RolloutFailure> {
         let Some(gold) = task.golds.first() else { return Ok(()) };
         let (score, _) = self.ask(task, gold).await?;
         if score < RIGHT {
@@ -110,7 +110,7 @@ impl AnswerJudge {
         reward: &RewardFn,
         trajectory: &Trajectory,
         task: &Task,
-    ) -> Result<Option<Judged>, Failure> {
+    ) -> Result<Option<Judged>, RolloutFailure> {
         let Some(answer) = own_answer(trajectory) else { return Ok(None) };
         let worth = |answer| reward.with_answer(trajectory, answer).total;
         if worth(1.0) == worth(0.0) {
@@ -122,18 +122,18 @@ impl AnswerJudge {
         Ok(Some(Judged { score, agrees, usage }))
     }
 
-    async fn ask(&self, task: &Task, answer: &str) -> Result<(f64, RoleUsage), Failure> {
+    async fn ask(&self, task: &Task, answer: &str) -> Result<(f64, RoleUsage), RolloutFailure> {
         self.begin()?;
         let judged = self.judge.score(task, answer).await;
         let used = judged.as_ref().map_or(RoleUsage::default(), |judged| judged.usage);
         let usage = self.end(used);
-        let failed = |reason| Failure::of(Cause::Judge, reason);
+        let failed = |reason| RolloutFailure::of(Cause::Judge, reason);
         let Judgement { value, .. } = judged.map_err(|error| failed(error.to_string()))?;
         Ok((value.map_err(failed)?, usage))
     }
 
     /// Takes a call out of the budget.
-    fn begin(&self) -> Result<(), Failure> {
+    fn begin(&self) -> Result<(), RolloutFailure> {
         let mut used = self.lock();
         let spent = match () {
             () if used.calls >= self.max_calls => format!("`judge.max_calls` = {}", self.max_calls),
@@ -144,7 +144,7 @@ impl AnswerJudge {
             }
         };
         let reason = format!("the judge has used up its budget, {spent}");
-        Err(Failure { is_final: true, ..Failure::of(Cause::Judge, reason) })
+        Err(RolloutFailure { is_final: true, ..RolloutFailure::of(Cause::Judge, reason) })
     }
 
     /// Puts what a call used in place of what it was expected to. A reply that was remembered used

@@ -104,6 +104,9 @@ impl StepFigures {
 
 impl<'c> Learner<'c> {
     /// A learner that begins with `start`, or goes on from the run's last checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read, or the device has no memory left.
     pub fn new(
         config: &'c GrpoConfig,
         start: &Model,
@@ -144,6 +147,9 @@ impl<'c> Learner<'c> {
 
     /// Writes the policy, the earlier ones that have episodes in flight, and the optimizer into
     /// `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
         for (age, model) in (1..).zip(self.earlier.iter().rev()) {
             model.save_trainable(&folder.join(checkpoint::earlier(age)))?;
@@ -152,6 +158,9 @@ impl<'c> Learner<'c> {
     }
 
     /// The policy as it was in the checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is of another model.
     pub fn saved(&self, folder: &Path) -> Result<Model, TrainError> {
         let mut model = self.policy.model.clone();
         model.load_trainable(&folder.join(checkpoint::TRAINABLE))?;
@@ -170,6 +179,9 @@ impl<'c> Learner<'c> {
     }
 
     /// One step: updates with all of `samples`, divided as configured.
+    ///
+    /// # Errors
+    /// When the device fails, or too many updates in a row were not finite.
     pub fn step(&mut self, samples: &[Sample<'_>]) -> Result<StepFigures, TrainError> {
         let mut figures = StepFigures {
             learning_rate: self.rate_factor
@@ -276,6 +288,9 @@ impl<'c> Learner<'c> {
     }
 
     /// How far the policy that sampled `samples` is from the one at the start, nats a token.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn divergence(&self, samples: &[&TokenTrace]) -> Result<Option<f64>, TrainError> {
         let samples = &samples[..samples.len().min(DIVERGENCE_SAMPLES)];
         let (mut sum, mut tokens) = (0.0, 0.0);

@@ -14,6 +14,7 @@ mod report;
 mod rollout;
 mod run;
 mod tasks;
+mod token_servers;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
@@ -26,7 +27,8 @@ pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
-pub use run::{Models, run_grpo};
+pub use run::run_grpo;
+pub use token_servers::GrpoModels;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

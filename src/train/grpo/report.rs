@@ -1,17 +1,17 @@
 //! The run as one HTML page: curves, the evaluation by class, episodes before and after.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::Path;
 
+use minijinja::value::Value as Rendered;
+use minijinja::{Environment, context};
 use serde_json::{Map, Value};
 
 use super::config::GrpoConfig;
 use super::evaluate::{ClassResult, Evaluation, Shown};
 use crate::train::error::TrainError;
-use crate::trajectory::Action;
 
-const STYLE: &str = include_str!("report.css");
+const PAGE: &str = include_str!("report.html");
 
 /// What is drawn: the metric, and what it is called.
 const CURVES: [(&str, &str); 16] = [
@@ -34,7 +34,7 @@ const CURVES: [(&str, &str); 16] = [
 ];
 
 /// Width and height of a curve's plot, SVG units.
-const PLOT: (f64, f64) = (300.0, 110.0);
+const PLOT: (u32, u32) = (300, 110);
 
 /// Writes `report.html` into the run's folder from what is there of the first `step` steps.
 pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainError> {
@@ -45,96 +45,79 @@ pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainE
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     let settings = toml::to_string(config).map_err(std::io::Error::other)?;
-    let page = page(&evaluations, &metrics, &settings);
+    let page = page(&evaluations, &metrics, &settings).map_err(std::io::Error::other)?;
     Ok(std::fs::write(folder.join("report.html"), page)?)
 }
 
-fn page(evaluations: &[Evaluation], metrics: &[Map<String, Value>], settings: &str) -> String {
-    let mut body = String::new();
-    if let (Some(first), Some(last)) = (evaluations.first(), evaluations.last()) {
-        body += &results(first, last);
-    }
-    body += "<h2>Curves</h2>\n<div class=\"curves\">\n";
-    for (metric, title) in CURVES {
-        let points: Vec<(f64, f64)> = match metric {
-            "eval_exact" => evaluations.iter().map(|e| (e.step as f64, e.all.share())).collect(),
-            _ => metrics
-                .iter()
-                .filter_map(|row| Some((row.get("step")?.as_f64()?, row.get(metric)?.as_f64()?)))
-                .collect(),
-        };
-        body += &curve(title, &points);
-    }
-    body += "</div>\n";
-    if let (Some(first), Some(last)) = (evaluations.first(), evaluations.last()) {
-        body += &episodes(first, last);
-    }
-    let settings = escape(settings);
-    body += &format!("<h2>Settings</h2>\n<pre>{settings}</pre>\n");
-    let steps = metrics.len();
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>GRPO run</title>\n<style>{STYLE}</style></head>\n<body><main>\n<h1>GRPO run <small>{steps} steps</small></h1>\n{body}</main></body></html>\n"
-    )
+fn page(
+    evaluations: &[Evaluation],
+    metrics: &[Map<String, Value>],
+    settings: &str,
+) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.add_filter("percent", |share: f64| format!("{:.1}", 100.0 * share));
+    environment.add_filter("whole", |share: f64| format!("{:.0}", 100.0 * share));
+    environment.add_filter("fixed", |value: f64| format!("{value:.2}"));
+    // The name's ending has all that is inserted escaped.
+    environment.add_template("report.html", PAGE)?;
+    let ends = evaluations.first().zip(evaluations.last());
+    environment.get_template("report.html")?.render(context! {
+        steps => metrics.len(),
+        last_step => ends.map(|(_, last)| last.step),
+        results => ends.map(|(first, last)| results(first, last)),
+        prompt_classes => ends.map(|(first, last)| prompt_classes(first, last)),
+        curves => curves(evaluations, metrics),
+        episodes => ends.map(|(first, last)| episodes(first, last)),
+        settings,
+    })
 }
 
-/// Exact match by class, before and after.
-fn results(first: &Evaluation, last: &Evaluation) -> String {
+/// Exact match by class, before and after; the last row is all of them.
+fn results(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
     let row = |name: &str, before: Option<&ClassResult>, after: &ClassResult| {
-        let before = before.map_or("–".to_owned(), cell);
-        format!(
-            "<tr><th>{}</th><td>{}</td><td>{before}</td><td>{}</td><td>{:.2}</td></tr>\n",
-            escape(name),
-            after.tasks,
-            cell(after),
-            after.turns
-        )
+        context! { name, before => before.map(result), after => result(after) }
     };
-    let mut rows: String = last
-        .classes
-        .iter()
-        .map(|(name, after)| row(name, first.classes.get(name), after))
-        .collect();
-    rows += &row("all", Some(&first.all), &last.all);
-    let mut out = format!(
-        "<h2>Held-out tasks</h2>\n<table><tr><th></th><td>tasks</td><td>exact match before</td><td>after {} steps</td><td>turns</td></tr>\n{rows}</table>\n<p>Greedy, one episode a task; 95 % intervals.</p>\n",
-        last.step
-    );
-    if !last.prompt_classes.is_empty() {
-        let share = |evaluation: &Evaluation, class: &str| {
-            let all: usize = evaluation.prompt_classes.values().sum();
-            let count = evaluation.prompt_classes.get(class).copied().unwrap_or(0);
-            format!("{:.1} %", 100.0 * count as f64 / all.max(1) as f64)
-        };
-        out +=
-            "<h2>Classes of prompts</h2>\n<table><tr><th></th><td>before</td><td>after</td></tr>\n";
-        let classes: BTreeSet<&String> =
-            first.prompt_classes.keys().chain(last.prompt_classes.keys()).collect();
-        for class in classes {
-            let (before, after) = (share(first, class), share(last, class));
-            let name = escape(class);
-            let _ = writeln!(out, "<tr><th>{name}</th><td>{before}</td><td>{after}</td></tr>");
-        }
-        out += "</table>\n";
+    let classes = last.classes.iter();
+    let all = row("all", Some(&first.all), &last.all);
+    classes.map(|(name, after)| row(name, first.classes.get(name), after)).chain([all]).collect()
+}
+
+fn result(of: &ClassResult) -> Rendered {
+    let (low, high) = of.interval();
+    context! { tasks => of.tasks, turns => of.turns, share => of.share(), low, high }
+}
+
+/// The share of each class of prompts.
+fn prompt_classes(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
+    let share = |evaluation: &Evaluation, class: &str| {
+        let all: usize = evaluation.prompt_classes.values().sum();
+        evaluation.prompt_classes.get(class).copied().unwrap_or(0) as f64 / all.max(1) as f64
+    };
+    if last.prompt_classes.is_empty() {
+        return Vec::new();
     }
-    out
+    let names: BTreeSet<&String> =
+        first.prompt_classes.keys().chain(last.prompt_classes.keys()).collect();
+    let row = |name| context! { name, before => share(first, name), after => share(last, name) };
+    names.into_iter().map(|name| row(name)).collect()
 }
 
-fn cell(result: &ClassResult) -> String {
-    let (low, high) = result.interval();
-    let percent = |share: f64| 100.0 * share;
-    format!(
-        "{:.1} % <small>{:.0}–{:.0}</small>",
-        percent(result.share()),
-        percent(low),
-        percent(high)
-    )
+fn curves(evaluations: &[Evaluation], metrics: &[Map<String, Value>]) -> Vec<Rendered> {
+    let points = |metric| match metric {
+        "eval_exact" => evaluations.iter().map(|e| (e.step as f64, e.all.share())).collect(),
+        _ => (metrics.iter())
+            .filter_map(|row| Some((row.get("step")?.as_f64()?, row.get(metric)?.as_f64()?)))
+            .collect::<Vec<_>>(),
+    };
+    CURVES.iter().filter_map(|(metric, title)| curve(title, &points(metric))).collect()
 }
 
-/// One metric over the steps; nothing where it was not measured.
-fn curve(title: &str, points: &[(f64, f64)]) -> String {
+/// One metric over the steps; `None` where it was not measured.
+fn curve(title: &str, points: &[(f64, f64)]) -> Option<Rendered> {
     let finite: Vec<(f64, f64)> =
         points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
-    let (Some(first), Some(last)) = (finite.first(), finite.last()) else { return String::new() };
+    let (first, last) = (finite.first()?, finite.last()?);
     let least = finite.iter().map(|(_, value)| *value).fold(f64::INFINITY, f64::min);
     let most = finite.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
     let (width, height) = PLOT;
@@ -143,21 +126,19 @@ fn curve(title: &str, points: &[(f64, f64)]) -> String {
     let line: Vec<String> = finite
         .iter()
         .map(|(step, value)| {
-            let x = (step - first.0) / span * width;
-            format!("{x:.1},{:.1}", height - (value - least) / range * height)
+            let x = (step - first.0) / span * f64::from(width);
+            format!("{x:.1},{:.1}", f64::from(height) * (1.0 - (value - least) / range))
         })
         .collect();
-    format!(
-        "<figure><figcaption>{title} <b>{}</b></figcaption><svg viewBox=\"-2 -4 {} {}\" role=\"img\" aria-label=\"{title}\"><polyline points=\"{}\"/></svg><div class=\"ends\"><span>{} to {}</span><span>step {} to {}</span></div></figure>\n",
-        short(last.1),
-        width + 4.0,
-        height + 8.0,
-        line.join(" "),
-        short(least),
-        short(most),
-        first.0,
-        last.0
-    )
+    Some(context! {
+        title, width, height,
+        points => line.join(" "),
+        last => short(last.1),
+        least => short(least),
+        most => short(most),
+        first_step => first.0 as u64,
+        last_step => last.0 as u64,
+    })
 }
 
 fn short(value: f64) -> String {
@@ -169,46 +150,11 @@ fn short(value: f64) -> String {
     }
 }
 
-fn episodes(first: &Evaluation, last: &Evaluation) -> String {
-    let mut out = "<h2>Episodes before and after</h2>\n".to_owned();
-    for after in &last.shown {
-        let task = &after.task;
-        let _ = write!(
-            out,
-            "<section><h3>{}</h3><p>gold: {}</p><div class=\"pair\">",
-            escape(&task.question),
-            escape(&task.golds.join(" / "))
-        );
-        let before = first.shown.iter().find(|shown| shown.task.id == task.id);
-        for (name, shown) in [("before", before), ("after", Some(after))] {
-            let _ = write!(out, "<div><h4>{name}</h4>{}</div>", shown.map_or(String::new(), turns));
-        }
-        out += "</div></section>\n";
-    }
-    out
-}
-
-fn turns(shown: &Shown) -> String {
-    let mut out = format!("<p>reward {:.2}</p>", shown.reward);
-    for turn in &shown.trajectory.turns {
-        if let Some(think) = &turn.think {
-            let _ = write!(out, "<p class=\"think\">{}</p>", escape(think));
-        }
-        let (class, text) = match &turn.action {
-            Action::Prompt(text) | Action::FinalPrompt(text) => ("prompt", text.as_str()),
-            Action::Answer(text) => ("answer", text.as_str()),
-            Action::Nothing => ("nothing", turn.text.as_str()),
-        };
-        let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(text));
-        if let Some(observation) = &turn.observation {
-            let _ = write!(out, "<p class=\"reply\">{}</p>", escape(&observation.reply));
-        }
-    }
-    out
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// The episodes of the last evaluation, each beside that of the first.
+fn episodes(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
+    let before = |after: &Shown| first.shown.iter().find(|shown| shown.task.id == after.task.id);
+    let pair = |after: &Shown| context! { task => after.task, before => before(after), after };
+    last.shown.iter().map(pair).collect()
 }
 
 #[cfg(test)]
@@ -216,10 +162,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::task::Task;
+    use crate::trajectory::{TokenUsage, Trajectory, Turn};
 
     #[test]
     fn a_page_shows_results_curves_and_episodes_and_escapes_text() {
         let task = Task { question: "1 < 2?".into(), golds: vec!["yes".into()], ..Task::default() };
+        let turn = |action: serde_json::Value, reply: Option<&str>| {
+            let usage = serde_json::json!(TokenUsage::default());
+            let observation = reply.map(|reply| {
+                serde_json::json!({
+                    "reply": reply, "truncated": false, "repeated": false, "usage": usage, "millis": 0
+                })
+            });
+            let turn = serde_json::json!({
+                "text": "as <written>", "think": "let me <see>", "action": action,
+                "finish": "stop", "tokens": 1, "millis": 1, "observation": observation
+            });
+            serde_json::from_value::<Turn>(turn).unwrap()
+        };
+        let turns = vec![
+            turn(serde_json::json!({ "kind": "final_prompt", "text": "ask <it>" }), Some("<no>")),
+            turn(serde_json::json!({ "kind": "nothing" }), None),
+        ];
+        let trajectory = Trajectory { turns, ..Trajectory::default() };
         let result = |exact| ClassResult { tasks: 4, exact, reward: 0.5, turns: 2.0 };
         let evaluation = |step, exact| Evaluation {
             step,
@@ -227,7 +192,7 @@ mod tests {
             classes: [("2 hops".to_owned(), result(exact))].into(),
             prompt_classes: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
             failed: 0,
-            shown: vec![Shown { task: task.clone(), trajectory: Default::default(), reward: 1.0 }],
+            shown: vec![Shown { task: task.clone(), trajectory: trajectory.clone(), reward: 1.0 }],
         };
         let metrics: Vec<Map<String, Value>> = (1..=3)
             .map(|step| {
@@ -235,7 +200,7 @@ mod tests {
                 row.as_object().unwrap().clone()
             })
             .collect();
-        let page = page(&[evaluation(0, 1), evaluation(3, 4)], &metrics, "steps = 3");
+        let page = page(&[evaluation(0, 1), evaluation(3, 4)], &metrics, "steps = 3").unwrap();
         for expected in [
             "25.0 %",
             "100.0 %",
@@ -243,6 +208,10 @@ mod tests {
             "1 &lt; 2?",
             "points=\"0.0,110.0 150.0,55.0 300.0,0.0\"",
             "steps = 3",
+            "<p class=\"think\">let me &lt;see&gt;</p>",
+            "<p class=\"prompt\">ask &lt;it&gt;</p>",
+            "<p class=\"reply\">&lt;no&gt;</p>",
+            "<p class=\"nothing\">as &lt;written&gt;</p>",
         ] {
             assert!(page.contains(expected), "{expected} is not in {page}");
         }

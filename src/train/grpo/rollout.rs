@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use super::failure::{Cause, Failure};
+use super::failure::{Cause, RolloutFailure};
 use super::judge::{AnswerJudge, Judged};
 use crate::engine::Sampling;
 use crate::episode::{
@@ -18,7 +18,6 @@ use crate::policy::Policy;
 use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
-use crate::trajectory::TokenTrace;
 
 /// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is
 /// not what the large model's mood made it.
@@ -47,7 +46,7 @@ pub struct Rollouts {
 
 /// An episode to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt<'t> {
+pub struct RolloutTask<'t> {
     /// What is asked.
     pub task: &'t Task,
     /// How the policy samples.
@@ -68,13 +67,13 @@ pub struct Scored {
 impl Rollouts {
     /// Runs all of `attempts`; the outcomes are in their order. An error is no outcome of the
     /// policy's: a model or the reward failed, or was too slow.
-    pub async fn run(&self, attempts: &[Attempt<'_>]) -> Vec<Result<Scored, Failure>> {
+    pub async fn run(&self, attempts: &[RolloutTask<'_>]) -> Vec<Result<Scored, RolloutFailure>> {
         join_all(attempts.iter().map(|attempt| self.attempt(attempt))).await
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Scored, Failure> {
+    async fn attempt(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
         let place = self.places.acquire().await;
-        let _place = place.map_err(|error| Failure::of(Cause::Model, error.to_string()))?;
+        let _place = place.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
         let mut episode = self.episode(attempt).await;
         for _ in 1..ATTEMPTS {
             if episode.is_err() {
@@ -92,7 +91,7 @@ impl Rollouts {
         Ok(Scored { episode, reward, judged })
     }
 
-    async fn episode(&self, attempt: &Attempt<'_>) -> Result<Episode, Failure> {
+    async fn episode(&self, attempt: &RolloutTask<'_>) -> Result<Episode, RolloutFailure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
@@ -104,19 +103,22 @@ impl Rollouts {
             protocol: &self.protocol,
         };
         let mut episode =
-            run_episode(participants, &request, &mut Silent).await.map_err(|error| Failure {
-                is_consequence: matches!(
-                    error.kind,
-                    EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
-                ),
-                ..Failure::of(Cause::Model, error.to_string())
+            run_episode(participants, &request, &mut Silent).await.map_err(|error| {
+                RolloutFailure {
+                    is_consequence: matches!(
+                        error.kind,
+                        EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
+                    ),
+                    ..RolloutFailure::of(Cause::Model, error.to_string())
+                }
             })?;
-        trim(&mut episode.trajectory.trace);
+        // What follows has no part in the update, and may be what has outgrown the policy's context.
+        episode.trajectory.trace.end_with_action();
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             let limit = self.limits.deadline_ms;
             let reason = format!("an episode took longer than {limit} ms");
-            return Err(Failure::of(Cause::Model, reason));
+            return Err(RolloutFailure::of(Cause::Model, reason));
         }
         Ok(episode)
     }
@@ -125,7 +127,7 @@ impl Rollouts {
         &self,
         episode: &Episode,
         task: &Task,
-    ) -> Result<(Reward, Option<Judged>), Failure> {
+    ) -> Result<(Reward, Option<Judged>), RolloutFailure> {
         let trajectory = &episode.trajectory;
         let judged = match &self.judge {
             Some(judge) => judge.score(self.rewarder.builtin(), trajectory, task).await?,
@@ -135,36 +137,8 @@ impl Rollouts {
             Some(judged) => self.rewarder.score_judged(trajectory, task, judged.score).await,
             None => self.rewarder.score(trajectory, task).await,
         };
-        let reward = reward.map_err(|error| Failure::of(Cause::Reward, error.to_string()))?;
+        let reward =
+            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.to_string()))?;
         Ok((reward, judged))
-    }
-}
-
-/// Cuts off what follows the last sampled token. It has no part in the update, and it may be what
-/// has outgrown the policy's context.
-fn trim(trace: &mut TokenTrace) {
-    let end = trace.action_mask.iter().rposition(|&sampled| sampled).map_or(0, |last| last + 1);
-    trace.ids.truncate(end);
-    trace.log_probs.truncate(end);
-    trace.action_mask.truncate(end);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trajectory::SampledToken;
-
-    #[test]
-    fn a_trace_ends_with_what_was_sampled() {
-        let mut trace = TokenTrace::default();
-        trace.push_context(&[1, 2]);
-        trace.push_action(SampledToken { id: 3, log_prob: -1.0 });
-        let expected = trace.clone();
-        trace.push_context(&[4, 5]);
-        trim(&mut trace);
-        assert_eq!(trace, expected);
-        trace.action_mask.fill(false);
-        trim(&mut trace);
-        assert_eq!(trace, TokenTrace::default());
     }
 }

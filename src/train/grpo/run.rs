@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig};
 use super::evaluate::{ClassResult, Evaluation};
-use super::guard::{Figures, Guards, Watch};
+use super::guard::{Figures, GuardState, Guards};
 use super::judge::AnswerJudge;
 use super::learner::Learner;
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
+use super::token_servers::{self, Busy, GrpoModels};
 use crate::episode::{Limits, RoleUsage};
-use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
@@ -40,8 +40,8 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 
 /// What a checkpoint keeps beside policy and optimizer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct State {
-    watch: Watch,
+struct RunState {
+    watch: GuardState,
     bad_updates: u32,
     best: Option<Best>,
     /// How often the run has gone back to its best policy.
@@ -58,21 +58,6 @@ struct Best {
     result: ClassResult,
 }
 
-/// The large models of a run.
-#[derive(Clone)]
-pub struct Models {
-    /// That which the policy prompts.
-    pub large_model: Arc<dyn LargeModel>,
-    /// That which judges answers, where it is another.
-    pub judge: Option<Arc<dyn LargeModel>>,
-}
-
-impl From<Arc<dyn LargeModel>> for Models {
-    fn from(large_model: Arc<dyn LargeModel>) -> Self {
-        Self { large_model, judge: None }
-    }
-}
-
 /// Runs `config` to its end, or on from its last checkpoint; returns the finished policy's folder:
 /// the best by evaluation, or the last where there is none.
 ///
@@ -80,7 +65,7 @@ impl From<Arc<dyn LargeModel>> for Models {
 /// Says why the run could not begin or go on. Checkpoints written before stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
-    models: impl Into<Models>,
+    models: impl Into<GrpoModels>,
     resume: impl Into<Resume>,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf, TrainError> {
@@ -104,7 +89,7 @@ pub fn run_grpo(
 
 fn prepare<'c>(
     config: &'c GrpoConfig,
-    models: &Models,
+    models: &GrpoModels,
     resume: Resume,
     folder: &RunFolder,
     summary: &mut Summary,
@@ -134,7 +119,7 @@ fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
-    let state = State::load(folder)?;
+    let state = RunState::load(folder)?;
     let mut learner = Learner::new(config, &start.model, folder)?;
     learner.rate_factor = config.guards.return_rate.powi(state.returns as i32);
     let protocol = Arc::new(protocol);
@@ -175,10 +160,19 @@ fn prepare<'c>(
         Arc::clone(&tasks),
         &learner,
         &start.text,
+        servers.clone(),
         rollouts,
     )?;
+    if let Some(servers) = models.servers.as_ref().filter(|_| learner.step == 0) {
+        let prompts = tasks.draw(0, 0, config.groups_per_step, config.groups_per_step)?;
+        let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let most = config.guards.max_rollout_logprob_diff;
+        runtime.block_on(token_servers::compare(rollouts.first(), servers, &prompts, most))?;
+    }
+    let busy = models.servers.clone().map(Busy::new);
     let folder = folder.clone();
-    Ok(Run { config, folder, start, tasks, learner, rollouts, judge, state, runtime })
+    Ok(Run { config, folder, start, tasks, learner, rollouts, judge, busy, state, runtime })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -188,14 +182,24 @@ fn fits(
     protocol: &Protocol,
     task: &Task,
 ) -> Result<bool, TrainError> {
+    let ids = opening_ids(config, start, protocol, task)?;
+    Ok(ids.len() < start.model.spec().max_position_embeddings)
+}
+
+/// The ids that `task`'s episodes begin with.
+fn opening_ids(
+    config: &GrpoConfig,
+    start: &Start,
+    protocol: &Protocol,
+    task: &Task,
+) -> Result<Vec<u32>, TrainError> {
     let opening = Opening {
         question: &task.question,
         max_turns: config.limits.max_turns,
         allow_final: config.limits.allow_final,
         ..Opening::default()
     };
-    let ids = start.text.opening_ids(&protocol.opening(&opening)?)?;
-    Ok(ids.len() < start.model.spec().max_position_embeddings)
+    Ok(start.text.opening_ids(&protocol.opening(&opening)?)?)
 }
 
 struct Run<'c> {
@@ -206,7 +210,8 @@ struct Run<'c> {
     learner: Learner<'c>,
     rollouts: AsyncRollouts,
     judge: Option<Arc<AnswerJudge>>,
-    state: State,
+    busy: Option<Busy>,
+    state: RunState,
     runtime: Runtime,
 }
 
@@ -230,7 +235,7 @@ fn wait<T>(
     })
 }
 
-impl State {
+impl RunState {
     fn load(folder: &RunFolder) -> Result<Self, TrainError> {
         let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
@@ -318,7 +323,9 @@ impl Run<'_> {
 
     /// Whether there is a best policy to go back to, and a return left.
     fn may_return(&self) -> bool {
-        self.state.best.is_some() && self.state.returns < self.config.guards.returns
+        // Servers keep the weights that they have.
+        let samples_here = self.busy.is_none();
+        samples_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
     }
 
     /// Makes the best policy and its optimizer the checkpoint of the steps done: the run goes on
@@ -335,7 +342,7 @@ impl Run<'_> {
             return_rate.powi(self.state.returns as i32),
             self.state.returns,
         ));
-        let state = State { bad_updates: 0, ..self.present() };
+        let state = RunState { bad_updates: 0, ..self.present() };
         let kept = self.config.keep_checkpoints;
         self.folder.checkpoint(step, kept, Some(best), |folder| {
             match best {
@@ -393,6 +400,7 @@ impl Run<'_> {
             ("episodes_per_second", episodes / seconds),
             ("tokens_per_second", collected.sampled_tokens() as f64 / seconds),
         ]);
+        values.extend(self.busy.as_mut().map(Busy::values).into_iter().flatten());
         Ok((values, figures))
     }
 
@@ -434,8 +442,8 @@ impl Run<'_> {
     }
 
     /// The state as it is.
-    fn present(&self) -> State {
-        State {
+    fn present(&self) -> RunState {
+        RunState {
             bad_updates: self.learner.policy.bad_updates,
             judge: self.judge.as_ref().map_or(self.state.judge, |judge| judge.used()),
             ..self.state.clone()

@@ -14,7 +14,7 @@ use crate::world::WorldTasks;
 
 /// Where a run's tasks come from.
 pub struct Tasks {
-    source: Source,
+    source: TaskSource,
     seed: u64,
     /// Held-out tasks.
     pub eval: Vec<Task>,
@@ -22,7 +22,7 @@ pub struct Tasks {
     pub read: Vec<DataSummary>,
 }
 
-enum Source {
+enum TaskSource {
     World(WorldTasks),
     /// The tasks, and an order of them for each round of a step.
     File {
@@ -46,7 +46,7 @@ impl Tasks {
                 // The same for every run with these kinds, so that runs can be compared.
                 let eval = world.held_out(eval, derive(0, Purpose::Evaluation, &[]))?;
                 let eval = fitting(eval, &fits, &mut DataSummary::default())?;
-                Ok(Self { source: Source::World(world), seed, eval, read: Vec::new() })
+                Ok(Self { source: TaskSource::World(world), seed, eval, read: Vec::new() })
             }
             TaskConfig::File { path, read, eval_path } => {
                 let load = |path: &std::path::Path, read: ReadOptions| {
@@ -68,7 +68,7 @@ impl Tasks {
                     summary.used = held_out.len();
                     summaries.push(summary);
                 }
-                let source = Source::File { tasks, orders: Mutex::default() };
+                let source = TaskSource::File { tasks, orders: Mutex::default() };
                 Ok(Self { source, seed, eval: held_out, read: summaries })
             }
         }
@@ -85,8 +85,8 @@ impl Tasks {
         let seed = |part| derive(self.seed, Purpose::Tasks, &[u64::from(round), part]);
         match &self.source {
             // Which kind comes first moves on, so that all are equally frequent in the end.
-            Source::World(world) => Ok(world.draw(step * most as u64, n, seed(step + 1))?),
-            Source::File { tasks, orders } => {
+            TaskSource::World(world) => Ok(world.draw(step * most as u64, n, seed(step + 1))?),
+            TaskSource::File { tasks, orders } => {
                 let mut orders = orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let order = orders.entry(round).or_insert_with(|| Order::new(tasks.len(), seed(0)));
                 let chosen = order.batch(step, most);
@@ -98,8 +98,8 @@ impl Tasks {
     /// The class of a prompt, where the source of the tasks knows classes.
     pub fn classify(&self, prompt: &str) -> Option<&'static str> {
         match &self.source {
-            Source::World(world) => Some(world.classify(prompt)),
-            Source::File { .. } => None,
+            TaskSource::World(world) => Some(world.classify(prompt)),
+            TaskSource::File { .. } => None,
         }
     }
 }

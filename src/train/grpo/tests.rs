@@ -26,12 +26,12 @@ use crate::model::{AdapterConfig, Model, Projection};
 use crate::policy::{Policy, ScriptedPolicy};
 use crate::protocol::Protocol;
 use crate::reward::Rewarder;
+use crate::train::config::StartConfig;
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
-use crate::train::start::StartConfig;
 use crate::trajectory::{SampledToken, TokenTrace};
 
 /// A run of a tiny new policy. Its reward counts the letter e in what it wrote, which even a random

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::ReadOptions;
+use crate::train::config::StartConfig;
 use crate::train::config::{at_least_one, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
-use crate::train::start::StartConfig;
 use crate::world::WorldConfig;
 use crate::world::demonstration::DemonstrationMix;
 

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::{id, make, outcome, solve};
+use crate::eventually::eventually;
 use crate::loopback::Loopback;
 use crate::server::{Server, Setup};
 use crate::services::Services;
@@ -127,12 +128,8 @@ async fn what_was_spent_while_redis_was_away_is_not_forgotten() {
     let (store, key) = services.key(json!({"budget_per_day": 15.0})).await;
     let away = services.server(&Redis::plain("redis://127.0.0.1:1/0"), &upstream).await;
     assert_eq!(solve(&away, &key).await.status(), 200);
-    let written = async {
-        while store.spent(id(&key), 1_700_000_000 / 86_400).await.unwrap() == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), written).await.unwrap();
+    let day = 1_700_000_000 / 86_400;
+    eventually("spending", async || store.spent(id(&key), day).await.unwrap() > 0).await;
     let back = services.server(&Redis::plain(&services.redis), &upstream).await;
     assert_eq!(outcome(solve(&back, &key).await).await.1, "insufficient_quota");
 }

@@ -4,12 +4,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
 use crate::loopback::Loopback;
 use crate::process::Process;
+use crate::server::client;
 
 const NAME_SERVER: &str = "127.83.77.1";
 
@@ -80,7 +80,7 @@ async fn slow_names_are_waited_for_as_long_as_connections_and_hold_up_nothing_el
     let upstream = Loopback::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut server = serve(folder.path(), &upstream);
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let ask = |model: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "a"}]});
         let sent = client.post(format!("{}/v1/chat/completions", server.url)).json(&body).send();

@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::task::AbortHandle;
 
 /// A repository at one of its revisions.
@@ -61,6 +62,8 @@ struct Shared {
     said: Mutex<BTreeMap<String, (u16, &'static str)>>,
     /// A file that cannot be had now.
     broken: Mutex<Option<String>>,
+    /// A large file that arrives with other bytes.
+    spoilt: Mutex<Option<String>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -76,6 +79,7 @@ impl Site {
             repositories: Mutex::default(),
             said: Mutex::default(),
             broken: Mutex::default(),
+            spoilt: Mutex::default(),
             asked: Mutex::default(),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
@@ -98,6 +102,11 @@ impl Site {
         *self.shared.broken.lock().unwrap() = name.map(str::to_owned);
     }
 
+    /// Changes a large file on its way, or none.
+    pub fn spoil_file(&self, name: Option<&str>) {
+        *self.shared.spoilt.lock().unwrap() = name.map(str::to_owned);
+    }
+
     /// The files that were asked for since the last call, each once.
     pub fn asked(&self) -> Vec<String> {
         let mut asked = std::mem::take(&mut *self.shared.asked.lock().unwrap());
@@ -117,7 +126,11 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let path = request.uri().path().trim_start_matches('/').to_owned();
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     if let Some(path) = path.strip_prefix("store/") {
-        return part(&shared.bytes(path), header(header::RANGE)).into_response();
+        let mut bytes = shared.bytes(path);
+        if shared.spoilt.lock().unwrap().as_deref().is_some_and(|name| path.ends_with(name)) {
+            bytes[0] ^= 1;
+        }
+        return part(&bytes, header(header::RANGE)).into_response();
     }
     if header(header::AUTHORIZATION) != Some(shared.token.as_str()) {
         return (StatusCode::UNAUTHORIZED, "Invalid username or password.").into_response();
@@ -153,10 +166,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let Some(bytes) = found.files.get(name) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let etag = format!("\"{:016x}\"", hasher.finish());
-    if name.ends_with(".safetensors") {
+    if name.ends_with(".safetensors") || name.ends_with(".gguf") {
+        // Large files are named by their SHA-256.
+        let etag = format!("\"{:x}\"", Sha256::digest(bytes));
         let location = format!("{}/store/{id}/{name}", shared.store);
         let headers = [
             ("x-repo-commit", sha),
@@ -165,6 +177,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         ];
         return (StatusCode::FOUND, headers).into_response();
     }
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let etag = format!("\"{:016x}\"", hasher.finish());
     let headers = [("x-repo-commit", sha), ("etag", etag.as_str())];
     (headers, part(bytes, header(header::RANGE))).into_response()
 }

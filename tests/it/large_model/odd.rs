@@ -161,9 +161,6 @@ async fn replies_that_are_odd_are_read() {
     for (name, expected, script) in table {
         let server = Loopback::answering(move |_| script.clone()).await;
         let (endpoint, _) = client(&server.url(), json!({"retries": {"max": 3, "base_ms": 1}}));
-        if name == "many headers" && is_over_a_library() {
-            continue;
-        }
         let reply = endpoint.complete(&call("hi")).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(reply.message.as_text(), expected, "{name}");
         let (text, reply) =
@@ -417,9 +414,6 @@ async fn the_endpoints_key_is_in_no_reply() {
 
 #[tokio::test]
 async fn a_connection_that_closes_while_it_is_idle_costs_nothing() {
-    if is_over_a_library() {
-        return;
-    }
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), json!({"retries": {"max": 0}}));
     endpoint.complete(&call("hi")).await.unwrap();

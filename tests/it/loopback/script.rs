@@ -83,6 +83,14 @@ impl Script {
         Self::new(200, Body::Completion(message, finish_reason))
     }
 
+    /// A completion that calls the tool `weather` for Lyon.
+    pub fn weather_call() -> Self {
+        let function = json!({"name": "weather", "arguments": "{\"city\":\"Lyon\"}"});
+        let call = json!({"id": "call_1", "type": "function", "function": function});
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        Self::message(message, "tool_calls")
+    }
+
     /// A body of JSON.
     pub fn json(status: u16, body: Value) -> Self {
         Self::bytes(status, "application/json", body.to_string())

@@ -131,6 +131,24 @@ async fn rows_become_data_to_train_on() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
+async fn rows_are_read_again() {
+    let url = new_database(None).await;
+    // A table from before callers were recorded.
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::query(
+        "CREATE TABLE prompt_r1_episodes (
+            key UUID PRIMARY KEY, id TEXT NOT NULL, created_at TIMESTAMPTZ NOT NULL,
+            policy TEXT NOT NULL, large_model TEXT NOT NULL, finish_reason TEXT NOT NULL,
+            record JSON NOT NULL)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    super::episodes::check(json!({"url_env": "RECORDS"}), &|_| Some(url.as_str().into())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
 async fn odd_characters_and_several_answers_of_one_reply_are_kept() {
     let odd = "\u{0} \\ \" \t \r\n \u{1} \u{2028} é 𝄞 \\. \\u0000";
     let upstream = Loopback::answering(move |_| Script::reply(odd)).await;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::blocks;
 use crate::http::error::{ApiError, shorten};
 use crate::http::wire::chat::{ChatRequest, Stop};
-use crate::http::wire::options::Options;
+use crate::http::wire::options::{Options, between};
 
 /// A Messages request whose model is `prompt-r1` or `prompt-r1/NAME`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -23,7 +23,7 @@ pub(in crate::http) struct MessagesRequest {
     #[schema(value_type = Vec<Object>)]
     messages: Vec<Value>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     max_tokens: u64,
     /// A system message before the conversation: a string, or blocks of text.
     system: Option<Value>,
@@ -101,6 +101,7 @@ struct Thinking {
     /// `enabled`, `adaptive` or `disabled`.
     r#type: String,
     /// Makes no difference: the limits of an episode are in `prompt_r1`.
+    #[schema(format = "uint64")]
     #[allow(dead_code)]
     budget_tokens: Option<u64>,
     /// `omitted` shows no thoughts.
@@ -179,6 +180,7 @@ impl MessagesRequest {
     /// The same as a chat request.
     pub(in crate::http) fn into_chat(self) -> Result<ChatRequest, ApiError> {
         self.refuse()?;
+        between("temperature", self.temperature, 0.0, 1.0)?;
         let tools = self.tools.filter(|tools| !tools.is_empty());
         let has_tools = tools.is_some();
         let choice = self.tool_choice.filter(|choice| has_tools || choice.r#type != "none");

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::tools;
 use crate::http::episode::answer::{Answered, Piece, logprobs};
 use crate::http::error::ApiError;
 use crate::http::sse;
@@ -203,14 +204,21 @@ impl ResponseWriter {
         };
         let said = inner[key].as_str().unwrap_or_default();
         let id = self.item_id(prefix);
+        let tools = self.response.get("tools").unwrap_or(&Value::Null);
+        let (namespace, name) = tools::split(tools, inner["name"].as_str().unwrap_or_default());
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
         let item = |status: &str, said: &str| {
-            json!({"id": id, "type": kind, "status": status, "call_id": call["id"],
-                   "name": inner["name"], key: said})
+            let mut item = json!({"id": id, "type": kind, "status": status, "call_id": call["id"],
+                                  "name": name, key: said});
+            if let Some(namespace) = &namespace {
+                item["namespace"] = namespace.as_str().into();
+            }
+            item
         };
         let at = json!({"item_id": id, "output_index": self.items.len()});
         self.add(item("in_progress", ""));
         self.send(&format!("{events}.delta"), merged(&at, &json!({"delta": said})));
-        let whole = json!({"name": inner["name"], key: said});
+        let whole = json!({"name": name, key: said});
         self.send(&format!("{events}.done"), merged(&at, &whole));
         self.done(item("completed", said));
     }

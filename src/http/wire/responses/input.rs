@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::tools;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
@@ -70,7 +71,11 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
             messages.push(ChatMessage { role, content, extra: Map::new() });
         }
         "function_call" => {
-            let function = json!({"name": text(&item, param, "name")?, "arguments": text(&item, param, "arguments")?});
+            let mut name = text(&item, param, "name")?;
+            if let Some(Value::String(namespace)) = item.get("namespace") {
+                name = tools::joined(namespace, &name);
+            }
+            let function = json!({"name": name, "arguments": text(&item, param, "arguments")?});
             let id = text(&item, param, "call_id")?;
             add_call(messages, json!({"id": id, "type": "function", "function": function}));
         }

@@ -42,9 +42,10 @@ pub(in crate::http) struct ResponsesRequest {
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f64>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, format = "uint64")]
     max_output_tokens: Option<u64>,
     /// Makes no difference: there are no built-in tools.
+    #[schema(format = "uint64")]
     max_tool_calls: Option<u64>,
     /// The form of the answer's text. With one of JSON, the large model writes the final answer.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
@@ -52,7 +53,8 @@ pub(in crate::http) struct ResponsesRequest {
     /// How hard the large model thinks. The policy's thoughts are always shown.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     reasoning: Option<Reasoning>,
-    /// Functions and custom tools that the large model may call where it writes the final answer.
+    /// Functions and custom tools, also in namespaces, that the large model may call where it writes
+    /// the final answer. A search of the web without access to the web is left out.
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     /// Which tool to call.
@@ -84,6 +86,9 @@ pub(in crate::http) struct ResponsesRequest {
     /// Unless false, items of the response can be referred to for a while, in memory. Nothing is
     /// stored, and the response says so.
     pub(in crate::http) store: Option<bool>,
+    /// Makes no difference: what a client notes about itself is handed to nobody.
+    #[allow(dead_code)]
+    client_metadata: Option<Value>,
     /// Only `disabled`.
     truncation: Option<String>,
     /// Only false.
@@ -260,7 +265,7 @@ impl ResponsesRequest {
                 "verbosity": text.and_then(|text| text.verbosity.as_ref()),
             },
             "tool_choice": self.tool_choice.clone().unwrap_or_else(|| "auto".into()),
-            "tools": self.tools.clone().unwrap_or_default(),
+            "tools": tools::wanted(self.tools.clone().unwrap_or_default()),
             "top_logprobs": self.top_logprobs.unwrap_or(0),
             "top_p": self.top_p,
             "truncation": "disabled",
@@ -277,7 +282,8 @@ impl ResponsesRequest {
     ) -> Result<ChatRequest, ApiError> {
         self.refuse()?;
         let wants_logprobs = self.wants_logprobs();
-        let tools = self.tools.filter(|tools| !tools.is_empty());
+        let tools = tools::to_chat(tools::wanted(self.tools.unwrap_or_default()))?;
+        let tools = Some(tools).filter(|tools| !tools.is_empty());
         let has_tools = tools.is_some();
         let choice = self.tool_choice.filter(|choice| !choice.is_null());
         // The default ones are sent without tools, too.
@@ -297,7 +303,7 @@ impl ResponsesRequest {
             response_format: format,
             verbosity,
             reasoning_effort: self.reasoning.and_then(|reasoning| reasoning.effort),
-            tools: tools.map(tools::to_chat).transpose()?,
+            tools,
             tool_choice: choice.map(tools::choice_to_chat).transpose()?,
             parallel_tool_calls: self.parallel_tool_calls.filter(|_| has_tools),
             logprobs: wants_logprobs.then_some(true),

@@ -4,18 +4,65 @@ use serde_json::{Map, Value, json};
 
 use crate::http::error::{ApiError, shorten};
 
-/// The functions and custom tools of a request.
+/// Stands between a namespace and the name of a tool in it: chats know no namespaces.
+const SEPARATOR: &str = "__";
+
+/// The tools of a request without those that it does without itself: a search of the web that has no
+/// access to the web, which some clients send by default.
+pub(super) fn wanted(mut tools: Vec<Value>) -> Vec<Value> {
+    tools.retain(|tool| {
+        let kind = tool.get("type").and_then(Value::as_str).unwrap_or_default();
+        !(kind.starts_with("web_search") && tool.get("external_web_access") == Some(&json!(false)))
+    });
+    tools
+}
+
+/// The functions and custom tools of a request, those in namespaces under joined names.
 ///
 /// # Errors
 /// For tools that OpenAI runs itself.
 pub(super) fn to_chat(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
-    tools.into_iter().enumerate().map(|(index, tool)| tool_to_chat(index, tool)).collect()
+    let mut chat = Vec::with_capacity(tools.len());
+    for (index, mut tool) in tools.into_iter().enumerate() {
+        let param = format!("tools[{index}]");
+        if tool.get("type").is_none_or(|kind| kind != "namespace") {
+            chat.push(tool_to_chat(&param, tool)?);
+            continue;
+        }
+        let namespace = tool.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(Value::Array(inner)) = tool.get_mut("tools").map(Value::take) else {
+            let param = format!("{param}.tools");
+            return Err(ApiError::invalid(&param, format!("`{param}` is no list")));
+        };
+        for (index, mut tool) in inner.into_iter().enumerate() {
+            if let Some(name) = tool.get_mut("name").filter(|name| name.is_string()) {
+                *name = joined(&namespace, name.as_str().unwrap_or_default()).into();
+            }
+            chat.push(tool_to_chat(&format!("{param}.tools[{index}]"), tool)?);
+        }
+    }
+    Ok(chat)
 }
 
-fn tool_to_chat(index: usize, tool: Value) -> Result<Value, ApiError> {
-    let param = format!("tools[{index}]");
+/// The name in a chat of a tool in a namespace.
+pub(super) fn joined(namespace: &str, name: &str) -> String {
+    format!("{namespace}{SEPARATOR}{name}")
+}
+
+/// The namespace, where there is one among `tools`, and the name of a tool that a chat calls so.
+pub(super) fn split<'a>(tools: &'a Value, name: &'a str) -> (Option<&'a str>, &'a str) {
+    let namespaces = tools.as_array().into_iter().flatten();
+    let namespaces = namespaces.filter(|tool| tool["type"] == "namespace");
+    let found = namespaces.filter_map(|tool| tool["name"].as_str()).find_map(|namespace| {
+        let rest = name.strip_prefix(namespace)?.strip_prefix(SEPARATOR)?;
+        Some((Some(namespace), rest))
+    });
+    found.unwrap_or((None, name))
+}
+
+fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
     let Value::Object(mut fields) = tool else {
-        return Err(ApiError::invalid(&param, format!("`{param}` is no object")));
+        return Err(ApiError::invalid(param, format!("`{param}` is no object")));
     };
     let kind = fields.shift_remove("type").unwrap_or_default();
     match kind.as_str() {
@@ -40,7 +87,7 @@ fn tool_to_chat(index: usize, tool: Value) -> Result<Value, ApiError> {
             let param = format!("{param}.type");
             let kind = shorten(kind.unwrap_or_default());
             let message = format!(
-                "`{param}` = `{kind}` is not supported\nhint: `function` and `custom` tools are"
+                "`{param}` = `{kind}` is not supported\nhint: `function` and `custom` tools are, also in a `namespace`"
             );
             Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param))
         }
@@ -55,7 +102,13 @@ pub(super) fn choice_to_chat(choice: Value) -> Result<Value, ApiError> {
     let Value::Object(fields) = &choice else { return Ok(choice) };
     match fields.get("type").and_then(Value::as_str) {
         Some(kind @ ("function" | "custom")) => {
-            Ok(json!({"type": kind, kind: {"name": fields.get("name")}}))
+            let mut name = fields.get("name").cloned().unwrap_or_default();
+            if let (Some(inner), Some(Value::String(namespace))) =
+                (name.as_str(), fields.get("namespace"))
+            {
+                name = joined(namespace, inner).into();
+            }
+            Ok(json!({"type": kind, kind: {"name": name}}))
         }
         Some("allowed_tools") => {
             let tools = fields.get("tools").and_then(Value::as_array).into_iter().flatten();
@@ -92,6 +145,16 @@ mod tests {
                 "grammar": {"syntax": "lark", "definition": "start: /a/"}}}},
         ]);
         assert_eq!(json!(to_chat(tools).unwrap()), expected);
+        let space = json!({"type": "namespace", "name": "n", "description": "d",
+                           "tools": [{"type": "function", "name": "f"}]});
+        let found = to_chat(vec![space.clone()]).unwrap();
+        assert_eq!(json!(found), json!([{"type": "function", "function": {"name": "n__f"}}]));
+        let (tools, other) = (json!([space]), json!([{"type": "function", "name": "n__f"}]));
+        assert_eq!(split(&tools, "n__f"), (Some("n"), "f"));
+        assert_eq!(split(&tools, "m__f"), (None, "m__f"));
+        assert_eq!(split(&other, "n__f"), (None, "n__f"));
+        let unused = json!({"type": "web_search", "external_web_access": false});
+        assert_eq!(wanted(vec![unused, json!({"type": "web_search"})]).len(), 1);
         let error = to_chat(vec![json!({"type": "web_search"})]).unwrap_err();
         assert_eq!(error.object.param.as_deref(), Some("tools[0].type"));
         let named = json!({"type": "function", "function": {"name": "f"}});

@@ -4,7 +4,7 @@
 use candle_core::Device;
 use candle_core::{Result, Tensor};
 
-use super::pool::{Arrangement, LayerMemory, Pool, PooledCache};
+use super::kv_pool::{Arrangement, LayerMemory, Pool, PooledCache};
 use crate::model::generate::decode::{SequenceCache, Span};
 use crate::model::ops::composed::attention::{Padded, SCORE_BYTES};
 use crate::model::ops::composed::matmul;
@@ -172,7 +172,7 @@ impl Step {
 impl Paged {
     fn new(sequences: &[Sequence<'_>], device: &Device) -> Result<Self> {
         let longest = sequences.iter().map(|sequence| sequence.keys()).max().unwrap_or(0);
-        let width = longest.div_ceil(super::pool::BLOCK);
+        let width = longest.div_ceil(super::kv_pool::BLOCK);
         let (mut slots, mut tables, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for sequence in sequences {
             let mut table: Vec<u32> = sequence.cache.blocks().take(width).collect();

@@ -62,10 +62,10 @@ fn draw_by_block(logits: &Tensor, draws: &mut [Draw<'_>]) -> Result<Vec<SampledT
         let total: f64 = sums.iter().map(|&sum| f64::from(sum)).sum();
         let (block, place) = if is_greedy(draw) {
             let id = best[row] as usize;
-            (id / BLOCK, Place::Token(id % BLOCK))
+            (id / BLOCK, DrawnId::Token(id % BLOCK))
         } else {
             let (block, rest) = walk(sums, sampler::point(draw.rng) * total);
-            (block, Place::Point(rest))
+            (block, DrawnId::Point(rest))
         };
         chosen.push((block, place, total));
     }
@@ -77,8 +77,8 @@ fn draw_by_block(logits: &Tensor, draws: &mut [Draw<'_>]) -> Result<Vec<SampledT
     Ok(tokens
         .map(|((block, place, total), weights)| {
             let at = match place {
-                Place::Token(at) => at,
-                Place::Point(point) => walk(weights, point).0,
+                DrawnId::Token(at) => at,
+                DrawnId::Point(point) => walk(weights, point).0,
             };
             let log_prob = (f64::from(weights[at]) / total).ln() as f32;
             SampledToken { id: (block * BLOCK + at) as u32, log_prob }
@@ -87,7 +87,7 @@ fn draw_by_block(logits: &Tensor, draws: &mut [Draw<'_>]) -> Result<Vec<SampledT
 }
 
 /// Where in a block a token is to be found.
-enum Place {
+enum DrawnId {
     Token(usize),
     Point(f64),
 }

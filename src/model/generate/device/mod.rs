@@ -6,14 +6,14 @@
 
 mod attention;
 mod draw;
-pub mod pool;
+pub mod kv_pool;
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use self::attention::Step;
-use self::pool::{Pool, PooledCache};
+use self::kv_pool::{Pool, PooledCache};
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
 use crate::model::error::ModelError;
@@ -39,6 +39,9 @@ pub struct DeviceDecoder {
 impl DeviceDecoder {
     /// Decodes with `weights`, which it shares; keys and values of at most `tokens` tokens, or of as
     /// many as [`Pool::new`] finds room for.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
     pub fn new(spec: &Spec, weights: &Weights, tokens: Option<usize>) -> Result<Self, ModelError> {
         // Adapters that were merged in leave some weights wider than the rest.
         let weights = weights.to_dtype(weights.embed.dtype())?;

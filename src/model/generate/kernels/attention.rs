@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::simd::{Kernel, LANES, Line, Simd};
-use crate::model::generate::cache::KvLayout;
+use crate::model::generate::kv_cache::KvLayout;
 
 /// Softmax attention of one row's query heads in one layer. Query head `i` attends with key-value
 /// head `i / group`.

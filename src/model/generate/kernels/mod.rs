@@ -58,10 +58,11 @@ impl Isa {
     /// Runs a kernel on the set.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            // Safety: the values prove that the CPU has the features.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: the value proves that the CPU has the features.
             Self::Avx512(simd) => unsafe { run_avx512(kernel, simd) },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: the value proves that the CPU has the features.
             Self::Avx2(simd) => unsafe { run_avx2(kernel, simd) },
             Self::Portable(simd) => kernel.run(simd),
         }

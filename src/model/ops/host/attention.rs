@@ -46,7 +46,7 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
             let shape = (end - start, end, d);
             let left = Left::rows(&q[row * wide + head * d..], wide);
             let mut sums = [0f32; BLOCK];
-            // Safety: `scores` is this task's own; of `y` and the log-sums a task touches only its own
+            // SAFETY: `scores` is this task's own; of `y` and the log-sums a task touches only its own
             // head's columns in its own branch's rows.
             unsafe {
                 multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
@@ -61,7 +61,7 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
             }
         }
     });
-    // Safety: every head of every row was written.
+    // SAFETY: every head of every row was written.
     unsafe { y.set_len(rows * wide) };
     Ok(Attended {
         y: host::tensor(y, (rows, wide))?,
@@ -119,7 +119,7 @@ pub(crate) fn backward(
     tasks.into_par_iter().for_each(|(tree, kv_head)| {
         tree.iter().for_each(|branch| task.run(branch, kv_head));
     });
-    // Safety: every head of every row was written.
+    // SAFETY: every head of every row was written.
     unsafe { d_q.set_len(rows * wide) };
     Ok(AttentionGradient {
         d_q: host::tensor(d_q, (rows, wide))?,
@@ -162,7 +162,7 @@ impl Task<'_> {
             (Target::add(d_k, d), Target::add(d_v, d))
         } else {
             let at = first * narrow + kv_head * d;
-            // Safety: the branch's own rows are there.
+            // SAFETY: the branch's own rows are there.
             unsafe { (self.d_k.skip(at), self.d_v.skip(at)) }
         };
         let mut probabilities = vec![0.0; BLOCK.min(length - past) * length];
@@ -178,7 +178,7 @@ impl Task<'_> {
                 for (i, log_sum) in sums[..count].iter_mut().enumerate() {
                     *log_sum = self.log_sums[(row + i) * heads + head];
                 }
-                // Safety: the buffers are this task's own; of the gradients a task touches only its own
+                // SAFETY: the buffers are this task's own; of the gradients a task touches only its own
                 // heads' columns in its own tree's rows.
                 unsafe {
                     multiply((count, end, d), q, Right::Transposed(&keys), Target::write(p, end));
@@ -212,7 +212,7 @@ impl Task<'_> {
         let rows = branch.path.iter().cloned().flatten();
         for ((row, d_k), d_v) in rows.zip(d_k.chunks_exact(d)).zip(d_v.chunks_exact(d)) {
             let at = row * narrow + kv_head * d;
-            // Safety: a row's head is there, and only this task touches it.
+            // SAFETY: a row's head is there, and only this task touches it.
             unsafe {
                 add(std::slice::from_raw_parts_mut(self.d_k.skip(at).values, d), d_k);
                 add(std::slice::from_raw_parts_mut(self.d_v.skip(at).values, d), d_v);

@@ -17,7 +17,7 @@ const CHUNK: usize = 16 * 1024;
 pub(crate) fn forward(gate: &Tensor, up: &Tensor, kind: Gate) -> Result<Tensor> {
     let (g, u) = (host::values(gate)?, host::values(up)?);
     let (a, b) = polynomial(kind);
-    // Safety: the chunks cover all values, and each is written.
+    // SAFETY: the chunks cover all values, and each is written.
     let y = unsafe {
         host::build(g.len(), |y| {
             y.par_chunks_mut(CHUNK)

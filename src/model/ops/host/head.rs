@@ -36,7 +36,7 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
             let (from, shape) = (index * ROWS, (sums.len(), tokens, width));
             let logits = &mut logits[..sums.len() * tokens];
             let target = Target::write(logits, tokens);
-            // Safety: the logits have that shape.
+            // SAFETY: the logits have that shape.
             unsafe {
                 product(target, shape, &hidden[from * width..], Right::Transposed(&right), None);
             }
@@ -85,7 +85,7 @@ pub(crate) fn backward(
             let hidden = &hidden[from * width..(from + count) * width];
             let logits = &mut logits[..count * tokens];
             let (shape, right) = ((count, tokens, width), Right::Transposed(&packed));
-            // Safety: the logits have that shape.
+            // SAFETY: the logits have that shape.
             unsafe { product(Target::write(logits, tokens), shape, hidden, right, None) };
             logits.par_chunks_exact_mut(tokens).enumerate().for_each(|(i, row)| {
                 let at = from + i;
@@ -103,7 +103,7 @@ pub(crate) fn backward(
             });
             let right = Right::Rows { values: block, stride: width };
             let shape = (count, width, tokens);
-            // Safety: the rows have that shape.
+            // SAFETY: the rows have that shape.
             unsafe { product(Target::add(d_hidden, width), shape, logits, right, None) };
             if let Some(d_weight) = d_weight.as_deref_mut() {
                 host::update(d_weight, |d_weight| {

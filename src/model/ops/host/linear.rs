@@ -16,7 +16,7 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     let residual = residual.map(host::values).transpose()?;
     let (x, weight) = (host::values(x)?, host::values(weight)?);
     let right = Transposed::new(&weight, k, n, k);
-    // Safety: the product writes all rows, adding to the residual where there is one.
+    // SAFETY: the product writes all rows, adding to the residual where there is one.
     let y = unsafe {
         host::build(rows * n, |y| {
             let target = Target { add: residual.is_some(), ..Target::fill(y, n) };
@@ -37,12 +37,13 @@ pub(crate) fn backward_input(
     let (d_y, weight) = (host::values(d_y)?, host::values(weight)?);
     let right = Right::Rows { values: &weight, stride: k };
     let shape = (rows, k, n);
-    // Safety: the targets have that shape, and the second is written whole.
     match d_x {
+        // SAFETY: the target has that shape, and this closure alone has it.
         Some(d_x) => host::update(d_x, |d_x| unsafe {
             product(Target::add(d_x, k), shape, &d_y, right, None);
         }),
         None => {
+            // SAFETY: the product writes all rows of a target of that shape.
             let made = unsafe {
                 host::build(rows * k, |d_x| product(Target::fill(d_x, k), shape, &d_y, right, None))
             };
@@ -71,7 +72,7 @@ pub(super) fn accumulate_weight(
     d_weight.par_chunks_mut(share * k).enumerate().for_each(|(index, d_weight)| {
         let left = Left::columns(&d_y[index * share..], n);
         let right = Right::Rows { values: x, stride: k };
-        // Safety: the target is this task's own chunk.
+        // SAFETY: the target is this task's own chunk.
         unsafe { multiply((d_weight.len() / k, k, rows), left, right, Target::add(d_weight, k)) };
     });
 }
@@ -92,7 +93,7 @@ pub(super) unsafe fn product(
     (0..rows.div_ceil(share)).into_par_iter().for_each(|index| {
         let first = index * share;
         let count = share.min(rows - first);
-        // Safety: tasks take disjoint rows of the target.
+        // SAFETY: tasks take disjoint rows of the target.
         unsafe {
             let target = target.skip(first * n);
             if let Some(residual) = residual {

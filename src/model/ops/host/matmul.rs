@@ -101,8 +101,10 @@ pub(crate) struct Target {
     pub add: bool,
 }
 
-// Safety: a pointer to f32; whoever makes a `Target` answers for who writes where.
+// SAFETY: a pointer to f32; the functions that write through it are unsafe, and leave it to their
+// callers that no two threads write to one place.
 unsafe impl Send for Target {}
+// SAFETY: as for `Send`.
 unsafe impl Sync for Target {}
 
 impl Target {
@@ -126,6 +128,7 @@ impl Target {
     /// # Safety
     /// `offset` stays within the allocation.
     pub unsafe fn skip(self, offset: usize) -> Self {
+        // SAFETY: the caller keeps `offset` within the allocation.
         Self { values: unsafe { self.values.add(offset) }, ..self }
     }
 }
@@ -159,15 +162,17 @@ pub(crate) unsafe fn multiply(
         while start < k {
             let depth = (k - start).min(DEPTH);
             let tiles = avx512::Tiles {
+                // SAFETY: `start` is below `k`, and `k` columns were checked above.
                 left: unsafe { left.values.as_ptr().add(start * left.column) },
                 left_row: left.row,
                 left_column: left.column,
+                // SAFETY: likewise, of `k` rows.
                 right: unsafe { values.add(start * row) },
                 right_row: row,
                 right_strip: strip,
                 target: Target { add: target.add || start > 0, ..target },
             };
-            // Safety: the CPU has AVX-512; the operands were checked above.
+            // SAFETY: the CPU has AVX-512; the operands were checked above.
             unsafe { avx512::product(m, n, depth, &tiles) };
             start += depth;
         }
@@ -177,7 +182,7 @@ pub(crate) unsafe fn multiply(
         Right::Rows { values, stride } => (values.as_ptr(), stride, 1),
         Right::Transposed(right) => (right.source.as_ptr(), 1, right.stride),
     };
-    // Safety: the operands were checked above, the caller answers for the target.
+    // SAFETY: the operands were checked above, the caller answers for the target.
     unsafe {
         gemm::gemm(
             m,
@@ -237,7 +242,7 @@ mod avx512 {
                 (tiles.right.wrapping_add(strip * tiles.right_strip), tiles.right_row);
             if copies {
                 for (row, copy) in copy.chunks_exact_mut(WIDTH).enumerate() {
-                    // Safety: a row of this strip, within the extent that the caller answers for.
+                    // SAFETY: a row of this strip, within the extent that the caller answers for.
                     unsafe {
                         let from = right.add(row * right_row);
                         std::ptr::copy_nonoverlapping(from, copy.as_mut_ptr(), columns);
@@ -248,7 +253,7 @@ mod avx512 {
             for tile in 0..rows {
                 // Rows are shared out evenly: no tile is left with one row.
                 let (start, end) = (m * tile / rows, m * (tile + 1) / rows);
-                // Safety: within the extent that the caller answers for.
+                // SAFETY: within the extent that the caller answers for.
                 unsafe {
                     let part = Tiles {
                         left: tiles.left.add(start * tiles.left_row),
@@ -285,7 +290,7 @@ mod avx512 {
         let (mask0, mask1) = (mask(0), mask(16));
         let mut sums = [[_mm512_setzero_ps(); 2]; M];
         let (mut left, mut right) = (tiles.left, tiles.right);
-        // Safety: within the caller's extent; masked lanes are not touched in memory.
+        // SAFETY: within the caller's extent; masked lanes are not touched in memory.
         unsafe {
             macro_rules! accumulate {
                 ($first:expr, $second:expr) => {
@@ -359,12 +364,14 @@ mod tests {
                     // Rows further apart than their width: what lies between must stay.
                     let stride = n + 3;
                     let mut out = vec![1.0f32; m * stride];
+                    // SAFETY: `out` holds `m` rows of `stride`, at least `n`.
                     unsafe { multiply((m, n, k), left, right, Target::add(&mut out, stride)) };
                     for (index, value) in out.iter().enumerate() {
                         let (i, j) = (index / stride, index % stride);
                         let exact = 1.0 + if j < n { expected[i * n + j] } else { 0.0 };
                         assert!((f64::from(*value) - exact).abs() < 2e-4, "{m} {n} {k} at {i},{j}");
                     }
+                    // SAFETY: as above.
                     unsafe { multiply((m, n, k), left, right, Target::write(&mut out, stride)) };
                     assert!((f64::from(out[0]) - expected[0]).abs() < 1e-4);
                 }

@@ -74,7 +74,7 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
 pub(crate) unsafe fn build(n: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(n);
     fill(&mut values.spare_capacity_mut()[..n]);
-    // Safety: the capacity is there, and the caller answers for the values.
+    // SAFETY: the capacity is there, and the caller answers for the values.
     unsafe { values.set_len(n) };
     values
 }

@@ -20,7 +20,7 @@ pub(crate) fn forward(x: &Tensor, norm: Norm) -> Result<Tensor> {
     let (weight, eps) = (factors(norm)?, norm.eps);
     let (width, values) = (weight.len(), host::values(x)?);
     let (values, weight) = (&values[..], &weight[..]);
-    // Safety: the chunks cover all rows, and each row is written.
+    // SAFETY: the chunks cover all rows, and each row is written.
     let y = unsafe {
         host::build(values.len(), |y| {
             y.par_chunks_mut(ROWS * width)

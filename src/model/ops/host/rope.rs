@@ -20,7 +20,7 @@ pub(crate) fn forward(x: &Tensor, norm: Option<Norm>, rotation: &Rotation) -> Re
     let values = host::values(x)?;
     let (cos, sin) = (host::values(&rotation.cos)?, host::values(&rotation.sin)?);
     let (values, cos, sin) = (&values[..], &cos[..], &sin[..]);
-    // Safety: the chunks cover all rows, and each row is written.
+    // SAFETY: the chunks cover all rows, and each row is written.
     let y = unsafe {
         host::build(values.len(), |y| {
             y.par_chunks_mut(ROWS * width)

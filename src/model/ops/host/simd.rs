@@ -57,8 +57,9 @@ macro_rules! multiversion {
                     body::<true>($($arg),*)
                 }
                 match $crate::model::ops::host::simd::level() {
-                    // Safety: `level` found these instructions on this CPU.
+                    // SAFETY: `level` found these instructions on this CPU.
                     $crate::model::ops::host::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: `level` found these instructions on this CPU.
                     $crate::model::ops::host::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::model::ops::host::simd::Level::Base => {}
                 }

@@ -5,7 +5,7 @@ use crate::episode::RoleUsage;
 use crate::large_model::Cached;
 use crate::train::grpo::failure::Cause;
 use crate::train::grpo::judge::{AnswerJudge, JudgeChoice};
-use crate::train::grpo::run::Models;
+use crate::train::grpo::token_servers::GrpoModels;
 use crate::trajectory::TokenUsage;
 
 /// A judge that replies so, at half a coin.
@@ -112,7 +112,7 @@ fn a_judge_that_is_down_is_found_before_an_episode() {
     let mut config = config(folder.path());
     config.judge = Some(JudgeChoice::default());
     let large_model = failing(|_| unreachable!("an episode was run"));
-    let models = Models { large_model, judge: Some(failing(|_| true)) };
+    let models = GrpoModels { large_model, judge: Some(failing(|_| true)), servers: None };
     let error = run_grpo(&config, models, false, &mut Listener::default()).unwrap_err();
     assert!(matches!(error, TrainError::JudgeIsDown(_)), "{error}");
 }

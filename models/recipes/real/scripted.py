@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Policies by script for families of exact arithmetic: they ask for one operation at a time.
+
+As the arm `script:python3 scripted.py WAY` of an evaluation it is run once for each turn: it reads a
+JSON list of texts, the opening and what was shown after each turn, and writes its turn. The
+templates must show the question and the replies and nothing else (`templates/` beside this file).
+
+A thought is what is left to compute, a prompt asks for its first operation, and the next thought has
+the reply in its place. So a small model needs only the last turn to write the next one. The ways, by
+the families that they know:
+
+  whole          any            the question itself, and the last number of the reply is the answer
+  left_to_right  chain_sum      a running total, which may be negative
+  apart          chain_sum      positive and negative terms are summed apart, and the smaller sum is
+                                taken from the larger, so that no step has a negative number
+  places         products       one factor by the digits of the other, then the sum of these
+  best           both           `apart` or `places`
+"""
+
+import json
+import re
+import sys
+
+
+class Turn(Exception):
+    """The turn that comes next: a thought, and either a prompt or an answer."""
+
+    def __init__(self, think, prompt=None, answer=None):
+        super().__init__()
+        self.think, self.prompt, self.answer = think, prompt, answer
+
+
+class Replies:
+    """Goes through the replies so far, and stops at the first prompt that has none yet."""
+
+    def __init__(self, replies):
+        self.replies = iter(replies)
+
+    def ask(self, think, prompt):
+        """The number that the large model replied with to this prompt."""
+        reply = next(self.replies, None)
+        if reply is None:
+            raise Turn(think, prompt=prompt)
+        numbers = re.findall(r"-?\d+", reply.replace(",", ""))
+        if not numbers:
+            raise Turn("no number", answer="unknown")
+        return int(numbers[-1])
+
+
+def expression(question):
+    return re.search(r"-?\d[\d *+-]*\d", question).group()
+
+
+def terms(question):
+    """The signed terms of a sum."""
+    pairs = re.findall(r"([+-]?)\s*(\d+)", expression(question))
+    return [int(sign + digits) for sign, digits in pairs]
+
+
+def summed(terms):
+    """The terms as a sum: `1 - 2 + 3`."""
+    signs = [f" {'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]
+    return str(terms[0]) + "".join(signs)
+
+
+def whole(question, replies):
+    asked = expression(question)
+    found = replies.ask(asked, f"What is {asked}?")
+    raise Turn(str(found), answer=str(found))
+
+
+def left_to_right(question, replies):
+    left = terms(question)
+    while len(left) > 1:
+        first = summed(left[:2])
+        left[:2] = [replies.ask(summed(left), f"What is {first}?")]
+    raise Turn(str(left[0]), answer=str(left[0]))
+
+
+def apart(question, replies):
+    plus = [term for term in terms(question) if term > 0]
+    minus = [-term for term in terms(question) if term < 0]
+
+    def left():
+        if not minus:
+            return summed(plus)
+        return f"{summed(plus)} - ({summed(minus)})" if minus[1:] else f"{summed(plus)} - {minus[0]}"
+
+    for part in (plus, minus):
+        while len(part) > 1:
+            part[:2] = [replies.ask(left(), f"What is {part[0]} + {part[1]}?")]
+    found = plus[0]
+    if minus and plus[0] >= minus[0]:
+        found = replies.ask(left(), f"What is {plus[0]} - {minus[0]}?")
+    elif minus:
+        turned = f"{left()} = -({minus[0]} - {plus[0]})"
+        found = -replies.ask(turned, f"What is {minus[0]} - {plus[0]}?")
+    raise Turn(str(found), answer=str(found))
+
+
+def places(question, replies):
+    first, second = (int(factor) for factor in expression(question).split("*"))
+    digits = str(second)
+    parts = [int(digit) * 10 ** (len(digits) - 1 - at) for at, digit in enumerate(digits)]
+    left = [f"{first} * {part}" for part in parts if part]
+    for at, product in enumerate(left):
+        left[at] = replies.ask(" + ".join(map(str, left)), f"What is {product}?")
+    while len(left) > 1:
+        left[:2] = [replies.ask(summed(left), f"What is {left[0]} + {left[1]}?")]
+    raise Turn(str(left[0]), answer=str(left[0]))
+
+
+def best(question, replies):
+    return (places if "*" in question else apart)(question, replies)
+
+
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, best)}
+
+
+def turn(way, question, replies):
+    """The turn after these replies."""
+    try:
+        WAYS[way](question, Replies(replies))
+    except Turn as turn:
+        return turn
+
+
+def written(turn):
+    """The turn as a policy writes it."""
+    tag, text = "interaction_prompt", turn.prompt
+    if turn.prompt is None:
+        tag, text = "answer", turn.answer
+    return f"<think>{turn.think}</think><{tag}>{text}</{tag}>"
+
+
+def main():
+    question, *replies = json.load(sys.stdin)
+    way = sys.argv[1] if len(sys.argv) > 1 else "best"
+    print(written(turn(way, question, replies)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT]
+
+FAMILIES is the folder that `families.py` made; only its training questions are used. `scripted.py`
+plays the policy, in several ways: some ask well and some badly, in shares that are fixed below and
+not ordered by how good they are, so that what works is left to be found by training. The replies are
+written here, in the forms in which Qwen2.5-Coder-1.5B-Instruct was seen to reply, and are right: a
+conversation with a wrong one would end with a wrong answer and be rejected, and what is learnt are
+the policy's turns alone. So no large model is needed.
+
+Each line is a conversation as `server train sft` reads it (`kind = "chat"`): the question, then the
+policy's turns and the replies in turn, by the templates beside this file.
+"""
+
+import hashlib
+import json
+import random
+import re
+import sys
+from itertools import islice, zip_longest
+from pathlib import Path
+
+import scripted
+
+# The file of a family, with the shares of the ways to answer its questions.
+WAYS = {
+    "chain_sum_short": {"left_to_right": 0.55, "apart": 0.45},
+    "products": {"whole": 0.4, "places": 0.6},
+}
+FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
+
+
+def reply(prompt, draw):
+    asked = re.search(r"-?\d[\d *+-]*\d|\d", prompt).group()
+    # Digits, spaces and operators alone, by the expression above.
+    return draw.choice(FORMS).format(asked, eval(asked))
+
+
+def conversation(way, question, draw):
+    messages, replies = [{"role": "user", "content": question}], []
+    while True:
+        turn = scripted.turn(way, question, replies)
+        messages.append({"role": "assistant", "content": scripted.written(turn)})
+        if turn.prompt is None:
+            return messages, turn.answer
+        replies.append(reply(turn.prompt, draw))
+        messages.append({"role": "user", "content": replies[-1]})
+
+
+def questions(folder):
+    """The families by turns: each has its share of however many are taken."""
+    for name in WAYS:
+        lines = (folder / f"{name}-train.jsonl").read_text(encoding="utf-8").splitlines()
+        yield [(name, json.loads(line)) for line in lines]
+
+
+def main():
+    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+    count = int(sys.argv[3]) if len(sys.argv) > 3 else 1600
+    tasks = (task for row in zip_longest(*questions(folder)) for task in row if task)
+    written = 0
+    with output.open("w", encoding="utf-8") as out:
+        for name, task in islice(tasks, count):
+            seed = hashlib.sha256(task["id"].encode()).hexdigest()
+            draw = random.Random(seed)
+            ways = WAYS[name]
+            (way,) = draw.choices(list(ways), list(ways.values()))
+            messages, answer = conversation(way, task["question"], draw)
+            assert answer == task["answer"], (task, answer)
+            out.write(json.dumps({"messages": messages, "way": way}) + "\n")
+            written += 1
+    print(f"{output}: {written} conversations")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+//! How many connections fit into the files that the process may have open.
+
+use std::io;
+
+/// Files for all else: models, stores, lists of models.
+const BESIDE: u64 = 256;
+
+/// The connections that may be open at one time, of the `wanted` ones. The limit of open files is
+/// raised as far as it needs to be, and may: on many systems 1,024 is the default, and more allowed.
+pub fn fitting(wanted: usize) -> usize {
+    // A request holds two: the client's connection, and the endpoint's.
+    let needed = (wanted as u64).saturating_mul(2).saturating_add(BESIDE);
+    match raise(needed) {
+        Ok(limit) if limit < needed => {
+            let fitting = (limit.saturating_sub(BESIDE) / 2).max(limit / 8).max(1) as usize;
+            tracing::warn!(
+                open_files = limit,
+                max_connections = fitting,
+                "fewer connections than `server.max_connections` = {wanted}: they need {needed} open files\nhint: raise the limit of the process (`ulimit -n`)"
+            );
+            fitting
+        }
+        Ok(_) => wanted,
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell how many files may be open");
+            wanted
+        }
+    }
+}
+
+/// Raises the limit of open files to `needed`, or as far as it may be; gives the limit.
+#[cfg(unix)]
+fn raise(needed: u64) -> io::Result<u64> {
+    use nix::libc::{RLIMIT_NOFILE, getrlimit, rlimit, setrlimit};
+    let checked = |code: i32| if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let mut limits = rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limits` is a value of the type that the call fills in.
+    checked(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limits) })?;
+    if limits.rlim_cur < needed {
+        let raised = rlimit { rlim_cur: needed.min(limits.rlim_max), ..limits };
+        // SAFETY: `raised` is a value of the type that the call reads.
+        checked(unsafe { setrlimit(RLIMIT_NOFILE, &raw const raised) })?;
+        limits = raised;
+    }
+    Ok(limits.rlim_cur)
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+fn raise(needed: u64) -> io::Result<u64> {
+    Ok(needed)
+}

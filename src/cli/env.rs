@@ -1,0 +1,133 @@
+//! `server env`: episodes for other trainers, over HTTP.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use secrecy::SecretString;
+use serde_json::json;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+use crate::config::{ConfigError, EnvironmentConfig};
+use crate::environment::{Environment, Setup};
+use crate::episode::Limits;
+use crate::http::{self, EnvironmentApp, environment_router};
+use crate::large_model::LargeModel;
+use crate::protocol::Protocol;
+use crate::reward::Rewarder;
+use crate::tokenization::TextSide;
+use crate::train::run_folder::TEMPLATES;
+
+use super::model_check::declared_context;
+use super::serve::stop_signal;
+use super::telemetry::Telemetry;
+use super::train::large_model;
+use super::{Failure, hub};
+
+#[derive(Debug, Args)]
+pub struct EnvArgs {
+    /// Configuration of the environment
+    #[arg(long, value_name = "FILE", required_unless_present = "openapi")]
+    config: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Print the environment's OpenAPI document instead
+    #[arg(long)]
+    openapi: bool,
+}
+
+/// Carries `server env` out.
+#[allow(clippy::print_stdout, reason = "the document is the command's output")]
+pub fn run(args: EnvArgs) -> Result<(), Failure> {
+    if args.openapi {
+        println!("{}", http::environment_openapi_json());
+        return Ok(());
+    }
+    Telemetry::start(None)?;
+    let file = args.config.context("`--config` is missing")?;
+    let mut config = EnvironmentConfig::load(&file)?;
+    if let Some(listen) = args.listen {
+        config.server.listen = listen;
+    }
+    let key = config.key_env.as_deref().map(key).transpose()?;
+    let model = large_model("large_model", &config.large_model)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(offer(&config, key, model))
+}
+
+#[allow(clippy::print_stderr, reason = "the address is for the person who started this")]
+async fn offer(
+    config: &EnvironmentConfig,
+    key: Option<SecretString>,
+    model: Arc<dyn LargeModel>,
+) -> Result<(), Failure> {
+    let setup = setup(config, model).await?;
+    let environment = Arc::new(Environment::new(setup, config.episodes));
+    let listener = listen(config, key.is_some()).await?;
+    eprintln!("the environment is listening on http://{}", listener.local_addr()?);
+    let app = EnvironmentApp { environment, key, ids: Arc::new(Uuid::new_v4) };
+    let router = environment_router(app);
+    http::serve(listener, router, &config.server, None, stop_signal()).await?;
+    Ok(())
+}
+
+fn key(variable: &str) -> Result<SecretString, ConfigError> {
+    let value = std::env::var(variable).unwrap_or_default().trim().to_owned();
+    if value.is_empty() {
+        return Err(ConfigError::Setting(format!(
+            "`key_env` names `{variable}`, which is not set\nhint: export it"
+        )));
+    }
+    Ok(value.into())
+}
+
+async fn listen(config: &EnvironmentConfig, has_key: bool) -> anyhow::Result<TcpListener> {
+    let listen = config.server.listen.as_str();
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on `{listen}`"))?;
+    if !has_key && !listener.local_addr()?.ip().is_loopback() {
+        return Err(ConfigError::Setting(format!(
+            "there is no key, and `{listen}` is open to other machines\nhint: name one by `key_env`, or listen on 127.0.0.1"
+        ))
+        .into());
+    }
+    Ok(listener)
+}
+
+/// What all episodes of `config` have in common.
+async fn setup(
+    config: &EnvironmentConfig,
+    large_model: Arc<dyn LargeModel>,
+) -> anyhow::Result<Setup> {
+    let path = match &config.model {
+        Some(model) => Some(hub::resolve_text(model).await?),
+        None => None,
+    };
+    let text = match &path {
+        None => None,
+        Some(path) => {
+            let text = TextSide::load(path)?;
+            text.check_turns()?;
+            let context = declared_context(path).unwrap_or(usize::MAX);
+            Some((Arc::new(text), context))
+        }
+    };
+    let own = path.map(|path| path.join(TEMPLATES)).filter(|own| own.is_dir());
+    let templates = config.templates.clone().or(own);
+    let mut params = config.large_model.params.clone();
+    if config.large_model.cache_replies > 0 {
+        // As in training: what is asked again is answered alike.
+        params.entry("seed").or_insert(json!(0));
+    }
+    Ok(Setup {
+        large_model,
+        protocol: Arc::new(Protocol::load(templates.as_deref())?),
+        rewarder: Arc::new(Rewarder::new(&config.reward)?),
+        limits: Limits { fallback: false, ..config.limits.clone() },
+        params,
+        text,
+    })
+}

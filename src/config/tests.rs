@@ -1,0 +1,84 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn loaded(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, text).unwrap();
+    Config::load(Some(file.path()), overrides)
+}
+
+const ENDPOINT: &str = "[large_models.b]\nurl = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
+
+#[test]
+fn what_is_not_said_follows_from_the_rest() {
+    use PolicyEngine::{Auto, Direct, LargeModel, Native, Remote};
+    let remote = "[policy.remote]\nurl = \"http://127.0.0.1:9/v1\"\nmodel = \"p\"\n";
+    let second = ENDPOINT.replace("models.b", "models.a");
+    let table: [(&str, String, PolicyEngine, Option<&str>, &str); 7] = [
+        ("the bundled models", String::new(), Auto, Some("models/policy"), "atlas"),
+        ("an endpoint alone", ENDPOINT.to_owned(), Direct, None, "b"),
+        ("the first of two", format!("{ENDPOINT}{second}"), Direct, None, "a"),
+        (
+            "a default",
+            format!("default_large_model = \"b\"\n{ENDPOINT}{second}"),
+            Direct,
+            None,
+            "b",
+        ),
+        ("a policy of its own", format!("policy.model = \"p\"\n{ENDPOINT}"), Auto, Some("p"), "b"),
+        ("a remote policy", format!("{remote}{ENDPOINT}"), Remote, None, "b"),
+        (
+            "an engine by name",
+            format!("policy.engine = \"large_model\"\n{ENDPOINT}"),
+            LargeModel,
+            None,
+            "b",
+        ),
+    ];
+    for (name, text, engine, model, default) in table {
+        let config = loaded(&text, &Overrides::default()).unwrap();
+        let found = (config.policy.engine, config.policy.model.as_deref());
+        assert_eq!(found, (Some(engine), model), "{name}");
+        assert_eq!(config.default_large_model(), default, "{name}");
+    }
+    // A flag for the policy takes the place of all that the file says of it.
+    let overrides = Overrides { policy: Some("other".into()), ..Overrides::default() };
+    let text =
+        format!("policy = {{ model = \"p\", adapter = \"a\", engine = \"native\" }}\n{ENDPOINT}");
+    let config = loaded(&text, &overrides).unwrap();
+    assert_eq!(config.policy.model.as_deref(), Some("other"));
+    assert_eq!((config.policy.engine, config.policy.adapter), (Some(Auto), None));
+    let overrides =
+        Overrides { policy_engine: Some(Native), policy: Some("x".into()), ..Overrides::default() };
+    assert_eq!(loaded(ENDPOINT, &overrides).unwrap().policy.engine, Some(Native));
+}
+
+#[test]
+fn settings_that_cannot_be_are_named() {
+    let table = [
+        ("schema_version = 2", "`schema_version` is 2"),
+        ("default_large_model = \"c\"", "add a table `[large_models.c]`"),
+        ("policy.engine = \"native\"", "`policy.model` names none"),
+        ("policy.engine = \"remote\"", "no table `[policy.remote]`"),
+        (
+            "policy = { model = \"p\", adapter = \"a\", engine = \"mistralrs\" }",
+            "`policy.adapter` is set",
+        ),
+        ("policy.sampling.temperature = 5.5", "`policy.sampling` needs a `temperature`"),
+        ("policy.sampling.top_p = 0.0", "`policy.sampling` needs a `temperature`"),
+        ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),
+        ("canary = { share = 0.5, policy = { engine = \"native\" } }", "`canary.policy.model`"),
+        ("episode.max_turns = 0", "`episode.max_turns` must be at least 1"),
+        ("episode.observation_chars = 0", "`episode.observation_chars` must be at least 1"),
+        ("record = {}", "`[record]` needs one of"),
+        ("episode.max_turn = 1", "did you mean `max_turns`?"),
+        ("policy.engine = \"nativ\"", "did you mean `native`?"),
+    ];
+    for (line, expected) in table {
+        let error = loaded(&format!("{line}\n{ENDPOINT}"), &Overrides::default()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{line}: {error}");
+    }
+    let missing = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default());
+    assert!(matches!(missing, Err(ConfigError::Read { .. })));
+}

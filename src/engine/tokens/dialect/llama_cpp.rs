@@ -1,0 +1,70 @@
+//! llama.cpp's `/completion`. It takes no stop ids: the reader leaves at the first.
+
+use serde_json::{Value, json};
+
+use super::{End, Piece, as_written, seed, token};
+use crate::engine::GenerateRequest;
+use crate::engine::tokens::config::LogProbs;
+
+pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: LogProbs) -> Value {
+    let sampling = &request.sampling;
+    // What is not listed is not applied; without a list the server's own would be.
+    let mut samplers = vec!["temperature"];
+    let is_greedy = sampling.temperature <= 0.0;
+    let top_k = sampling.top_k.filter(|_| !is_greedy);
+    samplers.extend(top_k.map(|_| "top_k"));
+    samplers.extend((sampling.top_p < 1.0 && !is_greedy).then_some("top_p"));
+    let mut body = json!({
+        "prompt": request.prompt,
+        "n_predict": request.max_tokens,
+        "temperature": as_written(sampling.temperature),
+        "samplers": samplers,
+        "seed": seed(request),
+        "n_probs": 1,
+        "post_sampling_probs": log_probs == LogProbs::Processed,
+        "return_tokens": true,
+        "cache_prompt": true,
+        "stream": true,
+    });
+    if let Some(top_k) = top_k {
+        body["top_k"] = json!(top_k.max(1));
+    }
+    if sampling.top_p < 1.0 {
+        body["top_p"] = as_written(sampling.top_p);
+    }
+    if let Some(model) = model {
+        body["model"] = json!(model);
+    }
+    body
+}
+
+pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
+    let mut tokens = Vec::new();
+    for entry in event["completion_probabilities"].as_array().into_iter().flatten() {
+        let log_prob = entry["logprob"].as_f64();
+        let log_prob = log_prob.or_else(|| entry["prob"].as_f64().map(f64::ln));
+        tokens.push(token(entry["id"].as_u64(), log_prob)?);
+    }
+    let sampled = event["tokens_predicted"].as_u64().map(|sampled| sampled as usize);
+    // Of the tokens that make up a character together, it shows the last one only.
+    if let Some(hidden) = sampled.and_then(|all| all.checked_sub(seen + tokens.len()))
+        && hidden > 0
+    {
+        return Err(format!(
+            "it left out {hidden} tokens after the first {seen}: llama.cpp shows no token whose text ends within a character\nhint: serve a policy that writes such characters by vLLM or SGLang"
+        ));
+    }
+    let given = event["tokens"].as_array().map_or(0, Vec::len);
+    if given > tokens.len() {
+        return Err("its tokens come without probabilities".to_owned());
+    }
+    if event["truncated"] == true {
+        return Err("it cut the prompt off".to_owned());
+    }
+    let end = (event["stop"] == true).then(|| match event["stop_type"].as_str() {
+        Some("eos" | "word") => End::Stop,
+        Some("limit") => End::Length,
+        other => End::Other(other.unwrap_or("nothing").to_owned()),
+    });
+    Ok(Piece { tokens, end })
+}

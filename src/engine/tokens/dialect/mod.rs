@@ -1,0 +1,106 @@
+//! What servers speak: the request for tokens, and what the events of its reply say.
+
+mod completions;
+mod llama_cpp;
+mod sglang;
+
+use serde_json::{Value, json};
+
+use super::config::{Dialect, LogProbs, TokensConfig};
+use crate::engine::GenerateRequest;
+use crate::trajectory::SampledToken;
+
+/// What an event of a reply says.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Piece {
+    /// Tokens that no earlier event had.
+    pub(super) tokens: Vec<SampledToken>,
+    /// Why the server ended the sequence, where it did.
+    pub(super) end: Option<End>,
+}
+
+/// Why a server ended a sequence.
+#[derive(Debug, PartialEq)]
+pub(super) enum End {
+    /// A stop token was sampled.
+    Stop,
+    /// There may be no further token.
+    Length,
+    /// Something else, in the server's words.
+    Other(String),
+}
+
+impl Dialect {
+    /// Where tokens are asked for.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::LlamaCpp => "completion",
+            Self::Completions => "v1/completions",
+            Self::Sglang => "generate",
+        }
+    }
+
+    /// The body of a request for tokens; the reply is a stream of events.
+    pub(super) fn body(
+        self,
+        request: &GenerateRequest,
+        config: &TokensConfig,
+        log_probs: LogProbs,
+    ) -> Value {
+        match self {
+            Self::LlamaCpp => llama_cpp::body(request, config.model.as_deref(), log_probs),
+            Self::Completions => completions::body(request, config.model.as_deref()),
+            Self::Sglang => sglang::body(request),
+        }
+    }
+
+    /// Reads an event that comes after `seen` tokens.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, String> {
+        match self {
+            Self::LlamaCpp => llama_cpp::read(event, seen),
+            Self::Completions => completions::read(event, seen),
+            Self::Sglang => sglang::read(event, seen),
+        }
+    }
+}
+
+/// The seed as every server takes it. The largest of 32 bits means a random one to llama.cpp.
+fn seed(request: &GenerateRequest) -> u32 {
+    let seed = request.sampling.seed;
+    ((seed >> 32) as u32 ^ seed as u32).min(u32::MAX - 1)
+}
+
+/// A number as it was written: 0.7, not the 0.699999988079071 that its 32 bits stand for.
+fn as_written(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, String> {
+    let id = id.and_then(|id| u32::try_from(id).ok()).ok_or("it has a token without an id")?;
+    let log_prob = log_prob.ok_or_else(|| format!("token `{id}` has no log-probability"))?;
+    // Rounding may take it a little above.
+    if !(log_prob.is_finite() && log_prob < 1e-3) {
+        return Err(format!("{log_prob} is no log-probability of token `{id}`"));
+    }
+    Ok(SampledToken { id, log_prob: log_prob.min(0.0) as f32 })
+}
+
+/// What a server answers to the question for the text of tokens.
+pub(super) fn detokenized(reply: &Value) -> Option<&str> {
+    ["content", "prompt", "text"].iter().find_map(|key| reply.get(*key)?.as_str())
+}
+
+/// The question for the text of tokens, special ones included.
+pub(super) fn detokenize(ids: &[u32], model: Option<&str>) -> Value {
+    let mut body = json!({"tokens": ids, "skip_special_tokens": false});
+    if let Some(model) = model {
+        body["model"] = json!(model);
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! Which server a request goes to: one that has the beginning of its prompt, else the least busy one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// How long a server is left alone after its first failure; twice as long after each further one.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Sequences of which it is known which server has computed them.
+const REMEMBERED: usize = 8_192;
+
+/// What a server has done since the engine was built.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServerUse {
+    /// Its address.
+    pub server: String,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Requests that it served to their end.
+    pub requests: u64,
+    /// Tokens that it sampled for them.
+    pub tokens: u64,
+    /// Requests that it failed.
+    pub failures: u64,
+    /// Time in which there was at least one request in flight.
+    pub busy: Duration,
+}
+
+/// The servers' loads.
+#[derive(Debug)]
+pub(super) struct Pool {
+    state: Mutex<State>,
+    /// Told whenever a place is free, or a server may be asked again.
+    freed: Notify,
+    waiting: AtomicUsize,
+    max_in_flight: usize,
+    queue: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    loads: Vec<Load>,
+    /// Hashes of sequences, and who computed them: the newer half, and the older one.
+    computed: [HashMap<u64, usize>; 2],
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    used: ServerUse,
+    busy_since: Option<Instant>,
+    /// Failures since it last served.
+    failures: u32,
+    down_until: Option<Instant>,
+}
+
+/// Why no server takes a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// So many requests wait already that one more may not.
+    QueueFull,
+    /// No place was free in time.
+    TooLate,
+    /// All servers failed lately. The first is tried again after this time.
+    AllDown(Duration),
+}
+
+/// A request's place at a server; dropping it frees the place.
+#[derive(Debug)]
+pub(super) struct Place {
+    pool: Arc<Pool>,
+    /// Which of the servers.
+    pub(super) server: usize,
+}
+
+impl Pool {
+    pub(super) fn new(servers: Vec<String>, max_in_flight: usize, queue: usize) -> Self {
+        let load =
+            |server| Load { used: ServerUse { server, ..ServerUse::default() }, ..Load::default() };
+        let loads = servers.into_iter().map(load).collect();
+        Self {
+            state: Mutex::new(State { loads, ..State::default() }),
+            freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            max_in_flight,
+            queue,
+        }
+    }
+
+    /// A place for a request with this prompt, once there is one.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        prompt: &[u32],
+        until: Instant,
+    ) -> Result<Place, NoPlace> {
+        if let Some(found) = self.take(prompt, Instant::now()) {
+            return found;
+        }
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _count = Waiting(&self.waiting);
+        if waiting >= self.queue {
+            return Err(NoPlace::QueueFull);
+        }
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // From here on no notice is missed.
+            freed.as_mut().enable();
+            if let Some(found) = self.take(prompt, Instant::now()) {
+                return found;
+            }
+            if tokio::time::timeout_at(until.into(), freed).await.is_err() {
+                return Err(NoPlace::TooLate);
+            }
+        }
+    }
+
+    /// A place that is free now. `None` where all servers that can be asked are full.
+    fn take(self: &Arc<Self>, prompt: &[u32], now: Instant) -> Option<Result<Place, NoPlace>> {
+        let mut state = self.state();
+        let is_up = |load: &Load| load.down_until.is_none_or(|until| until <= now);
+        if !state.loads.iter().any(is_up) {
+            let first = state.loads.iter().filter_map(|load| load.down_until).min();
+            return Some(Err(NoPlace::AllDown(first.map_or(PAUSE, |first| first - now))));
+        }
+        let is_free = |load: &Load| is_up(load) && load.used.in_flight < self.max_in_flight;
+        let free = state.loads.iter().enumerate().filter(|(_, load)| is_free(load));
+        let least = free.min_by_key(|(_, load)| (load.used.in_flight, load.used.requests));
+        let (least, _) = least?;
+        let known = state.computed_by(prompt).filter(|&server| is_free(&state.loads[server]));
+        let server = known.unwrap_or(least);
+        let load = &mut state.loads[server];
+        load.used.in_flight += 1;
+        load.busy_since.get_or_insert(now);
+        Some(Ok(Place { pool: Arc::clone(self), server }))
+    }
+
+    /// What each server has done so far.
+    pub(super) fn used(&self) -> Vec<ServerUse> {
+        let (state, now) = (self.state(), Instant::now());
+        let used = |load: &Load| {
+            let busy = load.busy_since.map_or(Duration::ZERO, |since| now - since);
+            ServerUse { busy: load.used.busy + busy, ..load.used.clone() }
+        };
+        state.loads.iter().map(used).collect()
+    }
+
+    /// Whether a server may be asked now.
+    pub(super) fn is_up(&self, server: usize) -> bool {
+        let now = Instant::now();
+        self.state().loads[server].down_until.is_none_or(|until| until <= now)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The server that computed the longest beginning of `prompt` that is known.
+    fn computed_by(&self, prompt: &[u32]) -> Option<usize> {
+        // With one server there is nothing to choose, and nothing is written down.
+        if self.computed.iter().all(HashMap::is_empty) {
+            return None;
+        }
+        let find = |hash: u64| self.computed.iter().find_map(|half| half.get(&hash)).copied();
+        Prefixes::of(prompt).filter_map(find).last()
+    }
+
+    fn remember(&mut self, ids: impl Iterator<Item = u32>, server: usize) {
+        let Some(hash) = Prefixes::of_ids(ids).last() else { return };
+        if self.computed[0].len() >= REMEMBERED / 2 {
+            self.computed.swap(0, 1);
+            self.computed[0].clear();
+        }
+        self.computed[0].insert(hash, server);
+    }
+}
+
+impl Place {
+    /// The request was served: the server has computed `prompt` and `sampled` now.
+    pub(super) fn served(&self, prompt: &[u32], sampled: &[u32]) {
+        let mut state = self.pool.state();
+        if state.loads.len() > 1 {
+            state.remember(prompt.iter().chain(sampled).copied(), self.server);
+        }
+        let load = &mut state.loads[self.server];
+        load.used.requests += 1;
+        load.used.tokens += sampled.len() as u64;
+        (load.failures, load.down_until) = (0, None);
+    }
+
+    /// The server failed the request and is left alone for a while, for `pause` where it says so.
+    pub(super) fn failed(&self, pause: Option<Duration>) {
+        let mut state = self.pool.state();
+        let load = &mut state.loads[self.server];
+        load.used.failures += 1;
+        let growing = PAUSE * 2_u32.saturating_pow(load.failures.min(10));
+        load.failures += 1;
+        let pause = pause.unwrap_or(growing).min(LONGEST_PAUSE);
+        load.down_until = Some(Instant::now() + pause);
+        drop(state);
+        // Who waits for a place must not wait for one at this server.
+        self.pool.freed.notify_waiters();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        let load = &mut state.loads[self.server];
+        load.used.in_flight -= 1;
+        if load.used.in_flight == 0
+            && let Some(since) = load.busy_since.take()
+        {
+            load.used.busy += since.elapsed();
+        }
+        drop(state);
+        self.pool.freed.notify_one();
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Hashes of all beginnings of a sequence, the shortest first (FNV-1a).
+struct Prefixes;
+
+impl Prefixes {
+    fn of(ids: &[u32]) -> impl Iterator<Item = u64> {
+        Self::of_ids(ids.iter().copied())
+    }
+
+    fn of_ids(ids: impl Iterator<Item = u32>) -> impl Iterator<Item = u64> {
+        ids.scan(0xcbf2_9ce4_8422_2325_u64, |hash, id| {
+            for byte in id.to_le_bytes() {
+                *hash = (*hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+            Some(*hash)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pool(servers: usize, max_in_flight: usize) -> Arc<Pool> {
+        let names = (0..servers).map(|server| server.to_string()).collect();
+        Arc::new(Pool::new(names, max_in_flight, 1))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(50)
+    }
+
+    #[tokio::test]
+    async fn the_least_busy_server_comes_first_and_a_conversation_stays() {
+        let pool = pool(3, 2);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            places.push(pool.place(&[1, 2], soon()).await.unwrap());
+        }
+        let mut servers: Vec<usize> = places.iter().map(|place| place.server).collect();
+        servers.sort_unstable();
+        assert_eq!(servers, [0, 1, 2]);
+        let place = places.pop().unwrap();
+        let server = place.server;
+        place.served(&[1, 2], &[3, 4]);
+        drop(place);
+        for _ in 0..2 {
+            places.push(pool.place(&[1, 2, 3, 4, 5], soon()).await.unwrap());
+            assert_eq!(places.last().unwrap().server, server, "it has the beginning");
+        }
+        let elsewhere = pool.place(&[1, 2, 3, 4, 5], soon()).await.unwrap();
+        assert_ne!(elsewhere.server, server, "it is full");
+        let used = pool.used();
+        assert_eq!((used[server].requests, used[server].tokens, used[server].in_flight), (1, 2, 2));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_place_that_is_freed() {
+        let pool = pool(1, 1);
+        let place = pool.place(&[1], soon()).await.unwrap();
+        assert_eq!(pool.place(&[1], soon()).await.unwrap_err(), NoPlace::TooLate);
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.place(&[1], Instant::now() + Duration::from_secs(20)).await }
+        });
+        while pool.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.place(&[1], soon()).await.unwrap_err(), NoPlace::QueueFull);
+        drop(place);
+        assert_eq!(waiting.await.unwrap().unwrap().server, 0);
+        assert_eq!(pool.used()[0].in_flight, 0);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_fails_is_left_alone_for_a_while() {
+        let pool = pool(2, 1);
+        let first = pool.place(&[1], soon()).await.unwrap();
+        first.failed(None);
+        let down = first.server;
+        drop(first);
+        let second = pool.place(&[1], soon()).await.unwrap();
+        assert_ne!(second.server, down);
+        assert!(!pool.is_up(down) && pool.is_up(second.server));
+        second.failed(Some(Duration::from_secs(5)));
+        let refused = pool.place(&[1], soon()).await.unwrap_err();
+        assert!(matches!(refused, NoPlace::AllDown(wait) if wait <= PAUSE), "{refused:?}");
+        second.served(&[1], &[]);
+        let server = second.server;
+        drop(second);
+        assert_eq!(pool.place(&[1], soon()).await.unwrap().server, server);
+    }
+}

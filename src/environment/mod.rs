@@ -1,0 +1,273 @@
+//! Episodes that other trainers play: they write the policy's turns, and everything else happens here, by
+//! the loop that serves and trains.
+
+mod play;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::episode::{FinishReason, Limits};
+use crate::large_model::LargeModel;
+pub use crate::policy::PlayedTurn;
+use crate::protocol::Protocol;
+use crate::reward::{Reward, Rewarder};
+use crate::task::Task;
+use crate::tokenization::TextSide;
+use crate::trajectory::TokenTrace;
+
+use play::Play;
+
+/// What all episodes have in common.
+pub struct Setup {
+    /// Replies to the policy's prompts.
+    pub large_model: Arc<dyn LargeModel>,
+    /// Frames what each of the models reads.
+    pub protocol: Arc<Protocol>,
+    /// What an episode is worth.
+    pub rewarder: Arc<Rewarder>,
+    /// What an episode may use up: the most that a reset may ask for. Its fallback is off.
+    pub limits: Limits,
+    /// Fields of every call of the large model.
+    pub params: Map<String, Value>,
+    /// Tokenizer and chat template of the policy that is trained, and the longest sequence that it
+    /// takes. Without it turns are texts.
+    pub text: Option<(Arc<TextSide>, usize)>,
+}
+
+/// How many episodes are held, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Episodes at one time, at least 1; one more is refused. Finished ones make room.
+    pub max_open: usize,
+    /// An episode that nobody asked for in this time is closed, milliseconds.
+    pub idle_ms: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_open: 1024, idle_ms: 600_000 }
+    }
+}
+
+/// What an episode is like after a reset or a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// The policy's next turn is awaited.
+    Turn {
+        /// Its number; the first is 0.
+        turn: usize,
+        /// What the policy was shown since its last turn.
+        shown: String,
+        /// The token stream so far, ready for the turn; empty in episodes of texts.
+        trace: TokenTrace,
+        /// Tokens that the turn may have.
+        max_tokens: usize,
+    },
+    /// The episode is over.
+    Done(Box<Outcome>),
+}
+
+/// A finished episode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Turns that it had.
+    pub turns: usize,
+    /// Its token stream up to the last token that was sampled; empty in episodes of texts.
+    pub trace: TokenTrace,
+    /// What it was worth; `None` where that is nothing to learn from: see `error`.
+    pub reward: Option<Reward>,
+    /// Why it ended, unless it failed.
+    pub finish_reason: Option<FinishReason>,
+    /// The policy's answer; empty without one.
+    pub answer: String,
+    /// Calls of the large model, and what they cost.
+    pub large_model_calls: u64,
+    /// What they cost, in the currency of the configured prices.
+    pub cost: f64,
+    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    pub error: Option<String>,
+}
+
+/// What an episode may use up, where it is less than what the environment allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Turns of the policy.
+    pub max_turns: Option<usize>,
+    /// Tokens of one turn.
+    pub max_turn_tokens: Option<usize>,
+    /// Wall time, the trainer's own included, milliseconds.
+    pub deadline_ms: Option<u64>,
+}
+
+/// A request that an environment refuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// No such episode.
+    #[error(
+        "there is no episode `{0}`\nhint: it was closed, nobody asked for it in a long time, or the environment was started again"
+    )]
+    Unknown(Uuid),
+    /// There are too many.
+    #[error(
+        "{0} episodes are open, and no more are held\nhint: finish or close some, or raise `max_open`"
+    )]
+    Full(usize),
+    /// Another step of the episode is under way, or was not waited for.
+    #[error("a step of this episode is under way\nhint: repeat it with its `turn` for the reply")]
+    Busy,
+    /// A step for another turn than the one that is awaited.
+    #[error("turn {asked} was given, but turn {awaited} is awaited")]
+    WrongTurn {
+        /// The turn that was given.
+        asked: usize,
+        /// The turn that is awaited.
+        awaited: usize,
+    },
+    /// A turn that is longer than it may be.
+    #[error(
+        "the turn has {found} {unit}, but it may have {most}\nhint: sample at most `max_tokens`"
+    )]
+    TooLong {
+        /// Its length.
+        found: usize,
+        /// In what that is counted.
+        unit: &'static str,
+        /// The most that it may have.
+        most: usize,
+    },
+    /// A turn that cannot be taken.
+    #[error("the turn cannot be taken: {0}")]
+    BadTurn(&'static str),
+}
+
+/// The environment.
+pub struct Environment {
+    setup: Arc<Setup>,
+    bounds: Bounds,
+    episodes: Mutex<HashMap<Uuid, Arc<Held>>>,
+}
+
+struct Held {
+    play: tokio::sync::Mutex<Play>,
+    marks: Mutex<Marks>,
+}
+
+/// What is known of an episode while somebody waits for it.
+#[derive(Clone, Copy)]
+struct Marks {
+    touched: Instant,
+    is_done: bool,
+}
+
+impl Environment {
+    /// An environment without episodes.
+    pub fn new(setup: Setup, bounds: Bounds) -> Self {
+        Self { setup: Arc::new(setup), bounds, episodes: Mutex::default() }
+    }
+
+    /// What all episodes have in common.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// How many episodes are held.
+    pub fn open(&self) -> usize {
+        self.episodes().len()
+    }
+
+    /// Begins an episode. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When too many are open.
+    pub async fn reset(
+        &self,
+        id: Uuid,
+        task: Task,
+        asked: Asked,
+    ) -> Result<State, EnvironmentError> {
+        let own = &self.setup.limits;
+        let limits = Limits {
+            max_turns: asked.max_turns.unwrap_or(own.max_turns).clamp(1, own.max_turns),
+            max_turn_tokens: asked
+                .max_turn_tokens
+                .unwrap_or(own.max_turn_tokens)
+                .clamp(1, own.max_turn_tokens),
+            deadline_ms: asked.deadline_ms.unwrap_or(own.deadline_ms).min(own.deadline_ms),
+            fallback: false,
+            ..own.clone()
+        };
+        let held = {
+            let mut episodes = self.episodes();
+            self.make_room(&mut episodes)?;
+            let play = Play::begin(Arc::clone(&self.setup), task, limits);
+            let marks = Mutex::new(Marks { touched: Instant::now(), is_done: false });
+            let held = Arc::new(Held { play: tokio::sync::Mutex::new(play), marks });
+            episodes.insert(id, Arc::clone(&held));
+            held
+        };
+        let mut play = held.play.lock().await;
+        let state = play.next().await;
+        held.touch(matches!(state, State::Done(_)));
+        Ok(state)
+    }
+
+    /// Takes a turn and goes on to the next, or to the end. `turn` is its number: a step that is
+    /// repeated with it changes nothing, and has the reply that was missed.
+    ///
+    /// # Errors
+    /// When there is no such episode, or the turn is none that it awaits.
+    pub async fn step(
+        &self,
+        id: Uuid,
+        turn: Option<usize>,
+        played: PlayedTurn,
+    ) -> Result<State, EnvironmentError> {
+        let held = self.episodes().get(&id).cloned().ok_or(EnvironmentError::Unknown(id))?;
+        let mut play = held.play.try_lock().map_err(|_| EnvironmentError::Busy)?;
+        held.touch(false);
+        let state = play.step(turn, played).await?;
+        held.touch(matches!(state, State::Done(_)));
+        Ok(state)
+    }
+
+    /// Closes an episode; whether there was one.
+    pub fn close(&self, id: Uuid) -> bool {
+        self.episodes().remove(&id).is_some()
+    }
+
+    /// Makes sure that one more episode can be held.
+    fn make_room(&self, episodes: &mut HashMap<Uuid, Arc<Held>>) -> Result<(), EnvironmentError> {
+        let idle = Duration::from_millis(self.bounds.idle_ms);
+        episodes.retain(|_, held| held.marks().touched.elapsed() < idle);
+        if episodes.len() < self.bounds.max_open {
+            return Ok(());
+        }
+        let done = episodes.iter().map(|(id, held)| (*id, held.marks()));
+        let oldest = done.filter(|(_, marks)| marks.is_done).min_by_key(|(_, marks)| marks.touched);
+        let (id, _) = oldest.ok_or(EnvironmentError::Full(self.bounds.max_open))?;
+        episodes.remove(&id);
+        Ok(())
+    }
+
+    fn episodes(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Held>>> {
+        self.episodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn marks(&self) -> Marks {
+        *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self, is_done: bool) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.touched = Instant::now();
+        marks.is_done |= is_done;
+    }
+}

@@ -1,0 +1,190 @@
+//! One episode that is played: the loop in a task of its own, and what it waits for.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{EnvironmentError, Outcome, Setup, State};
+use crate::engine::Sampling;
+use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
+use crate::policy::{PlayedTurn, Player, SteppedPolicy};
+use crate::reward::own_answer;
+use crate::task::Task;
+use crate::trajectory::TokenTrace;
+
+/// A text of more bytes a token than this is longer than any turn may be.
+const BYTES_A_TOKEN: usize = 16;
+
+/// An episode that is played. Dropping it ends it.
+pub(super) struct Play {
+    player: Player,
+    outcome: oneshot::Receiver<Outcome>,
+    /// The turn that is awaited.
+    turn: usize,
+    /// Whether it was taken, and what follows is yet to be told.
+    is_taken: bool,
+    /// What was told last.
+    last: Option<State>,
+    has_tokenizer: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Play {
+    pub(super) fn begin(setup: Arc<Setup>, task: Task, limits: Limits) -> Self {
+        let (policy, player) = SteppedPolicy::new(setup.text.clone());
+        let (told, outcome) = oneshot::channel();
+        let has_tokenizer = setup.text.is_some();
+        let running = tokio::spawn(async move {
+            let outcome = run(&setup, policy, &task, limits).await;
+            let _ = told.send(outcome);
+        });
+        let task = AbortOnDropHandle::new(running);
+        Self { player, outcome, turn: 0, is_taken: false, last: None, has_tokenizer, _task: task }
+    }
+
+    /// What follows the reset.
+    pub(super) async fn next(&mut self) -> State {
+        self.state_of(0).await
+    }
+
+    /// What follows: the prompt for turn `turn`, or the end. A caller that leaves meanwhile leaves it
+    /// as it was.
+    async fn state_of(&mut self, turn: usize) -> State {
+        let state = match self.player.prompts.recv().await {
+            Some(prompted) => State::Turn {
+                turn,
+                shown: prompted.shown,
+                trace: prompted.trace,
+                max_tokens: prompted.max_tokens,
+            },
+            None => {
+                let ended = (&mut self.outcome).await;
+                let unknown = |_| failed("the episode's task ended without a result".to_owned());
+                State::Done(Box::new(ended.unwrap_or_else(unknown)))
+            }
+        };
+        (self.turn, self.is_taken) = (turn, false);
+        self.last = Some(state.clone());
+        state
+    }
+
+    pub(super) async fn step(
+        &mut self,
+        turn: Option<usize>,
+        played: PlayedTurn,
+    ) -> Result<State, EnvironmentError> {
+        let awaited = self.turn;
+        match (turn, &self.last) {
+            // The reply to the reset was missed.
+            (_, None) => return Err(EnvironmentError::Busy),
+            // The reply to it was missed.
+            (Some(turn), Some(last)) if !self.is_taken && turn + 1 == awaited => {
+                return Ok(last.clone());
+            }
+            (Some(asked), _) if asked != awaited => {
+                return Err(EnvironmentError::WrongTurn { asked, awaited });
+            }
+            (None, _) if self.is_taken => return Err(EnvironmentError::Busy),
+            (_, Some(done @ State::Done(_))) => return Ok(done.clone()),
+            (_, Some(State::Turn { max_tokens, trace, .. })) if !self.is_taken => {
+                self.check(&played, *max_tokens, trace)?;
+                // Where nobody takes it, the episode is over: its time was up.
+                let _ = self.player.turns.send(played).await;
+                self.is_taken = true;
+            }
+            _ => {}
+        }
+        Ok(self.state_of(awaited + 1).await)
+    }
+
+    /// Whether a turn can be taken at all.
+    fn check(
+        &self,
+        played: &PlayedTurn,
+        most: usize,
+        trace: &TokenTrace,
+    ) -> Result<(), EnvironmentError> {
+        match played {
+            PlayedTurn::Tokens(_) if !self.has_tokenizer => Err(EnvironmentError::BadTurn(
+                "it has token ids, but the environment has no tokenizer\nhint: name the policy's model by `model` in its configuration, or give the `text`",
+            )),
+            PlayedTurn::Tokens(_) if trace.ids.is_empty() => Err(EnvironmentError::BadTurn(
+                "it has token ids, but the turns before it were texts",
+            )),
+            PlayedTurn::Tokens(tokens) if tokens.is_empty() => {
+                Err(EnvironmentError::BadTurn("it has no token"))
+            }
+            PlayedTurn::Tokens(tokens) if tokens.len() > most => {
+                Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", most })
+            }
+            PlayedTurn::Text(text, _) if text.len() > most.saturating_mul(BYTES_A_TOKEN) => {
+                let most = most.saturating_mul(BYTES_A_TOKEN);
+                Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", most })
+            }
+            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => Err(
+                EnvironmentError::BadTurn("it is a text, but the turns before it had token ids"),
+            ),
+            PlayedTurn::Tokens(_) | PlayedTurn::Text(..) => Ok(()),
+        }
+    }
+}
+
+async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) -> Outcome {
+    let deadline_ms = limits.deadline_ms;
+    let request = EpisodeRequest {
+        large_model_params: setup.params.clone(),
+        limits,
+        ..EpisodeRequest::new(&task.question, Sampling::GREEDY)
+    };
+    let participants = Participants {
+        policy: &policy,
+        large_model: &*setup.large_model,
+        protocol: &setup.protocol,
+    };
+    let episode = match run_episode(participants, &request, &mut Silent).await {
+        Ok(episode) => episode,
+        Err(error) => {
+            let used = error.usage.large_model;
+            let mut outcome = failed(error.to_string());
+            (outcome.large_model_calls, outcome.cost) = (used.calls, used.cost);
+            return outcome;
+        }
+    };
+    let mut trace = episode.trajectory.trace.clone();
+    trace.end_with_action();
+    let used = episode.usage.large_model;
+    let mut outcome = Outcome {
+        turns: episode.trajectory.turns.len(),
+        trace,
+        reward: None,
+        finish_reason: Some(episode.finish_reason),
+        answer: own_answer(&episode.trajectory).unwrap_or_default().to_owned(),
+        large_model_calls: used.calls,
+        cost: used.cost,
+        error: None,
+    };
+    if episode.finish_reason == FinishReason::Deadline {
+        // Slowness is not the policy's doing.
+        outcome.error = Some(format!("the episode took longer than {deadline_ms} ms"));
+        return outcome;
+    }
+    match setup.rewarder.score(&episode.trajectory, task).await {
+        Ok(reward) => outcome.reward = Some(reward),
+        Err(error) => outcome.error = Some(error.to_string()),
+    }
+    outcome
+}
+
+fn failed(error: String) -> Outcome {
+    Outcome {
+        turns: 0,
+        trace: TokenTrace::default(),
+        reward: None,
+        finish_reason: None,
+        answer: String::new(),
+        large_model_calls: 0,
+        cost: 0.0,
+        error: Some(error),
+    }
+}

@@ -1,0 +1,150 @@
+//! The tables of an evaluation's configuration: data, metrics, judge, prompt search.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::metrics::Metric;
+use crate::reward::Normalization;
+use crate::world::{WorldFacts, WorldQuestions};
+
+/// Where questions come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// Questions about the bundled world; data set `world`.
+    World(WorldQuestions),
+    /// Single facts of the bundled world; data set `world_facts`.
+    WorldFacts(WorldFacts),
+    /// Files of tasks.
+    File(FileData),
+}
+
+/// Files of tasks, and what to take of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileData {
+    /// A file, a folder or a glob.
+    pub path: PathBuf,
+    /// The data set's name, for rows that do not say it. Default: the file's stem, or the folder's
+    /// name.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Only tasks of these data sets. Default: all.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Only tasks of these kinds. Default: all.
+    #[serde(default)]
+    pub kinds: Vec<String>,
+    /// Shuffle with this seed before the limit is applied. Default: file order.
+    #[serde(default)]
+    pub shuffle_seed: Option<u64>,
+    /// At most this many tasks. Default: all.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// The column with the question, where it has a name of its own.
+    #[serde(default)]
+    pub question: Option<String>,
+    /// The column with the gold answer, where it has a name of its own.
+    #[serde(default)]
+    pub answer: Option<String>,
+    /// A column with a passage that is put before the question. Default: none is.
+    #[serde(default)]
+    pub context: Option<String>,
+    /// The share of rows that may be rejected. Default: 0.01.
+    #[serde(default)]
+    pub max_rejected: Option<f64>,
+    /// What a policy was trained on: questions that occur there too are warned of.
+    #[serde(default)]
+    pub train: Option<PathBuf>,
+}
+
+/// How answers are scored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricConfig {
+    /// How text is made comparable.
+    pub normalization: Normalization,
+    /// The metric of a data set, by its name or how that begins; the published one where none is
+    /// given, and for a data set that is not known the one that its form suggests, or `f1`.
+    pub by_source: BTreeMap<String, Metric>,
+    /// What embeds sentences for `ssim`: a folder, or an id on the Hugging Face hub. Default:
+    /// `sentence-transformers/all-MiniLM-L6-v2`, as published.
+    pub sentence_model: String,
+}
+
+impl Default for MetricConfig {
+    fn default() -> Self {
+        Self {
+            normalization: Normalization::default(),
+            by_source: BTreeMap::new(),
+            sentence_model: "sentence-transformers/all-MiniLM-L6-v2".into(),
+        }
+    }
+}
+
+/// Who judges, and by which prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeConfig {
+    /// The large model's name. Default: the one that is evaluated.
+    pub model: Option<String>,
+    /// A template with `question`, `golds`, `answer` and `source` that asks for a last line
+    /// `Score: N`, N from 0 to 1. Default: the built-in one.
+    pub prompt: Option<PathBuf>,
+}
+
+/// How the arm `prompt-search` finds its prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchConfig {
+    /// Calls of large models that the search may make, failed ones and those for proposals
+    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
+    #[serde(default = "budget")]
+    pub budget: u64,
+    /// Training questions that every prompt is tried on. Default: 20.
+    #[serde(default = "sample")]
+    pub sample: usize,
+    /// Prompts that are proposed in a round. Default: 4.
+    #[serde(default = "proposals")]
+    pub proposals: usize,
+    /// The name of the large model that proposes. Default: the one that is evaluated.
+    #[serde(default)]
+    pub proposer: Option<String>,
+    /// The training questions: tables `[[prompt_search.data]]`.
+    pub data: Vec<DataConfig>,
+}
+
+fn budget() -> u64 {
+    500
+}
+
+fn sample() -> usize {
+    20
+}
+
+fn proposals() -> usize {
+    4
+}
+
+impl SearchConfig {
+    /// What is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
+    pub fn check(&self) -> Result<(), String> {
+        if self.sample == 0 || self.proposals == 0 {
+            return Err(
+                "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
+            );
+        }
+        if self.budget < self.sample as u64 {
+            return Err(format!(
+                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
+                self.budget, self.sample
+            ));
+        }
+        Ok(())
+    }
+}

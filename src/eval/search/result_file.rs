@@ -1,0 +1,62 @@
+//! A finished search, kept in the output folder so that it is not made again.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::replace;
+use crate::eval::EvalError;
+
+use super::Found;
+
+/// The file of a finished search.
+#[derive(Debug, Clone)]
+pub struct ResultFile {
+    path: PathBuf,
+    /// All that the result depends on.
+    identity: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    identity: String,
+    found: Found,
+}
+
+impl ResultFile {
+    /// `prompt-search.json` in `folder`.
+    pub fn new(folder: &Path, identity: String) -> Self {
+        Self { path: folder.join("prompt-search.json"), identity }
+    }
+
+    /// What was found under the same identity, if anything was.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or parsed.
+    pub fn read(&self) -> Result<Option<Found>, EvalError> {
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(EvalError::io(&self.path)(error)),
+        };
+        let content: Content =
+            serde_json::from_slice(&text).map_err(|error| EvalError::Damaged {
+                path: self.path.clone(),
+                line: error.line(),
+                reason: error.to_string(),
+            })?;
+        Ok((content.identity == self.identity).then_some(content.found))
+    }
+
+    /// Keeps what was found: whole, or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, found: &Found) -> Result<(), EvalError> {
+        let content = Content { identity: self.identity.clone(), found: found.clone() };
+        let written = serde_json::to_vec_pretty(&content)
+            .map_err(std::io::Error::from)
+            .and_then(|text| replace(&self.path, |beside| std::fs::write(beside, text)));
+        written.map_err(EvalError::io(&self.path))
+    }
+}

@@ -1,0 +1,403 @@
+//! The environment over HTTP: `server env`.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State as Shared};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::{Json, Router};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::state::Ids;
+use super::wire::ErrorBody;
+use crate::environment::{Asked, Environment, EnvironmentError, Outcome, PlayedTurn, State};
+use crate::reward::Reward;
+use crate::task::Task;
+use crate::trajectory::{SampledToken, TokenTrace, TurnFinish};
+
+/// The longest body of a request, bytes.
+const BODY: usize = 4 << 20;
+
+/// What the environment's handlers share.
+#[derive(Clone)]
+pub struct EnvironmentApp {
+    /// The environment.
+    pub environment: Arc<Environment>,
+    /// The key that callers must show; anyone may ask where there is none.
+    pub key: Option<SecretString>,
+    /// Ids of episodes.
+    pub ids: Ids,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Prompt-R1 environment",
+        description = "Episodes for trainers: they write the policy's turns, the environment does all else, by the loop that serves."
+    ),
+    tags((name = "env", description = "Episodes, a turn at a time"))
+)]
+struct Document;
+
+/// The environment's routes.
+pub fn environment_router(app: EnvironmentApp) -> Router {
+    let (router, _) = documented().split_for_parts();
+    router.layer(DefaultBodyLimit::max(BODY)).with_state(app)
+}
+
+fn documented() -> OpenApiRouter<EnvironmentApp> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(about))
+        .routes(routes!(reset))
+        .routes(routes!(step))
+        .routes(routes!(close))
+        .routes(routes!(openapi))
+}
+
+/// The environment's OpenAPI document, indented JSON.
+pub fn environment_openapi_json() -> String {
+    let (_, document) = documented().split_for_parts();
+    document.to_pretty_json().unwrap_or_default()
+}
+
+/// What the environment is.
+#[derive(Debug, Serialize, ToSchema)]
+struct About {
+    /// Episodes that are held.
+    open: usize,
+    /// Whether turns may be token ids. Otherwise they are texts.
+    token_ids: bool,
+    /// The token ids at which a turn ends; sampling stops there. Absent where turns are texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_ids: Option<Vec<u32>>,
+    /// The most turns that an episode may have.
+    max_turns: usize,
+    /// The most tokens that a turn may have.
+    max_turn_tokens: usize,
+    /// The most wall time that an episode may take, milliseconds.
+    deadline_ms: u64,
+}
+
+/// A new episode.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ResetRequest {
+    /// What is asked.
+    #[schema(example = "What is Grania's president's birthplace?")]
+    question: String,
+    /// Acceptable answers; the best of them counts.
+    golds: Vec<String>,
+    /// The data set that the question is of, which may choose the metric. Default: none.
+    #[serde(default)]
+    source: String,
+    /// Turns that the policy may have. Default: the environment's limit, which is the most.
+    #[schema(minimum = 1)]
+    max_turns: Option<usize>,
+    /// Tokens that one turn may have. Default: the environment's limit, which is the most.
+    #[schema(minimum = 1)]
+    max_turn_tokens: Option<usize>,
+    /// Wall time that the episode may take, the trainer's own included, milliseconds. Default: the
+    /// environment's limit, which is the most.
+    #[schema(minimum = 1)]
+    deadline_ms: Option<u64>,
+}
+
+/// A turn of an episode: `ids` or `text`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StepRequest {
+    /// The episode.
+    #[schema(value_type = String)]
+    episode: Uuid,
+    /// The number of the turn. A step that is repeated with it changes nothing, and has the reply
+    /// that was missed. Default: the turn that is awaited.
+    turn: Option<usize>,
+    /// The tokens that were sampled, the one that ended the turn included.
+    ids: Option<Vec<u32>>,
+    /// Their natural-log probabilities, to be given back with the whole stream. Default: zeros.
+    log_probs: Option<Vec<f32>>,
+    /// The text that was sampled, for trainers without token ids.
+    text: Option<String>,
+    /// Whether `text` was cut at the bound; of `ids` it is known. Default: false.
+    #[serde(default)]
+    is_cut: bool,
+}
+
+/// What an episode is like now.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct Reply {
+    /// The episode.
+    #[schema(value_type = String)]
+    episode: Uuid,
+    /// Whether it is over.
+    done: bool,
+    /// The number of the turn that is awaited; at the end, how many turns there were.
+    turn: usize,
+    /// What the policy was shown since its last turn, to go on from by texts: a message of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observation: Option<String>,
+    /// The token stream so far, to sample the next turn behind. Of the tokens that were given, only
+    /// those up to the end of the turn are in it. Absent in episodes of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<u32>>,
+    /// For each of `ids`: 1 where the policy sampled it, 0 where it was given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask: Option<Vec<u8>>,
+    /// For each of `ids`: the log-probability that a step gave it, or 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_probs: Option<Vec<f32>>,
+    /// Tokens that the next turn may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<usize>,
+    /// What the episode was worth. Absent until it is over, and where it failed: such an episode
+    /// is nothing to learn from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reward: Option<EpisodeReward>,
+    /// Why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "answered")]
+    finish_reason: Option<&'static str>,
+    /// The policy's own answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
+    /// Calls of the large model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    large_model_calls: Option<u64>,
+    /// What they cost, in the currency of the configured prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What an episode was worth.
+#[derive(Debug, Serialize, ToSchema)]
+struct EpisodeReward {
+    /// What it is trained on.
+    total: f64,
+    /// The score of its answer, 0 to 1.
+    answer: f64,
+    /// What its form earned.
+    format: f64,
+}
+
+/// Whether an episode was closed.
+#[derive(Debug, Serialize, ToSchema)]
+struct Closed {
+    /// False where there was none.
+    closed: bool,
+}
+
+/// What the environment is, and how many episodes are open.
+#[utoipa::path(get, path = "/env", tag = "env",
+    responses((status = 200, description = "This", body = About)))]
+async fn about(
+    Shared(app): Shared<EnvironmentApp>,
+    headers: HeaderMap,
+) -> Result<Json<About>, ApiError> {
+    app.authorize(&headers)?;
+    let (environment, setup) = (&app.environment, app.environment.setup());
+    Ok(Json(About {
+        open: environment.open(),
+        token_ids: setup.text.is_some(),
+        stop_ids: setup.text.as_ref().map(|(text, _)| text.tokenizer.stop_ids().to_vec()),
+        max_turns: setup.limits.max_turns,
+        max_turn_tokens: setup.limits.max_turn_tokens,
+        deadline_ms: setup.limits.deadline_ms,
+    }))
+}
+
+/// Begins an episode.
+#[utoipa::path(post, path = "/env/reset", tag = "env", request_body = ResetRequest, responses(
+    (status = 200, description = "What the policy is shown first", body = Reply),
+    (status = 400, description = "A field cannot be used", body = ErrorBody),
+    (status = 401, description = "The key is missing or wrong", body = ErrorBody),
+    (status = 429, description = "Too many episodes are open", body = ErrorBody)))]
+async fn reset(
+    Shared(app): Shared<EnvironmentApp>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Reply>, ApiError> {
+    app.authorize(&headers)?;
+    let request: ResetRequest = parse(&body)?;
+    if request.question.trim().is_empty() {
+        return Err(ApiError::invalid("question", "`question` is empty"));
+    }
+    if request.golds.is_empty() {
+        return Err(ApiError::invalid(
+            "golds",
+            "`golds` is empty\nhint: give an acceptable answer",
+        ));
+    }
+    for (name, value) in [
+        ("max_turns", request.max_turns.map(|value| value as u64)),
+        ("max_turn_tokens", request.max_turn_tokens.map(|value| value as u64)),
+        ("deadline_ms", request.deadline_ms),
+    ] {
+        if value == Some(0) {
+            return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
+        }
+    }
+    let asked = Asked {
+        max_turns: request.max_turns,
+        max_turn_tokens: request.max_turn_tokens,
+        deadline_ms: request.deadline_ms,
+    };
+    let ResetRequest { question, golds, source, .. } = request;
+    let id = (app.ids)();
+    let task = Task { id: id.to_string(), question, golds, source, ..Task::default() };
+    let state = app.environment.reset(id, task, asked).await?;
+    Ok(Json(reply(id, state)))
+}
+
+/// Takes the turn of an episode, asks the large model where it prompts, and goes on to the next turn or
+/// to the reward.
+#[utoipa::path(post, path = "/env/step", tag = "env", request_body = StepRequest, responses(
+    (status = 200, description = "What the policy is shown next, or the end", body = Reply),
+    (status = 400, description = "The turn cannot be taken; the episode goes on", body = ErrorBody),
+    (status = 401, description = "The key is missing or wrong", body = ErrorBody),
+    (status = 404, description = "There is no such episode", body = ErrorBody),
+    (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]
+async fn step(
+    Shared(app): Shared<EnvironmentApp>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Reply>, ApiError> {
+    app.authorize(&headers)?;
+    let StepRequest { episode, turn, ids, log_probs, text, is_cut } = parse(&body)?;
+    let played = match (ids, text) {
+        (Some(ids), None) => PlayedTurn::Tokens(tokens(ids, log_probs)?),
+        (None, Some(text)) => {
+            let finish = if is_cut { TurnFinish::Length } else { TurnFinish::Stop };
+            PlayedTurn::Text(text, finish)
+        }
+        _ => return Err(ApiError::bad_request("invalid_turn", "a turn is either `ids` or `text`")),
+    };
+    let state = app.environment.step(episode, turn, played).await?;
+    Ok(Json(reply(episode, state)))
+}
+
+/// Closes an episode before its end.
+#[utoipa::path(delete, path = "/env/{episode}", tag = "env",
+    params(("episode" = String, Path, description = "The episode")),
+    responses(
+        (status = 200, description = "It is closed", body = Closed),
+        (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
+async fn close(
+    Shared(app): Shared<EnvironmentApp>,
+    headers: HeaderMap,
+    Path(episode): Path<String>,
+) -> Result<Json<Closed>, ApiError> {
+    app.authorize(&headers)?;
+    let closed = episode.parse().is_ok_and(|id| app.environment.close(id));
+    Ok(Json(Closed { closed }))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "env",
+    responses((status = 200, description = "The document", content_type = "application/json")))]
+async fn openapi() -> ([(header::HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "application/json")], environment_openapi_json())
+}
+
+impl EnvironmentApp {
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        match bool::from(shown.as_bytes().ct_eq(key.expose_secret().as_bytes())) {
+            true => Ok(()),
+            false => {
+                let message =
+                    "the key is missing or wrong\nhint: send it as `Authorization: Bearer`";
+                Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message))
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let error = ApiError::bad_request("invalid_request", error.inner().to_string());
+        if path == "." { error } else { error.with_param(&path) }
+    })
+}
+
+fn tokens(ids: Vec<u32>, log_probs: Option<Vec<f32>>) -> Result<Vec<SampledToken>, ApiError> {
+    let log_probs = log_probs.unwrap_or_else(|| vec![0.0; ids.len()]);
+    if log_probs.len() != ids.len() {
+        let message = format!("{} ids have {} log-probabilities", ids.len(), log_probs.len());
+        return Err(ApiError::invalid("log_probs", message));
+    }
+    if let Some(wrong) = log_probs.iter().find(|value| value.is_nan() || **value > 0.0) {
+        return Err(ApiError::invalid("log_probs", format!("{wrong} is no log-probability")));
+    }
+    let pairs = ids.into_iter().zip(log_probs);
+    Ok(pairs.map(|(id, log_prob)| SampledToken { id, log_prob }).collect())
+}
+
+fn reply(episode: Uuid, state: State) -> Reply {
+    let stream = |reply: Reply, trace: TokenTrace| match trace.ids.is_empty() {
+        true => reply,
+        false => Reply {
+            mask: Some(trace.action_mask.iter().map(|&sampled| u8::from(sampled)).collect()),
+            log_probs: Some(trace.log_probs),
+            ids: Some(trace.ids),
+            ..reply
+        },
+    };
+    match state {
+        State::Turn { turn, shown, trace, max_tokens } => {
+            let (observation, max_tokens) = (Some(shown), Some(max_tokens));
+            stream(Reply { episode, turn, observation, max_tokens, ..Reply::default() }, trace)
+        }
+        State::Done(outcome) => {
+            let Outcome { turns, trace, reward, finish_reason, answer, .. } = *outcome;
+            let worth = |reward: Reward| EpisodeReward {
+                total: reward.total,
+                answer: reward.answer,
+                format: reward.format,
+            };
+            let reply = Reply {
+                episode,
+                done: true,
+                turn: turns,
+                reward: reward.map(worth),
+                finish_reason: finish_reason.map(|reason| reason.as_str()),
+                answer: Some(answer),
+                large_model_calls: Some(outcome.large_model_calls),
+                cost: Some(outcome.cost),
+                error: outcome.error,
+                ..Reply::default()
+            };
+            stream(reply, trace)
+        }
+    }
+}
+
+impl From<EnvironmentError> for ApiError {
+    fn from(error: EnvironmentError) -> Self {
+        let (status, code) = match &error {
+            EnvironmentError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_episode"),
+            EnvironmentError::Full(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_episodes"),
+            EnvironmentError::Busy | EnvironmentError::WrongTurn { .. } => {
+                (StatusCode::CONFLICT, "wrong_turn")
+            }
+            EnvironmentError::TooLong { .. } | EnvironmentError::BadTurn(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_turn")
+            }
+        };
+        Self::new(status, code, error.to_string())
+    }
+}

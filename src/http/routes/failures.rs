@@ -1,0 +1,60 @@
+//! What the OpenAPI document says of requests that fail.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::http::wire::ErrorBody;
+
+const OF_THE_LOOP: [(&str, &str); 11] = [
+    ("400", "A field is not valid; the error names it"),
+    ("401", "A key is needed, or the large model does not take it"),
+    ("403", "The key may not ask for this model"),
+    ("404", "No such model or policy"),
+    ("408", "The body was too slow"),
+    ("413", "The body is too long"),
+    ("429", "Too many requests, or a limit of the key is reached"),
+    ("500", "The server failed"),
+    ("502", "The large model failed"),
+    ("503", "A model is not available"),
+    ("504", "The deadline passed before any reply"),
+];
+
+const OF_AN_ENDPOINT: [(&str, &str); 7] = [
+    ("400", "The body is no JSON object"),
+    ("404", "No endpoint serves the model"),
+    ("408", "The body was too slow"),
+    ("413", "The body is too long"),
+    ("502", "The endpoint cannot be reached"),
+    ("503", "The endpoint failed too often of late"),
+    ("504", "The endpoint was too slow"),
+];
+
+/// The failures of a request that the loop answers, with the error object `B`.
+pub(super) struct LoopFailures<B>(PhantomData<B>);
+
+impl<B: ToSchema> IntoResponses for LoopFailures<B> {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        OF_THE_LOOP.into_iter().map(response::<B>).collect()
+    }
+}
+
+/// The failures of a request that is passed through.
+pub(super) struct ForwardFailures;
+
+impl IntoResponses for ForwardFailures {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let other = ResponseBuilder::new().description("What else the endpoint answers").build();
+        let other = ("default".to_owned(), RefOr::T(other));
+        OF_AN_ENDPOINT.into_iter().map(response::<ErrorBody>).chain([other]).collect()
+    }
+}
+
+fn response<B: ToSchema>((status, description): (&str, &str)) -> (String, RefOr<Response>) {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name(B::name()))).build();
+    let response =
+        ResponseBuilder::new().description(description).content("application/json", body);
+    (status.to_owned(), RefOr::T(response.build()))
+}

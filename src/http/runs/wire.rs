@@ -1,0 +1,93 @@
+//! Runs on the wire.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::runs::{Kind, Metrics, Run};
+
+/// The runs of a folder.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RunList {
+    /// Always `list`.
+    object: &'static str,
+    /// The runs, at most 200.
+    data: Vec<ListedRun>,
+}
+
+/// A run in the list.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedRun {
+    /// The name of its folder.
+    name: String,
+    /// `training` or `evaluation`.
+    #[schema(example = "training")]
+    kind: &'static str,
+    /// When it last wrote, seconds since 1970.
+    updated: u64,
+    /// Whether `/v1/runs/{run}/report` is there.
+    has_report: bool,
+    /// What a training run wrote at its end: how it ended, and what it did with its data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Value>,
+}
+
+impl From<Vec<Run>> for RunList {
+    fn from(runs: Vec<Run>) -> Self {
+        let data = runs.into_iter().map(|run| ListedRun {
+            name: run.name,
+            kind: match run.kind {
+                Kind::Training => "training",
+                Kind::Evaluation => "evaluation",
+            },
+            updated: run.updated,
+            has_report: run.has_report,
+            summary: run.summary,
+        });
+        Self { object: "list", data: data.collect() }
+    }
+}
+
+/// Where to read on.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MetricQuery {
+    /// The `next` of an earlier answer. Default: the beginning.
+    pub(super) from: Option<u64>,
+}
+
+/// What a run measured.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MetricList {
+    /// Always `list`.
+    object: &'static str,
+    /// An object for each step, with the `step` and what was measured.
+    data: Vec<Map<String, Value>>,
+    /// The `from` of the next request.
+    next: u64,
+    /// Whether there is more already.
+    has_more: bool,
+}
+
+impl From<Metrics> for MetricList {
+    fn from(metrics: Metrics) -> Self {
+        let Metrics { rows, next, has_more } = metrics;
+        Self { object: "list", data: rows, next, has_more }
+    }
+}
+
+/// The evaluations of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EvaluationList {
+    /// Always `list`.
+    object: &'static str,
+    /// The steps, in order.
+    data: Vec<u64>,
+}
+
+impl From<Vec<u64>> for EvaluationList {
+    fn from(data: Vec<u64>) -> Self {
+        Self { object: "list", data }
+    }
+}

@@ -1,0 +1,223 @@
+//! Recorded episodes on the wire.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+
+use super::question::Message;
+use super::solve::{Head, PolicyToken, Shown, SolveReply, SolveUsage, WrittenTurn};
+use crate::chat::ChatMessage;
+use crate::episode::FinishReason;
+use crate::http::error::{ApiError, head};
+use crate::record::{Filter, Page, Record, Summary};
+
+/// Episodes of a page, where the request does not say.
+const LIMIT: u64 = 20;
+/// Episodes of a page at most.
+const MOST: u64 = 100;
+/// Bytes of a question or an answer that a list shows.
+const SHOWN: usize = 500;
+
+/// Which episodes, and where among them the page begins.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct EpisodeQuery {
+    /// The policy's name.
+    policy: Option<String>,
+    /// The large model's name.
+    large_model: Option<String>,
+    /// Why the episode ended: `answered`, `turn_limit`, `token_limit`, `deadline`, `budget` or
+    /// `malformed`.
+    #[param(value_type = Option<String>)]
+    finish_reason: Option<FinishReason>,
+    /// Seconds since 1970 at or after which it ended.
+    since: Option<u64>,
+    /// Seconds since 1970 before which it ended.
+    until: Option<u64>,
+    /// What its question or its answer contains, in whatever case.
+    text: Option<String>,
+    /// Episodes of the page, at most 100. Default: 20.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl EpisodeQuery {
+    /// The filter, the length of the page, and where it begins. With a `caller`, only episodes that
+    /// its key asked for.
+    pub(in crate::http) fn split(
+        self,
+        caller: Option<String>,
+    ) -> Result<(Filter, usize, Option<String>), ApiError> {
+        let limit = self.limit.unwrap_or(LIMIT);
+        if !(1..=MOST).contains(&limit) {
+            let message = format!("`limit` = {limit} is not between 1 and {MOST}");
+            return Err(ApiError::invalid("limit", message));
+        }
+        let filter = Filter {
+            caller,
+            policy: self.policy,
+            large_model: self.large_model,
+            finish_reason: self.finish_reason,
+            since: self.since,
+            until: self.until,
+            text: self.text,
+        };
+        Ok((filter, limit as usize, self.cursor))
+    }
+}
+
+/// A page of recorded episodes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct EpisodeList {
+    /// Always `list`.
+    object: &'static str,
+    /// The episodes, the newest first. What is looked at for a page is bounded: it may have fewer
+    /// than `limit`, or none, while there are more.
+    data: Vec<EpisodeSummary>,
+    /// The `cursor` of the next page; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// A recorded episode in a list.
+#[derive(Debug, Serialize, ToSchema)]
+struct EpisodeSummary {
+    /// Its id: `/v1/episodes/{id}` has the rest.
+    id: String,
+    /// Always `episode`.
+    object: &'static str,
+    /// The id of the reply that it was part of.
+    reply_id: String,
+    /// Seconds since 1970.
+    created: u64,
+    /// The id of the key that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
+    /// The policy's name.
+    policy: String,
+    /// The large model's name.
+    large_model: String,
+    /// Why the episode ended.
+    #[schema(example = "answered")]
+    finish_reason: &'static str,
+    /// The question, or its first 500 bytes.
+    question: String,
+    /// The answer, or its first 500 bytes.
+    answer: String,
+    /// Turns of the policy.
+    turns: usize,
+    /// What both models used.
+    usage: SolveUsage,
+}
+
+impl From<Page> for EpisodeList {
+    fn from(page: Page) -> Self {
+        let data = page.episodes.into_iter().map(EpisodeSummary::from).collect();
+        Self { object: "list", data, next_cursor: page.next }
+    }
+}
+
+impl From<(String, Summary)> for EpisodeSummary {
+    fn from((id, episode): (String, Summary)) -> Self {
+        Self {
+            id,
+            object: "episode",
+            created: episode.created,
+            turns: episode.turns(),
+            finish_reason: episode.finish_reason.as_str(),
+            question: head(&episode.question, SHOWN),
+            answer: head(&episode.answer, SHOWN),
+            usage: episode.usage.into(),
+            reply_id: episode.reply_id,
+            caller: episode.caller,
+            policy: episode.policy,
+            large_model: episode.large_model,
+        }
+    }
+}
+
+/// A recorded episode.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct RecordedEpisode {
+    /// Its id.
+    id: String,
+    /// Always `episode`.
+    object: &'static str,
+    /// The id of the key that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<String>,
+    /// A request to `/v1/solve` for the same.
+    request: RecordedRequest,
+    /// What `/v1/solve` replies to it with `trace` and `tokens`.
+    reply: SolveReply,
+}
+
+/// What was asked, as `/v1/solve` takes it.
+#[derive(Debug, Serialize, ToSchema)]
+struct RecordedRequest {
+    /// The question, where it stood alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    question: Option<String>,
+    /// Else the conversation that it was the end of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Message>>)]
+    messages: Option<Vec<ChatMessage>>,
+    /// The turns that the caller wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turns: Option<Vec<WrittenTurn>>,
+    /// The policy's name.
+    policy: String,
+    /// The large model's name.
+    large_model: String,
+    /// The seed that was used.
+    seed: i64,
+    /// The temperature of the policy.
+    temperature: f32,
+}
+
+impl RecordedEpisode {
+    /// The record of this `id`, with its policy's tokens.
+    pub(in crate::http) fn new(id: String, record: Record, tokens: Vec<PolicyToken>) -> Self {
+        let turns = record.episode.trajectory.turns.iter();
+        let turns: Vec<_> = turns.filter_map(WrittenTurn::given).collect();
+        let is_alone = record.conversation.is_empty() && record.attachments.is_empty();
+        let (question, messages) = if is_alone {
+            (Some(record.question), None)
+        } else {
+            let mut messages = record.conversation;
+            messages.push(asked(record.question, record.attachments));
+            (None, Some(messages))
+        };
+        let request = RecordedRequest {
+            question,
+            messages,
+            turns: (!turns.is_empty()).then_some(turns),
+            policy: record.policy.clone(),
+            large_model: record.large_model.clone(),
+            seed: record.sampling.seed.cast_signed(),
+            temperature: record.sampling.temperature,
+        };
+        let reply = Head {
+            id: record.id,
+            created: record.created,
+            policy: record.policy,
+            large_model: record.large_model,
+        };
+        let shown = Shown { turns: true, tokens: Some(tokens) };
+        let reply = SolveReply::new(reply, record.episode, shown);
+        Self { id, object: "episode", caller: record.caller, request, reply }
+    }
+}
+
+/// The message that was the question.
+fn asked(question: String, attachments: Vec<Value>) -> ChatMessage {
+    if attachments.is_empty() {
+        return ChatMessage::text("user", question);
+    }
+    let mut parts = vec![json!({"type": "text", "text": question})];
+    parts.extend(attachments);
+    ChatMessage { content: Value::Array(parts), ..ChatMessage::text("user", "") }
+}

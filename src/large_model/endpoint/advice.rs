@@ -1,0 +1,17 @@
+//! Which failures of an attempt are worth another.
+
+use crate::large_model::LargeModelError;
+use crate::outbound::retry::{Advice, Retryable};
+
+impl Retryable for LargeModelError {
+    fn advice(&self) -> Advice {
+        match self {
+            Self::CircuitOpen { .. } => Advice::NotMade,
+            Self::Status { retry_after, .. } if self.is_transient() => {
+                Advice::Retry { after: *retry_after }
+            }
+            _ if self.is_transient() => Advice::Retry { after: None },
+            _ => Advice::GiveUp,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What calls cost: the one formula. What an endpoint says it billed is read by `usage`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::trajectory::TokenUsage;
+
+/// What a million tokens cost, in the operator's currency; zero when unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// A million tokens read.
+    pub input_per_million: f64,
+    /// A million tokens written.
+    pub output_per_million: f64,
+}
+
+impl Prices {
+    /// The cost of `usage`.
+    pub fn cost(&self, usage: TokenUsage) -> f64 {
+        (usage.prompt_tokens as f64 * self.input_per_million
+            + usage.completion_tokens as f64 * self.output_per_million)
+            / 1e6
+    }
+}

@@ -1,0 +1,187 @@
+//! Keys and values of all sequences on a device, in blocks that sequences own or share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::model::generate::decode::SequenceCache;
+use crate::model::spec::Spec;
+
+/// Positions of a block.
+pub(super) const BLOCK: usize = 16;
+
+/// Share of a GPU's free memory that a pool takes unless it is told how much: what is trained needs
+/// the rest.
+const FREE_SHARE: f64 = 0.25;
+/// Tokens of a pool where the free memory is not known.
+const TOKENS: usize = 32_768;
+
+/// The memory of all keys and values.
+#[derive(Debug)]
+pub struct Pool {
+    layers: Vec<LayerMemory>,
+    blocks: usize,
+    free: Mutex<Vec<u32>>,
+}
+
+/// Keys and values of a layer.
+#[derive(Debug)]
+pub(super) struct LayerMemory {
+    pub keys: Tensor,
+    pub values: Tensor,
+}
+
+/// Where a pool's keys and values lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrangement {
+    /// As mistral.rs' kernel for paged attention reads them: keys
+    /// `(blocks, kv_heads, head_dim / x, 16, x)` with `x` values in 16 bytes, values
+    /// `(blocks, kv_heads, head_dim, 16)`.
+    #[cfg(feature = "cuda")]
+    Paged,
+    /// `(blocks × 16, kv_heads × head_dim)` both.
+    Rows,
+}
+
+impl Arrangement {
+    /// What is best for a model on `device`. The kernel knows some widths of heads, and no windows.
+    pub fn on(device: &Device, spec: &Spec) -> Self {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda()
+            && [64, 80, 96, 112, 128, 192, 256].contains(&spec.head_dim)
+            && spec.windows() == [None]
+        {
+            return Self::Paged;
+        }
+        let _ = (device, spec);
+        Self::Rows
+    }
+}
+
+impl Pool {
+    /// Room for `tokens` tokens; if that is not said, for as many as fit in a quarter of what is free.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
+    pub fn new(spec: &Spec, dtype: DType, device: &Device, tokens: Option<usize>) -> Result<Self> {
+        let (kv_heads, d) = (spec.num_key_value_heads, spec.head_dim);
+        let token_bytes = 2 * spec.layers.len() * kv_heads * d * dtype.size_in_bytes();
+        let tokens = tokens
+            .or_else(|| {
+                free_bytes(device).map(|free| (free as f64 * FREE_SHARE) as usize / token_bytes)
+            })
+            .unwrap_or(TOKENS);
+        let blocks = tokens.div_ceil(BLOCK).max(1);
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, device);
+        let layer = |_| match Arrangement::on(device, spec) {
+            #[cfg(feature = "cuda")]
+            Arrangement::Paged => {
+                let x = 16 / dtype.size_in_bytes();
+                let keys = zeros(&[blocks, kv_heads, d / x, BLOCK, x])?;
+                Ok(LayerMemory { keys, values: zeros(&[blocks, kv_heads, d, BLOCK])? })
+            }
+            Arrangement::Rows => {
+                let shape = [blocks * BLOCK, kv_heads * d];
+                Ok(LayerMemory { keys: zeros(&shape)?, values: zeros(&shape)? })
+            }
+        };
+        Ok(Self {
+            layers: (0..spec.layers.len()).map(layer).collect::<Result<_>>()?,
+            blocks,
+            free: Mutex::new((0..blocks as u32).rev().collect()),
+        })
+    }
+
+    /// Tokens that it has room for in all.
+    pub fn tokens(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    pub(super) fn layer(&self, index: usize) -> &LayerMemory {
+        &self.layers[index]
+    }
+
+    fn take(&self) -> Option<u32> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// Bytes that are free on `device`, where it can be asked.
+#[cfg(feature = "cuda")]
+fn free_bytes(device: &Device) -> Option<usize> {
+    let context = device.as_cuda_device().ok()?.cuda_stream().context().clone();
+    context.mem_get_info().ok().map(|(free, _)| free)
+}
+
+/// Bytes that are free on `device`, where it can be asked.
+#[cfg(not(feature = "cuda"))]
+fn free_bytes(_: &Device) -> Option<usize> {
+    None
+}
+
+/// A block that some sequences use; it goes back to its pool with the last of them.
+#[derive(Debug)]
+struct Block {
+    index: u32,
+    pool: Arc<Pool>,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+    }
+}
+
+/// The blocks of a sequence's first `len` tokens. Whole blocks only are shared, so that what is
+/// written is always a sequence's own.
+#[derive(Debug, Default)]
+pub struct PooledCache {
+    blocks: Vec<Arc<Block>>,
+    len: usize,
+}
+
+impl PooledCache {
+    /// Makes room for `count` more tokens; where the pool has none left, changes nothing.
+    pub(super) fn reserve(&mut self, pool: &Arc<Pool>, count: usize) -> bool {
+        let before = self.blocks.len();
+        while self.capacity() < self.len + count {
+            let Some(index) = pool.take() else {
+                self.blocks.truncate(before);
+                return false;
+            };
+            self.blocks.push(Arc::new(Block { index, pool: Arc::clone(pool) }));
+        }
+        true
+    }
+
+    /// Counts `count` written tokens in.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.len += count;
+    }
+
+    /// Indices of its blocks, in order.
+    #[cfg(feature = "cuda")]
+    pub(super) fn blocks(&self) -> impl Iterator<Item = u32> {
+        self.blocks.iter().map(|block| block.index)
+    }
+
+    /// Where the token at `position` is kept.
+    pub(super) fn slot(&self, position: usize) -> u32 {
+        self.blocks[position / BLOCK].index * BLOCK as u32 + (position % BLOCK) as u32
+    }
+}
+
+impl SequenceCache for PooledCache {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn capacity(&self) -> usize {
+        self.blocks.len() * BLOCK
+    }
+
+    fn prefix(&self, len: usize) -> Self {
+        let whole = len.min(self.len) / BLOCK;
+        Self { blocks: self.blocks[..whole].to_vec(), len: whole * BLOCK }
+    }
+}

@@ -1,0 +1,187 @@
+// The page of the runs: which are chosen, their curves as they grow, and their evaluations.
+import { evaluation, evaluations, metrics, runs } from "./api.js";
+import { Chart } from "./chart.js";
+import { byId, h } from "./dom.js";
+import { sample } from "./samples.js";
+
+// Between two looks at what was written, milliseconds.
+const PAUSE = 2000;
+// What the metrics are, in the order in which they are shown; others follow by name.
+const NAMES = {
+  reward: "reward", answer: "reward: answer", format: "reward: form", eval_exact: "held-out exact match",
+  eval_reward: "held-out reward", eval_loss: "held-out loss", loss: "loss", kl: "KL from the start, nats a token",
+  approx_kl: "KL within the update", entropy: "entropy, nats", response_tokens: "sampled tokens an episode",
+  turns: "turns", cut_turns: "share of cut turns", zero_variance: "share of groups without variance",
+  failed_episodes: "failed episodes (outages)", fallback_replies: "replies of a fallback", cost: "cost a step",
+  clip_low: "share clipped low", clip_high: "share clipped high", gradient_norm: "gradient norm",
+  learning_rate: "learning rate", rollout_logprob_diff: "engine to trainer log-probability gap",
+  tokens_per_second: "sampled tokens a second",
+};
+
+const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
+
+// A run that is watched: its rows so far, and the steps of its evaluations.
+class Watched {
+  rows = [];
+  steps = [];
+  #next = 0;
+
+  constructor(name) {
+    this.name = name;
+  }
+
+  async read() {
+    for (;;) {
+      const { data, next, has_more: hasMore } = await metrics(this.name, this.#next);
+      // A run that was resumed, or begun again, writes steps anew.
+      const first = data[0]?.step ?? Infinity;
+      if (this.rows.at(-1)?.step >= first) this.rows = this.rows.filter((row) => row.step < first);
+      this.rows.push(...data);
+      this.#next = next;
+      if (!hasMore) break;
+    }
+    this.steps = await evaluations(this.name);
+  }
+}
+
+let watched = [];
+let listed = [];
+const charts = new Map();
+// What is shown of metrics and of evaluations: drawn anew when it changes.
+let drawn = "";
+let sampled = "";
+
+const chosen = () => [...new Set([byId("run").value, byId("beside").value].filter(Boolean))];
+
+// Keeps what is chosen in the address.
+function keep() {
+  const kept = new URLSearchParams();
+  if (byId("run").value) kept.set("run", byId("run").value);
+  if (byId("beside").value) kept.set("beside", byId("beside").value);
+  if (byId("step").value) kept.set("step", byId("step").value);
+  history.replaceState(null, "", `?${kept}`);
+}
+
+// Puts options into a field. What is chosen stays, unless the address or `otherwise` says another.
+function fill(id, options, otherwise) {
+  const field = byId(id);
+  const has = (value) => options.some(([name]) => name === value);
+  const value = [wish[id], otherwise, field.value].find(has);
+  if (has(wish[id])) delete wish[id];
+  const names = options.map(([name]) => name).join("\n");
+  if (field.dataset.names !== names) {
+    field.dataset.names = names;
+    field.replaceChildren(...options.map(([name, text]) => h("option", { value: name }, text)));
+  }
+  if (value !== undefined && field.value !== value) field.value = value;
+}
+
+const ago = (seconds) => {
+  const passed = Math.max(0, Math.round(Date.now() / 1000 - seconds));
+  return passed < 120 ? `${passed} s ago` : passed < 7200 ? `${Math.round(passed / 60)} min ago` : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+};
+
+const state = ({ kind, summary }) => (kind === "evaluation" ? "" : summary ? `${summary.ended}, ${summary.steps} steps` : "at work, or was cut off");
+
+// The rows of the table by name: they stay, so that whoever is on a link stays there.
+const rows = new Map();
+
+function newRow(name) {
+  const cells = { kind: h("td", {}), updated: h("td", {}), state: h("td", {}), report: h("td", {}) };
+  return { cells, element: h("tr", {}, h("th", { scope: "row" }, h("bdi", {}, name)), ...Object.values(cells)) };
+}
+
+function table() {
+  const body = byId("all").tBodies[0];
+  const sorted = [...listed].sort((a, b) => a.name.localeCompare(b.name));
+  for (const [name, { element }] of rows) if (!sorted.some((run) => run.name === name)) { element.remove(); rows.delete(name); }
+  for (const [index, run] of sorted.entries()) {
+    if (!rows.has(run.name)) rows.set(run.name, newRow(run.name));
+    const { element, cells } = rows.get(run.name);
+    if (body.rows[index] !== element) body.insertBefore(element, body.rows[index] ?? null);
+    cells.kind.textContent = run.kind;
+    cells.updated.textContent = ago(run.updated);
+    cells.state.textContent = state(run);
+    if (run.has_report && !cells.report.firstChild) {
+      cells.report.append(h("a", { href: `v1/runs/${encodeURIComponent(run.name)}/report`, target: "_blank", rel: "noopener", "aria-label": `Report of ${run.name}` }, "Report"));
+    }
+  }
+}
+
+function legend() {
+  byId("legend").replaceChildren(...watched.map(({ name, rows }, run) => {
+    const known = listed.find((one) => one.name === name);
+    const step = rows.length ? `, step ${rows.at(-1).step}` : "";
+    return h("li", {}, h("span", { class: `swatch l${run}`, "aria-hidden": "true" }), " ", h("bdi", {}, name), `${step}${known ? `, ${state(known)}, written ${ago(known.updated)}` : ""}`);
+  }));
+}
+
+function curves() {
+  const now = JSON.stringify(watched.map(({ name, rows }) => [name, rows.length, rows.at(-1)]));
+  if (now === drawn) return;
+  drawn = now;
+  const names = new Set(watched.flatMap(({ rows }) => rows.flatMap((row) => Object.keys(row))));
+  names.delete("step");
+  const order = Object.keys(NAMES);
+  const place = (name) => (order.indexOf(name) + order.length + 1) % (order.length + 1);
+  const sorted = [...names].sort((a, b) => place(a) - place(b) || a.localeCompare(b));
+  for (const [name, chart] of charts) if (!names.has(name)) { chart.element.remove(); charts.delete(name); }
+  for (const [index, name] of sorted.entries()) {
+    if (!charts.has(name)) charts.set(name, new Chart(NAMES[name] ?? name));
+    const chart = charts.get(name);
+    chart.draw(watched.map(({ rows }) => rows.filter((row) => Number.isFinite(row[name])).map((row) => [row.step, row[name]])));
+    if (byId("curves").children[index] !== chart.element) byId("curves").insertBefore(chart.element, byId("curves").children[index] ?? null);
+  }
+}
+
+async function samples() {
+  const steps = [...new Set(watched.flatMap((run) => run.steps))].sort((a, b) => a - b);
+  byId("samples_section").hidden = steps.length === 0;
+  if (steps.length === 0) return;
+  // Follows the newest, unless a person has chosen another.
+  const isNewest = !byId("step").value || byId("step").selectedIndex === byId("step").options.length - 1;
+  fill("step", steps.map((step) => [String(step), String(step)]), isNewest ? String(steps.at(-1)) : undefined);
+  const step = Number(byId("step").value);
+  const now = JSON.stringify([step, watched.map(({ name, steps }) => [name, steps.includes(step)])]);
+  if (now === sampled) return;
+  const of = async (run) => sample(run.name, run.steps.includes(step) ? await evaluation(run.name, step) : null);
+  byId("samples").replaceChildren(...await Promise.all(watched.map(of)));
+  sampled = now;
+}
+
+async function look() {
+  listed = await runs();
+  const training = listed.filter((run) => run.kind === "training");
+  const names = training.map(({ name }) => [name, name]);
+  fill("run", names);
+  fill("beside", [["", "none"], ...names]);
+  table();
+  const wanted = chosen();
+  if (wanted.join("\n") !== watched.map(({ name }) => name).join("\n")) {
+    watched = wanted.map((name) => watched.find((run) => run.name === name) ?? new Watched(name));
+  }
+  const now = watched;
+  await Promise.all(now.map((run) => run.read()));
+  if (now !== watched) return;
+  legend();
+  curves();
+  await samples();
+  say(training.length ? "" : "No training run has written metrics here yet. This page goes on looking.");
+}
+
+// What the address asks for is chosen once it is there: a run that begins has written nothing yet.
+const wish = Object.fromEntries(new URLSearchParams(location.search));
+
+// Looks again and again, one look at a time, and not while nobody sees it.
+let looking = Promise.resolve();
+const again = () => {
+  looking = looking.then(look).catch((error) => say(error.message));
+};
+
+again();
+byId("choose").addEventListener("submit", (event) => event.preventDefault());
+for (const id of ["run", "beside", "step"]) {
+  byId(id).addEventListener("change", () => { delete wish[id]; keep(); again(); });
+}
+setInterval(() => { if (!document.hidden) again(); }, PAUSE);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) again(); });

@@ -1,0 +1,200 @@
+//! A policy that somebody else plays, a turn at a time: a trainer with a model of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::engine::Sampling;
+use crate::protocol::{Piece, concat, length};
+use crate::tokenization::{IncrementalDecoder, TextSide, tokenized};
+use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
+
+use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+
+/// What the player gets before each turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompted {
+    /// What was shown since the last turn: the opening, or an observation.
+    pub shown: String,
+    /// The token stream so far, ready for the turn; empty where turns are played by their texts, or
+    /// where there is no tokenizer.
+    pub trace: TokenTrace,
+    /// Tokens that the turn may have; at least 1.
+    pub max_tokens: usize,
+}
+
+/// A turn as the player wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PlayedTurn {
+    /// The tokens that were sampled, in the policy's vocabulary.
+    Tokens(Vec<SampledToken>),
+    /// The text, and whether it was cut at the bound.
+    Text(String, TurnFinish),
+}
+
+/// The player's side of an episode. Dropping it ends the episode.
+#[derive(Debug)]
+pub struct Player {
+    /// Prompts, one before each turn; closed when the episode is over.
+    pub prompts: mpsc::Receiver<Prompted>,
+    /// Turns, one for each prompt.
+    pub turns: mpsc::Sender<PlayedTurn>,
+}
+
+/// The loop's side.
+struct Seat {
+    prompts: mpsc::Sender<Prompted>,
+    turns: mpsc::Receiver<PlayedTurn>,
+}
+
+/// The policy of one episode.
+pub struct SteppedPolicy {
+    /// With the longest sequence that the player's model takes.
+    text: Option<(Arc<TextSide>, usize)>,
+    seat: Mutex<Option<Seat>>,
+}
+
+impl SteppedPolicy {
+    /// A policy and who plays it. With a tokenizer and the longest sequence in tokens it can be played
+    /// by tokens, without by texts alone.
+    pub fn new(text: Option<(Arc<TextSide>, usize)>) -> (Self, Player) {
+        let (to_player, prompts) = mpsc::channel(1);
+        let (turns, from_player) = mpsc::channel(1);
+        let seat = Seat { prompts: to_player, turns: from_player };
+        (Self { text, seat: Mutex::new(Some(seat)) }, Player { prompts, turns })
+    }
+}
+
+#[async_trait]
+impl Policy for SteppedPolicy {
+    fn name(&self) -> &str {
+        "stepped"
+    }
+
+    /// The one episode. A second one has no player.
+    async fn open(
+        &self,
+        opening: &[Piece],
+        _sampling: Sampling,
+    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let seat = seat.ok_or(PolicyError::Cancelled)?;
+        let mut trace = TokenTrace::default();
+        if let Some((text, context)) = &self.text {
+            let (text, pieces) = (Arc::clone(text), opening.to_vec());
+            let ids = move || text.opening_ids(&pieces);
+            trace.push_context(&tokenized(length(opening), *context, ids).await?);
+        }
+        let text = self.text.as_ref().map(|(text, _)| Arc::clone(text));
+        Ok(Box::new(Session { text, seat, shown: concat(opening), trace }))
+    }
+
+    async fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct Session {
+    /// Absent where turns are played by their texts.
+    text: Option<Arc<TextSide>>,
+    seat: Seat,
+    shown: String,
+    trace: TokenTrace,
+}
+
+impl Session {
+    /// Takes the tokens of a turn up to where it ends; what follows has no part in it.
+    async fn tokens(
+        &mut self,
+        text: &TextSide,
+        tokens: Vec<SampledToken>,
+        sink: &mut dyn TurnSink,
+    ) -> Result<TurnFinish, PolicyError> {
+        let tokenizer = &text.tokenizer;
+        let prefix = text.turn_prefix();
+        if !prefix.is_empty() {
+            let _ = sink.text(&prefix).await?;
+        }
+        let mut decoder = IncrementalDecoder::default();
+        let mut finish = TurnFinish::Length;
+        for token in tokens {
+            self.trace.push_action(token);
+            if tokenizer.stop_ids().contains(&token.id) {
+                finish = TurnFinish::Stop;
+                break;
+            }
+            let text = decoder.push(tokenizer, token.id)?;
+            if !text.is_empty() && sink.text(&text).await?.is_break() {
+                finish = TurnFinish::Stop;
+                break;
+            }
+        }
+        let tail = decoder.finish(tokenizer)?;
+        if !tail.is_empty() {
+            let _ = sink.text(&tail).await?;
+        }
+        Ok(finish)
+    }
+}
+
+#[async_trait]
+impl PolicySession for Session {
+    async fn turn(
+        &mut self,
+        max_tokens: usize,
+        sink: &mut dyn TurnSink,
+    ) -> Result<WrittenTurn, PolicyError> {
+        let read = self.trace.ids.len();
+        let shown = std::mem::take(&mut self.shown);
+        let prompted = Prompted { shown, trace: self.trace.clone(), max_tokens };
+        self.seat.prompts.send(prompted).await.map_err(|_| PolicyError::Cancelled)?;
+        let turn = self.seat.turns.recv().await.ok_or(PolicyError::Cancelled)?;
+        let usage = |completion| TokenUsage {
+            prompt_tokens: read as u64,
+            completion_tokens: completion as u64,
+            ..TokenUsage::default()
+        };
+        match (turn, self.text.clone()) {
+            (PlayedTurn::Tokens(tokens), Some(text)) => {
+                let finish = self.tokens(&text, tokens, sink).await?;
+                let usage = usage(self.trace.ids.len() - read);
+                Ok(WrittenTurn { finish, usage, cost: 0.0 })
+            }
+            (PlayedTurn::Tokens(_), None) => Err(PolicyError::Tokenizer(
+                "a turn was played by tokens, but there is no tokenizer".into(),
+            )),
+            (PlayedTurn::Text(written, finish), text) => {
+                let count = match text {
+                    Some(text) => text.tokenizer.encode_text(&written)?.len(),
+                    None => TokenUsage::of_text(0, written.len()).completion_tokens as usize,
+                };
+                // Ids of a text would not be those that were sampled.
+                (self.text, self.trace) = (None, TokenTrace::default());
+                let _ = sink.text(&written).await?;
+                Ok(WrittenTurn { finish, usage: usage(count), cost: 0.0 })
+            }
+        }
+    }
+
+    async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {
+        if let Some(text) = &self.text {
+            let ids = text.turn_ids(turn)?;
+            self.trace.push_context(&ids);
+        }
+        Ok(())
+    }
+
+    async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
+        self.shown = concat(observation);
+        if let Some(text) = &self.text {
+            let last = self.trace.ids.last().copied();
+            self.trace.push_context(&text.observation_ids(last, observation)?);
+        }
+        Ok(())
+    }
+
+    fn trace(&self) -> &TokenTrace {
+        &self.trace
+    }
+}

@@ -1,0 +1,220 @@
+//! Rows of a database, a few at a time.
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drivers};
+use sqlx::{AnyPool, Row};
+use uuid::Uuid;
+
+use super::{ArchiveError, Page, Search, TIMEOUT};
+use crate::compute;
+
+/// Rows that are asked for at one time, at most: they may be long.
+const CHUNK: usize = 64;
+/// Seconds since 1970 that no episode has.
+const NEVER: i64 = 253_402_300_799;
+
+/// The rows of one database.
+pub(super) struct Rows {
+    pool: Result<AnyPool, String>,
+    dialect: &'static Dialect,
+}
+
+/// What the two databases write differently.
+struct Dialect {
+    key: &'static str,
+    created: &'static str,
+    record: &'static str,
+    /// Of a number of seconds.
+    time: fn(&str) -> String,
+    /// Of a parameter that is a key.
+    as_key: fn(&str) -> String,
+    session: &'static [&'static str],
+}
+
+const POSTGRES: Dialect = Dialect {
+    key: "key::text",
+    created: "CAST(floor(extract(epoch FROM created_at)) AS BIGINT)",
+    record: "record::text",
+    time: |seconds| format!("to_timestamp({seconds})"),
+    as_key: |key| format!("CAST({key} AS UUID)"),
+    session: &["SET statement_timeout = '5s'", "SET default_transaction_read_only = on"],
+};
+
+const SQLITE: Dialect = Dialect {
+    key: "key",
+    created: "created_at",
+    record: "record",
+    time: str::to_owned,
+    as_key: str::to_owned,
+    session: &["PRAGMA query_only = 1"],
+};
+
+/// Where a page ends: the row of its last episode, in the order of time.
+#[derive(Debug, Clone)]
+struct Cursor {
+    created: i64,
+    key: String,
+}
+
+impl Cursor {
+    fn read(name: &str) -> Option<Self> {
+        let (created, key) = name.split_once('.')?;
+        let key = Uuid::try_parse(key).ok()?.to_string();
+        let created = created.parse().ok().filter(|created| (0..=NEVER).contains(created))?;
+        Some(Self { created, key })
+    }
+
+    /// What comes after every row that is older than `created`.
+    fn before(created: i64) -> Self {
+        Self { created, key: Uuid::nil().to_string() }
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.created, self.key)
+    }
+}
+
+impl Rows {
+    pub(super) fn postgres(url: &SecretString) -> Self {
+        Self::new(url.expose_secret(), &POSTGRES)
+    }
+
+    pub(super) fn sqlite(path: &Path) -> Self {
+        let path = path.to_string_lossy();
+        let escaped = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        Self::new(&format!("sqlite://{escaped}?mode=rw"), &SQLITE)
+    }
+
+    /// Connects when rows are asked for.
+    fn new(url: &str, dialect: &'static Dialect) -> Self {
+        install_default_drivers();
+        let options = AnyPoolOptions::new().max_connections(2).acquire_timeout(TIMEOUT);
+        let options = options.after_connect(move |connection, _| {
+            Box::pin(async move {
+                for statement in dialect.session {
+                    sqlx::query(statement).execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
+        });
+        let connect = url.parse::<AnyConnectOptions>().map(|to| options.connect_lazy_with(to));
+        // The error may show the URL, and with it the password.
+        let pool = connect.map_err(|_| "its URL cannot be used".to_owned());
+        Self { pool, dialect }
+    }
+
+    pub(super) async fn list(
+        &self,
+        mut search: Search,
+        cursor: Option<&str>,
+    ) -> Result<Page, ArchiveError> {
+        // No name has this character, which PostgreSQL does not take.
+        let names = [&search.filter.policy, &search.filter.large_model];
+        if names.into_iter().flatten().any(|name| name.contains('\0')) {
+            return Ok(Page::default());
+        }
+        let mut last = match cursor {
+            Some(cursor) => Some(Cursor::read(cursor).ok_or(ArchiveError::Cursor)?),
+            None => None,
+        };
+        loop {
+            let rows = self.before(&search, last.as_ref()).await?;
+            let is_end = rows.len() < CHUNK;
+            let bytes = rows.iter().filter_map(|(_, record)| Some(record.as_ref()?.len())).sum();
+            let look = move || {
+                for (cursor, record) in rows {
+                    search.look(|| cursor.key.clone(), record.as_deref().map(str::as_bytes));
+                    last = Some(cursor);
+                    if search.is_over() {
+                        return (search, last, true);
+                    }
+                }
+                (search, last, false)
+            };
+            let is_over;
+            (search, last, is_over) =
+                compute::run_on(bytes, std::time::Instant::now() + TIMEOUT, look).await?;
+            if is_over || is_end {
+                let next = last.filter(|_| is_over).map(|cursor| cursor.name());
+                return Ok(search.page(next));
+            }
+        }
+    }
+
+    /// The next rows, the newest first; without the record where the columns rule it out.
+    async fn before(
+        &self,
+        search: &Search,
+        last: Option<&Cursor>,
+    ) -> Result<Vec<(Cursor, Option<String>)>, ArchiveError> {
+        let filter = &search.filter;
+        let second = |at: u64| i64::try_from(at).map_or(NEVER, |at| at.min(NEVER));
+        let mut end = Cursor::before(filter.until.map_or(NEVER, second));
+        if let Some(last) = last.filter(|last| last.created < end.created) {
+            end = last.clone();
+        }
+        let Dialect { key, created, record, time, as_key, .. } = self.dialect;
+        let callers = if filter.caller.is_some() { "AND caller = $7" } else { "" };
+        let statement = format!(
+            "SELECT {key}, {created}, CASE
+                 WHEN policy = COALESCE(CAST($4 AS TEXT), policy)
+                     AND large_model = COALESCE(CAST($5 AS TEXT), large_model)
+                     AND finish_reason = COALESCE(CAST($6 AS TEXT), finish_reason)
+                 THEN {record} END
+             FROM prompt_r1_episodes
+             WHERE (created_at, key) < ({}, {}) AND created_at >= {} {callers}
+             ORDER BY created_at DESC, key DESC LIMIT {CHUNK}",
+            time("$1"),
+            as_key("$2"),
+            time("$3"),
+        );
+        let mut query = sqlx::query(&statement)
+            .bind(end.created)
+            .bind(end.key)
+            .bind(filter.since.map_or(0, second))
+            .bind(filter.policy.clone())
+            .bind(filter.large_model.clone())
+            .bind(filter.finish_reason.map(|reason| reason.as_str().to_owned()));
+        if let Some(caller) = &filter.caller {
+            query = query.bind(caller.clone());
+        }
+        let rows = timely(query.fetch_all(self.pool()?)).await?;
+        let read = |row: &AnyRow| {
+            let cursor = Cursor { key: row.try_get(0)?, created: row.try_get(1)? };
+            Ok((cursor, row.try_get(2)?))
+        };
+        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed)
+    }
+
+    /// The record of a row.
+    pub(super) async fn get(&self, id: &str) -> Result<Option<String>, ArchiveError> {
+        let Ok(key) = Uuid::try_parse(id) else { return Ok(None) };
+        let Dialect { record, as_key, .. } = self.dialect;
+        let statement =
+            format!("SELECT {record} FROM prompt_r1_episodes WHERE key = {}", as_key("$1"));
+        let query = sqlx::query(&statement).bind(key.to_string());
+        let row = timely(query.fetch_optional(self.pool()?)).await?;
+        row.map(|row| row.try_get(0)).transpose().map_err(failed)
+    }
+
+    fn pool(&self) -> Result<&AnyPool, ArchiveError> {
+        self.pool.as_ref().map_err(|reason| ArchiveError::Store(reason.clone()))
+    }
+}
+
+async fn timely<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, ArchiveError> {
+    match tokio::time::timeout(TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(failed),
+        Err(_) => Err(ArchiveError::Store(format!("no answer within {} s", TIMEOUT.as_secs()))),
+    }
+}
+
+fn failed(error: sqlx::Error) -> ArchiveError {
+    ArchiveError::Store(match error {
+        // It may show the URL, and with it the password.
+        sqlx::Error::Configuration(_) => "its URL cannot be used".to_owned(),
+        error => error.to_string(),
+    })
+}

@@ -1,0 +1,213 @@
+//! Folders of runs, read while the runs are at work: metrics, evaluations, reports. What is read at
+//! one time is bounded, and nothing outside the folder is reached.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Map, Value};
+
+#[cfg(test)]
+mod tests;
+
+/// Runs that are listed, the newest first.
+const LISTED: usize = 200;
+/// Bytes of metrics that are read at one time.
+const METRICS: u64 = 2 * 1024 * 1024;
+/// The longest other file that is read, bytes.
+const LONGEST: u64 = 64 * 1024 * 1024;
+const METRICS_FILE: &str = "metrics.jsonl";
+const REPORT_FILE: &str = "report.html";
+const SUMMARY_FILE: &str = "summary.json";
+
+/// What is in a run's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A training run.
+    Training,
+    /// A finished evaluation.
+    Evaluation,
+}
+
+/// A run in a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// The name of its folder.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// When it last wrote, seconds since 1970.
+    pub updated: u64,
+    /// Whether there is a report to open.
+    pub has_report: bool,
+    /// What a training run wrote at its end; none while it is at work.
+    pub summary: Option<Value>,
+}
+
+/// Metrics of a run from some place of its file on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Metrics {
+    /// A row for each step, with its `step`.
+    pub rows: Vec<Map<String, Value>>,
+    /// Where to read on, now or later.
+    pub next: u64,
+    /// Whether more is there already.
+    pub has_more: bool,
+}
+
+/// A folder whose subfolders are runs.
+#[derive(Debug, Clone)]
+pub struct Runs {
+    root: PathBuf,
+}
+
+impl Runs {
+    /// The runs below `root`, which must be a folder.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let root = root.canonicalize()?;
+        if !root.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { root })
+    }
+
+    /// All runs, those that wrote last first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            runs.extend(name.to_str().and_then(|name| self.run(name)));
+        }
+        runs.sort_by(|a: &Run, b| (b.updated, &a.name).cmp(&(a.updated, &b.name)));
+        runs.truncate(LISTED);
+        for run in &mut runs {
+            run.summary = self.summary(&run.name, run.updated);
+        }
+        Ok(runs)
+    }
+
+    /// The run of this name, without its summary.
+    fn run(&self, name: &str) -> Option<Run> {
+        let folder = self.folder(name)?;
+        let written = |file| modified(&folder.join(file));
+        let report = written(REPORT_FILE);
+        let (kind, updated) = match written(METRICS_FILE) {
+            Some(updated) => (Kind::Training, updated),
+            None => (Kind::Evaluation, report?),
+        };
+        let (name, has_report) = (name.to_owned(), report.is_some());
+        Some(Run { name, kind, updated, has_report, summary: None })
+    }
+
+    /// What a run wrote at its end, where it has not gone on since.
+    fn summary(&self, name: &str, updated: u64) -> Option<Value> {
+        let path = self.folder(name)?.join(SUMMARY_FILE);
+        if modified(&path)? < updated {
+            return None;
+        }
+        serde_json::from_slice(&read(&path).ok()??).ok()
+    }
+
+    /// The metrics from byte `from` of their file on; `None` where there is no such run. A file that
+    /// has become shorter is read from its beginning.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn metrics(&self, name: &str, from: u64) -> io::Result<Option<Metrics>> {
+        let Some(folder) = self.folder(name) else { return Ok(None) };
+        let Some(mut file) = existing(File::open(folder.join(METRICS_FILE)))? else {
+            return Ok(None);
+        };
+        let length = file.metadata()?.len();
+        let from = if from <= length { from } else { 0 };
+        file.seek(SeekFrom::Start(from))?;
+        let mut text = Vec::new();
+        file.take(METRICS).read_to_end(&mut text)?;
+        // The last line may be being written.
+        let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
+        let lines = text[..whole].split(|&byte| byte == b'\n');
+        let rows = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let next = from + whole as u64;
+        Ok(Some(Metrics { rows, next, has_more: whole > 0 && next < length }))
+    }
+
+    /// The steps after which a run was evaluated, in order; `None` where there is no such run.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn evaluations(&self, name: &str) -> io::Result<Option<Vec<u64>>> {
+        let Some(folder) = self.folder(name) else { return Ok(None) };
+        let Some(entries) = existing(std::fs::read_dir(folder.join("evaluations")))? else {
+            return Ok(Some(Vec::new()));
+        };
+        let mut steps = Vec::new();
+        for entry in entries {
+            let file = entry?.file_name();
+            let step = file.to_str().and_then(|file| file.strip_prefix("step-"));
+            let step = step.and_then(|step| step.strip_suffix(".json"));
+            steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
+        }
+        steps.sort_unstable();
+        Ok(Some(steps))
+    }
+
+    /// An evaluation with its sample episodes; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is being written.
+    pub fn evaluation(&self, name: &str, step: u64) -> io::Result<Option<Value>> {
+        let Some(folder) = self.folder(name) else { return Ok(None) };
+        let text = read(&folder.join(format!("evaluations/step-{step:08}.json")))?;
+        Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)
+    }
+
+    /// The report of a run; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn report(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(folder) = self.folder(name) else { return Ok(None) };
+        read(&folder.join(REPORT_FILE))
+    }
+
+    /// The folder of a run.
+    fn folder(&self, name: &str) -> Option<PathBuf> {
+        let is_name =
+            !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']);
+        // A link may lead out of the folder: it stays what it is, the operator's.
+        Some(self.root.join(name)).filter(|path| is_name && path.is_dir())
+    }
+}
+
+/// When a file was last written, seconds since 1970.
+fn modified(path: &Path) -> Option<u64> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
+/// All of a file, if it is there.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = existing(File::open(path))? else { return Ok(None) };
+    if file.metadata()?.len() > LONGEST {
+        let longest = LONGEST / (1024 * 1024);
+        return Err(io::Error::other(format!("it is longer than {longest} MiB")));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(Some(text))
+}
+
+fn existing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}

@@ -1,0 +1,82 @@
+//! What tells one model's vocabulary and chat template from another's, without their files.
+
+use super::chat_template::Message;
+use super::text_side::TextSide;
+use super::tokenizer::TokenizerError;
+use crate::protocol::{Piece, concat};
+
+/// The conversation by which chat templates are compared: roles and texts.
+pub const CONVERSATION: [(&str, &str); 3] = [("user", "a"), ("assistant", "b"), ("user", "c")];
+
+/// Ids that are looked at, spread over the vocabulary.
+const SPREAD: usize = 256;
+/// Ids at the end of the vocabulary that are all looked at: what models of one family add.
+const LAST: usize = 64;
+
+/// A vocabulary by example, and what its chat template writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// One more than the largest id.
+    pub size: usize,
+    /// Ids, each of which is some whole characters.
+    pub ids: Vec<u32>,
+    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token of
+    /// beginning.
+    pub conversation: String,
+    /// The text of the token of beginning, where there is one.
+    pub begin: Option<String>,
+    /// Its ids.
+    pub conversation_ids: Vec<u32>,
+}
+
+impl Fingerprint {
+    /// That of a model.
+    ///
+    /// # Errors
+    /// Where the chat template fails.
+    pub fn of(text: &TextSide) -> Result<Self, TokenizerError> {
+        let tokenizer = &text.tokenizer;
+        let size = tokenizer.size();
+        let step = (size / SPREAD).max(1);
+        let mut ids: Vec<u32> = (0..size).step_by(step).map(|id| id as u32).collect();
+        ids.extend((size.saturating_sub(LAST)..size).map(|id| id as u32));
+        ids.extend(tokenizer.stop_ids().iter().take(SPREAD));
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|&id| {
+            let text = tokenizer.decode(&[id]).unwrap_or_default();
+            !text.trim().is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)
+        });
+        let messages = CONVERSATION
+            .map(|(role, text)| Message { role, content: vec![Piece::Markup(text.to_owned())] });
+        let begin = text.template.begin();
+        let written = concat(&text.template.render(&messages)?);
+        let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);
+        Ok(Self {
+            size,
+            ids,
+            conversation: bare.to_owned(),
+            begin: begin.map(str::to_owned),
+            conversation_ids: text.conversation_ids(&messages)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_bundled_policy_has_one() {
+        let text = TextSide::load(Path::new("models/policy")).unwrap();
+        let found = Fingerprint::of(&text).unwrap();
+        assert_eq!(found.size, 932);
+        assert!(found.ids.contains(&919) && found.ids.contains(&931), "special tokens, too");
+        assert!(found.ids.len() > 200, "{}", found.ids.len());
+        assert_eq!(found.conversation, "<|user|>a<|assistant|>b<|end|><|user|>c<|assistant|>");
+        assert_eq!(text.tokenizer.decode(&found.conversation_ids[..1]).unwrap(), "<|user|>");
+    }
+}

@@ -1,0 +1,161 @@
+//! Servers that sample a run's episodes in place of this process. They keep the weights that the run
+//! begins with, so that each step learns from episodes that are a step older.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+
+use super::config::GrpoConfig;
+use crate::engine::tokens::{ServerUse, TokensEngine};
+use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
+use crate::large_model::LargeModel;
+use crate::train::error::TrainError;
+use crate::train::metrics::Values;
+
+/// The models of a run that are not trained.
+pub struct GrpoModels {
+    /// Replies to the policy's prompts.
+    pub large_model: Arc<dyn LargeModel>,
+    /// Judges answers, where it is another.
+    pub judge: Option<Arc<dyn LargeModel>>,
+    /// Sample the episodes, where `tokens` names them.
+    pub servers: Option<Arc<TokensEngine>>,
+}
+
+impl From<Arc<dyn LargeModel>> for GrpoModels {
+    fn from(large_model: Arc<dyn LargeModel>) -> Self {
+        Self { large_model, judge: None, servers: None }
+    }
+}
+
+/// Prompts by which weights are compared.
+const COMPARED: usize = 8;
+
+/// Whether the run can learn from what the servers of `config.tokens` sample.
+///
+/// # Errors
+/// Says what stands in the way.
+pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
+    let wrong = |reason: String| Err(TrainError::Config(reason));
+    let Some(tokens) = &config.tokens else { return Ok(()) };
+    if let Err(unusable) = tokens.validate() {
+        let (key, value) = (unusable.key, unusable.value);
+        let (reason, hint) = (unusable.reason, unusable.hint);
+        return wrong(format!("cannot use `tokens.{key}` = `{value}`: {reason}\nhint: {hint}"));
+    }
+    let temperature = config.temperature;
+    let sampling = Sampling { temperature, top_p: 1.0, top_k: None, seed: 0 };
+    if let Err(reason) = tokens.log_probs(&sampling) {
+        return wrong(format!("cannot use `temperature` = {temperature} with `tokens`: {reason}"));
+    }
+    let lag = config.steps.saturating_sub(1);
+    if lag > config.max_policy_lag as u64 {
+        return wrong(format!(
+            "`steps` is {}, but the servers of `tokens` keep the weights that the run begins with: its last step would learn from episodes of a policy that is {lag} steps older, and `max_policy_lag` is {}\nhint: make runs of `max_policy_lag` + 1 steps, each from the model of the one before, and give that to the servers in between",
+            config.steps, config.max_policy_lag
+        ));
+    }
+    if lag > 0 && config.objective.importance_cap.is_none() {
+        return wrong(
+            "`tokens` with more than one step is off-policy, but `objective.importance_cap` is not set\nhint: `importance_cap = 2.0` corrects for it".into(),
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure that the servers have the weights that `native` has, by the likeliest token behind each
+/// of `prompts`.
+///
+/// # Errors
+/// When the log-probabilities differ by more than `most` in the mean, or a server fails.
+pub(super) async fn compare(
+    native: &dyn Engine,
+    servers: &TokensEngine,
+    prompts: &[Vec<u32>],
+    most: f64,
+) -> Result<(), TrainError> {
+    servers.connect().await.map_err(|error| TrainError::Config(error.to_string()))?;
+    let prompts = &prompts[..prompts.len().min(COMPARED)];
+    let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt))).await;
+    // At once, so that every server gets some.
+    let rounds = servers.used().len();
+    let asked = (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt));
+    let theirs = join_all(asked).await;
+    let mut sum = 0.0;
+    for (own, theirs) in own.iter().cycle().zip(&theirs) {
+        let failed =
+            |reason: &String| TrainError::Config(format!("weights cannot be compared: {reason}"));
+        let own = own.as_ref().map_err(failed)?;
+        let theirs = theirs.as_ref().map_err(failed)?;
+        sum += f64::from((own - theirs).abs());
+    }
+    let mean = sum / theirs.len().max(1) as f64;
+    if mean > most {
+        return Err(TrainError::Config(format!(
+            "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean\nhint: serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
+        )));
+    }
+    Ok(())
+}
+
+/// The log-probability of the likeliest token behind a prompt.
+async fn likeliest(engine: &dyn Engine, prompt: &[u32]) -> Result<f32, String> {
+    let mut events = engine.generate(GenerateRequest {
+        prompt: prompt.to_vec(),
+        sampling: Sampling::GREEDY,
+        stop_ids: Vec::new(),
+        max_tokens: 1,
+        stream: true,
+    });
+    match events.recv().await {
+        Some(GenerateEvent::Tokens(tokens)) => {
+            tokens.first().map(|token| token.log_prob).ok_or_else(|| "no token came".to_owned())
+        }
+        Some(GenerateEvent::Failed(error)) => Err(error.to_string()),
+        _ => Err("no token came".to_owned()),
+    }
+}
+
+/// What the servers do from one step to the next.
+pub(super) struct Busy {
+    servers: Arc<TokensEngine>,
+    since: Instant,
+    before: Vec<ServerUse>,
+}
+
+impl Busy {
+    pub(super) fn new(servers: Arc<TokensEngine>) -> Self {
+        let before = servers.used();
+        Self { servers, since: Instant::now(), before }
+    }
+
+    /// The share of the time since it was asked last in which each server had something to do: the
+    /// mean, and the least; and requests that failed.
+    pub(super) fn values(&mut self) -> Values {
+        let (now, used) = (Instant::now(), self.servers.used());
+        let time = (now - self.since).max(Duration::from_millis(1)).as_secs_f64();
+        let pairs = || used.iter().zip(&self.before);
+        let shares: Vec<f64> =
+            pairs().map(|(used, before)| (used.busy - before.busy).as_secs_f64() / time).collect();
+        let failures: u64 = pairs().map(|(used, before)| used.failures - before.failures).sum();
+        let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
+        let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+        for (used, share) in used.iter().zip(&shares) {
+            tracing::info!(
+                server = used.server,
+                busy = share,
+                requests = used.requests,
+                tokens = used.tokens,
+                failures = used.failures,
+                "token server"
+            );
+        }
+        (self.since, self.before) = (now, used);
+        vec![
+            ("servers_busy", mean),
+            ("servers_busy_least", least.min(1.0)),
+            ("servers_failures", failures as f64),
+        ]
+    }
+}

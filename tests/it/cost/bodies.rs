@@ -1,0 +1,465 @@
+//! Bodies that are as long as they may be, each full of something else.
+
+use std::io::Write;
+use std::sync::LazyLock;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+
+use crate::loopback::Recorded;
+
+/// The length of a body, bytes.
+static LIMIT: LazyLock<usize> = LazyLock::new(|| mebibytes() << 20);
+const CHAT: &str = "/v1/chat/completions";
+const SOLVE: &str = "/v1/solve";
+const RESPONSES: &str = "/v1/responses";
+const MESSAGES: &str = "/v1/messages";
+const JSON: &str = "application/json";
+/// JSON values that a request may have, less than which are the frame of one.
+const VALUES: usize = 49_000;
+
+/// The length of a body, MiB: as long as the server takes them by default, or, as a development
+/// build takes its time, shorter.
+pub fn mebibytes() -> usize {
+    std::env::var("PROMPT_R1_TEST_MIB").map_or(2, |number| number.parse().unwrap())
+}
+
+/// A request.
+pub struct Sent {
+    pub path: &'static str,
+    pub kind: &'static str,
+    pub is_gzip: bool,
+    pub body: Vec<u8>,
+}
+
+impl Sent {
+    fn json(path: &'static str, body: String) -> Self {
+        assert!(body.len() <= *LIMIT, "{}", body.len());
+        Self { path, kind: JSON, is_gzip: false, body: body.into_bytes() }
+    }
+
+    /// One that costs next to nothing.
+    pub fn small() -> Self {
+        Self::json(SOLVE, "{\"question\": \"q\"}".to_owned())
+    }
+
+    fn zipped(self) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&self.body).unwrap();
+        Self { is_gzip: true, body: encoder.finish().unwrap(), ..self }
+    }
+}
+
+/// What the endpoint says: as a policy, a prompt that is all references, and then an answer; to who
+/// asks for JSON, a long list.
+pub fn reply_to(request: &Recorded) -> &'static str {
+    const EXPANDING: &str = "<interaction_prompt><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/></interaction_prompt>";
+    static LIST: LazyLock<String> =
+        LazyLock::new(|| format!("{{\"a\":[{}0]}}", "0,".repeat(300_000)));
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    match body["messages"].as_array().map(Vec::len) {
+        Some(1) if body["stop"][0] == "</interaction_prompt>" => EXPANDING,
+        Some(_) if body["stop"][0] == "</interaction_prompt>" => "<answer>ok</answer>",
+        _ if !body["response_format"].is_null() => &LIST,
+        _ => "ok",
+    }
+}
+
+/// `unit` over and over, as often as there is room.
+fn fill(before: &str, unit: &str, after: &str) -> String {
+    let times = (*LIMIT - before.len() - after.len()) / unit.len();
+    format!("{before}{}{after}", unit.repeat(times))
+}
+
+/// The same with commas between.
+fn list(before: &str, unit: &str, after: &str) -> String {
+    let times = (*LIMIT - before.len() - after.len()) / (unit.len() + 1);
+    format!("{before}{}{after}", vec![unit; times].join(","))
+}
+
+/// `count` units with commas between, each of its number and as much text as there is room for.
+fn spread(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
+    let bare = unit(count, "").len() + 1;
+    let text = "x".repeat((*LIMIT - before.len() - after.len()) / count - bare);
+    let units: Vec<_> = (0..count).map(|number| unit(number, &text)).collect();
+    format!("{before}{}{after}", units.join(","))
+}
+
+const DIRECT: &str = r#""model":"prompt-r1","prompt_r1":{"policy":"direct"},"#;
+const ASKED: &str = r#""messages":[{"role":"user","content":"q"}]"#;
+
+/// A chat request without a policy, with this before and after what fills it.
+fn chat(before: &str) -> String {
+    format!("{{{DIRECT}{ASKED},{before}")
+}
+
+fn question(policy: &str, unit: &str) -> Sent {
+    let before = format!("{{\"policy\":\"{policy}\",\"question\":\"Is it? ");
+    Sent::json(SOLVE, fill(&before, unit, "\"}"))
+}
+
+fn local(unit: &str) -> Sent {
+    let before = "{\"policy\":\"direct\",\"large_model\":\"atlas\",\"question\":\"Is it? ";
+    Sent::json(SOLVE, fill(before, unit, "\"}"))
+}
+
+fn passed(path: &'static str, body: String) -> Sent {
+    Sent::json(path, body)
+}
+
+fn schema(body: &str) -> Sent {
+    let before =
+        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"s\",\"schema\":";
+    let body = format!("{}{body}}}}}}}", chat(before));
+    Sent::json(CHAT, body)
+}
+
+/// Turns that a caller gives, the first with a long reply, the second a prompt full of references.
+fn references(reply: usize, unit: &str) -> Sent {
+    let reply = "y".repeat(reply);
+    let before = format!(
+        "{{\"policy\":\"direct\",\"question\":\"q\",\"turns\":[{{\"interaction_prompt\":\"a\",\"interaction_response\":\"{reply}\"}},{{\"interaction_prompt\":\""
+    );
+    Sent::json(SOLVE, fill(&before, unit, "\"}]}"))
+}
+
+type Make = fn() -> Sent;
+
+/// All of them by their names.
+pub fn all() -> Vec<(&'static str, Make)> {
+    let texts: Vec<(&'static str, Make)> = vec![
+        ("a long word", || question("direct", "x")),
+        ("words of one letter", || question("direct", "a ")),
+        ("line breaks", || question("direct", "\\n")),
+        ("escaped characters", || question("direct", "\\u00e9")),
+        ("escaped halves of characters", || question("direct", "\\ud83d\\ude00")),
+        ("lone halves of characters", || question("direct", "\\ud83d")),
+        ("quotation marks", || question("direct", "\\\"")),
+        ("letters that grow in lower case", || question("direct", "\u{130} ")),
+        ("angle brackets", || question("direct", "<")),
+        ("ampersands", || question("direct", "&amp;")),
+        ("our tags", || question("direct", "<answer>")),
+        ("our tags, escaped", || question("direct", "&lt;question/>")),
+        ("references in a question", || question("direct", "<question/><reply 1/>")),
+        ("marks of a template", || question("direct", "{{ question }}")),
+        ("characters that mark text", || question("direct", "\u{fdd0}\u{fdd1}")),
+        ("a question to a policy here", || question("policy", "x ")),
+        ("control tokens to a policy here", || question("policy", "<|end|>")),
+        ("a question to a policy elsewhere", || question("remote", "x ")),
+        ("our tags to a policy elsewhere", || question("remote", "<answer>")),
+        ("a question to a large model here", || local("x ")),
+        ("control tokens to a large model here", || local("<|end|>")),
+        ("a question, zipped", || question("direct", "x ").zipped()),
+        ("random letters", || {
+            let mut state = 1u32;
+            let letters = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                char::from(b'a' + (state >> 24) as u8 % 26)
+            });
+            let text: String = letters.take(*LIMIT - 100).collect();
+            Sent::json(SOLVE, format!("{{\"policy\":\"direct\",\"question\":\"{text}\"}}"))
+        }),
+    ];
+    let turns: Vec<(&'static str, Make)> = vec![
+        ("references to a long reply", || references(*LIMIT / 2, "<reply 1/>")),
+        ("references to a short reply", || references(100, "<reply 1/>")),
+        ("references to no reply", || references(100, "<reply 2/>")),
+        ("spaces in references", || references(100, "<reply  ")),
+        ("a long prompt in a given turn", || references(1, "a ")),
+        ("tags in a given turn", || references(1, "</interaction_prompt><answer>")),
+        ("control tokens in a given turn", || {
+            let before =
+                "{\"policy\":\"policy\",\"question\":\"q\",\"turns\":[{\"interaction_prompt\":\"";
+            Sent::json(SOLVE, fill(before, "<|end|>", "\"}]}"))
+        }),
+    ];
+    let values: Vec<(&'static str, Make)> = vec![
+        ("metadata of long texts", || {
+            let unit = |number, text: &str| format!("\"k{number}\":\"{text}\"");
+            Sent::json(CHAT, spread(&chat("\"metadata\":{"), VALUES, unit, "}}"))
+        }),
+        ("metadata of objects", || {
+            let unit = |number, text: &str| format!("{{\"a{number}\":\"{text}\"}}");
+            Sent::json(CHAT, spread(&chat("\"metadata\":{\"x\":["), VALUES / 2, unit, "]}}"))
+        }),
+        ("nested lists", || Sent::json(CHAT, fill(&chat("\"metadata\":{\"x\":"), "[", ""))),
+        ("nested objects", || Sent::json(CHAT, fill(&chat("\"metadata\":{\"x\":"), "{\"a\":", ""))),
+        ("numbers", || Sent::json(CHAT, list(&chat("\"metadata\":{\"x\":["), "1", "]}}"))),
+        ("a number of many digits", || Sent::json(CHAT, fill(&chat("\"seed\":"), "9", "}"))),
+        ("a fraction of many digits", || {
+            Sent::json(CHAT, fill(&chat("\"temperature\":0."), "1", "}"))
+        }),
+        ("an unknown field", || Sent::json(CHAT, fill(&chat("\""), "f", "\":1}"))),
+        ("an unknown field of an option", || {
+            let before = format!("{{\"model\":\"prompt-r1\",{ASKED},\"prompt_r1\":{{\"");
+            Sent::json(CHAT, fill(&before, "f", "\":1}}"))
+        }),
+        ("an unknown field of a message", || {
+            let before =
+                format!("{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":\"q\",\"");
+            Sent::json(CHAT, fill(&before, "f", "\":1}]}"))
+        }),
+        ("a model", || {
+            Sent::json(CHAT, fill(&format!("{{{ASKED},\"model\":\"prompt-r1/"), "m", "\"}"))
+        }),
+        ("stops", || Sent::json(CHAT, list(&chat("\"stop\":["), "\"x\"", "]}"))),
+        ("stops within the bound", || {
+            let unit = |_, text: &str| format!("\"{text}\"");
+            Sent::json(CHAT, spread(&chat("\"stop\":["), VALUES, unit, "]}"))
+        }),
+        ("long stops", || {
+            let unit = |_, text: &str| format!("\"{text}\"");
+            Sent::json(CHAT, spread(&chat("\"stop\":["), 4, unit, "]}"))
+        }),
+        ("tools", || {
+            let unit = |number, text: &str| {
+                format!(
+                    "{{\"type\":\"function\",\"function\":{{\"name\":\"f{number}\",\"description\":\"{text}\"}}}}"
+                )
+            };
+            Sent::json(CHAT, spread(&chat("\"tools\":["), VALUES / 4, unit, "]}"))
+        }),
+        ("biases", || {
+            let unit = |number, text: &str| format!("\"{number}{text}\":1");
+            Sent::json(CHAT, spread(&chat("\"logit_bias\":{"), VALUES, unit, "}}"))
+        }),
+        ("two answers", || {
+            let before =
+                format!("{{{DIRECT}\"n\":2,\"messages\":[{{\"role\":\"user\",\"content\":\"");
+            let mut body = fill(&before, "x ", "\"}]}");
+            let half = before.len() + (body.len() - before.len()) / 4 * 2;
+            body.replace_range(half..body.len() - 4, "");
+            Sent::json(CHAT, body)
+        }),
+        ("sixteen answers", || {
+            let text = "x ".repeat(*LIMIT / 16 / 2 - 100);
+            let before =
+                format!("{{{DIRECT}\"n\":16,\"messages\":[{{\"role\":\"user\",\"content\":\"");
+            Sent::json(CHAT, format!("{before}{text}\"}}]}}"))
+        }),
+    ];
+    let conversations: Vec<(&'static str, Make)> = vec![
+        ("messages of one role", || {
+            let unit = |_, text: &str| format!("{{\"role\":\"user\",\"content\":\"{text}\"}}");
+            let before = format!("{{{DIRECT}\"messages\":[");
+            Sent::json(CHAT, spread(&before, VALUES / 3, unit, "]}"))
+        }),
+        ("messages of one role in parts", || {
+            let unit = |_, text: &str| {
+                format!(
+                    "{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}]}}"
+                )
+            };
+            let before = format!("{{{DIRECT}\"messages\":[");
+            Sent::json(CHAT, spread(&before, VALUES / 6, unit, "]}"))
+        }),
+        ("messages of both roles", || {
+            let unit = |number: usize, text: &str| {
+                let role = ["user", "assistant"][number % 2];
+                format!("{{\"role\":\"{role}\",\"content\":\"{text}\"}}")
+            };
+            let before = format!("{{{DIRECT}\"messages\":[");
+            let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
+            Sent::json(CHAT, spread(&before, VALUES / 3 - 2, unit, after))
+        }),
+        ("system messages", || {
+            let unit = |_, text: &str| format!("{{\"role\":\"system\",\"content\":\"{text}\"}}");
+            let before = format!("{{{DIRECT}\"messages\":[");
+            let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
+            Sent::json(CHAT, spread(&before, VALUES / 3 - 2, unit, after))
+        }),
+        ("a long history for a policy here", || {
+            let unit = |_, text: &str| format!("{{\"role\":\"assistant\",\"content\":\"{text}\"}}");
+            let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
+            Sent::json(SOLVE, spread("{\"messages\":[", VALUES / 3 - 2, unit, after))
+        }),
+        ("calls of tools", || {
+            let unit = |number, text: &str| {
+                format!(
+                    "{{\"id\":\"{number}\",\"type\":\"function\",\"function\":{{\"name\":\"f\",\"arguments\":\"{text}\"}}}}"
+                )
+            };
+            let before = format!(
+                "{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":\"q\"}},{{\"role\":\"assistant\",\"content\":null,\"tool_calls\":["
+            );
+            let after = "]},{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"r\"}]}";
+            Sent::json(CHAT, spread(&before, VALUES / 6 - 4, unit, after))
+        }),
+        ("an image", || {
+            let before = format!(
+                "{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"q\"}},{{\"type\":\"image_url\",\"image_url\":{{\"url\":\"data:image/png;base64,"
+            );
+            Sent::json(CHAT, fill(&before, "iVBORw0K", "\"}}]}]}"))
+        }),
+        ("images", || {
+            let unit = |_, text: &str| {
+                format!(
+                    "{{\"type\":\"image_url\",\"image_url\":{{\"url\":\"data:image/png;base64,{text}\"}}}}"
+                )
+            };
+            let before = format!(
+                "{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"q\"}},"
+            );
+            Sent::json(CHAT, spread(&before, VALUES / 5, unit, "]}]}"))
+        }),
+        ("an input", || {
+            let before = format!("{{{DIRECT}\"input\":\"");
+            Sent::json(RESPONSES, fill(&before, "x ", "\"}"))
+        }),
+        ("items of an input", || {
+            let unit = |number: usize, text: &str| {
+                let role = ["user", "assistant"][number % 2];
+                format!("{{\"role\":\"{role}\",\"content\":\"{text}\"}}")
+            };
+            let before = format!("{{{DIRECT}\"input\":[");
+            let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
+            Sent::json(RESPONSES, spread(&before, VALUES / 3 - 2, unit, after))
+        }),
+        ("references to items", || {
+            let unit = |_, text: &str| format!("{{\"type\":\"item_reference\",\"id\":\"{text}\"}}");
+            let before = format!("{{{DIRECT}\"input\":[");
+            Sent::json(RESPONSES, spread(&before, VALUES / 3, unit, "]}"))
+        }),
+        ("blocks of a message", || {
+            let unit = |_, text: &str| format!("{{\"type\":\"text\",\"text\":\"{text}\"}}");
+            let before = format!(
+                "{{{DIRECT}\"max_tokens\":9,\"messages\":[{{\"role\":\"user\",\"content\":["
+            );
+            Sent::json(MESSAGES, spread(&before, VALUES / 3, unit, "]}]}"))
+        }),
+        ("results of tools", || {
+            let unit = |number, text: &str| {
+                format!(
+                    "{{\"type\":\"tool_result\",\"tool_use_id\":\"t{number}\",\"content\":\"{text}\"}}"
+                )
+            };
+            let before = format!(
+                "{{{DIRECT}\"max_tokens\":9,\"messages\":[{{\"role\":\"user\",\"content\":["
+            );
+            Sent::json(MESSAGES, spread(&before, VALUES / 4, unit, "]}]}"))
+        }),
+        ("a system text", || {
+            let before = format!("{{{DIRECT}\"max_tokens\":9,{ASKED},\"system\":\"");
+            Sent::json(MESSAGES, fill(&before, "s ", "\"}"))
+        }),
+    ];
+    let schemas: Vec<(&'static str, Make)> = vec![
+        ("a giant enumeration", || {
+            let unit = |number, text: &str| format!("\"{number}{text}\"");
+            let before = chat(
+                "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"s\",\"schema\":{\"enum\":[",
+            );
+            Sent::json(CHAT, spread(&before, VALUES, unit, "]}}}}"))
+        }),
+        ("an enumeration for each item", || {
+            let values: Vec<_> = (1..20_000).map(|number| number.to_string()).collect();
+            schema(&format!(
+                "{{\"properties\":{{\"a\":{{\"items\":{{\"enum\":[{}]}}}}}}}}",
+                values.join(",")
+            ))
+        }),
+        ("items that are unique", || schema("{\"properties\":{\"a\":{\"uniqueItems\":true}}}")),
+        ("items of many alternatives", || {
+            let choices = vec!["{\"type\":\"string\"}"; 1_500].join(",");
+            schema(&format!("{{\"properties\":{{\"a\":{{\"items\":{{\"anyOf\":[{choices}]}}}}}}}}"))
+        }),
+        ("a chain of references in a schema", || {
+            let definitions: Vec<_> = (0..60)
+                .map(|at| format!("\"a{at}\":{{\"items\":{{\"$ref\":\"#/$defs/a{}\"}}}}", at + 1))
+                .collect();
+            schema(&format!(
+                "{{\"$ref\":\"#/$defs/a0\",\"$defs\":{{{},\"a60\":{{}}}}}}",
+                definitions.join(",")
+            ))
+        }),
+        ("patterns", || {
+            let patterns: Vec<_> = (0..60)
+                .map(|at| format!("\"p{at}\":{{\"pattern\":\"(a|b|ab)*c{{{at}}}(x+x+)+y\"}}"))
+                .collect();
+            schema(&format!("{{\"properties\":{{{}}}}}", patterns.join(",")))
+        }),
+        ("a pattern for every name", || {
+            schema("{\"patternProperties\":{\"(a|aa)+$\":{\"items\":{\"pattern\":\"(0|00)+1\"}}}}")
+        }),
+    ];
+    let others: Vec<(&'static str, Make)> = vec![
+        ("passed through", || {
+            passed(CHAT, fill(&format!("{{\"model\":\"m\",{ASKED},\"user\":\""), "x ", "\"}"))
+        }),
+        ("passed through, a stream", || {
+            let before = format!("{{\"model\":\"m\",\"stream\":true,{ASKED},\"user\":\"");
+            passed(CHAT, fill(&before, "x ", "\"}"))
+        }),
+        ("messages passed through", || {
+            passed(
+                CHAT,
+                list(
+                    "{\"model\":\"m\",\"messages\":[",
+                    "{\"role\":\"user\",\"content\":\"q\"}",
+                    "]}",
+                ),
+            )
+        }),
+        ("messages passed through, a stream", || {
+            let before = "{\"model\":\"m\",\"stream\":true,\"messages\":[";
+            passed(CHAT, list(before, "{\"role\":\"user\",\"content\":\"q\"}", "]}"))
+        }),
+        ("fields passed through", || {
+            let before = format!("{{\"model\":\"m\",{ASKED}");
+            passed(CHAT, fill(&before, ",\"\":1", "}"))
+        }),
+        ("names like that of the model", || {
+            let before = format!("{{\"model\":\"m\",{ASKED}");
+            passed(CHAT, fill(&before, ",\"Model\":1", "}"))
+        }),
+        ("nested lists passed through", || {
+            let before = format!("{{\"model\":\"m\",{ASKED},\"x\":");
+            passed(CHAT, fill(&before, "[", ""))
+        }),
+        ("numbers to embed", || {
+            passed("/v1/embeddings", list("{\"model\":\"m\",\"input\":[", "1", "]}"))
+        }),
+        ("a model that is passed through", || {
+            passed(CHAT, fill(&format!("{{{ASKED},\"model\":\""), "m", "\"}"))
+        }),
+        ("parts of a form", || {
+            let part = "--b\r\ncontent-disposition: form-data; name=\"m\"\r\n\r\n\r\n";
+            let body = fill(
+                "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nm\r\n",
+                part,
+                "--b--\r\n",
+            );
+            let kind = "multipart/form-data; boundary=b";
+            Sent { kind, ..passed("/v1/audio/transcriptions", body) }
+        }),
+        ("a head of a form", || {
+            let before = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\ncontent-disposition: ";
+            let body = fill(before, ";name", "\r\n\r\nx\r\n--b--\r\n");
+            let kind = "multipart/form-data; boundary=b";
+            Sent { kind, ..passed("/v1/audio/transcriptions", body) }
+        }),
+        ("no JSON", || Sent::json(CHAT, fill("", "x", ""))),
+        ("spaces", || Sent::json(CHAT, fill("", " ", ""))),
+        ("a zipped bomb", || {
+            let body = vec![b' '; 8 * *LIMIT];
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&body).unwrap();
+            let body = encoder.finish().unwrap();
+            Sent { is_gzip: true, body, ..Sent::small() }
+        }),
+        ("nothing, zipped over and over", || {
+            let empty = GzEncoder::new(Vec::new(), Compression::fast()).finish().unwrap();
+            let body = empty.repeat(*LIMIT / empty.len());
+            Sent { is_gzip: true, body, ..Sent::small() }
+        }),
+        ("letters, each zipped by itself", || {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
+            encoder.write_all(b" ").unwrap();
+            let one = encoder.finish().unwrap();
+            let body = one.repeat(*LIMIT / one.len());
+            Sent { is_gzip: true, body, ..Sent::small() }
+        }),
+    ];
+    [texts, turns, values, conversations, schemas, others].into_iter().flatten().collect()
+}
