@@ -1,5 +1,7 @@
 //! A task: a question and its gold answers.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// One question with everything needed to score an answer to it.
@@ -11,12 +13,29 @@ pub struct Task {
     pub question: String,
     /// Acceptable answers; a prediction is scored against the best of them.
     pub golds: Vec<String>,
-    /// The data set that the task comes from, such as `hotpotqa`; chooses the metric.
-    pub source: String,
+    /// The data set that the task comes from, such as `hotpotqa`; chooses the metric. One text for
+    /// all tasks of a file.
+    #[serde(with = "shared")]
+    pub source: Arc<str>,
     /// A finer class inside the data set, such as `comparison`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// How many single facts must be chained to answer, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hops: Option<u32>,
+}
+
+/// A text that many own, written like any other.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(text: &Arc<str>, writer: S) -> Result<S::Ok, S::Error> {
+        writer.serialize_str(text)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(reader).map(Arc::from)
+    }
 }

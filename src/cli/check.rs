@@ -10,13 +10,14 @@ use crate::config::{
 use crate::dataset::data_files;
 use crate::engine::tokens::config::{Check, TokensConfig};
 use crate::environment::Bounds;
-use crate::eval::data;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
 use super::engine_choice::EngineChoice;
 use super::{Failure, hub};
+
+mod forecast;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -70,13 +71,19 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let config: SftConfig = read_toml(&args.config)?;
             config.check()?;
             model_is_there(&config.model)?;
-            (toml::to_string_pretty(&config), sft(&config)?)
+            if let SftData::Chat { path, eval_path, .. } = &config.data {
+                files_are_there(path, eval_path.as_deref())?;
+            }
+            (toml::to_string_pretty(&config), forecast::sft(&config)?)
         }
         For::Grpo => {
             let written: GrpoConfig = read_toml(&args.config)?;
             let config = written.preset.complete(read_toml(&args.config)?)?;
             model_is_there(&config.model)?;
-            (toml::to_string_pretty(&config), grpo(&config)?)
+            if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
+                files_are_there(path, eval_path.as_deref())?;
+            }
+            (toml::to_string_pretty(&config), forecast::grpo(&config)?)
         }
         For::Env => {
             let config = EnvironmentConfig::load(&args.config)?;
@@ -84,7 +91,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         }
         For::Eval => {
             let config = EvalConfig::load(&args.config)?;
-            (toml::to_string_pretty(&config), eval(&config)?)
+            (toml::to_string_pretty(&config), forecast::eval(&config)?)
         }
     };
     if args.print {
@@ -144,72 +151,15 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
 }
 
 /// Fails where a file of data is not there.
-fn file_is_there(path: &Path) -> Result<(), Failure> {
-    for file in data_files(path).map_err(anyhow::Error::from)? {
-        if !file.is_file() {
-            return Err(anyhow::anyhow!("there is no file `{}`", file.display()).into());
+fn files_are_there(path: &Path, eval_path: Option<&Path>) -> Result<(), Failure> {
+    for path in [path].into_iter().chain(eval_path) {
+        for file in data_files(path).map_err(anyhow::Error::from)? {
+            if !file.is_file() {
+                return Err(anyhow::anyhow!("there is no file `{}`", file.display()).into());
+            }
         }
     }
     Ok(())
-}
-
-/// What a supervised run will do.
-fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
-    if let SftData::Chat { path, eval_path, .. } = &config.data {
-        [path].into_iter().chain(eval_path).try_for_each(|path| file_is_there(path))?;
-    }
-    let conversations = config.steps * config.batch_size as u64;
-    let checkpoints = config.steps.div_ceil(config.checkpoint_every);
-    Ok(vec![
-        format!("steps: {}", config.steps),
-        format!("conversations: {conversations}, each as often as the data is short"),
-        format!("checkpoints: {checkpoints}, of which {} are kept", config.keep_checkpoints),
-    ])
-}
-
-/// What a GRPO run will do, at most.
-fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
-    let mut evaluations = config.steps / config.eval.every + 1;
-    evaluations += u64::from(!config.steps.is_multiple_of(config.eval.every));
-    if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
-        [path].into_iter().chain(eval_path).try_for_each(|path| file_is_there(path))?;
-        evaluations *= u64::from(eval_path.is_some());
-    }
-    let rounds = u64::from(config.extra_rounds) + 1;
-    let training = config.steps * (config.groups_per_step * config.group_size) as u64;
-    let held_out = evaluations * config.eval.tasks as u64;
-    let most = training * rounds + held_out;
-    let turns = config.limits.max_turns as u64;
-    // The last turn of an episode answers; the others may ask.
-    let calls = most * turns.saturating_sub(1).max(1);
-    let sampled = most
-        * config
-            .limits
-            .max_policy_tokens
-            .min(config.limits.max_turn_tokens.saturating_mul(config.limits.max_turns))
-            as u64;
-    let mut lines = vec![
-        format!("steps: {}", config.steps),
-        format!(
-            "episodes: {training} to learn from{}, {held_out} in {evaluations} evaluations",
-            match rounds {
-                1 => String::new(),
-                rounds => format!(" (up to {} with `extra_rounds`)", training * rounds),
-            }
-        ),
-        format!(
-            "calls of the large model: at most {calls}; remembered replies are not asked again"
-        ),
-        format!("tokens that the policy samples: at most {sampled}"),
-    ];
-    lines.push(match (&config.large_model.endpoint, config.limits.max_cost) {
-        (None, _) => "money: none, the large model runs in this process".to_owned(),
-        (Some(_), Some(limit)) => {
-            format!("money: at most {:.2} (`limits.max_cost` an episode)", limit * most as f64)
-        }
-        (Some(_), None) => "money: not bounded; `limits.max_cost` bounds an episode".to_owned(),
-    });
-    Ok(lines)
 }
 
 /// What an environment will offer.
@@ -220,18 +170,4 @@ fn environment(config: &EnvironmentConfig) -> Vec<String> {
     };
     let Bounds { max_open, idle_ms } = config.episodes;
     vec![turns, format!("episodes: at most {max_open}, closed after {idle_ms} ms without a step")]
-}
-
-/// What an evaluation will do. Reads the questions.
-fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
-    let questions = data::load(&config.data, &config.metrics, config.limit, config.seed)?;
-    let (count, arms) = (questions.questions.len(), config.arms.len());
-    let mut lines: Vec<String> =
-        questions.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
-    lines.push(format!("questions: {count}"));
-    lines.push(format!("arms: {arms}, so {} answers", count * arms));
-    if let Some(search) = &config.prompt_search {
-        lines.push(format!("calls of the prompt search: at most {}", search.budget));
-    }
-    Ok(lines)
 }

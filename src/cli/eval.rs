@@ -13,6 +13,7 @@ use crate::eval::rows::Outcome;
 use crate::eval::run::{self, Plan};
 
 use super::Failure;
+use super::signals::Signals;
 use super::telemetry::Telemetry;
 
 mod bar;
@@ -47,11 +48,10 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(&config.output)
         .with_context(|| format!("cannot make the folder `{}`", config.output.display()))?;
     let stop = CancellationToken::new();
-    let interrupted = stop.clone();
+    let (interrupted, mut signals) = (stop.clone(), Signals::new()?);
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            interrupted.cancel();
-        }
+        signals.next().await;
+        interrupted.cancel();
     });
     // All that can be wrong is found before the first call is paid.
     let mut setup = Setup::new(&config, &questions.questions).await?;

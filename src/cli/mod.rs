@@ -22,6 +22,7 @@ mod pid_file;
 mod reload;
 mod runs;
 mod serve;
+mod signals;
 mod solve;
 mod telemetry;
 mod train;

@@ -25,6 +25,7 @@ use crate::train::sft::{SftConfig, run_sft};
 use super::assemble::local_model;
 use super::model_check::declared_context;
 use super::runs::{self, LISTEN};
+use super::signals::Signals;
 use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
@@ -110,8 +111,10 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             find(&mut config.model)?;
             args.show(&config.output)?;
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
+            let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
             let services = Services {
-                large_model: large_model(&config.large_model)?,
+                large_model: large_model("large_model", &config.large_model)?,
+                judge: judge.map(|choice| large_model("judge", choice)).transpose()?,
                 servers: servers.transpose()?,
                 trainer_key: trainer_key(&config.trainer)?,
             };
@@ -152,19 +155,22 @@ fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> 
     Ok(Some(key.into()))
 }
 
-/// The large model of a GRPO run.
-pub(super) fn large_model(choice: &LargeModelChoice) -> anyhow::Result<Arc<dyn LargeModel>> {
+/// A large model of a GRPO run.
+pub(super) fn large_model(
+    name: &str,
+    choice: &LargeModelChoice,
+) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
             let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Arc::new(runtime.block_on(local_model("large_model", &config))?)
+            Arc::new(runtime.block_on(local_model(name, &config))?)
         }
         (None, endpoint) => {
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
             let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
             let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
-            Arc::new(Endpoint::new("large_model", endpoint, &setup)?)
+            Arc::new(Endpoint::new(name, &endpoint.clone().patient(), &setup)?)
         }
     };
     Ok(match (choice.cache_replies, &choice.cache_file) {
@@ -221,39 +227,6 @@ impl Bar {
             bar.set_style(style);
         }
         Ok(Self { bar, cancelled })
-    }
-}
-
-/// The signals that ask a process to end.
-#[cfg(unix)]
-struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.0.recv() => {}
-            _ = self.1.recv() => {}
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
     }
 }
 

@@ -73,8 +73,8 @@ pub struct EvalConfig {
     /// How policies run; which they are, the arms say. Default engine: `native`.
     #[serde(default)]
     pub policy: PolicyConfig,
-    /// What an episode may use up.
-    #[serde(default)]
+    /// What an episode may use up. Its `deadline_ms` is a day unless it is set.
+    #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub episode: Limits,
     /// A folder of templates that replace those of the policies or the built-in ones, by name.
     #[serde(default)]
@@ -125,7 +125,9 @@ impl EvalConfig {
         };
         let mut config = Config {
             models_dir: self.models_dir.clone(),
-            large_models: self.large_models.clone(),
+            large_models: (self.large_models.iter())
+                .map(|(name, model)| (name.clone(), model.clone().patient()))
+                .collect(),
             local_models: self.local_models.clone(),
             default_large_model: self.default_large_model.clone(),
             episode: self.episode.clone(),

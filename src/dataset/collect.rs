@@ -5,6 +5,7 @@ use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -25,7 +26,9 @@ pub(super) struct Collector<'a, T> {
     file: PathBuf,
     /// The start of made-up ids: the file's name, or its path below a folder.
     stem: String,
-    source: String,
+    source: Arc<str>,
+    /// Every other data set that a row has named.
+    sources: RefCell<BTreeSet<Arc<str>>>,
     rows: Vec<T>,
     /// The file and row of each data set and id, by their hash.
     ids: HashMap<u64, (u32, u32)>,
@@ -44,7 +47,8 @@ impl<'a, T: Row> Collector<'a, T> {
             options,
             file: PathBuf::new(),
             stem: String::new(),
-            source: options.source.clone().unwrap_or_else(|| name_of(path)),
+            source: options.source.clone().unwrap_or_else(|| name_of(path)).into(),
+            sources: RefCell::default(),
             rows: Vec::new(),
             ids: HashMap::new(),
             unwanted: BTreeSet::new(),
@@ -71,6 +75,7 @@ impl<'a, T: Row> Collector<'a, T> {
         let context = Context {
             options: self.options,
             source: &self.source,
+            sources: &self.sources,
             stem: &self.stem,
             number,
             notes: &self.notes,

@@ -244,7 +244,7 @@ fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unus
         id: fields.get("id").and_then(Cell::scalar).unwrap_or_else(|| context.id()),
         question: text("question"),
         golds: vec![text("answer")],
-        source: context.source.to_owned(),
+        source: context.source.clone(),
         ..Task::default()
     };
     Ok(Demonstration { task, turns: moves })

@@ -5,8 +5,9 @@
 //! [`ReadSummary`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::task::Task;
 
@@ -137,7 +138,9 @@ trait Row: Sized {
 struct Context<'a> {
     options: &'a ReadOptions,
     /// The data set of rows that name none.
-    source: &'a str,
+    source: &'a Arc<str>,
+    /// Every other that a row has named.
+    sources: &'a RefCell<BTreeSet<Arc<str>>>,
     /// The start of made-up ids.
     stem: &'a str,
     number: usize,
@@ -148,6 +151,17 @@ impl Context<'_> {
     /// The id of a row that has none.
     fn id(&self) -> String {
         format!("{}:{}", self.stem, self.number)
+    }
+
+    /// The name of a data set, held once for all its rows.
+    fn shared(&self, source: String) -> Arc<str> {
+        let mut sources = self.sources.borrow_mut();
+        if let Some(known) = sources.get(source.as_str()) {
+            return Arc::clone(known);
+        }
+        let source: Arc<str> = source.into();
+        sources.insert(Arc::clone(&source));
+        source
     }
 
     /// Counts something that is done to the row and that its reader should know.

@@ -41,9 +41,10 @@ impl Row for Task {
             question,
             golds,
             id: text("id").or_else(|| text("_id")).unwrap_or_else(|| context.id()),
-            source: text("source")
-                .or_else(|| text("data_source"))
-                .unwrap_or_else(|| context.source.to_owned()),
+            source: match text("source").or_else(|| text("data_source")) {
+                Some(source) => context.shared(source),
+                None => context.source.clone(),
+            },
             kind: text("kind"),
             hops: hops(fields)?,
         };
@@ -60,7 +61,7 @@ impl Row for Task {
 
     fn is_wanted(&self, options: &ReadOptions) -> bool {
         let kind = self.kind.as_ref();
-        (options.sources.is_empty() || options.sources.contains(&self.source))
+        (options.sources.is_empty() || options.sources.iter().any(|source| *source == *self.source))
             && (options.kinds.is_empty() || kind.is_some_and(|kind| options.kinds.contains(kind)))
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 /// What an episode may use up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +20,8 @@ pub struct Limits {
     /// Bytes that a prompt may have with its references resolved: a few bytes may stand for a long
     /// reply, over and over.
     pub prompt_bytes: usize,
-    /// Wall time, milliseconds.
+    /// Wall time, milliseconds. In evaluation and training a day unless it is set: a large model
+    /// that is slow has not failed, and the time-outs of each call apply.
     pub deadline_ms: u64,
     /// Money, in the currency of the configured prices; `None` for no limit.
     pub max_cost: Option<f64>,
@@ -46,7 +48,25 @@ impl Default for Limits {
     }
 }
 
+/// The wall time of an episode for which no person waits, milliseconds: a day.
+const PATIENT_MS: u64 = 86_400_000;
+
 impl Limits {
+    /// The default for programs that wait for whatever they ask.
+    pub fn patient() -> Self {
+        Self { deadline_ms: PATIENT_MS, ..Self::default() }
+    }
+
+    /// Reads limits whose wall time is [`Self::patient`]'s unless it is set.
+    ///
+    /// # Errors
+    /// Where they are no limits.
+    pub fn deserialize_patient<'de, D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        let mut written = Map::<String, Value>::deserialize(reader)?;
+        written.entry("deadline_ms").or_insert(PATIENT_MS.into());
+        Self::deserialize(Value::Object(written)).map_err(serde::de::Error::custom)
+    }
+
     /// The wall time as a duration.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)

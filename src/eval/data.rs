@@ -78,7 +78,7 @@ pub fn load(
             "there are no questions\nhint: add a table `[[data]]`".into(),
         ));
     }
-    let sources: BTreeSet<&str> = tasks.iter().map(|task| task.source.as_str()).collect();
+    let sources: BTreeSet<&str> = tasks.iter().map(|task| &*task.source).collect();
     let chosen: BTreeMap<String, Chosen> = sources
         .into_iter()
         .map(|source| (source.to_owned(), metrics.of(source, forms.get(source).copied())))
@@ -91,7 +91,7 @@ pub fn load(
     }
     let questions = tasks
         .into_iter()
-        .map(|task| Question { metric: chosen[&task.source].metric, task })
+        .map(|task| Question { metric: chosen[&*task.source].metric, task })
         .collect();
     Ok(Questions { questions, warnings, notes })
 }
@@ -99,7 +99,7 @@ pub fn load(
 /// A warning where most golds of a data set are too long to be matched exactly.
 fn long_golds(source: &str, tasks: &[Task]) -> Option<String> {
     const LONG: usize = 20;
-    let own = tasks.iter().filter(|task| task.source == source);
+    let own = tasks.iter().filter(|task| *task.source == *source);
     let (all, long) = own.fold((0, 0), |(all, long), task| {
         let is_long = task.golds.iter().all(|gold| gold.split_whitespace().count() > LONG);
         (all + 1, long + usize::from(is_long))
@@ -204,7 +204,7 @@ mod tests {
         );
         let of = |source: &str, kind: &str| {
             let is = |question: &&Question| {
-                question.task.source == source && question.task.kind.as_deref() == Some(kind)
+                *question.task.source == *source && question.task.kind.as_deref() == Some(kind)
             };
             found.questions.iter().filter(is).count()
         };

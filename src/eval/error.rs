@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use crate::dataset::DatasetError;
+use crate::judge::JudgeError;
+use crate::prompt_template::TemplateError;
 use crate::world::WorldError;
 
 /// Why an evaluation could not start or go on. Rows finished before are kept.
@@ -17,15 +19,11 @@ pub enum EvalError {
         reason: String,
     },
     /// A prompt's template cannot be used.
-    #[error("the template `{name}` does not render: {reason}\nhint: it knows {knows}")]
-    Template {
-        /// The file.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-        /// What it may ask for.
-        knows: &'static str,
-    },
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The judge cannot be asked.
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
     /// Not one prompt of the search could be scored.
     #[error("the prompt search could not score a single prompt: {reason}")]
     Search {

@@ -116,8 +116,7 @@ impl MetricConfig {
         &self,
         questions: impl Iterator<Item = &'q Question>,
     ) -> Result<(), EvalError> {
-        let sources: BTreeSet<&str> =
-            questions.map(|question| question.task.source.as_str()).collect();
+        let sources: BTreeSet<&str> = questions.map(|question| &*question.task.source).collect();
         let fits = |name: &str| sources.iter().any(|source| names(name, source));
         let Some(wrong) = self.by_source.keys().find(|name| !fits(name)) else { return Ok(()) };
         let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();

@@ -12,6 +12,5 @@ pub mod run;
 pub mod score;
 pub mod search;
 pub mod statistics;
-mod template;
 
 pub use error::EvalError;

@@ -151,7 +151,7 @@ impl Plan {
     fn keys(&self) -> Vec<RowKey> {
         let of = |question: &Question, arm: &Arc<dyn Arm>| RowKey {
             arm: arm.identity().to_owned(),
-            source: question.task.source.clone(),
+            source: question.task.source.to_string(),
             id: question.task.id.clone(),
             question: question.task.question.clone(),
             seed: self.seed_of(question),

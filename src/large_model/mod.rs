@@ -15,6 +15,7 @@ mod error;
 mod fallback;
 mod local;
 mod outcome;
+mod pace;
 mod prices;
 mod registry;
 mod replies;

@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file could not be read or written.
-    #[error("cannot access `{path}`: {source}")]
+    #[error("cannot access `{path}`: {source}{hint}", hint = disk_hint(source))]
     Io {
         /// The file.
         path: String,
@@ -34,4 +34,15 @@ pub enum ModelError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+/// What to do where a disk is full.
+pub(crate) fn disk_hint(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            "\nhint: free some disk space; a training run then goes on with `--resume`"
+        }
+        _ => "",
+    }
 }

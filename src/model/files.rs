@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use safetensors::SafeTensorError;
 use serde_json::Value;
 
 use super::error::ModelError;
@@ -29,7 +30,10 @@ pub(crate) fn save_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor));
     replace(path, |beside| {
-        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(std::io::Error::other)
+        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(|error| match error {
+            SafeTensorError::IoError(source) => source,
+            other => std::io::Error::other(other),
+        })
     })
     .map_err(io(path))
 }

@@ -25,6 +25,7 @@ pub use batch::{Batch, Selection, TokenScores};
 pub use decoder_lm::{Model, Tape};
 pub use device::{DeviceChoice, DtypeChoice};
 pub use error::ModelError;
+pub(crate) use error::disk_hint;
 pub use gguf_export::GgufType;
 pub use gradients::Gradients;
 pub use lora::{ADAPTER_CONFIG, Adapter, AdapterConfig};

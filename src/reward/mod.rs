@@ -128,6 +128,11 @@ impl RewardFn {
     pub fn score(&self, trajectory: &Trajectory, task: &Task) -> Reward {
         let answer = own_answer(trajectory)
             .map_or(0.0, |answer| self.metric.score(answer, &task.golds, self.normalization));
+        self.with_answer(trajectory, answer)
+    }
+
+    /// The reward of `trajectory` whose answer is worth `answer`, 0 to 1.
+    pub fn with_answer(&self, trajectory: &Trajectory, answer: f64) -> Reward {
         match self.scheme {
             Scheme::Paper => self.paper(trajectory, answer),
             Scheme::Strict => strict(trajectory, answer),
@@ -216,7 +221,33 @@ impl Rewarder {
     /// # Errors
     /// When an external reward fails.
     pub async fn score(&self, trajectory: &Trajectory, task: &Task) -> Result<Reward, RewardError> {
-        let builtin = self.builtin.score(trajectory, task);
+        self.finish(trajectory, task, self.builtin.score(trajectory, task)).await
+    }
+
+    /// The built-in reward, whether or not another's number takes its place.
+    pub fn builtin(&self) -> &RewardFn {
+        &self.builtin
+    }
+
+    /// The reward of `trajectory` whose answer is worth `answer`, 0 to 1; else as [`Self::score`].
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub async fn score_judged(
+        &self,
+        trajectory: &Trajectory,
+        task: &Task,
+        answer: f64,
+    ) -> Result<Reward, RewardError> {
+        self.finish(trajectory, task, self.builtin.with_answer(trajectory, answer)).await
+    }
+
+    async fn finish(
+        &self,
+        trajectory: &Trajectory,
+        task: &Task,
+        builtin: Reward,
+    ) -> Result<Reward, RewardError> {
         match &self.external {
             None => Ok(builtin),
             Some(external) => {

@@ -194,37 +194,46 @@ fn template_of(settings: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[derive(Deserialize)]
-    struct Case {
-        name: String,
-        template: String,
+    struct Golden {
         tokens: SpecialTokens,
-        messages: Vec<Value>,
+        conversations: BTreeMap<String, Vec<Value>>,
+        templates: BTreeMap<String, String>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        template: String,
+        conversation: String,
         /// Null where the template refuses the messages.
         rendered: Option<String>,
     }
 
-    /// Against transformers; `tests/golden/chat_templates/make.py` made the renderings. More
-    /// templates, made by it from other folders, can be named by `CHAT_TEMPLATES`.
+    /// Against transformers; `tests/golden/chat_templates/make.py` made the renderings. More, such
+    /// as those of `published.sh` beside it, can be named by `CHAT_TEMPLATES`.
     #[test]
     fn renders_as_transformers_does() {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/chat_templates/cases.json");
         let more = std::env::var("CHAT_TEMPLATES").ok();
         let mut wrong = Vec::new();
         for path in [Some(golden.to_owned()), more].into_iter().flatten() {
-            let cases: Vec<Case> =
+            let golden: Golden =
                 serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-            for case in cases {
+            for Case { template, conversation, rendered: expected } in &golden.cases {
+                let messages = &golden.conversations[conversation];
                 let messages: Vec<_> =
-                    case.messages.iter().map(minijinja::Value::from_serialize).collect();
-                let rendered = ChatTemplate::new(&case.template, case.tokens, "test".into())
+                    messages.iter().map(minijinja::Value::from_serialize).collect();
+                let source = &golden.templates[template];
+                let rendered = ChatTemplate::new(source, golden.tokens.clone(), "test".into())
                     .and_then(|template| template.render_text(&messages));
-                if rendered.as_ref().ok() != case.rendered.as_ref() {
+                if rendered.as_ref().ok() != expected.as_ref() {
                     wrong.push(format!(
-                        "{}: {rendered:?}\n  instead of {:?}",
-                        case.name, case.rendered
+                        "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"
                     ));
                 }
             }

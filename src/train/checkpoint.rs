@@ -12,6 +12,11 @@ pub const TINKER: &str = "tinker.json";
 /// What a GRPO run needs beside them.
 pub const STATE: &str = "state.json";
 
+/// Whether a file is one of [`earlier`].
+pub fn is_earlier(name: &str) -> bool {
+    name.ends_with("-earlier.safetensors")
+}
+
 /// The trained weights of `age` steps before.
 pub fn earlier(age: usize) -> String {
     format!("trainable-{age}-earlier.safetensors")

@@ -88,5 +88,5 @@ pub(super) fn share(name: &str, value: f64) -> Result<(), TrainError> {
 
 /// The default of `max_rejected`.
 pub(super) fn max_rejected() -> f64 {
-    0.05
+    0.01
 }

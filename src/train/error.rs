@@ -1,7 +1,7 @@
 //! What can end a training run.
 
 use crate::dataset::DatasetError;
-use crate::model::ModelError;
+use crate::model::{ModelError, disk_hint};
 use crate::protocol::ProtocolError;
 use crate::reward::RewardError;
 use crate::tokenization::TokenizerError;
@@ -89,6 +89,27 @@ pub enum TrainError {
         /// The last failure.
         reason: String,
     },
+    /// The judge does not answer when the run begins.
+    #[error(
+        "the judge cannot be asked: {0}\nhint: no episode was begun; mend the judge, or raise its budget"
+    )]
+    JudgeIsDown(String),
+    /// The judge of too many answers fails, or has used up its budget.
+    #[error(
+        "stopped after step {step}: {failed} of {asked} episodes have no judgement, after {retries} pauses; the last failure: {reason}\nhint: the other models answer; mend the judge or raise its budget, then go on with `--resume` (`--allow-changes` where a setting changed)"
+    )]
+    JudgeFails {
+        /// Steps done; they are in the last checkpoint.
+        step: u64,
+        /// How many episodes failed at the last try.
+        failed: usize,
+        /// How many were begun.
+        asked: usize,
+        /// How often the step was tried again.
+        retries: u32,
+        /// The last failure.
+        reason: String,
+    },
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -122,15 +143,5 @@ impl TrainError {
     /// Of a file that the run needs.
     pub(super) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Read { path: path.display().to_string(), source }
-    }
-}
-
-fn disk_hint(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    match error.kind() {
-        StorageFull | QuotaExceeded | FileTooLarge => {
-            "\nhint: free some disk space, then go on with `--resume`"
-        }
-        _ => "",
     }
 }

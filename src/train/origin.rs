@@ -16,7 +16,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change without a word: they bound resources and say what is measured or kept,
 /// not what is learnt.
-const FREE: [&str; 20] = [
+const FREE: [&str; 22] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -30,6 +30,8 @@ const FREE: [&str; 20] = [
     "outage",
     "guards",
     "engine",
+    "judge.max_calls",
+    "judge.max_cost",
     "model.device",
     "trainer.url",
     "trainer.api_key_env",

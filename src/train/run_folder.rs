@@ -99,17 +99,23 @@ impl RunFolder {
         fs::create_dir_all(&partial)?;
         write(&partial)?;
         let whole = folder.join(format!("step-{step:08}"));
+        // What a kill cuts off while it is removed must not be taken for a checkpoint.
+        let doomed = folder.join("removed");
+        let empty = || if doomed.exists() { fs::remove_dir_all(&doomed) } else { Ok(()) };
+        empty()?;
         if whole.exists() {
-            fs::remove_dir_all(&whole)?;
+            fs::rename(&whole, &doomed)?;
         }
         fs::rename(&partial, &whole)?;
         let mut all = self.checkpoints();
         all.truncate(all.len().saturating_sub(keep.max(1)));
         for (old, path) in all {
             if Some(old) != best {
-                fs::remove_dir_all(path)?;
+                empty()?;
+                fs::rename(path, &doomed)?;
             }
         }
+        empty()?;
         Ok(whole)
     }
 

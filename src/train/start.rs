@@ -295,3 +295,7 @@ fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result
     Weights::random(&spec, seed, &Device::Cpu)?.save(folder, &spec)?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;

@@ -273,7 +273,7 @@ fn task(id: String, kind: &str, question: String, gold: String, hops: usize) -> 
         id,
         question,
         golds: vec![gold],
-        source: "world".to_owned(),
+        source: "world".into(),
         kind: Some(kind.to_owned()),
         hops: u32::try_from(hops).ok(),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, each with those that it may import. A row may name only rows above
 /// it in this list, so no circle can be allowed. `cli` is the top and may import anything.
-const FLOORS: [(&str, &[&str]); 33] = [
+const FLOORS: [(&str, &[&str]); 35] = [
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, &[&str]); 33] = [
     ("journal", &[]),
     ("outbound", &[]),
     ("playground", &[]),
+    ("prompt_template", &[]),
     ("runs", &[]),
     ("sampling", &[]),
     ("seed", &[]),
@@ -46,6 +47,7 @@ const FLOORS: [(&str, &[&str]); 33] = [
     ),
     ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
     ("record", &["chat", "compute", "engine", "episode"]),
+    ("judge", &["chat", "episode", "large_model", "prompt_template", "task"]),
     (
         "train",
         &[
@@ -54,6 +56,7 @@ const FLOORS: [(&str, &[&str]); 33] = [
             "engine",
             "episode",
             "gguf",
+            "judge",
             "large_model",
             "model",
             "policy",
@@ -88,9 +91,11 @@ const FLOORS: [(&str, &[&str]); 33] = [
             "dataset",
             "engine",
             "episode",
+            "judge",
             "journal",
             "large_model",
             "policy",
+            "prompt_template",
             "protocol",
             "reward",
             "seed",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prompt_r1::eval::report::Report;
 use serde_json::json;
@@ -151,6 +152,21 @@ async fn a_killed_run_goes_on_and_pays_nothing_twice() {
     // The sixth was never answered.
     assert!(times.iter().all(|(n, times)| *times == if *n == 5 { 2 } else { 1 }), "{times:?}");
     assert_eq!(times.len(), 20);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_many_calls_fails_no_row() {
+    let count = AtomicUsize::new(0);
+    let large_model =
+        Loopback::answering(move |request| match count.fetch_add(1, Ordering::SeqCst) % 3 {
+            0 => Script::reply(&asked(&request.prompt()).to_string()),
+            _ => Script::error(429, "too many").header("retry-after-ms", "1"),
+        })
+        .await;
+    let extra = "arms = [\"direct\"]";
+    let bench = Bench::new(&questions(20), &config(&large_model.url(), extra));
+    let arm = bench.report().await.arms.remove(0);
+    assert_eq!((arm.answered, arm.failed, arm.score.unwrap().mean), (20, 0, 1.0));
 }
 
 #[tokio::test]

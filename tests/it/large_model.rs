@@ -16,6 +16,7 @@ mod failures;
 mod forwarding;
 mod odd;
 mod over;
+mod pace;
 mod secrets;
 mod streams;
 

@@ -184,6 +184,40 @@ fn rows_that_cannot_be_used_are_named_and_end_the_run_unless_allowed() {
     assert!(summary["device"].as_str().unwrap().starts_with("cpu"));
 }
 
+/// Five of six conversations are longer than the context of 512 tokens.
+#[test]
+fn conversations_that_do_not_fit_are_counted_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let row = |words: usize| {
+        let long = "president ".repeat(words);
+        serde_json::json!({"messages": [{"role": "user", "content": long},
+                                        {"role": "assistant", "content": "b"}]})
+        .to_string()
+    };
+    let rows: Vec<String> = (0..6).map(|n| row(if n == 0 { 1 } else { 600 })).collect();
+    std::fs::write(&path, rows.join("\n")).unwrap();
+    let recipe = folder.path().join("run.toml");
+    let text = |more: &str| {
+        format!(
+            "schema_version = 1\noutput = {:?}\nsteps = 1\n{more}\ndata = {{ kind = \"chat\", path = {path:?} }}\n{NEW}",
+            folder.path().join("run")
+        )
+    };
+    std::fs::write(&recipe, text("")).unwrap();
+    let refused = train(&recipe, false);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("5 are too long"), "{said}");
+    std::fs::write(&recipe, text("max_rejected = 0.9")).unwrap();
+    let output = train(&recipe, false);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("\"too_long\":5"), "{said}");
+    let summary = std::fs::read_to_string(folder.path().join("run/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let data = &summary["data"][0];
+    assert_eq!([&data["rows"], &data["used"], &data["too_long"]], [6, 1, 5]);
+}
+
 #[test]
 fn the_files_of_training_are_checked_and_forecast() {
     let folder = tempfile::tempdir().unwrap();
@@ -197,7 +231,18 @@ fn the_files_of_training_are_checked_and_forecast() {
     let grpo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/recipes/policy-grpo.toml");
     let output = server().arg("check").arg(&grpo).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.contains("episodes: "), "{said}");
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "steps: 100",
+        "questions: 2400, made up",
+        "episodes: 38400 to learn from, 2750 in 11 evaluations",
+        "calls of the large model: at most 288050",
+        "tokens that the policy samples: at most 15801600",
+        "money for the large model: none, it runs in this process",
+        "time: not known",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 
     let missing = std::fs::read_to_string(&recipe).unwrap().replace("[model.new]", "[model.nwe]");
     std::fs::write(&recipe, missing).unwrap();

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# run.sh SERVER [TIMES]: a training run is ended TIMES times (30) at random moments, by SIGTERM, by
-# SIGKILL and by a full disk, resumed each time, and must end with the weights of a run that was not.
-# Needs root for the full disk, a small tmpfs; without root that kind is left out, with a word.
+# run.sh SERVER [TIMES]: training runs are ended TIMES times (30) at random moments, by SIGTERM, by
+# SIGKILL and by a full disk, and resumed each time; each must end with the weights of a run that was
+# not ended. Needs root for the full disk, a small tmpfs; without root that kind is left out, with a
+# word. SEED makes the moments those of another time.
 set -euo pipefail
 server=$(realpath "$1") times=${2:-30}
+RANDOM=${SEED:=$RANDOM}
+echo "SEED=$SEED"
 work=$(mktemp -d)
 mounted=
 cleanup() { [ -z "$mounted" ] || umount "$work/disk"; rm -rf "$work"; }
@@ -14,12 +17,11 @@ recipe() { # recipe FILE OUTPUT
 schema_version = 1
 output = "$2"
 seed = 3
-steps = 1500
-batch_size = 4
-checkpoint_every = 5
-eval_every = 500
+steps = 60
+batch_size = 2
+checkpoint_every = 3
 schedule = { peak = 3e-3, warmup_steps = 5, decay = "cosine" }
-data = { kind = "world_demonstrations", count = 200, world = { people = 12, companies = 3, cities = 6, countries = 3 } }
+data = { kind = "world_facts", world = { people = 12, companies = 3, cities = 6, countries = 3 } }
 [model.new]
 hidden_size = 16
 intermediate_size = 24
@@ -27,36 +29,58 @@ num_hidden_layers = 1
 num_attention_heads = 2
 num_key_value_heads = 1
 head_dim = 8
-max_position_embeddings = 512
+max_position_embeddings = 128
 TOML
 }
 
 mkdir "$work/disk"
 kinds=(TERM KILL)
-if mount -t tmpfs -o size=16m tmpfs "$work/disk" 2>/dev/null; then
+if mount -t tmpfs -o size=8m tmpfs "$work/disk" 2>/dev/null; then
   mounted=yes kinds+=(full)
 else
   echo "no full disk: a tmpfs cannot be mounted"
 fi
+run=$work/disk/run filler=$work/disk/filler
 recipe "$work/whole.toml" "$work/whole"
-recipe "$work/cut.toml" "$work/disk/run"
-"$server" train sft --config "$work/whole.toml" >/dev/null 2>&1
+recipe "$work/cut.toml" "$run"
+began=$(date +%s%N)
+"$server" train sft --config "$work/whole.toml" >/dev/null 2>"$work/log"
+millis=$((($(date +%s%N) - began) / 1000000))
+echo "a run that is not ended: $millis ms"
 
-resume=()
-for ((n = 0; n < times; n++)); do
+same() { # the run's weights are those of the run that was not ended
+  cmp "$work/whole/model/model.safetensors" "$run/model/model.safetensors"
+  [ "$(wc -l < "$run/metrics.jsonl")" = 60 ] || { echo "a step is missing, or there twice"; exit 1; }
+}
+
+finished=0
+for ((n = 1; n <= times; n++)); do
   kind=${kinds[n % ${#kinds[@]}]}
+  resume=()
+  if compgen -G "$run/checkpoints/step-*" >/dev/null; then resume=(--resume); fi
   "$server" train sft --config "$work/cut.toml" "${resume[@]}" >/dev/null 2>"$work/log" &
   pid=$!
-  sleep "0.$((RANDOM % 900 + 100))"
-  case $kind in
-    full) dd if=/dev/zero of="$work/disk/filler" bs=64k 2>/dev/null || true; sleep 1; kill -KILL $pid 2>/dev/null || true ;;
-    *) kill -$kind $pid 2>/dev/null || true ;;
-  esac
-  wait $pid && break || true
-  rm -f "$work/disk/filler"
-  compgen -G "$work/disk/run/checkpoints/step-*" >/dev/null && resume=(--resume)
-  echo "$n $kind: $(wc -l < "$work/disk/run/metrics.jsonl" 2>/dev/null || echo 0) steps"
+  # Any moment, the beginning included; a run that goes on is shorter than a whole one.
+  sleep "$(awk "BEGIN { print $millis * $((RANDOM % 600)) / 1000000 }")"
+  if [ $kind = full ]; then
+    dd if=/dev/zero of="$filler" bs=4k 2>/dev/null || true
+  else
+    kill -$kind $pid 2>/dev/null || true
+  fi
+  code=0
+  wait $pid || code=$?
+  rm -f "$filler"
+  echo "$n $kind: exit $code, $(grep -c . "$run/metrics.jsonl" 2>/dev/null || true) steps"
+  if [ $code = 0 ]; then
+    same
+    finished=$((finished + 1))
+    rm -rf "$run"
+  elif [ $kind = full ]; then
+    grep -q "No space left" "$work/log" || { cat "$work/log"; exit 1; }
+  fi
 done
+resume=()
+if compgen -G "$run/checkpoints/step-*" >/dev/null; then resume=(--resume); fi
 "$server" train sft --config "$work/cut.toml" "${resume[@]}" >/dev/null 2>"$work/log" || { cat "$work/log"; exit 1; }
-cmp "$work/whole/model/model.safetensors" "$work/disk/run/model/model.safetensors"
-echo "the weights are those of the run that was not ended"
+same
+echo "$times ends, $((finished + 1)) runs: all have the weights of the run that was not ended"

@@ -18,8 +18,9 @@ use crate::eval::arms::{
 use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metrics::Metric;
-use crate::eval::score::{Judge, Scorer, SentenceEncoder, is_used};
+use crate::eval::score::{Scorer, SentenceEncoder, is_used};
 use crate::eval::search::{Found, ResultFile, Search, training_questions};
+use crate::judge::Judge;
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
@@ -129,7 +130,9 @@ impl<'a> Setup<'a> {
             let config = &self.config.judge;
             let (model, _) = self.model(config.model.as_deref())?;
             let deadline = self.config.episode.deadline();
-            scorer = scorer.with_judge(Judge::new(model, config.prompt.as_deref(), deadline)?);
+            scorer = scorer.with_judge(
+                Judge::new(model, config.prompt.as_deref(), deadline).map_err(EvalError::from)?,
+            );
         }
         Ok(scorer)
     }

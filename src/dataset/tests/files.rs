@@ -146,7 +146,7 @@ fn folders_and_globs_are_read_in_order_and_splits_are_not_mixed() {
     let found: Vec<(&str, &str, &str)> = outcome
         .rows
         .iter()
-        .map(|task| (task.question.as_str(), task.id.as_str(), task.source.as_str()))
+        .map(|task| (task.question.as_str(), task.id.as_str(), &*task.source))
         .collect();
     assert_eq!(found[0].0, "a");
     assert_eq!(found[1], ("b", "main/train-1:1", "gsm8k"));

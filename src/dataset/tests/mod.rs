@@ -198,7 +198,7 @@ fn options_filter_then_shuffle_then_limit() {
     assert_eq!(read(&shuffled).len(), 12);
     assert_ne!(read(&shuffled), read(&ReadOptions { shuffle_seed: Some(2), ..shuffled.clone() }));
     let renamed = ReadOptions { source: Some("mine".into()), ..ReadOptions::default() };
-    assert_eq!(read_tasks(&path, &renamed).unwrap().rows[0].source, "a");
+    assert_eq!(&*read_tasks(&path, &renamed).unwrap().rows[0].source, "a");
     let none = ReadOptions { kinds: vec!["z".into()], ..ReadOptions::default() };
     let error = read_tasks(&path, &none).unwrap_err().to_string();
     assert!(error.ends_with("it has `a/x`, `a/y`, `b/x`, `b/y`"), "{error}");

@@ -14,8 +14,8 @@ use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
-use crate::eval::template::{Template, bare_text, last_marked};
 use crate::large_model::{Call, LargeModel, Reply};
+use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
 use crate::task::Task;
 
@@ -41,11 +41,11 @@ impl Brief {
     pub fn among(questions: &[Question]) -> Self {
         let is_worded = |gold: &String| Number::parse(gold).is_none();
         let worded = questions.iter().filter(|question| question.task.golds.iter().any(is_worded));
-        Self(worded.map(|question| question.task.source.clone()).collect())
+        Self(worded.map(|question| question.task.source.to_string()).collect())
     }
 
     fn holds(&self, task: &Task) -> bool {
-        self.0.contains(&task.source)
+        self.0.contains(&*task.source)
     }
 }
 
@@ -115,7 +115,7 @@ impl Prompt {
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {
             PromptForm::Template(template) if !asked.contains('\u{1}') => {
-                Err(template.wrong("it leaves the question out".to_owned()))
+                Err(template.wrong("it leaves the question out".to_owned()).into())
             }
             _ => Ok(prompt),
         }
@@ -135,9 +135,9 @@ impl Prompt {
     /// When the template fails for this task.
     pub fn render(&self, task: &Task) -> Result<String, EvalError> {
         match &self.form {
-            PromptForm::Template(template) => template.render(context! {
-                question => task.question, source => task.source, brief => self.brief.holds(task),
-            }),
+            PromptForm::Template(template) => Ok(template.render(context! {
+                question => task.question, source => &*task.source, brief => self.brief.holds(task),
+            })?),
             PromptForm::Literal(text) => Ok(text.replace(PLACE, &task.question)),
         }
     }

@@ -66,7 +66,7 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         .map(|arm| input.scores.by_question.iter().map(|row| of(arm, row)).collect())
         .collect();
     let all: Vec<usize> = (0..questions.len()).collect();
-    let by_source = classes(questions, |question| Some(question.task.source.clone()));
+    let by_source = classes(questions, |question| Some(question.task.source.to_string()));
     let by_kind = classes(questions, |question| {
         question.task.kind.as_ref().map(|kind| format!("{} / {kind}", question.task.source))
     });
@@ -341,7 +341,7 @@ fn episodes(input: &ReportInput<'_>, scores: &ByArm) -> Vec<EpisodeView> {
     rows.take(input.episodes)
         .map(|(index, (question, row))| EpisodeView {
             id: question.task.id.clone(),
-            source: question.task.source.clone(),
+            source: question.task.source.to_string(),
             kind: question.task.kind.clone(),
             hops: question.task.hops,
             question: cut(&question.task.question),

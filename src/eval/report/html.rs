@@ -4,6 +4,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::eval::EvalError;
+use crate::prompt_template::TemplateError;
 
 use super::{Report, markdown, plot};
 
@@ -14,10 +15,9 @@ const PAGE: &str = include_str!("page.html");
 /// # Errors
 /// When the template of the page fails.
 pub fn html(report: &Report) -> Result<String, EvalError> {
-    render(report).map_err(|error| EvalError::Template {
-        name: "report.html".into(),
-        reason: error.to_string(),
-        knows: "the report",
+    render(report).map_err(|error| {
+        let (name, reason) = ("report.html".to_owned(), error.to_string());
+        TemplateError { name, reason, knows: "the report" }.into()
     })
 }
 

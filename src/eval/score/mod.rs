@@ -7,6 +7,7 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::episode::RoleUsage;
+use crate::judge::{Judge, Judgement};
 use crate::reward::Normalization;
 
 use super::EvalError;
@@ -15,11 +16,8 @@ use super::metrics::Metric;
 use super::rows::Outcome;
 use super::run::Outcomes;
 
-mod judge;
 #[cfg(test)]
 mod tests;
-
-pub use judge::Judge;
 
 /// Embeds sentences; may take a while, so it is called on a thread of its own.
 pub trait SentenceEncoder: Send + Sync {
@@ -98,7 +96,8 @@ impl Scorer {
             Metric::Text(metric) => known(metric.score(answer, &task.golds, self.normalization)),
             Metric::Judge => {
                 let judge = self.judge.as_ref().ok_or_else(|| missing("judge"))?;
-                judge.score(task, answer).await
+                let Judgement { value, usage } = judge.score(task, answer).await?;
+                Ok(Score { value, judge: usage })
             }
             Metric::Ssim => {
                 let sentences = self.sentences.as_ref().ok_or_else(|| missing("sentence model"))?;

@@ -16,6 +16,7 @@ use serde_json::{Map, json};
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
 use crate::large_model::{Call, LargeModel};
+use crate::prompt_template::Template;
 use crate::seed;
 
 use super::EvalError;
@@ -26,7 +27,6 @@ use super::metrics::Metric;
 use super::rows::{AnswerStep, ArmAnswer, Outcome};
 use super::run;
 use super::score::Scorer;
-use super::template::Template;
 
 mod result_file;
 #[cfg(test)]
@@ -323,7 +323,7 @@ impl SearchState {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mistakes: Vec<&Mistake> =
             mistakes.choose_multiple(&mut random, SHOWN_MISTAKES).collect();
-        self.propose.render(context! { prompts, mistakes, place => PLACE })
+        Ok(self.propose.render(context! { prompts, mistakes, place => PLACE })?)
     }
 }
 

@@ -170,8 +170,8 @@ fn training_questions_are_drawn_by_the_seed() {
     assert_eq!(of(1).len(), 8);
     assert_eq!(of(1), of(1));
     assert_ne!(of(1), of(2));
-    assert!(of(1).iter().any(|task| task.source == "world"));
-    assert!(of(1).iter().any(|task| task.source == "world_facts"));
+    assert!(of(1).iter().any(|task| &*task.source == "world"));
+    assert!(of(1).iter().any(|task| &*task.source == "world_facts"));
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Endpoint {
     }
 
     /// The id of the model that a call is for.
-    fn asked_model<'a>(&'a self, call: &'a Call) -> &'a str {
+    pub(super) fn asked_model<'a>(&'a self, call: &'a Call) -> &'a str {
         call.params.get("model").and_then(Value::as_str).unwrap_or(self.model_id())
     }
 
@@ -158,6 +158,23 @@ impl LargeModel for Endpoint {
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+        match &self.transport.pace {
+            Some(pace) => self.complete_at(pace, call).await,
+            None => self.complete_now(call).await,
+        }
+    }
+
+    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+        match &self.transport.pace {
+            Some(pace) => self.stream_at(pace, call).await,
+            None => self.stream_now(call).await,
+        }
+    }
+}
+
+impl Endpoint {
+    /// The reply to `call`, whole, without a wait for a place.
+    async fn complete_now(&self, call: &Call) -> Result<Reply, LargeModelError> {
         self.ask(call, false, async |exchange, request, reading: Reading| {
             let mut attempt = Attempt::begin(&exchange).await?;
             let result = async {
@@ -174,7 +191,8 @@ impl LargeModel for Endpoint {
         .await
     }
 
-    async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+    /// The reply to `call`, as it is written, without a wait for a place.
+    pub(super) async fn stream_now(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
         self.ask(call, true, async |exchange, request, reading| {
             let mut attempt = Attempt::begin(&exchange).await?;
             let first = async {

@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::large_model::pace::PaceConfig;
 use crate::large_model::{Prices, UnknownModel};
 use crate::outbound::client::{Unusable, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
@@ -45,6 +46,21 @@ pub struct LargeModelConfig {
     /// Default: 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
+    /// Whether fewer calls than that are made at one time where the endpoint takes fewer: as many
+    /// as it answers without becoming slow or refusing some (429, 503). Further calls wait in
+    /// order, and their time-outs with them. Default: true in evaluation and training, false in
+    /// serving, where a caller gets the endpoint's own answer at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_in_flight: Option<bool>,
+    /// Requests that may be made in any minute, by all that share this large model; further ones
+    /// wait. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Tokens that may be read and written in any minute, likewise. A call counts as the length of
+    /// its text and of the longest reply it allows, and as what it used once that is known.
+    /// Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u64>,
     /// What the tokens of `model` cost. Default: unknown, which counts as nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<Prices>,
@@ -144,6 +160,9 @@ impl LargeModelConfig {
             retries: RetryConfig::default(),
             breaker: BreakerConfig::default(),
             max_in_flight: default_max_in_flight(),
+            adaptive_in_flight: None,
+            requests_per_minute: None,
+            tokens_per_minute: None,
             prices: None,
             model_prices: BTreeMap::new(),
             allow_unpriced: false,
@@ -164,6 +183,23 @@ impl LargeModelConfig {
     /// known.
     pub(super) fn prices_or_default(&self, model: &str) -> Prices {
         self.prices_of(model).or(self.prices).unwrap_or_default()
+    }
+
+    /// The same, adapting the number of calls at one time unless that is set: for programs that
+    /// wait for whatever they ask, such as evaluation and training.
+    pub fn patient(self) -> Self {
+        Self { adaptive_in_flight: self.adaptive_in_flight.or(Some(true)), ..self }
+    }
+
+    /// At which pace calls are made.
+    pub(super) fn pace(&self) -> PaceConfig {
+        PaceConfig {
+            adaptive: self.adaptive_in_flight.unwrap_or_default().then_some(self.max_in_flight),
+            // With several waiting for each other, none is to come near its time-out.
+            longest: self.timeouts.first_byte() / 4,
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+        }
     }
 
     /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
@@ -201,6 +237,8 @@ impl LargeModelConfig {
             ("timeouts.idle_ms", self.timeouts.idle_ms),
             ("timeouts.total_ms", self.timeouts.total_ms),
             ("max_in_flight", self.max_in_flight as u64),
+            ("requests_per_minute", self.requests_per_minute.map_or(1, u64::from)),
+            ("tokens_per_minute", self.tokens_per_minute.unwrap_or(1)),
             ("max_reply_bytes", self.max_reply_bytes as u64),
         ];
         for (key, value) in limits {

@@ -101,6 +101,7 @@ impl Endpoint {
         &self,
         request: ForwardRequest,
     ) -> Result<http::Response<ForwardBody>, LargeModelError> {
+        self.wait_for_minute(request.body.len(), request.deadline).await?;
         let transport = &self.transport;
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);

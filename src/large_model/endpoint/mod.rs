@@ -17,6 +17,7 @@ mod headers;
 mod lenient;
 mod live;
 mod models;
+mod paced;
 mod passed_usage;
 mod redact_body;
 mod reply;

@@ -16,6 +16,7 @@ use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
 use crate::large_model::AttemptObserver;
+use crate::large_model::pace::Pace;
 use crate::outbound::client::{KeyLookup, bearer, build_client, is_this_machine};
 
 /// What endpoints need beside their configuration.
@@ -45,6 +46,8 @@ pub(super) struct Transport {
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
+    /// At which pace calls are made, where that is limited.
+    pub(super) pace: Option<Arc<Pace>>,
     breakers: Mutex<Breakers>,
     /// Fields that it turned out to refuse.
     pub(super) refused: Refused,
@@ -95,6 +98,7 @@ impl Transport {
             completions,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            pace: Pace::new(name, config.pace()),
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::rollout::{RolloutFailure, RolloutTask, Rollouts, Scored};
+use super::failure::{Cause, RolloutFailure};
+use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
+use crate::episode::RoleUsage;
 use crate::seed::{Purpose, derive};
 use crate::task::Task;
 use crate::train::error::TrainError;
@@ -39,9 +41,13 @@ pub struct Collected {
     pub failed: usize,
     /// Those of them whose reward failed, and not a model.
     pub failed_rewards: usize,
+    /// Those of them whose judge failed.
+    pub failed_judgements: usize,
     /// Episodes that were begun.
     pub asked: usize,
-    /// The last failure that is no mere consequence of others.
+    /// Whether one of the failures will come again, however long the wait.
+    pub is_final: bool,
+    /// The last failure that is no mere consequence of others; that which is final.
     pub last_failure: Option<RolloutFailure>,
 }
 
@@ -60,16 +66,19 @@ impl Collected {
             if !collected.is_outage() {
                 return Ok(collected);
             }
-            let Self { failed, failed_rewards, asked, last_failure, .. } = collected;
+            let cause = collected.cause();
+            let Self { failed, asked, last_failure, is_final, .. } = collected;
             let reason = last_failure.map(|failure| failure.reason).unwrap_or_default();
-            let is_reward = failed_rewards * 2 > failed;
-            if retries == config.outage.retries {
-                return Err(match is_reward {
-                    true => TrainError::RewardFails { step, failed, asked, retries, reason },
-                    false => TrainError::Outage { step, failed, asked, retries, reason },
+            if is_final || retries == config.outage.retries {
+                return Err(match cause {
+                    Cause::Model => TrainError::Outage { step, failed, asked, retries, reason },
+                    Cause::Reward => {
+                        TrainError::RewardFails { step, failed, asked, retries, reason }
+                    }
+                    Cause::Judge => TrainError::JudgeFails { step, failed, asked, retries, reason },
                 });
             }
-            let cause = if is_reward { "the reward" } else { "a model" };
+            let cause = cause.as_str();
             let pause_ms = pause.as_millis() as u64;
             tracing::warn!(cause, failed, asked, reason, pause_ms, "most episodes failed");
             tokio::time::sleep(pause).await;
@@ -128,8 +137,11 @@ impl Collected {
                     Ok(scored) => members.push(scored),
                     Err(failure) => {
                         self.failed += 1;
-                        self.failed_rewards += usize::from(failure.is_reward);
-                        if self.last_failure.is_none() || !failure.is_consequence {
+                        self.failed_rewards += usize::from(failure.cause == Cause::Reward);
+                        self.failed_judgements += usize::from(failure.cause == Cause::Judge);
+                        self.is_final |= failure.is_final;
+                        let is_more = failure.is_final || !failure.is_consequence;
+                        if self.last_failure.as_ref().is_none_or(|last| is_more && !last.is_final) {
                             self.last_failure = Some(failure);
                         }
                     }
@@ -141,9 +153,20 @@ impl Collected {
         }
     }
 
-    /// Whether so many episodes failed that a model or the reward must be down.
+    /// Whether so many episodes failed that a model, the reward or the judge must be down, or one
+    /// failed for good.
     pub fn is_outage(&self) -> bool {
-        self.failed * 2 > self.asked
+        self.is_final || self.failed * 2 > self.asked
+    }
+
+    /// What most of the failures are of.
+    fn cause(&self) -> Cause {
+        match self.last_failure {
+            Some(RolloutFailure { cause, is_final: true, .. }) => cause,
+            _ if self.failed_judgements * 2 > self.failed => Cause::Judge,
+            _ if self.failed_rewards * 2 > self.failed => Cause::Reward,
+            _ => Cause::Model,
+        }
     }
 
     fn learnable(&self) -> usize {
@@ -175,7 +198,7 @@ impl Collected {
             Some((_, sum)) => *sum += value,
             None => values.push((name, value)),
         };
-        for Scored { episode, reward } in self.members() {
+        for Scored { episode, reward, .. } in self.members() {
             add("reward", reward.total);
             add("answer", reward.answer);
             add("format", reward.format);
@@ -196,7 +219,30 @@ impl Collected {
         values.push(("zero_variance", 1.0 - self.learnable() as f64 / groups));
         values.push(("failed_episodes", self.failed as f64));
         values.push(("cost", cost));
+        let judged: Vec<_> = self.members().filter_map(|scored| scored.judged).collect();
+        if !judged.is_empty() {
+            let mut usage = RoleUsage::default();
+            judged.iter().for_each(|judged| usage += judged.usage);
+            let agreeing = judged.iter().filter(|judged| judged.agrees).count();
+            values.push(("judge_agreement", agreeing as f64 / judged.len() as f64));
+            values.push(("judge_calls", usage.calls as f64));
+            values.push(("judge_cost", usage.cost));
+        }
         values
+    }
+
+    /// Entropy of the policy by what it sampled: the mean surprise of its tokens, nats.
+    pub fn sampled_entropy(&self) -> Option<f64> {
+        let tokens = self.members().flat_map(|scored| {
+            let trace = &scored.episode.trajectory.trace;
+            trace.log_probs.iter().zip(&trace.action_mask)
+        });
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (log_prob, _) in tokens.filter(|(_, sampled)| **sampled) {
+            sum -= f64::from(*log_prob);
+            count += 1.0;
+        }
+        (count > 0.0).then(|| sum / count)
     }
 
     /// Tokens that the policy sampled.
@@ -209,7 +255,7 @@ impl Group {
     fn new(members: Vec<Scored>, config: &AdvantageConfig) -> Self {
         let rewards: Vec<f64> = members
             .iter()
-            .map(|Scored { episode, reward }| {
+            .map(|Scored { episode, reward, .. }| {
                 let tokens = episode.trajectory.trace.action_count();
                 reward.total - config.overlong.map_or(0.0, |overlong| overlong.penalty(tokens))
             })

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
+use super::judge::JudgeChoice;
 use super::objective::Objective;
 use super::tinker::TinkerConfig;
 use super::token_servers;
@@ -55,6 +56,10 @@ pub struct GrpoConfig {
     /// What an episode is worth.
     #[serde(default)]
     pub reward: RewardConfig,
+    /// Who says what an answer is worth, in place of the reward's metric. Where the form keeps the
+    /// answer from counting, nobody is asked. Default: nobody; the metric compares with the golds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeChoice>,
     /// How rewards become advantages.
     #[serde(default)]
     pub advantage: AdvantageConfig,
@@ -91,7 +96,8 @@ pub struct GrpoConfig {
     #[serde(default = "defaults::temperature")]
     pub temperature: f32,
     /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
-    #[serde(default)]
+    /// `deadline_ms` is a day unless it is set.
+    #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub limits: Limits,
     /// The engine that samples.
     #[serde(default)]
@@ -399,6 +405,7 @@ impl GrpoConfig {
             ("objective.importance_cap", objective.importance_cap.unwrap_or(1.0), 0.0),
             ("advantage.epsilon", self.advantage.epsilon, 0.0),
             ("clip_norm", self.clip_norm, 0.0),
+            ("guards.return_rate", self.guards.return_rate, 0.0),
         ] {
             if value.is_nan() || value < least {
                 return wrong(format!("`{name}` is {value}, but it must be at least {least}"));
@@ -407,10 +414,14 @@ impl GrpoConfig {
         if let TrainerConfig::Tinker(tinker) = &self.trainer {
             tinker.check(self)?;
         }
-        if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
-            return wrong(
-                "`large_model` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one".into(),
-            );
+        let judges = self.judge.iter().filter_map(|judge| judge.large_model.as_ref());
+        let models = [("large_model", &self.large_model)].into_iter();
+        for (key, model) in models.chain(judges.map(|model| ("judge.large_model", model))) {
+            if model.path.is_some() == model.endpoint.is_some() {
+                return wrong(format!(
+                    "`{key}` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one"
+                ));
+            }
         }
         match &self.tasks {
             TaskConfig::World { questions, .. } if questions.is_empty() => {

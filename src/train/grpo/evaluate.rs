@@ -161,7 +161,7 @@ fn class(task: &Task) -> String {
     match (&task.kind, task.hops) {
         (Some(kind), Some(hops)) if kind == "chain" => format!("{hops} hops"),
         (Some(kind), _) => kind.clone(),
-        (None, _) => task.source.clone(),
+        (None, _) => task.source.to_string(),
     }
 }
 

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Bounds on figures of a run. A figure that is out of bounds for `patience` steps in a row stops
-/// the run.
+/// Bounds on figures of a run. Where a figure is out of bounds for `patience` steps in a row, the run
+/// goes back to its best policy and on from there with a lower rate; once that was of no use, it
+/// ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guards {
     /// Steps in a row that are put up with.
     pub patience: u32,
+    /// How often the run goes back to the best policy by evaluation, before it ends instead; without
+    /// evaluations it ends at once.
+    pub returns: u32,
+    /// What each return leaves of the learning rate.
+    pub return_rate: f64,
     /// Mean entropy of the policy's tokens, nats, at least.
     pub min_entropy: f64,
     /// The same, at most.
@@ -38,6 +44,8 @@ impl Default for Guards {
     fn default() -> Self {
         Self {
             patience: 3,
+            returns: 2,
+            return_rate: 0.5,
             min_entropy: 0.0,
             max_entropy: 5.0,
             max_kl: 5.0,
@@ -77,6 +85,11 @@ pub struct GuardState {
 }
 
 impl GuardState {
+    /// Counts anew, as after a return. What the episodes were at the start is still known.
+    pub fn reset(&mut self) {
+        self.strikes.clear();
+    }
+
     /// Takes a step's figures. Returns what is wrong when a figure has been out of bounds for too
     /// long.
     pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<String> {

@@ -5,8 +5,10 @@ mod async_rollouts;
 mod collect;
 pub mod config;
 mod evaluate;
+mod failure;
 mod figures;
 mod guard;
+mod judge;
 mod learner;
 mod local;
 mod objective;
@@ -25,6 +27,7 @@ pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig, TrainerConfig
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use figures::StepFigures;
 pub use guard::Guards;
+pub use judge::JudgeChoice;
 pub use learner::{Learner, TraceScores};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,

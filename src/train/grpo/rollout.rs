@@ -6,6 +6,8 @@ use futures::future::join_all;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
+use super::failure::{Cause, RolloutFailure};
+use super::judge::{AnswerJudge, Judged};
 use crate::engine::Sampling;
 use crate::episode::{
     Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
@@ -17,8 +19,8 @@ use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 
-/// Attempts at an episode. The second draws the same tokens, so what it learns is not what the
-/// large model's mood made it.
+/// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is
+/// not what the large model's mood made it.
 const ATTEMPTS: usize = 2;
 
 /// Who takes part in a run's episodes, and within which limits.
@@ -32,6 +34,8 @@ pub struct Rollouts {
     pub protocol: Arc<Protocol>,
     /// What an episode is worth.
     pub rewarder: Arc<Rewarder>,
+    /// What says what its answer is worth, where no comparison does.
+    pub judge: Option<Arc<AnswerJudge>>,
     /// What an episode may use up; its fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
@@ -56,23 +60,8 @@ pub struct Scored {
     pub episode: Episode,
     /// What it was worth.
     pub reward: Reward,
-}
-
-/// Why an episode has no reward; never the policy's doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RolloutFailure {
-    /// What went wrong.
-    pub reason: String,
-    /// Whether the reward failed, and not a model.
-    pub is_reward: bool,
-    /// Whether it only follows from earlier failures: the call was not made because of them.
-    pub is_consequence: bool,
-}
-
-impl RolloutFailure {
-    fn model(reason: String) -> Self {
-        Self { reason, is_reward: false, is_consequence: false }
-    }
+    /// What the judge said of its answer, where one was asked.
+    pub judged: Option<Judged>,
 }
 
 impl Rollouts {
@@ -83,21 +72,26 @@ impl Rollouts {
     }
 
     async fn attempt(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
-        let _place = self
-            .places
-            .acquire()
-            .await
-            .map_err(|error| RolloutFailure::model(error.to_string()))?;
-        let mut outcome = self.once(attempt).await;
+        let place = self.places.acquire().await;
+        let _place = place.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
+        let mut episode = self.episode(attempt).await;
         for _ in 1..ATTEMPTS {
-            if outcome.is_err() {
-                outcome = self.once(attempt).await;
+            if episode.is_err() {
+                episode = self.episode(attempt).await;
             }
         }
-        outcome
+        let episode = episode?;
+        let mut scored = self.score(&episode, attempt.task).await;
+        for _ in 1..ATTEMPTS {
+            if scored.as_ref().is_err_and(|failure| !failure.is_final) {
+                scored = self.score(&episode, attempt.task).await;
+            }
+        }
+        let (reward, judged) = scored?;
+        Ok(Scored { episode, reward, judged })
     }
 
-    async fn once(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
+    async fn episode(&self, attempt: &RolloutTask<'_>) -> Result<Episode, RolloutFailure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone(),
             limits: self.limits.clone(),
@@ -115,7 +109,7 @@ impl Rollouts {
                         error.kind,
                         EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
                     ),
-                    ..RolloutFailure::model(error.to_string())
+                    ..RolloutFailure::of(Cause::Model, error.to_string())
                 }
             })?;
         // What follows has no part in the update, and may be what has outgrown the policy's context.
@@ -123,12 +117,28 @@ impl Rollouts {
         if episode.finish_reason == FinishReason::Deadline {
             // Slowness is not the policy's doing.
             let limit = self.limits.deadline_ms;
-            return Err(RolloutFailure::model(format!("an episode took longer than {limit} ms")));
+            let reason = format!("an episode took longer than {limit} ms");
+            return Err(RolloutFailure::of(Cause::Model, reason));
         }
+        Ok(episode)
+    }
+
+    async fn score(
+        &self,
+        episode: &Episode,
+        task: &Task,
+    ) -> Result<(Reward, Option<Judged>), RolloutFailure> {
+        let trajectory = &episode.trajectory;
+        let judged = match &self.judge {
+            Some(judge) => judge.score(self.rewarder.builtin(), trajectory, task).await?,
+            None => None,
+        };
+        let reward = match &judged {
+            Some(judged) => self.rewarder.score_judged(trajectory, task, judged.score).await,
+            None => self.rewarder.score(trajectory, task).await,
+        };
         let reward =
-            self.rewarder.score(&episode.trajectory, attempt.task).await.map_err(|error| {
-                RolloutFailure { is_reward: true, ..RolloutFailure::model(error.to_string()) }
-            })?;
-        Ok(Scored { episode, reward })
+            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.to_string()))?;
+        Ok((reward, judged))
     }
 }

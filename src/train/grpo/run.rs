@@ -1,6 +1,6 @@
 //! The loop of a run: sample, learn, measure, keep.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,10 @@ use tokio::sync::Semaphore;
 use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig, TrainerConfig};
 use super::evaluate::{ClassResult, Evaluation};
-use super::guard::{Figures, GuardState};
+use super::guard::{Figures, GuardState, Guards};
+use super::judge::AnswerJudge;
+use super::learner::Learner;
+use super::local::LocalLearner;
 use super::report;
 use super::rollout::Rollouts;
 use super::tasks::Tasks;
@@ -21,7 +24,7 @@ use super::tinker::TinkerLearner;
 use super::token_servers::{self, Busy};
 use super::trainer::Trainer;
 use crate::engine::tokens::TokensEngine;
-use crate::episode::Limits;
+use crate::episode::{Limits, RoleUsage};
 use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
@@ -48,6 +51,12 @@ struct RunState {
     watch: GuardState,
     bad_updates: BadUpdates,
     best: Option<Best>,
+    /// How often the run has gone back to its best policy.
+    #[serde(default)]
+    returns: u32,
+    /// What the judge has used.
+    #[serde(default)]
+    judge: RoleUsage,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -60,6 +69,8 @@ struct Best {
 pub struct Services {
     /// The large model of its episodes.
     pub large_model: Arc<dyn LargeModel>,
+    /// Judges answers, where it is another.
+    pub judge: Option<Arc<dyn LargeModel>>,
     /// The servers that sample its episodes, where `tokens` names them.
     pub servers: Option<Arc<TokensEngine>>,
     /// The key of the server that trains, where it needs one.
@@ -68,7 +79,7 @@ pub struct Services {
 
 impl From<Arc<dyn LargeModel>> for Services {
     fn from(large_model: Arc<dyn LargeModel>) -> Self {
-        Self { large_model, servers: None, trainer_key: None }
+        Self { large_model, judge: None, servers: None, trainer_key: None }
     }
 }
 
@@ -86,18 +97,26 @@ pub fn run_grpo(
     config.check()?;
     let folder = RunFolder::open(&config.output)?;
     let mut summary = Summary::new("grpo");
-    let root = folder.root().to_owned();
-    let outcome = prepare(config, services.into(), resume.into(), folder, &mut summary)
-        .and_then(|mut run| run.go(progress, &mut summary));
-    summary.finish(&root, &outcome);
+    let (services, mut resume) = (services.into(), resume.into());
+    let outcome = loop {
+        let ended = prepare(config, &services, resume, &folder, &mut summary)
+            .and_then(|mut run| run.go(progress, &mut summary));
+        match ended {
+            Ok(Ended::Finished(model)) => break Ok(model),
+            // What it goes on from is a checkpoint, as if the run had been ended in between.
+            Ok(Ended::Returned) => resume = Resume::Same,
+            Err(error) => break Err(error),
+        }
+    };
+    summary.finish(folder.root(), &outcome);
     outcome
 }
 
 fn prepare<'c>(
     config: &'c GrpoConfig,
-    services: Services,
+    services: &Services,
     resume: Resume,
-    folder: RunFolder,
+    folder: &RunFolder,
     summary: &mut Summary,
 ) -> Result<Run<'c>, TrainError> {
     if resume == Resume::No && !folder.is_fresh() {
@@ -107,13 +126,13 @@ fn prepare<'c>(
         TaskConfig::World { world, .. } => world.clone(),
         TaskConfig::File { .. } => WorldConfig::default(),
     };
-    let start = Start::prepare(&config.model, &folder, &world, config.seed)?;
+    let start = Start::prepare(&config.model, folder, &world, config.seed)?;
     summary.device.clone_from(&start.device);
     let data: Vec<&PathBuf> = match &config.tasks {
         TaskConfig::File { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
         TaskConfig::World { .. } => Vec::new(),
     };
-    for change in origin::check(&folder, resume, config, &data, &start.folder)? {
+    for change in origin::check(folder, resume, config, &data, &start.folder)? {
         summary.note(format!("changed since the run began: {change}"));
     }
     start.text.check_turns()?;
@@ -125,24 +144,35 @@ fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
-    let Services { large_model, servers, trainer_key } = services;
+    let state = RunState::load(folder)?;
     let mut trainer = match &config.trainer {
-        TrainerConfig::Local {} => Trainer::local(config, &start.model, &folder)?,
+        TrainerConfig::Local {} => Trainer::local(config, &start.model, folder)?,
         TrainerConfig::Tinker(tinker) => {
             let checkpoint = folder.latest().map(|(_, path)| path);
-            let checkpoint = checkpoint.as_deref();
-            let learner = TinkerLearner::new(config, tinker, trainer_key, &start, checkpoint)?;
-            Trainer::new(config, Box::new(learner), &start.model, &folder)?
+            let (key, checkpoint) = (services.trainer_key.clone(), checkpoint.as_deref());
+            let learner = TinkerLearner::new(config, tinker, key, &start, checkpoint)?;
+            Trainer::new(config, Box::new(learner), &start.model, folder)?
         }
     };
+    trainer.rate_factor = config.guards.return_rate.powi(state.returns as i32);
+    trainer.bad_updates = state.bad_updates;
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
     // Episodes run on a thread of their own, so that they go on while this one computes.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // A reward that does not work is found before an episode is paid for.
+    let judge = config.judge.as_ref().map(|choice| {
+        let model = services.judge.as_ref().unwrap_or(&services.large_model);
+        AnswerJudge::new(choice, Arc::clone(model), state.judge).map(Arc::new)
+    });
+    let judge = judge.transpose()?;
     if let Some(task) = tasks.draw(0, 0, 1, 1)?.first() {
         runtime.block_on(rewarder.score(&Trajectory::default(), task))?;
+        if let Some(judge) = &judge {
+            let failed = runtime.block_on(judge.try_out(task)).err();
+            failed.map_or(Ok(()), |failure| Err(TrainError::JudgeIsDown(failure.reason)))?;
+        }
     }
     let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
     let mut params = config.large_model.params.clone();
@@ -151,9 +181,10 @@ fn prepare<'c>(
     }
     let rollouts = |policy: TokenPolicy| Rollouts {
         policy: Arc::new(policy),
-        large_model: Arc::clone(&large_model),
+        large_model: Arc::clone(&services.large_model),
         protocol: Arc::clone(&protocol),
         rewarder: Arc::clone(&rewarder),
+        judge: judge.clone(),
         limits: Limits { fallback: false, ..config.limits.clone() },
         params: params.clone(),
         places: Arc::clone(&places),
@@ -163,20 +194,19 @@ fn prepare<'c>(
         Arc::clone(&tasks),
         &trainer,
         &start.text,
-        servers.clone(),
+        services.servers.clone(),
         rollouts,
     )?;
-    if let Some(servers) = servers.as_ref().filter(|_| trainer.step == 0) {
+    if let Some(servers) = services.servers.as_ref().filter(|_| trainer.step == 0) {
         let prompts = tasks.draw(0, 0, config.groups_per_step, config.groups_per_step)?;
         let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
         let most = config.guards.max_rollout_logprob_diff;
         runtime.block_on(token_servers::compare(rollouts.first(), servers, &prompts, most))?;
     }
-    let busy = servers.map(Busy::new);
-    let state = RunState::load(&folder)?;
-    trainer.bad_updates = state.bad_updates;
-    Ok(Run { config, folder, start, tasks, trainer, rollouts, busy, state, runtime })
+    let busy = services.servers.clone().map(Busy::new);
+    let folder = folder.clone();
+    Ok(Run { config, folder, start, tasks, trainer, rollouts, judge, busy, state, runtime })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -213,6 +243,7 @@ struct Run<'c> {
     tasks: Arc<Tasks>,
     trainer: Trainer<'c>,
     rollouts: AsyncRollouts,
+    judge: Option<Arc<AnswerJudge>>,
     busy: Option<Busy>,
     state: RunState,
     runtime: Runtime,
@@ -244,6 +275,32 @@ impl RunState {
         let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
         Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
     }
+
+    fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
+        Ok(std::fs::write(folder.join(checkpoint::STATE), text)?)
+    }
+}
+
+/// Copies policy and optimizer from one checkpoint to another: neither the state of the run, nor
+/// the policies before.
+fn copy_policy(from: &Path, to: &Path) -> Result<(), TrainError> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != checkpoint::STATE && !checkpoint::is_earlier(&name.to_string_lossy()) {
+            std::fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// How a run ended.
+enum Ended {
+    /// With a finished model, in this folder.
+    Finished(PathBuf),
+    /// With a checkpoint of its best policy, to go on from.
+    Returned,
 }
 
 impl Run<'_> {
@@ -251,13 +308,18 @@ impl Run<'_> {
         &mut self,
         progress: &mut dyn Progress,
         summary: &mut Summary,
-    ) -> Result<PathBuf, TrainError> {
+    ) -> Result<Ended, TrainError> {
         let mut log = MetricsLog::open(self.folder.root(), self.trainer.step)?;
         if self.trainer.step == 0 {
             self.evaluate(progress)?;
         }
         while self.trainer.step < self.config.steps {
-            let (mut values, figures) = self.step(progress)?;
+            let (mut values, figures) = match self.step(progress) {
+                Err(error @ TrainError::Diverged(_)) if self.may_return() => {
+                    return self.go_back(&error.to_string(), summary);
+                }
+                stepped => stepped?,
+            };
             let done = self.trainer.step;
             let is_last = done == self.config.steps;
             let mut is_best = false;
@@ -272,6 +334,12 @@ impl Run<'_> {
             progress.step(done, self.config.steps, &values);
             let is_cancelled = progress.is_cancelled();
             let is_due = done.is_multiple_of(self.config.checkpoint_every);
+            if let Some(reason) = &collapse
+                && self.may_return()
+                && !is_last
+            {
+                return self.go_back(reason, summary);
+            }
             if is_due || is_last || is_best || is_cancelled || collapse.is_some() {
                 self.checkpoint()?;
             }
@@ -283,7 +351,40 @@ impl Run<'_> {
                 return Err(TrainError::Interrupted(done));
             }
         }
-        self.finish()
+        self.finish().map(Ended::Finished)
+    }
+
+    /// Whether there is a best policy to go back to, and a return left.
+    fn may_return(&self) -> bool {
+        // Servers keep the weights that they have.
+        let is_here = self.busy.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
+        is_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
+    }
+
+    /// Makes the best policy and its optimizer the checkpoint of the steps done: the run goes on
+    /// with further tasks, not once more with those that led astray.
+    fn go_back(&mut self, reason: &str, summary: &mut Summary) -> Result<Ended, TrainError> {
+        let best = self.state.best.map_or(0, |best| best.step);
+        let Guards { returns, return_rate, .. } = self.config.guards;
+        self.state.returns += 1;
+        self.state.watch.reset();
+        let step = self.trainer.step;
+        summary.note(format!(
+            "step {step}: {}; back to the policy after step {best} with {} of the learning rate, return {} of {returns}",
+            reason.lines().next().unwrap_or_default(),
+            return_rate.powi(self.state.returns as i32),
+            self.state.returns,
+        ));
+        let state = RunState { bad_updates: BadUpdates::default(), ..self.present() };
+        let kept = self.config.keep_checkpoints;
+        self.folder.checkpoint(step, kept, Some(best), |folder| {
+            match best {
+                0 => LocalLearner::new(self.config, &self.start.model, None)?.save(folder)?,
+                best => copy_policy(&self.folder.checkpoint_path(best), folder)?,
+            }
+            state.save(folder)
+        })?;
+        Ok(Ended::Returned)
     }
 
     /// One step, with what it measured.
@@ -309,7 +410,9 @@ impl Run<'_> {
             None
         };
         let figures = Figures {
-            entropy: learnt.entropy(),
+            // A policy that always writes the same has nothing to learn from, and an update that
+            // is empty measures nothing.
+            entropy: learnt.entropy().or_else(|| collected.sampled_entropy()),
             kl,
             clip_fraction: learnt.clip_fraction(),
             response_tokens: value("response_tokens"),
@@ -320,6 +423,8 @@ impl Run<'_> {
         let episodes = collected.members().count() as f64;
         values.extend(learnt.values(has_kl));
         values.extend(kl.filter(|_| !has_kl).map(|kl| ("kl", kl)));
+        let returns = f64::from(self.state.returns);
+        values.extend((returns > 0.0).then_some(("returns", returns)));
         values.extend([
             ("policy_lag", gathered.policy_lag as f64),
             ("rollout_seconds", gathered.seconds),
@@ -338,7 +443,9 @@ impl Run<'_> {
         let gathered = wait(&self.runtime, progress, gathered);
         if matches!(
             gathered,
-            None | Some(Err(TrainError::Outage { .. } | TrainError::RewardFails { .. }))
+            None | Some(Err(TrainError::Outage { .. }
+                | TrainError::RewardFails { .. }
+                | TrainError::JudgeFails { .. }))
         ) {
             self.checkpoint()?;
         }
@@ -367,17 +474,24 @@ impl Run<'_> {
         Ok((values, is_best))
     }
 
+    /// The state as it is.
+    fn present(&self) -> RunState {
+        RunState {
+            bad_updates: self.trainer.bad_updates,
+            judge: self.judge.as_ref().map_or(self.state.judge, |judge| judge.used()),
+            ..self.state.clone()
+        }
+    }
+
     fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let best = self.state.best.map(|best| best.step);
-        let state = RunState { bad_updates: self.trainer.bad_updates, ..self.state.clone() };
+        let (best, state) = (self.state.best.map(|best| best.step), self.present());
         self.folder.checkpoint(
             self.trainer.step,
             self.config.keep_checkpoints,
             best,
             |folder| {
                 self.trainer.save(folder)?;
-                let text = serde_json::to_string_pretty(&state).map_err(std::io::Error::other)?;
-                Ok::<(), TrainError>(std::fs::write(folder.join(checkpoint::STATE), text)?)
+                state.save(folder)
             },
         )?;
         Ok(())

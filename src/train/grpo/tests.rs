@@ -1,6 +1,9 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
+mod adapters;
 mod async_rollouts;
+mod judge;
+mod returns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -222,6 +225,7 @@ fn a_guard_stops_the_run_and_the_best_policy_is_kept() {
     let mut config = config(folder.path());
     config.guards.min_entropy = 100.0;
     config.guards.patience = 2;
+    config.guards.returns = 0;
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, TrainError::Collapsed { step: 2, .. }), "{text}");
@@ -278,18 +282,22 @@ fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)
     let mut config = config(folder.path());
     config.reward = Default::default();
     change(&mut config);
-    let policy = ScriptedPolicy::new(|shown| match shown {
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    let rollouts = rollouts(&config, asking_once(), large_model);
+    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
+}
+
+/// A policy that asks once and then answers with what it was told.
+fn asking_once() -> Arc<dyn Policy> {
+    Arc::new(ScriptedPolicy::new(|shown| match shown {
         [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
         [.., last] => {
             let told = last.replace("interaction_response", "answer");
             format!("<think>t</think>{}", told.trim())
         }
         [] => String::new(),
-    });
-    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
-    let rollouts = rollouts(&config, Arc::new(policy), large_model);
-    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
+    }))
 }
 
 /// Three in flight at one time.
@@ -303,6 +311,7 @@ fn rollouts(
         large_model,
         protocol: Arc::new(Protocol::load(None).unwrap()),
         rewarder: Arc::new(Rewarder::new(&config.reward).unwrap()),
+        judge: None,
         limits: Limits { fallback: false, ..config.limits.clone() },
         params: Default::default(),
         places: Arc::new(Semaphore::new(3)),

@@ -37,6 +37,8 @@ pub struct Trainer<'c> {
     reference: Model,
     /// Updates in a row that were dropped.
     pub bad_updates: BadUpdates,
+    /// What the learning rate of the schedule is multiplied by.
+    pub rate_factor: f64,
     /// Steps done.
     pub step: u64,
 }
@@ -85,6 +87,7 @@ impl<'c> Trainer<'c> {
             earlier,
             reference: start.clone(),
             bad_updates: BadUpdates::default(),
+            rate_factor: 1.0,
             step: latest.map_or(0, |(step, _)| step),
         })
     }
@@ -133,7 +136,8 @@ impl<'c> Trainer<'c> {
     /// Fails where the learner does, or after too many updates in a row that had to be dropped.
     pub fn step(&mut self, samples: &[Sample<'_>]) -> Result<StepFigures, TrainError> {
         let mut figures = StepFigures {
-            learning_rate: self.config.schedule.rate(self.step, self.config.steps),
+            learning_rate: self.rate_factor
+                * self.config.schedule.rate(self.step, self.config.steps),
             ..StepFigures::default()
         };
         let updates = self.config.updates_per_step;

@@ -131,6 +131,7 @@ impl<'a> Trainer<'a> {
             ("learning_rate", rate),
             ("gradient_norm", norm.unwrap_or(f64::NAN)),
             ("tokens_per_second", tokens as f64 / begun.elapsed().as_secs_f64()),
+            ("seconds", begun.elapsed().as_secs_f64()),
         ])
     }
 

@@ -230,7 +230,7 @@ fn every_gold_follows_from_the_facts() {
     for split in [Split::Train, Split::Test] {
         for drawn in world.sample_tasks(split, &KINDS, 800, 11).unwrap() {
             let task = &drawn.task;
-            assert_eq!(task.source, "world");
+            assert_eq!(&*task.source, "world");
             assert_eq!(task.hops, Some(u32::try_from(drawn.plan.len()).unwrap()));
             for step in &drawn.plan {
                 assert_eq!(world.object(step.relation, step.subject), Some(step.object));

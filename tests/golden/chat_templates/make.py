@@ -4,7 +4,7 @@
 
 FILE is a GGUF file or a Jinja template. Without arguments only the templates below are rendered, one
 for each construct that published templates use. Needs transformers, jinja2, and for GGUF gguf.
-The clock stands at the first of 2025.
+The clock stands at the first of 2025. `published.sh` beside it does the same for published templates.
 """
 import datetime
 import json
@@ -50,6 +50,8 @@ CONSTRUCTS = {
     "namespace": "{% set ns = namespace(found=false, n=0) %}{% for m in messages[::-1] %}{% if m.role == 'user' and not ns.found %}{% set ns.found = true %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}{{ ns.found }} {{ ns.n }}",
     "strings": "{% for m in messages %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{{ m['content'].strip() | upper }}{{ m.content.startswith('Yes') }}{{ m.content is string }}{{ m.content is mapping }}{{ m.get('name', '-') }}{% endfor %}{{ ' a ' | trim }}{{ 'abc'[1:] }}{{ 'abc'.replace('b', '') }}{{ ', '.join(['x', 'y']) }}{{ {'k': 1}.items() | list | length }}",
     "macro": "{% macro turn(m, last=false) -%}\n<{{ m.role }}>{{ m.content }}{% if last %}.{% endif %}\n{%- endmacro %}{% for m in messages %}{{ turn(m, loop.last) }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+    "strings over lines": "{%- set text = \"One.\\\nTwo \\\"here\\\".\\\n\\\nThree\" %}{{ text }}|{{ 'a\\tb\\x41\\u00e9\\\\n' }}",
+    "lists": "{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}{{ users | length }}{%- set kept = [] %}{%- for m in messages %}{%- if m['role'] not in ['tool', 'tool_results'] and not m.get('tool_calls') %}{%- set kept = kept + [m] %}{%- endif %}{%- endfor %}{{ kept | length }}{{ users[-1] == messages[-1] }}{{ messages[0]['content'][-4:] }}{{ messages | map(attribute='role') | join(',') }}{{ messages | rejectattr('role', 'equalto', 'user') | list | length }}{{ 3 | string + 'x' }}{{ (messages[0] | tojson)[:-1] }}{%- for key, value in messages[0].items() if key != 'content' %}{{ key }}={{ value }}{%- endfor %}{{ [1, 2, 3] | last }}{{ range(3) | list }}{{ messages | first is mapping }}{{ 'a' in 'cat' }}{{ messages is sequence }}{{ 'user' in messages[0].values() }}",
     "comments": "a {# {% generation %} it's #}\n{#- b -#} c {{ \"{% generation %} }}\" }}\n",
 }
 
@@ -77,16 +79,20 @@ def main():
     templates = {name: template_of(path) for name, path in named.items()} or CONSTRUCTS
     cases = [
         {
-            "name": f"{name}, {kind}",
-            "template": template,
-            "tokens": TOKENS,
-            "messages": messages,
+            "template": name,
+            "conversation": kind,
             "rendered": rendered(template, messages),
         }
         for name, template in templates.items()
         for kind, messages in CONVERSATIONS.items()
     ]
-    json.dump(cases, sys.stdout, ensure_ascii=False, indent=1)
+    whole = {
+        "tokens": TOKENS,
+        "conversations": CONVERSATIONS,
+        "templates": templates,
+        "cases": cases,
+    }
+    json.dump(whole, sys.stdout, ensure_ascii=False, indent=1)
     print()
 
 

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minijinja::context;
+use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
-use crate::eval::EvalError;
-use crate::eval::template::{Template, last_marked};
 use crate::large_model::{Call, LargeModel};
+use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
-
-use super::Score;
 
 const PROMPT: &str = include_str!("judge.j2");
 const KNOWS: &str = "`question`, `golds`, `answer` and `source`";
@@ -21,10 +19,36 @@ const KNOWS: &str = "`question`, `golds`, `answer` and `source`";
 /// Characters of an answer that the judge is shown.
 const SHOWN: usize = 20_000;
 
+/// What an answer is worth, and what it took to find out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// 0 to 1; why there is none, where the judge failed.
+    pub value: Result<f64, String>,
+    /// What the judge used.
+    pub usage: RoleUsage,
+}
+
+/// A judge that cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// Its template cannot be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Its template cannot be read.
+    #[error("cannot use `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
 /// A judge. What it is asked is the same for the same answer, so its replies can be kept.
 pub struct Judge {
     model: Arc<dyn LargeModel>,
     template: Template,
+    params: Map<String, Value>,
     deadline: Duration,
 }
 
@@ -33,27 +57,36 @@ impl Judge {
     /// answer.
     ///
     /// # Errors
-    /// When the template cannot be read or does not render.
+    /// Where the template cannot be read, or does not ask about the answer.
     pub fn new(
         model: Arc<dyn LargeModel>,
         prompt: Option<&Path>,
         deadline: Duration,
-    ) -> Result<Self, EvalError> {
+    ) -> Result<Self, JudgeError> {
         let (name, source) = match prompt {
             None => ("judge.j2".to_owned(), PROMPT.to_owned()),
             Some(file) => {
-                let source = std::fs::read_to_string(file).map_err(EvalError::io(file))?;
+                let source = std::fs::read_to_string(file).map_err(|source| {
+                    let path = file.display().to_string();
+                    JudgeError::Read { path, source }
+                })?;
                 (file.display().to_string(), source)
             }
         };
-        let judge = Self { model, template: Template::new(&name, source, KNOWS)?, deadline };
+        let template = Template::new(&name, source, KNOWS)?;
+        let judge = Self { model, template, params: Map::new(), deadline };
         // A template that fails is found here, not when the answers are there.
         let mark = "\u{1}";
         let asked = judge.ask(&Task { golds: vec!["x".into()], ..Task::default() }, mark)?;
         match asked.contains(mark) {
             true => Ok(judge),
-            false => Err(judge.template.wrong("it leaves the answer out".to_owned())),
+            false => Err(judge.template.wrong("it leaves the answer out".to_owned()).into()),
         }
+    }
+
+    /// Sends these fields with every call.
+    pub fn with_params(self, params: Map<String, Value>) -> Self {
+        Self { params, ..self }
     }
 
     /// The name of the large model.
@@ -61,32 +94,37 @@ impl Judge {
         self.model.name()
     }
 
-    fn ask(&self, task: &Task, answer: &str) -> Result<String, EvalError> {
-        let Task { question, golds, source, .. } = task;
+    fn ask(&self, task: &Task, answer: &str) -> Result<String, TemplateError> {
+        let Task { question, golds, .. } = task;
+        let source = &*task.source;
         self.template.render(context! { question, golds, source, answer })
     }
 
     /// What the answer is worth; no value where the model fails or gives none.
-    pub(super) async fn score(&self, task: &Task, answer: &str) -> Result<Score, EvalError> {
+    ///
+    /// # Errors
+    /// Where the template fails.
+    pub async fn score(&self, task: &Task, answer: &str) -> Result<Judgement, JudgeError> {
         let shown = answer.char_indices().nth(SHOWN).map_or(answer, |(end, _)| &answer[..end]);
         let call = Call {
             messages: vec![ChatMessage::text("user", self.ask(task, shown)?)],
+            params: self.params.clone(),
             deadline: Some(Instant::now() + self.deadline),
             ..Call::default()
         };
-        let mut judge = RoleUsage { calls: 1, ..RoleUsage::default() };
+        let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
         let reply = match self.model.complete(&call).await {
             Ok(reply) => reply,
-            Err(error) => return Ok(Score { value: Err(error.to_string()), judge }),
+            Err(error) => return Ok(Judgement { value: Err(error.to_string()), usage }),
         };
-        judge.tokens = reply.usage;
-        judge.cost = reply.cost;
+        usage.tokens = reply.usage;
+        usage.cost = reply.cost;
         let text = reply.message.as_text();
         let value = verdict(&text).ok_or_else(|| {
             let head: String = text.chars().take(200).collect();
             format!("the judge's reply has no last line `Score: N` with N from 0 to 1: `{head}`")
         });
-        Ok(Score { value, judge })
+        Ok(Judgement { value, usage })
     }
 }
 

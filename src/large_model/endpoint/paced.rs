@@ -1,0 +1,89 @@
+//! Calls at the pace of their endpoint.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+
+use super::client::Endpoint;
+use crate::chat::ChatMessage;
+use crate::large_model::pace::Pace;
+use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
+
+/// Bytes of a token, for what is not counted yet.
+const BYTES_OF_A_TOKEN: usize = 4;
+
+impl Endpoint {
+    /// The reply to `call`, once there is a place for it. Where the pace adapts, a call that is
+    /// refused because there are too many waits for another, for as long as one call may take;
+    /// unless there are other models to fall back on.
+    pub(super) async fn stream_at(
+        &self,
+        pace: &Arc<Pace>,
+        call: &Call,
+    ) -> Result<ReplyStream, LargeModelError> {
+        let config = &self.transport.config;
+        let model = self.asked_model(call);
+        let read: usize = call.messages.iter().map(ChatMessage::text_length).sum();
+        let read = (read / BYTES_OF_A_TOKEN) as u64;
+        let mut insists_until = None;
+        loop {
+            let place = pace.place(model, read, max_tokens(call), call.deadline).await;
+            let place =
+                place.ok_or_else(|| LargeModelError::Deadline { model: self.name().to_owned() })?;
+            let error = match self.stream_now(call).await {
+                Ok(replies) => return Ok(place.watch(replies)),
+                Err(error) => error,
+            };
+            let is_refused = place.failed(&error) && config.fallbacks.is_empty();
+            let now = Instant::now();
+            let until = *insists_until.get_or_insert(now + config.timeouts.total());
+            if !is_refused || now >= until {
+                return Err(error);
+            }
+            tracing::debug!(model = self.name(), error = %error, "waiting for a place");
+        }
+    }
+
+    /// The same, whole. It is read as it is written all the same: a reply that takes long, but
+    /// makes progress, meets no time-out.
+    pub(super) async fn complete_at(
+        &self,
+        pace: &Arc<Pace>,
+        call: &Call,
+    ) -> Result<Reply, LargeModelError> {
+        let mut replies = self.stream_at(pace, call).await?;
+        while let Some(chunk) = replies.next().await {
+            if let ReplyChunk::Done(reply) = chunk? {
+                return Ok(reply);
+            }
+        }
+        Err(LargeModelError::Malformed {
+            model: self.name().to_owned(),
+            reason: "the stream ended before the reply was complete".to_owned(),
+        })
+    }
+
+    /// Waits until a request of `bytes` that is passed on is within the limits of a minute; not
+    /// longer than until `deadline`, or than a call may take.
+    pub(super) async fn wait_for_minute(
+        &self,
+        bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), LargeModelError> {
+        let Some(pace) = &self.transport.pace else { return Ok(()) };
+        let limit = self.transport.config.timeouts.total();
+        let until = deadline.unwrap_or_else(|| Instant::now() + limit);
+        let waiting = pace.take((bytes / BYTES_OF_A_TOKEN) as u64);
+        match tokio::time::timeout_at(until.into(), waiting).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(LargeModelError::Deadline { model: self.name().to_owned() }),
+        }
+    }
+}
+
+/// The limit of a reply, where the call has one.
+fn max_tokens(call: &Call) -> Option<u64> {
+    let of = |key: &str| call.own.get(key).or_else(|| call.params.get(key))?.as_u64();
+    of("max_completion_tokens").or_else(|| of("max_tokens"))
+}

@@ -1,0 +1,309 @@
+//! At which pace calls are made: how many at one time, which adapts to what the endpoint can take,
+//! and how many a minute, which its provider says. Calls that must wait are in a queue, in order;
+//! that is no failure, and none of their time-outs runs yet.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep_until, timeout_at};
+
+use super::{LargeModelError, ReplyChunk, ReplyStream};
+use crate::trajectory::TokenUsage;
+
+mod aimd;
+mod rates;
+
+use aimd::{Aimd, Answered};
+use rates::Rates;
+
+/// What a call costs an endpoint beside its tokens, in tokens written.
+const OVERHEAD: f64 = 16.0;
+/// Tokens that are read in the time in which one is written.
+const READ_AT_ONCE: f64 = 8.0;
+/// The wait after a refusal that names none; doubles with each in a row.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Tokens that a reply is expected to have while none was seen.
+const FIRST_REPLY: u64 = 256;
+/// Models of an endpoint that are told apart.
+const MOST_MODELS: usize = 1_024;
+
+/// What an operator allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PaceConfig {
+    /// The most calls at one time to adapt within; `None`: they are not counted here.
+    pub(super) adaptive: Option<usize>,
+    /// Calls of more than this are too long to have many of them.
+    pub(super) longest: Duration,
+    pub(super) requests_per_minute: Option<u32>,
+    pub(super) tokens_per_minute: Option<u64>,
+}
+
+/// The pace of one endpoint.
+pub(super) struct Pace {
+    name: String,
+    config: PaceConfig,
+    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    /// Held while waiting for the minute to pass, so that calls go on in order.
+    turn: tokio::sync::Mutex<()>,
+    rates: Mutex<Rates>,
+    /// Tokens of the replies so far, and their number.
+    replies: Mutex<(u64, u64)>,
+}
+
+/// The calls of one model.
+struct Lane {
+    places: Arc<Semaphore>,
+    state: Mutex<LaneState>,
+}
+
+struct LaneState {
+    aimd: Aimd,
+    /// Places that there are, taken or free.
+    places: usize,
+    /// None is taken before.
+    not_before: Option<Instant>,
+    /// Refusals since the last reply.
+    refusals: u32,
+}
+
+/// A call's place. Given back when dropped.
+pub(super) struct Place {
+    pace: Arc<Pace>,
+    lane: Option<(Arc<Lane>, OwnedSemaphorePermit)>,
+    began: Instant,
+    was_full: bool,
+    /// The request's number among those of the last minute.
+    number: Option<u64>,
+}
+
+impl Pace {
+    /// `None` where nothing is limited here. `name` is the large model's.
+    pub(super) fn new(name: &str, config: PaceConfig) -> Option<Arc<Self>> {
+        let has_rates = config.requests_per_minute.is_some() || config.tokens_per_minute.is_some();
+        (config.adaptive.is_some() || has_rates).then(|| {
+            Arc::new(Self {
+                name: name.to_owned(),
+                config,
+                lanes: Mutex::default(),
+                turn: tokio::sync::Mutex::default(),
+                rates: Mutex::new(Rates::new(config.requests_per_minute, config.tokens_per_minute)),
+                replies: Mutex::default(),
+            })
+        })
+    }
+
+    /// Whether calls that are refused for lack of capacity are made again once there is some.
+    pub(super) fn is_adaptive(&self) -> bool {
+        self.config.adaptive.is_some()
+    }
+
+    /// Waits for a place for a call of `model` that sends `read` tokens and limits its reply to
+    /// `max_tokens`. `None` when it is `until` before that.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        model: &str,
+        read: u64,
+        max_tokens: Option<u64>,
+        until: Option<Instant>,
+    ) -> Option<Place> {
+        let waiting = self.wait(model, read, max_tokens);
+        match until {
+            Some(until) => timeout_at(until.into(), waiting).await.ok().flatten(),
+            None => waiting.await,
+        }
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        model: &str,
+        read: u64,
+        max_tokens: Option<u64>,
+    ) -> Option<Place> {
+        let (mut lane, mut was_full) = (None, false);
+        if let Some(most) = self.config.adaptive {
+            let found = self.lane(model, most);
+            let permit = Arc::clone(&found.places).acquire_owned().await.ok()?;
+            while let Some(until) = found.pause() {
+                sleep_until(until.into()).await;
+            }
+            was_full = found.places.available_permits() == 0;
+            lane = Some((found, permit));
+        }
+        let number = self.take(read + max_tokens.unwrap_or_else(|| self.expected())).await;
+        Some(Place { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
+    }
+
+    /// Waits until a request of about `tokens` tokens is within the limits of a minute.
+    pub(super) async fn take(&self, tokens: u64) -> Option<u64> {
+        if self.config.requests_per_minute.is_none() && self.config.tokens_per_minute.is_none() {
+            return None;
+        }
+        let _turn = self.turn.lock().await;
+        loop {
+            let taken = lock(&self.rates).take(tokens, Instant::now());
+            match taken {
+                Ok(number) => return Some(number),
+                Err(until) => sleep_until(until.into()).await,
+            }
+        }
+    }
+
+    /// Tokens that a reply is likely to have.
+    fn expected(&self) -> u64 {
+        let (tokens, replies) = *lock(&self.replies);
+        tokens.checked_div(replies).unwrap_or(FIRST_REPLY)
+    }
+
+    fn lane(&self, model: &str, most: usize) -> Arc<Lane> {
+        let mut lanes = lock(&self.lanes);
+        if lanes.len() >= MOST_MODELS && !lanes.contains_key(model) {
+            lanes.clear();
+        }
+        let lane = lanes.entry(model.to_owned()).or_insert_with(|| {
+            let aimd = Aimd::new(most, self.config.longest);
+            let places = aimd.limit();
+            let state = LaneState { aimd, places, not_before: None, refusals: 0 };
+            Arc::new(Lane { places: Arc::new(Semaphore::new(places)), state: Mutex::new(state) })
+        });
+        Arc::clone(lane)
+    }
+}
+
+impl Lane {
+    /// Until when no call is made, if there is such a time.
+    fn pause(&self) -> Option<Instant> {
+        lock(&self.state).not_before.filter(|until| *until > Instant::now())
+    }
+
+    /// Changes what is known of the endpoint, and the number of places with it.
+    fn learn(&self, name: &str, change: impl FnOnce(&mut LaneState)) {
+        let mut state = lock(&self.state);
+        let before = state.aimd.limit();
+        change(&mut state);
+        let limit = state.aimd.limit();
+        if limit > state.places {
+            self.places.add_permits(limit - state.places);
+            state.places = limit;
+        } else {
+            // Those that are taken go when they are given back.
+            state.places -= self.places.forget_permits(state.places - limit);
+        }
+        if limit != before {
+            tracing::debug!(model = name, limit, before, "calls at one time");
+        }
+    }
+
+    /// Takes a place back.
+    fn give_back(&self, permit: OwnedSemaphorePermit) {
+        let mut state = lock(&self.state);
+        if state.places > state.aimd.limit() {
+            permit.forget();
+            state.places -= 1;
+        }
+    }
+}
+
+impl Place {
+    /// Takes note of a reply.
+    pub(super) fn replied(self, usage: TokenUsage) {
+        let tokens = usage.prompt_tokens + usage.completion_tokens;
+        if let Some(number) = self.number {
+            lock(&self.pace.rates).used(number, tokens);
+        }
+        {
+            let mut replies = lock(&self.pace.replies);
+            *replies = (replies.0 + usage.completion_tokens, replies.1 + 1);
+        }
+        let work =
+            OVERHEAD + usage.completion_tokens as f64 + usage.prompt_tokens as f64 / READ_AT_ONCE;
+        let (began, was_full) = (self.began, self.was_full);
+        self.learn(|state| {
+            (state.refusals, state.not_before) = (0, None);
+            state.aimd.answered(Answered { began, ended: Instant::now(), work, was_full });
+        });
+    }
+
+    /// Takes note of a failure. Returns whether the call may be made again once it has a place:
+    /// it was refused because there were too many.
+    pub(super) fn failed(self, error: &LargeModelError) -> bool {
+        let (began, now) = (self.began, Instant::now());
+        let mut is_refused = false;
+        self.learn(|state| {
+            let asked = match error {
+                LargeModelError::Status { status: 429 | 503 | 529, retry_after, .. } => {
+                    is_refused = error.is_transient();
+                    *retry_after
+                }
+                // The breaker's word for refusals.
+                LargeModelError::CircuitOpen { retry_in, .. } => {
+                    is_refused = state.refusals > 0;
+                    Some(*retry_in)
+                }
+                LargeModelError::Timeout { .. } => {
+                    state.aimd.refused(began, now);
+                    None
+                }
+                _ => None,
+            };
+            if !is_refused {
+                return;
+            }
+            let doubled = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(5));
+            let pause = asked.unwrap_or(doubled.min(LONGEST_PAUSE));
+            if state.not_before.is_none_or(|until| until <= now) {
+                state.refusals += 1;
+            }
+            state.not_before = state.not_before.max(Some(now + pause));
+            state.aimd.refused(began, now);
+        });
+        if let Some(number) = self.number {
+            lock(&self.pace.rates).used(number, 0);
+        }
+        is_refused
+    }
+
+    fn learn(&self, change: impl FnOnce(&mut LaneState)) {
+        if let Some((lane, _)) = &self.lane {
+            lane.learn(&self.pace.name, change);
+        }
+    }
+
+    /// The stream of a reply, which holds the place to its end.
+    pub(super) fn watch(self, replies: ReplyStream) -> ReplyStream {
+        stream::unfold((replies, Some(self)), async |(mut replies, mut place)| {
+            let chunk = replies.next().await?;
+            match &chunk {
+                Ok(ReplyChunk::Text(_)) => {}
+                Ok(ReplyChunk::Done(reply)) => {
+                    if let Some(place) = place.take() {
+                        place.replied(reply.usage);
+                    }
+                }
+                Err(error) => {
+                    if let Some(place) = place.take() {
+                        place.failed(error);
+                    }
+                }
+            }
+            Some((chunk, (replies, place)))
+        })
+        .boxed()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((lane, permit)) = self.lane.take() {
+            lane.give_back(permit);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,109 @@
+//! Requests and tokens of the last minute, within what a provider allows. Without a clock of its
+//! own.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What the limits are counted over.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The requests of the last minute.
+#[derive(Debug)]
+pub(super) struct Rates {
+    most_requests: usize,
+    most_tokens: u64,
+    sent: VecDeque<Sent>,
+    /// The number of the oldest of `sent`.
+    first: u64,
+    tokens: u64,
+}
+
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    tokens: u64,
+}
+
+impl Rates {
+    /// `None`: no limit.
+    pub(super) fn new(requests: Option<u32>, tokens: Option<u64>) -> Self {
+        Self {
+            most_requests: requests.map_or(usize::MAX, |requests| requests as usize),
+            most_tokens: tokens.unwrap_or(u64::MAX),
+            sent: VecDeque::new(),
+            first: 0,
+            tokens: 0,
+        }
+    }
+
+    /// Counts a request of about `tokens` tokens, and returns its number; or else when to try
+    /// again. One that is larger than a minute's tokens is made alone.
+    pub(super) fn take(&mut self, tokens: u64, now: Instant) -> Result<u64, Instant> {
+        while self.sent.front().is_some_and(|oldest| oldest.at + MINUTE <= now) {
+            if let Some(oldest) = self.sent.pop_front() {
+                self.tokens -= oldest.tokens;
+                self.first += 1;
+            }
+        }
+        let tokens = tokens.min(self.most_tokens);
+        let (mut requests, mut used) = (self.sent.len(), self.tokens);
+        let mut until = None;
+        let mut leaving = self.sent.iter();
+        while requests >= self.most_requests || used.saturating_add(tokens) > self.most_tokens {
+            let Some(oldest) = leaving.next() else { break };
+            requests -= 1;
+            used -= oldest.tokens;
+            until = Some(oldest.at + MINUTE);
+        }
+        if let Some(until) = until {
+            return Err(until);
+        }
+        self.sent.push_back(Sent { at: now, tokens });
+        self.tokens += tokens;
+        Ok(self.first + self.sent.len() as u64 - 1)
+    }
+
+    /// Puts what a request used in place of what was expected.
+    pub(super) fn used(&mut self, number: u64, tokens: u64) {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        if let Some(sent) = place.and_then(|place| self.sent.get_mut(place)) {
+            self.tokens = self.tokens - sent.tokens + tokens;
+            sent.tokens = tokens;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn no_minute_has_more_requests_than_allowed() {
+        let begun = Instant::now();
+        let mut rates = Rates::new(Some(2), None);
+        assert_eq!(rates.take(1, begun), Ok(0));
+        assert_eq!(rates.take(1, begun + S(10)), Ok(1));
+        assert_eq!(rates.take(1, begun + S(20)), Err(begun + S(60)));
+        assert_eq!(rates.take(1, begun + S(60)), Ok(2));
+        assert_eq!(rates.take(1, begun + S(60)), Err(begun + S(70)));
+    }
+
+    #[test]
+    fn tokens_count_as_they_are_known() {
+        let begun = Instant::now();
+        let mut rates = Rates::new(None, Some(100));
+        let first = rates.take(60, begun).unwrap();
+        assert_eq!(rates.take(60, begun + S(1)), Err(begun + S(60)));
+        rates.used(first, 30);
+        assert_eq!(rates.take(60, begun + S(1)), Ok(1));
+        // What does not fit into any minute waits for an empty one.
+        assert_eq!(rates.take(1_000, begun + S(2)), Err(begun + S(61)));
+        assert_eq!(rates.take(1_000, begun + S(61)), Ok(2));
+        // The first has left the minute: nothing is counted twice.
+        rates.used(first, 5_000);
+        assert_eq!(rates.take(100, begun + S(121)), Ok(3));
+    }
+}

@@ -1,0 +1,125 @@
+//! Models to start from, as people have them.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use candle_core::{Device, safetensors};
+
+use super::*;
+use crate::model::{AdapterConfig, Projection};
+
+/// A tiny new model in `folder`, with a fresh adapter where that is asked for.
+fn start(folder: &Path, lora: bool) -> Start {
+    let new = NewModel {
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        max_position_embeddings: 64,
+        last_message_only: false,
+        templates: None,
+    };
+    let lora =
+        lora.then(|| AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] });
+    let config = StartConfig { new: Some(new), lora, ..StartConfig::default() };
+    let world =
+        WorldConfig { people: 12, companies: 3, cities: 6, countries: 3, ..Default::default() };
+    Start::prepare(&config, &RunFolder::open(folder).unwrap(), &world, 1).unwrap()
+}
+
+fn open(path: &Path, adapter: Option<&Path>) -> Result<Start, String> {
+    let config = StartConfig {
+        path: Some(path.to_owned()),
+        adapter: adapter.map(Path::to_owned),
+        ..StartConfig::default()
+    };
+    config
+        .check()
+        .and_then(|()| Start::open(&config, path.to_owned(), 0))
+        .map_err(|e| e.to_string())
+}
+
+#[test]
+fn weights_that_are_no_numbers_end_a_run_before_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(folder.path(), false);
+    assert!(open(&made.folder, None).is_ok());
+    let file = made.folder.join("model.safetensors");
+    let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let nan = (&tensors[name] * f64::NAN).unwrap();
+    tensors.insert(name.to_owned(), nan);
+    safetensors::save(&tensors, &file).unwrap();
+    let error = open(&made.folder, None).err().unwrap();
+    assert!(error.contains(name) && error.contains("no finite numbers"), "{error}");
+}
+
+#[test]
+fn what_is_no_model_folder_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |name: &str, file: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join(file), "{}").unwrap();
+        path
+    };
+    for (path, said) in [
+        (Path::new("Qwen/Qwen3-0.6B").to_owned(), "training does not download; `hf download"),
+        (folder.path().join("no/such/folder"), "there is no folder"),
+        (with("adapter", "adapter_config.json"), "holds an adapter and no model"),
+        (with("torch", "pytorch_model.bin"), "load it with transformers and save it again"),
+    ] {
+        let error = open(&path, None).err().unwrap();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn an_adapter_is_applied_once_and_to_its_own_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), true);
+    let merged = folder.path().join("merged");
+    made.save(&made.model, &merged).unwrap();
+    let adapter = merged.join("adapter");
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    assert!(config.contains(&made.folder.display().to_string()), "{config}");
+    assert!(open(&made.folder, Some(&adapter)).is_ok());
+
+    let twice = open(&merged, Some(&adapter)).err().unwrap();
+    assert!(twice.contains("hold the adapter") && twice.contains("already"), "{twice}");
+    // Also where the adapter has been moved away.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&adapter, &moved).unwrap();
+    let file = made.folder.join("model.safetensors");
+    let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+    for tensor in tensors.values_mut() {
+        *tensor = (&*tensor * 1.5).unwrap();
+    }
+    safetensors::save(&tensors, &file).unwrap();
+    let another = open(&made.folder, Some(&moved)).err().unwrap();
+    assert!(another.contains("was trained on other weights"), "{another}");
+}
+
+#[test]
+fn the_end_of_a_turn_is_written_into_the_saved_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), false);
+    let end = made.text.turn_end().unwrap();
+    // As many publish it: with another end, and further settings.
+    let settings = format!("{{ \"eos_token_id\": [{}], \"temperature\": 0.6 }}", end + 1);
+    std::fs::write(made.folder.join("generation_config.json"), settings).unwrap();
+    let path = made.folder.clone();
+    let made = open(&path, None).unwrap();
+    let saved = folder.path().join("saved");
+    made.save(&made.model, &saved).unwrap();
+    let text = std::fs::read_to_string(saved.join("generation_config.json")).unwrap();
+    let settings: Value = serde_json::from_str(&text).unwrap();
+    let ends: Vec<u64> =
+        settings["eos_token_id"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+    assert_eq!(ends[0], u64::from(made.text.turn_end().unwrap()), "what is learnt comes first");
+    assert!(ends.contains(&u64::from(end + 1)), "{ends:?}");
+    assert_eq!(settings["temperature"], 0.6);
+}

@@ -1,0 +1,157 @@
+//! How many calls are made, at one time and in a minute.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::join_all;
+use http::{HeaderMap, Method};
+use prompt_r1::large_model::ForwardRequest;
+
+use super::*;
+
+/// More than a call takes that is made at once, and less than one that must wait here.
+const SOON: u64 = 500;
+
+async fn later(endpoint: &Endpoint, text: &str) -> Result<String, LargeModelError> {
+    let call = Call { deadline: in_ms(SOON), ..call(text) };
+    endpoint.complete(&call).await.map(|reply| reply.message.as_text())
+}
+
+fn is_deadline<T>(result: &Result<T, LargeModelError>) -> bool {
+    matches!(result, Err(LargeModelError::Deadline { .. }))
+}
+
+/// Lets all through, as they come.
+async fn opened(gate: &Gate) {
+    loop {
+        gate.open_once();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_calls_are_made_until_some_are_answered() {
+    let (first, then) = (Gate::default(), Gate::default());
+    let (one, other, count) = (first.clone(), then.clone(), AtomicUsize::new(0));
+    let server = Loopback::answering(move |_| {
+        let gate = if count.fetch_add(1, Ordering::SeqCst) < 4 { &one } else { &other };
+        Script::reply("ok").held(gate)
+    })
+    .await;
+    let (endpoint, _) = client(&server.url(), json!({"adaptive_in_flight": true}));
+    let ask = |count| {
+        let endpoint = endpoint.clone();
+        let calls = (0..count).map(move |_| {
+            let endpoint = endpoint.clone();
+            async move { endpoint.complete(&call("hi")).await }
+        });
+        tokio::spawn(join_all(calls))
+    };
+    let four = ask(4);
+    server.wait_for_requests(4).await;
+    assert!(is_deadline(&later(&endpoint, "five").await));
+    assert_eq!(server.requests().len(), 4);
+    let four = tokio::select! { four = four => four, () = opened(&first) => unreachable!() };
+    assert!(four.unwrap().iter().all(Result::is_ok));
+    // All were answered well: there are twice the places now, which are taken at one time.
+    let eight = ask(8);
+    server.wait_for_requests(4 + 8).await;
+    assert!(is_deadline(&later(&endpoint, "nine").await));
+    assert_eq!(server.requests().len(), 4 + 8);
+    let eight = tokio::select! { eight = eight => eight, () = opened(&then) => unreachable!() };
+    assert!(eight.unwrap().iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn what_is_refused_is_asked_again_when_there_is_a_place() {
+    let count = AtomicUsize::new(0);
+    let server =
+        Loopback::answering(move |request| match count.fetch_add(1, Ordering::SeqCst) % 3 {
+            0 => Script::reply(&request.prompt()),
+            1 => Script::error(429, "too many").header("retry-after-ms", "1"),
+            _ => Script::error(503, "busy").header("retry-after-ms", "1"),
+        })
+        .await;
+    let keys = json!({"adaptive_in_flight": true, "breaker": {"failures": 0}});
+    let (endpoint, _) = client(&server.url(), keys.clone());
+    let calls = (0..12).map(|n| {
+        let endpoint = &endpoint;
+        async move { endpoint.complete(&call(&n.to_string())).await.map(|it| it.message.as_text()) }
+    });
+    for (n, reply) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(reply.unwrap(), n.to_string());
+    }
+
+    // Where there is another model, that is asked instead.
+    let server = Loopback::answering(|_| Script::error(429, "too many")).await;
+    let mut keys = keys;
+    keys["fallbacks"] = json!(["another"]);
+    let (endpoint, _) = client(&server.url(), keys);
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_paid_in_advance_and_used_up_is_no_reason_to_wait() {
+    let quota = json!({"error": {"message": "used up", "code": "insufficient_quota"}});
+    let server = Loopback::answering(move |_| Script::json(429, quota.clone())).await;
+    let (endpoint, _) = client(&server.url(), json!({"adaptive_in_flight": true}));
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn time_in_the_queue_does_not_count() {
+    let server = Loopback::start().await;
+    // Takes longer than a call may, but makes progress.
+    server.then(Script::reply("one two three").drip(Duration::from_millis(3)));
+    let keys = json!({"adaptive_in_flight": true, "max_in_flight": 1,
+                      "timeouts": {"first_byte_ms": 1000, "total_ms": 1000}});
+    let (endpoint, outcomes) = client(&server.url(), keys);
+    let (first, second) = (call("first"), call("second"));
+    let (first, second) = tokio::join!(endpoint.complete(&first), async {
+        server.wait_for_requests(1).await;
+        endpoint.complete(&second).await
+    });
+    assert_eq!(first.unwrap().message.as_text(), "one two three");
+    assert_eq!(second.unwrap().message.as_text(), "ok");
+    assert_eq!(outcomes.take(), [AttemptOutcome::Success; 2]);
+}
+
+#[tokio::test]
+async fn a_minute_has_no_more_requests_than_allowed_whoever_makes_them() {
+    let server = Loopback::start().await;
+    let (endpoint, _) = client(&server.url(), json!({"requests_per_minute": 3}));
+    assert_eq!(later(&endpoint, "hi").await.unwrap(), "ok");
+    assert_eq!(later(&endpoint, "hi").await.unwrap(), "ok");
+    let passed_on = || ForwardRequest {
+        method: Method::POST,
+        path: "/embeddings".into(),
+        headers: HeaderMap::new(),
+        body: "{}".into(),
+        model: "model-1".into(),
+        is_metered: false,
+        deadline: in_ms(SOON),
+    };
+    assert!(endpoint.forward(passed_on()).await.is_ok());
+    assert!(is_deadline(&endpoint.forward(passed_on()).await));
+    assert!(is_deadline(&later(&endpoint, "hi").await));
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_minute_has_no_more_tokens_than_allowed() {
+    let server = Loopback::start().await;
+    // A reply is billed 18 tokens in all.
+    let (endpoint, _) = client(&server.url(), json!({"tokens_per_minute": 30}));
+    let ask = async || {
+        let mut call = Call { deadline: in_ms(SOON), ..call("hi") };
+        call.params.insert("max_tokens".into(), json!(10));
+        endpoint.complete(&call).await
+    };
+    assert!(ask().await.is_ok());
+    assert!(ask().await.is_ok());
+    assert!(is_deadline(&ask().await));
+    assert_eq!(server.requests().len(), 2);
+}
