@@ -50,10 +50,13 @@ impl Admission {
         Ok(Permit { _places: self.all.take(episodes, deadline).await?, _own: own })
     }
 
-    /// Episodes that run, and requests that wait for room.
+    /// Episodes that run, and requests that wait for room, also for that of their key.
     pub(in crate::http) fn counts(&self) -> (usize, usize) {
-        let free = self.all.slots.available_permits();
-        (self.all.size.saturating_sub(free), self.all.waiting.load(Ordering::Relaxed))
+        let waiting = |room: &Room| room.waiting.load(Ordering::Relaxed);
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let own: usize = keys.values().filter_map(Weak::upgrade).map(|room| waiting(&room)).sum();
+        let running = self.all.size.saturating_sub(self.all.slots.available_permits());
+        (running, waiting(&self.all) + own)
     }
 
     fn room_of(&self, key: &str) -> Arc<Room> {

@@ -353,9 +353,10 @@ fn a_server_that_was_started_again_is_gone_on_with() {
 fn a_run_does_not_change_its_trainer() {
     let folder = tempfile::tempdir().unwrap();
     let base = base(folder.path());
-    grpo(&recipe(folder.path(), &base, 1, LORA), false);
+    let runs = folder.path().join("grpo");
+    grpo(&recipe(&runs, &base, 1, LORA), false);
     let server = Tinker::start(&base, Scale::Sum);
-    let other = recipe(folder.path(), &base, 2, &at(&server, "sum", ""));
+    let other = recipe(&runs, &base, 2, &at(&server, "sum", ""));
     let found = said(&run("grpo", &other, true));
     assert!(found.contains("`trainer"), "{found}");
     let mut allowed = command();

@@ -7,8 +7,8 @@
 //! run. After each update the adapter is fetched, and the engine here samples with it: the server
 //! samples nothing.
 //!
-//! The protocol is that of SkyRL 0.4.0 (the SDK 0.25.0), and tests run against its JAX backend. Its
-//! FSDP and Megatron backends and Thinking Machines' own service (SDK 0.38.0) were read, not tried.
+//! The protocol is that of SkyRL 0.4.0 (the SDK 0.25.0), tried with its JAX backend. Its FSDP and
+//! Megatron backends and Thinking Machines' own service (SDK 0.38.0) were read, not tried.
 
 mod archive;
 mod client;
