@@ -254,7 +254,8 @@ async fn reset(
     };
     let ResetRequest { question, golds, source, .. } = request;
     let id = (app.ids)();
-    let task = Task { id: id.to_string(), question, golds, source: source.into(), ..Task::default() };
+    let task =
+        Task { id: id.to_string(), question, golds, source: source.into(), ..Task::default() };
     let state = app.environment.reset(id, task, asked).await?;
     Ok(Json(reply(id, state)))
 }

@@ -192,7 +192,7 @@ pub fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
         .prompt_search
         .as_ref()
         .filter(|_| config.arms.iter().any(|arm| arm.method == Method::PromptSearch));
-    let searched = searched.map_or(0, |search| search.budget as u64);
+    let searched = searched.map_or(0, |search| search.budget);
     let judged = questions.questions.iter().filter(|it| it.metric == Metric::Judge).count() as u64;
     let judged = judged * arms;
     let all = calls.iter().map(|(_, calls)| calls).sum::<u64>() + searched;

@@ -97,11 +97,6 @@ impl Pace {
         })
     }
 
-    /// Whether calls that are refused for lack of capacity are made again once there is some.
-    pub(super) fn is_adaptive(&self) -> bool {
-        self.config.adaptive.is_some()
-    }
-
     /// Waits for a place for a call of `model` that sends `read` tokens and limits its reply to
     /// `max_tokens`. `None` when it is `until` before that.
     pub(super) async fn place(
