@@ -47,7 +47,7 @@ fn echoes() -> Vec<Script> {
         Script::json(200, json!({"choices": [], "key": SECRET})),
         Script::events([format!("{{\"{SECRET}")]),
         Script::events([json!({"error": {"message": told}}).to_string()]),
-        Script::nothing(Cut::Reset),
+        Script::reply("cut").cut(10, Cut::Reset),
     ]
 }
 
