@@ -20,6 +20,7 @@ pub struct Overrides {
     #[arg(long, value_name = "ENGINE", env = "PROMPT_R1_POLICY_ENGINE")]
     pub policy_engine: Option<PolicyEngine>,
     /// An OpenAI-compatible API for the large model, such as https://api.openai.com/v1
+    #[allow(rustdoc::bare_urls, reason = "it is shown on a terminal")]
     #[arg(long, value_name = "URL", env = "PROMPT_R1_LARGE_MODEL_URL")]
     pub large_model_url: Option<String>,
     /// The large model: its id at that URL, or the name of a configured one

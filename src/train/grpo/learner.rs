@@ -37,7 +37,7 @@ pub trait Learner {
     fn update(&mut self, update: &mut Update<'_>) -> Result<Option<f64>, TrainError>;
 
     /// Writes what is needed to go on from here into the folder of a checkpoint, with the trained
-    /// weights of the policy as [`crate::train::checkpoint::TRAINABLE`].
+    /// weights of the policy as `trainable.safetensors`.
     ///
     /// # Errors
     /// Fails where something cannot be written.
