@@ -7,7 +7,7 @@ const os = require("node:os");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
 const upstream = require("./upstream.cjs");
-const { accessible, ask, done, fits, open, text } = require("./page.cjs");
+const { accessible, ask, done, fits, open, text, until } = require("./page.cjs");
 
 const [binary, screenshots] = process.argv.slice(2);
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "playground-"));
@@ -273,7 +273,8 @@ check("an image and earlier turns go with the question", async ({ open, hostile,
     await fits(page);
     await ask(page, "What is it?");
     await done(page);
-    assert.match(await text(page, ".lane.answer .text"), /You asked: What is it\? and an image/);
+    // The image stands before the text.
+    await until(async () => /You asked: and an image What is it\?/.test(await text(page, ".lane.answer .text")));
     const image = { type: "image_url", image_url: { url: `data:image/png;base64,${PNG.toString("base64")}` } };
     const [first, second, question] = endpoint.state.messages.slice(-3);
     assert.deepEqual([first, second], [{ role: "user", content: "Hello?" }, { role: "assistant", content: "Hello." }]);

@@ -6,7 +6,7 @@ const path = require("node:path");
 const { HOSTILE } = require("./upstream.cjs");
 const { accessible, fits, text } = require("./page.cjs");
 
-const AT = /the runs are shown at (http:\S+)/;
+const AT = /the runs are shown at (http:\S+)\n/; // whole lines: writes come in pieces
 
 const row = (step, reward) => JSON.stringify({
   step, reward, answer: reward * 0.8, format: 0.9, kl: 0.01 * step, entropy: 2 / (1 + step), response_tokens: 40 + step,
