@@ -67,7 +67,7 @@ fn what_is_no_model_folder_is_said() {
         path
     };
     for (path, said) in [
-        (Path::new("Qwen/Qwen3-0.6B").to_owned(), "training does not download; `hf download"),
+        (Path::new("Qwen/Qwen3-0.6B").to_owned(), "there is no folder or file"),
         (folder.path().join("no/such/folder"), "there is no folder"),
         (with("adapter", "adapter_config.json"), "holds an adapter and no model"),
         (with("torch", "pytorch_model.bin"), "load it with transformers and save it again"),

@@ -323,6 +323,7 @@ impl Run<'_> {
             let done = self.trainer.step;
             let is_last = done == self.config.steps;
             let mut is_best = false;
+            let best_before = self.state.best;
             if is_last || done.is_multiple_of(self.config.eval.every) {
                 let (more, best) = self.evaluate(progress)?;
                 values.extend(more);
@@ -338,6 +339,8 @@ impl Run<'_> {
                 && self.may_return()
                 && !is_last
             {
+                // The policy that collapsed is none to go back to, however it does.
+                self.state.best = best_before;
                 return self.go_back(reason, summary);
             }
             if is_due || is_last || is_best || is_cancelled || collapse.is_some() {

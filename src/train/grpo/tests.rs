@@ -1,6 +1,5 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
-mod adapters;
 mod async_rollouts;
 mod judge;
 mod returns;

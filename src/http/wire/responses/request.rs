@@ -54,7 +54,7 @@ pub(in crate::http) struct ResponsesRequest {
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     reasoning: Option<Reasoning>,
     /// Functions and custom tools, also in namespaces, that the large model may call where it writes
-    /// the final answer. A search of the web without access to the web is left out.
+    /// the final answer. A search of the web is left out beside other tools, or without access to it.
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     /// Which tool to call.

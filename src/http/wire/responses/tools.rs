@@ -7,12 +7,17 @@ use crate::http::error::{ApiError, shorten};
 /// Stands between a namespace and the name of a tool in it: chats know no namespaces.
 const SEPARATOR: &str = "__";
 
-/// The tools of a request without those that it does without itself: a search of the web that has no
-/// access to the web, which some clients send by default.
+/// The tools of a request without a search of the web that it does without: one that has no access to
+/// the web, or one beside other tools. Some clients send it by default.
 pub(super) fn wanted(mut tools: Vec<Value>) -> Vec<Value> {
+    let is_search = |tool: &Value| {
+        let kind = tool.get("type").and_then(Value::as_str);
+        kind.is_some_and(|kind| kind.starts_with("web_search"))
+    };
+    let has_others = tools.iter().any(|tool| !is_search(tool));
     tools.retain(|tool| {
-        let kind = tool.get("type").and_then(Value::as_str).unwrap_or_default();
-        !(kind.starts_with("web_search") && tool.get("external_web_access") == Some(&json!(false)))
+        let is_offline = tool.get("external_web_access") == Some(&json!(false));
+        !(is_search(tool) && (has_others || is_offline))
     });
     tools
 }
@@ -154,7 +159,12 @@ mod tests {
         assert_eq!(split(&tools, "m__f"), (None, "m__f"));
         assert_eq!(split(&other, "n__f"), (None, "n__f"));
         let unused = json!({"type": "web_search", "external_web_access": false});
-        assert_eq!(wanted(vec![unused, json!({"type": "web_search"})]).len(), 1);
+        assert_eq!(wanted(vec![unused.clone(), json!({"type": "web_search"})]).len(), 1);
+        let function = json!({"type": "function", "name": "f"});
+        assert_eq!(
+            wanted(vec![unused, function.clone(), json!({"type": "web_search"})]),
+            [function]
+        );
         let error = to_chat(vec![json!({"type": "web_search"})]).unwrap_err();
         assert_eq!(error.object.param.as_deref(), Some("tools[0].type"));
         let named = json!({"type": "function", "function": {"name": "f"}});
