@@ -470,7 +470,9 @@ async fn training_samples_from_token_servers_with_the_weights_that_it_begins_wit
     }
     // The episodes of both steps are sampled before the first update.
     assert!(steps[0]["servers_busy_least"].as_f64().unwrap() > 0.0, "{}", steps[0]);
-    assert!(steps[0]["rollout_logprob_diff"].as_f64().unwrap() < 1e-4, "{}", steps[0]);
+    // There is none where all episodes were right, and nothing was learnt.
+    let diff = steps[0]["rollout_logprob_diff"].as_f64();
+    assert!(diff.is_none_or(|diff| diff < 1e-4), "{}", steps[0]);
     // A model of another training has the same vocabulary: only its probabilities tell.
     let (status, said) = train("policy-warm");
     assert!(status != 0 && said.contains("other weights than the run begins with"), "{said}");

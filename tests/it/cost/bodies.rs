@@ -22,7 +22,7 @@ const VALUES: usize = 49_000;
 /// The length of a body, MiB: as long as the server takes them by default, or, as a development
 /// build takes its time, shorter.
 pub fn mebibytes() -> usize {
-    std::env::var("PROMPT_R1_TEST_MIB").map_or(2, |number| number.parse().unwrap())
+    std::env::var("PROMPT_R1_TEST_MIB").map_or(1, |number| number.parse().unwrap())
 }
 
 /// A request.
