@@ -11,9 +11,12 @@ use crate::engine::tokens::{ServerUse, TokensEngine};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
+use crate::trajectory::SampledToken;
 
 /// Prompts by which weights are compared.
 const COMPARED: usize = 8;
+/// Tokens behind each of them.
+const COMPARED_TOKENS: usize = 16;
 
 /// Whether the run can learn from what the servers of `config.tokens` sample.
 ///
@@ -65,15 +68,21 @@ pub(super) async fn compare(
     let rounds = servers.used().len();
     let asked = (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt));
     let theirs = join_all(asked).await;
-    let mut sum = 0.0;
+    let (mut sum, mut tokens) = (0.0, 0);
     for (own, theirs) in own.iter().cycle().zip(&theirs) {
         let failed =
             |reason: &String| TrainError::Config(format!("weights cannot be compared: {reason}"));
-        let own = own.as_ref().map_err(failed)?;
-        let theirs = theirs.as_ref().map_err(failed)?;
-        sum += f64::from((own - theirs).abs());
+        let (own, theirs) = (own.as_ref().map_err(failed)?, theirs.as_ref().map_err(failed)?);
+        for (own, theirs) in own.iter().zip(theirs) {
+            sum += f64::from((own.log_prob - theirs.log_prob).abs());
+            tokens += 1;
+            // Behind other tokens nothing can be compared.
+            if own.id != theirs.id {
+                break;
+            }
+        }
     }
-    let mean = sum / theirs.len().max(1) as f64;
+    let mean = sum / f64::from(tokens.max(1));
     if mean > most {
         return Err(TrainError::Config(format!(
             "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean\nhint: serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
@@ -82,21 +91,24 @@ pub(super) async fn compare(
     Ok(())
 }
 
-/// The log-probability of the likeliest token behind a prompt.
-async fn likeliest(engine: &dyn Engine, prompt: &[u32]) -> Result<f32, String> {
+/// The likeliest tokens behind a prompt, each behind those before it: the first ones are often tags,
+/// which any policy writes.
+async fn likeliest(engine: &dyn Engine, prompt: &[u32]) -> Result<Vec<SampledToken>, String> {
     let mut events = engine.generate(GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: Sampling::GREEDY,
         stop_ids: Vec::new(),
-        max_tokens: 1,
+        max_tokens: COMPARED_TOKENS,
         stream: true,
     });
-    match events.recv().await {
-        Some(GenerateEvent::Tokens(tokens)) => {
-            tokens.first().map(|token| token.log_prob).ok_or_else(|| "no token came".to_owned())
+    let mut tokens = Vec::with_capacity(COMPARED_TOKENS);
+    loop {
+        match events.recv().await {
+            Some(GenerateEvent::Tokens(more)) => tokens.extend(more),
+            Some(GenerateEvent::Failed(error)) => return Err(error.to_string()),
+            _ if tokens.is_empty() => return Err("no token came".to_owned()),
+            _ => return Ok(tokens),
         }
-        Some(GenerateEvent::Failed(error)) => Err(error.to_string()),
-        _ => Err("no token came".to_owned()),
     }
 }
 
