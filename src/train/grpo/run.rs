@@ -202,7 +202,9 @@ fn prepare<'c>(
         let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
         let most = config.guards.max_rollout_logprob_diff;
-        runtime.block_on(token_servers::compare(rollouts.first(), servers, &prompts, most))?;
+        let stops = start.text.tokenizer.stop_ids();
+        let compared = token_servers::compare(rollouts.first(), servers, &prompts, stops, most);
+        runtime.block_on(compared)?;
     }
     let busy = services.servers.clone().map(Busy::new);
     let folder = folder.clone();

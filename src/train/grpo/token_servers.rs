@@ -59,14 +59,16 @@ pub(super) async fn compare(
     native: &dyn Engine,
     servers: &TokensEngine,
     prompts: &[Vec<u32>],
+    stop_ids: &[u32],
     most: f64,
 ) -> Result<(), TrainError> {
     servers.connect().await.map_err(|error| TrainError::Config(error.to_string()))?;
     let prompts = &prompts[..prompts.len().min(COMPARED)];
-    let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt))).await;
+    let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt, stop_ids))).await;
     // At once, so that every server gets some.
     let rounds = servers.used().len();
-    let asked = (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt));
+    let asked =
+        (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt, stop_ids));
     let theirs = join_all(asked).await;
     let (mut sum, mut tokens) = (0.0, 0);
     for (own, theirs) in own.iter().cycle().zip(&theirs) {
@@ -93,11 +95,15 @@ pub(super) async fn compare(
 
 /// The likeliest tokens behind a prompt, each behind those before it: the first ones are often tags,
 /// which any policy writes.
-async fn likeliest(engine: &dyn Engine, prompt: &[u32]) -> Result<Vec<SampledToken>, String> {
+async fn likeliest(
+    engine: &dyn Engine,
+    prompt: &[u32],
+    stop_ids: &[u32],
+) -> Result<Vec<SampledToken>, String> {
     let mut events = engine.generate(GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: Sampling::GREEDY,
-        stop_ids: Vec::new(),
+        stop_ids: stop_ids.to_vec(),
         max_tokens: COMPARED_TOKENS,
         stream: true,
     });
