@@ -14,7 +14,7 @@ venv="$HOME/.cache/prompt-r1/chat-templates"
 }
 named=("$@")
 for name in qwen2_5 qwen3 qwen3_instruct_2507 qwen3_5_think deepseek_r1_distill llama3 llama3_1 \
-  llama3_2 gemma3 deepseekv3 phi3 phi3_5 gptoss glm4moe lfm2 cohere nemotron_3_nano; do
+  llama3_2 gemma3 deepseekv3 phi3 phi3_5 gptoss glm4moe lfm2 cohere; do
   named+=("$name=$venv/trl/trl/chat_templates/$name.jinja")
 done
 "$venv/bin/python" tests/golden/chat_templates/make.py "${named[@]}" > "$venv/cases.json" 2>/dev/null
