@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A real model, SmolLM2-135M: the server in front of a real llama.cpp server with it, and the model out of
-# its file alone: asked, trained for a step, and exported to llama.cpp again. Then policies behind
-# llama.cpp servers that are asked by token ids: the bundled one, token by token, and SmolLM2.
+# its file alone: asked, trained for a step, and exported to llama.cpp again. With --tokens also policies
+# behind llama.cpp servers that are asked by token ids: the bundled one, token by token, and SmolLM2.
 # Needs python3; installs llama.cpp's server and fetches the model (98 MB), and fails where it cannot.
-# Usage: tests/real/run.sh SERVER_BINARY
+# Usage: tests/real/run.sh SERVER_BINARY [--tokens]
 set -euo pipefail
 binary="$(realpath "${1:?usage: tests/real/run.sh SERVER_BINARY}")"
 cd "$(dirname "$0")"
@@ -106,6 +106,8 @@ echo "ok   a step of supervised training"
 
 "$binary" export "$trained" --gguf "$scratch/trained.gguf" --type q8_0 >/dev/null
 "$cache/venv/bin/python" export.py "$model" "$scratch/trained.gguf"
+
+[ "${2:-}" = --tokens ] || exit 0
 
 # The bundled policy behind two llama.cpp servers.
 models="$(realpath ../../models)"
