@@ -39,6 +39,23 @@ pub fn qwen3_0_6b() -> Spec {
     }
 }
 
+/// That of SmolLM2-135M.
+pub fn smollm2_135m() -> Spec {
+    Spec {
+        vocab_size: 49_152,
+        hidden_size: 576,
+        intermediate_size: 1536,
+        layers: vec![LayerKind::default(); 30],
+        num_attention_heads: 9,
+        num_key_value_heads: 3,
+        head_dim: 64,
+        max_position_embeddings: 8192,
+        ropes: vec![Rope::new(100_000.0)],
+        tie_word_embeddings: true,
+        ..Family::Llama.spec()
+    }
+}
+
 /// The GPU, and the type to compute in, where the benchmark's argument is `cuda`; else nothing.
 pub fn gpu() -> anyhow::Result<Option<(Device, DType)>> {
     if !std::env::args().any(|argument| argument == "cuda") {

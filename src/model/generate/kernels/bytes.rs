@@ -5,6 +5,8 @@ pub const BYTES: usize = 64;
 
 /// Integer arithmetic of an instruction set. A value proves that the CPU has it.
 pub trait Bytes: Copy {
+    /// Rows of inputs whose sums fit the registers, beside a quad of weights: 4 or 8.
+    const TILE: usize;
     /// Sixteen lanes of four bytes.
     type B: Copy;
     /// Sums of products that still fit sixteen bits, in whatever lanes.

@@ -18,9 +18,12 @@ use simd::{Kernel, Simd};
 /// The best instruction set that the CPU has.
 #[derive(Debug, Clone, Copy)]
 pub enum Isa {
+    /// AVX-512 with its products of bytes (VNNI).
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(x86::Avx512<x86::Vnni>),
     /// AVX-512.
     #[cfg(target_arch = "x86_64")]
-    Avx512(x86::Avx512),
+    Avx512(x86::Avx512<x86::Avx2>),
     /// AVX2 with fused multiply-add.
     #[cfg(target_arch = "x86_64")]
     Avx2(x86::Avx2),
@@ -32,7 +35,11 @@ impl Isa {
     /// The best first.
     pub(super) fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let vector = [x86::Avx512::detect().map(Self::Avx512), x86::Avx2::detect().map(Self::Avx2)];
+        let vector = [
+            x86::Avx512::detect(x86::Vnni::detect()).map(Self::Avx512Vnni),
+            x86::Avx512::detect(x86::Avx2::detect()).map(Self::Avx512),
+            x86::Avx2::detect().map(Self::Avx2),
+        ];
         #[cfg(not(target_arch = "x86_64"))]
         let vector = [None::<Self>; 0];
         vector.into_iter().flatten().chain([Self::Portable(portable::Portable)])
@@ -48,7 +55,7 @@ impl Isa {
     pub fn panel_lines(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 4,
+            Self::Avx512Vnni(_) | Self::Avx512(_) => 4,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => 2,
             Self::Portable(_) => 1,
@@ -60,6 +67,9 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value proves that the CPU has the features.
+            Self::Avx512Vnni(simd) => unsafe { run_avx512_vnni(kernel, simd) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the value proves that the CPU has the features.
             Self::Avx512(simd) => unsafe { run_avx512(kernel, simd) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value proves that the CPU has the features.
@@ -67,6 +77,12 @@ impl Isa {
             Self::Portable(simd) => kernel.run(simd),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+fn run_avx512_vnni<K: Kernel>(kernel: K, simd: impl Simd) -> K::Output {
+    kernel.run(simd)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -89,6 +89,8 @@ impl Simd for Portable {
 }
 
 impl Bytes for Portable {
+    const TILE: usize = 4;
+
     type B = [u8; BYTES];
     type Short = [i32; LANES];
     type Long = [i32; LANES];

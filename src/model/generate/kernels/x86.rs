@@ -1,22 +1,27 @@
 //! Sixteen lanes on x86-64: one AVX-512 register, or two of AVX2.
 
+mod bytes;
+
 use std::arch::x86_64::*;
 
-use super::bytes::{BYTES, Bytes};
 use super::simd::{LANES, Simd};
+pub use bytes::Vnni;
+use bytes::Wide;
 
-/// AVX-512 (foundation), and AVX2 for what that does not have.
+/// AVX-512 (foundation) for floats. `B` is what whole numbers are computed with: [`Vnni`], or
+/// [`Avx2`] on a CPU without it.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<B>(B);
 
-impl Avx512 {
-    /// A proof that the CPU has it.
-    pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f") && Avx2::detect().is_some()).then_some(Self(()))
+impl<B> Avx512<B> {
+    /// A proof that the CPU has it, beside the proof for `B`.
+    pub fn detect(bytes: Option<B>) -> Option<Self> {
+        let has_all = is_x86_feature_detected!("avx512f") && Avx2::detect().is_some();
+        bytes.filter(|_| has_all).map(Self)
     }
 }
 
-impl Simd for Avx512 {
+impl<B: Wide> Simd for Avx512<B> {
     type V = __m512;
 
     #[inline(always)]
@@ -91,10 +96,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn floats(self, from: Self::Long) -> __m512 {
         // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe {
-            let low = _mm512_castsi256_si512(from[0]);
-            _mm512_cvtepi32_ps(_mm512_inserti64x4::<1>(low, from[1]))
-        }
+        unsafe { _mm512_cvtepi32_ps(self.0.wide(from)) }
     }
 
     #[inline(always)]
@@ -234,170 +236,4 @@ impl Simd for Avx2 {
 fn avx2_pow2(n: __m256) -> __m256 {
     let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-}
-
-impl Bytes for Avx2 {
-    type B = [__m256i; 2];
-    type Short = [__m256i; 2];
-    type Long = [__m256i; 2];
-
-    #[inline(always)]
-    fn short(self) -> Self::Short {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe { [_mm256_setzero_si256(); 2] }
-    }
-
-    #[inline(always)]
-    fn long(self) -> Self::Long {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe { [_mm256_setzero_si256(); 2] }
-    }
-
-    #[inline(always)]
-    fn bytes(self, from: &[u8; BYTES]) -> Self::B {
-        let (low, high) = from.split_at(BYTES / 2);
-        // SAFETY: `self` proves the instructions; each half is 32 bytes, and the loads need not be aligned.
-        unsafe {
-            [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())]
-        }
-    }
-
-    #[inline(always)]
-    fn low(self, a: Self::B) -> Self::B {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe {
-            let mask = _mm256_set1_epi8(15);
-            [_mm256_and_si256(a[0], mask), _mm256_and_si256(a[1], mask)]
-        }
-    }
-
-    #[inline(always)]
-    fn high(self, a: Self::B) -> Self::B {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe { self.low([_mm256_srli_epi16::<4>(a[0]), _mm256_srli_epi16::<4>(a[1])]) }
-    }
-
-    #[inline(always)]
-    fn with_fifth(self, a: Self::B, plane: Self::B, quad: usize) -> Self::B {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe { with_plane(a, plane, quad, 16) }
-    }
-
-    #[inline(always)]
-    fn with_sixth(self, a: Self::B, plane: Self::B, pair: usize) -> Self::B {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe { with_plane(a, plane, 2 * pair, 48) }
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: Self::Short, weights: Self::B, x: [i8; 4]) -> Self::Short {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
-            [
-                _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(weights[0], x)),
-                _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(weights[1], x)),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn widen(self, total: Self::Long, sum: Self::Short) -> Self::Long {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            [
-                _mm256_add_epi32(total[0], _mm256_madd_epi16(sum[0], ones)),
-                _mm256_add_epi32(total[1], _mm256_madd_epi16(sum[1], ones)),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    fn dot_signed(self, total: Self::Long, weights: Self::B, x: [i8; 4]) -> Self::Long {
-        // SAFETY: `self` proves that the CPU has the instructions.
-        unsafe {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
-            // The sign of a weight moves to its input, so that the weights are unsigned.
-            let [low, high] = weights;
-            let low = _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(x, low));
-            let high = _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(x, high));
-            self.widen(total, [low, high])
-        }
-    }
-}
-
-impl Bytes for Avx512 {
-    type B = [__m256i; 2];
-    type Short = [__m256i; 2];
-    type Long = [__m256i; 2];
-
-    #[inline(always)]
-    fn short(self) -> Self::Short {
-        Avx2(()).short()
-    }
-
-    #[inline(always)]
-    fn long(self) -> Self::Long {
-        Avx2(()).long()
-    }
-
-    #[inline(always)]
-    fn bytes(self, from: &[u8; BYTES]) -> Self::B {
-        Avx2(()).bytes(from)
-    }
-
-    #[inline(always)]
-    fn low(self, a: Self::B) -> Self::B {
-        Avx2(()).low(a)
-    }
-
-    #[inline(always)]
-    fn high(self, a: Self::B) -> Self::B {
-        Avx2(()).high(a)
-    }
-
-    #[inline(always)]
-    fn with_fifth(self, a: Self::B, plane: Self::B, quad: usize) -> Self::B {
-        Avx2(()).with_fifth(a, plane, quad)
-    }
-
-    #[inline(always)]
-    fn with_sixth(self, a: Self::B, plane: Self::B, pair: usize) -> Self::B {
-        Avx2(()).with_sixth(a, plane, pair)
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: Self::Short, weights: Self::B, x: [i8; 4]) -> Self::Short {
-        Avx2(()).dot(sum, weights, x)
-    }
-
-    #[inline(always)]
-    fn widen(self, total: Self::Long, sum: Self::Short) -> Self::Long {
-        Avx2(()).widen(total, sum)
-    }
-
-    #[inline(always)]
-    fn dot_signed(self, total: Self::Long, weights: Self::B, x: [i8; 4]) -> Self::Long {
-        Avx2(()).dot_signed(total, weights, x)
-    }
-}
-
-/// Bits of `plane` from bit `from` on moved to bit 4, those of `mask`, and put to `a`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn with_plane(a: [__m256i; 2], plane: [__m256i; 2], from: usize, mask: i8) -> [__m256i; 2] {
-    let mask = _mm256_set1_epi8(mask);
-    let moved = |plane: __m256i| match from {
-        0 => _mm256_slli_epi16::<4>(plane),
-        1 => _mm256_slli_epi16::<3>(plane),
-        2 => _mm256_slli_epi16::<2>(plane),
-        3 => _mm256_slli_epi16::<1>(plane),
-        4 => plane,
-        5 => _mm256_srli_epi16::<1>(plane),
-        6 => _mm256_srli_epi16::<2>(plane),
-        _ => _mm256_srli_epi16::<3>(plane),
-    };
-    let with = |a, plane| _mm256_or_si256(a, _mm256_and_si256(moved(plane), mask));
-    [with(a[0], plane[0]), with(a[1], plane[1])]
 }

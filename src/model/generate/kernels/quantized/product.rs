@@ -122,6 +122,10 @@ impl Panels<'_> {
                         tile.run::<S, BITS, OFFSET, NESTED, 2>(simd, &mut out[row..]);
                         row += 2;
                     }
+                    8.. if S::TILE == 8 => {
+                        tile.run::<S, BITS, OFFSET, NESTED, 8>(simd, &mut out[row..]);
+                        row += 8;
+                    }
                     _ => {
                         tile.run::<S, BITS, OFFSET, NESTED, 4>(simd, &mut out[row..]);
                         row += 4;
