@@ -30,15 +30,18 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Opens or makes the file, and gives every line to `each`, in order. Part of a line at the
+    /// Opens or makes the file, with its folder, and gives every line to `each`, in order. Part of a line at the
     /// end, as a process leaves it that is killed while it writes, is logged and removed.
     ///
     /// # Errors
-    /// When the file cannot be opened, read or shortened, or a line cannot be parsed.
+    /// When the file or its folder cannot be made, or the file cannot be opened, read or shortened, or a line cannot be parsed.
     pub fn open<T: DeserializeOwned>(
         path: &Path,
         mut each: impl FnMut(T),
     ) -> Result<Self, JournalError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let mut reader = BufReader::new(&file);
         let mut whole = 0;

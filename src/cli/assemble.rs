@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
 use crate::engine::Engine;
-use crate::engine::config::NativeConfig;
-use crate::engine::mistralrs::MistralRsEngine;
+use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
@@ -231,7 +230,7 @@ async fn token_policy(
         PolicyEngine::Native => {
             native(path, config.adapter.as_deref(), &config.native, config.device).await?
         }
-        _ => Arc::new(MistralRsEngine::load(path, &config.mistralrs).await?),
+        _ => mistralrs(path, &config.mistralrs).await?,
     };
     let name = config.name.clone().unwrap_or_else(|| {
         let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
@@ -266,7 +265,21 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
     };
     check_sizes(&path).with_context(hint)?;
     let engine = native(&path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
-    Ok(LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?)))
+    let model = LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?));
+    Ok(model.with_params(config.params.clone())?)
+}
+
+#[cfg(feature = "mistralrs")]
+async fn mistralrs(path: &Path, config: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
+    Ok(Arc::new(crate::engine::mistralrs::MistralRsEngine::load(path, config).await?))
+}
+
+#[cfg(not(feature = "mistralrs"))]
+async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
+    bail!(
+        "`{}` needs the engine `mistralrs`, which this program was built without\nhint: build it without `--no-default-features`",
+        path.display()
+    )
 }
 
 async fn native(

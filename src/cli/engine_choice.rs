@@ -3,8 +3,15 @@
 use std::path::Path;
 
 use crate::config::{PolicyConfig, PolicyEngine};
+#[cfg(feature = "mistralrs")]
 use crate::engine::mistralrs::has_gpu;
 use crate::model::{Adapter, DeviceChoice, Spec};
+
+/// A GPU is chosen for mistral.rs alone.
+#[cfg(not(feature = "mistralrs"))]
+fn has_gpu() -> bool {
+    false
+}
 
 /// An engine, and why it is the one.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,7 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
 
 use crate::config::{LocalModelConfig, read_toml};
-use crate::engine::config::NativeConfig;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
@@ -162,7 +161,7 @@ pub(super) fn large_model(
 ) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
         (Some(path), _) => {
-            let config = LocalModelConfig { path: path.clone(), native: NativeConfig::default() };
+            let config = LocalModelConfig::new(path.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Arc::new(runtime.block_on(local_model(name, &config))?)
         }

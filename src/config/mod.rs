@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::access::AccessConfig;
 use crate::engine::config::NativeConfig;
@@ -94,9 +95,20 @@ impl Default for Config {
 pub struct LocalModelConfig {
     /// A folder with safetensors, or a `.gguf` file.
     pub path: PathBuf,
+    /// Fields of calls that do not set them: `temperature` (0 where neither does), `top_p` (1), `seed`,
+    /// `max_tokens` (256).
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub params: Map<String, Value>,
     /// How it runs.
     #[serde(default)]
     pub native: NativeConfig,
+}
+
+impl LocalModelConfig {
+    /// The model at `path`, with the defaults of everything else.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, params: Map::new(), native: NativeConfig::default() }
+    }
 }
 
 /// The name of the bundled large model.
@@ -122,8 +134,7 @@ impl Config {
     fn complete(&mut self) {
         if self.large_models.is_empty() && self.local_models.is_empty() {
             let path = self.models_dir.join("large-model");
-            self.local_models
-                .insert(BUNDLED.into(), LocalModelConfig { path, native: NativeConfig::default() });
+            self.local_models.insert(BUNDLED.into(), LocalModelConfig::new(path));
         }
         if self.default_large_model.is_none() {
             let names = self.large_models.keys().chain(self.local_models.keys());

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
-use crate::engine::config::NativeConfig;
 use crate::large_model::LargeModelConfig;
 
 /// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag
@@ -65,10 +64,7 @@ impl Overrides {
                     |name| name.to_string_lossy().into_owned(),
                 ),
             };
-            let native = NativeConfig::default();
-            config
-                .local_models
-                .insert(name.clone(), LocalModelConfig { path: path.clone(), native });
+            config.local_models.insert(name.clone(), LocalModelConfig::new(path.clone()));
             config.default_large_model = Some(name);
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! `tests/it/policy_contract.rs` holds each of them to the same contract.
 
 pub mod config;
+#[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 pub mod native;
 pub mod tokens;

@@ -85,7 +85,7 @@ async fn the_reply_used_longest_ago_is_forgotten() {
 #[tokio::test]
 async fn the_file_outlives_the_process() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("replies.jsonl");
+    let path = folder.path().join("a run's/replies.jsonl");
     let open = || Cached::persistent(counting(), 10, &path);
     let model = open().unwrap();
     assert_eq!((ask(&model, "a").await, ask(&model, "b").await), ("0".into(), "1".into()));

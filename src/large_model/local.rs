@@ -24,31 +24,60 @@ const MAX_TOKENS: usize = 256;
 const PARAMS: [&str; 6] =
     ["temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user"];
 
+/// The names of the limit of a reply's tokens; the first counts.
+const LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+
 /// A model on an engine of this process.
 pub struct LocalModel {
     name: String,
     engine: Arc<dyn Engine>,
     text: Arc<TextSide>,
+    params: Map<String, Value>,
 }
 
 impl LocalModel {
     /// A model named `name` with the tokenizer and chat template of `text`.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, text: Arc<TextSide>) -> Self {
-        Self { name: name.into(), engine, text }
+        Self { name: name.into(), engine, text, params: Map::new() }
+    }
+
+    /// With fields for calls that do not set them.
+    ///
+    /// # Errors
+    /// When it does not know one of them.
+    pub fn with_params(self, params: Map<String, Value>) -> Result<Self, LargeModelError> {
+        self.check_known(&params)?;
+        Ok(Self { params, ..self })
+    }
+
+    fn check_known(&self, params: &Map<String, Value>) -> Result<(), LargeModelError> {
+        match params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
+            Some(key) => Err(self.rejected(format!("it does not know `{key}`"))),
+            None => Ok(()),
+        }
     }
 
     fn rejected(&self, reason: impl ToString) -> LargeModelError {
         LargeModelError::Rejected { model: self.name.clone(), reason: reason.to_string() }
     }
 
+    /// The fields of a call, and the model's own where the call does not set them.
+    fn params_of(&self, call: &Call) -> Map<String, Value> {
+        let mut asked = call.params.clone();
+        let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
+        asked.extend(own.map(|(key, value)| (key.clone(), value.clone())));
+        let mut params = self.params.clone();
+        if LIMITS.iter().any(|key| asked.contains_key(*key)) {
+            params.retain(|key, _| !LIMITS.contains(&key.as_str()));
+        }
+        params.extend(asked);
+        params
+    }
+
     /// Starts the generation of a reply.
     async fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
-        let mut params = call.params.clone();
-        let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
-        params.extend(own.map(|(key, value)| (key.clone(), value.clone())));
-        if let Some(key) = call.params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
-            return Err(self.rejected(format!("it does not know `{key}`")));
-        }
+        self.check_known(&call.params)?;
+        let params = self.params_of(call);
         let messages: Vec<Message> = call
             .messages
             .iter()
@@ -112,7 +141,7 @@ fn sampling(params: &Map<String, Value>) -> Sampling {
 }
 
 fn max_tokens(params: &Map<String, Value>) -> usize {
-    ["max_completion_tokens", "max_tokens"]
+    LIMITS
         .iter()
         .find_map(|key| params.get(*key)?.as_u64())
         .map_or(MAX_TOKENS, |tokens| (tokens as usize).max(1))
@@ -233,6 +262,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
 
+    use serde_json::json;
+
     use super::*;
 
     /// An engine that takes no further request.
@@ -253,6 +284,24 @@ mod tests {
         async fn is_ready(&self) -> bool {
             true
         }
+    }
+
+    #[test]
+    fn a_call_overrides_the_fields_of_the_model() {
+        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let fields = |value: Value| value.as_object().unwrap().clone();
+        let own = fields(json!({ "temperature": 0.5, "max_completion_tokens": 64 }));
+        let model = LocalModel::new("atlas", Arc::new(Full), Arc::clone(&text));
+        let model = model.with_params(own).unwrap();
+        let plain = model.params_of(&Call::default());
+        assert_eq!((sampling(&plain).temperature, max_tokens(&plain)), (0.5, 64));
+        let params = fields(json!({ "temperature": 0, "max_tokens": 8 }));
+        let asked = model.params_of(&Call { params, ..Call::default() });
+        assert_eq!((sampling(&asked).temperature, max_tokens(&asked)), (0.0, 8));
+
+        let unknown = fields(json!({ "top_k": 1 }));
+        let error = LocalModel::new("atlas", Arc::new(Full), text).with_params(unknown).err();
+        assert!(error.unwrap().to_string().contains("`top_k`"));
     }
 
     #[tokio::test]
