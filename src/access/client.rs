@@ -25,7 +25,7 @@ pub(super) fn client(url: &str, tls: Option<&RedisTlsConfig>) -> Result<Client, 
         let reason = "what its certificate says is always checked\nhint: take the part from `#` out of its URL, and name its authority by `access.redis_tls.ca`";
         return Err(StoreError::Redis(reason.to_owned()));
     }
-    // The client takes the provider of the process. It may be there already: the same.
+    // Fails if the process has a provider already, which is then the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let certificates = match tls {
         Some(tls) => certificates(tls)?,
@@ -34,7 +34,7 @@ pub(super) fn client(url: &str, tls: Option<&RedisTlsConfig>) -> Result<Client, 
     Client::build_with_tls(url, certificates).map_err(unread)
 }
 
-/// The files of `tls`, each read as what it should be, so that a wrong one is named.
+/// The files of `tls`. Each is parsed, so that an error names the file that is wrong.
 fn certificates(tls: &RedisTlsConfig) -> Result<TlsCertificates, StoreError> {
     let root_cert = tls.ca.as_deref().map(|path| {
         let trusted = |pem: &[u8]| {

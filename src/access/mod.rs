@@ -1,4 +1,4 @@
-//! Who may use the server, and how much: keys, where they are kept, and what they have used.
+//! Authentication and limits: keys, where they are stored, and what they have used.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,19 +27,19 @@ use key_locks::KeyLocks;
 use limits::Limiter;
 use shared::RedisCounters;
 
-/// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
+/// How long a key that was looked up is trusted: a revoked key works at most this much longer.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long a store that failed is not asked again.
+/// How long to wait after a failure of the store before it is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a key is still taken while the store cannot be asked.
+/// How long a known key is still accepted while the store is unreachable.
 const STALE: Duration = Duration::from_secs(600);
-/// Keys, known and unknown, that are remembered.
+/// How many keys, known and unknown, are cached.
 const REMEMBERED: usize = 10_000;
 
 /// Keys by their ids, `None` for ids that are no key's, and when they were looked up.
 type Remembered = HashMap<String, (Instant, Option<Arc<Key>>)>;
 
-/// Why a caller is not let in.
+/// Why a caller is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Denied {
     /// No key was sent.
@@ -60,12 +60,12 @@ pub struct Access {
     config: AccessConfig,
     store: RwLock<Option<Store>>,
     limiter: Limiter,
-    /// Whether there is a key, ever; from then on nobody comes in without one.
+    /// Whether a key was ever made. From then on every caller needs one.
     is_closed: AtomicBool,
-    /// When it was last seen that there is none.
+    /// When the store was last seen to be empty.
     seen_open: Mutex<Option<Instant>>,
     remembered: Mutex<Remembered>,
-    /// Held while a key is looked up: others that wait for it take what was found.
+    /// Held during a lookup, so that others waiting for the same key use its result.
     looking_up: KeyLocks,
     /// When the store last failed.
     failed: Mutex<Option<Instant>>,
@@ -107,8 +107,7 @@ impl Access {
         }
     }
 
-    /// Opens the embedded store where its file has come into being, and sees whether there are
-    /// keys now.
+    /// Opens the embedded store once its file exists, and checks whether there are keys now.
     ///
     /// # Errors
     /// When the file is no store that can be read.
@@ -199,7 +198,8 @@ impl Access {
         (at.elapsed() < FRESH).then(|| key.clone())
     }
 
-    /// Asks the store. One that failed a moment ago is not asked: each request would wait for it.
+    /// Asks the store, unless it failed a moment ago: otherwise each request would wait for its
+    /// time-out.
     async fn look_up(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
         if self.failed().is_some_and(|at| at.elapsed() < PAUSE) {
             return Err(Denied::Unavailable);
@@ -235,7 +235,7 @@ impl Access {
         self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
-    /// Writes down what was counted and is not in the store yet, for a process that ends.
+    /// Writes to the store what was counted since the last write, before the process ends.
     pub async fn finish(&self) {
         if let Some(store) = self.store() {
             self.limiter.finish(&store).await;

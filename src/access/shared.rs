@@ -10,11 +10,11 @@ use super::client::client;
 use super::window::{Moment, Used};
 use super::{RedisTlsConfig, StoreError};
 
-/// How long Redis may take; after that this process counts for itself.
+/// How long a Redis call may take. After that this process counts for itself.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Counts requests, and gives what was used. Counters outlive their window by one more, as clocks
-/// differ.
+/// Adds to the counters and returns them. They live for one window more than they count, because
+/// clocks differ.
 const BEGIN: &str = "
 local requests = redis.call('INCRBY', KEYS[1], ARGV[1])
 if requests == tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], 120) end

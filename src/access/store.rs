@@ -21,7 +21,8 @@ const SCHEMA: [&str; 2] = [
         key_id TEXT NOT NULL, day BIGINT NOT NULL, micros BIGINT NOT NULL,
         PRIMARY KEY (key_id, day))",
 ];
-/// What replicas lock while they make the tables: any number that nobody else uses.
+/// The id of the advisory lock that replicas hold while they create the tables. Any number that
+/// nothing else uses.
 const SCHEMA_LOCK: i64 = 0x7072_6f6d_7074_7231;
 /// `revoked_at` of a valid key.
 const VALID: i64 = 0;
@@ -105,7 +106,7 @@ impl Store {
         let pool = options.connect(url).await?;
         let mut making = pool.begin().await?;
         if !is_sqlite {
-            // Replicas that start together: PostgreSQL fails where two make the same table at once.
+            // When replicas start together, PostgreSQL fails if two create the same table at once.
             let alone = format!("SELECT 1 FROM pg_advisory_xact_lock({SCHEMA_LOCK})");
             sqlx::query(&alone).execute(&mut *making).await?;
         }
@@ -125,7 +126,7 @@ impl Store {
         Ok(found.fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Keeps a key.
+    /// Stores a key.
     ///
     /// # Errors
     /// When the store cannot be written.
