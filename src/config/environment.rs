@@ -12,22 +12,22 @@ use crate::train::grpo::LargeModelChoice;
 
 use super::{ConfigError, read_toml};
 
-/// Everything `server env` can be told. The tables `large_model`, `reward` and `limits` are those of
+/// All settings of `server env`. The tables `large_model`, `reward` and `limits` are those of
 /// `server train grpo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentConfig {
     /// Version of this file's format: 1.
     pub schema_version: u32,
-    /// Where it listens, and what slow clients may do. Default: 127.0.0.1:8080.
+    /// The listening address and limits for slow clients. Default address: 127.0.0.1:8080.
     #[serde(default)]
     pub server: ServerConfig,
-    /// The name of the environment variable that holds the key that trainers must show. Default:
-    /// none; the environment then listens on this machine alone.
+    /// The name of the environment variable with the key that trainers must send. Default: none,
+    /// which allows loopback addresses only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_env: Option<String>,
-    /// The model that is trained: the folder, `.gguf` file or Hugging Face id with its tokenizer and
-    /// chat template; weights are not needed. Default: none, and turns are texts.
+    /// The model that is trained: a folder, `.gguf` file or Hugging Face id with its tokenizer and
+    /// chat template. Its weights are not read. Default: none, and turns are texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// A folder of templates that replace those of the model or the built-in ones, by name.
@@ -35,13 +35,13 @@ pub struct EnvironmentConfig {
     pub templates: Option<PathBuf>,
     /// The large model that the policy prompts.
     pub large_model: LargeModelChoice,
-    /// What an episode is worth.
+    /// How episodes are rewarded.
     #[serde(default)]
     pub reward: RewardConfig,
-    /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
+    /// Limits of an episode. `fallback` is ignored: only the policy's own answers count.
     #[serde(default)]
     pub limits: Limits,
-    /// How many episodes are held, and for how long.
+    /// How many episodes may be open, and for how long.
     #[serde(default)]
     pub episodes: Bounds,
 }

@@ -12,22 +12,22 @@ use crate::large_model::LargeModelConfig;
 
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
 
-/// Everything `eval` can be told.
+/// All settings of `eval`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
     /// Version of this file's format: 1.
     pub schema_version: u32,
-    /// What the report is headed.
+    /// The title of the report.
     #[serde(default = "title")]
     pub title: String,
     /// Folder of the finished rows and the report.
     pub output: PathBuf,
-    /// Draws questions, seeds attempts and resampling.
+    /// The seed of the choice of questions, of attempts and of resampling.
     #[serde(default)]
     pub seed: u64,
     /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`,
-    /// `self-consistency:K[:FILE]`, `prompt-search`, each with `NAME=` before it for a name of its own.
+    /// `self-consistency:K[:FILE]`, `prompt-search`. A prefix `NAME=` names an arm.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
@@ -37,24 +37,24 @@ pub struct EvalConfig {
     /// How answers are scored.
     #[serde(default)]
     pub metrics: MetricConfig,
-    /// Who judges, where the metric is `judge`.
+    /// The judge, for the metric `judge`.
     #[serde(default)]
     pub judge: JudgeConfig,
     /// How the arm `prompt-search` finds its prompt.
     #[serde(default)]
     pub prompt_search: Option<SearchConfig>,
-    /// Whether `direct` and `cot` ask for a short answer in data sets whose answers are words; where
-    /// they are numbers, none is asked for.
+    /// Whether `direct` and `cot` ask for a short answer in data sets with answers in words. With
+    /// numeric answers they never do.
     #[serde(default = "yes")]
     pub brief: bool,
-    /// Attempts at one time.
+    /// Concurrent attempts.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,
-    /// Whether replies of endpoints are kept in the output folder and used again for the same
-    /// request; what they cost is still counted for every arm.
+    /// Whether replies of endpoints are stored in the output folder and reused for equal requests.
+    /// Every arm is still charged for them.
     #[serde(default = "yes")]
     pub cache: bool,
-    /// How many questions the report shows with what every arm did.
+    /// How many questions the report shows with the transcripts of every arm.
     #[serde(default = "episodes")]
     pub episodes: usize,
     /// Where the bundled models are.
@@ -70,10 +70,10 @@ pub struct EvalConfig {
     /// order.
     #[serde(default)]
     pub default_large_model: Option<String>,
-    /// How policies run; which they are, the arms say. Default engine: `native`.
+    /// How policies run; their models come from the arms. Default engine: `native`.
     #[serde(default)]
     pub policy: PolicyConfig,
-    /// What an episode may use up. Its `deadline_ms` is a day unless it is set.
+    /// Limits of an episode. The default of `deadline_ms` is a day here.
     #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub episode: Limits,
     /// A folder of templates that replace those of the policies or the built-in ones, by name.
@@ -112,8 +112,8 @@ impl EvalConfig {
         Ok(config)
     }
 
-    /// What a server that runs the models of this evaluation would be told; `policy` is the model
-    /// of a policy arm, without one the large model stands alone.
+    /// The configuration of a server with the models of this evaluation; `policy` is the model of a
+    /// policy arm. Without it, the large model answers alone.
     ///
     /// # Errors
     /// When that configuration has an impossible setting.

@@ -1,4 +1,5 @@
-//! Configuration: one file for the server, read strictly; flags and environment override it.
+//! Configuration: one strictly parsed file for the server; flags and environment variables override
+//! it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub use parse::{ConfigError, read_toml};
 pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, SamplingConfig};
 pub use telemetry::TelemetryConfig;
 
-/// Everything `serve` and `solve` can be told. Every key has a default.
+/// All settings of `serve` and `solve`. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -46,7 +47,7 @@ pub struct Config {
     /// Traces for OpenTelemetry. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryConfig>,
-    /// Episodes to be written down. Default: none.
+    /// Recording of episodes. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordConfig>,
     /// The small model.
@@ -61,7 +62,7 @@ pub struct Config {
     /// The large model that is asked when a request names none. Default: the only one, or else the
     /// first in alphabetical order.
     pub default_large_model: Option<String>,
-    /// What an episode may use up; a request may ask for less, never for more.
+    /// Limits of an episode. A request may lower them, never raise them.
     pub episode: Limits,
     /// A folder of templates that replace those of the policy or the built-in ones, by name.
     pub templates: Option<PathBuf>,
@@ -103,7 +104,7 @@ pub struct LocalModelConfig {
 pub const BUNDLED: &str = "atlas";
 
 impl Config {
-    /// The configuration in `file`, if there is one, with `overrides`, made whole and checked.
+    /// Reads `file`, if there is one, applies `overrides`, fills in defaults and checks the result.
     ///
     /// # Errors
     /// When the file cannot be read, has an unknown key, or has an impossible setting.
@@ -118,7 +119,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Fills in what follows from the rest.
+    /// Fills in defaults that depend on other settings.
     fn complete(&mut self) {
         if self.large_models.is_empty() && self.local_models.is_empty() {
             let path = self.models_dir.join("large-model");

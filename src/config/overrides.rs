@@ -6,8 +6,8 @@ use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
 use crate::engine::config::NativeConfig;
 use crate::large_model::LargeModelConfig;
 
-/// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag
-/// wins over the environment, and both over the file.
+/// Flags shared by the commands that run episodes. Each can also be set by an environment variable.
+/// Precedence: flag, environment, file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
     /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`

@@ -1,4 +1,4 @@
-//! Reads a TOML file into a type, and says what is wrong with it in a way that can be acted on.
+//! Reads a TOML file into a type, with errors that name the key and the line.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file says something that is not understood.
+    /// The file cannot be parsed.
     #[error("`{path}` is not valid: {reason}")]
     Invalid {
         /// The file.
@@ -25,7 +25,7 @@ pub enum ConfigError {
         /// What is wrong, where, with a hint where there is one.
         reason: String,
     },
-    /// A setting is impossible.
+    /// A setting cannot be used.
     #[error("{0}")]
     Setting(String),
 }
@@ -41,7 +41,7 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     parse_toml(&text).map_err(|reason| ConfigError::Invalid { path: shown, reason })
 }
 
-/// Reads TOML text; the error is for people.
+/// Parses TOML.
 pub(super) fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let message = error.to_string();

@@ -12,42 +12,42 @@ use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::outbound::client::Unusable;
 
-/// What runs the policy.
+/// The engine of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum PolicyEngine {
-    /// `native` on a CPU for the models that it knows, and else `mistralrs`.
+    /// `native` on a CPU for the architectures that it supports, otherwise `mistralrs`.
     Auto,
-    /// mistral.rs, on a GPU or a CPU: whatever architecture it loads.
+    /// mistral.rs, on a GPU or a CPU: any architecture that it supports.
     #[serde(rename = "mistralrs")]
     #[clap(name = "mistralrs")]
     MistralRs,
-    /// The engine of this project: many episodes at once, on a CPU or with CUDA.
+    /// This program's own engine: many episodes at once, on a CPU or with CUDA.
     Native,
     /// Servers that take token ids and give sampled ids with log-probabilities, configured in
     /// `policy.tokens`; tokenizer and chat template are those of `policy.model`.
     Tokens,
     /// An OpenAI-compatible endpoint, configured in `policy.remote`.
     Remote,
-    /// The large model itself.
+    /// The large model itself acts as the policy.
     LargeModel,
-    /// None: a question goes to the large model as it is, and its reply is the answer.
+    /// No policy: the question goes to the large model unchanged, and its reply is the answer.
     Direct,
 }
 
-/// The small model: which, and how it runs.
+/// The small model and its engine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// What runs it. Default: `tokens` or `remote` where that is configured, `auto` where there is a
-    /// model to run, and else `direct`.
+    /// The engine. Default: `tokens` or `remote` where that is configured, `auto` where a model is
+    /// configured, otherwise `direct`.
     pub engine: Option<PolicyEngine>,
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
-    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The engine
-    /// `native` serves it, merged into the weights, which are dequantised for that.
+    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The
+    /// engine `native` merges it into the weights, which it dequantises for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
@@ -58,7 +58,8 @@ pub struct PolicyConfig {
     pub mistralrs: MistralRsConfig,
     /// The engine `native`.
     pub native: NativeConfig,
-    /// Where the engine `native` computes: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU in bf16.
+    /// The device of the engine `native`: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU it computes
+    /// in bf16.
     pub device: DeviceChoice,
     /// The servers of the engine `tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,13 +68,14 @@ pub struct PolicyConfig {
     pub remote: Option<LargeModelConfig>,
 }
 
-/// A policy that is tried beside the other.
+/// A second policy that gets a share of the traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CanaryConfig {
     /// The share of the requests that name no policy, from 0 to 1.
     pub share: f64,
-    /// The policy; its `model` or `remote` must be set, and its name be another than the first's.
+    /// The policy. Its `model` or `remote` must be set, and its name must differ from the first
+    /// policy's.
     pub policy: PolicyConfig,
 }
 
@@ -96,7 +98,7 @@ impl Default for SamplingConfig {
 }
 
 impl PolicyConfig {
-    /// Fills in what follows from the rest.
+    /// Fills in defaults that depend on other settings.
     pub(super) fn complete(&mut self) {
         self.engine.get_or_insert(match (&self.tokens, &self.remote, &self.model) {
             (Some(_), _, _) => PolicyEngine::Tokens,
@@ -106,7 +108,7 @@ impl PolicyConfig {
         });
     }
 
-    /// `table` is where it stands, for errors.
+    /// `table` is the policy's table, for errors.
     pub(super) fn check(&self, table: &str) -> Result<(), ConfigError> {
         let wrong = |reason: String| Err(ConfigError::Setting(reason));
         if let Some(remote) = &self.remote {
@@ -158,7 +160,7 @@ impl PolicyConfig {
         Ok(())
     }
 
-    /// Whether the engine `tokens` has all that it needs.
+    /// Checks that the engine `tokens` has all it needs.
     fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
         let wrong = |reason: String| Err(ConfigError::Setting(reason));
         let Some(tokens) = &self.tokens else {

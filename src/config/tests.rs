@@ -42,7 +42,7 @@ fn what_is_not_said_follows_from_the_rest() {
         assert_eq!(found, (Some(engine), model), "{name}");
         assert_eq!(config.default_large_model(), default, "{name}");
     }
-    // A flag for the policy takes the place of all that the file says of it.
+    // A flag for the policy replaces all of the file's policy settings.
     let overrides = Overrides { policy: Some("other".into()), ..Overrides::default() };
     let text =
         format!("policy = {{ model = \"p\", adapter = \"a\", engine = \"native\" }}\n{ENDPOINT}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::ReadSummary;
 
-/// A row that is no task.
+/// A row that is not a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// The file.
@@ -22,7 +22,7 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// A file that brings no tasks.
+/// A file that yields no tasks.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// The file could not be read.
@@ -109,7 +109,7 @@ pub enum DatasetError {
         /// The splits, separated by commas.
         splits: String,
     },
-    /// Not one row can be used.
+    /// No row can be used.
     #[error("`{}` holds no row that can be used, of {}{}", path.display(), summary.rows, reasons(summary))]
     NoTask {
         /// The file.
@@ -117,7 +117,7 @@ pub enum DatasetError {
         /// What became of its rows.
         summary: Box<ReadSummary>,
     },
-    /// Too many rows are not understood.
+    /// Too many rows cannot be parsed.
     #[error(
         "{} of {} rows of `{}` were rejected, more than the allowed share of {allowed}{}\nhint: mend the rows, or raise `max_rejected`",
         summary.rejected, summary.rows, path.display(), reasons(summary)
@@ -133,7 +133,7 @@ pub enum DatasetError {
     /// The share of rejected rows is no share.
     #[error("`max_rejected` is {0}, but it must be a share from 0 to 1")]
     MaxRejected(f64),
-    /// The rows hold more text than may be held.
+    /// The rows contain more text than allowed.
     #[error(
         "`{}` holds more than {limit} bytes of text up to row {row}\nhint: set `limit`, or raise `max_bytes`",
         path.display()

@@ -1,5 +1,5 @@
-//! Episodes that other trainers play: they write the policy's turns, and everything else happens here, by
-//! the loop that serves and trains.
+//! Episodes for other trainers: they sample the policy's turns, and the loop that serves and trains
+//! does the rest.
 
 mod play;
 
@@ -24,28 +24,29 @@ use play::Play;
 
 /// What all episodes have in common.
 pub struct Setup {
-    /// Replies to the policy's prompts.
+    /// The large model.
     pub large_model: Arc<dyn LargeModel>,
     /// Frames what each of the models reads.
     pub protocol: Arc<Protocol>,
-    /// What an episode is worth.
+    /// The reward.
     pub rewarder: Arc<Rewarder>,
-    /// What an episode may use up: the most that a reset may ask for. Its fallback is off.
+    /// Upper limits for what a reset may ask for. Fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
     pub params: Map<String, Value>,
-    /// Tokenizer and chat template of the policy that is trained, and the longest sequence that it
-    /// takes. Without it turns are texts.
+    /// Tokenizer and chat template of the policy that is trained, and its context length. Without
+    /// it, turns are texts.
     pub text: Option<(Arc<TextSide>, usize)>,
 }
 
-/// How many episodes are held, and for how long.
+/// How many episodes may be open, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// Episodes at one time, at least 1; one more is refused. Finished ones make room.
+    /// Open episodes, at least 1; beyond that, resets are refused. Finished episodes are closed
+    /// first.
     pub max_open: usize,
-    /// An episode that nobody asked for in this time is closed, milliseconds.
+    /// An episode without a request for this long is closed, milliseconds.
     pub idle_ms: u64,
 }
 
@@ -55,7 +56,7 @@ impl Default for Bounds {
     }
 }
 
-/// What an episode is like after a reset or a step.
+/// The state of an episode after a reset or a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
     /// The policy's next turn is awaited.
@@ -80,7 +81,7 @@ pub struct Outcome {
     pub turns: usize,
     /// Its token stream up to the last token that was sampled; empty in episodes of texts.
     pub trace: TokenTrace,
-    /// What it was worth; `None` where that is nothing to learn from: see `error`.
+    /// The reward; `None` where the episode is not to be learnt from: see `error`.
     pub reward: Option<Reward>,
     /// Why it ended, unless it failed.
     pub finish_reason: Option<FinishReason>,
@@ -90,11 +91,11 @@ pub struct Outcome {
     pub large_model_calls: u64,
     /// What they cost, in the currency of the configured prices.
     pub cost: f64,
-    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    /// What failed other than the policy: a model, the reward, or time.
     pub error: Option<String>,
 }
 
-/// What an episode may use up, where it is less than what the environment allows.
+/// Limits of an episode, below the environment's own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Turns of the policy.
@@ -136,7 +137,7 @@ pub enum EnvironmentError {
     TooLong {
         /// Its length.
         found: usize,
-        /// In what that is counted.
+        /// The unit of its length.
         unit: &'static str,
         /// The most that it may have.
         most: usize,
@@ -158,7 +159,7 @@ struct Held {
     marks: Mutex<Marks>,
 }
 
-/// What is known of an episode while somebody waits for it.
+/// What is known of an episode without locking it.
 #[derive(Clone, Copy)]
 struct Marks {
     touched: Instant,
@@ -176,7 +177,7 @@ impl Environment {
         &self.setup
     }
 
-    /// How many episodes are held.
+    /// How many episodes are open.
     pub fn open(&self) -> usize {
         self.episodes().len()
     }
@@ -217,8 +218,8 @@ impl Environment {
         Ok(state)
     }
 
-    /// Takes a turn and goes on to the next, or to the end. `turn` is its number: a step that is
-    /// repeated with it changes nothing, and has the reply that was missed.
+    /// Takes a turn and goes on to the next, or to the end. `turn` is its number: a repeated step
+    /// changes nothing and returns the same reply again.
     ///
     /// # Errors
     /// When there is no such episode, or the turn is none that it awaits.
@@ -236,12 +237,12 @@ impl Environment {
         Ok(state)
     }
 
-    /// Closes an episode; whether there was one.
+    /// Closes an episode. Returns whether it was open.
     pub fn close(&self, id: Uuid) -> bool {
         self.episodes().remove(&id).is_some()
     }
 
-    /// Makes sure that one more episode can be held.
+    /// Makes room for one more episode.
     fn make_room(&self, episodes: &mut HashMap<Uuid, Arc<Held>>) -> Result<(), EnvironmentError> {
         let idle = Duration::from_millis(self.bounds.idle_ms);
         episodes.retain(|_, held| held.marks().touched.elapsed() < idle);

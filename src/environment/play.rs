@@ -1,4 +1,4 @@
-//! One episode that is played: the loop in a task of its own, and what it waits for.
+//! One open episode: the loop runs in its own task and waits for turns.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use crate::reward::own_answer;
 use crate::task::Task;
 use crate::trajectory::TokenTrace;
 
-/// A text of more bytes a token than this is longer than any turn may be.
+/// A text with more bytes per token than this exceeds any turn limit.
 const BYTES_A_TOKEN: usize = 16;
 
-/// An episode that is played. Dropping it ends it.
+/// An open episode. Dropping it ends it.
 pub(super) struct Play {
     player: Player,
     outcome: oneshot::Receiver<Outcome>,
     /// The turn that is awaited.
     turn: usize,
-    /// Whether it was taken, and what follows is yet to be told.
+    /// Whether the turn was taken and its result not yet returned.
     is_taken: bool,
-    /// What was told last.
+    /// The result that was returned last.
     last: Option<State>,
     has_tokenizer: bool,
     _task: AbortOnDropHandle<()>,
@@ -43,13 +43,12 @@ impl Play {
         Self { player, outcome, turn: 0, is_taken: false, last: None, has_tokenizer, _task: task }
     }
 
-    /// What follows the reset.
+    /// The result of the reset.
     pub(super) async fn next(&mut self) -> State {
         self.state_of(0).await
     }
 
-    /// What follows: the prompt for turn `turn`, or the end. A caller that leaves meanwhile leaves it
-    /// as it was.
+    /// The result of the last turn: the prompt for turn `turn`, or the end. Cancel safe.
     async fn state_of(&mut self, turn: usize) -> State {
         let state = match self.player.prompts.recv().await {
             Some(prompted) => State::Turn {
@@ -76,9 +75,9 @@ impl Play {
     ) -> Result<State, EnvironmentError> {
         let awaited = self.turn;
         match (turn, &self.last) {
-            // The reply to the reset was missed.
+            // The client missed the reply to the reset.
             (_, None) => return Err(EnvironmentError::Busy),
-            // The reply to it was missed.
+            // The client missed the reply to this turn.
             (Some(turn), Some(last)) if !self.is_taken && turn + 1 == awaited => {
                 return Ok(last.clone());
             }
@@ -89,7 +88,7 @@ impl Play {
             (_, Some(done @ State::Done(_))) => return Ok(done.clone()),
             (_, Some(State::Turn { max_tokens, trace, .. })) if !self.is_taken => {
                 self.check(&played, *max_tokens, trace)?;
-                // Where nobody takes it, the episode is over: its time was up.
+                // When the receiver is gone, the episode is over: its time was up.
                 let _ = self.player.turns.send(played).await;
                 self.is_taken = true;
             }
@@ -165,7 +164,7 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
         error: None,
     };
     if episode.finish_reason == FinishReason::Deadline {
-        // Slowness is not the policy's doing.
+        // A time-out is not the policy's fault.
         outcome.error = Some(format!("the episode took longer than {deadline_ms} ms"));
         return outcome;
     }

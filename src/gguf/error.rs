@@ -1,4 +1,4 @@
-//! What can be wrong with a file.
+//! Errors about GGUF files.
 
 /// A GGUF file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum GgufError {
         /// What went wrong.
         reason: String,
     },
-    /// It is no GGUF file, or not all of one.
+    /// It is not a GGUF file, or an incomplete one.
     #[error("`{path}` is damaged: {reason}\nhint: it may be incomplete; copy or download it again")]
     Damaged {
         /// The file.
@@ -39,7 +39,7 @@ pub enum GgufError {
     },
 }
 
-/// Why reading stopped; the file's name is added outside.
+/// Why reading stopped; the caller adds the file's name.
 #[derive(Debug)]
 pub(super) enum Fault {
     Damaged(String),

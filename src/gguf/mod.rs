@@ -1,7 +1,7 @@
 //! GGUF files: weights, tokenizer and settings of a model in one file.
 //!
-//! A file is mapped into memory and read where it is needed. Nothing is allocated by a length that
-//! the file merely claims: every count is first compared with the bytes that are left.
+//! A file is memory-mapped and read on demand. Nothing is allocated by a length that the file
+//! merely claims: every count is first compared with the number of bytes left.
 
 mod error;
 mod parse;
@@ -28,7 +28,7 @@ use error::Fault;
 use parse::Content;
 use tensor::TensorInfo;
 
-/// Where the bytes of a file are.
+/// The storage of a file's bytes.
 #[derive(Debug)]
 enum Bytes {
     Mapped(memmap2::Mmap),
@@ -61,7 +61,7 @@ impl Gguf {
         path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
     }
 
-    /// Maps a file and reads its directory; the data of its tensors is read when it is used.
+    /// Maps a file and reads its directory. Tensor data is read on use.
     ///
     /// # Errors
     /// When the file cannot be opened, is damaged, or is of a kind that is not supported.
@@ -75,8 +75,8 @@ impl Gguf {
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(GgufError::Read { path: shown, reason: "it is not a file".into() });
         }
-        // SAFETY: the mapping is read-only. As for every mapped model file, nobody may truncate it
-        // while it is in use.
+        // SAFETY: the mapping is read-only. As for every mapped model file, it must not be
+        // truncated while it is in use.
         let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
         Self::read(Bytes::Mapped(mapped), shown)
     }
@@ -205,7 +205,7 @@ impl Gguf {
         }
     }
 
-    /// The error for a key that must be there.
+    /// The error for a missing key.
     pub fn missing(&self, key: &str) -> GgufError {
         self.wrong(key, "it is missing")
     }

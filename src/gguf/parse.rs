@@ -1,4 +1,4 @@
-//! Reads the directory of a file and checks all that it claims.
+//! Reads the directory of a file and checks all its claims.
 
 use std::collections::BTreeMap;
 
@@ -24,9 +24,10 @@ const MAX_NAME: usize = 1 << 16;
 pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
     let mut reader = Reader::new(bytes);
     check_version(&mut reader)?;
-    // A tensor takes a name's length, a count of dimensions, one of them, a type and an offset.
+    // A tensor takes at least a name's length, a count of dimensions, one dimension, a type and an
+    // offset.
     let tensors = reader.count(32, "tensors")?;
-    // A setting takes a name's length, a type and a byte.
+    // A setting takes at least a name's length, a type and a byte.
     let keys = reader.count(13, "settings")?;
     for (count, most, what) in [(tensors, MAX_TENSORS, "tensors"), (keys, MAX_KEYS, "settings")] {
         if count > most {
@@ -93,7 +94,7 @@ fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<Strin
     Ok(metadata)
 }
 
-/// What the directory says of a tensor.
+/// A tensor's entry in the directory.
 struct Entry {
     name: String,
     kind: TensorType,
@@ -182,7 +183,7 @@ fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
     Ok(Entry { name, kind, shape, offset, size })
 }
 
-/// A name, not longer than a message should be.
+/// A name, truncated for messages.
 fn shown(name: &str) -> String {
     name.chars().take(80).collect()
 }

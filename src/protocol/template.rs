@@ -19,13 +19,13 @@ pub const TEMPLATE_FILES: [(&str, &str); 5] = [
 /// The file of [`Settings`] in a folder of templates.
 pub const SETTINGS_FILE: &str = "protocol.json";
 
-/// What of the protocol is no text: `protocol.json` in a folder of templates.
+/// Settings of the protocol that are not text: `protocol.json` in a folder of templates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Whether the large model sees the earlier prompts and replies of an episode with each prompt.
-    /// Without them every prompt stands alone, as if it were the first: it is shorter, its reply can
-    /// be cached across episodes, and an earlier mistake does not draw later ones after it.
+    /// Without them every prompt is independent: it is shorter, its reply can be cached across
+    /// episodes, and an earlier mistake does not influence later replies.
     pub history: bool,
 }
 
@@ -51,7 +51,7 @@ impl Settings {
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
-    /// The folder is none.
+    /// The folder does not exist.
     #[error(
         "there is no folder of templates at `{}`\nhint: name a folder that holds some of {}", path.display(), names()
     )]
@@ -67,7 +67,7 @@ pub enum ProtocolError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The settings are none.
+    /// The settings cannot be used.
     #[error("cannot use the settings `{}`: {reason}\nhint: `{{\"history\": true}}` is all there is to set", path.display())]
     Settings {
         /// The file.
@@ -102,7 +102,7 @@ pub struct Opening<'a> {
     pub tools: &'a [(String, String)],
     /// How many turns the policy has.
     pub max_turns: usize,
-    /// Whether the policy may hand on a reply as the answer.
+    /// Whether the policy may return a reply as the answer.
     pub allow_final: bool,
 }
 
@@ -111,9 +111,9 @@ pub struct Opening<'a> {
 pub enum Shown<'a> {
     /// The reply.
     Reply(&'a str),
-    /// That the prompt was sent before, and so not again; its reply then.
+    /// The prompt was sent before and is not sent again; this is its earlier reply.
     Repeated(&'a str),
-    /// That the prompt refers to a reply that does not exist, and was not sent.
+    /// The prompt refers to a reply that does not exist, and was not sent.
     Missing(usize),
 }
 
@@ -148,7 +148,8 @@ impl Protocol {
             })?;
         }
         let protocol = Self { environment, settings: Settings::load(folder)? };
-        // A template that fails is found here, not in the first request.
+        // Templates are rendered once now, so that a broken one fails at start and not in a
+        // request.
         let some = [("name".to_owned(), "text".to_owned())];
         for some in [&some[..], &[]] {
             let opening = Opening {
@@ -195,7 +196,7 @@ impl Protocol {
         }
     }
 
-    /// What of the protocol is no text.
+    /// The settings of the protocol that are not text.
     pub fn settings(&self) -> Settings {
         self.settings
     }
@@ -238,8 +239,8 @@ impl Protocol {
         self.render("observation.j2", context! { reply => mark(reply), is_repeated, missing })
     }
 
-    /// A prompt as the large model gets it, a user message. `question` is set where it is to be
-    /// sent along: with a prompt that nothing stands before, unless that has it already.
+    /// A prompt as the large model gets it, a user message. `question` is set when it is to be
+    /// included: with the first prompt, unless the prompt contains it already.
     ///
     /// # Errors
     /// When the template fails for these values.
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(concat(&protocol.opening(&opening).unwrap()), "Q x");
         assert_eq!(protocol.prompt("p", Some("x")).unwrap(), "x\n\np");
 
-        // What is recorded says the same without the folder and without what is built in.
+        // A record is the same without the folder and whatever the built-in texts are.
         let recorded = tempfile::tempdir().unwrap();
         Protocol::record(Some(folder.path()), recorded.path()).unwrap();
         for (name, builtin) in TEMPLATE_FILES {

@@ -1,4 +1,4 @@
-//! What an operator says about records of episodes.
+//! The configuration of recording.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
-/// What is written down, and where: the table `[record]`.
+/// The table `[record]`: whether and where episodes are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordConfig {
-    /// The folder of the files. They hold what callers asked and were told.
+    /// The folder of the files. They contain callers' questions and the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
     /// The file of a SQLite database to write to instead; it is made if it is not there.
@@ -21,22 +21,20 @@ pub struct RecordConfig {
     /// to instead of files, such as `DATABASE_URL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_env: Option<String>,
-    /// The ids of keys that may read the episodes of all callers at `/v1/episodes`; `*` stands for
-    /// anyone, also without a key. Every other key reads those that it asked for itself. Default:
-    /// none.
+    /// The ids of keys that may read the episodes of all callers at `/v1/episodes`; `*` means
+    /// anyone, even without a key. Every other key reads its own episodes. Default: none.
     #[serde(default)]
     pub readers: Vec<String>,
     /// Bytes after which a file is closed and the next begun. Default: 104857600 (100 MiB).
     #[serde(default = "default_max_bytes")]
     pub max_bytes: u64,
-    /// Files that are kept, the one in use included. Default: 10.
+    /// The number of files, the current one included; the oldest is deleted. Default: 10.
     #[serde(default = "default_max_files")]
     pub max_files: usize,
-    /// Episodes that may wait to be written; further ones are dropped, and counted. Default: 1024.
+    /// Episodes that may wait to be written; more are dropped and counted. Default: 1024.
     #[serde(default = "default_queue")]
     pub queue: usize,
-    /// Bytes of the episodes that may wait; further ones are dropped, and counted. Default:
-    /// 67108864 (64 MiB).
+    /// Bytes of the waiting episodes; more are dropped and counted. Default: 67108864 (64 MiB).
     #[serde(default = "default_queue_bytes")]
     pub queue_bytes: usize,
 }
@@ -60,10 +58,10 @@ fn default_queue() -> usize {
     1024
 }
 
-/// Records that cannot be written as they are configured.
+/// Recording is not configured correctly.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Nowhere to write, or two places.
+    /// No destination, or more than one.
     #[error(
         "`[record]` needs one of `folder`, `sqlite` and `url_env`\nhint: files, a SQLite database, or a PostgreSQL database"
     )]
@@ -108,7 +106,7 @@ pub(super) enum Destination<'a> {
 }
 
 impl RecordConfig {
-    /// Whether it says where to write.
+    /// Whether a destination is set.
     ///
     /// # Errors
     /// When it names neither or both of the places.

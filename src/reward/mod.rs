@@ -32,7 +32,7 @@ pub use plain::boxed;
 
 use format::{PublishedFormat, StrictFormat};
 
-/// A reward that cannot be configured or had.
+/// A reward that cannot be configured or computed.
 #[derive(Debug, thiserror::Error)]
 pub enum RewardError {
     /// A value in the configuration is out of range.
@@ -78,17 +78,17 @@ pub enum RewardError {
 pub struct Reward {
     /// What the trajectory is trained on.
     pub total: f64,
-    /// What its form earned; 1 is perfect under the published coefficients and under `strict`.
+    /// The score of its form; 1 is perfect under the published coefficients and under `strict`.
     pub format: f64,
-    /// The score of its answer, 0 to 1, whether or not it counted.
+    /// The score of its answer, 0 to 1, whether or not it was counted.
     pub answer: f64,
-    /// The parts of the form by name: under `paper` what each earned, under `strict` 1 where a
-    /// constraint is kept.
+    /// The parts of the form by name: under `paper` the points of each, under `strict` 1 for a
+    /// satisfied constraint.
     pub components: BTreeMap<&'static str, f64>,
 }
 
-/// The policy's own answer: what its last turn answers. An answer that the loop falls back to, or
-/// a reply that is handed on, is not the policy's.
+/// The policy's own answer: the content of its last turn. An answer from the fallback or a returned
+/// reply is not the policy's.
 pub fn own_answer(trajectory: &Trajectory) -> Option<&str> {
     match &trajectory.turns.last()?.action {
         Action::Answer(answer) if !answer.trim().is_empty() => Some(answer),
@@ -96,7 +96,7 @@ pub fn own_answer(trajectory: &Trajectory) -> Option<&str> {
     }
 }
 
-/// The built-in reward. Pure: the same trajectory always earns the same.
+/// The built-in reward. Pure: the same trajectory always gets the same reward.
 #[derive(Debug, Clone)]
 pub struct RewardFn {
     scheme: Scheme,
@@ -106,7 +106,7 @@ pub struct RewardFn {
 }
 
 impl RewardFn {
-    /// The reward that `config` describes; what it says of an external one is left out.
+    /// The reward that `config` describes, without the external one.
     ///
     /// # Errors
     /// Names the setting that is impossible.
@@ -198,7 +198,7 @@ fn check(coefficients: &Coefficients) -> Result<(), RewardError> {
     Ok(())
 }
 
-/// The configured reward: the built-in one, or another's number in its place.
+/// The configured reward: the built-in one, or an external number in its place.
 #[derive(Debug)]
 pub struct Rewarder {
     builtin: RewardFn,
@@ -224,7 +224,7 @@ impl Rewarder {
         self.finish(trajectory, task, self.builtin.score(trajectory, task)).await
     }
 
-    /// The built-in reward, whether or not another's number takes its place.
+    /// The built-in reward, even if an external one is configured.
     pub fn builtin(&self) -> &RewardFn {
         &self.builtin
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::protocol::parse_turn;
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
-/// A trajectory of these turns, each prompt of which is answered.
+/// A trajectory of these turns, in which each prompt has a reply.
 fn trajectory(turns: &[&str]) -> Trajectory {
     let turns = turns.iter().map(|text| {
         let parsed = parse_turn(text);
@@ -56,7 +56,7 @@ fn trajectories_earn_what_the_two_schemes_say() {
     let chatty = "Well. <think>t</think> so <interaction_prompt>p</interaction_prompt>";
     // Turns, what `paper` gives, what `strict` gives; the gold is Paris.
     let cases: [(&[&str], f64, f64); 24] = [
-        // As it should be.
+        // A good trajectory.
         (&[ASK, RIGHT], 1.0, 1.0),
         (&[ASK, WRONG], 0.0, 0.0),
         (&[ASK, ASK, RIGHT], 1.0, 1.0),
@@ -64,20 +64,21 @@ fn trajectories_earn_what_the_two_schemes_say() {
         (&[ASK, "<think>t</think><answer>Paris, France</answer>"], 2.0 / 3.0, 2.0 / 3.0),
         // The loophole of thinking left out: full reward as published, none of it when strict.
         (&[ASK, ASK, "<answer>Paris</answer>"], 1.0, -0.5),
-        // The loophole of never answering: as good as a wrong answer, and the worst when strict.
+        // The loophole of never answering: as good as a wrong answer under `paper`, the worst under
+        // `strict`.
         (&[ASK, ASK, ASK], 0.0, -1.0),
         (&[ASK, ASK, ASK, ASK, ASK], 0.0, -1.0),
         (&[ASK, ASK], -0.2, -1.0),
         (&[ASK], -0.6, -1.0),
-        // Not asked.
+        // No prompt.
         (&[RIGHT], -0.4, -0.25),
         (&[WRONG], -0.4, -0.25),
         (&["<answer>Paris</answer>"], -0.5, -0.75),
-        // Prompts out of form.
+        // Malformed prompts.
         (&[bare_ask, RIGHT], -0.4, -0.5),
         (&[twice, RIGHT], -0.4, -0.25),
         (&[chatty, RIGHT], 1.0, -0.25),
-        // Answers out of form.
+        // Malformed answers.
         (&[ASK, "<answer>Paris</answer>"], -0.1, -0.5),
         (&[ASK, "<think>t</think><answer>Paris</answer> indeed"], -0.1, -0.25),
         (&[ASK, "<answer>Paris</answer><think>t</think>"], -0.1, -0.5),

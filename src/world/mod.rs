@@ -60,16 +60,16 @@ pub enum WorldError {
 pub struct Entity {
     /// What it is.
     pub kind: EntityKind,
-    /// Which of its kind, from 0.
+    /// Its index among its kind, from 0.
     pub index: usize,
 }
 
 /// A single fact: `object` is the `relation` of `subject`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fact {
-    /// What is known.
+    /// The relation.
     pub relation: Relation,
-    /// Of whom.
+    /// The subject.
     pub subject: Entity,
     /// The answer.
     pub object: Entity,
@@ -135,7 +135,7 @@ impl World {
         Some(Entity { kind: spec.object, index })
     }
 
-    /// Every single fact, in a fixed order.
+    /// Every fact, in a fixed order.
     pub fn facts(&self) -> impl Iterator<Item = Fact> + '_ {
         Relation::ALL.into_iter().flat_map(move |relation| {
             self.entities(relation.spec().subject).filter_map(move |subject| {
@@ -171,8 +171,8 @@ fn make_names(config: &WorldConfig, rng: &mut ChaCha8Rng) -> Vec<Vec<String>> {
     let (professions, sectors) = (fixed(&PROFESSIONS), fixed(&SECTORS));
     let reserved = question::words().chain(professions.iter().cloned()).chain(sectors.clone());
     let mut maker = WordMaker::new(reserved, rng);
-    // About one in eleven combinations names somebody, so that first and last names recur: 480
-    // people share 60 first and 90 last names.
+    // About one in eleven combinations is a person, so that first and last names recur: 480 people
+    // share 60 first and 90 last names.
     let firsts = maker.words(&names::FIRST_NAME, (config.people * 15 / 2).isqrt());
     let lasts = maker.words(&names::LAST_NAME, (config.people * 135 / 8).isqrt());
     let companies = maker.words(&names::COMPANY, config.companies);
@@ -213,7 +213,7 @@ fn make_objects(
             }
             spouses
         }
-        // Anyone but oneself.
+        // Anyone else.
         Relation::Mentor => {
             (0..subjects).map(|own| (own + rng.random_range(1..objects)) % objects).collect()
         }
