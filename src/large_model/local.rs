@@ -19,8 +19,8 @@ use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyS
 /// Tokens of a reply unless the call says otherwise.
 const MAX_TOKENS: usize = 256;
 
-/// Fields of a call that are understood, and those that can be passed over without changing what
-/// the reply means.
+/// Fields of a call that are understood, and those that can be ignored without changing the meaning
+/// of the reply.
 const PARAMS: [&str; 6] =
     ["temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user"];
 
@@ -103,7 +103,7 @@ impl LocalModel {
 fn sampling(params: &Map<String, Value>) -> Sampling {
     let number = |key: &str| params.get(key).and_then(Value::as_f64).map(|value| value as f32);
     Sampling {
-        // A model that is asked for facts answers with what it thinks likeliest.
+        // A model of facts answers with what it considers likeliest.
         temperature: number("temperature").unwrap_or(0.0),
         top_p: number("top_p").unwrap_or(1.0),
         top_k: None,
@@ -152,7 +152,7 @@ impl LargeModel for LocalModel {
     }
 }
 
-/// A reply in the making.
+/// A reply in progress.
 struct Writing {
     name: String,
     text: Arc<TextSide>,
@@ -217,7 +217,7 @@ impl Writing {
     }
 }
 
-/// Busy is not down: whoever asked may ask again.
+/// Overloaded is not down: the caller may try again.
 fn busy(model: &str) -> LargeModelError {
     LargeModelError::Status {
         model: model.to_owned(),
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine that takes no further request.
+    /// An engine that accepts no further request.
     struct Full;
 
     #[async_trait]
