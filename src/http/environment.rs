@@ -31,7 +31,7 @@ const BODY: usize = 4 << 20;
 pub struct EnvironmentApp {
     /// The environment.
     pub environment: Arc<Environment>,
-    /// The key that callers must show; anyone may ask where there is none.
+    /// The key that callers must send; none allows anyone.
     pub key: Option<SecretString>,
     /// Ids of episodes.
     pub ids: Ids,
@@ -68,10 +68,10 @@ pub fn environment_openapi_json() -> String {
     document.to_pretty_json().unwrap_or_default()
 }
 
-/// What the environment is.
+/// A description of the environment.
 #[derive(Debug, Serialize, ToSchema)]
 struct About {
-    /// Episodes that are held.
+    /// Episodes that may be open.
     open: usize,
     /// Whether turns may be token ids. Otherwise they are texts.
     token_ids: bool,
@@ -95,17 +95,17 @@ struct ResetRequest {
     question: String,
     /// Acceptable answers; the best of them counts.
     golds: Vec<String>,
-    /// The data set that the question is of, which may choose the metric. Default: none.
+    /// The data set of the question, which may choose the metric. Default: none.
     #[serde(default)]
     source: String,
-    /// Turns that the policy may have. Default: the environment's limit, which is the most.
+    /// Turns that the policy may have. Default and upper bound: the environment's limit.
     #[schema(minimum = 1)]
     max_turns: Option<usize>,
-    /// Tokens that one turn may have. Default: the environment's limit, which is the most.
+    /// Tokens that one turn may have. Default and upper bound: the environment's limit.
     #[schema(minimum = 1)]
     max_turn_tokens: Option<usize>,
-    /// Wall time that the episode may take, the trainer's own included, milliseconds. Default: the
-    /// environment's limit, which is the most.
+    /// Wall time that the episode may take, including the trainer's, milliseconds. Default and
+    /// upper bound: the environment's limit.
     #[schema(minimum = 1)]
     deadline_ms: Option<u64>,
 }
@@ -117,21 +117,21 @@ struct StepRequest {
     /// The episode.
     #[schema(value_type = String)]
     episode: Uuid,
-    /// The number of the turn. A step that is repeated with it changes nothing, and has the reply
-    /// that was missed. Default: the turn that is awaited.
+    /// The number of the turn. A step that is repeated with it changes nothing and returns the same
+    /// reply. Default: the turn that is awaited.
     turn: Option<usize>,
     /// The tokens that were sampled, the one that ended the turn included.
     ids: Option<Vec<u32>>,
-    /// Their natural-log probabilities, to be given back with the whole stream. Default: zeros.
+    /// Their natural-log probabilities, to be returned with the whole stream. Default: zeros.
     log_probs: Option<Vec<f32>>,
     /// The text that was sampled, for trainers without token ids.
     text: Option<String>,
-    /// Whether `text` was cut at the bound; of `ids` it is known. Default: false.
+    /// Whether `text` was truncated at the limit; with `ids` that is known. Default: false.
     #[serde(default)]
     is_cut: bool,
 }
 
-/// What an episode is like now.
+/// The state of an episode.
 #[derive(Debug, Default, Serialize, ToSchema)]
 struct Reply {
     /// The episode.
@@ -141,14 +141,14 @@ struct Reply {
     done: bool,
     /// The number of the turn that is awaited; at the end, how many turns there were.
     turn: usize,
-    /// What the policy was shown since its last turn, to go on from by texts: a message of the user.
+    /// The text since the policy's last turn, for text-based trainers: a user message.
     #[serde(skip_serializing_if = "Option::is_none")]
     observation: Option<String>,
-    /// The token stream so far, to sample the next turn behind. Of the tokens that were given, only
-    /// those up to the end of the turn are in it. Absent in episodes of texts.
+    /// The token stream so far, to sample the next turn after. Of a given turn, only the tokens up
+    /// to its end are in it. Absent in episodes of texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<u32>>,
-    /// For each of `ids`: 1 where the policy sampled it, 0 where it was given it.
+    /// For each of `ids`: 1 if the policy sampled it, 0 if it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     mask: Option<Vec<u8>>,
     /// For each of `ids`: the log-probability that a step gave it, or 0.
@@ -157,8 +157,8 @@ struct Reply {
     /// Tokens that the next turn may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<usize>,
-    /// What the episode was worth. Absent until it is over, and where it failed: such an episode
-    /// is nothing to learn from.
+    /// The reward. Absent until the episode is over, and if it failed: such an episode is not to be
+    /// learnt from.
     #[serde(skip_serializing_if = "Option::is_none")]
     reward: Option<EpisodeReward>,
     /// Why it ended.
@@ -174,30 +174,30 @@ struct Reply {
     /// What they cost, in the currency of the configured prices.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
-    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    /// What failed other than the policy: a model, the reward, or time.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// What an episode was worth.
+/// A reward.
 #[derive(Debug, Serialize, ToSchema)]
 struct EpisodeReward {
-    /// What it is trained on.
+    /// The value to train on.
     total: f64,
     /// The score of its answer, 0 to 1.
     answer: f64,
-    /// What its form earned.
+    /// The score of its form.
     format: f64,
 }
 
 /// Whether an episode was closed.
 #[derive(Debug, Serialize, ToSchema)]
 struct Closed {
-    /// False where there was none.
+    /// False if there was none.
     closed: bool,
 }
 
-/// What the environment is, and how many episodes are open.
+/// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
     responses((status = 200, description = "This", body = About)))]
 async fn about(
@@ -260,8 +260,8 @@ async fn reset(
     Ok(Json(reply(id, state)))
 }
 
-/// Takes the turn of an episode, asks the large model where it prompts, and goes on to the next turn or
-/// to the reward.
+/// Takes the turn of an episode, calls the large model if it prompts, and continues to the next
+/// turn or to the reward.
 #[utoipa::path(post, path = "/env/step", tag = "env", request_body = StepRequest, responses(
     (status = 200, description = "What the policy is shown next, or the end", body = Reply),
     (status = 400, description = "The turn cannot be taken; the episode goes on", body = ErrorBody),

@@ -26,10 +26,10 @@ use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
 use super::wire::messages::MessagesErrorBody;
 
-/// Names the trace that a request is part of.
+/// The header of the request's trace (W3C).
 const TRACE: &str = "traceparent";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Headers whose values are not to be shown.
+/// Headers whose values must not be shown.
 const SECRETS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
@@ -40,7 +40,7 @@ const SECRETS: [HeaderName; 5] = [
 /// Longer ids are not echoed: they end up in logs.
 const LONGEST_ID: usize = 128;
 
-/// Wraps a router. It is one layer, as each is allocated anew for every request.
+/// Wraps a router. A single layer, because each one is allocated for every request.
 pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppHandle> {
     router.layer(from_fn_with_state(handle.clone(), watch))
 }
@@ -71,7 +71,7 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
     );
     if request.headers().contains_key(TRACE) {
         let caller = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
-        // Fails where nothing is traced.
+        // Fails if tracing is off.
         let _ = span.set_parent(caller);
     }
     let origin = origin::allowed(&state.server, request.headers());
@@ -122,7 +122,7 @@ fn route(path: &str) -> &'static str {
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 
-/// Notices clients that leave before there is a response.
+/// Detects clients that leave before there is a response.
 struct Guard {
     state: AppState,
     route: &'static str,

@@ -1,4 +1,4 @@
-//! A model folder made fit for mistral.rs.
+//! Prepares a model folder for mistral.rs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,25 +11,25 @@ use crate::gguf::Gguf;
 use crate::model::Spec;
 use crate::tokenization::write_text_files;
 
-/// What mistral.rs is told to load.
+/// What mistral.rs is to load.
 pub(super) struct ModelFiles {
     /// The folder.
     pub path: PathBuf,
     /// The file in it, for GGUF.
     pub gguf: Option<String>,
-    /// Where `tokenizer.json` is. mistral.rs asks for one, but only its ids count here.
+    /// Where `tokenizer.json` is. mistral.rs requires one, but only its ids are used here.
     pub tokenizer: PathBuf,
-    /// What a token of context costs in the key-value cache, bytes.
+    /// The key-value cache per token of context, bytes.
     pub cache_bytes_per_token: usize,
-    /// The files that had to be made for it.
+    /// Temporary files for it.
     pub rewritten: Option<TempDir>,
 }
 
-/// A guess for GGUF files of a shape that is not known here: that of a 4-billion-parameter Qwen3.
+/// An estimate for GGUF files of unknown shape: that of a 4-billion-parameter Qwen3.
 const GGUF_CACHE_BYTES_PER_TOKEN: usize = 36 * 8 * 128 * 2 * 4;
 
 impl ModelFiles {
-    /// Looks at a folder or GGUF file before the engine does: its errors name what to do.
+    /// Checks a folder or GGUF file before the engine does, for errors with hints.
     pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let failed =
             |reason: String| EngineError::Load { path: path.display().to_string(), reason };
@@ -128,8 +128,8 @@ fn cache_bytes_per_token(config: &Value) -> usize {
     layers * kv_heads * head_dim * 2 * size_of::<f32>()
 }
 
-/// transformers 5 nests the rotary base; mistral.rs reads it at the top only. `None` if there is
-/// nothing to change.
+/// transformers 5 nests the rotary base; mistral.rs reads it only at the top level. `None` if there
+/// is nothing to change.
 fn with_flat_rope(mut config: Value) -> Option<Value> {
     let nested = config.get("rope_parameters")?.clone();
     let object = config.as_object_mut()?;

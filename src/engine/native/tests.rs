@@ -1,4 +1,4 @@
-//! The native engine through its port, and its step by step where timing would blur a test.
+//! The native engine through its port, and step by step where timing would make a test unreliable.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! One server: requests to it, and what its failures mean.
+//! One server: requests to it, and the classification of its failures.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,7 +28,7 @@ pub(super) struct Server {
     client: Client,
     authorization: Option<SecretString>,
     timeouts: TimeoutConfig,
-    /// When it was last found to have the policy's model.
+    /// When it was last compared successfully.
     pub(super) compared: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Fault {
     pub(super) advice: Advice,
     /// Whether the server is at fault, and not the request.
     pub(super) is_servers: bool,
-    /// Whether it will fail again until somebody changes something.
+    /// Whether it will fail again until someone changes something.
     pub(super) is_lasting: bool,
 }
 
@@ -55,22 +55,22 @@ impl Fault {
         Self { error, advice: Advice::GiveUp, is_servers: false, is_lasting: true }
     }
 
-    /// The same where it is no matter of time.
+    /// The same for a lasting failure.
     pub(super) fn lasting(self) -> Self {
         Self { is_lasting: true, ..self }
     }
 
-    /// The same where another try, here or at another server, may succeed.
+    /// The same for a failure that a retry, here or at another server, may not have.
     pub(super) fn worth_another(self) -> Self {
         Self { advice: Advice::Retry { after: None }, ..self }
     }
 
-    /// The same where tokens were sampled already: another try would sample others.
+    /// The same after tokens were sampled: a retry would sample others.
     pub(super) fn after_tokens(self) -> Self {
         Self { advice: Advice::GiveUp, ..self }
     }
 
-    /// How long the server asked to be left alone.
+    /// How long the server asked to wait.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self.advice {
             Advice::Retry { after } => after,
@@ -92,7 +92,7 @@ impl Server {
         Ok(Self { url, client, authorization, timeouts, compared: Default::default() })
     }
 
-    /// Sends a request and waits for a good response's headers, never past `until`.
+    /// Sends a request and waits for the headers of a successful response, until `until`.
     pub(super) async fn ask(
         &self,
         path: &str,
@@ -136,7 +136,7 @@ impl Server {
         }
     }
 
-    /// The JSON that a server answers with.
+    /// The JSON of a server's response.
     pub(super) async fn json(
         &self,
         path: &str,
@@ -176,7 +176,7 @@ impl Server {
         }
     }
 
-    /// What an error status means.
+    /// The failure for an error status.
     async fn refused(&self, mut response: Response) -> Fault {
         let status = response.status().as_u16();
         let after = retry_after(response.headers(), SystemTime::now());
@@ -219,7 +219,7 @@ impl Server {
         Fault { advice, is_lasting: !hint.is_empty(), ..fault }
     }
 
-    /// A failure of the server's, after which it is not asked again for this request.
+    /// A failure of the server, after which it is not asked again for this request.
     pub(super) fn broken(&self, reason: impl Into<String>) -> Fault {
         let server = self.url.to_string();
         let reason = self.redactor().text(&reason.into());
@@ -227,7 +227,7 @@ impl Server {
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
     }
 
-    /// It runs another model than the policy.
+    /// The server has another model.
     pub(super) fn other_model(&self, reason: String) -> Fault {
         let error = EngineError::OtherModel { server: self.url.to_string(), reason };
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }

@@ -1,4 +1,4 @@
-//! Reads the tokens of a reply as they arrive, up to the policy's own end of the sequence.
+//! Reads the tokens of a reply as they arrive, up to the end of the policy's turn.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::outbound::sse::{Event, SseDecoder};
 
 /// The longest event, bytes. SGLang's repeat all tokens so far.
 const LONGEST_EVENT: usize = 16 << 20;
-/// How long the rest of a reply is waited for, after which the connection can be used again.
+/// How long to wait for the rest of a reply, so that the connection can be reused.
 const REST: Duration = Duration::from_millis(20);
 
 /// A reply that is being read.
@@ -25,7 +25,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads tokens until a stop id, the bound, or the server's end. Behind that the server is left.
+    /// Reads tokens until a stop id, the limit, or the server's end. Later tokens are ignored.
     pub(super) async fn read(
         &mut self,
         server: &Server,
@@ -33,7 +33,7 @@ impl Reading<'_> {
         request: &GenerateRequest,
         config: &TokensConfig,
     ) -> Result<StopReason, Fault> {
-        // A reply that makes progress may take its time.
+        // A reply that makes progress has no other limit.
         let forever = Instant::now() + Duration::from_secs(86_400);
         let (mut decoder, mut unread) = (SseDecoder::default(), 0);
         loop {
@@ -64,7 +64,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes the tokens of an event. Returns why the sequence ends, where it does.
+    /// Takes the tokens of an event. Returns why the sequence ends, if it does.
     fn event(
         &mut self,
         server: &Server,
@@ -91,7 +91,7 @@ impl Reading<'_> {
             );
         }
         let seen = self.sampled.len();
-        // The server is well, and serves others.
+        // The server works, and serves others.
         let unusable = |reason: String| Fault { is_servers: false, ..server.broken(reason) };
         let piece = config.dialect.read(&value, seen);
         let piece =

@@ -1,4 +1,5 @@
-//! Reads a caller's JSON schema: counts what checking by it can cost, and refuses more.
+//! Reads a caller's JSON schema, counts what validation can cost, and refuses schemas beyond the
+//! limits.
 
 use std::collections::HashMap;
 
@@ -26,7 +27,7 @@ pub(super) const SINGLES: [&str; 12] = [
     "then",
     "else",
 ];
-/// Those of the above that apply to the same value as the schema they stand in.
+/// Those of the above whose subschemas apply to the same value as the schema itself.
 const IN_PLACE: [&str; 9] =
     ["allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"];
 
@@ -41,7 +42,7 @@ pub(super) struct Subschemas {
 /// Reads `schema`.
 ///
 /// # Errors
-/// The reason why it is refused: a bound that it exceeds, or a reference that cannot be followed.
+/// Why it is refused: a limit that it exceeds, or a reference that cannot be resolved.
 pub(super) fn read(schema: &Value, bounds: &Bounds) -> Result<Subschemas, String> {
     let mut walk = Walk::new(bounds);
     walk.visit(schema, String::new())?;
@@ -52,9 +53,9 @@ struct Walk<'a> {
     bounds: &'a Bounds,
     positions: HashMap<String, usize>,
     anchors: HashMap<String, usize>,
-    /// The subschemas that apply to the same value, by number; and the references among them.
+    /// The subschemas that apply to the same value, by number, and the references among them.
     in_place: Vec<Vec<usize>>,
-    /// Where each `$ref` stands, and where it points.
+    /// Where each `$ref` is, and what it points to.
     references: Vec<(String, usize, String)>,
     patterns: usize,
 }
@@ -176,7 +177,7 @@ impl<'a> Walk<'a> {
         self.anchors.get(&fragment).copied()
     }
 
-    /// Refuses circles that never reach a smaller value, and long chains of references.
+    /// Refuses cycles that never reach a smaller value, and long chains of references.
     fn check_chains(&self, by_reference: &[Option<usize>]) -> Result<(), String> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {

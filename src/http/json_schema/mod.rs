@@ -1,5 +1,5 @@
-//! JSON schemas of callers: what an answer of JSON must be like. Compiling a schema and checking by
-//! it cost a bounded time, off the async workers.
+//! Callers' JSON schemas, which an answer must satisfy. Compilation and validation take bounded
+//! time, off the async workers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +18,10 @@ mod metered;
 
 const NAME: &str = "response_format";
 
-/// What tells whether an answer has the form; `None` for plain text. The schema is compiled by
-/// `deadline`.
+/// The check of an answer's form; `None` for plain text. The schema is compiled by `deadline`.
 ///
 /// # Errors
-/// When the format is not known, or its schema is none or exceeds a bound.
+/// When the format is unknown, or its schema is invalid or exceeds a limit.
 pub(super) async fn check(
     format: &Value,
     bounds: &Bounds,

@@ -16,7 +16,7 @@ async fn compile(schema: &Value) -> Result<Check, ApiError> {
     check(&of(schema), &Bounds::default(), soon()).await.map(Option::unwrap)
 }
 
-/// `a0` is `last`, and each of the further ones, up to `a{count}`, is made of its number.
+/// `a0` is `last`, and each further one, up to `a{count}`, is made from its number.
 fn definitions(count: usize, last: Value, next: impl Fn(usize) -> Value) -> Value {
     let mut definitions = serde_json::Map::new();
     definitions.insert("a0".to_owned(), last);

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: the loop for our own models, a straight pass for all others.
+//! `POST /v1/chat/completions`: the loop for its own models, a pass-through for all others.
 
 use std::time::Instant;
 
@@ -47,7 +47,7 @@ pub(in crate::http) async fn chat(
             Passed { route: ROUTE, method: Method::POST, uri: &uri, headers, body: &body, started };
         return proxy::hand_on(&state, &caller, &model, passed).await;
     }
-    // Allocated by itself, so that what is passed through does not carry its size along.
+    // Boxed, so that passed-through requests do not carry its size.
     drop(model);
     let id_prefix = "chatcmpl-";
     let asking = Asking { state, caller, headers, route: ROUTE, id_prefix, started };

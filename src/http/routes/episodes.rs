@@ -1,4 +1,4 @@
-//! `GET /v1/episodes`: what `[record]` wrote down, for those who may read it.
+//! `GET /v1/episodes`: recorded episodes, for callers who may read them.
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -38,7 +38,7 @@ pub(in crate::http) async fn list(
     Ok(Json(page.into()))
 }
 
-/// A recorded episode: what was asked, and all that happened.
+/// A recorded episode: its request, and everything that happened.
 #[utoipa::path(get, path = "/v1/episodes/{id}", tag = "solve",
     params(("id" = String, Path, description = "Its id in the list")), responses(
     (status = 200, description = "The episode", body = RecordedEpisode),
@@ -65,7 +65,7 @@ pub(in crate::http) async fn get(
     Ok(Json(RecordedEpisode::new(id, record, tokens)))
 }
 
-/// The archive, and the key whose episodes the caller may read there; `None` for those of all.
+/// The archive, and the key whose episodes the caller may read; `None` for all.
 fn readable<'a>(
     state: &'a AppState,
     caller: &Caller,
@@ -86,12 +86,12 @@ fn readable<'a>(
     }
 }
 
-/// The tokens of the policy, with their texts where it still serves.
+/// The policy's tokens, with their texts if it is still served.
 async fn tokens(state: &AppState, record: &Record) -> Vec<PolicyToken> {
     let trace = &record.episode.trajectory.trace;
     let served = state.serving.policies().find(|served| served.policy.name() == record.policy);
     let texts = match served {
-        // One that is not served, or has another vocabulary by now, leaves them without.
+        // A policy that is no longer served, or has another vocabulary by now, has no texts.
         Some(served) => served.policy.token_texts(&trace.ids).await.unwrap_or_default(),
         None => Vec::new(),
     };

@@ -1,4 +1,4 @@
-//! Requests for models that are not ours: handed on as they are.
+//! Requests for other models: passed through.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -51,8 +51,8 @@ pub(in crate::http) async fn completions(
     route("/v1/completions", state, uri, caller, headers, body).await
 }
 
-/// Resources of OpenAI's API, and of Anthropic's, that are passed through whatever is done to them.
-/// What administrates an organisation is not among them.
+/// Resources of OpenAI's and Anthropic's APIs that are passed through, with any method. Those that
+/// administer an organisation are not among them.
 const RESOURCES: [&str; 18] = [
     "assistants",
     "audio",
@@ -74,7 +74,7 @@ const RESOURCES: [&str; 18] = [
     "videos",
 ];
 
-/// Whether what is at this path is passed through, whoever asks for it.
+/// Whether this path is passed through.
 pub(in crate::http) fn is_passed(path: &str) -> bool {
     let Some(path) = path.strip_prefix("/v1/") else { return false };
     let resource = path.split('/').next().unwrap_or_default();
@@ -83,8 +83,8 @@ pub(in crate::http) fn is_passed(path: &str) -> bool {
         && !ROUTES.iter().any(|route| route.strip_prefix("/v1/") == Some(path))
 }
 
-/// Any other route of OpenAI's API, by any method: passed through to the endpoint that serves the
-/// model which the body names, else to the default one.
+/// Any other route of OpenAI's API, with any method: passed through to the endpoint that serves the
+/// model named in the body, otherwise to the default one.
 pub(in crate::http) async fn other(
     State(state): State<AppState>,
     method: Method,
@@ -140,7 +140,7 @@ async fn route(
     pass(&state, caller, &model, passed).await
 }
 
-/// Hands a request on, unless it is for the loop.
+/// Passes a request on, unless it is for the loop.
 async fn pass(
     state: &AppState,
     caller: Caller,

@@ -1,5 +1,4 @@
-//! `POST /v1/messages`: the loop in the form of Anthropic's Messages, a straight pass for all other
-//! models.
+//! `POST /v1/messages`: the loop behind Anthropic's Messages, a pass-through for all other models.
 
 use std::time::Instant;
 

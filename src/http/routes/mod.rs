@@ -1,5 +1,5 @@
-//! One file for each resource. `http::documented` lists their handlers, and `http::metrics::ROUTES` those
-//! that metrics tell apart.
+//! One file for each resource. `http::documented` lists their handlers, and `http::metrics::ROUTES`
+//! those that metrics distinguish.
 
 pub(super) mod chat;
 pub(super) mod docs;

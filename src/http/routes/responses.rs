@@ -1,5 +1,4 @@
-//! `POST /v1/responses`: the loop in the form of OpenAI's Responses, a straight pass for all other
-//! models.
+//! `POST /v1/responses`: the loop behind OpenAI's Responses, a pass-through for all other models.
 
 use std::time::Instant;
 

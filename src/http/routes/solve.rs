@@ -75,7 +75,7 @@ pub(in crate::http) async fn solve(
     Ok((headers, Json(SolveReply::new(head, episode, shown))).into_response())
 }
 
-/// What the reply is to show beside the answer.
+/// What the reply contains besides the answer.
 #[derive(Clone, Copy)]
 struct Show {
     turns: bool,
@@ -97,7 +97,7 @@ impl Show {
     }
 }
 
-/// The episode that a request asks for.
+/// The episode of a request.
 fn task(
     state: &AppState,
     caller: Caller,

@@ -1,5 +1,5 @@
-//! The server of `server runs` and `server train --ui`: a folder of runs for a page, without models.
-//! It has no keys, so it is for this machine alone; the rules on foreign pages hold.
+//! The server of `server runs` and `server train --ui`: a folder of runs for a web page, without
+//! models. It has no keys, so it serves this machine only; the rules on foreign pages apply.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ use crate::compute;
 use crate::playground::RUNS;
 use crate::runs::Runs;
 
-/// How long reading may take.
+/// The time-out for reading.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A report runs its own script, which reaches nothing: it has no origin, and loads nothing.
+/// A report's own script runs, but isolated: it has no origin, and loads nothing.
 const REPORT_POLICY: &str = "sandbox allow-scripts; connect-src 'none'; object-src 'none'; \
                              frame-src 'none'; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
@@ -52,7 +52,7 @@ struct RunsState {
     server: Arc<ServerConfig>,
 }
 
-/// The routes over a folder of runs. Of `server`, the names and origins that may ask are used.
+/// The routes over a folder of runs. Of `server`, only the allowed host names and origins are used.
 pub fn runs_router(runs: Runs, server: &ServerConfig) -> Router {
     let state = RunsState { runs, server: Arc::new(server.clone()) };
     let (router, document) = documented().split_for_parts();
@@ -97,7 +97,7 @@ fn unknown(uri: &Uri) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
 }
 
-/// The runs of the folder, those that wrote last first.
+/// The runs of the folder, most recently written first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", responses(
     (status = 200, description = "The runs", body = RunList),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
@@ -106,8 +106,8 @@ async fn list(State(state): State<RunsState>) -> Result<Json<RunList>, ApiError>
     Ok(Json(runs.into()))
 }
 
-/// What a run measured, by step. With `from`, only what was written since: a run that is at work is
-/// followed by asking again.
+/// The metrics of a run, by step. With `from`, only those written since: poll to follow an active
+/// run.
 #[utoipa::path(get, path = "/v1/runs/{run}/metrics", tag = "runs",
     params(("run" = String, Path, description = "The run's name"), MetricQuery), responses(
     (status = 200, description = "Its metrics", body = MetricList),
@@ -144,7 +144,7 @@ async fn evaluations(
     Ok(Json(steps.into()))
 }
 
-/// One of these evaluations, with sample episodes, as the run wrote it.
+/// One of these evaluations, with sample episodes.
 #[utoipa::path(get, path = "/v1/runs/{run}/evaluations/{step}", tag = "runs",
     params(("run" = String, Path, description = "The run's name"),
         ("step" = u64, Path, description = "The step")), responses(
@@ -160,7 +160,7 @@ async fn evaluation(
     read(&state, move |runs| runs.evaluation(&run, step)).await.map(Json)
 }
 
-/// The report of a run, a page of its own.
+/// The report of a run, an HTML page.
 #[utoipa::path(get, path = "/v1/runs/{run}/report", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
     (status = 200, description = "The report", body = String, content_type = "text/html"),
@@ -187,7 +187,7 @@ fn unreadable(error: PathRejection) -> ApiError {
     ApiError::bad_request("invalid_value", format!("the path cannot be read: {error}"))
 }
 
-/// What is read of the folder, off the async workers.
+/// Reads from the folder, off the async workers.
 async fn read<T: Send + 'static>(
     state: &RunsState,
     work: impl FnOnce(&Runs) -> std::io::Result<Option<T>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! `/v1/completions` with token ids, as vLLM has it. llama.cpp's is understood, too.
+//! `/v1/completions` with token ids, as in vLLM. llama.cpp's variant is understood, too.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
         "max_tokens": request.max_tokens,
         "temperature": as_written(sampling.temperature),
         "top_p": as_written(top_p),
-        // Said although they change nothing: servers have defaults of their own for each.
+        // Sent although they have no effect: servers have their own defaults.
         "top_k": top_k.map_or(-1, |top_k| top_k.max(1) as i64),
         "min_p": 0,
         "repetition_penalty": 1,
@@ -33,7 +33,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
 }
 
 pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
-    // The last event may hold the usage alone.
+    // The last event may contain only the usage.
     let Some(choice) = event["choices"].as_array().and_then(|choices| choices.first()) else {
         return Ok(Piece::default());
     };

@@ -1,4 +1,4 @@
-//! llama.cpp's `/completion`. It takes no stop ids: the reader leaves at the first.
+//! llama.cpp's `/completion`. It takes no stop ids: the reader stops at the first one.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::engine::tokens::config::LogProbs;
 
 pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: LogProbs) -> Value {
     let sampling = &request.sampling;
-    // What is not listed is not applied; without a list the server's own would be.
+    // Samplers that are not listed are not applied; without a list the server's defaults would be.
     let mut samplers = vec!["temperature"];
     let is_greedy = sampling.temperature <= 0.0;
     let top_k = sampling.top_k.filter(|_| !is_greedy);
@@ -50,7 +50,7 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
         return Err("its tokens come without probabilities".to_owned());
     }
     let sampled = event["tokens_predicted"].as_u64().map(|sampled| sampled as usize);
-    // Of the tokens that make up a character together, it shows the last one only.
+    // Of the tokens that form one character, it reports only the last.
     if let Some(hidden) = sampled.and_then(|all| all.checked_sub(seen + tokens.len()))
         && hidden > 0
     {

@@ -1,4 +1,4 @@
-//! What servers speak: the request for tokens, and what the events of its reply say.
+//! The APIs of token servers: the request for tokens, and the events of the reply.
 
 mod completions;
 mod llama_cpp;
@@ -10,12 +10,12 @@ use super::config::{Dialect, LogProbs, TokensConfig};
 use crate::engine::GenerateRequest;
 use crate::trajectory::SampledToken;
 
-/// What an event of a reply says.
+/// An event of a reply.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Piece {
-    /// Tokens that no earlier event had.
+    /// New tokens.
     pub(super) tokens: Vec<SampledToken>,
-    /// Why the server ended the sequence, where it did.
+    /// Why the server ended the sequence, if it did.
     pub(super) end: Option<End>,
 }
 
@@ -24,14 +24,14 @@ pub(super) struct Piece {
 pub(super) enum End {
     /// A stop token was sampled.
     Stop,
-    /// There may be no further token.
+    /// The token limit was reached.
     Length,
     /// Something else, in the server's words.
     Other(String),
 }
 
 impl Dialect {
-    /// Where tokens are asked for.
+    /// The path of the API.
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::LlamaCpp => "completion",
@@ -57,7 +57,7 @@ impl Dialect {
     /// Reads an event that comes after `seen` tokens.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Explains what is wrong with it.
     pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, String> {
         match self {
             Self::LlamaCpp => llama_cpp::read(event, seen),
@@ -67,7 +67,7 @@ impl Dialect {
     }
 }
 
-/// The seed as every server takes it. The largest of 32 bits means a random one to llama.cpp.
+/// A seed that every server accepts. llama.cpp takes the largest 32-bit number for a random one.
 fn seed(request: &GenerateRequest) -> u32 {
     let seed = request.sampling.seed;
     ((seed >> 32) as u32 ^ seed as u32).min(u32::MAX - 1)
@@ -81,7 +81,7 @@ fn as_written(value: f32) -> Value {
 fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, String> {
     let id = id.and_then(|id| u32::try_from(id).ok()).ok_or("it has a token without an id")?;
     let log_prob = log_prob.ok_or_else(|| format!("token `{id}` has no log-probability"))?;
-    // Rounding may take it a little above.
+    // Rounding may make it slightly positive.
     if !(log_prob.is_finite() && log_prob < 1e-3) {
         return Err(format!("{log_prob} is no log-probability of token `{id}`"));
     }

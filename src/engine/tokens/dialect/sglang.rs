@@ -1,4 +1,4 @@
-//! SGLang's `/generate`. Its events repeat all tokens so far, or have the new ones only.
+//! SGLang's `/generate`. Its events repeat all tokens so far, or contain only new ones.
 
 use serde_json::{Value, json};
 

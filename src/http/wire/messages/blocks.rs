@@ -46,8 +46,7 @@ fn message(role: &str, content: Value) -> ChatMessage {
     ChatMessage { role: role.to_owned(), content, extra: Map::new() }
 }
 
-/// What a message says, if it says anything beside calls and results of tools: those become
-/// messages of their own.
+/// The content of a message without tool calls and results, which become messages of their own.
 fn content(
     param: &str,
     content: Value,
@@ -68,7 +67,7 @@ fn content(
         let param = format!("{param}[{index}]");
         let kind = block.get("type").and_then(Value::as_str).unwrap_or_default();
         match kind {
-            // Thoughts of earlier answers, which endpoints of chats do not take.
+            // Thoughts of earlier answers, which chat endpoints do not accept.
             "thinking" | "redacted_thinking" => {}
             "tool_use" if role == "assistant" => calls.push(call(&param, &block)?),
             "tool_result" if role == "user" => made.push(result(&param, &block)?),
@@ -113,7 +112,7 @@ fn result(param: &str, block: &Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(&inner, text));
         }
     };
-    // A chat has no field that says so.
+    // Chats have no field for it.
     let content = match (block.get("is_error") == Some(&json!(true)), content) {
         (true, Value::String(text)) => format!("The tool failed: {text}").into(),
         (true, Value::Array(parts)) => {

@@ -1,4 +1,4 @@
-//! Anthropic's Messages API: what is asked becomes a chat request, answers become its blocks.
+//! Anthropic's Messages API: requests become chat requests, answers become blocks.
 
 use serde::Serialize;
 use utoipa::ToSchema;

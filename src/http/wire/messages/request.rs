@@ -61,10 +61,10 @@ pub(in crate::http) struct MessagesRequest {
     /// Its `user_id` is handed to the large model with every call.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     metadata: Option<Metadata>,
-    /// `auto` or `standard_only`; makes no difference.
+    /// `auto` or `standard_only`; has no effect.
     #[allow(dead_code)]
     service_tier: Option<String>,
-    /// Makes no difference: what is cached is the endpoint's own choice.
+    /// Has no effect: caching is up to the endpoint.
     #[schema(ignore)]
     #[allow(dead_code)]
     cache_control: Option<Value>,
@@ -100,7 +100,7 @@ pub(in crate::http) struct MessagesRequest {
 struct Thinking {
     /// `enabled`, `adaptive` or `disabled`.
     r#type: String,
-    /// Makes no difference: the limits of an episode are in `prompt_r1`.
+    /// Has no effect: the limits of an episode are in `prompt_r1`.
     #[schema(format = "uint64")]
     #[allow(dead_code)]
     budget_tokens: Option<u64>,

@@ -6,8 +6,8 @@ use super::tools;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
-/// The conversation that `input` holds, with the instructions before it. `known` gives the items of
-/// earlier responses by their ids.
+/// The conversation in `input`, preceded by the instructions. `known` finds items of earlier
+/// responses by id.
 ///
 /// # Errors
 /// For items and parts that have no counterpart; `param` names them.
@@ -38,7 +38,7 @@ pub(super) fn messages(
     Ok(messages)
 }
 
-/// The item itself, where there is a reference to it.
+/// The item itself if this is a reference to one.
 fn resolved(
     param: &str,
     item: Value,
@@ -91,7 +91,7 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
             let extra = Map::from_iter([("tool_call_id".to_owned(), id.into())]);
             messages.push(ChatMessage { role: "tool".to_owned(), content: output, extra });
         }
-        // Thoughts of earlier answers, which endpoints of chats do not take.
+        // Thoughts of earlier answers, which chat endpoints do not accept.
         "reasoning" => {}
         kind => {
             let param = format!("{param}.type");
@@ -105,7 +105,7 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
     Ok(())
 }
 
-/// Adds a call to the message that makes calls already, or says what the assistant said before.
+/// Adds a call to the last message if that makes calls or is the assistant's text.
 fn add_call(messages: &mut Vec<ChatMessage>, call: Value) {
     match messages.last_mut().filter(|last| last.role == "assistant") {
         Some(last) => match last.extra.get_mut("tool_calls") {
