@@ -28,26 +28,26 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another process has the folder.
+    /// Another process uses the folder.
     #[error("another run is at work in `{0}`\nhint: wait for its end, or choose another `output`")]
     Locked(String),
-    /// A run was to go on with something else than it was begun with.
+    /// A run was to be resumed with other settings or data.
     #[error(
         "the run was begun with something else:\n  {0}\nhint: put it back, begin in another `output`, or go on all the same with `--resume --allow-changes`"
     )]
     Changed(String),
-    /// The folder holds a run already.
+    /// The folder contains a run already.
     #[error("`{0}` already holds a run\nhint: go on with `--resume`, or choose another `output`")]
     Occupied(String),
-    /// Too many steps in a row had no finite gradient.
+    /// Too many consecutive steps had no finite gradient.
     #[error(
         "the gradient was not finite for {0} steps in a row\nhint: lower `schedule.peak`; the last checkpoint is from before"
     )]
     Diverged(u32),
-    /// The run was asked to stop; what was done is in the last checkpoint.
+    /// The run was asked to stop; its progress is in the last checkpoint.
     #[error("stopped after step {0}\nhint: go on with `--resume`")]
     Interrupted(u64),
-    /// A figure says that the policy collapses.
+    /// A figure indicates that the policy collapses.
     #[error("stopped after step {step}: {reason}\nhint: {kept}")]
     Collapsed {
         /// Steps done.
@@ -64,11 +64,11 @@ pub enum TrainError {
     Outage {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
@@ -80,11 +80,11 @@ pub enum TrainError {
     RewardFails {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
@@ -94,18 +94,18 @@ pub enum TrainError {
         "the judge cannot be asked: {0}\nhint: no episode was begun; mend the judge, or raise its budget"
     )]
     JudgeIsDown(String),
-    /// The judge of too many answers fails, or has used up its budget.
+    /// The judge fails for too many answers, or its budget is used up.
     #[error(
         "stopped after step {step}: {failed} of {asked} episodes have no judgement, after {retries} pauses; the last failure: {reason}\nhint: the other models answer; mend the judge or raise its budget, then go on with `--resume` (`--allow-changes` where a setting changed)"
     )]
     JudgeFails {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
@@ -134,13 +134,13 @@ pub enum TrainError {
     /// The server that trains failed.
     #[error(transparent)]
     Tinker(#[from] TinkerError),
-    /// The reward is not configured right.
+    /// The reward is configured incorrectly.
     #[error(transparent)]
     Reward(#[from] RewardError),
 }
 
 impl TrainError {
-    /// Of a file that the run needs.
+    /// For a file that the run needs.
     pub(super) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Read { path: path.display().to_string(), source }
     }

@@ -1,4 +1,4 @@
-//! A conversation as tokens to learn from: the same tokens that an episode of it has.
+//! A conversation as tokens for training: the same tokens that its episode would have.
 
 use crate::dataset::{ChatRole, ChatTurn, Demonstration};
 use crate::protocol::{
@@ -16,7 +16,7 @@ pub enum ExampleError {
     /// A template failed.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The conversation has no assistant turn, or not where one must be.
+    /// The conversation has no assistant turn, or its roles are in the wrong order.
     #[error(
         "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
     )]
@@ -39,7 +39,7 @@ pub fn question_and_answer(
     Ok(trace)
 }
 
-/// A demonstration of the protocol, turn by turn as the loop would have run it.
+/// A demonstration of the protocol, turn by turn as the loop would run it.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
@@ -64,7 +64,7 @@ pub fn demonstration(
     Ok(trace)
 }
 
-/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context.
+/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context only.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
@@ -108,7 +108,7 @@ pub fn chat(text: &TextSide, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleEr
     if expected == ChatRole::Assistant { Err(roles()) } else { Ok(trace) }
 }
 
-/// What a policy writes to think and act so.
+/// The text that a policy writes for this thought and action.
 pub fn turn_text(think: &str, action: &Action) -> String {
     let act = match action {
         Action::Prompt(text) => format!("<{PROMPT}>{text}</{PROMPT}>"),

@@ -21,10 +21,10 @@ use super::origin::fingerprint;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 
 impl StartConfig {
-    /// Whether there is such a model, without reading its weights.
+    /// Checks the settings and the folder, without reading weights.
     ///
     /// # Errors
-    /// Says what is missing or in the way.
+    /// Explains what is missing or conflicting.
     pub fn check(&self) -> Result<(), TrainError> {
         if self.path.is_some() == self.new.is_some() {
             return Err(TrainError::Config(NEITHER.into()));
@@ -54,18 +54,17 @@ pub struct Start {
     pub text: Arc<TextSide>,
     /// The folder or file they came from.
     pub folder: PathBuf,
-    /// The protocol templates, if they are not those of the folder.
+    /// The protocol templates, unless they are those of the folder.
     templates: Option<PathBuf>,
-    /// Where the model is, and in which type.
+    /// The device and type of the model.
     pub device: String,
 }
 
 impl Start {
-    /// Loads or makes the model. `world` gives a new one its vocabulary.
+    /// Loads or creates the model. A new one gets its vocabulary from `world`.
     ///
     /// # Errors
-    /// Says why there is no such model, what it holds that cannot be trained, or which weight is no
-    /// number.
+    /// When the model is missing, has parts that cannot be trained, or a weight is not finite.
     pub fn prepare(
         config: &StartConfig,
         run: &RunFolder,
@@ -139,8 +138,8 @@ impl Start {
         Ok(Self { model, text, folder, templates: config.templates.clone(), device })
     }
 
-    /// The protocol this model was or will be taught: that of the run, else its own templates, else
-    /// the built-in ones.
+    /// The protocol of this model: that of the run, otherwise its own templates, otherwise the
+    /// built-in ones.
     ///
     /// # Errors
     /// When a template cannot be read or does not render.
@@ -153,8 +152,8 @@ impl Start {
         self.templates.clone().or_else(|| own.is_dir().then_some(own))
     }
 
-    /// Writes `model` with this text side as a folder that can be served, by the templates that it
-    /// was taught: later versions of the built-in ones do not change what it reads.
+    /// Saves `model` with this tokenizer as a folder that can be served, including its templates:
+    /// later versions of the built-in ones do not affect it.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -172,7 +171,7 @@ impl Start {
         Ok(())
     }
 
-    /// Names the token that ends a turn, and the other ends there are, in `generation_config.json`.
+    /// Writes the stop tokens into `generation_config.json`, the end of a turn first.
     fn save_turn_end(&self, folder: &Path) -> Result<(), TrainError> {
         let Some(end) = self.text.turn_end() else { return Ok(()) };
         let mut ends = vec![end];
@@ -186,10 +185,10 @@ impl Start {
     }
 }
 
-/// In an adapter's folder: the fingerprint of the weights that it was trained on.
+/// In an adapter's folder: the fingerprint of its base weights.
 const BASE: &str = "base.sha256";
 
-/// What is in the way where a folder is not the model folder it is taken for.
+/// Why a folder is not a model folder, if it is not.
 fn misplaced(path: &Path) -> Option<String> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
@@ -212,7 +211,7 @@ fn misplaced(path: &Path) -> Option<String> {
     None
 }
 
-/// Fails where a weight is not a finite number.
+/// Fails if a weight is not finite.
 fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
     for (name, tensor) in tensors {
         let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
@@ -227,7 +226,7 @@ fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError
     Ok(())
 }
 
-/// Fails where the weights in `base` hold the adapter already, or are not those it was trained on.
+/// Fails if the weights in `base` already include the adapter, or are not those it was trained on.
 fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
     let parent = adapter.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
     if parent.is_some() && parent == base.canonicalize().ok() {

@@ -1,4 +1,4 @@
-//! What a GRPO run can be told.
+//! The configuration of a GRPO run.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::world::{TaskKind, WorldConfig};
 
-/// The most that `max_policy_lag` can be: each takes an engine with a copy of the weights.
+/// The maximum of `max_policy_lag`: each step of lag takes an engine with a copy of the weights.
 const MAX_POLICY_LAG: usize = 8;
 
 /// A GRPO run.
@@ -37,15 +37,15 @@ pub struct GrpoConfig {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
-    /// Whose settings hold where this file says nothing.
+    /// The preset that provides settings missing in this file.
     #[serde(default)]
     pub preset: Preset,
     /// The policy to start from.
     pub model: StartConfig,
-    /// Where it is trained. Runs that began before there was a choice do not name it.
+    /// Where it is trained. Older runs have no such setting.
     #[serde(default, skip_serializing_if = "TrainerConfig::is_local")]
     pub trainer: TrainerConfig,
-    /// What it is asked.
+    /// The tasks.
     pub tasks: TaskConfig,
     /// The largest share of a file's rows that may be rejected or too long; more ends the run
     /// before its first episode.
@@ -53,17 +53,18 @@ pub struct GrpoConfig {
     pub max_rejected: f64,
     /// The large model that it prompts.
     pub large_model: LargeModelChoice,
-    /// What an episode is worth.
+    /// The reward of an episode.
     #[serde(default)]
     pub reward: RewardConfig,
-    /// Who says what an answer is worth, in place of the reward's metric. Where the form keeps the
-    /// answer from counting, nobody is asked. Default: nobody; the metric compares with the golds.
+    /// A judge that scores answers in place of the reward's metric. It is not asked if the form
+    /// already prevents the answer from counting. Default: none; the metric compares answers with
+    /// the golds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeChoice>,
     /// How rewards become advantages.
     #[serde(default)]
     pub advantage: AdvantageConfig,
-    /// What is minimised.
+    /// The objective.
     #[serde(default)]
     pub objective: Objective,
     /// Steps: each samples episodes and updates the policy with them.
@@ -75,18 +76,18 @@ pub struct GrpoConfig {
     /// Episodes a task, at least 2 (verl: `rollout.n`, TRL: `num_generations`).
     #[serde(default = "defaults::group_size")]
     pub group_size: usize,
-    /// Into how many updates, one after another, a step's episodes are divided.
+    /// The number of consecutive updates into which a step's episodes are divided.
     #[serde(default = "defaults::one")]
     pub updates_per_step: usize,
-    /// How often a step may ask further tasks to replace groups in which all episodes got the same
-    /// reward (dynamic sampling); 0: such groups are left out, and the update is smaller.
+    /// How often a step may sample further tasks to replace groups in which all episodes got the
+    /// same reward (dynamic sampling); 0: such groups are dropped, and the update is smaller.
     #[serde(default)]
     pub extra_rounds: u32,
-    /// How many steps ahead episodes are sampled, at most 8. With 0 a step's episodes are those of
-    /// the policy that it updates, and sampling and updating wait for each other. With `k` the
-    /// episodes of the next `k` steps are in flight meanwhile, and a step learns from episodes of
-    /// the policy of `k` steps before: off-policy by that much, and each step's all by one policy
-    /// (verl: one step off policy; AReaL: `max_head_offpolicyness`; PRIME-RL: `max_async_level`).
+    /// How many steps ahead episodes are sampled, at most 8. With 0, a step's episodes are sampled
+    /// by the policy that it updates, and sampling and updating alternate. With `k`, the episodes
+    /// of the next `k` steps are in flight during an update, and a step learns from episodes of the
+    /// policy of `k` steps before: off-policy by `k` steps, with one policy per step (verl: one
+    /// step off policy; AReaL: `max_head_offpolicyness`; PRIME-RL: `max_async_level`).
     #[serde(default, alias = "rollouts_ahead")]
     pub max_policy_lag: usize,
     /// Episodes in flight at one time, of all steps together.
@@ -95,16 +96,16 @@ pub struct GrpoConfig {
     /// The temperature that episodes are sampled at and probabilities are computed at.
     #[serde(default = "defaults::temperature")]
     pub temperature: f32,
-    /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
-    /// `deadline_ms` is a day unless it is set.
+    /// Limits of an episode. `fallback` is ignored: only the policy's own answers count. The
+    /// default of `deadline_ms` is a day.
     #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub limits: Limits,
     /// The engine that samples.
     #[serde(default)]
     pub engine: NativeConfig,
-    /// Servers that sample the training episodes in its place. They must have the weights that the run
-    /// begins with, and keep them: a run has at most `max_policy_lag` + 1 steps, corrected by
-    /// `objective.importance_cap`. Evaluations are of the live weights, by `engine`. Default: none.
+    /// Servers that sample the training episodes instead. They must have the initial weights of the
+    /// run, and keep them, so a run has at most `max_policy_lag` + 1 steps, corrected by
+    /// `objective.importance_cap`. Evaluations use the live weights and `engine`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokensConfig>,
     /// Tokens computed at once in an update. Bounds the memory, not the result.
@@ -116,22 +117,22 @@ pub struct GrpoConfig {
     /// Decoupled weight decay of matrices.
     #[serde(default)]
     pub weight_decay: f64,
-    /// Largest global norm of the gradient.
+    /// The largest global norm of the gradient; larger ones are clipped.
     #[serde(default = "defaults::clip_norm")]
     pub clip_norm: f64,
     /// Evaluation on held-out tasks.
     #[serde(default)]
     pub eval: EvaluationConfig,
-    /// When to stop rather than train on.
+    /// Guards against a collapse.
     #[serde(default)]
     pub guards: Guards,
-    /// What to do when the large model is down.
+    /// Retries when the large model is down.
     #[serde(default)]
     pub outage: OutageConfig,
     /// Steps between two checkpoints.
     #[serde(default = "defaults::checkpoint_every")]
     pub checkpoint_every: u64,
-    /// How many checkpoints are kept, beside the best.
+    /// How many checkpoints are kept, besides the best one.
     #[serde(default = "defaults::keep")]
     pub keep_checkpoints: usize,
 }
@@ -169,11 +170,11 @@ mod defaults {
     }
 }
 
-/// A set of settings to start from.
+/// A preset of settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
-    /// What works best here.
+    /// The settings that work best here.
     #[default]
     Default,
     /// The published settings.
@@ -189,7 +190,7 @@ impl Preset {
         }
     }
 
-    /// The configuration that `written` makes together with these settings.
+    /// The configuration of `written` completed by these settings.
     ///
     /// # Errors
     /// When a key is unknown or a value is of another type.
@@ -204,7 +205,7 @@ impl Preset {
     }
 }
 
-/// Puts settings under their present names, with a warning for those that have a former one.
+/// Renames settings with former names, with a warning.
 fn rename(written: &mut toml::Table) {
     let warn = |old, new| tracing::warn!("the setting `{old}` is now called `{new}`");
     if let Some(value) = written.remove("rollouts_ahead") {
@@ -230,7 +231,7 @@ fn overlay(below: &mut toml::Table, above: toml::Table) {
     }
 }
 
-/// Where the policy is trained. Wherever that is, its episodes are sampled here.
+/// Where the policy is trained. Its episodes are always sampled here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TrainerConfig {
@@ -252,7 +253,7 @@ impl Default for TrainerConfig {
     }
 }
 
-/// Where tasks come from.
+/// The source of tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TaskConfig {
@@ -261,7 +262,8 @@ pub enum TaskConfig {
         /// Which world.
         #[serde(default)]
         world: WorldConfig,
-        /// The kinds of questions, which take turns. One that is listed twice comes twice as often.
+        /// The kinds of questions, taken in turn. A kind that is listed twice is used twice as
+        /// often.
         questions: Vec<TaskKind>,
     },
     /// Files of tasks.
@@ -271,13 +273,13 @@ pub enum TaskConfig {
         /// Which of its tasks.
         #[serde(default)]
         read: ReadOptions,
-        /// What to evaluate on, read with the same columns; without it there is no evaluation.
+        /// What to evaluate on, read with the same columns. Default: no evaluation.
         #[serde(default)]
         eval_path: Option<PathBuf>,
     },
 }
 
-/// The large model of a run: one of the two.
+/// The large model of a run: exactly one of the two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LargeModelChoice {
@@ -287,10 +289,10 @@ pub struct LargeModelChoice {
     pub endpoint: Option<LargeModelConfig>,
     /// Fields of every call, such as `temperature`.
     pub params: Map<String, Value>,
-    /// How many replies are remembered, so that a call that was made before costs nothing; 0 for
-    /// none. With it every episode sends the same `seed`.
+    /// How many replies are cached, so that a repeated call costs nothing; 0 for none. With a
+    /// cache, every episode sends the same `seed`.
     pub cache_replies: usize,
-    /// A file that keeps them from one run to the next.
+    /// A file that keeps cached replies between runs.
     pub cache_file: Option<PathBuf>,
 }
 
@@ -306,11 +308,11 @@ impl Default for LargeModelChoice {
     }
 }
 
-/// How rewards become advantages.
+/// How advantages are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdvantageConfig {
-    /// What differences from the group's mean are divided by.
+    /// The divisor of differences from the group's mean.
     pub scaling: Scaling,
     /// Added to the deviation.
     pub epsilon: f64,
@@ -340,13 +342,13 @@ impl Default for EvaluationConfig {
     }
 }
 
-/// What to do when more than half of a step's episodes fail.
+/// Retries when more than half of a step's episodes fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutageConfig {
-    /// How often the step is tried again before the run ends, its state saved.
+    /// How often the step is repeated before the run saves its state and ends.
     pub retries: u32,
-    /// The wait before the first of them, milliseconds; it doubles with each.
+    /// The wait before the first repetition, milliseconds; it doubles with each.
     pub pause_ms: u64,
 }
 
@@ -357,10 +359,10 @@ impl Default for OutageConfig {
 }
 
 impl GrpoConfig {
-    /// Whether every setting is possible.
+    /// Checks every setting.
     ///
     /// # Errors
-    /// Names the setting that is impossible.
+    /// Names the first invalid setting.
     pub fn check(&self) -> Result<(), TrainError> {
         let wrong = |reason: String| Err(TrainError::Config(reason));
         version(self.schema_version)?;

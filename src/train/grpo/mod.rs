@@ -1,4 +1,4 @@
-//! GRPO: whole episodes are sampled in groups, and what did better than its group gets likelier.
+//! GRPO: whole episodes are sampled in groups, and those better than their group become likelier.
 
 mod advantage;
 mod async_rollouts;

@@ -1,4 +1,4 @@
-//! The loop of a run: sample, learn, measure, keep.
+//! The loop of a run: sample, learn, measure, save.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,19 +42,19 @@ use crate::train::summary::Summary;
 use crate::trajectory::Trajectory;
 use crate::world::WorldConfig;
 
-/// How often it is looked whether the run should stop while episodes run.
+/// The interval between checks for a stop while episodes run.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 
-/// What a checkpoint keeps beside policy and optimizer.
+/// The state of a run in a checkpoint, besides policy and optimizer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct RunState {
     watch: GuardState,
     bad_updates: BadUpdates,
     best: Option<Best>,
-    /// How often the run has gone back to its best policy.
+    /// How often the run has returned to its best policy.
     #[serde(default)]
     returns: u32,
-    /// What the judge has used.
+    /// The usage of the judge.
     #[serde(default)]
     judge: RoleUsage,
 }
@@ -65,15 +65,15 @@ struct Best {
     result: ClassResult,
 }
 
-/// What a run needs of others.
+/// External resources of a run.
 pub struct Services {
     /// The large model of its episodes.
     pub large_model: Arc<dyn LargeModel>,
-    /// Judges answers, where it is another.
+    /// The judge's model, if it is another.
     pub judge: Option<Arc<dyn LargeModel>>,
-    /// The servers that sample its episodes, where `tokens` names them.
+    /// The servers that sample its episodes, if `tokens` names some.
     pub servers: Option<Arc<TokensEngine>>,
-    /// The key of the server that trains, where it needs one.
+    /// The key of the Tinker server, if it needs one.
     pub trainer_key: Option<SecretString>,
 }
 
@@ -83,11 +83,11 @@ impl From<Arc<dyn LargeModel>> for Services {
     }
 }
 
-/// Runs `config` to its end, or on from its last checkpoint; returns the finished policy's folder:
-/// the best by evaluation, or the last where there is none.
+/// Runs `config` to its end, or resumes it from its last checkpoint. Returns the finished policy's
+/// folder: the best by evaluation, or the last without evaluations.
 ///
 /// # Errors
-/// Says why the run could not begin or go on. Checkpoints written before stay usable.
+/// Explains why the run could not start or continue. Earlier checkpoints stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
     services: impl Into<Services>,
@@ -103,7 +103,7 @@ pub fn run_grpo(
             .and_then(|mut run| run.go(progress, &mut summary));
         match ended {
             Ok(Ended::Finished(model)) => break Ok(model),
-            // What it goes on from is a checkpoint, as if the run had been ended in between.
+            // It continues from a checkpoint, as if the process had been restarted.
             Ok(Ended::Returned) => resume = Resume::Same,
             Err(error) => break Err(error),
         }
@@ -158,10 +158,10 @@ fn prepare<'c>(
     trainer.bad_updates = state.bad_updates;
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
-    // Episodes run on a thread of their own, so that they go on while this one computes.
+    // Episodes run on their own threads, so that they continue while this thread computes.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    // A reward that does not work is found before an episode is paid for.
+    // A broken reward is found before episodes are paid for.
     let judge = config.judge.as_ref().map(|choice| {
         let model = services.judge.as_ref().unwrap_or(&services.large_model);
         AnswerJudge::new(choice, Arc::clone(model), state.judge).map(Arc::new)
@@ -211,7 +211,7 @@ fn prepare<'c>(
     Ok(Run { config, folder, start, tasks, trainer, rollouts, judge, busy, state, runtime })
 }
 
-/// Whether the policy has room to answer after `task`'s opening.
+/// Whether `task`'s opening leaves the policy room to answer.
 fn fits(
     config: &GrpoConfig,
     start: &Start,
@@ -222,7 +222,7 @@ fn fits(
     Ok(ids.len() < start.model.spec().max_position_embeddings)
 }
 
-/// The ids that `task`'s episodes begin with.
+/// The first ids of `task`'s episodes.
 fn opening_ids(
     config: &GrpoConfig,
     start: &Start,
@@ -251,7 +251,7 @@ struct Run<'c> {
     runtime: Runtime,
 }
 
-/// Waits for `future`; `None` when the run is to stop before.
+/// Waits for `future`; `None` if the run is to stop first.
 fn wait<T>(
     runtime: &Runtime,
     progress: &dyn Progress,
@@ -284,8 +284,8 @@ impl RunState {
     }
 }
 
-/// Copies policy and optimizer from one checkpoint to another: neither the state of the run, nor
-/// the policies before.
+/// Copies policy and optimizer from one checkpoint to another, without the state of the run and
+/// earlier policies.
 fn copy_policy(from: &Path, to: &Path) -> Result<(), TrainError> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -301,7 +301,7 @@ fn copy_policy(from: &Path, to: &Path) -> Result<(), TrainError> {
 enum Ended {
     /// With a finished model, in this folder.
     Finished(PathBuf),
-    /// With a checkpoint of its best policy, to go on from.
+    /// With a checkpoint of its best policy, to continue from.
     Returned,
 }
 
@@ -341,7 +341,7 @@ impl Run<'_> {
                 && self.may_return()
                 && !is_last
             {
-                // The policy that collapsed is none to go back to, however it does.
+                // A policy that collapsed must not become the best one.
                 self.state.best = best_before;
                 return self.go_back(reason, summary);
             }
@@ -359,15 +359,15 @@ impl Run<'_> {
         self.finish().map(Ended::Finished)
     }
 
-    /// Whether there is a best policy to go back to, and a return left.
+    /// Whether there is a best policy to return to, and a return left.
     fn may_return(&self) -> bool {
-        // Servers keep the weights that they have.
+        // Token servers keep the weights that they have.
         let is_here = self.busy.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
         is_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
     }
 
-    /// Makes the best policy and its optimizer the checkpoint of the steps done: the run goes on
-    /// with further tasks, not once more with those that led astray.
+    /// Makes the best policy and its optimizer the checkpoint of the current step: the run
+    /// continues with new tasks, not with the same ones again.
     fn go_back(&mut self, reason: &str, summary: &mut Summary) -> Result<Ended, TrainError> {
         let best = self.state.best.map_or(0, |best| best.step);
         let Guards { returns, return_rate, .. } = self.config.guards;
@@ -392,7 +392,7 @@ impl Run<'_> {
         Ok(Ended::Returned)
     }
 
-    /// One step, with what it measured.
+    /// One step, with its measurements.
     fn step(&mut self, progress: &dyn Progress) -> Result<(Values, Figures), TrainError> {
         let begun = Instant::now();
         let step = self.trainer.step;
@@ -415,8 +415,8 @@ impl Run<'_> {
             None
         };
         let figures = Figures {
-            // A policy that always writes the same has nothing to learn from, and an update that
-            // is empty measures nothing.
+            // A policy that always writes the same has nothing to learn from, and an empty update
+            // measures nothing.
             entropy: learnt.entropy().or_else(|| collected.sampled_entropy()),
             kl,
             clip_fraction: learnt.clip_fraction(),
@@ -442,7 +442,7 @@ impl Run<'_> {
         Ok((values, figures))
     }
 
-    /// The episodes of the next step. Where the large model stays down, saves what is done.
+    /// The episodes of the next step. If the large model stays down, saves the run's progress.
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
         let gathered = self.rollouts.gather(self.trainer.step);
         let gathered = wait(&self.runtime, progress, gathered);
@@ -457,7 +457,7 @@ impl Run<'_> {
         gathered.unwrap_or(Err(TrainError::Interrupted(self.trainer.step)))
     }
 
-    /// Evaluates the policy as it is. Returns what was measured, and whether it is the best so far.
+    /// Evaluates the current policy. Returns the measurements, and whether it is the best so far.
     fn evaluate(&mut self, progress: &dyn Progress) -> Result<(Values, bool), TrainError> {
         if self.tasks.eval.is_empty() {
             return Ok((Values::new(), false));
@@ -479,7 +479,7 @@ impl Run<'_> {
         Ok((values, is_best))
     }
 
-    /// The state as it is.
+    /// The current state.
     fn present(&self) -> RunState {
         RunState {
             bad_updates: self.trainer.bad_updates,
@@ -502,7 +502,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Puts the best policy into the folder of the finished model.
+    /// Copies the best policy into the folder of the finished model.
     fn finish(&self) -> Result<PathBuf, TrainError> {
         let best = self.state.best.map_or(self.trainer.step, |best| best.step);
         let policy = match best {

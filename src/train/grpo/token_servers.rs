@@ -1,5 +1,5 @@
-//! Servers that sample a run's episodes in place of this process. They keep the weights that the run
-//! begins with, so that each step learns from episodes that are a step older.
+//! Servers that sample a run's episodes instead of this process. They keep the initial weights of
+//! the run, so that each step learns from episodes that are one step older.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::trajectory::SampledToken;
 
-/// Prompts by which weights are compared.
+/// Prompts that weights are compared on.
 const COMPARED: usize = 8;
-/// Tokens behind each of them.
+/// Tokens after each of them.
 const COMPARED_TOKENS: usize = 16;
 
-/// Whether the run can learn from what the servers of `config.tokens` sample.
+/// Checks that the run can learn from samples of the servers in `config.tokens`.
 ///
 /// # Errors
-/// Says what stands in the way.
+/// Explains what prevents it.
 pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
     let wrong = |reason: String| Err(TrainError::Config(reason));
     let Some(tokens) = &config.tokens else { return Ok(()) };
@@ -50,11 +50,11 @@ pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Makes sure that the servers have the weights that `native` has, by the likeliest token behind each
-/// of `prompts`.
+/// Checks that the servers have the weights of `native`, by the likeliest tokens after each of
+/// `prompts`.
 ///
 /// # Errors
-/// When the log-probabilities differ by more than `most` in the mean, or a server fails.
+/// When the log-probabilities differ by more than `most` on average, or a server fails.
 pub(super) async fn compare(
     native: &dyn Engine,
     servers: &TokensEngine,
@@ -65,7 +65,7 @@ pub(super) async fn compare(
     servers.connect().await.map_err(|error| TrainError::Config(error.to_string()))?;
     let prompts = &prompts[..prompts.len().min(COMPARED)];
     let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt, stop_ids))).await;
-    // At once, so that every server gets some.
+    // Concurrently, so that every server gets some.
     let rounds = servers.used().len();
     let asked =
         (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt, stop_ids));
@@ -78,7 +78,7 @@ pub(super) async fn compare(
         for (own, theirs) in own.iter().zip(theirs) {
             sum += f64::from((own.log_prob - theirs.log_prob).abs());
             tokens += 1;
-            // Behind other tokens nothing can be compared.
+            // After different tokens nothing can be compared.
             if own.id != theirs.id {
                 break;
             }
@@ -93,8 +93,8 @@ pub(super) async fn compare(
     Ok(())
 }
 
-/// The likeliest tokens behind a prompt, each behind those before it: the first ones are often tags,
-/// which any policy writes.
+/// Greedy tokens after a prompt. Several, because the first ones are often tags, which any policy
+/// writes.
 async fn likeliest(
     engine: &dyn Engine,
     prompt: &[u32],
@@ -118,7 +118,7 @@ async fn likeliest(
     }
 }
 
-/// What the servers do from one step to the next.
+/// The load of the servers between steps.
 pub(super) struct Busy {
     servers: Arc<TokensEngine>,
     since: Instant,
@@ -131,8 +131,8 @@ impl Busy {
         Self { servers, since: Instant::now(), before }
     }
 
-    /// The share of the time since it was asked last in which each server had something to do: the
-    /// mean, and the least; and requests that failed.
+    /// The share of the time since the last call in which each server was busy: the mean, and the
+    /// minimum; and the number of failed requests.
     pub(super) fn values(&mut self) -> Values {
         let (now, used) = (Instant::now(), self.servers.used());
         let time = (now - self.since).max(Duration::from_millis(1)).as_secs_f64();

@@ -1,4 +1,4 @@
-//! Episodes of an older policy than the one that learns from them.
+//! Episodes of an older policy than the learning one.
 
 use super::*;
 use crate::engine::native::NativeEngine;
@@ -13,8 +13,8 @@ fn ahead(folder: &Path, max_policy_lag: usize) -> GrpoConfig {
     config
 }
 
-/// Makes the steps of a run the plain way, one thing after the other with a new engine for each;
-/// returns the policy and the optimizer as their files.
+/// Makes the steps of a run sequentially, with a new engine for each; returns the policy and the
+/// optimizer as their files.
 fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
     let TaskConfig::World { world, .. } = &config.tasks else { unreachable!() };
     let run = RunFolder::open(&config.output).unwrap();
@@ -57,7 +57,7 @@ fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
     run_grpo(&ahead(whole.path(), 2), echo(), false, &mut Listener::default()).unwrap();
     let cut = tempfile::tempdir().unwrap();
     let mut config = ahead(cut.path(), 2);
-    // No checkpoint is due: all are those of the interruptions.
+    // No checkpoint is due: all are from interruptions.
     config.checkpoint_every = 1000;
     for resume in [false, true, true] {
         let mut once = Listener { cancel_after: Some(1), ..Listener::default() };
@@ -81,8 +81,8 @@ fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
     }
 }
 
-/// Without a cap, ratios are against what was sampled and the clip bounds them; with one, they are
-/// against the policy as it is, and what lies between is a bounded weight.
+/// Without a cap, ratios are relative to the sampling policy, and the clip bounds them; with one,
+/// they are relative to the current policy, and the rest is a bounded weight.
 #[test]
 fn what_an_older_policy_sampled_is_weighed_as_that() {
     let trace = sampled_by(&tied());
@@ -91,11 +91,11 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         config.objective.importance_cap = cap;
-        // So little that no ratio is clipped.
+        // So small that no ratio is clipped.
         config.schedule.peak = 1e-3;
         let run = RunFolder::open(folder.path()).unwrap();
         let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
-        // The policy moves on, and the trajectory does not.
+        // The policy changes, and the trajectory does not.
         trainer.step(&sample).unwrap();
 
         let pairs = log_probs(trainer.policy(), &trace).into_iter().zip(log_probs(&tied(), &trace));

@@ -1,4 +1,4 @@
-//! Requests to a Tinker server, repeated where nothing can be done twice by it.
+//! Requests to a Tinker server, retried when that is safe.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,19 +22,19 @@ use super::wire::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The longest answer that is read, bytes; archives have no such limit.
+/// The longest response that is read, bytes; archives have no such limit.
 const MAX_REPLY: usize = 1 << 30;
-/// How often a result that cannot be read is fetched.
+/// How often a result that cannot be parsed is fetched.
 const FETCHES: usize = 3;
-/// How much of an answer that is no JSON is shown, characters.
+/// How much of a response that is not JSON is shown, characters.
 const SHOWN: usize = 200;
 
-/// What may be done about a request whose answer was lost.
+/// Whether a request may be repeated when its response was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It can be sent again: the server does nothing twice.
+    /// It is idempotent.
     Safe,
-    /// It can only be sent again if it did not arrive.
+    /// It may only be repeated if it did not arrive.
     Unsent,
 }
 
@@ -63,7 +63,7 @@ struct Reply {
     body: Bytes,
 }
 
-/// Waits that grow, for a limited time.
+/// Growing waits, for a limited time.
 struct Backoff {
     since: Option<Instant>,
     pause: Duration,
@@ -71,7 +71,7 @@ struct Backoff {
 
 impl Client {
     /// # Errors
-    /// Fails where the URL or the system's TLS cannot be used.
+    /// When the URL is invalid or the system's TLS cannot be used.
     pub fn new(config: &TinkerConfig, key: Option<SecretString>) -> Result<Self, TinkerError> {
         let unusable = |reason: String| TinkerError::Unreachable {
             url: config.url.clone(),
@@ -82,7 +82,7 @@ impl Client {
         let url = format!("{}/api/v1/", config.url.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| unusable(error.to_string()))?;
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
-        // A redirect is followed by hand: the key stays with its server.
+        // Redirects are followed by hand, so that the key stays with its server.
         let mut http = reqwest::Client::builder()
             .redirect(Policy::none())
             .connect_timeout(request_timeout)
@@ -100,10 +100,10 @@ impl Client {
         })
     }
 
-    /// Asks for something that is answered at once.
+    /// Sends a request that is answered at once.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         call: &'static str,
@@ -117,10 +117,10 @@ impl Client {
         self.send(call, &request, repeat, |body| read(call, body)).await
     }
 
-    /// Begins a computation.
+    /// Starts a computation.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn begin(
         &self,
         call: &'static str,
@@ -133,15 +133,15 @@ impl Client {
     /// The result of a computation.
     ///
     /// # Errors
-    /// Fails where it failed, or takes too long.
+    /// When it failed, or takes too long.
     pub async fn end(&self, call: &'static str, begun: &Accepted) -> Result<Finished, TinkerError> {
         self.result(call, begun, |body| read(call, body)).await
     }
 
-    /// Has trajectories scored.
+    /// Scores trajectories.
     ///
     /// # Errors
-    /// Fails where the server fails, or returns other than one score for each position.
+    /// When the server fails, or does not return one score for each position.
     pub async fn score(
         &self,
         request: &ForwardBackwardRequest,
@@ -153,7 +153,7 @@ impl Client {
             content_type: PROTOBUF,
             body: request.encode_to_vec().into(),
         };
-        // It has a number, by which the server knows it again.
+        // Its number makes it idempotent.
         let begun = self.send(call, &sent, Repeat::Safe, |body| read(call, body)).await?;
         let unreadable = |reason| TinkerError::Unreadable { call, reason };
         let output = self
@@ -165,10 +165,10 @@ impl Client {
         output.log_probs().map_err(unreadable)
     }
 
-    /// The archive of saved weights, which must be there under one of `names`.
+    /// The archive of saved weights, which must exist under one of `names`.
     ///
     /// # Errors
-    /// Fails where the server does not have it, or does not answer.
+    /// When the server does not have it, or does not answer.
     pub async fn archive(&self, model: &str, names: [String; 2]) -> Result<File, TinkerError> {
         let call = "archive";
         let mut backoff = Backoff::new();
@@ -179,7 +179,7 @@ impl Client {
                 Request::get(&format!("training_runs/{model}/checkpoints/{path}/archive"));
             let (said, asked) = match self.download(&request).await {
                 Ok(Ok(file)) => return Ok(file),
-                // Servers differ in how they name it.
+                // Servers name it differently.
                 Ok(Err(reply)) if matches!(reply.status.as_u16(), 404 | 405) => {
                     name = names.next();
                     if name.is_none() {
@@ -223,14 +223,14 @@ impl Client {
     /// Removes saved weights.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn delete(&self, model: &str, name: &str) -> Result<(), TinkerError> {
         let path = format!("training_runs/{model}/checkpoints/{name}");
         let request = Request { method: Method::DELETE, ..Request::get(&path) };
         self.send("delete", &request, Repeat::Unsent, |_| Ok(())).await
     }
 
-    /// Sends a request until it is answered, and the answer can be read.
+    /// Sends a request until there is a response that can be parsed.
     async fn send<T>(
         &self,
         call: &'static str,
@@ -267,7 +267,7 @@ impl Client {
         }
     }
 
-    /// Asks for the result of a future until it is there, and can be read.
+    /// Polls for the result of a future until it is there and can be parsed.
     async fn result<T>(
         &self,
         call: &'static str,
@@ -305,7 +305,7 @@ impl Client {
                 Ok(reply) if reply.is_transient() => (reply.said(), reply.asked_wait()),
                 Ok(reply) => return Err(reply.refused(call)),
                 Err(error) if error.is_timeout() && !error.is_connect() => {
-                    // It may still compute; or it is dead, which this finds out.
+                    // It may still be computing, or it may be dead, which this finds out.
                     self.send(call, &Request::get("healthz"), Repeat::Safe, |_| Ok(())).await?;
                     continue;
                 }
@@ -323,7 +323,7 @@ impl Client {
     }
 
     fn prepare(&self, request: &Request) -> RequestBuilder {
-        // The path was made here, of ids that the server gave: it is joined as it stands.
+        // The path was built here from ids that the server sent: it is joined unchanged.
         let mut url = self.url.clone();
         url.set_path(&format!("{}{}", self.url.path(), request.path));
         let mut builder = self.http.request(request.method.clone(), url);
@@ -370,7 +370,7 @@ impl Backoff {
         Self { since: None, pause: FIRST_PAUSE }
     }
 
-    /// Waits for as long as the server asks to, or a little longer than the last time.
+    /// Waits for as long as the server asks to, or a little longer than last time.
     async fn wait(
         &mut self,
         client: &Client,
@@ -402,7 +402,7 @@ impl Reply {
         Ok(Self { status, headers, body })
     }
 
-    /// Whether it may be another one in a while.
+    /// Whether a later attempt may have another result.
     fn is_transient(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
     }
@@ -417,18 +417,18 @@ impl Reply {
         kind.starts_with("application/json").then(|| serde_json::from_slice(&self.body).ok())?
     }
 
-    /// Whether the server is not done, and says so by a plain answer.
+    /// Whether the server is not done, and says so in a plain response.
     fn is_unfinished(&self) -> bool {
         self.status.is_success()
             && self.json().is_some_and(|json| json.kind.as_deref() == Some("try_again"))
     }
 
-    /// Why a computation failed, where a plain answer says so.
+    /// Why a computation failed, if a plain response says so.
     fn failure(&self) -> Option<String> {
         self.json()?.error
     }
 
-    /// What the server has to say about it.
+    /// The server's message.
     fn said(&self) -> String {
         let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
         let said = match problem.detail {
@@ -452,7 +452,8 @@ impl Reply {
     }
 }
 
-/// `Retry-After` in seconds, or as a date by the server's own clock: the one here may differ.
+/// `Retry-After` in seconds, or as a date by the server's own clock, which may differ from the
+/// local one.
 fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text("retry-after")?;
@@ -467,7 +468,7 @@ async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(piece) = response.chunk().await? {
         if body.len() + piece.len() > MAX_REPLY {
-            // What is there of it cannot be read, which is said then.
+            // A truncated body cannot be parsed, which is reported then.
             break;
         }
         body.extend_from_slice(&piece);

@@ -1,6 +1,6 @@
-//! What can go wrong with a Tinker server.
+//! Errors of a Tinker server.
 
-/// Why a server could not do what was asked. The last checkpoint can be gone on from.
+/// Why a server could not carry out a request. The run can be resumed from the last checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum TinkerError {
     /// It cannot be reached, or keeps asking to wait.
@@ -8,11 +8,11 @@ pub enum TinkerError {
         "the Tinker server at `{url}` cannot be asked for `{call}` (tried for {seconds} s): {reason}\nhint: is it running there? When it answers, go on with `--resume`"
     )]
     Unreachable {
-        /// Where it should be.
+        /// Its URL.
         url: String,
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// For how long it was tried.
+        /// For how long it was retried.
         seconds: u64,
         /// The last failure.
         reason: String,
@@ -22,37 +22,37 @@ pub enum TinkerError {
         "the Tinker server did not finish `{call}` within {seconds} s\nhint: `trainer.result_timeout_ms` is the limit"
     )]
     Late {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
         /// The limit.
         seconds: u64,
     },
-    /// It does not do it.
+    /// It refuses.
     #[error("the Tinker server refuses `{call}` (status {status}): {message}{hint}", hint = hint(.message, *.status))]
     Refused {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// The status of its answer.
+        /// The status of the response.
         status: u16,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// It has lost what it was doing.
+    /// It has lost the computation.
     #[error(
         "the Tinker server no longer knows what it was asked for by `{call}`: {message}\nhint: it was started again; go on from the last checkpoint with `--resume`"
     )]
     Gone {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// Its answer is not what the protocol says.
+    /// Its response does not follow the protocol.
     #[error(
         "cannot read the Tinker server's answer to `{call}`: {reason}\nhint: this program speaks the protocol of SkyRL 0.4.0"
     )]
     Unreadable {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -62,17 +62,17 @@ pub enum TinkerError {
         "the Tinker server trains {offered}, not `{wanted}`\nhint: `trainer.base_model` must be the name that the server has for the model in `model.path`"
     )]
     OtherName {
-        /// What it trains.
+        /// The models that it trains.
         offered: String,
-        /// What was asked for.
+        /// The requested model.
         wanted: String,
     },
-    /// Its model is not the one that is here.
+    /// Its model differs from the local one.
     #[error(
         "the Tinker server's `{base_model}` is not the model in `model.path`: their log-probabilities of the same {tokens} tokens differ by {difference:.3} at the mean, at most {allowed} is allowed\nhint: give both the same weights; `guards.max_rollout_logprob_diff` is the bound"
     )]
     OtherModel {
-        /// The name at the server.
+        /// Its name at the server.
         base_model: String,
         /// How many were compared.
         tokens: usize,
@@ -81,7 +81,7 @@ pub enum TinkerError {
         /// The bound.
         allowed: f64,
     },
-    /// The update that it made was of no use.
+    /// The update that it made is unusable.
     #[error(
         "the gradient at the Tinker server was not finite, and it has updated the policy with it\nhint: lower `schedule.peak`, and go on from the last checkpoint with `--resume`"
     )]

@@ -1,4 +1,5 @@
-//! What is sent has the gradient of the objective, checked with PyTorch (`tests/golden/tinker/`).
+//! The gradient of what is sent is that of the objective, checked with PyTorch
+//! (`tests/golden/tinker/`).
 
 use std::path::Path;
 
