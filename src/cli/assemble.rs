@@ -33,19 +33,19 @@ use super::model_check::{check_sizes, declared_context};
 pub struct Assembly {
     /// The small model.
     pub main: Player,
-    /// The one that is tried beside it.
+    /// The canary policy.
     pub canary: Option<Player>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
-    /// Things a user should know about what was chosen for them.
+    /// Notes for the user about what was chosen.
     pub notes: Vec<String>,
 }
 
-/// A small model and its framing.
+/// A policy with its protocol.
 pub struct Player {
-    /// The model.
+    /// The policy.
     pub policy: Arc<dyn Policy>,
-    /// The framing.
+    /// The protocol.
     pub protocol: Arc<Protocol>,
 }
 
@@ -82,7 +82,7 @@ pub async fn assemble(
     Ok(Assembly { main, canary, large_models, notes })
 }
 
-/// The policy of `player` in `config`; `endpoint` names its endpoint where it is behind one.
+/// The policy of `player` in `config`; `endpoint` is its name if it is behind one.
 async fn player(
     config: &Config,
     player: &PolicyConfig,
@@ -114,7 +114,7 @@ async fn player(
     Ok(Player { policy, protocol: Arc::new(protocol(config, player, folder.as_deref())?) })
 }
 
-/// What endpoints need beside their configuration.
+/// What endpoints need besides their configuration.
 pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
     EndpointSetup { keys: &key, observer, seed: u64::from(std::process::id()) }
 }
@@ -137,8 +137,8 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The policy of `config` by its tokens, and where its model's files are. Where that is an adapter alone,
-/// its base is found by what the adapter says of it.
+/// The token-based policy of `config`, and the folder of its model. For an adapter alone, the base
+/// is found by the adapter's configuration.
 pub async fn local_policy(
     config: &PolicyConfig,
     engine: PolicyEngine,
@@ -171,7 +171,7 @@ pub async fn local_policy(
     Ok((token_policy(&config, engine, &base, &found).await?, path))
 }
 
-/// The base of an adapter: a file beside it, or what it names.
+/// The base of an adapter: a folder next to it, or the name in its configuration.
 fn base_of(adapter: &Path) -> anyhow::Result<String> {
     let file = adapter.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&file);
@@ -189,8 +189,8 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
     Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
 }
 
-/// The framing: the templates of `config`, else those that the adapter of `policy` was trained with,
-/// else those of its `folder`, else the built-in.
+/// The protocol: the templates of `config`, otherwise those that the adapter of `policy` was
+/// trained with, otherwise those of its `folder`, otherwise the built-in ones.
 pub fn protocol(
     config: &Config,
     policy: &PolicyConfig,
@@ -211,7 +211,7 @@ async fn token_policy(
     if engine != PolicyEngine::Tokens {
         check_sizes(path)?;
     }
-    // Before the engine, which does not survive a tokenizer that is cut off.
+    // Before the engine, which crashes on a truncated tokenizer.
     let text = TextSide::load(path)?;
     text.check_turns()?;
     let engine = match engine {

@@ -1,4 +1,4 @@
-//! Which engine runs a policy where the configuration leaves it open.
+//! Chooses the engine of a policy if the configuration does not.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::config::{PolicyConfig, PolicyEngine};
 use crate::engine::mistralrs::has_gpu;
 use crate::model::{Adapter, DeviceChoice, Spec};
 
-/// An engine, and why it is the one.
+/// An engine, and why it was chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineChoice {
     /// `native` or `mistralrs`.
@@ -16,8 +16,8 @@ pub struct EngineChoice {
 }
 
 impl EngineChoice {
-    /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU, the native engine on a CPU
-    /// where it knows the kind of model, and mistral.rs for all others.
+    /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU; on a CPU the native
+    /// engine if it supports the architecture, otherwise mistral.rs.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
         if config.adapter.is_some() || Adapter::is_alone(path) {
             let reason = "it serves adapters".to_owned();
@@ -36,7 +36,7 @@ impl EngineChoice {
     fn from(has_gpu: bool, device: DeviceChoice, known: Result<&str, String>) -> Self {
         let choice = |engine, reason: String| Self { engine, reason };
         match (device, known) {
-            // The device of the native engine was named.
+            // The device of the native engine was set.
             (DeviceChoice::Cuda(_), Ok(kind)) => choice(
                 PolicyEngine::Native,
                 format!("it knows `{kind}` models, and `policy.device` names its device"),
@@ -53,7 +53,7 @@ impl EngineChoice {
         }
     }
 
-    /// The engine as configurations call it.
+    /// The engine's name in configurations.
     pub fn name(&self) -> &'static str {
         match self.engine {
             PolicyEngine::Native => "native",

@@ -39,7 +39,7 @@ pub struct EnvArgs {
     openapi: bool,
 }
 
-/// Carries `server env` out.
+/// Runs `server env`.
 #[allow(clippy::print_stdout, reason = "the document is the command's output")]
 pub fn run(args: EnvArgs) -> Result<(), Failure> {
     if args.openapi {
@@ -97,7 +97,7 @@ async fn listen(config: &EnvironmentConfig, has_key: bool) -> anyhow::Result<Tcp
     Ok(listener)
 }
 
-/// What all episodes of `config` have in common.
+/// The shared setup of all episodes of `config`.
 async fn setup(
     config: &EnvironmentConfig,
     large_model: Arc<dyn LargeModel>,
@@ -119,7 +119,7 @@ async fn setup(
     let templates = config.templates.clone().or(own);
     let mut params = config.large_model.params.clone();
     if config.large_model.cache_replies > 0 {
-        // As in training: what is asked again is answered alike.
+        // As in training: equal requests get equal replies.
         params.entry("seed").or_insert(json!(0));
     }
     Ok(Setup {

@@ -49,7 +49,7 @@ enum Kind {
     Q8_0,
 }
 
-/// Carries `server export` out.
+/// Runs `server export`.
 #[allow(clippy::print_stdout, reason = "what was written is the command's output")]
 pub fn run(args: ExportArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
@@ -89,7 +89,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
 }
 
 impl ExportArgs {
-    /// Fails where something would be overwritten or could not be told apart later.
+    /// Fails if something would be overwritten, or the outputs would be ambiguous.
     fn check(&self) -> anyhow::Result<()> {
         let is_taken = |folder: &Path| {
             folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some())

@@ -1,4 +1,4 @@
-//! `server reload`: has a running server read its configuration again.
+//! `server reload`: makes a running server reload its configuration.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub struct ReloadArgs {
     timeout: u64,
 }
 
-/// Carries `server reload` out: returns once the new configuration serves.
+/// Runs `server reload`: returns once the new configuration is in use.
 #[allow(clippy::print_stdout, reason = "the result is the command's output")]
 pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
     let config = match &args.config {
@@ -39,7 +39,7 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs(args.timeout);
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // It may be half written just now.
+        // It may be incomplete at this moment.
         let Ok(now) = PidFile::read(&path) else { continue };
         if now.reloads > before.reloads {
             return match now.error {

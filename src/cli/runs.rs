@@ -1,4 +1,4 @@
-//! `server runs`, and the same beside `server train --ui`: a page over a folder of runs.
+//! `server runs`, and `server train --ui`: a web page over a folder of runs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::Failure;
 use super::serve::stop_signal;
 use super::telemetry::Telemetry;
 
-/// Where the page is unless the command line says otherwise: on a free port.
+/// The default address of the page: on a free port.
 pub const LISTEN: &str = "127.0.0.1:0";
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub struct RunsArgs {
     listen: String,
 }
 
-/// Carries `server runs` out.
+/// Runs `server runs`.
 pub async fn run(args: RunsArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     let folder = args.folder.display();
@@ -39,7 +39,7 @@ pub async fn run(args: RunsArgs) -> Result<(), Failure> {
     Ok(serve(runs, listener, stop_signal()).await?)
 }
 
-/// Serves the page of a run and its siblings for as long as the process runs, on a thread of its own.
+/// Serves the page of a run and its siblings until the process ends, on its own thread.
 pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
     let (listener, address) = bind(listen)?;
     std::fs::create_dir_all(output).context("cannot make the run's folder")?;
@@ -69,7 +69,7 @@ async fn serve(
     http::serve(tokio::net::TcpListener::from_std(listener)?, router, &config, None, shutdown).await
 }
 
-/// A listener that only this machine reaches: there are no keys here.
+/// A listener on a loopback address: there are no keys here.
 fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
     let failed = |error: std::io::Error| {
         anyhow::anyhow!("cannot listen on `{listen}`: {error}\nhint: choose another address")
@@ -91,7 +91,7 @@ fn say(address: SocketAddr, query: &str) {
     eprintln!("the runs are shown at http://{address}/{query}");
 }
 
-/// A byte of a name in a URL's query.
+/// Percent-encodes a byte of a name in a URL's query.
 fn escaped(byte: u8) -> Vec<u8> {
     match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => vec![byte],

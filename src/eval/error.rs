@@ -1,4 +1,4 @@
-//! What can end an evaluation.
+//! Errors of an evaluation.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use crate::judge::JudgeError;
 use crate::prompt_template::TemplateError;
 use crate::world::WorldError;
 
-/// Why an evaluation could not start or go on. Rows finished before are kept.
+/// Why an evaluation could not start or continue. Rows finished before are kept.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// An arm that is not understood.
+    /// An invalid arm.
     #[error("`{arm}` is no arm: {reason}\nhint: {}", super::arms::FORMS)]
     Arm {
         /// What was written.
@@ -24,7 +24,7 @@ pub enum EvalError {
     /// The judge cannot be asked.
     #[error(transparent)]
     Judge(#[from] JudgeError),
-    /// Not one prompt of the search could be scored.
+    /// No prompt of the search could be scored.
     #[error("the prompt search could not score a single prompt: {reason}")]
     Search {
         /// The first failure.
@@ -35,7 +35,7 @@ pub enum EvalError {
         "stopped during the prompt search\nhint: the same command starts it again, and pays no reply twice that `cache` keeps"
     )]
     SearchInterrupted,
-    /// The run was asked to stop when all rows were there.
+    /// The run was asked to stop after all rows were done.
     #[error("stopped while answers were scored\nhint: the same command goes on from there")]
     ScoringInterrupted,
     /// The sentence encoder failed.
@@ -52,7 +52,7 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line of finished rows that is not the last is no row.
+    /// A line of finished rows that is not the last cannot be parsed.
     #[error("`{}` is damaged at line {line}: {reason}\nhint: delete that line, or choose another `output`", path.display())]
     Damaged {
         /// The file.
@@ -70,7 +70,7 @@ pub enum EvalError {
         /// Rows wanted.
         total: usize,
     },
-    /// Not one row could be answered.
+    /// No row could be answered.
     #[error("not one of {rows} rows was answered; the first failed so: {first}")]
     AllFailed {
         /// How many were tried.

@@ -1,4 +1,4 @@
-//! Where a model computes, and in which type.
+//! The device and number type of a model.
 //!
 //! On a GPU the trainer runs `ops::composed` and the native engine decodes by `generate::device`; on
 //! a CPU the trainer runs `ops::host` and the engine decodes by `generate::decoder`.
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ModelError;
 
-/// Where a model computes.
+/// The device of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// `auto`: the first CUDA device where the program was built for CUDA and there is one, else
+    /// `auto`: the first CUDA device if the program was built for CUDA and there is one, otherwise
     /// the CPU.
     #[default]
     Auto,
@@ -22,7 +22,7 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// The type that a model computes in. An optimizer keeps f32 either way.
+/// The number type of a model's computation. An optimizer always uses f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtypeChoice {
@@ -31,7 +31,7 @@ pub enum DtypeChoice {
     Auto,
     /// f32
     F32,
-    /// bf16. On a CPU this is slow: it is there to try out what a GPU will do.
+    /// bf16. Slow on a CPU, where it only serves to try out what a GPU will do.
     Bf16,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with a model.
+//! Errors of models.
 
 /// Errors of loading, running and saving a model.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is invalid.
     #[error("`{path}` is not usable: {reason}")]
     Invalid {
         /// The file or folder.
@@ -22,7 +22,7 @@ pub enum ModelError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] crate::gguf::GgufError),
-    /// The device that was asked for is not there.
+    /// The requested device is not available.
     #[error("{0}")]
     Device(String),
     /// A batch, a selection or a gradient does not fit the model or each other.
@@ -36,7 +36,7 @@ pub enum ModelError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// What to do where a disk is full.
+/// What to do when a disk is full.
 pub(crate) fn disk_hint(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {

@@ -1,4 +1,4 @@
-//! Weights into a GGUF file.
+//! Exports weights to a GGUF file.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -47,7 +47,7 @@ impl GgufType {
 }
 
 impl Weights {
-    /// Writes a GGUF file, whole or not at all, with `settings` beside those of the model.
+    /// Writes a GGUF file atomically, with `settings` besides those of the model.
     ///
     /// # Errors
     /// When the format cannot express the model, and when the file cannot be written.
@@ -96,12 +96,12 @@ impl Weights {
         .map_err(|source| ModelError::Io { path: to.display().to_string(), source })
     }
 
-    /// Every weight as files have it: its name there, its shape, and its values.
+    /// Every weight in a file's form: its name there, its shape, and its values.
     pub(super) fn gguf_tensors(
         &self,
         spec: &Spec,
     ) -> impl Iterator<Item = Result<(String, Vec<usize>, Vec<f32>), ModelError>> {
-        // Files know one family for the two, and one order of rows.
+        // GGUF has one architecture for the two, with one order of rows.
         let family = if spec.family == Family::Mistral { Family::Llama } else { spec.family };
         let places = names(&Spec { family, ..spec.clone() });
         self.named(spec).into_iter().map(move |(name, tensor)| {
@@ -118,7 +118,7 @@ impl Weights {
 }
 
 impl Stored {
-    /// The values of a checkpoint's tensor as files have them.
+    /// The values of a checkpoint's tensor in a file's form.
     fn put(self, mut values: Vec<f32>, rows: usize, spec: &Spec) -> Vec<f32> {
         match self {
             Self::AsIs => {}

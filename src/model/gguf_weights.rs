@@ -1,4 +1,4 @@
-//! Weights out of a GGUF file, in the order and the scale that checkpoints have.
+//! Loads weights from a GGUF file, in the order and the scale of checkpoints.
 
 use std::collections::HashMap;
 
@@ -49,8 +49,8 @@ impl<'a> GgufWeights<'a> {
         self.spec
     }
 
-    /// The tensor of a checkpoint's name, and the row of it that belongs at each place, where it is
-    /// not in order.
+    /// The tensor of a checkpoint's name, and the row that belongs at each place, unless they are
+    /// in order.
     ///
     /// # Errors
     /// When it is missing or has another shape.
@@ -123,7 +123,7 @@ impl Weights {
     }
 }
 
-/// For each checkpoint name the file's, and how the tensor is stored there.
+/// For each checkpoint name, the name in the file and how the tensor is stored there.
 pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
     let mut names = HashMap::from([
         (EMBED.to_owned(), ("token_embd.weight".to_owned(), Stored::AsIs)),
@@ -157,7 +157,7 @@ fn stored(spec: &Spec, slot: Slot) -> Stored {
     }
 }
 
-/// Which row comes at each place for the two halves of each head to stand one after the other again.
+/// Which row belongs at each place so that the two halves of each head are consecutive again.
 pub(super) fn apart(rows: usize, heads: usize) -> Vec<usize> {
     let head = rows / heads;
     let from = |row: usize| {

@@ -70,7 +70,7 @@ impl Pair {
     }
 }
 
-/// The pairs of all layers. Cloning is cheap.
+/// The pairs of all layers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     config: AdapterConfig,
@@ -78,12 +78,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Whether a folder holds an adapter and no model.
+    /// Whether a folder contains an adapter without a model.
     pub fn is_alone(folder: &Path) -> bool {
         folder.join(ADAPTER_CONFIG).is_file() && !folder.join("config.json").exists()
     }
 
-    /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
+    /// A new adapter, which changes nothing yet: `A` uniform in ±1/√in as in PEFT, `B` zero.
     ///
     /// # Errors
     /// When the configuration names no layer of the model, or a rank of 0.
@@ -143,7 +143,7 @@ impl Adapter {
         Ok(Self { config, pairs })
     }
 
-    /// From a PEFT folder.
+    /// Loads a PEFT folder.
     ///
     /// # Errors
     /// When a file cannot be read, or the adapter was made for another model.
@@ -178,17 +178,17 @@ impl Adapter {
         }
     }
 
-    /// Writes a PEFT folder, which names `base` as the model that it belongs to.
+    /// Writes a PEFT folder that names `base` as its base model.
     ///
     /// # Errors
-    /// Fails where the folder cannot be written.
+    /// When the folder cannot be written.
     pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<(), ModelError> {
         files::make_folder(folder)?;
         files::write_json(&folder.join(ADAPTER_CONFIG), &self.to_json(base))?;
         files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
     }
 
-    /// What it adapts.
+    /// Its configuration.
     pub fn config(&self) -> &AdapterConfig {
         &self.config
     }
@@ -224,8 +224,8 @@ impl Adapter {
             .collect()
     }
 
-    /// `base` with `s·B·A` added to each adapted weight. These are f32 then, where `base` is
-    /// narrower: rounding would swallow most of what a short training changes.
+    /// `base` with `s·B·A` added to each adapted weight. These become f32 if `base` is narrower:
+    /// rounding would lose most of what a short training changes.
     ///
     /// # Errors
     /// When a weight is missing, or the device fails.

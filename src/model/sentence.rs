@@ -1,5 +1,4 @@
-//! Sentence embeddings by a BERT encoder with mean pooling, as all-MiniLM-L6-v2 and its family
-//! have them. Forward only.
+//! Sentence embeddings by a BERT encoder with mean pooling, such as all-MiniLM-L6-v2. Forward only.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +13,7 @@ use super::files;
 /// Characters of a text that are tokenised: many times what fits the longest sequence.
 const READ_CHARS: usize = 32_768;
 
-/// A sentence encoder. Texts longer than its longest sequence are cut, as its library does.
+/// A sentence encoder. Longer texts than its longest sequence are truncated, as its library does.
 pub struct SentenceModel {
     tokenizer: Tokenizer,
     heads: usize,
@@ -83,8 +82,8 @@ struct Layer {
 }
 
 impl SentenceModel {
-    /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and where they
-    /// are there `sentence_bert_config.json` and `1_Pooling/config.json`.
+    /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and if they exist
+    /// `sentence_bert_config.json` and `1_Pooling/config.json`.
     ///
     /// # Errors
     /// When a file cannot be read, or describes a model that this crate would compute differently.
@@ -192,7 +191,7 @@ fn softmax(scores: &Tensor) -> Result<Tensor, ModelError> {
     Ok(raised.broadcast_div(&raised.sum_keepdim(D::Minus1)?)?)
 }
 
-/// A checkpoint's tensors, taken out by name.
+/// A checkpoint's tensors, removed by name.
 struct Tensors {
     path: String,
     tensors: HashMap<String, Tensor>,
@@ -247,7 +246,7 @@ fn tokenizer(path: &Path, longest: usize) -> Result<Tokenizer, String> {
     Ok(tokenizer)
 }
 
-/// A file in `folder`, if it is there.
+/// A file in `folder`, if it exists.
 fn read_json<T: for<'d> Deserialize<'d>>(
     folder: &Path,
     name: &str,

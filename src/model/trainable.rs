@@ -1,4 +1,4 @@
-//! What a checkpoint keeps of a model: the tensors that training changes.
+//! The part of a model in a checkpoint: the tensors that training changes.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ impl Model {
         files::save_tensors(path, &self.trainable())
     }
 
-    /// Puts back what [`Model::save_trainable`] wrote for a model of the same shape.
+    /// Loads what [`Model::save_trainable`] wrote for a model of the same shape.
     ///
     /// # Errors
     /// When the file cannot be read, or a tensor is missing or of another shape or type.

@@ -24,7 +24,7 @@ impl LayerWeights {
     /// One weight.
     ///
     /// # Errors
-    /// When models of this kind have none there.
+    /// If models of this kind have no such weight.
     pub fn need(&self, slot: Slot) -> candle_core::Result<&Tensor> {
         match self.get(slot) {
             Some(tensor) => Ok(tensor),
@@ -32,7 +32,7 @@ impl LayerWeights {
         }
     }
 
-    /// One weight; `None` where models of this kind have none.
+    /// One weight; `None` if models of this kind have no such weight.
     pub fn get(&self, slot: Slot) -> Option<&Tensor> {
         self.0[slot as usize].as_ref()
     }
@@ -43,7 +43,7 @@ impl LayerWeights {
     }
 }
 
-/// All weights. Cloning is cheap: tensors share their storage.
+/// All weights. Cheap to clone: tensors share their storage.
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// `(vocab, hidden)`
@@ -57,7 +57,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Builds from a function that makes each weight from its name and shape.
+    /// Builds all weights with a function from name and shape.
     ///
     /// # Errors
     /// When `make` fails.
@@ -103,7 +103,7 @@ impl Weights {
         named
     }
 
-    /// As [`Weights::named`], to replace.
+    /// Mutable [`Weights::named`].
     pub(super) fn named_mut(&mut self, spec: &Spec) -> Vec<(String, &mut Tensor)> {
         let mut named = vec![(EMBED.to_owned(), &mut self.embed)];
         for (index, layer) in self.layers.iter_mut().enumerate() {
@@ -116,7 +116,7 @@ impl Weights {
         named
     }
 
-    /// The same weights, each replaced by what `change` makes of it.
+    /// The same weights, each transformed by `change`.
     fn map(
         &self,
         change: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
@@ -163,7 +163,7 @@ impl Weights {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors`, each whole or not at all.
+    /// Writes `config.json` and `model.safetensors`, each atomically.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -188,8 +188,7 @@ impl Weights {
     /// the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape, and when there is one that the model would not
-    /// use.
+    /// When a tensor is missing or has another shape, or there is one that the model does not use.
     pub fn load(
         path: &Path,
         spec: &Spec,
@@ -211,7 +210,7 @@ impl Weights {
         let files = safetensors_files(folder)?;
         let shown = folder.display().to_string();
         let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        // SAFETY: the files are mapped read-only; replacing them under a running process is the
+        // SAFETY: the files are mapped read-only. Replacing them under a running process is an
         // operator's error, and saving here always writes a new file and renames it.
         let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
             invalid(format!("{error}\nhint: the file may be truncated; copy it again"))
@@ -237,7 +236,7 @@ impl Weights {
             }
         })?;
         for (name, _) in tensors.tensors() {
-            // Older checkpoints hold the rotary frequencies, which the configuration determines.
+            // Older checkpoints contain the rotary frequencies, which the configuration determines.
             if used.contains(&name) || name.ends_with("rotary_emb.inv_freq") {
                 continue;
             }

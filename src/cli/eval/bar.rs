@@ -1,4 +1,4 @@
-//! How far an evaluation is: as a bar on a terminal, else as a line now and then.
+//! The progress of an evaluation: a bar on a terminal, otherwise an occasional line.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) struct Bar {
     told: Instant,
 }
 
-/// Between two lines.
+/// The interval between two lines.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Bar {
@@ -67,7 +67,7 @@ impl EvalProgress for Bar {
         self.bar.inc(1);
         if let Outcome::Failed { error, .. } = outcome {
             self.failed += 1;
-            // One tells enough; the report counts them all.
+            // One is enough; the report counts them all.
             if self.failed == 1 {
                 self.bar.suspend(|| tracing::warn!("`{arm}` failed: {error}"));
             }

@@ -1,4 +1,4 @@
-//! Which files of a repository make a model.
+//! Selects the files of a repository that make a model.
 
 use std::collections::BTreeSet;
 use std::fs::DirEntry;
@@ -8,22 +8,22 @@ use serde_json::Value;
 
 use crate::train::run_folder::TEMPLATES;
 
-/// Names the files that weights are spread over.
+/// The index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// The files of a repository that are of use here.
+/// The useful files of a repository.
 #[derive(Debug, PartialEq)]
 pub(super) struct Listing<'a> {
     /// Configurations, tokenizer and templates.
     pub small: Vec<&'a str>,
-    /// The weights, where no index names them.
+    /// The weights, if there is no index.
     pub weights: Vec<&'a str>,
 }
 
 impl<'a> Listing<'a> {
-    /// Chooses among the `names` in the repository `id`, or says why they are no model. With `file`
-    /// it is that file alone.
+    /// Selects from the `names` in the repository `id`, or explains why they are not a model. With
+    /// `file`, selects that file alone.
     pub(super) fn new(
         id: &str,
         names: impl Iterator<Item = &'a str>,
@@ -69,7 +69,7 @@ impl<'a> Listing<'a> {
                 "it holds no `config.json` with safetensors\nhint: give a model in the format of transformers; an adapter must be merged into its model first".into(),
             );
         }
-        // Some repositories hold the same weights twice, under other names.
+        // Some repositories have the same weights twice, under different names.
         if weights.contains(&WEIGHTS) {
             weights = vec![WEIGHTS];
         }
@@ -77,7 +77,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// The first of many names, each as it would be given.
+/// The first of many names, each in the form of a command-line argument.
 fn listed(id: &str, names: &[&str]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{id}:{name}`")).collect();
@@ -92,7 +92,7 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     let files: Option<BTreeSet<String>> =
         map.and_then(|map| map.values().map(|file| file.as_str().map(str::to_owned)).collect());
-    // A name is a file of this folder and of no other.
+    // A name must be a file in this folder.
     files
         .filter(|files| {
             files.iter().all(|file| file.ends_with(".safetensors") && !file.contains('/'))
@@ -105,7 +105,7 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
         })
 }
 
-/// Whether a folder of the cache holds all of a model: other programs fetch single files.
+/// Whether a folder of the cache contains a complete model: other programs download single files.
 pub(super) fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let is_weights = |entry: std::io::Result<DirEntry>| {
@@ -118,7 +118,7 @@ pub(super) fn is_complete(folder: &Path) -> bool {
     has_text(folder) && weights
 }
 
-/// Whether a folder of the cache holds all of a model but its weights.
+/// Whether a folder of the cache contains a complete model except for its weights.
 pub(super) fn has_text(folder: &Path) -> bool {
     ["config.json", "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
 }

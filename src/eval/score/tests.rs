@@ -8,7 +8,7 @@ use crate::eval::rows::ArmAnswer;
 use crate::large_model::{Call, LargeModelError, Reply, Scripted};
 use crate::task::Task;
 
-/// Embeds by first letter: the same one is the same direction, capitals point away.
+/// Embeds by first letter: equal letters have the same direction, capitals the opposite one.
 struct Letters(AtomicUsize);
 
 impl SentenceEncoder for Letters {

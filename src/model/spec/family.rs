@@ -1,4 +1,4 @@
-//! The families: what each has of the options, and the keys of `config.json` that are its own.
+//! The families of models: the options of each, and its own keys of `config.json`.
 //!
 //! A new family is a variant here, and a case in `tests/golden/model/make.py`.
 
@@ -91,7 +91,7 @@ impl Family {
         }
     }
 
-    /// The width of heads where `config.json` does not say it; `None` is `hidden / heads`.
+    /// The width of heads if `config.json` does not contain it; `None` is `hidden / heads`.
     pub(super) fn default_head_dim(self) -> Option<usize> {
         match self {
             Self::Qwen3 => Some(128),
@@ -108,7 +108,7 @@ impl Family {
         }
     }
 
-    /// Reads what is the family's own, once the dimensions are known: `layers` has its length, and
+    /// Reads the family's own keys, once the dimensions are known: `layers` has its length, and
     /// every layer attends to everything.
     pub(super) fn read(self, keys: &mut Keys, spec: &mut Spec) -> Result<(), String> {
         match self {
@@ -163,7 +163,7 @@ impl Family {
         Ok(())
     }
 
-    /// Writes what [`Family::read`] reads.
+    /// Writes the keys that [`Family::read`] reads.
     pub(super) fn write(self, spec: &Spec, map: &mut Map<String, Value>) {
         let window = spec.layers.iter().find_map(|layer| layer.window);
         let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
@@ -194,7 +194,7 @@ impl Family {
                 put("final_logit_softcapping", Value::Null);
                 put("sliding_window", json!(window.unwrap_or(4096)));
                 put("layer_types", json::layer_types(spec));
-                // For readers that do not know `layer_types` yet.
+                // For readers without support for `layer_types`.
                 let is_full = |index: usize| spec.layers[index].rope == 0;
                 let every = (0..spec.layers.len()).position(is_full).map_or(6, |first| first + 1);
                 if (0..spec.layers.len()).all(|index| is_full(index) == ((index + 1) % every == 0))

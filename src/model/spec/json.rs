@@ -1,11 +1,10 @@
-//! `config.json`: every key is honoured, known to be harmless, or an error.
+//! `config.json`: every key is applied, known to be irrelevant, or an error.
 
 use serde_json::{Map, Value, json};
 
 use super::{Family, Gate, LayerKind, Rope, RopeScaling, Spec, TokenIds};
 
-/// Keys that do not change what the model computes from its weights: how it was trained or is to be
-/// sampled from, and by what it was written.
+/// Keys that do not affect the computation: about training, sampling, or the writer.
 const HARMLESS: [&str; 36] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -116,7 +115,7 @@ impl Spec {
             },
             ..base
         };
-        // Before anything is made of them.
+        // Checked before anything is built from them.
         spec.check()?;
         spec.read_ropes(&mut keys)?;
         family.read(&mut keys, &mut spec)?;
@@ -167,8 +166,8 @@ impl Spec {
         Value::Object(map)
     }
 
-    /// The rotary embeddings: `rope_theta` with `rope_scaling`, or `rope_parameters`, which where
-    /// there are two holds one for each type of layer.
+    /// The rotary embeddings: `rope_theta` with `rope_scaling`, or `rope_parameters`, which may
+    /// hold one for each type of layer.
     fn read_ropes(&mut self, keys: &mut Keys) -> Result<(), String> {
         let parameters = keys.part("rope_parameters")?;
         let scaling = keys.part("rope_scaling")?;
@@ -197,14 +196,14 @@ impl Spec {
 }
 
 impl Rope {
-    /// From a table of rotary parameters, `theta` where it has none of its own.
+    /// From a table of rotary parameters, with `theta` if it has none.
     fn read(part: Option<Keys>, theta: f64, context: usize) -> Result<Self, String> {
         let Some(mut keys) = part else { return Ok(Self::new(theta)) };
         let legacy = keys.text("type")?;
         let kind = keys.text("rope_type")?.or(legacy).unwrap_or_else(|| "default".to_owned());
         let theta = keys.number("rope_theta", theta)?;
         keys.only("partial_rotary_factor", &[json!(1), json!(1.0)])?;
-        // Some writers repeat what the type does not read.
+        // Some writers add keys that the type does not use.
         let original = keys.size_or("original_max_position_embeddings", context)?;
         let original = original.unwrap_or(context);
         let scaling = match kind.as_str() {
@@ -218,7 +217,7 @@ impl Rope {
             },
             "yarn" => {
                 let factor = keys.need("factor")?;
-                // As the paper suggests, or from the two scales of some models.
+                // By the paper's suggestion, or from the two scales of some models.
                 let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
                 let (m, all) = (keys.number("mscale", 0.0)?, keys.number("mscale_all_dim", 0.0)?);
                 let made = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };
@@ -278,9 +277,9 @@ pub(super) fn layer_types(spec: &Spec) -> Value {
     spec.layers.iter().map(kind).collect()
 }
 
-/// A table whose keys are taken one by one, so that those that nothing takes can be named.
+/// A table whose keys are removed as they are read, so that unread ones can be named.
 pub(super) struct Keys {
-    /// What leads to the table, with a dot at the end.
+    /// The path of the table, with a dot at the end.
     path: String,
     map: Map<String, Value>,
 }
@@ -335,7 +334,7 @@ impl Keys {
         Ok(self.size_or(key, 0)?.unwrap_or(0))
     }
 
-    /// `default` where the key is missing, none where it is null.
+    /// `default` if the key is missing, none if it is null.
     pub(super) fn size_or(&mut self, key: &str, default: usize) -> Result<Option<usize>, String> {
         match self.map.remove(key) {
             None => Ok(Some(default)),
@@ -372,7 +371,7 @@ impl Keys {
         ids.ok_or_else(|| self.wrong(key, &value, "a token id, or a list of them"))
     }
 
-    /// Whether each layer has a window, where the table says so.
+    /// Whether each layer has a window, if the table contains it.
     pub(super) fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, String> {
         let Some(value) = self.take("layer_types") else { return Ok(None) };
         let kinds: Option<Vec<bool>> = value.as_array().and_then(|list| {
@@ -402,7 +401,7 @@ impl Keys {
         }
     }
 
-    /// No key may be left but those that are `harmless` or null.
+    /// No key may be left except those that are `harmless` or null.
     fn finish(self, harmless: &[&str]) -> Result<(), String> {
         let is_left = |(key, value): &(&String, &Value)| {
             !value.is_null() && !harmless.contains(&key.as_str())

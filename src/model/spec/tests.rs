@@ -86,12 +86,12 @@ fn windows_are_those_of_the_layers() {
         "layer_types": [sliding, full, sliding, full],
     });
     assert_eq!(windows(&read("qwen2", changes)), [Some(9), None, Some(9), None]);
-    // Not in use unless the configuration says so.
+    // Off unless the configuration turns it on.
     let changes = json!({"sliding_window": 9, "max_window_layers": 0});
     assert_eq!(windows(&read("qwen2", changes)), [None; 4]);
 }
 
-/// Whatever would change the result is refused by its name.
+/// Every key that would change the result is refused by name.
 #[test]
 fn what_is_not_honoured_is_named() {
     let huge = 1u64 << 60;

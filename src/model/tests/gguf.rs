@@ -21,8 +21,8 @@ fn golden(case: &str) -> (Spec, Weights) {
     (spec, weights)
 }
 
-/// The names and rows that converters give a model's tensors: halves of heads of a Llama are
-/// interleaved, and norms have their offset.
+/// The names and rows that converters produce: the halves of a Llama's heads are interleaved, and
+/// norms include their offset.
 fn tensors(spec: &Spec, weights: &Weights) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let mut tensors = Vec::new();
     let mut add = |name: String, tensor: &candle_core::Tensor, is_norm: bool, heads: usize| {
@@ -123,7 +123,7 @@ fn a_file_gives_the_model_that_went_into_it() {
         let (mut spec, weights) = golden(case);
         let file = written(&spec, &weights, &[]);
         let read = Spec::from_gguf(&file).unwrap();
-        // Not in the file, or the same in other words.
+        // Not in the file, or the same under other names.
         spec.token_ids = read.token_ids.clone();
         if spec.family == Family::Gemma3 {
             spec.query_pre_attn_scalar = Some(spec.head_dim as f64);

@@ -46,7 +46,7 @@ pub(super) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// On the CPU f32 takes the fused operations, f64 the portable ones, as a GPU does.
+/// On the CPU f32 uses the fused operations, f64 the composed ones, as on a GPU.
 #[test]
 fn agrees_with_transformers() {
     for case in CASES {
@@ -143,7 +143,7 @@ pub(super) fn continued<D: Decode>(decoder: &D, prompt: &[u32], count: usize) ->
     all.split_off(prompt.len())
 }
 
-/// What is written is read back the same, by the names that transformers uses.
+/// A saved model is read back the same, under the names that transformers uses.
 #[test]
 fn saves_what_it_loads() {
     for case in CASES {

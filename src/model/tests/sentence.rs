@@ -48,7 +48,7 @@ fn of_a_text_of_ten_megabytes_the_head_counts() {
     assert_eq!(model.embed(&long).unwrap(), model.embed(&long[..6_000]).unwrap());
 }
 
-/// Needs the published weights, which are too large to keep here: `tests/golden/ssim/run.sh`
+/// Needs the published weights, which are too large for the repository: `tests/golden/ssim/run.sh`
 /// fetches them and runs this.
 #[test]
 #[ignore = "needs SENTENCE_MODEL, the folder of all-MiniLM-L6-v2"]
