@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
         targets: (0..SEQUENCES).flat_map(scored).map(|(s, i)| sequences[s][i + 1]).collect(),
     };
     let slope = vec![-1.0 / selection.len() as f32; selection.len()];
-    // The thriftier first: what the process has given back is not counted again.
+    // The smaller one first: memory that the process has returned is not counted again.
     for recompute in [true, false] {
         model.set_recompute(recompute);
         std::fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak")?;
