@@ -24,7 +24,7 @@ pub enum ComputeError {
     #[error("the server has too much to compute")]
     Full,
     /// The deadline passed.
-    #[error("it was not computed in time")]
+    #[error("it was not computed within its deadline")]
     Late,
     /// The work panicked.
     #[error("its computation failed")]
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_learns_that_nobody_waits() {
+    async fn work_learns_that_its_caller_is_gone() {
         let (sender, stopped) = oneshot::channel();
         let (begun, running) = oneshot::channel();
         let work = tokio::spawn(run(soon(), move |stop| {

@@ -1,11 +1,15 @@
 //! Strict templates of prompts, checked before use, and the parsing of marked lines in replies.
 
+use std::borrow::Cow;
+
 use minijinja::value::Value;
 use minijinja::{Environment, UndefinedBehavior};
 
+use crate::hint::Hint;
+
 /// A template that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the template `{name}` does not render: {reason}\nhint: it knows {knows}")]
+#[error("the template `{name}` does not render: {reason}")]
 pub struct TemplateError {
     /// The file.
     pub name: String,
@@ -13,6 +17,12 @@ pub struct TemplateError {
     pub reason: String,
     /// The variables that it may use.
     pub knows: &'static str,
+}
+
+impl Hint for TemplateError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(format!("it knows {}", self.knows).into())
+    }
 }
 
 /// A template that was rendered successfully once.

@@ -94,7 +94,7 @@ impl Limiter {
         let shared = match &self.shared {
             Some(shared) => {
                 shared.begin(&key.id, requests, now).await.map(Some).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "this process counts for itself");
+                    tracing::warn!(%error, "counting requests and tokens in this process only");
                     None
                 })
             }

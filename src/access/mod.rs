@@ -1,5 +1,6 @@
 //! Authentication and limits: keys, where they are stored, and what they have used.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,8 @@ use key_locks::KeyLocks;
 use limits::Limiter;
 use shared::RedisCounters;
 
+use crate::hint::Hint;
+
 /// How long a key that was looked up is trusted: a revoked key works at most this much longer.
 const FRESH: Duration = Duration::from_secs(5);
 /// How long to wait after a failure of the store before it is asked again.
@@ -43,16 +46,24 @@ type Remembered = HashMap<String, (Instant, Option<Arc<Key>>)>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Denied {
     /// No key was sent.
-    #[error(
-        "this server needs a key\nhint: send it as `Authorization: Bearer …`; its operator makes keys with `server keys create`"
-    )]
+    #[error("this server needs a key")]
     Missing,
     /// The key is not known, or was revoked.
     #[error("the key is not valid")]
     Unknown,
     /// The store of the keys cannot be asked.
-    #[error("keys cannot be checked now\nhint: try again a little later")]
+    #[error("keys cannot be checked now")]
     Unavailable,
+}
+
+impl Hint for Denied {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Missing => "send it as `Authorization: Bearer …`; its operator makes keys with `server keys create`".into(),
+            Self::Unavailable => "try again a little later".into(),
+            Self::Unknown => return None,
+        })
+    }
 }
 
 /// All keys, and what they have used.
@@ -183,7 +194,7 @@ impl Access {
             }
             Err(denied) => match self.remembered().get(id) {
                 Some((at, Some(key))) if at.elapsed() < STALE => {
-                    tracing::warn!("a key is taken as it was when last looked up");
+                    tracing::warn!("using a cached key");
                     Ok(Some(Arc::clone(key)))
                 }
                 _ => Err(denied),

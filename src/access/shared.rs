@@ -49,7 +49,7 @@ impl RedisCounters {
             .set_response_timeout(Some(TIMEOUT))
             .set_number_of_retries(1);
         let connection = ConnectionManager::new_lazy_with_config(client, config)
-            .map_err(|error| StoreError::Redis(error.to_string()))?;
+            .map_err(|error| StoreError::Redis(error.to_string().into()))?;
         Ok(Self { connection, begin: Script::new(BEGIN), record: Script::new(RECORD) })
     }
 
@@ -83,8 +83,8 @@ impl RedisCounters {
 
 async fn within<T>(asked: impl Future<Output = redis::RedisResult<T>>) -> Result<T, StoreError> {
     match tokio::time::timeout(TIMEOUT * 2, asked).await {
-        Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string())),
-        Err(_) => Err(StoreError::Redis("it does not answer".to_owned())),
+        Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string().into())),
+        Err(_) => Err(StoreError::Redis("it does not answer".into())),
     }
 }
 

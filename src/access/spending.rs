@@ -101,7 +101,7 @@ impl Spending {
             let entry = (id, day);
             let Some(micros) = self.state().unsaved.get(&entry).copied() else { continue };
             if let Err(error) = store.spend(&entry.0, day, micros).await {
-                tracing::error!(%error, key = entry.0, "cannot write down what keys have spent");
+                tracing::error!(%error, key = entry.0, "cannot store what keys have spent");
                 return false;
             }
             let mut state = self.state();

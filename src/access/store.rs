@@ -1,5 +1,6 @@
 //! Where keys are kept: SQLite in a file, or PostgreSQL.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use sqlx::any::{AnyPoolOptions, AnyRow, install_default_drivers};
 use sqlx::{AnyPool, Row};
 
 use super::{Key, NewKey};
+
+use crate::hint::{Hint, Reason};
 
 /// How long a statement may wait for a connection, and SQLite for another writer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +34,7 @@ const VALID: i64 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A variable that is named is not there.
-    #[error("the variable `{0}` is not set\nhint: export it, or leave its key out of `[access]`")]
+    #[error("the variable `{0}` is not set")]
     Unset(String),
     /// A URL of something else.
     #[error("the variable `{variable}` holds no URL that begins with `{scheme}`")]
@@ -46,12 +49,12 @@ pub enum StoreError {
     Database(String),
     /// Redis cannot be used.
     #[error("the shared limits cannot be used: {0}")]
-    Redis(String),
+    Redis(Reason),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
     /// No such key.
-    #[error("there is no key `{0}`\nhint: `server keys list` shows all")]
+    #[error("there is no key `{0}`")]
     NoKey(String),
     /// Something in the store is not ours.
     #[error("the key `{id}` in the store is damaged: {reason}")]
@@ -61,6 +64,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl Hint for StoreError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unset(_) => "export it, or leave its key out of `[access]`".into(),
+            Self::NoKey(_) => "`server keys list` shows all".into(),
+            Self::Redis(reason) => return reason.hint(),
+            Self::Scheme { .. } | Self::Database(_) | Self::Random(_) | Self::Damaged { .. } => {
+                return None;
+            }
+        })
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

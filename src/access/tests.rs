@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::hint::Hint;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -37,7 +38,7 @@ fn models_by_name_or_by_their_beginning() {
 }
 
 #[test]
-fn keys_differ_and_only_their_hash_is_kept() {
+fn keys_differ_and_only_their_hash_is_stored() {
     let make = || NewKey::new("a", KeyLimits::default(), 1).unwrap();
     let (one, other) = (make(), make());
     let bearer = one.bearer.expose_secret();
@@ -154,7 +155,7 @@ fn what_is_wrong_with_tls_to_redis_is_said() {
         (url, tls(&None, &good, &empty), "`access.redis_tls.key`"),
     ];
     let new = |url: &str, tls: Option<RedisTlsConfig>| {
-        RedisCounters::new(&url.into(), tls.as_ref()).map_err(|error| error.to_string())
+        RedisCounters::new(&url.into(), tls.as_ref()).map_err(|error| error.explained())
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();

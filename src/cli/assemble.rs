@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
@@ -38,7 +39,7 @@ pub struct Assembly {
     /// The large models.
     pub large_models: Arc<LargeModels>,
     /// Notes for the user about what was chosen.
-    pub notes: Vec<String>,
+    pub notes: Vec<Reason>,
 }
 
 /// A policy with its protocol.
@@ -59,8 +60,9 @@ pub async fn assemble(
     let mut notes = Vec::new();
     if matches!(config.policy.engine, None | Some(PolicyEngine::Direct)) {
         let default = config.default_large_model();
-        notes.push(format!(
-            "no policy is configured: questions go to the large model `{default}` as they are\nhint: `--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
+        notes.push(reason!(
+            "no policy is configured: questions go to the large model `{default}` as they are";
+            hint: "`--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
         ));
     }
     let main = player(config, &config.policy, "policy", &large_models, &setup).await?;
@@ -74,8 +76,9 @@ pub async fn assemble(
         canary.as_ref().filter(|canary| canary.policy.name() == main.policy.name())
     {
         let name = canary.policy.name();
-        let reason = format!(
-            "both policies are called `{name}`\nhint: give the second another name by `canary.policy.name`"
+        let reason = reason!(
+            "both policies are called `{name}`";
+            hint: "give the second another name by `canary.policy.name`"
         );
         return Err(ConfigError::Setting(reason).into());
     }
@@ -152,20 +155,25 @@ pub async fn local_policy(
         return Ok((token_policy(config, engine, named, &path).await?, path));
     }
     if engine == PolicyEngine::Tokens {
-        bail!(
-            "`{named}` is an adapter, whose weights token servers have\nhint: name its base by `policy.model`"
-        );
+        return Err(reason!(
+            "`{named}` is an adapter, whose weights token servers have";
+            hint: "name its base by `policy.model`"
+        )
+        .into());
     }
     if engine == PolicyEngine::MistralRs {
-        bail!(
-            "`{named}` is an adapter, which `mistralrs` does not serve\nhint: leave `policy.engine` out, or merge the adapter with `server export`"
-        );
+        return Err(reason!(
+            "`{named}` is an adapter, which `mistralrs` does not serve";
+            hint: "leave `policy.engine` out, or merge the adapter with `server export`"
+        )
+        .into());
     }
     let base = base_of(&path)?;
     let config = PolicyConfig { adapter: Some(path.clone()), ..config.clone() };
     let found = hub::resolve(&base).await.with_context(|| {
-        format!(
-            "cannot find the base `{base}` of the adapter `{named}`\nhint: name it with `--policy`, and the adapter with `--adapter`"
+        reason!(
+            "cannot find the base `{base}` of the adapter `{named}`";
+            hint: "name it with `--policy`, and the adapter with `--adapter`"
         )
     })?;
     Ok((token_policy(&config, engine, &base, &found).await?, path))
@@ -180,9 +188,9 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
         serde_json::from_str(&text).with_context(|| format!("`{}` is no JSON", file.display()))?;
     let named = settings["base_model_name_or_path"].as_str().filter(|named| !named.is_empty());
     let named = named.with_context(|| {
-        format!(
-            "`{}` names no `base_model_name_or_path`\nhint: name the base with `--policy`, and the adapter with `--adapter`",
-            file.display()
+        reason!(
+            "`{}` names no `base_model_name_or_path`", file.display();
+            hint: "name the base with `--policy`, and the adapter with `--adapter`"
         )
     })?;
     let beside = adapter.join(named);
@@ -256,8 +264,9 @@ pub async fn token_servers(
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
     let hint = || {
-        format!(
-            "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
+        reason!(
+            "cannot load the large model `{name}`";
+            hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
         )
     };
     let path = match config.path.to_str() {

@@ -16,7 +16,8 @@ pub fn fitting(wanted: usize) -> usize {
             tracing::warn!(
                 open_files = limit,
                 max_connections = fitting,
-                "fewer connections than `server.max_connections` = {wanted}: they need {needed} open files\nhint: raise the limit of the process (`ulimit -n`)"
+                hint = "raise the limit of the process (`ulimit -n`)",
+                "fewer connections than `server.max_connections` = {wanted}: they need {needed} open files"
             );
             fitting
         }

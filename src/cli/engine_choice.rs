@@ -47,7 +47,6 @@ impl EngineChoice {
                 format!("it knows `{kind}` models, and computes on the CPU"),
             ),
             (_, Err(error)) => {
-                let error = error.lines().next().unwrap_or_default().to_owned();
                 choice(PolicyEngine::MistralRs, format!("`native` cannot run it: {error}"))
             }
         }
@@ -69,8 +68,7 @@ mod tests {
     #[test]
     fn native_runs_what_it_knows_on_a_cpu() {
         let known = || Ok("llama");
-        let unknown =
-            || Err("`general.architecture`: `mamba` is not supported\nhint: x".to_owned());
+        let unknown = || Err("`general.architecture`: `mamba` is not supported".to_owned());
         for (has_gpu, device, known, engine, reason) in [
             (false, DeviceChoice::Auto, known(), PolicyEngine::Native, "`llama`"),
             (false, DeviceChoice::Cpu, known(), PolicyEngine::Native, "CPU"),
@@ -81,7 +79,7 @@ mod tests {
         ] {
             let choice = EngineChoice::from(has_gpu, device, known);
             assert_eq!(choice.engine, engine, "{has_gpu} {device:?}");
-            assert!(choice.reason.contains(reason) && !choice.reason.contains('\n'), "{choice:?}");
+            assert!(choice.reason.contains(reason), "{choice:?}");
         }
     }
 }

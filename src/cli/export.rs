@@ -95,12 +95,15 @@ impl ExportArgs {
             folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some())
         };
         if let Some(folder) = self.out.as_deref().filter(|folder| is_taken(folder)) {
-            bail!("`{}` is not empty\nhint: name a new folder", folder.display());
+            return Err(
+                reason!("`{}` is not empty", folder.display(); hint: "name a new folder").into()
+            );
         }
         match self.gguf.as_deref() {
-            Some(file) if file.exists() => {
-                bail!("there is a file `{}` already\nhint: name a new file", file.display())
-            }
+            Some(file) if file.exists() => return Err(
+                reason!("there is a file `{}` already", file.display(); hint: "name a new file")
+                    .into(),
+            ),
             Some(file) if !crate::gguf::Gguf::is_path(file) => {
                 bail!("`{}` does not end in `.gguf`", file.display())
             }

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hf_hub::api::tokio::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
 mod download;
 mod files;
 
+use crate::hint::Reason;
 use download::download;
 use files::{INDEX, Listing, has_text, is_complete, shards};
 
@@ -52,15 +53,19 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let Some(named) = Named::parse(model) else {
-        bail!(
-            "there is no model at `{model}`\nhint: give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
-        );
+        return Err(reason!(
+            "there is no model at `{model}`";
+            hint: "give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
+        ).into());
     };
     let cache = Cache::from_env();
     let cached = named.cached(&cache, wanted);
     if is_offline() {
         return cached.with_context(|| {
-            format!("`{model}` is not in the cache of the Hugging Face hub\nhint: `HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file")
+            reason!(
+                "`{model}` is not in the cache of the Hugging Face hub";
+                hint: "`HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file"
+            )
         });
     }
     match (fetch(&cache, named, wanted).await, cached) {
@@ -189,13 +194,14 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     })
 }
 
-fn refused(model: &str, reason: String) -> HubError {
-    HubError::Refused(anyhow::anyhow!("`{model}` cannot be used: {reason}"))
+fn refused(model: &str, reason: Reason) -> HubError {
+    HubError::Refused(reason.map_text(|text| format!("`{model}` cannot be used: {text}")).into())
 }
 
 fn unreachable(model: &str, cause: anyhow::Error) -> HubError {
-    HubError::Unreachable(cause.context(format!(
-        "cannot fetch `{model}` from the Hugging Face hub\nhint: check the network, or give a local folder; what was fetched so far is kept"
+    HubError::Unreachable(cause.context(reason!(
+        "cannot fetch `{model}` from the Hugging Face hub";
+        hint: "check the network, or give a local folder; what was fetched so far is kept"
     )))
 }
 
@@ -219,8 +225,8 @@ fn explain(model: &str, error: ApiError) -> HubError {
         (ApiError::InvalidHeaderValue(_), _) => "check `HF_TOKEN`",
         _ => return unreachable(model, error.into()),
     };
-    let told = format!("cannot fetch `{model}` from the Hugging Face hub\nhint: {hint}");
-    HubError::Refused(anyhow::Error::from(error).context(told))
+    let reason = reason!("cannot fetch `{model}` from the Hugging Face hub"; hint: "{hint}");
+    HubError::Refused(anyhow::Error::from(error).context(reason))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ async fn create(store: &Store, args: CreateArgs) -> Result<(), Failure> {
     println!("{}", new.bearer.expose_secret());
     eprintln!("this key is shown once; its id is `{}`", new.key.id);
     if is_first {
-        eprintln!("it is the first: from now on nobody comes in without a key");
+        eprintln!("this is the first key: from now on every caller needs one");
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod export;
 mod health;
 mod hub;
 mod keys;
+mod listener;
 mod memory;
 mod model_check;
 mod pid_file;

@@ -39,7 +39,11 @@ impl PidFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                bail!("another server holds `{shown}`\nhint: give each its own `server.pid_file`")
+                return Err(reason!(
+                    "another server holds `{shown}`";
+                    hint: "give each its own `server.pid_file`"
+                )
+                .into());
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock the file `{shown}`"));

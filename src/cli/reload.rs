@@ -31,9 +31,11 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
         Some(path) => Some(Config::load(Some(path), &Overrides::default())?),
         None => None,
     };
-    let path = args.pid_file.or(config.and_then(|config| config.server.pid_file)).context(
-        "which server is not said\nhint: set `server.pid_file`, or send the process SIGHUP",
-    )?;
+    let path =
+        args.pid_file.or(config.and_then(|config| config.server.pid_file)).context(reason!(
+            "no server is named";
+            hint: "set `server.pid_file`, or send the process SIGHUP"
+        ))?;
     let before = PidFile::read(&path)?;
     hang_up(before.pid)?;
     let until = Instant::now() + Duration::from_secs(args.timeout);
@@ -52,8 +54,11 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
         }
     }
     let waited = args.timeout;
-    Err(anyhow!("the server has not said within {waited} s whether it is done\nhint: see its log")
-        .into())
+    let reason = reason!(
+        "the server did not report a result within {waited} s";
+        hint: "see its log"
+    );
+    Err(anyhow::Error::from(reason).into())
 }
 
 #[cfg(unix)]
@@ -65,5 +70,5 @@ fn hang_up(pid: u32) -> anyhow::Result<()> {
 
 #[cfg(not(unix))]
 fn hang_up(_pid: u32) -> anyhow::Result<()> {
-    anyhow::bail!("this system has no SIGHUP\nhint: restart the server")
+    Err(reason!("this system has no SIGHUP"; hint: "restart the server").into())
 }

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use crate::config::ConfigError;
 use crate::http::{self, ServerConfig};
 use crate::runs::Runs;
 
-use super::Failure;
 use super::serve::stop_signal;
 use super::telemetry::Telemetry;
+use super::{Failure, listener};
 
 /// The default address of the page: on a free port.
 pub const LISTEN: &str = "127.0.0.1:0";
@@ -32,7 +31,10 @@ pub async fn run(args: RunsArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     let folder = args.folder.display();
     let runs = Runs::open(&args.folder).with_context(|| {
-        format!("cannot read the folder `{folder}`\nhint: name a folder whose subfolders are runs")
+        reason!(
+            "cannot read the folder `{folder}`";
+            hint: "name a folder whose subfolders are runs"
+        )
     })?;
     let (listener, address) = bind(&args.listen)?;
     say(address, "");
@@ -52,7 +54,7 @@ pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
     let serving = move || {
         let served = runtime.block_on(serve(runs, listener, std::future::pending()));
         if let Err(error) = served {
-            tracing::error!(%error, "the page of the runs has ended");
+            tracing::error!(%error, "the server of the runs has ended");
         }
     };
     std::thread::Builder::new().name("runs".into()).spawn(serving)?;
@@ -71,19 +73,12 @@ async fn serve(
 
 /// A listener on a loopback address: there are no keys here.
 fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
-    let failed = |error: std::io::Error| {
-        anyhow::anyhow!("cannot listen on `{listen}`: {error}\nhint: choose another address")
-    };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    if !address.ip().is_loopback() {
-        return Err(ConfigError::Setting(format!(
-            "`{listen}` is open to other machines, and the page of the runs needs no key\nhint: listen on 127.0.0.1 and forward the port, as `ssh -L` does"
+    listener::bind(listen, || {
+        Some(reason!(
+            "`{listen}` is open to other machines, and the page of the runs needs no key";
+            hint: "listen on 127.0.0.1 and forward the port, as `ssh -L` does"
         ))
-        .into());
-    }
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok((listener, address))
+    })
 }
 
 #[allow(clippy::print_stderr, reason = "the address is for the person who started this")]

@@ -92,13 +92,14 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     };
     let listen = config.server.listen.as_str();
     let listener = TcpListener::bind(listen).await.map_err(|error| {
-        anyhow::anyhow!(
-            "cannot listen on `{listen}`: {error}\nhint: choose another address with `--listen`"
-        )
+        anyhow::Error::from(reason!(
+            "cannot listen on `{listen}`: {error}";
+            hint: "choose another address with `--listen`"
+        ))
     })?;
     let address = listener.local_addr()?;
     for note in &assembly.notes {
-        tracing::info!("{note}");
+        tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
     let pid_file = config.server.pid_file.as_deref().map(PidFile::hold).transpose()?;
     say(&config, &assembly, address);
@@ -125,15 +126,16 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
 async fn check_open(config: &Config) -> Result<(), Failure> {
     let listen = config.server.listen.as_str();
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| {
-        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}"))
+        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}").into())
     })?;
     if addresses.all(|address| address.ip().is_loopback()) {
-        tracing::info!("there are no keys: anyone on this machine may ask, and nobody else");
+        tracing::info!("there are no keys: requests are accepted from this machine only");
     } else if config.access.allow_no_keys {
-        tracing::warn!("there are no keys: anyone who can connect may ask");
+        tracing::warn!("there are no keys: requests are accepted from anyone who can connect");
     } else {
-        return Err(ConfigError::Setting(format!(
-            "there are no keys, and `{listen}` is open to other machines\nhint: make a key with `server keys create`, listen on 127.0.0.1, or let anyone ask with `--allow-no-keys`"
+        return Err(ConfigError::Setting(reason!(
+            "there are no keys, and `{listen}` is open to other machines";
+            hint: "make a key with `server keys create`, listen on 127.0.0.1, or let anyone ask with `--allow-no-keys`"
         ))
         .into());
     }
@@ -195,7 +197,7 @@ impl Reloads {
                 }
             };
             if let Some(Err(error)) = self.pid_file.as_mut().map(|file| file.reloaded(error)) {
-                tracing::warn!(%error, "cannot write down what became of the reload");
+                tracing::warn!(%error, "cannot store the result of the reload");
             }
         }
     }
@@ -221,7 +223,7 @@ impl Reloads {
             );
         }
         for note in &assembly.notes {
-            tracing::info!("{note}");
+            tracing::info!(hint = note.hint.as_deref(), "{note}");
         }
         self.handle.replace(serving(&config, assembly));
         self.config = config;

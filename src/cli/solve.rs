@@ -42,11 +42,14 @@ pub async fn run(args: SolveArgs) -> Result<(), Failure> {
         args.question.clone()
     };
     if question.trim().is_empty() {
-        return Err(anyhow::anyhow!("the question is empty\nhint: put it in quotes").into());
+        return Err(anyhow::Error::from(
+            reason!("the question is empty"; hint: "put it in quotes"),
+        )
+        .into());
     }
     let assembly = assemble(&config, Arc::new(())).await?;
     for note in &assembly.notes {
-        tracing::info!("{note}");
+        tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
     let sampling = &config.policy.sampling;
     let mut request = EpisodeRequest::new(

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_that_fail_are_told_only_to_who_asks_for_them() {
+    fn steps_that_fail_are_logged_only_at_a_verbose_level() {
         for (levels, step) in [
             ("warn", "mistralrs_core::engine=off"),
             ("debug,mistralrs_core=trace", "mistralrs_core::engine=off"),

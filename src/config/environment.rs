@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::Bounds;
 use crate::episode::Limits;
+use crate::hint::Reason;
 use crate::http::ServerConfig;
 use crate::reward::RewardConfig;
 use crate::train::grpo::LargeModelChoice;
 
+use super::parse::check_version;
 use super::{ConfigError, read_toml};
 
 /// All settings of `server env`. The tables `large_model`, `reward` and `limits` are those of
@@ -58,13 +60,8 @@ impl EnvironmentConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
+        check_version(self.schema_version)?;
         let limits = &self.limits;
         for (key, value) in [
             ("limits.max_turns", limits.max_turns as u64),
@@ -75,13 +72,14 @@ impl EnvironmentConfig {
             ("episodes.idle_ms", self.episodes.idle_ms),
         ] {
             if value == 0 {
-                return wrong(format!("`{key}` must be at least 1"));
+                return wrong(format!("`{key}` must be at least 1").into());
             }
         }
         if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
-            return wrong(
-                "`large_model` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one".into(),
-            );
+            return wrong(reason!(
+                "`large_model` needs either `path` or `endpoint`";
+                hint: "`path = \"models/large-model\"` is the bundled one"
+            ));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::AccessConfig;
 use crate::engine::config::NativeConfig;
 use crate::episode::Limits;
+use crate::hint::{Hint, Reason};
 use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
 use crate::record::RecordConfig;
@@ -25,6 +26,7 @@ mod tests;
 pub use environment::EnvironmentConfig;
 pub use eval::EvalConfig;
 pub use overrides::Overrides;
+use parse::check_version;
 pub use parse::{ConfigError, read_toml};
 pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, SamplingConfig};
 pub use telemetry::TelemetryConfig;
@@ -148,32 +150,30 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
+        check_version(self.schema_version)?;
         let name = self.default_large_model();
         if !self.large_models.contains_key(name) && !self.local_models.contains_key(name) {
-            return wrong(format!(
-                "`default_large_model` is `{name}`, but there is no such large model\nhint: add a table `[large_models.{name}]`"
+            return wrong(reason!(
+                "`default_large_model` is `{name}`, but there is no such large model";
+                hint: "add a table `[large_models.{name}]`"
             ));
         }
         for (name, model) in &self.large_models {
-            model.validate(name).map_err(|error| ConfigError::Setting(error.to_string()))?;
+            model.validate(name).map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         if let Some(telemetry) = &self.telemetry {
             telemetry.check()?;
         }
         if let Some(record) = &self.record {
-            record.check().map_err(|error| ConfigError::Setting(error.to_string()))?;
+            record.check().map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         self.policy.check("policy")?;
         if let Some(canary) = &self.canary {
             if !(0.0..=1.0).contains(&canary.share) {
-                return wrong(format!("`canary.share` = {} is not between 0 and 1", canary.share));
+                return wrong(
+                    format!("`canary.share` = {} is not between 0 and 1", canary.share).into(),
+                );
             }
             canary.policy.check("canary.policy")?;
         }
@@ -186,7 +186,7 @@ impl Config {
             ("prompt_bytes", limits.prompt_bytes),
         ] {
             if value == 0 {
-                return wrong(format!("`episode.{key}` must be at least 1"));
+                return wrong(format!("`episode.{key}` must be at least 1").into());
             }
         }
         Ok(())

@@ -80,9 +80,10 @@ impl Overrides {
             }
             (None, Some(name)) => config.default_large_model = Some(name.clone()),
             (Some(_), None) => {
-                return Err(ConfigError::Setting(
-                    "`--large-model-url` needs `--large-model`\nhint: name the model to ask at that URL, such as `--large-model gpt-4o-mini`".into(),
-                ));
+                return Err(ConfigError::Setting(reason!(
+                    "`--large-model-url` needs `--large-model`";
+                    hint: "name the model to ask at that URL, such as `--large-model gpt-4o-mini`"
+                )));
             }
             (None, None) => {}
         }

@@ -8,6 +8,7 @@ use super::ConfigError;
 use crate::engine::Sampling;
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::tokens::config::TokensConfig;
+use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::outbound::client::Unusable;
@@ -110,16 +111,15 @@ impl PolicyConfig {
 
     /// `table` is the policy's table, for errors.
     pub(super) fn check(&self, table: &str) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         if let Some(remote) = &self.remote {
-            remote.validate(table).map_err(|error| ConfigError::Setting(error.to_string()))?;
+            remote.validate(table).map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         if let Some(tokens) = &self.tokens {
             tokens.validate().map_err(|unusable| {
                 let Unusable { key, value, reason, hint } = unusable;
-                ConfigError::Setting(format!(
-                    "cannot use `{table}.tokens.{key}` = `{value}`: {reason}\nhint: {hint}"
-                ))
+                let text = format!("cannot use `{table}.tokens.{key}` = `{value}`: {reason}");
+                ConfigError::Setting(Reason::from(text).with_hint(hint))
             })?;
         }
         match (self.engine, &self.model, &self.remote) {
@@ -129,21 +129,24 @@ impl PolicyConfig {
                 None,
                 _,
             ) => {
-                return wrong(format!(
-                    "`{table}.engine` runs a model here, but `{table}.model` names none\nhint: set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
+                return wrong(reason!(
+                    "`{table}.engine` runs a model here, but `{table}.model` names none";
+                    hint: "set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
                 ));
             }
             (Some(engine), _, _)
                 if self.adapter.is_some()
                     && !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native) =>
             {
-                return wrong(format!(
-                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`\nhint: leave `{table}.engine` out, or merge the adapter with `server export`"
+                return wrong(reason!(
+                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`";
+                    hint: "leave `{table}.engine` out, or merge the adapter with `server export`"
                 ));
             }
             (Some(PolicyEngine::Remote), _, None) => {
-                return wrong(format!(
-                    "`{table}.engine` is `remote`, but there is no table `[{table}.remote]`\nhint: give it `url` and `model`"
+                return wrong(reason!(
+                    "`{table}.engine` is `remote`, but there is no table `[{table}.remote]`";
+                    hint: "give it `url` and `model`"
                 ));
             }
             _ => {}
@@ -153,35 +156,38 @@ impl PolicyConfig {
             && sampling.top_p > 0.0
             && sampling.top_p <= 1.0;
         if !in_range {
-            return wrong(format!(
+            let text = format!(
                 "`{table}.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1"
-            ));
+            );
+            return wrong(text.into());
         }
         Ok(())
     }
 
     /// Checks that the engine `tokens` has all it needs.
     fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         let Some(tokens) = &self.tokens else {
-            return wrong(format!(
-                "`{table}.engine` is `tokens`, but there is no table `[{table}.tokens]`\nhint: give it `servers` and `dialect`"
+            return wrong(reason!(
+                "`{table}.engine` is `tokens`, but there is no table `[{table}.tokens]`";
+                hint: "give it `servers` and `dialect`"
             ));
         };
         if !has_model {
-            return wrong(format!(
-                "`{table}.engine` is `tokens`, but `{table}.model` names no model\nhint: set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
+            return wrong(reason!(
+                "`{table}.engine` is `tokens`, but `{table}.model` names no model";
+                hint: "set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
             ));
         }
         if self.adapter.is_some() {
-            return wrong(format!(
-                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights\nhint: load it there, and leave it out here"
+            return wrong(reason!(
+                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights";
+                hint: "load it there, and leave it out here"
             ));
         }
-        tokens
-            .log_probs(&self.sampling.of_seed(0))
-            .map(|_| ())
-            .or_else(|reason| wrong(format!("cannot use `{table}.sampling`: {reason}")))
+        tokens.log_probs(&self.sampling.of_seed(0)).map(|_| ()).or_else(|reason| {
+            wrong(reason.map_text(|text| format!("cannot use `{table}.sampling`: {text}")))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::hint::Hint;
 
 fn loaded(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -77,7 +78,7 @@ fn settings_that_cannot_be_are_named() {
     ];
     for (line, expected) in table {
         let error = loaded(&format!("{line}\n{ENDPOINT}"), &Overrides::default()).unwrap_err();
-        assert!(error.to_string().contains(expected), "{line}: {error}");
+        assert!(error.explained().contains(expected), "{line}: {error}");
     }
     let missing = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default());
     assert!(matches!(missing, Err(ConfigError::Read { .. })));

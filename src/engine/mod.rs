@@ -8,9 +8,12 @@ pub mod mistralrs;
 pub mod native;
 pub mod tokens;
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use crate::hint::{Hint, Reason};
 pub use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
 
@@ -53,9 +56,7 @@ pub enum GenerateEvent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The prompt does not fit the model's context.
-    #[error(
-        "the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`"
-    )]
+    #[error("the prompt of {tokens} tokens does not fit the context of {context} tokens")]
     PromptTooLong {
         /// Length of the prompt.
         tokens: usize,
@@ -66,15 +67,15 @@ pub enum EngineError {
     #[error("the engine cannot take this request: {0}")]
     InvalidRequest(String),
     /// The engine cannot give exact log-probabilities with these sampling settings.
-    #[error("the engine cannot sample like this: {0}")]
-    Sampling(String),
+    #[error("the engine cannot sample with these settings: {0}")]
+    Sampling(Reason),
     /// A server that samples tokens failed, or cannot be reached.
     #[error("the token server `{server}` failed: {reason}")]
     Server {
         /// Its address.
         server: String,
         /// What happened.
-        reason: String,
+        reason: Reason,
     },
     /// A server has another model than the policy.
     #[error("the token server `{server}` has another model than the policy: {reason}")]
@@ -82,10 +83,10 @@ pub enum EngineError {
         /// Its address.
         server: String,
         /// What differs.
-        reason: String,
+        reason: Reason,
     },
     /// The queue is full.
-    #[error("the engine's queue is full\nhint: retry later, or raise `policy.queue`")]
+    #[error("the engine's queue is full")]
     Overloaded,
     /// The engine stopped while the request was in flight.
     #[error("the engine stopped: {0}")]
@@ -95,9 +96,25 @@ pub enum EngineError {
     Load {
         /// What was to be loaded.
         path: String,
-        /// What went wrong, with a hint where there is one.
-        reason: String,
+        /// What went wrong.
+        reason: Reason,
     },
+}
+
+impl Hint for EngineError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::PromptTooLong { .. } => {
+                "shorten the question, or lower `episode.observation_chars`".into()
+            }
+            Self::Overloaded => "retry later, or raise `policy.queue`".into(),
+            Self::Sampling(reason)
+            | Self::Server { reason, .. }
+            | Self::OtherModel { reason, .. }
+            | Self::Load { reason, .. } => return reason.hint(),
+            Self::InvalidRequest(_) | Self::Stopped(_) => return None,
+        })
+    }
 }
 
 /// Samples tokens for many requests at once.

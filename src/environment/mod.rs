@@ -3,6 +3,7 @@
 
 mod play;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::episode::{FinishReason, Limits};
+use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModel;
 pub use crate::policy::PlayedTurn;
 use crate::protocol::Protocol;
@@ -110,17 +112,13 @@ pub struct Asked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
     /// No such episode.
-    #[error(
-        "there is no episode `{0}`\nhint: it was closed, nobody asked for it in a long time, or the environment was started again"
-    )]
+    #[error("there is no episode `{0}`")]
     Unknown(Uuid),
     /// There are too many.
-    #[error(
-        "{0} episodes are open, and no more are held\nhint: finish or close some, or raise `max_open`"
-    )]
+    #[error("{0} episodes are open, and no more are held")]
     Full(usize),
     /// Another step of the episode is under way, or was not waited for.
-    #[error("a step of this episode is under way\nhint: repeat it with its `turn` for the reply")]
+    #[error("a step of this episode is under way")]
     Busy,
     /// A step for another turn than the one that is awaited.
     #[error("turn {asked} was given, but turn {awaited} is awaited")]
@@ -131,9 +129,7 @@ pub enum EnvironmentError {
         awaited: usize,
     },
     /// A turn that is longer than it may be.
-    #[error(
-        "the turn has {found} {unit}, but it may have {most}\nhint: sample at most `max_tokens`"
-    )]
+    #[error("the turn has {found} {unit}, but it may have {most}")]
     TooLong {
         /// Its length.
         found: usize,
@@ -144,7 +140,20 @@ pub enum EnvironmentError {
     },
     /// A turn that cannot be taken.
     #[error("the turn cannot be taken: {0}")]
-    BadTurn(&'static str),
+    BadTurn(Reason),
+}
+
+impl Hint for EnvironmentError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unknown(_) => "it was closed or expired, or the environment was restarted".into(),
+            Self::Full(_) => "finish or close some, or raise `max_open`".into(),
+            Self::Busy => "repeat it with its `turn` for the reply".into(),
+            Self::TooLong { .. } => "sample at most `max_tokens`".into(),
+            Self::BadTurn(reason) => return reason.hint(),
+            Self::WrongTurn { .. } => return None,
+        })
+    }
 }
 
 /// The environment.

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{EnvironmentError, Outcome, Setup, State};
 use crate::engine::Sampling;
 use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
+use crate::hint::Hint;
 use crate::policy::{PlayedTurn, Player, SteppedPolicy};
 use crate::reward::own_answer;
 use crate::task::Task;
@@ -33,11 +34,11 @@ pub(super) struct Play {
 impl Play {
     pub(super) fn begin(setup: Arc<Setup>, task: Task, limits: Limits) -> Self {
         let (policy, player) = SteppedPolicy::new(setup.text.clone());
-        let (told, outcome) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         let has_tokenizer = setup.text.is_some();
         let running = tokio::spawn(async move {
             let outcome = run(&setup, policy, &task, limits).await;
-            let _ = told.send(outcome);
+            let _ = sender.send(outcome);
         });
         let task = AbortOnDropHandle::new(running);
         Self { player, outcome, turn: 0, is_taken: false, last: None, has_tokenizer, _task: task }
@@ -105,14 +106,17 @@ impl Play {
         trace: &TokenTrace,
     ) -> Result<(), EnvironmentError> {
         match played {
-            PlayedTurn::Tokens(_) if !self.has_tokenizer => Err(EnvironmentError::BadTurn(
-                "it has token ids, but the environment has no tokenizer\nhint: name the policy's model by `model` in its configuration, or give the `text`",
-            )),
+            PlayedTurn::Tokens(_) if !self.has_tokenizer => {
+                Err(EnvironmentError::BadTurn(reason!(
+                    "it has token ids, but the environment has no tokenizer";
+                    hint: "name the policy's model by `model` in its configuration, or give the `text`"
+                )))
+            }
             PlayedTurn::Tokens(_) if trace.ids.is_empty() => Err(EnvironmentError::BadTurn(
-                "it has token ids, but the turns before it were texts",
+                "it has token ids, but the turns before it were texts".into(),
             )),
             PlayedTurn::Tokens(tokens) if tokens.is_empty() => {
-                Err(EnvironmentError::BadTurn("it has no token"))
+                Err(EnvironmentError::BadTurn("it has no token".into()))
             }
             PlayedTurn::Tokens(tokens) if tokens.len() > most => {
                 Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", most })
@@ -121,9 +125,11 @@ impl Play {
                 let most = most.saturating_mul(BYTES_A_TOKEN);
                 Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", most })
             }
-            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => Err(
-                EnvironmentError::BadTurn("it is a text, but the turns before it had token ids"),
-            ),
+            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => {
+                Err(EnvironmentError::BadTurn(
+                    "it is a text, but the turns before it had token ids".into(),
+                ))
+            }
             PlayedTurn::Tokens(_) | PlayedTurn::Text(..) => Ok(()),
         }
     }
@@ -145,7 +151,7 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
         Ok(episode) => episode,
         Err(error) => {
             let used = error.usage.large_model;
-            let mut outcome = failed(error.to_string());
+            let mut outcome = failed(error.kind.explained());
             (outcome.large_model_calls, outcome.cost) = (used.calls, used.cost);
             return outcome;
         }
@@ -170,7 +176,7 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
     }
     match setup.rewarder.score(&episode.trajectory, task).await {
         Ok(reward) => outcome.reward = Some(reward),
-        Err(error) => outcome.error = Some(error.to_string()),
+        Err(error) => outcome.error = Some(error.explained()),
     }
     outcome
 }

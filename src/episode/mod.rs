@@ -1,6 +1,7 @@
 //! The one loop that serving, training and evaluation share: the policy thinks and prompts, the
 //! large model replies, until there is an answer.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
@@ -250,19 +252,15 @@ pub enum EpisodeErrorKind {
     LargeModel(#[from] LargeModelError),
     /// A template failed.
     #[error("{0}")]
-    Protocol(String),
+    Protocol(Reason),
     /// The deadline passed before anything could be answered.
-    #[error(
-        "the deadline of {limit_ms} ms passed before there was any reply\nhint: raise `deadline_ms`"
-    )]
+    #[error("the deadline of {limit_ms} ms passed before there was any reply")]
     Deadline {
         /// The limit.
         limit_ms: u64,
     },
     /// The budget does not cover a single reply.
-    #[error(
-        "the budget of {max_cost} was spent before there was any reply\nhint: raise `max_cost`"
-    )]
+    #[error("the budget of {max_cost} was spent before there was any reply")]
     Budget {
         /// The limit.
         max_cost: f64,
@@ -278,16 +276,28 @@ pub enum EpisodeErrorKind {
         most: usize,
     },
     /// The answer did not have the requested form, even at the second attempt.
-    #[error(
-        "the large model's answer does not have the form that was asked for: {reason}\nhint: ask a model that keeps to such forms, or relax the form"
-    )]
+    #[error("the large model's answer does not have the requested form: {reason}")]
     Unfit {
         /// What is wrong with it.
         reason: String,
     },
     /// The caller is gone.
-    #[error("nobody listens any more")]
+    #[error("the caller is gone")]
     Cancelled,
+}
+
+impl Hint for EpisodeErrorKind {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Policy(error) => return error.hint(),
+            Self::LargeModel(error) => return error.hint(),
+            Self::Deadline { .. } => "raise `deadline_ms`".into(),
+            Self::Budget { .. } => "raise `max_cost`".into(),
+            Self::Unfit { .. } => "use a model that follows such forms, or relax the form".into(),
+            Self::Protocol(reason) => return reason.hint(),
+            Self::PromptTooLong { .. } | Self::Cancelled => return None,
+        })
+    }
 }
 
 impl EpisodeErrorKind {
@@ -308,7 +318,7 @@ impl EpisodeErrorKind {
 
 impl From<ProtocolError> for EpisodeErrorKind {
     fn from(error: ProtocolError) -> Self {
-        Self::Protocol(error.to_string())
+        Self::Protocol(error.reason())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Metric;
+use crate::hint::Reason;
 use crate::reward::Normalization;
 use crate::world::{WorldFacts, WorldQuestions};
 
@@ -133,16 +134,16 @@ impl SearchConfig {
     ///
     /// # Errors
     /// Names the invalid setting.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), Reason> {
         if self.sample == 0 || self.proposals == 0 {
             return Err(
                 "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
             );
         }
         if self.budget < self.sample as u64 {
-            return Err(format!(
-                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
-                self.budget, self.sample
+            return Err(reason!(
+                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions", self.budget, self.sample;
+                hint: "raise it, or lower `prompt_search.sample`"
             ));
         }
         Ok(())

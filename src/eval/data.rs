@@ -75,7 +75,7 @@ pub fn load(
     }
     if tasks.is_empty() {
         return Err(EvalError::Setting(
-            "there are no questions\nhint: add a table `[[data]]`".into(),
+            reason!("there are no questions"; hint: "add a table `[[data]]`"),
         ));
     }
     let sources: BTreeSet<&str> = tasks.iter().map(|task| &*task.source).collect();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rare_wording_is_told_apart_by_what_was_trained() {
+    fn a_rare_wording_is_recognised_by_the_training_data() {
         let found = read("[[data]]\nkind = \"world_facts\"\nphrasing = \"rare\"\n");
         let trained = found
             .questions

@@ -120,9 +120,9 @@ impl MetricConfig {
         let fits = |name: &str| sources.iter().any(|source| names(name, source));
         let Some(wrong) = self.by_source.keys().find(|name| !fits(name)) else { return Ok(()) };
         let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();
-        Err(EvalError::Setting(format!(
-            "`metrics.by_source` names the data set `{wrong}`, but there is none of that name\nhint: there is {}",
-            sources.join(", ")
+        Err(EvalError::Setting(reason!(
+            "`metrics.by_source` names the data set `{wrong}`, but there is none of that name";
+            hint: "there is {}", sources.join(", ")
         )))
     }
 
@@ -179,6 +179,7 @@ fn published(source: &str) -> Option<Metric> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn data_sets_have_their_published_metric() {
@@ -244,7 +245,7 @@ mod tests {
             metric: F1,
         };
         let asked = [question("gsm8k-256-test"), question("hotpot")];
-        let error = config.check(asked.iter()).unwrap_err().to_string();
+        let error = config.check(asked.iter()).unwrap_err().explained();
         assert!(error.contains("the data set `BookSum`"), "{error}");
         assert!(error.contains("there is `gsm8k-256-test`, `hotpot`"), "{error}");
         let error = toml::from_str::<MetricConfig>("by_source = { a = \"f2\" }").unwrap_err();

@@ -91,8 +91,9 @@ pub async fn run(
         plan.refill(&mut running, &mut waiting);
         let mut batch = Vec::with_capacity(finished.len());
         for joined in finished {
-            let (arm, row) = joined
-                .map_err(|error| EvalError::Setting(format!("an attempt broke down: {error}")))?;
+            let (arm, row) = joined.map_err(|error| {
+                EvalError::Setting(format!("an attempt panicked: {error}").into())
+            })?;
             match &row.outcome {
                 Outcome::Answered(_) => answered += 1,
                 Outcome::Failed { error, .. } => {

@@ -3,6 +3,8 @@
 //! A file is memory-mapped and read on demand. Nothing is allocated by a length that the file
 //! merely claims: every count is first compared with the number of bytes left.
 
+use crate::hint::Reason;
+
 mod error;
 mod parse;
 mod quant;
@@ -200,7 +202,7 @@ impl Gguf {
             Some(value) => read(value).map(Some).ok_or_else(|| GgufError::Key {
                 path: self.path.clone(),
                 key: key.to_owned(),
-                reason: format!("it is not {expected}"),
+                reason: format!("it is not {expected}").into(),
             }),
         }
     }
@@ -211,7 +213,7 @@ impl Gguf {
     }
 
     /// The error for a key whose value cannot be used.
-    pub fn wrong(&self, key: &str, reason: impl Into<String>) -> GgufError {
+    pub fn wrong(&self, key: &str, reason: impl Into<Reason>) -> GgufError {
         GgufError::Key { path: self.path.clone(), key: key.to_owned(), reason: reason.into() }
     }
 }

@@ -31,14 +31,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
     let keys = reader.count(13, "settings")?;
     for (count, most, what) in [(tensors, MAX_TENSORS, "tensors"), (keys, MAX_KEYS, "settings")] {
         if count > most {
-            return Err(Fault::Unsupported(format!("it has {count} {what}, more than {most}")));
+            return Err(Fault::Unsupported(
+                format!("it has {count} {what}, more than {most}").into(),
+            ));
         }
     }
     let metadata = read_metadata(&mut reader, keys)?;
     let get = |key: &str| metadata.get(key).map(|stored| stored.view(bytes));
     if let Some(count) = get("split.count").and_then(Value::as_u64).filter(|&count| count > 1) {
-        return Err(Fault::Unsupported(format!(
-            "it is one of {count} parts of a model\nhint: join them with `llama-gguf-split --merge`"
+        return Err(Fault::Unsupported(reason!(
+            "it is one of {count} parts of a model";
+            hint: "join them with `llama-gguf-split --merge`"
         )));
     }
     let alignment = match get("general.alignment") {
@@ -56,9 +59,10 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), Fault> {
     match &reader.array::<4>("the file's mark")? {
         b"GGUF" => {}
         b"GGML" | b"lmgg" | b"tjgg" | b"fmgg" => {
-            return Err(Fault::Unsupported(
-                "it is of a format older than GGUF\nhint: convert the original model anew".into(),
-            ));
+            return Err(Fault::Unsupported(reason!(
+                "it is of a format older than GGUF";
+                hint: "convert the original model anew"
+            )));
         }
         _ => return Err(Fault::Damaged("it does not begin as a GGUF file does".into())),
     }
@@ -67,9 +71,9 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), Fault> {
         version if version.trailing_zeros() >= 16 && version != 0 => {
             Err(Fault::Unsupported("its numbers are big-endian".into()))
         }
-        version => Err(Fault::Unsupported(format!(
-            "it is of version {version} of the format; 2 and 3 are supported"
-        ))),
+        version => Err(Fault::Unsupported(
+            format!("it is of version {version} of the format; 2 and 3 are supported").into(),
+        )),
     }
 }
 
@@ -162,9 +166,9 @@ fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
     }
     let id = reader.u32("a tensor's type")?;
     let kind = TensorType::from_id(id).ok_or_else(|| match unsupported_name(id) {
-        Some(kind) => Fault::Unsupported(format!(
-            "the tensor `{}` is stored as {kind}, which is not supported\nhint: take the model quantised as Q4_K_M, Q8_0 or F16",
-            shown(&name)
+        Some(kind) => Fault::Unsupported(reason!(
+            "the tensor `{}` is stored as {kind}, which is not supported", shown(&name);
+            hint: "take the model quantised as Q4_K_M, Q8_0 or F16"
         )),
         None => damaged(format!("is of the unknown type {id}")),
     })?;

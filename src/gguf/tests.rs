@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::hint::Hint;
 
 fn golden() -> Gguf {
     Gguf::open(Path::new("tests/golden/gguf/blocks.gguf")).unwrap()
@@ -37,7 +38,7 @@ fn with(from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 fn refusal(bytes: Vec<u8>) -> String {
-    Gguf::parse(bytes, "model.gguf").unwrap_err().to_string()
+    Gguf::parse(bytes, "model.gguf").unwrap_err().explained()
 }
 
 #[test]

@@ -110,8 +110,9 @@ impl Caller {
             return Ok(());
         }
         let model = shorten(model);
-        let message = format!(
-            "the key may not ask for the model `{model}`\nhint: `/v1/models` lists those it may ask for"
+        let message = reason!(
+            "the key may not ask for the model `{model}`";
+            hint: "`/v1/models` lists those it may ask for"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
         Err(error.with_param("model"))
@@ -123,8 +124,9 @@ impl Caller {
         if budget.is_none() || prices.is_some() {
             return Ok(());
         }
-        let message = format!(
-            "the key has a budget, and no price is known for the model `{model}`\nhint: ask for another model, or have the server's operator set its price"
+        let message = reason!(
+            "the key has a budget, and no price is known for the model `{model}`";
+            hint: "ask for another model, or have the server's operator set its price"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_priced", message);
         Err(error.with_param("model"))

@@ -7,7 +7,6 @@ use axum::extract::{DefaultBodyLimit, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use utoipa::{OpenApi, ToSchema};
@@ -15,10 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::body::parse;
+use super::config::ServerConfig;
 use super::error::ApiError;
+use super::local;
 use super::state::Ids;
 use super::wire::ErrorBody;
 use crate::environment::{Asked, Environment, EnvironmentError, Outcome, PlayedTurn, State};
+use crate::hint::Hint;
 use crate::reward::Reward;
 use crate::task::Task;
 use crate::trajectory::{SampledToken, TokenTrace, TurnFinish};
@@ -47,10 +50,10 @@ pub struct EnvironmentApp {
 )]
 struct Document;
 
-/// The environment's routes.
-pub fn environment_router(app: EnvironmentApp) -> Router {
-    let (router, _) = documented().split_for_parts();
-    router.layer(DefaultBodyLimit::max(BODY)).with_state(app)
+/// The environment's routes. Of `server`, only the allowed host names and origins are used.
+pub fn environment_router(app: EnvironmentApp, server: &ServerConfig) -> Router {
+    let open = app.key.is_none().then_some(server);
+    local::router(documented(), Router::new(), app, open).layer(DefaultBodyLimit::max(BODY))
 }
 
 fn documented() -> OpenApiRouter<EnvironmentApp> {
@@ -59,13 +62,11 @@ fn documented() -> OpenApiRouter<EnvironmentApp> {
         .routes(routes!(reset))
         .routes(routes!(step))
         .routes(routes!(close))
-        .routes(routes!(openapi))
 }
 
 /// The environment's OpenAPI document, indented JSON.
 pub fn environment_openapi_json() -> String {
-    let (_, document) = documented().split_for_parts();
-    document.to_pretty_json().unwrap_or_default()
+    local::openapi_json(documented())
 }
 
 /// A description of the environment.
@@ -235,7 +236,7 @@ async fn reset(
     if request.golds.is_empty() {
         return Err(ApiError::invalid(
             "golds",
-            "`golds` is empty\nhint: give an acceptable answer",
+            reason!("`golds` is empty"; hint: "give an acceptable answer"),
         ));
     }
     for (name, value) in [
@@ -303,13 +304,6 @@ async fn close(
     Ok(Json(Closed { closed }))
 }
 
-/// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "env",
-    responses((status = 200, description = "The document", content_type = "application/json")))]
-async fn openapi() -> ([(header::HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, "application/json")], environment_openapi_json())
-}
-
 impl EnvironmentApp {
     fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(key) = &self.key else { return Ok(()) };
@@ -318,21 +312,14 @@ impl EnvironmentApp {
         match bool::from(shown.as_bytes().ct_eq(key.expose_secret().as_bytes())) {
             true => Ok(()),
             false => {
-                let message =
-                    "the key is missing or wrong\nhint: send it as `Authorization: Bearer`";
+                let message = reason!(
+                    "the key is missing or wrong";
+                    hint: "send it as `Authorization: Bearer`"
+                );
                 Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message))
             }
         }
     }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let error = ApiError::bad_request("invalid_request", error.inner().to_string());
-        if path == "." { error } else { error.with_param(&path) }
-    })
 }
 
 fn tokens(ids: Vec<u32>, log_probs: Option<Vec<f32>>) -> Result<Vec<SampledToken>, ApiError> {
@@ -399,6 +386,6 @@ impl From<EnvironmentError> for ApiError {
                 (StatusCode::BAD_REQUEST, "invalid_turn")
             }
         };
-        Self::new(status, code, error.to_string())
+        Self::new(status, code, error.reason())
     }
 }

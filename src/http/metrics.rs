@@ -11,24 +11,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::routes;
 use crate::episode::{Episode, EpisodeError, FinishReason, RoleUsage};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
 use crate::record::RecordCounts;
 
 /// The label of all routes that are not distinguished.
 pub(super) const OTHER: &str = "other";
-/// The routes that are distinguished.
-pub(super) const ROUTES: [&str; 9] = [
-    "/v1/solve",
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/models",
-    "/v1/episodes",
-    OTHER,
-];
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
 /// Neither answered nor counted as limited.
 const FAILED: &str = "error";
@@ -139,7 +128,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn start_at_zero(&self) {
-        for route in ROUTES {
+        for route in routes::names().chain([OTHER]) {
             let by_route = ByRoute { route };
             drop(self.durations.get_or_create(&by_route));
             drop(self.overheads.get_or_create(&by_route));

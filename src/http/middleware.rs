@@ -19,9 +19,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::caller;
 use super::error::ApiError;
-use super::metrics::ROUTES;
+use super::metrics::OTHER;
 use super::origin;
-use super::routes::messages;
+use super::routes::{messages, name_of};
 use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
 use super::wire::messages::MessagesErrorBody;
@@ -47,7 +47,7 @@ pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppH
 
 /// Gives the request an id and a span, has its caller's key checked, and counts it.
 async fn watch(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let route = route(request.uri().path());
+    let route = name_of(request.uri().path()).unwrap_or(OTHER);
     for name in &SECRETS {
         if let Entry::Occupied(mut values) = request.headers_mut().entry(name) {
             values.iter_mut().for_each(|value| value.set_sensitive(true));
@@ -113,13 +113,6 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
 fn is_id(id: &HeaderValue) -> bool {
     let id = id.as_bytes();
     (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-}
-
-/// The route's name in metrics.
-fn route(path: &str) -> &'static str {
-    let is_in = |folder: &&str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-    let path = ["/v1/models", "/v1/episodes"].into_iter().find(is_in).unwrap_or(path);
-    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 
 /// Detects clients that leave before there is a response.

@@ -51,7 +51,10 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
     check_length(&model)?;
     caller.check(&model)?;
     if named.has_variant && caller.has_models() {
-        let message = "two fields differ from `model` in their case only\nhint: send `model` alone";
+        let message = reason!(
+            "two fields differ from `model` in their case only";
+            hint: "send `model` alone"
+        );
         return Err(ApiError::invalid("model", message));
     }
     Ok(model)
@@ -140,8 +143,9 @@ pub(super) fn large_model(
 /// No endpoint serves this model.
 pub(super) fn unknown_model(model: &str) -> ApiError {
     let model = shorten(model);
-    let message = format!(
-        "no endpoint serves the model `{model}`\nhint: ask for `{LOOP}`, or configure a large model behind an endpoint"
+    let message = reason!(
+        "no endpoint serves the model `{model}`";
+        hint: "ask for `{LOOP}`, or configure a large model behind an endpoint"
     );
     ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
 }

@@ -42,7 +42,10 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
     for authority in authorities.iter().flatten() {
         let is_known = authority.as_ref().is_some_and(|authority| is_own_host(server, authority));
         if !is_known {
-            let message = "the server is not reached by this name while no key is needed\nhint: ask by an IP address or `localhost`, name the host in `server.hosts`, or make keys";
+            let message = reason!(
+                "the server is not reached by this name while no key is needed";
+                hint: "ask by an IP address or `localhost`, name the host in `server.hosts`, or make keys"
+            );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
         }
     }
@@ -52,7 +55,10 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let is_foreign = origin.is_some_and(|origin| !is_own_origin(origin, host));
         let is_cross = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
         if is_foreign || (is_cross && origin.is_none() && !is_visit(request)) {
-            let message = "web pages of other origins may not ask while no key is needed\nhint: name the origin in `server.allowed_origins`";
+            let message = reason!(
+                "web pages of other origins may not ask while no key is needed";
+                hint: "name the origin in `server.allowed_origins`"
+            );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }
     }
@@ -77,9 +83,9 @@ fn check_type(server: &ServerConfig, request: &Request) -> Result<(), ApiError> 
         return Ok(());
     }
     if SIMPLE_TYPES.iter().any(|simple| kind.eq_ignore_ascii_case(simple)) {
-        let message = format!(
-            "the content type `{}` is refused while no key is needed\nhint: send `content-type: application/json`",
-            shorten(kind)
+        let message = reason!(
+            "the content type `{}` is refused while no key is needed", shorten(kind);
+            hint: "send `content-type: application/json`"
         );
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(ApiError::new(status, "unsupported_content_type", message));
@@ -143,7 +149,10 @@ pub(super) fn preflight(server: &ServerConfig, request: &Request) -> Option<Resp
         return None;
     }
     if !is_allowed(server, headers) {
-        let message = "web pages of this origin may not ask\nhint: name the origin in `server.allowed_origins`";
+        let message = reason!(
+            "web pages of this origin may not ask";
+            hint: "name the origin in `server.allowed_origins`"
+        );
         let error = ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message);
         return Some(error.into_response());
     }

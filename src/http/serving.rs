@@ -89,8 +89,10 @@ impl Serving {
             return Ok(Arc::new(Served { policy, protocol, sampling: *sampling }));
         }
         let here: Vec<_> = self.policy_names().map(|name| format!("`{name}`")).collect();
-        let message =
-            format!("no policy is called `{}`\nhint: there is {}", shorten(name), here.join(", "));
+        let message = reason!(
+            "no policy is called `{}`", shorten(name);
+            hint: "there is {}", here.join(", ")
+        );
         Err(ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message))
     }
 

@@ -1,5 +1,6 @@
 //! A large model that scores answers.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
+use crate::hint::Hint;
 use crate::large_model::{Call, LargeModel};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
@@ -42,6 +44,15 @@ pub enum JudgeError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl Hint for JudgeError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Template(error) => error.hint(),
+            Self::Read { .. } => None,
+        }
+    }
 }
 
 /// A judge. The same answer always makes the same request, so its replies can be cached.

@@ -1,5 +1,6 @@
 //! A cache of replies, for training and evaluation, where calls repeat.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::replies::Replies;
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream, reply_stream};
+use crate::hint::Hint;
 use crate::trajectory::TokenUsage;
 
 /// A large model with a cache of its replies, keyed by the call's messages and parameters and by
@@ -46,9 +48,7 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// A line that is not the last is no reply.
-    #[error(
-        "the reply cache `{path}` is damaged at line {line}: {reason}\nhint: delete that line, or name another file"
-    )]
+    #[error("the reply cache `{path}` is damaged at line {line}: {reason}")]
     Damaged {
         /// The file.
         path: String,
@@ -57,6 +57,15 @@ pub enum CacheError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Hint for CacheError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Damaged { .. } => "delete that line, or name another file".into(),
+            Self::Io { .. } => return None,
+        })
+    }
 }
 
 impl Cached {

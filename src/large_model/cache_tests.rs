@@ -29,9 +29,10 @@ fn counting() -> Arc<dyn LargeModel> {
     Arc::new(Scripted::new("m", move |call: &Call| {
         let number = calls.fetch_add(1, Ordering::Relaxed);
         match call.messages[0].as_text().as_str() {
-            "fail" => {
-                Err(LargeModelError::Rejected { model: "m".into(), reason: number.to_string() })
-            }
+            "fail" => Err(LargeModelError::Rejected {
+                model: "m".into(),
+                reason: number.to_string().into(),
+            }),
             _ => Ok(billed(&number.to_string())),
         }
     }))

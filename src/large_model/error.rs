@@ -1,15 +1,16 @@
 //! Errors of a large model, and which of them are worth a retry.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+use crate::hint::{Hint, Reason};
 
 /// A call without a reply.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelError {
     /// No connection could be made, or it broke.
-    #[error(
-        "cannot reach the large model `{model}`: {reason}\nhint: check that `{url}` is right and up"
-    )]
+    #[error("cannot reach the large model `{model}`: {reason}")]
     Unreachable {
         /// The model's name.
         model: String,
@@ -30,7 +31,7 @@ pub enum LargeModelError {
         reason: String,
     },
     /// A time limit passed.
-    #[error("the large model `{model}` was too slow: no {phase} within {} ms\nhint: raise the time-outs of `large_models.{model}`, or use a faster model", limit.as_millis())]
+    #[error("the large model `{model}` was too slow: no {phase} within {} ms", limit.as_millis())]
     Timeout {
         /// The model's name.
         model: String,
@@ -60,9 +61,7 @@ pub enum LargeModelError {
         body: Option<Box<serde_json::Value>>,
     },
     /// The endpoint's answer is not a reply.
-    #[error(
-        "the large model `{model}` sent no valid reply: {reason}\nhint: `url` must point at an OpenAI-compatible API, usually ending in `/v1`"
-    )]
+    #[error("the large model `{model}` sent no valid reply: {reason}")]
     Malformed {
         /// The model's name.
         model: String,
@@ -83,8 +82,29 @@ pub enum LargeModelError {
         /// The model's name.
         model: String,
         /// Why not.
-        reason: String,
+        reason: Reason,
     },
+}
+
+impl Hint for LargeModelError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unreachable { url, .. } => format!("check that `{url}` is right and up").into(),
+            Self::Timeout { model, .. } => {
+                format!("raise the time-outs of `large_models.{model}`, or use a faster model")
+                    .into()
+            }
+            Self::Malformed { .. } => {
+                "`url` must point at an OpenAI-compatible API, usually ending in `/v1`".into()
+            }
+            Self::Status { status: 300..400, .. } => "set `url` to where the API is".into(),
+            Self::Rejected { reason, .. } => return reason.hint(),
+            Self::Local { .. }
+            | Self::Deadline { .. }
+            | Self::Status { .. }
+            | Self::CircuitOpen { .. } => return None,
+        })
+    }
 }
 
 /// The part of a call that a time limit applies to.
@@ -175,10 +195,16 @@ pub(super) fn is_quota(error: &serde_json::Value) -> bool {
 
 /// A name that no large model has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no large model is called `{name}`\nhint: {hint}")]
+#[error("no large model is called `{name}`")]
 pub struct UnknownModel {
     /// The name.
     pub name: String,
     /// The nearest name, and all of them.
     pub hint: String,
+}
+
+impl Hint for UnknownModel {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(self.hint.as_str().into())
+    }
 }

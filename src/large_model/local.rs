@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
+use crate::hint::{Hint, Reason};
 use crate::protocol::Piece;
 use crate::tokenization::{IncrementalDecoder, Message, TextSide, TokenizeError, tokenized};
 use crate::trajectory::TokenUsage;
@@ -37,8 +38,8 @@ impl LocalModel {
         Self { name: name.into(), engine, text }
     }
 
-    fn rejected(&self, reason: impl ToString) -> LargeModelError {
-        LargeModelError::Rejected { model: self.name.clone(), reason: reason.to_string() }
+    fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
+        LargeModelError::Rejected { model: self.name.clone(), reason: reason.into() }
     }
 
     /// Starts the generation of a reply.
@@ -68,7 +69,7 @@ impl LocalModel {
         let prompt = tokenized(bytes, self.engine.context_length(), work).await;
         let prompt = prompt.map_err(|error| match error {
             TokenizeError::Busy => busy(&self.name),
-            error => self.rejected(error),
+            error => self.rejected(error.to_string()),
         })?;
         let usage = TokenUsage {
             prompt_tokens: prompt.len() as u64,
@@ -79,7 +80,7 @@ impl LocalModel {
         if room == 0 {
             let tokens = prompt.len();
             let context = self.engine.context_length();
-            return Err(self.rejected(EngineError::PromptTooLong { tokens, context }));
+            return Err(self.rejected(EngineError::PromptTooLong { tokens, context }.reason()));
         }
         let events = self.engine.generate(GenerateRequest {
             prompt,
@@ -206,7 +207,7 @@ impl Writing {
         match error {
             EngineError::Overloaded => busy(&self.name),
             EngineError::PromptTooLong { .. } | EngineError::InvalidRequest(_) => {
-                LargeModelError::Rejected { model: self.name.clone(), reason: error.to_string() }
+                LargeModelError::Rejected { model: self.name.clone(), reason: error.reason() }
             }
             other => self.stopped(other),
         }

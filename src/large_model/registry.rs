@@ -144,6 +144,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::hint::Hint;
     use crate::large_model::Scripted;
 
     fn build(
@@ -174,9 +175,9 @@ mod tests {
         let error = models.get("atlsa").err().unwrap();
         let expected = "no large model is called `atlsa`\n\
                         hint: did you mean `atlas`? There are `atlas`, `big`";
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.explained(), expected);
         let error = models.get("zzz").err().unwrap();
-        assert!(error.to_string().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
+        assert!(error.explained().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
     }
 
     #[tokio::test]

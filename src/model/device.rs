@@ -49,14 +49,14 @@ impl DeviceChoice {
                 tracing::warn!(%error, "there is no usable CUDA device: on the CPU");
                 Device::Cpu
             })),
-            Self::Cuda(_) if !has_cuda => Err(ModelError::Device(format!(
-                "the device is to be `{}`, but this program was built without CUDA\nhint: build it with `--features cuda`, or leave `device` out",
-                String::from(self)
+            Self::Cuda(_) if !has_cuda => Err(ModelError::Device(reason!(
+                "the device is to be `{}`, but this program was built without CUDA", String::from(self);
+                hint: "build it with `--features cuda`, or leave `device` out"
             ))),
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|error| {
-                ModelError::Device(format!(
-                    "the device `{}` cannot be used: {error}\nhint: `nvidia-smi` lists the devices there are",
-                    String::from(self)
+                ModelError::Device(reason!(
+                    "the device `{}` cannot be used: {error}", String::from(self);
+                    hint: "`nvidia-smi` lists the devices there are"
                 ))
             }),
         }
@@ -106,6 +106,7 @@ impl From<DeviceChoice> for String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn names_of_devices() {
@@ -138,7 +139,7 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_the_program_was_not_built_for_is_named() {
-        let error = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
+        let error = DeviceChoice::Cuda(1).open().unwrap_err().explained();
         assert!(error.contains("`cuda:1`") && error.contains("--features cuda"), "{error}");
         assert!(matches!(DeviceChoice::Auto.open(), Ok(Device::Cpu)));
     }

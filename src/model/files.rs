@@ -46,6 +46,6 @@ pub(crate) fn load_tensors(
     let bytes = std::fs::read(path).map_err(io(path))?;
     candle_core::safetensors::load_buffer(&bytes, device).map_err(|error| ModelError::Invalid {
         path: path.display().to_string(),
-        reason: format!("{error}\nhint: the file may be truncated; copy it again"),
+        reason: reason!("{error}"; hint: "the file may be truncated; copy it again"),
     })
 }

@@ -12,6 +12,7 @@ use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::atomic_file::replace;
 use crate::gguf::{Entry, TensorType, Writer, quantize};
+use crate::hint::Reason;
 
 /// The types that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,16 +60,16 @@ impl Weights {
         to: &Path,
     ) -> Result<(), ModelError> {
         let shown = to.display().to_string();
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let own = spec
-            .to_gguf()
-            .map_err(|reason| invalid(format!("GGUF files cannot hold this model: {reason}")))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let own = spec.to_gguf().map_err(|reason| {
+            invalid(format!("GGUF files cannot hold this model: {reason}").into())
+        })?;
         let mut tensors = Vec::new();
         for tensor in self.gguf_tensors(spec) {
             let (name, shape, values) = tensor?;
             let kind = kind.of(&shape);
             let data = quantize(kind, &values)
-                .ok_or_else(|| invalid(format!("{kind:?} cannot be written")))?;
+                .ok_or_else(|| invalid(format!("{kind:?} cannot be written").into()))?;
             tensors.push((name, kind, shape, data));
         }
         if let Some(factors) = spec.gguf_rope_factors() {
@@ -107,7 +108,7 @@ impl Weights {
         self.named(spec).into_iter().map(move |(name, tensor)| {
             let (name, stored) = places.get(&name).ok_or_else(|| ModelError::Invalid {
                 path: name.clone(),
-                reason: "GGUF files have no place for it".to_owned(),
+                reason: "GGUF files have no place for it".into(),
             })?;
             let shape = tensor.dims().to_vec();
             let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;

@@ -9,6 +9,7 @@ use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::gguf::{Gguf, Tensor as GgufTensor};
+use crate::hint::Reason;
 
 /// What converters do to a tensor, to be undone.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +41,7 @@ impl<'a> GgufWeights<'a> {
         };
         if let Some((name, _)) = file.tensors().find(|(name, _)| !known(name)) {
             let reason = format!("holds `{name}`, which this kind of model does not use");
-            return Err(ModelError::Invalid { path: file.path().into(), reason });
+            return Err(ModelError::Invalid { path: file.path().into(), reason: reason.into() });
         }
         Ok(Self { file, spec, names })
     }
@@ -88,17 +89,19 @@ impl<'a> GgufWeights<'a> {
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<(GgufTensor<'a>, Stored), ModelError> {
         let invalid =
-            |reason: String| ModelError::Invalid { path: self.file.path().into(), reason };
+            |reason: Reason| ModelError::Invalid { path: self.file.path().into(), reason };
         let Some((name, stored)) = self.names.get(name) else {
-            return Err(invalid(format!("has no place for `{name}`")));
+            return Err(invalid(format!("has no place for `{name}`").into()));
         };
-        let tensor =
-            self.file.tensor(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
+        let tensor = self
+            .file
+            .tensor(name)
+            .ok_or_else(|| invalid(format!("has no tensor `{name}`").into()))?;
         if tensor.shape != shape {
-            return Err(invalid(format!(
-                "`{name}` has shape {:?}, the file's settings ask for {shape:?}",
-                tensor.shape
-            )));
+            let found = &tensor.shape;
+            let reason =
+                format!("`{name}` has shape {found:?}, the file's settings ask for {shape:?}");
+            return Err(invalid(reason.into()));
         }
         Ok((tensor, *stored))
     }

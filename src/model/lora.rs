@@ -19,6 +19,7 @@ use super::peft;
 use super::slots::Projection;
 use super::spec::Spec;
 use super::weights::Weights;
+use crate::hint::Reason;
 
 /// The file that says what an adapter is, in its folder.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -117,7 +118,7 @@ impl Adapter {
     ) -> Result<Self, ModelError> {
         config.targets.sort();
         config.targets.dedup();
-        config.check().map_err(ModelError::Adapter)?;
+        config.check().map_err(|reason| ModelError::Adapter(reason.into()))?;
         let scale = config.scale();
         let mut pairs = BTreeMap::new();
         for layer in 0..model.layers.len() {
@@ -127,10 +128,10 @@ impl Adapter {
                     let name = Self::name(layer, target, which);
                     let tensor = make(&name, shape, which)?;
                     if tensor.dims2().ok() != Some(shape) {
-                        return Err(ModelError::Adapter(format!(
-                            "`{name}` has shape {:?}, not {shape:?}\nhint: the adapter was made for \
-                             another model",
-                            tensor.dims()
+                        return Err(ModelError::Adapter(reason!(
+                            "`{name}` has shape {:?}, not {shape:?}", tensor.dims();
+                            hint: "the adapter was made for \
+                             another model"
                         )));
                     }
                     Ok(tensor)
@@ -157,15 +158,16 @@ impl Adapter {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| invalid(e.to_string().into()))?;
         let path = folder.join("adapter_model.safetensors");
         let mut tensors = files::load_tensors(&path, device)?;
         let config = peft::read(&value, tensors.keys()).map_err(invalid)?;
         let adapter = Self::build(model, config, |name, _, _| {
             let tensor = tensors.remove(name).ok_or_else(|| ModelError::Invalid {
                 path: path.display().to_string(),
-                reason: format!("has no `{name}`"),
+                reason: format!("has no `{name}`").into(),
             })?;
             Ok(tensor.to_dtype(dtype)?)
         })?;
@@ -173,7 +175,8 @@ impl Adapter {
             None => Ok(adapter),
             Some(name) => Err(ModelError::Invalid {
                 path: path.display().to_string(),
-                reason: format!("holds `{name}`, which `adapter_config.json` does not announce"),
+                reason: format!("holds `{name}`, which `adapter_config.json` does not announce")
+                    .into(),
             }),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::decoder_lm::Model;
 use super::error::ModelError;
 use super::files;
+use crate::hint::Reason;
 
 impl Model {
     /// Writes the trainable tensors under their names, in their own type.
@@ -21,18 +22,20 @@ impl Model {
     /// When the file cannot be read, or a tensor is missing or of another shape or type.
     pub fn load_trainable(&mut self, path: &Path) -> Result<(), ModelError> {
         let invalid =
-            |reason: String| ModelError::Invalid { path: path.display().to_string(), reason };
+            |reason: Reason| ModelError::Invalid { path: path.display().to_string(), reason };
         let device = self.weights().embed.device().clone();
         let mut saved = files::load_tensors(path, &device)?;
         for (name, tensor) in self.trainable_mut() {
-            let found = saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`")))?;
+            let found =
+                saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`").into()))?;
             if found.shape() != tensor.shape() {
-                return Err(invalid(format!("`{name}` is of another shape")));
+                return Err(invalid(format!("`{name}` is of another shape").into()));
             }
             if found.dtype() != tensor.dtype() {
                 let (saved, wanted) = (found.dtype().as_str(), tensor.dtype().as_str());
-                return Err(invalid(format!(
-                    "`{name}` is {saved}, not {wanted}\nhint: go on in the type the run began in, `dtype = \"{saved}\"`"
+                return Err(invalid(reason!(
+                    "`{name}` is {saved}, not {wanted}";
+                    hint: "go on in the type the run began in, `dtype = \"{saved}\"`"
                 )));
             }
             *tensor = found;

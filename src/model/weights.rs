@@ -15,6 +15,7 @@ use super::files;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::Spec;
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 
 /// The weights of one layer.
 #[derive(Debug, Clone)]
@@ -209,16 +210,16 @@ impl Weights {
     ) -> Result<Self, ModelError> {
         let files = safetensors_files(folder)?;
         let shown = folder.display().to_string();
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
         // SAFETY: the files are mapped read-only. Replacing them under a running process is an
         // operator's error, and saving here always writes a new file and renames it.
         let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
-            invalid(format!("{error}\nhint: the file may be truncated; copy it again"))
+            invalid(reason!("{error}"; hint: "the file may be truncated; copy it again"))
         })?;
         let load = |name: &str| {
             tensors
                 .load(name, device)
-                .map_err(|error| invalid(format!("cannot read `{name}`: {error}")))
+                .map_err(|error| invalid(format!("cannot read `{name}`: {error}").into()))
         };
         let mut used = HashSet::new();
         let weights = Self::build(spec, |name, shape| {
@@ -229,9 +230,9 @@ impl Weights {
             let tensor = load(name)?;
             match tensor.dtype() {
                 DType::F32 | DType::F16 | DType::BF16 | DType::F64 => Ok(tensor.to_dtype(dtype)?),
-                other => Err(invalid(format!(
-                    "`{name}` is of type {}, which is not supported\nhint: save the model in bf16 or f32",
-                    other.as_str()
+                other => Err(invalid(reason!(
+                    "`{name}` is of type {}, which is not supported", other.as_str();
+                    hint: "save the model in bf16 or f32"
                 ))),
             }
         })?;
@@ -241,17 +242,19 @@ impl Weights {
                 continue;
             }
             if name != HEAD {
-                return Err(invalid(format!(
+                let reason = format!(
                     "holds `{name}`, which a `{}` of this configuration does not use",
                     spec.family.model_type()
-                )));
+                );
+                return Err(invalid(reason.into()));
             }
             let head = load(&name)?.to_dtype(dtype)?;
             let is_same = head.dims() == weights.embed.dims()
                 && head.ne(&weights.embed)?.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0;
             if !is_same {
-                return Err(invalid(format!(
-                    "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true\nhint: set it to false in `config.json`"
+                return Err(invalid(reason!(
+                    "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true";
+                    hint: "set it to false in `config.json`"
                 )));
             }
         }
@@ -265,7 +268,7 @@ fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), Mo
     }
     Err(ModelError::Invalid {
         path: name.to_owned(),
-        reason: format!("has shape {found:?}, `config.json` asks for {expected:?}"),
+        reason: format!("has shape {found:?}, `config.json` asks for {expected:?}").into(),
     })
 }
 
@@ -288,9 +291,12 @@ fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let shown = index.display().to_string();
     let text = std::fs::read_to_string(&index).map_err(|_| ModelError::Invalid {
         path: folder.display().to_string(),
-        reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".to_owned(),
+        reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".into(),
     })?;
-    let invalid = |reason: &str| ModelError::Invalid { path: shown.clone(), reason: reason.into() };
+    let invalid = |reason: &str| ModelError::Invalid {
+        path: shown.clone(),
+        reason: reason.to_owned().into(),
+    };
     let value: Value = serde_json::from_str(&text).map_err(|e| invalid(&e.to_string()))?;
     let map = value
         .get("weight_map")

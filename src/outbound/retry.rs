@@ -87,7 +87,7 @@ where
             next_wait(config, retry, after, remaining, &mut *rng)
         };
         let Some(wait) = wait else { return Err(failure) };
-        tracing::debug!(retry = retry + 1, wait_ms = wait.as_millis() as u64, "trying again");
+        tracing::debug!(retry = retry + 1, wait_ms = wait.as_millis() as u64, "retrying");
         tokio::time::sleep(wait).await;
         earlier = Some(failure);
         retry += 1;

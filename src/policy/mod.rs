@@ -1,11 +1,13 @@
 //! The port to the policy: the small model that thinks, prompts and answers.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModelError, Prices};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
@@ -44,7 +46,7 @@ pub enum PolicyError {
     },
     /// Text could not be tokenised.
     #[error("the policy's tokenizer failed: {0}")]
-    Tokenizer(String),
+    Tokenizer(Reason),
     /// The text is far beyond the policy's context; it was not tokenised.
     #[error("a text of {bytes} bytes does not fit a context of {context} tokens")]
     TextTooLong {
@@ -54,8 +56,19 @@ pub enum PolicyError {
         context: usize,
     },
     /// The receiver of the turn's text is gone.
-    #[error("nobody listens any more")]
+    #[error("the caller is gone")]
     Cancelled,
+}
+
+impl Hint for PolicyError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            Self::Remote(error) => error.hint(),
+            Self::Tokenizer(reason) => reason.hint(),
+            Self::Program { .. } | Self::TextTooLong { .. } | Self::Cancelled => None,
+        }
+    }
 }
 
 impl From<TokenizeError> for PolicyError {
@@ -63,14 +76,14 @@ impl From<TokenizeError> for PolicyError {
         match error {
             TokenizeError::TooLong { bytes, context } => Self::TextTooLong { bytes, context },
             TokenizeError::Busy => EngineError::Overloaded.into(),
-            TokenizeError::Failed(reason) => Self::Tokenizer(reason),
+            TokenizeError::Failed(reason) => Self::Tokenizer(reason.into()),
         }
     }
 }
 
 impl From<TokenizerError> for PolicyError {
     fn from(error: TokenizerError) -> Self {
-        Self::Tokenizer(error.to_string())
+        Self::Tokenizer(error.reason())
     }
 }
 

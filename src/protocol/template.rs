@@ -1,11 +1,14 @@
 //! The texts that frame an episode: templates that a user can replace.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use super::piece::{Piece, mark, split};
+
+use crate::hint::Hint;
 
 /// The templates by file name, with the built-in text of each.
 pub const TEMPLATE_FILES: [(&str, &str); 5] = [
@@ -53,7 +56,7 @@ impl Settings {
 pub enum ProtocolError {
     /// The folder does not exist.
     #[error(
-        "there is no folder of templates at `{}`\nhint: name a folder that holds some of {}", path.display(), names()
+        "there is no folder of templates at `{}`", path.display()
     )]
     NoFolder {
         /// What was named.
@@ -68,7 +71,7 @@ pub enum ProtocolError {
         source: std::io::Error,
     },
     /// The settings cannot be used.
-    #[error("cannot use the settings `{}`: {reason}\nhint: `{{\"history\": true}}` is all there is to set", path.display())]
+    #[error("cannot use the settings `{}`: {reason}", path.display())]
     Settings {
         /// The file.
         path: PathBuf,
@@ -76,15 +79,24 @@ pub enum ProtocolError {
         reason: String,
     },
     /// The template does not render.
-    #[error(
-        "the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `tools`, `max_turns` and `allow_final` are known to `policy.j2`, `reply`, `is_repeated` and `missing` to `observation.j2`, `prompt` and `question` to `prompt.j2`, `exchanges` and `draft` to `form.j2`"
-    )]
+    #[error("the template `{name}` does not render: {reason}")]
     Render {
         /// The template's file name.
         name: String,
         /// What the template engine said.
         reason: String,
     },
+}
+
+impl Hint for ProtocolError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::NoFolder { .. } => format!("name a folder that holds some of {}", names()).into(),
+            Self::Settings { .. } => "`{\"history\": true}` is all there is to set".into(),
+            Self::Render { .. } => "`question`, `conversation`, `tools`, `max_turns` and `allow_final` are known to `policy.j2`, `reply`, `is_repeated` and `missing` to `observation.j2`, `prompt` and `question` to `prompt.j2`, `exchanges` and `draft` to `form.j2`".into(),
+            Self::Read { .. } => return None,
+        })
+    }
 }
 
 fn names() -> String {
@@ -344,7 +356,7 @@ mod tests {
             }
         }
         std::fs::write(&file, r#"{"historie":false}"#).unwrap();
-        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().explained();
         assert!(error.contains("`historie`") && error.contains("hint:"), "{error}");
     }
 
@@ -370,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_is_told_what_was_not_sent() {
+    fn the_policy_reads_why_a_prompt_was_not_sent() {
         let protocol = Protocol::load(None).unwrap();
         for (shown, text) in [
             (Shown::Reply("r"), "<interaction_response>\nr\n</interaction_response>"),
@@ -397,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        let error = Protocol::load(Some(Path::new("no/such"))).unwrap_err().to_string();
+        let error = Protocol::load(Some(Path::new("no/such"))).unwrap_err().explained();
         assert!(error.contains("`no/such`") && error.contains("`policy.j2`"), "{error}");
     }
 
@@ -405,7 +417,7 @@ mod tests {
     fn an_unknown_variable_is_an_error_at_load() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("observation.j2"), "{{ answer }}").unwrap();
-        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().explained();
         assert!(error.contains("`observation.j2`") && error.contains("hint:"), "{error}");
     }
 }

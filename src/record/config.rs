@@ -1,11 +1,14 @@
 //! The configuration of recording.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
+
+use crate::hint::Hint;
 
 /// The table `[record]`: whether and where episodes are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,22 +65,16 @@ fn default_queue() -> usize {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// No destination, or more than one.
-    #[error(
-        "`[record]` needs one of `folder`, `sqlite` and `url_env`\nhint: files, a SQLite database, or a PostgreSQL database"
-    )]
+    #[error("`[record]` needs one of `folder`, `sqlite` and `url_env`")]
     Destination,
     /// The variable that is named is not there.
-    #[error(
-        "`record.url_env`: the variable `{0}` is not set\nhint: export it, or set `record.folder` instead"
-    )]
+    #[error("`record.url_env`: the variable `{0}` is not set")]
     Unset(String),
     /// The variable holds something else.
-    #[error(
-        "`record.url_env`: the variable `{0}` holds no URL of a PostgreSQL database\nhint: `postgres://USER:PASSWORD@HOST/DATABASE`"
-    )]
+    #[error("`record.url_env`: the variable `{0}` holds no URL of a PostgreSQL database")]
     Url(String),
     /// The folder cannot be written to.
-    #[error("cannot write episodes down in `{}`: {source}", folder.display())]
+    #[error("cannot record episodes in `{}`: {source}", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
@@ -85,7 +82,7 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// The database's file cannot be made.
-    #[error("cannot write episodes down in `{}`: {source}", path.display())]
+    #[error("cannot record episodes in `{}`: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -93,8 +90,19 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// The system gives no thread.
-    #[error("cannot write episodes down: {0}")]
+    #[error("cannot record episodes: {0}")]
     Thread(std::io::Error),
+}
+
+impl Hint for RecordError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Destination => "files, a SQLite database, or a PostgreSQL database".into(),
+            Self::Unset(_) => "export it, or set `record.folder` instead".into(),
+            Self::Url(_) => "`postgres://USER:PASSWORD@HOST/DATABASE`".into(),
+            Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => return None,
+        })
+    }
 }
 
 /// Where records go.

@@ -81,7 +81,7 @@ impl Files {
             Ok(()) => return lines.len(),
             Err(error) => error,
         };
-        tracing::error!(%error, "cannot write episodes down");
+        tracing::error!(%error, "cannot record episodes");
         match lines {
             [] | [_] => 0,
             lines => lines.iter().filter(|line| self.write_lines(line).is_ok()).count(),
@@ -96,7 +96,7 @@ impl Sink for Files {
             let mut line = match serde_json::to_vec(record) {
                 Ok(line) => line,
                 Err(error) => {
-                    tracing::error!(%error, "cannot write an episode down");
+                    tracing::error!(%error, "cannot record an episode");
                     continue;
                 }
             };

@@ -171,7 +171,7 @@ impl Recorder {
             let mut sink = match make(Arc::clone(&counted)) {
                 Ok(sink) => sink,
                 // The queue closes; records offered from now on are dropped and counted.
-                Err(error) => return tracing::error!(%error, "no episode is written down"),
+                Err(error) => return tracing::error!(%error, "episodes are not recorded"),
             };
             // Connects to the database before there is anything to write.
             sink.write(&[]);

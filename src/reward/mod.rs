@@ -1,9 +1,11 @@
 //! The reward of a finished trajectory: its form, its answer, and the gate between them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::hint::Hint;
 use crate::task::Task;
 use crate::trajectory::{Action, Trajectory};
 
@@ -54,9 +56,7 @@ pub enum RewardError {
         reason: String,
     },
     /// The program or server took too long.
-    #[error(
-        "the reward by `{name}` took longer than {timeout_ms} ms\nhint: raise `reward.external.timeout_ms`"
-    )]
+    #[error("the reward by `{name}` took longer than {timeout_ms} ms")]
     Timeout {
         /// The program or the URL.
         name: String,
@@ -71,6 +71,15 @@ pub enum RewardError {
         /// The head of what came back.
         found: String,
     },
+}
+
+impl Hint for RewardError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Timeout { .. } => "raise `reward.external.timeout_ms`".into(),
+            Self::Config { .. } | Self::External { .. } | Self::NotANumber { .. } => return None,
+        })
+    }
 }
 
 /// A reward with what it was made of.

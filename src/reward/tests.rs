@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::hint::Hint;
 use crate::protocol::parse_turn;
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
@@ -182,7 +183,7 @@ fn external(text: &str) -> Result<Rewarder, RewardError> {
     Rewarder::new(&toml::from_str(&format!("[external]\n{text}")).unwrap())
 }
 
-async fn told(text: &str) -> Result<Reward, RewardError> {
+async fn scored(text: &str) -> Result<Reward, RewardError> {
     external(text)?.score(&trajectory(&[ASK, RIGHT]), &task(&["Paris"])).await
 }
 
@@ -191,12 +192,12 @@ fn shell(script: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_program_gives_the_reward_from_what_it_is_told() {
+async fn a_program_computes_the_reward_from_its_input() {
     // It finds the policy's answer and the built-in total in its input.
     let script = "grep -q '\"answer\":\"Paris\".*\"builtin\":{\"total\":1.0' && echo -0.25";
-    let reward = told(&shell(script)).await.unwrap();
+    let reward = scored(&shell(script)).await.unwrap();
     assert_eq!((reward.total, reward.format, reward.answer), (-0.25, 1.0, 1.0));
-    let reward = told(&shell("cat > /dev/null; echo '{\"reward\": 2}'")).await.unwrap();
+    let reward = scored(&shell("cat > /dev/null; echo '{\"reward\": 2}'")).await.unwrap();
     assert_eq!(reward.total, 2.0);
 }
 
@@ -207,7 +208,7 @@ async fn a_program_that_reads_nothing_or_writes_much_is_no_trouble() {
     let rewarder = external(&shell("echo 1")).unwrap();
     let reward = rewarder.score(&trajectory(&turns), &task(&["Paris"])).await.unwrap();
     assert_eq!(reward.total, 1.0);
-    let error = told(&shell("head -c 1000000 /dev/zero | tr '\\\\0' 7")).await.unwrap_err();
+    let error = scored(&shell("head -c 1000000 /dev/zero | tr '\\\\0' 7")).await.unwrap_err();
     assert!(matches!(error, RewardError::NotANumber { .. }), "{error}");
 }
 
@@ -230,7 +231,7 @@ async fn a_program_that_fails_is_an_error_that_says_how() {
             "the reward by `sleep` took longer than 50 ms\nhint: ",
         ),
     ] {
-        let error = told(&text).await.unwrap_err().to_string();
+        let error = scored(&text).await.unwrap_err().explained();
         assert!(error.starts_with(message), "{error}");
     }
 }
@@ -288,7 +289,7 @@ async fn a_server_gives_the_reward_or_an_error_that_says_how() {
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("url = \"http://{}/reward\"", listener.local_addr().unwrap());
-        let (request, reward) = tokio::join!(serve_once(listener, status, body), told(&url));
+        let (request, reward) = tokio::join!(serve_once(listener, status, body), scored(&url));
         assert!(request.starts_with("POST /reward"), "{request}");
         assert!(request.contains("\"answer\":\"Paris\""), "{request}");
         match wanted {
@@ -305,9 +306,9 @@ async fn a_server_gives_the_reward_or_an_error_that_says_how() {
 async fn a_server_that_is_down_or_silent_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("url = \"http://{}/\"\ntimeout_ms = 50", listener.local_addr().unwrap());
-    let silent = told(&url).await.unwrap_err();
+    let silent = scored(&url).await.unwrap_err();
     assert!(matches!(silent, RewardError::Timeout { timeout_ms: 50, .. }), "{silent}");
     drop(listener);
-    let down = told(&url.replace("= 50", "= 20000")).await.unwrap_err().to_string();
+    let down = scored(&url.replace("= 50", "= 20000")).await.unwrap_err().to_string();
     assert!(down.contains("failed: ") && down.to_lowercase().contains("refused"), "{down}");
 }

@@ -202,7 +202,7 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerErr
     let name = file.text(key)?.unwrap_or("default");
     let pre = PreTokenizer::named(name).ok_or_else(|| {
         let known = PreTokenizer::names().collect::<Vec<_>>().join("`, `");
-        file.wrong(key, format!("`{name}` is not known\nhint: known are `{known}`"))
+        file.wrong(key, reason!("`{name}` is not known"; hint: "known are `{known}`"))
     })?;
     let key = "tokenizer.ggml.merges";
     let merges = file.texts(key)?.ok_or_else(|| file.missing(key))?;

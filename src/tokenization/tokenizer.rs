@@ -1,5 +1,6 @@
 //! A tokenizer that knows which text is ours and which is not.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use aho_corasick::AhoCorasick;
 use serde_json::Value;
 
 use crate::gguf::GgufError;
+use crate::hint::Hint;
 use crate::protocol::{Piece, TAGS, escape};
 
 /// A tokenizer folder that cannot be used.
@@ -29,9 +31,7 @@ pub enum TokenizerError {
         reason: String,
     },
     /// The chat template is missing or does not render conversations.
-    #[error(
-        "the chat template of `{path}` is not usable: {reason}\nhint: put a `chat_template.jinja` that renders user and assistant messages into the folder"
-    )]
+    #[error("the chat template of `{path}` is not usable: {reason}")]
     Template {
         /// The folder.
         path: String,
@@ -52,6 +52,16 @@ pub enum TokenizerError {
     /// The tokenizer refused a text.
     #[error("cannot tokenise: {0}")]
     Encode(String),
+}
+
+impl Hint for TokenizerError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Template { .. } => "put a `chat_template.jinja` that renders user and assistant messages into the folder".into(),
+            Self::Gguf(error) => return error.hint(),
+            Self::Read { .. } | Self::Write { .. } | Self::Inexpressible { .. } | Self::Encode(_) => return None,
+        })
+    }
 }
 
 /// Tokens with a meaning beyond their text.

@@ -1,11 +1,13 @@
 //! AdamW: Adam with decoupled weight decay, with clipping by global norm and resumable state.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::hint::Hint;
 use crate::model::ops::host;
 use crate::model::ops::host::simd::multiversion;
 use crate::model::{Gradients, ModelError, files};
@@ -36,7 +38,7 @@ impl Default for AdamWConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum AdamWError {
     /// The gradient holds a NaN or an infinity. Nothing was changed.
-    #[error("the gradient is not finite\nhint: lower the learning rate or skip the batch")]
+    #[error("the gradient is not finite")]
     NonFinite,
     /// The state does not belong to this model.
     #[error("the optimizer's state does not fit the model: {0}")]
@@ -44,6 +46,16 @@ pub enum AdamWError {
     /// A tensor or a file failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl Hint for AdamWError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::NonFinite => "lower the learning rate or skip the batch".into(),
+            Self::Model(error) => return error.hint(),
+            Self::Mismatch(_) => return None,
+        })
+    }
 }
 
 impl From<candle_core::Error> for AdamWError {

@@ -63,9 +63,9 @@ pub struct NewModel {
 pub(super) fn version(found: u32) -> Result<(), TrainError> {
     match found {
         1 => Ok(()),
-        found => {
-            Err(TrainError::Config(format!("`schema_version` is {found}, this program reads 1")))
-        }
+        found => Err(TrainError::Config(
+            format!("`schema_version` is {found}, this program reads 1").into(),
+        )),
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) fn version(found: u32) -> Result<(), TrainError> {
 pub(super) fn at_least_one(settings: &[(&str, u64)]) -> Result<(), TrainError> {
     match settings.iter().find(|(_, value)| *value == 0) {
         None => Ok(()),
-        Some((name, _)) => Err(TrainError::Config(format!("`{name}` must be at least 1"))),
+        Some((name, _)) => Err(TrainError::Config(format!("`{name}` must be at least 1").into())),
     }
 }
 
@@ -81,9 +81,9 @@ pub(super) fn at_least_one(settings: &[(&str, u64)]) -> Result<(), TrainError> {
 pub(super) fn share(name: &str, value: f64) -> Result<(), TrainError> {
     match (0.0..=1.0).contains(&value) {
         true => Ok(()),
-        false => Err(TrainError::Config(format!(
-            "`{name}` is {value}, but it must be a share from 0 to 1"
-        ))),
+        false => Err(TrainError::Config(
+            format!("`{name}` is {value}, but it must be a share from 0 to 1").into(),
+        )),
     }
 }
 

@@ -1,6 +1,9 @@
 //! A conversation as tokens for training: the same tokens that its episode would have.
 
+use std::borrow::Cow;
+
 use crate::dataset::{ChatRole, ChatTurn, Demonstration};
+use crate::hint::Hint;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
@@ -21,6 +24,16 @@ pub enum ExampleError {
         "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
     )]
     Roles(String),
+}
+
+impl Hint for ExampleError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Tokenizer(error) => error.hint(),
+            Self::Protocol(error) => error.hint(),
+            Self::Roles(_) => None,
+        }
+    }
 }
 
 /// A question and its answer, as a model without protocol answers it.

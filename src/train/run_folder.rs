@@ -192,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
         let error = RunFolder::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("another run is at work"), "{error}");
+        assert!(error.contains("another run uses"), "{error}");
         drop(run);
         RunFolder::open(folder.path()).unwrap();
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
+use crate::hint::Reason;
 use crate::model::spec::LayerKind;
 use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
@@ -27,10 +28,10 @@ impl StartConfig {
     /// Explains what is missing or conflicting.
     pub fn check(&self) -> Result<(), TrainError> {
         if self.path.is_some() == self.new.is_some() {
-            return Err(TrainError::Config(NEITHER.into()));
+            return Err(TrainError::Config(neither()));
         }
         if self.lora.is_some() && self.adapter.is_some() {
-            return Err(TrainError::Config(BOTH.into()));
+            return Err(TrainError::Config(both()));
         }
         let folder = self.path.as_deref();
         if let Some(reason) = folder.and_then(misplaced) {
@@ -43,8 +44,19 @@ impl StartConfig {
     }
 }
 
-const NEITHER: &str = "`model` needs either `path` or `new`\nhint: `[model] path = \"models/policy\"` goes on from the bundled policy";
-const BOTH: &str = "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself";
+fn neither() -> Reason {
+    reason!(
+        "`model` needs either `path` or `new`";
+        hint: "`[model] path = \"models/policy\"` goes on from the bundled policy"
+    )
+}
+
+fn both() -> Reason {
+    reason!(
+        "`model` has both `lora`, a new adapter, and `adapter`, one to go on with";
+        hint: "the folder of `adapter` says its rank and targets itself"
+    )
+}
 
 /// A model ready to be trained.
 pub struct Start {
@@ -81,7 +93,7 @@ impl Start {
                 folder
             }
             _ => {
-                return Err(TrainError::Config(NEITHER.into()));
+                return Err(TrainError::Config(neither()));
             }
         };
         Self::open(config, folder, seed)
@@ -104,10 +116,9 @@ impl Start {
         finite(&folder, &model.weights().named(model.spec()))?;
         let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
         if tokens > rows {
-            return Err(TrainError::Config(format!(
-                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings\nhint: is it the tokenizer of another model?",
-                folder.display(),
-                tokens - 1
+            return Err(TrainError::Config(reason!(
+                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings", folder.display(), tokens - 1;
+                hint: "is it the tokenizer of another model?"
             )));
         }
         let shape = model.spec();
@@ -121,7 +132,7 @@ impl Start {
                 Some(adapter)
             }
             (Some(_), Some(_)) => {
-                return Err(TrainError::Config(BOTH.into()));
+                return Err(TrainError::Config(both()));
             }
         };
         if let Some(adapter) = adapter {
@@ -189,23 +200,25 @@ impl Start {
 const BASE: &str = "base.sha256";
 
 /// Why a folder is not a model folder, if it is not.
-fn misplaced(path: &Path) -> Option<String> {
+fn misplaced(path: &Path) -> Option<Reason> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
     if !path.exists() {
-        return Some(format!("there is no folder or file `{shown}`"));
+        return Some(format!("there is no folder or file `{shown}`").into());
     }
     if Adapter::is_alone(path) {
-        return Some(format!(
-            "`{shown}` holds an adapter and no model\nhint: set `model.path` to the model it was made for, and `model.adapter` to this folder"
+        return Some(reason!(
+            "`{shown}` holds an adapter and no model";
+            hint: "set `model.path` to the model it was made for, and `model.adapter` to this folder"
         ));
     }
     if (has("pytorch_model.bin") || has("pytorch_model.bin.index.json"))
         && !has("model.safetensors")
         && !has("model.safetensors.index.json")
     {
-        return Some(format!(
-            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read\nhint: load it with transformers and save it again; that writes safetensors"
+        return Some(reason!(
+            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read";
+            hint: "load it with transformers and save it again; that writes safetensors"
         ));
     }
     None
@@ -217,9 +230,9 @@ fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError
         let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
         let sum: f32 = sum.map_err(ModelError::from)?;
         if !sum.is_finite() {
-            return Err(TrainError::Config(format!(
-                "`{name}` of `{}` holds values that are no finite numbers\nhint: the model was damaged, or diverged before it was saved",
-                folder.display()
+            return Err(TrainError::Config(reason!(
+                "`{name}` of `{}` holds values that are no finite numbers", folder.display();
+                hint: "the model was damaged, or diverged before it was saved"
             )));
         }
     }
@@ -230,19 +243,17 @@ fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError
 fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
     let parent = adapter.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
     if parent.is_some() && parent == base.canonicalize().ok() {
-        return Err(TrainError::Config(format!(
-            "the weights in `{}` hold the adapter `{}` already\nhint: leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on",
-            base.display(),
-            adapter.display()
+        return Err(TrainError::Config(reason!(
+            "the weights in `{}` hold the adapter `{}` already", base.display(), adapter.display();
+            hint: "leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on"
         )));
     }
     let Ok(expected) = std::fs::read_to_string(adapter.join(BASE)) else { return Ok(()) };
     let found = fingerprint(base).map_err(|source| TrainError::read(base, source))?;
     if found != expected.trim() {
-        return Err(TrainError::Config(format!(
-            "the adapter `{}` was trained on other weights than those in `{}`\nhint: `base_model_name_or_path` in its `adapter_config.json` says which; remove its `{BASE}` to use it all the same",
-            adapter.display(),
-            base.display()
+        return Err(TrainError::Config(reason!(
+            "the adapter `{}` was trained on other weights than those in `{}`", adapter.display(), base.display();
+            hint: "`base_model_name_or_path` in its `adapter_config.json` says which; remove its `{BASE}` to use it all the same"
         )));
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{Device, safetensors};
 
 use super::*;
+use crate::hint::Hint;
 use crate::model::{AdapterConfig, Projection};
 
 /// A tiny new model in `folder`, with a fresh adapter where that is asked for.
@@ -39,7 +40,7 @@ fn open(path: &Path, adapter: Option<&Path>) -> Result<Start, String> {
     config
         .check()
         .and_then(|()| Start::open(&config, path.to_owned(), 0))
-        .map_err(|e| e.to_string())
+        .map_err(|error| error.explained())
 }
 
 #[test]

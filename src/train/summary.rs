@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::TrainError;
 use super::metrics::Values;
 use crate::dataset::ReadSummary;
+use crate::hint::Hint;
 
 /// The file in the run's folder.
 pub const FILE: &str = "summary.json";
@@ -107,8 +108,9 @@ impl DataSummary {
         if lost == *rows || lost as f64 > allowed * *rows as f64 {
             let first: String =
                 self.reasons.iter().take(3).map(|reason| format!("\n  {reason}")).collect();
-            return Err(TrainError::Config(format!(
-                "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}\nhint: mend them, or raise `max_rejected` (a share, {allowed} now)"
+            return Err(TrainError::Config(reason!(
+                "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}";
+                hint: "mend them, or raise `max_rejected` (a share, {allowed} now)"
             )));
         }
         Ok(())
@@ -142,7 +144,7 @@ impl Summary {
     pub fn finish<T>(mut self, folder: &Path, outcome: &Result<T, TrainError>) {
         self.ended = match outcome {
             Ok(_) => "finished".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => error.explained(),
         };
         let Self { method, steps, device, means, .. } = &self;
         let ended = self.ended.lines().next().unwrap_or_default();

@@ -3,6 +3,7 @@
 //!
 //! The same configuration gives the same world on every platform.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use rand::seq::SliceRandom;
@@ -28,6 +29,8 @@ pub use tasks::{WorldTasks, vocabulary};
 
 use names::{PROFESSIONS, SECTORS, WordMaker};
 
+use crate::hint::Hint;
+
 /// A world or a sample of it that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
@@ -42,9 +45,7 @@ pub enum WorldError {
         expected: String,
     },
     /// There are not enough questions of a kind.
-    #[error(
-        "the world has too few questions of kind `{kind}`: {found} found, {wanted} wanted\nhint: ask for fewer, or make the world larger"
-    )]
+    #[error("the world has too few questions of kind `{kind}`: {found} found, {wanted} wanted")]
     TooSmall {
         /// The kind of question.
         kind: String,
@@ -53,6 +54,15 @@ pub enum WorldError {
         /// How many were wanted.
         wanted: usize,
     },
+}
+
+impl Hint for WorldError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::TooSmall { .. } => "ask for fewer, or make the world larger".into(),
+            Self::Config { .. } => return None,
+        })
+    }
 }
 
 /// A thing in the world; [`World::name`] says what it is called.

@@ -53,7 +53,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     let asked = config.steps * config.groups_per_step as u64;
     let mut held_out = config.eval.tasks;
     match &config.tasks {
-        TaskConfig::World { .. } => lines.push(format!("questions: {asked}, made up")),
+        TaskConfig::World { .. } => lines.push(format!("questions: {asked}, generated")),
         TaskConfig::File { path, read, eval_path } => {
             let count = |path: &Path, read: &ReadOptions| {
                 let read = read_tasks(path, read).map_err(anyhow::Error::from)?;

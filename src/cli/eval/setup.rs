@@ -139,9 +139,10 @@ impl<'a> Setup<'a> {
 
     async fn encoder(&self) -> Result<Arc<dyn SentenceEncoder>, Failure> {
         let named = &self.config.metrics.sentence_model;
-        let folder = hub::resolve(named).await.context(
-            "the metric `ssim` needs a sentence model\nhint: name a folder with `metrics.sentence_model`, or another metric with `metrics.by_source`",
-        )?;
+        let folder = hub::resolve(named).await.context(reason!(
+            "the metric `ssim` needs a sentence model";
+            hint: "name a folder with `metrics.sentence_model`, or another metric with `metrics.by_source`"
+        ))?;
         let model = tokio::task::spawn_blocking(move || SentenceModel::load(&folder)).await;
         let model = model.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
         Ok(Arc::new(Sentences(model)))

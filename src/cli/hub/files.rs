@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::hint::Reason;
 use crate::train::run_folder::TEMPLATES;
 
 /// The index of sharded weights.
@@ -28,7 +29,7 @@ impl<'a> Listing<'a> {
         id: &str,
         names: impl Iterator<Item = &'a str>,
         file: Option<&'a str>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         let (mut small, mut weights, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
             if name.ends_with(".gguf") {
@@ -50,24 +51,27 @@ impl<'a> Listing<'a> {
                 return Ok(Self { small: Vec::new(), weights: vec![file] });
             }
             return Err(match ggufs.is_empty() {
-                true => format!(
-                    "it holds no `{file}`, nor another GGUF file\nhint: leave the file's name out"
+                true => reason!(
+                    "it holds no `{file}`, nor another GGUF file";
+                    hint: "leave the file's name out"
                 ),
-                false => {
-                    format!("it holds no `{file}`\nhint: its GGUF files are {}", listed(id, &ggufs))
-                }
+                false => reason!(
+                    "it holds no `{file}`";
+                    hint: "its GGUF files are {}", listed(id, &ggufs)
+                ),
             });
         }
         if !ggufs.is_empty() && weights.is_empty() {
-            return Err(format!(
-                "it holds GGUF files and no safetensors\nhint: name one of them: {}",
-                listed(id, &ggufs)
+            return Err(reason!(
+                "it holds GGUF files and no safetensors";
+                hint: "name one of them: {}", listed(id, &ggufs)
             ));
         }
         if weights.is_empty() || !small.contains(&"config.json") {
-            return Err(
-                "it holds no `config.json` with safetensors\nhint: give a model in the format of transformers; an adapter must be merged into its model first".into(),
-            );
+            return Err(reason!(
+                "it holds no `config.json` with safetensors";
+                hint: "give a model in the format of transformers; an adapter must be merged into its model first"
+            ));
         }
         // Some repositories have the same weights twice, under different names.
         if weights.contains(&WEIGHTS) {
@@ -86,7 +90,7 @@ fn listed(id: &str, names: &[&str]) -> String {
 }
 
 /// The files that the index in `folder` names.
-pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
+pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, Reason> {
     let text = std::fs::read_to_string(folder.join(INDEX));
     let index: Option<Value> = text.ok().and_then(|text| serde_json::from_str(&text).ok());
     let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
@@ -99,8 +103,9 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
         })
         .filter(|files| !files.is_empty())
         .ok_or_else(|| {
-            format!(
-                "its `{INDEX}` does not say where its weights are\nhint: choose another model, or give a local folder"
+            reason!(
+                "its `{INDEX}` does not say where its weights are";
+                hint: "choose another model, or give a local folder"
             )
         })
 }

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::config::MistralRsConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Reason;
 use crate::trajectory::SampledToken;
 
 mod folder;
@@ -57,7 +58,7 @@ impl MistralRsEngine {
     /// When there is no such model, or mistral.rs cannot run it.
     pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
         let failed =
-            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            |reason: Reason| EngineError::Load { path: path.display().to_string(), reason };
         let source = ModelFiles::open(path)?;
         let on_cpu = config.force_cpu || !has_gpu();
         let keeps_prefixes = config.max_batch <= 1;
@@ -87,7 +88,7 @@ impl MistralRsEngine {
             }
             builder.build().await
         };
-        let model = built.map_err(|error| failed(format!("{error:#}")))?;
+        let model = built.map_err(|error| failed(format!("{error:#}").into()))?;
         let context_length = model
             .max_sequence_length()
             .ok()

@@ -15,8 +15,8 @@ struct Killer(Mutex<std::sync::mpsc::Receiver<()>>);
 impl CustomLogitsProcessor for Killer {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
         // Other sequences in the batch wait with it, so none has ended when it panics.
-        let told = self.0.lock().unwrap().recv_timeout(Duration::from_millis(20));
-        assert!(matches!(told, Err(RecvTimeoutError::Timeout)), "killed by a test");
+        let received = self.0.lock().unwrap().recv_timeout(Duration::from_millis(20));
+        assert!(matches!(received, Err(RecvTimeoutError::Timeout)), "killed by a test");
         let mut row = vec![f32::NEG_INFINITY; logits.elem_count()];
         row[5] = 0.0;
         Tensor::from_vec(row, logits.shape(), logits.device())
@@ -33,8 +33,8 @@ impl MistralRsEngine {
     /// Prepares the panic of the engine's thread.
     pub(crate) async fn threaten(&self) -> Threat {
         let inner = self.shared.model.inner();
-        let (strike, told) = std::sync::mpsc::channel();
-        let killer: Arc<dyn CustomLogitsProcessor> = Arc::new(Killer(Mutex::new(told)));
+        let (strike, received) = std::sync::mpsc::channel();
+        let killer: Arc<dyn CustomLogitsProcessor> = Arc::new(Killer(Mutex::new(received)));
         let tokens = self.shared.context_length - 10;
         let (responses, mut received) = mpsc::channel(tokens + 16);
         let normal = NormalRequest {

@@ -189,7 +189,7 @@ fn serve<D: Decode>(inbox: &Inbox, mut batch: Batch<D>) {
             Ok(Err(error)) => format!("a step failed: {error}"),
             Err(panic) => format!("a step panicked: {}", message(panic.as_ref())),
         };
-        tracing::error!(reason = failure, "the native engine failed what is in flight");
+        tracing::error!(reason = failure, "the native engine failed the requests in flight");
         batch.fail(&failure);
     }
     inbox.close();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use crate::hint::Reason;
 use crate::outbound::client::{Unusable, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
 use crate::sampling::Sampling;
@@ -128,7 +129,7 @@ impl TokensConfig {
     ///
     /// # Errors
     /// Explains why the servers cannot provide them.
-    pub fn log_probs(&self, sampling: &Sampling) -> Result<LogProbs, String> {
+    pub fn log_probs(&self, sampling: &Sampling) -> Result<LogProbs, Reason> {
         let is_raw = sampling.temperature <= 0.0 || sampling.temperature == 1.0;
         let is_whole = sampling.temperature <= 0.0 || !sampling.is_filtered();
         let sent = match (self.dialect, self.log_probs) {
@@ -147,9 +148,18 @@ impl TokensConfig {
             return Ok(sent);
         }
         Err(match (self.dialect, sent) {
-            (Dialect::LlamaCpp, _) => "llama.cpp has probabilities from before the temperature, or from after `top_p` and `top_k`\nhint: sample at `temperature` 1 or 0, or with `top_p = 1` and no `top_k`".to_owned(),
-            (_, LogProbs::Raw) => "the servers send probabilities from before the temperature\nhint: sample at `temperature` 1 or 0; for another, have them send those that they draw by, and say so with `log_probs`".to_owned(),
-            _ => "the servers send probabilities from after `top_p` and `top_k`\nhint: sample with `top_p = 1` and no `top_k`".to_owned(),
+            (Dialect::LlamaCpp, _) => reason!(
+                "llama.cpp has probabilities from before the temperature, or from after `top_p` and `top_k`";
+                hint: "sample at `temperature` 1 or 0, or with `top_p = 1` and no `top_k`"
+            ),
+            (_, LogProbs::Raw) => reason!(
+                "the servers send probabilities from before the temperature";
+                hint: "sample at `temperature` 1 or 0; for another, have them send those that they draw by, and say so with `log_probs`"
+            ),
+            _ => reason!(
+                "the servers send probabilities from after `top_p` and `top_k`";
+                hint: "sample with `top_p = 1` and no `top_k`"
+            ),
         })
     }
 
@@ -257,7 +267,7 @@ mod tests {
         ] {
             let found = config(text).log_probs(&sampling);
             assert_eq!(found.clone().ok(), expected, "{text} {sampling:?}");
-            assert!(found.err().is_none_or(|reason| reason.contains("hint:")));
+            assert!(found.err().is_none_or(|reason| reason.hint.is_some()));
         }
     }
 

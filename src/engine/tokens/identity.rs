@@ -35,7 +35,7 @@ impl Identity<'_> {
         let is_llama_cpp = first["owned_by"] == "llamacpp";
         if !is_llama_cpp && self.config.dialect == Dialect::LlamaCpp {
             return Err(server
-                .broken("it is no llama.cpp server\nhint: check `dialect`")
+                .broken(reason!("it is no llama.cpp server"; hint: "check `dialect`"))
                 .lasting());
         }
         let size = |value: &Value| value.as_u64().map(|size| size as usize);
@@ -155,10 +155,9 @@ impl Identity<'_> {
         }
         let common = theirs.chars().zip(own.chars()).take_while(|(a, b)| a == b).count();
         let rest = |text: &str| excerpt(&text.chars().skip(common).collect::<String>());
-        Err(server.other_model(format!(
-            "after {common} characters its chat template writes `{}`, the policy's `{}`\nhint: where that is meant, set `check = \"vocabulary\"`",
-            rest(theirs),
-            rest(own)
+        Err(server.other_model(reason!(
+            "after {common} characters its chat template writes `{}`, the policy's `{}`", rest(theirs), rest(own);
+            hint: "where that is meant, set `check = \"vocabulary\"`"
         )))
     }
 }
@@ -170,7 +169,8 @@ fn messages() -> Vec<Value> {
 /// A failure to compare. A server that cannot be compared is not used.
 fn uncompared(mut fault: Fault) -> Fault {
     if let (true, EngineError::Server { reason, .. }) = (fault.is_lasting, &mut fault.error) {
-        reason.push_str("\nhint: `check` says what is compared before the first token");
+        let hint = "`check` says what is compared before the first token";
+        reason.hint.get_or_insert(hint.into());
     }
     fault
 }

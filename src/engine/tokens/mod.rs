@@ -8,6 +8,7 @@ mod pool;
 mod server;
 mod stream;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use self::pool::{NoPlace, Pool};
 use self::server::{Fault, Server};
 use self::stream::Reading;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Hint;
 use crate::outbound::client::{KeyLookup, Unusable};
 use crate::outbound::retry::{Advice, retrying};
 use crate::tokenization::{Fingerprint, TextSide, TokenizerError};
@@ -59,16 +61,24 @@ struct Shared {
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// A setting that cannot be used.
-    #[error("cannot use `policy.tokens.{}` = `{}`: {}\nhint: {}", .0.key, .0.value, .0.reason, .0.hint)]
+    #[error("cannot use `policy.tokens.{}` = `{}`: {}", .0.key, .0.value, .0.reason)]
     Setting(Unusable),
     /// The policy's tokenizer or chat template fails.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The context length is unknown.
-    #[error(
-        "the model's files do not say how long a sequence may be\nhint: set `policy.tokens.context`"
-    )]
+    #[error("the model's files do not say how long a sequence may be")]
     NoContext,
+}
+
+impl Hint for TokensError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Setting(unusable) => unusable.hint.into(),
+            Self::Tokenizer(error) => return error.hint(),
+            Self::NoContext => "set `policy.tokens.context`".into(),
+        })
+    }
 }
 
 impl TokensEngine {
@@ -113,7 +123,10 @@ impl TokensEngine {
             if fault.is_lasting {
                 return Err(fault.error);
             }
-            tracing::warn!(error = %fault.error, "a token server cannot be compared yet");
+            tracing::warn!(
+                error = fault.error.explained(),
+                "a token server cannot be compared yet"
+            );
         }
         Ok(())
     }
@@ -176,7 +189,10 @@ impl Shared {
             match &served {
                 Ok(_) => place.served(&request.prompt, &reading.sampled),
                 Err(fault) if fault.is_servers => {
-                    tracing::warn!(error = %fault.error, "a token server failed a request");
+                    tracing::warn!(
+                        error = fault.error.explained(),
+                        "a token server failed a request"
+                    );
                     // It may come back with another model.
                     *server.compared.lock().await = None;
                     *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::config::TokensConfig;
 use crate::engine::EngineError;
+use crate::hint::Reason;
 use crate::outbound::client::{KeyLookup, Unusable, bearer, build_client};
 use crate::outbound::config::TimeoutConfig;
 use crate::outbound::redact::Redactor;
@@ -194,42 +195,47 @@ impl Server {
             let error = EngineError::PromptTooLong { tokens, context };
             return Fault::of_request(error);
         }
-        let told = ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
-        let told = told.or_else(|| error.as_str());
-        let told = match told {
-            Some(told) => self.redactor().short(told, MESSAGE),
+        let message =
+            ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
+        let message = message.or_else(|| error.as_str());
+        let message = match message {
+            Some(message) => self.redactor().short(message, MESSAGE),
             None => self.redactor().head(&body),
         };
-        let told = if told.is_empty() { "no message".to_owned() } else { told };
+        let message = if message.is_empty() { "no message".to_owned() } else { message };
         if matches!(status, 400 | 413 | 422) {
-            let reason = format!("`{}` refused it: {told}", self.url);
+            let reason = format!("`{}` refused it: {message}", self.url);
             let error = EngineError::InvalidRequest(reason);
             return Fault::of_request(error);
         }
         let hint = match status {
-            300..=399 => "\nhint: redirects are not followed; name the server's own address",
-            401 | 403 => "\nhint: name the variable with its key by `api_key_env`",
-            404 | 405 => "\nhint: check `dialect`, and that the address is without a path",
-            _ => "",
+            300..=399 => Some("redirects are not followed; name the server's own address"),
+            401 | 403 => Some("name the variable with its key by `api_key_env`"),
+            404 | 405 => Some("check `dialect`, and that the address is without a path"),
+            _ => None,
         };
         let is_transient = matches!(status, 408 | 409 | 429)
             || (status >= 500 && !matches!(status, 501 | 504 | 505 | 524));
         let advice = if is_transient { Advice::Retry { after } } else { Advice::GiveUp };
-        let fault = self.broken(format!("status {status}: {told}{hint}"));
-        Fault { advice, is_lasting: !hint.is_empty(), ..fault }
+        let fault = self.broken(Reason {
+            hint: hint.map(Into::into),
+            ..format!("status {status}: {message}").into()
+        });
+        Fault { advice, is_lasting: hint.is_some(), ..fault }
     }
 
     /// A failure of the server, after which it is not asked again for this request.
-    pub(super) fn broken(&self, reason: impl Into<String>) -> Fault {
+    pub(super) fn broken(&self, reason: impl Into<Reason>) -> Fault {
         let server = self.url.to_string();
-        let reason = self.redactor().text(&reason.into());
+        let reason = reason.into().map_text(|text| self.redactor().text(text));
         let error = EngineError::Server { server, reason };
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
     }
 
     /// The server has another model.
-    pub(super) fn other_model(&self, reason: String) -> Fault {
-        let error = EngineError::OtherModel { server: self.url.to_string(), reason };
+    pub(super) fn other_model(&self, reason: impl Into<Reason>) -> Fault {
+        let server = self.url.to_string();
+        let error = EngineError::OtherModel { server, reason: reason.into() };
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }
     }
 

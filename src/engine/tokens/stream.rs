@@ -10,6 +10,7 @@ use super::config::{Dialect, TokensConfig};
 use super::dialect::End;
 use super::server::{Fault, Server};
 use crate::engine::{GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Reason;
 use crate::outbound::sse::{Event, SseDecoder};
 
 /// The longest event, bytes. SGLang's repeat all tokens so far.
@@ -78,9 +79,9 @@ impl Reading<'_> {
         let value: Value = serde_json::from_slice(&event.data)
             .map_err(|_| server.broken("an event of its reply is no JSON"))?;
         if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
-            let told = error.get("message").and_then(Value::as_str);
-            let told = told.map_or_else(|| error.to_string(), str::to_owned);
-            return Err(server.broken(format!("it failed while it sampled: {told}")));
+            let message = error.get("message").and_then(Value::as_str);
+            let message = message.map_or_else(|| error.to_string(), str::to_owned);
+            return Err(server.broken(format!("it failed while it sampled: {message}")));
         }
         if let (Dialect::Completions, Some(asked), Some(replies)) =
             (config.dialect, &config.model, value["model"].as_str())
@@ -92,10 +93,11 @@ impl Reading<'_> {
         }
         let seen = self.sampled.len();
         // The server works, and serves others.
-        let unusable = |reason: String| Fault { is_servers: false, ..server.broken(reason) };
+        let unusable = |reason: Reason| Fault { is_servers: false, ..server.broken(reason) };
         let piece = config.dialect.read(&value, seen);
-        let piece =
-            piece.map_err(|reason| unusable(format!("its reply cannot be used: {reason}")))?;
+        let piece = piece.map_err(|reason| {
+            unusable(reason.map_text(|text| format!("its reply cannot be used: {text}")))
+        })?;
         let mut tokens = piece.tokens;
         tokens.truncate(request.max_tokens - seen);
         let stop = tokens.iter().position(|token| request.stop_ids.contains(&token.id));
@@ -116,8 +118,9 @@ impl Reading<'_> {
         match piece.end {
             None => Ok(None),
             Some(End::Length) => Ok(Some(StopReason::Length)),
-            Some(End::Stop) => Err(unusable(format!(
-                "it stopped after {seen} tokens at one that ends no turn of the policy's, or left that token out\nhint: serve the model with the end tokens that the policy's files name"
+            Some(End::Stop) => Err(unusable(reason!(
+                "it stopped after {seen} tokens at one that ends no turn of the policy's, or left that token out";
+                hint: "serve the model with the end tokens that the policy's files name"
             ))),
             Some(End::Other(reason)) => {
                 Err(server.broken(format!("it ended the sequence after {seen} tokens: {reason}")))

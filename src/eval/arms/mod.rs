@@ -152,6 +152,7 @@ impl std::fmt::Display for Method {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn arms_are_read_and_written() {
@@ -189,7 +190,7 @@ mod tests {
             ("=cot", "its name is empty"),
             ("", "there is no such method"),
         ] {
-            let error = text.parse::<ArmSpec>().unwrap_err().to_string();
+            let error = text.parse::<ArmSpec>().unwrap_err().explained();
             assert!(error.contains(reason) && error.contains("hint: write `direct`"), "{error}");
         }
     }

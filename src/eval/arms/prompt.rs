@@ -14,6 +14,7 @@ use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
+use crate::hint::Hint;
 use crate::large_model::{Call, LargeModel, Reply};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
@@ -205,7 +206,7 @@ impl Arm for PromptArm {
         let failed = |kind, usage| EpisodeError { kind, usage };
         let prompt = self.prompt.render(task);
         let prompt =
-            prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.to_string()), usage))?;
+            prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.reason()), usage))?;
         let deadline = Instant::now() + self.deadline;
         let mut steps = vec![AnswerStep::Prompt(prompt.clone())];
         let mut answers = Vec::with_capacity(self.samples);

@@ -91,7 +91,7 @@ impl Scorer {
         if answer.trim().is_empty() {
             return known(0.0);
         }
-        let missing = |what: &str| EvalError::Setting(format!("there is no {what}"));
+        let missing = |what: &str| EvalError::Setting(format!("there is no {what}").into());
         match metric {
             Metric::Text(metric) => known(metric.score(answer, &task.golds, self.normalization)),
             Metric::Judge => {

@@ -135,7 +135,7 @@ async fn failed_calls_are_counted_and_are_no_wrong_answers() {
     // If nearly all fail, there is no basis for a choice.
     setup.model = |_| Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() });
     let error = setup.run().await.unwrap_err().to_string();
-    assert!(error.contains("could not score a single prompt") && error.contains("down"), "{error}");
+    assert!(error.contains("could not score any prompt") && error.contains("down"), "{error}");
 }
 
 #[tokio::test]

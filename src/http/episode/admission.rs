@@ -111,7 +111,7 @@ impl Room {
             return Ok(permit);
         }
         let busy = || {
-            let message = "the server is busy\nhint: try again a little later";
+            let message = reason!("the server is busy"; hint: "try again a little later");
             ApiError::overloaded(message, Duration::from_secs(1))
         };
         let place = WaitingPlace(&self.waiting);

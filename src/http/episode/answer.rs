@@ -42,10 +42,22 @@ impl Wishes {
         if !self.logprobs || logprobs(episode).is_some() {
             return Ok(());
         }
-        let message = "the large model gives no `logprobs`\nhint: leave them out, or ask for another large model";
+        let message = reason!(
+            "the large model gives no `logprobs`";
+            hint: "leave them out, or ask for another large model"
+        );
         let error = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
         Err(error.with_param("logprobs").spent())
     }
+}
+
+/// The pieces of an answer that is not streamed.
+pub(in crate::http) fn whole_pieces(
+    (text, answered): (String, Answered),
+) -> impl Iterator<Item = Piece> {
+    let thoughts = thoughts(&answered.episode).map(Piece::Thought);
+    let text = (!text.is_empty()).then_some(Piece::Text(text));
+    thoughts.into_iter().chain(text).chain([Piece::Done(Box::new(answered))])
 }
 
 /// The log-probabilities of the answer, from the large model.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::admission::Permit;
@@ -119,6 +119,18 @@ impl Prepared {
         let overhead = made.iter().map(|(_, _, overhead)| *overhead).max();
         let headers = episode_headers(&*self.policy, turns, overhead.unwrap_or(Duration::ZERO));
         Ok((made.into_iter().map(|(text, answered, _)| (text, answered)).collect(), headers))
+    }
+
+    /// Starts the episodes. Streams `opening`, and then the events that `take` makes of each piece.
+    pub(in crate::http) fn write(
+        self,
+        opening: Vec<Bytes>,
+        mut take: impl FnMut(Piece) -> Vec<Bytes> + Send + 'static,
+    ) -> Response {
+        self.stream(|answers| {
+            let pieces = stream::iter(answers).flatten();
+            stream::iter(opening).chain(pieces.flat_map(move |piece| stream::iter(take(piece))))
+        })
     }
 
     /// Starts the episodes; `events` makes the response's events from the pieces of each.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::bounds::{self, LISTS, MAPS, SINGLES, Subschemas, escape};
 use crate::compute::{STACK_BYTES, Stop};
+use crate::hint::Reason;
 use crate::http::config::Bounds;
 use crate::http::error::head;
 
@@ -42,7 +43,7 @@ impl Metered {
     ///
     /// # Errors
     /// The reason why it is refused.
-    pub(super) fn new(schema: &Value, bounds: &Bounds) -> Result<Self, String> {
+    pub(super) fn new(schema: &Value, bounds: &Bounds) -> Result<Self, Reason> {
         let subschemas = bounds::read(schema, bounds)?;
         let schema = Rewriter::new(&subschemas).rewrite(schema);
         // The regex engine with linear time: the schema is not trusted.

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_end_is_not_kept() {
+    async fn a_line_without_end_is_not_buffered() {
         let piece = "x".repeat(LONGEST_LINE / 2);
         let sent = run(&[&piece, &piece, &piece], false).await;
         assert_eq!(

@@ -74,9 +74,9 @@ pub(super) fn check_status(status: StatusCode) -> Result<(), ApiError> {
     if !status.is_informational() && !status.is_redirection() {
         return Ok(());
     }
-    let message = format!(
-        "the large model's endpoint answered {}, which is not handed on\nhint: its `url` may be another",
-        status.as_u16()
+    let message = reason!(
+        "the large model's endpoint answered {}, which is not handed on", status.as_u16();
+        hint: "its `url` may be another"
     );
     Err(ApiError::new(StatusCode::BAD_GATEWAY, "large_model_error", message))
 }

@@ -58,7 +58,7 @@ pub(in crate::http) async fn get(
     let record = archive.get(&id, only.as_deref()).await.map_err(failure)?;
     let Some(record) = record else {
         let id = shorten(&id);
-        let message = format!("there is no episode `{id}`\nhint: `/v1/episodes` lists them");
+        let message = reason!("there is no episode `{id}`"; hint: "`/v1/episodes` lists them");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "episode_not_found", message));
     };
     let tokens = tokens(&state, &record).await;
@@ -71,7 +71,10 @@ fn readable<'a>(
     caller: &Caller,
 ) -> Result<(&'a Archive, Option<String>), ApiError> {
     let Some((archive, config)) = &state.archive else {
-        let message = "episodes are not recorded here\nhint: the server's operator turns that on by the table `[record]`";
+        let message = reason!(
+            "episodes are not recorded here";
+            hint: "the server's operator turns that on by the table `[record]`"
+        );
         return Err(ApiError::new(StatusCode::NOT_FOUND, "episodes_not_recorded", message));
     };
     if config.reads_all(caller.id()) {
@@ -80,7 +83,10 @@ fn readable<'a>(
     match caller.id() {
         Some(key) => Ok((archive, Some(key.to_owned()))),
         None => {
-            let message = "without a key, no recorded episode is your own\nhint: the server's operator makes keys, or lets anyone read all by `record.readers = [\"*\"]`";
+            let message = reason!(
+                "without a key, no recorded episode is your own";
+                hint: "the server's operator makes keys, or lets anyone read all by `record.readers = [\"*\"]`"
+            );
             Err(ApiError::new(StatusCode::FORBIDDEN, "episodes_not_readable", message))
         }
     }
@@ -105,17 +111,22 @@ async fn tokens(state: &AppState, record: &Record) -> Vec<PolicyToken> {
 fn failure(error: ArchiveError) -> ApiError {
     match error {
         ArchiveError::Cursor => {
-            let message = "`cursor` is not known\nhint: take the `next_cursor` of a page";
+            let message = reason!(
+                "`cursor` is not known";
+                hint: "take the `next_cursor` of a page"
+            );
             ApiError::invalid("cursor", message)
         }
         ArchiveError::Store(reason) => {
             tracing::warn!(reason, "recorded episodes cannot be read");
-            let message =
-                "the recorded episodes cannot be read now\nhint: try again a little later";
+            let message = reason!(
+                "the recorded episodes cannot be read now";
+                hint: "try again a little later"
+            );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "episodes_unavailable", message)
         }
         ArchiveError::Compute(error) => {
-            let message = format!("{error}\nhint: try again a little later");
+            let message = reason!("{error}"; hint: "try again a little later");
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "episodes_unavailable", message)
         }
     }

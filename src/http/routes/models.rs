@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::hint::Hint;
 use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
 use crate::http::model_name::{LOOP, unknown_model};
@@ -123,7 +124,7 @@ async fn upstream(
     authorization: Option<&SecretString>,
 ) -> Vec<Map<String, Value>> {
     endpoint.list_models(authorization).await.unwrap_or_else(|error| {
-        let reason = error.to_string();
+        let reason = error.explained();
         tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
         Vec::new()
     })

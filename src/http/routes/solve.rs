@@ -120,8 +120,9 @@ fn task(
     let limits = options.limits(&state.serving.limits, "")?;
     if turns.len() >= limits.max_turns {
         let (given, most) = (turns.len(), limits.max_turns);
-        let message = format!(
-            "`turns` has {given} turns, and none of the {most} that there may be is left\nhint: give fewer turns, or raise `max_turns`"
+        let message = reason!(
+            "`turns` has {given} turns, and none of the {most} that there may be is left";
+            hint: "give fewer turns, or raise `max_turns`"
         );
         return Err(ApiError::invalid("turns", message));
     }

@@ -179,8 +179,9 @@ impl ChatRequest {
         ];
         if let Some((name, _)) = refused.into_iter().find(|(_, is_set)| *is_set) {
             let model = &self.model;
-            let message = format!(
-                "`{name}` is not supported with the model `{model}`\nhint: leave it out, or name a large model that is passed through"
+            let message = reason!(
+                "`{name}` is not supported with the model `{model}`";
+                hint: "leave it out, or name a large model that is passed through"
             );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(name));
         }
@@ -204,7 +205,10 @@ impl ChatRequest {
             return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
         }
         if self.stream_options.is_some() && self.stream != Some(true) {
-            let message = "`stream_options` is for streams\nhint: set `stream`, or leave it out";
+            let message = reason!(
+                "`stream_options` is for streams";
+                hint: "set `stream`, or leave it out"
+            );
             return Err(ApiError::invalid("stream_options", message));
         }
         let needs_tools = [

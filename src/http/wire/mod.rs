@@ -55,8 +55,11 @@ pub(super) struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct ErrorObject {
-    /// For people; a line that begins with `hint:` says what to do.
+    /// For people. Ends with the hint, on a line that begins with `hint:`.
     pub(super) message: String,
+    /// What to do about it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hint: Option<String>,
     /// The class of the failure, such as `invalid_request_error`.
     #[serde(rename = "type")]
     pub(super) kind: String,

@@ -132,7 +132,7 @@ fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
         let param = format!("messages[{index}].role");
         let known = ROLES.map(|role| format!("`{role}`")).join(", ");
         let role = shorten(&message.role);
-        let text = format!("`{param}` = `{role}` is not known\nhint: the roles are {known}");
+        let text = reason!("`{param}` = `{role}` is not known"; hint: "the roles are {known}");
         return Err(ApiError::invalid(&param, text));
     }
     let param = format!("messages[{index}].content");
@@ -242,7 +242,7 @@ mod tests {
         ];
         for (messages, param) in table {
             let error = of(messages.clone()).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{messages}");
+            assert_eq!(error.param.as_deref(), Some(param), "{messages}");
         }
     }
 }

@@ -96,7 +96,7 @@ impl Endpoint {
             tracing::info!(
                 model = transport.name,
                 fields = ?names.keys().collect::<Vec<_>>(),
-                "asking again without fields that the endpoint refuses"
+                "retrying without fields that the endpoint refuses"
             );
             if is_lasting {
                 transport.refused.learn(model, &names);
@@ -129,8 +129,7 @@ async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, La
     };
     let mut error = parse_error(status.as_u16(), &body, exchange.redactor());
     if status.is_redirection() {
-        error.message =
-            "a redirect, which is not followed\nhint: set `url` to where the API is".into();
+        error.message = "a redirect, which is not followed".into();
     }
     Err(exchange.status(error, wait))
 }

@@ -1,5 +1,6 @@
 //! The configuration of a large model behind an endpoint.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::hint::Hint;
 use crate::large_model::pace::PaceConfig;
 use crate::large_model::{Prices, UnknownModel};
 use crate::outbound::client::{Unusable, parse_url};
@@ -119,7 +121,7 @@ fn default_max_reply_bytes() -> usize {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelConfigError {
     /// A value that cannot be used.
-    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}\nhint: {hint}")]
+    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}")]
     Invalid {
         /// The model's name.
         name: String,
@@ -133,11 +135,21 @@ pub enum LargeModelConfigError {
         hint: &'static str,
     },
     /// A name that is used twice.
-    #[error("two large models are called `{0}`\nhint: rename one of them")]
+    #[error("two large models are called `{0}`")]
     Duplicate(String),
     /// A name that does not exist.
     #[error(transparent)]
     Unknown(#[from] UnknownModel),
+}
+
+impl Hint for LargeModelConfigError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Invalid { hint, .. } => (*hint).into(),
+            Self::Duplicate(_) => "rename one of them".into(),
+            Self::Unknown(error) => return error.hint(),
+        })
+    }
 }
 
 impl LargeModelConfigError {

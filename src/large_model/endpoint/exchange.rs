@@ -16,6 +16,7 @@ use super::direct::DirectError;
 use super::reply::{Fault, Parsed};
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
+use crate::hint::Reason;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry_after::retry_after;
@@ -235,7 +236,7 @@ impl Exchange {
         LargeModelError::Malformed { model: self.transport.name.clone(), reason: reason.into() }
     }
 
-    pub(super) fn rejected(&self, reason: impl Into<String>) -> LargeModelError {
+    pub(super) fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
         LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
     }
 

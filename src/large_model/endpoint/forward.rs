@@ -177,7 +177,7 @@ async fn attempt(
         {
             let status = response.status().as_u16();
             attempt.settle(AttemptOutcome::Status(status));
-            let message = "a redirect, which is not followed\nhint: set `url` to where the API is";
+            let message = "a redirect, which is not followed";
             let error = UpstreamError { status, message: message.to_owned(), body: None };
             Err(Failed::Unanswered(exchange.status(error, None)))
         }

@@ -41,7 +41,7 @@ impl Endpoint {
             if !is_refused || now >= until {
                 return Err(error);
             }
-            tracing::debug!(model = self.name(), error = %error, "waiting for a place");
+            tracing::debug!(model = self.name(), error = %error, "waiting for a slot");
         }
     }
 

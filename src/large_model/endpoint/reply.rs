@@ -8,6 +8,7 @@ use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
 use super::lenient::{self, Joiner};
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
+use crate::hint::Reason;
 use crate::large_model::reported_usage;
 use crate::outbound::redact::Redactor;
 use crate::outbound::sse::{Event, SseDecoder};
@@ -19,7 +20,7 @@ pub(super) enum Fault {
     /// Not a response of this API.
     Malformed(String),
     /// A well-formed reply without a message, for a reason that a retry would not change.
-    Rejected(String),
+    Rejected(Reason),
     /// An error inside a successful response.
     Upstream(UpstreamError),
 }
@@ -314,12 +315,13 @@ fn build_reply(
         }
         Value::Null => match finish_reason.as_str() {
             "length" => {
-                let reason =
-                    "its token limit was used up before any content\nhint: raise `max_tokens`";
-                return Err(Fault::Rejected(reason.to_owned()));
+                return Err(Fault::Rejected(reason!(
+                    "its token limit was used up before any content";
+                    hint: "raise `max_tokens`"
+                )));
             }
             "content_filter" => {
-                return Err(Fault::Rejected("its content filter withheld the reply".to_owned()));
+                return Err(Fault::Rejected("its content filter withheld the reply".into()));
             }
             // The model chose to say nothing, or only thoughts.
             _ => Value::String(String::new()),

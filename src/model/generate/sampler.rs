@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn log_probs_are_those_of_the_full_distribution_whatever_is_kept() {
+    fn log_probs_are_of_the_full_distribution_before_filtering() {
         let logits = [1.0, 0.2, -0.5, 3.0, 2.5];
         let cases = [(1.0, 1.0, None), (0.7, 0.8, None), (1.3, 1.0, Some(2)), (0.5, 0.9, Some(3))];
         for (temperature, top_p, top_k) in cases {

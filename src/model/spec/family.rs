@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::json::{self, Keys};
 use super::{Gate, LayerKind, Rope, Spec, TokenIds};
+use crate::hint::Reason;
 
 /// A family of models, by its `model_type` in `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,17 @@ impl Family {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Gemma3 => "Gemma3ForCausalLM",
+        }
+    }
+
+    /// Its name in `general.architecture` of GGUF files; `None` where they are not supported.
+    /// Converters call Mistral a `llama`.
+    pub fn gguf_name(self) -> Option<&'static str> {
+        match self {
+            Self::Qwen3 => Some("qwen3"),
+            Self::Qwen2 => Some("qwen2"),
+            Self::Llama | Self::Mistral => Some("llama"),
+            Self::Gemma3 => Some("gemma3"),
         }
     }
 
@@ -110,7 +122,7 @@ impl Family {
 
     /// Reads the family's own keys, once the dimensions are known: `layers` has its length, and
     /// every layer attends to everything.
-    pub(super) fn read(self, keys: &mut Keys, spec: &mut Spec) -> Result<(), String> {
+    pub(super) fn read(self, keys: &mut Keys, spec: &mut Spec) -> Result<(), Reason> {
         match self {
             Self::Qwen3 | Self::Qwen2 => {
                 if self == Self::Qwen3 {
@@ -125,7 +137,7 @@ impl Family {
                     let is_sliding = kinds.as_ref().map_or(index >= first, |kinds| kinds[index]);
                     layer.window = window.filter(|_| is_sliding);
                     if kinds.is_some() && is_sliding && window.is_none() {
-                        return Err("`layer_types` has windows, but none is in use".to_owned());
+                        return Err("`layer_types` has windows, but none is in use".into());
                     }
                 }
             }
@@ -208,7 +220,7 @@ impl Family {
 
 impl Spec {
     /// `attention_bias` is a bias on all four projections.
-    fn read_attention_bias(&mut self, keys: &mut Keys) -> Result<(), String> {
+    fn read_attention_bias(&mut self, keys: &mut Keys) -> Result<(), Reason> {
         let has_bias = keys.flag("attention_bias", false)?;
         (self.qkv_bias, self.output_bias) = (has_bias, has_bias);
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Family, LayerKind, MOST, Rope, RopeScaling, Spec, TokenIds};
 use crate::gguf::{Gguf, GgufError};
+use crate::hint::Reason;
 
 /// Settings below the architecture's name that do not affect the computation, or that follow from
 /// the tensors.
@@ -13,15 +14,9 @@ const HARMLESS: [&str; 3] = ["vocab_size", "attention.value_length", "rope.dimen
 pub(super) const GEMMA3_PATTERN: usize = 6;
 
 impl Family {
-    /// The family of a file of this `general.architecture`. Converters call Mistral a `llama`.
+    /// The family of a file of this `general.architecture`; of several, the first.
     fn of_gguf(architecture: &str) -> Option<Self> {
-        match architecture {
-            "llama" => Some(Self::Llama),
-            "qwen2" => Some(Self::Qwen2),
-            "qwen3" => Some(Self::Qwen3),
-            "gemma3" => Some(Self::Gemma3),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|family| family.gguf_name() == Some(architecture))
     }
 }
 
@@ -33,9 +28,15 @@ impl Spec {
     pub fn from_gguf(file: &Gguf) -> Result<Self, GgufError> {
         let architecture = file.architecture()?;
         let Some(family) = Family::of_gguf(architecture) else {
+            let known: BTreeSet<_> =
+                Family::ALL.into_iter().filter_map(Family::gguf_name).collect();
+            let known = Vec::from_iter(known).join("`, `");
             return Err(file.wrong(
                 "general.architecture",
-                format!("`{architecture}` is not supported here, but `llama`, `qwen2`, `qwen3` and `gemma3` are\nhint: serve it with `policy.engine = \"mistralrs\"`"),
+                reason!(
+                    "`{architecture}` is not supported here, but `{known}` are";
+                    hint: "serve it with `policy.engine = \"mistralrs\"`"
+                ),
             ));
         };
         let mut keys = Keys { file, architecture, read: BTreeSet::new() };
@@ -131,7 +132,7 @@ impl Keys<'_> {
         key
     }
 
-    fn wrong(&self, name: &str, reason: impl Into<String>) -> GgufError {
+    fn wrong(&self, name: &str, reason: impl Into<Reason>) -> GgufError {
         self.file.wrong(&format!("{}.{name}", self.architecture), reason)
     }
 

@@ -21,6 +21,7 @@ use super::error::ModelError;
 use super::ops::embedding;
 use super::ops::types::{Layout, Norm};
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 
 /// The shape of a decoder-only transformer. Dimensions have the names of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,8 +146,9 @@ impl Spec {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let value =
+            serde_json::from_str(&text).map_err(|error| invalid(error.to_string().into()))?;
         Self::from_json(value).map_err(invalid)
     }
 

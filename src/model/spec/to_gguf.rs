@@ -10,7 +10,9 @@ impl Spec {
     /// Explains what the format, or its readers, cannot express.
     pub fn to_gguf(&self) -> Result<Vec<(String, Entry)>, String> {
         self.is_expressible()?;
-        let architecture = self.family.gguf_name();
+        let Some(architecture) = self.family.gguf_name() else {
+            return Err(format!("`{}` models are not supported", self.family.model_type()));
+        };
         let mut settings = vec![("general.architecture".to_owned(), text(architecture))];
         let mut set = |name: &str, entry| settings.push((format!("{architecture}.{name}"), entry));
         let number = |n: usize| Entry::U32(n as u32);
@@ -97,18 +99,6 @@ impl Spec {
                 Err("its YaRN has an `attention_factor` of its own, or is not truncated".to_owned())
             }
             _ => Ok(()),
-        }
-    }
-}
-
-impl Family {
-    /// The name in `general.architecture`. Converters call Mistral a `llama`.
-    fn gguf_name(self) -> &'static str {
-        match self {
-            Self::Qwen3 => "qwen3",
-            Self::Qwen2 => "qwen2",
-            Self::Llama | Self::Mistral => "llama",
-            Self::Gemma3 => "gemma3",
         }
     }
 }

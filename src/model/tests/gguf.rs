@@ -66,12 +66,7 @@ fn tensors(spec: &Spec, weights: &Weights) -> Vec<(String, Vec<usize>, Vec<f32>)
 }
 
 fn settings(spec: &Spec) -> Vec<(String, Entry)> {
-    let architecture = match spec.family {
-        Family::Qwen3 => "qwen3",
-        Family::Qwen2 => "qwen2",
-        Family::Llama | Family::Mistral => "llama",
-        Family::Gemma3 => "gemma3",
-    };
+    let architecture = spec.family.gguf_name().unwrap();
     let number = |n: usize| Entry::U32(n as u32);
     let mut settings = vec![("general.architecture".to_owned(), Entry::Text(architecture.into()))];
     let mut set = |name: &str, entry| settings.push((format!("{architecture}.{name}"), entry));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::hint::Hint;
 use crate::model::SentenceModel;
 
 fn golden(name: &str) -> Vec<Value> {
@@ -67,7 +68,7 @@ fn what_is_no_sentence_encoder_is_said() {
             std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
         }
         change(folder.path());
-        SentenceModel::load(folder.path()).err().unwrap().to_string()
+        SentenceModel::load(folder.path()).err().unwrap().explained()
     };
     let replaced = |file: &'static str, from: &'static str, to: &'static str| {
         move |folder: &Path| {

@@ -32,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
     /// No page of this archive ended there.
-    #[error("it is no cursor of a page of episodes")]
+    #[error("the cursor is not valid")]
     Cursor,
     /// The folder or the database fails.
     #[error("the recorded episodes cannot be read: {0}")]

@@ -81,7 +81,7 @@ impl Database {
             match self.attempt(rows, range.clone()) {
                 Ok(()) => {
                     if std::mem::take(&mut self.is_down) {
-                        tracing::info!("episodes are written down again");
+                        tracing::info!("episodes are recorded again");
                     }
                     return WriteOutcome::Written;
                 }
@@ -93,7 +93,7 @@ impl Database {
                 }
                 Err(WriteError::Down(reason)) => {
                     if !std::mem::replace(&mut self.is_down, true) {
-                        tracing::error!(reason, "cannot write episodes down; they wait");
+                        tracing::error!(reason, "cannot record episodes; they wait");
                     }
                 }
             }
@@ -165,7 +165,7 @@ impl Rows {
             let line = match serde_json::to_string(record) {
                 Ok(line) => line,
                 Err(error) => {
-                    tracing::error!(%error, "cannot write an episode down");
+                    tracing::error!(%error, "cannot record an episode");
                     continue;
                 }
             };

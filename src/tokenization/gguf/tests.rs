@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::gguf::{Entry, Gguf, Writer};
+use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
 use crate::tokenization::{GgufTokenizer, TextSide, Tokenizer, gguf_entries, write_text_files};
@@ -216,7 +217,7 @@ fn what_does_not_hold_together_is_named() {
         let mut settings = good.clone();
         settings.retain(|(name, _)| *name != key);
         settings.extend(value.map(|value| (key, value)));
-        TextSide::from_gguf(&file(&settings)).unwrap_err().to_string()
+        TextSide::from_gguf(&file(&settings)).unwrap_err().explained()
     };
     let text = |text: &str| Some(Entry::Text(text.into()));
     let list = |items: &[&str]| Some(Entry::Texts(items.iter().map(|&s| s.to_owned()).collect()));

@@ -75,11 +75,11 @@ impl AsyncRollouts {
             let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(text), false);
             samplers.push(Sampler { engine, rollouts: Arc::new(rollouts(policy)), weights });
         }
-        let mut ahead = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
+        let mut this = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
         // The next step uses the oldest weights.
-        let turn = ahead.turn(trainer.step);
-        ahead.samplers.rotate_right(turn);
-        Ok(ahead)
+        let turn = this.turn(trainer.step);
+        this.samplers.rotate_right(turn);
+        Ok(this)
     }
 
     /// The sampler of step `step`.

@@ -9,12 +9,14 @@ use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::judge::JudgeChoice;
 use super::objective::Objective;
+use super::preset::Preset;
 use super::tinker::TinkerConfig;
 use super::token_servers;
 use crate::dataset::ReadOptions;
 use crate::engine::config::NativeConfig;
 use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
+use crate::hint::Reason;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
 use crate::train::config::StartConfig;
@@ -170,67 +172,6 @@ mod defaults {
     }
 }
 
-/// A preset of settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preset {
-    /// The settings that work best here.
-    #[default]
-    Default,
-    /// The published settings.
-    Paper,
-}
-
-impl Preset {
-    /// The settings as a configuration file has them.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Default => include_str!("presets/default.toml"),
-            Self::Paper => include_str!("presets/paper.toml"),
-        }
-    }
-
-    /// The configuration of `written` completed by these settings.
-    ///
-    /// # Errors
-    /// When a key is unknown or a value is of another type.
-    pub fn complete(self, mut written: toml::Table) -> Result<GrpoConfig, TrainError> {
-        let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
-        rename(&mut written);
-        let mut table: toml::Table = toml::from_str(self.text()).map_err(invalid)?;
-        overlay(&mut table, written);
-        let config: GrpoConfig = table.try_into().map_err(invalid)?;
-        config.check()?;
-        Ok(config)
-    }
-}
-
-/// Renames settings with former names, with a warning.
-fn rename(written: &mut toml::Table) {
-    let warn = |old, new| tracing::warn!("the setting `{old}` is now called `{new}`");
-    if let Some(value) = written.remove("rollouts_ahead") {
-        warn("rollouts_ahead", "max_policy_lag");
-        written.entry("max_policy_lag").or_insert(value);
-    }
-    if let Some(guards) = written.get_mut("guards").and_then(toml::Value::as_table_mut)
-        && let Some(value) = guards.remove("max_log_prob_gap")
-    {
-        warn("guards.max_log_prob_gap", "guards.max_rollout_logprob_diff");
-        guards.entry("max_rollout_logprob_diff").or_insert(value);
-    }
-}
-
-fn overlay(below: &mut toml::Table, above: toml::Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
-    }
-}
-
 /// Where the policy is trained. Its episodes are always sampled here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -364,13 +305,13 @@ impl GrpoConfig {
     /// # Errors
     /// Names the first invalid setting.
     pub fn check(&self) -> Result<(), TrainError> {
-        let wrong = |reason: String| Err(TrainError::Config(reason));
+        let wrong = |reason: Reason| Err(TrainError::Config(reason));
         version(self.schema_version)?;
         share("max_rejected", self.max_rejected)?;
         if self.group_size < 2 {
-            return wrong(format!(
-                "`group_size` is {}, but an episode can only be better than others of its group\nhint: use at least 2; 8 works well",
-                self.group_size
+            return wrong(reason!(
+                "`group_size` is {}, but an episode can only be better than others of its group", self.group_size;
+                hint: "use at least 2; 8 works well"
             ));
         }
         at_least_one(&[
@@ -385,16 +326,16 @@ impl GrpoConfig {
             ("limits.max_policy_tokens", self.limits.max_policy_tokens as u64),
         ])?;
         if self.max_policy_lag > MAX_POLICY_LAG {
-            return wrong(format!(
-                "`max_policy_lag` is {}, but it must be at most {MAX_POLICY_LAG}\nhint: 1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn",
-                self.max_policy_lag
+            return wrong(reason!(
+                "`max_policy_lag` is {}, but it must be at most {MAX_POLICY_LAG}", self.max_policy_lag;
+                hint: "1 or 2 is enough to fill the waits for a large model; the older the policy that sampled, the less there is to learn"
             ));
         }
         token_servers::check(self)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return wrong(format!(
-                "`temperature` is {}, but episodes of a group must differ\nhint: use 1.0",
-                self.temperature
+            return wrong(reason!(
+                "`temperature` is {}, but episodes of a group must differ", self.temperature;
+                hint: "use 1.0"
             ));
         }
         let objective = &self.objective;
@@ -410,7 +351,9 @@ impl GrpoConfig {
             ("guards.return_rate", self.guards.return_rate, 0.0),
         ] {
             if value.is_nan() || value < least {
-                return wrong(format!("`{name}` is {value}, but it must be at least {least}"));
+                return wrong(
+                    format!("`{name}` is {value}, but it must be at least {least}").into(),
+                );
             }
         }
         if let TrainerConfig::Tinker(tinker) = &self.trainer {
@@ -420,90 +363,18 @@ impl GrpoConfig {
         let models = [("large_model", &self.large_model)].into_iter();
         for (key, model) in models.chain(judges.map(|model| ("judge.large_model", model))) {
             if model.path.is_some() == model.endpoint.is_some() {
-                return wrong(format!(
-                    "`{key}` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one"
+                return wrong(reason!(
+                    "`{key}` needs either `path` or `endpoint`";
+                    hint: "`path = \"models/large-model\"` is the bundled one"
                 ));
             }
         }
         match &self.tasks {
-            TaskConfig::World { questions, .. } if questions.is_empty() => {
-                wrong("`tasks.questions` is empty\nhint: `questions = [{ chain = 2 }]`".into())
-            }
+            TaskConfig::World { questions, .. } if questions.is_empty() => wrong(reason!(
+                "`tasks.questions` is empty";
+                hint: "`questions = [{{ chain = 2 }}]`"
+            )),
             _ => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::reward::Scheme;
-    use crate::train::grpo::objective::Aggregation;
-
-    const LEAST: &str = r#"
-        schema_version = 1
-        output = "runs/x"
-        model = { path = "models/policy" }
-        tasks = { kind = "world", questions = [{ chain = 2 }, "comparison"] }
-        large_model = { path = "models/large-model" }
-    "#;
-
-    fn complete(more: &str) -> Result<GrpoConfig, String> {
-        let table: toml::Table = toml::from_str(&format!("{more}\n{LEAST}")).unwrap();
-        let preset =
-            table.get("preset").map_or(Preset::Default, |name| name.clone().try_into().unwrap());
-        preset.complete(table).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn presets_hold_where_the_file_is_silent() {
-        let config = complete("").unwrap();
-        assert_eq!(config.objective, Objective::default());
-        assert_eq!(config.reward.scheme, Scheme::Strict);
-        assert!(!config.limits.allow_final);
-
-        let config = complete("preset = \"paper\"\ngroup_size = 4").unwrap();
-        assert_eq!((config.group_size, config.groups_per_step), (4, 128));
-        assert_eq!(config.objective.dual_clip, Some(3.0));
-        assert_eq!(config.reward.scheme, Scheme::Paper);
-        assert_eq!(config.schedule.peak, 1e-6);
-
-        let config = complete("rollouts_ahead = 1\nguards = { max_log_prob_gap = 0.5 }").unwrap();
-        assert_eq!(config.max_policy_lag, 1, "former names hold");
-        assert_eq!(config.guards.max_rollout_logprob_diff, 0.5);
-
-        let config = complete("objective = { aggregation = { dr_grpo = 64 } }").unwrap();
-        assert_eq!(config.objective.aggregation, Aggregation::DrGrpo(64.0));
-        assert_eq!(config.objective.clip_high, 0.28);
-    }
-
-    #[test]
-    fn impossible_settings_are_named() {
-        let servers = |more: &str| {
-            format!(
-                "{more}\ntokens = {{ servers = [\"http://h\"], dialect = \"completions\", model = \"m\" }}"
-            )
-        };
-        complete(&servers("steps = 1")).unwrap();
-        let corrected = "steps = 2\nmax_policy_lag = 1\nobjective = { importance_cap = 2.0 }";
-        complete(&servers(corrected)).unwrap();
-        for (more, expected) in [
-            ("group_size = 1", "`group_size` is 1"),
-            ("steps = 0", "`steps` must be at least 1"),
-            ("temperature = 0.0", "`temperature` is 0"),
-            ("max_policy_lag = 9", "`max_policy_lag` is 9"),
-            ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
-            ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
-            (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
-            (&servers("steps = 2\nmax_policy_lag = 1"), "`objective.importance_cap` is not set"),
-            (
-                &servers("steps = 1\ntemperature = 0.7"),
-                "cannot use `temperature` = 0.7 with `tokens`",
-            ),
-        ] {
-            let error = complete(more).unwrap_err();
-            assert!(error.contains(expected), "{error}");
         }
     }
 }

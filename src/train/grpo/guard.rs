@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::hint::Reason;
 use serde::{Deserialize, Serialize};
 
 /// Bounds on figures of a run. If a figure is out of bounds for `patience` consecutive steps, the
@@ -92,7 +93,7 @@ impl GuardState {
 
     /// Takes a step's figures. Returns what is wrong if a figure has been out of bounds for too
     /// long.
-    pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<String> {
+    pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<Reason> {
         let growth = figures.response_tokens.map(|tokens| {
             tokens / self.response_tokens.get_or_insert(tokens).max(f64::MIN_POSITIVE)
         });
@@ -144,8 +145,9 @@ impl GuardState {
             *strikes = if is_out { *strikes + 1 } else { 0 };
             if *strikes >= guards.patience.max(1) {
                 let side = if is_upper { "above" } else { "below" };
-                wrong.get_or_insert(format!(
-                    "{figure} was {side} {bound} for {strikes} steps, at last {value:.4}\nhint: `guards.{key}` is the bound; lower `schedule.peak`, or raise `objective.kl_coef`"
+                wrong.get_or_insert(reason!(
+                    "{figure} was {side} {bound} for {strikes} steps, at last {value:.4}";
+                    hint: "`guards.{key}` is the bound; lower `schedule.peak`, or raise `objective.kl_coef`"
                 ));
             }
         }
@@ -157,6 +159,7 @@ impl GuardState {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn a_figure_out_of_bounds_for_long_stops_the_run() {
@@ -187,7 +190,7 @@ mod tests {
             let mut watch = GuardState::default();
             let first = Figures { response_tokens: Some(100.0), ..none };
             assert_eq!(watch.check(&guards, &first), None);
-            let said = watch.check(&guards, &figures).unwrap();
+            let said = watch.check(&guards, &figures).unwrap().explained();
             assert!(said.contains(&format!("`guards.{key}`")), "{said}");
         }
         assert_eq!(GuardState::default().check(&guards, &none), None);

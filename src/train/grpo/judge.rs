@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::LargeModelChoice;
 use super::failure::{Cause, RolloutFailure};
 use crate::episode::RoleUsage;
+use crate::hint::Hint;
 use crate::judge::{Judge, Judgement};
 use crate::large_model::LargeModel;
 use crate::reward::{RewardFn, own_answer};
@@ -67,7 +68,7 @@ impl AnswerJudge {
         used: RoleUsage,
     ) -> Result<Self, TrainError> {
         let judge = Judge::new(model, choice.prompt.as_deref(), PATIENCE)
-            .map_err(|error| TrainError::Config(error.to_string()))?;
+            .map_err(|error| TrainError::Config(error.reason()))?;
         let params = choice.large_model.as_ref().map(|model| model.params.clone());
         let judge = judge.with_params(params.unwrap_or_default());
         Ok(Self {
@@ -127,7 +128,7 @@ impl AnswerJudge {
         let used = judged.as_ref().map_or(RoleUsage::default(), |judged| judged.usage);
         let usage = self.end(used);
         let failed = |reason| RolloutFailure::of(Cause::Judge, reason);
-        let Judgement { value, .. } = judged.map_err(|error| failed(error.to_string()))?;
+        let Judgement { value, .. } = judged.map_err(|error| failed(error.explained()))?;
         Ok((value.map_err(failed)?, usage))
     }
 

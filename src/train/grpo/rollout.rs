@@ -13,6 +13,7 @@ use crate::episode::{
     Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
     run_episode,
 };
+use crate::hint::Hint;
 use crate::large_model::{LargeModel, LargeModelError};
 use crate::policy::Policy;
 use crate::protocol::Protocol;
@@ -109,7 +110,7 @@ impl Rollouts {
                         error.kind,
                         EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
                     ),
-                    ..RolloutFailure::of(Cause::Model, error.to_string())
+                    ..RolloutFailure::of(Cause::Model, error.kind.explained())
                 }
             })?;
         // Later tokens are not part of the update, and may exceed the policy's context.
@@ -138,7 +139,7 @@ impl Rollouts {
             None => self.rewarder.score(trajectory, task).await,
         };
         let reward =
-            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.to_string()))?;
+            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.explained()))?;
         Ok((reward, judged))
     }
 }

@@ -117,9 +117,9 @@ fn fitting(
         }
     }
     if fitting.is_empty() && all > 0 {
-        return Err(TrainError::Config(format!(
-            "no question of `{}` fits the policy's context\nhint: use a policy with a longer context, or shorter questions",
-            summary.from
+        return Err(TrainError::Config(reason!(
+            "no question of `{}` fits the policy's context", summary.from;
+            hint: "use a policy with a longer context, or shorter questions"
         )));
     }
     summary.too_long = all - fitting.len();

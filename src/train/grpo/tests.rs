@@ -147,7 +147,7 @@ fn two_and_two_steps(dtype: DtypeChoice, gap: f64, max_policy_lag: usize) {
         assert!(value(a, "gradient_norm") > 0.0);
     }
     let (whole, resumed) = (last_checkpoint(whole.path()), last_checkpoint(cut.path()));
-    assert!(whole == resumed, "{dtype:?}, {max_policy_lag} ahead: not bit for bit");
+    assert!(whole == resumed, "{dtype:?}, lag {max_policy_lag}: not bit-identical");
     let lines = std::fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 4);
     let evaluations = Evaluation::load_all(cut.path(), 4);
@@ -220,7 +220,7 @@ fn rounded_start(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_guard_stops_the_run_and_the_best_policy_is_kept() {
+fn a_guard_stops_the_run_and_the_best_policy_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.guards.min_entropy = 100.0;
@@ -293,8 +293,8 @@ fn asking_once() -> Arc<dyn Policy> {
     Arc::new(ScriptedPolicy::new(|shown| match shown {
         [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
         [.., last] => {
-            let told = last.replace("interaction_response", "answer");
-            format!("<think>t</think>{}", told.trim())
+            let answer = last.replace("interaction_response", "answer");
+            format!("<think>t</think>{}", answer.trim())
         }
         [] => String::new(),
     }))

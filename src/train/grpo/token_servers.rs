@@ -9,6 +9,7 @@ use futures::future::join_all;
 use super::config::GrpoConfig;
 use crate::engine::tokens::{ServerUse, TokensEngine};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
+use crate::hint::{Hint, Reason};
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::trajectory::SampledToken;
@@ -23,29 +24,33 @@ const COMPARED_TOKENS: usize = 16;
 /// # Errors
 /// Explains what prevents it.
 pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
-    let wrong = |reason: String| Err(TrainError::Config(reason));
+    let wrong = |reason: Reason| Err(TrainError::Config(reason));
     let Some(tokens) = &config.tokens else { return Ok(()) };
     if let Err(unusable) = tokens.validate() {
         let (key, value) = (unusable.key, unusable.value);
         let (reason, hint) = (unusable.reason, unusable.hint);
-        return wrong(format!("cannot use `tokens.{key}` = `{value}`: {reason}\nhint: {hint}"));
+        let text = format!("cannot use `tokens.{key}` = `{value}`: {reason}");
+        return wrong(Reason::from(text).with_hint(hint));
     }
     let temperature = config.temperature;
     let sampling = Sampling { temperature, top_p: 1.0, top_k: None, seed: 0 };
     if let Err(reason) = tokens.log_probs(&sampling) {
-        return wrong(format!("cannot use `temperature` = {temperature} with `tokens`: {reason}"));
+        return wrong(reason.map_text(|text| {
+            format!("cannot use `temperature` = {temperature} with `tokens`: {text}")
+        }));
     }
     let lag = config.steps.saturating_sub(1);
     if lag > config.max_policy_lag as u64 {
-        return wrong(format!(
-            "`steps` is {}, but the servers of `tokens` keep the weights that the run begins with: its last step would learn from episodes of a policy that is {lag} steps older, and `max_policy_lag` is {}\nhint: make runs of `max_policy_lag` + 1 steps, each from the model of the one before, and give that to the servers in between",
-            config.steps, config.max_policy_lag
+        return wrong(reason!(
+            "`steps` is {}, but the servers of `tokens` keep the weights that the run begins with: its last step would learn from episodes of a policy that is {lag} steps older, and `max_policy_lag` is {}", config.steps, config.max_policy_lag;
+            hint: "make runs of `max_policy_lag` + 1 steps, each from the model of the one before, and give that to the servers in between"
         ));
     }
     if lag > 0 && config.objective.importance_cap.is_none() {
-        return wrong(
-            "`tokens` with more than one step is off-policy, but `objective.importance_cap` is not set\nhint: `importance_cap = 2.0` corrects for it".into(),
-        );
+        return wrong(reason!(
+            "`tokens` with more than one step is off-policy, but `objective.importance_cap` is not set";
+            hint: "`importance_cap = 2.0` corrects for it"
+        ));
     }
     Ok(())
 }
@@ -62,7 +67,7 @@ pub(super) async fn compare(
     stop_ids: &[u32],
     most: f64,
 ) -> Result<(), TrainError> {
-    servers.connect().await.map_err(|error| TrainError::Config(error.to_string()))?;
+    servers.connect().await.map_err(|error| TrainError::Config(error.reason()))?;
     let prompts = &prompts[..prompts.len().min(COMPARED)];
     let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt, stop_ids))).await;
     // Concurrently, so that every server gets some.
@@ -72,8 +77,11 @@ pub(super) async fn compare(
     let theirs = join_all(asked).await;
     let (mut sum, mut tokens) = (0.0, 0);
     for (own, theirs) in own.iter().cycle().zip(&theirs) {
-        let failed =
-            |reason: &String| TrainError::Config(format!("weights cannot be compared: {reason}"));
+        let failed = |reason: &Reason| {
+            TrainError::Config(
+                reason.clone().map_text(|text| format!("weights cannot be compared: {text}")),
+            )
+        };
         let (own, theirs) = (own.as_ref().map_err(failed)?, theirs.as_ref().map_err(failed)?);
         for (own, theirs) in own.iter().zip(theirs) {
             sum += f64::from((own.log_prob - theirs.log_prob).abs());
@@ -86,8 +94,9 @@ pub(super) async fn compare(
     }
     let mean = sum / f64::from(tokens.max(1));
     if mean > most {
-        return Err(TrainError::Config(format!(
-            "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean\nhint: serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
+        return Err(TrainError::Config(reason!(
+            "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean";
+            hint: "serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
         )));
     }
     Ok(())
@@ -99,7 +108,7 @@ async fn likeliest(
     engine: &dyn Engine,
     prompt: &[u32],
     stop_ids: &[u32],
-) -> Result<Vec<SampledToken>, String> {
+) -> Result<Vec<SampledToken>, Reason> {
     let mut events = engine.generate(GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: Sampling::GREEDY,
@@ -111,8 +120,8 @@ async fn likeliest(
     loop {
         match events.recv().await {
             Some(GenerateEvent::Tokens(more)) => tokens.extend(more),
-            Some(GenerateEvent::Failed(error)) => return Err(error.to_string()),
-            _ if tokens.is_empty() => return Err("no token came".to_owned()),
+            Some(GenerateEvent::Failed(error)) => return Err(error.reason()),
+            _ if tokens.is_empty() => return Err("no token came".into()),
             _ => return Ok(tokens),
         }
     }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{End, Piece, as_written, seed, token};
 use crate::engine::GenerateRequest;
+use crate::hint::Reason;
 
 pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
     let sampling = &request.sampling;
@@ -32,7 +33,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
     })
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
     // The last event may contain only the usage.
     let Some(choice) = event["choices"].as_array().and_then(|choices| choices.first()) else {
         return Ok(Piece::default());
@@ -58,11 +59,14 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     };
     let has_text = choice["text"].as_str().is_some_and(|text| !text.is_empty());
     if (has_text && ids.is_empty()) || ids.contains(&None) {
-        return Err("its text comes without token ids, in `token_ids` or in `logprobs`\nhint: the server must know `return_token_ids` (vLLM 0.11 or newer)".to_owned());
+        return Err(reason!(
+            "its text comes without token ids, in `token_ids` or in `logprobs`";
+            hint: "the server must know `return_token_ids` (vLLM 0.11 or newer)"
+        ));
     }
     if ids.len() != log_probs.len() {
         let (ids, log_probs) = (ids.len(), log_probs.len());
-        return Err(format!("it has {ids} tokens, but {log_probs} log-probabilities"));
+        return Err(format!("it has {ids} tokens, but {log_probs} log-probabilities").into());
     }
     let tokens = ids.into_iter().zip(log_probs);
     let tokens = tokens.map(|(id, log_prob)| token(id, log_prob)).collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +74,7 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     if let Some(hidden) = all.and_then(|all| (all as usize).checked_sub(seen + tokens.len()))
         && hidden > 0
     {
-        return Err(format!("it left out {hidden} of its tokens"));
+        return Err(format!("it left out {hidden} of its tokens").into());
     }
     let end = choice["finish_reason"].as_str().map(|reason| match reason {
         "stop" => End::Stop,

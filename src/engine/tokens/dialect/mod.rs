@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::config::{Dialect, LogProbs, TokensConfig};
 use crate::engine::GenerateRequest;
+use crate::hint::Reason;
 use crate::trajectory::SampledToken;
 
 /// An event of a reply.
@@ -58,7 +59,7 @@ impl Dialect {
     ///
     /// # Errors
     /// Explains what is wrong with it.
-    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, String> {
+    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, Reason> {
         match self {
             Self::LlamaCpp => llama_cpp::read(event, seen),
             Self::Completions => completions::read(event, seen),
@@ -78,12 +79,12 @@ fn as_written(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
-fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, String> {
+fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, Reason> {
     let id = id.and_then(|id| u32::try_from(id).ok()).ok_or("it has a token without an id")?;
     let log_prob = log_prob.ok_or_else(|| format!("token `{id}` has no log-probability"))?;
     // Rounding may make it slightly positive.
     if !(log_prob.is_finite() && log_prob < 1e-3) {
-        return Err(format!("{log_prob} is no log-probability of token `{id}`"));
+        return Err(format!("{log_prob} is no log-probability of token `{id}`").into());
     }
     Ok(SampledToken { id, log_prob: log_prob.min(0.0) as f32 })
 }

@@ -30,8 +30,9 @@ pub(super) fn messages(
         if !["user", "assistant", "system"].contains(&role.as_str()) {
             let param = format!("{param}.role");
             let role = shorten(&role);
-            let text = format!(
-                "`{param}` = `{role}` is not known\nhint: the roles are `user`, `assistant` and `system`"
+            let text = reason!(
+                "`{param}` = `{role}` is not known";
+                hint: "the roles are `user`, `assistant` and `system`"
             );
             return Err(ApiError::invalid(&param, text));
         }
@@ -156,8 +157,9 @@ fn part(param: &str, block: &Value) -> Result<Value, ApiError> {
                 "image" | "document" => (format!("{at}.type"), shorten(source)),
                 _ => (format!("{param}.type"), kind),
             };
-            let message = format!(
-                "`{param}` = `{what}` is not supported\nhint: texts, images, documents by their data, and calls and results of tools are"
+            let message = reason!(
+                "`{param}` = `{what}` is not supported";
+                hint: "texts, images, documents by their data, and calls and results of tools are"
             );
             Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param))
         }
@@ -234,7 +236,7 @@ mod tests {
         ];
         for (list, param) in table {
             let error = made(Value::Null, list.clone()).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{list}");
+            assert_eq!(error.param.as_deref(), Some(param), "{list}");
         }
     }
 }

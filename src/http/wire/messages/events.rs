@@ -143,8 +143,8 @@ impl MessageWriter {
         let usage = self.sum.of_message();
         let outcome = json!(Outcome::new(episode, self.with_turns));
         let ending = json!({"stop_reason": reason, "stop_sequence": stop});
-        let told = json!({"delta": ending, "usage": usage, "prompt_r1": outcome});
-        self.send("message_delta", told);
+        let event = json!({"delta": ending, "usage": usage, "prompt_r1": outcome});
+        self.send("message_delta", event);
         self.send("message_stop", json!({}));
         self.message.insert("stop_reason".to_owned(), reason.into());
         self.message.insert("stop_sequence".to_owned(), json!(stop));

@@ -225,13 +225,13 @@ impl ResponseWriter {
 
     fn fail(&mut self, error: &ApiError) {
         self.close("incomplete", None);
-        let object = &error.object;
+        let object = error.object();
         // Flat as in the API's reference, and nested as clients expect it.
-        let told = json!({"code": object.code, "message": object.message, "param": object.param,
+        let event = json!({"code": object.code, "message": object.message, "param": object.param,
                           "error": object});
-        let told_short = json!({"code": object.code, "message": object.message});
-        self.send("error", told);
-        self.response.insert("error".to_owned(), told_short);
+        let error = json!({"code": object.code, "message": object.message});
+        self.send("error", event);
+        self.response.insert("error".to_owned(), error);
         self.end("failed");
     }
 

@@ -51,9 +51,9 @@ fn resolved(
     };
     known(id).ok_or_else(|| {
         let param = format!("{param}.id");
-        let message = format!(
-            "`{param}` = `{}` is not known any more: nothing is stored\nhint: set `store` to false, so that clients send the item itself",
-            shorten(id)
+        let message = reason!(
+            "`{param}` = `{}` is not known any more: nothing is stored", shorten(id);
+            hint: "set `store` to false, so that clients send the item itself"
         );
         ApiError::invalid(&param, message)
     })
@@ -95,9 +95,9 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
         "reasoning" => {}
         kind => {
             let param = format!("{param}.type");
-            let message = format!(
-                "`{param}` = `{}` is not supported\nhint: messages, function calls and their outputs are",
-                shorten(kind)
+            let message = reason!(
+                "`{param}` = `{}` is not supported", shorten(kind);
+                hint: "messages, function calls and their outputs are"
             );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param));
         }
@@ -152,7 +152,7 @@ fn content(param: &str, content: Option<Value>) -> Result<Value, ApiError> {
 
 fn part(param: &str, part: Value) -> Result<Value, ApiError> {
     let unsupported = |param: &str, hint: &str| {
-        let message = format!("`{param}` is not supported\nhint: {hint}");
+        let message = reason!("`{param}` is not supported"; hint: "{hint}");
         ApiError::bad_request("unsupported_parameter", message).with_param(param)
     };
     let Value::Object(mut part) = part else {
@@ -221,7 +221,7 @@ mod tests {
         ]);
         let known = |id: &str| Some(call("2")).filter(|_| id == "fc_2");
         let called = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
-        let told = |id: &str| json!({"role": "tool", "content": "r", "tool_call_id": id});
+        let result = |id: &str| json!({"role": "tool", "content": "r", "tool_call_id": id});
         let expected = json!([
             {"role": "system", "content": "i"},
             {"role": "developer", "content": "d"},
@@ -231,9 +231,9 @@ mod tests {
                 {"type": "file", "file": {"file_data": "data:,y", "filename": "y.pdf"}}]},
             {"role": "assistant", "content": [{"type": "text", "text": "a"}],
              "tool_calls": [called("1"), called("2")]},
-            told("1"), told("2"),
+            result("1"), result("2"),
             {"role": "assistant", "content": null, "tool_calls": [called("3")]},
-            told("3"),
+            result("3"),
         ]);
         assert_eq!(json!(messages(Some("i".to_owned()), items, &known).unwrap()), expected);
     }
@@ -258,7 +258,7 @@ mod tests {
         ];
         for (input, param) in table {
             let error = messages(None, input.clone(), &|_| None).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{input}");
+            assert_eq!(error.param.as_deref(), Some(param), "{input}");
         }
     }
 }

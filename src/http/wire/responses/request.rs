@@ -216,8 +216,10 @@ impl ResponsesRequest {
                 }
                 _ => "nothing is stored here: send the whole conversation in `input`",
             };
-            let message =
-                format!("`{name}` is not supported with the model `{}`\nhint: {hint}", self.model);
+            let message = reason!(
+                "`{name}` is not supported with the model `{}`", self.model;
+                hint: "{hint}"
+            );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(name));
         }
         for (index, name) in self.include.iter().flatten().enumerate() {

@@ -91,8 +91,9 @@ fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
         kind => {
             let param = format!("{param}.type");
             let kind = shorten(kind.unwrap_or_default());
-            let message = format!(
-                "`{param}` = `{kind}` is not supported\nhint: `function` and `custom` tools are, also in a `namespace`"
+            let message = reason!(
+                "`{param}` = `{kind}` is not supported";
+                hint: "`function` and `custom` tools are, also in a `namespace`"
             );
             Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param))
         }
@@ -166,7 +167,7 @@ mod tests {
             [function]
         );
         let error = to_chat(vec![json!({"type": "web_search"})]).unwrap_err();
-        assert_eq!(error.object.param.as_deref(), Some("tools[0].type"));
+        assert_eq!(error.param.as_deref(), Some("tools[0].type"));
         let named = json!({"type": "function", "function": {"name": "f"}});
         let table = [
             (json!("required"), json!("required")),

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, header};
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
 use prost::Message;
 use reqwest::redirect::Policy;
-use reqwest::{RequestBuilder, Response, Url};
+use reqwest::{RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,18 +16,13 @@ use tokio::time::sleep;
 
 use super::config::{TinkerConfig, is_local};
 use super::error::TinkerError;
-use super::wire::{
-    Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF, Problem,
-};
+use super::reply::{Reply, reason};
+use super::wire::{Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The longest response that is read, bytes; archives have no such limit.
-const MAX_REPLY: usize = 1 << 30;
 /// How often a result that cannot be parsed is fetched.
 const FETCHES: usize = 3;
-/// How much of a response that is not JSON is shown, characters.
-const SHOWN: usize = 200;
 
 /// Whether a request may be repeated when its response was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +49,6 @@ struct Request {
     method: Method,
     path: String,
     content_type: &'static str,
-    body: Bytes,
-}
-
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
     body: Bytes,
 }
 
@@ -211,7 +200,7 @@ impl Client {
             response = next.timeout(timeout).send().await.map_err(text)?;
         }
         if !response.status().is_success() {
-            return Ok(Err(Reply::read(response).await?));
+            return Ok(Err(Reply::read(response).await.map_err(text)?));
         }
         let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
         while let Some(piece) = response.chunk().await.map_err(text)? {
@@ -318,8 +307,7 @@ impl Client {
 
     async fn once(&self, request: &Request) -> Result<Reply, reqwest::Error> {
         let response = self.prepare(request).timeout(self.request_timeout).send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        Ok(Reply { status, headers, body: body(response).await? })
+        Reply::read(response).await
     }
 
     fn prepare(&self, request: &Request) -> RequestBuilder {
@@ -387,7 +375,7 @@ impl Backoff {
             call,
             reason,
             pause_ms = pause.as_millis() as u64,
-            "the Tinker server is asked again"
+            "retrying a request to the Tinker server"
         );
         sleep(pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -395,129 +383,7 @@ impl Backoff {
     }
 }
 
-impl Reply {
-    async fn read(response: Response) -> Result<Self, String> {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = body(response).await.map_err(|error| reason(&error))?;
-        Ok(Self { status, headers, body })
-    }
-
-    /// Whether a later attempt may have another result.
-    fn is_transient(&self) -> bool {
-        matches!(self.status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
-    }
-
-    /// Whether the server says that it did nothing.
-    fn is_unserved(&self) -> bool {
-        matches!(self.status.as_u16(), 425 | 429 | 503)
-    }
-
-    fn json(&self) -> Option<Finished> {
-        let kind = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-        kind.starts_with("application/json").then(|| serde_json::from_slice(&self.body).ok())?
-    }
-
-    /// Whether the server is not done, and says so in a plain response.
-    fn is_unfinished(&self) -> bool {
-        self.status.is_success()
-            && self.json().is_some_and(|json| json.kind.as_deref() == Some("try_again"))
-    }
-
-    /// Why a computation failed, if a plain response says so.
-    fn failure(&self) -> Option<String> {
-        self.json()?.error
-    }
-
-    /// The server's message.
-    fn said(&self) -> String {
-        let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
-        let said = match problem.detail {
-            Some(Value::String(text)) => text,
-            Some(other) => other.to_string(),
-            None => String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect(),
-        };
-        match said.trim() {
-            "" => format!("status {}", self.status.as_u16()),
-            said => said.to_owned(),
-        }
-    }
-
-    fn refused(&self, call: &'static str) -> TinkerError {
-        TinkerError::Refused { call, status: self.status.as_u16(), message: self.said() }
-    }
-
-    /// How long the server asks to wait.
-    fn asked_wait(&self) -> Option<Duration> {
-        asked_wait(&self.headers)
-    }
-}
-
-/// `Retry-After` in seconds, or as a date by the server's own clock, which may differ from the
-/// local one.
-fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let value = text("retry-after")?;
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = |text| httpdate::parse_http_date(text).ok();
-    date(value)?.duration_since(date(text("date")?)?).ok()
-}
-
-async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
-    let mut body = BytesMut::new();
-    while let Some(piece) = response.chunk().await? {
-        if body.len() + piece.len() > MAX_REPLY {
-            // A truncated body cannot be parsed, which is reported then.
-            break;
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body.freeze())
-}
-
 fn read<T: DeserializeOwned>(call: &'static str, body: &Bytes) -> Result<T, TinkerError> {
     serde_json::from_slice(body)
         .map_err(|error| TinkerError::Unreadable { call, reason: error.to_string() })
-}
-
-/// An error with its causes, without the URL, which is named elsewhere.
-fn reason(error: &reqwest::Error) -> String {
-    let mut said = String::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        said = error.to_string();
-        next = error.source();
-    }
-    match error.is_timeout() {
-        true => "no answer in time".to_owned(),
-        false => said,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn waits_are_by_the_clock_of_the_server() {
-        for (after, date, expected) in [
-            ("2", "", Some(2)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:04 GMT", Some(3)),
-            // Its clock is decades behind.
-            ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:04 GMT", Some(5)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:09 GMT", None),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "", None),
-            ("soon", "", None),
-            ("-1", "", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("retry-after", HeaderValue::from_static(after));
-            headers.insert("date", HeaderValue::from_static(date));
-            assert_eq!(asked_wait(&headers).map(|wait| wait.as_secs()), expected, "{after}");
-        }
-    }
 }

@@ -78,8 +78,8 @@ impl TinkerConfig {
     /// Names the first unsupported setting.
     pub fn check(&self, config: &GrpoConfig) -> Result<(), TrainError> {
         let refused = |setting: &str, why: &str, hint: &str| {
-            Err(TrainError::Config(format!(
-                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}\nhint: {hint}"
+            Err(TrainError::Config(reason!(
+                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}"; hint: "{hint}"
             )))
         };
         let url = Url::parse(&self.url).ok().filter(|url| {
@@ -91,14 +91,15 @@ impl TinkerConfig {
                 && url.fragment().is_none()
         });
         let Some(url) = url else {
-            return Err(TrainError::Config(format!(
-                "`trainer.url` is `{}`, which is not the URL of a server\nhint: such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`",
-                self.url
+            return Err(TrainError::Config(reason!(
+                "`trainer.url` is `{}`, which is not the URL of a server", self.url;
+                hint: "such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`"
             )));
         };
         if self.api_key_env.is_some() && url.scheme() == "http" && !is_local(&url) {
-            return Err(TrainError::Config(format!(
-                "the key of `trainer.api_key_env` would be sent to `{url}` without encryption\nhint: use `https`"
+            return Err(TrainError::Config(reason!(
+                "the key of `trainer.api_key_env` would be sent to `{url}` without encryption";
+                hint: "use `https`"
             )));
         }
         if self.rank == 0 {
@@ -181,7 +182,8 @@ pub fn is_local(url: &Url) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::train::grpo::config::Preset;
+    use crate::hint::Hint;
+    use crate::train::grpo::preset::Preset;
 
     fn complete(more: &str, trainer: &str) -> Result<GrpoConfig, String> {
         let text = format!(
@@ -197,7 +199,7 @@ mod tests {
             {trainer}
             "#
         );
-        Preset::Default.complete(toml::from_str(&text).unwrap()).map_err(|e| e.to_string())
+        Preset::Default.complete(toml::from_str(&text).unwrap()).map_err(|error| error.explained())
     }
 
     const MODEL: &str = "model = { path = \"models/policy\" }";

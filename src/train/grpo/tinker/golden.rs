@@ -8,10 +8,11 @@ use serde::Deserialize;
 use super::config::LossScale;
 use super::learner::{advantages, spread};
 use crate::train::grpo::collect::Sample;
-use crate::train::grpo::config::{GrpoConfig, Preset};
+use crate::train::grpo::config::GrpoConfig;
 use crate::train::grpo::figures::StepFigures;
 use crate::train::grpo::learner::TraceScores;
 use crate::train::grpo::objective::Objective;
+use crate::train::grpo::preset::Preset;
 use crate::train::grpo::update::{OtherScores, Update};
 use crate::trajectory::{SampledToken, TokenTrace};
 

@@ -151,7 +151,7 @@ impl TinkerLearner {
         self.policy = self.base.clone().with_adapter(adapter);
         // It was fetched; one for each update would fill the server's disk.
         if let Err(error) = self.runtime.block_on(self.client.delete(&self.model_id, &full)) {
-            tracing::warn!(%error, "the server keeps weights that are no longer needed");
+            tracing::warn!(%error, "cannot delete weights that the server no longer needs");
         }
         Ok(())
     }
@@ -313,9 +313,9 @@ impl Drop for TinkerLearner {
         match self.runtime.block_on(async { timeout(GOODBYE, unload).await }) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the server was not told that the run is over")
+                tracing::warn!(%error, "cannot end the session at the Tinker server")
             }
-            Err(_) => tracing::warn!("the server was not told in time that the run is over"),
+            Err(_) => tracing::warn!("the Tinker server did not end the session in time"),
         }
     }
 }
@@ -324,9 +324,9 @@ impl Saved {
     fn load(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(checkpoint::TINKER);
         if !path.is_file() {
-            return Err(TrainError::Config(format!(
-                "the checkpoint `{}` was not made with `trainer.kind = \"tinker\"`\nhint: go on with the trainer that the run began with, or begin in another `output`",
-                folder.display()
+            return Err(TrainError::Config(reason!(
+                "the checkpoint `{}` was not made with `trainer.kind = \"tinker\"`", folder.display();
+                hint: "go on with the trainer that the run began with, or begin in another `output`"
             )));
         }
         let text =
@@ -356,7 +356,7 @@ async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<Str
         return Err(TinkerError::Refused { call: "create_session", status: 200, message });
     }
     if let Some(warning) = session.warning_message {
-        tracing::warn!(warning, "the Tinker server has something to say");
+        tracing::warn!(warning, "message from the Tinker server");
     }
     tokio::spawn(heartbeats(client.clone(), session.session_id.clone()));
     let body = json!({
@@ -389,7 +389,7 @@ async fn heartbeats(client: Client, session: String) {
             client.ask("session_heartbeat", Some(&body), Repeat::Safe).await;
         if let Err(error) = heard {
             // Requests that need the session fail by themselves, and say so.
-            tracing::debug!(%error, "the heartbeat was not heard");
+            tracing::debug!(%error, "cannot send a heartbeat");
         }
         tokio::time::sleep(HEARTBEAT).await;
     }

@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod error;
 mod learner;
+mod reply;
 mod wire;
 
 pub use config::{LossScale, TinkerConfig};
