@@ -1,4 +1,4 @@
-# The commands that people repeat. `just --list` shows them.
+# Common commands. `just --list` shows them.
 
 # Format, lint and test: what most changes need
 default: check test
@@ -16,7 +16,7 @@ test *filter:
 services:
     tests/services.sh cargo test --locked --test it -- --ignored access:: record::
 
-# Everything that must hold before a change lands
+# All checks of a change
 ci:
     .ci/run
 
@@ -28,6 +28,7 @@ serve *args:
 openapi:
     cargo run --locked -- openapi > openapi/openapi.json
     cargo run --locked -- openapi --runs > openapi/runs.json
+    cargo run --locked -- env --openapi > openapi/environment.json
 
 # Accept changed snapshots
 snapshots:

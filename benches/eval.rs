@@ -1,6 +1,6 @@
-//! Questions per second of an evaluation whose large model, behind HTTP on this machine, takes 50 ms
-//! to reply, against the rate that so many calls at one time could reach at best. Replies and rows
-//! are written to disk as in a real run.
+//! Questions per second of an evaluation whose large model, behind HTTP on this machine, takes 50
+//! ms to reply, compared with the ideal rate at this concurrency. Replies and rows are written to
+//! disk as in a real run.
 //!
 //! ```text
 //! cargo bench --bench eval

@@ -1,6 +1,6 @@
-//! The engines side by side on one random model of the bundled policy's shape, on a GPU that of
-//! Qwen3-0.6B: tokens a second by sequences in flight, and the time to the first token of each turn of
-//! a long episode.
+//! Compares the engines on one random model of the bundled policy's shape, on a GPU of
+//! Qwen3-0.6B's: tokens per second by concurrent sequences, and the time to the first token of each
+//! turn of a long episode.
 //!
 //! ```text
 //! cargo bench --bench generation
@@ -25,7 +25,7 @@ use rand_chacha::ChaCha8Rng;
 
 mod shapes;
 
-/// Gives the shape on a CPU, and the tokenizer without which mistral.rs does not load.
+/// Provides the shape on a CPU, and the tokenizer that mistral.rs requires.
 const POLICY: &str = "models/policy";
 /// Most tokens sampled by each sequence.
 const SAMPLED: usize = 64;
@@ -155,14 +155,14 @@ async fn rates(engines: &Engines) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Milliseconds to the first token of each turn, with the episode so far kept and computed anew.
+/// Milliseconds to the first token of each turn, with the episode so far cached and recomputed.
 async fn prefills(engines: &Engines, engine: &dyn Engine) -> anyhow::Result<Vec<(f64, f64)>> {
     let mut turns = vec![(Vec::new(), Vec::new()); TURNS as usize];
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for episode in 0..EPISODES {
         let mut ids = engines.tokens(&mut rng, OPENING);
         for turn in 0..TURNS {
-            // With a first token of its own, nothing that was computed before fits a prompt.
+            // With a different first token, no cached prefix matches a prompt.
             let mut anew = ids.clone();
             anew[0] = EPISODES + episode * TURNS + turn;
             ids[0] = episode;
@@ -187,7 +187,7 @@ async fn main() -> anyhow::Result<()> {
     let native = prefills(&engines, &engines.native).await?;
     let mistralrs = prefills(&engines, &engines.mistralrs).await?;
     for (turn, (native, mistralrs)) in native.iter().zip(&mistralrs).enumerate() {
-        // As if no turn had ended before its time.
+        // As if every turn had used all its tokens.
         let tokens = OPENING + turn * (SAMPLED + OBSERVED);
         let row = [native.0, native.1, mistralrs.0, mistralrs.1].map(|ms| format!("{ms:.1}"));
         println!("| {} | {tokens} | {} |", turn + 1, row.join(" | "));

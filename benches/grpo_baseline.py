@@ -50,7 +50,7 @@ def reward(completion_ids, **_):
 
 
 class Clock(TrainerCallback):
-    """From the end of one step to the end of the next: what happens in between counts too."""
+    """Measures from the end of one step to the end of the next, so work between steps counts."""
 
     def __init__(self):
         self.ends = []

@@ -14,7 +14,7 @@
 //! `max_policy_lag` of [`AHEAD`], one run after the other: 0 is on-policy, as TRL's steps are; with
 //! more, a step learns from the episodes of an older policy.
 //!
-//! Both are alike in what a step computes:
+//! Both do the same work per step:
 //!
 //! - This bench writes the questions and the replies into the folder, and the other reads them:
 //!   each asks every question once, and its large model, which alone knows the facts, gives the
@@ -49,14 +49,14 @@ use upstream::upstream;
 const LATENCY: Duration = Duration::from_millis(50);
 const GROUPS: usize = 4;
 const GROUP_SIZE: usize = 8;
-/// Steps that warm up before those that count.
+/// Warm-up steps before the measured ones.
 const WARM_UP: usize = 4;
 /// How many steps ahead episodes are sampled.
 const AHEAD: [usize; 3] = [0, 1, 2];
 
 const TASKS: &str = "tasks.jsonl";
 const REPLIES: &str = "replies.json";
-/// What the large model says to anything but a single fact.
+/// The large model's reply to anything but a single fact.
 const UNKNOWN: &str = "no";
 
 /// The run; `grpo_episodes_baseline.py` has the same figures.
@@ -92,11 +92,11 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs so many steps, and says what they took.
+/// Runs this many steps, and prints their times.
 fn measure(ahead: usize, steps: usize, folder: &Path, url: &str) -> anyhow::Result<()> {
     let run = tempfile::tempdir()?;
     let mut table: toml::Table = toml::from_str(CONFIG)?;
-    // The last ones do not count: no further episodes are in flight beside them.
+    // The last ones are not measured: no further episodes are in flight next to them.
     let all = WARM_UP + steps + ahead;
     table.insert("steps".into(), toml::Value::Integer(all as i64));
     table.insert("max_policy_lag".into(), toml::Value::Integer(ahead as i64));
@@ -119,8 +119,7 @@ fn path_value(path: &Path) -> anyhow::Result<toml::Value> {
     Ok(toml::Value::String(path.to_str().context("a path is not UTF-8")?.to_owned()))
 }
 
-/// Writes one question for each group of so many steps, and what the large model knows; returns the
-/// latter.
+/// Writes one question for each group of this many steps, and the facts; returns the facts.
 fn write_tasks(folder: &Path, steps: usize) -> anyhow::Result<HashMap<String, String>> {
     let world = World::generate(&WorldConfig::default())?;
     let kinds = [TaskKind::Chain(2), TaskKind::Chain(3), TaskKind::Chain(4), TaskKind::Comparison];
@@ -137,7 +136,7 @@ fn write_tasks(folder: &Path, steps: usize) -> anyhow::Result<HashMap<String, St
     Ok(replies)
 }
 
-/// What the large model says to a request, after [`LATENCY`].
+/// The large model's response to a request, after [`LATENCY`].
 fn reply(request: &[u8], replies: &HashMap<String, String>) -> String {
     thread::sleep(LATENCY);
     let request: Value = serde_json::from_slice(request).unwrap_or_default();
@@ -159,7 +158,7 @@ fn reply(request: &[u8], replies: &HashMap<String, String>) -> String {
     .to_string()
 }
 
-/// Seconds from the end of one step to the end of the next, and what the step measured.
+/// Seconds from the end of one step to the end of the next, and the step's metrics.
 struct Clock {
     steps: Vec<(f64, Values)>,
     last: Instant,

@@ -107,7 +107,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     end, user, assistant = tokenizer.convert_tokens_to_ids(["<|end|>", "<|user|>", "<|assistant|>"])
-    # Whichever special token it writes, the policy has left its turn.
+    # Any special token ends the policy's turn.
     stops = [end, user, assistant]
     rows = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
     rows = [
@@ -143,9 +143,9 @@ def main():
                     conversations[i].append({"role": "user", "content": prompt[1].strip()})
                     asking.append(i)
             calls += len(asking)
-            told = large_model.ask_all([conversations[i] for i in asking])
+            replies = large_model.ask_all([conversations[i] for i in asking])
             unfinished = []
-            for i, reply in zip(asking, told):
+            for i, reply in zip(asking, replies):
                 conversations[i].append({"role": "assistant", "content": reply})
                 shown = f"<interaction_response>{reply[:OBSERVATION]}</interaction_response>"
                 frame = ("" if completion_ids[i][-1] == end else "<|end|>") + "<|user|>"
@@ -161,7 +161,7 @@ def main():
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
-            "logprobs": None,  # one update for each rollout: the trainer's own are those
+            "logprobs": None,  # one update per rollout, so the trainer's own are the same
             "env_mask": env_mask,
             "turns": turns,
             "sampled": [sum(mask) for mask in env_mask],
@@ -172,7 +172,7 @@ def main():
         return [reward(t, g) - p for t, g, p in zip(turns, golds, price)]
 
     class Clock(TrainerCallback):
-        """From the end of one step to the end of the next: what happens in between counts too."""
+        """Measures from the end of one step to the end of the next, so work between steps counts."""
 
         def __init__(self):
             self.ends = [time.perf_counter()]

@@ -25,7 +25,7 @@ class LlamaCpp:
         self.server, self.vocabulary, self.seed = xllamacpp.Server(params), vocabulary, 0
 
     def ids(self, count):
-        # The same tokens are never asked for twice, unless they are meant to be.
+        # A prompt never repeats, unless the case is about repeated prompts.
         self.seed += 1
         return [1000 + (self.seed * 7919 + i * i * 31 + i * 17) % (self.vocabulary - 2000) for i in range(count)]
 
@@ -55,7 +55,7 @@ class LlamaCpp:
         def episode():
             ids = self.ids(PROMPT)
             for _ in range(TURNS):
-                # The only way to learn which tokens were sampled; one more a token hardly costs time.
+                # The only way to get the sampled token ids; one candidate a token costs little time.
                 reply = self.complete(ids, SAMPLED, logprobs=1)
                 ids = ids + [token["id"] for token in reply["logprobs"]["content"]] + self.ids(SHOWN)
 

@@ -95,7 +95,7 @@ async fn measure(calls: usize) -> anyhow::Result<(Times, Times)> {
     // One episode, to learn what it sends.
     let (record, recorded) = channel();
     let recording = upstream(move |body| {
-        // Nobody may want it any more.
+        // The receiver may be gone.
         let _ = record.send(body);
         REPLY.to_owned()
     })?;

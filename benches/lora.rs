@@ -60,7 +60,7 @@ fn main() -> anyhow::Result<()> {
         targets: (0..case.sequences).flat_map(scored).map(|(s, i)| sequences[s][i + 1]).collect(),
     };
     let slope = vec![-1.0 / selection.len() as f32; selection.len()];
-    // The one that needs less memory first: what the process has given back is not counted again.
+    // The smaller one first: memory that the process has returned is not counted again.
     for recompute in [true, false] {
         model.set_recompute(recompute);
         std::fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak")?;

@@ -26,25 +26,25 @@ packages=(
   nvidia-cublas==13.0.2.14
   nvidia-curand==10.4.0.35
 )
-# Another list is another toolkit.
+# A change of the list makes a new toolkit.
 toolkit="$cache/$(printf '%s\n' "${packages[@]}" | sha256sum | cut -c1-12)"
 cuda="$toolkit/nvidia/cu13"
 stubs="$cuda/lib/stubs"
 
 step() { printf '\n== %s\n' "$*"; }
 
-# What the linker and the build scripts look for, and the packages do not have.
+# Files that the linker and the build scripts expect and the packages lack.
 complete_toolkit() {
   ln -sfn lib "$cuda/lib64"
   local library
   for library in "$cuda"/lib/lib*.so.*; do
     ln -sf "$(basename "$library")" "${library%%.so.*}.so"
   done
-  # The driver's library comes with a GPU. To link against it, its names are enough: each function
-  # of the stub says that it is one (CUDA_ERROR_STUB_LIBRARY).
+  # The driver's library comes with a GPU. A stub with its symbols is enough to link: each of its
+  # functions returns CUDA_ERROR_STUB_LIBRARY.
   mkdir -p "$stubs"
   {
-    echo 'cuProfilerStart() cuProfilerStop()' # of a header that no package has
+    echo 'cuProfilerStart() cuProfilerStop()' # declared in a header that no package has
     local define
     for define in PLAIN __CUDA_API_VERSION_INTERNAL CUDA_API_PER_THREAD_DEFAULT_STREAM; do
       gcc -E -P -D"$define" "$cuda/include/cuda.h"
@@ -66,7 +66,7 @@ complete_toolkit
 
 export CUDA_HOME="$cuda" CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CUDARC_CUDA_VERSION=13000
 export PATH="$cuda/bin:$PATH" LIBRARY_PATH="$cuda/lib:$stubs"
-# Else the kernels are compiled by half of the cores.
+# By default the kernels are compiled on half of the cores.
 export CUDAFORGE_THREADS="${CUDAFORGE_THREADS:-$(nproc)}"
 
 step "a kernel, compiled and linked"
@@ -88,7 +88,7 @@ CU
 nvcc --version | tail -2
 nvcc -std=c++17 -arch="sm_$CUDA_COMPUTE_CAP" -cudart shared -o "$trial/trial" "$trial/trial.cu" \
   -lcublas -lcuda
-# Without a GPU each of them says so; what counts is that they are found and answer.
+# Without a GPU each call returns an error; the test is that the libraries are found and respond.
 LD_LIBRARY_PATH="$cuda/lib:$stubs" "$trial/trial"
 if [ "${1:-}" = --toolkit ]; then exit; fi
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what is shipped around the server with the tools that its users' platforms use. Installs
-# them from Debian, PyPI and npm, and fails where it cannot; says at the end which ones ran.
+# Checks the deployment files with the tools of their platforms. Installs these from Debian, PyPI and
+# npm, and fails where it cannot; lists at the end which ones ran.
 # Usage: docker/lint.sh SERVER_BINARY
 set -euo pipefail
 server="$(realpath "${1:?usage: docker/lint.sh SERVER_BINARY}")"

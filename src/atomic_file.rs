@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Lets `write` make a file beside `path`, brings it to the disk and renames it to `path`: after a
-/// crash the old file or the new one is there, never part of one.
+/// Has `write` make a file beside `path`, syncs it and renames it to `path`. After a crash, `path`
+/// is the old file or the new one, never a part of one.
 ///
 /// # Errors
-/// What `write` fails with, or when the file cannot be brought to the disk or renamed.
+/// What `write` fails with, or when the file cannot be synced or renamed.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
@@ -16,8 +16,8 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::
     write(&beside)?;
     File::open(&beside)?.sync_all()?;
     std::fs::rename(&beside, path)?;
-    // The rename is on the disk once the folder is; where folders cannot be opened there is no
-    // such thing.
+    // The rename is durable once the folder is synced. Where folders cannot be opened, there is
+    // nothing to sync.
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         folder.sync_all()?;
     }

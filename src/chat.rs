@@ -1,5 +1,5 @@
-//! Chat Completions wire types: served by `http`, sent by `large_model`. Fields that this project
-//! has no opinion on are carried in `extra`, so that nothing a peer says is lost.
+//! Chat Completions wire types: served by `http`, sent by `large_model`. Fields that this program
+//! does not interpret are kept in `extra`, so that they are passed on unchanged.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -48,8 +48,8 @@ impl ChatMessage {
         }
     }
 
-    /// What the message says to a reader of text alone: its text, the kind of every part that is
-    /// none, and the calls of tools.
+    /// The message for a reader of text alone: its text, the kinds of its other parts, and its tool
+    /// calls.
     pub fn transcript(&self) -> String {
         let parts = self.content.as_array().into_iter().flatten();
         let others = parts.filter_map(|part| part.get("type").and_then(Value::as_str));

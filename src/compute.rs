@@ -1,5 +1,5 @@
-//! CPU-bound work of requests, on threads of its own: async workers stay free, the work that runs
-//! at one time is bounded, and deep recursion has a large stack.
+//! CPU-bound work of requests, on its own threads: async workers stay free, concurrency is bounded,
+//! and deep recursion has a large stack.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,28 +10,28 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-/// The stack of each thread. Only what is touched of it takes memory.
+/// The stack of each thread. Only touched pages take memory.
 pub const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// So many bytes take less time than the way to another thread and back is worth.
+/// Below this many bytes, the work takes less time than handing it to another thread.
 const FEW: usize = 64 * 1024;
-/// Work that may wait for a thread.
+/// How many jobs may wait for a thread.
 const QUEUE: usize = 256;
 
 /// Work that was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ComputeError {
-    /// Too much work waits already.
+    /// The queue is full.
     #[error("the server has too much to compute")]
     Full,
     /// The deadline passed.
-    #[error("it was not computed in time")]
+    #[error("it was not computed within its deadline")]
     Late,
     /// The work panicked.
     #[error("its computation failed")]
     Panicked,
 }
 
-/// Says when work should stop: its deadline passed, or its caller is gone.
+/// Tells work when to stop: its deadline has passed, or its caller is gone.
 #[derive(Debug, Clone)]
 pub struct Stop {
     is_abandoned: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Whether nobody waits for the result any more.
+    /// Whether the caller has stopped waiting for the result.
     pub fn is_due(&self) -> bool {
         self.is_abandoned.load(Ordering::Relaxed) || Instant::now() >= self.deadline
     }
@@ -49,11 +49,11 @@ type Job = Box<dyn FnOnce() + Send>;
 
 static QUEUED: LazyLock<SyncSender<Job>> = LazyLock::new(start);
 
-/// Runs `work` and waits for its result until `deadline`. Work that loops without an end of its own
-/// must ask the [`Stop`]; work that is abandoned before it starts is not started.
+/// Runs `work` and waits for its result until `deadline`. Work that may take long must poll the
+/// [`Stop`]. Work whose caller leaves before it starts is not started.
 ///
 /// # Errors
-/// When there is no room for it, it is late, or it panics.
+/// When the queue is full, the deadline passes, or the work panics.
 pub async fn run<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce(&Stop) -> T + Send + 'static,
@@ -63,7 +63,7 @@ pub async fn run<T: Send + 'static>(
     let (sender, receiver) = oneshot::channel();
     let job: Job = Box::new(move || {
         if !stop.is_due() {
-            // The caller may be gone by now.
+            // The caller may have left by now.
             let _ = sender.send(work(&stop));
         }
     });
@@ -77,7 +77,7 @@ pub async fn run<T: Send + 'static>(
     }
 }
 
-/// Runs work on `bytes` of text: where they are many, as [`run`] does, else on the spot.
+/// Runs work on `bytes` of text: inline if they are few, otherwise as [`run`] does.
 ///
 /// # Errors
 /// As [`run`].
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_learns_that_nobody_waits() {
+    async fn work_learns_that_its_caller_is_gone() {
         let (sender, stopped) = oneshot::channel();
         let (begun, running) = oneshot::channel();
         let work = tokio::spawn(run(soon(), move |stop| {

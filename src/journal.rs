@@ -1,4 +1,4 @@
-//! A file of JSON Lines that is appended to, and read again by the next process.
+//! An append-only file of JSON Lines, read again by the next process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A file of JSON Lines. Not for two processes at one time.
+/// A file of JSON Lines. Two processes must not open it at the same time.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
@@ -30,11 +30,12 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Opens or makes the file, with its folder, and gives every line to `each`, in order. Part of a line at the
-    /// end, as a process leaves it that is killed while it writes, is logged and removed.
+    /// Opens or creates the file and its folder, and passes every line to `each`, in order. An incomplete last
+    /// line, as a killed process leaves it, is logged and removed.
     ///
     /// # Errors
-    /// When the file or its folder cannot be made, or the file cannot be opened, read or shortened, or a line cannot be parsed.
+    /// When the folder cannot be created, the file cannot be opened, read or shortened, or a line cannot
+    /// be parsed.
     pub fn open<T: DeserializeOwned>(
         path: &Path,
         mut each: impl FnMut(T),
@@ -65,8 +66,8 @@ impl Journal {
         Ok(Self { file })
     }
 
-    /// Appends rows by one write. They survive the end of this process, and that of the machine
-    /// once [`Journal::sync`] has returned.
+    /// Appends rows by one write. They survive the end of this process, and a power loss once
+    /// [`Journal::sync`] has returned.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -79,7 +80,7 @@ impl Journal {
         self.file.write_all(&text)
     }
 
-    /// Brings what was appended to the disk.
+    /// Syncs what was appended to the disk.
     ///
     /// # Errors
     /// When the disk fails.
@@ -113,7 +114,7 @@ mod tests {
             let expected = &[10, 20, 30][..cut / 3];
             assert_eq!(rows(&path).unwrap(), expected, "cut at {cut}");
             assert_eq!(std::fs::metadata(&path).unwrap().len() as usize, cut / 3 * 3);
-            // What is appended then begins a line of its own.
+            // The next row starts on a line of its own.
             Journal::open(&path, |_: u32| {}).unwrap().append(&[40]).unwrap();
             assert_eq!(rows(&path).unwrap(), [expected, &[40]].concat());
         }

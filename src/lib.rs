@@ -3,6 +3,9 @@
 //!
 //! Imports run downwards only; `tests/it/architecture.rs` lists the floors.
 
+#[macro_use]
+pub mod hint;
+
 pub mod access;
 pub mod atomic_file;
 pub mod chat;

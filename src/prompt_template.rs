@@ -1,28 +1,37 @@
-//! Templates of prompts: strict, and tried before they are used. Replies to them are read by the
-//! line that they ask for.
+//! Strict templates of prompts, checked before use, and the parsing of marked lines in replies.
+
+use std::borrow::Cow;
 
 use minijinja::value::Value;
 use minijinja::{Environment, UndefinedBehavior};
 
+use crate::hint::Hint;
+
 /// A template that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the template `{name}` does not render: {reason}\nhint: it knows {knows}")]
+#[error("the template `{name}` does not render: {reason}")]
 pub struct TemplateError {
     /// The file.
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
-    /// What it may ask for.
+    /// The variables that it may use.
     pub knows: &'static str,
 }
 
-/// A template that is known to render.
+impl Hint for TemplateError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(format!("it knows {}", self.knows).into())
+    }
+}
+
+/// A template that was rendered successfully once.
 #[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
     name: String,
     source: String,
-    /// What it may ask for, for errors.
+    /// The variables that it may use, for errors.
     knows: &'static str,
 }
 
@@ -30,7 +39,7 @@ impl Template {
     /// `knows` lists the variables for errors.
     ///
     /// # Errors
-    /// Where it is no template.
+    /// When it is not a valid template.
     pub fn new(name: &str, source: String, knows: &'static str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -42,15 +51,15 @@ impl Template {
         }
     }
 
-    /// The template's own text.
+    /// The template's source.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The text it makes, without white space around it.
+    /// Renders it, without surrounding white space.
     ///
     /// # Errors
-    /// Where it asks for something that `values` lacks.
+    /// When it uses a variable that `values` lacks.
     pub fn render(&self, values: Value) -> Result<String, TemplateError> {
         let rendered = self.environment.get_template(&self.name).and_then(|t| t.render(values));
         Ok(rendered.map_err(|error| self.wrong(error.to_string()))?.trim().to_owned())
@@ -62,7 +71,7 @@ impl Template {
     }
 }
 
-/// What the last line that says `mark` says after it, however it is set off; `mark` is in lower
+/// What follows `mark` in the last line that begins with it, ignoring emphasis; `mark` is in lower
 /// case.
 pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
     reply.lines().rev().find_map(|line| {
@@ -74,7 +83,7 @@ pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
     })
 }
 
-/// The text without what emphasises it.
+/// The text without emphasis.
 pub fn bare_text(text: &str) -> &str {
     text.trim().trim_matches('*').trim()
 }

@@ -1,10 +1,10 @@
-//! Every derivation of a seed. A seed follows from what it is for, so that a repeated or resumed
-//! run draws what the first one drew.
+//! All derivations of seeds. A seed depends only on its purpose, so that a repeated or resumed run
+//! draws the same numbers.
 
-/// The golden ratio as a fraction of 2^64: multiples of it are far apart.
+/// The golden ratio as a fraction of 2^64: its multiples are far apart.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// What a seed of a training run is for: no two uses share one.
+/// The purpose of a seed in a training run: no two purposes share one.
 #[derive(Debug, Clone, Copy)]
 pub enum Purpose {
     /// An episode: of a task's sample in a round of a step.
@@ -29,29 +29,29 @@ pub fn nth(seed: u64, index: u64) -> u64 {
     seed.wrapping_add(index.wrapping_mul(GOLDEN))
 }
 
-/// The seed of a round through the examples of a run.
+/// The seed of an epoch over the examples of a run.
 pub fn of_round(seed: u64, round: u64) -> u64 {
     seed ^ round.wrapping_mul(GOLDEN)
 }
 
-/// The seed of something with a name: the question of an evaluation.
+/// The seed of a named thing: the question of an evaluation.
 pub fn of_name(seed: u64, name: &str) -> u64 {
     seed.wrapping_mul(GOLDEN) ^ u64::from(crc32c::crc32c(name.as_bytes()))
 }
 
-/// A seed as every endpoint takes it: a number that is not negative in 32 signed bits. It depends on
-/// every bit of `seed`.
+/// A seed that every endpoint accepts: a non-negative number in 32 signed bits. It depends on every
+/// bit of `seed`.
 pub fn for_endpoint(seed: u64) -> i32 {
     (scramble(seed) >> 33) as i32
 }
 
-/// The seed of the `index`-th turn or sample that an endpoint is asked for, from the caller's own:
-/// close to it, since some endpoints take small numbers only, and within 31 bits.
+/// The seed of the `index`-th turn or sample requested from an endpoint, derived from the caller's
+/// own: close to it, because some endpoints accept small numbers only, and within 31 bits.
 pub fn near(seed: u64, index: u64) -> u64 {
     seed.wrapping_add(index) & i32::MAX as u64
 }
 
-/// Whether a caller chose it: one that was drawn has 64 bits.
+/// Whether a caller chose it: drawn seeds have 64 bits.
 pub fn is_chosen(seed: u64) -> bool {
     seed <= i32::MAX as u64
 }

@@ -1,6 +1,6 @@
-//! Names that nobody knows, and what may have been meant.
+//! Suggestions for unknown names.
 
-/// The longest name that is compared, bytes: the time it takes grows with its square.
+/// The longest name that is compared, bytes: the comparison takes quadratic time.
 const LONGEST: usize = 64;
 
 /// The known name that is most like `name`, if one is: at most half of its characters differ.

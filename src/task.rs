@@ -25,7 +25,7 @@ pub struct Task {
     pub hops: Option<u32>,
 }
 
-/// A text that many own, written like any other.
+/// A shared text that is serialised like any other.
 mod shared {
     use std::sync::Arc;
 

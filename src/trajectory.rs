@@ -41,7 +41,7 @@ impl TokenTrace {
         self.action_mask.push(true);
     }
 
-    /// Cuts off what follows the last token that the policy sampled.
+    /// Removes what follows the last token that the policy sampled.
     pub fn end_with_action(&mut self) {
         let end = self.action_mask.iter().rposition(|&sampled| sampled).map_or(0, |last| last + 1);
         self.ids.truncate(end);
@@ -61,11 +61,11 @@ impl TokenTrace {
 pub enum Action {
     /// A prompt for the large model.
     Prompt(String),
-    /// A prompt whose reply is the answer: the large model's words are handed on as they are.
+    /// A prompt whose reply is the answer, returned unchanged.
     FinalPrompt(String),
     /// The answer.
     Answer(String),
-    /// Nothing that can be acted on.
+    /// No action.
     Nothing,
 }
 
@@ -73,7 +73,7 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TurnFinish {
-    /// It ended the turn itself, or wrote on past a closed action.
+    /// It ended the turn itself, or continued after a closed action.
     Stop,
     /// It reached the token limit.
     Length,
@@ -86,10 +86,10 @@ pub struct TokenUsage {
     pub prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
-    /// Those of the read ones that came from the endpoint's cache.
+    /// Tokens read from the endpoint's cache.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u64,
-    /// Those of the written ones that were thoughts.
+    /// Tokens written as thoughts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reasoning_tokens: u64,
 }
@@ -99,7 +99,7 @@ fn is_zero(tokens: &u64) -> bool {
 }
 
 impl TokenUsage {
-    /// What an endpoint says that it billed, within reason: sums of it cannot overflow.
+    /// The usage that an endpoint reports, capped so that sums cannot overflow.
     pub fn reported(prompt_tokens: u64, completion_tokens: u64) -> Self {
         const MOST: u64 = u32::MAX as u64;
         let (prompt_tokens, completion_tokens) =
@@ -107,7 +107,7 @@ impl TokenUsage {
         Self { prompt_tokens, completion_tokens, ..Self::default() }
     }
 
-    /// About what texts of so many bytes are billed, where nobody says.
+    /// Estimated tokens of this many bytes of text, if no usage is reported.
     pub fn of_text(read: usize, written: usize) -> Self {
         const TOKEN_BYTES: usize = 4;
         let tokens = |bytes: usize| bytes.div_ceil(TOKEN_BYTES) as u64;
@@ -124,16 +124,16 @@ impl std::ops::AddAssign for TokenUsage {
     }
 }
 
-/// What the large model said to a prompt.
+/// The large model's reply to a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The message that was sent, where it is not the prompt as the policy wrote it: with its
-    /// references resolved, or the question beside it.
+    /// The message that was sent, if it differs from the policy's prompt: with references resolved,
+    /// or with the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<String>,
     /// The reply, in full.
     pub reply: String,
-    /// Whether the policy saw only the head of it.
+    /// Whether the policy was shown only the beginning.
     pub truncated: bool,
     /// Whether an earlier identical prompt was answered from the episode's own record.
     pub repeated: bool,
@@ -146,7 +146,7 @@ pub struct Observation {
     pub millis: u64,
 }
 
-/// One turn: what the policy wrote, what that meant, and what came back.
+/// One turn: what the policy wrote, its action, and the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
     /// The policy's text, verbatim.
@@ -162,7 +162,7 @@ pub struct Turn {
     pub is_given: bool,
     /// Tokens it sampled.
     pub tokens: usize,
-    /// What they cost, in the operator's currency; nothing for a policy that runs here.
+    /// Their cost, in the operator's currency; 0 for a policy that runs here.
     #[serde(default)]
     pub cost: f64,
     /// Time it took to sample them, milliseconds.

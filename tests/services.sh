@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # tests/services.sh COMMAND...: runs COMMAND beside a PostgreSQL and a Redis of its own, on free
-# ports of this machine and in a temporary folder. Tells where they are by PROMPT_R1_TEST_POSTGRES,
+# ports of this machine and in a temporary folder. Sets their addresses in PROMPT_R1_TEST_POSTGRES,
 # PROMPT_R1_TEST_REDIS, PROMPT_R1_TEST_REDISS (the same Redis over TLS) and
-# PROMPT_R1_TEST_CERTIFICATES (a folder: ca.pem has signed what Redis shows). Needs Debian's
+# PROMPT_R1_TEST_CERTIFICATES (a folder; its ca.pem has signed the certificate of Redis). Needs Debian's
 # packages `postgresql`, `redis-server` and `openssl`.
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What keys, limits and telemetry take together: the same request, passed through by a server
-# without them and by one with a key that has every limit, a store that is written to, and a trace
-# of each request sent to a collector. One client; the two alternate, and what is added is the
+# The cost of keys, limits and telemetry together: the same request, passed through by a server
+# without them and by one with a key that has every limit, a store with writes, and a trace of each
+# request sent to a collector. One client; the two servers alternate, and the added latency is the
 # median of the differences within a round. Everything is on loopback and ends with the script.
 #
 #   benches/load/overhead.sh SERVER
@@ -58,14 +58,14 @@ cat >>with.toml <<TOML
 [telemetry]
 otlp_url = "http://127.0.0.1:${port[collector]}"
 TOML
-# Limits that are looked at and never reached.
+# Limits that are checked and never reached.
 key=$("$server" keys create benchmark --config with.toml --models 'prompt-r1,m' \
     --requests-per-minute 1000000000 --tokens-per-minute 1000000000000 \
     --budget-per-day 1000000 2>keys.log) || { cat keys.log >&2; exit 1; }
 authorization="Authorization: Bearer $key"
 
-# The collector stands for another machine's: it must not take the place of the upstream, of the
-# client or of the server.
+# A real collector runs on another machine, so it must not compete here with the upstream, the client
+# or the server.
 for name in upstream collector; do
     sed "s/UPSTREAM_PORT/${port[$name]}/; s/nginx[.]pid/$name.pid/" "$here/nginx.conf" >"$name.conf"
 done
@@ -93,7 +93,7 @@ measure() {
     echo "${figures% *}" >>"$1.figures"
 }
 for name in without with; do measure "$name"; done
-rm -f ./*.figures # that was to warm up
+rm -f ./*.figures # figures of the warm-up
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 for round in $(seq "$rounds"); do
     if [ $((round % 2)) = 1 ]; then order=(without with); else order=(with without); fi

@@ -114,7 +114,7 @@ YAML
 fi
 
 for name in direct prompt-r1 "${others[@]}"; do measure "$name" 16; done
-rm -f ./*.16 # that was to warm up
+rm -f ./*.16 # figures of the warm-up
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 for round in $(seq "$rounds"); do
     for clients in 1 16 64; do

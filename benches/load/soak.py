@@ -19,7 +19,7 @@ QUESTIONS = [
     "Where was Padford born?",
     "What is the currency of the country of the birthplace of Padford?",
 ]
-# How long a response may take: far more than the server's own limits on a busy machine.
+# Time limit of a response: far above the server's own limits, for a busy machine.
 PATIENCE = 150
 
 
@@ -38,7 +38,7 @@ def error_in(value):
 
 
 def text_of(value, path):
-    """What the wire type at this path holds as its answer."""
+    """The answer in a response of this route."""
     return value.get("answer") if path == "/v1/solve" else value["choices"][0]["message"]["content"]
 
 
@@ -102,9 +102,9 @@ class Client(threading.Thread):
         need(is_answered != error_in(last), f"a stream that breaks off: {text[-300:]}")
         return "answered" if is_answered else self.error("in the stream", last)
 
-    def error(self, where, told):
-        """Notes a proper error that was not asked for."""
-        self.errors.append(f"{where}: {told}")
+    def error(self, where, message):
+        """Records a proper error that the test did not provoke."""
+        self.errors.append(f"{where}: {message}")
         return f"error {where}"
 
     def question(self):
@@ -136,7 +136,7 @@ class Client(threading.Thread):
         return self.whole("/v1/solve", {"question": "a", "no_such_field": 1}, status=400)
 
     def leave(self):
-        """Asks, and leaves after anything from no time to some turns."""
+        """Sends a request and disconnects after a random time."""
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
         body = {**self.question(), "stream": self.random.random() < 0.5}
         headers = {"content-type": "application/json"}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Mixed traffic for a while, and what it does to the server's memory: questions and conversations,
-# whole and streamed, requests that are passed through, wrong ones, and clients that leave. The
-# policy is the bundled one, the large model a script on loopback. Fails when a request ends in
-# anything but an answer or a proper error.
+# Measures the server's memory under mixed traffic: questions and conversations, streamed or not,
+# passed-through requests, invalid ones, and clients that disconnect. The policy is the bundled one,
+# the large model a script on loopback. Fails when a request ends in anything but an answer or a
+# proper error.
 #
 #   benches/load/soak.sh SERVER [PLOT]
 #
@@ -39,7 +39,7 @@ upstream=http://127.0.0.1:$(line_of "$scratch/upstream" '^[0-9]+$' $!)/v1
 cat >"$scratch/server.toml" <<TOML
 [policy]
 model = "$project/models/policy"
-# Small enough to be full, and emptied, within a minute.
+# Small enough to fill up and be cleared within a minute.
 mistralrs = { prefix_cache_mib = 16 }
 
 [large_models.large]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Time from the start of `server serve` to its being ready, and its memory then: with the bundled
-# models, and as a gateway without a model of its own.
+# Time from the start of `server serve` until it is ready, and its memory at that point: with the
+# bundled models, and as a gateway without a model.
 #
 #   benches/load/startup.sh SERVER
 #

@@ -1,4 +1,4 @@
-//! The shapes that are measured, and where.
+//! The measured shapes and devices.
 
 #![allow(dead_code)] // each benchmark takes what it needs
 

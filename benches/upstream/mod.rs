@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-/// Answers every request by what `reply` makes of its body, on threads of its own that end with
-/// their connections.
+/// Answers every request with what `reply` makes of its body, on threads that end with their
+/// connections.
 pub fn upstream<F>(reply: F) -> io::Result<SocketAddr>
 where
     F: Fn(Vec<u8>) -> String + Send + Sync + 'static,

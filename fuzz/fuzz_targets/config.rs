@@ -1,4 +1,4 @@
-//! A configuration file: whatever it holds, it is read or refused with a reason.
+//! A configuration file: any content is parsed or refused with a reason.
 #![no_main]
 #![allow(dead_code)]
 

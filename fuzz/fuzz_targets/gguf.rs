@@ -1,4 +1,4 @@
-//! A model file: whatever its bytes are, it is read or refused, and what is read lies within it.
+//! A model file: any bytes are parsed or refused, and everything read lies within the file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A stream of events: however its bytes arrive, the same events come of it.
+//! An event stream: the same events, however its bytes are split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! A turn of the policy: however it is cut into pieces, it reads the same; what is reported of it
-//! adds up to what it says; escaping is undone by unescaping; and escaped text is no reference.
+//! A turn of the policy: it is parsed the same, however it is split; the reported pieces add up to
+//! the parsed turn; unescaping inverts escaping; and escaped text contains no reference.
 #![no_main]
 #![allow(dead_code)]
 

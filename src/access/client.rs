@@ -13,19 +13,22 @@ use super::{RedisTlsConfig, StoreError};
 /// A client for the Redis at `url`, which is not connected yet.
 pub(super) fn client(url: &str, tls: Option<&RedisTlsConfig>) -> Result<Client, StoreError> {
     // The error may show the URL, and with it the password.
-    let unread = |_| StoreError::Redis("its URL cannot be read".to_owned());
+    let unread = |_| StoreError::Redis("its URL cannot be read".into());
     if !url.starts_with(REDISS) {
         if tls.is_some() {
             let reason = format!("`access.redis_tls` needs a URL that begins with `{REDISS}`");
-            return Err(StoreError::Redis(reason));
+            return Err(StoreError::Redis(reason.into()));
         }
         return Client::open(url).map_err(unread);
     }
     if url.contains('#') {
-        let reason = "what its certificate says is always checked\nhint: take the part from `#` out of its URL, and name its authority by `access.redis_tls.ca`";
-        return Err(StoreError::Redis(reason.to_owned()));
+        let reason = reason!(
+            "what its certificate says is always checked";
+            hint: "take the part from `#` out of its URL, and name its authority by `access.redis_tls.ca`"
+        );
+        return Err(StoreError::Redis(reason));
     }
-    // The client takes the provider of the process. It may be there already: the same.
+    // Fails if the process has a provider already, which is then the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let certificates = match tls {
         Some(tls) => certificates(tls)?,
@@ -34,7 +37,7 @@ pub(super) fn client(url: &str, tls: Option<&RedisTlsConfig>) -> Result<Client, 
     Client::build_with_tls(url, certificates).map_err(unread)
 }
 
-/// The files of `tls`, each read as what it should be, so that a wrong one is named.
+/// The files of `tls`. Each is parsed, so that an error names the file that is wrong.
 fn certificates(tls: &RedisTlsConfig) -> Result<TlsCertificates, StoreError> {
     let root_cert = tls.ca.as_deref().map(|path| {
         let trusted = |pem: &[u8]| {
@@ -63,7 +66,7 @@ fn certificates(tls: &RedisTlsConfig) -> Result<TlsCertificates, StoreError> {
         }
         _ => {
             let reason = "`access.redis_tls.certificate` and `key` go together";
-            return Err(StoreError::Redis(reason.to_owned()));
+            return Err(StoreError::Redis(reason.into()));
         }
     };
     Ok(TlsCertificates { client_tls, root_cert: root_cert.transpose()? })
@@ -78,6 +81,8 @@ fn read(
     let checked = pem.and_then(|pem| check(&pem).map(|()| pem));
     checked.map_err(|reason| {
         let path = path.display();
-        StoreError::Redis(format!("cannot use `access.redis_tls.{key}` = `{path}`: {reason}"))
+        StoreError::Redis(
+            format!("cannot use `access.redis_tls.{key}` = `{path}`: {reason}").into(),
+        )
     })
 }

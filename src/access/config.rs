@@ -1,4 +1,4 @@
-//! What an operator says about keys.
+//! The configuration of keys and limits.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
-/// How the URL of a Redis begins that is asked over TLS.
+/// The scheme of a Redis URL that uses TLS.
 pub(super) const REDISS: &str = "rediss://";
 
 /// Looks up an environment variable that may hold a URL with a password.
@@ -19,20 +19,20 @@ pub type UrlLookup<'a> = &'a (dyn Fn(&str) -> Option<SecretString> + Sync);
 pub struct AccessConfig {
     /// The file of the embedded store. Default: `prompt-r1.db`, made by `server keys create`.
     pub store: PathBuf,
-    /// The name of the environment variable that holds the URL of a PostgreSQL database to keep
-    /// keys in instead, such as `DATABASE_URL`. Default: none.
+    /// The name of the environment variable with the URL of a PostgreSQL database, such as
+    /// `DATABASE_URL`, in which keys are stored instead of a file. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_url_env: Option<String>,
-    /// The name of the environment variable that holds the URL of a Redis by which replicas share
-    /// what keys have used. Default: none; each process counts for itself, and only what was spent
-    /// is in the store.
+    /// The name of the environment variable with the URL of a Redis in which replicas share their
+    /// counters. Default: none: each process counts requests and tokens for itself, and only
+    /// spending is shared, through the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_url_env: Option<String>,
-    /// What a Redis whose URL begins with `rediss://` is asked over. Default: TLS by the
-    /// certificates that the system trusts.
+    /// TLS settings for a Redis whose URL begins with `rediss://`. Default: TLS with the system's
+    /// root certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_tls: Option<RedisTlsConfig>,
-    /// Whether to listen beyond this machine though there are no keys. Default: false.
+    /// Whether to listen on other than loopback addresses without any key. Default: false.
     pub allow_no_keys: bool,
 }
 
@@ -40,15 +40,14 @@ pub struct AccessConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisTlsConfig {
-    /// Certificates of authorities, PEM; one of them must have signed what Redis shows. Default:
-    /// those that the system trusts.
+    /// Certificates of authorities, PEM, one of which must have signed Redis's certificate.
+    /// Default: the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// The certificate that this server shows to Redis, and those between it and the root, PEM.
-    /// Default: none.
+    /// This server's client certificate with its intermediates, PEM. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
-    /// That certificate's private key, PEM.
+    /// The private key of the client certificate, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
 }

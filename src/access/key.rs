@@ -1,4 +1,4 @@
-//! Keys: `pr1-ID-SECRET`, of which only the SHA-256 of the secret is kept.
+//! Keys: `pr1-ID-SECRET`. Only the SHA-256 of the secret is stored.
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -11,7 +11,7 @@ use super::StoreError;
 
 const PREFIX: &str = "pr1-";
 const ID_BYTES: usize = 8;
-/// So much entropy needs no slow hash.
+/// The secret is random and long, so it needs no slow hash.
 const SECRET_BYTES: usize = 32;
 
 /// What a key may use.
@@ -40,7 +40,7 @@ impl KeyLimits {
     }
 }
 
-/// A key as it is kept.
+/// A key as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     /// Names it, also in the key itself.
@@ -69,7 +69,7 @@ impl Key {
 pub struct NewKey {
     /// The record to keep.
     pub key: Key,
-    /// What its owner sends; shown once, kept nowhere.
+    /// What its owner sends. Shown once and never stored.
     pub bearer: SecretString,
 }
 
@@ -90,12 +90,12 @@ impl NewKey {
     }
 }
 
-/// Whether a bearer looks like a key of this server's: it is nobody else's.
+/// Whether a bearer token has the form of this server's keys.
 pub fn is_own_key(bearer: &str) -> bool {
     bearer.starts_with(PREFIX)
 }
 
-/// The id and the secret of a bearer.
+/// The id and the secret of a bearer token.
 pub(super) fn split(bearer: &str) -> Option<(&str, &str)> {
     let (id, secret) = bearer.strip_prefix(PREFIX)?.split_once('-')?;
     let is_hex = |text: &str, bytes: usize| {

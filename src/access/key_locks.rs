@@ -1,4 +1,4 @@
-//! A lock for each key: what one waits for at the store holds up no other.
+//! A lock for each key, so that a request that waits for the store blocks only its own key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

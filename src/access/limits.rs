@@ -56,9 +56,10 @@ struct Minute {
 }
 
 impl Minute {
-    /// Begins anew where another minute has begun.
+    /// Starts a new window when the minute has changed.
     fn turn(&mut self, number: u64) -> &mut Self {
-        // Another request may have seen the minute turn while this one was on its way.
+        // A request may read the clock before the minute changes and get here after another has
+        // seen the change.
         if self.number != number && self.number != number + 1 {
             *self = Self { number, ..Self::default() };
         }
@@ -93,7 +94,7 @@ impl Limiter {
         let shared = match &self.shared {
             Some(shared) => {
                 shared.begin(&key.id, requests, now).await.map(Some).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "this process counts for itself");
+                    tracing::warn!(%error, "counting requests and tokens in this process only");
                     None
                 })
             }
@@ -101,7 +102,7 @@ impl Limiter {
         };
         let mut used = shared.unwrap_or(own);
         if limits.budget_per_day.is_some() {
-            // Redis does not know what was spent while it was away.
+            // Redis does not have what was counted locally while it was unreachable.
             let kept = self.spending.of(key, store, now.day() as i64).await;
             used.micros = used.micros.max(kept);
         }
@@ -136,7 +137,7 @@ impl Limiter {
         now: SystemTime,
     ) {
         let now = Moment::new(now);
-        // Rounded up: what costs little costs something.
+        // Rounded up, so that a small cost is not lost.
         let micros = (cost.max(0.0) * 1e6).ceil() as i64;
         if let Some(minute) = self.minutes().get_mut(&key.id) {
             let minute = minute.turn(now.minute());
@@ -154,7 +155,7 @@ impl Limiter {
         }
     }
 
-    /// Writes down what was spent and is not in the store yet.
+    /// Writes to the store what was spent since the last write.
     pub(super) async fn finish(&self, store: &Store) {
         self.spending.save(store).await;
     }

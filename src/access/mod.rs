@@ -1,5 +1,6 @@
-//! Who may use the server, and how much: keys, where they are kept, and what they have used.
+//! Authentication and limits: keys, where they are stored, and what they have used.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,32 +28,42 @@ use key_locks::KeyLocks;
 use limits::Limiter;
 use shared::RedisCounters;
 
-/// How long a key that was looked up is not looked up again: as long as a revoked key may go on.
+use crate::hint::Hint;
+
+/// How long a key that was looked up is trusted: a revoked key works at most this much longer.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long a store that failed is not asked again.
+/// How long to wait after a failure of the store before it is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a key is still taken while the store cannot be asked.
+/// How long a known key is still accepted while the store is unreachable.
 const STALE: Duration = Duration::from_secs(600);
-/// Keys, known and unknown, that are remembered.
+/// How many keys, known and unknown, are cached.
 const REMEMBERED: usize = 10_000;
 
 /// Keys by their ids, `None` for ids that are no key's, and when they were looked up.
 type Remembered = HashMap<String, (Instant, Option<Arc<Key>>)>;
 
-/// Why a caller is not let in.
+/// Why a caller is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Denied {
     /// No key was sent.
-    #[error(
-        "this server needs a key\nhint: send it as `Authorization: Bearer …`; its operator makes keys with `server keys create`"
-    )]
+    #[error("this server needs a key")]
     Missing,
     /// The key is not known, or was revoked.
     #[error("the key is not valid")]
     Unknown,
     /// The store of the keys cannot be asked.
-    #[error("keys cannot be checked now\nhint: try again a little later")]
+    #[error("keys cannot be checked now")]
     Unavailable,
+}
+
+impl Hint for Denied {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Missing => "send it as `Authorization: Bearer …`; its operator makes keys with `server keys create`".into(),
+            Self::Unavailable => "try again a little later".into(),
+            Self::Unknown => return None,
+        })
+    }
 }
 
 /// All keys, and what they have used.
@@ -60,12 +71,12 @@ pub struct Access {
     config: AccessConfig,
     store: RwLock<Option<Store>>,
     limiter: Limiter,
-    /// Whether there is a key, ever; from then on nobody comes in without one.
+    /// Whether a key was ever made. From then on every caller needs one.
     is_closed: AtomicBool,
-    /// When it was last seen that there is none.
+    /// When the store was last seen to be empty.
     seen_open: Mutex<Option<Instant>>,
     remembered: Mutex<Remembered>,
-    /// Held while a key is looked up: others that wait for it take what was found.
+    /// Held during a lookup, so that others waiting for the same key use its result.
     looking_up: KeyLocks,
     /// When the store last failed.
     failed: Mutex<Option<Instant>>,
@@ -107,8 +118,7 @@ impl Access {
         }
     }
 
-    /// Opens the embedded store where its file has come into being, and sees whether there are
-    /// keys now.
+    /// Opens the embedded store once its file exists, and checks whether there are keys now.
     ///
     /// # Errors
     /// When the file is no store that can be read.
@@ -184,7 +194,7 @@ impl Access {
             }
             Err(denied) => match self.remembered().get(id) {
                 Some((at, Some(key))) if at.elapsed() < STALE => {
-                    tracing::warn!("a key is taken as it was when last looked up");
+                    tracing::warn!("using a cached key");
                     Ok(Some(Arc::clone(key)))
                 }
                 _ => Err(denied),
@@ -199,7 +209,8 @@ impl Access {
         (at.elapsed() < FRESH).then(|| key.clone())
     }
 
-    /// Asks the store. One that failed a moment ago is not asked: each request would wait for it.
+    /// Asks the store, unless it failed a moment ago: otherwise each request would wait for its
+    /// time-out.
     async fn look_up(&self, id: &str) -> Result<Option<Arc<Key>>, Denied> {
         if self.failed().is_some_and(|at| at.elapsed() < PAUSE) {
             return Err(Denied::Unavailable);
@@ -235,7 +246,7 @@ impl Access {
         self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
-    /// Writes down what was counted and is not in the store yet, for a process that ends.
+    /// Writes to the store what was counted since the last write, before the process ends.
     pub async fn finish(&self) {
         if let Some(store) = self.store() {
             self.limiter.finish(&store).await;

@@ -10,11 +10,11 @@ use super::client::client;
 use super::window::{Moment, Used};
 use super::{RedisTlsConfig, StoreError};
 
-/// How long Redis may take; after that this process counts for itself.
+/// How long a Redis call may take. After that this process counts for itself.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Counts requests, and gives what was used. Counters outlive their window by one more, as clocks
-/// differ.
+/// Adds to the counters and returns them. They live for one window more than they count, because
+/// clocks differ.
 const BEGIN: &str = "
 local requests = redis.call('INCRBY', KEYS[1], ARGV[1])
 if requests == tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[1], 120) end
@@ -49,7 +49,7 @@ impl RedisCounters {
             .set_response_timeout(Some(TIMEOUT))
             .set_number_of_retries(1);
         let connection = ConnectionManager::new_lazy_with_config(client, config)
-            .map_err(|error| StoreError::Redis(error.to_string()))?;
+            .map_err(|error| StoreError::Redis(error.to_string().into()))?;
         Ok(Self { connection, begin: Script::new(BEGIN), record: Script::new(RECORD) })
     }
 
@@ -83,8 +83,8 @@ impl RedisCounters {
 
 async fn within<T>(asked: impl Future<Output = redis::RedisResult<T>>) -> Result<T, StoreError> {
     match tokio::time::timeout(TIMEOUT * 2, asked).await {
-        Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string())),
-        Err(_) => Err(StoreError::Redis("it does not answer".to_owned())),
+        Ok(answered) => answered.map_err(|error| StoreError::Redis(error.to_string().into())),
+        Err(_) => Err(StoreError::Redis("it does not answer".into())),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What keys have spent, as the store has it: looked up now and then, and written down a little
-//! later, so that no request waits for a disk.
+//! What keys have spent. It is read from the store at intervals and written with a delay, so that
+//! no request waits for a disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use super::key_locks::KeyLocks;
 use super::{Key, Store};
 
-/// How long what was looked up holds: so late is seen what other replicas write.
+/// How long a value that was read is used: other replicas' spending is seen this much later.
 const FRESH: Duration = Duration::from_secs(1);
-/// What is spent within this time is written down together.
+/// Spending within this time is written together.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Money by key and day (days since 1970), millionths.
 #[derive(Default)]
 pub(super) struct Spending {
     state: Mutex<SpendingState>,
-    /// Held while something of a key is read or written, so that nothing is counted twice.
+    /// Held while a key's spending is read or written, so that nothing is counted twice.
     at_store: KeyLocks,
 }
 
@@ -25,9 +25,9 @@ pub(super) struct Spending {
 struct SpendingState {
     /// What the store has, by key: there are no more entries than valid keys.
     known: HashMap<String, Known>,
-    /// What the store does not have yet.
+    /// What is not in the store yet.
     unsaved: HashMap<(String, i64), i64>,
-    /// Whether somebody is about to write that down.
+    /// Whether a task that writes this is scheduled.
     is_writing: bool,
 }
 
@@ -39,7 +39,7 @@ struct Known {
 }
 
 impl Spending {
-    /// What a key has spent on a day. While the store cannot be asked, what is known still holds.
+    /// What a key has spent on a day. While the store is unreachable, the last known value is used.
     pub(super) async fn of(&self, key: &Key, store: Option<&Store>, day: i64) -> i64 {
         if self.known(key, day).is_none_or(|known| known.at.elapsed() >= FRESH)
             && let Some(store) = store
@@ -85,15 +85,15 @@ impl Spending {
         }
     }
 
-    /// Whether there is something to write down, and so somebody who does.
+    /// Whether something is to be written, in which case a task for it is scheduled.
     fn is_writing(&self) -> bool {
         let mut state = self.state();
         state.is_writing = !state.unsaved.is_empty();
         state.is_writing
     }
 
-    /// Writes down what is not in the store yet, and says whether that was done; what the store does
-    /// not take is kept for the next time.
+    /// Writes what is not in the store yet, and returns whether all was written. What could not be
+    /// written stays for the next time.
     pub(super) async fn save(&self, store: &Store) -> bool {
         let keys: Vec<_> = self.state().unsaved.keys().cloned().collect();
         for (id, day) in keys {
@@ -101,7 +101,7 @@ impl Spending {
             let entry = (id, day);
             let Some(micros) = self.state().unsaved.get(&entry).copied() else { continue };
             if let Err(error) = store.spend(&entry.0, day, micros).await {
-                tracing::error!(%error, key = entry.0, "cannot write down what keys have spent");
+                tracing::error!(%error, key = entry.0, "cannot store what keys have spent");
                 return false;
             }
             let mut state = self.state();

@@ -1,5 +1,6 @@
 //! Where keys are kept: SQLite in a file, or PostgreSQL.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use sqlx::any::{AnyPoolOptions, AnyRow, install_default_drivers};
 use sqlx::{AnyPool, Row};
 
 use super::{Key, NewKey};
+
+use crate::hint::{Hint, Reason};
 
 /// How long a statement may wait for a connection, and SQLite for another writer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +24,8 @@ const SCHEMA: [&str; 2] = [
         key_id TEXT NOT NULL, day BIGINT NOT NULL, micros BIGINT NOT NULL,
         PRIMARY KEY (key_id, day))",
 ];
-/// What replicas lock while they make the tables: any number that nobody else uses.
+/// The id of the advisory lock that replicas hold while they create the tables. Any number that
+/// nothing else uses.
 const SCHEMA_LOCK: i64 = 0x7072_6f6d_7074_7231;
 /// `revoked_at` of a valid key.
 const VALID: i64 = 0;
@@ -30,7 +34,7 @@ const VALID: i64 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A variable that is named is not there.
-    #[error("the variable `{0}` is not set\nhint: export it, or leave its key out of `[access]`")]
+    #[error("the variable `{0}` is not set")]
     Unset(String),
     /// A URL of something else.
     #[error("the variable `{variable}` holds no URL that begins with `{scheme}`")]
@@ -45,12 +49,12 @@ pub enum StoreError {
     Database(String),
     /// Redis cannot be used.
     #[error("the shared limits cannot be used: {0}")]
-    Redis(String),
+    Redis(Reason),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
     /// No such key.
-    #[error("there is no key `{0}`\nhint: `server keys list` shows all")]
+    #[error("there is no key `{0}`")]
     NoKey(String),
     /// Something in the store is not ours.
     #[error("the key `{id}` in the store is damaged: {reason}")]
@@ -60,6 +64,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl Hint for StoreError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unset(_) => "export it, or leave its key out of `[access]`".into(),
+            Self::NoKey(_) => "`server keys list` shows all".into(),
+            Self::Redis(reason) => return reason.hint(),
+            Self::Scheme { .. } | Self::Database(_) | Self::Random(_) | Self::Damaged { .. } => {
+                return None;
+            }
+        })
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -105,7 +122,7 @@ impl Store {
         let pool = options.connect(url).await?;
         let mut making = pool.begin().await?;
         if !is_sqlite {
-            // Replicas that start together: PostgreSQL fails where two make the same table at once.
+            // When replicas start together, PostgreSQL fails if two create the same table at once.
             let alone = format!("SELECT 1 FROM pg_advisory_xact_lock({SCHEMA_LOCK})");
             sqlx::query(&alone).execute(&mut *making).await?;
         }
@@ -125,7 +142,7 @@ impl Store {
         Ok(found.fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Keeps a key.
+    /// Stores a key.
     ///
     /// # Errors
     /// When the store cannot be written.

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::hint::Hint;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -37,7 +38,7 @@ fn models_by_name_or_by_their_beginning() {
 }
 
 #[test]
-fn keys_differ_and_only_their_hash_is_kept() {
+fn keys_differ_and_only_their_hash_is_stored() {
     let make = || NewKey::new("a", KeyLimits::default(), 1).unwrap();
     let (one, other) = (make(), make());
     let bearer = one.bearer.expose_secret();
@@ -102,17 +103,17 @@ async fn limits_of_a_minute_and_of_a_day() {
     let retry_after = Duration::from_secs(57);
     assert_eq!(admit(&by_tokens, 63).await, Err(Refusal::Tokens { limit: 100, retry_after }));
     assert_eq!(admit(&by_tokens, 120).await, Ok(()));
-    // A request counts in the minute in which it ends, though none began in that.
+    // A request counts in the minute in which it ends, even if no request began in that minute.
     record(&by_tokens, 100, 0.0, 181).await;
     let retry_after = Duration::from_secs(58);
     assert_eq!(admit(&by_tokens, 182).await, Err(Refusal::Tokens { limit: 100, retry_after }));
-    // One that took the time before the minute turned does not turn it back.
+    // A request that read the clock before the minute changed does not set it back.
     assert_eq!(admit(&by_tokens, 240).await, Ok(()));
     record(&by_tokens, 100, 0.0, 240).await;
     record(&by_tokens, 1, 0.0, 239).await;
     assert!(admit(&by_tokens, 239).await.is_err());
     assert!(admit(&by_tokens, 241).await.is_err());
-    // A clock that is set back stops nobody for long.
+    // A clock that is set back does not block callers for long.
     assert_eq!(admit(&by_tokens, 60).await, Ok(()));
 
     let by_money = key(limits(None, None, Some(0.01)));
@@ -154,7 +155,7 @@ fn what_is_wrong_with_tls_to_redis_is_said() {
         (url, tls(&None, &good, &empty), "`access.redis_tls.key`"),
     ];
     let new = |url: &str, tls: Option<RedisTlsConfig>| {
-        RedisCounters::new(&url.into(), tls.as_ref()).map_err(|error| error.to_string())
+        RedisCounters::new(&url.into(), tls.as_ref()).map_err(|error| error.explained())
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -180,7 +181,7 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
         assert_eq!(store.spent(&keys[key].id, day).await.unwrap(), micros);
     }
 
-    // Without an end, it is written as well, and another process sees it.
+    // Without a flush at the end it is written as well, and another process sees it.
     let other = Limiter::new(None);
     for limiter in [&limiter, &other] {
         assert_eq!(limiter.admit(&keys[0], 1, Some(&store), at(0)).await, Ok(()));
@@ -192,7 +193,7 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
-    // Nothing is counted twice by the one that wrote it.
+    // The process that wrote it counts nothing twice.
     assert_eq!(store.spent(&keys[0].id, 0).await.unwrap(), 1_000_000);
     let more = Key { limits: limits(None, None, Some(1.000_001)), ..keys[0].clone() };
     assert_eq!(limiter.admit(&more, 1, Some(&store), at(0)).await, Ok(()));

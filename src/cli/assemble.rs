@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -14,6 +14,7 @@ use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
@@ -32,19 +33,19 @@ use super::model_check::{check_sizes, declared_context};
 pub struct Assembly {
     /// The small model.
     pub main: Player,
-    /// The one that is tried beside it.
+    /// The canary policy.
     pub canary: Option<Player>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
-    /// Things a user should know about what was chosen for them.
-    pub notes: Vec<String>,
+    /// Notes for the user about what was chosen.
+    pub notes: Vec<Reason>,
 }
 
-/// A small model and its framing.
+/// A policy with its protocol.
 pub struct Player {
-    /// The model.
+    /// The policy.
     pub policy: Arc<dyn Policy>,
-    /// The framing.
+    /// The protocol.
     pub protocol: Arc<Protocol>,
 }
 
@@ -58,8 +59,9 @@ pub async fn assemble(
     let mut notes = Vec::new();
     if matches!(config.policy.engine, None | Some(PolicyEngine::Direct)) {
         let default = config.default_large_model();
-        notes.push(format!(
-            "no policy is configured: questions go to the large model `{default}` as they are\nhint: `--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
+        notes.push(reason!(
+            "no policy is configured: questions go to the large model `{default}` as they are";
+            hint: "`--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
         ));
     }
     let main = player(config, &config.policy, "policy", &large_models, &setup).await?;
@@ -73,15 +75,16 @@ pub async fn assemble(
         canary.as_ref().filter(|canary| canary.policy.name() == main.policy.name())
     {
         let name = canary.policy.name();
-        let reason = format!(
-            "both policies are called `{name}`\nhint: give the second another name by `canary.policy.name`"
+        let reason = reason!(
+            "both policies are called `{name}`";
+            hint: "give the second another name by `canary.policy.name`"
         );
         return Err(ConfigError::Setting(reason).into());
     }
     Ok(Assembly { main, canary, large_models, notes })
 }
 
-/// The policy of `player` in `config`; `endpoint` names its endpoint where it is behind one.
+/// The policy of `player` in `config`; `endpoint` is its name if it is behind one.
 async fn player(
     config: &Config,
     player: &PolicyConfig,
@@ -113,7 +116,7 @@ async fn player(
     Ok(Player { policy, protocol: Arc::new(protocol(config, player, folder.as_deref())?) })
 }
 
-/// What endpoints need beside their configuration.
+/// What endpoints need besides their configuration.
 pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
     EndpointSetup { keys: &key, observer, seed: u64::from(std::process::id()) }
 }
@@ -136,8 +139,8 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The policy of `config` by its tokens, and where its model's files are. Where that is an adapter alone,
-/// its base is found by what the adapter says of it.
+/// The token-based policy of `config`, and the folder of its model. For an adapter alone, the base
+/// is found by the adapter's configuration.
 pub async fn local_policy(
     config: &PolicyConfig,
     engine: PolicyEngine,
@@ -151,26 +154,31 @@ pub async fn local_policy(
         return Ok((token_policy(config, engine, named, &path).await?, path));
     }
     if engine == PolicyEngine::Tokens {
-        bail!(
-            "`{named}` is an adapter, whose weights token servers have\nhint: name its base by `policy.model`"
-        );
+        return Err(reason!(
+            "`{named}` is an adapter, whose weights token servers have";
+            hint: "name its base by `policy.model`"
+        )
+        .into());
     }
     if engine == PolicyEngine::MistralRs {
-        bail!(
-            "`{named}` is an adapter, which `mistralrs` does not serve\nhint: leave `policy.engine` out, or merge the adapter with `server export`"
-        );
+        return Err(reason!(
+            "`{named}` is an adapter, which `mistralrs` does not serve";
+            hint: "leave `policy.engine` out, or merge the adapter with `server export`"
+        )
+        .into());
     }
     let base = base_of(&path)?;
     let config = PolicyConfig { adapter: Some(path.clone()), ..config.clone() };
     let found = hub::resolve(&base).await.with_context(|| {
-        format!(
-            "cannot find the base `{base}` of the adapter `{named}`\nhint: name it with `--policy`, and the adapter with `--adapter`"
+        reason!(
+            "cannot find the base `{base}` of the adapter `{named}`";
+            hint: "name it with `--policy`, and the adapter with `--adapter`"
         )
     })?;
     Ok((token_policy(&config, engine, &base, &found).await?, path))
 }
 
-/// The base of an adapter: a file beside it, or what it names.
+/// The base of an adapter: a folder next to it, or the name in its configuration.
 fn base_of(adapter: &Path) -> anyhow::Result<String> {
     let file = adapter.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&file);
@@ -179,17 +187,17 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
         serde_json::from_str(&text).with_context(|| format!("`{}` is no JSON", file.display()))?;
     let named = settings["base_model_name_or_path"].as_str().filter(|named| !named.is_empty());
     let named = named.with_context(|| {
-        format!(
-            "`{}` names no `base_model_name_or_path`\nhint: name the base with `--policy`, and the adapter with `--adapter`",
-            file.display()
+        reason!(
+            "`{}` names no `base_model_name_or_path`", file.display();
+            hint: "name the base with `--policy`, and the adapter with `--adapter`"
         )
     })?;
     let beside = adapter.join(named);
     Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
 }
 
-/// The framing: the templates of `config`, else those that the adapter of `policy` was trained with,
-/// else those of its `folder`, else the built-in.
+/// The protocol: the templates of `config`, otherwise those that the adapter of `policy` was
+/// trained with, otherwise those of its `folder`, otherwise the built-in ones.
 pub fn protocol(
     config: &Config,
     policy: &PolicyConfig,
@@ -210,7 +218,7 @@ async fn token_policy(
     if engine != PolicyEngine::Tokens {
         check_sizes(path)?;
     }
-    // Before the engine, which does not survive a tokenizer that is cut off.
+    // Before the engine, which crashes on a truncated tokenizer.
     let text = TextSide::load(path)?;
     text.check_turns()?;
     let engine = match engine {
@@ -255,8 +263,9 @@ pub async fn token_servers(
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
     let hint = || {
-        format!(
-            "cannot load the large model `{name}`\nhint: start in the project's folder, or say where its `models` are with `--models-dir`"
+        reason!(
+            "cannot load the large model `{name}`";
+            hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
         )
     };
     let path = match config.path.to_str() {

@@ -1,18 +1,18 @@
-//! A runtime for work that no answer waits for.
+//! A runtime for low-priority background work.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// A runtime of one thread, which gives way to those that answer.
+/// A runtime with one thread, which yields to threads that answer requests.
 pub struct Background {
-    /// Always there until it is dropped.
+    /// `Some` until it is dropped.
     runtime: Option<Runtime>,
     handle: Handle,
 }
 
 impl Background {
-    /// Starts it. `name` is its thread's.
+    /// Starts it. `name` is the name of its thread.
     pub fn start(name: &str) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
         let builder = builder.worker_threads(1).thread_name(name).on_thread_start(give_way);
@@ -21,8 +21,8 @@ impl Background {
         Ok(Self { runtime: Some(runtime), handle })
     }
 
-    /// Calls `make` on a thread of this runtime's, so that what it makes runs here, and threads that
-    /// it starts give way as well: they inherit that.
+    /// Calls `make` on a thread of this runtime, so that what it creates runs here, and threads
+    /// that it starts inherit the low priority.
     pub fn make<T: Send>(&self, make: impl FnOnce() -> T + Send) -> io::Result<T> {
         let made = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -38,24 +38,24 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // Waiting for its threads is not allowed where others are served.
+        // Blocking on its threads is not allowed in async contexts.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Has the present thread give way to others, where the system knows priorities of threads.
+/// Lowers the priority of the current thread, if the system supports it.
 ///
-/// The policy for idle times, not a nice value: the scheduler counts a core that does only such
-/// work as free, and stops that work at once for an ordinary thread. A busy core still gives it
-/// some three thousandths of its time.
+/// The policy SCHED_IDLE, not a nice value: the scheduler treats a core that runs only such work as
+/// idle, and preempts it at once for an ordinary thread. A busy core still gives it about three
+/// thousandths of its time.
 fn give_way() {
     #[cfg(target_os = "linux")]
     // SAFETY: it reads a struct that lives that long; on Linux, process 0 is the calling thread.
     unsafe {
         use nix::libc::{SCHED_IDLE, sched_param, sched_setscheduler};
-        // Where it fails, the thread stays as it was.
+        // If it fails, the thread keeps its priority.
         sched_setscheduler(0, SCHED_IDLE, &sched_param { sched_priority: 0 });
     }
 }

@@ -1,4 +1,4 @@
-//! `server check`: says whether a configuration is usable, without loading or starting anything.
+//! `server check`: checks a configuration without loading or starting anything.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ pub struct CheckArgs {
     print: bool,
 }
 
-/// The commands that have a configuration.
+/// The commands with a configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum For {
     Serve,
@@ -43,14 +43,14 @@ enum For {
 }
 
 impl For {
-    /// By the keys that only one of them has.
+    /// By keys that only one of them has.
     fn of(file: &Path) -> Result<Self, Failure> {
         let table: toml::Table = read_toml(file)?;
         let has = |key: &str| table.contains_key(key);
         Ok(match () {
             () if has("arms") => Self::Eval,
             () if has("tasks") => Self::Grpo,
-            // Of the others, only it has one large model.
+            // Of the others, only it has a single large model.
             () if has("large_model") => Self::Env,
             () if has("data") && has("steps") => Self::Sft,
             () => Self::Serve,
@@ -58,7 +58,7 @@ impl For {
     }
 }
 
-/// Carries `server check` out.
+/// Runs `server check`.
 #[allow(clippy::print_stdout, reason = "the verdict is the command's output")]
 pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let command = args.command.map_or_else(|| For::of(&args.config), Ok)?;
@@ -105,7 +105,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Which engine will run each policy, and why, where that is left to the program; and which servers.
+/// Which engine will run each policy and why, if that is automatic; and which servers.
 fn engines(config: &Config) -> Vec<String> {
     let canary = config.canary.as_ref().map(|canary| ("canary.policy", &canary.policy));
     let all = [("policy", &config.policy)].into_iter().chain(canary);
@@ -128,7 +128,7 @@ fn engines(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// What is asked of token servers.
+/// The settings of token servers.
 fn token_servers(table: &str, tokens: &TokensConfig) -> String {
     let compared = match tokens.check() {
         Check::Template => "vocabulary and chat template are",
@@ -150,7 +150,7 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
     config.check().map_err(Failure::from)
 }
 
-/// Fails where a file of data is not there.
+/// Fails if a data file does not exist.
 fn files_are_there(path: &Path, eval_path: Option<&Path>) -> Result<(), Failure> {
     for path in [path].into_iter().chain(eval_path) {
         for file in data_files(path).map_err(anyhow::Error::from)? {
@@ -162,7 +162,7 @@ fn files_are_there(path: &Path, eval_path: Option<&Path>) -> Result<(), Failure>
     Ok(())
 }
 
-/// What an environment will offer.
+/// The settings of an environment.
 fn environment(config: &EnvironmentConfig) -> Vec<String> {
     let turns = match &config.model {
         Some(model) => format!("turns: token ids of `{model}`, or texts"),

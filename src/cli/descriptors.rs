@@ -1,14 +1,14 @@
-//! How many connections fit into the files that the process may have open.
+//! Limits the number of connections by the limit of open files.
 
 use std::io;
 
-/// Files for all else: models, stores, lists of models.
+/// File descriptors for everything else: models, stores, lists of models.
 const BESIDE: u64 = 256;
 
-/// The connections that may be open at one time, of the `wanted` ones. The limit of open files is
-/// raised as far as it needs to be, and may: on many systems 1,024 is the default, and more allowed.
+/// The possible number of connections, at most `wanted`. Raises the limit of open files as far as
+/// needed and allowed: on many systems the default is 1,024, and more is allowed.
 pub fn fitting(wanted: usize) -> usize {
-    // A request holds two: the client's connection, and the endpoint's.
+    // A request takes two: the client's connection, and the endpoint's.
     let needed = (wanted as u64).saturating_mul(2).saturating_add(BESIDE);
     match raise(needed) {
         Ok(limit) if limit < needed => {
@@ -16,7 +16,8 @@ pub fn fitting(wanted: usize) -> usize {
             tracing::warn!(
                 open_files = limit,
                 max_connections = fitting,
-                "fewer connections than `server.max_connections` = {wanted}: they need {needed} open files\nhint: raise the limit of the process (`ulimit -n`)"
+                hint = "raise the limit of the process (`ulimit -n`)",
+                "fewer connections than `server.max_connections` = {wanted}: they need {needed} open files"
             );
             fitting
         }
@@ -28,7 +29,7 @@ pub fn fitting(wanted: usize) -> usize {
     }
 }
 
-/// Raises the limit of open files to `needed`, or as far as it may be; gives the limit.
+/// Raises the limit of open files to `needed`, or as far as allowed; returns the limit.
 #[cfg(unix)]
 fn raise(needed: u64) -> io::Result<u64> {
     use nix::libc::{RLIMIT_NOFILE, getrlimit, rlimit, setrlimit};
@@ -45,7 +46,7 @@ fn raise(needed: u64) -> io::Result<u64> {
     Ok(limits.rlim_cur)
 }
 
-/// Elsewhere there is no such limit.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 fn raise(needed: u64) -> io::Result<u64> {
     Ok(needed)

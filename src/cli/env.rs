@@ -24,7 +24,7 @@ use super::model_check::declared_context;
 use super::serve::stop_signal;
 use super::telemetry::Telemetry;
 use super::train::large_model;
-use super::{Failure, hub};
+use super::{Failure, hub, listener};
 
 #[derive(Debug, Args)]
 pub struct EnvArgs {
@@ -39,7 +39,7 @@ pub struct EnvArgs {
     openapi: bool,
 }
 
-/// Carries `server env` out.
+/// Runs `server env`.
 #[allow(clippy::print_stdout, reason = "the document is the command's output")]
 pub fn run(args: EnvArgs) -> Result<(), Failure> {
     if args.openapi {
@@ -66,10 +66,19 @@ async fn offer(
 ) -> Result<(), Failure> {
     let setup = setup(config, model).await?;
     let environment = Arc::new(Environment::new(setup, config.episodes));
-    let listener = listen(config, key.is_some()).await?;
-    eprintln!("the environment is listening on http://{}", listener.local_addr()?);
+    let listen = config.server.listen.as_str();
+    let (listener, address) = listener::bind(listen, || {
+        key.is_none().then(|| {
+            reason!(
+                "there is no key, and `{listen}` is open to other machines";
+                hint: "name one by `key_env`, or listen on 127.0.0.1"
+            )
+        })
+    })?;
+    let listener = TcpListener::from_std(listener)?;
+    eprintln!("the environment is listening on http://{address}");
     let app = EnvironmentApp { environment, key, ids: Arc::new(Uuid::new_v4) };
-    let router = environment_router(app);
+    let router = environment_router(app, &config.server);
     http::serve(listener, router, &config.server, None, stop_signal()).await?;
     Ok(())
 }
@@ -77,27 +86,15 @@ async fn offer(
 fn key(variable: &str) -> Result<SecretString, ConfigError> {
     let value = std::env::var(variable).unwrap_or_default().trim().to_owned();
     if value.is_empty() {
-        return Err(ConfigError::Setting(format!(
-            "`key_env` names `{variable}`, which is not set\nhint: export it"
+        return Err(ConfigError::Setting(reason!(
+            "`key_env` names `{variable}`, which is not set";
+            hint: "export it"
         )));
     }
     Ok(value.into())
 }
 
-async fn listen(config: &EnvironmentConfig, has_key: bool) -> anyhow::Result<TcpListener> {
-    let listen = config.server.listen.as_str();
-    let listener = TcpListener::bind(listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on `{listen}`"))?;
-    if !has_key && !listener.local_addr()?.ip().is_loopback() {
-        return Err(ConfigError::Setting(format!(
-            "there is no key, and `{listen}` is open to other machines\nhint: name one by `key_env`, or listen on 127.0.0.1"
-        ))
-        .into());
-    }
-    Ok(listener)
-}
-
-/// What all episodes of `config` have in common.
+/// The shared setup of all episodes of `config`.
 async fn setup(
     config: &EnvironmentConfig,
     large_model: Arc<dyn LargeModel>,
@@ -119,7 +116,7 @@ async fn setup(
     let templates = config.templates.clone().or(own);
     let mut params = config.large_model.params.clone();
     if config.large_model.cache_replies > 0 {
-        // As in training: what is asked again is answered alike.
+        // As in training: equal requests get equal replies.
         params.entry("seed").or_insert(json!(0));
     }
     Ok(Setup {

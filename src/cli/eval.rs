@@ -36,8 +36,8 @@ pub struct EvalArgs {
     output: Option<PathBuf>,
 }
 
-/// Carries `server eval` out: the report goes to standard output as Markdown, and to the output
-/// folder as a page, JSON and Markdown.
+/// Runs `server eval`: prints the report as Markdown to standard output, and writes it to the
+/// output folder as a page, JSON and Markdown.
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is the command's output")]
 pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
@@ -53,7 +53,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         signals.next().await;
         interrupted.cancel();
     });
-    // All that can be wrong is found before the first call is paid.
+    // All errors that can be found are found before the first call is paid for.
     let mut setup = Setup::new(&config, &questions.questions).await?;
     let training = setup.training(&mut questions)?;
     config.metrics.check(questions.questions.iter().chain(&training))?;

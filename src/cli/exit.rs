@@ -1,8 +1,12 @@
 //! How a command ends: what is said, and the exit status.
 
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::hint::{Hint, Reason};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ macro_rules! failure_from {
 }
 
 failure_from!(
+    Reason,
     ConfigError,
     crate::access::StoreError,
     crate::http::TlsError,
@@ -47,14 +52,88 @@ pub fn report(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", failure.error);
-            for cause in failure.error.chain().skip(1) {
-                // Many errors repeat their cause in their own text.
-                if !failure.error.to_string().contains(&cause.to_string()) {
-                    eprintln!("caused by: {cause}");
-                }
-            }
+            eprint!("{}", rendered(&failure.error));
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// A line for the error, one for each cause, and one for each hint.
+fn rendered(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1) {
+        // Many errors repeat their cause in their own text.
+        if !error.to_string().contains(&cause.to_string()) {
+            let _ = writeln!(text, "caused by: {cause}");
+        }
+    }
+    for hint in hints(error) {
+        let _ = writeln!(text, "hint: {hint}");
+    }
+    text
+}
+
+/// The hints of an error and its causes, each once, the outermost first.
+fn hints(error: &anyhow::Error) -> Vec<Cow<'_, str>> {
+    // A context is found by `anyhow` alone.
+    let outer = error.downcast_ref::<Reason>().and_then(Hint::hint);
+    let mut hints = Vec::from_iter(outer);
+    for cause in error.chain() {
+        let hint = hint_of(cause);
+        hints.extend(hint.filter(|hint| !hints.contains(hint)));
+    }
+    hints
+}
+
+macro_rules! hint_from {
+    ($cause:ident, $($error:ty),+ $(,)?) => {
+        $(if let Some(error) = $cause.downcast_ref::<$error>() {
+            return error.hint();
+        })+
+    };
+}
+
+/// The hint of an error of one of the types that reach the command line.
+fn hint_of<'e>(cause: &'e (dyn Error + 'static)) -> Option<Cow<'e, str>> {
+    hint_from!(
+        cause,
+        Reason,
+        ConfigError,
+        crate::access::StoreError,
+        crate::dataset::DatasetError,
+        crate::engine::EngineError,
+        crate::engine::tokens::TokensError,
+        crate::episode::EpisodeErrorKind,
+        crate::eval::EvalError,
+        crate::gguf::GgufError,
+        crate::judge::JudgeError,
+        crate::large_model::CacheError,
+        crate::large_model::LargeModelConfigError,
+        crate::large_model::LargeModelError,
+        crate::large_model::UnknownModel,
+        crate::model::ModelError,
+        crate::policy::PolicyError,
+        crate::protocol::ProtocolError,
+        crate::record::RecordError,
+        crate::reward::RewardError,
+        crate::tokenization::TokenizerError,
+        crate::train::error::TrainError,
+        crate::world::WorldError,
+    );
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_lines_of_their_own_after_the_causes() {
+        let cause = ConfigError::Setting(reason!("`a` is 0"; hint: "set it"));
+        let error = anyhow::Error::from(cause).context(reason!("no start"; hint: "see the manual"));
+        let expected = "error: no start\ncaused by: `a` is 0\nhint: see the manual\nhint: set it\n";
+        assert_eq!(rendered(&error), expected);
+        let plain = anyhow::anyhow!("no more").context("no start");
+        assert_eq!(rendered(&plain), "error: no start\ncaused by: no more\n");
     }
 }

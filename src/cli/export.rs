@@ -49,7 +49,7 @@ enum Kind {
     Q8_0,
 }
 
-/// Carries `server export` out.
+/// Runs `server export`.
 #[allow(clippy::print_stdout, reason = "what was written is the command's output")]
 pub fn run(args: ExportArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
@@ -89,18 +89,21 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
 }
 
 impl ExportArgs {
-    /// Fails where something would be overwritten or could not be told apart later.
+    /// Fails if something would be overwritten, or the outputs would be ambiguous.
     fn check(&self) -> anyhow::Result<()> {
         let is_taken = |folder: &Path| {
             folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some())
         };
         if let Some(folder) = self.out.as_deref().filter(|folder| is_taken(folder)) {
-            bail!("`{}` is not empty\nhint: name a new folder", folder.display());
+            return Err(
+                reason!("`{}` is not empty", folder.display(); hint: "name a new folder").into()
+            );
         }
         match self.gguf.as_deref() {
-            Some(file) if file.exists() => {
-                bail!("there is a file `{}` already\nhint: name a new file", file.display())
-            }
+            Some(file) if file.exists() => return Err(
+                reason!("there is a file `{}` already", file.display(); hint: "name a new file")
+                    .into(),
+            ),
             Some(file) if !crate::gguf::Gguf::is_path(file) => {
                 bail!("`{}` does not end in `.gguf`", file.display())
             }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Failure;
 
-/// Long enough for a busy server, shorter than what containers wait.
+/// Long enough for a busy server, shorter than the time-outs of container health checks.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Args)]
@@ -18,12 +18,12 @@ pub struct HealthArgs {
     listen: String,
 }
 
-/// Carries `server health` out.
+/// Runs `server health`.
 pub async fn run(args: HealthArgs) -> Result<(), Failure> {
     let address = reachable(&args.listen);
     let url = format!("http://{address}/readyz");
-    // The certificate is made out to the name by which others come. Nothing is told to whoever
-    // answers, and nothing is believed but the status.
+    // The certificate is for the server's public name, so it is not verified. No secret is sent,
+    // and only the status is used.
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(TIMEOUT)
@@ -31,7 +31,7 @@ pub async fn run(args: HealthArgs) -> Result<(), Failure> {
         .build()
         .context("cannot ask")?;
     let asked = match client.get(&url).send().await {
-        // Something is there and does not speak plain HTTP: a server with TLS.
+        // A connection that is not plain HTTP: a server with TLS.
         Err(plain) if !plain.is_connect() && !plain.is_timeout() => {
             let secure = client.get(format!("https://{address}/readyz")).send().await;
             secure.map_err(|_| plain)
@@ -46,7 +46,7 @@ pub async fn run(args: HealthArgs) -> Result<(), Failure> {
     }
 }
 
-/// Where a server that listens on every address can be reached.
+/// The address to reach a server that listens on every address.
 fn reachable(listen: &str) -> String {
     let Ok(mut address) = listen.parse::<SocketAddr>() else { return listen.to_owned() };
     if address.ip().is_unspecified() {

@@ -1,26 +1,28 @@
-//! Finds a model: a path as it is, a Hugging Face id, or a GGUF file there, by download.
+//! Resolves a model: a local path, a Hugging Face id, or a GGUF file on the hub, which are
+//! downloaded.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hf_hub::api::tokio::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
 mod download;
 mod files;
 
+use crate::hint::Reason;
 use download::download;
 use files::{INDEX, Listing, has_text, is_complete, shards};
 
-/// How long the hub may take to say what it has.
+/// The time-out for the hub's list of files.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The folder or file that `model` names. An id such as `Qwen/Qwen3-0.6B`, or a file there such as
-/// `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`, is fetched into the Hugging Face cache first, by
-/// `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` as that cache's other users know them.
-/// What is in the cache does where the hub cannot be reached.
+/// `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`, is downloaded to the Hugging Face cache first;
+/// `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` have their usual meaning. If the hub
+/// is unreachable, the cache is used.
 ///
 /// # Errors
 /// Says why there is no such model.
@@ -28,7 +30,7 @@ pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
     find(model, Wanted::All).await
 }
 
-/// The same where somebody else has the weights: of an id's files, all but these are fetched.
+/// The same without the weights, which servers have: all other files of an id are downloaded.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -36,11 +38,12 @@ pub async fn resolve_text(model: &str) -> anyhow::Result<PathBuf> {
     find(model, Wanted::Text).await
 }
 
-/// What of a model is fetched.
+/// Which files of a model to download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     All,
-    /// Configurations, tokenizer and templates. A GGUF file has them in one with its weights.
+    /// Configurations, tokenizer and templates. A GGUF file contains them together with its
+    /// weights.
     Text,
 }
 
@@ -50,15 +53,19 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let Some(named) = Named::parse(model) else {
-        bail!(
-            "there is no model at `{model}`\nhint: give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
-        );
+        return Err(reason!(
+            "there is no model at `{model}`";
+            hint: "give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
+        ).into());
     };
     let cache = Cache::from_env();
     let cached = named.cached(&cache, wanted);
     if is_offline() {
         return cached.with_context(|| {
-            format!("`{model}` is not in the cache of the Hugging Face hub\nhint: `HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file")
+            reason!(
+                "`{model}` is not in the cache of the Hugging Face hub";
+                hint: "`HF_HUB_OFFLINE` forbids to fetch it; unset it once, or give a local folder or file"
+            )
         });
     }
     match (fetch(&cache, named, wanted).await, cached) {
@@ -71,12 +78,12 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Whether this is how a model on the hub is named.
+/// Whether this is the name of a model on the hub.
 pub fn is_named(model: &str) -> bool {
     Named::parse(model).is_some()
 }
 
-/// What is wanted of the hub: a whole model, or one GGUF file.
+/// What a name refers to on the hub: a whole model, or one GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Named<'a> {
     id: &'a str,
@@ -101,7 +108,7 @@ impl<'a> Named<'a> {
         (is_id && is_file).then_some(Self { id, file })
     }
 
-    /// Where it is in the cache, if all of it is.
+    /// Its path in the cache, if it is complete.
     fn cached(self, cache: &Cache, wanted: Wanted) -> Option<PathBuf> {
         let repo = cache.model(self.id.to_owned());
         let Some(file) = self.file else {
@@ -125,12 +132,12 @@ fn is_offline() -> bool {
     ["1", "on", "true", "yes"].contains(&value.as_str())
 }
 
-/// Why a model could not be had from the hub.
+/// Why a model could not be downloaded.
 #[derive(Debug)]
 enum HubError {
-    /// The hub said no, or what it has is of no use.
+    /// The hub refused, or has no usable model.
     Refused(anyhow::Error),
-    /// The hub may well have it, but could not be asked.
+    /// The hub could not be reached.
     Unreachable(anyhow::Error),
 }
 
@@ -141,7 +148,7 @@ impl From<HubError> for anyhow::Error {
     }
 }
 
-/// Brings the newest revision of what is named into the cache; its path there.
+/// Downloads the newest revision into the cache; returns its path.
 async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBuf, HubError> {
     let model = named.id;
     let failed = |error| explain(model, error);
@@ -158,11 +165,11 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     let listing =
         Listing::new(model, names, named.file).map_err(|reason| refused(model, reason))?;
 
-    // All of one revision, also if the next one is published meanwhile.
+    // All files are of one revision, even if another is published meanwhile.
     let pinned = Repo::with_revision(model.to_owned(), RepoType::Model, info.sha.clone());
     let folder = cache.path().join(pinned.folder_name()).join("snapshots").join(&info.sha);
     let (repo, kept) = (api.repo(pinned.clone()), cache.repo(pinned));
-    // Else what is there of this revision would not be found.
+    // Otherwise what exists of this revision would not be found.
     kept.create_ref(&info.sha).map_err(|error| failed(error.into()))?;
     let bring = async |name: &str| match kept.get(name) {
         Some(_) => Ok(()),
@@ -179,7 +186,7 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     for name in weights {
         bring(&name).await?;
     }
-    // Only now: what is named there is taken for complete.
+    // Last, because a named revision is taken to be complete.
     cache.repo(main).create_ref(&info.sha).map_err(|error| failed(error.into()))?;
     Ok(match named.file {
         Some(file) => folder.join(file),
@@ -187,17 +194,18 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     })
 }
 
-fn refused(model: &str, reason: String) -> HubError {
-    HubError::Refused(anyhow::anyhow!("`{model}` cannot be used: {reason}"))
+fn refused(model: &str, reason: Reason) -> HubError {
+    HubError::Refused(reason.map_text(|text| format!("`{model}` cannot be used: {text}")).into())
 }
 
 fn unreachable(model: &str, cause: anyhow::Error) -> HubError {
-    HubError::Unreachable(cause.context(format!(
-        "cannot fetch `{model}` from the Hugging Face hub\nhint: check the network, or give a local folder; what was fetched so far is kept"
+    HubError::Unreachable(cause.context(reason!(
+        "cannot fetch `{model}` from the Hugging Face hub";
+        hint: "check the network, or give a local folder; what was fetched so far is kept"
     )))
 }
 
-/// What an error of the hub's client means for who named `model`.
+/// Explains an error of the hub's client to the user who named `model`.
 fn explain(model: &str, error: ApiError) -> HubError {
     let status = match &error {
         ApiError::RequestError(error) => error.status().map(|status| status.as_u16()),
@@ -217,8 +225,8 @@ fn explain(model: &str, error: ApiError) -> HubError {
         (ApiError::InvalidHeaderValue(_), _) => "check `HF_TOKEN`",
         _ => return unreachable(model, error.into()),
     };
-    let told = format!("cannot fetch `{model}` from the Hugging Face hub\nhint: {hint}");
-    HubError::Refused(anyhow::Error::from(error).context(told))
+    let reason = reason!("cannot fetch `{model}` from the Hugging Face hub"; hint: "{hint}");
+    HubError::Refused(anyhow::Error::from(error).context(reason))
 }
 
 #[cfg(test)]

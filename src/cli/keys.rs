@@ -1,4 +1,4 @@
-//! `server keys`: makes, lists and revokes the keys of callers.
+//! `server keys`: creates, lists and revokes keys.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,7 +58,7 @@ fn amount(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Carries `server keys` out.
+/// Runs `server keys`.
 pub async fn run(args: KeysArgs) -> Result<(), Failure> {
     let config = match &args.config {
         Some(path) => Config::load(Some(path), &Overrides::default())?.access,
@@ -79,7 +79,7 @@ async fn open(config: &AccessConfig) -> Result<Store, StoreError> {
     }
 }
 
-/// The value of an environment variable that holds something secret.
+/// The value of an environment variable with a secret.
 pub fn variable(name: &str) -> Option<SecretString> {
     std::env::var(name).ok().map(SecretString::from)
 }
@@ -103,7 +103,7 @@ async fn create(store: &Store, args: CreateArgs) -> Result<(), Failure> {
     println!("{}", new.bearer.expose_secret());
     eprintln!("this key is shown once; its id is `{}`", new.key.id);
     if is_first {
-        eprintln!("it is the first: from now on nobody comes in without a key");
+        eprintln!("this is the first key: from now on every caller needs one");
     }
     Ok(())
 }

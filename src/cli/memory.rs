@@ -1,15 +1,15 @@
-//! What the allocator does with freed memory while the server runs.
+//! Tuning of the allocator for a server.
 
-/// Has large blocks go back to the system when they are freed.
+/// Returns large blocks to the system when they are freed.
 ///
-/// glibc raises by itself the size from which it does so, up to 32 MiB: after one long request, the
-/// texts of later ones would stay in the process, in every arena.
+/// By default, glibc raises the threshold for this up to 32 MiB: after one long request, the texts
+/// of later ones would stay in the process, in every arena.
 pub fn give_back_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        /// Larger than what a usual request takes in one piece.
+        /// Larger than the largest allocation of a usual request.
         const LARGE: i32 = 1 << 20;
-        // SAFETY: it takes plain numbers. A value that it does not take changes nothing.
+        // SAFETY: it takes plain numbers. An unsupported value changes nothing.
         unsafe {
             nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, LARGE);
         }

@@ -16,6 +16,7 @@ mod export;
 mod health;
 mod hub;
 mod keys;
+mod listener;
 mod memory;
 mod model_check;
 mod pid_file;
@@ -32,7 +33,7 @@ pub use exit::{Failure, report};
 /// A question about the bundled world, to try it with.
 pub const EXAMPLE_QUESTION: &str = "What is Grania's president's birthplace's country's language?";
 
-/// `--help` begins with what people come for.
+/// `--help` begins with the most common commands.
 const HELP: &str = "\
 {about}
 
@@ -99,10 +100,10 @@ enum Command {
 }
 
 impl Cli {
-    /// Carries the command out.
+    /// Runs the command.
     ///
     /// # Errors
-    /// Whatever makes the command fail.
+    /// The error of the command.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serving(serve::run(args)),
@@ -134,7 +135,7 @@ impl Cli {
     }
 }
 
-/// Runs a command that serves on the runtime that such commands share.
+/// Runs a serving command on a tokio runtime.
 fn serving(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }

@@ -1,5 +1,5 @@
-//! Looks at a model before an engine loads it: engines take what `config.json` says at its word,
-//! and sizes beyond reason end the process.
+//! Checks a model before an engine loads it: engines trust `config.json`, and absurd sizes would
+//! abort the process.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::gguf::Gguf;
 
 const CONTEXT: &str = "max_position_embeddings";
 
-/// Sizes in `config.json`, and the largest that any model could have.
+/// Sizes in `config.json`, and the largest plausible values.
 const SIZES: [(&str, u64); 8] = [
     ("vocab_size", 1 << 24),
     ("hidden_size", 1 << 20),
@@ -22,7 +22,7 @@ const SIZES: [(&str, u64); 8] = [
     (CONTEXT, 1 << 24),
 ];
 
-/// Makes sure that the sizes of the model in `folder` are possible. Those of a GGUF file are checked
+/// Checks that the sizes of the model in `folder` are possible. Those of a GGUF file are checked
 /// where it is read.
 ///
 /// # Errors
@@ -36,7 +36,7 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{shown}`"))?;
     let config: Value =
         serde_json::from_slice(&text).with_context(|| format!("`{shown}` is no JSON"))?;
-    // Models of text and images have the sizes of the text model below.
+    // Multimodal models have the sizes of the text model one level below.
     for sizes in [Some(&config), config.get("text_config")].into_iter().flatten() {
         for (name, most) in SIZES {
             let Some(size) = sizes.get(name).filter(|size| !size.is_null()) else { continue };
@@ -53,8 +53,8 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The longest sequence that the model in a folder or GGUF file takes, where its files say so. The model
-/// need not be of a kind that is known here.
+/// The context length of the model in a folder or GGUF file, if its files contain it. The
+/// architecture need not be supported.
 pub fn declared_context(path: &Path) -> Option<usize> {
     if Gguf::is_path(path) {
         let file = Gguf::open(path).ok()?;

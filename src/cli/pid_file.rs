@@ -1,4 +1,4 @@
-//! The file by which `server reload` finds the server, and learns what became of the reload.
+//! The file by which `server reload` finds the server and its result.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The server's process.
     pub pid: u32,
-    /// Times that the configuration was read again.
+    /// How often the configuration was reloaded.
     pub reloads: u64,
-    /// Why the last time failed; `None` when it did not.
+    /// The error of the last reload; `None` if it succeeded.
     pub error: Option<String>,
 }
 
-/// The file of a running server: locked for as long as the server runs, removed at its end.
+/// The file of a running server: locked while the server runs, removed at its end.
 pub struct PidFile {
     file: File,
     path: PathBuf,
@@ -26,12 +26,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Takes the file for this process.
+    /// Creates and locks the file.
     pub fn hold(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        // Not through a link: it could be of somebody who may write beside the file only.
+        // Symbolic links are not followed: anyone who can write to the folder could have made one.
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::libc::O_NOFOLLOW);
         let file = options.open(path);
@@ -39,7 +39,11 @@ impl PidFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                bail!("another server holds `{shown}`\nhint: give each its own `server.pid_file`")
+                return Err(reason!(
+                    "another server holds `{shown}`";
+                    hint: "give each its own `server.pid_file`"
+                )
+                .into());
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock the file `{shown}`"));
@@ -51,7 +55,7 @@ impl PidFile {
         Ok(held)
     }
 
-    /// Writes down what became of a reload.
+    /// Writes the result of a reload.
     pub fn reloaded(&mut self, error: Option<String>) -> anyhow::Result<()> {
         self.status.reloads += 1;
         self.status.error = error;
@@ -66,7 +70,7 @@ impl PidFile {
         Ok(())
     }
 
-    /// What the file of a running server says.
+    /// The content of a running server's file.
     pub fn read(path: &Path) -> anyhow::Result<Status> {
         let shown = path.display();
         let none = || format!("no server runs that holds `{shown}`");
@@ -78,7 +82,7 @@ impl PidFile {
         file.read_to_string(&mut text)?;
         let status: Status = serde_json::from_str(&text)
             .with_context(|| format!("`{shown}` is no file of a server"))?;
-        // To signal the process 0 is to signal one's own group.
+        // A signal to process 0 would go to the own process group.
         if status.pid == 0 {
             bail!("`{shown}` is no file of a server: its process is 0");
         }

@@ -1,4 +1,4 @@
-//! `server reload`: has a running server read its configuration again.
+//! `server reload`: makes a running server reload its configuration.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,22 +24,24 @@ pub struct ReloadArgs {
     timeout: u64,
 }
 
-/// Carries `server reload` out: returns once the new configuration serves.
+/// Runs `server reload`: returns once the new configuration is in use.
 #[allow(clippy::print_stdout, reason = "the result is the command's output")]
 pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
     let config = match &args.config {
         Some(path) => Some(Config::load(Some(path), &Overrides::default())?),
         None => None,
     };
-    let path = args.pid_file.or(config.and_then(|config| config.server.pid_file)).context(
-        "which server is not said\nhint: set `server.pid_file`, or send the process SIGHUP",
-    )?;
+    let path =
+        args.pid_file.or(config.and_then(|config| config.server.pid_file)).context(reason!(
+            "no server is named";
+            hint: "set `server.pid_file`, or send the process SIGHUP"
+        ))?;
     let before = PidFile::read(&path)?;
     hang_up(before.pid)?;
     let until = Instant::now() + Duration::from_secs(args.timeout);
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // It may be half written just now.
+        // It may be incomplete at this moment.
         let Ok(now) = PidFile::read(&path) else { continue };
         if now.reloads > before.reloads {
             return match now.error {
@@ -52,8 +54,11 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
         }
     }
     let waited = args.timeout;
-    Err(anyhow!("the server has not said within {waited} s whether it is done\nhint: see its log")
-        .into())
+    let reason = reason!(
+        "the server did not report a result within {waited} s";
+        hint: "see its log"
+    );
+    Err(anyhow::Error::from(reason).into())
 }
 
 #[cfg(unix)]
@@ -65,5 +70,5 @@ fn hang_up(pid: u32) -> anyhow::Result<()> {
 
 #[cfg(not(unix))]
 fn hang_up(_pid: u32) -> anyhow::Result<()> {
-    anyhow::bail!("this system has no SIGHUP\nhint: restart the server")
+    Err(reason!("this system has no SIGHUP"; hint: "restart the server").into())
 }

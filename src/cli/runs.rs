@@ -1,4 +1,4 @@
-//! `server runs`, and the same beside `server train --ui`: a page over a folder of runs.
+//! `server runs`, and `server train --ui`: a web page over a folder of runs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use crate::config::ConfigError;
 use crate::http::{self, ServerConfig};
 use crate::runs::Runs;
 
-use super::Failure;
 use super::serve::stop_signal;
 use super::telemetry::Telemetry;
+use super::{Failure, listener};
 
-/// Where the page is unless the command line says otherwise: on a free port.
+/// The default address of the page: on a free port.
 pub const LISTEN: &str = "127.0.0.1:0";
 
 #[derive(Debug, Args)]
@@ -27,19 +26,22 @@ pub struct RunsArgs {
     listen: String,
 }
 
-/// Carries `server runs` out.
+/// Runs `server runs`.
 pub async fn run(args: RunsArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     let folder = args.folder.display();
     let runs = Runs::open(&args.folder).with_context(|| {
-        format!("cannot read the folder `{folder}`\nhint: name a folder whose subfolders are runs")
+        reason!(
+            "cannot read the folder `{folder}`";
+            hint: "name a folder whose subfolders are runs"
+        )
     })?;
     let (listener, address) = bind(&args.listen)?;
     say(address, "");
     Ok(serve(runs, listener, stop_signal()).await?)
 }
 
-/// Serves the page of a run and its siblings for as long as the process runs, on a thread of its own.
+/// Serves the page of a run and its siblings until the process ends, on its own thread.
 pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
     let (listener, address) = bind(listen)?;
     std::fs::create_dir_all(output).context("cannot make the run's folder")?;
@@ -52,7 +54,7 @@ pub fn beside(output: &Path, listen: &str) -> Result<(), Failure> {
     let serving = move || {
         let served = runtime.block_on(serve(runs, listener, std::future::pending()));
         if let Err(error) = served {
-            tracing::error!(%error, "the page of the runs has ended");
+            tracing::error!(%error, "the server of the runs has ended");
         }
     };
     std::thread::Builder::new().name("runs".into()).spawn(serving)?;
@@ -69,21 +71,14 @@ async fn serve(
     http::serve(tokio::net::TcpListener::from_std(listener)?, router, &config, None, shutdown).await
 }
 
-/// A listener that only this machine reaches: there are no keys here.
+/// A listener on a loopback address: there are no keys here.
 fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
-    let failed = |error: std::io::Error| {
-        anyhow::anyhow!("cannot listen on `{listen}`: {error}\nhint: choose another address")
-    };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    if !address.ip().is_loopback() {
-        return Err(ConfigError::Setting(format!(
-            "`{listen}` is open to other machines, and the page of the runs needs no key\nhint: listen on 127.0.0.1 and forward the port, as `ssh -L` does"
+    listener::bind(listen, || {
+        Some(reason!(
+            "`{listen}` is open to other machines, and the page of the runs needs no key";
+            hint: "listen on 127.0.0.1 and forward the port, as `ssh -L` does"
         ))
-        .into());
-    }
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok((listener, address))
+    })
 }
 
 #[allow(clippy::print_stderr, reason = "the address is for the person who started this")]
@@ -91,7 +86,7 @@ fn say(address: SocketAddr, query: &str) {
     eprintln!("the runs are shown at http://{address}/{query}");
 }
 
-/// A byte of a name in a URL's query.
+/// Percent-encodes a byte of a name in a URL's query.
 fn escaped(byte: u8) -> Vec<u8> {
     match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => vec![byte],

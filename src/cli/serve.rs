@@ -24,7 +24,7 @@ use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
 use super::{Failure, descriptors, keys, memory};
 
-/// How long models may take to load while the server runs.
+/// The time-out for loading models during a reload.
 const LOADING: Duration = Duration::from_secs(1800);
 
 #[derive(Debug, Clone, Args)]
@@ -53,10 +53,10 @@ impl ServeArgs {
     }
 }
 
-/// Carries `server serve` out.
+/// Runs `server serve`.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     memory::give_back_large_blocks();
-    // Before anything takes long: until then the signal ends the process.
+    // Installed before anything slow: until then the signal ends the process.
     let hangups = Hangups::new()?;
     let config = args.load()?;
     let telemetry = Telemetry::start(config.telemetry.as_ref())?;
@@ -87,24 +87,25 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
         archive,
         metrics: metrics.clone(),
         clock: Arc::new(SystemTime::now),
-        // Ids in the order of time make logs and stores easier to search.
+        // Time-ordered ids make logs and stores easier to search.
         ids: Arc::new(new_id),
     };
     let listen = config.server.listen.as_str();
     let listener = TcpListener::bind(listen).await.map_err(|error| {
-        anyhow::anyhow!(
-            "cannot listen on `{listen}`: {error}\nhint: choose another address with `--listen`"
-        )
+        anyhow::Error::from(reason!(
+            "cannot listen on `{listen}`: {error}";
+            hint: "choose another address with `--listen`"
+        ))
     })?;
     let address = listener.local_addr()?;
     for note in &assembly.notes {
-        tracing::info!("{note}");
+        tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
     let pid_file = config.server.pid_file.as_deref().map(PidFile::hold).transpose()?;
     say(&config, &assembly, address);
     let handle = AppHandle::new(app, serving(&config, assembly));
     let router = http::router(handle.clone());
-    // On a task of its own: loading models must not hold up connections.
+    // On its own task: loading models must not block connections.
     let (mut server, certificate) = (config.server.clone(), tls.clone());
     server.max_connections = descriptors::fitting(server.max_connections);
     let serving = tokio::spawn(async move {
@@ -120,27 +121,28 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     Ok(())
 }
 
-/// Without keys anyone may ask who can connect: that must be nobody but this machine, unless it is
-/// wanted.
+/// Without keys, anyone who can connect may send requests: only this machine, unless that is
+/// explicitly allowed.
 async fn check_open(config: &Config) -> Result<(), Failure> {
     let listen = config.server.listen.as_str();
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| {
-        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}"))
+        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}").into())
     })?;
     if addresses.all(|address| address.ip().is_loopback()) {
-        tracing::info!("there are no keys: anyone on this machine may ask, and nobody else");
+        tracing::info!("there are no keys: requests are accepted from this machine only");
     } else if config.access.allow_no_keys {
-        tracing::warn!("there are no keys: anyone who can connect may ask");
+        tracing::warn!("there are no keys: requests are accepted from anyone who can connect");
     } else {
-        return Err(ConfigError::Setting(format!(
-            "there are no keys, and `{listen}` is open to other machines\nhint: make a key with `server keys create`, listen on 127.0.0.1, or let anyone ask with `--allow-no-keys`"
+        return Err(ConfigError::Setting(reason!(
+            "there are no keys, and `{listen}` is open to other machines";
+            hint: "make a key with `server keys create`, listen on 127.0.0.1, or let anyone ask with `--allow-no-keys`"
         ))
         .into());
     }
     Ok(())
 }
 
-/// What answers requests by `config`.
+/// The replaceable part of the server's state, by `config`.
 fn serving(config: &Config, assembly: Assembly) -> Serving {
     let served = |player: Player, config: &PolicyConfig| {
         let sampling = &config.sampling;
@@ -164,10 +166,10 @@ fn serving(config: &Config, assembly: Assembly) -> Serving {
     }
 }
 
-/// Reads the configuration again whenever it is asked to.
+/// Reloads the configuration on each SIGHUP.
 struct Reloads {
     args: ServeArgs,
-    /// What serves now.
+    /// The configuration in use.
     config: Config,
     handle: AppHandle,
     access: Arc<Access>,
@@ -195,7 +197,7 @@ impl Reloads {
                 }
             };
             if let Some(Err(error)) = self.pid_file.as_mut().map(|file| file.reloaded(error)) {
-                tracing::warn!(%error, "cannot write down what became of the reload");
+                tracing::warn!(%error, "cannot store the result of the reload");
             }
         }
     }
@@ -221,7 +223,7 @@ impl Reloads {
             );
         }
         for note in &assembly.notes {
-            tracing::info!("{note}");
+            tracing::info!(hint = note.hint.as_deref(), "{note}");
         }
         self.handle.replace(serving(&config, assembly));
         self.config = config;
@@ -229,8 +231,8 @@ impl Reloads {
     }
 }
 
-/// Reads the configuration and loads its models, on a thread of its own: what panics or takes long
-/// there does not touch what serves.
+/// Reads the configuration and loads its models, on its own thread: panics and slow loading there
+/// do not affect the server.
 async fn load(args: ServeArgs, metrics: Arc<Metrics>) -> anyhow::Result<(Config, Assembly)> {
     let runtime = tokio::runtime::Handle::current();
     let loading = tokio::task::spawn_blocking(move || {
@@ -245,7 +247,7 @@ async fn load(args: ServeArgs, metrics: Arc<Metrics>) -> anyhow::Result<(Config,
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn reason(error: JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was cancelled".to_owned() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -261,7 +263,7 @@ fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
         "Which planet has the most moons, and how many?"
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    // The question stands in JSON inside single quotes.
+    // The question is JSON inside single quotes.
     let question = question.replace('\'', "\\u0027");
     let page =
         if config.server.ui { format!("\n\nopen {scheme}://{address}/") } else { String::new() };
@@ -272,7 +274,7 @@ fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
     );
 }
 
-/// SIGHUPs, where the system has them.
+/// SIGHUPs, if the system has them.
 struct Hangups {
     #[cfg(unix)]
     signals: signal::unix::Signal,
@@ -295,7 +297,7 @@ impl Hangups {
     }
 }
 
-/// Ends when the process is asked to stop.
+/// Completes when the process is asked to stop.
 pub(super) async fn stop_signal() {
     let interrupted = signal::ctrl_c();
     #[cfg(unix)]
@@ -311,7 +313,7 @@ pub(super) async fn stop_signal() {
     let _ = interrupted.await;
 }
 
-/// An id of version 7. Its random part is the thread's: to ask the system for it takes longer.
+/// A UUID of version 7. Its random part comes from the thread's generator: the system's is slower.
 fn new_id() -> Uuid {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     uuid::Builder::from_unix_timestamp_millis(now.as_millis() as u64, &rand::random()).into_uuid()

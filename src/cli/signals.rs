@@ -1,4 +1,4 @@
-//! Being asked to end.
+//! Signals that end the process.
 
 /// The signals that ask a process to end.
 #[cfg(unix)]

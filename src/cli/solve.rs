@@ -32,7 +32,7 @@ pub struct SolveArgs {
     json: bool,
 }
 
-/// Carries `server solve` out.
+/// Runs `server solve`.
 pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     let config = Config::load(args.config.as_deref(), &args.overrides)?;
@@ -42,11 +42,14 @@ pub async fn run(args: SolveArgs) -> Result<(), Failure> {
         args.question.clone()
     };
     if question.trim().is_empty() {
-        return Err(anyhow::anyhow!("the question is empty\nhint: put it in quotes").into());
+        return Err(anyhow::Error::from(
+            reason!("the question is empty"; hint: "put it in quotes"),
+        )
+        .into());
     }
     let assembly = assemble(&config, Arc::new(())).await?;
     for note in &assembly.notes {
-        tracing::info!("{note}");
+        tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
     let sampling = &config.policy.sampling;
     let mut request = EpisodeRequest::new(
@@ -95,11 +98,11 @@ fn print_json(episode: &Episode) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the episode as it happens.
+/// Prints the episode as it happens.
 #[allow(clippy::print_stdout, reason = "the episode is the command's output")]
 async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
     let colour = std::io::stdout().is_terminal();
-    // The label of the line that is being written; none at the start of a turn.
+    // The label of the current line; none at the start of a turn.
     let mut open = None;
     let mut is_first = true;
     while let Some(event) = events.recv().await {

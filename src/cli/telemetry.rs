@@ -25,26 +25,26 @@ use crate::episode::{CONTENTS, SPANS};
 use super::background::Background;
 use super::keys;
 
-/// How long the collector may take.
+/// The time-out of the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Logging and tracing; traces that wait are sent at its end.
+/// Logging and tracing. Dropping it exports pending traces.
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
-    /// Makes traces into messages and sends them.
+    /// The runtime that serialises and exports traces.
     background: Option<Background>,
 }
 
 impl Telemetry {
-    /// Starts logging, on standard error: levels by `RUST_LOG`, JSON where nobody reads along; and
-    /// tracing, where `config` has a collector.
+    /// Starts logging to standard error, with levels by `RUST_LOG`, and as JSON unless that is a
+    /// terminal; and tracing, if `config` has a collector.
     pub fn start(config: Option<&TelemetryConfig>) -> anyhow::Result<Self> {
         let background = config.map(|_| Background::start("traces")).transpose()?;
         let provider = config
             .zip(background.as_ref())
             .map(|(config, background)| background.make(|| provider(config))?)
             .transpose()?;
-        // mistral.rs tells about every layer it loads.
+        // mistral.rs logs every layer that it loads.
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
             EnvFilter::new("info,mistralrs_core=warn,mistralrs_quant=warn,hf_hub=warn")
         });
@@ -67,12 +67,12 @@ impl Telemetry {
                 .with_filter(targets)
         });
         let registry = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces);
-        // Once only; a second call changes nothing.
+        // A second call has no effect.
         let _ = registry.try_init();
         Ok(Self { provider, background })
     }
 
-    /// Sends the traces that wait.
+    /// Exports pending traces.
     pub async fn finish(self) {
         let Self { provider: Some(provider), background } = self else { return };
         let sent = tokio::task::spawn_blocking(move || provider.shutdown()).await;
@@ -83,12 +83,12 @@ impl Telemetry {
     }
 }
 
-/// Turns off what is told by us or is for nobody's logs.
+/// Filters duplicate and internal messages.
 fn quietened(filter: EnvFilter) -> anyhow::Result<EnvFilter> {
-    // It tells of every step that fails, also of those that are meant to. Who names it wants it.
+    // It logs every failed step, including intended ones. Naming it in `RUST_LOG` enables it.
     const STEPS: &str = "mistralrs_core::engine";
     let steps = (!filter.to_string().contains(STEPS)).then_some(STEPS);
-    // Spans of episodes are for traces, and what they say is for nobody's logs.
+    // Spans of episodes are for traces; their contents must not be logged.
     [SPANS, CONTENTS].into_iter().chain(steps).try_fold(filter, |filter, target| {
         Ok(filter.add_directive(format!("{target}=off").parse()?))
     })
@@ -108,14 +108,14 @@ fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
         .with_timeout(TIMEOUT)
         .with_headers(headers(config)?)
         .build()?;
-    // Not by the flag of a `traceparent`: a caller would decide how much is exported.
+    // The flag of a `traceparent` is ignored: a caller would control how much is exported.
     let sampler = Sampler::TraceIdRatioBased(config.share);
     let resource = Resource::builder().with_service_name("prompt-r1").build();
     let builder = SdkTracerProvider::builder().with_batch_exporter(exporter);
     Ok(builder.with_sampler(sampler).with_resource(resource).build())
 }
 
-/// Headers from the variable that is named for them: `name=value,name=value`.
+/// Headers from the configured variable: `name=value,name=value`.
 fn headers(config: &TelemetryConfig) -> anyhow::Result<HashMap<String, String>> {
     let Some(variable) = &config.headers_env else { return Ok(HashMap::new()) };
     let Some(value) = keys::variable(variable) else {
@@ -130,7 +130,7 @@ fn headers(config: &TelemetryConfig) -> anyhow::Result<HashMap<String, String>> 
         .ok_or_else(|| anyhow::anyhow!("`{variable}` is not of the form `name=value,name=value`"))
 }
 
-/// Sends on the runtime in the background: the exporter's thread has none.
+/// Exports on the background runtime: the exporter's own thread has none.
 #[derive(Debug)]
 struct Exporter {
     client: reqwest::Client,
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_that_fail_are_told_only_to_who_asks_for_them() {
+    fn steps_that_fail_are_logged_only_at_a_verbose_level() {
         for (levels, step) in [
             ("warn", "mistralrs_core::engine=off"),
             ("debug,mistralrs_core=trace", "mistralrs_core::engine=off"),

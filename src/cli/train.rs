@@ -73,12 +73,12 @@ impl RunArgs {
         }
     }
 
-    /// Shows the run on a page, where that is wanted.
+    /// Serves the page of the run, if `--ui` was given.
     fn show(&self, output: &Path) -> Result<(), Failure> {
         self.ui.as_ref().map_or(Ok(()), |listen| runs::beside(output, listen))
     }
 
-    /// Puts what the command line says in place of what the file said.
+    /// Applies command-line overrides to the configuration.
     fn apply(&self, seed: &mut u64, output: &mut PathBuf) {
         if let Some(given) = self.seed {
             *seed = given;
@@ -89,7 +89,7 @@ impl RunArgs {
     }
 }
 
-/// Carries `server train` out.
+/// Runs `server train`.
 #[allow(clippy::print_stdout, reason = "the finished model's folder is the command's output")]
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
@@ -124,7 +124,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fetches a model that is named by its id on the hub.
+/// Downloads a model that is named by its hub id.
 fn find(start: &mut StartConfig) -> anyhow::Result<()> {
     if let Some(named) = start.path.as_ref().and_then(|path| path.to_str()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -133,7 +133,7 @@ fn find(start: &mut StartConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The servers that sample a GRPO run's episodes. Nothing is sent yet.
+/// The token servers of a GRPO run. Sends nothing yet.
 fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<TokensEngine>> {
     let path = model
         .path
@@ -144,7 +144,7 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
     Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
 }
 
-/// The key of the server that trains.
+/// The key of the Tinker server.
 fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> {
     let TrainerConfig::Tinker(tinker) = trainer else { return Ok(None) };
     let Some(name) = &tinker.api_key_env else { return Ok(None) };
@@ -179,7 +179,7 @@ pub(super) fn large_model(
     })
 }
 
-/// What the bar says of a step; the rest is in the run's folder.
+/// The metrics on the progress bar; all others are in the run's folder.
 const SHOWN: [&str; 8] = [
     "loss",
     "learning_rate",

@@ -6,28 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::Bounds;
 use crate::episode::Limits;
+use crate::hint::Reason;
 use crate::http::ServerConfig;
 use crate::reward::RewardConfig;
 use crate::train::grpo::LargeModelChoice;
 
+use super::parse::check_version;
 use super::{ConfigError, read_toml};
 
-/// Everything `server env` can be told. The tables `large_model`, `reward` and `limits` are those of
+/// All settings of `server env`. The tables `large_model`, `reward` and `limits` are those of
 /// `server train grpo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentConfig {
     /// Version of this file's format: 1.
     pub schema_version: u32,
-    /// Where it listens, and what slow clients may do. Default: 127.0.0.1:8080.
+    /// The listening address and limits for slow clients. Default address: 127.0.0.1:8080.
     #[serde(default)]
     pub server: ServerConfig,
-    /// The name of the environment variable that holds the key that trainers must show. Default:
-    /// none; the environment then listens on this machine alone.
+    /// The name of the environment variable with the key that trainers must send. Default: none,
+    /// which allows loopback addresses only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_env: Option<String>,
-    /// The model that is trained: the folder, `.gguf` file or Hugging Face id with its tokenizer and
-    /// chat template; weights are not needed. Default: none, and turns are texts.
+    /// The model that is trained: a folder, `.gguf` file or Hugging Face id with its tokenizer and
+    /// chat template. Its weights are not read. Default: none, and turns are texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// A folder of templates that replace those of the model or the built-in ones, by name.
@@ -35,13 +37,13 @@ pub struct EnvironmentConfig {
     pub templates: Option<PathBuf>,
     /// The large model that the policy prompts.
     pub large_model: LargeModelChoice,
-    /// What an episode is worth.
+    /// How episodes are rewarded.
     #[serde(default)]
     pub reward: RewardConfig,
-    /// What an episode may use up. `fallback` has no effect: only the policy's own answers count.
+    /// Limits of an episode. `fallback` is ignored: only the policy's own answers count.
     #[serde(default)]
     pub limits: Limits,
-    /// How many episodes are held, and for how long.
+    /// How many episodes may be open, and for how long.
     #[serde(default)]
     pub episodes: Bounds,
 }
@@ -58,13 +60,8 @@ impl EnvironmentConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
+        check_version(self.schema_version)?;
         let limits = &self.limits;
         for (key, value) in [
             ("limits.max_turns", limits.max_turns as u64),
@@ -75,13 +72,14 @@ impl EnvironmentConfig {
             ("episodes.idle_ms", self.episodes.idle_ms),
         ] {
             if value == 0 {
-                return wrong(format!("`{key}` must be at least 1"));
+                return wrong(format!("`{key}` must be at least 1").into());
             }
         }
         if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
-            return wrong(
-                "`large_model` needs either `path` or `endpoint`\nhint: `path = \"models/large-model\"` is the bundled one".into(),
-            );
+            return wrong(reason!(
+                "`large_model` needs either `path` or `endpoint`";
+                hint: "`path = \"models/large-model\"` is the bundled one"
+            ));
         }
         Ok(())
     }

@@ -8,26 +8,28 @@ use serde::{Deserialize, Serialize};
 use crate::episode::Limits;
 use crate::eval::arms::{ArmSpec, Method};
 use crate::eval::config::{DataConfig, JudgeConfig, MetricConfig, SearchConfig};
+use crate::hint::Reason;
 use crate::large_model::LargeModelConfig;
 
+use super::parse::check_version;
 use super::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine, read_toml};
 
-/// Everything `eval` can be told.
+/// All settings of `eval`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
     /// Version of this file's format: 1.
     pub schema_version: u32,
-    /// What the report is headed.
+    /// The title of the report.
     #[serde(default = "title")]
     pub title: String,
     /// Folder of the finished rows and the report.
     pub output: PathBuf,
-    /// Draws questions, seeds attempts and resampling.
+    /// The seed of the choice of questions, of attempts and of resampling.
     #[serde(default)]
     pub seed: u64,
     /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`,
-    /// `self-consistency:K[:FILE]`, `prompt-search`, each with `NAME=` before it for a name of its own.
+    /// `self-consistency:K[:FILE]`, `prompt-search`. A prefix `NAME=` names an arm.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
@@ -37,24 +39,24 @@ pub struct EvalConfig {
     /// How answers are scored.
     #[serde(default)]
     pub metrics: MetricConfig,
-    /// Who judges, where the metric is `judge`.
+    /// The judge, for the metric `judge`.
     #[serde(default)]
     pub judge: JudgeConfig,
     /// How the arm `prompt-search` finds its prompt.
     #[serde(default)]
     pub prompt_search: Option<SearchConfig>,
-    /// Whether `direct` and `cot` ask for a short answer in data sets whose answers are words; where
-    /// they are numbers, none is asked for.
+    /// Whether `direct` and `cot` ask for a short answer in data sets with answers in words. With
+    /// numeric answers they never do.
     #[serde(default = "yes")]
     pub brief: bool,
-    /// Attempts at one time.
+    /// Concurrent attempts.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,
-    /// Whether replies of endpoints are kept in the output folder and used again for the same
-    /// request; what they cost is still counted for every arm.
+    /// Whether replies of endpoints are stored in the output folder and reused for equal requests.
+    /// Every arm is still charged for them.
     #[serde(default = "yes")]
     pub cache: bool,
-    /// How many questions the report shows with what every arm did.
+    /// How many questions the report shows with the transcripts of every arm.
     #[serde(default = "episodes")]
     pub episodes: usize,
     /// Where the bundled models are.
@@ -70,10 +72,10 @@ pub struct EvalConfig {
     /// order.
     #[serde(default)]
     pub default_large_model: Option<String>,
-    /// How policies run; which they are, the arms say. Default engine: `native`.
+    /// How policies run; their models come from the arms. Default engine: `native`.
     #[serde(default)]
     pub policy: PolicyConfig,
-    /// What an episode may use up. Its `deadline_ms` is a day unless it is set.
+    /// Limits of an episode. The default of `deadline_ms` is a day here.
     #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub episode: Limits,
     /// A folder of templates that replace those of the policies or the built-in ones, by name.
@@ -112,8 +114,8 @@ impl EvalConfig {
         Ok(config)
     }
 
-    /// What a server that runs the models of this evaluation would be told; `policy` is the model
-    /// of a policy arm, without one the large model stands alone.
+    /// The configuration of a server with the models of this evaluation; `policy` is the model of a
+    /// policy arm. Without it, the large model answers alone.
     ///
     /// # Errors
     /// When that configuration has an impossible setting.
@@ -145,21 +147,16 @@ impl EvalConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
+        check_version(self.schema_version)?;
         if self.arms.is_empty() {
-            return wrong("`arms` is empty\nhint: write `arms = [\"direct\", \"cot\"]`".into());
+            return wrong(reason!("`arms` is empty"; hint: "write `arms = [\"direct\", \"cot\"]`"));
         }
         for (index, arm) in self.arms.iter().enumerate() {
             if self.arms[..index].iter().any(|other| other.name == arm.name) {
-                return wrong(format!(
-                    "two arms are called `{}`\nhint: give one a name of its own: `NAME={}`",
-                    arm.name, arm.method
+                return wrong(reason!(
+                    "two arms are called `{}`", arm.name;
+                    hint: "give one a name of its own: `NAME={}`", arm.method
                 ));
             }
         }
@@ -167,7 +164,10 @@ impl EvalConfig {
         match &self.prompt_search {
             Some(search) => search.check().or_else(wrong)?,
             None if searches => {
-                return wrong("the arm `prompt-search` needs training questions\nhint: add a table `[[prompt_search.data]]`, with `split = \"train\"` for the bundled world".into());
+                return wrong(reason!(
+                    "the arm `prompt-search` needs training questions";
+                    hint: "add a table `[[prompt_search.data]]`, with `split = \"train\"` for the bundled world"
+                ));
             }
             None => {}
         }
@@ -176,7 +176,10 @@ impl EvalConfig {
         }
         let policy = &self.policy;
         if policy.model.is_some() || policy.adapter.is_some() || policy.remote.is_some() {
-            return wrong("`policy.model`, `policy.adapter` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`; `server export` merges an adapter".into());
+            return wrong(reason!(
+                "`policy.model`, `policy.adapter` and `policy.remote` are not for evaluations";
+                hint: "write an arm `policy:MODEL`; `server export` merges an adapter"
+            ));
         }
         if !matches!(
             self.policy.engine,
@@ -188,7 +191,10 @@ impl EvalConfig {
         }
         let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_)));
         if self.policy.tokens.is_some() && policies.count() > 1 {
-            return wrong("`policy.tokens` has one model, but there are several arms `policy:MODEL`\nhint: evaluate each in a run of its own, with the same `data` and `seed`".into());
+            return wrong(reason!(
+                "`policy.tokens` has one model, but there are several arms `policy:MODEL`";
+                hint: "evaluate each in a run of its own, with the same `data` and `seed`"
+            ));
         }
         self.server(None).map(|_| ())
     }
@@ -198,11 +204,12 @@ impl EvalConfig {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
-    fn config(toml: &str) -> Result<EvalConfig, String> {
+    fn config(toml: &str) -> Result<EvalConfig, Reason> {
         let text = format!("schema_version = 1\noutput = \"x\"\ndata = []\n{toml}");
         let config: EvalConfig = super::super::parse::parse_toml(&text)?;
-        config.check().map_err(|error| error.to_string())?;
+        config.check().map_err(|error| error.reason())?;
         Ok(config)
     }
 
@@ -222,7 +229,7 @@ mod tests {
         for (toml, reason) in [
             ("arms = []", "`arms` is empty"),
             ("arms = [\"cot\", \"cot\"]", "two arms are called `cot`"),
-            ("arms = [\"cott\"]", "`cott` is no arm"),
+            ("arms = [\"cott\"]", "`cott` is not an arm"),
             ("arms = [\"cot\"]\nmax_in_flight = 0", "`max_in_flight`"),
             ("arms = [\"cot\"]\npolicy = { model = \"x\" }", "`policy.model`"),
             ("arms = [\"cot\"]\npolicy = { engine = \"remote\" }", "`policy.engine`"),
@@ -245,7 +252,7 @@ mod tests {
             ("arms = [\"cot\"]\nmetrics = { by_source = { x = \"sim\" } }", "`ssim`"),
         ] {
             let error = config(toml).unwrap_err();
-            assert!(error.contains(reason), "{error}");
+            assert!(error.explained().contains(reason), "{error}");
         }
     }
 }

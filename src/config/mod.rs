@@ -1,4 +1,5 @@
-//! Configuration: one file for the server, read strictly; flags and environment override it.
+//! Configuration: one strictly parsed file for the server; flags and environment variables override
+//! it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::access::AccessConfig;
 use crate::engine::config::NativeConfig;
 use crate::episode::Limits;
+use crate::hint::{Hint, Reason};
 use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
 use crate::record::RecordConfig;
@@ -25,11 +27,12 @@ mod tests;
 pub use environment::EnvironmentConfig;
 pub use eval::EvalConfig;
 pub use overrides::Overrides;
+use parse::check_version;
 pub use parse::{ConfigError, read_toml};
 pub use policy::{CanaryConfig, PolicyConfig, PolicyEngine, SamplingConfig};
 pub use telemetry::TelemetryConfig;
 
-/// Everything `serve` and `solve` can be told. Every key has a default.
+/// All settings of `serve` and `solve`. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -47,7 +50,7 @@ pub struct Config {
     /// Traces for OpenTelemetry. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryConfig>,
-    /// Episodes to be written down. Default: none.
+    /// Recording of episodes. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordConfig>,
     /// The small model.
@@ -62,7 +65,7 @@ pub struct Config {
     /// The large model that is asked when a request names none. Default: the only one, or else the
     /// first in alphabetical order.
     pub default_large_model: Option<String>,
-    /// What an episode may use up; a request may ask for less, never for more.
+    /// Limits of an episode. A request may lower them, never raise them.
     pub episode: Limits,
     /// A folder of templates that replace those of the policy or the built-in ones, by name.
     pub templates: Option<PathBuf>,
@@ -115,7 +118,7 @@ impl LocalModelConfig {
 pub const BUNDLED: &str = "atlas";
 
 impl Config {
-    /// The configuration in `file`, if there is one, with `overrides`, made whole and checked.
+    /// Reads `file`, if there is one, applies `overrides`, fills in defaults and checks the result.
     ///
     /// # Errors
     /// When the file cannot be read, has an unknown key, or has an impossible setting.
@@ -130,7 +133,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Fills in what follows from the rest.
+    /// Fills in defaults that depend on other settings.
     fn complete(&mut self) {
         if self.large_models.is_empty() && self.local_models.is_empty() {
             let path = self.models_dir.join("large-model");
@@ -158,32 +161,30 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
-        if self.schema_version != 1 {
-            return wrong(format!(
-                "`schema_version` is {}, this program reads 1",
-                self.schema_version
-            ));
-        }
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
+        check_version(self.schema_version)?;
         let name = self.default_large_model();
         if !self.large_models.contains_key(name) && !self.local_models.contains_key(name) {
-            return wrong(format!(
-                "`default_large_model` is `{name}`, but there is no such large model\nhint: add a table `[large_models.{name}]`"
+            return wrong(reason!(
+                "`default_large_model` is `{name}`, but there is no such large model";
+                hint: "add a table `[large_models.{name}]`"
             ));
         }
         for (name, model) in &self.large_models {
-            model.validate(name).map_err(|error| ConfigError::Setting(error.to_string()))?;
+            model.validate(name).map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         if let Some(telemetry) = &self.telemetry {
             telemetry.check()?;
         }
         if let Some(record) = &self.record {
-            record.check().map_err(|error| ConfigError::Setting(error.to_string()))?;
+            record.check().map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         self.policy.check("policy")?;
         if let Some(canary) = &self.canary {
             if !(0.0..=1.0).contains(&canary.share) {
-                return wrong(format!("`canary.share` = {} is not between 0 and 1", canary.share));
+                return wrong(
+                    format!("`canary.share` = {} is not between 0 and 1", canary.share).into(),
+                );
             }
             canary.policy.check("canary.policy")?;
         }
@@ -196,7 +197,7 @@ impl Config {
             ("prompt_bytes", limits.prompt_bytes),
         ] {
             if value == 0 {
-                return wrong(format!("`episode.{key}` must be at least 1"));
+                return wrong(format!("`episode.{key}` must be at least 1").into());
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
 use crate::large_model::LargeModelConfig;
 
-/// Flags shared by the commands that run episodes. Each can also be set in the environment; a flag
-/// wins over the environment, and both over the file.
+/// Flags shared by the commands that run episodes. Each can also be set by an environment variable.
+/// Precedence: flag, environment, file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
     /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
@@ -76,9 +76,10 @@ impl Overrides {
             }
             (None, Some(name)) => config.default_large_model = Some(name.clone()),
             (Some(_), None) => {
-                return Err(ConfigError::Setting(
-                    "`--large-model-url` needs `--large-model`\nhint: name the model to ask at that URL, such as `--large-model gpt-4o-mini`".into(),
-                ));
+                return Err(ConfigError::Setting(reason!(
+                    "`--large-model-url` needs `--large-model`";
+                    hint: "name the model to ask at that URL, such as `--large-model gpt-4o-mini`"
+                )));
             }
             (None, None) => {}
         }

@@ -1,9 +1,11 @@
-//! Reads a TOML file into a type, and says what is wrong with it in a way that can be acted on.
+//! Reads a TOML file into a type, with errors that name the key and the line.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::hint::{Hint, Reason};
 use crate::spelling;
 
 /// A configuration that cannot be used.
@@ -17,17 +19,26 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file says something that is not understood.
+    /// The file cannot be parsed.
     #[error("`{path}` is not valid: {reason}")]
     Invalid {
         /// The file.
         path: String,
-        /// What is wrong, where, with a hint where there is one.
-        reason: String,
+        /// What is wrong, and where.
+        reason: Reason,
     },
-    /// A setting is impossible.
+    /// A setting cannot be used.
     #[error("{0}")]
-    Setting(String),
+    Setting(Reason),
+}
+
+impl Hint for ConfigError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Invalid { reason, .. } | Self::Setting(reason) => reason.hint(),
+            Self::Read { .. } => None,
+        }
+    }
 }
 
 /// Reads `path`. Unknown keys are errors.
@@ -41,13 +52,24 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     parse_toml(&text).map_err(|reason| ConfigError::Invalid { path: shown, reason })
 }
 
-/// Reads TOML text; the error is for people.
-pub(super) fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+/// Checks that a file's `schema_version` is the one that this program reads.
+pub(super) fn check_version(found: u32) -> Result<(), ConfigError> {
+    match found {
+        1 => Ok(()),
+        _ => {
+            let text = format!("`schema_version` is {found}, this program reads 1");
+            Err(ConfigError::Setting(text.into()))
+        }
+    }
+}
+
+/// Parses TOML.
+pub(super) fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, Reason> {
     toml::from_str(text).map_err(|error| {
         let message = error.to_string();
         match nearest(error.message()) {
-            Some(key) => format!("{}\nhint: did you mean `{key}`?", message.trim_end()),
-            None => message.trim_end().to_owned(),
+            Some(key) => reason!("{}", message.trim_end(); hint: "did you mean `{key}`?"),
+            None => message.trim_end().to_owned().into(),
         }
     })
 }
@@ -78,14 +100,14 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named_with_its_line_and_the_nearest_one() {
         let error = parse_toml::<Example>("max_turns = 1\ndeadine_ms = 3\n").unwrap_err();
-        assert!(error.contains("line 2"), "{error}");
-        assert!(error.contains("`deadine_ms`"), "{error}");
-        assert!(error.ends_with("hint: did you mean `deadline_ms`?"), "{error}");
+        assert!(error.text.contains("line 2"), "{error}");
+        assert!(error.text.contains("`deadine_ms`"), "{error}");
+        assert_eq!(error.hint.as_deref(), Some("did you mean `deadline_ms`?"));
     }
 
     #[test]
     fn a_key_like_no_other_gets_no_hint() {
         let error = parse_toml::<Example>("zebra = 1").unwrap_err();
-        assert!(!error.contains("hint"), "{error}");
+        assert_eq!(error.hint, None);
     }
 }

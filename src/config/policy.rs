@@ -8,46 +8,47 @@ use super::ConfigError;
 use crate::engine::Sampling;
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::tokens::config::TokensConfig;
+use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::outbound::client::Unusable;
 
-/// What runs the policy.
+/// The engine of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum PolicyEngine {
-    /// `native` on a CPU for the models that it knows, and else `mistralrs`.
+    /// `native` on a CPU for the architectures that it supports, otherwise `mistralrs`.
     Auto,
-    /// mistral.rs, on a GPU or a CPU: whatever architecture it loads.
+    /// mistral.rs, on a GPU or a CPU: any architecture that it supports.
     #[serde(rename = "mistralrs")]
     #[clap(name = "mistralrs")]
     MistralRs,
-    /// The engine of this project: many episodes at once, on a CPU or with CUDA.
+    /// This program's own engine: many episodes at once, on a CPU or with CUDA.
     Native,
     /// Servers that take token ids and give sampled ids with log-probabilities, configured in
     /// `policy.tokens`; tokenizer and chat template are those of `policy.model`.
     Tokens,
     /// An OpenAI-compatible endpoint, configured in `policy.remote`.
     Remote,
-    /// The large model itself.
+    /// The large model itself acts as the policy.
     LargeModel,
-    /// None: a question goes to the large model as it is, and its reply is the answer.
+    /// No policy: the question goes to the large model unchanged, and its reply is the answer.
     Direct,
 }
 
-/// The small model: which, and how it runs.
+/// The small model and its engine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// What runs it. Default: `tokens` or `remote` where that is configured, `auto` where there is a
-    /// model to run, and else `direct`.
+    /// The engine. Default: `tokens` or `remote` where that is configured, `auto` where a model is
+    /// configured, otherwise `direct`.
     pub engine: Option<PolicyEngine>,
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
-    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The engine
-    /// `native` serves it, merged into the weights, which are dequantised for that.
+    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The
+    /// engine `native` merges it into the weights, which it dequantises for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
@@ -58,7 +59,8 @@ pub struct PolicyConfig {
     pub mistralrs: MistralRsConfig,
     /// The engine `native`.
     pub native: NativeConfig,
-    /// Where the engine `native` computes: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU in bf16.
+    /// The device of the engine `native`: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU it computes
+    /// in bf16.
     pub device: DeviceChoice,
     /// The servers of the engine `tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,13 +69,14 @@ pub struct PolicyConfig {
     pub remote: Option<LargeModelConfig>,
 }
 
-/// A policy that is tried beside the other.
+/// A second policy that gets a share of the traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CanaryConfig {
     /// The share of the requests that name no policy, from 0 to 1.
     pub share: f64,
-    /// The policy; its `model` or `remote` must be set, and its name be another than the first's.
+    /// The policy. Its `model` or `remote` must be set, and its name must differ from the first
+    /// policy's.
     pub policy: PolicyConfig,
 }
 
@@ -96,7 +99,7 @@ impl Default for SamplingConfig {
 }
 
 impl PolicyConfig {
-    /// Fills in what follows from the rest.
+    /// Fills in defaults that depend on other settings.
     pub(super) fn complete(&mut self) {
         self.engine.get_or_insert(match (&self.tokens, &self.remote, &self.model) {
             (Some(_), _, _) => PolicyEngine::Tokens,
@@ -106,18 +109,17 @@ impl PolicyConfig {
         });
     }
 
-    /// `table` is where it stands, for errors.
+    /// `table` is the policy's table, for errors.
     pub(super) fn check(&self, table: &str) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         if let Some(remote) = &self.remote {
-            remote.validate(table).map_err(|error| ConfigError::Setting(error.to_string()))?;
+            remote.validate(table).map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         if let Some(tokens) = &self.tokens {
             tokens.validate().map_err(|unusable| {
                 let Unusable { key, value, reason, hint } = unusable;
-                ConfigError::Setting(format!(
-                    "cannot use `{table}.tokens.{key}` = `{value}`: {reason}\nhint: {hint}"
-                ))
+                let text = format!("cannot use `{table}.tokens.{key}` = `{value}`: {reason}");
+                ConfigError::Setting(Reason::from(text).with_hint(hint))
             })?;
         }
         match (self.engine, &self.model, &self.remote) {
@@ -127,21 +129,24 @@ impl PolicyConfig {
                 None,
                 _,
             ) => {
-                return wrong(format!(
-                    "`{table}.engine` runs a model here, but `{table}.model` names none\nhint: set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
+                return wrong(reason!(
+                    "`{table}.engine` runs a model here, but `{table}.model` names none";
+                    hint: "set `{table}.model` to a folder, a `.gguf` file or a Hugging Face id"
                 ));
             }
             (Some(engine), _, _)
                 if self.adapter.is_some()
                     && !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native) =>
             {
-                return wrong(format!(
-                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`\nhint: leave `{table}.engine` out, or merge the adapter with `server export`"
+                return wrong(reason!(
+                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`";
+                    hint: "leave `{table}.engine` out, or merge the adapter with `server export`"
                 ));
             }
             (Some(PolicyEngine::Remote), _, None) => {
-                return wrong(format!(
-                    "`{table}.engine` is `remote`, but there is no table `[{table}.remote]`\nhint: give it `url` and `model`"
+                return wrong(reason!(
+                    "`{table}.engine` is `remote`, but there is no table `[{table}.remote]`";
+                    hint: "give it `url` and `model`"
                 ));
             }
             _ => {}
@@ -151,35 +156,38 @@ impl PolicyConfig {
             && sampling.top_p > 0.0
             && sampling.top_p <= 1.0;
         if !in_range {
-            return wrong(format!(
+            let text = format!(
                 "`{table}.sampling` needs a `temperature` from 0 to 5 and a `top_p` above 0 and at most 1"
-            ));
+            );
+            return wrong(text.into());
         }
         Ok(())
     }
 
-    /// Whether the engine `tokens` has all that it needs.
+    /// Checks that the engine `tokens` has all it needs.
     fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
-        let wrong = |reason: String| Err(ConfigError::Setting(reason));
+        let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         let Some(tokens) = &self.tokens else {
-            return wrong(format!(
-                "`{table}.engine` is `tokens`, but there is no table `[{table}.tokens]`\nhint: give it `servers` and `dialect`"
+            return wrong(reason!(
+                "`{table}.engine` is `tokens`, but there is no table `[{table}.tokens]`";
+                hint: "give it `servers` and `dialect`"
             ));
         };
         if !has_model {
-            return wrong(format!(
-                "`{table}.engine` is `tokens`, but `{table}.model` names no model\nhint: set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
+            return wrong(reason!(
+                "`{table}.engine` is `tokens`, but `{table}.model` names no model";
+                hint: "set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
             ));
         }
         if self.adapter.is_some() {
-            return wrong(format!(
-                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights\nhint: load it there, and leave it out here"
+            return wrong(reason!(
+                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights";
+                hint: "load it there, and leave it out here"
             ));
         }
-        tokens
-            .log_probs(&self.sampling.of_seed(0))
-            .map(|_| ())
-            .or_else(|reason| wrong(format!("cannot use `{table}.sampling`: {reason}")))
+        tokens.log_probs(&self.sampling.of_seed(0)).map(|_| ()).or_else(|reason| {
+            wrong(reason.map_text(|text| format!("cannot use `{table}.sampling`: {text}")))
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an operator says about traces.
+//! The configuration of traces.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,18 +9,18 @@ use super::ConfigError;
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// The collector, which takes OTLP over HTTP, such as `http://127.0.0.1:4318`. It is reached
-    /// directly: no proxy, no redirects. What sends to it runs while nothing else wants the core: on
-    /// a machine that is busy throughout, traces are dropped before requests wait.
+    /// directly, without proxies or redirects. Export runs on an idle-priority thread: on a machine
+    /// that is busy throughout, traces are dropped rather than requests delayed.
     pub otlp_url: String,
     /// The name of the environment variable that holds headers for it, `name=value,name=value`.
     /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_env: Option<String>,
-    /// The share of the requests that are traced, from 0 to 1; one that is part of a trace already
-    /// goes by that. Default: 1.
+    /// The share of requests that are traced, from 0 to 1. A request that is already part of a
+    /// trace follows that trace's decision. Default: 1.
     #[serde(default = "all")]
     pub share: f64,
-    /// Whether traces hold what was asked and said. Default: false.
+    /// Whether traces contain prompts and replies. Default: false.
     #[serde(default)]
     pub contents: bool,
 }
@@ -34,11 +34,11 @@ impl TelemetryConfig {
         let is_http = ["http://", "https://"].iter().any(|start| self.otlp_url.starts_with(start));
         if !is_http || reqwest::Url::parse(&self.otlp_url).is_err() {
             let reason = format!("`telemetry.otlp_url` = `{}` is no HTTP URL", self.otlp_url);
-            return Err(ConfigError::Setting(reason));
+            return Err(ConfigError::Setting(reason.into()));
         }
         if !(0.0..=1.0).contains(&self.share) {
             let reason = format!("`telemetry.share` = {} is not between 0 and 1", self.share);
-            return Err(ConfigError::Setting(reason));
+            return Err(ConfigError::Setting(reason.into()));
         }
         Ok(())
     }

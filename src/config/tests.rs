@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::hint::Hint;
 
 fn loaded(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -42,7 +43,7 @@ fn what_is_not_said_follows_from_the_rest() {
         assert_eq!(found, (Some(engine), model), "{name}");
         assert_eq!(config.default_large_model(), default, "{name}");
     }
-    // A flag for the policy takes the place of all that the file says of it.
+    // A flag for the policy replaces all of the file's policy settings.
     let overrides = Overrides { policy: Some("other".into()), ..Overrides::default() };
     let text =
         format!("policy = {{ model = \"p\", adapter = \"a\", engine = \"native\" }}\n{ENDPOINT}");
@@ -77,7 +78,7 @@ fn settings_that_cannot_be_are_named() {
     ];
     for (line, expected) in table {
         let error = loaded(&format!("{line}\n{ENDPOINT}"), &Overrides::default()).unwrap_err();
-        assert!(error.to_string().contains(expected), "{line}: {error}");
+        assert!(error.explained().contains(expected), "{line}: {error}");
     }
     let missing = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default());
     assert!(matches!(missing, Err(ConfigError::Read { .. })));

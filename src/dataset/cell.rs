@@ -1,4 +1,4 @@
-//! A value of a row, whatever file it comes from. Numbers stay decimal text, so that none changes.
+//! A value of a row, whatever the file format. Numbers stay decimal text, so that none is changed.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub(super) enum Cell {
     Text(String),
     List(Vec<Cell>),
     Record(Vec<(String, Cell)>),
-    /// What is no text or number, by its name: `NaN`, `binary data`.
+    /// A value that is no text or number, by its name: `NaN`, `binary data`.
     Opaque(&'static str),
-    /// A column that no form needs; it was not converted.
+    /// A column that no form needs, which was not converted.
     Unread,
 }
 
@@ -84,7 +84,7 @@ impl Cell {
         }
     }
 
-    /// What it is called in a reason.
+    /// Its description in a reason.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null | Self::Unread => "null",

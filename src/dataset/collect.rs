@@ -1,4 +1,4 @@
-//! Gathers the rows of files, and counts what is not used.
+//! Collects the rows of files, and counts those that are not used.
 
 use std::cell::RefCell;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -17,14 +17,14 @@ use super::{
     Context, DatasetError, ReadOptions, ReadOutcome, ReadSummary, Rejected, Row, Sink, Unused,
 };
 
-/// Rejected rows that are remembered with their reasons.
+/// Rejected rows whose reasons are kept.
 const NAMED: usize = 5;
 
 pub(super) struct Collector<'a, T> {
     path: &'a Path,
     options: &'a ReadOptions,
     file: PathBuf,
-    /// The start of made-up ids: the file's name, or its path below a folder.
+    /// The prefix of generated ids: the file's name, or its path below a folder.
     stem: String,
     source: Arc<str>,
     /// Every other data set that a row has named.
@@ -81,7 +81,7 @@ impl<'a, T: Row> Collector<'a, T> {
             notes: &self.notes,
         };
         let (row, form) = T::read(&row?, &context)?;
-        // Made-up ids are unique in themselves.
+        // Generated ids are unique by construction.
         if let Some(id) = row.id().filter(|id| *id != context.id()) {
             let mut hasher = DefaultHasher::new();
             (row.source(), id).hash(&mut hasher);

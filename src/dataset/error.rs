@@ -1,11 +1,14 @@
 //! What can be wrong with a file of tasks.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::ReadSummary;
 
-/// A row that is no task.
+use crate::hint::Hint;
+
+/// A row that is not a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// The file.
@@ -22,7 +25,7 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// A file that brings no tasks.
+/// A file that yields no tasks.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// The file could not be read.
@@ -35,7 +38,7 @@ pub enum DatasetError {
     },
     /// The file is named or marked as Parquet but is not.
     #[error(
-        "`{}` is not a Parquet file: {reason}\nhint: it may be truncated, or a pointer left by Git LFS; JSON Lines files end in `.jsonl`",
+        "`{}` is not a Parquet file: {reason}",
         path.display()
     )]
     NotParquet {
@@ -45,7 +48,7 @@ pub enum DatasetError {
         reason: String,
     },
     /// The file is of a kind that is not read.
-    #[error("`{}` is {kind}\nhint: {hint}", path.display())]
+    #[error("`{}` is {kind}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -55,7 +58,7 @@ pub enum DatasetError {
         hint: &'static str,
     },
     /// Two columns have one name.
-    #[error("`{}` has the column `{column}` twice\nhint: rename or drop one of them", path.display())]
+    #[error("`{}` has the column `{column}` twice", path.display())]
     DoubleColumn {
         /// The file.
         path: PathBuf,
@@ -64,7 +67,7 @@ pub enum DatasetError {
     },
     /// A Parquet file has no column of any known form.
     #[error(
-        "`{}` has no column of a known form; it has {found}\nhint: set `question` and `answer` to the names of its columns",
+        "`{}` has no column of a known form; it has {found}",
         path.display()
     )]
     NoKnownColumn {
@@ -91,7 +94,7 @@ pub enum DatasetError {
     },
     /// A folder or a glob brings no file.
     #[error(
-        "there is no data file at `{}`\nhint: files end in `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, with or without `.gz` or `.zst`",
+        "there is no data file at `{}`",
         path.display()
     )]
     NoFile {
@@ -100,8 +103,8 @@ pub enum DatasetError {
     },
     /// A folder holds files of more than one split.
     #[error(
-        "`{}` holds more than one split: {splits}\nhint: name the files of one, such as `{}/train*`",
-        path.display(), path.display()
+        "`{}` holds more than one split: {splits}",
+        path.display()
     )]
     MixedSplits {
         /// The folder.
@@ -109,7 +112,7 @@ pub enum DatasetError {
         /// The splits, separated by commas.
         splits: String,
     },
-    /// Not one row can be used.
+    /// No row can be used.
     #[error("`{}` holds no row that can be used, of {}{}", path.display(), summary.rows, reasons(summary))]
     NoTask {
         /// The file.
@@ -117,9 +120,9 @@ pub enum DatasetError {
         /// What became of its rows.
         summary: Box<ReadSummary>,
     },
-    /// Too many rows are not understood.
+    /// Too many rows cannot be parsed.
     #[error(
-        "{} of {} rows of `{}` were rejected, more than the allowed share of {allowed}{}\nhint: mend the rows, or raise `max_rejected`",
+        "{} of {} rows of `{}` were rejected, more than the allowed share of {allowed}{}",
         summary.rejected, summary.rows, path.display(), reasons(summary)
     )]
     ManyRejected {
@@ -133,9 +136,9 @@ pub enum DatasetError {
     /// The share of rejected rows is no share.
     #[error("`max_rejected` is {0}, but it must be a share from 0 to 1")]
     MaxRejected(f64),
-    /// The rows hold more text than may be held.
+    /// The rows contain more text than allowed.
     #[error(
-        "`{}` holds more than {limit} bytes of text up to row {row}\nhint: set `limit`, or raise `max_bytes`",
+        "`{}` holds more than {limit} bytes of text up to row {row}",
         path.display()
     )]
     TooLarge {
@@ -154,6 +157,22 @@ pub enum DatasetError {
         /// What it has.
         found: String,
     },
+}
+
+impl Hint for DatasetError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::NotParquet { .. } => "it may be truncated, or a pointer left by Git LFS; JSON Lines files end in `.jsonl`".into(),
+            Self::Unreadable { hint, .. } => (*hint).into(),
+            Self::DoubleColumn { .. } => "rename or drop one of them".into(),
+            Self::NoKnownColumn { .. } => "set `question` and `answer` to the names of its columns".into(),
+            Self::NoFile { .. } => "files end in `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, with or without `.gz` or `.zst`".into(),
+            Self::MixedSplits { path, .. } => format!("name the files of one, such as `{}/train*`", path.display()).into(),
+            Self::ManyRejected { .. } => "mend the rows, or raise `max_rejected`".into(),
+            Self::TooLarge { .. } => "set `limit`, or raise `max_bytes`".into(),
+            _ => return None,
+        })
+    }
 }
 
 /// Why rows were not used, a line each.

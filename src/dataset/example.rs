@@ -46,22 +46,22 @@ pub struct ChatTurn {
     pub is_learnt: bool,
 }
 
-/// One move of a demonstration.
+/// One turn of a demonstration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DemoTurn {
-    /// What is thought.
+    /// The thought.
     pub think: String,
-    /// What is done: a prompt, or the answer.
+    /// The action: a prompt, or the answer.
     pub action: Action,
-    /// What the large model replies to a prompt.
+    /// The large model's reply to a prompt.
     pub reply: Option<String>,
 }
 
 /// A question and how it is answered; rendering it as text is the protocol's part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demonstration {
-    /// The question. Its gold is not always the answer given: a question asked all at once ends
-    /// with what the large model guessed.
+    /// The question. Its gold is not always the answer given: a question that is asked all at once
+    /// ends with the large model's guess.
     pub task: Task,
     /// The moves; the last is the answer.
     pub turns: Vec<DemoTurn>,

@@ -36,7 +36,7 @@ impl Row for Example {
     }
 }
 
-/// Columns whose meaning supervised training has not.
+/// Columns that supervised training does not interpret.
 fn refuse_unknown(fields: &Fields) -> Result<(), Unused> {
     let is_filled = |name: &str| match fields.get(name) {
         Some(Cell::List(items)) => !items.is_empty(),
@@ -112,7 +112,7 @@ fn asked(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form)
     }
 }
 
-/// A message of the user's and one of the assistant's; either may be a list of messages itself.
+/// A user message and an assistant message; either may also be a list of messages.
 fn pair(fields: &Fields, question: &str, answer: &str) -> Result<Vec<ChatTurn>, Unused> {
     let mut turns = Vec::new();
     for (name, role) in [(question, ChatRole::User), (answer, ChatRole::Assistant)] {
@@ -137,7 +137,7 @@ pub(super) fn messages(value: &Cell, name: &str) -> Result<Vec<ChatTurn>, Unused
     let parsed;
     let list = match value {
         Cell::List(list) => list,
-        // Tables without nested columns hold it as text.
+        // File formats without nested columns store it as text.
         Cell::Text(text) => {
             let raw: Option<&serde_json::value::RawValue> = serde_json::from_str(text).ok();
             parsed = raw.and_then(|raw| Cell::from_json(raw).ok());

@@ -7,7 +7,7 @@ use super::cell::{self, Cell};
 pub(super) struct Fields(pub(super) Vec<(String, Cell)>);
 
 impl Fields {
-    /// The fields, unless a name occurs twice: which of the two is meant cannot be known.
+    /// The fields, unless a name occurs twice: which one is meant would be unclear.
     pub(super) fn new(fields: Vec<(String, Cell)>) -> Result<Self, String> {
         for (at, (name, value)) in fields.iter().enumerate() {
             if *value != Cell::Unread && fields[..at].iter().any(|(other, _)| other == name) {
@@ -27,7 +27,7 @@ impl Fields {
         cell::find(&self.0, name).is_some()
     }
 
-    /// The first of these fields that is there.
+    /// The first of these fields that exists.
     pub(super) fn first<'f>(&'f self, names: &[&'f str]) -> Option<(&'f str, &'f Cell)> {
         names.iter().find_map(|name| Some((*name, self.get(name)?)))
     }

@@ -7,7 +7,7 @@ use super::DatasetError;
 
 /// How the names of files end that a folder is searched for.
 const ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
-/// What `datasets` and the hub put beside the data.
+/// Files that `datasets` and the hub put next to the data.
 const NO_DATA: [&str; 4] =
     ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 /// Names of splits that are not to be mixed.

@@ -8,10 +8,10 @@ use super::task_row::{choices, missing};
 use super::{ReadOptions, Unused};
 use crate::reward::boxed;
 
-/// Where longer texts hold an answer, once no column is named for it.
+/// Columns with longer texts that contain an answer, used if no answer column exists.
 const TEXTS: [&str; 4] = ["solution", "completion", "response", "output"];
 
-/// The acceptable answers, and the form that they tell.
+/// The acceptable answers, and the form that they imply.
 pub(super) fn golds(
     fields: &Fields,
     options: &ReadOptions,
@@ -72,7 +72,7 @@ pub(super) fn golds(
 }
 
 fn is_unanswerable(fields: &Fields) -> bool {
-    // SQuAD 2 has empty answers alone; MuSiQue and SQuAD's own file have a mark.
+    // In SQuAD 2 the answers are empty; MuSiQue and SQuAD's own file have a flag.
     fields.get("is_impossible") == Some(&Cell::Bool(true))
         || fields.get("answerable") == Some(&Cell::Bool(false))
         || fields.get("answers").is_some_and(|value| value.get("answer_start").is_some())
@@ -162,7 +162,7 @@ impl Found {
     }
 
     fn finish(mut self, name: &str) -> Result<(Vec<String>, Option<Form>), Unused> {
-        // Most rows have one, of room for four.
+        // Most rows have one answer, in a list with room for four.
         self.golds.shrink_to_fit();
         match self.golds.is_empty() {
             true => Err(format!("its `{name}` is empty").into()),

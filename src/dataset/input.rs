@@ -26,7 +26,7 @@ pub(super) struct Text {
     pub(super) line: usize,
 }
 
-/// First bytes of what is no text, and what to do with it.
+/// First bytes of files that are not text, and what to do with them.
 const REFUSED: [(&[u8], &str, &str); 8] = [
     (b"PK\x03\x04", "a ZIP or Excel file", "unpack it, or save it as CSV"),
     (b"BZh", "compressed with bzip2", "compress it with gzip or zstd"),
@@ -98,7 +98,7 @@ fn decoded(mut reader: Box<dyn BufRead>) -> io::Result<Box<dyn BufRead>> {
 struct Utf16 {
     reader: Box<dyn BufRead>,
     is_big_endian: bool,
-    /// One decoded character that was not handed out in full.
+    /// A decoded character that was not returned in full.
     pending: Vec<u8>,
     at: usize,
 }
@@ -150,7 +150,7 @@ impl Read for Utf16 {
 }
 
 impl Text {
-    /// Reads a line into `line`, without its end; whether there was one.
+    /// Reads a line into `line`, without its end. Returns whether there was one.
     pub(super) fn read_line(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
         line.clear();
         let read = (&mut self.reader).take(MAX_DOCUMENT).read_until(b'\n', line)?;

@@ -10,7 +10,7 @@ use super::fields::Fields;
 use super::input::Text;
 use super::{DatasetError, Sink};
 
-/// The members of a document that may hold its rows.
+/// The keys of a document that may contain its rows.
 const LISTS: [&str; 5] = ["data", "rows", "examples", "instances", "questions"];
 
 /// Reads every row. Blank lines are skipped but counted.
@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path, mut text: Text, rows: &mut dyn Sink) -> Result<(
     Ok(())
 }
 
-/// Whether the first line begins a document of many lines, or is one that holds a list of rows.
+/// Whether the first line begins a multi-line document, or is a document with a list of rows.
 fn may_be_document(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     let Some(members) = std::str::from_utf8(line).ok().and_then(|text| pairs(text).ok()) else {
@@ -90,7 +90,7 @@ fn read_document(
     let items: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(wrong)?;
     for item in items {
         match member(item, "paragraphs") {
-            // SQuAD's own file: articles of paragraphs of questions.
+            // SQuAD's own format: articles of paragraphs of questions.
             Some(paragraphs) => {
                 let paragraphs: Vec<&RawValue> =
                     serde_json::from_str(paragraphs.get()).map_err(wrong)?;

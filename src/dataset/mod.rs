@@ -1,8 +1,8 @@
-//! Where tasks and conversations come from: files in the forms that people publish them in.
+//! Reads tasks and conversations from files in common published formats.
 //!
 //! One reader serves training and evaluation. It takes JSON Lines, JSON, CSV and Parquet, plain or
-//! compressed, in the forms of [`Form`]; whatever it does not use is counted and named in the
-//! [`ReadSummary`].
+//! compressed, in the forms of [`Form`]. Everything that it does not use is counted and named in
+//! the [`ReadSummary`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,30 +48,30 @@ use input::Input;
 pub struct ReadOutcome<T> {
     /// The rows that were wanted.
     pub rows: Vec<T>,
-    /// What became of all rows.
+    /// The outcome of all rows.
     pub summary: ReadSummary,
 }
 
 /// Reads the tasks at `path`: a file, a folder or a glob.
 ///
-/// Golds are the answers alone: of a worked solution what follows its last `####`, or stands in its
-/// last `\boxed{…}`. A whole number is one however it is written (`18.0` is `18`), and none loses a
-/// digit. Options of a multiple-choice question become part of it. A recorded episode is no task,
-/// since its answer is what the policy said.
+/// Golds are the bare answers: of a worked solution, what follows its last `####` or is inside its
+/// last `\boxed{…}`. Whole numbers have one form (`18.0` is `18`), and no digit is lost. Options of
+/// a multiple-choice question become part of it. A recorded episode is not a task, because its
+/// answer is only what the policy said.
 ///
 /// # Errors
-/// When a file cannot be read, there is no task, or more rows than `max_rejected` are none.
+/// When a file cannot be read, there is no task, or more rows than `max_rejected` are rejected.
 pub fn read_tasks(path: &Path, options: &ReadOptions) -> Result<ReadOutcome<Task>, DatasetError> {
     read(path, options)
 }
 
 /// Reads examples for supervised training at `path`: a file, a folder or a glob.
 ///
-/// Every form is a conversation: a question and its answer are two messages, and the answer is
-/// learnt as it is written. A recorded episode is learnt turn by turn if the policy answered.
+/// Every form becomes a conversation: a question and its answer are two messages, and the answer is
+/// learnt verbatim. A recorded episode is learnt turn by turn if the policy answered.
 ///
 /// # Errors
-/// When a file cannot be read, there is no example, or more rows than `max_rejected` are none.
+/// When a file cannot be read, there is no example, or more rows than `max_rejected` are rejected.
 pub fn read_examples(
     path: &Path,
     options: &ReadOptions,
@@ -96,7 +96,7 @@ fn read<T: Row>(path: &Path, options: &ReadOptions) -> Result<ReadOutcome<T>, Da
     collector.finish()
 }
 
-/// Takes the rows of a file.
+/// Receives the rows of a file.
 trait Sink {
     /// Whether the column of this name is needed.
     fn wants(&self, column: &str) -> bool;
@@ -105,12 +105,12 @@ trait Sink {
     fn row(&mut self, number: usize, row: Result<Fields, String>) -> Result<(), DatasetError>;
 }
 
-/// What a row is read as.
+/// What a row is parsed into.
 trait Row: Sized {
     /// Reads a row.
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused>;
 
-    /// Its name, which no other row may have.
+    /// Its id, which no other row may have.
     fn id(&self) -> Option<&str> {
         None
     }
@@ -120,7 +120,7 @@ trait Row: Sized {
         ""
     }
 
-    /// Whether the options ask for it.
+    /// Whether the options select it.
     fn is_wanted(&self, _: &ReadOptions) -> bool {
         true
     }
@@ -134,26 +134,26 @@ trait Row: Sized {
     fn bytes(&self) -> usize;
 }
 
-/// What a row is read with.
+/// The context of parsing a row.
 struct Context<'a> {
     options: &'a ReadOptions,
     /// The data set of rows that name none.
     source: &'a Arc<str>,
     /// Every other that a row has named.
     sources: &'a RefCell<BTreeSet<Arc<str>>>,
-    /// The start of made-up ids.
+    /// The prefix of generated ids.
     stem: &'a str,
     number: usize,
     notes: &'a RefCell<BTreeMap<&'static str, usize>>,
 }
 
 impl Context<'_> {
-    /// The id of a row that has none.
+    /// The id of a row without one.
     fn id(&self) -> String {
         format!("{}:{}", self.stem, self.number)
     }
 
-    /// The name of a data set, held once for all its rows.
+    /// The name of a data set, stored once for all its rows.
     fn shared(&self, source: String) -> Arc<str> {
         let mut sources = self.sources.borrow_mut();
         if let Some(known) = sources.get(source.as_str()) {
@@ -164,7 +164,7 @@ impl Context<'_> {
         source
     }
 
-    /// Counts something that is done to the row and that its reader should know.
+    /// Counts something about a row that the user should know.
     fn note(&self, what: &'static str) {
         *self.notes.borrow_mut().entry(what).or_default() += 1;
     }
@@ -173,9 +173,9 @@ impl Context<'_> {
 /// Why a row is not used.
 #[derive(Debug)]
 enum Unused {
-    /// It is not understood.
+    /// It cannot be parsed.
     Rejected(String),
-    /// It is understood, and of no use here.
+    /// It can be parsed, but is of no use here.
     Skipped(&'static str),
 }
 

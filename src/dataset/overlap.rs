@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::task::Task;
 
-/// Two tasks that ask the same.
+/// Two tasks with the same question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SameQuestion<'a> {
     /// The one that came first.
@@ -47,6 +47,6 @@ fn normalised(question: &str) -> String {
     let lower = question.to_lowercase();
     let words: Vec<&str> =
         lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    // A question without a single letter or digit is told apart by its own characters.
+    // A question without letters or digits is compared by its own characters.
     if words.is_empty() { lower } else { words.join(" ") }
 }

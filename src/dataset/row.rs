@@ -1,4 +1,4 @@
-//! One row, from whatever file, as a task.
+//! One row, whatever the file format, as a task.
 
 use serde_json::{Map, Value};
 

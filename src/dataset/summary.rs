@@ -1,4 +1,4 @@
-//! What became of the rows of files.
+//! The outcome of the rows of files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Form, Rejected};
 
-/// What became of the rows of one or more files.
+/// The outcome of the rows of one or more files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReadSummary {
     /// The files, in the order in which they were read.
@@ -19,15 +19,15 @@ pub struct ReadSummary {
     pub unwanted: usize,
     /// Rows beyond the limit.
     pub beyond_limit: usize,
-    /// Rows that are understood and of no use, by reason.
+    /// Rows that can be parsed but are of no use, by reason.
     pub skipped: BTreeMap<&'static str, usize>,
-    /// Rows that are not understood.
+    /// Rows that cannot be parsed.
     pub rejected: usize,
     /// The first of those.
     pub first_rejected: Vec<Rejected>,
     /// Rows by data set and form.
     pub forms: BTreeMap<String, BTreeMap<Form, usize>>,
-    /// What was done to rows, and to how many.
+    /// What was changed about rows, and in how many.
     pub notes: BTreeMap<&'static str, usize>,
 }
 
@@ -54,8 +54,8 @@ impl ReadSummary {
         self.first_rejected.iter().map(ToString::to_string).chain(skipped).collect()
     }
 
-    /// One line for each thing that a reader should know beyond the counts: rejected rows with
-    /// their reasons, skipped rows, what was left out of rows.
+    /// One line for each thing that a user should know besides the counts: rejected rows with
+    /// reasons, skipped rows, truncated rows.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.first_rejected.iter().map(|rejected| format!("left out: {rejected}")).collect();

@@ -1,7 +1,7 @@
 //! The port to what samples tokens: token ids in, sampled ids with log-probabilities out.
 //!
-//! Which engine runs a policy is `config::PolicyEngine`; `cli::assemble` makes it, and
-//! `tests/it/policy_contract.rs` holds each of them to the same contract.
+//! Which engine runs a policy is `config::PolicyEngine`; `cli::assemble` builds it, and
+//! `tests/it/policy_contract.rs` runs the same contract over all of them.
 
 pub mod config;
 #[cfg(feature = "mistralrs")]
@@ -9,16 +9,19 @@ pub mod mistralrs;
 pub mod native;
 pub mod tokens;
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use crate::hint::{Hint, Reason};
 pub use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
 
 /// One request for tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
-    /// Everything the model is conditioned on. Never empty.
+    /// The prompt. Never empty.
     pub prompt: Vec<u32>,
     /// How to draw.
     pub sampling: Sampling,
@@ -35,7 +38,7 @@ pub struct GenerateRequest {
 pub enum StopReason {
     /// A stop id was sampled.
     StopId,
-    /// `max_tokens`, or the model's context, was used up.
+    /// `max_tokens` or the context length was reached.
     Length,
 }
 
@@ -46,36 +49,34 @@ pub enum GenerateEvent {
     Tokens(Vec<SampledToken>),
     /// The sequence is complete.
     Done(StopReason),
-    /// The request failed; the engine serves others still.
+    /// The request failed; the engine still serves others.
     Failed(EngineError),
 }
 
 /// Why an engine could not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The prompt leaves no room in the model's context.
-    #[error(
-        "the prompt of {tokens} tokens does not fit the context of {context} tokens\nhint: shorten the question, or lower `episode.observation_chars`"
-    )]
+    /// The prompt does not fit the model's context.
+    #[error("the prompt of {tokens} tokens does not fit the context of {context} tokens")]
     PromptTooLong {
         /// Length of the prompt.
         tokens: usize,
         /// The model's context length.
         context: usize,
     },
-    /// The request is none that a model could serve.
+    /// The request is invalid for any model.
     #[error("the engine cannot take this request: {0}")]
     InvalidRequest(String),
-    /// The engine cannot give exact log-probabilities of tokens that are drawn like this.
-    #[error("the engine cannot sample like this: {0}")]
-    Sampling(String),
+    /// The engine cannot give exact log-probabilities with these sampling settings.
+    #[error("the engine cannot sample with these settings: {0}")]
+    Sampling(Reason),
     /// A server that samples tokens failed, or cannot be reached.
     #[error("the token server `{server}` failed: {reason}")]
     Server {
         /// Its address.
         server: String,
         /// What happened.
-        reason: String,
+        reason: Reason,
     },
     /// A server has another model than the policy.
     #[error("the token server `{server}` has another model than the policy: {reason}")]
@@ -83,10 +84,10 @@ pub enum EngineError {
         /// Its address.
         server: String,
         /// What differs.
-        reason: String,
+        reason: Reason,
     },
-    /// Too many requests wait already.
-    #[error("the engine's queue is full\nhint: retry later, or raise `policy.queue`")]
+    /// The queue is full.
+    #[error("the engine's queue is full")]
     Overloaded,
     /// The engine stopped while the request was in flight.
     #[error("the engine stopped: {0}")]
@@ -96,21 +97,37 @@ pub enum EngineError {
     Load {
         /// What was to be loaded.
         path: String,
-        /// What went wrong, with a hint where there is one.
-        reason: String,
+        /// What went wrong.
+        reason: Reason,
     },
+}
+
+impl Hint for EngineError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::PromptTooLong { .. } => {
+                "shorten the question, or lower `episode.observation_chars`".into()
+            }
+            Self::Overloaded => "retry later, or raise `policy.queue`".into(),
+            Self::Sampling(reason)
+            | Self::Server { reason, .. }
+            | Self::OtherModel { reason, .. }
+            | Self::Load { reason, .. } => return reason.hint(),
+            Self::InvalidRequest(_) | Self::Stopped(_) => return None,
+        })
+    }
 }
 
 /// Samples tokens for many requests at once.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// Starts a request. Events arrive on the receiver; dropping it cancels the request and harms
-    /// no other. The channel holds at most `max_tokens + 1` events, so it is bounded by the request.
+    /// Starts a request. Events arrive on the receiver; dropping it cancels the request without
+    /// affecting others. The channel holds at most `max_tokens + 1` events.
     fn generate(&self, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent>;
 
     /// The longest sequence, prompt and sampled tokens together, that the model can hold.
     fn context_length(&self) -> usize;
 
-    /// Whether the engine can serve now; rebuilds it where it can.
+    /// Whether the engine can serve now. Rebuilds it if possible.
     async fn is_ready(&self) -> bool;
 }

@@ -1,8 +1,9 @@
-//! Episodes that other trainers play: they write the policy's turns, and everything else happens here, by
-//! the loop that serves and trains.
+//! Episodes for other trainers: they sample the policy's turns, and the loop that serves and trains
+//! does the rest.
 
 mod play;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::episode::{FinishReason, Limits};
+use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModel;
 pub use crate::policy::PlayedTurn;
 use crate::protocol::Protocol;
@@ -24,28 +26,29 @@ use play::Play;
 
 /// What all episodes have in common.
 pub struct Setup {
-    /// Replies to the policy's prompts.
+    /// The large model.
     pub large_model: Arc<dyn LargeModel>,
     /// Frames what each of the models reads.
     pub protocol: Arc<Protocol>,
-    /// What an episode is worth.
+    /// The reward.
     pub rewarder: Arc<Rewarder>,
-    /// What an episode may use up: the most that a reset may ask for. Its fallback is off.
+    /// Upper limits for what a reset may ask for. Fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
     pub params: Map<String, Value>,
-    /// Tokenizer and chat template of the policy that is trained, and the longest sequence that it
-    /// takes. Without it turns are texts.
+    /// Tokenizer and chat template of the policy that is trained, and its context length. Without
+    /// it, turns are texts.
     pub text: Option<(Arc<TextSide>, usize)>,
 }
 
-/// How many episodes are held, and for how long.
+/// How many episodes may be open, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// Episodes at one time, at least 1; one more is refused. Finished ones make room.
+    /// Open episodes, at least 1; beyond that, resets are refused. Finished episodes are closed
+    /// first.
     pub max_open: usize,
-    /// An episode that nobody asked for in this time is closed, milliseconds.
+    /// An episode without a request for this long is closed, milliseconds.
     pub idle_ms: u64,
 }
 
@@ -55,7 +58,7 @@ impl Default for Bounds {
     }
 }
 
-/// What an episode is like after a reset or a step.
+/// The state of an episode after a reset or a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
     /// The policy's next turn is awaited.
@@ -80,7 +83,7 @@ pub struct Outcome {
     pub turns: usize,
     /// Its token stream up to the last token that was sampled; empty in episodes of texts.
     pub trace: TokenTrace,
-    /// What it was worth; `None` where that is nothing to learn from: see `error`.
+    /// The reward; `None` where the episode is not to be learnt from: see `error`.
     pub reward: Option<Reward>,
     /// Why it ended, unless it failed.
     pub finish_reason: Option<FinishReason>,
@@ -90,11 +93,11 @@ pub struct Outcome {
     pub large_model_calls: u64,
     /// What they cost, in the currency of the configured prices.
     pub cost: f64,
-    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    /// What failed other than the policy: a model, the reward, or time.
     pub error: Option<String>,
 }
 
-/// What an episode may use up, where it is less than what the environment allows.
+/// Limits of an episode, below the environment's own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Turns of the policy.
@@ -109,17 +112,13 @@ pub struct Asked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
     /// No such episode.
-    #[error(
-        "there is no episode `{0}`\nhint: it was closed, nobody asked for it in a long time, or the environment was started again"
-    )]
+    #[error("there is no episode `{0}`")]
     Unknown(Uuid),
     /// There are too many.
-    #[error(
-        "{0} episodes are open, and no more are held\nhint: finish or close some, or raise `max_open`"
-    )]
+    #[error("{0} episodes are open, and no more are held")]
     Full(usize),
     /// Another step of the episode is under way, or was not waited for.
-    #[error("a step of this episode is under way\nhint: repeat it with its `turn` for the reply")]
+    #[error("a step of this episode is under way")]
     Busy,
     /// A step for another turn than the one that is awaited.
     #[error("turn {asked} was given, but turn {awaited} is awaited")]
@@ -130,20 +129,31 @@ pub enum EnvironmentError {
         awaited: usize,
     },
     /// A turn that is longer than it may be.
-    #[error(
-        "the turn has {found} {unit}, but it may have {most}\nhint: sample at most `max_tokens`"
-    )]
+    #[error("the turn has {found} {unit}, but it may have {most}")]
     TooLong {
         /// Its length.
         found: usize,
-        /// In what that is counted.
+        /// The unit of its length.
         unit: &'static str,
         /// The most that it may have.
         most: usize,
     },
     /// A turn that cannot be taken.
     #[error("the turn cannot be taken: {0}")]
-    BadTurn(&'static str),
+    BadTurn(Reason),
+}
+
+impl Hint for EnvironmentError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unknown(_) => "it was closed or expired, or the environment was restarted".into(),
+            Self::Full(_) => "finish or close some, or raise `max_open`".into(),
+            Self::Busy => "repeat it with its `turn` for the reply".into(),
+            Self::TooLong { .. } => "sample at most `max_tokens`".into(),
+            Self::BadTurn(reason) => return reason.hint(),
+            Self::WrongTurn { .. } => return None,
+        })
+    }
 }
 
 /// The environment.
@@ -158,7 +168,7 @@ struct Held {
     marks: Mutex<Marks>,
 }
 
-/// What is known of an episode while somebody waits for it.
+/// What is known of an episode without locking it.
 #[derive(Clone, Copy)]
 struct Marks {
     touched: Instant,
@@ -176,7 +186,7 @@ impl Environment {
         &self.setup
     }
 
-    /// How many episodes are held.
+    /// How many episodes are open.
     pub fn open(&self) -> usize {
         self.episodes().len()
     }
@@ -217,8 +227,8 @@ impl Environment {
         Ok(state)
     }
 
-    /// Takes a turn and goes on to the next, or to the end. `turn` is its number: a step that is
-    /// repeated with it changes nothing, and has the reply that was missed.
+    /// Takes a turn and goes on to the next, or to the end. `turn` is its number: a repeated step
+    /// changes nothing and returns the same reply again.
     ///
     /// # Errors
     /// When there is no such episode, or the turn is none that it awaits.
@@ -236,12 +246,12 @@ impl Environment {
         Ok(state)
     }
 
-    /// Closes an episode; whether there was one.
+    /// Closes an episode. Returns whether it was open.
     pub fn close(&self, id: Uuid) -> bool {
         self.episodes().remove(&id).is_some()
     }
 
-    /// Makes sure that one more episode can be held.
+    /// Makes room for one more episode.
     fn make_room(&self, episodes: &mut HashMap<Uuid, Arc<Held>>) -> Result<(), EnvironmentError> {
         let idle = Duration::from_millis(self.bounds.idle_ms);
         episodes.retain(|_, held| held.marks().touched.elapsed() < idle);

@@ -1,4 +1,4 @@
-//! One episode that is played: the loop in a task of its own, and what it waits for.
+//! One open episode: the loop runs in its own task and waits for turns.
 
 use std::sync::Arc;
 
@@ -8,23 +8,24 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{EnvironmentError, Outcome, Setup, State};
 use crate::engine::Sampling;
 use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
+use crate::hint::Hint;
 use crate::policy::{PlayedTurn, Player, SteppedPolicy};
 use crate::reward::own_answer;
 use crate::task::Task;
 use crate::trajectory::TokenTrace;
 
-/// A text of more bytes a token than this is longer than any turn may be.
+/// A text with more bytes per token than this exceeds any turn limit.
 const BYTES_A_TOKEN: usize = 16;
 
-/// An episode that is played. Dropping it ends it.
+/// An open episode. Dropping it ends it.
 pub(super) struct Play {
     player: Player,
     outcome: oneshot::Receiver<Outcome>,
     /// The turn that is awaited.
     turn: usize,
-    /// Whether it was taken, and what follows is yet to be told.
+    /// Whether the turn was taken and its result not yet returned.
     is_taken: bool,
-    /// What was told last.
+    /// The result that was returned last.
     last: Option<State>,
     has_tokenizer: bool,
     _task: AbortOnDropHandle<()>,
@@ -33,23 +34,22 @@ pub(super) struct Play {
 impl Play {
     pub(super) fn begin(setup: Arc<Setup>, task: Task, limits: Limits) -> Self {
         let (policy, player) = SteppedPolicy::new(setup.text.clone());
-        let (told, outcome) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         let has_tokenizer = setup.text.is_some();
         let running = tokio::spawn(async move {
             let outcome = run(&setup, policy, &task, limits).await;
-            let _ = told.send(outcome);
+            let _ = sender.send(outcome);
         });
         let task = AbortOnDropHandle::new(running);
         Self { player, outcome, turn: 0, is_taken: false, last: None, has_tokenizer, _task: task }
     }
 
-    /// What follows the reset.
+    /// The result of the reset.
     pub(super) async fn next(&mut self) -> State {
         self.state_of(0).await
     }
 
-    /// What follows: the prompt for turn `turn`, or the end. A caller that leaves meanwhile leaves it
-    /// as it was.
+    /// The result of the last turn: the prompt for turn `turn`, or the end. Cancel safe.
     async fn state_of(&mut self, turn: usize) -> State {
         let state = match self.player.prompts.recv().await {
             Some(prompted) => State::Turn {
@@ -76,9 +76,9 @@ impl Play {
     ) -> Result<State, EnvironmentError> {
         let awaited = self.turn;
         match (turn, &self.last) {
-            // The reply to the reset was missed.
+            // The client missed the reply to the reset.
             (_, None) => return Err(EnvironmentError::Busy),
-            // The reply to it was missed.
+            // The client missed the reply to this turn.
             (Some(turn), Some(last)) if !self.is_taken && turn + 1 == awaited => {
                 return Ok(last.clone());
             }
@@ -89,7 +89,7 @@ impl Play {
             (_, Some(done @ State::Done(_))) => return Ok(done.clone()),
             (_, Some(State::Turn { max_tokens, trace, .. })) if !self.is_taken => {
                 self.check(&played, *max_tokens, trace)?;
-                // Where nobody takes it, the episode is over: its time was up.
+                // When the receiver is gone, the episode is over: its time was up.
                 let _ = self.player.turns.send(played).await;
                 self.is_taken = true;
             }
@@ -106,14 +106,17 @@ impl Play {
         trace: &TokenTrace,
     ) -> Result<(), EnvironmentError> {
         match played {
-            PlayedTurn::Tokens(_) if !self.has_tokenizer => Err(EnvironmentError::BadTurn(
-                "it has token ids, but the environment has no tokenizer\nhint: name the policy's model by `model` in its configuration, or give the `text`",
-            )),
+            PlayedTurn::Tokens(_) if !self.has_tokenizer => {
+                Err(EnvironmentError::BadTurn(reason!(
+                    "it has token ids, but the environment has no tokenizer";
+                    hint: "name the policy's model by `model` in its configuration, or give the `text`"
+                )))
+            }
             PlayedTurn::Tokens(_) if trace.ids.is_empty() => Err(EnvironmentError::BadTurn(
-                "it has token ids, but the turns before it were texts",
+                "it has token ids, but the turns before it were texts".into(),
             )),
             PlayedTurn::Tokens(tokens) if tokens.is_empty() => {
-                Err(EnvironmentError::BadTurn("it has no token"))
+                Err(EnvironmentError::BadTurn("it has no token".into()))
             }
             PlayedTurn::Tokens(tokens) if tokens.len() > most => {
                 Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", most })
@@ -122,9 +125,11 @@ impl Play {
                 let most = most.saturating_mul(BYTES_A_TOKEN);
                 Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", most })
             }
-            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => Err(
-                EnvironmentError::BadTurn("it is a text, but the turns before it had token ids"),
-            ),
+            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => {
+                Err(EnvironmentError::BadTurn(
+                    "it is a text, but the turns before it had token ids".into(),
+                ))
+            }
             PlayedTurn::Tokens(_) | PlayedTurn::Text(..) => Ok(()),
         }
     }
@@ -146,7 +151,7 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
         Ok(episode) => episode,
         Err(error) => {
             let used = error.usage.large_model;
-            let mut outcome = failed(error.to_string());
+            let mut outcome = failed(error.kind.explained());
             (outcome.large_model_calls, outcome.cost) = (used.calls, used.cost);
             return outcome;
         }
@@ -165,13 +170,13 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
         error: None,
     };
     if episode.finish_reason == FinishReason::Deadline {
-        // Slowness is not the policy's doing.
+        // A time-out is not the policy's fault.
         outcome.error = Some(format!("the episode took longer than {deadline_ms} ms"));
         return outcome;
     }
     match setup.rewarder.score(&episode.trajectory, task).await {
         Ok(reward) => outcome.reward = Some(reward),
-        Err(error) => outcome.error = Some(error.to_string()),
+        Err(error) => outcome.error = Some(error.explained()),
     }
     outcome
 }

@@ -1,11 +1,11 @@
-//! What an episode may use up: the table `[episode]`.
+//! The limits of an episode: the table `[episode]`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-/// What an episode may use up.
+/// Limits of an episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -15,20 +15,20 @@ pub struct Limits {
     pub max_turn_tokens: usize,
     /// Tokens that the policy may sample in the whole episode.
     pub max_policy_tokens: usize,
-    /// Characters of a reply that the policy gets to see; the head is kept.
+    /// Characters of a reply that the policy is shown; the rest is cut off.
     pub observation_chars: usize,
-    /// Bytes that a prompt may have with its references resolved: a few bytes may stand for a long
-    /// reply, over and over.
+    /// Bytes of a prompt after its references are resolved: a few bytes may refer to a long reply
+    /// many times.
     pub prompt_bytes: usize,
-    /// Wall time, milliseconds. In evaluation and training a day unless it is set: a large model
-    /// that is slow has not failed, and the time-outs of each call apply.
+    /// Wall time, milliseconds. In evaluation and training the default is a day: a slow large model
+    /// has not failed, and the time-outs of each call apply.
     pub deadline_ms: u64,
     /// Money, in the currency of the configured prices; `None` for no limit.
     pub max_cost: Option<f64>,
-    /// Whether an episode without an answer of the policy's still answers with the best it has:
-    /// the last reply, or the large model's own reply to the question. Training does without.
+    /// Whether an episode in which the policy gives no answer falls back to the best available one:
+    /// the last reply, or the large model's own reply to the question. Off in training.
     pub fallback: bool,
-    /// Whether the policy is told that it may hand on a reply as the answer.
+    /// Whether the policy is told that it may return a reply as the answer.
     pub allow_final: bool,
 }
 
@@ -48,16 +48,16 @@ impl Default for Limits {
     }
 }
 
-/// The wall time of an episode for which no person waits, milliseconds: a day.
+/// The wall time of an episode that nobody waits for interactively, milliseconds: a day.
 const PATIENT_MS: u64 = 86_400_000;
 
 impl Limits {
-    /// The default for programs that wait for whatever they ask.
+    /// The default for programs, which can wait.
     pub fn patient() -> Self {
         Self { deadline_ms: PATIENT_MS, ..Self::default() }
     }
 
-    /// Reads limits whose wall time is [`Self::patient`]'s unless it is set.
+    /// Reads limits with the default wall time of [`Self::patient`].
     ///
     /// # Errors
     /// Where they are no limits.

@@ -1,4 +1,4 @@
-//! What a call has used that is cut: nobody says, so the length of its texts tells.
+//! Usage of a cancelled call, estimated from the length of its texts because none is reported.
 
 use std::sync::{Arc, PoisonError};
 
@@ -6,11 +6,11 @@ use super::{EpisodeUsage, RoleUsage, Tally};
 use crate::large_model::Prices;
 use crate::trajectory::TokenUsage;
 
-/// A call under way. What it has used so far stands in the tally, for whoever must know even when
-/// the call is cut; what it was billed takes that place at its end.
+/// A call in progress. Its estimated usage is in the tally at all times, so that it counts even if
+/// the call is cancelled; the reported usage replaces it at the end.
 pub(super) struct UnderWay {
     tally: Tally,
-    /// What was used before it.
+    /// Usage before this call.
     before: EpisodeUsage,
     role: fn(&mut EpisodeUsage) -> &mut RoleUsage,
     prices: Prices,
@@ -39,18 +39,18 @@ impl UnderWay {
         self.tell();
     }
 
-    /// Whether any was.
+    /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
         self.written > 0
     }
 
-    /// What the call has used.
+    /// The estimated usage of the call.
     pub(super) fn used(&self) -> RoleUsage {
         let tokens = TokenUsage::of_text(self.read, self.written);
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
 
-    /// That, and what was used before it.
+    /// The usage before the call plus the estimate.
     pub(super) fn usage(&self) -> EpisodeUsage {
         let mut usage = self.before;
         *(self.role)(&mut usage) += self.used();

@@ -1,11 +1,11 @@
-//! What an episode tells while it runs.
+//! Events of an episode while it runs.
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::EpisodeErrorKind;
 
-/// One piece of news from an episode.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EpisodeEvent {
     /// A turn begins; the first is 0.
@@ -20,17 +20,18 @@ pub enum EpisodeEvent {
     Answer(String),
 }
 
-/// Takes an episode's news. An error ends the episode: nobody listens any more.
+/// Receives an episode's events. An error ends the episode: the receiver is gone.
 #[async_trait]
 pub trait EventSink: Send {
-    /// Whether anyone watches live; if not, replies are fetched whole, which is cheaper.
+    /// Whether the events are streamed to someone; if not, replies are fetched whole, which is
+    /// cheaper.
     fn is_live(&self) -> bool;
 
-    /// Takes one piece of news.
+    /// Receives an event.
     async fn emit(&mut self, event: EpisodeEvent) -> Result<(), EpisodeErrorKind>;
 }
 
-/// Nobody watches.
+/// Discards all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -45,7 +46,7 @@ impl EventSink for Silent {
     }
 }
 
-/// A watcher at the other end of a bounded channel; when it leaves, the episode ends.
+/// Sends events to a bounded channel. When the receiver is dropped, the episode ends.
 #[async_trait]
 impl EventSink for mpsc::Sender<EpisodeEvent> {
     fn is_live(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What is asked of an answer beside its being right.
+//! Requirements on an answer besides being right.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ pub struct AnswerForm {
     /// Fields for those calls of the large model whose reply is the answer: `max_tokens`, `stop`,
     /// `tools`…
     pub params: Map<String, Value>,
-    /// Whether only the large model can give this form: then the policy's answer is a draft, of
-    /// which one more call makes the answer.
+    /// Whether only the large model can give this form. If so, the policy's answer is a draft, and
+    /// one more call turns it into the answer.
     pub by_large_model: bool,
-    /// Says what is wrong with such an answer; it is then asked for once more.
+    /// Checks an answer. One that fails is requested once more.
     pub check: Option<Check>,
 }
 
-/// The reason why an answer does not do, once that is known.
+/// The reason why an answer is not acceptable, once that is known.
 pub type Verdict = BoxFuture<'static, Result<(), String>>;
 
 /// Says what is wrong with an answer.
@@ -27,7 +27,7 @@ pub type Verdict = BoxFuture<'static, Result<(), String>>;
 pub struct Check(Arc<dyn Fn(String) -> Verdict + Send + Sync>);
 
 impl Check {
-    /// Wraps the function that judges an answer.
+    /// Wraps a function that checks an answer.
     pub fn new(verdict: impl Fn(String) -> Verdict + Send + Sync + 'static) -> Self {
         Self(Arc::new(verdict))
     }
@@ -38,11 +38,12 @@ impl Check {
     }
 }
 
-/// Characters of a tool's description that the policy gets to see.
+/// Characters of a tool's description that the policy is shown.
 const DESCRIPTION_CHARS: usize = 300;
 
 impl AnswerForm {
-    /// The tools that the answer may call, as `(name, description)`, long descriptions cut.
+    /// The tools that the answer may call, as `(name, description)`, with long descriptions
+    /// truncated.
     pub fn tools(&self) -> Vec<(String, String)> {
         let tools = self.params.get("tools").and_then(Value::as_array);
         if self.params.get("tool_choice").and_then(Value::as_str) == Some("none") {
@@ -58,7 +59,7 @@ impl AnswerForm {
         tools.into_iter().flatten().filter_map(described).collect()
     }
 
-    /// Whether the answer must call a tool: what the tool tells cannot be found out before.
+    /// Whether the answer must call a tool: its result cannot be known before.
     pub fn must_call(&self) -> bool {
         let Some(choice) = self.params.get("tool_choice") else { return false };
         match choice.get("type").and_then(Value::as_str) {
@@ -68,7 +69,7 @@ impl AnswerForm {
         }
     }
 
-    /// Whether an answer without the form is better than none: it can still be used.
+    /// Whether an answer without the form is still usable.
     pub(super) fn is_optional(&self) -> bool {
         self.check.is_none() && !self.params.contains_key("tools")
     }

@@ -1,6 +1,7 @@
 //! The one loop that serving, training and evaluation share: the policy thinks and prompts, the
 //! large model replies, until there is an answer.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
@@ -32,17 +34,17 @@ pub use run::run_episode;
 
 /// The target of the spans of an episode, its turns and its calls.
 pub const SPANS: &str = "prompt_r1::spans";
-/// The target of the events that hold what was asked and said.
+/// The target of events that contain prompts and replies.
 pub const CONTENTS: &str = "prompt_r1::contents";
 
-/// Who takes part in an episode.
+/// The participants of an episode.
 #[derive(Clone, Copy)]
 pub struct Participants<'a> {
-    /// Thinks and prompts.
+    /// The policy.
     pub policy: &'a dyn Policy,
-    /// Replies.
+    /// The large model.
     pub large_model: &'a dyn LargeModel,
-    /// Frames what each of them reads.
+    /// The protocol.
     pub protocol: &'a Protocol,
 }
 
@@ -54,27 +56,27 @@ pub struct EpisodeRequest {
     /// Messages before the question: shown to the policy as text, sent to the large model as they
     /// are.
     pub conversation: Vec<ChatMessage>,
-    /// Whether `conversation` holds the question already and goes on after it, as it does once
-    /// tools were called.
+    /// Whether `conversation` contains the question already and continues after it, as it does
+    /// after tool calls.
     pub is_continued: bool,
-    /// Parts of the question that are no text (images, audio): they go to the large model with the
+    /// Parts of the question that are not text (images, audio): sent to the large model with the
     /// first prompt.
     pub attachments: Vec<Value>,
-    /// The first turns, written by the caller: the policy goes on behind them.
+    /// The first turns, written by the caller: the policy continues after them.
     pub turns: Vec<GivenTurn>,
     /// How the policy samples.
     pub sampling: Sampling,
     /// Fields for every call of the large model.
     pub large_model_params: Map<String, Value>,
-    /// What is asked of the answer beside its being right.
+    /// Requirements on the answer besides being right.
     pub form: AnswerForm,
-    /// What the episode may use up.
+    /// Limits of the episode.
     pub limits: Limits,
     /// When the clock of the episode's deadline started.
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
     pub authorization: Option<SecretString>,
-    /// What the episode has used so far, for whoever must know even when it is cancelled.
+    /// The usage so far, which also counts when the episode is cancelled.
     pub tally: Tally,
 }
 
@@ -101,7 +103,7 @@ impl EpisodeRequest {
 /// A turn that the caller wrote in the policy's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenTurn {
-    /// What the policy is to have thought.
+    /// The thought of the turn.
     pub think: Option<String>,
     /// The prompt; references in it are resolved as in the policy's own.
     pub prompt: String,
@@ -113,22 +115,22 @@ pub struct GivenTurn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The policy answered, or handed on a reply.
+    /// The policy answered, or returned a reply.
     Answered,
-    /// The policy used up its turns.
+    /// The policy has no turns left.
     TurnLimit,
-    /// The policy used up its tokens, in a turn or in all.
+    /// The policy has no tokens left, in a turn or in all.
     TokenLimit,
-    /// The wall time was over.
+    /// The deadline passed.
     Deadline,
-    /// The money was spent.
+    /// The budget is spent.
     Budget,
     /// The policy wrote something that is neither a prompt nor an answer.
     Malformed,
 }
 
 impl FinishReason {
-    /// Every reason, for series that start at zero.
+    /// Every reason, for metrics that start at zero.
     pub const ALL: [Self; 6] = [
         Self::Answered,
         Self::TurnLimit,
@@ -151,13 +153,13 @@ impl FinishReason {
     }
 }
 
-/// Whose words the answer is.
+/// Who wrote the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerSource {
-    /// The policy's.
+    /// The policy.
     Policy,
-    /// The large model's, unchanged.
+    /// The large model; the text is unchanged.
     LargeModel,
 }
 
@@ -214,19 +216,19 @@ pub type Tally = Arc<Mutex<EpisodeUsage>>;
 pub struct Episode {
     /// The answer; empty only without fallback.
     pub answer: String,
-    /// Whose words it is.
+    /// Who wrote it.
     pub answer_source: AnswerSource,
     /// Why the episode ended.
     pub finish_reason: FinishReason,
-    /// What happened.
+    /// The turns.
     pub trajectory: Trajectory,
-    /// What it took.
+    /// The usage.
     pub usage: EpisodeUsage,
     /// Time spent waiting for either model, microseconds.
     #[serde(default)]
     pub model_micros: u64,
-    /// The reply that is the answer, with its tool calls and its reason to end, where one call of
-    /// the large model made it. Not part of the record.
+    /// The reply that is the answer, with its tool calls and finish reason, where one call of the
+    /// large model made it. Not part of the record.
     #[serde(skip)]
     pub reply: Option<Reply>,
 }
@@ -239,7 +241,7 @@ impl Episode {
     }
 }
 
-/// Why an episode brought no answer at all.
+/// Why an episode has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EpisodeErrorKind {
     /// The policy failed.
@@ -250,24 +252,20 @@ pub enum EpisodeErrorKind {
     LargeModel(#[from] LargeModelError),
     /// A template failed.
     #[error("{0}")]
-    Protocol(String),
+    Protocol(Reason),
     /// The deadline passed before anything could be answered.
-    #[error(
-        "the deadline of {limit_ms} ms passed before there was any reply\nhint: raise `deadline_ms`"
-    )]
+    #[error("the deadline of {limit_ms} ms passed before there was any reply")]
     Deadline {
         /// The limit.
         limit_ms: u64,
     },
-    /// The budget does not even pay for one reply.
-    #[error(
-        "the budget of {max_cost} was spent before there was any reply\nhint: raise `max_cost`"
-    )]
+    /// The budget does not cover a single reply.
+    #[error("the budget of {max_cost} was spent before there was any reply")]
     Budget {
         /// The limit.
         max_cost: f64,
     },
-    /// A given turn's prompt stands for too much.
+    /// The prompt of a given turn is too long once its references are resolved.
     #[error(
         "`turns[{turn}].interaction_prompt` has more than {most} bytes with its references resolved, the bound `episode.prompt_bytes`"
     )]
@@ -277,21 +275,33 @@ pub enum EpisodeErrorKind {
         /// The limit.
         most: usize,
     },
-    /// The answer does not have the form that was asked for, even at the second try.
-    #[error(
-        "the large model's answer does not have the form that was asked for: {reason}\nhint: ask a model that keeps to such forms, or relax the form"
-    )]
+    /// The answer did not have the requested form, even at the second attempt.
+    #[error("the large model's answer does not have the requested form: {reason}")]
     Unfit {
         /// What is wrong with it.
         reason: String,
     },
-    /// Whoever asked is gone.
-    #[error("nobody listens any more")]
+    /// The caller is gone.
+    #[error("the caller is gone")]
     Cancelled,
 }
 
+impl Hint for EpisodeErrorKind {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Policy(error) => return error.hint(),
+            Self::LargeModel(error) => return error.hint(),
+            Self::Deadline { .. } => "raise `deadline_ms`".into(),
+            Self::Budget { .. } => "raise `max_cost`".into(),
+            Self::Unfit { .. } => "use a model that follows such forms, or relax the form".into(),
+            Self::Protocol(reason) => return reason.hint(),
+            Self::PromptTooLong { .. } | Self::Cancelled => return None,
+        })
+    }
+}
+
 impl EpisodeErrorKind {
-    /// The kind in one word, for traces.
+    /// The kind as one word, for traces.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Policy(_) => "policy",
@@ -308,7 +318,7 @@ impl EpisodeErrorKind {
 
 impl From<ProtocolError> for EpisodeErrorKind {
     fn from(error: ProtocolError) -> Self {
-        Self::Protocol(error.to_string())
+        Self::Protocol(error.reason())
     }
 }
 
@@ -319,11 +329,11 @@ pub struct EpisodeError {
     /// Why.
     #[source]
     pub kind: EpisodeErrorKind,
-    /// What was used all the same.
+    /// The usage up to the failure.
     pub usage: EpisodeUsage,
 }
 
 /// Stands for a prompt.
 type ReplyKey = [u8; 32];
-/// Replies by prompt, so that a repeated prompt is not paid twice.
+/// Replies by prompt, so that a repeated prompt is not billed twice.
 type Replies = HashMap<ReplyKey, String>;

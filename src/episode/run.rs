@@ -1,4 +1,4 @@
-//! The loop itself.
+//! The episode loop.
 
 use std::ops::ControlFlow;
 use std::sync::PoisonError;
@@ -29,15 +29,15 @@ use super::{
     EpisodeUsage, EventSink, FinishReason, Participants, Replies, RoleUsage, SPANS,
 };
 
-/// The part of the wall time that is kept for the call that gives an answer its form: one in so
-/// many.
+/// The share of the wall time that is reserved for the call that gives an answer its form: one part
+/// in this many.
 const FINAL_SHARE: u32 = 4;
 
-/// Runs one episode to its end. Dropping the future cancels both models at once.
+/// Runs one episode to its end. Dropping the future cancels both models.
 ///
 /// # Errors
 /// When there is nothing to answer with: a model failed, or a limit was reached before the first
-/// reply. The error says what had been used.
+/// reply. The error contains the usage so far.
 pub async fn run_episode(
     participants: Participants<'_>,
     request: &EpisodeRequest,
@@ -59,7 +59,7 @@ pub async fn run_episode(
         shown: 0,
         is_cut: false,
     };
-    // Names as OpenTelemetry has them for generative models.
+    // Names by OpenTelemetry's conventions for generative models.
     let span = tracing::info_span!(
         target: SPANS,
         "episode",
@@ -88,7 +88,7 @@ pub async fn run_episode(
 /// How the loop over turns ended.
 enum Ending {
     Policy(String),
-    /// The policy's answer up to the deadline.
+    /// The deadline passed while the policy wrote its answer; this is what it had.
     Unfinished(String),
     LargeModel(Box<Reply>),
     Without(FinishReason),
@@ -99,24 +99,24 @@ struct Run<'a> {
     request: &'a EpisodeRequest,
     events: &'a mut dyn EventSink,
     deadline: Instant,
-    /// When turns and the calls in them end, so that there is time for the answer.
+    /// The deadline of turns and their calls, which leaves time for the answer.
     turns_end: Instant,
     usage: EpisodeUsage,
     turns: Vec<Turn>,
-    /// Prompts and replies so far, as the large model's conversation.
+    /// Prompts and replies so far: the conversation of the large model.
     exchanges: Vec<ChatMessage>,
     replies: Replies,
     /// Time spent waiting for either model.
     waited: Duration,
-    /// Bytes of what the policy was shown and has written.
+    /// Bytes of the policy's conversation.
     shown: usize,
-    /// Whether the deadline cut the answer off.
+    /// Whether the answer was truncated by the deadline.
     is_cut: bool,
 }
 
 impl Run<'_> {
     async fn episode(&mut self) -> Result<Episode, EpisodeErrorKind> {
-        // What a tool will tell, no turn can find out.
+        // The result of a tool cannot be found out by turns.
         let (ending, trace) = match self.request.form.must_call() {
             true => (Ending::Without(FinishReason::Answered), TokenTrace::default()),
             false => {
@@ -132,7 +132,7 @@ impl Run<'_> {
         Ok(Episode { answer, answer_source, finish_reason, trajectory, usage, model_micros, reply })
     }
 
-    /// Shows the policy what is asked.
+    /// Shows the policy the question.
     async fn open(&mut self) -> Result<Box<dyn PolicySession>, EpisodeErrorKind> {
         let request = self.request;
         let limits = &request.limits;
@@ -158,7 +158,7 @@ impl Run<'_> {
         Ok(opened.map_err(|_| EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms })??)
     }
 
-    /// The answer, whose words it is, why the episode ended, and the reply that made it.
+    /// The answer, who wrote it, why the episode ended, and the reply that it is, if any.
     async fn conclude(
         &mut self,
         ending: Ending,
@@ -200,7 +200,7 @@ impl Run<'_> {
         }
     }
 
-    /// Turns until there is an answer or a limit.
+    /// Runs turns until there is an answer or a limit is reached.
     async fn turns(&mut self, session: &mut dyn PolicySession) -> Result<Ending, EpisodeErrorKind> {
         let limits = &self.request.limits;
         loop {
@@ -280,7 +280,7 @@ impl Run<'_> {
         let WrittenTurn { finish, usage, cost } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
-            // The conversation has outgrown the policy's context: what is known must do.
+            // The conversation exceeds the policy's context: answer with what is known.
             Ok(Err(PolicyError::Engine(crate::engine::EngineError::PromptTooLong { .. })))
                 if !self.turns.is_empty() =>
             {
@@ -289,7 +289,7 @@ impl Run<'_> {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => {
                 return Ok(ControlFlow::Break(match parsed.action {
-                    // It was told already, and is better than none.
+                    // It was reported to the client already, and it is better than no answer.
                     Action::Answer(answer) if !drafts => Ending::Unfinished(answer),
                     _ => Ending::Without(FinishReason::Deadline),
                 }));
@@ -308,14 +308,14 @@ impl Run<'_> {
             millis: begun.elapsed().as_millis() as u64,
             observation: None,
         });
-        // A prompt that was cut off is not what the policy meant to send.
+        // A truncated prompt is not what the policy meant to send.
         let cut = finish == TurnFinish::Length;
         match parsed.action {
             Action::Answer(answer) => Ok(ControlFlow::Break(Ending::Policy(answer))),
             _ if cut => Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit))),
             Action::Nothing => Ok(ControlFlow::Break(Ending::Without(FinishReason::Malformed))),
             Action::FinalPrompt(prompt) if drafts && self.is_question(&prompt) => {
-                // The call that gives the answer its form asks just that.
+                // The call that gives the answer its form makes the same request.
                 Ok(ControlFlow::Break(Ending::Without(FinishReason::Answered)))
             }
             Action::FinalPrompt(prompt) => match self.ask(&prompt, !drafts).await {
@@ -336,7 +336,7 @@ impl Run<'_> {
         }
     }
 
-    /// Shows the policy what came of its prompt.
+    /// Shows the policy the result of its prompt.
     async fn show(
         &mut self,
         session: &mut dyn PolicySession,
@@ -366,7 +366,7 @@ impl Run<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Ends the turns at a prompt that cannot be sent.
+    /// Ends the turns when a prompt cannot be sent.
     fn unsent(&self, error: ExpandError) -> ControlFlow<Ending> {
         if error == ExpandError::TooLong {
             let policy = self.participants.policy.name();
@@ -380,7 +380,7 @@ impl Run<'_> {
         ControlFlow::Break(Ending::Without(FinishReason::Malformed))
     }
 
-    /// Goes on without a reply where there are others and it was time that lacked.
+    /// Continues without this reply if there are others and only time ran out.
     fn do_without(&self, error: EpisodeErrorKind) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         match error {
             EpisodeErrorKind::LargeModel(LargeModelError::Deadline { .. })
@@ -392,8 +392,8 @@ impl Run<'_> {
         }
     }
 
-    /// The best answer there is without one of the policy's: the last reply, or the large model's
-    /// reply to the question itself.
+    /// The best answer when the policy gives none: the last reply, or the large model's reply to
+    /// the question itself.
     async fn best(
         &mut self,
         reason: FinishReason,
@@ -418,7 +418,7 @@ impl Run<'_> {
         Ok((reply.message.as_text(), Some(reply)))
     }
 
-    /// The answer without its form, where there was no time left to give it one.
+    /// The answer without its form, when no time was left to apply it.
     async fn unformed(
         &mut self,
         draft: String,
@@ -445,7 +445,7 @@ impl Run<'_> {
         }
     }
 
-    /// Counts a call that was cut, if it was billed.
+    /// Counts a call that was cancelled, if it may have been billed.
     fn count_cut(&mut self, call: &UnderWay, is_billed: bool) {
         if is_billed {
             self.usage = call.usage();
@@ -457,7 +457,7 @@ impl Run<'_> {
         *self.request.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage;
     }
 
-    /// Whether the turn that was written last is the last there may be.
+    /// Whether the turn just written is the last one allowed.
     fn is_last_turn(&self) -> bool {
         self.turns.len() == self.request.limits.max_turns
     }

@@ -14,15 +14,15 @@ use crate::trajectory::Action;
 mod forms;
 mod interrupted;
 
-/// What the large model was asked, call by call: the contents of its user and assistant messages.
+/// The requests of the large model, call by call: the contents of user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;
 
-/// Replies "r1", "r2"… and writes down what it was asked.
+/// Replies "r1", "r2"… and records its requests.
 fn counting() -> (impl LargeModel, Asked) {
     replying(|number| format!("r{number}"))
 }
 
-/// Replies what the function makes of the call's number, and writes down what it was asked.
+/// Replies with the function of the call's number, and records its requests.
 fn replying(said: impl Fn(usize) -> String + Send + Sync) -> (impl LargeModel, Asked) {
     let asked: Asked = Arc::default();
     let log = Arc::clone(&asked);
@@ -105,7 +105,7 @@ async fn every_way_an_episode_can_go_is_decided() {
             TokenLimit,
             1,
         ),
-        // A repeated prompt is answered from the record, and not paid again.
+        // A repeated prompt is answered from the record and not billed again.
         ("repeats itself", vec![ASK_A, ASK_A, SAY], Limits::default(), "done", Small, Answered, 1),
         (
             "hands on a reply",
@@ -157,7 +157,7 @@ async fn the_large_model_sees_its_own_conversation() {
     let policy = ScriptedPolicy::turns([ASK_A, ASK_B, SAY]);
     run_with(&policy, &model, Limits::default()).await.unwrap();
     let asked = asked.lock().unwrap();
-    // The question goes with the first prompt, whatever the policy made of it.
+    // The question goes with the first prompt, however the policy words it.
     assert_eq!(asked[0], ["the question\n\na"]);
     assert_eq!(asked[1], ["the question\n\na", "r1", "b"]);
 }
@@ -295,7 +295,7 @@ async fn a_tool_that_must_be_called_is_not_waited_for() {
     assert!(notes.ends_with("\n\nthe question"), "{notes}");
 }
 
-/// Replies once, and then never again, but to a call for the form that was asked for, if it does so.
+/// Replies once and then never again, except to a call for the requested form if it is set to.
 struct Stuck {
     replied: AtomicBool,
     gives_form: bool,
@@ -336,14 +336,14 @@ impl LargeModel for Stuck {
 
 #[tokio::test]
 async fn time_is_kept_for_the_answer() {
-    // The policy would go on asking for ever.
+    // The policy would continue forever.
     let policy = ScriptedPolicy::new(|shown| {
         format!("<interaction_prompt>{}</interaction_prompt>", shown.len())
     });
     let tools: serde_json::Value = serde_json::from_str(TOOLS).unwrap();
     for (params, gives_form, answer) in [
         (serde_json::json!({"tools": tools}), true, "the form"),
-        // Without time for the form, what is known is the answer where it can be.
+        // Without time for the form, what is known becomes the answer where possible.
         (serde_json::json!({"presence_penalty": 0.1}), false, "a reply"),
     ] {
         let model = Stuck::new(gives_form);

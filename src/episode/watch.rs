@@ -1,4 +1,4 @@
-//! Tells of a turn while the policy writes it.
+//! Streams a turn's events while the policy writes it.
 
 use std::ops::ControlFlow;
 
@@ -9,7 +9,7 @@ use super::{EpisodeErrorKind, EpisodeEvent, EventSink};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
-/// Reads a turn as it is written and passes on what it says.
+/// Parses a turn as it is written and emits its events.
 pub(super) struct TurnWatch<'a> {
     parser: TurnParser,
     events: &'a mut dyn EventSink,
@@ -23,12 +23,12 @@ impl<'a> TurnWatch<'a> {
         Self { parser: TurnParser::default(), events, drafts, writing }
     }
 
-    /// The turn so far, verbatim, what it says, and what it has used.
+    /// The turn so far, verbatim, its parsed content, and its usage.
     pub(super) fn finish(self) -> (String, ParsedTurn, UnderWay) {
         (self.parser.text().to_owned(), self.parser.finish(), self.writing)
     }
 
-    /// Passes on what was held back, now that nothing follows.
+    /// Emits what was held back, at the end of the turn.
     pub(super) async fn close(&mut self) -> Result<(), EpisodeErrorKind> {
         let fragments = self.parser.close();
         self.tell(fragments).await

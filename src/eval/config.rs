@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::Metric;
+use crate::hint::Reason;
 use crate::reward::Normalization;
 use crate::world::{WorldFacts, WorldQuestions};
 
-/// Where questions come from.
+/// The source of questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataConfig {
@@ -21,7 +22,7 @@ pub enum DataConfig {
     File(FileData),
 }
 
-/// Files of tasks, and what to take of them.
+/// Files of tasks, and which of them to use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileData {
@@ -55,7 +56,7 @@ pub struct FileData {
     /// The share of rows that may be rejected. Default: 0.01.
     #[serde(default)]
     pub max_rejected: Option<f64>,
-    /// What a policy was trained on: questions that occur there too are warned of.
+    /// The training data of a policy: questions that occur there too cause a warning.
     #[serde(default)]
     pub train: Option<PathBuf>,
 }
@@ -64,12 +65,12 @@ pub struct FileData {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricConfig {
-    /// How text is made comparable.
+    /// How text is normalised.
     pub normalization: Normalization,
-    /// The metric of a data set, by its name or how that begins; the published one where none is
-    /// given, and for a data set that is not known the one that its form suggests, or `f1`.
+    /// The metric of a data set, by its name or a prefix; by default the published one, and for an
+    /// unknown data set the one that its form suggests, or `f1`.
     pub by_source: BTreeMap<String, Metric>,
-    /// What embeds sentences for `ssim`: a folder, or an id on the Hugging Face hub. Default:
+    /// The sentence encoder for `ssim`: a folder, or an id on the Hugging Face hub. Default:
     /// `sentence-transformers/all-MiniLM-L6-v2`, as published.
     pub sentence_model: String,
 }
@@ -84,7 +85,7 @@ impl Default for MetricConfig {
     }
 }
 
-/// Who judges, and by which prompt.
+/// The judge and its prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeConfig {
@@ -95,12 +96,12 @@ pub struct JudgeConfig {
     pub prompt: Option<PathBuf>,
 }
 
-/// How the arm `prompt-search` finds its prompt.
+/// How the arm `prompt-search` searches for its prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchConfig {
-    /// Calls of large models that the search may make, failed ones and those for proposals
-    /// included. Equal terms are as many calls as the policy's training made. Default: 500.
+    /// The budget of large-model calls of the search, including failed ones and those for
+    /// proposals. For equal terms, use the number of calls of the policy's training. Default: 500.
     #[serde(default = "budget")]
     pub budget: u64,
     /// Training questions that every prompt is tried on. Default: 20.
@@ -129,20 +130,20 @@ fn proposals() -> usize {
 }
 
 impl SearchConfig {
-    /// What is wrong with it, if anything is.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// Names the setting that is impossible.
-    pub fn check(&self) -> Result<(), String> {
+    /// Names the invalid setting.
+    pub fn check(&self) -> Result<(), Reason> {
         if self.sample == 0 || self.proposals == 0 {
             return Err(
                 "`prompt_search.sample` and `prompt_search.proposals` must be at least 1".into()
             );
         }
         if self.budget < self.sample as u64 {
-            return Err(format!(
-                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions\nhint: raise it, or lower `prompt_search.sample`",
-                self.budget, self.sample
+            return Err(reason!(
+                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions", self.budget, self.sample;
+                hint: "raise it, or lower `prompt_search.sample`"
             ));
         }
         Ok(())

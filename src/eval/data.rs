@@ -19,18 +19,18 @@ pub struct Question {
     pub metric: Metric,
 }
 
-/// What was read.
+/// All questions of an evaluation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Questions {
     /// The questions, in order.
     pub questions: Vec<Question>,
-    /// What a reader of the report should know about them.
+    /// Warnings for readers of the report.
     pub warnings: Vec<String>,
-    /// What was read from each file, and which metric scores each data set and why.
+    /// The rows read from each file, and which metric scores each data set and why.
     pub notes: Vec<String>,
 }
 
-/// What reading has found beside tasks.
+/// The results of reading besides tasks.
 #[derive(Default)]
 struct Found {
     warnings: Vec<String>,
@@ -64,7 +64,7 @@ pub fn load(
             tasks.len()
         ));
     }
-    // A row is known by its data set and id.
+    // A row is identified by its data set and id.
     let mut seen = BTreeSet::new();
     let before = tasks.len();
     tasks.retain(|task| seen.insert((task.source.clone(), task.id.clone())));
@@ -75,7 +75,7 @@ pub fn load(
     }
     if tasks.is_empty() {
         return Err(EvalError::Setting(
-            "there are no questions\nhint: add a table `[[data]]`".into(),
+            reason!("there are no questions"; hint: "add a table `[[data]]`"),
         ));
     }
     let sources: BTreeSet<&str> = tasks.iter().map(|task| &*task.source).collect();
@@ -96,7 +96,7 @@ pub fn load(
     Ok(Questions { questions, warnings, notes })
 }
 
-/// A warning where most golds of a data set are too long to be matched exactly.
+/// A warning if most golds of a data set are too long for exact match.
 fn long_golds(source: &str, tasks: &[Task]) -> Option<String> {
     const LONG: usize = 20;
     let own = tasks.iter().filter(|task| *task.source == *source);
@@ -109,8 +109,8 @@ fn long_golds(source: &str, tasks: &[Task]) -> Option<String> {
     })
 }
 
-/// What a reader should know about `train`, which a prompt was searched for on, beside the
-/// questions asked.
+/// Warnings about `train`, the training questions of a prompt search, compared with the questions
+/// asked.
 pub fn overlap_warning(train: &[Question], asked: &[Question]) -> Option<String> {
     let tasks = |questions: &[Question]| -> Vec<Task> {
         questions.iter().map(|question| question.task.clone()).collect()
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rare_wording_is_told_apart_by_what_was_trained() {
+    fn a_rare_wording_is_recognised_by_the_training_data() {
         let found = read("[[data]]\nkind = \"world_facts\"\nphrasing = \"rare\"\n");
         let trained = found
             .questions

@@ -1,17 +1,19 @@
-//! What can end an evaluation.
+//! Errors of an evaluation.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::dataset::DatasetError;
+use crate::hint::{Hint, Reason};
 use crate::judge::JudgeError;
 use crate::prompt_template::TemplateError;
 use crate::world::WorldError;
 
-/// Why an evaluation could not start or go on. Rows finished before are kept.
+/// Why an evaluation could not start or continue. Rows finished before are kept.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// An arm that is not understood.
-    #[error("`{arm}` is no arm: {reason}\nhint: {}", super::arms::FORMS)]
+    /// An invalid arm.
+    #[error("`{arm}` is not an arm: {reason}")]
     Arm {
         /// What was written.
         arm: String,
@@ -24,26 +26,24 @@ pub enum EvalError {
     /// The judge cannot be asked.
     #[error(transparent)]
     Judge(#[from] JudgeError),
-    /// Not one prompt of the search could be scored.
-    #[error("the prompt search could not score a single prompt: {reason}")]
+    /// No prompt of the search could be scored.
+    #[error("the prompt search could not score any prompt: {reason}")]
     Search {
         /// The first failure.
         reason: String,
     },
     /// The run was asked to stop before the first row.
-    #[error(
-        "stopped during the prompt search\nhint: the same command starts it again, and pays no reply twice that `cache` keeps"
-    )]
+    #[error("stopped during the prompt search")]
     SearchInterrupted,
-    /// The run was asked to stop when all rows were there.
-    #[error("stopped while answers were scored\nhint: the same command goes on from there")]
+    /// The run was asked to stop after all rows were done.
+    #[error("stopped while answers were scored")]
     ScoringInterrupted,
     /// The sentence encoder failed.
     #[error("sentences cannot be compared: {0}")]
     Similarity(String),
     /// A setting is impossible.
     #[error("{0}")]
-    Setting(String),
+    Setting(Reason),
     /// A file could not be read or written.
     #[error("cannot use `{}`: {source}", path.display())]
     Io {
@@ -52,8 +52,8 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line of finished rows that is not the last is no row.
-    #[error("`{}` is damaged at line {line}: {reason}\nhint: delete that line, or choose another `output`", path.display())]
+    /// A line of finished rows that is not the last cannot be parsed.
+    #[error("`{}` is damaged at line {line}: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -63,15 +63,15 @@ pub enum EvalError {
         reason: String,
     },
     /// The run was asked to stop.
-    #[error("stopped after {done} of {total} rows\nhint: the same command goes on from there")]
+    #[error("stopped after {done} of {total} rows")]
     Interrupted {
         /// Rows finished, of this and earlier runs.
         done: usize,
         /// Rows wanted.
         total: usize,
     },
-    /// Not one row could be answered.
-    #[error("not one of {rows} rows was answered; the first failed so: {first}")]
+    /// No row could be answered.
+    #[error("none of {rows} rows was answered; the first failure: {first}")]
     AllFailed {
         /// How many were tried.
         rows: usize,
@@ -84,6 +84,31 @@ pub enum EvalError {
     /// The world could not be made.
     #[error(transparent)]
     World(#[from] WorldError),
+}
+
+impl Hint for EvalError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Arm { .. } => super::arms::FORMS.into(),
+            Self::Template(error) => return error.hint(),
+            Self::Judge(error) => return error.hint(),
+            Self::SearchInterrupted => {
+                "the same command starts it again, and pays no reply twice that `cache` keeps"
+                    .into()
+            }
+            Self::ScoringInterrupted | Self::Interrupted { .. } => {
+                "the same command goes on from there".into()
+            }
+            Self::Setting(reason) => return reason.hint(),
+            Self::Damaged { .. } => "delete that line, or choose another `output`".into(),
+            Self::Dataset(error) => return error.hint(),
+            Self::World(error) => return error.hint(),
+            Self::Search { .. }
+            | Self::Similarity(_)
+            | Self::Io { .. }
+            | Self::AllFailed { .. } => return None,
+        })
+    }
 }
 
 impl EvalError {

@@ -10,7 +10,7 @@ use super::data::Question;
 use crate::dataset::Form;
 use crate::reward::AnswerMetric;
 
-/// How an answer is scored: 0 to 1, and 0 for an empty one under every metric.
+/// How an answer is scored: 0 to 1, and 0 for an empty answer under every metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Metric {
@@ -18,15 +18,15 @@ pub enum Metric {
     Text(AnswerMetric),
     /// The cosine of sentence embeddings; a negative one counts as 0.
     Ssim,
-    /// What a large model says that the answer is worth.
+    /// The score of a judge.
     Judge,
 }
 
 const F1: Metric = Metric::Text(AnswerMetric::F1);
 const EXACT: Metric = Metric::Text(AnswerMetric::Exact);
 
-/// The published metric of each data set, by how its name begins. The names of the reference's own
-/// files are among them: `w-book-…`, `wp-…`, `xum-…`.
+/// The published metric of each data set, by a prefix of its name. The reference's own file names
+/// are among them: `w-book-…`, `wp-…`, `xum-…`.
 const PUBLISHED: [(&str, Metric); 20] = [
     ("world", EXACT),
     ("2wiki", F1),
@@ -74,7 +74,7 @@ impl Metric {
         }
     }
 
-    /// Whether it gives nothing between 0 and 1.
+    /// Whether it gives only 0 or 1.
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Text(metric) if metric.is_binary())
     }
@@ -103,7 +103,7 @@ impl TryFrom<String> for Metric {
 pub struct Chosen {
     /// The metric.
     pub metric: Metric,
-    /// Why it is this one.
+    /// Why it was chosen.
     pub reason: &'static str,
 }
 
@@ -120,16 +120,16 @@ impl MetricConfig {
         let fits = |name: &str| sources.iter().any(|source| names(name, source));
         let Some(wrong) = self.by_source.keys().find(|name| !fits(name)) else { return Ok(()) };
         let sources: Vec<String> = sources.iter().map(|source| format!("`{source}`")).collect();
-        Err(EvalError::Setting(format!(
-            "`metrics.by_source` names the data set `{wrong}`, but there is none of that name\nhint: there is {}",
-            sources.join(", ")
+        Err(EvalError::Setting(reason!(
+            "`metrics.by_source` names the data set `{wrong}`, but there is none of that name";
+            hint: "there is {}", sources.join(", ")
         )))
     }
 
     /// The metric of the data set `source`, whose rows are written in `form`.
     pub fn of(&self, source: &str, form: Option<Form>) -> Chosen {
         let own = self.by_source.iter().filter(|(name, _)| names(name, source));
-        // Of several names that fit, the longest says most.
+        // Of several names that match, the longest is the most specific.
         if let Some((_, metric)) = own.max_by_key(|(name, _)| (*name == source, name.len())) {
             return Chosen { metric: *metric, reason: "`metrics.by_source` says so" };
         }
@@ -156,8 +156,8 @@ fn plain(source: &str) -> String {
     source.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether `name` means the data set `source`: it is its name, or what that begins with, behind an
-/// owner such as `openai/` or not.
+/// Whether `name` means the data set `source`: equal to its name or a prefix of it, with or without
+/// an owner such as `openai/`.
 fn names(name: &str, source: &str) -> bool {
     let (name, bare) = (plain(name), source.rsplit('/').next().unwrap_or(source));
     !name.is_empty() && (plain(source).starts_with(&name) || plain(bare).starts_with(&name))
@@ -179,6 +179,7 @@ fn published(source: &str) -> Option<Metric> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn data_sets_have_their_published_metric() {
@@ -244,7 +245,7 @@ mod tests {
             metric: F1,
         };
         let asked = [question("gsm8k-256-test"), question("hotpot")];
-        let error = config.check(asked.iter()).unwrap_err().to_string();
+        let error = config.check(asked.iter()).unwrap_err().explained();
         assert!(error.contains("the data set `BookSum`"), "{error}");
         assert!(error.contains("there is `gsm8k-256-test`, `hotpot`"), "{error}");
         let error = toml::from_str::<MetricConfig>("by_source = { a = \"f2\" }").unwrap_err();

@@ -1,5 +1,5 @@
-//! Arms side by side: the large model alone, with human-written prompts, and by a prompt that was searched for, and
-//! guided by policies, on the same questions, with what the differences are worth.
+//! Compares arms on the same questions: the large model alone, with hand-written or searched
+//! prompts, and guided by policies, with statistics on the differences.
 
 pub mod arms;
 pub mod config;

@@ -1,5 +1,4 @@
-//! Finished rows, kept in a file of JSON Lines as they come, so that a run that was killed goes on
-//! where it was.
+//! Finished rows, appended to a file of JSON Lines, so that a run that was killed can continue.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use crate::journal::{Journal, JournalError};
 
 use super::EvalError;
 
-/// What an answer depends on. A row is found again only under the same key.
+/// Everything an answer depends on. A finished row is reused only under the same key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RowKey {
     /// The arm's identity: models, prompts, limits.
@@ -21,23 +20,23 @@ pub struct RowKey {
     pub source: String,
     /// The task's id.
     pub id: String,
-    /// What was asked.
+    /// The question.
     pub question: String,
     /// The seed of the attempt.
     pub seed: u64,
 }
 
-/// One piece of how an answer came about.
+/// One step towards an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "text")]
 pub enum AnswerStep {
-    /// What the policy thought.
+    /// The policy's thought.
     Think(String),
-    /// What the large model was asked.
+    /// The prompt for the large model.
     Prompt(String),
-    /// What it replied.
+    /// The large model's reply.
     Reply(String),
-    /// What a policy wrote that is none of these.
+    /// A policy's text that is none of these.
     Other(String),
 }
 
@@ -46,40 +45,40 @@ pub enum AnswerStep {
 pub struct ArmAnswer {
     /// The answer as it is scored; may be empty.
     pub answer: String,
-    /// Why the arm stopped: `answered`, or what kept it from answering itself.
+    /// Why the arm stopped: `answered`, or what prevented its own answer.
     pub finish: String,
-    /// What it took.
+    /// Its usage.
     pub usage: EpisodeUsage,
-    /// How it came about.
+    /// The steps.
     pub steps: Vec<AnswerStep>,
 }
 
-/// What came of a question.
+/// The outcome of a question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was answered, rightly or wrongly.
+    /// It was answered, right or wrong.
     Answered(ArmAnswer),
     /// A model failed: this says nothing about the arm.
     Failed {
         /// Why.
         error: String,
-        /// What was used all the same.
+        /// The usage all the same.
         usage: EpisodeUsage,
     },
 }
 
-/// A question put to an arm.
+/// A question with its outcome under an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What it is of.
+    /// Its key.
     pub key: RowKey,
-    /// What came of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// How long rows may be with the system before they are brought to the disk. After every row that
-/// would slow down a run whose large model is quick.
+/// The longest time between two syncs to disk. Syncing after every row would slow down a run with a
+/// fast large model.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// The file of finished rows.
@@ -91,8 +90,8 @@ pub struct RowFile {
 }
 
 impl RowFile {
-    /// Opens or makes the file, and reads the rows in it; of several with one key, the last counts.
-    /// A last line that was cut short by a kill is removed.
+    /// Opens or creates the file, and reads its rows; of several with one key, the last counts. An
+    /// incomplete last line is removed.
     ///
     /// # Errors
     /// When the file cannot be opened, or a line other than the last is damaged.
@@ -110,8 +109,8 @@ impl RowFile {
         Ok((Self { path: path.to_owned(), journal, synced: Instant::now() }, rows))
     }
 
-    /// Appends rows. A process that is killed after this loses none of them, a machine that fails
-    /// those of the last second at most.
+    /// Appends rows. If the process is killed after this, none is lost; a power loss loses those of
+    /// the last second at most.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -1,4 +1,4 @@
-//! Puts every question to every arm: concurrently, within bounds, and never twice.
+//! Puts every question to every arm, with bounded concurrency, and each only once.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -16,12 +16,12 @@ use super::arms::Arm;
 use super::data::Question;
 use super::rows::{Outcome, Row, RowFile, RowKey};
 
-/// How often a row waits for a large model that is left alone for a while.
+/// How often a row waits for an open circuit breaker.
 const PAUSES: usize = 5;
 /// The longest such wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What is to be run.
+/// A plan of what to run.
 pub struct Plan {
     /// The arms, in the order of the report.
     pub arms: Vec<Arc<dyn Arm>>,
@@ -33,19 +33,19 @@ pub struct Plan {
     pub max_in_flight: usize,
 }
 
-/// Is told how a run goes.
+/// Receives the progress of a run.
 pub trait EvalProgress: Send {
-    /// `done` of `total` rows are there already.
+    /// `done` of `total` rows are finished already.
     fn begin(&mut self, done: usize, total: usize);
     /// One more row.
     fn row(&mut self, arm: &str, outcome: &Outcome);
 }
 
-/// What came of every question under every arm: by question, then by arm.
+/// The outcome of every question under every arm: by question, then by arm.
 pub type Outcomes = Vec<Vec<Outcome>>;
 
-/// Runs `plan`; finished rows are kept in the file `rows`, and those that are there are not run
-/// again. Rows that failed are.
+/// Runs `plan`. Finished rows are stored in the file `rows`, and those found there are not run
+/// again, except failed ones.
 ///
 /// # Errors
 /// When the file cannot be used, when `stop` is cancelled, or when not one row was answered.
@@ -57,7 +57,8 @@ pub async fn run(
 ) -> Result<Outcomes, EvalError> {
     let (mut file, mut known) = RowFile::open(rows)?;
     known.retain(|_, outcome| matches!(outcome, Outcome::Answered(_)));
-    // All arms of a question before the next question: a run that is cut short is still paired.
+    // All arms of a question come before the next question, so that an interrupted run is still
+    // paired.
     let keys = plan.keys();
     let mut waiting: VecDeque<(usize, &RowKey)> =
         keys.iter().enumerate().filter(|(_, key)| !known.contains_key(key)).collect();
@@ -71,7 +72,7 @@ pub async fn run(
         plan.refill(&mut running, &mut waiting);
         let mut finished = tokio::select! {
             () = stop.cancelled() => {
-                // What was paid for is kept.
+                // Answers that were paid for are kept.
                 let mut done = Vec::new();
                 while let Some(joined) = running.try_join_next() {
                     done.extend(joined.ok().map(|(_, row)| row));
@@ -86,12 +87,13 @@ pub async fn run(
             },
         };
         finished.extend(std::iter::from_fn(|| running.try_join_next()));
-        // The next ones are on their way before the disk is waited for.
+        // The next attempts start before this waits for the disk.
         plan.refill(&mut running, &mut waiting);
         let mut batch = Vec::with_capacity(finished.len());
         for joined in finished {
-            let (arm, row) = joined
-                .map_err(|error| EvalError::Setting(format!("an attempt broke down: {error}")))?;
+            let (arm, row) = joined.map_err(|error| {
+                EvalError::Setting(format!("an attempt panicked: {error}").into())
+            })?;
             match &row.outcome {
                 Outcome::Answered(_) => answered += 1,
                 Outcome::Failed { error, .. } => {
@@ -110,10 +112,10 @@ pub async fn run(
     Ok(plan.collect(&keys, known))
 }
 
-/// Attempts under way: each ends with its arm and its row.
+/// Attempts in progress: each ends with its arm and its row.
 type Running = JoinSet<(Arc<dyn Arm>, Row)>;
 
-/// One attempt; while the large model is left alone after too many failures, it waits.
+/// One attempt; it waits while a circuit breaker is open.
 pub(super) async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) -> Outcome {
     let mut pauses = 0;
     loop {
@@ -134,7 +136,7 @@ pub(super) async fn attempt(arm: &dyn Arm, task: &crate::task::Task, seed: u64) 
 }
 
 impl Plan {
-    /// Starts attempts until as many are under way as may be.
+    /// Starts attempts up to the limit.
     fn refill(&self, running: &mut Running, waiting: &mut VecDeque<(usize, &RowKey)>) {
         while running.len() < self.max_in_flight.max(1) {
             let Some((index, key)) = waiting.pop_front() else { break };

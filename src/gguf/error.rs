@@ -1,4 +1,8 @@
-//! What can be wrong with a file.
+//! Errors about GGUF files.
+
+use std::borrow::Cow;
+
+use crate::hint::{Hint, Reason};
 
 /// A GGUF file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,8 +15,8 @@ pub enum GgufError {
         /// What went wrong.
         reason: String,
     },
-    /// It is no GGUF file, or not all of one.
-    #[error("`{path}` is damaged: {reason}\nhint: it may be incomplete; copy or download it again")]
+    /// It is not a GGUF file, or an incomplete one.
+    #[error("`{path}` is damaged: {reason}")]
     Damaged {
         /// The file.
         path: String,
@@ -24,8 +28,8 @@ pub enum GgufError {
     Unsupported {
         /// The file.
         path: String,
-        /// What is not supported, with a hint.
-        reason: String,
+        /// What is not supported.
+        reason: Reason,
     },
     /// A setting in it is missing or cannot be used.
     #[error("`{path}` cannot be used: `{key}`: {reason}")]
@@ -35,13 +39,23 @@ pub enum GgufError {
         /// The setting.
         key: String,
         /// What is wrong with it.
-        reason: String,
+        reason: Reason,
     },
 }
 
-/// Why reading stopped; the file's name is added outside.
+impl Hint for GgufError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Damaged { .. } => "it may be incomplete; copy or download it again".into(),
+            Self::Unsupported { reason, .. } | Self::Key { reason, .. } => return reason.hint(),
+            Self::Read { .. } => return None,
+        })
+    }
+}
+
+/// Why reading stopped; the caller adds the file's name.
 #[derive(Debug)]
 pub(super) enum Fault {
     Damaged(String),
-    Unsupported(String),
+    Unsupported(Reason),
 }

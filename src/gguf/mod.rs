@@ -1,7 +1,9 @@
 //! GGUF files: weights, tokenizer and settings of a model in one file.
 //!
-//! A file is mapped into memory and read where it is needed. Nothing is allocated by a length that
-//! the file merely claims: every count is first compared with the bytes that are left.
+//! A file is memory-mapped and read on demand. Nothing is allocated by a length that the file
+//! merely claims: every count is first compared with the number of bytes left.
+
+use crate::hint::Reason;
 
 mod error;
 mod parse;
@@ -28,7 +30,7 @@ use error::Fault;
 use parse::Content;
 use tensor::TensorInfo;
 
-/// Where the bytes of a file are.
+/// The storage of a file's bytes.
 #[derive(Debug)]
 enum Bytes {
     Mapped(memmap2::Mmap),
@@ -61,7 +63,7 @@ impl Gguf {
         path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
     }
 
-    /// Maps a file and reads its directory; the data of its tensors is read when it is used.
+    /// Maps a file and reads its directory. Tensor data is read on use.
     ///
     /// # Errors
     /// When the file cannot be opened, is damaged, or is of a kind that is not supported.
@@ -75,8 +77,8 @@ impl Gguf {
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(GgufError::Read { path: shown, reason: "it is not a file".into() });
         }
-        // SAFETY: the mapping is read-only. As for every mapped model file, nobody may truncate it
-        // while it is in use.
+        // SAFETY: the mapping is read-only. As for every mapped model file, it must not be
+        // truncated while it is in use.
         let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
         Self::read(Bytes::Mapped(mapped), shown)
     }
@@ -200,18 +202,18 @@ impl Gguf {
             Some(value) => read(value).map(Some).ok_or_else(|| GgufError::Key {
                 path: self.path.clone(),
                 key: key.to_owned(),
-                reason: format!("it is not {expected}"),
+                reason: format!("it is not {expected}").into(),
             }),
         }
     }
 
-    /// The error for a key that must be there.
+    /// The error for a missing key.
     pub fn missing(&self, key: &str) -> GgufError {
         self.wrong(key, "it is missing")
     }
 
     /// The error for a key whose value cannot be used.
-    pub fn wrong(&self, key: &str, reason: impl Into<String>) -> GgufError {
+    pub fn wrong(&self, key: &str, reason: impl Into<Reason>) -> GgufError {
         GgufError::Key { path: self.path.clone(), key: key.to_owned(), reason: reason.into() }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the directory of a file and checks all that it claims.
+//! Reads the directory of a file and checks all its claims.
 
 use std::collections::BTreeMap;
 
@@ -24,20 +24,24 @@ const MAX_NAME: usize = 1 << 16;
 pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
     let mut reader = Reader::new(bytes);
     check_version(&mut reader)?;
-    // A tensor takes a name's length, a count of dimensions, one of them, a type and an offset.
+    // A tensor takes at least a name's length, a count of dimensions, one dimension, a type and an
+    // offset.
     let tensors = reader.count(32, "tensors")?;
-    // A setting takes a name's length, a type and a byte.
+    // A setting takes at least a name's length, a type and a byte.
     let keys = reader.count(13, "settings")?;
     for (count, most, what) in [(tensors, MAX_TENSORS, "tensors"), (keys, MAX_KEYS, "settings")] {
         if count > most {
-            return Err(Fault::Unsupported(format!("it has {count} {what}, more than {most}")));
+            return Err(Fault::Unsupported(
+                format!("it has {count} {what}, more than {most}").into(),
+            ));
         }
     }
     let metadata = read_metadata(&mut reader, keys)?;
     let get = |key: &str| metadata.get(key).map(|stored| stored.view(bytes));
     if let Some(count) = get("split.count").and_then(Value::as_u64).filter(|&count| count > 1) {
-        return Err(Fault::Unsupported(format!(
-            "it is one of {count} parts of a model\nhint: join them with `llama-gguf-split --merge`"
+        return Err(Fault::Unsupported(reason!(
+            "it is one of {count} parts of a model";
+            hint: "join them with `llama-gguf-split --merge`"
         )));
     }
     let alignment = match get("general.alignment") {
@@ -55,9 +59,10 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), Fault> {
     match &reader.array::<4>("the file's mark")? {
         b"GGUF" => {}
         b"GGML" | b"lmgg" | b"tjgg" | b"fmgg" => {
-            return Err(Fault::Unsupported(
-                "it is of a format older than GGUF\nhint: convert the original model anew".into(),
-            ));
+            return Err(Fault::Unsupported(reason!(
+                "it is of a format older than GGUF";
+                hint: "convert the original model anew"
+            )));
         }
         _ => return Err(Fault::Damaged("it does not begin as a GGUF file does".into())),
     }
@@ -66,9 +71,9 @@ fn check_version(reader: &mut Reader<'_>) -> Result<(), Fault> {
         version if version.trailing_zeros() >= 16 && version != 0 => {
             Err(Fault::Unsupported("its numbers are big-endian".into()))
         }
-        version => Err(Fault::Unsupported(format!(
-            "it is of version {version} of the format; 2 and 3 are supported"
-        ))),
+        version => Err(Fault::Unsupported(
+            format!("it is of version {version} of the format; 2 and 3 are supported").into(),
+        )),
     }
 }
 
@@ -93,7 +98,7 @@ fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<Strin
     Ok(metadata)
 }
 
-/// What the directory says of a tensor.
+/// A tensor's entry in the directory.
 struct Entry {
     name: String,
     kind: TensorType,
@@ -161,9 +166,9 @@ fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
     }
     let id = reader.u32("a tensor's type")?;
     let kind = TensorType::from_id(id).ok_or_else(|| match unsupported_name(id) {
-        Some(kind) => Fault::Unsupported(format!(
-            "the tensor `{}` is stored as {kind}, which is not supported\nhint: take the model quantised as Q4_K_M, Q8_0 or F16",
-            shown(&name)
+        Some(kind) => Fault::Unsupported(reason!(
+            "the tensor `{}` is stored as {kind}, which is not supported", shown(&name);
+            hint: "take the model quantised as Q4_K_M, Q8_0 or F16"
         )),
         None => damaged(format!("is of the unknown type {id}")),
     })?;
@@ -182,7 +187,7 @@ fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
     Ok(Entry { name, kind, shape, offset, size })
 }
 
-/// A name, not longer than a message should be.
+/// A name, truncated for messages.
 fn shown(name: &str) -> String {
     name.chars().take(80).collect()
 }

@@ -1,7 +1,7 @@
 //! Quantised values back into numbers.
 //!
-//! Every quantised type is whole numbers in groups, with a scale and an offset for each group; that
-//! form is what they are unpacked into, and all that is known of them elsewhere.
+//! Every quantised type is groups of whole numbers, with a scale and an offset for each group.
+//! Blocks are unpacked into that form, and other code knows no other.
 
 use half::{bf16, f16};
 
@@ -200,7 +200,7 @@ fn unpack_q3_k(block: &[u8], to: &mut Groups) {
     for (i, number) in to.numbers.iter_mut().enumerate() {
         let (half, part, at) = (i / 128, i % 128 / 32, i % 32);
         let low = (block[32 + half * 32 + at] >> (2 * part) & 3) as i8;
-        // A bit that is set means that nothing is taken away.
+        // A set bit means that nothing is subtracted.
         let high = (block[at] >> (half * 4 + part) & 1) as i8;
         *number = low - 4 * (1 - high);
     }

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::tensor::TensorType;
 
-/// The blocks of `values`; `None` for a type that is only read here.
+/// The blocks of `values`; `None` for a type that can only be read.
 ///
 /// # Panics
 /// When `values` are not whole blocks.

@@ -25,7 +25,7 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.at
     }
 
-    /// The range of the next `len` bytes, which it steps over.
+    /// The range of the next `len` bytes, which are skipped.
     pub fn skip(&mut self, len: u64, what: &str) -> Result<Range<usize>, Fault> {
         match usize::try_from(len) {
             Ok(len) if len <= self.left() => {
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A count of things that take at least `least` bytes each, all of which must be there.
+    /// A count of items of at least `least` bytes each, all of which must be in the file.
     pub fn count(&mut self, least: usize, what: &str) -> Result<usize, Fault> {
         let count = self.u64(what)?;
         let room = self.left() / least;

@@ -1,12 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::hint::Hint;
 
 fn golden() -> Gguf {
     Gguf::open(Path::new("tests/golden/gguf/blocks.gguf")).unwrap()
 }
 
-/// A small file with some of everything.
+/// A small file with every kind of entry.
 fn small() -> Vec<u8> {
     let data = [7; 64];
     let mut writer = Writer::default();
@@ -27,7 +28,7 @@ fn small() -> Vec<u8> {
     bytes
 }
 
-/// `small` with the bytes of `from`, which stand in it once, replaced.
+/// `small` with the bytes of `from`, which occur in it once, replaced.
 fn with(from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = small();
     let places: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(from)).collect();
@@ -37,7 +38,7 @@ fn with(from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 fn refusal(bytes: Vec<u8>) -> String {
-    Gguf::parse(bytes, "model.gguf").unwrap_err().to_string()
+    Gguf::parse(bytes, "model.gguf").unwrap_err().explained()
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn no_file_is_too_broken_for_an_error() {
     for len in 0..good.len() - 22 {
         Gguf::parse(good[..len].to_vec(), "cut").unwrap_err();
     }
-    // A generator of the simplest kind: the same files each time.
+    // A simple generator: the same files each time.
     let mut state = 1u64;
     let mut draw = move |below: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

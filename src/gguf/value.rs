@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// A value as it is remembered: texts and lists stay in the file.
+/// A parsed value: texts and lists stay in the file.
 #[derive(Debug, Clone)]
 pub(super) enum Stored {
     Unsigned(u64),
@@ -108,7 +108,7 @@ impl Stored {
                 }
             }
             kind => {
-                // No more than is there, by the count.
+                // The count guarantees that it is there.
                 reader.skip((len * kind.size()) as u64, "a list")?;
             }
         }
@@ -121,7 +121,7 @@ impl Stored {
             Self::Signed(n) => Value::Signed(*n),
             Self::Float(x) => Value::Float(*x),
             Self::Bool(flag) => Value::Bool(*flag),
-            // Was found to be UTF-8 when it was read.
+            // It was checked to be UTF-8 when it was read.
             Self::Text(at) => {
                 Value::Text(std::str::from_utf8(&bytes[at.clone()]).unwrap_or_default())
             }
@@ -178,7 +178,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A list of values of one type, read as it is walked through.
+/// A list of values of one type, parsed during iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Array<'a> {
     kind: Kind,

@@ -23,8 +23,8 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// A value of a file, to write it again: whole numbers that fit as u32 or i32, others as f32.
-    /// `None` for a list of truth values.
+    /// A value that was read, to be written again: whole numbers that fit as u32 or i32, others as
+    /// f32. `None` for a list of booleans.
     pub fn copy(value: Value<'_>) -> Option<Self> {
         Some(match value {
             Value::Unsigned(n) => u32::try_from(n).map_or(Self::U64(n), Self::U32),

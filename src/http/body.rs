@@ -17,6 +17,7 @@ use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
 use crate::compute::{self, ComputeError};
+use crate::hint::Reason;
 use crate::spelling;
 
 /// How long decoding and parsing a body may take.
@@ -76,9 +77,9 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
         "identity" | "" => Ok(false),
         "gzip" | "x-gzip" => Ok(true),
         other => {
-            let message = format!(
-                "the content encoding `{}` is not supported\nhint: send the body as it is, or by `gzip`",
-                shorten(other)
+            let message = reason!(
+                "the content encoding `{}` is not supported", shorten(other);
+                hint: "send the body as it is, or by `gzip`"
             );
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             Err(ApiError::new(status, "unsupported_encoding", message))
@@ -132,7 +133,7 @@ async fn computed<T: Send + 'static>(
     result.map_err(|error| match error {
         ComputeError::Panicked => ApiError::internal(),
         ComputeError::Full | ComputeError::Late => {
-            let message = format!("{error}\nhint: try again a little later");
+            let message = reason!("{error}"; hint: "try again a little later");
             ApiError::overloaded(message, Duration::from_secs(1))
         }
     })
@@ -210,18 +211,18 @@ pub(super) async fn parse_bounded<T: DeserializeOwned + Send + 'static>(
 
 /// Reads a body of JSON. Unknown fields, wrong types and missing fields are named in `param`.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let invalid = |message: String| ApiError::bad_request("invalid_json", message);
+    let invalid = |reason: Reason| ApiError::bad_request("invalid_json", reason);
     let body = without_bom(body);
     if let Err(error) = std::str::from_utf8(body) {
         let at = error.valid_up_to();
-        return Err(invalid(format!("the body is no UTF-8 text: byte {at} is wrong")));
+        return Err(invalid(format!("the body is no UTF-8 text: byte {at} is wrong").into()));
     }
     if body.trim_ascii().is_empty() {
-        return Err(invalid("the body is empty\nhint: send a JSON object".to_owned()));
+        return Err(invalid(reason!("the body is empty"; hint: "send a JSON object")));
     }
     // Otherwise lists would pass for objects, their items for the fields in order.
     if matches!(body.trim_ascii().first(), Some(b'[')) {
-        return Err(invalid("the body is a list\nhint: send a JSON object".to_owned()));
+        return Err(invalid(reason!("the body is a list"; hint: "send a JSON object")));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut deserializer);
@@ -231,10 +232,10 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         if error.is_data() {
             misfit(&path, &error.to_string())
         } else {
-            invalid(format!("the body is no JSON: {error}"))
+            invalid(format!("the body is no JSON: {error}").into())
         }
     })?;
-    deserializer.end().map_err(|error| invalid(format!("the body is no JSON: {error}")))?;
+    deserializer.end().map_err(|error| invalid(format!("the body is no JSON: {error}").into()))?;
     Ok(value)
 }
 
@@ -255,10 +256,10 @@ fn misfit(path: &str, message: &str) -> ApiError {
     if let Some((name, known)) = spelling::unknown("field", message) {
         let parent = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
         let param = join(parent, &shorten(name));
-        let hint =
-            spelling::nearest(name, known).map(|near| format!("\nhint: did you mean `{near}`?"));
-        let message = format!("`{param}` is not known{}", hint.unwrap_or_default());
-        return ApiError::bad_request("unknown_field", message).with_param(&param);
+        let hint = spelling::nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+        let text = format!("`{param}` is not known");
+        let reason = Reason { text: text.into(), hint: hint.map(Into::into) };
+        return ApiError::bad_request("unknown_field", reason).with_param(&param);
     }
     if let Some(name) = quoted(message, "missing field `") {
         let param = join(path, name);
@@ -291,6 +292,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::hint::Hint;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -338,8 +340,8 @@ mod tests {
             let error = parse::<Outer>(body).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_REQUEST);
             let shown = String::from_utf8_lossy(body);
-            assert_eq!(error.object.param.as_deref(), param, "{shown}: {:?}", error.object);
-            assert!(error.object.message.contains(expected), "{shown}: {:?}", error.object);
+            assert_eq!(error.param.as_deref(), param, "{shown}: {:?}", error.reason);
+            assert!(error.reason.explained().contains(expected), "{shown}: {:?}", error.reason);
         }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What is counted by, bytes.
+/// The unit of accounting, bytes.
 const UNIT: usize = 1024;
 
-/// The memory that request bodies may take, all of them together.
+/// The memory of all request bodies together.
 pub(super) struct BodyMemory {
     units: Arc<Semaphore>,
 }
@@ -18,7 +18,7 @@ impl BodyMemory {
         Self { units: Arc::new(Semaphore::new(units)) }
     }
 
-    /// Room for `bytes` more of a body that holds `held` already.
+    /// Reserves `bytes` more for a body that holds `held` already.
     pub(super) async fn grow(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         // The semaphore is never closed.

@@ -1,4 +1,4 @@
-//! Who asks: the key of a request, what it may use, and its bill.
+//! The caller of a request: its key, its permissions and its bill.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
@@ -18,12 +18,12 @@ use crate::access::{self, Access, Key};
 use crate::episode::{EpisodeUsage, Tally};
 use crate::large_model::Prices;
 
-/// Routes that say nothing but whether the server works, to anyone, by whatever name.
+/// Routes that only say whether the server works, open to anyone under any host name.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/health"];
-/// Where else than in `Authorization` clients show their key.
+/// Headers other than `Authorization` in which clients send their key.
 const KEY_HEADERS: [&str; 2] = ["api-key", "x-api-key"];
 
-/// Who sent a request; anyone where no key is needed.
+/// The caller of a request; anonymous if no key is needed.
 #[derive(Clone, Default)]
 pub(super) struct Caller(Option<Account>);
 
@@ -34,14 +34,14 @@ struct Account {
     state: AppState,
 }
 
-/// Lets in who may come in: the key must be valid, and must not have reached its limits.
+/// Authenticates the caller: the key must be valid, and within its limits.
 pub(super) async fn check(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let path = request.uri().path();
     if PROBES.contains(&path) {
         return Ok(());
     }
     let is_api = path.starts_with("/v1/");
-    // Callers with keys are known; where none is needed, web pages must not pass for callers.
+    // Callers with keys are known. Without keys, web pages must be kept out.
     let needs_key = match &state.access {
         Some(access) => access.is_closed().await.unwrap_or(false),
         None => false,
@@ -51,10 +51,10 @@ pub(super) async fn check(state: &AppState, request: &mut Request) -> Result<(),
     }
     let Some(access) = state.access.clone().filter(|_| is_api) else { return Ok(()) };
     let is_ours = bearer(request.headers()).is_some_and(access::is_own_key);
-    // Allocated by itself, so that requests without a key do not carry its size along.
+    // Boxed, so that requests without a key do not carry its size.
     let account = Box::pin(admit(state, access, request.headers())).await?;
     if account.is_some() || is_ours {
-        // No endpoint may see it, also where the first key was made a moment ago.
+        // No endpoint may see it, even if the first key was made a moment ago.
         request.headers_mut().remove(header::AUTHORIZATION);
     }
     if account.is_some() {
@@ -75,7 +75,7 @@ async fn admit(
     Ok(Some(account))
 }
 
-/// The key that a request shows: as OpenAI's clients do, else as Azure's or Anthropic's do.
+/// The key of a request: in OpenAI's header, or in Azure's or Anthropic's.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let authorization = headers.get(header::AUTHORIZATION);
     if let Some(value) = authorization {
@@ -94,43 +94,45 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 impl Caller {
-    /// The id of the key; none where no key is needed.
+    /// The id of the key; none if no key is needed.
     pub(super) fn id(&self) -> Option<&str> {
         self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
-    /// Whether the caller may ask for this model.
+    /// Whether the caller may use this model.
     pub(super) fn may_ask(&self, model: &str) -> bool {
         self.0.as_ref().is_none_or(|account| account.key.limits.allows(model))
     }
 
-    /// Makes sure that the caller may ask for this model.
+    /// Checks that the caller may use this model.
     pub(super) fn check(&self, model: &str) -> Result<(), ApiError> {
         if self.may_ask(model) {
             return Ok(());
         }
         let model = shorten(model);
-        let message = format!(
-            "the key may not ask for the model `{model}`\nhint: `/v1/models` lists those it may ask for"
+        let message = reason!(
+            "the key may not ask for the model `{model}`";
+            hint: "`/v1/models` lists those it may ask for"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
         Err(error.with_param("model"))
     }
 
-    /// Makes sure that the caller's budget can be kept where it asks for this model.
+    /// Checks that the caller's budget can be enforced for this model.
     pub(super) fn check_price(&self, model: &str, prices: Option<Prices>) -> Result<(), ApiError> {
         let budget = self.0.as_ref().and_then(|account| account.key.limits.budget_per_day);
         if budget.is_none() || prices.is_some() {
             return Ok(());
         }
-        let message = format!(
-            "the key has a budget, and no price is known for the model `{model}`\nhint: ask for another model, or have the server's operator set its price"
+        let message = reason!(
+            "the key has a budget, and no price is known for the model `{model}`";
+            hint: "ask for another model, or have the server's operator set its price"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_priced", message);
         Err(error.with_param("model"))
     }
 
-    /// Counts more requests than the one that was let in.
+    /// Counts further requests besides the one that was admitted.
     pub(super) async fn admit_more(&self, requests: u32) -> Result<(), ApiError> {
         match &self.0 {
             Some(account) if requests > 0 => account.admit(requests).await,
@@ -138,35 +140,35 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may ask for some models only.
+    /// Whether the caller is restricted to some models.
     pub(super) fn has_models(&self) -> bool {
         self.0.as_ref().is_some_and(|account| !account.key.limits.models.is_empty())
     }
 
-    /// The id of the caller's key, where it has one.
+    /// The id of the caller's key, if it has one.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
-    /// Whether what the caller uses is counted.
+    /// Whether the caller's usage is counted.
     pub(super) fn is_billed(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The bill of an episode, which is sent however the episode ends.
+    /// The bill of an episode, which is charged however the episode ends.
     pub(super) fn bill(&self, tally: &Tally) -> Bill {
         Bill { account: self.0.clone(), tally: Arc::clone(tally) }
     }
 }
 
-/// What is still to be counted.
+/// What is not charged yet.
 pub(super) struct Bill {
     account: Option<Account>,
     tally: Tally,
 }
 
 impl Bill {
-    /// Counts it now: to the end, also where nobody waits for that any more.
+    /// Charges it now, and to the end even if the caller is dropped.
     pub(super) async fn settle(mut self) {
         if let Some(counting) = self.count() {
             let _ = counting.await;
@@ -177,7 +179,7 @@ impl Bill {
         let (account, tokens, cost) = self.take()?;
         let runtime = Handle::try_current().ok()?;
         let mut recording = Box::pin(async move { account.record(tokens, cost).await });
-        // Done on the spot where there is nothing to wait for: a task would wake another thread.
+        // Done inline if there is nothing to wait for: a task would wake another thread.
         match (&mut recording).now_or_never() {
             Some(()) => None,
             None => Some(runtime.spawn(recording)),
@@ -199,7 +201,7 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        // The client left: what it used is counted all the same.
+        // The client left: its usage is charged all the same.
         drop(self.count());
     }
 }

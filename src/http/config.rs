@@ -1,4 +1,4 @@
-//! How the server listens and what it lets in.
+//! The configuration of the server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,61 +9,61 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// Where to listen. Default: `127.0.0.1:8080`.
+    /// The listening address. Default: `127.0.0.1:8080`.
     pub listen: String,
     /// The longest request body, bytes; longer ones are a 413. Default: 10485760 (10 MiB).
     pub body_limit_bytes: usize,
-    /// How long a request's body may take to arrive, seconds. Default: 30.
+    /// The time-out for a request's body to arrive, seconds. Default: 30.
     pub body_timeout_s: u64,
-    /// How long a request's headers may take to arrive, a TLS handshake may take, and a new
-    /// connection may wait for its first request, seconds. Default: 30.
+    /// The time-out for a request's headers, for a TLS handshake, and for the first request of a
+    /// new connection, seconds. Default: 30.
     pub header_timeout_s: u64,
-    /// How long a connection may wait for its next request, seconds. Proxies keep theirs for 60 s
-    /// and longer, and must not find it closed. Default: 90.
+    /// The time-out between requests of a connection, seconds. Proxies keep theirs open for 60 s
+    /// and longer, and must not find them closed. Default: 90.
     pub idle_timeout_s: u64,
-    /// How long a client may take nothing more of its response, seconds. Default: 60.
+    /// The time-out for a client that reads nothing of its response, seconds. Default: 60.
     pub write_timeout_s: u64,
-    /// Connections at one time; for a further one, the one that was idle the longest is closed.
-    /// Default: 4096.
+    /// Concurrent connections; for a further one, the longest idle connection is closed. Default:
+    /// 4096.
     pub max_connections: usize,
-    /// Episodes that run at one time. Default: 64.
+    /// Concurrent episodes. Default: 64.
     pub max_in_flight: usize,
-    /// Episodes that wait for a place, inside their deadlines; more are a 429. Default: 256.
+    /// Episodes that may queue, within their deadlines; more are a 429. Default: 256.
     pub queue: usize,
-    /// How long a stream may be silent before a comment keeps it alive, seconds. Default: 10.
+    /// The longest silence of a stream before a keep-alive comment, seconds. Default: 10.
     pub keep_alive_s: u64,
-    /// How long requests in flight may take to finish at shutdown, seconds. Default: 30.
+    /// How long requests in flight may take at shutdown, seconds. Default: 30.
     pub grace_s: u64,
     /// A file that holds the process's id while it runs, by which `server reload` finds it.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
-    /// Names by which the server is reached, beside `localhost` and IP addresses: while no key is
-    /// needed, requests for other names are refused, so that no web page reaches the server by a
-    /// name of its own. `*` stands for any. Default: none.
+    /// Host names of the server, besides `localhost` and IP addresses. While no key is needed,
+    /// requests for other host names are refused, which prevents DNS rebinding. `*` allows any.
+    /// Default: none.
     pub hosts: Vec<String>,
-    /// Origins of web pages that may ask, such as `https://chat.example.com`; `*` stands for any.
-    /// Default: none but the server's own.
+    /// Origins of web pages that may send requests, such as `https://chat.example.com`; `*` allows
+    /// any. Default: only the server's own.
     pub allowed_origins: Vec<String>,
-    /// Whether there is a page for people at `/`. Default: true.
+    /// Whether to serve the web page at `/`. Default: true.
     pub ui: bool,
-    /// Where chat completions have the policy's thoughts: `reasoning_content`, `reasoning` or
-    /// `both`. Default: `reasoning_content`.
+    /// The field of chat completions with the policy's thoughts: `reasoning_content`, `reasoning`
+    /// or `both`. Default: `reasoning_content`.
     pub reasoning_field: ReasoningField,
-    /// What a request may cost before it is let in.
+    /// Limits on the cost of a request before it is admitted.
     pub bounds: Bounds,
 }
 
-/// The field of a chat completion's message that has the thoughts.
+/// The field of a chat completion's message that contains the thoughts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningField {
-    /// As DeepSeek, vLLM before 0.12, LiteLLM and most clients have it.
+    /// The name of DeepSeek, vLLM before 0.12, LiteLLM and most clients.
     #[default]
     ReasoningContent,
-    /// As OpenRouter and newer vLLM have it.
+    /// The name of OpenRouter and newer vLLM.
     Reasoning,
-    /// Under both names; clients that read both show the thoughts twice.
+    /// Both names; clients that read both show the thoughts twice.
     Both,
 }
 
@@ -78,19 +78,17 @@ impl ReasoningField {
     }
 }
 
-/// What a request may cost before it is let in: the table `[server.bounds]`. More is an error that
-/// names the bound.
+/// Limits on the cost of a request before it is admitted: the table `[server.bounds]`. Beyond them,
+/// the error names the limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// JSON values in a request for the loop, times the answers that it asks for (`n`). Default:
-    /// 50000.
+    /// JSON values in a request for the loop, times the number of answers (`n`). Default: 50000.
     pub json_values: usize,
-    /// Bytes of a request for the loop times the answers that it asks for (`n`). Default:
-    /// 10485760 (10 MiB).
+    /// Bytes of a request for the loop, times the number of answers (`n`). Default: 10485760 (10
+    /// MiB).
     pub choices_bytes: usize,
-    /// Bytes of request bodies in memory, of all requests together; further ones wait. Default:
-    /// 268435456 (256 MiB).
+    /// Bytes of all request bodies in memory; further ones wait. Default: 268435456 (256 MiB).
     pub bodies_bytes: usize,
     /// Bytes of a stop sequence. Default: 4096.
     pub stop_bytes: usize,
@@ -100,17 +98,17 @@ pub struct Bounds {
     pub schema_subschemas: usize,
     /// References (`$ref`) in a JSON schema. Default: 1000.
     pub schema_references: usize,
-    /// References in a JSON schema that follow each other. Default: 64.
+    /// Consecutive references in a JSON schema. Default: 64.
     pub schema_reference_chain: usize,
     /// Patterns in a JSON schema. Default: 64.
     pub schema_patterns: usize,
     /// Bytes of a compiled pattern. Default: 262144 (256 KiB).
     pub schema_pattern_bytes: usize,
-    /// Steps of checking an answer by a JSON schema. Default: 1000000.
+    /// Steps of validating an answer against a JSON schema. Default: 1000000.
     pub schema_steps: u64,
-    /// Bytes of an answer that is checked by a JSON schema. Default: 1048576 (1 MiB).
+    /// Bytes of an answer that is validated against a JSON schema. Default: 1048576 (1 MiB).
     pub checked_bytes: usize,
-    /// Milliseconds of checking an answer by a JSON schema. Default: 1000.
+    /// Milliseconds of validating an answer against a JSON schema. Default: 1000.
     pub check_ms: u64,
 }
 
@@ -189,7 +187,7 @@ impl ServerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The server's certificate and those between it and the root, PEM.
+    /// The server's certificate with its intermediates, PEM.
     pub certificate: PathBuf,
     /// The certificate's private key, PEM.
     pub key: PathBuf,

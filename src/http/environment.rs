@@ -7,7 +7,6 @@ use axum::extract::{DefaultBodyLimit, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use utoipa::{OpenApi, ToSchema};
@@ -15,10 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::body::parse;
+use super::config::ServerConfig;
 use super::error::ApiError;
+use super::local;
 use super::state::Ids;
 use super::wire::ErrorBody;
 use crate::environment::{Asked, Environment, EnvironmentError, Outcome, PlayedTurn, State};
+use crate::hint::Hint;
 use crate::reward::Reward;
 use crate::task::Task;
 use crate::trajectory::{SampledToken, TokenTrace, TurnFinish};
@@ -31,7 +34,7 @@ const BODY: usize = 4 << 20;
 pub struct EnvironmentApp {
     /// The environment.
     pub environment: Arc<Environment>,
-    /// The key that callers must show; anyone may ask where there is none.
+    /// The key that callers must send; none allows anyone.
     pub key: Option<SecretString>,
     /// Ids of episodes.
     pub ids: Ids,
@@ -47,10 +50,10 @@ pub struct EnvironmentApp {
 )]
 struct Document;
 
-/// The environment's routes.
-pub fn environment_router(app: EnvironmentApp) -> Router {
-    let (router, _) = documented().split_for_parts();
-    router.layer(DefaultBodyLimit::max(BODY)).with_state(app)
+/// The environment's routes. Of `server`, only the allowed host names and origins are used.
+pub fn environment_router(app: EnvironmentApp, server: &ServerConfig) -> Router {
+    let open = app.key.is_none().then_some(server);
+    local::router(documented(), Router::new(), app, open).layer(DefaultBodyLimit::max(BODY))
 }
 
 fn documented() -> OpenApiRouter<EnvironmentApp> {
@@ -59,19 +62,17 @@ fn documented() -> OpenApiRouter<EnvironmentApp> {
         .routes(routes!(reset))
         .routes(routes!(step))
         .routes(routes!(close))
-        .routes(routes!(openapi))
 }
 
 /// The environment's OpenAPI document, indented JSON.
 pub fn environment_openapi_json() -> String {
-    let (_, document) = documented().split_for_parts();
-    document.to_pretty_json().unwrap_or_default()
+    local::openapi_json(documented())
 }
 
-/// What the environment is.
+/// A description of the environment.
 #[derive(Debug, Serialize, ToSchema)]
 struct About {
-    /// Episodes that are held.
+    /// Episodes that may be open.
     open: usize,
     /// Whether turns may be token ids. Otherwise they are texts.
     token_ids: bool,
@@ -95,17 +96,17 @@ struct ResetRequest {
     question: String,
     /// Acceptable answers; the best of them counts.
     golds: Vec<String>,
-    /// The data set that the question is of, which may choose the metric. Default: none.
+    /// The data set of the question, which may choose the metric. Default: none.
     #[serde(default)]
     source: String,
-    /// Turns that the policy may have. Default: the environment's limit, which is the most.
+    /// Turns that the policy may have. Default and upper bound: the environment's limit.
     #[schema(minimum = 1)]
     max_turns: Option<usize>,
-    /// Tokens that one turn may have. Default: the environment's limit, which is the most.
+    /// Tokens that one turn may have. Default and upper bound: the environment's limit.
     #[schema(minimum = 1)]
     max_turn_tokens: Option<usize>,
-    /// Wall time that the episode may take, the trainer's own included, milliseconds. Default: the
-    /// environment's limit, which is the most.
+    /// Wall time that the episode may take, including the trainer's, milliseconds. Default and
+    /// upper bound: the environment's limit.
     #[schema(minimum = 1)]
     deadline_ms: Option<u64>,
 }
@@ -117,21 +118,21 @@ struct StepRequest {
     /// The episode.
     #[schema(value_type = String)]
     episode: Uuid,
-    /// The number of the turn. A step that is repeated with it changes nothing, and has the reply
-    /// that was missed. Default: the turn that is awaited.
+    /// The number of the turn. A step that is repeated with it changes nothing and returns the same
+    /// reply. Default: the turn that is awaited.
     turn: Option<usize>,
     /// The tokens that were sampled, the one that ended the turn included.
     ids: Option<Vec<u32>>,
-    /// Their natural-log probabilities, to be given back with the whole stream. Default: zeros.
+    /// Their natural-log probabilities, to be returned with the whole stream. Default: zeros.
     log_probs: Option<Vec<f32>>,
     /// The text that was sampled, for trainers without token ids.
     text: Option<String>,
-    /// Whether `text` was cut at the bound; of `ids` it is known. Default: false.
+    /// Whether `text` was truncated at the limit; with `ids` that is known. Default: false.
     #[serde(default)]
     is_cut: bool,
 }
 
-/// What an episode is like now.
+/// The state of an episode.
 #[derive(Debug, Default, Serialize, ToSchema)]
 struct Reply {
     /// The episode.
@@ -141,14 +142,14 @@ struct Reply {
     done: bool,
     /// The number of the turn that is awaited; at the end, how many turns there were.
     turn: usize,
-    /// What the policy was shown since its last turn, to go on from by texts: a message of the user.
+    /// The text since the policy's last turn, for text-based trainers: a user message.
     #[serde(skip_serializing_if = "Option::is_none")]
     observation: Option<String>,
-    /// The token stream so far, to sample the next turn behind. Of the tokens that were given, only
-    /// those up to the end of the turn are in it. Absent in episodes of texts.
+    /// The token stream so far, to sample the next turn after. Of a given turn, only the tokens up
+    /// to its end are in it. Absent in episodes of texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<u32>>,
-    /// For each of `ids`: 1 where the policy sampled it, 0 where it was given it.
+    /// For each of `ids`: 1 if the policy sampled it, 0 if it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     mask: Option<Vec<u8>>,
     /// For each of `ids`: the log-probability that a step gave it, or 0.
@@ -157,8 +158,8 @@ struct Reply {
     /// Tokens that the next turn may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<usize>,
-    /// What the episode was worth. Absent until it is over, and where it failed: such an episode
-    /// is nothing to learn from.
+    /// The reward. Absent until the episode is over, and if it failed: such an episode is not to be
+    /// learnt from.
     #[serde(skip_serializing_if = "Option::is_none")]
     reward: Option<EpisodeReward>,
     /// Why it ended.
@@ -174,30 +175,30 @@ struct Reply {
     /// What they cost, in the currency of the configured prices.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
-    /// What failed, and was not the policy's doing: a model, the reward, or time.
+    /// What failed other than the policy: a model, the reward, or time.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// What an episode was worth.
+/// A reward.
 #[derive(Debug, Serialize, ToSchema)]
 struct EpisodeReward {
-    /// What it is trained on.
+    /// The value to train on.
     total: f64,
     /// The score of its answer, 0 to 1.
     answer: f64,
-    /// What its form earned.
+    /// The score of its form.
     format: f64,
 }
 
 /// Whether an episode was closed.
 #[derive(Debug, Serialize, ToSchema)]
 struct Closed {
-    /// False where there was none.
+    /// False if there was none.
     closed: bool,
 }
 
-/// What the environment is, and how many episodes are open.
+/// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
     responses((status = 200, description = "This", body = About)))]
 async fn about(
@@ -235,7 +236,7 @@ async fn reset(
     if request.golds.is_empty() {
         return Err(ApiError::invalid(
             "golds",
-            "`golds` is empty\nhint: give an acceptable answer",
+            reason!("`golds` is empty"; hint: "give an acceptable answer"),
         ));
     }
     for (name, value) in [
@@ -260,8 +261,8 @@ async fn reset(
     Ok(Json(reply(id, state)))
 }
 
-/// Takes the turn of an episode, asks the large model where it prompts, and goes on to the next turn or
-/// to the reward.
+/// Takes the turn of an episode, calls the large model if it prompts, and continues to the next
+/// turn or to the reward.
 #[utoipa::path(post, path = "/env/step", tag = "env", request_body = StepRequest, responses(
     (status = 200, description = "What the policy is shown next, or the end", body = Reply),
     (status = 400, description = "The turn cannot be taken; the episode goes on", body = ErrorBody),
@@ -303,13 +304,6 @@ async fn close(
     Ok(Json(Closed { closed }))
 }
 
-/// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "env",
-    responses((status = 200, description = "The document", content_type = "application/json")))]
-async fn openapi() -> ([(header::HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, "application/json")], environment_openapi_json())
-}
-
 impl EnvironmentApp {
     fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(key) = &self.key else { return Ok(()) };
@@ -318,21 +312,14 @@ impl EnvironmentApp {
         match bool::from(shown.as_bytes().ct_eq(key.expose_secret().as_bytes())) {
             true => Ok(()),
             false => {
-                let message =
-                    "the key is missing or wrong\nhint: send it as `Authorization: Bearer`";
+                let message = reason!(
+                    "the key is missing or wrong";
+                    hint: "send it as `Authorization: Bearer`"
+                );
                 Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message))
             }
         }
     }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let error = ApiError::bad_request("invalid_request", error.inner().to_string());
-        if path == "." { error } else { error.with_param(&path) }
-    })
 }
 
 fn tokens(ids: Vec<u32>, log_probs: Option<Vec<f32>>) -> Result<Vec<SampledToken>, ApiError> {
@@ -399,6 +386,6 @@ impl From<EnvironmentError> for ApiError {
                 (StatusCode::BAD_REQUEST, "invalid_turn")
             }
         };
-        Self::new(status, code, error.to_string())
+        Self::new(status, code, error.reason())
     }
 }

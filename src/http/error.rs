@@ -1,4 +1,4 @@
-//! What clients are told of failures: OpenAI's error object, in one place.
+//! Errors for clients: OpenAI's error object, in one place.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use super::wire::{ErrorBody, ErrorObject};
 use crate::access::{Denied, Refusal};
 use crate::engine::EngineError;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModelError, UnknownModel};
 use crate::policy::PolicyError;
 
-/// The longest text of a caller's that an error quotes, bytes.
+/// The longest text of a caller that an error quotes, bytes.
 const QUOTED: usize = 64;
 /// The longest message, bytes.
 const MESSAGE: usize = 2000;
@@ -37,7 +38,12 @@ pub(super) fn head(text: &str, bytes: usize) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
-    pub(super) object: ErrorObject,
+    /// What went wrong, of at most [`MESSAGE`] bytes, and what to do about it.
+    pub(super) reason: Reason,
+    kind: &'static str,
+    /// The field that is to blame.
+    pub(super) param: Option<String>,
+    code: String,
     retry_after: Option<Duration>,
     /// Whether clients must not try again on their own: money was spent, and would be twice.
     is_spent: bool,
@@ -45,7 +51,7 @@ pub(super) struct ApiError {
 
 impl ApiError {
     /// A failure of the kind that its status says.
-    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &str, reason: impl Into<Reason>) -> Self {
         let kind = match status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -53,28 +59,30 @@ impl ApiError {
             400..500 => "invalid_request_error",
             _ => "server_error",
         };
-        let object = ErrorObject {
-            message: head(&message.into(), MESSAGE),
-            kind: kind.to_owned(),
+        Self {
+            status,
+            reason: reason.into().map_text(|text| head(text, MESSAGE)),
+            kind,
             param: None,
-            code: Some(code.to_owned()),
-        };
-        Self { status, object, retry_after: None, is_spent: false }
+            code: code.to_owned(),
+            retry_after: None,
+            is_spent: false,
+        }
     }
 
     /// A field that cannot be used.
-    pub(super) fn invalid(param: &str, message: impl Into<String>) -> Self {
-        Self::bad_request("invalid_value", message).with_param(param)
+    pub(super) fn invalid(param: &str, reason: impl Into<Reason>) -> Self {
+        Self::bad_request("invalid_value", reason).with_param(param)
     }
 
     /// A request that cannot be used.
-    pub(super) fn bad_request(code: &str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
+    pub(super) fn bad_request(code: &str, reason: impl Into<Reason>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, reason)
     }
 
     /// Too much at one time.
-    pub(super) fn overloaded(message: impl Into<String>, retry_after: Duration) -> Self {
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message);
+    pub(super) fn overloaded(reason: impl Into<Reason>, retry_after: Duration) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", reason);
         Self { retry_after: Some(retry_after), ..error }
     }
 
@@ -85,22 +93,26 @@ impl ApiError {
     }
 
     pub(super) fn with_param(mut self, param: &str) -> Self {
-        self.object.param = Some(head(param, 2 * QUOTED));
+        self.param = Some(head(param, 2 * QUOTED));
         self
     }
 
     /// The same in the words of another protocol: a field that begins with the first of a pair of
     /// names begins with the second there.
     pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
-        let Some(param) = self.object.param.take() else { return self };
+        let Some(param) = self.param.take() else { return self };
         let renamed = names
             .iter()
             .find_map(|(own, other)| Some(format!("{other}{}", param.strip_prefix(own)?)));
         if let Some(renamed) = &renamed {
             let quoted = |name: &str| format!("`{name}`");
-            self.object.message = self.object.message.replace(&quoted(&param), &quoted(renamed));
+            let replace = |text: &str| text.replace(&quoted(&param), &quoted(renamed));
+            self.reason = Reason {
+                text: replace(&self.reason.text).into(),
+                hint: self.reason.hint.map(|hint| replace(&hint).into()),
+            };
         }
-        self.object.param = Some(renamed.unwrap_or(param));
+        self.param = Some(renamed.unwrap_or(param));
         self
     }
 
@@ -122,7 +134,7 @@ impl ApiError {
         let failure = match error {
             // Its address is not the client's business.
             Unreachable { model, .. } => {
-                tracing::warn!(%error, "a large model cannot be reached");
+                tracing::warn!(error = error.explained(), "a large model cannot be reached");
                 let message = format!("the large model `{model}` cannot be reached");
                 Self::new(StatusCode::BAD_GATEWAY, "large_model_unreachable", message)
             }
@@ -134,7 +146,7 @@ impl ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "large_model_timeout", message)
             }
             Deadline { .. } => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", error.to_string())
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", error.reason())
                     .with_param("deadline_ms")
             }
             Status { status, retry_after, body, .. } => {
@@ -150,7 +162,7 @@ impl ApiError {
                 };
                 let field = |key| body.as_ref()?.get(key).and_then(Value::as_str);
                 let code = field("code").unwrap_or("large_model_error");
-                Self::new(kept, code, error.to_string()).retry_after(*retry_after)
+                Self::new(kept, code, error.reason()).retry_after(*retry_after)
             }
             Malformed { model, reason } => {
                 // Not the error: it quotes the reply.
@@ -160,17 +172,17 @@ impl ApiError {
             }
             CircuitOpen { retry_in, .. } => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self::new(status, "large_model_unavailable", error.to_string())
+                Self::new(status, "large_model_unavailable", error.reason())
                     .retry_after(Some(*retry_in))
             }
             Local { model, .. } => {
-                tracing::error!(%error, "a large model cannot be asked");
+                tracing::error!(error = error.explained(), "a large model cannot be asked");
                 let message = format!("the large model `{model}` cannot be asked just now");
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self::new(status, "large_model_unavailable", message)
                     .retry_after(Some(Duration::from_secs(1)))
             }
-            Rejected { .. } => Self::bad_request("large_model_rejected", error.to_string()),
+            Rejected { .. } => Self::bad_request("large_model_rejected", error.reason()),
         };
         Self { is_spent: error.may_be_billed(), ..failure }
     }
@@ -183,7 +195,7 @@ impl ApiError {
             Denied::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
         };
         let wait = matches!(denied, Denied::Unavailable).then_some(Duration::from_secs(1));
-        Self::new(status, code, denied.to_string()).retry_after(wait)
+        Self::new(status, code, denied.reason()).retry_after(wait)
     }
 
     /// A limit that the caller's key has reached.
@@ -195,7 +207,7 @@ impl ApiError {
             Refusal::Budget { retry_after, .. } => ("insufficient_quota", *retry_after),
         };
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, refusal.to_string());
-        // Clients would try again within seconds, whatever they are told of tomorrow.
+        // Clients would retry within seconds, even if `Retry-After` says tomorrow.
         Self { is_spent: matches!(refusal, Refusal::Budget { .. }), ..error }
             .retry_after(Some(wait))
     }
@@ -203,18 +215,18 @@ impl ApiError {
     fn of_engine(error: &EngineError) -> Self {
         match error {
             EngineError::PromptTooLong { tokens, context } => {
-                let message = format!(
-                    "the question, as the policy reads it, has {tokens} tokens and does not fit the policy's context of {context}\nhint: shorten it, or ask the server's operator for a policy with a longer context"
+                let message = reason!(
+                    "the question, as the policy reads it, has {tokens} tokens and does not fit the policy's context of {context}";
+                    hint: "shorten it, or ask the server's operator for a policy with a longer context"
                 );
                 Self::bad_request("context_length_exceeded", message)
             }
             EngineError::Overloaded => {
-                let message = "the policy is busy\nhint: try again a little later";
+                let message = reason!("the policy is busy"; hint: "try again a little later");
                 Self::overloaded(message, Duration::from_secs(1))
             }
             EngineError::Sampling(_) => {
-                Self::bad_request("unsupported_sampling", error.to_string())
-                    .with_param("temperature")
+                Self::bad_request("unsupported_sampling", error.reason()).with_param("temperature")
             }
             // A policy whose tokenizer and model do not fit: no further try helps.
             EngineError::InvalidRequest(_) => {
@@ -226,8 +238,11 @@ impl ApiError {
             | EngineError::Load { .. }
             | EngineError::Server { .. }
             | EngineError::OtherModel { .. } => {
-                tracing::error!(%error, "the policy's engine failed");
-                let message = "the policy is not available\nhint: try again a little later";
+                tracing::error!(error = error.explained(), "the policy's engine failed");
+                let message = reason!(
+                    "the policy is not available";
+                    hint: "try again a little later"
+                );
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self::new(status, "policy_unavailable", message)
                     .retry_after(Some(Duration::from_secs(1)))
@@ -241,8 +256,9 @@ impl ApiError {
         let failure = match &error.kind {
             EpisodeErrorKind::Policy(PolicyError::Engine(error)) => Self::of_engine(error),
             EpisodeErrorKind::Policy(PolicyError::TextTooLong { bytes, context }) => {
-                let message = format!(
-                    "the question, as the policy reads it, has {bytes} bytes and does not fit the policy's context of {context} tokens\nhint: shorten it, or ask the server's operator for a policy with a longer context"
+                let message = reason!(
+                    "the question, as the policy reads it, has {bytes} bytes and does not fit the policy's context of {context} tokens";
+                    hint: "shorten it, or ask the server's operator for a policy with a longer context"
                 );
                 Self::bad_request("context_length_exceeded", message)
             }
@@ -257,10 +273,11 @@ impl ApiError {
             EpisodeErrorKind::LargeModel(error) => Self::of_large_model(error, is_callers_key),
             EpisodeErrorKind::Deadline { .. } => {
                 let status = StatusCode::GATEWAY_TIMEOUT;
-                Self::new(status, "deadline_exceeded", error.to_string()).with_param("deadline_ms")
+                Self::new(status, "deadline_exceeded", error.kind.reason())
+                    .with_param("deadline_ms")
             }
             EpisodeErrorKind::Budget { .. } => {
-                Self::bad_request("budget_exceeded", error.to_string()).with_param("max_cost")
+                Self::bad_request("budget_exceeded", error.kind.reason()).with_param("max_cost")
             }
             EpisodeErrorKind::PromptTooLong { turn, .. } => {
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
@@ -269,7 +286,7 @@ impl ApiError {
             }
             EpisodeErrorKind::Unfit { .. } => {
                 let status = StatusCode::BAD_GATEWAY;
-                Self::new(status, "invalid_response_format", error.to_string())
+                Self::new(status, "invalid_response_format", error.kind.reason())
             }
             EpisodeErrorKind::Cancelled | EpisodeErrorKind::Policy(PolicyError::Cancelled) => {
                 Self::new(client_closed_request(), "cancelled", error.to_string())
@@ -278,13 +295,24 @@ impl ApiError {
         Self { is_spent: failure.is_spent || has_spent(&error.usage), ..failure }
     }
 
-    /// The object as JSON.
+    /// What clients read. The message ends with the hint, for clients that show nothing else.
+    pub(super) fn object(&self) -> ErrorObject {
+        ErrorObject {
+            message: self.reason.explained(),
+            hint: self.reason.hint.as_deref().map(str::to_owned),
+            kind: self.kind.to_owned(),
+            param: self.param.clone(),
+            code: Some(self.code.clone()),
+        }
+    }
+
+    /// The object in its envelope.
     pub(super) fn body(&self) -> ErrorBody {
-        ErrorBody { error: self.object.clone() }
+        ErrorBody { error: self.object() }
     }
 }
 
-/// What nginx answers nobody with; only metrics see it.
+/// nginx's status for a client that is gone; it is visible in metrics only.
 fn client_closed_request() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }
@@ -295,7 +323,7 @@ fn has_spent(usage: &EpisodeUsage) -> bool {
 
 impl From<UnknownModel> for ApiError {
     fn from(error: UnknownModel) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", error.reason())
     }
 }
 
@@ -319,5 +347,28 @@ impl IntoResponse for ApiError {
         // For protocols that have another form.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_message_ends_with_its_hint_however_long_it_is() {
+        let reason = reason!("{}", "é".repeat(MESSAGE); hint: "shorten `{}`", "field");
+        let error = ApiError::bad_request("invalid_value", reason);
+        let object = error.object();
+        assert_eq!(object.hint.as_deref(), Some("shorten `field`"));
+        let text = object.message.strip_suffix("…\nhint: shorten `field`").unwrap();
+        assert!((MESSAGE - 1..=MESSAGE).contains(&text.len()), "{}", text.len());
+
+        let renamed = error.with_param("field").renamed(&[("field", "other")]).object();
+        assert_eq!(renamed.hint.as_deref(), Some("shorten `other`"));
+        assert!(renamed.message.ends_with("\nhint: shorten `other`"));
+
+        let plain = ApiError::bad_request("invalid_value", "it is too long").object();
+        assert_eq!((plain.message.as_str(), plain.hint), ("it is too long", None));
     }
 }

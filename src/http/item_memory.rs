@@ -1,28 +1,28 @@
-//! Items of late responses, for clients that refer to them instead of sending them again. Kept in
-//! memory, within a bound, and gone with the process.
+//! Items of recent responses, for clients that refer to them by id. Held in memory, within a bound,
+//! and lost at exit.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-/// Bytes of all items, as JSON; the oldest make room.
+/// Bytes of all items, as JSON; the oldest are removed.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
-/// Items by their ids, which nobody can guess.
+/// Items by their ids, which cannot be guessed.
 #[derive(Default)]
 pub(super) struct ItemMemory(Mutex<Items>);
 
 #[derive(Default)]
 struct Items {
     by_id: HashMap<String, (Value, usize)>,
-    /// Ids from the oldest on.
+    /// Ids, oldest first.
     order: VecDeque<String>,
     bytes: usize,
 }
 
 impl ItemMemory {
-    /// Remembers items that have ids.
+    /// Stores items that have ids.
     pub(super) fn keep(&self, items: &[Value]) {
         if items.is_empty() {
             return;
@@ -34,7 +34,7 @@ impl ItemMemory {
         }
     }
 
-    /// The item of this id, if it is still known.
+    /// The item of this id, if it is still stored.
     pub(super) fn get(&self, id: &str) -> Option<Value> {
         let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.by_id.get(id).map(|(item, _)| item.clone())

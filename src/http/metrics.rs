@@ -1,4 +1,4 @@
-//! What is counted, for Prometheus. Labels are bounded, and every series is there from the start.
+//! Prometheus metrics. Labels are bounded, and every series exists from the start.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,26 +11,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::routes;
 use crate::episode::{Episode, EpisodeError, FinishReason, RoleUsage};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
 use crate::record::RecordCounts;
 
-/// The name of all routes that are not told apart.
+/// The label of all routes that are not distinguished.
 pub(super) const OTHER: &str = "other";
-/// The routes by which requests are told apart.
-pub(super) const ROUTES: [&str; 9] = [
-    "/v1/solve",
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/models",
-    "/v1/episodes",
-    OTHER,
-];
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
-/// Neither answered nor capped.
+/// Neither answered nor counted as limited.
 const FAILED: &str = "error";
 const RELOADED: &str = "success";
 
@@ -139,7 +128,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn start_at_zero(&self) {
-        for route in ROUTES {
+        for route in routes::names().chain([OTHER]) {
             let by_route = ByRoute { route };
             drop(self.durations.get_or_create(&by_route));
             drop(self.overheads.get_or_create(&by_route));
@@ -163,7 +152,7 @@ impl Metrics {
         }
     }
 
-    /// Has the series of a policy begin at zero.
+    /// Starts the series of a policy at zero.
     pub(super) fn begin_policy(&self, policy: &str) {
         let policy = policy.to_owned();
         for role in ["policy", "large_model"] {
@@ -239,8 +228,8 @@ impl Metrics {
         info("build_info", "The version that runs", Box::new(build));
     }
 
-    /// All series as Prometheus reads them. `recorded`: what became of the records of episodes;
-    /// `in_flight` and `waiting`: episodes that run, and requests that wait for room.
+    /// All series in Prometheus's text format. `recorded`: outcomes of the records of episodes;
+    /// `in_flight` and `waiting`: running episodes, and queued requests.
     pub(super) fn render(
         &self,
         recorded: Option<RecordCounts>,
@@ -251,7 +240,7 @@ impl Metrics {
         let RecordCounts { written, dropped } = recorded.unwrap_or_default();
         for (result, count) in [("written", written), ("dropped", dropped)] {
             let counter = self.records.get_or_create(&ByResult { result });
-            // It counts on its own, on another thread.
+            // The recorder counts on its own thread.
             counter.inner().store(count, Ordering::Relaxed);
         }
         let mut text = String::new();
@@ -262,7 +251,7 @@ impl Metrics {
     }
 
     pub(super) fn request(&self, route: &'static str, status: u16) {
-        // Upstreams may answer anything.
+        // Upstreams may send any status.
         let status = if STATUSES.contains(&status) { status } else { status / 100 * 100 };
         self.requests.get_or_create(&ByStatus { route, status }).inc();
     }
@@ -321,7 +310,7 @@ impl AttemptObserver for Metrics {
     }
 }
 
-/// Anything that can be registered under our prefix.
+/// Anything that can be registered under the common prefix.
 trait Metric {
     fn register(self: Box<Self>, registry: &mut Registry, name: &str, help: &str);
 }

@@ -19,17 +19,17 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::caller;
 use super::error::ApiError;
-use super::metrics::ROUTES;
+use super::metrics::OTHER;
 use super::origin;
-use super::routes::messages;
+use super::routes::{messages, name_of};
 use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
 use super::wire::messages::MessagesErrorBody;
 
-/// Names the trace that a request is part of.
+/// The header of the request's trace (W3C).
 const TRACE: &str = "traceparent";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Headers whose values are not to be shown.
+/// Headers whose values must not be shown.
 const SECRETS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
@@ -40,14 +40,14 @@ const SECRETS: [HeaderName; 5] = [
 /// Longer ids are not echoed: they end up in logs.
 const LONGEST_ID: usize = 128;
 
-/// Wraps a router. It is one layer, as each is allocated anew for every request.
+/// Wraps a router. A single layer, because each one is allocated for every request.
 pub(super) fn wrap(router: Router<AppHandle>, handle: &AppHandle) -> Router<AppHandle> {
     router.layer(from_fn_with_state(handle.clone(), watch))
 }
 
 /// Gives the request an id and a span, has its caller's key checked, and counts it.
 async fn watch(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let route = route(request.uri().path());
+    let route = name_of(request.uri().path()).unwrap_or(OTHER);
     for name in &SECRETS {
         if let Entry::Occupied(mut values) = request.headers_mut().entry(name) {
             values.iter_mut().for_each(|value| value.set_sensitive(true));
@@ -71,7 +71,7 @@ async fn watch(State(state): State<AppState>, mut request: Request, next: Next) 
     );
     if request.headers().contains_key(TRACE) {
         let caller = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
-        // Fails where nothing is traced.
+        // Fails if tracing is off.
         let _ = span.set_parent(caller);
     }
     let origin = origin::allowed(&state.server, request.headers());
@@ -115,14 +115,7 @@ fn is_id(id: &HeaderValue) -> bool {
     (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// The route's name in metrics.
-fn route(path: &str) -> &'static str {
-    let is_in = |folder: &&str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-    let path = ["/v1/models", "/v1/episodes"].into_iter().find(is_in).unwrap_or(path);
-    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
-}
-
-/// Notices clients that leave before there is a response.
+/// Detects clients that leave before there is a response.
 struct Guard {
     state: AppState,
     route: &'static str,

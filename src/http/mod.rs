@@ -3,10 +3,6 @@
 use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
-use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 mod body;
 mod body_memory;
@@ -18,6 +14,7 @@ mod episode;
 mod error;
 mod item_memory;
 mod json_schema;
+mod local;
 mod metrics;
 mod middleware;
 mod model_name;
@@ -44,25 +41,9 @@ pub use state::{App, AppHandle, Clock, Ids};
 use crate::playground::FILES;
 use error::{ApiError, shorten};
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Prompt-R1",
-        description = "A small policy model thinks, prompts a large language model, reads its replies and answers."
-    ),
-    components(schemas(wire::ErrorBody, wire::messages::MessagesErrorBody)),
-    tags(
-        (name = "solve", description = "The loop, with all that happens in it"),
-        (name = "openai", description = "What OpenAI's clients speak"),
-        (name = "anthropic", description = "What Anthropic's clients speak"),
-        (name = "operation", description = "For whoever runs the server"),
-    )
-)]
-struct Document;
-
 /// Every route.
 pub fn router(handle: AppHandle) -> Router {
-    let (router, _) = documented().split_for_parts();
+    let (router, _) = routes::documented().split_for_parts();
     let mut router = router.merge(routes::docs::page());
     if handle.state().server.ui {
         router = router.merge(routes::playground::files(FILES));
@@ -72,45 +53,23 @@ pub fn router(handle: AppHandle) -> Router {
     middleware::wrap(router, &handle).with_state(handle)
 }
 
-/// The routes that the OpenAPI document describes.
-fn documented() -> OpenApiRouter<AppHandle> {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(routes::solve::solve))
-        .routes(routes!(routes::episodes::list))
-        .routes(routes!(routes::episodes::get))
-        .routes(routes!(routes::chat::chat))
-        .routes(routes!(routes::models::list))
-        .routes(routes!(routes::models::get))
-        .route("/v1/models/{owner}/{*model}", get(routes::models::get_owned))
-        .routes(routes!(routes::forward::embeddings))
-        .routes(routes!(routes::forward::completions))
-        .routes(routes!(routes::responses::responses))
-        .routes(routes!(routes::messages::messages))
-        .route("/v1/{*rest}", any(routes::forward::other))
-        .routes(routes!(routes::health::livez))
-        .routes(routes!(routes::health::readyz))
-        .routes(routes!(routes::health::health))
-        .routes(routes!(routes::metrics::metrics))
-        .routes(routes!(routes::docs::openapi))
-}
-
 /// The OpenAPI document, indented JSON.
 pub fn openapi_json() -> String {
-    let (_, document) = documented().split_for_parts();
+    let (_, document) = routes::documented().split_for_parts();
     document.to_pretty_json().unwrap_or_default()
 }
 
 fn unknown_route(uri: &Uri) -> ApiError {
     let path = uri.path();
     let shorter = path.trim_end_matches('/');
-    let hint = if metrics::ROUTES.contains(&shorter) {
+    let hint = if routes::names().any(|name| name == shorter) {
         format!("leave out the slash at the end: `{shorter}`")
-    } else if metrics::ROUTES.contains(&&*format!("/v1{shorter}")) {
+    } else if routes::names().any(|name| name.strip_prefix("/v1") == Some(shorter)) {
         "the base URL of clients ends with `/v1`".to_owned()
     } else {
         "`/docs` lists what there is".to_owned()
     };
-    let message = format!("there is nothing at `{}`\nhint: {hint}", shorten(path));
+    let message = reason!("there is nothing at `{}`", shorten(path); hint: "{hint}");
     ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
 }
 
@@ -120,7 +79,10 @@ fn is_web_socket(headers: &HeaderMap) -> bool {
 }
 
 fn no_web_socket() -> ApiError {
-    let message = "there are no WebSockets here\nhint: ask by HTTP, with `stream` for events";
+    let message = reason!(
+        "there are no WebSockets here";
+        hint: "ask by HTTP, with `stream` for events"
+    );
     ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
 }
 

@@ -14,25 +14,24 @@ use super::error::{ApiError, shorten};
 use super::state::AppState;
 use crate::large_model::LargeModel;
 
-/// The model that stands for the loop.
+/// The model name of the loop.
 pub(super) const LOOP: &str = "prompt-r1";
 
-/// Bytes of a name at most: paths of files are names, and none is longer. What is known of models is
-/// kept by their names.
+/// The longest name, bytes: model names may be file paths. Per-model state is keyed by name.
 const LONGEST: usize = 4096;
 
-/// Refuses a name that no model has.
+/// Refuses a name that is too long for a model.
 pub(super) fn check_length(model: &str) -> Result<(), ApiError> {
     if model.len() > LONGEST { Err(unknown_model(model)) } else { Ok(()) }
 }
 
-/// Whether a model stands for the loop.
+/// Whether a model name is the loop's.
 pub(super) fn is_loop(model: &str) -> bool {
     model.strip_prefix(LOOP).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The model that a body of JSON names, empty where it names none; nothing else of the body is
-/// looked at. The caller may ask for it.
+/// The model of a JSON body, empty if it names none. Nothing else of the body is parsed. Checks
+/// that the caller may use it.
 pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, str>, ApiError> {
     #[derive(Deserialize)]
     struct Whole {
@@ -42,7 +41,7 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
     let body = without_bom(body);
     let named = match serde_json::from_slice::<Named<'_>>(body) {
         Ok(named) => named,
-        // Slower, but it says what is wrong.
+        // Slower, but it explains the error.
         Err(_) => {
             let model = parse::<Whole>(body)?.model;
             Named { model: model.map(Cow::Owned), has_variant: false }
@@ -52,7 +51,10 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
     check_length(&model)?;
     caller.check(&model)?;
     if named.has_variant && caller.has_models() {
-        let message = "two fields differ from `model` in their case only\nhint: send `model` alone";
+        let message = reason!(
+            "two fields differ from `model` in their case only";
+            hint: "send `model` alone"
+        );
         return Err(ApiError::invalid("model", message));
     }
     Ok(model)
@@ -61,8 +63,7 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
 /// The model of a body.
 struct Named<'a> {
     model: Option<Cow<'a, str>>,
-    /// Whether a field is called `model` but for its case: endpoints that ignore the case of names
-    /// take the last.
+    /// Whether a field is `model` in another case: endpoints that ignore case take the last one.
     has_variant: bool,
 }
 
@@ -98,13 +99,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
     }
 }
 
-/// A text that is borrowed where it can be.
+/// A text that is borrowed if possible.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The large model that a request names, and the id to ask its endpoint for where that is another
-/// than the configured one.
+/// The large model that a request names, and the id to send to its endpoint if that differs from
+/// the configured one.
 pub(super) fn large_model(
     state: &AppState,
     suffix: Option<&str>,
@@ -142,8 +143,9 @@ pub(super) fn large_model(
 /// No endpoint serves this model.
 pub(super) fn unknown_model(model: &str) -> ApiError {
     let model = shorten(model);
-    let message = format!(
-        "no endpoint serves the model `{model}`\nhint: ask for `{LOOP}`, or configure a large model behind an endpoint"
+    let message = reason!(
+        "no endpoint serves the model `{model}`";
+        hint: "ask for `{LOOP}`, or configure a large model behind an endpoint"
     );
     ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
 }

@@ -1,6 +1,7 @@
-//! Web pages as callers. While no key is needed, a page that somebody visits could ask in their
-//! name: by a request that needs no preflight, or by a name of its own that it has resolve to this
-//! machine. Both are refused. Pages that may ask are named by `server.allowed_origins` (CORS).
+//! Web pages as callers. While no key is needed, any page that a user visits could send requests in
+//! their name: without a preflight, or through a host name that it resolves to this machine (DNS
+//! rebinding). Both are refused. Pages that may send requests are listed in
+//! `server.allowed_origins` (CORS).
 
 use std::net::IpAddr;
 
@@ -19,11 +20,11 @@ const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const REQUEST_PRIVATE: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
-/// Content types that a page may send without asking first.
+/// Content types that a page may send without a preflight.
 const SIMPLE_TYPES: [&str; 3] = ["text/plain", "application/x-www-form-urlencoded", FORM];
-/// How programs upload files.
+/// The content type of file uploads.
 const FORM: &str = "multipart/form-data";
-/// Headers of ours that pages may read.
+/// Response headers that pages may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "retry-after, x-should-retry, x-request-id, x-prompt-r1-policy, x-prompt-r1-turns, x-prompt-r1-overhead-ms, openai-processing-ms, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens",
 );
@@ -31,7 +32,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: &str = "*";
 
-/// Refuses what a foreign page may have sent, where anyone may ask.
+/// Refuses what a foreign page may have sent, if no key is needed.
 ///
 /// # Errors
 /// 403 for a foreign host name or origin, 415 for a content type that needs no preflight.
@@ -41,7 +42,10 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
     for authority in authorities.iter().flatten() {
         let is_known = authority.as_ref().is_some_and(|authority| is_own_host(server, authority));
         if !is_known {
-            let message = "the server is not reached by this name while no key is needed\nhint: ask by an IP address or `localhost`, name the host in `server.hosts`, or make keys";
+            let message = reason!(
+                "the server is not reached by this name while no key is needed";
+                hint: "ask by an IP address or `localhost`, name the host in `server.hosts`, or make keys"
+            );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
         }
     }
@@ -51,14 +55,18 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let is_foreign = origin.is_some_and(|origin| !is_own_origin(origin, host));
         let is_cross = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
         if is_foreign || (is_cross && origin.is_none() && !is_visit(request)) {
-            let message = "web pages of other origins may not ask while no key is needed\nhint: name the origin in `server.allowed_origins`";
+            let message = reason!(
+                "web pages of other origins may not ask while no key is needed";
+                hint: "name the origin in `server.allowed_origins`"
+            );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }
     }
     check_type(server, request)
 }
 
-/// Whether a person follows a link to the server's page. Who links there cannot read or frame it.
+/// Whether a user follows a link to the server's page. The linking page can neither read nor frame
+/// it.
 fn is_visit(request: &Request) -> bool {
     request.method() == Method::GET
         && request.uri().path() == "/"
@@ -75,9 +83,9 @@ fn check_type(server: &ServerConfig, request: &Request) -> Result<(), ApiError> 
         return Ok(());
     }
     if SIMPLE_TYPES.iter().any(|simple| kind.eq_ignore_ascii_case(simple)) {
-        let message = format!(
-            "the content type `{}` is refused while no key is needed\nhint: send `content-type: application/json`",
-            shorten(kind)
+        let message = reason!(
+            "the content type `{}` is refused while no key is needed", shorten(kind);
+            hint: "send `content-type: application/json`"
         );
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(ApiError::new(status, "unsupported_content_type", message));
@@ -85,14 +93,13 @@ fn check_type(server: &ServerConfig, request: &Request) -> Result<(), ApiError> 
     Ok(())
 }
 
-/// Whether a program sent a request, or a page of this server's own: of others, browsers say so.
+/// Whether a program sent a request, or a page of this server: for others, browsers say so.
 fn is_of_program(headers: &HeaderMap) -> bool {
-    // A foreign `Origin` is refused before.
+    // A foreign `Origin` was refused before.
     headers.get(FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none")
 }
 
-/// The names that a request is for: of its target and of its header `Host`, `None` inside for one
-/// that is none.
+/// The host names of a request: of its target and of its `Host` header, `None` for invalid ones.
 fn authorities(uri: &Uri, headers: &HeaderMap) -> [Option<Option<Authority>>; 2] {
     let host = headers.get(header::HOST);
     [
@@ -109,7 +116,7 @@ fn is_own_host(server: &ServerConfig, authority: &Authority) -> bool {
         || server.hosts.iter().any(|own| own == ANY || own.eq_ignore_ascii_case(host))
 }
 
-/// Whether a page of this server's own sent the request.
+/// Whether a page of this server sent the request.
 fn is_own_origin(origin: &HeaderValue, host: Option<&Authority>) -> bool {
     let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
     let Some((origin, host)) = origin.as_ref().zip(host) else { return false };
@@ -123,7 +130,7 @@ fn is_own_origin(origin: &HeaderValue, host: Option<&Authority>) -> bool {
         && origin.port_u16().unwrap_or(default) == host.port_u16().unwrap_or(default)
 }
 
-/// Whether the origin of a request is one that the operator names.
+/// Whether the operator allows the origin of a request.
 fn is_allowed(server: &ServerConfig, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return false };
     server
@@ -132,7 +139,7 @@ fn is_allowed(server: &ServerConfig, headers: &HeaderMap) -> bool {
         .any(|allowed| allowed == ANY || origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
 }
 
-/// The answer to a preflight: a browser's question, without a key, whether a page may ask.
+/// The answer to a preflight, which browsers send without a key.
 pub(super) fn preflight(server: &ServerConfig, request: &Request) -> Option<Response> {
     let headers = request.headers();
     let is_preflight = request.method() == Method::OPTIONS
@@ -142,7 +149,10 @@ pub(super) fn preflight(server: &ServerConfig, request: &Request) -> Option<Resp
         return None;
     }
     if !is_allowed(server, headers) {
-        let message = "web pages of this origin may not ask\nhint: name the origin in `server.allowed_origins`";
+        let message = reason!(
+            "web pages of this origin may not ask";
+            hint: "name the origin in `server.allowed_origins`"
+        );
         let error = ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message);
         return Some(error.into_response());
     }
@@ -160,12 +170,12 @@ pub(super) fn preflight(server: &ServerConfig, request: &Request) -> Option<Resp
     Some(response)
 }
 
-/// The origin to allow, where the operator names it: kept from the request for its response.
+/// The origin to allow, if the operator lists it; read from the request for its response.
 pub(super) fn allowed(server: &ServerConfig, headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(header::ORIGIN).filter(|_| is_allowed(server, headers)).cloned()
 }
 
-/// Lets the page of an allowed origin read a response.
+/// Allows the page of a listed origin to read a response.
 pub(super) fn expose(server: &ServerConfig, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
     if server.allowed_origins.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! What answers requests: replaced as a whole when the configuration is read again.
+//! The part of the server's state that a reload replaces as a whole.
 
 use std::sync::Arc;
 
@@ -15,29 +15,29 @@ use crate::protocol::Protocol;
 /// The header by which a request names its policy.
 const POLICY: &str = "x-prompt-r1-policy";
 
-/// The models, and what an episode of theirs may use up.
+/// The models, and the limits of their episodes.
 pub struct Serving {
-    /// Plays in all episodes but those of the canary.
+    /// The policy of all episodes except the canary's.
     pub main: Arc<Served>,
     /// A second policy, for a share of the traffic.
     pub canary: Option<Canary>,
-    /// Reply.
+    /// The large models.
     pub large_models: Arc<LargeModels>,
-    /// What an episode may use up: the defaults, and the most that a request may ask for.
+    /// The limits of an episode: defaults, and upper bounds for requests.
     pub limits: Limits,
 }
 
-/// A policy, and what belongs to it.
+/// A policy with its protocol and sampling.
 pub struct Served {
-    /// Thinks and prompts.
+    /// The policy.
     pub policy: Arc<dyn Policy>,
-    /// Frames what each of the models reads.
+    /// Its protocol.
     pub protocol: Arc<Protocol>,
-    /// How the policy samples where the request does not say; the seed is not used.
+    /// How the policy samples unless the request says otherwise; the seed is not used.
     pub sampling: Sampling,
 }
 
-/// A policy that is tried on a share of the traffic.
+/// A second policy with a share of the traffic.
 pub struct Canary {
     /// The share of the requests that name no policy, from 0 to 1.
     pub share: f64,
@@ -51,16 +51,16 @@ impl Serving {
         std::iter::once(&self.main).chain(self.canary.as_ref().map(|canary| &canary.served))
     }
 
-    /// Has the series of all policies begin at zero.
+    /// Starts the series of all policies at zero.
     pub(super) fn announce(&self, metrics: &Metrics) {
         for served in self.policies() {
             metrics.begin_policy(served.policy.name());
         }
     }
 
-    /// The policy for a request: the one of the name `asked` (its field is called `param`), else
-    /// the one that a header names, else the canary where `draw`, from 0 to 1, is below its share.
-    /// `direct` is none: the large model alone answers, asked as by the main policy.
+    /// The policy for a request: the one named `asked` (its field is called `param`), otherwise the
+    /// one that a header names, otherwise the canary if `draw`, from 0 to 1, is below its share.
+    /// `direct` is no policy: the large model alone answers, with the main policy's protocol.
     pub(super) fn choose(
         &self,
         asked: Option<&str>,
@@ -89,8 +89,10 @@ impl Serving {
             return Ok(Arc::new(Served { policy, protocol, sampling: *sampling }));
         }
         let here: Vec<_> = self.policy_names().map(|name| format!("`{name}`")).collect();
-        let message =
-            format!("no policy is called `{}`\nhint: there is {}", shorten(name), here.join(", "));
+        let message = reason!(
+            "no policy is called `{}`", shorten(name);
+            hint: "there is {}", here.join(", ")
+        );
         Err(ApiError::new(StatusCode::NOT_FOUND, "policy_not_found", message))
     }
 

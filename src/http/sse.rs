@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::state::AppState;
 
-/// A comment, which clients skip. A blank line after it would be an empty event to some.
+/// A comment, which clients ignore. After a blank line, some would see an empty event.
 const PING: Bytes = Bytes::from_static(b": ping\n");
 
-/// Marks responses whose end is watched by their body, not by the middleware.
+/// Marks responses whose end is observed by their body, not by the middleware.
 #[derive(Clone, Copy)]
 pub(super) struct EndsLater;
 
@@ -48,13 +48,13 @@ pub(super) fn response(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Proxies of the nginx family hold responses back otherwise.
+    // Otherwise proxies of the nginx family buffer responses.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// A response whose body is counted: when it is complete, and whether the client stays until then.
-/// `length` is what its headers announce: nobody reads a body of known length to its end.
+/// A response whose body is observed: whether it completes, and whether the client stays until
+/// then. `length` is the announced length: a body of known length is not polled to its end.
 pub(super) fn watched(
     pieces: BoxStream<'static, std::io::Result<Bytes>>,
     length: Option<u64>,
@@ -70,7 +70,7 @@ pub(super) fn watched(
             *left = left.saturating_sub(piece.len() as u64);
         }
         if left == Some(0) {
-            // So that whoever made the pieces knows that they were enough.
+            // So that whoever produces the pieces knows that they were enough.
             let _ = pieces.next().await;
         } else if matches!(piece, Some(Ok(_))) {
             return piece.map(|piece| (piece, Some((pieces, left, watch))));
@@ -90,7 +90,7 @@ async fn next(
     tokio::time::timeout(keep_alive, events.next()).await.unwrap_or(Some(PING))
 }
 
-/// Notices whether a client stays to the end.
+/// Detects whether a client stays to the end.
 struct DisconnectGuard {
     state: AppState,
     route: &'static str,
@@ -99,7 +99,7 @@ struct DisconnectGuard {
 }
 
 impl DisconnectGuard {
-    /// All of the response is sent.
+    /// The whole response was sent.
     fn complete(mut self) {
         self.is_complete = true;
     }

@@ -1,4 +1,4 @@
-//! What every handler shares.
+//! The state that every handler shares.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,20 +17,20 @@ use crate::record::{Archive, RecordConfig, Recorder};
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-/// Makes ids, which also seed the requests that bring no seed.
+/// Makes ids, which also seed requests without a seed.
 pub type Ids = Arc<dyn Fn() -> Uuid + Send + Sync>;
 
-/// What the server is made of for as long as it runs.
+/// The part of the server's state that lives as long as it.
 pub struct App {
-    /// How the server behaves.
+    /// The server's configuration.
     pub server: ServerConfig,
-    /// Who may ask, and how much; anyone where there is none.
+    /// Keys and their limits; anyone may send requests if there are none.
     pub access: Option<Arc<Access>>,
-    /// Writes episodes down, where that is wanted.
+    /// Records episodes, if configured.
     pub recorder: Option<Recorder>,
-    /// What may be read of the episodes that were written down, and by whom.
+    /// The recorded episodes, and who may read them.
     pub archive: Option<(Archive, RecordConfig)>,
-    /// What is counted; also the observer of the endpoints' attempts.
+    /// The metrics; also the observer of attempts at endpoints.
     pub metrics: Arc<Metrics>,
     /// The time of day, for `created`.
     pub clock: Clock,
@@ -64,8 +64,8 @@ impl AppHandle {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Answers by `serving` from the next request on. Requests in flight finish by what they
-    /// started with; after the last of them it is dropped. Must be called on a runtime.
+    /// Uses `serving` for all requests from the next one on. Requests in flight finish with what
+    /// they started with, which is dropped after the last of them. Must be called on a runtime.
     pub fn replace(&self, serving: Serving) {
         serving.announce(&self.shared.app.metrics);
         let serving = Arc::new(serving);
@@ -75,7 +75,7 @@ impl AppHandle {
         tokio::spawn(retire(old));
     }
 
-    /// The state as a request sees it that comes now.
+    /// The state for a new request.
     pub(super) fn state(&self) -> AppState {
         let serving = self.shared.serving.read().unwrap_or_else(PoisonError::into_inner);
         AppState { shared: Arc::clone(&self.shared), serving: Arc::clone(&serving) }
@@ -84,7 +84,7 @@ impl AppHandle {
 
 /// Drops what no request uses any more, on a thread that may wait for engines to end.
 async fn retire(old: Arc<Serving>) {
-    // Whoever holds a copy now is a request; nobody can get another.
+    // Every remaining owner is a request; no new ones can appear.
     while Arc::strong_count(&old) > 1 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -92,7 +92,7 @@ async fn retire(old: Arc<Serving>) {
     tracing::info!(is_clean = dropped.is_ok(), "the old models are unloaded");
 }
 
-/// The state as one request sees it: what answers it stays the same to its end.
+/// The state as one request sees it: it does not change during the request.
 #[derive(Clone)]
 pub(super) struct AppState {
     shared: Arc<Shared>,
@@ -128,14 +128,14 @@ impl AppState {
         format!("{prefix}{}", (self.ids)().simple())
     }
 
-    /// A seed for a request that brings none.
+    /// A seed for a request without one.
     pub(super) fn new_seed(&self) -> u64 {
         (self.ids)().as_u128() as u64
     }
 
     /// A number from 0 up to, but not including, 1.
     pub(super) fn draw(&self) -> f64 {
-        // Ids may differ in a few bits only; SplitMix64's finish spreads them over all.
+        // Ids may differ in a few bits only; SplitMix64's finaliser spreads them over all.
         let bits = crate::seed::scramble(self.new_seed());
         (bits >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,5 +1,5 @@
-//! What clients see of an engine whose thread dies, and of a handler that panics. To have them do
-//! so takes their inside, which `tests/it` cannot reach.
+//! What clients see when an engine's thread dies or a handler panics. Causing these takes internals
+//! that `tests/it` cannot reach.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use crate::tokenization::TextSide;
 
 const FOLDER: &str = "models/policy";
 
-/// An engine that says when it has sampled the first token of a request.
+/// An engine that reports when it has sampled the first token of a request.
 struct Watched {
     engine: Arc<MistralRsEngine>,
     began: UnboundedSender<()>,
@@ -152,7 +152,7 @@ async fn a_dead_engine_is_a_503_and_the_next_request_works() {
         assert_eq!(status, 200, "{text}");
         let ready = client.get(format!("{url}/readyz")).send().await.unwrap();
         assert_eq!(ready.status(), 200);
-        // What it sampled for that answer is of no interest to the next round.
+        // Its answer does not matter to the next round.
         while begun.try_recv().is_ok() {}
     }
 }

@@ -1,5 +1,6 @@
-//! A large model that says what an answer is worth.
+//! A large model that scores answers.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
+use crate::hint::Hint;
 use crate::large_model::{Call, LargeModel};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
@@ -19,10 +21,10 @@ const KNOWS: &str = "`question`, `golds`, `answer` and `source`";
 /// Characters of an answer that the judge is shown.
 const SHOWN: usize = 20_000;
 
-/// What an answer is worth, and what it took to find out.
+/// A score, and what it cost to get it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// 0 to 1; why there is none, where the judge failed.
+    /// 0 to 1, or why there is none.
     pub value: Result<f64, String>,
     /// What the judge used.
     pub usage: RoleUsage,
@@ -44,7 +46,16 @@ pub enum JudgeError {
     },
 }
 
-/// A judge. What it is asked is the same for the same answer, so its replies can be kept.
+impl Hint for JudgeError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Template(error) => error.hint(),
+            Self::Read { .. } => None,
+        }
+    }
+}
+
+/// A judge. The same answer always makes the same request, so its replies can be cached.
 pub struct Judge {
     model: Arc<dyn LargeModel>,
     template: Template,
@@ -75,7 +86,7 @@ impl Judge {
         };
         let template = Template::new(&name, source, KNOWS)?;
         let judge = Self { model, template, params: Map::new(), deadline };
-        // A template that fails is found here, not when the answers are there.
+        // Finds a template that fails now, not when answers are to be judged.
         let mark = "\u{1}";
         let asked = judge.ask(&Task { golds: vec!["x".into()], ..Task::default() }, mark)?;
         match asked.contains(mark) {
@@ -100,7 +111,7 @@ impl Judge {
         self.template.render(context! { question, golds, source, answer })
     }
 
-    /// What the answer is worth; no value where the model fails or gives none.
+    /// Scores an answer. The value is an error when the model fails or gives no score.
     ///
     /// # Errors
     /// Where the template fails.

@@ -1,5 +1,6 @@
-//! Replies that are paid for once: for training and evaluation, where calls repeat.
+//! A cache of replies, for training and evaluation, where calls repeat.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +11,15 @@ use tokio::sync::watch;
 
 use super::replies::Replies;
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream, reply_stream};
+use crate::hint::Hint;
 use crate::trajectory::TokenUsage;
 
-/// A large model whose replies are remembered by the call's messages and parameters, and by the
-/// model's identity.
+/// A large model with a cache of its replies, keyed by the call's messages and parameters and by
+/// the model's identity.
 ///
-/// A remembered reply is billed nothing and costs nothing. Identical calls at one time are made once: the others
-/// wait for it, and share its failure; no failure is remembered. A stream is read whole first.
+/// A cached reply has no usage and no cost. Concurrent identical calls are made once: the others
+/// wait for the result, a failure included. Failures are not cached. A stream is read whole before
+/// it is returned.
 pub struct Cached {
     model: Arc<dyn LargeModel>,
     identity: String,
@@ -26,11 +29,11 @@ pub struct Cached {
 
 struct CacheState {
     replies: Replies,
-    /// The calls under way.
+    /// The calls in progress.
     flights: HashMap<String, watch::Receiver<CallResult>>,
 }
 
-/// The result of a call, once there is one.
+/// The result of a call, once it is there.
 type CallResult = Option<Result<Reply, LargeModelError>>;
 
 /// A file of replies that cannot be used.
@@ -45,9 +48,7 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// A line that is not the last is no reply.
-    #[error(
-        "the reply cache `{path}` is damaged at line {line}: {reason}\nhint: delete that line, or name another file"
-    )]
+    #[error("the reply cache `{path}` is damaged at line {line}: {reason}")]
     Damaged {
         /// The file.
         path: String,
@@ -58,15 +59,24 @@ pub enum CacheError {
     },
 }
 
+impl Hint for CacheError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Damaged { .. } => "delete that line, or name another file".into(),
+            Self::Io { .. } => return None,
+        })
+    }
+}
+
 impl Cached {
-    /// Remembers the `capacity` replies used last, in memory.
+    /// Caches the `capacity` most recently used replies in memory.
     pub fn in_memory(model: Arc<dyn LargeModel>, capacity: usize) -> Self {
         Self::with(model, Replies::in_memory(capacity))
     }
 
-    /// Remembers every reply in a file of JSON Lines, which is read now and appended to, and the
-    /// `capacity` replies used last in memory; only those are found again. Not for two processes
-    /// at one time.
+    /// Appends every reply to a file of JSON Lines, and caches the `capacity` most recently used
+    /// replies in memory. The file is read once, now. Two processes must not use it at the same
+    /// time.
     ///
     /// # Errors
     /// When the file cannot be opened, or a line other than the last is damaged.
@@ -85,7 +95,7 @@ impl Cached {
         Self { model, identity, bills_repeats: false, state }
     }
 
-    /// Reports for a remembered reply what its call was billed: to compare what methods need, not
+    /// Reports the original usage and cost for a cached reply: to compare what methods need, not
     /// what was paid.
     pub fn billing_repeats(self) -> Self {
         Self { bills_repeats: true, ..self }
@@ -102,7 +112,7 @@ impl Cached {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a reply is remembered by.
+    /// The key of a reply.
     fn key(&self, call: &Call) -> String {
         let mut params = call.params.clone();
         params.extend(call.own.clone());
@@ -114,15 +124,15 @@ impl Cached {
         .to_string()
     }
 
-    /// Makes a call, remembers its reply, and hands the result to the calls that wait for it.
+    /// Makes a call, caches its reply, and passes the result to the calls that wait for it.
     async fn make(
         &self,
         key: String,
         call: &Call,
         outcome: watch::Sender<CallResult>,
     ) -> Result<Reply, LargeModelError> {
-        // Ends the flight also when the caller leaves: the dropped sender then makes one of the
-        // waiting calls the next to be made.
+        // Also ends the flight when the caller is dropped: the dropped sender wakes the waiting
+        // calls, one of which is made instead.
         let flight = Flight { cache: self, key: &key };
         let result = self.model.complete(call).await;
         if let Ok(reply) = &result {
@@ -134,7 +144,7 @@ impl Cached {
     }
 }
 
-/// A call under way; over when dropped.
+/// A call in progress, which ends when this is dropped.
 struct Flight<'a> {
     cache: &'a Cached,
     key: &'a str,
@@ -146,7 +156,7 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// What is known of a call.
+/// The state of a call.
 enum Lookup {
     Hit(Box<Reply>),
     Miss(watch::Sender<CallResult>),
@@ -200,7 +210,7 @@ impl LargeModel for Cached {
                 outcome.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
             match outcome.as_deref() {
                 Ok(Some(Ok(reply))) => return Ok(self.repeated(reply.clone())),
-                // That was the other caller's deadline, or it left: the call is open again.
+                // The other caller reached its deadline or was dropped: the call can be made again.
                 Ok(Some(Err(LargeModelError::Deadline { .. })) | None) | Err(_) => {}
                 Ok(Some(Err(error))) => return Err(error.clone()),
             }
@@ -212,7 +222,7 @@ impl LargeModel for Cached {
     }
 }
 
-/// The JSON with the keys of every object in alphabetical order.
+/// The JSON with the keys of every object sorted.
 fn canonical(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

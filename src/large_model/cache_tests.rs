@@ -29,9 +29,10 @@ fn counting() -> Arc<dyn LargeModel> {
     Arc::new(Scripted::new("m", move |call: &Call| {
         let number = calls.fetch_add(1, Ordering::Relaxed);
         match call.messages[0].as_text().as_str() {
-            "fail" => {
-                Err(LargeModelError::Rejected { model: "m".into(), reason: number.to_string() })
-            }
+            "fail" => Err(LargeModelError::Rejected {
+                model: "m".into(),
+                reason: number.to_string().into(),
+            }),
             _ => Ok(billed(&number.to_string())),
         }
     }))
@@ -90,7 +91,7 @@ async fn the_file_outlives_the_process() {
     let model = open().unwrap();
     assert_eq!((ask(&model, "a").await, ask(&model, "b").await), ("0".into(), "1".into()));
     drop(model);
-    // Killed in the middle of a line.
+    // The process was killed in the middle of a line.
     let whole = std::fs::read(&path).unwrap();
     let half = &whole[..whole.len() / 2 - 10];
     std::fs::write(&path, [&whole, half].concat()).unwrap();
@@ -99,7 +100,7 @@ async fn the_file_outlives_the_process() {
     assert_eq!(ask(&model, "c").await, "0");
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 3, "{text}");
-    // Damaged in the middle of the file.
+    // A line in the middle of the file is damaged.
     std::fs::write(&path, format!("{{}}\n{text}")).unwrap();
     let error = open().err().unwrap().to_string();
     assert!(error.contains("damaged at line 1"), "{error}");
@@ -118,7 +119,7 @@ async fn what_a_remembered_reply_costs_is_the_same_in_memory_and_from_the_file()
     assert_eq!(ask(&model).await, Reply::text("0"));
     assert_eq!(ask(&open()).await, Reply::text("0"));
     assert_eq!(ask(&open().billing_repeats()).await, billed("0"));
-    // A line of an earlier version does not say what it cost.
+    // Lines of earlier versions have no cost.
     let line = std::fs::read_to_string(&path).unwrap().replace(",\"cost\":0.5", "");
     std::fs::write(&path, line).unwrap();
     assert_eq!(ask(&open().billing_repeats()).await, Reply { cost: 0.0, ..billed("0") });
@@ -135,7 +136,7 @@ async fn models_of_another_identity_share_nothing() {
     }
 }
 
-/// A model that replies when it is let go.
+/// A model that replies once it is released.
 struct Slow {
     begun: AtomicUsize,
     go: Notify,
@@ -214,12 +215,12 @@ async fn another_callers_deadline_is_not_shared() {
     let hasty = Call { deadline: Some(Instant::now()), ..patient.clone() };
     let (mut first, mut second) = (model.complete(&patient), model.complete(&patient));
     assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
-    // Who waits keeps its own deadline.
+    // A waiting call has its own deadline.
     let waited = tokio::time::timeout(Duration::from_secs(60), model.complete(&hasty)).await;
     assert!(matches!(waited.unwrap(), Err(LargeModelError::Deadline { .. })));
     slow.go.notify_one();
     assert!(first.await.is_err());
-    // The second now makes the call itself.
+    // The second caller now makes the call itself.
     assert!((&mut second).now_or_never().is_none());
     assert_eq!(slow.begun.load(Ordering::Relaxed), 2);
     slow.go.notify_one();

@@ -1,15 +1,16 @@
-//! How a large model can fail, and which failures are worth another try.
+//! Errors of a large model, and which of them are worth a retry.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-/// A call that brought no reply.
+use crate::hint::{Hint, Reason};
+
+/// A call without a reply.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelError {
     /// No connection could be made, or it broke.
-    #[error(
-        "cannot reach the large model `{model}`: {reason}\nhint: check that `{url}` is right and up"
-    )]
+    #[error("cannot reach the large model `{model}`: {reason}")]
     Unreachable {
         /// The model's name.
         model: String,
@@ -17,7 +18,7 @@ pub enum LargeModelError {
         url: String,
         /// What the transport said.
         reason: String,
-        /// Whether the request may have been served by then.
+        /// Whether the request may have been served.
         was_sent: bool,
     },
     /// The call failed inside this process: it has no file descriptors left, or the model that
@@ -30,7 +31,7 @@ pub enum LargeModelError {
         reason: String,
     },
     /// A time limit passed.
-    #[error("the large model `{model}` was too slow: no {phase} within {} ms\nhint: raise the time-outs of `large_models.{model}`, or use a faster model", limit.as_millis())]
+    #[error("the large model `{model}` was too slow: no {phase} within {} ms", limit.as_millis())]
     Timeout {
         /// The model's name.
         model: String,
@@ -59,22 +60,20 @@ pub enum LargeModelError {
         /// The upstream's error object, when it sent one.
         body: Option<Box<serde_json::Value>>,
     },
-    /// The endpoint answered with something that is no reply.
-    #[error(
-        "the large model `{model}` sent no valid reply: {reason}\nhint: `url` must point at an OpenAI-compatible API, usually ending in `/v1`"
-    )]
+    /// The endpoint's answer is not a reply.
+    #[error("the large model `{model}` sent no valid reply: {reason}")]
     Malformed {
         /// The model's name.
         model: String,
         /// What was wrong with it.
         reason: String,
     },
-    /// Too many calls failed lately; none is made until a pause is over.
+    /// Too many recent calls failed; none is made until a pause is over.
     #[error("the large model `{model}` failed too often; the next try is in {} ms", retry_in.as_millis())]
     CircuitOpen {
         /// The model's name.
         model: String,
-        /// How long the pause lasts still.
+        /// The rest of the pause.
         retry_in: Duration,
     },
     /// The call itself cannot be made, such as a prompt longer than the model's context.
@@ -83,14 +82,35 @@ pub enum LargeModelError {
         /// The model's name.
         model: String,
         /// Why not.
-        reason: String,
+        reason: Reason,
     },
+}
+
+impl Hint for LargeModelError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unreachable { url, .. } => format!("check that `{url}` is right and up").into(),
+            Self::Timeout { model, .. } => {
+                format!("raise the time-outs of `large_models.{model}`, or use a faster model")
+                    .into()
+            }
+            Self::Malformed { .. } => {
+                "`url` must point at an OpenAI-compatible API, usually ending in `/v1`".into()
+            }
+            Self::Status { status: 300..400, .. } => "set `url` to where the API is".into(),
+            Self::Rejected { reason, .. } => return reason.hint(),
+            Self::Local { .. }
+            | Self::Deadline { .. }
+            | Self::Status { .. }
+            | Self::CircuitOpen { .. } => return None,
+        })
+    }
 }
 
 /// The part of a call that a time limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Waiting until fewer calls are at the endpoint.
+    /// Waiting for a free slot.
     FreeSlot,
     /// Resolving, connecting and the TLS handshake.
     Connection,
@@ -101,7 +121,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The phase as it stands in messages.
+    /// The phase as messages name it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::FreeSlot => "free slot",
@@ -119,13 +139,12 @@ impl fmt::Display for Phase {
 }
 
 impl LargeModelError {
-    /// Whether the same call may be made once more, a little later: it may then succeed, and was
-    /// not billed.
+    /// Whether the same call may be repeated later: it may succeed then, and was not billed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => !self.may_be_billed(),
             Self::Local { .. } => true,
-            // Paid for in advance, and used up: no wait helps.
+            // A prepaid quota that is used up: waiting does not help.
             Self::Status { body: Some(body), .. } if is_quota(body) => false,
             Self::Status { status, .. } => is_transient_status(*status),
             Self::Malformed { .. }
@@ -146,8 +165,8 @@ impl LargeModelError {
         }
     }
 
-    /// Whether another model may take the same call: the failure is this model's or its
-    /// operator's, not the caller's.
+    /// Whether another model may take the same call: the fault is this model's or its operator's,
+    /// not the caller's.
     pub fn is_worth_another_model(&self) -> bool {
         match self {
             Self::Deadline { .. } => false,
@@ -157,29 +176,35 @@ impl LargeModelError {
     }
 }
 
-/// Whether a response of this status may be another a little later, and cost nothing.
+/// Whether a response of this status may differ later, and was not billed.
 pub(super) fn is_transient_status(status: u16) -> bool {
     let is_unsupported = matches!(status, 501 | 505);
     let is_servers = status >= 500 && !is_unsupported && !is_gateway_timeout(status);
     matches!(status, 408 | 409 | 429) || is_servers
 }
 
-/// Whether a gateway gave up waiting: the model behind it may have gone on, and been paid for.
+/// Whether a gateway gave up waiting: the model behind it may have continued, and billed the call.
 pub(super) fn is_gateway_timeout(status: u16) -> bool {
     matches!(status, 504 | 524)
 }
 
-/// Whether an error object says that what was paid in advance is used up.
+/// Whether an error object says that a prepaid quota is used up.
 pub(super) fn is_quota(error: &serde_json::Value) -> bool {
     ["code", "type"].iter().any(|key| error.get(*key).is_some_and(|it| it == "insufficient_quota"))
 }
 
 /// A name that no large model has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no large model is called `{name}`\nhint: {hint}")]
+#[error("no large model is called `{name}`")]
 pub struct UnknownModel {
     /// The name.
     pub name: String,
     /// The nearest name, and all of them.
     pub hint: String,
+}
+
+impl Hint for UnknownModel {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(self.hint.as_str().into())
+    }
 }

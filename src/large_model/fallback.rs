@@ -1,4 +1,4 @@
-//! Several large models as one: the next is asked when one fails.
+//! Several large models as one: when one fails, the next is tried.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use futures::future::BoxFuture;
 
 use super::{AttemptOutcome, Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 
-/// A large model with others to fall back on, in order. It bears the first one's name and prices.
+/// A large model with fallbacks, in order. It has the name and prices of the first.
 ///
-/// A stream falls back as long as nothing of it was seen; after that its failure is final.
+/// A stream can fall back until some of it was returned; after that its failure is final.
 pub struct WithFallbacks {
     first: Arc<dyn LargeModel>,
     others: Vec<Arc<dyn LargeModel>>,
@@ -21,14 +21,14 @@ impl WithFallbacks {
         Self { first, others }
     }
 
-    /// Asks each until one replies. When none does, returns the first one's failure: it is the
-    /// one that was meant.
+    /// Tries each in turn. If all fail, returns the failure of the first, which was the one asked
+    /// for.
     async fn ask<T>(&self, call: &Call, ask: impl Ask<T>) -> Result<T, LargeModelError> {
         let first = match ask(&*self.first, call).await {
             Err(error) if error.is_worth_another_model() => error,
             result => return result,
         };
-        // The id of another model at the first endpoint means nothing to the others.
+        // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
         call.params.shift_remove("model");
         let mut failed = (self.first.name(), AttemptOutcome::from(&first));
@@ -52,7 +52,7 @@ impl WithFallbacks {
     }
 }
 
-/// Either way of calling a model.
+/// The two ways of calling a model.
 trait Ask<T>:
     for<'a> Fn(&'a dyn LargeModel, &'a Call) -> BoxFuture<'a, Result<T, LargeModelError>> + Send + Sync
 {
@@ -126,8 +126,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_asked_and_who_replies() {
-        // What the three fail with; who replies, or the status that is returned; how many are
-        // asked.
+        // The failures of the three models; which one replies, or the status that is returned; how
+        // many are tried.
         let table = [
             ([None, None, None], Ok("a"), 1),
             ([status(503), None, None], Ok("b"), 2),

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
+use crate::hint::{Hint, Reason};
 use crate::protocol::Piece;
 use crate::tokenization::{IncrementalDecoder, Message, TextSide, TokenizeError, tokenized};
 use crate::trajectory::TokenUsage;
@@ -19,8 +20,8 @@ use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyS
 /// Tokens of a reply unless the call says otherwise.
 const MAX_TOKENS: usize = 256;
 
-/// Fields of a call that are understood, and those that can be passed over without changing what
-/// the reply means.
+/// Fields of a call that are understood, and those that can be ignored without changing the meaning
+/// of the reply.
 const PARAMS: [&str; 6] =
     ["temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user"];
 
@@ -57,8 +58,8 @@ impl LocalModel {
         }
     }
 
-    fn rejected(&self, reason: impl ToString) -> LargeModelError {
-        LargeModelError::Rejected { model: self.name.clone(), reason: reason.to_string() }
+    fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
+        LargeModelError::Rejected { model: self.name.clone(), reason: reason.into() }
     }
 
     /// The fields of a call, and the model's own where the call does not set them.
@@ -97,7 +98,7 @@ impl LocalModel {
         let prompt = tokenized(bytes, self.engine.context_length(), work).await;
         let prompt = prompt.map_err(|error| match error {
             TokenizeError::Busy => busy(&self.name),
-            error => self.rejected(error),
+            error => self.rejected(error.to_string()),
         })?;
         let usage = TokenUsage {
             prompt_tokens: prompt.len() as u64,
@@ -108,7 +109,7 @@ impl LocalModel {
         if room == 0 {
             let tokens = prompt.len();
             let context = self.engine.context_length();
-            return Err(self.rejected(EngineError::PromptTooLong { tokens, context }));
+            return Err(self.rejected(EngineError::PromptTooLong { tokens, context }.reason()));
         }
         let events = self.engine.generate(GenerateRequest {
             prompt,
@@ -132,7 +133,7 @@ impl LocalModel {
 fn sampling(params: &Map<String, Value>) -> Sampling {
     let number = |key: &str| params.get(key).and_then(Value::as_f64).map(|value| value as f32);
     Sampling {
-        // A model that is asked for facts answers with what it thinks likeliest.
+        // A model of facts answers with what it considers likeliest.
         temperature: number("temperature").unwrap_or(0.0),
         top_p: number("top_p").unwrap_or(1.0),
         top_k: None,
@@ -181,7 +182,7 @@ impl LargeModel for LocalModel {
     }
 }
 
-/// A reply in the making.
+/// A reply in progress.
 struct Writing {
     name: String,
     text: Arc<TextSide>,
@@ -235,7 +236,7 @@ impl Writing {
         match error {
             EngineError::Overloaded => busy(&self.name),
             EngineError::PromptTooLong { .. } | EngineError::InvalidRequest(_) => {
-                LargeModelError::Rejected { model: self.name.clone(), reason: error.to_string() }
+                LargeModelError::Rejected { model: self.name.clone(), reason: error.reason() }
             }
             other => self.stopped(other),
         }
@@ -246,7 +247,7 @@ impl Writing {
     }
 }
 
-/// Busy is not down: whoever asked may ask again.
+/// Overloaded is not down: the caller may try again.
 fn busy(model: &str) -> LargeModelError {
     LargeModelError::Status {
         model: model.to_owned(),
@@ -266,7 +267,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine that takes no further request.
+    /// An engine that accepts no further request.
     struct Full;
 
     #[async_trait]

@@ -1,4 +1,4 @@
-//! The port to a large model (the environment), and what calls it.
+//! The port to a large model, and its decorators.
 
 use std::time::Instant;
 
@@ -41,14 +41,14 @@ pub use usage::reported_usage;
 pub struct Call {
     /// The conversation; the last message is the one to reply to.
     pub messages: Vec<ChatMessage>,
-    /// Further fields of the Chat Completions request, sent as they are: `temperature`,
-    /// `max_tokens`, `seed`, `tools`, `response_format`… Override the endpoint's defaults; `model`
-    /// asks the endpoint for another of its models.
+    /// Further fields of the Chat Completions request, sent unchanged: `temperature`, `max_tokens`,
+    /// `seed`, `tools`, `response_format`… They override the endpoint's defaults; `model` selects
+    /// another of the endpoint's models.
     pub params: Map<String, Value>,
-    /// Fields that nobody asked for, such as the limit of a policy's turn. They win over `params`,
-    /// and are left out where the model turns out to refuse them.
+    /// Fields that the caller did not ask for, such as the limit of a policy's turn. They override
+    /// `params`, and are left out if the model refuses them.
     pub own: Map<String, Value>,
-    /// When the caller stops caring: retries and waits end before it.
+    /// The caller's deadline: retries and waits end before it.
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
     pub authorization: Option<secrecy::SecretString>,
@@ -57,22 +57,22 @@ pub struct Call {
 /// What a large model replied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// The whole assistant message; tool calls and unknown fields included.
+    /// The whole assistant message, including tool calls and unknown fields.
     pub message: ChatMessage,
     /// The upstream's `finish_reason`, such as `stop` or `length`.
     pub finish_reason: String,
-    /// The log-probabilities of its tokens, where they were asked for and the endpoint gives them.
+    /// The log-probabilities of its tokens, if they were requested and the endpoint returns them.
     pub logprobs: Option<Value>,
-    /// What the call was billed: as the endpoint says, else by the length of its texts. Nothing
-    /// where the reply was remembered.
+    /// The usage: as the endpoint reports it, otherwise by the length of its texts. Zero for a
+    /// cached reply.
     pub usage: TokenUsage,
-    /// What that cost, in the operator's currency. Set by whoever answers, who alone knows which
-    /// model did at which price.
+    /// Its cost, in the operator's currency. Set by the model that answers, which alone knows its
+    /// price.
     pub cost: f64,
 }
 
 impl Reply {
-    /// A reply of plain text that was billed nothing.
+    /// A reply of plain text without usage.
     pub fn text(content: impl Into<String>) -> Self {
         Self {
             message: ChatMessage::text("assistant", content),
@@ -93,14 +93,14 @@ impl Reply {
 pub enum ReplyChunk {
     /// More text of the reply.
     Text(String),
-    /// The reply is complete; always the last chunk of a stream that did not fail.
+    /// The reply is complete; the last chunk of every stream that does not fail.
     Done(Reply),
 }
 
 /// A live reply. Dropping it cancels the call upstream. A failure is the last item.
 pub type ReplyStream = BoxStream<'static, Result<ReplyChunk, LargeModelError>>;
 
-/// A stream of a reply that is there already.
+/// A stream of a reply that is already complete.
 pub fn reply_stream(reply: Reply) -> ReplyStream {
     let text = reply.message.as_text();
     let text = (!text.is_empty()).then_some(ReplyChunk::Text(text));
@@ -111,20 +111,20 @@ pub fn reply_stream(reply: Reply) -> ReplyStream {
 /// A model that replies to conversations: behind an endpoint, or in this process.
 #[async_trait]
 pub trait LargeModel: Send + Sync {
-    /// The model's id, as it is shown in replies and metrics.
+    /// The model's id, for replies and metrics.
     fn name(&self) -> &str;
 
-    /// What its replies depend on beside the call: two models of one identity are
-    /// interchangeable. Its name, unless that says too little.
+    /// What its replies depend on besides the call: two models of one identity are interchangeable.
+    /// Its name, unless that is too ambiguous.
     fn identity(&self) -> String {
         self.name().to_owned()
     }
 
-    /// What its tokens cost; nothing where that is not known.
+    /// Its prices; zero if unknown.
     fn prices(&self) -> Prices;
 
-    /// What the tokens of another model of its endpoint cost, by that model's id; of itself where
-    /// there is none. `None` where the price is not known.
+    /// The prices of another model of its endpoint, by that model's id; its own if there is none.
+    /// `None` if the price is unknown.
     fn prices_of(&self, _model: Option<&str>) -> Option<Prices> {
         Some(self.prices())
     }

@@ -1,10 +1,10 @@
-//! How an attempt at a large model ended, for metrics and fallbacks.
+//! Outcomes of attempts at a large model, for metrics and fallbacks.
 
 use std::time::Duration;
 
 use super::error::LargeModelError;
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AttemptOutcome {
     /// With a good response.
@@ -13,11 +13,11 @@ pub enum AttemptOutcome {
     Status(u16),
     /// Without a connection, or with a broken one.
     Unreachable,
-    /// With a time-out.
+    /// A time-out.
     Timeout,
-    /// With something that is no reply.
+    /// A response that is not a reply.
     Malformed,
-    /// With a failure inside this process, which says nothing about the endpoint.
+    /// A failure inside this process, which says nothing about the endpoint.
     Local,
     /// The caller left, or its deadline passed.
     Cancelled,
@@ -57,16 +57,16 @@ impl From<&LargeModelError> for AttemptOutcome {
             LargeModelError::Deadline { .. } | LargeModelError::CircuitOpen { .. } => {
                 Self::Cancelled
             }
-            // The endpoint did its part.
+            // The endpoint worked.
             LargeModelError::Rejected { .. } => Self::Success,
         }
     }
 }
 
-/// Receives the outcome of every attempt; called from within the call, so it must be quick.
+/// Receives the outcome of every attempt. Called inline, so it must be fast.
 pub trait AttemptObserver: Send + Sync {
-    /// An attempt at the large model of this name ended, so long after it began. For a stream:
-    /// when its last piece was read.
+    /// An attempt at the large model of this name ended after this time. For a stream: when its
+    /// last piece was read.
     fn attempt(&self, model: &str, outcome: AttemptOutcome, elapsed: Duration);
 }
 

@@ -1,4 +1,4 @@
-//! What calls cost: the one formula. What an endpoint says it billed is read by `usage`.
+//! The cost of calls: the only formula. Usage that endpoints report is parsed by `usage`.
 
 use serde::{Deserialize, Serialize};
 

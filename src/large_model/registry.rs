@@ -12,7 +12,7 @@ use super::{
 };
 use crate::spelling;
 
-/// All large models, one of which is asked when none is named.
+/// All large models, with a default.
 pub struct LargeModels {
     models: BTreeMap<String, Arc<dyn LargeModel>>,
     endpoints: BTreeMap<String, Endpoint>,
@@ -20,11 +20,11 @@ pub struct LargeModels {
 }
 
 impl LargeModels {
-    /// The models of this process, and those behind the configured endpoints with their
-    /// fallbacks. `default` names the one that is asked when none is named.
+    /// The models of this process, and those behind the configured endpoints with their fallbacks.
+    /// `default` names the one that is used if a request names none.
     ///
     /// # Errors
-    /// When an endpoint's settings cannot be used, or a name is there twice or not at all.
+    /// When an endpoint's settings cannot be used, or a name is duplicate or missing.
     pub fn new(
         in_process: Vec<Arc<dyn LargeModel>>,
         configs: &BTreeMap<String, LargeModelConfig>,
@@ -40,7 +40,7 @@ impl LargeModels {
         }
         let mut endpoints = BTreeMap::new();
         for (number, (name, config)) in configs.iter().enumerate() {
-            // Each draws its own waits.
+            // Each has its own jitter.
             let setup =
                 EndpointSetup { seed: setup.seed.wrapping_add(number as u64), ..setup.clone() };
             let endpoint = Endpoint::new(name, config, &setup)?;
@@ -72,12 +72,12 @@ impl LargeModels {
     /// The model of this name.
     ///
     /// # Errors
-    /// When there is no such model; names the nearest.
+    /// When there is no such model; suggests the nearest name.
     pub fn get(&self, name: &str) -> Result<&Arc<dyn LargeModel>, UnknownModel> {
         find(&self.models, name)
     }
 
-    /// The name of the model that is asked when none is named.
+    /// The name of the default model.
     pub fn default_name(&self) -> &str {
         &self.default
     }
@@ -92,9 +92,9 @@ impl LargeModels {
         self.endpoints.iter().map(|(name, endpoint)| (name.as_str(), endpoint))
     }
 
-    /// The endpoint that serves a model, and the id it knows the model by: the one of that name,
-    /// else one that is configured for that id, else one that lists it (the default before
-    /// others), else the default. `None` where the default is a model of this process.
+    /// The endpoint that serves a model, and the model's id there: the endpoint of that name,
+    /// otherwise one configured for that id, otherwise one that lists it (the default before
+    /// others), otherwise the default. `None` if the default is a model of this process.
     /// `authorization` is the caller's, for endpoints without a key.
     pub async fn route<'a>(
         &'a self,
@@ -111,7 +111,7 @@ impl LargeModels {
         if let Some(endpoint) = configured {
             return Some((endpoint, model));
         }
-        // Where there is a choice, the lists make it.
+        // With several candidates, the lists decide.
         if all.len() > usize::from(default.is_some()) {
             let lists = all.iter().map(|endpoint| endpoint.lists(model, authorization));
             let lists = join_all(lists).await;
@@ -144,6 +144,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::hint::Hint;
     use crate::large_model::Scripted;
 
     fn build(
@@ -174,9 +175,9 @@ mod tests {
         let error = models.get("atlsa").err().unwrap();
         let expected = "no large model is called `atlsa`\n\
                         hint: did you mean `atlas`? There are `atlas`, `big`";
-        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.explained(), expected);
         let error = models.get("zzz").err().unwrap();
-        assert!(error.to_string().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
+        assert!(error.explained().ends_with("\nhint: there are `atlas`, `big`"), "{error}");
     }
 
     #[tokio::test]

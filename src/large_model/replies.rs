@@ -1,4 +1,4 @@
-//! Remembered replies: the ones used last in memory, all of them in a file.
+//! Cached replies: the most recently used in memory, all of them in a file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::chat::ChatMessage;
 use crate::journal::{Journal, JournalError};
 use crate::trajectory::TokenUsage;
 
-/// Replies by key, of which those used last are kept.
+/// Replies by key, of which the most recently used are kept.
 pub(super) struct Replies {
     capacity: usize,
-    /// Each with the time of its last use, which is a count.
+    /// Each with the time of its last use, which is a counter.
     by_key: HashMap<Arc<str>, (Reply, u64)>,
     by_use: BTreeMap<u64, Arc<str>>,
     uses: u64,
@@ -47,7 +47,7 @@ impl Replies {
         }
     }
 
-    /// `prices` are those of lines that do not say what they cost.
+    /// `prices` apply to lines without a cost.
     pub(super) fn persistent(
         capacity: usize,
         path: &Path,
@@ -79,8 +79,8 @@ impl Replies {
         Some(reply)
     }
 
-    /// Remembers a reply and appends it to the file. A failed write is logged; the reply is still
-    /// good. The line is short and goes to the page cache, so that it is written on this thread.
+    /// Caches a reply and appends it to the file. A failed write is logged; the reply is still
+    /// returned. The line is short and goes to the page cache, so it is written on this thread.
     pub(super) fn insert(&mut self, key: String, reply: &Reply) {
         if let Some(journal) = &mut self.journal {
             let Reply { message, finish_reason, logprobs, usage, cost } = reply.clone();

@@ -33,7 +33,7 @@ impl Scripted<()> {
             let next = texts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             next.map(Reply::text).ok_or_else(|| LargeModelError::Rejected {
                 model: name.clone(),
-                reason: "its script is over".to_owned(),
+                reason: "its script is over".into(),
             })
         })
     }

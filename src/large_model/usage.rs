@@ -1,11 +1,11 @@
-//! What endpoints say that they billed.
+//! Parses the usage that endpoints report.
 
 use serde_json::Value;
 
 use crate::trajectory::TokenUsage;
 
 /// The tokens in a `usage` object of Chat Completions, Responses or Messages: integers, floats or
-/// digits in a string. `None` where it counts nothing, as objects that stand in for a later one do.
+/// digits in a string. `None` if it counts nothing, as placeholders for a later one do.
 pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
     let count = |keys: [&str; 2]| keys.iter().find_map(|key| number(usage.get(*key)?));
     let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0);
@@ -31,7 +31,7 @@ fn number(value: &Value) -> Option<u64> {
         Value::String(text) => text.trim().parse().ok()?,
         value => value.as_f64()?,
     };
-    // Counts beyond reason are cut to it by `TokenUsage::reported`.
+    // `TokenUsage::reported` caps absurd counts.
     (number >= 0.0).then_some(number.min(u32::MAX.into()) as u64)
 }
 

@@ -1,11 +1,11 @@
-//! What a training step reads and what it gets back: packed sequences, scored rows, scores.
+//! Inputs and outputs of a training step: packed sequences, scored rows, scores.
 
 use std::ops::Range;
 
 use super::error::ModelError;
 
-/// Sequences packed one after another, without padding. They never see each other. What several
-/// of them begin with may stand once: then they are the branches of a tree.
+/// Sequences packed one after another, without padding. They never attend to each other. Common
+/// prefixes may be stored once: then they are the branches of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids of all branches.
@@ -18,7 +18,7 @@ pub struct Batch {
     pub parents: Vec<Option<usize>>,
 }
 
-/// Rows that follow each other, with what they continue.
+/// Consecutive rows, with the rows that they continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Branch {
     /// The rows from the beginning of its sequence; the last range holds its own. Never empty.
@@ -52,8 +52,8 @@ impl Batch {
         batch
     }
 
-    /// Packs `sequences`, none of which may be empty, so that what one has in common with the one
-    /// before it stands once. Sorted sequences have the most in common. Also the rows of each.
+    /// Packs `sequences`, none of which may be empty, storing the prefix that each shares with its
+    /// predecessor once. Sorting them maximises sharing. Also returns the rows of each.
     pub fn merge<S: AsRef<[u32]>>(sequences: &[S]) -> (Self, Vec<Vec<u32>>) {
         let mut batch = Self { starts: vec![0], ..Self::default() };
         let mut all: Vec<Vec<u32>> = Vec::with_capacity(sequences.len());
@@ -73,7 +73,7 @@ impl Batch {
         (batch, all)
     }
 
-    /// How many ids two sequences have in common from the start.
+    /// The length of the common prefix of two sequences.
     pub fn common(a: &[u32], b: &[u32]) -> usize {
         a.iter().zip(b).take_while(|(a, b)| a == b).count()
     }
@@ -94,7 +94,7 @@ impl Batch {
         self.ids.is_empty()
     }
 
-    /// Number of branches: of sequences, where nothing is shared.
+    /// Number of branches; without sharing, of sequences.
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
@@ -175,7 +175,7 @@ impl Batch {
     }
 }
 
-/// Which rows' next token is scored: row `rows[i]` of the packed batch predicts `targets[i]`.
+/// The rows whose next token is scored: row `rows[i]` of the packed batch predicts `targets[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Rows of the packed batch, in any order. A row that branches continue predicts several tokens.

@@ -10,7 +10,7 @@ use super::slots::{Projection, Slot};
 use super::spec::Spec;
 use super::weights::LayerWeights;
 
-/// What the rows of a batch are: the same for every layer.
+/// The structure of a batch's rows: the same for every layer.
 #[derive(Debug)]
 pub(super) struct Context {
     /// One for each of [`Spec::ropes`].
@@ -35,18 +35,18 @@ pub(super) struct Projected {
     raw: Option<(Tensor, Tensor)>,
 }
 
-/// What the feed-forward part leaves for its backward pass.
+/// The feed-forward activations that its backward pass needs.
 pub(super) struct MlpActivations {
     /// The residual stream between attention and feed-forward.
     middle: Tensor,
     gate: Tensor,
     up: Tensor,
-    /// What attention and feed-forward give, before the norms after them, where there are any.
+    /// The outputs of attention and feed-forward, before their post-norms, if there are any.
     attention_out: Option<Tensor>,
     mlp_out: Option<Tensor>,
 }
 
-/// What backward needs of forward besides the layer's input.
+/// The activations that backward needs besides the layer's input.
 pub(super) struct Activations {
     heads: Projected,
     attended: Attended,
@@ -62,7 +62,7 @@ impl Block<'_> {
         Ok((y, Activations { heads, attended, mlp }))
     }
 
-    /// What goes into attention.
+    /// The inputs of attention.
     pub fn project_heads(&self, x: &Tensor, rotations: &[Rotation]) -> Result<Projected> {
         let normed = rms_norm::forward(x, self.norm(Slot::InputNorm)?)?;
         let raw_q = self.project(Projection::Query, &normed, None)?;
@@ -75,7 +75,7 @@ impl Block<'_> {
         Ok(Projected { q, k, v, raw: self.spec.qk_norm.then_some((raw_q, raw_k)) })
     }
 
-    /// Adds what was `attended` to the residual stream `x`, and then the feed-forward part.
+    /// Adds `attended` to the residual stream `x`, and then the feed-forward part.
     pub fn finish(&self, x: &Tensor, attended: &Tensor) -> Result<(Tensor, MlpActivations)> {
         let (middle, attention_out) =
             self.join(x, Projection::Output, attended, Slot::PostAttentionNorm)?;
@@ -87,7 +87,7 @@ impl Block<'_> {
         Ok((y, MlpActivations { middle, gate, up, attention_out, mlp_out }))
     }
 
-    /// The gradient of `x`, made in the memory of `d_y`, which must not be shared.
+    /// The gradient of `x`, computed in the memory of `d_y`, which must not be shared.
     pub fn backward(
         &self,
         x: &Tensor,
@@ -170,8 +170,8 @@ impl Block<'_> {
         linear::forward(&pair.down(x)?, &pair.b, Some(&y))
     }
 
-    /// The residual stream `x` with a projection of `input` added, which is normalised first where the
-    /// layer has a norm for that. Also the projection before that norm.
+    /// The residual stream `x` plus a projection of `input`, normalised first if the layer has a
+    /// post-norm. Also returns the projection before that norm.
     fn join(
         &self,
         x: &Tensor,
@@ -186,8 +186,8 @@ impl Block<'_> {
         Ok(((x + rms_norm::forward(&made, norm)?)?, Some(made)))
     }
 
-    /// The gradient of the projection that was joined. Without a norm it is that of the stream, with
-    /// which it shares its memory.
+    /// The gradient of the projection that was added. Without a norm it is the stream's gradient,
+    /// whose memory it shares.
     fn backward_join(
         &self,
         stream: &Tensor,
@@ -202,7 +202,7 @@ impl Block<'_> {
         Ok(d_made)
     }
 
-    /// The gradient of the input that `parts` share.
+    /// The gradient of the common input of `parts`.
     fn backward_input(&self, parts: &[(Projection, &Tensor)]) -> Result<Tensor> {
         let mut d_x = None;
         for &(which, d_y) in parts {
@@ -217,7 +217,7 @@ impl Block<'_> {
         }
     }
 
-    /// Adds the gradients of a projection's weight, bias and adapter, as far as they are trained.
+    /// Adds the gradients of a projection's weight, bias and adapter, if they are trained.
     fn backward_weight(
         &self,
         which: Projection,

@@ -28,13 +28,13 @@ pub struct Model {
     rotary: Arc<[RotaryTable]>,
 }
 
-/// What a forward pass leaves for its backward pass. It holds the activations: drop it early.
+/// The activations of a forward pass for its backward pass. They are large: drop them early.
 pub struct Tape {
     ids: Vec<u32>,
     selection: Selection,
     temperature: f32,
     context: Context,
-    /// Each layer's input, and what else it keeps unless it recomputes.
+    /// Each layer's input, and its activations unless they are recomputed.
     layers: Vec<(Tensor, Option<Activations>)>,
     /// The selected rows after the last layer, before and after the last norm.
     selected: Tensor,
@@ -68,7 +68,7 @@ impl Model {
         self.merged()?.to_dtype(self.weights.embed.dtype())?.save(folder, &self.spec)
     }
 
-    /// What the model is made of.
+    /// The model's specification.
     pub fn spec(&self) -> &Spec {
         &self.spec
     }
@@ -83,17 +83,17 @@ impl Model {
         self.adapter.as_ref()
     }
 
-    /// The same model with `adapter`; its own weights are frozen from now on.
+    /// The same model with `adapter`; its own weights are frozen from then on.
     pub fn with_adapter(self, adapter: Adapter) -> Self {
         Self { adapter: Some(adapter), ..self }
     }
 
-    /// The model below its adapter, sharing its weights: the reference of a LoRA training.
+    /// The model without its adapter, sharing its weights: the reference in LoRA training.
     pub fn without_adapter(&self) -> Self {
         Self { adapter: None, ..self.clone() }
     }
 
-    /// The weights with the adapter merged in, those that it changes in f32 at least.
+    /// The weights with the adapter merged in. Those that it changes are at least f32.
     ///
     /// # Errors
     /// When the device fails.
@@ -104,7 +104,8 @@ impl Model {
         }
     }
 
-    /// Trades time for memory: keep each layer's input only, and run the layer again on the way back.
+    /// Trades time for memory: stores only each layer's input, and recomputes the layer in the
+    /// backward pass.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.recompute = recompute;
     }
@@ -117,7 +118,7 @@ impl Model {
         }
     }
 
-    /// As [`Model::trainable`], to replace: what is put in place must have the same shape and type.
+    /// Mutable [`Model::trainable`]: a replacement must have the same shape and type.
     pub fn trainable_mut(&mut self) -> Vec<(String, &mut Tensor)> {
         match &mut self.adapter {
             Some(adapter) => adapter.named_mut(),
@@ -154,7 +155,7 @@ impl Model {
         Ok(head::forward(&self.head(&normed, selection, temperature))?.0)
     }
 
-    /// Scores the selected rows and keeps what [`Model::backward`] needs.
+    /// Scores the selected rows and stores what [`Model::backward`] needs.
     ///
     /// # Errors
     /// When the batch does not fit the model, or the device fails.
@@ -190,8 +191,8 @@ impl Model {
         Ok((scores, tape))
     }
 
-    /// Adds into `gradients` the gradient of `Σ d_log_probs·log_probs + d_entropies·entropies`. The
-    /// model must be the one that made the tape, unchanged since.
+    /// Adds to `gradients` the gradient of `Σ d_log_probs·log_probs + d_entropies·entropies`. The
+    /// model must be the one that made the tape, unchanged.
     ///
     /// # Errors
     /// When the device fails.
@@ -236,7 +237,7 @@ impl Model {
         Ok(())
     }
 
-    /// Logits of every row, `(tokens, vocab)`, f32. For inspection: nothing here bounds their memory.
+    /// Logits of every row, `(tokens, vocab)`, f32. For inspection: their memory is not bounded.
     ///
     /// # Errors
     /// When the batch does not fit the model, or the device fails.

@@ -1,4 +1,4 @@
-//! Where a model computes, and in which type.
+//! The device and number type of a model.
 //!
 //! On a GPU the trainer runs `ops::composed` and the native engine decodes by `generate::device`; on
 //! a CPU the trainer runs `ops::host` and the engine decodes by `generate::decoder`.
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ModelError;
 
-/// Where a model computes.
+/// The device of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// `auto`: the first CUDA device where the program was built for CUDA and there is one, else
+    /// `auto`: the first CUDA device if the program was built for CUDA and there is one, otherwise
     /// the CPU.
     #[default]
     Auto,
@@ -22,7 +22,7 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// The type that a model computes in. An optimizer keeps f32 either way.
+/// The number type of a model's computation. An optimizer always uses f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtypeChoice {
@@ -31,7 +31,7 @@ pub enum DtypeChoice {
     Auto,
     /// f32
     F32,
-    /// bf16. On a CPU this is slow: it is there to try out what a GPU will do.
+    /// bf16. Slow on a CPU, where it only serves to try out what a GPU will do.
     Bf16,
 }
 
@@ -49,14 +49,14 @@ impl DeviceChoice {
                 tracing::warn!(%error, "there is no usable CUDA device: on the CPU");
                 Device::Cpu
             })),
-            Self::Cuda(_) if !has_cuda => Err(ModelError::Device(format!(
-                "the device is to be `{}`, but this program was built without CUDA\nhint: build it with `--features cuda`, or leave `device` out",
-                String::from(self)
+            Self::Cuda(_) if !has_cuda => Err(ModelError::Device(reason!(
+                "the device is to be `{}`, but this program was built without CUDA", String::from(self);
+                hint: "build it with `--features cuda`, or leave `device` out"
             ))),
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|error| {
-                ModelError::Device(format!(
-                    "the device `{}` cannot be used: {error}\nhint: `nvidia-smi` lists the devices there are",
-                    String::from(self)
+                ModelError::Device(reason!(
+                    "the device `{}` cannot be used: {error}", String::from(self);
+                    hint: "`nvidia-smi` lists the devices there are"
                 ))
             }),
         }
@@ -106,6 +106,7 @@ impl From<DeviceChoice> for String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn names_of_devices() {
@@ -138,7 +139,7 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_the_program_was_not_built_for_is_named() {
-        let error = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
+        let error = DeviceChoice::Cuda(1).open().unwrap_err().explained();
         assert!(error.contains("`cuda:1`") && error.contains("--features cuda"), "{error}");
         assert!(matches!(DeviceChoice::Auto.open(), Ok(Device::Cpu)));
     }

@@ -1,48 +1,65 @@
-//! What can go wrong with a model.
+//! Errors of models.
+
+use std::borrow::Cow;
+
+use crate::hint::{Hint, Reason};
 
 /// Errors of loading, running and saving a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file could not be read or written.
-    #[error("cannot access `{path}`: {source}{hint}", hint = disk_hint(source))]
+    #[error("cannot access `{path}`: {source}")]
     Io {
         /// The file.
         path: String,
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is invalid.
     #[error("`{path}` is not usable: {reason}")]
     Invalid {
         /// The file or folder.
         path: String,
-        /// What is wrong with it, with a hint where there is one.
-        reason: String,
+        /// What is wrong with it.
+        reason: Reason,
     },
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] crate::gguf::GgufError),
-    /// The device that was asked for is not there.
+    /// The requested device is not available.
     #[error("{0}")]
-    Device(String),
+    Device(Reason),
     /// A batch, a selection or a gradient does not fit the model or each other.
     #[error("cannot run the batch: {0}")]
     Batch(String),
     /// An adapter does not fit its model.
     #[error("cannot use the adapter: {0}")]
-    Adapter(String),
+    Adapter(Reason),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
-/// What to do where a disk is full.
-pub(crate) fn disk_hint(error: &std::io::Error) -> &'static str {
+impl Hint for ModelError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Io { source, .. } => disk_hint(source).map(Into::into),
+            Self::Invalid { reason, .. } | Self::Device(reason) | Self::Adapter(reason) => {
+                reason.hint()
+            }
+            Self::Gguf(error) => error.hint(),
+            Self::Batch(_) | Self::Tensor(_) => None,
+        }
+    }
+}
+
+/// What to do when a disk is full.
+pub(crate) fn disk_hint(error: &std::io::Error) -> Option<&'static str> {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => {
-            "\nhint: free some disk space; a training run then goes on with `--resume`"
+            Some("free some disk space; a training run then goes on with `--resume`")
         }
-        _ => "",
+        _ => None,
     }
 }

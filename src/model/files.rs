@@ -1,4 +1,4 @@
-//! Files of tensors and settings; each is written whole or not at all.
+//! Files of tensors and settings, written atomically.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> ModelError {
     move |source| ModelError::Io { path: path.clone(), source }
 }
 
-/// Makes `folder` and what is above it.
+/// Creates `folder` and its parents.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(io(folder))
 }
@@ -25,7 +25,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     replace(path, |beside| std::fs::write(beside, format!("{value:#}\n"))).map_err(io(path))
 }
 
-/// Writes tensors under their names.
+/// Writes tensors by name.
 pub(crate) fn save_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<(), ModelError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor));
@@ -46,6 +46,6 @@ pub(crate) fn load_tensors(
     let bytes = std::fs::read(path).map_err(io(path))?;
     candle_core::safetensors::load_buffer(&bytes, device).map_err(|error| ModelError::Invalid {
         path: path.display().to_string(),
-        reason: format!("{error}\nhint: the file may be truncated; copy it again"),
+        reason: reason!("{error}"; hint: "the file may be truncated; copy it again"),
     })
 }

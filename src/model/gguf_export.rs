@@ -1,4 +1,4 @@
-//! Weights into a GGUF file.
+//! Exports weights to a GGUF file.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,6 +12,7 @@ use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::atomic_file::replace;
 use crate::gguf::{Entry, TensorType, Writer, quantize};
+use crate::hint::Reason;
 
 /// The types that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl GgufType {
 }
 
 impl Weights {
-    /// Writes a GGUF file, whole or not at all, with `settings` beside those of the model.
+    /// Writes a GGUF file atomically, with `settings` besides those of the model.
     ///
     /// # Errors
     /// When the format cannot express the model, and when the file cannot be written.
@@ -59,16 +60,16 @@ impl Weights {
         to: &Path,
     ) -> Result<(), ModelError> {
         let shown = to.display().to_string();
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let own = spec
-            .to_gguf()
-            .map_err(|reason| invalid(format!("GGUF files cannot hold this model: {reason}")))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let own = spec.to_gguf().map_err(|reason| {
+            invalid(format!("GGUF files cannot hold this model: {reason}").into())
+        })?;
         let mut tensors = Vec::new();
         for tensor in self.gguf_tensors(spec) {
             let (name, shape, values) = tensor?;
             let kind = kind.of(&shape);
             let data = quantize(kind, &values)
-                .ok_or_else(|| invalid(format!("{kind:?} cannot be written")))?;
+                .ok_or_else(|| invalid(format!("{kind:?} cannot be written").into()))?;
             tensors.push((name, kind, shape, data));
         }
         if let Some(factors) = spec.gguf_rope_factors() {
@@ -96,18 +97,18 @@ impl Weights {
         .map_err(|source| ModelError::Io { path: to.display().to_string(), source })
     }
 
-    /// Every weight as files have it: its name there, its shape, and its values.
+    /// Every weight in a file's form: its name there, its shape, and its values.
     pub(super) fn gguf_tensors(
         &self,
         spec: &Spec,
     ) -> impl Iterator<Item = Result<(String, Vec<usize>, Vec<f32>), ModelError>> {
-        // Files know one family for the two, and one order of rows.
+        // GGUF has one architecture for the two, with one order of rows.
         let family = if spec.family == Family::Mistral { Family::Llama } else { spec.family };
         let places = names(&Spec { family, ..spec.clone() });
         self.named(spec).into_iter().map(move |(name, tensor)| {
             let (name, stored) = places.get(&name).ok_or_else(|| ModelError::Invalid {
                 path: name.clone(),
-                reason: "GGUF files have no place for it".to_owned(),
+                reason: "GGUF files have no place for it".into(),
             })?;
             let shape = tensor.dims().to_vec();
             let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -118,7 +119,7 @@ impl Weights {
 }
 
 impl Stored {
-    /// The values of a checkpoint's tensor as files have them.
+    /// The values of a checkpoint's tensor in a file's form.
     fn put(self, mut values: Vec<f32>, rows: usize, spec: &Spec) -> Vec<f32> {
         match self {
             Self::AsIs => {}

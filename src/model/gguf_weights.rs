@@ -1,4 +1,4 @@
-//! Weights out of a GGUF file, in the order and the scale that checkpoints have.
+//! Loads weights from a GGUF file, in the order and the scale of checkpoints.
 
 use std::collections::HashMap;
 
@@ -9,6 +9,7 @@ use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::gguf::{Gguf, Tensor as GgufTensor};
+use crate::hint::Reason;
 
 /// What converters do to a tensor, to be undone.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +41,7 @@ impl<'a> GgufWeights<'a> {
         };
         if let Some((name, _)) = file.tensors().find(|(name, _)| !known(name)) {
             let reason = format!("holds `{name}`, which this kind of model does not use");
-            return Err(ModelError::Invalid { path: file.path().into(), reason });
+            return Err(ModelError::Invalid { path: file.path().into(), reason: reason.into() });
         }
         Ok(Self { file, spec, names })
     }
@@ -49,8 +50,8 @@ impl<'a> GgufWeights<'a> {
         self.spec
     }
 
-    /// The tensor of a checkpoint's name, and the row of it that belongs at each place, where it is
-    /// not in order.
+    /// The tensor of a checkpoint's name, and the row that belongs at each place, unless they are
+    /// in order.
     ///
     /// # Errors
     /// When it is missing or has another shape.
@@ -88,17 +89,19 @@ impl<'a> GgufWeights<'a> {
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<(GgufTensor<'a>, Stored), ModelError> {
         let invalid =
-            |reason: String| ModelError::Invalid { path: self.file.path().into(), reason };
+            |reason: Reason| ModelError::Invalid { path: self.file.path().into(), reason };
         let Some((name, stored)) = self.names.get(name) else {
-            return Err(invalid(format!("has no place for `{name}`")));
+            return Err(invalid(format!("has no place for `{name}`").into()));
         };
-        let tensor =
-            self.file.tensor(name).ok_or_else(|| invalid(format!("has no tensor `{name}`")))?;
+        let tensor = self
+            .file
+            .tensor(name)
+            .ok_or_else(|| invalid(format!("has no tensor `{name}`").into()))?;
         if tensor.shape != shape {
-            return Err(invalid(format!(
-                "`{name}` has shape {:?}, the file's settings ask for {shape:?}",
-                tensor.shape
-            )));
+            let found = &tensor.shape;
+            let reason =
+                format!("`{name}` has shape {found:?}, the file's settings ask for {shape:?}");
+            return Err(invalid(reason.into()));
         }
         Ok((tensor, *stored))
     }
@@ -123,7 +126,7 @@ impl Weights {
     }
 }
 
-/// For each checkpoint name the file's, and how the tensor is stored there.
+/// For each checkpoint name, the name in the file and how the tensor is stored there.
 pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
     let mut names = HashMap::from([
         (EMBED.to_owned(), ("token_embd.weight".to_owned(), Stored::AsIs)),
@@ -157,7 +160,7 @@ fn stored(spec: &Spec, slot: Slot) -> Stored {
     }
 }
 
-/// Which row comes at each place for the two halves of each head to stand one after the other again.
+/// Which row belongs at each place so that the two halves of each head are consecutive again.
 pub(super) fn apart(rows: usize, heads: usize) -> Vec<usize> {
     let head = rows / heads;
     let from = |row: usize| {

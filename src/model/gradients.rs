@@ -60,7 +60,7 @@ impl Gradients {
         self.places.get(name).map(|&place| &self.sums[place])
     }
 
-    /// The place to add the gradient of `name` into; `None` when it is frozen.
+    /// The gradient of `name` to add to; `None` if it is frozen.
     pub(crate) fn slot(&mut self, name: &str) -> Option<&mut Tensor> {
         self.places.get(name).map(|&place| &mut self.sums[place])
     }

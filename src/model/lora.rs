@@ -19,6 +19,7 @@ use super::peft;
 use super::slots::Projection;
 use super::spec::Spec;
 use super::weights::Weights;
+use crate::hint::Reason;
 
 /// The file that says what an adapter is, in its folder.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -70,7 +71,7 @@ impl Pair {
     }
 }
 
-/// The pairs of all layers. Cloning is cheap.
+/// The pairs of all layers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     config: AdapterConfig,
@@ -78,12 +79,12 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Whether a folder holds an adapter and no model.
+    /// Whether a folder contains an adapter without a model.
     pub fn is_alone(folder: &Path) -> bool {
         folder.join(ADAPTER_CONFIG).is_file() && !folder.join("config.json").exists()
     }
 
-    /// A fresh adapter, which changes nothing yet: `A` uniform in ±1/√in as PEFT draws it, `B` zero.
+    /// A new adapter, which changes nothing yet: `A` uniform in ±1/√in as in PEFT, `B` zero.
     ///
     /// # Errors
     /// When the configuration names no layer of the model, or a rank of 0.
@@ -117,7 +118,7 @@ impl Adapter {
     ) -> Result<Self, ModelError> {
         config.targets.sort();
         config.targets.dedup();
-        config.check().map_err(ModelError::Adapter)?;
+        config.check().map_err(|reason| ModelError::Adapter(reason.into()))?;
         let scale = config.scale();
         let mut pairs = BTreeMap::new();
         for layer in 0..model.layers.len() {
@@ -127,10 +128,10 @@ impl Adapter {
                     let name = Self::name(layer, target, which);
                     let tensor = make(&name, shape, which)?;
                     if tensor.dims2().ok() != Some(shape) {
-                        return Err(ModelError::Adapter(format!(
-                            "`{name}` has shape {:?}, not {shape:?}\nhint: the adapter was made for \
-                             another model",
-                            tensor.dims()
+                        return Err(ModelError::Adapter(reason!(
+                            "`{name}` has shape {:?}, not {shape:?}", tensor.dims();
+                            hint: "the adapter was made for \
+                             another model"
                         )));
                     }
                     Ok(tensor)
@@ -143,7 +144,7 @@ impl Adapter {
         Ok(Self { config, pairs })
     }
 
-    /// From a PEFT folder.
+    /// Loads a PEFT folder.
     ///
     /// # Errors
     /// When a file cannot be read, or the adapter was made for another model.
@@ -157,15 +158,16 @@ impl Adapter {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| invalid(e.to_string().into()))?;
         let path = folder.join("adapter_model.safetensors");
         let mut tensors = files::load_tensors(&path, device)?;
         let config = peft::read(&value, tensors.keys()).map_err(invalid)?;
         let adapter = Self::build(model, config, |name, _, _| {
             let tensor = tensors.remove(name).ok_or_else(|| ModelError::Invalid {
                 path: path.display().to_string(),
-                reason: format!("has no `{name}`"),
+                reason: format!("has no `{name}`").into(),
             })?;
             Ok(tensor.to_dtype(dtype)?)
         })?;
@@ -173,22 +175,23 @@ impl Adapter {
             None => Ok(adapter),
             Some(name) => Err(ModelError::Invalid {
                 path: path.display().to_string(),
-                reason: format!("holds `{name}`, which `adapter_config.json` does not announce"),
+                reason: format!("holds `{name}`, which `adapter_config.json` does not announce")
+                    .into(),
             }),
         }
     }
 
-    /// Writes a PEFT folder, which names `base` as the model that it belongs to.
+    /// Writes a PEFT folder that names `base` as its base model.
     ///
     /// # Errors
-    /// Fails where the folder cannot be written.
+    /// When the folder cannot be written.
     pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<(), ModelError> {
         files::make_folder(folder)?;
         files::write_json(&folder.join(ADAPTER_CONFIG), &self.to_json(base))?;
         files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
     }
 
-    /// What it adapts.
+    /// Its configuration.
     pub fn config(&self) -> &AdapterConfig {
         &self.config
     }
@@ -224,8 +227,8 @@ impl Adapter {
             .collect()
     }
 
-    /// `base` with `s·B·A` added to each adapted weight. These are f32 then, where `base` is
-    /// narrower: rounding would swallow most of what a short training changes.
+    /// `base` with `s·B·A` added to each adapted weight. These become f32 if `base` is narrower:
+    /// rounding would lose most of what a short training changes.
     ///
     /// # Errors
     /// When a weight is missing, or the device fails.

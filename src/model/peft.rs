@@ -6,9 +6,15 @@ use serde_json::Value;
 
 use super::lora::AdapterConfig;
 use super::slots::Projection;
+use crate::hint::Reason;
 
 /// What to do with an adapter that is not read here.
-const HINT: &str = "\nhint: merge it with PEFT (`merge_and_unload`), and use the merged folder";
+const HINT: &str = "merge it with PEFT (`merge_and_unload`), and use the merged folder";
+
+/// An adapter that is not read here.
+fn unread(text: String) -> Reason {
+    Reason::from(text).with_hint(HINT)
+}
 
 /// Ways to begin an adapter that leave the base as it is; the others move a part of the base's
 /// weights into the adapter, which is of no use without that changed base.
@@ -44,23 +50,23 @@ const MUST_BE_PLAIN: [&str; 19] = [
 pub(super) fn read<'n>(
     value: &Value,
     tensors: impl Iterator<Item = &'n String>,
-) -> Result<AdapterConfig, String> {
+) -> Result<AdapterConfig, Reason> {
     let kind = value.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
     if kind != "LORA" {
-        return Err(format!("`peft_type` is `{kind}`, not `LORA`{HINT}"));
+        return Err(unread(format!("`peft_type` is `{kind}`, not `LORA`")));
     }
     if let Some(key) = MUST_BE_PLAIN.into_iter().find(|key| !is_plain(value.get(*key))) {
-        return Err(format!("`{key}` is not supported{HINT}"));
+        return Err(unread(format!("`{key}` is not supported")));
     }
     if let Some(bias) = value.get("bias").and_then(Value::as_str).filter(|bias| *bias != "none") {
-        return Err(format!("`bias` is `{bias}`, not `none`{HINT}"));
+        return Err(unread(format!("`bias` is `{bias}`, not `none`")));
     }
     if let Some(init) = value.get("init_lora_weights").and_then(Value::as_str)
         && !PLAIN_INITS.contains(&init)
     {
-        return Err(format!(
-            "`init_lora_weights` is `{init}`: such an adapter belongs to a changed base{HINT}"
-        ));
+        return Err(unread(format!(
+            "`init_lora_weights` is `{init}`: such an adapter belongs to a changed base"
+        )));
     }
     let targets = targets(value.get("target_modules"), tensors)?;
     let rank = value.get("r").and_then(Value::as_u64).ok_or("`r` is missing")? as usize;
@@ -84,7 +90,7 @@ fn is_plain(value: Option<&Value>) -> bool {
 fn targets<'n>(
     value: Option<&Value>,
     tensors: impl Iterator<Item = &'n String>,
-) -> Result<Vec<Projection>, String> {
+) -> Result<Vec<Projection>, Reason> {
     let listed = match value {
         Some(Value::Array(names)) => {
             let names: Vec<&str> =
@@ -94,7 +100,7 @@ fn targets<'n>(
             // With dots it may be the path of a module.
             let odd = names.iter().find(|name| known.is_none() && !name.contains('.'));
             if let Some(name) = odd.filter(|name| Projection::parse(name).is_none()) {
-                return Err(format!("unknown target module `{name}`{HINT}"));
+                return Err(unread(format!("unknown target module `{name}`")));
             }
             known
         }
@@ -111,7 +117,7 @@ fn targets<'n>(
         let leaf = module.rsplit('.').next().unwrap_or(module);
         let target = Projection::parse(leaf)
             .filter(|target| module.ends_with(target.module()))
-            .ok_or_else(|| format!("it adapts `{module}`, which is not supported{HINT}"))?;
+            .ok_or_else(|| unread(format!("it adapts `{module}`, which is not supported")))?;
         found.insert(target);
     }
     Ok(found.into_iter().collect())
@@ -151,8 +157,8 @@ mod tests {
             let mut value = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
             value[key] = setting;
             let error = read(&value, named(&[]).iter()).unwrap_err();
-            assert!(error.contains(&format!("`{key}`")), "{error}");
-            assert!(error.contains("merge it with PEFT"), "{error}");
+            assert!(error.text.contains(&format!("`{key}`")), "{error}");
+            assert_eq!(error.hint.as_deref(), Some(HINT), "{error}");
         }
     }
 
@@ -170,6 +176,6 @@ mod tests {
         }
         let value = json!({ "r": 2, "lora_alpha": 4, "target_modules": null });
         let error = read(&value, named(&["embed_tokens"]).iter()).unwrap_err();
-        assert!(error.contains("embed_tokens"), "{error}");
+        assert!(error.text.contains("embed_tokens"), "{error}");
     }
 }

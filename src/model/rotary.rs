@@ -1,4 +1,4 @@
-//! Cosines and sines of rotary embeddings, computed as far as positions are asked for.
+//! Cosines and sines of rotary embeddings, computed on demand.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,5 +1,4 @@
-//! Sentence embeddings by a BERT encoder with mean pooling, as all-MiniLM-L6-v2 and its family
-//! have them. Forward only.
+//! Sentence embeddings by a BERT encoder with mean pooling, such as all-MiniLM-L6-v2. Forward only.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,11 +9,12 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::error::ModelError;
 use super::files;
+use crate::hint::Reason;
 
 /// Characters of a text that are tokenised: many times what fits the longest sequence.
 const READ_CHARS: usize = 32_768;
 
-/// A sentence encoder. Texts longer than its longest sequence are cut, as its library does.
+/// A sentence encoder. Longer texts than its longest sequence are truncated, as its library does.
 pub struct SentenceModel {
     tokenizer: Tokenizer,
     heads: usize,
@@ -83,20 +83,20 @@ struct Layer {
 }
 
 impl SentenceModel {
-    /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and where they
-    /// are there `sentence_bert_config.json` and `1_Pooling/config.json`.
+    /// Reads `config.json`, `tokenizer.json` and `model.safetensors` in `folder`, and if they exist
+    /// `sentence_bert_config.json` and `1_Pooling/config.json`.
     ///
     /// # Errors
     /// When a file cannot be read, or describes a model that this crate would compute differently.
     pub fn load(folder: &Path) -> Result<Self, ModelError> {
         let invalid =
-            |reason: String| ModelError::Invalid { path: folder.display().to_string(), reason };
+            |reason: Reason| ModelError::Invalid { path: folder.display().to_string(), reason };
         let shape: Shape = read_json(folder, "config.json")?
             .ok_or_else(|| invalid("it has no `config.json`".into()))?;
         if shape.model_type != "bert" || shape.hidden_act != "gelu" {
-            return Err(invalid(format!(
-                "sentences are embedded by a `bert` with `gelu`, this is a `{}` with `{}`\nhint: name a folder or hub id such as `sentence-transformers/all-MiniLM-L6-v2`",
-                shape.model_type, shape.hidden_act
+            return Err(invalid(reason!(
+                "sentences are embedded by a `bert` with `gelu`, this is a `{}` with `{}`", shape.model_type, shape.hidden_act;
+                hint: "name a folder or hub id such as `sentence-transformers/all-MiniLM-L6-v2`"
             )));
         }
         let pooling: Option<Pooling> = read_json(folder, "1_Pooling/config.json")?;
@@ -107,8 +107,9 @@ impl SentenceModel {
             read_json(folder, "sentence_bert_config.json")?.unwrap_or_default();
         let longest = settings.max_seq_length.unwrap_or(usize::MAX);
         let longest = longest.min(shape.max_position_embeddings);
-        let tokenizer = tokenizer(&folder.join("tokenizer.json"), longest)
-            .map_err(|error| invalid(format!("its `tokenizer.json` cannot be read: {error}")))?;
+        let tokenizer = tokenizer(&folder.join("tokenizer.json"), longest).map_err(|error| {
+            invalid(format!("its `tokenizer.json` cannot be read: {error}").into())
+        })?;
 
         let path = folder.join("model.safetensors");
         let mut tensors = Tensors {
@@ -192,7 +193,7 @@ fn softmax(scores: &Tensor) -> Result<Tensor, ModelError> {
     Ok(raised.broadcast_div(&raised.sum_keepdim(D::Minus1)?)?)
 }
 
-/// A checkpoint's tensors, taken out by name.
+/// A checkpoint's tensors, removed by name.
 struct Tensors {
     path: String,
     tensors: HashMap<String, Tensor>,
@@ -206,7 +207,7 @@ impl Tensors {
         let found = found.or_else(|| self.tensors.remove(&format!("bert.{name}")));
         let tensor = found.ok_or_else(|| ModelError::Invalid {
             path: self.path.clone(),
-            reason: format!("it has no tensor `{name}`"),
+            reason: format!("it has no tensor `{name}`").into(),
         })?;
         Ok(tensor.to_dtype(DType::F32)?)
     }
@@ -247,7 +248,7 @@ fn tokenizer(path: &Path, longest: usize) -> Result<Tokenizer, String> {
     Ok(tokenizer)
 }
 
-/// A file in `folder`, if it is there.
+/// A file in `folder`, if it exists.
 fn read_json<T: for<'d> Deserialize<'d>>(
     folder: &Path,
     name: &str,
@@ -260,6 +261,6 @@ fn read_json<T: for<'d> Deserialize<'d>>(
     };
     serde_json::from_str(&text).map(Some).map_err(|error| ModelError::Invalid {
         path: path.display().to_string(),
-        reason: error.to_string(),
+        reason: error.to_string().into(),
     })
 }

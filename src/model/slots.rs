@@ -8,7 +8,7 @@ use super::spec::Spec;
 pub const EMBED: &str = "model.embed_tokens.weight";
 /// The last norm's name, `(hidden)`.
 pub const NORM: &str = "model.norm.weight";
-/// The output projection's name, `(vocab, hidden)`; there is none where it is the embedding.
+/// The output projection's name, `(vocab, hidden)`; absent if it is the embedding.
 pub const HEAD: &str = "lm_head.weight";
 
 /// A tensor of a layer. Projections are `(out, in)`, as in checkpoints.
@@ -72,7 +72,7 @@ impl Slot {
         Self::PostMlpNorm,
     ];
 
-    /// Its shape in a model of this kind; `None` where that has no such tensor.
+    /// Its shape in a model of this kind; `None` if the model has no such tensor.
     pub fn shape(self, spec: &Spec) -> Option<Vec<usize>> {
         let (hidden, queries, keys) = (spec.hidden_size, spec.query_width(), spec.key_width());
         if let Some(projection) = Projection::ALL.into_iter().find(|which| which.slot() == self) {

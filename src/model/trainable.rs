@@ -1,10 +1,11 @@
-//! What a checkpoint keeps of a model: the tensors that training changes.
+//! The part of a model in a checkpoint: the tensors that training changes.
 
 use std::path::Path;
 
 use super::decoder_lm::Model;
 use super::error::ModelError;
 use super::files;
+use crate::hint::Reason;
 
 impl Model {
     /// Writes the trainable tensors under their names, in their own type.
@@ -15,24 +16,26 @@ impl Model {
         files::save_tensors(path, &self.trainable())
     }
 
-    /// Puts back what [`Model::save_trainable`] wrote for a model of the same shape.
+    /// Loads what [`Model::save_trainable`] wrote for a model of the same shape.
     ///
     /// # Errors
     /// When the file cannot be read, or a tensor is missing or of another shape or type.
     pub fn load_trainable(&mut self, path: &Path) -> Result<(), ModelError> {
         let invalid =
-            |reason: String| ModelError::Invalid { path: path.display().to_string(), reason };
+            |reason: Reason| ModelError::Invalid { path: path.display().to_string(), reason };
         let device = self.weights().embed.device().clone();
         let mut saved = files::load_tensors(path, &device)?;
         for (name, tensor) in self.trainable_mut() {
-            let found = saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`")))?;
+            let found =
+                saved.remove(&name).ok_or_else(|| invalid(format!("has no `{name}`").into()))?;
             if found.shape() != tensor.shape() {
-                return Err(invalid(format!("`{name}` is of another shape")));
+                return Err(invalid(format!("`{name}` is of another shape").into()));
             }
             if found.dtype() != tensor.dtype() {
                 let (saved, wanted) = (found.dtype().as_str(), tensor.dtype().as_str());
-                return Err(invalid(format!(
-                    "`{name}` is {saved}, not {wanted}\nhint: go on in the type the run began in, `dtype = \"{saved}\"`"
+                return Err(invalid(reason!(
+                    "`{name}` is {saved}, not {wanted}";
+                    hint: "go on in the type the run began in, `dtype = \"{saved}\"`"
                 )));
             }
             *tensor = found;

@@ -15,6 +15,7 @@ use super::files;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::Spec;
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 
 /// The weights of one layer.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ impl LayerWeights {
     /// One weight.
     ///
     /// # Errors
-    /// When models of this kind have none there.
+    /// If models of this kind have no such weight.
     pub fn need(&self, slot: Slot) -> candle_core::Result<&Tensor> {
         match self.get(slot) {
             Some(tensor) => Ok(tensor),
@@ -32,7 +33,7 @@ impl LayerWeights {
         }
     }
 
-    /// One weight; `None` where models of this kind have none.
+    /// One weight; `None` if models of this kind have no such weight.
     pub fn get(&self, slot: Slot) -> Option<&Tensor> {
         self.0[slot as usize].as_ref()
     }
@@ -43,7 +44,7 @@ impl LayerWeights {
     }
 }
 
-/// All weights. Cloning is cheap: tensors share their storage.
+/// All weights. Cheap to clone: tensors share their storage.
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// `(vocab, hidden)`
@@ -57,7 +58,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Builds from a function that makes each weight from its name and shape.
+    /// Builds all weights with a function from name and shape.
     ///
     /// # Errors
     /// When `make` fails.
@@ -103,7 +104,7 @@ impl Weights {
         named
     }
 
-    /// As [`Weights::named`], to replace.
+    /// Mutable [`Weights::named`].
     pub(super) fn named_mut(&mut self, spec: &Spec) -> Vec<(String, &mut Tensor)> {
         let mut named = vec![(EMBED.to_owned(), &mut self.embed)];
         for (index, layer) in self.layers.iter_mut().enumerate() {
@@ -116,7 +117,7 @@ impl Weights {
         named
     }
 
-    /// The same weights, each replaced by what `change` makes of it.
+    /// The same weights, each transformed by `change`.
     fn map(
         &self,
         change: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
@@ -163,7 +164,7 @@ impl Weights {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors`, each whole or not at all.
+    /// Writes `config.json` and `model.safetensors`, each atomically.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -188,8 +189,7 @@ impl Weights {
     /// the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape, and when there is one that the model would not
-    /// use.
+    /// When a tensor is missing or has another shape, or there is one that the model does not use.
     pub fn load(
         path: &Path,
         spec: &Spec,
@@ -210,16 +210,16 @@ impl Weights {
     ) -> Result<Self, ModelError> {
         let files = safetensors_files(folder)?;
         let shown = folder.display().to_string();
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        // SAFETY: the files are mapped read-only; replacing them under a running process is the
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        // SAFETY: the files are mapped read-only. Replacing them under a running process is an
         // operator's error, and saving here always writes a new file and renames it.
         let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
-            invalid(format!("{error}\nhint: the file may be truncated; copy it again"))
+            invalid(reason!("{error}"; hint: "the file may be truncated; copy it again"))
         })?;
         let load = |name: &str| {
             tensors
                 .load(name, device)
-                .map_err(|error| invalid(format!("cannot read `{name}`: {error}")))
+                .map_err(|error| invalid(format!("cannot read `{name}`: {error}").into()))
         };
         let mut used = HashSet::new();
         let weights = Self::build(spec, |name, shape| {
@@ -230,29 +230,31 @@ impl Weights {
             let tensor = load(name)?;
             match tensor.dtype() {
                 DType::F32 | DType::F16 | DType::BF16 | DType::F64 => Ok(tensor.to_dtype(dtype)?),
-                other => Err(invalid(format!(
-                    "`{name}` is of type {}, which is not supported\nhint: save the model in bf16 or f32",
-                    other.as_str()
+                other => Err(invalid(reason!(
+                    "`{name}` is of type {}, which is not supported", other.as_str();
+                    hint: "save the model in bf16 or f32"
                 ))),
             }
         })?;
         for (name, _) in tensors.tensors() {
-            // Older checkpoints hold the rotary frequencies, which the configuration determines.
+            // Older checkpoints contain the rotary frequencies, which the configuration determines.
             if used.contains(&name) || name.ends_with("rotary_emb.inv_freq") {
                 continue;
             }
             if name != HEAD {
-                return Err(invalid(format!(
+                let reason = format!(
                     "holds `{name}`, which a `{}` of this configuration does not use",
                     spec.family.model_type()
-                )));
+                );
+                return Err(invalid(reason.into()));
             }
             let head = load(&name)?.to_dtype(dtype)?;
             let is_same = head.dims() == weights.embed.dims()
                 && head.ne(&weights.embed)?.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0;
             if !is_same {
-                return Err(invalid(format!(
-                    "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true\nhint: set it to false in `config.json`"
+                return Err(invalid(reason!(
+                    "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true";
+                    hint: "set it to false in `config.json`"
                 )));
             }
         }
@@ -266,7 +268,7 @@ fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), Mo
     }
     Err(ModelError::Invalid {
         path: name.to_owned(),
-        reason: format!("has shape {found:?}, `config.json` asks for {expected:?}"),
+        reason: format!("has shape {found:?}, `config.json` asks for {expected:?}").into(),
     })
 }
 
@@ -289,9 +291,12 @@ fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let shown = index.display().to_string();
     let text = std::fs::read_to_string(&index).map_err(|_| ModelError::Invalid {
         path: folder.display().to_string(),
-        reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".to_owned(),
+        reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".into(),
     })?;
-    let invalid = |reason: &str| ModelError::Invalid { path: shown.clone(), reason: reason.into() };
+    let invalid = |reason: &str| ModelError::Invalid {
+        path: shown.clone(),
+        reason: reason.to_owned().into(),
+    };
     let value: Value = serde_json::from_str(&text).map_err(|e| invalid(&e.to_string()))?;
     let map = value
         .get("weight_map")

@@ -112,13 +112,14 @@ pub fn build_client(
         .connect_timeout(connect)
         .pool_max_idle_per_host(most_idle)
         .referer(false)
-        // A redirect would take the key and the conversation to a host that nobody configured.
+        // A redirect could send the key and the conversation to a host that was never configured.
         .redirect(reqwest::redirect::Policy::none());
     if is_this_machine(base) {
         builder = builder.no_proxy();
     }
     if base.scheme() == "http" {
-        // Spares a machine without root certificates an error, and others the time to read them.
+        // Without TLS no root certificates are needed: reading them takes time, and fails where
+        // there are none.
         builder = builder.tls_certs_only([]);
     }
     if let Some(path) = ca {

@@ -1,17 +1,17 @@
-//! How long a service is waited for, and when it is asked again.
+//! Time-outs and retries of requests to another service.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long a service is waited for.
+/// Time-outs of requests to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimeoutConfig {
     /// To resolve the name, connect and agree on TLS, milliseconds. Default: 5000.
     pub connect_ms: u64,
     /// From the start of an attempt to the response's headers, milliseconds. A reply that is not
-    /// streamed is whole by then. Default: 600000.
+    /// streamed must be complete by then. Default: 600000.
     pub first_byte_ms: u64,
     /// Between two pieces of a response's body, milliseconds. A reply that makes progress has no
     /// other limit. Default: 600000.
@@ -23,7 +23,7 @@ pub struct TimeoutConfig {
 
 impl Default for TimeoutConfig {
     fn default() -> Self {
-        // As patient as the official clients.
+        // The same limits as the official clients.
         const PATIENT: u64 = 600_000;
         Self { connect_ms: 5_000, first_byte_ms: PATIENT, idle_ms: PATIENT, total_ms: PATIENT }
     }
@@ -38,8 +38,8 @@ pub struct RetryConfig {
     pub max: u32,
     /// The longest wait before the first retry, milliseconds. Default: 250.
     pub base_ms: u64,
-    /// The longest wait before any retry, milliseconds. An endpoint that asks for more by
-    /// `Retry-After` is not asked again. Default: 8000.
+    /// The longest wait before any retry, milliseconds. An endpoint whose `Retry-After` is longer
+    /// is not retried. Default: 8000.
     pub cap_ms: u64,
 }
 

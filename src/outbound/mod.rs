@@ -1,5 +1,5 @@
-//! What every client of another service needs: its address and credential, event streams, retries, credentials
-//! kept out of errors, and the text of transport errors.
+//! What every client of another service needs: address and credential, event streams, retries,
+//! redaction of credentials in errors, and the text of transport errors.
 
 pub mod client;
 pub mod config;

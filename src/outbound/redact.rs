@@ -1,4 +1,4 @@
-//! Text from an endpoint on its way into errors: without the credential, and short.
+//! Makes text from an endpoint fit for errors: without the credential, and short.
 
 use serde_json::Value;
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 #[derive(Clone, Copy)]
 pub struct Redactor<'a>(Option<&'a str>);
 
-/// What stands where the credential stood.
+/// The replacement for the credential.
 const REDACTED: &str = "[redacted]";
-/// Shorter ones are placeholders such as `none`; to replace them would only garble the text.
+/// Shorter values are placeholders such as `none`; replacing them would garble the text.
 const SHORTEST_SECRET: usize = 8;
 /// Characters of a body that an error shows.
 const HEAD: usize = 200;
@@ -77,8 +77,8 @@ impl<'a> Redactor<'a> {
     }
 }
 
-/// Replaces a credential in a text that arrives in pieces. Nothing is held back but what may be
-/// the beginning of it.
+/// Replaces a credential in a text that arrives in pieces. It holds back only what may be the
+/// beginning of one.
 pub struct TextRedactor {
     secret: Option<String>,
     held: String,

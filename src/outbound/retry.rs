@@ -1,4 +1,4 @@
-//! Trying again: which failures, after what wait, until when.
+//! Retries: which failures, after how long, and until when.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -12,27 +12,27 @@ use super::config::RetryConfig;
 /// What a failed attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
-    /// The next attempt would fail as well.
+    /// The next attempt would fail as well: do not retry.
     GiveUp,
     /// It may succeed later; the endpoint may have said when.
     Retry {
         /// How long the endpoint asked to wait.
         after: Option<Duration>,
     },
-    /// No attempt was made, so that an earlier failure says more.
+    /// No attempt was made, so an earlier failure is the one to report.
     NotMade,
 }
 
-/// A failure that knows what to do about it.
+/// A failure that says whether to retry.
 pub trait Retryable {
-    /// What to do about it.
+    /// Whether to retry.
     fn advice(&self) -> Advice;
 }
 
-/// How long to wait before retry number `retry` (from 0): a time drawn evenly from zero to the
-/// exponential bound ("full jitter"), not less than the endpoint asked for. `None` when the retries
-/// are used up, when less than that remains, or when the endpoint asked for more than the cap: it
-/// would refuse whatever comes earlier.
+/// How long to wait before retry number `retry` (from 0): a random time between zero and the
+/// exponential bound ("full jitter"), at least what the endpoint asked for. `None` when no retries
+/// or too little time remain, or when the endpoint asked for more than the cap and would refuse an
+/// earlier attempt.
 fn next_wait(
     config: &RetryConfig,
     retry: u32,
@@ -87,7 +87,7 @@ where
             next_wait(config, retry, after, remaining, &mut *rng)
         };
         let Some(wait) = wait else { return Err(failure) };
-        tracing::debug!(retry = retry + 1, wait_ms = wait.as_millis() as u64, "trying again");
+        tracing::debug!(retry = retry + 1, wait_ms = wait.as_millis() as u64, "retrying");
         tokio::time::sleep(wait).await;
         earlier = Some(failure);
         retry += 1;
@@ -175,8 +175,8 @@ mod tests {
     async fn what_is_returned_after_which_attempts() {
         const AGAIN: Advice = Advice::Retry { after: None };
         let after = |ms| Advice::Retry { after: Some(MS(ms)) };
-        // Per case: what the attempts in turn bring (`None`: success), and how many are made and
-        // what is returned.
+        // For each case: the result of each attempt (`None`: success), how many attempts are made,
+        // and what is returned.
         let table = [
             (vec![None], 1, None),
             (vec![Some(AGAIN), None], 2, None),

@@ -1,4 +1,4 @@
-//! A decoder of server-sent events that only cares about their names and data.
+//! A decoder of server-sent events that reads only names and data.
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +21,14 @@ impl Event {
     }
 }
 
-/// Takes bytes as they arrive and gives whole events. It holds no more than what was pushed since
+/// Takes bytes as they arrive and yields complete events. It holds at most what was pushed since
 /// the last event; the caller bounds that.
 #[derive(Debug, Default)]
 pub struct SseDecoder {
     bytes: Vec<u8>,
-    /// How many of them have been read as lines.
+    /// How many bytes of the buffer have been parsed into lines.
     read: usize,
-    /// How many are known to hold no line's end.
+    /// How many bytes are known to hold no end of a line.
     scanned: usize,
     name: String,
     /// The data lines of the event so far.
@@ -39,7 +39,7 @@ pub struct SseDecoder {
 impl SseDecoder {
     /// Adds what arrived.
     pub fn push(&mut self, bytes: &[u8]) {
-        // Once for what arrived together, not for every event in it.
+        // Compacts once per push, not once per event.
         self.bytes.drain(..self.read);
         self.scanned -= self.read;
         self.read = 0;
@@ -60,8 +60,8 @@ impl SseDecoder {
         None
     }
 
-    /// What an event whose closing blank line never came holds: some servers leave it out at the
-    /// end. An event that was cut in the middle looks the same; its parser can tell.
+    /// The event whose closing blank line is missing: some servers leave it out at the end. An
+    /// event that was truncated looks the same, which its parser notices.
     pub fn finish(&mut self) -> Option<Event> {
         let end = self.bytes.len() - usize::from(self.bytes.ends_with(b"\r"));
         if self.read < end {
@@ -95,7 +95,7 @@ impl SseDecoder {
         }
     }
 
-    /// Adds a line that is not empty to the event. Comments and other fields say nothing.
+    /// Adds a line that is not empty to the event. Comments and other fields are ignored.
     fn read_line(&mut self, at: std::ops::Range<usize>) {
         let mut line = &self.bytes[at];
         if !std::mem::replace(&mut self.started, true) {
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// The events of a stream that arrives in pieces of `size` bytes, then those at its end.
+    /// The events of a stream that arrives in pieces of `size` bytes, followed by those at its end.
     fn decode(stream: &[u8], size: usize) -> (Vec<Event>, Option<Event>) {
         let mut decoder = SseDecoder::default();
         let mut events = Vec::new();

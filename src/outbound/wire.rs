@@ -1,4 +1,4 @@
-//! Requests and responses as every file of the client sees them, and the text of transport errors.
+//! Request and response types of the endpoint client, and the text of transport errors.
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,8 +16,8 @@ pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 /// Header fields of a response; more are no valid HTTP.
 pub const MOST_HEADERS: usize = 1_000;
 
-/// A connection that ends within this time, without a byte of a response, was closed before the
-/// request was served; later, the request may have been served, and billed.
+/// A connection that closes within this time without a byte of a response did not serve the
+/// request. One that closes later may have served and billed it.
 pub const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
 
 /// What caused an error of the client library, in one line. The error itself is left out: it

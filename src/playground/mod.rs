@@ -1,4 +1,4 @@
-//! The pages for people: plain HTML, CSS and ES modules, which speak to the public API alone.
+//! The web pages: plain HTML, CSS and ES modules, which use the public API alone.
 
 /// A file of a page.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// Each by itself, as each is sent by itself.
+    /// Checked one by one, because each file is requested by itself.
     #[test]
     fn the_pages_are_small() {
         let compressed = |file: &File| {

@@ -1,4 +1,4 @@
-//! No policy: the question goes to the large model as it is, and its reply is the answer.
+//! No policy: the question goes to the large model unchanged, and its reply is the answer.
 
 use async_trait::async_trait;
 
@@ -11,7 +11,7 @@ use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 /// The name of [`DirectPolicy`].
 pub const DIRECT: &str = "direct";
 
-/// Stands where a policy would, so that the loop is the same: its only turn hands the question on.
+/// A policy whose only turn passes the question on, so that the loop needs no special case.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DirectPolicy;
 

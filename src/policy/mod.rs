@@ -1,11 +1,13 @@
 //! The port to the policy: the small model that thinks, prompts and answers.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModelError, Prices};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
@@ -44,7 +46,7 @@ pub enum PolicyError {
     },
     /// Text could not be tokenised.
     #[error("the policy's tokenizer failed: {0}")]
-    Tokenizer(String),
+    Tokenizer(Reason),
     /// The text is far beyond the policy's context; it was not tokenised.
     #[error("a text of {bytes} bytes does not fit a context of {context} tokens")]
     TextTooLong {
@@ -54,8 +56,19 @@ pub enum PolicyError {
         context: usize,
     },
     /// The receiver of the turn's text is gone.
-    #[error("nobody listens any more")]
+    #[error("the caller is gone")]
     Cancelled,
+}
+
+impl Hint for PolicyError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            Self::Remote(error) => error.hint(),
+            Self::Tokenizer(reason) => reason.hint(),
+            Self::Program { .. } | Self::TextTooLong { .. } | Self::Cancelled => None,
+        }
+    }
 }
 
 impl From<TokenizeError> for PolicyError {
@@ -63,21 +76,21 @@ impl From<TokenizeError> for PolicyError {
         match error {
             TokenizeError::TooLong { bytes, context } => Self::TextTooLong { bytes, context },
             TokenizeError::Busy => EngineError::Overloaded.into(),
-            TokenizeError::Failed(reason) => Self::Tokenizer(reason),
+            TokenizeError::Failed(reason) => Self::Tokenizer(reason.into()),
         }
     }
 }
 
 impl From<TokenizerError> for PolicyError {
     fn from(error: TokenizerError) -> Self {
-        Self::Tokenizer(error.to_string())
+        Self::Tokenizer(error.reason())
     }
 }
 
 /// Takes a turn's text as it is written.
 #[async_trait]
 pub trait TurnSink: Send {
-    /// More text of the turn. `Break` ends the turn here: the rest could not matter.
+    /// More text of the turn. `Break` ends the turn: nothing that follows can matter.
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError>;
 }
 
@@ -86,20 +99,20 @@ pub trait TurnSink: Send {
 pub struct WrittenTurn {
     /// Why it stopped.
     pub finish: TurnFinish,
-    /// What was read and written for it. A policy that reuses the computation of earlier turns
-    /// still reports every token it was conditioned on.
+    /// Usage of the turn. A policy that reuses the computation of earlier turns still reports every
+    /// token it was conditioned on.
     pub usage: TokenUsage,
-    /// What that cost, in the operator's currency; nothing for a policy that runs here.
+    /// Cost of the turn, in the operator's currency; 0 for a policy that runs here.
     pub cost: f64,
 }
 
 /// A policy, ready for many episodes at once.
 #[async_trait]
 pub trait Policy: Send + Sync {
-    /// The policy's name, as it is shown in replies and metrics.
+    /// The policy's name in replies and metrics.
     fn name(&self) -> &str;
 
-    /// What its tokens cost; nothing for a policy that runs here.
+    /// The prices of its tokens; none for a policy that runs here.
     fn prices(&self) -> Prices {
         Prices::default()
     }
@@ -133,7 +146,7 @@ pub trait Policy: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether the policy can write now.
+    /// Whether the policy is ready.
     async fn is_ready(&self) -> bool;
 }
 
@@ -147,10 +160,10 @@ pub trait PolicySession: Send {
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError>;
 
-    /// Appends a turn that the policy did not write, where it would stand had it written it.
+    /// Appends a turn that the policy did not write, exactly as if it had.
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError>;
 
-    /// Appends what the policy gets to see before its next turn.
+    /// Appends what the policy is shown before its next turn.
     ///
     /// # Errors
     /// When the policy cannot take it: its context is full, or it has failed.

@@ -1,5 +1,5 @@
-//! A policy that a program plays, such as a decomposition that a person wrote: what a trained policy
-//! is compared with, and what demonstrations are made by.
+//! A policy that is an external program, such as a hand-written decomposition: a baseline for
+//! trained policies, and a source of demonstrations.
 
 use std::process::Stdio;
 
@@ -71,7 +71,7 @@ impl ProgramSession {
         let (mut output, mut text) = (child.stdout.take(), String::new());
         let input = child.stdin.take();
         let write = async {
-            // A program may know its turn without reading all of what was shown.
+            // A program may answer without reading all of its input.
             if let Some(mut input) = input {
                 let _ = input.write_all(&serde_json::to_vec(&self.shown)?).await;
             }

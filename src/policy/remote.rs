@@ -1,4 +1,4 @@
-//! A policy behind an endpoint: any large model can play it. Its tokens are not ours to see.
+//! A policy behind an endpoint: any large model can act as one. Its tokens are not visible.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::trajectory::{TokenTrace, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 
-/// A large model in the policy's place.
+/// A large model that acts as the policy.
 pub struct RemotePolicy {
     model: Arc<dyn LargeModel>,
     name: String,
 }
 
 impl RemotePolicy {
-    /// `model` plays the policy.
+    /// Has `model` act as the policy.
     pub fn new(model: Arc<dyn LargeModel>) -> Self {
         let name = model.name().to_owned();
         Self { model, name }
@@ -86,7 +86,7 @@ struct RemoteSession {
 const ACTIONS: [&str; 3] = [PROMPT, FINAL_PROMPT, ANSWER];
 
 impl RemoteSession {
-    /// The fields of a turn's request.
+    /// The fields of the request for a turn.
     fn fields(&self, max_tokens: usize) -> Map<String, Value> {
         let Sampling { temperature, top_p, seed, .. } = self.sampling;
         let mut fields = Map::new();
@@ -97,7 +97,7 @@ impl RemoteSession {
         fields.insert("max_tokens".to_owned(), json!(max_tokens));
         let closing: Vec<String> = ACTIONS.iter().map(|tag| format!("</{tag}>")).collect();
         fields.insert("stop".to_owned(), json!(closing));
-        // One that was drawn is not sent: not every endpoint takes seeds.
+        // A drawn seed is not sent, because not every endpoint accepts seeds.
         if seed::is_chosen(seed) {
             fields.insert("seed".to_owned(), json!(seed::near(seed, self.turns)));
         }
@@ -139,8 +139,8 @@ impl PolicySession for RemoteSession {
             match chunk? {
                 ReplyChunk::Text(part) => {
                     text.push_str(&part);
-                    // Where the endpoint writes on behind the closing tag, the reply is read to its
-                    // end all the same: only then does the endpoint say what it billed.
+                    // If the endpoint continues after the closing tag, the reply is still read to
+                    // its end: only then does the endpoint report usage.
                     if listening {
                         listening = sink.text(&part).await?.is_continue();
                     }

@@ -1,4 +1,4 @@
-//! A policy that says what it is told to: for tests and for measuring the loop alone.
+//! A scripted policy: for tests, and to measure the loop alone.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ impl PolicySession for ScriptedSession {
         Ok(WrittenTurn { finish, usage, cost: 0.0 })
     }
 
-    /// What was shown after it stands for it.
+    /// The text shown after it implies it.
     async fn given(&mut self, _turn: &str) -> Result<(), PolicyError> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A policy that somebody else plays, a turn at a time: a trainer with a model of its own.
+//! A policy that is played from outside, a turn at a time: by a trainer with its own model.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,24 +12,24 @@ use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 
-/// What the player gets before each turn.
+/// A request for a turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompted {
-    /// What was shown since the last turn: the opening, or an observation.
+    /// The text since the last turn: the opening, or an observation.
     pub shown: String,
-    /// The token stream so far, ready for the turn; empty where turns are played by their texts, or
-    /// where there is no tokenizer.
+    /// The token stream so far, ready for the turn; empty when turns are played as text, or without
+    /// a tokenizer.
     pub trace: TokenTrace,
     /// Tokens that the turn may have; at least 1.
     pub max_tokens: usize,
 }
 
-/// A turn as the player wrote it.
+/// A turn from the player.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlayedTurn {
     /// The tokens that were sampled, in the policy's vocabulary.
     Tokens(Vec<SampledToken>),
-    /// The text, and whether it was cut at the bound.
+    /// The text, and whether it was truncated at the limit.
     Text(String, TurnFinish),
 }
 
@@ -50,14 +50,14 @@ struct Seat {
 
 /// The policy of one episode.
 pub struct SteppedPolicy {
-    /// With the longest sequence that the player's model takes.
+    /// With the context length of the player's model.
     text: Option<(Arc<TextSide>, usize)>,
     seat: Mutex<Option<Seat>>,
 }
 
 impl SteppedPolicy {
-    /// A policy and who plays it. With a tokenizer and the longest sequence in tokens it can be played
-    /// by tokens, without by texts alone.
+    /// Makes a policy and its player. With a tokenizer and a context length, turns can be played as
+    /// tokens, otherwise only as text.
     pub fn new(text: Option<(Arc<TextSide>, usize)>) -> (Self, Player) {
         let (to_player, prompts) = mpsc::channel(1);
         let (turns, from_player) = mpsc::channel(1);
@@ -72,7 +72,7 @@ impl Policy for SteppedPolicy {
         "stepped"
     }
 
-    /// The one episode. A second one has no player.
+    /// The only episode. A second one has no player.
     async fn open(
         &self,
         opening: &[Piece],
@@ -96,7 +96,7 @@ impl Policy for SteppedPolicy {
 }
 
 struct Session {
-    /// Absent where turns are played by their texts.
+    /// Absent when turns are played as text.
     text: Option<Arc<TextSide>>,
     seat: Seat,
     shown: String,
@@ -104,7 +104,7 @@ struct Session {
 }
 
 impl Session {
-    /// Takes the tokens of a turn up to where it ends; what follows has no part in it.
+    /// Takes the tokens of a turn up to its end, and ignores what follows.
     async fn tokens(
         &mut self,
         text: &TextSide,
@@ -169,7 +169,7 @@ impl PolicySession for Session {
                     Some(text) => text.tokenizer.encode_text(&written)?.len(),
                     None => TokenUsage::of_text(0, written.len()).completion_tokens as usize,
                 };
-                // Ids of a text would not be those that were sampled.
+                // Encoding the text could give other ids than those that were sampled.
                 (self.text, self.trace) = (None, TokenTrace::default());
                 let _ = sink.text(&written).await?;
                 Ok(WrittenTurn { finish, usage: usage(count), cost: 0.0 })

@@ -1,4 +1,4 @@
-//! A policy over an engine: one token stream, of which the policy's turns are the ids it sampled.
+//! A policy over an engine: one token stream, in which the policy's turns are the ids it sampled.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct TokenPolicy {
 
 impl TokenPolicy {
     /// A policy named `name`. `stream` asks the engine for tokens as they are sampled; bulk
-    /// rollouts do without.
+    /// rollouts do not need it.
     pub fn new(
         name: impl Into<String>,
         engine: Arc<dyn Engine>,
@@ -85,8 +85,8 @@ struct TokenSession {
 }
 
 impl TokenSession {
-    /// Each turn draws from a stream of its own, so that how many numbers an earlier turn drew
-    /// cannot matter.
+    /// Each turn has its own generator, so that it does not depend on how many numbers earlier
+    /// turns drew.
     fn turn_sampling(&self) -> Sampling {
         let seed = crate::seed::nth(self.sampling.seed, self.turns);
         Sampling { seed, ..self.sampling }
@@ -165,7 +165,7 @@ impl PolicySession for TokenSession {
     }
 
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {
-        // The next turn draws what it would have drawn behind a turn of the policy's own.
+        // The next turn draws what it would have drawn after a turn that the policy wrote.
         self.turns += 1;
         let (text, bytes, turn) = (Arc::clone(&self.text), turn.len(), turn.to_owned());
         let context = self.engine.context_length();
@@ -178,7 +178,7 @@ impl PolicySession for TokenSession {
         let last = self.trace.ids.last().copied();
         let (text, bytes) = (Arc::clone(&self.text), length(observation));
         let observation = observation.to_vec();
-        // However long it is: the next turn says whether it fits.
+        // However long it is: the next turn checks whether it fits.
         let ids = tokenizing(bytes, move || text.observation_ids(last, &observation)).await?;
         self.trace.push_context(&ids);
         Ok(())

@@ -11,12 +11,12 @@ use crate::tokenization::word_level::{CONVERSATION_TEMPLATE, END, write_word_lev
 
 const CONTEXT: usize = 24;
 
-/// An engine that sends what a test says, request by request, and writes down what it was asked.
+/// An engine that sends what a test gives it, request by request, and records its requests.
 #[derive(Default)]
 struct ScriptedEngine {
     turns: Mutex<Vec<Vec<GenerateEvent>>>,
     asked: Mutex<Vec<GenerateRequest>>,
-    /// The ends that send, for as long as the engine lives.
+    /// The senders, alive as long as the engine.
     senders: Mutex<Vec<mpsc::UnboundedSender<GenerateEvent>>>,
     /// Whether requests are closed behind their events.
     closes: bool,
@@ -45,7 +45,7 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// Takes a turn's text, and ends it at a text if there is one.
+/// Collects a turn's text, and ends it at a given text if there is one.
 #[derive(Default)]
 struct Heard {
     text: String,
@@ -145,7 +145,7 @@ async fn the_context_bounds_a_turn_and_is_an_error_once_it_is_full() {
     let tokens = session.trace().ids.len();
     let expected = EngineError::PromptTooLong { tokens, context: CONTEXT };
     assert_eq!(error.to_string(), PolicyError::Engine(expected).to_string());
-    // Far too long a text is not even tokenised.
+    // A text that is far too long is not tokenised at all.
     let error = session.given(&"x".repeat(CONTEXT * BYTES_A_TOKEN + 1)).await.unwrap_err();
     assert!(matches!(error, PolicyError::TextTooLong { context: CONTEXT, .. }), "{error}");
 }

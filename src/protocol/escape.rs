@@ -63,7 +63,7 @@ impl Unescaper {
         unescape_names(&std::mem::replace(&mut self.held, kept), self.names)
     }
 
-    /// What was held back, now that nothing follows.
+    /// Returns what was held back, at the end of the text.
     pub(super) fn finish(&mut self) -> String {
         unescape_names(&std::mem::take(&mut self.held), self.names)
     }

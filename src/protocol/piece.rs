@@ -16,7 +16,7 @@ pub enum Piece {
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
-/// Marks text from outside, so that it can travel through a template and be told apart after.
+/// Marks text from outside, so that it can pass through a template and be recognised in the output.
 pub(crate) fn mark(text: &str) -> String {
     let mut marked = String::with_capacity(text.len() + OPEN.len_utf8() + CLOSE.len_utf8());
     marked.push(OPEN);
@@ -65,8 +65,8 @@ pub fn length(pieces: &[Piece]) -> usize {
     pieces.iter().map(length).sum()
 }
 
-/// The pieces as plain text, with our own tags escaped where they come from outside: what a policy
-/// without a tokenizer of ours, such as a remote one, is given.
+/// The pieces as plain text, with the protocol's tags escaped in text from outside: for policies
+/// without a local tokenizer, such as remote ones.
 pub fn concat(pieces: &[Piece]) -> String {
     pieces
         .iter()

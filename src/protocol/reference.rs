@@ -1,5 +1,4 @@
-//! What a policy's prompt may refer to instead of repeating it, so that a small policy need not copy
-//! a long text without fault.
+//! References in prompts, so that a small policy need not copy a long text exactly.
 //!
 //! | in a prompt | stands for |
 //! |---|---|
@@ -122,7 +121,7 @@ mod tests {
             ("<reply 1/><reply 1/>", 8, Ok("fourfour".to_owned())),
             ("<reply 1/><reply 1/>", 7, Err(ExpandError::TooLong)),
             ("a<question/>", 7, Err(ExpandError::TooLong)),
-            // What the prompt says itself is bounded elsewhere.
+            // The length of the prompt itself is bounded elsewhere.
             ("without any", 7, Ok("without any".to_owned())),
         ] {
             assert_eq!(expand(prompt, "question", &[Some("four")], most), expanded, "{prompt}");

@@ -1,11 +1,14 @@
 //! The texts that frame an episode: templates that a user can replace.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
 use super::piece::{Piece, mark, split};
+
+use crate::hint::Hint;
 
 /// The templates by file name, with the built-in text of each.
 pub const TEMPLATE_FILES: [(&str, &str); 5] = [
@@ -19,13 +22,13 @@ pub const TEMPLATE_FILES: [(&str, &str); 5] = [
 /// The file of [`Settings`] in a folder of templates.
 pub const SETTINGS_FILE: &str = "protocol.json";
 
-/// What of the protocol is no text: `protocol.json` in a folder of templates.
+/// Settings of the protocol that are not text: `protocol.json` in a folder of templates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Whether the large model sees the earlier prompts and replies of an episode with each prompt.
-    /// Without them every prompt stands alone, as if it were the first: it is shorter, its reply can
-    /// be cached across episodes, and an earlier mistake does not draw later ones after it.
+    /// Without them every prompt is independent: it is shorter, its reply can be cached across
+    /// episodes, and an earlier mistake does not influence later replies.
     pub history: bool,
 }
 
@@ -51,9 +54,9 @@ impl Settings {
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
-    /// The folder is none.
+    /// The folder does not exist.
     #[error(
-        "there is no folder of templates at `{}`\nhint: name a folder that holds some of {}", path.display(), names()
+        "there is no folder of templates at `{}`", path.display()
     )]
     NoFolder {
         /// What was named.
@@ -67,8 +70,8 @@ pub enum ProtocolError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The settings are none.
-    #[error("cannot use the settings `{}`: {reason}\nhint: `{{\"history\": true}}` is all there is to set", path.display())]
+    /// The settings cannot be used.
+    #[error("cannot use the settings `{}`: {reason}", path.display())]
     Settings {
         /// The file.
         path: PathBuf,
@@ -76,15 +79,24 @@ pub enum ProtocolError {
         reason: String,
     },
     /// The template does not render.
-    #[error(
-        "the template `{name}` does not render: {reason}\nhint: `question`, `conversation`, `tools`, `max_turns` and `allow_final` are known to `policy.j2`, `reply`, `is_repeated` and `missing` to `observation.j2`, `prompt` and `question` to `prompt.j2`, `exchanges` and `draft` to `form.j2`"
-    )]
+    #[error("the template `{name}` does not render: {reason}")]
     Render {
         /// The template's file name.
         name: String,
         /// What the template engine said.
         reason: String,
     },
+}
+
+impl Hint for ProtocolError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::NoFolder { .. } => format!("name a folder that holds some of {}", names()).into(),
+            Self::Settings { .. } => "`{\"history\": true}` is all there is to set".into(),
+            Self::Render { .. } => "`question`, `conversation`, `tools`, `max_turns` and `allow_final` are known to `policy.j2`, `reply`, `is_repeated` and `missing` to `observation.j2`, `prompt` and `question` to `prompt.j2`, `exchanges` and `draft` to `form.j2`".into(),
+            Self::Read { .. } => return None,
+        })
+    }
 }
 
 fn names() -> String {
@@ -102,7 +114,7 @@ pub struct Opening<'a> {
     pub tools: &'a [(String, String)],
     /// How many turns the policy has.
     pub max_turns: usize,
-    /// Whether the policy may hand on a reply as the answer.
+    /// Whether the policy may return a reply as the answer.
     pub allow_final: bool,
 }
 
@@ -111,9 +123,9 @@ pub struct Opening<'a> {
 pub enum Shown<'a> {
     /// The reply.
     Reply(&'a str),
-    /// That the prompt was sent before, and so not again; its reply then.
+    /// The prompt was sent before and is not sent again; this is its earlier reply.
     Repeated(&'a str),
-    /// That the prompt refers to a reply that does not exist, and was not sent.
+    /// The prompt refers to a reply that does not exist, and was not sent.
     Missing(usize),
 }
 
@@ -148,7 +160,8 @@ impl Protocol {
             })?;
         }
         let protocol = Self { environment, settings: Settings::load(folder)? };
-        // A template that fails is found here, not in the first request.
+        // Templates are rendered once now, so that a broken one fails at start and not in a
+        // request.
         let some = [("name".to_owned(), "text".to_owned())];
         for some in [&some[..], &[]] {
             let opening = Opening {
@@ -195,7 +208,7 @@ impl Protocol {
         }
     }
 
-    /// What of the protocol is no text.
+    /// The settings of the protocol that are not text.
     pub fn settings(&self) -> Settings {
         self.settings
     }
@@ -238,8 +251,8 @@ impl Protocol {
         self.render("observation.j2", context! { reply => mark(reply), is_repeated, missing })
     }
 
-    /// A prompt as the large model gets it, a user message. `question` is set where it is to be
-    /// sent along: with a prompt that nothing stands before, unless that has it already.
+    /// A prompt as the large model gets it, a user message. `question` is set when it is to be
+    /// included: with the first prompt, unless the prompt contains it already.
     ///
     /// # Errors
     /// When the template fails for these values.
@@ -316,7 +329,7 @@ mod tests {
         assert_eq!(concat(&protocol.opening(&opening).unwrap()), "Q x");
         assert_eq!(protocol.prompt("p", Some("x")).unwrap(), "x\n\np");
 
-        // What is recorded says the same without the folder and without what is built in.
+        // A record is the same without the folder and whatever the built-in texts are.
         let recorded = tempfile::tempdir().unwrap();
         Protocol::record(Some(folder.path()), recorded.path()).unwrap();
         for (name, builtin) in TEMPLATE_FILES {
@@ -343,7 +356,7 @@ mod tests {
             }
         }
         std::fs::write(&file, r#"{"historie":false}"#).unwrap();
-        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().explained();
         assert!(error.contains("`historie`") && error.contains("hint:"), "{error}");
     }
 
@@ -369,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_is_told_what_was_not_sent() {
+    fn the_policy_reads_why_a_prompt_was_not_sent() {
         let protocol = Protocol::load(None).unwrap();
         for (shown, text) in [
             (Shown::Reply("r"), "<interaction_response>\nr\n</interaction_response>"),
@@ -396,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        let error = Protocol::load(Some(Path::new("no/such"))).unwrap_err().to_string();
+        let error = Protocol::load(Some(Path::new("no/such"))).unwrap_err().explained();
         assert!(error.contains("`no/such`") && error.contains("`policy.j2`"), "{error}");
     }
 
@@ -404,7 +417,7 @@ mod tests {
     fn an_unknown_variable_is_an_error_at_load() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("observation.j2"), "{{ answer }}").unwrap();
-        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().explained();
         assert!(error.contains("`observation.j2`") && error.contains("hint:"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Writes a turn as a policy would: the inverse of reading one.
+//! Writes a turn as a policy would: the inverse of parsing one.
 
 use super::escape::escape_content;
 use super::{PROMPT, THINK};

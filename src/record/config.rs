@@ -1,5 +1,6 @@
-//! What an operator says about records of episodes.
+//! The configuration of recording.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -7,11 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
-/// What is written down, and where: the table `[record]`.
+use crate::hint::Hint;
+
+/// The table `[record]`: whether and where episodes are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordConfig {
-    /// The folder of the files. They hold what callers asked and were told.
+    /// The folder of the files. They contain callers' questions and the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
     /// The file of a SQLite database to write to instead; it is made if it is not there.
@@ -21,22 +24,20 @@ pub struct RecordConfig {
     /// to instead of files, such as `DATABASE_URL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_env: Option<String>,
-    /// The ids of keys that may read the episodes of all callers at `/v1/episodes`; `*` stands for
-    /// anyone, also without a key. Every other key reads those that it asked for itself. Default:
-    /// none.
+    /// The ids of keys that may read the episodes of all callers at `/v1/episodes`; `*` means
+    /// anyone, even without a key. Every other key reads its own episodes. Default: none.
     #[serde(default)]
     pub readers: Vec<String>,
     /// Bytes after which a file is closed and the next begun. Default: 104857600 (100 MiB).
     #[serde(default = "default_max_bytes")]
     pub max_bytes: u64,
-    /// Files that are kept, the one in use included. Default: 10.
+    /// The number of files, the current one included; the oldest is deleted. Default: 10.
     #[serde(default = "default_max_files")]
     pub max_files: usize,
-    /// Episodes that may wait to be written; further ones are dropped, and counted. Default: 1024.
+    /// Episodes that may wait to be written; more are dropped and counted. Default: 1024.
     #[serde(default = "default_queue")]
     pub queue: usize,
-    /// Bytes of the episodes that may wait; further ones are dropped, and counted. Default:
-    /// 67108864 (64 MiB).
+    /// Bytes of the waiting episodes; more are dropped and counted. Default: 67108864 (64 MiB).
     #[serde(default = "default_queue_bytes")]
     pub queue_bytes: usize,
 }
@@ -60,26 +61,20 @@ fn default_queue() -> usize {
     1024
 }
 
-/// Records that cannot be written as they are configured.
+/// Recording is not configured correctly.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Nowhere to write, or two places.
-    #[error(
-        "`[record]` needs one of `folder`, `sqlite` and `url_env`\nhint: files, a SQLite database, or a PostgreSQL database"
-    )]
+    /// No destination, or more than one.
+    #[error("`[record]` needs one of `folder`, `sqlite` and `url_env`")]
     Destination,
     /// The variable that is named is not there.
-    #[error(
-        "`record.url_env`: the variable `{0}` is not set\nhint: export it, or set `record.folder` instead"
-    )]
+    #[error("`record.url_env`: the variable `{0}` is not set")]
     Unset(String),
     /// The variable holds something else.
-    #[error(
-        "`record.url_env`: the variable `{0}` holds no URL of a PostgreSQL database\nhint: `postgres://USER:PASSWORD@HOST/DATABASE`"
-    )]
+    #[error("`record.url_env`: the variable `{0}` holds no URL of a PostgreSQL database")]
     Url(String),
     /// The folder cannot be written to.
-    #[error("cannot write episodes down in `{}`: {source}", folder.display())]
+    #[error("cannot record episodes in `{}`: {source}", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
@@ -87,7 +82,7 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// The database's file cannot be made.
-    #[error("cannot write episodes down in `{}`: {source}", path.display())]
+    #[error("cannot record episodes in `{}`: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -95,8 +90,19 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// The system gives no thread.
-    #[error("cannot write episodes down: {0}")]
+    #[error("cannot record episodes: {0}")]
     Thread(std::io::Error),
+}
+
+impl Hint for RecordError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Destination => "files, a SQLite database, or a PostgreSQL database".into(),
+            Self::Unset(_) => "export it, or set `record.folder` instead".into(),
+            Self::Url(_) => "`postgres://USER:PASSWORD@HOST/DATABASE`".into(),
+            Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => return None,
+        })
+    }
 }
 
 /// Where records go.
@@ -108,7 +114,7 @@ pub(super) enum Destination<'a> {
 }
 
 impl RecordConfig {
-    /// Whether it says where to write.
+    /// Whether a destination is set.
     ///
     /// # Errors
     /// When it names neither or both of the places.

@@ -1,4 +1,4 @@
-//! Files that are closed at a size, of which the newest are kept.
+//! Files that are rotated at a size, of which the newest are retained.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,13 +18,13 @@ pub(super) struct Files {
     file: File,
     /// The length of the whole lines in the file.
     bytes: u64,
-    /// Whether half a line may follow them.
+    /// Whether an incomplete line may follow.
     is_torn: bool,
 }
 
 impl Files {
-    /// Goes on with the newest file. Half a line at its end, as a process leaves it that was killed,
-    /// is cut off: the next line would be lost with it.
+    /// Continues the newest file. An incomplete last line, as a killed process leaves it, is
+    /// truncated: the next line would be lost with it.
     pub(super) fn open(config: &RecordConfig, folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let number = numbers(folder)?.last().copied().unwrap_or(1);
@@ -46,13 +46,13 @@ impl Files {
             self.bytes += lines.len() as u64;
             self.is_torn = false;
         } else {
-            // May fail too; the next line tries again.
+            // This may fail too; the next write tries again.
             let _ = self.mend();
         }
         written
     }
 
-    /// Cuts off what is no whole line.
+    /// Truncates an incomplete last line.
     fn mend(&mut self) -> io::Result<()> {
         if self.is_torn {
             self.file.set_len(self.bytes)?;
@@ -74,14 +74,14 @@ impl Files {
         Ok(())
     }
 
-    /// Writes the lines that go to the same file; gives how many were written.
+    /// Writes the lines that go to the same file, and returns how many were written.
     fn write_batch(&mut self, lines: &[Vec<u8>]) -> usize {
-        // Together, as that is cheaper; where they fail together, some may fit.
+        // Written together, as that is cheaper; if that fails, one by one, as some may fit.
         let error = match self.write_lines(&lines.concat()) {
             Ok(()) => return lines.len(),
             Err(error) => error,
         };
-        tracing::error!(%error, "cannot write episodes down");
+        tracing::error!(%error, "cannot record episodes");
         match lines {
             [] | [_] => 0,
             lines => lines.iter().filter(|line| self.write_lines(line).is_ok()).count(),
@@ -96,7 +96,7 @@ impl Sink for Files {
             let mut line = match serde_json::to_vec(record) {
                 Ok(line) => line,
                 Err(error) => {
-                    tracing::error!(%error, "cannot write an episode down");
+                    tracing::error!(%error, "cannot record an episode");
                     continue;
                 }
             };

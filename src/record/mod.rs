@@ -1,5 +1,5 @@
-//! Episodes written down as they end, to be looked at or trained on: JSON Lines in a folder, or
-//! rows of a table in SQLite or PostgreSQL.
+//! Records finished episodes, to be examined or trained on: JSON Lines in a folder, or rows of a
+//! table in SQLite or PostgreSQL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ use files::Files;
 /// Records that are written together at most.
 const BATCH: usize = 64;
 
-/// One line, or the column `record` of a row: an episode, and what it was asked.
+/// One line, or the column `record` of a row: an episode and its request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The reply's id.
@@ -60,7 +60,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What it takes in memory, roughly.
+    /// Its approximate size in memory.
     fn bytes(&self) -> usize {
         const EACH: usize = 512;
         let messages = self.conversation.iter().map(|message| {
@@ -72,7 +72,7 @@ impl Record {
                 .observation
                 .as_ref()
                 .map_or(0, |seen| seen.reply.len() + seen.sent.as_ref().map_or(0, String::len));
-            // What it thought and asked stands in its text, too.
+            // Thoughts and prompts are part of the text as well.
             EACH + 2 * turn.text.len() + reply
         });
         let tokens = self.episode.trajectory.trace.ids.len() * 9;
@@ -94,12 +94,12 @@ fn value_bytes(value: &Value) -> usize {
     }
 }
 
-/// How many records became what.
+/// Counts of records by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecordCounts {
     /// Written.
     pub written: u64,
-    /// Dropped: the queue was full, or the disk, or the database did not take them.
+    /// Dropped: the queue was full, or the disk or database failed.
     pub dropped: u64,
 }
 
@@ -110,17 +110,17 @@ struct RecorderState {
     dropped: AtomicU64,
     /// The bytes of the records that wait.
     waiting: AtomicUsize,
-    /// Nothing more comes; what cannot be written now never will be.
+    /// Set when no more records come; what cannot be written now is lost.
     is_ending: AtomicBool,
 }
 
 /// Where records go.
 trait Sink {
-    /// Writes records, and says how many. Logs what fails. May take long.
+    /// Writes records, and returns how many. Logs failures. May block for long.
     fn write(&mut self, records: &[Box<Record>]) -> usize;
 }
 
-/// Writes records on a thread of its own. Dropping it writes what waits, and ends the thread.
+/// Writes records on its own thread. Dropping it writes what waits, and joins the thread.
 #[derive(Debug)]
 pub struct Recorder {
     queue: Option<SyncSender<Box<Record>>>,
@@ -130,8 +130,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a file in the folder of `config`, which is made if it is not there, or connects to
-    /// its database, whose URL `urls` looks up. A database may also be there later: until then
+    /// Starts a file in the folder of `config`, creating the folder if needed, or connects to its
+    /// database, whose URL `urls` looks up. A database may become available later: until then,
     /// records wait.
     ///
     /// # Errors
@@ -170,10 +170,10 @@ impl Recorder {
         let write_all = move || {
             let mut sink = match make(Arc::clone(&counted)) {
                 Ok(sink) => sink,
-                // The queue closes, and what is offered is dropped and counted.
-                Err(error) => return tracing::error!(%error, "no episode is written down"),
+                // The queue closes; records offered from now on are dropped and counted.
+                Err(error) => return tracing::error!(%error, "episodes are not recorded"),
             };
-            // Has a database connect before there is anything to write.
+            // Connects to the database before there is anything to write.
             sink.write(&[]);
             while let Ok(record) = waiting.recv() {
                 let mut records = vec![record];
@@ -192,11 +192,11 @@ impl Recorder {
         Ok(Self { queue: Some(queue), queue_bytes, shared, thread: Some(thread) })
     }
 
-    /// Takes a record, or drops it where too many wait. Never waits.
+    /// Queues a record, or drops it if too many wait. Never blocks.
     pub fn offer(&self, record: Record) {
         let bytes = record.bytes();
         let waiting = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
-        // One that is longer than all that may wait is taken where nothing waits.
+        // A record longer than the whole bound is accepted when nothing else waits.
         let fits = waiting == 0 || waiting + bytes <= self.queue_bytes;
         let queue = self.queue.as_ref().filter(|_| fits);
         let is_taken = queue.is_some_and(|queue| queue.try_send(Box::new(record)).is_ok());
@@ -220,7 +220,7 @@ impl Drop for Recorder {
         self.shared.is_ending.store(true, Ordering::SeqCst);
         self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // It may be waiting to try again.
+            // It may be waiting to retry.
             thread.thread().unpark();
             // A panic in it has been reported by itself.
             let _ = thread.join();

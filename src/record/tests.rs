@@ -69,7 +69,7 @@ fn ids(config: &RecordConfig) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn files_end_at_their_size_and_the_newest_are_kept() {
+fn files_rotate_at_their_size_and_the_newest_remain() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     for start in [0, 20] {

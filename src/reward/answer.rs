@@ -43,7 +43,7 @@ impl Normalization {
     }
 }
 
-/// Which agreement with a gold answer counts.
+/// How a prediction is compared with a gold answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerMetric {
@@ -59,9 +59,9 @@ pub enum AnswerMetric {
     Math,
     /// 1 when the answer chooses the gold's letter, or is one of the golds in words.
     Choice,
-    /// GSM8K as lm-evaluation-harness scores it by `strict-match`: the number behind `#### `.
+    /// GSM8K as lm-evaluation-harness scores it with `strict-match`: the number after `#### `.
     Gsm8kStrict,
-    /// GSM8K as lm-evaluation-harness scores it by `flexible-extract`: the last number.
+    /// GSM8K as lm-evaluation-harness scores it with `flexible-extract`: the last number.
     Gsm8kFlexible,
     /// MATH as lm-evaluation-harness scores it in `hendrycks_math`.
     HendrycksMath,
@@ -111,7 +111,7 @@ impl AnswerMetric {
         }
     }
 
-    /// Whether it gives nothing between 0 and 1.
+    /// Whether it gives only 0 or 1.
     pub fn is_binary(self) -> bool {
         !matches!(self, Self::F1 | Self::Auto)
     }
@@ -145,8 +145,8 @@ impl AnswerMetric {
     }
 }
 
-/// For golds of which normalising leaves nothing, such as `A`, `the` and `?`: whether the prediction
-/// is the same but for case and what stands around it.
+/// For golds that normalise to nothing, such as `A`, `the` and `?`: whether the prediction is the
+/// same except for case and surrounding characters.
 fn same_without_words(prediction: &str, gold: &str) -> bool {
     let bare = |text: &str| {
         let lower = plain_unicode(text).to_lowercase();

@@ -1,10 +1,10 @@
-//! Which reward is given: the table `[reward]`.
+//! The reward: the table `[reward]`.
 
 use serde::{Deserialize, Serialize};
 
 use super::AnswerMetric;
 
-/// How form and answer make a reward.
+/// How form and answer are combined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
@@ -16,12 +16,13 @@ pub enum Scheme {
     /// an answer score as much as a wrong answer; F1 takes 5.6 for 56.
     #[default]
     Paper,
-    /// Without those loopholes, and from -1 to 1 as well. Four constraints, each kept or not by the
-    /// trajectory as a whole: the policy gave an answer of its own, it had asked the large model,
-    /// it thought in every turn, every turn is exactly a think and one action.
+    /// Without those loopholes, and from -1 to 1. Four constraints, each satisfied or not by the
+    /// trajectory as a whole: the policy gave its own answer, it asked the large model, it thought
+    /// in every turn, and every turn is exactly a think and one action.
     ///
-    /// Without an answer: -1. With one, but not all of the rest: `-1 + kept / 4`, whatever the
-    /// answer. With all four: the answer's score, 0 to 1. Numeric golds are compared as numbers.
+    /// Without an answer: -1. With one, but not all of the others: `-1 + satisfied / 4`, whatever
+    /// the answer. With all four: the answer's score, 0 to 1. Numeric golds are compared as
+    /// numbers.
     Strict,
 }
 
@@ -49,21 +50,21 @@ impl Default for Coefficients {
     }
 }
 
-/// Which reward is given.
+/// The reward.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardConfig {
-    /// How form and answer come together.
+    /// How form and answer are combined.
     pub scheme: Scheme,
     /// The weights of `paper`; `strict` has none.
     pub coefficients: Coefficients,
     /// How the answer is scored; `f1` under `paper` and `auto` under `strict` when absent.
     pub metric: Option<AnswerMetric>,
-    /// A program or a server whose number is the reward instead.
+    /// An external program or server whose number is the reward instead.
     pub external: Option<ExternalConfig>,
 }
 
-/// Who makes the reward.
+/// An external reward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalConfig {

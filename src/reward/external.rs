@@ -1,8 +1,8 @@
-//! A reward made elsewhere: by a program, or by a server.
+//! External rewards: from a program or a server.
 //!
 //! Both get one JSON object: `task`, `answer` (the policy's own, or null), `turns`, and `builtin`,
-//! the built-in reward with its components, to build on. Both give a number back: the program on
-//! its standard output, the server as the body or as its field `reward`.
+//! the built-in reward with its components. Both return a number: the program on its standard
+//! output, the server as the body or as its field `reward`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::trajectory::{Trajectory, Turn};
 
 /// How much of an output is read, bytes; a number needs far less.
 const MAX_OUTPUT: u64 = 64 * 1024;
-/// How long the output of a program that has ended is read on.
+/// How long to keep reading the output of a program that has ended.
 const DRAIN: Duration = Duration::from_millis(200);
 /// How much of an unexpected output is shown, characters.
 const SHOWN: usize = 200;
@@ -31,7 +31,7 @@ enum Maker {
     Http { client: reqwest::Client, url: String },
 }
 
-/// Gets rewards from elsewhere, a bounded number at a time.
+/// Gets external rewards, with bounded concurrency.
 #[derive(Debug)]
 pub struct ExternalReward {
     maker: Maker,
@@ -39,7 +39,7 @@ pub struct ExternalReward {
     slots: Semaphore,
 }
 
-/// What a program or server is told.
+/// The object that a program or server gets.
 #[derive(Serialize)]
 struct ExternalRequest<'a> {
     task: &'a Task,
@@ -150,7 +150,7 @@ async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<String
     let status = {
         let write = async {
             if let Some(mut stdin) = stdin {
-                // A program that does not read its input closes it early, which is its right.
+                // A program may close its input without reading it.
                 let _closed = stdin.write_all(input).await;
             }
         };
@@ -161,7 +161,7 @@ async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<String
         tokio::select! {
             () = &mut pipes => child.wait().await,
             status = child.wait() => {
-                // What it wrote is in the pipes; a process that it left behind may hold them open.
+                // Its output is in the pipes, which child processes may still hold open.
                 let _open = timeout(DRAIN, &mut pipes).await;
                 status
             }
@@ -174,7 +174,7 @@ async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<String
     Err(format!("it ended with {status}: {}", head(&String::from_utf8_lossy(&complaint))))
 }
 
-/// The processes of a program: they end with it.
+/// The process group of a program, which is killed with it.
 struct Group(Option<u32>);
 
 impl Drop for Group {
@@ -182,7 +182,7 @@ impl Drop for Group {
         #[cfg(unix)]
         if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) {
             use nix::sys::signal::{Signal, killpg};
-            // Where all have ended there is no such group, which is as well.
+            // Fails when all have ended already, which is fine.
             let _gone = killpg(nix::unistd::Pid::from_raw(id), Signal::SIGKILL);
         }
     }

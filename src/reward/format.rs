@@ -1,4 +1,4 @@
-//! Whether a trajectory keeps to the protocol's form. Pure, over the turns' own words.
+//! Whether a trajectory follows the protocol's form. Pure, over the turns' texts.
 
 use crate::protocol::{ANSWER, PROMPT, TAGS, THINK};
 use crate::trajectory::{Action, Trajectory, Turn};
@@ -99,7 +99,7 @@ fn first_answer(text: &str) -> Option<&str> {
     Some(rest.split_once(&format!("</{ANSWER}>"))?.0)
 }
 
-/// The constraints of the strict scheme, each of them kept or not by the trajectory as a whole.
+/// The constraints of the strict scheme, each satisfied or not by the trajectory as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StrictFormat {
     /// The policy itself gave an answer that is not empty.
@@ -130,7 +130,7 @@ impl StrictFormat {
         }
     }
 
-    /// The share of constraints that are kept; none without an answer.
+    /// The share of constraints that are satisfied; none without an answer.
     pub fn share(&self) -> f64 {
         let kept = self.all().into_iter().filter(|&kept| kept).count();
         if self.answered { kept as f64 / self.all().len() as f64 } else { 0.0 }

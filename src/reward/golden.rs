@@ -1,4 +1,4 @@
-//! Answers and golds as people write them, with what Math-Verify says of each:
+//! Answers and golds from real data, with Math-Verify's verdict on each:
 //! `tests/golden/answers/make.py`.
 
 #![allow(clippy::unwrap_used)]

@@ -1,7 +1,7 @@
-//! Answers of GSM8K and MATH as lm-evaluation-harness extracts and compares them, for figures that
-//! are to be compared with published ones. Its quirks are part of it.
+//! Answers of GSM8K and MATH as lm-evaluation-harness extracts and compares them, for comparison
+//! with published figures. Its quirks are reproduced.
 
-/// GSM8K, filter `strict-match`: the number behind the first `#### `.
+/// GSM8K, filter `strict-match`: the number after the first `#### `.
 pub(super) fn gsm8k_strict(answer: &str, gold: &str) -> bool {
     let found = answer.match_indices("#### ").find_map(|(at, mark)| {
         let rest = &answer[at + mark.len()..];
@@ -142,8 +142,8 @@ fn slash_to_fraction(text: String) -> Option<String> {
     let (Some(over), Some(under), None) = (parts.next(), parts.next(), parts.next()) else {
         return Some(text);
     };
-    // Python takes spaces, signs and underscores in a whole number too, but no text that is written
-    // so is the same when it is written back.
+    // Python also accepts spaces, signs and underscores in a whole number, but such a text never
+    // equals its own canonical form.
     let whole = |text: &str| {
         let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
         !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())

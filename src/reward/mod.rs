@@ -1,9 +1,11 @@
 //! The reward of a finished trajectory: its form, its answer, and the gate between them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::hint::Hint;
 use crate::task::Task;
 use crate::trajectory::{Action, Trajectory};
 
@@ -32,7 +34,7 @@ pub use plain::boxed;
 
 use format::{PublishedFormat, StrictFormat};
 
-/// A reward that cannot be configured or had.
+/// A reward that cannot be configured or computed.
 #[derive(Debug, thiserror::Error)]
 pub enum RewardError {
     /// A value in the configuration is out of range.
@@ -54,9 +56,7 @@ pub enum RewardError {
         reason: String,
     },
     /// The program or server took too long.
-    #[error(
-        "the reward by `{name}` took longer than {timeout_ms} ms\nhint: raise `reward.external.timeout_ms`"
-    )]
+    #[error("the reward by `{name}` took longer than {timeout_ms} ms")]
     Timeout {
         /// The program or the URL.
         name: String,
@@ -73,22 +73,31 @@ pub enum RewardError {
     },
 }
 
+impl Hint for RewardError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Timeout { .. } => "raise `reward.external.timeout_ms`".into(),
+            Self::Config { .. } | Self::External { .. } | Self::NotANumber { .. } => return None,
+        })
+    }
+}
+
 /// A reward with what it was made of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Reward {
     /// What the trajectory is trained on.
     pub total: f64,
-    /// What its form earned; 1 is perfect under the published coefficients and under `strict`.
+    /// The score of its form; 1 is perfect under the published coefficients and under `strict`.
     pub format: f64,
-    /// The score of its answer, 0 to 1, whether or not it counted.
+    /// The score of its answer, 0 to 1, whether or not it was counted.
     pub answer: f64,
-    /// The parts of the form by name: under `paper` what each earned, under `strict` 1 where a
-    /// constraint is kept.
+    /// The parts of the form by name: under `paper` the points of each, under `strict` 1 for a
+    /// satisfied constraint.
     pub components: BTreeMap<&'static str, f64>,
 }
 
-/// The policy's own answer: what its last turn answers. An answer that the loop falls back to, or
-/// a reply that is handed on, is not the policy's.
+/// The policy's own answer: the content of its last turn. An answer from the fallback or a returned
+/// reply is not the policy's.
 pub fn own_answer(trajectory: &Trajectory) -> Option<&str> {
     match &trajectory.turns.last()?.action {
         Action::Answer(answer) if !answer.trim().is_empty() => Some(answer),
@@ -96,7 +105,7 @@ pub fn own_answer(trajectory: &Trajectory) -> Option<&str> {
     }
 }
 
-/// The built-in reward. Pure: the same trajectory always earns the same.
+/// The built-in reward. Pure: the same trajectory always gets the same reward.
 #[derive(Debug, Clone)]
 pub struct RewardFn {
     scheme: Scheme,
@@ -106,7 +115,7 @@ pub struct RewardFn {
 }
 
 impl RewardFn {
-    /// The reward that `config` describes; what it says of an external one is left out.
+    /// The reward that `config` describes, without the external one.
     ///
     /// # Errors
     /// Names the setting that is impossible.
@@ -198,7 +207,7 @@ fn check(coefficients: &Coefficients) -> Result<(), RewardError> {
     Ok(())
 }
 
-/// The configured reward: the built-in one, or another's number in its place.
+/// The configured reward: the built-in one, or an external number in its place.
 #[derive(Debug)]
 pub struct Rewarder {
     builtin: RewardFn,
@@ -224,7 +233,7 @@ impl Rewarder {
         self.finish(trajectory, task, self.builtin.score(trajectory, task)).await
     }
 
-    /// The built-in reward, whether or not another's number takes its place.
+    /// The built-in reward, even if an external one is configured.
     pub fn builtin(&self) -> &RewardFn {
         &self.builtin
     }

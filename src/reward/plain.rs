@@ -1,4 +1,4 @@
-//! One way of writing for what people and models write in many: Unicode forms and LaTeX.
+//! Normalises Unicode forms and LaTeX to one way of writing.
 
 use unicode_normalization::UnicodeNormalization;
 

@@ -4,10 +4,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::hint::Hint;
 use crate::protocol::parse_turn;
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
-/// A trajectory of these turns, each prompt of which is answered.
+/// A trajectory of these turns, in which each prompt has a reply.
 fn trajectory(turns: &[&str]) -> Trajectory {
     let turns = turns.iter().map(|text| {
         let parsed = parse_turn(text);
@@ -56,7 +57,7 @@ fn trajectories_earn_what_the_two_schemes_say() {
     let chatty = "Well. <think>t</think> so <interaction_prompt>p</interaction_prompt>";
     // Turns, what `paper` gives, what `strict` gives; the gold is Paris.
     let cases: [(&[&str], f64, f64); 24] = [
-        // As it should be.
+        // A good trajectory.
         (&[ASK, RIGHT], 1.0, 1.0),
         (&[ASK, WRONG], 0.0, 0.0),
         (&[ASK, ASK, RIGHT], 1.0, 1.0),
@@ -64,20 +65,21 @@ fn trajectories_earn_what_the_two_schemes_say() {
         (&[ASK, "<think>t</think><answer>Paris, France</answer>"], 2.0 / 3.0, 2.0 / 3.0),
         // The loophole of thinking left out: full reward as published, none of it when strict.
         (&[ASK, ASK, "<answer>Paris</answer>"], 1.0, -0.5),
-        // The loophole of never answering: as good as a wrong answer, and the worst when strict.
+        // The loophole of never answering: as good as a wrong answer under `paper`, the worst under
+        // `strict`.
         (&[ASK, ASK, ASK], 0.0, -1.0),
         (&[ASK, ASK, ASK, ASK, ASK], 0.0, -1.0),
         (&[ASK, ASK], -0.2, -1.0),
         (&[ASK], -0.6, -1.0),
-        // Not asked.
+        // No prompt.
         (&[RIGHT], -0.4, -0.25),
         (&[WRONG], -0.4, -0.25),
         (&["<answer>Paris</answer>"], -0.5, -0.75),
-        // Prompts out of form.
+        // Malformed prompts.
         (&[bare_ask, RIGHT], -0.4, -0.5),
         (&[twice, RIGHT], -0.4, -0.25),
         (&[chatty, RIGHT], 1.0, -0.25),
-        // Answers out of form.
+        // Malformed answers.
         (&[ASK, "<answer>Paris</answer>"], -0.1, -0.5),
         (&[ASK, "<think>t</think><answer>Paris</answer> indeed"], -0.1, -0.25),
         (&[ASK, "<answer>Paris</answer><think>t</think>"], -0.1, -0.5),
@@ -181,7 +183,7 @@ fn external(text: &str) -> Result<Rewarder, RewardError> {
     Rewarder::new(&toml::from_str(&format!("[external]\n{text}")).unwrap())
 }
 
-async fn told(text: &str) -> Result<Reward, RewardError> {
+async fn scored(text: &str) -> Result<Reward, RewardError> {
     external(text)?.score(&trajectory(&[ASK, RIGHT]), &task(&["Paris"])).await
 }
 
@@ -190,12 +192,12 @@ fn shell(script: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_program_gives_the_reward_from_what_it_is_told() {
+async fn a_program_computes_the_reward_from_its_input() {
     // It finds the policy's answer and the built-in total in its input.
     let script = "grep -q '\"answer\":\"Paris\".*\"builtin\":{\"total\":1.0' && echo -0.25";
-    let reward = told(&shell(script)).await.unwrap();
+    let reward = scored(&shell(script)).await.unwrap();
     assert_eq!((reward.total, reward.format, reward.answer), (-0.25, 1.0, 1.0));
-    let reward = told(&shell("cat > /dev/null; echo '{\"reward\": 2}'")).await.unwrap();
+    let reward = scored(&shell("cat > /dev/null; echo '{\"reward\": 2}'")).await.unwrap();
     assert_eq!(reward.total, 2.0);
 }
 
@@ -206,7 +208,7 @@ async fn a_program_that_reads_nothing_or_writes_much_is_no_trouble() {
     let rewarder = external(&shell("echo 1")).unwrap();
     let reward = rewarder.score(&trajectory(&turns), &task(&["Paris"])).await.unwrap();
     assert_eq!(reward.total, 1.0);
-    let error = told(&shell("head -c 1000000 /dev/zero | tr '\\\\0' 7")).await.unwrap_err();
+    let error = scored(&shell("head -c 1000000 /dev/zero | tr '\\\\0' 7")).await.unwrap_err();
     assert!(matches!(error, RewardError::NotANumber { .. }), "{error}");
 }
 
@@ -229,7 +231,7 @@ async fn a_program_that_fails_is_an_error_that_says_how() {
             "the reward by `sleep` took longer than 50 ms\nhint: ",
         ),
     ] {
-        let error = told(&text).await.unwrap_err().to_string();
+        let error = scored(&text).await.unwrap_err().explained();
         assert!(error.starts_with(message), "{error}");
     }
 }
@@ -287,7 +289,7 @@ async fn a_server_gives_the_reward_or_an_error_that_says_how() {
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("url = \"http://{}/reward\"", listener.local_addr().unwrap());
-        let (request, reward) = tokio::join!(serve_once(listener, status, body), told(&url));
+        let (request, reward) = tokio::join!(serve_once(listener, status, body), scored(&url));
         assert!(request.starts_with("POST /reward"), "{request}");
         assert!(request.contains("\"answer\":\"Paris\""), "{request}");
         match wanted {
@@ -304,9 +306,9 @@ async fn a_server_gives_the_reward_or_an_error_that_says_how() {
 async fn a_server_that_is_down_or_silent_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("url = \"http://{}/\"\ntimeout_ms = 50", listener.local_addr().unwrap());
-    let silent = told(&url).await.unwrap_err();
+    let silent = scored(&url).await.unwrap_err();
     assert!(matches!(silent, RewardError::Timeout { timeout_ms: 50, .. }), "{silent}");
     drop(listener);
-    let down = told(&url.replace("= 50", "= 20000")).await.unwrap_err().to_string();
+    let down = scored(&url.replace("= 50", "= 20000")).await.unwrap_err().to_string();
     assert!(down.contains("failed: ") && down.to_lowercase().contains("refused"), "{down}");
 }

@@ -1,4 +1,4 @@
-//! Units that numbers come with: a number with another unit is another answer.
+//! Units after numbers: the same number with another unit is another answer.
 
 /// A known unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Folders of runs, read while the runs are at work: metrics, evaluations, reports. What is read at
-//! one time is bounded, and nothing outside the folder is reached.
+//! Folders of runs, read while the runs are active: metrics, evaluations, reports. Reads are
+//! bounded, and nothing outside the folder can be read.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -41,18 +41,18 @@ pub struct Run {
     pub updated: u64,
     /// Whether there is a report to open.
     pub has_report: bool,
-    /// What a training run wrote at its end; none while it is at work.
+    /// The summary that a training run writes at its end; none while it is active.
     pub summary: Option<Value>,
 }
 
-/// Metrics of a run from some place of its file on.
+/// Metrics of a run from some offset of its file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metrics {
     /// A row for each step, with its `step`.
     pub rows: Vec<Map<String, Value>>,
-    /// Where to read on, now or later.
+    /// The offset to continue from.
     pub next: u64,
-    /// Whether more is there already.
+    /// Whether more can be read now.
     pub has_more: bool,
 }
 
@@ -106,7 +106,7 @@ impl Runs {
         Some(Run { name, kind, updated, has_report, summary: None })
     }
 
-    /// What a run wrote at its end, where it has not gone on since.
+    /// The summary of a finished run, unless it was resumed since.
     fn summary(&self, name: &str, updated: u64) -> Option<Value> {
         let path = self.folder(name)?.join(SUMMARY_FILE);
         if modified(&path)? < updated {
@@ -130,7 +130,7 @@ impl Runs {
         file.seek(SeekFrom::Start(from))?;
         let mut text = Vec::new();
         file.take(METRICS).read_to_end(&mut text)?;
-        // The last line may be being written.
+        // The last line may be incomplete.
         let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
         let lines = text[..whole].split(|&byte| byte == b'\n');
         let rows = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
@@ -181,7 +181,7 @@ impl Runs {
     fn folder(&self, name: &str) -> Option<PathBuf> {
         let is_name =
             !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0', ':']);
-        // A link may lead out of the folder: it stays what it is, the operator's.
+        // A symbolic link may lead out of the folder: the operator made it, so it is followed.
         Some(self.root.join(name)).filter(|path| is_name && path.is_dir())
     }
 }

@@ -60,7 +60,7 @@ fn metrics_are_read_on_as_they_grow() {
     let more = runs.metrics("run", first.next).unwrap().unwrap();
     let steps: Vec<_> = more.rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
     assert_eq!((steps, more.has_more), (vec![2, 3], false));
-    // A run that was begun again.
+    // A run that was started again.
     write(&path, "{\"step\":1}\n");
     assert_eq!(runs.metrics("run", more.next).unwrap().unwrap().rows.len(), 1);
 }

@@ -1,12 +1,12 @@
-//! Tokenising texts whose length a caller chooses: off the async workers, and only what may fit.
+//! Tokenises texts of unbounded length: off the async workers, and only if they may fit.
 
 use std::time::{Duration, Instant};
 
 use super::tokenizer::TokenizerError;
 use crate::compute::{self, ComputeError};
 
-/// A text of more bytes a token than this is beyond the context, whatever its tokens are: texts that
-/// people write have three to five.
+/// A text with more bytes per token than this exceeds the context, whatever its tokens are: natural
+/// text has three to five.
 pub const BYTES_A_TOKEN: usize = 16;
 /// How long tokenising a text may take.
 const TOKENIZING: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ pub enum TokenizeError {
         /// The context.
         context: usize,
     },
-    /// Too much is computed already.
+    /// Too much is being computed already.
     #[error("the server has too much to compute")]
     Busy,
     /// The tokenizer failed.

@@ -1,4 +1,4 @@
-//! A model's chat template, and what follows from it for a growing conversation.
+//! A model's chat template, and the text between the turns of a growing conversation.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::tokenizer::{TokenizerError, read_json, token_text};
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;
 
-/// One message of a conversation, its text known by origin.
+/// One message of a conversation, in pieces by origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -35,7 +35,7 @@ pub struct ChatTemplate {
     folder: String,
 }
 
-/// The special tokens that a template may name; one that a folder does not have is undefined.
+/// The special tokens that a template may use; missing ones are undefined.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct SpecialTokens {
     /// Begins a text.
@@ -48,8 +48,8 @@ pub struct SpecialTokens {
     pub unk_token: Option<String>,
 }
 
-/// What stands between the messages of a conversation that grows by a sampled assistant turn and a
-/// user turn at a time. Found by rendering once, so it holds for whatever the template does.
+/// The text between the messages of a conversation that grows by a sampled assistant turn and a
+/// user turn at a time. Found by rendering once, so it is right for any template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatFormat {
     /// From the end of an assistant turn's text to the start of the next user text.
@@ -136,7 +136,7 @@ impl ChatTemplate {
     /// # Errors
     /// When the template fails, or does not put turns one after another.
     pub fn format(&self) -> Result<ChatFormat, TokenizerError> {
-        // Plain words without edges that a template could trim.
+        // Plain words without leading or trailing characters that a template could trim.
         const WORDS: [&str; 3] = ["userzero", "assistantone", "usertwo"];
         let messages: Vec<_> = WORDS
             .iter()

@@ -14,7 +14,7 @@ pub struct IncrementalDecoder {
 }
 
 impl IncrementalDecoder {
-    /// Takes the next id; returns the text that became certain, possibly none.
+    /// Takes the next id, and returns the text that became certain, possibly empty.
     ///
     /// # Errors
     /// When the id is none of the tokenizer's.
@@ -32,7 +32,7 @@ impl IncrementalDecoder {
         Ok(text)
     }
 
-    /// What was held back; call it when the stream has ended.
+    /// The text that was held back, at the end of the stream.
     ///
     /// # Errors
     /// When an id is none of the tokenizer's.
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use crate::tokenization::word_level::{CONVERSATION_TEMPLATE, write_word_level};
 
-    /// Knows two words; all else falls apart into bytes.
+    /// Knows two words; everything else becomes bytes.
     fn tokenizer() -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
         let words = ["known words".to_owned()];

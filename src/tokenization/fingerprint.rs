@@ -1,24 +1,24 @@
-//! What tells one model's vocabulary and chat template from another's, without their files.
+//! Identifies a vocabulary and a chat template without their files.
 
 use super::chat_template::Message;
 use super::text_side::TextSide;
 use super::tokenizer::TokenizerError;
 use crate::protocol::{Piece, concat};
 
-/// The conversation by which chat templates are compared: roles and texts.
+/// The conversation that chat templates are compared by: roles and texts.
 pub const CONVERSATION: [(&str, &str); 3] = [("user", "a"), ("assistant", "b"), ("user", "c")];
 
-/// Ids that are looked at, spread over the vocabulary.
+/// Ids that are compared, spread over the vocabulary.
 const SPREAD: usize = 256;
-/// Ids at the end of the vocabulary that are all looked at: what models of one family add.
+/// Ids at the end of the vocabulary that are all compared: models of one family differ there.
 const LAST: usize = 64;
 
-/// A vocabulary by example, and what its chat template writes.
+/// Samples of a vocabulary, and a conversation in its chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
     /// One more than the largest id.
     pub size: usize,
-    /// Ids, each of which is some whole characters.
+    /// Ids that each decode to complete characters.
     pub ids: Vec<u32>,
     /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token of
     /// beginning.

@@ -31,7 +31,7 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const SPACE: &str = "▁";
 /// The longest token, bytes.
 const MAX_TOKEN: usize = 1024;
-/// Control tokens that end a turn, by the names that models give them: not every file says.
+/// Control tokens that end a turn, by common names: not every file marks them.
 const TURN_ENDS: [&str; 8] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -43,7 +43,7 @@ const TURN_ENDS: [&str; 8] = [
     "<｜end▁of▁sentence｜>",
 ];
 
-/// What a file says of a token.
+/// A token's entry in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Normal,
@@ -62,10 +62,10 @@ struct Vocabulary<'a> {
 }
 
 impl Tokenizer {
-    /// The tokenizer that a GGUF file carries. Its ids are those of llama.cpp.
+    /// Builds the tokenizer of a GGUF file. Its ids are those of llama.cpp.
     ///
     /// # Errors
-    /// When the file has none, one of a kind that is not known, or one that does not hold together.
+    /// When the file has none, an unknown kind, or an inconsistent one.
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
         let vocabulary = Vocabulary::read(file)?;
         let key = "tokenizer.ggml.model";
@@ -202,13 +202,13 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerErr
     let name = file.text(key)?.unwrap_or("default");
     let pre = PreTokenizer::named(name).ok_or_else(|| {
         let known = PreTokenizer::names().collect::<Vec<_>>().join("`, `");
-        file.wrong(key, format!("`{name}` is not known\nhint: known are `{known}`"))
+        file.wrong(key, reason!("`{name}` is not known"; hint: "known are `{known}`"))
     })?;
     let key = "tokenizer.ggml.merges";
     let merges = file.texts(key)?.ok_or_else(|| file.missing(key))?;
     let merges: Merges = merges
         .map(|merge| {
-            // A space is what separates the two, unless it is the first of them.
+            // A space separates the two, unless it is the first character.
             let first = merge.chars().next().map_or(0, char::len_utf8);
             let at = merge[first..].find(' ').map(|at| at + first);
             let at = at.ok_or_else(|| file.wrong(key, format!("`{merge}` is no pair")))?;

@@ -6,7 +6,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
-/// Instructions that a rendering may take. Published templates take a few hundred a message.
+/// Instructions that a rendering may execute. Published templates take a few hundred per message.
 const FUEL: u64 = 10_000_000;
 /// The longest rendering, bytes.
 const MAX_RENDERED: usize = 64 << 20;
@@ -190,7 +190,7 @@ fn operand_length(text: &str) -> usize {
     at
 }
 
-/// Python's `strftime` for one moment, the first of 2025: with the date of today in it, equal
+/// Python's `strftime` for one fixed moment, the start of 2025: with the current date, equal
 /// requests would differ.
 fn new_year(format: &str) -> String {
     let mut out = String::new();

@@ -1,14 +1,14 @@
-//! How byte-level BPE tokenizers cut a text into words, by the names that GGUF files use.
+//! How byte-level BPE tokenizers split a text into words, by the names that GGUF files use.
 
-/// A way to cut a text.
+/// A pre-tokenizer.
 #[derive(Debug)]
 pub(super) struct PreTokenizer {
     names: &'static [&'static str],
-    /// Regular expressions, each of which cuts what the ones before have left.
+    /// Regular expressions, each applied to what the previous ones left.
     pub patterns: &'static [&'static str],
     /// Whether a word that is a token is taken as it is, without merges.
     pub ignore_merges: bool,
-    /// Whether texts begin with the token of beginning where the file does not say.
+    /// Whether texts start with the start token if the file does not say.
     pub begins: bool,
 }
 
@@ -58,13 +58,13 @@ impl PreTokenizer {
         Self { ignore_merges: true, begins: true, ..self }
     }
 
-    /// The one of this name.
+    /// The pre-tokenizer of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         const ALL: &[PreTokenizer] = &KNOWN;
         ALL.iter().find(|known| known.names.contains(&name))
     }
 
-    /// The first name of the one with these patterns.
+    /// The first name of the pre-tokenizer with these patterns.
     pub fn name_of(patterns: &[&str], ignore_merges: bool) -> Option<&'static str> {
         let is_it =
             |known: &&Self| known.patterns == patterns && known.ignore_merges == ignore_merges;

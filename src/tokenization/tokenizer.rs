@@ -1,5 +1,6 @@
 //! A tokenizer that knows which text is ours and which is not.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use aho_corasick::AhoCorasick;
 use serde_json::Value;
 
 use crate::gguf::GgufError;
+use crate::hint::Hint;
 use crate::protocol::{Piece, TAGS, escape};
 
 /// A tokenizer folder that cannot be used.
@@ -28,10 +30,8 @@ pub enum TokenizerError {
         /// What went wrong.
         reason: String,
     },
-    /// A chat template is missing or does not do what one must.
-    #[error(
-        "the chat template of `{path}` is not usable: {reason}\nhint: put a `chat_template.jinja` that renders user and assistant messages into the folder"
-    )]
+    /// The chat template is missing or does not render conversations.
+    #[error("the chat template of `{path}` is not usable: {reason}")]
     Template {
         /// The folder.
         path: String,
@@ -43,7 +43,7 @@ pub enum TokenizerError {
     Inexpressible {
         /// The folder.
         path: String,
-        /// What is in the way.
+        /// What the format cannot express.
         reason: String,
     },
     /// The file that carries the tokenizer cannot be used.
@@ -54,16 +54,26 @@ pub enum TokenizerError {
     Encode(String),
 }
 
-/// The tokens of a tokenizer that mean more than their text.
+impl Hint for TokenizerError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Template { .. } => "put a `chat_template.jinja` that renders user and assistant messages into the folder".into(),
+            Self::Gguf(error) => return error.hint(),
+            Self::Read { .. } | Self::Write { .. } | Self::Inexpressible { .. } | Self::Encode(_) => return None,
+        })
+    }
+}
+
+/// Tokens with a meaning beyond their text.
 #[derive(Debug, Default)]
 pub(super) struct Special {
-    /// Those that no text from outside may become, with their texts.
+    /// Those that text from outside never becomes, with their texts.
     pub control: BTreeMap<u32, String>,
     /// Those that end a turn.
     pub ends: Vec<u32>,
-    /// Those at which sampling stops, besides.
+    /// Further tokens at which sampling stops.
     pub stops: Vec<u32>,
-    /// The one that every conversation begins with, whether or not its chat template says so.
+    /// The token at the start of every conversation, whether or not the chat template writes it.
     pub begin: Option<u32>,
 }
 
@@ -72,7 +82,7 @@ pub(super) struct Special {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     control: BTreeMap<u32, String>,
-    /// Finds the control tokens in a text, the one that ends first.
+    /// Finds the control tokens in a text, by the earliest end.
     finder: AhoCorasick,
     end_ids: Vec<u32>,
     stop_ids: Vec<u32>,
@@ -85,7 +95,7 @@ impl Tokenizer {
         special: Special,
     ) -> Result<Self, TokenizerError> {
         let failed = |error: String| TokenizerError::Encode(error);
-        // Settings that some folders carry for batch training; here they would corrupt a stream.
+        // Settings that some folders have for batch training; here they would corrupt a stream.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| failed(error.to_string()))?;
         // A single character cannot be cut in two.
@@ -111,8 +121,8 @@ impl Tokenizer {
             TokenizerError::Read { path: path.display().to_string(), reason: error.to_string() }
         })?;
         let added = inner.get_added_tokens_decoder();
-        // Models add ordinary text as well, such as runs of newlines; of that, only the protocol's
-        // own tags must not come from outside.
+        // Models also add ordinary text as tokens, such as runs of newlines; of those, only the
+        // protocol's own tags must not come from outside.
         let control = added
             .iter()
             .filter(|(_, token)| token.special || is_tag(&token.content))
@@ -139,7 +149,7 @@ impl Tokenizer {
         Self::new(inner, Special { control, ends, stops, begin: None })
     }
 
-    /// Ids of text of ours: control tokens in it are recognised.
+    /// Tokenises trusted text: control tokens in it are recognised.
     ///
     /// # Errors
     /// When the tokenizer cannot encode it.
@@ -151,7 +161,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Ids of text from outside: they decode to the same text, and none is a control token.
+    /// Tokenises text from outside: it decodes to the same text, and no id is a control token.
     ///
     /// # Errors
     /// When the tokenizer cannot encode it.
@@ -160,16 +170,14 @@ impl Tokenizer {
         if !self.has_control(&whole) {
             return Ok(whole);
         }
-        // Cut one character before the end of each control token, the text falls apart into parts
-        // that hold none.
+        // Splitting one character before the end of each control token leaves parts without any.
         let mut ids = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(self.first_control_end(rest).unwrap_or(rest.len()));
             let encoded = self.encode_markup(part)?;
             if self.has_control(&encoded) {
-                // A normaliser can make a control token out of text that does not look like one.
-                // Single characters cannot spell one.
+                // A normaliser can turn other text into a control token. Single characters cannot.
                 for (at, c) in part.char_indices() {
                     let single = self.encode_markup(&part[at..at + c.len_utf8()])?;
                     ids.extend(single.into_iter().filter(|id| !self.control.contains_key(id)));
@@ -237,8 +245,8 @@ impl Tokenizer {
         self.begin
     }
 
-    /// Where to cut `text` so that the part before contains no whole control token: one character
-    /// before the end of the control token that ends first.
+    /// Where to split `text` so that the first part contains no complete control token: one
+    /// character before the end of the control token that ends first.
     fn first_control_end(&self, text: &str) -> Option<usize> {
         let found = self.finder.find(text)?;
         let last = text[..found.end()].chars().next_back()?.len_utf8();
@@ -252,7 +260,7 @@ pub(super) fn is_tag(text: &str) -> bool {
     name.is_some_and(|name| TAGS.contains(&name.strip_prefix('/').unwrap_or(name)))
 }
 
-/// A JSON file, or null when it is absent or no JSON: these files are optional.
+/// A JSON file, or null if it is missing or invalid: these files are optional.
 pub(super) fn read_json(path: &Path) -> Value {
     std::fs::read_to_string(path)
         .ok()

@@ -1,8 +1,8 @@
 //! Builds a tokenizer for a small world: every word one token, bytes for all else.
 //!
-//! Words are tokens with their leading space, and each stretch of text is read as if it began with
-//! one, so that a word has the same id wherever it stands: a tiny model can then copy names. Text
-//! with unknown words falls apart into bytes, so everything can be encoded.
+//! Words are tokens with their leading space, and every text is read as if it began with one, so
+//! that a word always has the same id and a tiny model can copy names. Unknown words become bytes,
+//! so everything can be encoded.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,10 +23,10 @@ pub const ASSISTANT: &str = "<|assistant|>";
 /// Ends an assistant turn.
 pub const END: &str = "<|end|>";
 
-/// A chat template with as few tokens as a conversation can do with.
+/// A chat template with as few tokens as possible.
 pub const CONVERSATION_TEMPLATE: &str = "{%- for message in messages -%}{{- '<|user|>' if message.role != 'assistant' else '<|assistant|>' -}}{{- message.content -}}{{- '<|end|>' if message.role == 'assistant' -}}{%- endfor -%}{{- '<|assistant|>' if add_generation_prompt -}}\n";
 
-/// As [`CONVERSATION_TEMPLATE`], for a model without memory: it reads the last message only.
+/// Like [`CONVERSATION_TEMPLATE`], but it shows the model only the last message.
 pub const LAST_MESSAGE_TEMPLATE: &str =
     "{{- '<|user|>' + messages[-1].content + '<|assistant|>' -}}\n";
 
@@ -55,7 +55,7 @@ pub fn write_word_level(
         ByteLevel::alphabet().into_iter().map(|byte| byte.to_string()).collect();
     words.retain(|word| !bytes.contains(word));
     let vocabulary: Vocab = bytes.into_iter().chain(words).zip(0..).collect();
-    // Without merges a text is either a word of the vocabulary or falls apart into bytes.
+    // Without merges, a word is either in the vocabulary or becomes bytes.
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, Vec::new())
         .ignore_merges(true)

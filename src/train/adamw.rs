@@ -1,11 +1,13 @@
 //! AdamW: Adam with decoupled weight decay, with clipping by global norm and resumable state.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::hint::Hint;
 use crate::model::ops::host;
 use crate::model::ops::host::simd::multiversion;
 use crate::model::{Gradients, ModelError, files};
@@ -36,7 +38,7 @@ impl Default for AdamWConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum AdamWError {
     /// The gradient holds a NaN or an infinity. Nothing was changed.
-    #[error("the gradient is not finite\nhint: lower the learning rate or skip the batch")]
+    #[error("the gradient is not finite")]
     NonFinite,
     /// The state does not belong to this model.
     #[error("the optimizer's state does not fit the model: {0}")]
@@ -46,13 +48,23 @@ pub enum AdamWError {
     Model(#[from] ModelError),
 }
 
+impl Hint for AdamWError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::NonFinite => "lower the learning rate or skip the batch".into(),
+            Self::Model(error) => return error.hint(),
+            Self::Mismatch(_) => return None,
+        })
+    }
+}
+
 impl From<candle_core::Error> for AdamWError {
     fn from(error: candle_core::Error) -> Self {
         Self::Model(error.into())
     }
 }
 
-/// Gradients known to be finite, and scaled down to the norm they were clipped to.
+/// Gradients that are finite and clipped.
 #[derive(Debug)]
 pub struct Clipped<'a> {
     gradients: &'a Gradients,
@@ -76,7 +88,7 @@ pub fn clip(gradients: &mut Gradients, limit: f64) -> Result<Clipped<'_>, AdamWE
     Ok(Clipped { gradients, norm })
 }
 
-/// One tensor's moments, and its f32 master where the model's own type is narrower.
+/// One tensor's moments, and its f32 master copy if the model's own type is narrower.
 #[derive(Debug)]
 struct Moments {
     name: String,
@@ -93,10 +105,10 @@ pub struct AdamW {
     states: Vec<Moments>,
 }
 
-/// The numbers of one step that are the same for every value of a tensor.
+/// Constants of one step, the same for every element.
 #[derive(Clone, Copy)]
 struct Factors {
-    /// What is left after decay.
+    /// The factor of weight decay.
     keep: f32,
     /// `1 − β₁` and `1 − β₂`, and `β₂`.
     mean: f32,
@@ -132,8 +144,8 @@ impl AdamW {
         self.steps
     }
 
-    /// Moves the parameters, which [`crate::model::Model::trainable_mut`] lists, against the gradient.
-    /// Each gets a new tensor: whoever shares the old one keeps it as it was.
+    /// Updates the parameters, which [`crate::model::Model::trainable_mut`] lists, against the
+    /// gradient. Each becomes a new tensor, so shared old ones do not change.
     ///
     /// # Errors
     /// When the parameters are not those that the state is for, or the device fails.
@@ -182,7 +194,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Writes moments, masters and the number of steps as safetensors, whole or not at all.
+    /// Writes moments, master copies and the step count as safetensors, atomically.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -262,7 +274,7 @@ fn take(tensors: &mut HashMap<String, Tensor>, name: &str) -> Result<Tensor, Ada
     tensors.remove(name).ok_or_else(|| AdamWError::Mismatch(format!("`{name}` is missing")))
 }
 
-/// Updates the moments in place; returns the new values.
+/// Updates the moments in place and returns the new values.
 fn update_host(
     old: &Tensor,
     gradient: &Tensor,
@@ -286,7 +298,7 @@ fn update_host(
 
 multiversion! {
     fn update_chunk(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], factors: Factors) {
-        // Products and sums are rounded one by one, as torch does.
+        // Products and sums are rounded separately, as in torch.
         let _ = FMA;
         let moments = mean.iter_mut().zip(square);
         for ((value, g), (mean, square)) in values.iter_mut().zip(gradient).zip(moments) {
@@ -420,7 +432,8 @@ mod tests {
             let parameters = NAMES.map(str::to_owned).into_iter().zip(&mut tensors).collect();
             optimizer.step(parameters, &clipped, 1e-4).unwrap();
         }
-        // A single step of 1e-4 is below bf16's resolution at 1: only a master adds them up.
+        // A single step of 1e-4 is below bf16's resolution at 1: only a master copy accumulates
+        // them.
         let value = values(&tensors[0].to_dtype(DType::F32).unwrap())[0];
         assert!((value - 0.99).abs() < 0.004, "{value}");
     }

@@ -1,15 +1,15 @@
 //! The files of a checkpoint, `checkpoints/step-00000010/` in a run's folder.
 //!
-//! [`super::run_folder`] makes these folders whole or not at all and removes old ones;
-//! [`super::optimize`] writes and reads weights and moments, and GRPO's `run` the rest.
+//! [`super::run_folder`] creates these folders atomically and removes old ones; [`super::optimize`]
+//! reads and writes weights and moments, and GRPO's `run` the rest.
 
 /// The weights that are trained.
 pub const TRAINABLE: &str = "trainable.safetensors";
 /// The moments of the optimizer.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
-/// Where a Tinker server keeps weights and optimizer.
+/// The location of weights and optimizer at a Tinker server.
 pub const TINKER: &str = "tinker.json";
-/// What a GRPO run needs beside them.
+/// The further state of a GRPO run.
 pub const STATE: &str = "state.json";
 
 /// Whether a file is one of [`earlier`].
@@ -17,7 +17,7 @@ pub fn is_earlier(name: &str) -> bool {
     name.ends_with("-earlier.safetensors")
 }
 
-/// The trained weights of `age` steps before.
+/// The trained weights of `age` steps earlier.
 pub fn earlier(age: usize) -> String {
     format!("trainable-{age}-earlier.safetensors")
 }

@@ -16,18 +16,19 @@ pub struct StartConfig {
     pub path: Option<PathBuf>,
     /// Or a new model for the bundled world, with random weights and a vocabulary of its words.
     pub new: Option<NewModel>,
-    /// A folder of protocol templates that the policy is taught, and carries from then on. Default:
-    /// those in its own folder, or the built-in ones.
+    /// A folder of protocol templates that the policy is trained with, and that is saved with it.
+    /// Default: those in its own folder, or the built-in ones.
     pub templates: Option<PathBuf>,
     /// Train a new low-rank adapter instead of the weights.
     pub lora: Option<AdapterConfig>,
-    /// Or go on with the adapter in this PEFT folder.
+    /// Or continue training the adapter in this PEFT folder.
     pub adapter: Option<PathBuf>,
-    /// Where it is trained, and GRPO samples its episodes.
+    /// The device of training, and of sampling in GRPO.
     pub device: DeviceChoice,
-    /// In which type; also that of the finished folder. A run goes on in the type it began in.
+    /// The type of weights in training and in the finished folder. A resumed run must use its
+    /// original type.
     pub dtype: DtypeChoice,
-    /// Keep only each layer's input and compute the rest again on the way back: less memory, a
+    /// Store only each layer's input and recompute the rest in the backward pass: less memory, a
     /// third more time.
     pub recompute: bool,
 }
@@ -50,39 +51,39 @@ pub struct NewModel {
     pub head_dim: usize,
     /// Longest sequence.
     pub max_position_embeddings: usize,
-    /// Whether it reads the last message only, as a model without memory.
+    /// Whether it reads only the last message, as a model without memory.
     #[serde(default)]
     pub last_message_only: bool,
-    /// A folder of protocol templates that it is to carry.
+    /// A folder of protocol templates that is saved with it.
     #[serde(default)]
     pub templates: Option<PathBuf>,
 }
 
-/// Fails unless a file's `schema_version` is the one that this program reads.
+/// Checks that a file's `schema_version` is the one that this program reads.
 pub(super) fn version(found: u32) -> Result<(), TrainError> {
     match found {
         1 => Ok(()),
-        found => {
-            Err(TrainError::Config(format!("`schema_version` is {found}, this program reads 1")))
-        }
+        found => Err(TrainError::Config(
+            format!("`schema_version` is {found}, this program reads 1").into(),
+        )),
     }
 }
 
-/// Fails where one of these settings is 0.
+/// Fails if one of these settings is 0.
 pub(super) fn at_least_one(settings: &[(&str, u64)]) -> Result<(), TrainError> {
     match settings.iter().find(|(_, value)| *value == 0) {
         None => Ok(()),
-        Some((name, _)) => Err(TrainError::Config(format!("`{name}` must be at least 1"))),
+        Some((name, _)) => Err(TrainError::Config(format!("`{name}` must be at least 1").into())),
     }
 }
 
-/// Fails unless a setting is a share.
+/// Fails if a setting is not a share.
 pub(super) fn share(name: &str, value: f64) -> Result<(), TrainError> {
     match (0.0..=1.0).contains(&value) {
         true => Ok(()),
-        false => Err(TrainError::Config(format!(
-            "`{name}` is {value}, but it must be a share from 0 to 1"
-        ))),
+        false => Err(TrainError::Config(
+            format!("`{name}` is {value}, but it must be a share from 0 to 1").into(),
+        )),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What can end a training run.
 
+use std::borrow::Cow;
+
 use crate::dataset::DatasetError;
+use crate::hint::{Hint, Reason};
 use crate::model::{ModelError, disk_hint};
 use crate::protocol::ProtocolError;
 use crate::reward::RewardError;
@@ -16,9 +19,9 @@ use super::grpo::tinker::TinkerError;
 pub enum TrainError {
     /// The configuration asks for something impossible.
     #[error("{0}")]
-    Config(String),
+    Config(Reason),
     /// A file of the run could not be read or written.
-    #[error("cannot read or write the files of the run: {0}{hint}", hint = disk_hint(.0))]
+    #[error("cannot read or write the files of the run: {0}")]
     Io(#[from] std::io::Error),
     /// A file that the run needs could not be read.
     #[error("cannot read `{path}`: {source}")]
@@ -28,84 +31,78 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Another process has the folder.
-    #[error("another run is at work in `{0}`\nhint: wait for its end, or choose another `output`")]
+    /// Another process uses the folder.
+    #[error("another run uses `{0}`")]
     Locked(String),
-    /// A run was to go on with something else than it was begun with.
-    #[error(
-        "the run was begun with something else:\n  {0}\nhint: put it back, begin in another `output`, or go on all the same with `--resume --allow-changes`"
-    )]
+    /// A run was to be resumed with other settings or data.
+    #[error("the run was started with something else:\n  {0}")]
     Changed(String),
-    /// The folder holds a run already.
-    #[error("`{0}` already holds a run\nhint: go on with `--resume`, or choose another `output`")]
+    /// The folder contains a run already.
+    #[error("`{0}` already holds a run")]
     Occupied(String),
-    /// Too many steps in a row had no finite gradient.
-    #[error(
-        "the gradient was not finite for {0} steps in a row\nhint: lower `schedule.peak`; the last checkpoint is from before"
-    )]
+    /// Too many consecutive steps had no finite gradient.
+    #[error("the gradient was not finite for {0} steps in a row")]
     Diverged(u32),
-    /// The run was asked to stop; what was done is in the last checkpoint.
-    #[error("stopped after step {0}\nhint: go on with `--resume`")]
+    /// The run was asked to stop; its progress is in the last checkpoint.
+    #[error("stopped after step {0}")]
     Interrupted(u64),
-    /// A figure says that the policy collapses.
-    #[error("stopped after step {step}: {reason}\nhint: {kept}")]
+    /// A figure indicates that the policy collapses.
+    #[error("stopped after step {step}: {reason}")]
     Collapsed {
         /// Steps done.
         step: u64,
-        /// Which figure moved where, with a hint.
-        reason: String,
+        /// Which figure moved where.
+        reason: Reason,
         /// Where the best policy is.
-        kept: String,
+        best: String,
     },
     /// Too many episodes fail.
     #[error(
-        "stopped after step {step}: {failed} of {asked} episodes failed, and again after each of {retries} pauses; the last failure: {reason}\nhint: when the cause is gone, go on with `--resume`"
+        "stopped after step {step}: {failed} of {asked} episodes failed, and again after each of {retries} pauses; the last failure: {reason}"
     )]
     Outage {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
     },
     /// The reward of too many episodes fails.
     #[error(
-        "stopped after step {step}: {failed} of {asked} episodes have no reward, and again after each of {retries} pauses; the last failure: {reason}\nhint: the models answer; mend the reward, then go on with `--resume`"
+        "stopped after step {step}: {failed} of {asked} episodes have no reward, and again after each of {retries} pauses; the last failure: {reason}"
     )]
     RewardFails {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
     },
     /// The judge does not answer when the run begins.
-    #[error(
-        "the judge cannot be asked: {0}\nhint: no episode was begun; mend the judge, or raise its budget"
-    )]
+    #[error("the judge cannot be asked: {0}")]
     JudgeIsDown(String),
-    /// The judge of too many answers fails, or has used up its budget.
+    /// The judge fails for too many answers, or its budget is used up.
     #[error(
-        "stopped after step {step}: {failed} of {asked} episodes have no judgement, after {retries} pauses; the last failure: {reason}\nhint: the other models answer; mend the judge or raise its budget, then go on with `--resume` (`--allow-changes` where a setting changed)"
+        "stopped after step {step}: {failed} of {asked} episodes have no judgement, after {retries} pauses; the last failure: {reason}"
     )]
     JudgeFails {
         /// Steps done; they are in the last checkpoint.
         step: u64,
-        /// How many episodes failed at the last try.
+        /// How many episodes failed in the last attempt.
         failed: usize,
-        /// How many were begun.
+        /// How many were started.
         asked: usize,
-        /// How often the step was tried again.
+        /// How often the step was repeated.
         retries: u32,
         /// The last failure.
         reason: String,
@@ -134,13 +131,45 @@ pub enum TrainError {
     /// The server that trains failed.
     #[error(transparent)]
     Tinker(#[from] TinkerError),
-    /// The reward is not configured right.
+    /// The reward is configured incorrectly.
     #[error(transparent)]
     Reward(#[from] RewardError),
 }
 
+impl Hint for TrainError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Config(reason) => return reason.hint(),
+            Self::Io(error) => return disk_hint(error).map(Into::into),
+            Self::Locked(_) => "wait for its end, or choose another `output`".into(),
+            Self::Changed(_) => "put it back, begin in another `output`, or go on all the same with `--resume --allow-changes`".into(),
+            Self::Occupied(_) => "go on with `--resume`, or choose another `output`".into(),
+            Self::Diverged(_) => "lower `schedule.peak`; the last checkpoint is from before".into(),
+            Self::Interrupted(_) => "go on with `--resume`".into(),
+            Self::Collapsed { reason, best, .. } => match reason.hint() {
+                Some(hint) => format!("{hint}; {best}").into(),
+                None => best.as_str().into(),
+            },
+            Self::Outage { .. } => "when the cause is gone, go on with `--resume`".into(),
+            Self::RewardFails { .. } => "the models answer; mend the reward, then go on with `--resume`".into(),
+            Self::JudgeIsDown(_) => "no episode was begun; mend the judge, or raise its budget".into(),
+            Self::JudgeFails { .. } => "the other models answer; mend the judge or raise its budget, then go on with `--resume` (`--allow-changes` where a setting changed)".into(),
+            Self::Model(error) => return error.hint(),
+            Self::Optimizer(error) => return error.hint(),
+            Self::Example(error) => return error.hint(),
+            Self::Dataset(error) => return error.hint(),
+            Self::World(error) => return error.hint(),
+            Self::Reward(error) => return error.hint(),
+            Self::Tokenizer(error) => return error.hint(),
+            Self::Protocol(error) => return error.hint(),
+            Self::Tinker(error) => return error.hint(),
+            Self::Read { .. } => return None,
+        })
+    }
+}
+
 impl TrainError {
-    /// Of a file that the run needs.
+    /// For a file that the run needs.
     pub(super) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Read { path: path.display().to_string(), source }
     }

@@ -1,6 +1,9 @@
-//! A conversation as tokens to learn from: the same tokens that an episode of it has.
+//! A conversation as tokens for training: the same tokens that its episode would have.
+
+use std::borrow::Cow;
 
 use crate::dataset::{ChatRole, ChatTurn, Demonstration};
+use crate::hint::Hint;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
@@ -16,11 +19,21 @@ pub enum ExampleError {
     /// A template failed.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The conversation has no assistant turn, or not where one must be.
+    /// The conversation has no assistant turn, or its roles are in the wrong order.
     #[error(
         "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
     )]
     Roles(String),
+}
+
+impl Hint for ExampleError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Tokenizer(error) => error.hint(),
+            Self::Protocol(error) => error.hint(),
+            Self::Roles(_) => None,
+        }
+    }
 }
 
 /// A question and its answer, as a model without protocol answers it.
@@ -39,7 +52,7 @@ pub fn question_and_answer(
     Ok(trace)
 }
 
-/// A demonstration of the protocol, turn by turn as the loop would have run it.
+/// A demonstration of the protocol, turn by turn as the loop would run it.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
@@ -64,7 +77,7 @@ pub fn demonstration(
     Ok(trace)
 }
 
-/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context.
+/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context only.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
@@ -108,7 +121,7 @@ pub fn chat(text: &TextSide, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleEr
     if expected == ChatRole::Assistant { Err(roles()) } else { Ok(trace) }
 }
 
-/// What a policy writes to think and act so.
+/// The text that a policy writes for this thought and action.
 pub fn turn_text(think: &str, action: &Action) -> String {
     let act = match action {
         Action::Prompt(text) => format!("<{PROMPT}>{text}</{PROMPT}>"),

@@ -1,4 +1,4 @@
-//! What a run measures, by step: JSON Lines for scripts, TensorBoard event files for eyes.
+//! Metrics of a run by step: JSON Lines for scripts, TensorBoard event files for viewing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use crate::atomic_file::replace;
 /// Named values of one step, in the order they were added.
 pub type Values = Vec<(&'static str, f64)>;
 
-/// Writes each step's values to `metrics.jsonl` and to an event file beside it.
+/// Writes each step's values to `metrics.jsonl` and to an event file next to it.
 #[derive(Debug)]
 pub struct MetricsLog {
     lines: File,
@@ -20,8 +20,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log in `folder` for a run that goes on after `step` steps: what an earlier attempt
-    /// wrote beyond them is removed, so that no step is there twice.
+    /// Opens the log in `folder` for a run that continues after `step` steps: later entries of an
+    /// earlier attempt are removed, so that no step occurs twice.
     ///
     /// # Errors
     /// When a file cannot be read or written.
@@ -32,7 +32,7 @@ impl MetricsLog {
         if let Ok(file) = File::open(&path) {
             for line in BufReader::new(file).lines() {
                 let line = line?;
-                // A line that a kill has cut in half does not parse, and goes too.
+                // A line that was truncated by a kill does not parse, and is removed too.
                 let at = serde_json::from_str::<Value>(&line)
                     .ok()
                     .and_then(|value| value.get("step")?.as_u64());

@@ -1,4 +1,5 @@
-//! A model with its optimizer: gradients add up over micro-batches, then one clipped update.
+//! A model with its optimizer: gradients accumulate over micro-batches, followed by one clipped
+//! update.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use super::checkpoint;
 use super::error::TrainError;
 use crate::model::{Gradients, Model, Tape};
 
-/// Updates in a row that may have no finite gradient.
+/// Consecutive updates that may have no finite gradient.
 const MAX_BAD_UPDATES: u32 = 5;
 
 /// A model that is trained, and the state of its optimizer.
@@ -21,7 +22,7 @@ pub struct ModelOptimizer {
     clip_norm: f64,
 }
 
-/// Updates in a row that were left out because their gradient was not finite.
+/// Consecutive updates that were skipped because their gradient was not finite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BadUpdates(u32);
@@ -30,7 +31,7 @@ impl BadUpdates {
     /// Counts an update.
     ///
     /// # Errors
-    /// Fails after too many in a row that were bad.
+    /// Fails after too many consecutive bad ones.
     pub fn count(&mut self, is_bad: bool) -> Result<(), TrainError> {
         self.0 = if is_bad { self.0 + 1 } else { 0 };
         match self.0 {
@@ -41,10 +42,10 @@ impl BadUpdates {
 }
 
 impl ModelOptimizer {
-    /// For `model` as it is; with `checkpoint`, the folder of one, both go on from there.
+    /// With the current weights of `model`; with `checkpoint`, a folder, both continue from there.
     ///
     /// # Errors
-    /// Fails where a checkpoint is damaged or of another model.
+    /// When a checkpoint is damaged or of another model.
     pub fn new(
         mut model: Model,
         weight_decay: f64,
@@ -68,7 +69,8 @@ impl ModelOptimizer {
         Ok(self.gradients.clear()?)
     }
 
-    /// Adds the gradient of a micro-batch, from those in its log-probabilities and entropies.
+    /// Adds the gradient of a micro-batch, given the gradients of its log-probabilities and
+    /// entropies.
     pub fn backward(
         &mut self,
         tape: Tape,
@@ -78,11 +80,11 @@ impl ModelOptimizer {
         Ok(self.model.backward(tape, d_log_probs, d_entropies, &mut self.gradients)?)
     }
 
-    /// Updates the model with the gradients there are. Returns their norm before clipping, or
-    /// `None` where it or `loss` was not finite, and the update was left out.
+    /// Updates the model with the accumulated gradients. Returns their norm before clipping, or
+    /// `None` if it or `loss` was not finite and the update was skipped.
     ///
     /// # Errors
-    /// Fails where the optimizer does.
+    /// When the optimizer fails.
     pub fn update(&mut self, rate: f64, loss: f64) -> Result<Option<f64>, TrainError> {
         let clipped = match loss.is_finite() {
             true => clip(&mut self.gradients, self.clip_norm),

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::seed;
 
-/// Goes through all examples in a new order each time round.
+/// Goes through all examples, in a new order in each epoch.
 pub struct Order {
     seed: u64,
     round: Option<u64>,

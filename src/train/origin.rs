@@ -1,4 +1,5 @@
-//! What a run was begun with: written beside its checkpoints, and compared when it is resumed.
+//! The configuration and data of a run: written next to its checkpoints, and compared when it is
+//! resumed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,8 +15,8 @@ use crate::dataset::data_files;
 
 const FILE: &str = "origin.json";
 
-/// Settings that may change without a word: they bound resources and say what is measured or kept,
-/// not what is learnt.
+/// Settings that may change freely: they bound resources or select what is measured and stored, not
+/// what is learnt.
 const FREE: [&str; 22] = [
     "output",
     "steps",
@@ -38,7 +39,7 @@ const FREE: [&str; 22] = [
     "trainer.request_timeout_ms",
     "trainer.outage_ms",
     "trainer.result_timeout_ms",
-    // The checkpoint says which type it needs.
+    // The checkpoint fixes the type that it needs.
     "model.dtype",
 ];
 
@@ -47,12 +48,12 @@ const WHOLE: u64 = 16 << 20;
 const BLOCKS: u64 = 64;
 const BLOCK: usize = 64 << 10;
 
-/// How a run begins.
+/// How a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
     /// In an empty folder.
     No,
-    /// From the last checkpoint, with what the run was begun with.
+    /// From the last checkpoint, with unchanged configuration and data.
     Same,
     /// From the last checkpoint, whatever has changed.
     Changed,
@@ -64,11 +65,11 @@ impl From<bool> for Resume {
     }
 }
 
-/// Compares what the run in `folder` was begun with to `config`, the files of `data` and the model
-/// in `model`, and writes it down. Returns what has changed.
+/// Compares the origin of the run in `folder` to `config`, the files of `data` and the model in
+/// `model`, and records it. Returns the differences.
 ///
 /// # Errors
-/// Fails where something has changed that [`Resume::Same`] does not allow.
+/// When something has changed that [`Resume::Same`] does not allow.
 pub fn check(
     folder: &RunFolder,
     resume: Resume,
@@ -143,10 +144,10 @@ fn whole(path: &Path) -> io::Result<String> {
     }
 }
 
-/// A hash of the weights in a folder: of large files, of their size and of blocks all over them.
+/// A hash of the weights in a folder: for large files, of their size and of sampled blocks.
 ///
 /// # Errors
-/// Fails where a file cannot be read.
+/// When a file cannot be read.
 pub fn fingerprint(folder: &Path) -> io::Result<String> {
     let mut paths: Vec<PathBuf> = match folder.is_dir() {
         true => std::fs::read_dir(folder)?

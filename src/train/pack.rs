@@ -1,7 +1,7 @@
-//! Trajectories packed for an update: what several of them begin with is computed once.
+//! Packs trajectories for an update so that common prefixes are computed once.
 //!
-//! The episodes of a group share their question, and most share what they think and ask first. The
-//! scores and the gradient are those of computing each trajectory by itself.
+//! The episodes of a group share their question, and most share their first thought and prompt.
+//! Scores and gradient are those of computing each trajectory by itself.
 
 use crate::model::{Batch, Model, ModelError, Selection, TokenScores};
 use crate::trajectory::TokenTrace;
@@ -10,7 +10,7 @@ use crate::trajectory::TokenTrace;
 pub struct Pack {
     /// The tree of their tokens.
     pub batch: Batch,
-    /// Every token of it that one of them sampled.
+    /// All sampled tokens in it.
     pub selection: Selection,
     /// The trajectories.
     pub members: Vec<Member>,
@@ -20,14 +20,14 @@ pub struct Pack {
 pub struct Member {
     /// Which of the packed ones.
     pub index: usize,
-    /// Where in the selection each of its sampled tokens is.
+    /// The index of each of its sampled tokens in the selection.
     entries: Vec<usize>,
 }
 
 impl Pack {
     /// Packs all of `traces`, at most `tokens` tokens together, or one trajectory.
     pub fn all(traces: &[&TokenTrace], tokens: usize) -> Vec<Self> {
-        // Sorted, those that have the most in common follow each other.
+        // After sorting, trajectories with the longest common prefixes are adjacent.
         let mut order: Vec<usize> = (0..traces.len()).collect();
         order.sort_by_key(|&index| &traces[index].ids);
         let mut parts: Vec<Vec<usize>> = Vec::new();
@@ -54,7 +54,7 @@ impl Pack {
         let sequences: Vec<&[u32]> = part.iter().map(|&index| &traces[index].ids[..]).collect();
         let (batch, rows) = Batch::merge(&sequences);
         let mut selection = Selection::default();
-        // Where in the selection each row's own token is.
+        // The index of each row's own token in the selection.
         let mut entry_of = vec![None; batch.len()];
         let mut members = Vec::with_capacity(part.len());
         for (index, rows) in part.into_iter().zip(rows) {
@@ -92,11 +92,11 @@ impl Member {
     }
 }
 
-/// Log-probabilities under `model` of the tokens that each trajectory sampled, at most `tokens`
-/// tokens at once.
+/// Log-probabilities under `model` of the sampled tokens of each trajectory, computing at most
+/// `tokens` tokens at once.
 ///
 /// # Errors
-/// Fails where the model does.
+/// When the model fails.
 pub fn log_probs(
     model: &Model,
     traces: &[&TokenTrace],
@@ -113,7 +113,7 @@ pub fn log_probs(
     Ok(all)
 }
 
-/// Cuts `examples` into parts of at most `tokens` tokens, or of one example.
+/// Splits `examples` into parts of at most `tokens` tokens, or of one example.
 pub fn micro_batches<'t>(examples: &[&'t TokenTrace], tokens: usize) -> Vec<Vec<&'t TokenTrace>> {
     let mut parts: Vec<Vec<&TokenTrace>> = Vec::new();
     let mut filled = 0;
@@ -178,7 +178,7 @@ mod tests {
             trace(&[1, 2, 3], &[4, 5], &[6, 7], &[8, 9]),
             trace(&[1, 2, 3], &[4, 6], &[6, 7], &[8]),
             trace(&[1, 2, 3], &[4, 5], &[6, 7], &[8, 9]),
-            // The same ids, of which fewer were sampled, and one more.
+            // The same ids with fewer sampled ones, and one more id.
             trace(&[1, 2, 3, 4], &[5], &[6, 7], &[8, 9, 1]),
         ];
         let traces: Vec<&TokenTrace> = traces.iter().collect();

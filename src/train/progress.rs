@@ -4,7 +4,7 @@ use super::metrics::Values;
 
 /// Receives the progress of a run.
 pub trait Progress {
-    /// After each step: steps done, of how many, and what was measured.
+    /// After each step: steps done, total steps, and the measurements.
     fn step(&mut self, done: u64, of: u64, values: &Values);
 
     /// Whether the run should stop after this step.

@@ -1,4 +1,4 @@
-//! Where a run keeps what it makes: checkpoints, metrics, the finished model.
+//! The folder of a run: checkpoints, metrics, the finished model.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -9,41 +9,41 @@ use super::error::TrainError;
 use crate::gguf::Gguf;
 use crate::tokenization::{TokenizerError, write_text_files};
 
-/// The files beside the weights that make a folder servable.
+/// The files next to the weights that a model folder needs for serving.
 const TEXT_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
 
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
 
-/// Held by the process that is at work in the folder.
+/// Locked by the process that uses the folder.
 const LOCK: &str = "run.lock";
 
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
-    /// Locked as long as the run is at work.
+    /// Locked while the run is active.
     _lock: Arc<Lock>,
 }
 
-/// A locked file. A child process shares the lock from its start to its `exec`, so closing the file
-/// alone would not always end it.
+/// A locked file. A child process shares the lock until its `exec`, so closing the file alone might
+/// not release it.
 #[derive(Debug)]
 struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is left, if this fails.
+        // If this fails, closing the file releases it later.
         let _ = self.0.unlock();
     }
 }
 
 impl RunFolder {
-    /// Opens or makes the folder.
+    /// Opens or creates the folder.
     ///
     /// # Errors
-    /// Fails where another run is at work in it, or it cannot be written.
+    /// When another run uses it, or it cannot be written.
     pub fn open(root: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(root.join("checkpoints"))?;
         let lock = File::create(root.join(LOCK))?;
@@ -59,28 +59,28 @@ impl RunFolder {
         &self.root
     }
 
-    /// Where a model made for this run starts from.
+    /// The folder of a model that was created for this run.
     pub fn start(&self) -> PathBuf {
         self.root.join("start")
     }
 
-    /// Where the finished model is put.
+    /// The folder of the finished model.
     pub fn model(&self) -> PathBuf {
         self.root.join("model")
     }
 
-    /// Whether the run has anything to resume from.
+    /// Whether the run can be resumed.
     pub fn is_fresh(&self) -> bool {
         self.checkpoints().is_empty()
     }
 
-    /// The newest whole checkpoint: the steps done, and its folder.
+    /// The newest complete checkpoint: the steps done, and its folder.
     pub fn latest(&self) -> Option<(u64, PathBuf)> {
         self.checkpoints().pop()
     }
 
-    /// Writes a checkpoint by `write`, whole or not at all: a kill or a full disk leaves the older
-    /// ones as they were. Then removes all but the newest `keep`, sparing `best`.
+    /// Writes a checkpoint by `write`, atomically: a kill or a full disk leaves the older ones
+    /// unchanged. Then removes all but the newest `keep`, except `best`.
     ///
     /// # Errors
     /// What `write` fails with, or when a folder cannot be made, renamed or removed.
@@ -99,7 +99,7 @@ impl RunFolder {
         fs::create_dir_all(&partial)?;
         write(&partial)?;
         let whole = folder.join(format!("step-{step:08}"));
-        // What a kill cuts off while it is removed must not be taken for a checkpoint.
+        // A checkpoint whose removal is interrupted must not be taken for a complete one.
         let doomed = folder.join("removed");
         let empty = || if doomed.exists() { fs::remove_dir_all(&doomed) } else { Ok(()) };
         empty()?;
@@ -124,7 +124,7 @@ impl RunFolder {
         self.root.join("checkpoints").join(format!("step-{step:08}"))
     }
 
-    /// All whole checkpoints, oldest first.
+    /// All complete checkpoints, oldest first.
     fn checkpoints(&self) -> Vec<(u64, PathBuf)> {
         let mut found: Vec<(u64, PathBuf)> = fs::read_dir(self.root.join("checkpoints"))
             .into_iter()
@@ -140,11 +140,11 @@ impl RunFolder {
     }
 }
 
-/// Copies tokenizer, chat template and protocol templates from one model folder to another; out of a
-/// GGUF file, those that it carries.
+/// Copies tokenizer, chat template and protocol templates from one model folder to another; from a
+/// GGUF file, those that it contains.
 ///
 /// # Errors
-/// Fails where something cannot be read or written.
+/// When something cannot be read or written.
 pub fn copy_text_side(from: &Path, to: &Path) -> Result<(), TrainError> {
     fs::create_dir_all(to)?;
     if Gguf::is_path(from) {
@@ -192,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
         let error = RunFolder::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("another run is at work"), "{error}");
+        assert!(error.contains("another run uses"), "{error}");
         drop(run);
         RunFolder::open(folder.path()).unwrap();
     }

@@ -2,30 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What happens after warm-up.
+/// What follows warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// The peak is kept.
+    /// Constant at the peak.
     #[default]
     Constant,
-    /// Straight down to `final_ratio` of the peak.
+    /// Linear down to `final_ratio` of the peak.
     Linear,
-    /// Down to `final_ratio` of the peak along half a cosine.
+    /// Half a cosine down to `final_ratio` of the peak.
     Cosine,
 }
 
-/// A learning rate that warms up in a straight line and then follows its decay.
+/// A learning rate with linear warm-up followed by a decay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
     /// The highest rate.
     pub peak: f64,
-    /// Steps until it is reached.
+    /// Steps of warm-up.
     pub warmup_steps: u64,
-    /// What follows.
+    /// What follows warm-up.
     pub decay: Decay,
-    /// What is left of the peak at the last step.
+    /// The share of the peak at the last step.
     pub final_ratio: f64,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
+use crate::hint::Reason;
 use crate::model::spec::LayerKind;
 use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
@@ -21,16 +22,16 @@ use super::origin::fingerprint;
 use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
 
 impl StartConfig {
-    /// Whether there is such a model, without reading its weights.
+    /// Checks the settings and the folder, without reading weights.
     ///
     /// # Errors
-    /// Says what is missing or in the way.
+    /// Explains what is missing or conflicting.
     pub fn check(&self) -> Result<(), TrainError> {
         if self.path.is_some() == self.new.is_some() {
-            return Err(TrainError::Config(NEITHER.into()));
+            return Err(TrainError::Config(neither()));
         }
         if self.lora.is_some() && self.adapter.is_some() {
-            return Err(TrainError::Config(BOTH.into()));
+            return Err(TrainError::Config(both()));
         }
         let folder = self.path.as_deref();
         if let Some(reason) = folder.and_then(misplaced) {
@@ -43,8 +44,19 @@ impl StartConfig {
     }
 }
 
-const NEITHER: &str = "`model` needs either `path` or `new`\nhint: `[model] path = \"models/policy\"` goes on from the bundled policy";
-const BOTH: &str = "`model` has both `lora`, a new adapter, and `adapter`, one to go on with\nhint: the folder of `adapter` says its rank and targets itself";
+fn neither() -> Reason {
+    reason!(
+        "`model` needs either `path` or `new`";
+        hint: "`[model] path = \"models/policy\"` goes on from the bundled policy"
+    )
+}
+
+fn both() -> Reason {
+    reason!(
+        "`model` has both `lora`, a new adapter, and `adapter`, one to go on with";
+        hint: "the folder of `adapter` says its rank and targets itself"
+    )
+}
 
 /// A model ready to be trained.
 pub struct Start {
@@ -54,18 +66,17 @@ pub struct Start {
     pub text: Arc<TextSide>,
     /// The folder or file they came from.
     pub folder: PathBuf,
-    /// The protocol templates, if they are not those of the folder.
+    /// The protocol templates, unless they are those of the folder.
     templates: Option<PathBuf>,
-    /// Where the model is, and in which type.
+    /// The device and type of the model.
     pub device: String,
 }
 
 impl Start {
-    /// Loads or makes the model. `world` gives a new one its vocabulary.
+    /// Loads or creates the model. A new one gets its vocabulary from `world`.
     ///
     /// # Errors
-    /// Says why there is no such model, what it holds that cannot be trained, or which weight is no
-    /// number.
+    /// When the model is missing, has parts that cannot be trained, or a weight is not finite.
     pub fn prepare(
         config: &StartConfig,
         run: &RunFolder,
@@ -82,7 +93,7 @@ impl Start {
                 folder
             }
             _ => {
-                return Err(TrainError::Config(NEITHER.into()));
+                return Err(TrainError::Config(neither()));
             }
         };
         Self::open(config, folder, seed)
@@ -105,10 +116,9 @@ impl Start {
         finite(&folder, &model.weights().named(model.spec()))?;
         let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
         if tokens > rows {
-            return Err(TrainError::Config(format!(
-                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings\nhint: is it the tokenizer of another model?",
-                folder.display(),
-                tokens - 1
+            return Err(TrainError::Config(reason!(
+                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings", folder.display(), tokens - 1;
+                hint: "is it the tokenizer of another model?"
             )));
         }
         let shape = model.spec();
@@ -122,7 +132,7 @@ impl Start {
                 Some(adapter)
             }
             (Some(_), Some(_)) => {
-                return Err(TrainError::Config(BOTH.into()));
+                return Err(TrainError::Config(both()));
             }
         };
         if let Some(adapter) = adapter {
@@ -139,8 +149,8 @@ impl Start {
         Ok(Self { model, text, folder, templates: config.templates.clone(), device })
     }
 
-    /// The protocol this model was or will be taught: that of the run, else its own templates, else
-    /// the built-in ones.
+    /// The protocol of this model: that of the run, otherwise its own templates, otherwise the
+    /// built-in ones.
     ///
     /// # Errors
     /// When a template cannot be read or does not render.
@@ -153,8 +163,8 @@ impl Start {
         self.templates.clone().or_else(|| own.is_dir().then_some(own))
     }
 
-    /// Writes `model` with this text side as a folder that can be served, by the templates that it
-    /// was taught: later versions of the built-in ones do not change what it reads.
+    /// Saves `model` with this tokenizer as a folder that can be served, including its templates:
+    /// later versions of the built-in ones do not affect it.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -172,7 +182,7 @@ impl Start {
         Ok(())
     }
 
-    /// Names the token that ends a turn, and the other ends there are, in `generation_config.json`.
+    /// Writes the stop tokens into `generation_config.json`, the end of a turn first.
     fn save_turn_end(&self, folder: &Path) -> Result<(), TrainError> {
         let Some(end) = self.text.turn_end() else { return Ok(()) };
         let mut ends = vec![end];
@@ -186,64 +196,64 @@ impl Start {
     }
 }
 
-/// In an adapter's folder: the fingerprint of the weights that it was trained on.
+/// In an adapter's folder: the fingerprint of its base weights.
 const BASE: &str = "base.sha256";
 
-/// What is in the way where a folder is not the model folder it is taken for.
-fn misplaced(path: &Path) -> Option<String> {
+/// Why a folder is not a model folder, if it is not.
+fn misplaced(path: &Path) -> Option<Reason> {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
     if !path.exists() {
-        return Some(format!("there is no folder or file `{shown}`"));
+        return Some(format!("there is no folder or file `{shown}`").into());
     }
     if Adapter::is_alone(path) {
-        return Some(format!(
-            "`{shown}` holds an adapter and no model\nhint: set `model.path` to the model it was made for, and `model.adapter` to this folder"
+        return Some(reason!(
+            "`{shown}` holds an adapter and no model";
+            hint: "set `model.path` to the model it was made for, and `model.adapter` to this folder"
         ));
     }
     if (has("pytorch_model.bin") || has("pytorch_model.bin.index.json"))
         && !has("model.safetensors")
         && !has("model.safetensors.index.json")
     {
-        return Some(format!(
-            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read\nhint: load it with transformers and save it again; that writes safetensors"
+        return Some(reason!(
+            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read";
+            hint: "load it with transformers and save it again; that writes safetensors"
         ));
     }
     None
 }
 
-/// Fails where a weight is not a finite number.
+/// Fails if a weight is not finite.
 fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
     for (name, tensor) in tensors {
         let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
         let sum: f32 = sum.map_err(ModelError::from)?;
         if !sum.is_finite() {
-            return Err(TrainError::Config(format!(
-                "`{name}` of `{}` holds values that are no finite numbers\nhint: the model was damaged, or diverged before it was saved",
-                folder.display()
+            return Err(TrainError::Config(reason!(
+                "`{name}` of `{}` holds values that are no finite numbers", folder.display();
+                hint: "the model was damaged, or diverged before it was saved"
             )));
         }
     }
     Ok(())
 }
 
-/// Fails where the weights in `base` hold the adapter already, or are not those it was trained on.
+/// Fails if the weights in `base` already include the adapter, or are not those it was trained on.
 fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
     let parent = adapter.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
     if parent.is_some() && parent == base.canonicalize().ok() {
-        return Err(TrainError::Config(format!(
-            "the weights in `{}` hold the adapter `{}` already\nhint: leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on",
-            base.display(),
-            adapter.display()
+        return Err(TrainError::Config(reason!(
+            "the weights in `{}` hold the adapter `{}` already", base.display(), adapter.display();
+            hint: "leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on"
         )));
     }
     let Ok(expected) = std::fs::read_to_string(adapter.join(BASE)) else { return Ok(()) };
     let found = fingerprint(base).map_err(|source| TrainError::read(base, source))?;
     if found != expected.trim() {
-        return Err(TrainError::Config(format!(
-            "the adapter `{}` was trained on other weights than those in `{}`\nhint: `base_model_name_or_path` in its `adapter_config.json` says which; remove its `{BASE}` to use it all the same",
-            adapter.display(),
-            base.display()
+        return Err(TrainError::Config(reason!(
+            "the adapter `{}` was trained on other weights than those in `{}`", adapter.display(), base.display();
+            hint: "`base_model_name_or_path` in its `adapter_config.json` says which; remove its `{BASE}` to use it all the same"
         )));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Models to start from, as people have them.
+//! Initial models as users have them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{Device, safetensors};
 
 use super::*;
+use crate::hint::Hint;
 use crate::model::{AdapterConfig, Projection};
 
 /// A tiny new model in `folder`, with a fresh adapter where that is asked for.
@@ -39,7 +40,7 @@ fn open(path: &Path, adapter: Option<&Path>) -> Result<Start, String> {
     config
         .check()
         .and_then(|()| Start::open(&config, path.to_owned(), 0))
-        .map_err(|e| e.to_string())
+        .map_err(|error| error.explained())
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn an_adapter_is_applied_once_and_to_its_own_base() {
 
     let twice = open(&merged, Some(&adapter)).err().unwrap();
     assert!(twice.contains("hold the adapter") && twice.contains("already"), "{twice}");
-    // Also where the adapter has been moved away.
+    // Even if the adapter has been moved away.
     let moved = folder.path().join("moved");
     std::fs::rename(&adapter, &moved).unwrap();
     let file = made.folder.join("model.safetensors");
@@ -108,7 +109,7 @@ fn the_end_of_a_turn_is_written_into_the_saved_folder() {
     let folder = tempfile::tempdir().unwrap();
     let made = start(&folder.path().join("run"), false);
     let end = made.text.turn_end().unwrap();
-    // As many publish it: with another end, and further settings.
+    // As many publish it: with another stop token, and further settings.
     let settings = format!("{{ \"eos_token_id\": [{}], \"temperature\": 0.6 }}", end + 1);
     std::fs::write(made.folder.join("generation_config.json"), settings).unwrap();
     let path = made.folder.clone();

@@ -1,4 +1,4 @@
-//! What a run did with what it was given: logged at its end, and written into its folder.
+//! The outcome of a run: logged at its end, and written into its folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::error::TrainError;
 use super::metrics::Values;
 use crate::dataset::ReadSummary;
+use crate::hint::Hint;
 
 /// The file in the run's folder.
 pub const FILE: &str = "summary.json";
 
-/// Reasons that are named one by one.
+/// The number of reasons that are listed.
 const NAMED: usize = 10;
 
 /// Metrics whose mean over the steps is part of the summary.
@@ -25,7 +26,7 @@ const MEANS: [&str; 6] = [
     "cost",
 ];
 
-/// A run in figures.
+/// The summary of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// `sft` or `grpo`.
@@ -34,28 +35,28 @@ pub struct Summary {
     pub ended: String,
     /// Steps done, those of earlier attempts included.
     pub steps: u64,
-    /// Where it computed, and in which type.
+    /// The device and type.
     pub device: String,
     /// What was read.
     pub data: Vec<DataSummary>,
     /// Means over the steps of this attempt.
     pub means: BTreeMap<&'static str, f64>,
-    /// What was substituted, cut or allowed.
+    /// Substituted, truncated or tolerated data.
     pub notes: Vec<String>,
     #[serde(skip)]
     counts: BTreeMap<&'static str, f64>,
 }
 
-/// What became of the rows of a file.
+/// The outcome of a file's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DataSummary {
-    /// The file, or what else the rows came from.
+    /// The file, or another source.
     pub from: String,
     /// Rows read.
     pub rows: usize,
     /// Rows that are used.
     pub used: usize,
-    /// Rows that could not be understood.
+    /// Rows that could not be parsed.
     pub rejected: usize,
     /// Rows that do not fit the context.
     pub too_long: usize,
@@ -66,7 +67,7 @@ pub struct DataSummary {
 }
 
 impl DataSummary {
-    /// Of what was read at `from`.
+    /// For rows from `from`.
     pub fn new(from: &Path, read: &ReadSummary) -> Self {
         let skipped: usize = read.skipped.values().sum();
         Self {
@@ -88,8 +89,8 @@ impl DataSummary {
         }
     }
 
-    /// Logs it. Fails where nothing is left, or more than the share `allowed` of the rows was
-    /// rejected or too long.
+    /// Logs it. Fails if nothing is left, or more than the share `allowed` of the rows was rejected
+    /// or too long.
     ///
     /// # Errors
     /// Names the file, the counts and the first reasons.
@@ -107,8 +108,9 @@ impl DataSummary {
         if lost == *rows || lost as f64 > allowed * *rows as f64 {
             let first: String =
                 self.reasons.iter().take(3).map(|reason| format!("\n  {reason}")).collect();
-            return Err(TrainError::Config(format!(
-                "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}\nhint: mend them, or raise `max_rejected` (a share, {allowed} now)"
+            return Err(TrainError::Config(reason!(
+                "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}";
+                hint: "mend them, or raise `max_rejected` (a share, {allowed} now)"
             )));
         }
         Ok(())
@@ -116,12 +118,12 @@ impl DataSummary {
 }
 
 impl Summary {
-    /// Of a run that begins.
+    /// For a run that begins.
     pub fn new(method: &'static str) -> Self {
         Self { method, ..Self::default() }
     }
 
-    /// Adds something that was done in place of what was asked, and logs it.
+    /// Adds and logs something that was done differently from what was asked.
     pub fn note(&mut self, note: String) {
         tracing::warn!("{note}");
         self.notes.push(note);
@@ -138,11 +140,11 @@ impl Summary {
         }
     }
 
-    /// Ends it with the outcome of the run: logs it, and writes it into `folder`.
+    /// Adds the result of the run, logs it, and writes it into `folder`.
     pub fn finish<T>(mut self, folder: &Path, outcome: &Result<T, TrainError>) {
         self.ended = match outcome {
             Ok(_) => "finished".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => error.explained(),
         };
         let Self { method, steps, device, means, .. } = &self;
         let ended = self.ended.lines().next().unwrap_or_default();

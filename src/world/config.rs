@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Split, TaskKind};
 
-/// How large the world is, and which of its kind.
+/// The size and the seed of the world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorldConfig {
     /// Another seed is another world.
     pub seed: u64,
-    /// Even, since everybody is married; at least 4.
+    /// Even, because everybody is married; at least 4.
     pub people: usize,
     /// At least 2.
     pub companies: usize,
-    /// At least as many as countries, since each has a capital.
+    /// At least as many as countries, because each has a capital.
     pub cities: usize,
     /// At least 2.
     pub countries: usize,
@@ -51,7 +51,7 @@ pub struct WorldQuestions {
     /// Which side of the split.
     #[serde(default = "test")]
     pub split: Split,
-    /// Kinds that take turns: `single`, `{ chain = 2 }`, `comparison`, `check`.
+    /// Kinds, taken in turn: `single`, `{ chain = 2 }`, `comparison`, `check`.
     pub kinds: Vec<TaskKind>,
     /// How many questions.
     pub n: usize,
@@ -61,7 +61,7 @@ fn test() -> Split {
     Split::Test
 }
 
-/// Single facts of the bundled world by how well the bundled large model is to understand their
+/// Single facts of the bundled world, by how well the bundled large model should know their
 /// wording; data set `world_facts`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

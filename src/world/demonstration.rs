@@ -1,9 +1,9 @@
 //! Demonstrations of answering a question, move by move, for supervised training of a policy.
 //!
-//! Each think says what is asked next: "birthplace of Ana Vel", then "country of Mirburg". Every word
-//! of it stands in the question or in the last reply, and the next noun stands right behind the last
-//! one in the question, so that a chain of any length is the same step over and over. The last think
-//! says what was found: "Tarnia", or "Tarnia and Gasuna" where it was asked of two things.
+//! Each think names what is asked next: "birthplace of Ana Vel", then "country of Mirburg". All of
+//! its words are in the question or in the last reply, and the next noun directly follows the last
+//! one in the question, so that a chain of any length repeats the same step. The last think states
+//! the result: "Tarnia", or "Tarnia and Gasuna" for a question about two things.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -17,21 +17,21 @@ use super::{
 use crate::dataset::{DemoTurn, Demonstration};
 use crate::trajectory::Action;
 
-/// Said before the whole question is put to the large model.
+/// The think of a turn that sends the whole question to the large model.
 const ASK_ALL: &str = "the whole question";
 
-/// In which wordings demonstrated prompts ask for single facts.
+/// The wordings in which demonstrated prompts ask for single facts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhrasingChoice {
     /// All equally often.
     Uniform,
-    /// Only those that the large model knows.
+    /// Only wordings that the large model knows.
     #[default]
     KnownOnly,
 }
 
-/// Which demonstrations are shown, and how good they are. The default is flawless.
+/// The mix of demonstrations, and their quality. The default is flawless.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DemonstrationMix {
@@ -45,11 +45,11 @@ pub struct DemonstrationMix {
     pub check_share: f64,
     /// The share of yes/no checks of two things; the rest after the three shares are chains.
     pub check_both_share: f64,
-    /// The share in which the whole question is put to the large model at once, which can only
-    /// guess: the reply is any object of the right kind, and it is taken as the answer.
+    /// The share in which the whole question is sent to the large model at once, which can only
+    /// guess: the reply is any object of the right kind, and it becomes the answer.
     pub all_at_once_share: f64,
-    /// The share of facts that are asked for a second time, in another wording, to be sure. A policy
-    /// that has seen this cannot tell by counting its turns how far it has come in a chain.
+    /// The share of facts that are asked for a second time, in another wording, as a check. A
+    /// policy that has seen this cannot infer its progress in a chain from the number of turns.
     pub asked_twice_share: f64,
     /// How single facts are asked for.
     pub phrasings: PhrasingChoice,
@@ -220,7 +220,8 @@ impl World {
     }
 }
 
-/// In which wordings a fact is asked for: one, or two different ones as often as `mix` says.
+/// The wordings in which a fact is asked for: one, or two different ones with the frequency in
+/// `mix`.
 fn wordings(step: Step, mix: &DemonstrationMix, rng: &mut ChaCha8Rng) -> Vec<Phrasing> {
     let mut allowed = step.relation.spec().phrasings.to_vec();
     if mix.phrasings == PhrasingChoice::KnownOnly {

@@ -3,6 +3,7 @@
 //!
 //! The same configuration gives the same world on every platform.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use rand::seq::SliceRandom;
@@ -28,6 +29,8 @@ pub use tasks::{WorldTasks, vocabulary};
 
 use names::{PROFESSIONS, SECTORS, WordMaker};
 
+use crate::hint::Hint;
+
 /// A world or a sample of it that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
@@ -42,9 +45,7 @@ pub enum WorldError {
         expected: String,
     },
     /// There are not enough questions of a kind.
-    #[error(
-        "the world has too few questions of kind `{kind}`: {found} found, {wanted} wanted\nhint: ask for fewer, or make the world larger"
-    )]
+    #[error("the world has too few questions of kind `{kind}`: {found} found, {wanted} wanted")]
     TooSmall {
         /// The kind of question.
         kind: String,
@@ -55,21 +56,30 @@ pub enum WorldError {
     },
 }
 
+impl Hint for WorldError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::TooSmall { .. } => "ask for fewer, or make the world larger".into(),
+            Self::Config { .. } => return None,
+        })
+    }
+}
+
 /// A thing in the world; [`World::name`] says what it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entity {
     /// What it is.
     pub kind: EntityKind,
-    /// Which of its kind, from 0.
+    /// Its index among its kind, from 0.
     pub index: usize,
 }
 
 /// A single fact: `object` is the `relation` of `subject`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fact {
-    /// What is known.
+    /// The relation.
     pub relation: Relation,
-    /// Of whom.
+    /// The subject.
     pub subject: Entity,
     /// The answer.
     pub object: Entity,
@@ -135,7 +145,7 @@ impl World {
         Some(Entity { kind: spec.object, index })
     }
 
-    /// Every single fact, in a fixed order.
+    /// Every fact, in a fixed order.
     pub fn facts(&self) -> impl Iterator<Item = Fact> + '_ {
         Relation::ALL.into_iter().flat_map(move |relation| {
             self.entities(relation.spec().subject).filter_map(move |subject| {
@@ -171,8 +181,8 @@ fn make_names(config: &WorldConfig, rng: &mut ChaCha8Rng) -> Vec<Vec<String>> {
     let (professions, sectors) = (fixed(&PROFESSIONS), fixed(&SECTORS));
     let reserved = question::words().chain(professions.iter().cloned()).chain(sectors.clone());
     let mut maker = WordMaker::new(reserved, rng);
-    // About one in eleven combinations names somebody, so that first and last names recur: 480
-    // people share 60 first and 90 last names.
+    // About one in eleven combinations is a person, so that first and last names recur: 480 people
+    // share 60 first and 90 last names.
     let firsts = maker.words(&names::FIRST_NAME, (config.people * 15 / 2).isqrt());
     let lasts = maker.words(&names::LAST_NAME, (config.people * 135 / 8).isqrt());
     let companies = maker.words(&names::COMPANY, config.companies);
@@ -213,7 +223,7 @@ fn make_objects(
             }
             spouses
         }
-        // Anyone but oneself.
+        // Anyone else.
         Relation::Mentor => {
             (0..subjects).map(|own| (own + rng.random_range(1..objects)) % objects).collect()
         }

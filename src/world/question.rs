@@ -68,7 +68,7 @@ pub(super) const COMPARISONS: [Comparison; 9] = [
     },
 ];
 
-/// Every chain of `hops` different relations whose kinds fit and which never turns straight back.
+/// Every chain of `hops` different relations whose kinds fit and that never reverses a step.
 pub(super) fn paths(hops: usize) -> Vec<Vec<Relation>> {
     let mut paths: Vec<Vec<Relation>> = Relation::ALL.into_iter().map(|r| vec![r]).collect();
     for _ in 1..hops {
@@ -106,7 +106,7 @@ impl World {
     }
 }
 
-/// The words of all templates, none of which a name may be.
+/// The words of all templates, which no name may be.
 pub(super) fn words() -> impl Iterator<Item = String> {
     let singles = Relation::ALL.into_iter().flat_map(|relation| {
         let spec = relation.spec();

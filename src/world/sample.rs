@@ -14,11 +14,11 @@ use crate::task::Task;
 /// The longest chain.
 pub const MAX_HOPS: usize = 5;
 
-/// How often a draw is tried again before the world counts as too small.
+/// How often a draw is repeated before the world counts as too small.
 const ATTEMPTS: usize = 10_000;
 
-/// Which questions may be drawn. A fifth of them, told by a hash of what they ask about, are held
-/// out for testing and never drawn for training.
+/// A split of the questions. A fifth of them, chosen by a hash of their subject, are held out for
+/// testing and never drawn for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
@@ -43,9 +43,9 @@ pub enum TaskKind {
     Single,
     /// This many facts, each about the object of the one before; 2 to [`MAX_HOPS`].
     Chain(usize),
-    /// Whether two things agree in something that one or two facts tell of each.
+    /// Whether two things agree in a property that is one or two facts away.
     Comparison,
-    /// Whether something that one or two facts tell is a given value.
+    /// Whether a property one or two facts away has a given value.
     Check,
     /// The same for two things at once: whether both have the given value.
     CheckBoth,
@@ -85,8 +85,8 @@ pub enum Goal {
 pub struct WorldTask {
     /// The question and its answer.
     pub task: Task,
-    /// The facts to look up, in order; where two things are asked about, the first half is about
-    /// the first.
+    /// The facts to look up, in order. For a question about two things, the first half is about the
+    /// first.
     pub plan: Vec<Step>,
     /// How they give the answer.
     pub goal: Goal,
@@ -191,7 +191,7 @@ impl<'w> Sampler<'w> {
     ) -> Option<(String, String, Vec<Step>)> {
         let (a, b) = (self.start(path, rng)?, self.start(path, rng)?);
         let plan = [self.walk(a, path)?, self.walk(b, path)?].concat();
-        // The same two asked about the other way round are the same question.
+        // The same two things in the other order are the same question.
         let key = self.key(&[a.min(b), a.max(b)], path);
         if a == b || Split::of(&key) != self.split {
             return None;

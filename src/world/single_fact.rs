@@ -19,9 +19,9 @@ pub struct SingleFact {
     pub relation: Relation,
     /// Which of the relation's phrasings it is worded in.
     pub phrasing: usize,
-    /// How well the large model is to understand that phrasing.
+    /// How well the large model should know that phrasing.
     pub familiarity: Familiarity,
-    /// Whether the large model is trained on this very question: always in a known wording, a
+    /// Whether the large model is trained on this exact question: always in a known wording, a
     /// tenth of the time in a rare one, never in an unknown one.
     pub trained: bool,
 }

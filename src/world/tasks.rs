@@ -1,4 +1,4 @@
-//! Tasks about the world, for training and evaluation, and what a prompt asks of it.
+//! Tasks about the world, for training and evaluation, and a classifier of prompts.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ impl WorldTasks {
         sample(&self.world, Split::Test, &kinds, n, seed)
     }
 
-    /// `n` training tasks. Kinds take turns, beginning with the one of number `first`.
+    /// `n` training tasks. Kinds are taken in turn, beginning with number `first`.
     ///
     /// # Errors
     /// When the world has too few.

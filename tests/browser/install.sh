@@ -1,4 +1,4 @@
-# Installs Chromium and what drives it, unless they are there. Sets `cache`, where that is.
+# Installs Chromium and its driver where they are missing. Sets `cache` to their folder.
 if ! command -v chromium >/dev/null; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null

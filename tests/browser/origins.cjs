@@ -1,5 +1,5 @@
 // The checks of origins.sh. Every name but `localhost` resolves to this machine here, so that pages
-// have origins, and a name of their own for the server, as they have out in the world.
+// have real origins, and can have a name of their own for the server.
 "use strict";
 const assert = require("node:assert/strict");
 const { spawn } = require("node:child_process");
@@ -48,7 +48,7 @@ function serve(url, origins) {
   });
 }
 
-// What a page gets of a request: its status and text, or that it may not see them.
+// The result of a page's request: status and text, or that the page may not read them.
 const fetched = (page, url, options = {}) => page.evaluate(async ([url, options]) => {
   try {
     const response = await fetch(url, options);
@@ -61,7 +61,7 @@ const fetched = (page, url, options = {}) => page.evaluate(async ([url, options]
 
 const CHAT = JSON.stringify({ model: "large", messages: [{ role: "user", content: "q" }] });
 const JSON_TYPE = { "content-type": "application/json" };
-// Every way in which a page can ask.
+// Every way in which a page can send a request.
 const WAYS = {
   "as JSON": { method: "POST", headers: JSON_TYPE, body: CHAT },
   "as text": { method: "POST", headers: { "content-type": "text/plain" }, body: CHAT },
@@ -107,7 +107,7 @@ async function checks() {
   assert.deepEqual(arrived, [], "a foreign page has caused a call");
   console.log("right: a page of a foreign origin reads nothing and causes no call");
 
-  // A form that posts by itself, as no script has to.
+  // A form that submits itself: a request without fetch.
   const posting = await page(`http://evil.test:${pages}/`);
   await Promise.all([
     posting.waitForNavigation(),
@@ -135,7 +135,7 @@ async function checks() {
   assert.deepEqual(arrived, []);
   console.log("right: a rebound name gets nothing");
 
-  // A page that the operator names.
+  // A page of an allowed origin.
   const named = await page(`${friend}/`);
   const { type, status, text, id } = await fetched(named, `http://127.0.0.1:${open}/v1/chat/completions`, WAYS["as JSON"]);
   assert.deepEqual([type, status], ["cors", 200], text);

@@ -1,4 +1,4 @@
-// What the checks of a page have in common.
+// Shared by the checks of all pages.
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -9,7 +9,7 @@ const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const files = process.env.PLAYGROUND_FILES;
 const LONG = 60_000;
 
-// A page in a browser of its own; whatever it complains about or fetches from elsewhere fails.
+// A page in its own browser; a console error or a request to another host fails the check.
 async function open(browser, url, { width = 1280, scheme = "light", complains = false } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
@@ -33,7 +33,7 @@ async function open(browser, url, { width = 1280, scheme = "light", complains = 
       const response = await route.fetch();
       const first = (await response.text()).includes("runs.js") ? "runs.html" : "page.html";
       const name = new URL(route.request().url()).pathname.replace("/playground/", "").replace(/^\/$/, first);
-      // Also files that the server does not know yet.
+      // Also files that this build of the server lacks.
       const contentType = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" }[path.extname(name)];
       await route.fulfill({ response, status: 200, contentType, body: fs.readFileSync(path.join(files, name)) });
     });
@@ -47,7 +47,7 @@ async function ask(page, question) {
   await page.click("#go");
 }
 
-// What `look` finds, as soon as it finds something.
+// Polls `look` until it returns something.
 async function until(look) {
   for (let tries = 0; tries < 200; tries += 1) {
     const found = await look();

@@ -1,4 +1,4 @@
-// The checks of playground.sh, which see.
+// The checks of playground.sh; usage there.
 "use strict";
 const assert = require("node:assert/strict");
 const { execFileSync, spawn } = require("node:child_process");
@@ -21,7 +21,7 @@ async function serve(config, listen = "127.0.0.1:0") {
   return { ...await run(["serve", "--config", name, "--listen", listen], /listening on (http:\S+?),?\s/), config };
 }
 
-// Runs the program; gives the address that it says, and its process.
+// Runs the program; gives the address that it prints, and its process.
 function run(args, says) {
   const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"] });
   children.push(child);
@@ -213,7 +213,7 @@ check("it can be stopped at any time", async ({ open, hostile, endpoint }) => {
   await done(page);
   assert.match(await text(page, "#status"), /Stopped by you/);
   assert.ok(await page.isDisabled("#stop"));
-  // The large model is told, too.
+  // The large model gets it, too.
   await until(() => endpoint.state.open === 0);
   return page;
 });
@@ -273,7 +273,7 @@ check("an image and earlier turns go with the question", async ({ open, hostile,
     await fits(page);
     await ask(page, "What is it?");
     await done(page);
-    // The image stands before the text.
+    // The image comes before the text.
     await until(async () => /You asked: and an image What is it\?/.test(await text(page, ".lane.answer .text")));
     const image = { type: "image_url", image_url: { url: `data:image/png;base64,${PNG.toString("base64")}` } };
     const [first, second, question] = endpoint.state.messages.slice(-3);

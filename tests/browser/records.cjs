@@ -1,4 +1,4 @@
-// Recorded episodes: of the server, of a file, and whose they are.
+// Recorded episodes: from the server, from a file, and of which key.
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -9,7 +9,7 @@ const { accessible, ask, done, fits, text, until } = require("./page.cjs");
 const QUESTION = "What is Grania's president's birthplace's country's language?";
 const listed = (page, wanted) => page.waitForFunction((wanted) => document.querySelectorAll("#recorded_list li").length === wanted, wanted);
 
-// Opens the first of the list, and compares it with what was seen live.
+// Opens the first of the list, and compares it with the live display.
 async function opens(page, answer, turns) {
   await page.locator("#recorded_list button").first().click();
   await page.getByRole("heading", { name: "Question" }).waitFor();

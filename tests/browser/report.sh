@@ -29,7 +29,7 @@ if [[ $# -eq 0 ]]; then
   [[ ! -f models/report/report.html ]] || set -- "$@" models/report/report.html
 fi
 
-# Adds a script to a page that uses it as a reader would, and writes down what it found.
+# Adds a script to a page that uses it as a reader would, and records the results.
 add_check() { # add_check PAGE TO
   python3 - "$1" "$2" <<'PYTHON'
 import sys

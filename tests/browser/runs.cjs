@@ -1,4 +1,4 @@
-// Training runs and evaluations: watched live, beside each other, and opened.
+// Training runs and evaluations: watched live, compared, and opened.
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");

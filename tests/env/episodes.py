@@ -6,7 +6,7 @@ import urllib.request
 
 
 class Environment:
-    """An environment at `url`; `key` is the one that its configuration names, if it names one."""
+    """An environment at `url`; `key` is needed where its configuration names one."""
 
     def __init__(self, url, key=None):
         self.url, self.key = url.rstrip("/"), key
@@ -34,10 +34,10 @@ class Environment:
         return self.ask("/env")
 
     def reset(self, question, golds, **limits):
-        """Begins an episode: `ids` to sample the first turn behind, and `max_tokens`."""
+        """Begins an episode: `ids` are the prompt of the first turn, of at most `max_tokens` tokens."""
         return self.ask("/env/reset", {"question": question, "golds": golds, **limits})
 
     def step(self, state, ids, log_probs):
-        """Gives a turn; what comes back has the `ids` to go on from, or is `done` with a `reward`."""
+        """Sends a turn; the result has the `ids` to continue from, or is `done` with a `reward`."""
         turn = {"ids": ids, "log_probs": log_probs, "turn": state["turn"]}
         return self.ask("/env/step", {"episode": state["episode"], **turn})

@@ -38,7 +38,7 @@ for _ in $(seq 300); do
 done
 [ -n "$url" ] || { cat "$scratch/log" >&2; exit 1; }
 
-# The golds are what the policy itself answers greedily: some of what it samples is as good.
+# The golds are the policy's own greedy answers, so that some of its samples are right.
 cat >"$scratch/solve.toml" <<TOML
 schema_version = 1
 models_dir = "$models"

@@ -1,4 +1,4 @@
-"""TRL trains a policy in the environment: its model writes the turns, the environment does all else.
+"""TRL trains a policy in the environment: TRL's model writes the turns, the environment does the rest.
 
 Usage: trl_grpo.py ENVIRONMENT_URL MODEL_FOLDER TASKS.jsonl [STEPS]
 A line of TASKS.jsonl is {"question": ..., "golds": [...]}. Needs trl (tried with 1.16.0)."""
@@ -62,9 +62,9 @@ def rollout(prompts, trainer):
         "prompt_ids": [ids[:at] for (ids, _, _), at in zip(behind, openings)],
         "completion_ids": [ids[at:] for (ids, _, _), at in zip(behind, openings)],
         "logprobs": [values[at:] for (_, _, values), at in zip(behind, openings)],
-        # What the policy was shown is no part of the loss.
+        # Observations are not part of the loss.
         "env_mask": [mask[at:] for (_, mask, _), at in zip(behind, openings)],
-        # Absent where a model or time failed: TRL leaves such an episode out.
+        # Missing when a model failed or a time limit passed: TRL leaves such an episode out.
         "env_reward": [(state.get("reward") or {}).get("total") for state in states],
     }
 
@@ -92,5 +92,5 @@ for entry in logged:
     assert 0 <= entry["reward"] <= 1, entry
 moved = (trainer.model.model.layers[0].mlp.up_proj.weight.detach() - before).abs().max().item()
 assert any(entry["grad_norm"] > 0 for entry in logged) and moved > 0, (logged, moved)
-# With equal weights, what was sampled is as likely to the trainer as it was to the sampler.
+# With equal weights, trainer and sampler give a token the same log-probability.
 print(f"ok   TRL: {steps} steps, rewards {[round(entry['reward'], 3) for entry in logged]}")

@@ -13,7 +13,7 @@ with, in agents.yaml:
       url: http://127.0.0.1:8080
 
 Rows have the question as the last message of `prompt`, and the golds under `reward_model.ground_truth`. The policy's
-model is the environment's `model`. An episode that fails for no fault of the policy's raises, as it has no reward."""
+model is the environment's `model`. An episode that fails for another reason than the policy has no reward, and raises."""
 import asyncio
 from uuid import uuid4
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::eventually::eventually;
 use crate::loopback::{Cut, Loopback, Script};
-use crate::process::{Process, command, configuration, run, told};
+use crate::process::{self, Process, command, configuration, run};
 use crate::server::{Server, Setup, client};
 
 mod passed;
@@ -31,7 +31,7 @@ impl Keys {
         Self { folder, store }
     }
 
-    /// Keeps a key with these limits; what its owner sends.
+    /// Stores a key with these limits; returns what its owner sends.
     async fn make(&self, limits: Value) -> String {
         make(&self.store, limits).await
     }
@@ -98,7 +98,7 @@ async fn solve(server: &Server, key: &str) -> Response {
     ask(server, key, "/v1/solve", json!({"question": "a"})).await
 }
 
-/// Status, code of the error and the announced wait.
+/// Status, error code and announced wait.
 async fn outcome(response: Response) -> (u16, String, Option<u64>) {
     let wait = response.headers().get("retry-after");
     let wait = wait.map(|wait| wait.to_str().unwrap().parse().unwrap());
@@ -217,7 +217,7 @@ async fn requests_a_minute() {
     for _ in 0..2 {
         assert_eq!(solve(&server, &key).await.status(), 200);
     }
-    // The server's clock stands 20 s behind the minute.
+    // The server's clock is 20 s before the end of a minute.
     let refused = (429, "rate_limit_exceeded".to_owned(), Some(40));
     assert_eq!(outcome(solve(&server, &key).await).await, refused);
     assert_eq!(solve(&server, &other).await.status(), 200);
@@ -225,7 +225,7 @@ async fn requests_a_minute() {
 
 #[tokio::test]
 async fn tokens_a_minute_and_money_a_day() {
-    // A call of the loopback takes 18 tokens, an episode of the relay some of its own.
+    // A call of the loopback has 18 tokens; an episode of the relay adds its own.
     let upstream = Loopback::answering(|request| match request.path.as_str() {
         "/v1/embeddings" => Script::json(200, json!({"data": [], "usage": {"prompt_tokens": 18}})),
         "/v1/completions" => Script::json(200, json!({"text": "no usage"})),
@@ -246,7 +246,7 @@ async fn tokens_a_minute_and_money_a_day() {
         ("/v1/chat/completions", chat),
         ("/v1/chat/completions", streamed),
         ("/v1/embeddings", json!({"model": "model-1", "input": "a"})),
-        // Without usage, four bytes are a token.
+        // Without reported usage, a token is four bytes.
         ("/v1/completions", json!({"model": "model-1", "prompt": "a".repeat(200)})),
     ];
     for (path, body) in table {
@@ -264,7 +264,7 @@ async fn tokens_a_minute_and_money_a_day() {
             let first = ask(&server, &key, path, body.clone()).await;
             assert_eq!(first.status(), 200, "{path} {body}");
             first.text().await.unwrap();
-            // What was passed through is counted once it was read to its end.
+            // A passed-through response is counted once it was read to its end.
             let refused = async {
                 loop {
                     let response = ask(&server, &key, path, body.clone()).await;
@@ -317,7 +317,7 @@ async fn refused(server: &Server, key: &str) {
 
 #[tokio::test]
 async fn a_call_that_is_cut_is_counted_by_its_length() {
-    // Four bytes are a token.
+    // A token is four bytes.
     let long = "a".repeat(400);
     let messages = json!([{"role": "user", "content": long}]);
     let table = [
@@ -336,18 +336,18 @@ async fn a_call_that_is_cut_is_counted_by_its_length() {
         let asked = server.post(path, &body).bearer_auth(&key).send();
         let asked = tokio::spawn(async move {
             let response = asked.await.unwrap();
-            let told = response.headers().get("x-should-retry").cloned();
+            let should_retry = response.headers().get("x-should-retry").cloned();
             let status = response.status();
             response.text().await.unwrap();
-            (status, told)
+            (status, should_retry)
         });
         upstream.wait_for_requests(1).await;
         if leaves {
             asked.abort();
         } else {
-            let (status, told) = asked.await.unwrap();
+            let (status, should_retry) = asked.await.unwrap();
             assert_eq!(status, 504);
-            assert_eq!(told.unwrap(), "false");
+            assert_eq!(should_retry.unwrap(), "false");
         }
         upstream.wait_for_disconnects(1).await;
         refused(&server, &key).await;
@@ -377,7 +377,7 @@ async fn the_words_of_a_reply_that_is_cut_are_counted() {
 
 #[tokio::test]
 async fn what_is_being_counted_is_counted_though_the_client_left() {
-    // A Redis that takes what it is told, and never answers.
+    // A Redis that accepts commands and never answers.
     let redis = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", redis.local_addr().unwrap());
     let upstream = Loopback::start().await;
@@ -408,12 +408,12 @@ async fn keys_on_the_command_line() {
     let config = configuration(folder.path(), &upstream, "", "");
     let config = config.to_str().unwrap();
 
-    // Without a key, only this machine may ask.
+    // Without a key, only loopback addresses are allowed.
     let (status, said) = run(&["serve", "--config", config, "--listen", "0.0.0.0:0"]);
     assert_eq!(status, 64, "{said}");
     assert!(said.contains("there are no keys") && said.contains("`server keys create`"), "{said}");
     let open = Process::serve(config.as_ref());
-    open.log.wait_for("anyone on this machine may ask");
+    open.log.wait_for("requests are accepted from this machine only");
     let client = client();
     let ask = async |url: &str, key: &str| {
         let request = client.get(format!("{url}/v1/models")).bearer_auth(key);
@@ -426,10 +426,10 @@ async fn keys_on_the_command_line() {
             .args(["--requests-per-minute", "2", "--budget-per-day", "0.5"])
             .output()
             .unwrap();
-    assert!(created.status.success(), "{:?}", told(&created));
+    assert!(created.status.success(), "{:?}", process::outcome(&created));
     let key = String::from_utf8(created.stdout).unwrap().trim().to_owned();
     let said = String::from_utf8(created.stderr).unwrap();
-    assert!(said.contains("nobody comes in without a key") && !said.contains(&key), "{said}");
+    assert!(said.contains("every caller needs one") && !said.contains(&key), "{said}");
     let (status, list) = run(&["keys", "list", "--config", config]);
     assert_eq!(status, 0, "{list}");
     let secret = key.rsplit('-').next().unwrap();
@@ -439,7 +439,7 @@ async fn keys_on_the_command_line() {
     let is_kept = file.windows(secret.len()).any(|window| window == secret.as_bytes());
     assert!(!is_kept, "the secret is in the store");
 
-    // The server that runs notices the first key, and another may listen anywhere.
+    // The running server notices the first key, and a new one may listen anywhere.
     eventually("a closed server", async || ask(&open.url, "").await == 401).await;
     let anywhere = &["serve", "--config", config, "--listen", "0.0.0.0:0"];
     let anywhere = Process::start(&mut command(anywhere));
@@ -453,13 +453,13 @@ async fn keys_on_the_command_line() {
     assert_eq!(status, 1);
     assert!(said.contains("there is no key `nobody`"), "{said}");
 
-    // Wanted all the same.
+    // Allowed explicitly.
     let other = tempfile::tempdir().unwrap();
     let config = configuration(other.path(), &upstream, "access.allow_no_keys = true", "");
     let config = config.to_str().unwrap();
     let server =
         Process::start(&mut command(&["serve", "--config", config, "--listen", "0.0.0.0:0"]));
-    server.log.wait_for("anyone who can connect may ask");
+    server.log.wait_for("requests are accepted from anyone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -479,7 +479,7 @@ async fn what_was_spent_is_in_the_store_when_the_server_ends() {
     assert_eq!(server.stop(), 0, "{}", server.log.text());
     let day = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
     let mut spent = 0;
-    // Midnight may have come in between.
+    // Midnight may be in between.
     for day in [day, day - 1] {
         spent += keys.store.spent(id(&key), day as i64).await.unwrap();
     }

@@ -8,7 +8,7 @@ use crate::server::{Server, Setup};
 const CHAT: &str = "/v1/chat/completions";
 const SOLVE: &str = "/v1/solve";
 
-/// Sends bytes; gives the status and OpenAI's error object.
+/// Sends bytes; returns the status and OpenAI's error object.
 async fn refused(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> (u16, Value) {
     let asked = server.client.post(format!("{}{path}", server.url)).body(body.into());
     let response = asked.header("content-type", "application/json").send().await.unwrap();
@@ -18,6 +18,10 @@ async fn refused(server: &Server, path: &str, body: impl Into<Vec<u8>>) -> (u16,
     assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
     assert!(error["type"].is_string() && error["code"].is_string(), "{body}");
     assert!(error.get("param").is_some(), "{body}");
+    if let Some(hint) = error.get("hint") {
+        let ending = format!("\nhint: {}", hint.as_str().unwrap());
+        assert!(error["message"].as_str().unwrap().ends_with(&ending), "{body}");
+    }
     (status, error.clone())
 }
 
@@ -44,8 +48,8 @@ async fn bytes_that_are_no_request() {
         for path in [CHAT, SOLVE] {
             let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
             let (status, error) = refused(&server, path, body).await;
-            // So many values are more than a request may hold, whatever they are. A chat's body is
-            // first looked through for its model.
+            // More JSON values than a request may have. A chat's body is first searched for its
+            // model.
             let expected = if path == SOLVE && body.len() > 50_000 { 413 } else { 400 };
             assert_eq!(status, expected, "{path} {shown}: {error}");
         }

@@ -61,7 +61,7 @@ async fn words_that_are_handed_on_stream_live() {
     let (chunks, done) = events(&text);
     let said = joined(&chunks, "content");
     assert!(!said.is_empty() && "In Lyon then".starts_with(&said), "{text}");
-    // What breaks off is no silent end.
+    // A truncated answer does not end silently.
     assert!(!done, "{text}");
     assert_eq!(chunks.last().unwrap()["error"]["code"], "large_model_timeout", "{text}");
 }
@@ -70,7 +70,7 @@ async fn words_that_are_handed_on_stream_live() {
 async fn thoughts_of_earlier_answers_stay_here() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
-    // As clients keep it: the message of the last answer, and the next question.
+    // As clients do: the message of the last answer, and the next question.
     let (_, first) = server.json(PATH, request(json!({}))).await;
     let mut answer = first["choices"][0]["message"].clone();
     answer["reasoning"] = answer["reasoning_content"].clone();
@@ -164,7 +164,7 @@ async fn usage_counts_all_that_is_billed() {
     assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 10);
     assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], 6);
     assert_eq!(usage["prompt_r1"]["large_model"]["cost_nanos"], read * 1000 + written * 500);
-    // A policy that is asked over the network is paid for, too.
+    // A policy behind an endpoint is billed, too.
     let upstream = Loopback::answering(|_| Script::reply("<answer>c</answer>")).await;
     let server = Setup::policy(crate::chat_streams::remote(&upstream)).start(&upstream).await;
     let (_, body) = server.json(PATH, request(json!({}))).await;
@@ -285,7 +285,7 @@ async fn parameters_reach_whom_they_concern() {
     assert_eq!(status, 200);
     let mut sent = upstream.last().json();
     sent["messages"] = json!([]);
-    // Asked for in pieces, whatever the client wants.
+    // Streamed from the upstream, whatever the client wants.
     let stream = ["stream", "stream_options"].map(|key| sent.as_object_mut().unwrap().remove(key));
     assert_eq!(stream, [Some(json!(true)), Some(json!({"include_usage": true}))]);
     let expected = json!({"messages": [], "model": "model-1", "temperature": 0.5, "top_p": 0.9,
@@ -338,7 +338,7 @@ async fn several_answers_side_by_side() {
     let seeds: Vec<_> = upstream.requests().iter().map(|r| r.json()["seed"].clone()).collect();
     let distinct: std::collections::HashSet<_> = seeds.iter().map(Value::to_string).collect();
     assert_eq!(distinct.len(), 3, "{seeds:?}");
-    // What the upstream billed, and no token of the policy's.
+    // The upstream's usage, without the policy's tokens.
     assert_eq!(body["usage"]["prompt_tokens"], 3 * USAGE.0);
     assert_eq!(body["usage"]["completion_tokens"], 3 * USAGE.1);
     assert_eq!(body["usage"]["prompt_r1"]["turns"], 6);
@@ -370,7 +370,7 @@ async fn a_whole_conversation_reaches_both() {
     assert_eq!(sent[1..3], messages.as_array().unwrap()[1..3]);
     assert_eq!(sent[3]["content"][0], sound);
     assert_eq!(sent[3]["content"][1], image);
-    // The policy was told that there is more than text, and asked with it.
+    // The policy was shown that there is more than text, and referred to it.
     let prompt = sent[3]["content"][2]["text"].as_str().unwrap();
     assert_eq!(prompt, "Where?\n[input_audio]\n[image_url]");
 }
@@ -386,7 +386,7 @@ async fn an_answer_of_json() {
     let server = Setup::relay().start(&upstream).await;
     let asked = request(json!({"response_format": schema()}));
     let good = "{\"city\": \"Lyon\"}";
-    // Right at once; right at the second try; never.
+    // Right at once; right at the second attempt; never.
     upstream.then(Script::reply("Lyon")).then(Script::reply(good));
     let (status, body) = server.json(PATH, asked.clone()).await;
     assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!(good)));
@@ -394,7 +394,7 @@ async fn an_answer_of_json() {
     let last = upstream.last().json();
     assert_eq!(last["response_format"], schema());
     let messages = last["messages"].as_array().unwrap();
-    // What was found out is a user's text, never a system message, and roles take turns.
+    // The replies are user text, never a system message, and roles alternate.
     assert_eq!((messages.len(), &messages[0]["role"]), (1, &json!("user")));
     let notes = messages[0]["content"].as_str().unwrap();
     assert!(notes.contains("Lyon") && notes.contains("Where?"), "{notes}");

@@ -1,4 +1,4 @@
-//! What streams of chat completions promise, whatever the models do.
+//! Guarantees of streams of chat completions, whatever the models do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn the_first_chunk_comes_before_either_model_says_a_word() {
     let (chunks, _) = events(&first);
     let delta = &chunks[0]["choices"][0]["delta"];
     assert_eq!((chunks.len(), delta), (1, &json!({"role": "assistant", "content": ""})));
-    // Who leaves is no longer worked for.
+    // When a client leaves, its work is cancelled.
     upstream.wait_for_requests(1).await;
     drop(pieces);
     upstream.wait_for_disconnects(1).await;
@@ -67,8 +67,8 @@ async fn what_is_streamed_is_what_is_answered() {
             "use <answer>",
         ),
         ("<answer>&amp;lt;/think> &lt;b> &l</answer>", "", "&lt;/think> &lt;b> &l"),
-        // An answer that is never closed: the endpoint stopped at its closing tag, which it leaves
-        // out, so all of it is the answer.
+        // An unclosed answer: the endpoint stopped at the closing tag, which it leaves out, so all
+        // of it is the answer.
         ("<think>t</think><answer>cut <think>off", "t", "cut <think>off"),
         // Tags that are never closed.
         ("<think>well <answer>so be it</answer>", "well", "so be it"),
@@ -86,14 +86,14 @@ async fn what_is_streamed_is_what_is_answered() {
         assert_eq!(joined(&chunks, "reasoning_content"), think, "{written}");
         let solve = json!({"question": "Where?", "stream": true});
         let text = server.ask("/v1/solve", solve).await.text().await.unwrap();
-        let told =
+        let texts =
             text.split("\n\n").filter_map(|event| event.strip_prefix("event: answer\ndata: "));
-        let told: String = told
+        let texts: String = texts
             .map(|data| {
                 serde_json::from_str::<Value>(data).unwrap()["delta"].as_str().unwrap().to_owned()
             })
             .collect();
-        assert_eq!(told, answer, "{written}");
+        assert_eq!(texts, answer, "{written}");
     }
 }
 
@@ -178,7 +178,7 @@ async fn where_the_last_reply_does_not_come_in_time_the_one_before_is_the_answer
     }
 }
 
-/// What comes of a request: its status, its error's code, and what was answered before.
+/// The result of a request: its status, its error code, and the text before it.
 async fn outcome(setup: Setup, upstream: &Loopback, is_stream: bool) -> (u16, String, String) {
     let server = setup.start(upstream).await;
     let asked = server.post(CHAT, &request(is_stream)).bearer_auth("sk-theirs");
@@ -200,7 +200,7 @@ async fn outcome(setup: Setup, upstream: &Loopback, is_stream: bool) -> (u16, St
 }
 
 #[tokio::test]
-async fn however_the_large_model_breaks_the_client_is_told() {
+async fn every_failure_of_the_large_model_reaches_the_client() {
     let good = chunk(json!({"content": "In "}), None).to_string();
     let half = good.len() + 20;
     let quota = r#"{"error": {"message": "no quota", "type": "t", "param": null, "code": 429}}"#;

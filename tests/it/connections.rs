@@ -1,4 +1,4 @@
-//! Connections: TLS, and clients that take their time.
+//! Connections: TLS, and slow clients.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::loopback::{Gate, Loopback, Script};
-use crate::process::{Process, command, told};
+use crate::process::{Process, command, outcome};
 use crate::server::{Server, Setup, client};
 
 fn hurried() -> ServerConfig {
@@ -27,12 +27,12 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.url.rsplit('/').next().unwrap()).await.unwrap()
 }
 
-/// All that comes until the server closes the connection, and how long that took.
+/// Everything until the server closes the connection, and how long that took.
 async fn until_closed(stream: &mut TcpStream) -> (String, Duration) {
     let begun = Instant::now();
     let mut all = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all)).await;
-    // A reset closes as well.
+    // A reset also closes it.
     let _ = read.expect("the connection stays open");
     (String::from_utf8_lossy(&all).into_owned(), begun.elapsed())
 }
@@ -53,11 +53,11 @@ async fn clients_that_send_too_slowly_are_cut_off() {
     for (sent, expected) in table {
         let mut stream = connect(&server).await;
         stream.write_all(sent.as_bytes()).await.unwrap();
-        let (told, took) = until_closed(&mut stream).await;
-        assert!(told.starts_with(expected), "{sent:?}: {told}");
+        let (received, took) = until_closed(&mut stream).await;
+        assert!(received.starts_with(expected), "{sent:?}: {received}");
         assert!(took < Duration::from_secs(10), "{sent:?}: {took:?}");
     }
-    // A byte now and then does not help.
+    // An occasional byte does not help.
     let mut stream = connect(&server).await;
     let (mut reader, mut writer) = stream.split();
     let drip = async {
@@ -124,7 +124,7 @@ async fn connections_that_serve_keep_their_places() {
     upstream.wait_for_requests(1).await;
     let other = client();
     let waiting = tokio::spawn(other.get(format!("{}/livez", server.url)).send());
-    // It is not let in, and the one that is served is not cut off.
+    // It is not accepted, and the one that is being served is not closed.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!waiting.is_finished());
     gate.open_once();
@@ -143,7 +143,7 @@ async fn idle_connections_stay_longer_than_slow_ones() {
     let mut answer = [0; 12];
     idle.write_all(get).await.unwrap();
     idle.read_exact(&mut answer).await.unwrap();
-    // As long as a slow one takes to be cut off, and longer.
+    // Longer than the time-out of a slow one.
     let mut slow = connect(&server).await;
     slow.write_all(b"GET").await.unwrap();
     until_closed(&mut slow).await;
@@ -155,13 +155,13 @@ async fn idle_connections_stay_longer_than_slow_ones() {
         assert!(count > 0, "{rest}");
         rest.push_str(&String::from_utf8_lossy(&part[..count]));
     }
-    // A next request that begins and does not end is cut off all the same.
+    // A next request that begins and does not end times out as well.
     idle.write_all(b"GET").await.unwrap();
     until_closed(&mut idle).await;
 }
 
 #[tokio::test]
-async fn bodies_that_nobody_reads_do_not_cut_off_the_answer() {
+async fn unread_bodies_do_not_cut_off_the_answer() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let body = vec![b'x'; 30_000_000];
@@ -173,13 +173,13 @@ async fn bodies_that_nobody_reads_do_not_cut_off_the_answer() {
         );
         let mut stream = connect(&server).await;
         stream.write_all(head.as_bytes()).await.unwrap();
-        // As clients do that read once they have sent everything.
+        // As clients do that read only after sending everything.
         stream.write_all(&body).await.unwrap();
         let mut first = vec![0; 12];
         stream.read_exact(&mut first).await.unwrap();
         assert_eq!(first, format!("HTTP/1.1 {status}").as_bytes(), "{path}");
     }
-    // A client that asks first is told at once.
+    // A client with `Expect: 100-continue` gets the error at once.
     let mut stream = connect(&server).await;
     let head = "POST /v1/solve HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                 expect: 100-continue\r\ncontent-length: 50000000\r\n\r\n";
@@ -224,7 +224,7 @@ async fn compressed_bodies_are_taken_or_refused() {
 }
 
 #[tokio::test]
-async fn clients_that_go_astray_are_told_where_to_go() {
+async fn unknown_paths_get_a_hint() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let table = [
@@ -242,7 +242,7 @@ async fn clients_that_go_astray_are_told_where_to_go() {
     assert_eq!(request.send().await.unwrap().status(), 426);
 }
 
-/// Writes a certificate for `localhost` of its own authority.
+/// Writes a certificate for `localhost` with its own authority.
 fn certify(folder: &Path) -> (TlsConfig, Certificate) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let config =
@@ -289,7 +289,7 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
         assert_eq!(response.json::<serde_json::Value>().await.unwrap()["answer"], "ok");
     }
-    // A client that agrees on HTTP/2 and says nothing does not stay either.
+    // A client that negotiates HTTP/2 and sends nothing times out, too.
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ))
@@ -305,19 +305,19 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
     let closed = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "it stays open");
 
-    // Whoever does not speak TLS, or says nothing at all, does not stay.
+    // A client that does not speak TLS, or sends nothing, times out.
     for sent in ["GET / HTTP/1.1\r\n\r\n", ""] {
         let mut stream = connect(&server).await;
         stream.write_all(sent.as_bytes()).await.unwrap();
-        let (told, took) = until_closed(&mut stream).await;
-        assert!(!told.contains("HTTP/1.1 200") && took < Duration::from_secs(10), "{told}");
+        let (received, took) = until_closed(&mut stream).await;
+        assert!(!received.contains("HTTP/1.1 200") && took < Duration::from_secs(10), "{received}");
     }
 
     let (config, new) = certify(folder.path());
     tls.reload(&config).unwrap();
     assert!(ask(trusting(old)).await.unwrap_err().is_connect());
     assert_eq!(ask(trusting(new.clone())).await.unwrap().status(), 200);
-    // A broken file leaves the good one in place, and says which it is.
+    // A broken file leaves the good one in use, and is named.
     std::fs::write(&config.key, "nothing").unwrap();
     let error = tls.reload(&config).unwrap_err().to_string();
     assert!(error.starts_with("cannot use `tls.key` = `"), "{error}");
@@ -333,7 +333,7 @@ async fn a_container_can_ask_a_server_with_tls() {
     let server = setup.start(&upstream).await;
     let address = server.url.strip_prefix("http://").unwrap();
     let mut asked = tokio::process::Command::from(command(&["health", "--listen", address]));
-    assert_eq!(told(&asked.output().await.unwrap()), (0, String::new()));
+    assert_eq!(outcome(&asked.output().await.unwrap()), (0, String::new()));
 }
 
 #[cfg(target_os = "linux")]
@@ -354,7 +354,7 @@ async fn the_files_that_a_process_may_open_bound_its_connections() {
     limited.args(serve.get_args()).arg(&config);
     let mut server = Process::start(&mut limited);
     let address = server.url.rsplit('/').next().unwrap().to_owned();
-    // Far more than there is room for: the idle ones make room.
+    // Far more than the limit: idle connections are closed.
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(TcpStream::connect(&address).await.unwrap());

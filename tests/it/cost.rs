@@ -1,8 +1,9 @@
-//! What one body costs, whatever is in it: memory, computing time, and the time for which others
-//! wait. Memory is always judged, by the length of the body. Times depend on the machine and on how
-//! the server was built, so they are only shown, unless `PROMPT_R1_TEST_TIMES` is set. The promise
-//! is about bodies of 10 MiB and a release build:
-//! `PROMPT_R1_TEST_MIB=10 PROMPT_R1_TEST_TIMES=1 PROMPT_R1_TEST_SERVER=target/release/server cargo test --test it cost:: -- --nocapture`
+//! The cost of one body of any kind: memory, computing time, and the delay of others. Memory is
+//! always checked, relative to the body's length. Times depend on the machine and the build, so
+//! they are only printed unless `PROMPT_R1_TEST_TIMES` is set. The goal is for bodies of 10 MiB and
+//! a release build:
+//! `PROMPT_R1_TEST_MIB=10 PROMPT_R1_TEST_TIMES=1 PROMPT_R1_TEST_SERVER=target/release/server cargo
+//! test --test it cost:: -- --nocapture`
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ mod bodies;
 
 use bodies::Sent;
 
-/// What a body may cost: of memory so many times its length, and some that does not depend on it. The
-/// aim is 9 times; texts stay below that, but of many small objects and lists the parsed JSON takes more.
+/// The maximum cost of a body: a multiple of its length, plus a constant. The goal is 9 times;
+/// texts stay below that, but parsed JSON of many small objects and lists takes more.
 const MOST_MEMORY: i64 = 48;
 const SOME_MEMORY_MIB: i64 = 5;
 const MOST_COMPUTING: Duration = Duration::from_secs(1);
 const MOST_WAITED: Duration = Duration::from_millis(100);
-/// No body takes as long, whatever the build.
+/// No body takes this long with any build.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server with everything that a body can reach: a policy and a large model of its own, an
-/// endpoint that passes through, a policy behind that, and a key that is billed.
+/// A server with everything that a body can reach: a local policy and large model, an endpoint for
+/// passing through, a policy behind it, and a key that is charged.
 fn serve(folder: &Path, upstream: &Loopback) -> (Process, String) {
     let path = folder.join("server.toml");
     let endpoint = format!(
@@ -51,9 +52,9 @@ fn serve(folder: &Path, upstream: &Loopback) -> (Process, String) {
     std::fs::write(&path, text).unwrap();
     let path_text = path.to_str().unwrap();
     let create = ["keys", "create", "k", "--budget-per-day", "1000", "--config", path_text];
-    let (status, told) = process::run(&create);
-    assert_eq!(status, 0, "{told}");
-    let key = told.split_whitespace().find(|word| word.starts_with("pr1-")).unwrap().to_owned();
+    let (status, output) = process::run(&create);
+    assert_eq!(status, 0, "{output}");
+    let key = output.split_whitespace().find(|word| word.starts_with("pr1-")).unwrap().to_owned();
     let mut command =
         process::command(&["serve", "--listen", "127.0.0.1:0", "--config", path_text]);
     if let Some(server) = std::env::var_os("PROMPT_R1_TEST_SERVER") {
@@ -64,7 +65,7 @@ fn serve(folder: &Path, upstream: &Loopback) -> (Process, String) {
     (Process::start(&mut command), key)
 }
 
-/// A line of what the system says of a process's memory, MiB.
+/// A memory figure of a process from the system, MiB.
 fn memory(process: i32, name: &str) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -85,10 +86,10 @@ struct Cost {
     waited: Duration,
 }
 
-/// Sends a request while `/livez` is asked, and measures.
+/// Sends a request while `/livez` is polled, and measures.
 async fn measured(server: &Process, key: &str, before: i64, sent: &Sent) -> (u16, String, Cost) {
     let client = Client::builder().no_proxy().build().unwrap();
-    // The highest use of memory counts from here.
+    // Resets the peak of memory usage.
     std::fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
     let computing = computed(server.id());
     let is_over = Arc::new(AtomicBool::new(false));
@@ -144,7 +145,7 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
     let mut wrong = Vec::new();
     for (name, make) in bodies::all().into_iter().filter(|(name, _)| name.contains(&only)) {
         let sent = make();
-        // What the allocator keeps of the bodies before is not this one's.
+        // Memory that the allocator keeps from earlier bodies does not count.
         let before = memory(server.id(), "VmRSS");
         let (status, text, cost) = measured(&server, &key, before, &sent).await;
         let Cost { memory, computing, waited } = cost;
@@ -156,7 +157,7 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
         if is_timed && (computing > MOST_COMPUTING || waited > MOST_WAITED) {
             wrong.push(format!("{name}: {computing:?} of a core, others waited {waited:?}"));
         }
-        // What the endpoint says to who asks for JSON is no answer to that.
+        // The endpoint's reply to requests for JSON does not match the schema.
         if status == 500 || status > 502 || status == 0 {
             wrong.push(format!("{name}: {status} {head}"));
         }

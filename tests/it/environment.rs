@@ -1,4 +1,4 @@
-//! The environment on a socket: the same episodes as ours, whoever plays the policy.
+//! The environment over HTTP: the same episodes as in serving, whoever samples the turns.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,7 +62,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
-            let (config, router) = (ServerConfig::default(), environment_router(app));
+            let config = ServerConfig::default();
+            let router = environment_router(app, &config);
             serve(listener, router, &config, None, std::future::pending()).await
         });
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -118,7 +119,7 @@ async fn sample(engine: &dyn Engine, prompt: Vec<u32>, max_tokens: usize) -> (Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_episode_is_the_same_whoever_samples_it() {
+async fn an_episode_does_not_depend_on_who_samples() {
     let engine = crate::tokens::native();
     let policy = TokenPolicy::new("policy", Arc::clone(&engine), text(), true);
     let (own, protocol) = (setup(), protocol());
@@ -139,7 +140,7 @@ async fn an_episode_is_the_same_whoever_samples_it() {
         let turn = json!({"ids": sampled, "log_probs": log_probs, "turn": state["turn"]});
         let (status, next) = server.step(&state, turn.clone()).await;
         assert_eq!(status, 200, "{next}");
-        // The reply was lost: the same step has it, and changes nothing.
+        // The reply was lost: repeating the step returns it again and changes nothing.
         assert_eq!(server.step(&state, turn).await, (200, next.clone()));
         state = next;
     }
@@ -215,7 +216,7 @@ async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
         (json!({"ids": [1], "log_probs": [-1.0, -2.0]}), 400, "1 ids have 2 log-probabilities"),
         (json!({"ids": [1], "log_probs": [0.5]}), 400, "no log-probability"),
         (json!({"ids": [-1]}), 400, "invalid value"),
-        (json!({"ids": [1], "turns": 1}), 400, "unknown field `turns`"),
+        (json!({"ids": [1], "turns": 1}), 400, "`turns` is not known"),
         (json!({"ids": [1], "turn": 3}), 409, "turn 3 was given, but turn 0 is awaited"),
     ] {
         let (found, error) = server.step(&state, turn.clone()).await;
@@ -227,7 +228,7 @@ async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
     assert_eq!((status, &error["error"]["code"]), (404, &json!("unknown_episode")));
     let (status, next) = server.step(&state, json!({"text": "<answer>Ferk</answer>"})).await;
     assert_eq!((status, &next["done"]), (200, &json!(true)), "{next}");
-    // The end is told as often as it is asked for.
+    // The end is returned as often as it is requested.
     let again = server.step(&state, json!({"text": "<answer>Ferk</answer>", "turn": 0})).await;
     assert_eq!(again, (200, next));
     let state = server.reset(json!({})).await;
@@ -279,7 +280,7 @@ async fn so_many_episodes_are_held_and_no_more() {
     let body = json!({"question": QUESTION, "golds": ["Ferk"]});
     let (status, error) = server.post("/env/reset", body.clone()).await;
     assert_eq!((status, &error["error"]["code"]), (429, &json!("too_many_episodes")));
-    // A finished one makes room.
+    // A finished episode is closed to make room.
     let (_, done) = server.step(&one, json!({"text": ANSWERS})).await;
     assert_eq!(done["done"], true);
     server.reset(json!({})).await;

@@ -1,4 +1,4 @@
-//! `server eval`, as a person runs it.
+//! `server eval` as a user runs it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ fn asked(prompt: &str) -> usize {
 }
 
 #[tokio::test]
-async fn arms_are_counted_and_failures_are_told_apart() {
+async fn arms_are_counted_and_failures_are_distinguished() {
     // Alone the model is right about even numbers; step by step it is always right; every third
     // question makes it fail.
     let large_model = Loopback::answering(|request| {
@@ -120,7 +120,7 @@ async fn arms_are_counted_and_failures_are_told_apart() {
     assert_eq!((report.failures[0].arm.as_str(), report.failures[0].count), ("direct", 10));
     assert!(report.failures[0].error.contains("no such thing"), "{:?}", report.failures);
 
-    // Again: what is there is not asked again, what failed is.
+    // A second run: finished rows are not repeated, failed ones are.
     let before = large_model.requests().len();
     assert_eq!(bench.report().await, report);
     let again: Vec<usize> =
@@ -184,7 +184,7 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
     configure("arms = [\"direct\"]\nseed = 1", bench.folder.path()).await;
     bench.report().await;
     assert_eq!(large_model.requests().len(), 8);
-    // The same prompt under another name: the replies are there, and are counted all the same.
+    // The same prompt under another name: the replies are cached, but charged.
     std::fs::write(bench.path("same.j2"), "{{ question }}").unwrap();
     configure("arms = [\"direct\", \"template:FOLDER/same.j2\"]\nseed = 1", bench.folder.path())
         .await;
@@ -239,8 +239,5 @@ async fn a_large_model_that_never_answers_ends_the_run() {
     let output = bench.run().await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said.contains("not one of 3 rows was answered") && said.contains("wrong key"),
-        "{said}"
-    );
+    assert!(said.contains("none of 3 rows was answered") && said.contains("wrong key"), "{said}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take. No healthy machine comes near it, so it decides nothing.
+/// The time-out of everything. No healthy machine comes near it, so it decides nothing.
 pub const LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(5);
 

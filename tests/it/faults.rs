@@ -1,5 +1,5 @@
-//! A large model that fails in every way, and clients that leave: each request ends in an answer
-//! or a proper error inside its deadline, and the server is none the worse for it.
+//! A large model that fails in every way, and clients that leave: each request ends in an answer or
+//! a proper error within its deadline, and the server stays healthy.
 //!
 //! `PROMPT_R1_TEST_FAULTS` sets the number of requests:
 //! `PROMPT_R1_TEST_FAULTS=10000 cargo test --test it faults:: -- --ignored --nocapture`
@@ -20,21 +20,21 @@ use crate::server::{client, events};
 mod drawn;
 mod names;
 
-/// What a request asks to be done within.
+/// The deadline of a request.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What may come on top: the five seconds that a stream has to tell of its end, and a busy machine.
+/// The tolerance: the five seconds in which a stream may report its end, and a busy machine.
 const SLACK: Duration = Duration::from_secs(8);
-/// Requests at one time: most of them wait for a large model that fails.
+/// Concurrent requests: most of them wait for a failing large model.
 const AT_ONCE: usize = 48;
-/// Questions at the end, of a server that must be well.
+/// Questions at the end, which a healthy server must answer.
 const AFTERWARDS: usize = 12;
-/// Bytes that the server may gain over the second half of the requests: twice the prefixes that its
-/// policy may keep, which are all that it keeps of a request.
+/// Allowed growth over the second half of the requests, bytes: twice the prefixes that the policy
+/// may cache, which is all that is cached of a request.
 const MOST_GAINED: i64 = 2 * KEPT * 1024 * 1024;
-/// MiB of them.
+/// The same in MiB.
 const KEPT: i64 = 8;
 
-/// What the large model does about its request of this number.
+/// The large model's response to its request of this number.
 fn fault(number: usize) -> Script {
     if number / 25 % 6 == 4 {
         return Script::error(503, "a burst");
@@ -52,7 +52,7 @@ fn fault(number: usize) -> Script {
         9 => Script::error(429, "slow down"),
         10 => Script::bytes(200, "application/json", "{\"choices\": [{\"mess"),
         11 => Script::endless("text/event-stream", "data: {\"choices\": []}\n\n")
-            // As fast as it can it would measure the machine.
+            // At full speed it would measure the machine.
             .drip(Duration::from_millis(1)),
         12 => Script::bytes(200, "text/html", "<html>no API here</html>"),
         _ => Script::reply(&"x".repeat(300_000)),
@@ -107,7 +107,7 @@ fn request(client: &Client, url: &str, number: usize) -> (RequestBuilder, bool) 
     (client.post(format!("{url}{path}")).json(&body), stream)
 }
 
-/// How a request ended, in a word.
+/// How a request ended, as one word.
 async fn outcome(request: RequestBuilder, is_stream: bool, is_passed: bool) -> String {
     let response = request.send().await.expect("the server did not answer");
     let status = response.status().as_u16();
@@ -116,11 +116,11 @@ async fn outcome(request: RequestBuilder, is_stream: bool, is_passed: bool) -> S
     let mut pieces = response.bytes_stream();
     while let Some(piece) = pieces.next().await {
         let Ok(piece) = piece else {
-            // Only what is passed through as it is can break off, and then the client can tell.
+            // Only a passed-through response can break off, and then the client notices.
             assert!(is_passed && !is_stream, "a reply broke off");
             return "broken off".to_owned();
         };
-        // An endless stream is the client's to end.
+        // The client must end an endless stream.
         if text.len() < 1_000_000 {
             text.extend_from_slice(&piece);
         }
@@ -148,7 +148,7 @@ async fn outcome(request: RequestBuilder, is_stream: bool, is_passed: bool) -> S
     if is_failed { "failed in the stream".to_owned() } else { "answered".to_owned() }
 }
 
-/// Sends the requests of these numbers; how many ended how, and the longest time.
+/// Sends the requests of these numbers; returns the number of each ending, and the longest time.
 async fn load(url: &str, numbers: std::ops::Range<usize>) -> (BTreeMap<String, usize>, Duration) {
     let client = client();
     let asked = futures::stream::iter(numbers).map(|number| {
@@ -157,7 +157,7 @@ async fn load(url: &str, numbers: std::ops::Range<usize>) -> (BTreeMap<String, u
         async move {
             let begun = Instant::now();
             if number % 9 == 4 {
-                // A client that leaves, after anything from no time to some turns.
+                // A client that leaves, at once or after some turns.
                 let patience = Duration::from_millis((number as u64 * 37) % 700);
                 let left =
                     tokio::time::timeout(patience, async { request.send().await?.bytes().await });
@@ -212,14 +212,14 @@ async fn every_request_ends() {
     println!("memory after 10 %, 50 % and 100 % of them: {megabytes:?} MiB");
     assert_eq!(outcomes.values().sum::<usize>(), count);
     assert!(outcomes.contains_key("answered") && outcomes.contains_key("passed"), "{outcomes:?}");
-    // The large model fails, and clients leave; the policy and the server's places do neither.
+    // The large model fails, and clients leave; the policy and the server's slots must not.
     for fault in ["503 policy_unavailable", "429 overloaded"] {
         assert!(!outcomes.contains_key(fault), "{outcomes:?}");
     }
     assert!(memories[2] - memories[1] < MOST_GAINED, "{megabytes:?} MiB");
 
-    // All of it is over: every place is free, and the engine works. Who asks patiently gets no
-    // time-out that a busy machine is to blame for.
+    // Afterwards every slot is free, and the engine works. A long deadline avoids time-outs caused
+    // by a busy machine.
     is_well.store(true, Ordering::Relaxed);
     let client = client();
     let ready = client.get(format!("{}/readyz", server.url)).send().await.unwrap();

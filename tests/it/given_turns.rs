@@ -1,4 +1,4 @@
-//! Turns that come with a request of `POST /v1/solve`: the policy goes on behind them.
+//! Given turns of `POST /v1/solve`: the policy continues after them.
 
 use prompt_r1::policy::ScriptedPolicy;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::server::Setup;
 
 const PATH: &str = "/v1/solve";
 
-/// Answers with how much it was shown.
+/// Answers with the number of texts it was shown.
 fn counting() -> Setup {
     Setup::policy(ScriptedPolicy::new(|shown| {
         format!("<think>enough</think><answer>shown {}</answer>", shown.len())
@@ -36,15 +36,15 @@ async fn the_episode_goes_on_behind_given_turns() {
         .map(|message| message["content"].as_str().unwrap())
         .collect();
     assert_eq!(sent, ["Who? Where?", "Ann", "Where is Ann?"]);
-    let told = reply["turns"].as_array().unwrap();
-    assert_eq!(told.len(), 3);
-    let given: Vec<bool> = told.iter().map(|turn| turn["is_given"] == true).collect();
+    let turns = reply["turns"].as_array().unwrap();
+    assert_eq!(turns.len(), 3);
+    let given: Vec<bool> = turns.iter().map(|turn| turn["is_given"] == true).collect();
     assert_eq!(given, [true, true, false]);
-    assert_eq!(told[0]["think"], "first who");
-    assert_eq!(told[0]["interaction_response"], "Ann");
-    assert_eq!(told[1]["interaction_response"], "Lyon");
+    assert_eq!(turns[0]["think"], "first who");
+    assert_eq!(turns[0]["interaction_response"], "Ann");
+    assert_eq!(turns[1]["interaction_response"], "Lyon");
     assert_eq!(
-        (&told[0]["sent"], &told[1]["sent"]),
+        (&turns[0]["sent"], &turns[1]["sent"]),
         (&json!("Who? Where?"), &json!("Where is Ann?"))
     );
     assert_eq!(reply["usage"]["policy"]["calls"], 1);
@@ -130,7 +130,7 @@ async fn references_stand_for_as_much_as_they_may() {
             assert!(message.contains("20 bytes") && message.contains("`episode.prompt_bytes`"));
         }
     }
-    // A prompt of the policy's is not sent; the reply before it is the answer.
+    // A prompt of the policy is not sent; the reply before it is the answer.
     let before = upstream.requests().len();
     let body = json!({"question": "a question of its own", "trace": true});
     let (status, reply) = server.json(PATH, body).await;

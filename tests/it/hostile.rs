@@ -1,5 +1,5 @@
-//! Requests that are made to cost much: each is answered soon, names the bound that it exceeds, and
-//! holds up no other.
+//! Requests designed to be expensive: each is answered soon, names the limit that it exceeds, and
+//! delays no other.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ fn with_schema(schema: Value) -> String {
                                     "json_schema": {"name": "s", "schema": schema}}}))
 }
 
-/// `a0` is empty, and each further one up to `a{count}` is made from a reference to the one before.
+/// `a0` is empty, and each further one, up to `a{count}`, is made from a reference to the one
+/// before.
 fn references(count: usize, next: impl Fn(Value) -> Value) -> Value {
     let mut definitions = Map::new();
     definitions.insert("a0".to_owned(), json!({}));
@@ -50,7 +51,7 @@ fn list(count: usize, each: &str) -> String {
     format!("[{}]", vec![each; count].join(","))
 }
 
-/// Sends a request while `/livez` is asked; gives the status, the error and the reply's length.
+/// Sends a request while `/livez` is polled; returns the status, the error and the reply's length.
 async fn send(server: &Server, path: &str, body: String) -> (u16, Value, usize) {
     let asked = server.client.post(format!("{}{path}", server.url)).body(body);
     let asked = asked.header("content-type", "application/json").send();
@@ -69,7 +70,7 @@ async fn send(server: &Server, path: &str, body: String) -> (u16, Value, usize) 
 async fn no_body_costs_much_or_goes_unanswered() {
     let upstream = Loopback::answering(|_| Script::reply("{\"a\": 1}")).await;
     let mut setup = Setup::relay();
-    // The bound on steps is meant, not that on time, whatever else this machine does.
+    // The limit on steps must apply, not that on time, whatever else this machine does.
     setup.server.bounds.check_ms = 60_000;
     let server = setup.start(&upstream).await;
     let long = "x".repeat(9 * MEGABYTE);
@@ -308,7 +309,7 @@ async fn long_heads_are_refused_or_harmless() {
     assert_eq!(asked.unwrap().status(), 200);
     for (length, status) in [(60_000, 200), (2 * MEGABYTE, 431)] {
         let asked = server.client.post(&solve).header("x-request-id", "x".repeat(length));
-        // A client may find the connection closed before all is sent.
+        // A client may find the connection closed before everything is sent.
         if let Ok(response) = asked.json(&question).send().await {
             assert_eq!(response.status(), status, "{length}");
         }

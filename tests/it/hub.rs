@@ -1,4 +1,4 @@
-//! A policy that is named by its Hugging Face id, fetched by the real binary.
+//! A policy named by its Hugging Face id, downloaded by the real binary.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{command, told};
+use crate::process::{command, outcome};
 
 mod site;
 
@@ -21,20 +21,20 @@ fn policy() -> Repository {
     Repository::of("1f0c", Path::new("models/policy"))
 }
 
-/// Asks the policy `model`, with the hub at `url` and what it keeps in `home`.
+/// Runs `solve` with the policy `model`, the hub at `url` and the cache in `home`.
 fn solve(model: &str, url: &str, home: &Path, variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command(&["solve", QUESTION, "--json", "--policy", model]);
     command.env("HF_ENDPOINT", url).env("HF_HOME", home).env("HF_TOKEN", TOKEN);
     command.env_remove("HF_HUB_OFFLINE").env("NO_PROXY", "*");
     command.envs(variables.iter().copied());
-    let told = told(&command.output().unwrap());
-    assert!(!told.1.contains(TOKEN), "{}", told.1);
-    told
+    let outcome = outcome(&command.output().unwrap());
+    assert!(!outcome.1.contains(TOKEN), "{}", outcome.1);
+    outcome
 }
 
-/// What was answered, and the tokens of the episode.
-fn episode(told: (i32, String)) -> (Value, Value) {
-    let (status, text) = told;
+/// The answer, and the tokens of the episode.
+fn episode(outcome: (i32, String)) -> (Value, Value) {
+    let (status, text) = outcome;
     assert_eq!(status, 0, "{text}");
     let json = text.find("{\n").unwrap_or_else(|| panic!("{text}"));
     let values = serde_json::Deserializer::from_str(&text[json..]).into_iter();
@@ -47,7 +47,7 @@ fn episode(told: (i32, String)) -> (Value, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_by_its_id() {
     let hub = Site::start(TOKEN).await;
-    // Beside what is needed, what repositories also hold.
+    // Besides the needed files, what repositories also contain.
     let extras = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "onnx/config.json"];
     let published =
         extras.iter().fold(policy(), |published, name| published.with(name, "of no use"));
@@ -56,14 +56,14 @@ async fn a_policy_by_its_id() {
     let local = episode(solve("models/policy", &hub.url, home.path(), &[]));
     assert_eq!(hub.asked(), [""; 0]);
 
-    // Its own templates come along: the same tokens are sampled.
+    // Its own templates are downloaded: the same tokens are sampled.
     let fetched = episode(solve(ID, &hub.url, home.path(), &[]));
     assert_eq!(fetched, local);
     let files: Vec<_> = policy().files.into_keys().collect();
     assert!(files.contains(&"templates/policy.j2".to_owned()));
     assert_eq!(hub.asked(), files);
 
-    // What is there is not fetched again, and does without the hub.
+    // Cached files are not downloaded again, and work without the hub.
     assert_eq!(episode(solve(ID, &hub.url, home.path(), &[("RUST_LOG", "trace")])), local);
     assert_eq!(hub.asked(), [""; 0]);
     let url = hub.url.clone();
@@ -106,7 +106,7 @@ async fn a_download_that_is_cut_is_gone_on_with() {
         status == 1 && text.contains("502") && text.contains("hint: check the network"),
         "{text}"
     );
-    // Half a model is none.
+    // Half a model is not used.
     let (status, text) = solve(ID, &hub.url, home.path(), &[("HF_HUB_OFFLINE", "1")]);
     assert!(status == 1 && text.contains("is not in the cache"), "{text}");
 
@@ -116,7 +116,7 @@ async fn a_download_that_is_cut_is_gone_on_with() {
     assert_eq!(hub.asked(), [LAST]);
     assert_eq!(fetched, episode(solve("models/policy", &hub.url, home.path(), &[])));
 
-    // The next revision is taken once it is there, and not before.
+    // The next revision is used once it exists, and not before.
     let next = Repository { sha: "2e1d".into(), ..sharded() };
     hub.publish(ID, next.with("config.json", "{}"));
     hub.break_file(Some("tokenizer.json"));
@@ -136,7 +136,7 @@ async fn a_gguf_file_by_its_name() {
     hub.publish(ID, policy().with(FILE, std::fs::read(&file).unwrap()));
     let named = format!("{ID}:{FILE}");
 
-    // What did not arrive as it is there is not used, and is fetched again.
+    // Files that arrive damaged are not used, and downloaded again.
     hub.spoil_file(Some(FILE));
     let (status, text) = solve(&named, &hub.url, home.path(), &[]);
     assert!(status == 1 && text.contains("SHA-256") && text.contains("hint:"), "{text}");
@@ -146,7 +146,7 @@ async fn a_gguf_file_by_its_name() {
     assert_eq!(hub.asked(), [FILE]);
     assert_eq!(fetched, episode(solve(file.to_str().unwrap(), &hub.url, home.path(), &[])));
 
-    // The rest of the repository was not asked for, and is not taken for there.
+    // The rest of the repository was not downloaded, and is not considered cached.
     let offline = &[("HF_HUB_OFFLINE", "1")];
     assert_eq!(episode(solve(&named, &hub.url, home.path(), offline)), fetched);
     let (status, text) = solve(ID, &hub.url, home.path(), offline);

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prompt_r1::chat::ChatMessage;
+use prompt_r1::hint::Hint;
 use prompt_r1::large_model::{
     AttemptObserver, AttemptOutcome, Call, Endpoint, EndpointSetup, LargeModel, LargeModelConfig,
     LargeModelError, LargeModels,
@@ -37,7 +38,7 @@ impl Outcomes {
     }
 }
 
-/// A client with these keys of its configuration beside the URL and the model; waits between
+/// A client with these keys of its configuration besides the URL and the model; waits between
 /// attempts are short.
 fn client(url: &str, keys: Value) -> (Endpoint, Arc<Outcomes>) {
     let mut config = json!({
@@ -56,7 +57,7 @@ fn client(url: &str, keys: Value) -> (Endpoint, Arc<Outcomes>) {
     (Endpoint::new("test", &config, &setup).unwrap(), outcomes)
 }
 
-/// What the environment variable `TEST_KEY` holds.
+/// The value of the environment variable `TEST_KEY`.
 const SECRET: &str = "sk-planted-0123456789abcdef";
 
 fn call(text: &str) -> Call {
@@ -120,7 +121,7 @@ async fn whose_key_is_sent() {
 }
 
 #[tokio::test]
-async fn connections_are_kept() {
+async fn connections_are_reused() {
     let server = Loopback::start().await;
     let (endpoint, _) = client(&server.url(), json!({}));
     for _ in 0..5 {
@@ -173,7 +174,7 @@ async fn failed_attempts_are_repeated() {
     assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
     let expected =
         [Status(500), Status(429), Status(408), Status(409), Unreachable, Status(503), Success];
-    // That the kept connection was closed meanwhile is no attempt that failed.
+    // An idle connection that was closed does not count as a failed attempt.
     assert_eq!(outcomes.take(), expected);
     let bodies: Vec<_> = server.requests().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies.len(), 8);

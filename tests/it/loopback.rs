@@ -1,4 +1,4 @@
-//! A large model on this machine that does what a test says, over plain TCP: well-behaved servers
+//! A large model on this machine that does what a test tells it, over plain TCP: real servers
 //! cannot be made to misbehave enough.
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ pub struct Loopback {
 
 struct Shared {
     scripts: Mutex<VecDeque<Script>>,
-    /// What is done when the queue is empty.
+    /// The response when the queue is empty.
     otherwise: Box<dyn Fn(&Recorded) -> Script + Send + Sync>,
     requests: Mutex<Vec<Recorded>>,
     connections: AtomicUsize,
@@ -68,12 +68,12 @@ impl Recorded {
 }
 
 impl Loopback {
-    /// An endpoint that replies `ok`, once its queue is empty.
+    /// An endpoint that replies `ok` once its queue is empty.
     pub async fn start() -> Self {
         Self::answering(|_| Script::reply("ok")).await
     }
 
-    /// An endpoint that does what the function says, once its queue is empty.
+    /// An endpoint that responds with the function once its queue is empty.
     pub async fn answering(
         otherwise: impl Fn(&Recorded) -> Script + Send + Sync + 'static,
     ) -> Self {
@@ -127,17 +127,17 @@ impl Loopback {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Clients that left before their response was whole.
+    /// Clients that left before their response was complete.
     pub fn disconnects(&self) -> usize {
         self.shared.disconnects.load(Ordering::SeqCst)
     }
 
-    /// Returns when so many clients have left.
+    /// Returns when this many clients have left.
     pub async fn wait_for_disconnects(&self, count: usize) {
         self.wait_until("clients left", count, || self.disconnects()).await;
     }
 
-    /// Returns when so many requests have arrived.
+    /// Returns when this many requests have arrived.
     pub async fn wait_for_requests(&self, count: usize) {
         self.wait_until("requests", count, || self.shared.requests.lock().unwrap().len()).await;
     }
@@ -218,7 +218,7 @@ async fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<Re
     Some(Recorded { method: first.next()?, path: first.next()?, headers, body })
 }
 
-/// What becomes of the connection after a response.
+/// What happens to the connection after a response.
 enum Then {
     NextRequest,
     Close,
@@ -256,7 +256,7 @@ async fn respond(stream: &mut TcpStream, script: Script, wants_stream: bool) -> 
 /// Returns when the client closes the connection.
 async fn left(stream: &TcpStream) {
     let mut byte = [0];
-    // A client that sends its next request early never comes here: it waits for the response.
+    // A client that sends its next request early never gets here: it waits for the response.
     let _ = stream.peek(&mut byte).await;
 }
 

@@ -1,4 +1,4 @@
-//! What the server keeps: as much as it is told to, however much it is asked.
+//! The server's memory is bounded by its configuration, however many requests it gets.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::loopback::Loopback;
 use crate::process::{Process, configuration};
 use crate::server::client;
 
-/// Prefixes that the policy's engine may keep, MiB. Each of the bundled policy takes one.
+/// Prefixes that the policy's engine may cache, MiB. Each of the bundled policy takes one.
 const KEPT: usize = 4;
 const QUESTIONS: usize = 48;
 
-/// A line of what the system says of a process.
+/// A figure of a process from the system.
 fn status(process: i32, name: &str) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let lines: HashMap<_, _> = status.lines().filter_map(|line| line.split_once(':')).collect();
@@ -37,7 +37,7 @@ async fn kept_prefixes_take_what_they_may_and_leave_no_threads_behind() {
     let client = client();
     let ask = async |numbers: std::ops::Range<usize>| {
         for number in numbers {
-            // Each is read as other tokens, and begins something else to keep.
+            // Each is tokenised differently, and so begins another prefix.
             let question = format!("What is {number} ?");
             let question = json!({"question": question, "max_turns": 1, "seed": 1});
             let asked = client.post(format!("{}/v1/solve", server.url)).json(&question);

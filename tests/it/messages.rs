@@ -27,7 +27,7 @@ async fn streamed(server: &Server, fields: Value) -> Vec<Value> {
     found
 }
 
-/// The message that a client puts together from events.
+/// The message that a client assembles from events.
 fn assembled(events: &[Value]) -> Value {
     let mut message = events[0]["message"].clone();
     let mut blocks: Vec<Value> = Vec::new();
@@ -199,9 +199,13 @@ async fn errors_have_anthropics_form() {
         let (found, error) = server.json(PATH, request(fields.clone())).await;
         assert_eq!((found, &error["type"]), (status, &json!("error")), "{fields}: {error}");
         assert_eq!(error["error"]["type"], kind, "{fields}: {error}");
-        assert!(error["error"]["message"].as_str().unwrap().contains(message), "{error}");
+        let text = error["error"]["message"].as_str().unwrap();
+        assert!(text.contains(message), "{error}");
+        let hint = error["error"]["hint"].as_str();
+        assert!(hint.is_some() || !message.starts_with("did you mean"), "{error}");
+        assert!(hint.is_none_or(|hint| text.ends_with(&format!("\nhint: {hint}"))), "{error}");
     }
-    // Also where no handler was reached, and in a stream.
+    // Even if no handler was reached, and in a stream.
     let response = server.post(PATH, &json!({})).header("origin", "https://evil.example");
     let response = response.send().await.unwrap();
     assert_eq!(response.status(), 403);

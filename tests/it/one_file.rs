@@ -1,4 +1,4 @@
-//! A GGUF file alone: asked on both engines, trained from, exported to, as a user does it.
+//! A GGUF file alone: served by both engines, trained, exported, as a user does it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -62,7 +62,7 @@ fn refused(args: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Asks the policy in `model`; its first turn's text.
+/// Runs `solve` with the policy in `model`; returns its first turn's text.
 fn asked(folder: &Path, model: &str, more: &[&str]) -> String {
     let config = folder.join("solve.toml");
     std::fs::write(&config, "episode = { max_turns = 1, max_turn_tokens = 12 }\n").unwrap();
@@ -117,7 +117,7 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     let merged = asked(folder.path(), &trained, &[]);
     asked(folder.path(), &trained, &["--policy-engine", "mistralrs"]);
 
-    // The adapter beside its base is the merged model.
+    // An adapter with its base equals the merged model.
     let adapter = format!("{trained}/adapter");
     let base = model.to_str().unwrap();
     assert_eq!(asked(folder.path(), base, &["--adapter", &adapter]), merged);
@@ -125,7 +125,7 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     done(&["export", base, "--adapter", &adapter, "--out", &path("merged")]);
     assert_eq!(asked(folder.path(), &path("merged"), &[]), merged);
 
-    // Rounded once more to what the file can hold, and read again.
+    // Rounded once more to the file's precision, and read again.
     for kind in ["f16", "q8_0"] {
         let file = path(&format!("{kind}.gguf"));
         done(&["export", &trained, "--gguf", &file, "--type", kind]);

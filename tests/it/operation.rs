@@ -1,4 +1,4 @@
-//! What whoever runs the server relies on.
+//! What operators rely on.
 
 use async_trait::async_trait;
 use prompt_r1::engine::Sampling;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::loopback::Loopback;
 use crate::server::Setup;
 
-/// A policy that is not there yet, and panics when it is used all the same.
+/// A policy that is not ready yet, and panics when it is used.
 struct Broken;
 
 #[async_trait]
@@ -59,7 +59,7 @@ async fn a_panic_shows_nothing_of_the_inside() {
     let solve = json!({"question": "a", "stream": true});
     let text = server.ask("/v1/solve", solve).await.text().await.unwrap();
     assert!(text.contains("event: error\ndata: ") && !text.contains("secret"), "{text}");
-    // The slots were given back, and the server is still there.
+    // The slots were released, and the server still works.
     assert_eq!(server.get("/livez").await.status(), 200);
 }
 
@@ -96,7 +96,7 @@ async fn every_series_is_there_from_the_start() {
     let upstream = Loopback::start().await;
     let server = Setup::policy(ScriptedPolicy::turns([])).start(&upstream).await;
     let text = server.get("/metrics").await.text().await.unwrap();
-    // Series of one name come in no fixed order.
+    // Series of one name have no fixed order.
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
     insta::assert_snapshot!(lines.join("\n"));

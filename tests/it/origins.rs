@@ -1,4 +1,4 @@
-//! Web pages as callers: what they may ask, and what endpoints may tell them.
+//! Web pages as callers: what they may request, and which headers of endpoints they get.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::loopback::{Loopback, Script};
 use crate::server::{Server, Setup};
 
-/// Sends a request with these headers; gives its status and its headers of that prefix.
+/// Sends a request with these headers; returns its status and its headers with that prefix.
 async fn send(
     server: &Server,
     method: Method,
@@ -23,9 +23,9 @@ async fn send(
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     let headers = response.headers().iter();
-    let told = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let told = told.filter(|(name, _)| name.starts_with("access-control-")).collect();
-    (status, told, response.text().await.unwrap())
+    let named = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let named = named.filter(|(name, _)| name.starts_with("access-control-")).collect();
+    (status, named, response.text().await.unwrap())
 }
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -102,7 +102,7 @@ async fn pages_that_the_operator_names_may_ask() {
     let (status, cors, _) = send(&server, Method::POST, "/v1/solve", &sent).await;
     assert_eq!((status, value(&cors, "allow-origin").as_str()), (200, "https://chat.example"));
     assert!(value(&cors, "expose-headers").contains("x-request-id"), "{cors:?}");
-    // So are errors, and what is passed through.
+    // So are errors, and passed-through responses.
     let (status, cors, _) = send(&server, Method::GET, "/nowhere", &[PAGE]).await;
     assert_eq!((status, value(&cors, "allow-origin").as_str()), (404, "https://chat.example"));
     let other = [JSON, ("origin", "https://other.example")];

@@ -1,4 +1,4 @@
-//! Models that are not ours: handed on untouched.
+//! Other models: passed through unchanged.
 
 use futures::StreamExt;
 use prompt_r1::policy::ScriptedPolicy;
@@ -57,17 +57,17 @@ async fn the_key_that_an_endpoint_repeats_is_not_handed_on() {
     let mut setup = setup();
     setup.endpoint = json!({"api_key_env": "TEST_KEY"});
     let server = setup.start(&upstream).await;
-    let told = format!("the key {SECRET} is wrong");
-    let event = json!({"error": {"message": told}}).to_string();
+    let message = format!("the key {SECRET} is wrong");
+    let event = json!({"error": {"message": message}}).to_string();
     let table = [
-        Script::error(401, &told),
-        Script::error(503, &told),
-        Script::json(200, json!({"error": told})),
-        Script::bytes(400, "text/html", format!("<p>{told}")),
+        Script::error(401, &message),
+        Script::error(503, &message),
+        Script::json(200, json!({"error": message})),
+        Script::bytes(400, "text/html", format!("<p>{message}")),
         Script::events([&event, &event]),
-        // In as many pieces as there are bytes.
+        // In pieces of one byte.
         Script::events([&event]).drip(std::time::Duration::ZERO),
-        Script::error(403, &told).header("x-sent", &format!("Bearer {SECRET}")),
+        Script::error(403, &message).header("x-sent", &format!("Bearer {SECRET}")),
     ];
     for script in table {
         upstream.then(script);
@@ -81,7 +81,7 @@ async fn the_key_that_an_endpoint_repeats_is_not_handed_on() {
         if let Some(length) = length {
             assert_eq!(length.to_str().unwrap(), text.len().to_string());
         }
-        // It could not be found in what is compressed.
+        // It could not be found in compressed data.
         assert_eq!(upstream.last().header("accept-encoding"), None);
     }
 }
@@ -93,7 +93,7 @@ async fn the_endpoint_that_serves_the_model() {
     setup.others.insert("big".to_owned(), json!({"url": other.url(), "model": "model-2"}));
     let server = setup.start(&default).await;
     for (model, is_other) in [("model-2", true), ("big", true), ("model-1", false), ("x", false)] {
-        // Their lists of models are asked for as well.
+        // Their lists of models are requested as well.
         let chats = |endpoint: &Loopback| {
             endpoint.requests().iter().filter(|request| request.path.ends_with(CHAT)).count()
         };
@@ -159,7 +159,7 @@ async fn a_whole_body_that_breaks_off_is_no_whole_body() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn no_server_is_there() {
     let upstream = Loopback::start().await;
     let mut setup = setup();
     setup.endpoint = json!({"url": "http://127.0.0.1:1/v1"});
@@ -189,7 +189,7 @@ async fn every_other_route_by_any_method() {
         assert_eq!((&*arrived.method, &*arrived.path), (method.as_str(), path));
         assert!(arrived.body.is_empty());
     }
-    // The model of a form is known, and renamed where its endpoint knows it by another name.
+    // The model of a form is read, and replaced if its endpoint has another name for it.
     let count = default.requests().len();
     for model in ["whisper-1", "ears"] {
         let form = format!(
@@ -205,7 +205,7 @@ async fn every_other_route_by_any_method() {
         assert_eq!(arrived.header("content-type"), Some(kind));
     }
     assert_eq!(default.requests().len(), count);
-    // What administrates, and what is unknown, is not there.
+    // Administrative and unknown routes do not exist.
     for path in ["/v1/organization/users", "/v1/nothing", "/v1/files/"] {
         let (status, error) = server.json(path, json!({})).await;
         assert_eq!((status, &error["error"]["code"]), (404, &json!("unknown_route")), "{path}");
@@ -220,7 +220,7 @@ async fn our_own_models_are_not_elsewhere() {
         let (status, error) = server.json(path, json!({"model": "prompt-r1"})).await;
         assert_eq!((status, &error["error"]["param"]), (404, &json!("model")), "{path}");
     }
-    // A name that only begins like ours is not ours.
+    // A name that only begins like the loop's is not the loop's.
     server.json(CHAT, json!({"model": "prompt-r12"})).await;
     assert_eq!(upstream.last().json()["model"], "prompt-r12");
 }
@@ -325,7 +325,7 @@ async fn a_listed_model_is_asked_where_it_was_listed() {
         ("a", "main", "a"),
         ("nobody-lists-it", "main", "nobody-lists-it"),
         ("local-a", "mine", "local-a"),
-        // The name of the table is no id that the endpoint knows.
+        // The name of the table is not an id that the endpoint knows.
         ("mine", "mine", "local-a"),
     ];
     for (model, expected, id) in table {
@@ -335,7 +335,7 @@ async fn a_listed_model_is_asked_where_it_was_listed() {
         let upstream = if expected == "mine" { &mine } else { &main };
         assert_eq!(upstream.last().json()["model"], id, "{model}");
     }
-    // The lists were asked for once.
+    // The lists were requested once.
     let lists = |upstream: &Loopback| {
         upstream.requests().iter().filter(|request| request.path == "/v1/models").count()
     };
@@ -343,7 +343,7 @@ async fn a_listed_model_is_asked_where_it_was_listed() {
 }
 
 #[tokio::test]
-async fn a_redirect_leads_nobody_elsewhere() {
+async fn redirects_are_not_followed() {
     let upstream = Loopback::start().await;
     let server = setup().start(&upstream).await;
     for status in [301, 302, 307, 308] {

@@ -1,4 +1,4 @@
-//! The page for people at `/`: served whole, locked down, and gone where it is not wanted.
+//! The web page at `/`: complete, locked down, and absent if disabled.
 
 use prompt_r1::playground::{FILES, RUNS};
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::eventually::eventually_blocking;
 use crate::loopback::Loopback;
 
-/// A command of the binary, without anything of the environment that would steer it.
+/// A command of the binary, without environment variables that affect it.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command.args(arguments).env_remove("OPENAI_API_KEY").env_remove("RUST_LOG");
@@ -18,20 +18,20 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end; its exit status and what it said.
+/// Runs a command to its end; returns its exit status and output.
 pub fn run(arguments: &[&str]) -> (i32, String) {
-    told(&command(arguments).output().unwrap())
+    outcome(&command(arguments).output().unwrap())
 }
 
 /// The exit status, and both outputs.
-pub fn told(output: &Output) -> (i32, String) {
+pub fn outcome(output: &Output) -> (i32, String) {
     let text = [&output.stdout[..], &output.stderr].concat();
     (output.status.code().unwrap_or(-1), String::from_utf8(text).unwrap())
 }
 
-/// Writes `server.toml` into `folder`, where the keys are as well. `top` comes first: keys of the
-/// whole file, then tables. The large model `test` is at `upstream`, with the keys of `endpoint`,
-/// and needs no API key unless they say so.
+/// Writes `server.toml` into `folder`, where the keys are stored as well. `top` comes first: keys
+/// of the whole file, then tables. The large model `test` is at `upstream`, with the keys of
+/// `endpoint`, and needs no API key unless they set one.
 pub fn configuration(folder: &Path, upstream: &Loopback, top: &str, endpoint: &str) -> PathBuf {
     let path = folder.join("server.toml");
     let store = folder.join("keys.db");
@@ -52,7 +52,7 @@ pub struct Process {
     child: Child,
 }
 
-/// What a process has said on standard error so far.
+/// The standard error of a process so far.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<String>>);
 
@@ -70,7 +70,7 @@ impl Log {
 }
 
 impl Process {
-    /// Serves by this configuration file on a free port, and returns once it listens.
+    /// Serves with this configuration file on a free port, and returns once it listens.
     pub fn serve(config: &Path) -> Self {
         Self::start(command(&["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config))
     }
@@ -87,8 +87,8 @@ impl Process {
                 log.push('\n');
             }
         });
-        let told = log.wait_for("listening on ");
-        let url = told.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let line = log.wait_for("listening on ");
+        let url = line.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
         Self { url: url.to_owned(), log, child }
     }
 

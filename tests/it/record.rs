@@ -1,4 +1,4 @@
-//! Episodes that are written down.
+//! Recording of episodes.
 
 use prompt_r1::dataset::{Example, ReadOptions, read_examples, read_tasks};
 use prompt_r1::record::{Record, RecordConfig, Recorder};
@@ -54,7 +54,8 @@ fn check_four(path: &std::path::Path) {
         assert_eq!((record.policy.as_str(), record.large_model.as_str()), ("scripted", "test"));
     }
     assert_eq!(records[1].conversation[0].as_text(), "Be brief.");
-    // Supervised training reads those that stand in no conversation; no answer of theirs is a gold.
+    // Supervised training reads those without an earlier conversation; none of their answers is a
+    // gold.
     let read = read_examples(path, &ReadOptions::default()).unwrap();
     let in_conversation = records.iter().filter(|record| !record.conversation.is_empty()).count();
     assert_eq!((read.rows.len(), read.summary.rejected), (4 - in_conversation, 0));

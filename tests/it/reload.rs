@@ -1,4 +1,4 @@
-//! New configurations without a restart, and a second policy beside the first.
+//! Reloads without a restart, and a canary policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn requests_in_flight_finish_by_what_they_started_with_and_then_it_is_drop
     server.handle.replace(named("second").serving(&upstream, &server.metrics));
     let (status, reply) = server.json("/v1/solve", ask()).await;
     assert_eq!((status, &reply["policy"]), (200, &json!("second")));
-    // It is still needed.
+    // It is still in use.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(watched.upgrade().is_some());
 
@@ -140,7 +140,9 @@ async fn a_request_can_name_its_policy() {
     let error = wrong.json::<Value>().await.unwrap();
     assert_eq!(error["error"]["code"], "policy_not_found");
     let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.ends_with("hint: there is `main`, `b`, `direct`"), "{message}");
+    let hint = "there is `main`, `b`, `direct`";
+    assert_eq!(error["error"]["hint"], hint);
+    assert!(message.ends_with(&format!("\nhint: {hint}")), "{message}");
     let (status, error) = server.json("/v1/chat/completions", chat(json!({"policy": "c"}))).await;
     assert_eq!((status, &error["error"]["param"]), (404, &json!("prompt_r1.policy")));
 }
@@ -162,9 +164,9 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     let shown = path.to_str().unwrap();
     let reload = || run(&["reload", "--config", shown]);
     config("first", "", "");
-    let (status, told) = reload();
-    assert_eq!(status, 1, "{told}");
-    assert!(told.contains("no server runs"), "{told}");
+    let (status, output) = reload();
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("no server runs"), "{output}");
 
     let mut server = Process::serve(&path);
     let client = client();
@@ -178,18 +180,18 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     assert_eq!(reload(), (0, "the new configuration serves\n".to_owned()));
     assert_eq!(default().await, "prompt-r1/second");
 
-    // Wrong in itself: the server is not even told.
+    // Invalid in itself: the server gets no signal.
     config("third", "default_large_model = \"fourth\"", "");
-    let (status, told) = reload();
-    assert_eq!(status, 64, "{told}");
-    assert!(told.contains("no such large model"), "{told}");
-    // Wrong only when it is put to use.
+    let (status, output) = reload();
+    assert_eq!(status, 64, "{output}");
+    assert!(output.contains("no such large model"), "{output}");
+    // Invalid only when it is loaded.
     config("third", "", "NO_SUCH_KEY");
-    let (status, told) = reload();
-    assert_eq!(status, 1, "{told}");
+    let (status, output) = reload();
+    assert_eq!(status, 1, "{output}");
     assert!(
-        told.contains("the old configuration goes on") && told.contains("`NO_SUCH_KEY`"),
-        "{told}"
+        output.contains("the old configuration goes on") && output.contains("`NO_SUCH_KEY`"),
+        "{output}"
     );
     assert_eq!(default().await, "prompt-r1/second");
     let log = server.log.wait_for("cannot reload; the old configuration goes on");
@@ -199,7 +201,7 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     for series in ["{result=\"success\"} 1", "{result=\"error\"} 1"] {
         assert!(metrics.contains(&format!("prompt_r1_reloads_total{series}")), "{metrics}");
     }
-    // Models that would end an engine, and the process with it.
+    // Models that would crash an engine, and the process with it.
     let model = folder.path().join("policy");
     std::fs::create_dir(&model).unwrap();
     let whole = |name: &str| std::fs::read(format!("models/policy/{name}")).unwrap();
@@ -230,9 +232,9 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
             std::fs::write(model.join(name), bytes).unwrap();
             let policy = format!("[policy]\nengine = \"{engine}\"\nmodel = {model:?}\n");
             config("second", &policy, "");
-            let (status, told) = reload();
-            assert_eq!(status, 1, "{engine} {name}: {told}");
-            assert!(told.contains("the old configuration goes on"), "{engine} {name}: {told}");
+            let (status, output) = reload();
+            assert_eq!(status, 1, "{engine} {name}: {output}");
+            assert!(output.contains("the old configuration goes on"), "{engine} {name}: {output}");
             assert_eq!(default().await, "prompt-r1/second");
         }
     }

@@ -85,7 +85,7 @@ async fn tools_are_called_and_answer() {
         "response.completed",
     ];
     assert_eq!(kinds, expected);
-    // What the tool says goes to the large model as it is.
+    // The tool's result is sent to the large model unchanged.
     upstream.then(Script::reply("Sunny."));
     let output = json!({"type": "function_call_output", "call_id": "call_1", "output": "sunny"});
     let input = json!([{"role": "user", "content": "Where?"}, call, output]);
@@ -119,7 +119,7 @@ async fn answers_of_every_form() {
     let sent = upstream.last().json();
     assert_eq!(sent["response_format"]["json_schema"]["schema"], schema);
     assert_eq!(sent["verbosity"], "low");
-    // A refusal, and an answer that is cut off.
+    // A refusal, and an answer that is truncated.
     let refusing = json!({"role": "assistant", "content": null, "refusal": "No."});
     let table = [
         (
@@ -151,7 +151,7 @@ async fn answers_of_every_form() {
 }
 
 #[tokio::test]
-async fn failures_in_a_stream_are_told() {
+async fn failures_in_a_stream_are_reported() {
     let upstream = Loopback::answering(|_| Script::error(500, "it broke")).await;
     let server = Setup::relay().start(&upstream).await;
     let found = streamed(&server, json!({})).await;

@@ -1,4 +1,4 @@
-//! The page over a folder of runs: beside a run that trains, and by itself.
+//! The web page over a folder of runs: next to a run that trains, and alone.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -106,7 +106,7 @@ async fn the_page_is_locked_down_and_reports_have_no_origin() {
     let is_alone = policy.starts_with("sandbox allow-scripts;") && !policy.contains("same-origin");
     assert!(is_alone && policy.contains("connect-src 'none'"), "{policy}");
 
-    // Foreign pages do not read runs, by whatever name.
+    // Foreign pages cannot read runs, under any host name.
     let client = reqwest::Client::new();
     for (name, value) in [
         ("host", "evil.example"),
@@ -170,7 +170,7 @@ async fn address(child: &mut Child) -> String {
         panic!("{all}");
     };
     let url = tokio::time::timeout(LIMIT, found).await.unwrap();
-    // What else it says has somewhere to go.
+    // The rest of its output is drained.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     url
 }

@@ -25,15 +25,15 @@ use uuid::Uuid;
 use crate::eventually::eventually;
 use crate::loopback::Loopback;
 
-/// What the environment variable `TEST_KEY` holds.
+/// The value of the environment variable `TEST_KEY`.
 pub const SECRET: &str = "sk-planted-0123456789abcdef";
 
-/// A server that is yet to start.
+/// A server that is not started yet.
 pub struct Setup {
     pub policy: Arc<dyn Policy>,
     /// A second policy, and its share.
     pub canary: Option<(f64, Arc<dyn Policy>)>,
-    /// Keys of the large model `test`, beside its URL and model.
+    /// Keys of the large model `test`, besides its URL and model.
     pub endpoint: Value,
     /// More large models by name, as in a configuration.
     pub others: BTreeMap<String, Value>,
@@ -66,12 +66,12 @@ impl Setup {
         }
     }
 
-    /// A server whose policy asks once and answers with what it was told.
+    /// A server whose policy asks once and answers with the reply.
     pub fn relay() -> Self {
         Self::policy(relay())
     }
 
-    /// What answers by this.
+    /// The replaceable part of its state.
     pub fn serving(&self, upstream: &Loopback, metrics: &Arc<Metrics>) -> Serving {
         let mut configs = self.others.clone();
         let mut test = json!({"url": upstream.url(), "model": "model-1",
@@ -153,7 +153,7 @@ pub fn relay() -> ScriptedPolicy {
     })
 }
 
-/// A server that runs; it is cut off when dropped.
+/// A running server, stopped when dropped.
 pub struct Server {
     pub url: String,
     pub client: reqwest::Client,
@@ -182,7 +182,7 @@ impl Server {
         self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
     }
 
-    /// The value of a series; 0 where there is none.
+    /// The value of a series; 0 if it does not exist.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series));

@@ -12,8 +12,8 @@ pub struct Services {
     pub redis: String,
     /// The same Redis over TLS.
     pub rediss: String,
-    /// The folder of the certificates: Redis shows `redis.pem`, which `ca.pem` has signed, as it
-    /// has `client.pem`; `other.pem` is not known to it. The keys are beside them.
+    /// The folder of the certificates: Redis uses `redis.pem`, which `ca.pem` has signed, as well
+    /// as `client.pem`; `other.pem` is unknown to it. The keys are next to them.
     pub certificates: PathBuf,
 }
 
@@ -24,11 +24,11 @@ const VARIABLES: [&str; 4] = [
     "PROMPT_R1_TEST_CERTIFICATES",
 ];
 
-/// What was started for these tests; ends when its input does, which is with this process.
+/// Services started for these tests; they end with their input, which is this process's.
 static STARTED: Mutex<Option<(Child, Services)>> = Mutex::new(None);
 
 impl Services {
-    /// Those that the environment names, or ones that are started now.
+    /// Those in environment variables, or ones that are started now.
     pub fn find() -> Self {
         let named: Vec<_> = VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).collect();
         if named.len() == VARIABLES.len() {
@@ -56,8 +56,8 @@ impl Services {
         let mut script = script.spawn().expect("cannot start `tests/services.sh`");
         let mut line = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        assert!(told.len() == VARIABLES.len(), "`tests/services.sh` said why it does not start");
-        (script, Self::new(&told))
+        let urls: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        assert!(urls.len() == VARIABLES.len(), "`tests/services.sh` said why it does not start");
+        (script, Self::new(&urls))
     }
 }

@@ -1,4 +1,4 @@
-//! What is shipped around the server fits the server.
+//! The shipped configuration files match the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(docker(path)).unwrap()
 }
 
-/// The expressions that a dashboard asks for.
+/// The expressions of a dashboard.
 fn expressions(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -32,7 +32,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The series that a text names, with the labels and values that it picks them by.
+/// The series in a text, with the labels and values that it selects.
 fn series(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     let starts = text.match_indices(PREFIX).map(|(at, _)| at);
     let of = |at: usize| {
@@ -51,7 +51,7 @@ fn series(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     starts.map(of).collect()
 }
 
-/// What the server shows: the labels of each series, and their values.
+/// The server's series: the labels of each, and their values.
 async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let upstream = Loopback::start().await;
     let server = Setup::policy(ScriptedPolicy::turns([])).start(&upstream).await;
@@ -84,7 +84,7 @@ async fn every_series_that_is_watched_is_there() {
         let labels = shown.get(&name).unwrap_or_else(|| panic!("there is no `{name}`"));
         for (label, value) in picked {
             let values = labels.get(&label).unwrap_or_else(|| panic!("{name} has no `{label}`"));
-            // Patterns are made of whole values, or of the first digit of a status.
+            // Patterns consist of whole values, or of the first digit of a status.
             for value in value.split('|') {
                 let head = value.trim_end_matches('.');
                 let is_known = values.iter().any(|known| match head.len() == value.len() {
@@ -97,7 +97,7 @@ async fn every_series_that_is_watched_is_there() {
     }
 }
 
-/// The server refuses to listen for other machines while there are no keys.
+/// The server refuses non-loopback addresses while there are no keys.
 #[test]
 fn what_is_started_for_others_starts_without_keys() {
     let chart = read("helm/prompt-r1/values.yaml");

@@ -13,7 +13,7 @@ use crate::server::{SECRET, Setup};
 
 const PATH: &str = "/v1/solve";
 
-/// The body with what differs from run to run replaced.
+/// The body with varying values replaced.
 fn steady(mut body: Value) -> Value {
     for turn in body["turns"].as_array_mut().into_iter().flatten() {
         turn["millis"] = json!(0);
@@ -114,7 +114,7 @@ async fn what_is_wrong_is_named() {
 }
 
 #[tokio::test]
-async fn how_failures_of_the_large_model_are_told() {
+async fn failures_of_the_large_model_are_reported() {
     let stalling = json!({"timeouts": {"first_byte_ms": 50}});
     let table = [
         (Script::error(500, "broken"), 502, "large_model_error"),
@@ -131,7 +131,7 @@ async fn how_failures_of_the_large_model_are_told() {
     let server = setup.start(&upstream).await;
     for (script, status, code) in table {
         if code == "large_model_unreachable" {
-            // The kept connection closes, which is tried once more on another.
+            // The idle connection closes, which is retried once on another.
             upstream.then(Script::nothing(Cut::Close));
         }
         upstream.then(script);
@@ -139,7 +139,8 @@ async fn how_failures_of_the_large_model_are_told() {
         assert_eq!(response.status(), status, "{code}");
         let wait = response.headers().get("retry-after").cloned();
         assert_eq!(wait.is_some(), status == 429, "{code}");
-        // What was answered, or may still be worked on, may be billed; what was refused is not.
+        // Requests that were answered, or may still be processed, may be billed; refused ones are
+        // not.
         let is_spent = response.headers().contains_key("x-should-retry");
         let may_be_billed = ["large_model_malformed", "large_model_timeout"].contains(&code);
         assert_eq!(is_spent, may_be_billed, "{code}");
@@ -272,7 +273,7 @@ async fn what_is_too_much_at_one_time() {
     let ask = |text: &str| server.post(PATH, &json!({"question": text})).send();
     let (first, second) = (tokio::spawn(ask("a")), async { upstream.wait_for_requests(1).await });
     second.await;
-    // One runs; of the two others one waits, and one is turned away.
+    // One runs; of the two others one waits, and one is rejected.
     let (second, third) = (ask("b"), ask("c"));
     let release = async {
         server

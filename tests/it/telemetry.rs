@@ -1,4 +1,4 @@
-//! Traces at a collector, logs, and what must be in neither.
+//! Traces at a collector, logs, and what neither may contain.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::server::client;
 
 const QUESTION: &str = "Which colour has the planted zebra?";
 const REPLY: &str = "The planted zebra is striped.";
-/// What the endpoint, the collector and the caller know; nobody else may.
+/// Secrets of the endpoint, the collector and the caller, which must not leak.
 const SECRETS: [&str; 2] = ["sk-endpoint-0123456789abcdef", "collector-0123456789abcdef"];
 
-/// A large model that plays the policy, too: it asks once, and answers.
+/// A large model that also acts as the policy: it asks once, and answers.
 async fn upstream() -> Loopback {
     Loopback::answering(|request| {
         let messages = request.json()["messages"].as_array().map_or(0, Vec::len);
@@ -124,7 +124,7 @@ async fn spans_have_their_parents_and_contents_only_where_they_are_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_down_harms_nobody_and_is_told() {
+async fn a_collector_that_is_down_does_no_harm_and_is_logged() {
     let (upstream, collector) = (upstream().await, collector().await);
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), &upstream, &collector, false);
@@ -138,11 +138,12 @@ async fn a_collector_that_is_down_harms_nobody_and_is_told() {
     }
     assert_eq!(server.stop(), 0);
     let log = server.log.text();
-    let told: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let is_told = |line: &Value| {
+    let lines: Vec<Value> =
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let is_logged = |line: &Value| {
         line["level"] == "ERROR" && line["fields"]["name"] == "BatchSpanProcessor.ExportError"
     };
-    assert!(told.iter().any(is_told), "{log}");
+    assert!(lines.iter().any(is_logged), "{log}");
     assert!(!log.contains(SECRETS[1]), "{log}");
 }
 
@@ -150,7 +151,7 @@ async fn a_collector_that_is_down_harms_nobody_and_is_told() {
 async fn secrets_are_nowhere_to_be_seen() {
     // The endpoint repeats the key it got, as some do.
     let upstream = Loopback::answering(|request| {
-        // What is passed through is the caller's as it is.
+        // A passed-through response is unchanged.
         let is_passed = request.prompt().is_empty();
         let key = request.header("authorization").filter(|_| !is_passed);
         Script::error(401, &format!("wrong key {key:?}"))
@@ -203,7 +204,7 @@ async fn secrets_are_nowhere_to_be_seen() {
             String::from_utf8_lossy(&request.body).contains(secret)
                 || request.headers.iter().any(|(_, value)| value.contains(secret))
         });
-        // The endpoint's own key is for the endpoint.
+        // The endpoint's own key is sent to the endpoint only.
         assert_eq!(is_sent, secret == SECRETS[0], "at the endpoint");
     }
 }

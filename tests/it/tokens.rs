@@ -1,4 +1,4 @@
-//! The engine over token servers: exact on every API, and told apart from what goes wrong.
+//! The engine over token servers: exact with every API, and with an error for each failure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,12 +58,13 @@ async fn failed(engine: &dyn Engine) -> String {
     collect(engine, request(4)).await.1.unwrap_err().to_string()
 }
 
-/// Sees to it that the next request is one for tokens: after a failure the server is compared anew.
+/// Makes sure that the next request is one for tokens: after a failure the server is compared
+/// again.
 async fn settle(engine: &TokensEngine) {
     assert_eq!(collect(engine, request(4)).await.1, Ok(StopReason::Length));
 }
 
-/// An engine that has found its server to be the right one.
+/// An engine that has compared its server successfully.
 async fn connected(server: &Loopback, dialect: Dialect, more: Value) -> TokensEngine {
     let engine = engine(&config(dialect, &[server], more));
     engine.connect().await.unwrap();
@@ -109,7 +110,7 @@ async fn bounds_and_stop_ids_hold_whatever_the_server_does() {
         assert_eq!(end, Ok(StopReason::StopId), "{whole:?}");
         let (short, end) = collect(&engine, request(2)).await;
         assert_eq!((&short[..], end), (&whole[..2], Ok(StopReason::Length)));
-        // A stop id that the server does not know of.
+        // A stop id that the server does not know.
         let stop_ids = vec![whole[1].id];
         let (stopped, end) = collect(&engine, GenerateRequest { stop_ids, ..request(400) }).await;
         assert_eq!((&stopped[..], end), (&whole[..2], Ok(StopReason::StopId)));
@@ -128,7 +129,7 @@ async fn what_cannot_be_exact_is_refused() {
     let engine = connected(&server, Dialect::LlamaCpp, json!({})).await;
     let sampling = Sampling { temperature: 0.7, top_p: 0.8, top_k: None, seed: 1 };
     let (_, end) = collect(&engine, GenerateRequest { sampling, ..request(4) }).await;
-    assert!(matches!(&end, Err(EngineError::Sampling(reason)) if reason.contains("top_p")));
+    assert!(matches!(&end, Err(EngineError::Sampling(reason)) if reason.text.contains("top_p")));
     assert!(server.requests().iter().all(|request| request.path != "/completion"));
 }
 
@@ -150,7 +151,7 @@ async fn another_model_is_refused_by_name_before_the_first_token() {
         assert!(matches!(error, EngineError::OtherModel { .. }), "{error:?}");
         assert!(error.to_string().contains(reason), "{error}");
         assert!(!engine.is_ready().await);
-        // Whoever did not connect first is told the same.
+        // Requests that waited for the comparison get the same error.
         assert!(failed(&engine).await.contains(reason), "{dialect:?} {flaw:?}");
         let path = |request: &crate::loopback::Recorded| request.path.clone();
         let asked: Vec<_> = server.requests().iter().map(path).collect();
@@ -169,7 +170,7 @@ async fn another_model_is_refused_by_name_before_the_first_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statuses_are_told_apart() {
+async fn statuses_are_distinguished() {
     let server = server(Dialect::LlamaCpp, Flaw::None).await;
     for (status, is_retried) in [
         (400, false),
@@ -222,7 +223,7 @@ async fn a_reply_that_breaks_off_is_repeated_only_before_its_first_token() {
     assert!(end.unwrap_err().to_string().contains("broke off"));
     let asked = server.requests().split_off(before);
     assert_eq!(asked.iter().filter(|request| request.path == "/completion").count(), 1);
-    // It ends as if it were whole, but does not say why.
+    // It ends as if it were complete, but does not say why.
     settle(&engine).await;
     let said = json!({"tokens": [7], "tokens_predicted": 1,
         "completion_probabilities": [{"id": 7, "logprob": -0.1}]});
@@ -251,7 +252,7 @@ async fn slow_and_silent_servers_are_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_leaves_ends_the_request_at_the_server() {
+async fn a_client_that_disconnects_ends_the_request_at_the_server() {
     let server = server(Dialect::LlamaCpp, Flaw::None).await;
     let engine = connected(&server, Dialect::LlamaCpp, json!({})).await;
     server.then(Script::nothing(Cut::Stall));
@@ -285,7 +286,7 @@ async fn replies_that_cannot_be_used_are_refused_with_the_reason() {
         (json!({"tokens": [], "stop": true, "stop_type": "none"}), "ended the sequence after 0"),
         (json!({"error": {"message": "out of memory"}}), "out of memory"),
     ] {
-        // After a failure the server is compared anew, which the next request is not for.
+        // After a failure the server is compared again, which the next request must not count.
         settle(&engine).await;
         server.then(Script::events([event.to_string()]));
         let error = failed(&engine).await;
@@ -470,10 +471,10 @@ async fn training_samples_from_token_servers_with_the_weights_that_it_begins_wit
     }
     // The episodes of both steps are sampled before the first update.
     assert!(steps[0]["servers_busy_least"].as_f64().unwrap() > 0.0, "{}", steps[0]);
-    // There is none where all episodes were right, and nothing was learnt.
+    // There is none if all episodes were right, and nothing was learnt.
     let diff = steps[0]["rollout_logprob_diff"].as_f64();
     assert!(diff.is_none_or(|diff| diff < 1e-4), "{}", steps[0]);
-    // A model of another training has the same vocabulary: only its probabilities tell.
+    // A differently trained model has the same vocabulary: only its probabilities differ.
     let (status, said) = train("policy-warm");
     assert!(status != 0 && said.contains("other weights than the run begins with"), "{said}");
 }

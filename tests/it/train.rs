@@ -1,4 +1,4 @@
-//! The command that trains, as a user runs it: killed, gone on with, and its folder served.
+//! `server train` as a user runs it: killed, resumed, and its result served.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -17,15 +17,19 @@ fn server() -> Command {
     command
 }
 
-/// Writes a supervised run of `steps` steps of a tiny model over a tiny world, in `folder`.
-fn recipe(folder: &Path, steps: usize, model: &str) -> PathBuf {
+/// Writes the configuration `text` of a run in `folder`, completed by its output and seed.
+fn configured(folder: &Path, seed: u64, text: &str) -> PathBuf {
     let path = folder.join("run.toml");
     let output = folder.join("run");
+    let head = format!("schema_version = 1\noutput = {output:?}\nseed = {seed}\n");
+    std::fs::write(&path, head + text).unwrap();
+    path
+}
+
+/// Writes a supervised run of `steps` steps of a tiny model over a tiny world, in `folder`.
+fn recipe(folder: &Path, steps: usize, model: &str) -> PathBuf {
     let text = format!(
         r#"
-        schema_version = 1
-        output = {output:?}
-        seed = 3
         steps = {steps}
         batch_size = 4
         checkpoint_every = 5
@@ -36,8 +40,7 @@ fn recipe(folder: &Path, steps: usize, model: &str) -> PathBuf {
         {model}
         "#
     );
-    std::fs::write(&path, text).unwrap();
-    path
+    configured(folder, 3, &text)
 }
 
 /// A new model.
@@ -57,7 +60,7 @@ fn in_bf16(model: &str) -> String {
     format!("[model]\ndtype = \"bf16\"\n{model}")
 }
 
-/// `server train KIND`, to its end.
+/// Runs `server train KIND` to its end.
 fn run(kind: &str, recipe: &Path, resume: bool) -> Output {
     let mut command = server();
     command.args(["train", kind, "--config"]).arg(recipe);
@@ -67,7 +70,7 @@ fn run(kind: &str, recipe: &Path, resume: bool) -> Output {
     command.output().unwrap()
 }
 
-/// The folder that a run has written.
+/// The folder of the finished model.
 fn written(output: Output) -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
@@ -85,7 +88,7 @@ fn steps_written(folder: &Path) -> usize {
     std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap_or_default().lines().count()
 }
 
-/// Waits until `done`, or fails with what the process wrote.
+/// Waits until `done`, or fails with the output of the process.
 fn wait_until(process: &mut Child, mut done: impl FnMut() -> bool) {
     eventually_blocking(
         || "the run's progress".to_owned(),
@@ -121,7 +124,7 @@ fn killed_and_gone_on_with(model: &str) {
     run.wait().unwrap();
     assert!(steps_written(cut.path()) < STEPS);
 
-    // To begin anew over it would lose it.
+    // Starting again would overwrite it.
     let refused = train(&recipe, false);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--resume"));
@@ -153,7 +156,7 @@ fn a_run_that_is_asked_to_end_writes_a_checkpoint_and_a_summary() {
     assert!(weights(&expected) == weights(&resumed), "not bit for bit");
 }
 
-/// 199 rows whose content is no text are rejected, one is learnt from.
+/// 199 rows whose content is not text are rejected, one is learnt from.
 #[test]
 fn rows_that_cannot_be_used_are_named_and_end_the_run_unless_allowed() {
     let folder = tempfile::tempdir().unwrap();
@@ -259,8 +262,8 @@ fn losses(folder: &Path) -> Vec<f64> {
     text.lines().map(loss).collect()
 }
 
-/// bf16 keeps 8 bits, 0.4 % a rounding, of which a loss has the mean over many tokens; masters keep
-/// the updates whole, so that roundings do not add up from step to step.
+/// bf16 has 8 bits, 0.4 % per rounding, of which a loss has the mean over many tokens; master
+/// copies keep updates exact, so roundings do not accumulate.
 #[test]
 fn bf16_learns_as_f32_does_and_its_folder_is_served() {
     let [wide, narrow] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -276,7 +279,7 @@ fn bf16_learns_as_f32_does_and_its_folder_is_served() {
     assert!(text.contains("bfloat16"), "{text}");
     served(narrow.path(), &in_bf16);
 
-    // Gone on with in another type, it says what to do.
+    // Resumed in another type, it fails with a hint.
     let other = recipe(narrow.path(), 61, NEW);
     let refused = train(&other, true);
     assert!(!refused.status.success());
@@ -300,7 +303,7 @@ fn a_device_that_cannot_be_had_is_an_error() {
     }
 }
 
-/// Both engines solve with the policy in `model`; `folder` holds their configuration.
+/// Both engines solve with the policy in `model`; `folder` contains their configuration.
 fn served(folder: &Path, model: &Path) {
     for engine in ["mistralrs", "native"] {
         let config = folder.join("server.toml");

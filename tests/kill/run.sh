@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# run.sh SERVER [TIMES]: training runs are ended TIMES times (30) at random moments, by SIGTERM, by
-# SIGKILL and by a full disk, and resumed each time; each must end with the weights of a run that was
-# not ended. Needs root for the full disk, a small tmpfs; without root that kind is left out, with a
-# word. SEED makes the moments those of another time.
+# run.sh SERVER [TIMES]: interrupts training runs TIMES times (30) at random moments, by SIGTERM, by
+# SIGKILL and by a full disk, and resumes them each time; each must end with the weights of an
+# uninterrupted run. The full disk is a small tmpfs, which needs root; without root that case is
+# skipped with a message. SEED repeats the moments of an earlier run.
 set -euo pipefail
 server=$(realpath "$1") times=${2:-30}
 RANDOM=${SEED:=$RANDOM}
@@ -48,7 +48,7 @@ began=$(date +%s%N)
 millis=$((($(date +%s%N) - began) / 1000000))
 echo "a run that is not ended: $millis ms"
 
-same() { # the run's weights are those of the run that was not ended
+same() { # the run's weights equal those of the uninterrupted run
   cmp "$work/whole/model/model.safetensors" "$run/model/model.safetensors"
   [ "$(wc -l < "$run/metrics.jsonl")" = 60 ] || { echo "a step is missing, or there twice"; exit 1; }
 }
@@ -60,7 +60,7 @@ for ((n = 1; n <= times; n++)); do
   if compgen -G "$run/checkpoints/step-*" >/dev/null; then resume=(--resume); fi
   "$server" train sft --config "$work/cut.toml" "${resume[@]}" >/dev/null 2>"$work/log" &
   pid=$!
-  # Any moment, the beginning included; a run that goes on is shorter than a whole one.
+  # Any moment, the beginning included; a resumed run is shorter than a whole one.
   sleep "$(awk "BEGIN { print $millis * $((RANDOM % 600)) / 1000000 }")"
   if [ $kind = full ]; then
     dd if=/dev/zero of="$filler" bs=4k 2>/dev/null || true

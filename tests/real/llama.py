@@ -1,4 +1,4 @@
-"""Serves a GGUF by llama.cpp behind the OpenAI API on 127.0.0.1, until it is killed.
+"""Serves a GGUF file with llama.cpp by the OpenAI API on 127.0.0.1, until it is killed.
 
 Usage: llama.py [--exact] MODEL.gguf NAME [SLOTS] [CONTEXT_PER_SLOT] [CHAT_TEMPLATE_FILE]
 --exact computes in f32 throughout. Needs the package xllamacpp. Prints its port."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real model, SmolLM2-135M: the server in front of a real llama.cpp server with it, and the model out of
-# its file alone: asked, trained for a step, and exported to llama.cpp again. With --tokens also policies
+# A real model, SmolLM2-135M: the server in front of a real llama.cpp server with it, and the model
+# from its file alone: queried, trained for a step, and exported to llama.cpp again. With --tokens also policies
 # behind llama.cpp servers that are asked by token ids: the bundled one, token by token, and SmolLM2.
 # Needs python3; installs llama.cpp's server and fetches the model (98 MB), and fails where it cannot.
 # Usage: tests/real/run.sh SERVER_BINARY [--tokens]

@@ -1,7 +1,7 @@
 """Requests through the server to a real llama.cpp server. Usage: suite.py SERVER PLAIN_LLAMA
 
 The models `plain` and `strict` are one small model under its own and under a strict chat template.
-Nothing is said about how good its answers are: the path is tested, not the model."""
+The path is tested, not the quality of the answers."""
 import json
 import sys
 import urllib.error

@@ -1,4 +1,4 @@
-"""What the OpenAPI document cannot say."""
+"""Checks that the OpenAPI document cannot express."""
 
 import schemathesis
 
@@ -16,11 +16,11 @@ def map_body(context, body):
 
 @schemathesis.check
 def a_refusal_names_the_field(context, response, case):
-    """Every 400 of a body that is an object says which field is to blame."""
-    # Anthropic's form of errors has no place for it.
+    """Every 400 of a body that is an object names the field."""
+    # Anthropic's error format has no field for it.
     has_param = case.operation.path != "/v1/messages"
     if response.status_code == 400 and isinstance(case.body, dict) and has_param:
         error = response.json()["error"]
-        # What is no JSON has no fields, and what a large model refuses is for it to explain.
+        # Invalid JSON has no fields, and errors of a large model are its own.
         is_exempt = error["code"] in ("invalid_json", "large_model_rejected")
         assert error["param"] is not None or is_exempt, f"no field is named: {error}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Requests made up from the server's OpenAPI document, valid and not, against the server with the
-# bundled models: no 500, nothing that the document does not say, no refusal without a field's name.
+# Sends valid and invalid requests generated from the OpenAPI document to the server with the bundled
+# models: no 500, no undocumented response, no 400 that does not name a field.
 # Needs python3; installs schemathesis, and fails where it cannot.
 # Usage: tests/schema/run.sh SERVER_BINARY [OPTION OF SCHEMATHESIS]...
 set -euo pipefail
@@ -21,7 +21,7 @@ finish() {
 }
 trap finish EXIT
 
-# Short episodes: it is the requests that matter.
+# Short episodes: the test is about requests.
 cat >"$scratch/server.toml" <<'TOML'
 schema_version = 1
 
@@ -45,7 +45,7 @@ if [ -z "$url" ]; then
   exit 1
 fi
 
-# It leaves its notes where it runs.
+# It writes its cache to the working directory.
 cd "$scratch"
 SCHEMATHESIS_HOOKS="$here/hooks.py" "$venv/bin/schemathesis" \
   --config-file "$here/schemathesis.toml" run "$url/openapi.json" \

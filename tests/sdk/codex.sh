@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Codex CLI, unmodified, against the server: it streams a response, runs the command that the
-# large model calls for, sends back what that printed, and shows the answer.
+# large model requests, sends back its output, and shows the answer.
 # Usage: tests/sdk/codex.sh SERVER_URL FOLDER_WITH_CODEX
 set -euo pipefail
 server="$1"
@@ -19,7 +19,7 @@ wire_api = "responses"
 TOML
 
 events="$scratch/events"
-# What it runs is an `echo`, in an empty folder.
+# The command is an `echo`, in an empty folder.
 if ! (cd "$scratch/work" && CODEX_HOME="$scratch/home" timeout 120 "$codex" exec --json \
   --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \
   "Where is Lyon?" </dev/null) >"$events" 2>"$scratch/log"; then

@@ -1,5 +1,5 @@
-// SDKs for Node on their defaults, unmodified, against the server: frameworks.mjs SERVER.
-// Each is asked plainly, as a stream, and for one round of a tool.
+// Unmodified SDKs for Node with default settings, against the server: frameworks.mjs SERVER.
+// Each makes a plain request, a streamed one, and one with a tool call.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -9,7 +9,7 @@ process.env.OPENAI_BASE_URL = `${server}/v1`;
 process.env.OPENAI_API_KEY = "sk-any";
 process.env.ANTHROPIC_BASE_URL = server;
 process.env.ANTHROPIC_API_KEY = "sk-any";
-// The packages lie where this is run.
+// The packages are in the working directory.
 const require = createRequire(`${process.cwd()}/`);
 const load = (name) => import(pathToFileURL(require.resolve(name)));
 const ask = "Where is Lyon?";
@@ -96,8 +96,8 @@ const suite = {
       ]);
       const called = await armed.invoke(ask);
       assert.deepEqual(called.tool_calls[0].args, { city: "Lyon" });
-      const told = { role: "tool", content: "sunny", tool_call_id: called.tool_calls[0].id };
-      const second = await armed.invoke([{ role: "user", content: ask }, called, told]);
+      const result = { role: "tool", content: "sunny", tool_call_id: called.tool_calls[0].id };
+      const second = await armed.invoke([{ role: "user", content: ask }, called, result]);
       assert.equal(second.text, "sunny");
     }
   },

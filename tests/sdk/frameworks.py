@@ -1,4 +1,4 @@
-"""Frameworks on their defaults, unmodified, against the server: frameworks.py SERVER.
+"""Unmodified frameworks with default settings, against the server: frameworks.py SERVER.
 
 Each is asked plainly, as a stream, and for one round of a tool.
 """
@@ -123,8 +123,8 @@ def langchain():
         assert called.tool_calls[0]["args"] == {"city": "Lyon"}, called
         from langchain_core.messages import HumanMessage, ToolMessage
 
-        told = ToolMessage("sunny", tool_call_id=called.tool_calls[0]["id"])
-        assert armed.invoke([HumanMessage(ASK), called, told]).text == "sunny"
+        result = ToolMessage("sunny", tool_call_id=called.tool_calls[0]["id"])
+        assert armed.invoke([HumanMessage(ASK), called, result]).text == "sunny"
         whole = None
         for chunk in armed.stream(ASK):
             whole = chunk if whole is None else whole + chunk
@@ -132,11 +132,11 @@ def langchain():
     import warnings
 
     with warnings.catch_warnings(record=True) as caught:
-        # Usage is added up over several prompts. Fields that nobody sends are none to it.
+        # Usage is summed over several prompts. Absent fields must be left out, not null.
         warnings.simplefilter("always")
         result = ChatOpenAI(model="prompt-r1").generate([[HumanMessage(ASK)], [HumanMessage(ASK)]])
-    told = [str(warning.message) for warning in caught]
-    assert not any("float" in text or "'str'" in text for text in told), told
+    warnings_seen = [str(warning.message) for warning in caught]
+    assert not any("float" in text or "'str'" in text for text in warnings_seen), warnings_seen
     assert result.llm_output["token_usage"]["total_tokens"] == 108, result.llm_output
 
 

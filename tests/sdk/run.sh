@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The official OpenAI SDKs, then Anthropic's, frameworks on their defaults and the Codex CLI, all
+# The official OpenAI SDKs, then Anthropic's, frameworks with default settings and the Codex CLI, all
 # unmodified, against the server with a loopback large model.
 # Needs python3 and node; installs the SDKs from their registries, and fails where it cannot.
 # Usage: tests/sdk/run.sh [SERVER_BINARY]; without one, it is built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# The newest of each line.
+# The newest release of each.
 python_sdks=("openai==1.99.*" "openai==2.7.*" "openai")
 node_sdks=("openai@5" "openai@6" "openai@latest")
 python_frameworks=("openai" "openai-agents" "pydantic-ai-slim[openai]" "langchain-openai" "anthropic")
@@ -67,7 +67,7 @@ url = "$upstream/v1"
 model = "broken"
 api_key_env = ""
 retries = { max = 0 }
-# The suites make it fail on purpose, again and again.
+# The suites make it fail on purpose many times.
 breaker = { failures = 0 }
 TOML
 "$binary" serve --config "$scratch/server.toml" --listen 127.0.0.1:0 2>"$scratch/server.log" &

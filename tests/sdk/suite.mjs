@@ -176,7 +176,7 @@ const suite = {
     const request = { model: "flaky", messages };
     const completion = await client({ maxRetries: 2 }).chat.completions.create(request);
     assert.equal(completion.choices[0].message.content, "passed");
-    // None once money was spent: a reply, and two tries at a form that never comes.
+    // No retries after paid calls: one reply, and two attempts at a format that the model never writes.
     const before = (await stats()).requests.filter((model) => model === "large").length;
     const form = { model: "prompt-r1", messages, response_format: { type: "json_object" } };
     await assert.rejects(

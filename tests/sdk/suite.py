@@ -120,7 +120,7 @@ def tools():
     messages = ASK + [choice.message.model_dump(exclude_none=True), result]
     second = api.create(model="prompt-r1", messages=messages, tools=TOOLS)
     assert second.choices[0].message.content == "sunny", second
-    # The conversation holds all the state there is, and reaches the large model as it is.
+    # The conversation holds the whole state, and reaches the large model unchanged.
     sent = stats()["bodies"]["large"]["messages"]
     assert [message["role"] for message in sent[-3:]] == ["user", "assistant", "tool"], sent
     assert sent[-1] == result and sent[-2]["tool_calls"][0]["id"] == call.id
@@ -164,7 +164,7 @@ def expect(kind, call):
 def errors():
     api = client().chat.completions
     error = expect(openai.BadRequestError, lambda: api.create(
-        model="prompt-r1", messages=ASK, logprobs=True))  # which this large model does not give
+        model="prompt-r1", messages=ASK, logprobs=True))  # which this large model does not return
     assert error.param == "logprobs" and error.code == "unsupported_parameter", error
     expect(openai.BadRequestError, lambda: api.create(model="prompt-r1", messages=[]))
     error = expect(openai.BadRequestError, lambda: api.create(
@@ -213,10 +213,10 @@ def cancellation():
 
 
 def retries():
-    # The SDK's own: the failure is passed through.
+    # The SDK's own retries: the failure is passed through.
     completion = client(max_retries=2).chat.completions.create(model="flaky", messages=ASK)
     assert completion.choices[0].message.content == "passed"
-    # None once money was spent: a reply, and two tries at a form that never comes.
+    # No retries after paid calls: one reply, and two attempts at a format that the model never writes.
     before = stats()["requests"].count("large")
     expect(openai.InternalServerError, lambda: client(max_retries=2).chat.completions.create(
         model="prompt-r1", messages=ASK, response_format={"type": "json_object"}))

@@ -40,7 +40,7 @@ def large(body):
     last = body["messages"][-1]
     if body.get("tools") and last["role"] != "tool":
         function = body["tools"][0]["function"]
-        # That of the Codex CLI runs what it is told.
+        # The tool of the Codex CLI runs a command.
         is_shell = function["name"] == "exec_command"
         arguments = {"cmd": "echo in the east of France"} if is_shell else {"city": "Lyon"}
         call = {"name": function["name"], "arguments": json.dumps(arguments)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GRPO with the updates made by a real Tinker server: SkyRL on JAX, on a CPU. The reward rises, both
-# sides have the same adapter, and a run goes on after both were killed.
+# sides have the same adapter, and a run continues after both were killed.
 # Needs Python 3.12 or newer, which is looked for here, with pyenv and with uv; installs SkyRL and JAX
 # (1 GB), and fails where it cannot.
 # Usage: [STEPS=10] tests/tinker/run.sh SERVER_BINARY
@@ -34,7 +34,7 @@ if [ ! -x "$cache/venv/bin/python" ]; then
   "$python" -m venv "$cache/venv"
 fi
 pip=("$cache/venv/bin/pip" install --quiet --disable-pip-version-check)
-# Without what its other backends need: PyTorch for CUDA, vLLM, Ray.
+# Without the dependencies of its other backends: PyTorch for CUDA, vLLM, Ray.
 "${pip[@]}" --no-deps skyrl==0.4.0 2>/dev/null
 "${pip[@]}" 'jax>=0.8,<1' 'flax>=0.12.10' optax 'transformers>=5.6.1,<=5.16.1' 'tokenizers>=0.23.1' \
   safetensors numpy typer rich cloudpathlib 'tinker==0.25.0' fastapi uvicorn sqlmodel \

@@ -1,4 +1,4 @@
-"""GRPO with the updates made by SkyRL, and what may go wrong: `suite.py SERVER WORK`.
+"""GRPO with updates by SkyRL, and its failures: `suite.py SERVER WORK`.
 
 Needs nothing but Python's library, safetensors and numpy; run.sh prepares the rest.
 """
@@ -151,7 +151,7 @@ with SkyRL(work / "skyrl") as skyrl:
     assert most < 1e-4, most
     assert all(step["gradient_norm"] > 0 for step in steps)
 
-    # A request of the same number is done once; another body under it is refused.
+    # A request with a repeated number is executed once; another body with that number is refused.
     session = skyrl.post("create_session", {"tags": [], "sdk_version": "0.25.0"})["session_id"]
     made = skyrl.post("create_model", {"session_id": session, "base_model": str(base),
                                        "lora_config": {"rank": 4, "seed": 1}})
@@ -167,7 +167,7 @@ with SkyRL(work / "skyrl") as skyrl:
     for model in (made, second):
         skyrl.post("unload_model", {"model_id": model["model_id"]})
 
-    # Killed in the middle, and gone on with at a server that was started again.
+    # Killed in the middle, and resumed with a restarted server.
     done(train("cut", skyrl, steps=CUT))
     skyrl.kill()
 refused(train("cut", skyrl.url, resume=True, outage_ms=300), "hint: is it running there?")

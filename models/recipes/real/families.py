@@ -45,7 +45,7 @@ MIXTURE, VALIDATION = ("chain_sum_short", "products"), 24
 
 
 def normal(question):
-    """What two questions share that differ only in case, punctuation and spaces."""
+    """A key that is equal for questions that differ only in case, punctuation and spaces."""
     return " ".join(re.findall(r"\w+", question.lower()))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the table of the room for a policy from evaluations: room.py FOLDER...
+"""Makes the table of a policy's headroom from evaluations: room.py FOLDER...
 
 Each folder is the `output` of `server eval`; its `episodes` must cover all questions. Beside the arms there is the oracle: the share of
 questions that at least one of the prompts answers right, if one knew which. It counts arms of one

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Policies by script for families of exact arithmetic: they ask for one operation at a time.
+"""Scripted policies for families of exact arithmetic: they ask for one operation at a time.
 
 As the arm `script:python3 scripted.py WAY` of an evaluation it is run once for each turn: it reads a
 JSON list of texts, the opening and what was shown after each turn, and writes its turn. The
@@ -23,7 +23,7 @@ import sys
 
 
 class Turn(Exception):
-    """The turn that comes next: a thought, and either a prompt or an answer."""
+    """The next turn: a thought, and either a prompt or an answer."""
 
     def __init__(self, think, prompt=None, answer=None):
         super().__init__()

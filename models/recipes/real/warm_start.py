@@ -48,7 +48,7 @@ def conversation(way, question, draw):
 
 
 def questions(folder):
-    """The families by turns: each has its share of however many are taken."""
+    """The families interleaved, so that any prefix has each at its share."""
     for name in WAYS:
         lines = (folder / f"{name}-train.jsonl").read_text(encoding="utf-8").splitlines()
         yield [(name, json.loads(line)) for line in lines]

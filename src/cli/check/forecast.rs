@@ -1,5 +1,5 @@
-//! What a run will do, take and cost, as far as its configuration and its folder say: upper bounds,
-//! and no word of what is not known.
+//! Estimates the work, time and cost of a run from its configuration and its folder: upper bounds,
+//! and nothing where they are unknown.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -17,12 +17,12 @@ use crate::train::sft::{SftConfig, SftData};
 
 use crate::cli::Failure;
 
-/// Characters of a token, for an estimate.
+/// Characters per token, for an estimate.
 const CHARS_OF_A_TOKEN: usize = 4;
-/// Steps whose time says how long the next ones will take.
+/// Recent steps from which the duration of the next ones is estimated.
 const RECENT_STEPS: usize = 50;
 
-/// What a supervised run will do. Reads the conversations.
+/// The forecast of a supervised run. Reads the conversations.
 pub fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
     let shown = config.steps * config.batch_size as u64;
     let mut lines = vec![format!("steps: {}", config.steps)];
@@ -45,7 +45,7 @@ pub fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
     Ok(lines)
 }
 
-/// What a GRPO run will do, at most. Reads the tasks.
+/// The forecast of a GRPO run, an upper bound. Reads the tasks.
 pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     let mut evaluations = config.steps / config.eval.every + 1;
     evaluations += u64::from(!config.steps.is_multiple_of(config.eval.every));
@@ -53,7 +53,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     let asked = config.steps * config.groups_per_step as u64;
     let mut held_out = config.eval.tasks;
     match &config.tasks {
-        TaskConfig::World { .. } => lines.push(format!("questions: {asked}, made up")),
+        TaskConfig::World { .. } => lines.push(format!("questions: {asked}, generated")),
         TaskConfig::File { path, read, eval_path } => {
             let count = |path: &Path, read: &ReadOptions| {
                 let read = read_tasks(path, read).map_err(anyhow::Error::from)?;
@@ -81,7 +81,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
         "episodes: {training} to learn from{further}, {held_out} in {evaluations} evaluations"
     ));
     let limits = &config.limits;
-    // The last turn of an episode answers; the others may ask.
+    // The last turn of an episode answers; the others may prompt.
     let calls = episodes * (limits.max_turns as u64).saturating_sub(1).max(1);
     let sampled =
         limits.max_policy_tokens.min(limits.max_turn_tokens.saturating_mul(limits.max_turns));
@@ -125,7 +125,7 @@ fn large_model(
     }
 }
 
-/// What `calls` of an endpoint take.
+/// Time and cost of `calls` of an endpoint.
 fn endpoint_lines(
     who: &str,
     endpoint: &LargeModelConfig,
@@ -163,7 +163,7 @@ fn endpoint_lines(
     lines
 }
 
-/// What an evaluation will do. Reads the questions.
+/// The forecast of an evaluation. Reads the questions.
 pub fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
     let questions = data::load(&config.data, &config.metrics, config.limit, config.seed)?;
     let count = questions.questions.len() as u64;
@@ -182,7 +182,7 @@ pub fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
     let calls_of = |method: &Method| match method {
         Method::Direct | Method::ChainOfThought | Method::Template(_) | Method::PromptSearch => 1,
         Method::SelfConsistency(samples, _) => *samples as u64,
-        // At most one reply a turn, and the large model's own where that brings no answer.
+        // At most one reply per turn, and the large model's own if there is no answer.
         Method::Policy(_) | Method::Script(_) => turns + 1,
         Method::SelfPolicy => 2 * turns + 1,
     };
@@ -224,7 +224,7 @@ fn tokens(questions: &[Question]) -> usize {
     questions.iter().map(|it| it.task.question.len()).sum::<usize>() / CHARS_OF_A_TOKEN
 }
 
-/// How long the steps will take that are left, by those that were done.
+/// The time for the remaining steps, estimated from the finished ones.
 fn time_left(folder: &Path, steps: u64, seconds: impl Fn(&Value) -> Option<f64>) -> String {
     let done: Vec<(u64, f64)> = std::fs::File::open(folder.join("metrics.jsonl"))
         .map(BufReader::new)
@@ -245,7 +245,7 @@ fn time_left(folder: &Path, steps: u64, seconds: impl Fn(&Value) -> Option<f64>)
     )
 }
 
-/// Seconds as people say them.
+/// Seconds in readable form.
 fn duration(seconds: f64) -> String {
     let minutes = (seconds / 60.0).ceil() as u64;
     match minutes {

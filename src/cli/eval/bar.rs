@@ -1,4 +1,4 @@
-//! How far an evaluation is: as a bar on a terminal, else as a line now and then.
+//! The progress of an evaluation: a bar on a terminal, otherwise an occasional line.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ pub(super) struct Bar {
     bar: ProgressBar,
     is_terminal: bool,
     failed: u64,
-    told: Instant,
+    last_line: Instant,
 }
 
-/// Between two lines.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The interval between two lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Bar {
     pub(super) fn new() -> Self {
@@ -27,7 +27,7 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
-        Self { bar, is_terminal, failed: 0, told: Instant::now() }
+        Self { bar, is_terminal, failed: 0, last_line: Instant::now() }
     }
 
     /// `total` answers are to be scored.
@@ -45,8 +45,8 @@ impl Bar {
     }
 
     fn tell(&mut self, what: &str) {
-        if !self.is_terminal && self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
+        if !self.is_terminal && self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = Instant::now();
             let total = self.bar.length().unwrap_or(0);
             tracing::info!("{} of {total} {what}, {} failed", self.bar.position(), self.failed);
         }
@@ -67,7 +67,7 @@ impl EvalProgress for Bar {
         self.bar.inc(1);
         if let Outcome::Failed { error, .. } = outcome {
             self.failed += 1;
-            // One tells enough; the report counts them all.
+            // One is enough; the report counts them all.
             if self.failed == 1 {
                 self.bar.suspend(|| tracing::warn!("`{arm}` failed: {error}"));
             }

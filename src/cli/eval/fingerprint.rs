@@ -1,4 +1,4 @@
-//! Whether a model's files are the ones they were.
+//! Detects changes of a model's files.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Builds what an evaluation is made of: models, arms, and what scores answers.
+//! Builds the parts of an evaluation: models, arms, and scoring.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,31 +29,31 @@ use crate::task::Task;
 
 use super::fingerprint::fingerprint;
 
-/// Replies of endpoints that are found again.
+/// The size of the cache of endpoints' replies.
 const CACHED_REPLIES: usize = 1_000_000;
 
-/// A large model, and all that its replies depend on.
+/// A large model, and everything its replies depend on.
 type Known = (Arc<dyn LargeModel>, String);
 
-/// An arm, but for the one whose prompt is yet to be found.
+/// An arm, or a placeholder for the one whose prompt must be searched first.
 type Pending = Option<Arc<dyn Arm>>;
 
-/// A policy, its framing, and all that its turns depend on.
+/// A policy with its protocol, and everything its turns depend on.
 struct Player {
     policy: Arc<dyn Policy>,
     protocol: Arc<Protocol>,
     identity: String,
 }
 
-/// An evaluation in the making.
+/// An evaluation that is being set up.
 pub(super) struct Setup<'a> {
     config: &'a EvalConfig,
     server: Config,
     models: Arc<LargeModels>,
-    /// The models asked for so far: each has one cache.
+    /// The models used so far: each has one cache.
     known: HashMap<String, Known>,
     search: Option<&'a SearchConfig>,
-    /// The data sets that a short answer is asked for in.
+    /// The data sets in which a short answer is requested.
     brief: Brief,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Setup<'a> {
         self.server.default_large_model()
     }
 
-    /// A large model by name; without one, that which is evaluated.
+    /// A large model by name; by default the one that is evaluated.
     fn model(&mut self, name: Option<&str>) -> anyhow::Result<Known> {
         let name = name.unwrap_or(self.server.default_large_model()).to_owned();
         if let Some(known) = self.known.get(&name) {
@@ -83,7 +83,7 @@ impl<'a> Setup<'a> {
         }
         let model = Arc::clone(self.models.get(&name)?);
         let identity = match self.server.local_models.get(&name) {
-            // A model that is trained again in its folder is another model.
+            // A model that was trained further in its folder is another model.
             Some(local) => format!("{} {}", model.identity(), fingerprint(&local.path)?),
             None => model.identity(),
         };
@@ -108,8 +108,8 @@ impl<'a> Setup<'a> {
         format!("replies-{plain}-{:08x}.jsonl", crc32c::crc32c(name.as_bytes()))
     }
 
-    /// The training questions of the prompt search, if there is one; a question that is asked too
-    /// is warned of.
+    /// The training questions of the prompt search, if there is one; warns about questions that are
+    /// also asked.
     pub(super) fn training(&self, asked: &mut Questions) -> Result<Vec<Question>, Failure> {
         let Some(search) = self.search else { return Ok(Vec::new()) };
         let training = training_questions(search, &self.config.metrics, self.config.seed)?;
@@ -120,7 +120,7 @@ impl<'a> Setup<'a> {
         Ok(training.questions)
     }
 
-    /// What scores these questions.
+    /// The scorer for these questions.
     pub(super) async fn scorer(&mut self, questions: &[Question]) -> Result<Scorer, Failure> {
         let mut scorer = Scorer::new(self.config.metrics.normalization);
         if is_used(Metric::Ssim, questions) {
@@ -139,9 +139,10 @@ impl<'a> Setup<'a> {
 
     async fn encoder(&self) -> Result<Arc<dyn SentenceEncoder>, Failure> {
         let named = &self.config.metrics.sentence_model;
-        let folder = hub::resolve(named).await.context(
-            "the metric `ssim` needs a sentence model\nhint: name a folder with `metrics.sentence_model`, or another metric with `metrics.by_source`",
-        )?;
+        let folder = hub::resolve(named).await.context(reason!(
+            "the metric `ssim` needs a sentence model";
+            hint: "name a folder with `metrics.sentence_model`, or another metric with `metrics.by_source`"
+        ))?;
         let model = tokio::task::spawn_blocking(move || SentenceModel::load(&folder)).await;
         let model = model.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
         Ok(Arc::new(Sentences(model)))
@@ -211,20 +212,20 @@ impl<'a> Setup<'a> {
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let (policy, path) = local_policy(&server.policy, engine).await?;
         let protocol = Arc::new(protocol(&server, &server.policy, Some(&path))?);
-        // Servers are told apart by their addresses: what weights they have, they do not say.
+        // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
         let identity = format!("{engine} {} {}", fingerprint(&path)?, self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
 
-    /// The large model in the policy's place.
+    /// The large model as the policy.
     fn self_policy(&self, (model, identity): &Known) -> Result<Player, Failure> {
         let policy = Arc::new(RemotePolicy::new(Arc::clone(model)));
         self.untrained(policy, format!("self {identity}"))
     }
 
-    /// A program in the policy's place. One whose files change is still the same to us.
+    /// A program as the policy. Changes of its files are not detected.
     fn program(&self, command: &str) -> Result<Player, Failure> {
         let policy = ProgramPolicy::new(command).context("the program has no name")?;
         self.untrained(Arc::new(policy), format!("script {command}"))
@@ -236,7 +237,7 @@ impl<'a> Setup<'a> {
         Ok(Player { policy, protocol, identity })
     }
 
-    /// What the templates of this evaluation say.
+    /// A fingerprint of this evaluation's templates.
     fn templates(&self) -> anyhow::Result<String> {
         match &self.config.templates {
             Some(folder) => Ok(fingerprint(folder)?),
@@ -261,7 +262,7 @@ impl<'a> Setup<'a> {
         })
     }
 
-    /// Searches for a prompt, if an arm asks for that and it was not found before.
+    /// Searches for a prompt, if an arm needs one and no stored result is found.
     pub(super) async fn search(
         &mut self,
         training: &[Question],
@@ -321,7 +322,7 @@ impl<'a> Setup<'a> {
         Ok(Some(found))
     }
 
-    /// The arms, those with the prompt that was found among them.
+    /// The arms, including those with the prompt that was found.
     pub(super) fn with_search(
         &mut self,
         arms: Vec<Pending>,
@@ -342,7 +343,7 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// The sentence model as the evaluation knows it.
+/// The sentence model behind the evaluation's port.
 struct Sentences(SentenceModel);
 
 impl SentenceEncoder for Sentences {

@@ -1,4 +1,4 @@
-//! One file from the hub, with its progress, for as long as there is any.
+//! Downloads one file from the hub, with progress, without a limit on the total time.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::{HubError, explain, unreachable};
 
-/// How long a download may stand still.
+/// The time-out for a stalled download.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Brings the file `name` of `model` into `folder`, which is that of its revision in the cache.
+/// Downloads the file `name` of `model` into `folder`, which is that of its revision in the cache.
 pub(super) async fn download(
     repo: &ApiRepo,
     model: &str,
@@ -28,7 +28,7 @@ pub(super) async fn download(
     loop {
         if let Ok(fetched) = tokio::time::timeout(STALL, &mut fetched).await {
             let fetched = match fetched {
-                // There is no first byte of an empty file that could be asked for.
+                // A range request for the first byte of an empty file would fail.
                 Err(ApiError::RequestError(error))
                     if error.status().is_some_and(|status| status.as_u16() == 416) =>
                 {
@@ -53,8 +53,8 @@ pub(super) async fn download(
     }
 }
 
-/// Compares a large file with its SHA-256, by which the hub names it. One that differs is removed,
-/// so that it is fetched again.
+/// Compares a large file with its SHA-256, which is its name on the hub. One that differs is
+/// removed, so that it is downloaded again.
 fn check_sum(path: &Path) -> anyhow::Result<()> {
     let blob = path.canonicalize()?;
     let name = blob.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -79,7 +79,7 @@ fn make_empty(path: &Path) -> Result<(), ApiError> {
     Ok(std::fs::write(path, "")?)
 }
 
-/// A bar on a terminal, and nothing elsewhere; counts in both.
+/// A progress bar on a terminal, and nothing elsewhere; counts in both cases.
 #[derive(Clone)]
 struct Shown(ProgressBar);
 

@@ -1,4 +1,4 @@
-//! Which files of a repository make a model.
+//! Selects the files of a repository that make a model.
 
 use std::collections::BTreeSet;
 use std::fs::DirEntry;
@@ -6,29 +6,30 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::hint::Reason;
 use crate::train::run_folder::TEMPLATES;
 
-/// Names the files that weights are spread over.
+/// The index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// The files of a repository that are of use here.
+/// The useful files of a repository.
 #[derive(Debug, PartialEq)]
 pub(super) struct Listing<'a> {
     /// Configurations, tokenizer and templates.
     pub small: Vec<&'a str>,
-    /// The weights, where no index names them.
+    /// The weights, if there is no index.
     pub weights: Vec<&'a str>,
 }
 
 impl<'a> Listing<'a> {
-    /// Chooses among the `names` in the repository `id`, or says why they are no model. With `file`
-    /// it is that file alone.
+    /// Selects from the `names` in the repository `id`, or explains why they are not a model. With
+    /// `file`, selects that file alone.
     pub(super) fn new(
         id: &str,
         names: impl Iterator<Item = &'a str>,
         file: Option<&'a str>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         let (mut small, mut weights, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
             if name.ends_with(".gguf") {
@@ -50,26 +51,29 @@ impl<'a> Listing<'a> {
                 return Ok(Self { small: Vec::new(), weights: vec![file] });
             }
             return Err(match ggufs.is_empty() {
-                true => format!(
-                    "it holds no `{file}`, nor another GGUF file\nhint: leave the file's name out"
+                true => reason!(
+                    "it holds no `{file}`, nor another GGUF file";
+                    hint: "leave the file's name out"
                 ),
-                false => {
-                    format!("it holds no `{file}`\nhint: its GGUF files are {}", listed(id, &ggufs))
-                }
+                false => reason!(
+                    "it holds no `{file}`";
+                    hint: "its GGUF files are {}", listed(id, &ggufs)
+                ),
             });
         }
         if !ggufs.is_empty() && weights.is_empty() {
-            return Err(format!(
-                "it holds GGUF files and no safetensors\nhint: name one of them: {}",
-                listed(id, &ggufs)
+            return Err(reason!(
+                "it holds GGUF files and no safetensors";
+                hint: "name one of them: {}", listed(id, &ggufs)
             ));
         }
         if weights.is_empty() || !small.contains(&"config.json") {
-            return Err(
-                "it holds no `config.json` with safetensors\nhint: give a model in the format of transformers; an adapter must be merged into its model first".into(),
-            );
+            return Err(reason!(
+                "it holds no `config.json` with safetensors";
+                hint: "give a model in the format of transformers; an adapter must be merged into its model first"
+            ));
         }
-        // Some repositories hold the same weights twice, under other names.
+        // Some repositories have the same weights twice, under different names.
         if weights.contains(&WEIGHTS) {
             weights = vec![WEIGHTS];
         }
@@ -77,7 +81,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// The first of many names, each as it would be given.
+/// The first of many names, each in the form of a command-line argument.
 fn listed(id: &str, names: &[&str]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{id}:{name}`")).collect();
@@ -86,26 +90,27 @@ fn listed(id: &str, names: &[&str]) -> String {
 }
 
 /// The files that the index in `folder` names.
-pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
+pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, Reason> {
     let text = std::fs::read_to_string(folder.join(INDEX));
     let index: Option<Value> = text.ok().and_then(|text| serde_json::from_str(&text).ok());
     let map = index.as_ref().and_then(|index| index.get("weight_map")?.as_object());
     let files: Option<BTreeSet<String>> =
         map.and_then(|map| map.values().map(|file| file.as_str().map(str::to_owned)).collect());
-    // A name is a file of this folder and of no other.
+    // A name must be a file in this folder.
     files
         .filter(|files| {
             files.iter().all(|file| file.ends_with(".safetensors") && !file.contains('/'))
         })
         .filter(|files| !files.is_empty())
         .ok_or_else(|| {
-            format!(
-                "its `{INDEX}` does not say where its weights are\nhint: choose another model, or give a local folder"
+            reason!(
+                "its `{INDEX}` does not say where its weights are";
+                hint: "choose another model, or give a local folder"
             )
         })
 }
 
-/// Whether a folder of the cache holds all of a model: other programs fetch single files.
+/// Whether a folder of the cache contains a complete model: other programs download single files.
 pub(super) fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let is_weights = |entry: std::io::Result<DirEntry>| {
@@ -118,7 +123,7 @@ pub(super) fn is_complete(folder: &Path) -> bool {
     has_text(folder) && weights
 }
 
-/// Whether a folder of the cache holds all of a model but its weights.
+/// Whether a folder of the cache contains a complete model except for its weights.
 pub(super) fn has_text(folder: &Path) -> bool {
     ["config.json", "tokenizer.json"].iter().all(|name| folder.join(name).is_file())
 }

@@ -74,7 +74,7 @@ fn cell(field: Field) -> Cell {
         Field::UShort(n) => integer(n.to_string()),
         Field::UInt(n) => integer(n.to_string()),
         Field::ULong(n) => integer(n.to_string()),
-        // By their own shortest digits, which are others than those of the same number as f64.
+        // By the shortest digits of the f32, which differ from those of the same number as f64.
         Field::Float16(n) if n.is_finite() => Cell::Number(plain_number(&n.to_string())),
         Field::Float(n) if n.is_finite() => Cell::Number(plain_number(&n.to_string())),
         Field::Float16(n) => Cell::from_f64(n.to_f64()),

@@ -6,7 +6,7 @@ fn files_without_tasks_are_errors_that_say_why() {
     let error = |path: &Path| {
         read_tasks(path, &ReadOptions::default())
             .unwrap_err()
-            .to_string()
+            .explained()
             .replace(&folder.path().display().to_string(), "")
     };
     insta::assert_snapshot!(error(&path), @r"

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::hint::Hint;
 
 /// A row, its question, its golds and its form.
 type Case = (serde_json::Value, &'static str, &'static [&'static str], Form);
@@ -281,7 +282,7 @@ fn more_rejected_rows_than_allowed_are_an_error_with_reasons() {
     assert!(warnings.contains("row 99: it has no answer"), "{warnings}");
     assert!(warnings.contains("1 rows: it is marked as having no answer"), "{warnings}");
     let strict = ReadOptions { max_rejected: 0.005, ..ReadOptions::default() };
-    let error = read_tasks(&path, &strict).unwrap_err().to_string();
+    let error = read_tasks(&path, &strict).unwrap_err().explained();
     assert!(error.starts_with("1 of 100 rows of"), "{error}");
     assert!(
         error.contains("row 99: it has no answer") && error.contains("max_rejected"),

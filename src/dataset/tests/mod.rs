@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::hint::Hint;
 use crate::task::Task;
 
 mod examples;

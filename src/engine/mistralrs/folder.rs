@@ -1,4 +1,4 @@
-//! A model folder made fit for mistral.rs.
+//! Prepares a model folder for mistral.rs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,51 +8,53 @@ use tempfile::TempDir;
 
 use crate::engine::EngineError;
 use crate::gguf::Gguf;
+use crate::hint::{Hint, Reason};
 use crate::model::Spec;
 use crate::tokenization::write_text_files;
 
-/// What mistral.rs is told to load.
+/// What mistral.rs is to load.
 pub(super) struct ModelFiles {
     /// The folder.
     pub path: PathBuf,
     /// The file in it, for GGUF.
     pub gguf: Option<String>,
-    /// Where `tokenizer.json` is. mistral.rs asks for one, but only its ids count here.
+    /// Where `tokenizer.json` is. mistral.rs requires one, but only its ids are used here.
     pub tokenizer: PathBuf,
-    /// What a token of context costs in the key-value cache, bytes.
+    /// The key-value cache per token of context, bytes.
     pub cache_bytes_per_token: usize,
-    /// The files that had to be made for it.
+    /// Temporary files for it.
     pub rewritten: Option<TempDir>,
 }
 
-/// A guess for GGUF files of a shape that is not known here: that of a 4-billion-parameter Qwen3.
+/// An estimate for GGUF files of unknown shape: that of a 4-billion-parameter Qwen3.
 const GGUF_CACHE_BYTES_PER_TOKEN: usize = 36 * 8 * 128 * 2 * 4;
 
 impl ModelFiles {
-    /// Looks at a folder or GGUF file before the engine does: its errors name what to do.
+    /// Checks a folder or GGUF file before the engine does, for errors with hints.
     pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
         let failed =
-            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            |reason: Reason| EngineError::Load { path: path.display().to_string(), reason };
         if Gguf::is_path(path) {
             return Self::open_gguf(path);
         }
         if !path.is_dir() {
-            return Err(failed(
-                "there is no such folder\nhint: give a folder with `config.json` and safetensors files, or a `.gguf` file".into(),
-            ));
+            return Err(failed(reason!(
+                "there is no such folder";
+                hint: "give a folder with `config.json` and safetensors files, or a `.gguf` file"
+            )));
         }
         check_weights(path).map_err(&failed)?;
         let config_path = path.join("config.json");
         let text = std::fs::read_to_string(&config_path)
-            .map_err(|error| failed(format!("cannot read `config.json`: {error}")))?;
+            .map_err(|error| failed(format!("cannot read `config.json`: {error}").into()))?;
         let config: Value = serde_json::from_str(&text)
-            .map_err(|error| failed(format!("`config.json` is not valid: {error}")))?;
+            .map_err(|error| failed(format!("`config.json` is not valid: {error}").into()))?;
         let cache_bytes_per_token = cache_bytes_per_token(&config);
         let rewritten = match with_flat_rope(config) {
             None => None,
             Some(config) => Some(
                 copy_with_config(path, &config)
-                    .map_err(|error| failed(format!("cannot prepare a copy: {error}")))?,
+                    .map_err(|error| failed(format!("cannot prepare a copy: {error}").into()))?,
             ),
         };
         let path = rewritten.as_ref().map_or(path, TempDir::path).to_owned();
@@ -61,8 +63,8 @@ impl ModelFiles {
 
     fn open_gguf(path: &Path) -> Result<Self, EngineError> {
         let failed =
-            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
-        let file = Gguf::open(path).map_err(|error| failed(error.to_string()))?;
+            |reason: Reason| EngineError::Load { path: path.display().to_string(), reason };
+        let file = Gguf::open(path).map_err(|error| failed(error.reason()))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).to_owned();
         let rewritten = match folder.join("tokenizer.json").is_file() {
@@ -84,19 +86,20 @@ impl ModelFiles {
 }
 
 /// A folder with the tokenizer that is in `file`.
-fn text_files(file: &Gguf) -> Result<TempDir, String> {
+fn text_files(file: &Gguf) -> Result<TempDir, Reason> {
     let folder = tempfile::Builder::new().prefix("prompt-r1-").tempdir();
     let folder = folder.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     write_text_files(file, folder.path()).map_err(|error| {
-        format!(
-            "there is no `tokenizer.json` beside it, and none can be made out of it: {error}\nhint: copy `tokenizer.json` of the original model into the same folder"
+        reason!(
+            "there is no `tokenizer.json` beside it, and none can be made out of it: {error}";
+            hint: "copy `tokenizer.json` of the original model into the same folder"
         )
     })?;
     Ok(folder)
 }
 
 /// Opens every safetensors file: a truncated one would otherwise end the engine's thread.
-fn check_weights(folder: &Path) -> Result<(), String> {
+fn check_weights(folder: &Path) -> Result<(), Reason> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(|error| error.to_string())?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -109,9 +112,9 @@ fn check_weights(folder: &Path) -> Result<(), String> {
     for file in files {
         // SAFETY: mapped read-only, and dropped before anything else touches the file.
         unsafe { MmapedSafetensors::new(&file) }.map_err(|error| {
-            format!(
-                "`{}` is damaged: {error}\nhint: it may be truncated; copy it again",
-                file.display()
+            reason!(
+                "`{}` is damaged: {error}", file.display();
+                hint: "it may be truncated; copy it again"
             )
         })?;
     }
@@ -128,8 +131,8 @@ fn cache_bytes_per_token(config: &Value) -> usize {
     layers * kv_heads * head_dim * 2 * size_of::<f32>()
 }
 
-/// transformers 5 nests the rotary base; mistral.rs reads it at the top only. `None` if there is
-/// nothing to change.
+/// transformers 5 nests the rotary base; mistral.rs reads it only at the top level. `None` if there
+/// is nothing to change.
 fn with_flat_rope(mut config: Value) -> Option<Value> {
     let nested = config.get("rope_parameters")?.clone();
     let object = config.as_object_mut()?;

@@ -1,4 +1,4 @@
-//! The sampling hook: draws a request's tokens with its own generator and writes down what it drew.
+//! The sampling hook: draws a request's tokens with its own generator and records them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,13 +10,13 @@ use crate::engine::Sampling;
 use crate::model::generate::sampler::{generator, sample};
 use crate::trajectory::SampledToken;
 
-/// Draws for one request. The engine is asked for greedy decoding and gets logits that leave it no
-/// choice.
+/// Draws for one request. The engine is asked for greedy decoding and gets logits with a single
+/// finite value.
 ///
-/// When a stop token is drawn, the engine is told of *another* one. It keeps a finished sequence as
-/// a prefix for later requests, its last token included, though that token was never computed: a
-/// later request that goes on behind it would attend to an empty key. With another last token the
-/// match ends just before it, where everything kept is sound.
+/// When a stop token is drawn, the engine is given *another* one. It caches a finished sequence as
+/// a prefix for later requests, including its last token, which was never computed: a later request
+/// that continues after it would attend to an empty key. With another last token, the match ends
+/// just before it, where everything cached is valid.
 pub(super) struct SamplingHook {
     sampling: Sampling,
     stop_ids: Vec<u32>,
@@ -34,7 +34,7 @@ impl SamplingHook {
         Arc::new(Self { sampling, stop_ids, state: Mutex::new(state) })
     }
 
-    /// The token that the engine is told of.
+    /// The token that the engine is given.
     fn shown(&self, drawn: u32) -> u32 {
         if !self.stop_ids.contains(&drawn) {
             return drawn;

@@ -1,8 +1,8 @@
 //! The engine that serves policies through mistral.rs, on a GPU or a CPU.
 //!
-//! It is driven by raw token ids, streaming, with a sampling hook: that alone gives exact ids,
-//! natural-log probabilities and a seed for each request, and lets a request be dropped without
-//! harm to the others.
+//! It is driven by raw token ids, streaming, with a sampling hook: only this gives exact ids,
+//! natural-log probabilities and a seed for each request, and allows dropping a request without
+//! affecting others.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::config::MistralRsConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Reason;
 use crate::trajectory::SampledToken;
 
 mod folder;
@@ -29,7 +30,7 @@ use folder::ModelFiles;
 use hook::SamplingHook;
 use prefix_budget::PrefixBudget;
 
-/// Sequences whose prefixes mistral.rs may keep on a GPU; on a CPU it has no such bound.
+/// Sequences whose prefixes mistral.rs may cache on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;
 
 /// A model run by mistral.rs.
@@ -41,12 +42,12 @@ struct Shared {
     model: Model,
     context_length: usize,
     slots: Semaphore,
-    /// Requests admitted or waiting.
+    /// Requests running or queued.
     load: AtomicUsize,
     max_load: usize,
-    /// The prefixes that mistral.rs keeps, where it does not bound them itself.
+    /// The prefixes that mistral.rs caches, if it does not bound them itself.
     prefix_budget: Option<PrefixBudget>,
-    /// The files that were made for it, kept as long as the engine.
+    /// Temporary files for it, which live as long as the engine.
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -57,7 +58,7 @@ impl MistralRsEngine {
     /// When there is no such model, or mistral.rs cannot run it.
     pub async fn load(path: &Path, config: &MistralRsConfig) -> Result<Self, EngineError> {
         let failed =
-            |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            |reason: Reason| EngineError::Load { path: path.display().to_string(), reason };
         let source = ModelFiles::open(path)?;
         let on_cpu = config.force_cpu || !has_gpu();
         let keeps_prefixes = config.max_batch <= 1;
@@ -74,8 +75,8 @@ impl MistralRsEngine {
             }
             builder.build().await
         } else {
-            // On a CPU `Auto` means half precision; with a GPU the driver may be asked for its
-            // kind, which fails without one, so the type is always named.
+            // On a CPU `Auto` means half precision; with a GPU, the driver may be asked for its
+            // model, which fails without one. So the type is always explicit.
             let dtype = if on_cpu { ModelDType::F32 } else { ModelDType::BF16 };
             let mut builder = TextModelBuilder::new(source.path.display())
                 .with_token_source(TokenSource::None)
@@ -87,7 +88,7 @@ impl MistralRsEngine {
             }
             builder.build().await
         };
-        let model = built.map_err(|error| failed(format!("{error:#}")))?;
+        let model = built.map_err(|error| failed(format!("{error:#}").into()))?;
         let context_length = model
             .max_sequence_length()
             .ok()
@@ -110,8 +111,8 @@ impl MistralRsEngine {
     }
 }
 
-/// Whether this build can use a GPU, and there is one. A build for CUDA also runs where there is
-/// none; mistral.rs would fail there.
+/// Whether this build can use a GPU, and there is one. A build for CUDA also runs without one;
+/// mistral.rs would fail there.
 pub fn has_gpu() -> bool {
     if !cfg!(feature = "cuda") {
         return cfg!(feature = "metal");
@@ -131,7 +132,7 @@ impl Engine for MistralRsEngine {
                 Ok(reason) => GenerateEvent::Done(reason),
                 Err(error) => GenerateEvent::Failed(error),
             };
-            // Nobody may be there any more.
+            // The receiver may be gone.
             let _ = events.send(last);
         });
         receiver
@@ -147,7 +148,7 @@ impl Engine for MistralRsEngine {
     }
 }
 
-/// Counts a request as load for as long as it lives.
+/// Counts a request as load during its lifetime.
 struct Load<'a>(&'a AtomicUsize);
 
 impl Drop for Load<'_> {
@@ -187,7 +188,7 @@ impl Shared {
         }
         match self.sample(&request, events).await? {
             Some(reason) => Ok(reason),
-            // Once more: whatever ended the thread may have been another request.
+            // Retried once: another request may have ended the thread.
             None => {
                 let again = self.sample(&request, events).await?;
                 again.ok_or_else(|| stopped("its thread ends again and again"))
@@ -195,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// A sender to a thread that runs: one that died is started again.
+    /// The sender of a running thread, which is restarted if it died.
     async fn send(&self, request: Request) -> Result<(), EngineError> {
         const TIMEOUT: Duration = Duration::from_secs(5);
         let inner = self.model.inner();
@@ -206,14 +207,14 @@ impl Shared {
             match sender.send(request).await {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > until => return Err(stopped(error)),
-                // The thread is still on its way out: it is started again once it has ended.
+                // The thread is still exiting: it is restarted once it has ended.
                 Err(SendError(unsent)) => request = unsent,
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// `None` where the engine's thread ended before it had sampled anything for the request.
+    /// `None` if the engine's thread ended before it sampled anything for the request.
     async fn sample(
         &self,
         request: &GenerateRequest,
@@ -222,7 +223,8 @@ impl Shared {
         let prompt_tokens = request.prompt.len();
         let room = (self.context_length - prompt_tokens).min(request.max_tokens);
         let hook = SamplingHook::new(request.sampling, request.stop_ids.clone());
-        // The engine's loop waits on a full channel, and all requests with it: never full.
+        // A full channel would block the engine's loop, and all requests with it: it never fills
+        // up.
         let (responses, received) = mpsc::channel(room + 16);
         let params = SamplingParams {
             max_len: Some(room),
@@ -233,7 +235,8 @@ impl Shared {
         self.ask(request.prompt.clone(), params, Some(vec![processor]), responses).await?;
         let mut sampled = Vec::new();
         let end = Running { request, room, hook, received }.collect(events, &mut sampled).await;
-        // Whatever its end: what is dropped while its last token is sampled is kept as well.
+        // However it ends: a sequence that is dropped while its last token is sampled is cached as
+        // well.
         if let Some(budget) = &self.prefix_budget {
             budget.add(prompt_tokens + sampled.len());
         }
@@ -261,16 +264,16 @@ impl Shared {
         self.send(Request::Normal(Box::new(normal))).await
     }
 
-    /// Has mistral.rs let go of all that it keeps. It does when a step fails, as one must whose
-    /// token is none of the vocabulary. To end its thread would do too, but each new one leaves
-    /// another behind that never ends.
+    /// Makes mistral.rs drop all cached prefixes. It does so when a step fails, as one does with a
+    /// token outside of the vocabulary. Ending its thread would work too, but each restart leaks a
+    /// thread.
     async fn free_prefixes(&self) -> Result<(), EngineError> {
-        // The greatest number itself stands for a token that is left out.
+        // The largest number stands for a missing token.
         const NO_TOKEN: u32 = u32::MAX - 1;
         let (responses, mut received) = mpsc::channel(16);
         self.ask(vec![NO_TOKEN], SamplingParams::neutral(), None, responses).await?;
         match received.recv().await {
-            // A thread that has died has let go as well.
+            // A thread that died has dropped them as well.
             Some(Response::CompletionModelError(..)) | None => {
                 self.prefix_budget.as_ref().into_iter().for_each(PrefixBudget::clear);
                 Ok(())
@@ -280,7 +283,7 @@ impl Shared {
     }
 }
 
-/// A request that the engine was given. Dropping it is how the engine learns to stop.
+/// A request at the engine. Dropping it tells the engine to stop.
 struct Running<'a> {
     request: &'a GenerateRequest,
     /// Tokens that it may sample.
@@ -290,8 +293,8 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Takes what is sampled, until its end; `None` where the engine's thread ended before it had
-    /// sampled anything.
+    /// Receives what is sampled, to the end; `None` if the engine's thread ended before it sampled
+    /// anything.
     async fn collect(
         mut self,
         events: &mpsc::UnboundedSender<GenerateEvent>,
@@ -329,7 +332,7 @@ impl Running<'_> {
                 Some(_) => {
                     return Err(stopped("it answered with something else than a completion"));
                 }
-                // The last chunk is not sent where the text would end inside a character.
+                // The last chunk is not sent if the text would end inside a character.
                 None if has_stopped(sampled) || sampled.len() >= self.room => break,
                 None if sampled.is_empty() => return Ok(None),
                 None => return Err(stopped("its thread ended; the next request starts it again")),

@@ -1,18 +1,19 @@
-//! What mistral.rs keeps of finished sequences: on a CPU all of it, until it is told to let go.
+//! Tracks the prefixes that mistral.rs caches: on a CPU all finished sequences, until it is told to
+//! drop them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Tokens by which mistral.rs makes room for a sequence's keys and values.
+/// Tokens per block of keys and values in mistral.rs.
 const BLOCK: usize = 512;
 
-/// Counts the sequences that are kept.
+/// Counts the cached sequences.
 pub(super) struct PrefixBudget {
-    /// The most that they may take, bytes.
+    /// The most memory that they may take, bytes.
     limit: usize,
     bytes_per_token: usize,
     sequences: AtomicUsize,
-    /// The most room that one of them has, tokens. One that goes on with another takes over its
-    /// room, however short it is itself, so each is taken to have that much.
+    /// The largest allocation of any of them, tokens. A sequence that continues another takes over
+    /// its allocation, however short it is itself, so each is assumed to have this much.
     room: AtomicUsize,
 }
 
@@ -22,20 +23,20 @@ impl PrefixBudget {
         Self { limit, bytes_per_token, sequences, room }
     }
 
-    /// Whether one more would be too much.
+    /// Whether one more would exceed the budget.
     pub(super) fn is_full(&self) -> bool {
         let sequences = self.sequences.load(Ordering::Relaxed);
         let bytes = self.room.load(Ordering::Relaxed) * self.bytes_per_token;
         sequences > 0 && (sequences + 1).saturating_mul(bytes) > self.limit
     }
 
-    /// A sequence of so many tokens is kept.
+    /// A sequence of this many tokens is cached.
     pub(super) fn add(&self, tokens: usize) {
         self.sequences.fetch_add(1, Ordering::Relaxed);
         self.room.fetch_max(tokens.next_multiple_of(BLOCK), Ordering::Relaxed);
     }
 
-    /// Nothing is kept any more.
+    /// Nothing is cached any more.
     pub(super) fn clear(&self) {
         self.sequences.store(0, Ordering::Relaxed);
         self.room.store(0, Ordering::Relaxed);
@@ -63,7 +64,7 @@ mod tests {
         assert!(!kept.is_full());
         kept.add(1);
         assert!(kept.is_full());
-        // What alone is too much is kept until the next comes.
+        // A sequence that exceeds the budget alone is cached until the next one.
         kept.clear();
         kept.add(10 * BLOCK);
         assert!(kept.is_full());

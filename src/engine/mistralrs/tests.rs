@@ -9,14 +9,14 @@ use candle_core::Tensor;
 use super::*;
 use crate::engine::Sampling;
 
-/// Samples the same token over and over, and ends the engine's thread the hard way once told to.
+/// Samples the same token over and over, and panics in the engine's thread once told to.
 struct Killer(Mutex<std::sync::mpsc::Receiver<()>>);
 
 impl CustomLogitsProcessor for Killer {
     fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
-        // Whatever is sampled beside it waits with it, and so is not over when it strikes.
-        let told = self.0.lock().unwrap().recv_timeout(Duration::from_millis(20));
-        assert!(matches!(told, Err(RecvTimeoutError::Timeout)), "killed by a test");
+        // Other sequences in the batch wait with it, so none has ended when it panics.
+        let received = self.0.lock().unwrap().recv_timeout(Duration::from_millis(20));
+        assert!(matches!(received, Err(RecvTimeoutError::Timeout)), "killed by a test");
         let mut row = vec![f32::NEG_INFINITY; logits.elem_count()];
         row[5] = 0.0;
         Tensor::from_vec(row, logits.shape(), logits.device())
@@ -30,11 +30,11 @@ pub(crate) struct Threat {
 }
 
 impl MistralRsEngine {
-    /// Threatens the engine's thread.
+    /// Prepares the panic of the engine's thread.
     pub(crate) async fn threaten(&self) -> Threat {
         let inner = self.shared.model.inner();
-        let (strike, told) = std::sync::mpsc::channel();
-        let killer: Arc<dyn CustomLogitsProcessor> = Arc::new(Killer(Mutex::new(told)));
+        let (strike, received) = std::sync::mpsc::channel();
+        let killer: Arc<dyn CustomLogitsProcessor> = Arc::new(Killer(Mutex::new(received)));
         let tokens = self.shared.context_length - 10;
         let (responses, mut received) = mpsc::channel(tokens + 16);
         let normal = NormalRequest {
@@ -56,7 +56,7 @@ impl MistralRsEngine {
 }
 
 impl Threat {
-    /// Carries it out, and returns when it is done.
+    /// Panics, and returns when that is done.
     pub(crate) async fn strike(mut self) {
         self.strike.send(()).unwrap();
         let death = async { while self.responses.recv().await.is_some() {} };
@@ -96,12 +96,12 @@ async fn an_engine_whose_thread_dies_ends_what_is_in_flight_and_is_rebuilt() {
         let threat = engine.threaten().await;
         let in_flight = engine.generate(request(100));
         threat.strike().await;
-        // It may be done before, fails where it had begun to be sampled, and else is sampled by the
-        // next thread; it never waits for one that is no more.
+        // It may be done before, fails if it had begun to be sampled, and otherwise is sampled by
+        // the next thread; it never waits for a dead one.
         let end = last(in_flight).await;
         let has_failed = matches!(end, GenerateEvent::Failed(EngineError::Stopped(_)));
         assert!(has_failed || end == done, "{round}: {end:?}");
-        // At once, also where the dead thread is still being taken apart.
+        // At once, even while the dead thread is still being cleaned up.
         assert_eq!(last(engine.generate(request(4))).await, done, "{round}");
         assert!(engine.is_ready().await, "{round}");
     }

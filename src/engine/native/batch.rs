@@ -15,10 +15,10 @@ use crate::model::error::ModelError;
 use crate::model::generate::decode::{Decode, SequenceCache};
 use crate::model::weights::Weights;
 
-/// Tokens below which a step is not worth another thread.
+/// Below this many tokens, another thread does not pay.
 const TOKENS_PER_THREAD: usize = 4;
 
-/// Waiting for another sequence's prompt must save at least this many tokens.
+/// The least number of tokens that waiting for another sequence's prompt must save.
 const WORTH_WAITING: usize = 16;
 
 /// All sequences in flight.
@@ -61,7 +61,7 @@ impl<D: Decode> Batch<D> {
         self.sequences.push(Sequence::new(submission, self.decoder.context()));
     }
 
-    /// Changes the weights: what was computed with the old ones is computed anew.
+    /// Replaces the weights: everything computed with the old ones is recomputed.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<(), ModelError> {
         self.decoder = self.decoder.with_weights(weights)?;
         self.finished.clear();
@@ -78,7 +78,7 @@ impl<D: Decode> Batch<D> {
         self.scratches.clear();
     }
 
-    /// Computes what each sequence is due and draws a token for those that reach their end.
+    /// Computes the due tokens of each sequence, and draws a token for those that reach their end.
     pub fn step(&mut self) -> Result<(), ModelError> {
         self.retire(|sequence| sequence.is_cancelled());
         for index in 0..self.sequences.len() {
@@ -95,17 +95,16 @@ impl<D: Decode> Batch<D> {
         Ok(())
     }
 
-    /// Takes out the sequences that are `over` and keeps what was computed of them.
+    /// Removes the sequences that are `over` and caches what was computed of them.
     fn retire(&mut self, over: impl Fn(&mut Sequence<D::Cache>) -> bool) {
         for sequence in self.sequences.extract_if(.., |sequence| over(sequence)) {
             self.finished.insert(sequence.ids, sequence.cache);
         }
     }
 
-    /// Takes over the longest common prefix there is, from a finished sequence or one in flight;
-    /// or goes on waiting while one in flight is about to compute a longer one, so that a prompt
-    /// shared by a group is computed once. The last token is always left to compute: its logits
-    /// are wanted.
+    /// Takes over the longest common prefix from a finished sequence or one in flight, or waits
+    /// while one in flight is about to compute a longer one, so that a group's shared prompt is
+    /// computed once. The last token is always computed: its logits are needed.
     fn find_prefix(&mut self, index: usize) {
         let sequence = &self.sequences[index];
         let wanted = &sequence.ids[..sequence.ids.len() - 1];
@@ -134,8 +133,8 @@ impl<D: Decode> Batch<D> {
         sequence.waiting = false;
     }
 
-    /// Shares out the step: one token for each sequence that is being sampled, and prompts in
-    /// order of arrival up to the bound.
+    /// Plans the step: one token for each sequence that is being sampled, and prompts in order of
+    /// arrival up to the bound.
     fn plan(&mut self) {
         let mut budget = self.prefill_tokens;
         for sequence in &mut self.sequences {
@@ -150,9 +149,9 @@ impl<D: Decode> Batch<D> {
         }
     }
 
-    /// Makes room for what is due, at the expense of what is kept of finished sequences; who finds
-    /// none skips the step. Where nobody can go on, the youngest sequence gives up its room, and the
-    /// step is to be planned again: `false`.
+    /// Allocates memory for the due tokens, evicting cached sequences if necessary; a sequence that
+    /// finds none skips the step. If none can continue, the youngest gives up its memory and the
+    /// step must be planned again: `false`.
     fn make_room(&mut self) -> bool {
         let mut is_stuck = false;
         for sequence in self.sequences.iter_mut().filter(|sequence| sequence.due > 0) {
@@ -171,8 +170,8 @@ impl<D: Decode> Batch<D> {
         youngest.map(Sequence::restart).is_none()
     }
 
-    /// Computes what is due, and draws. A decoder that can be divided has each thread take some of
-    /// the sequences through the whole model.
+    /// Computes the due tokens, and draws. With a decoder that can be divided, each thread takes
+    /// some of the sequences through the whole model.
     fn compute(&mut self) -> Result<(), ModelError> {
         let mut due: Vec<&mut Sequence<D::Cache>> =
             self.sequences.iter_mut().filter(|sequence| sequence.due > 0).collect();

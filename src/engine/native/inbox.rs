@@ -1,4 +1,4 @@
-//! What waits for the engine's next step: requests, in order and bounded, and new weights.
+//! The engine's inputs for its next step: a bounded queue of requests, and new weights.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::engine::{EngineError, GenerateEvent, GenerateRequest};
 use crate::model::weights::Weights;
 
-/// A request and where its events go.
+/// A request and the sender of its events.
 #[derive(Debug)]
 pub(super) struct Submission {
     pub request: GenerateRequest,
@@ -17,12 +17,12 @@ pub(super) struct Submission {
 
 impl Submission {
     pub fn fail(self, error: EngineError) {
-        // A receiver that is gone wants no report.
+        // If the receiver is gone, nobody needs the report.
         let _ = self.events.send(GenerateEvent::Failed(error));
     }
 }
 
-/// What a step begins with.
+/// The inputs of a step.
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub submissions: Vec<Submission>,
@@ -50,12 +50,12 @@ impl Inbox {
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing panics while it holds the lock, and a half-made change could not be seen.
+        // Nothing panics while it holds the lock, so the data is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request; fails it when the queue is full of requests that are still wanted, or nobody
-    /// takes from it any more.
+    /// Queues a request. Fails it if the queue is full of requests that are still wanted, or
+    /// closed.
     pub fn push(&self, submission: Submission) {
         let mut state = self.state();
         if state.closed {
@@ -74,20 +74,21 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Has the next step use other weights.
+    /// Replaces the weights at the next step.
     pub fn set_weights(&self, weights: Weights) {
         let replaced = self.state().weights.replace(weights);
         self.changed.notify_one();
         drop(replaced);
     }
 
-    /// Ends the loop that takes.
+    /// Closes the queue.
     pub fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
     }
 
-    /// Takes at most `room` requests; waits for something to take when `idle`. `None` once closed.
+    /// Takes at most `room` requests; blocks until there is something to take when `idle`. `None`
+    /// once closed.
     pub fn take(&self, room: usize, idle: bool) -> Option<Delivery> {
         let nothing = |state: &mut QueueState| {
             idle && !state.closed && state.submissions.is_empty() && state.weights.is_none()
@@ -102,7 +103,7 @@ impl Inbox {
         Some(Delivery { submissions, weights: state.weights.take() })
     }
 
-    /// Fails every request that waits.
+    /// Fails every queued request.
     pub fn fail(&self, reason: &str) {
         let waiting = std::mem::take(&mut self.state().submissions);
         for submission in waiting {

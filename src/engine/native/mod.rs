@@ -1,4 +1,4 @@
-//! The engine over our own decoders: continuous batching, live weights.
+//! The engine over this program's own decoders: continuous batching, live weights.
 
 mod batch;
 mod inbox;
@@ -27,12 +27,12 @@ use crate::model::generate::device::DeviceDecoder;
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
-/// Tokens that an engine has handled since it was built.
+/// Tokens that an engine has processed since it was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NativeCounts {
-    /// Given tokens that were computed.
+    /// Prompt tokens that were computed.
     pub prefilled: u64,
-    /// Given tokens whose keys and values were taken over from another sequence.
+    /// Prompt tokens whose keys and values were taken from another sequence.
     pub reused: u64,
     /// Tokens sampled.
     pub sampled: u64,
@@ -47,9 +47,9 @@ struct Counters {
 
 /// Samples from a model, many sequences at a time, on the device that its weights are on.
 ///
-/// On the CPU a request's tokens depend on the weights, its prompt and its seed alone: not on what
-/// else is in flight, nor on what is cached. On a GPU that holds up to rounding: two tokens that are
-/// as likely as each other may change places. Dropping the engine fails what is in flight.
+/// On the CPU a request's tokens depend only on the weights, its prompt and its seed, not on other
+/// requests or on caching. On a GPU that holds up to rounding: two equally likely tokens may be
+/// swapped. Dropping the engine fails requests in flight.
 #[derive(Debug)]
 pub struct NativeEngine {
     model: Spec,
@@ -60,11 +60,11 @@ pub struct NativeEngine {
 }
 
 impl NativeEngine {
-    /// Starts an engine. On the CPU it has a copy of the weights, in f32, and computes on threads of
-    /// its own, one a core; elsewhere it shares them and computes in their type.
+    /// Starts an engine. On the CPU it copies the weights to f32 and computes on its own threads,
+    /// one per core; elsewhere it shares them and computes in their type.
     ///
     /// # Errors
-    /// When the weights do not fit the shape, or there is no memory or thread for them.
+    /// When the weights do not fit the shape, or memory or threads cannot be allocated.
     pub fn new(model: &Spec, weights: &Weights, config: &NativeConfig) -> Result<Self, ModelError> {
         if weights.embed.device().is_cpu() {
             Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)
@@ -73,7 +73,7 @@ impl NativeEngine {
         }
     }
 
-    /// Starts an engine on the CPU with the weights of a GGUF file, which stay quantised as they are.
+    /// Starts an engine on the CPU with the weights of a GGUF file, which stay quantised.
     ///
     /// # Errors
     /// When the file does not hold the weights of such a model.
@@ -96,7 +96,8 @@ impl NativeEngine {
             .build()
             .map_err(|error| no_thread(std::io::Error::other(error)))?;
         let (requests, batch) = (inbox.clone(), Batch::new(decoder, config, counters.clone()));
-        // The loop is one of the pool's own threads: handing half a step to another is cheap.
+        // The loop runs on one of the pool's threads, so that handing half a step to another is
+        // cheap.
         let thread = Builder::new()
             .name("engine".into())
             .spawn(move || pool.install(|| serve(&requests, batch)))
@@ -104,10 +105,9 @@ impl NativeEngine {
         Ok(Self { model: model.clone(), context, inbox, counters, thread: Some(thread) })
     }
 
-    /// Replaces the weights, which must have the model's shape, before the next step. Requests
-    /// started after this see only the new ones. Those in flight keep the tokens that they have and
-    /// go on with the new weights; cached keys and values are dropped. Weights that cannot be used
-    /// end the engine.
+    /// Replaces the weights, which must have the model's shape, before the next step. Requests that
+    /// start after this use only the new ones. Those in flight keep their tokens and continue with
+    /// the new weights; cached keys and values are dropped. Invalid weights stop the engine.
     pub fn set_weights(&self, weights: &Weights) {
         self.inbox.set_weights(weights.clone());
     }
@@ -165,14 +165,14 @@ impl Drop for NativeEngine {
     fn drop(&mut self) {
         self.inbox.close();
         if let Some(thread) = self.thread.take() {
-            // It ends after the step it is in; a panic in it has been reported to its requests.
+            // It ends after its current step; a panic was reported to its requests.
             let _ = thread.join();
         }
     }
 }
 
-/// Steps until the inbox closes. A step that fails, or panics, fails what is in flight and leaves an
-/// empty batch.
+/// Runs steps until the inbox closes. A step that fails or panics fails the requests in flight and
+/// leaves an empty batch.
 fn serve<D: Decode>(inbox: &Inbox, mut batch: Batch<D>) {
     let mut end = "it is shutting down".to_owned();
     while let Some(delivery) = inbox.take(batch.room(), batch.is_idle()) {
@@ -189,7 +189,7 @@ fn serve<D: Decode>(inbox: &Inbox, mut batch: Batch<D>) {
             Ok(Err(error)) => format!("a step failed: {error}"),
             Err(panic) => format!("a step panicked: {}", message(panic.as_ref())),
         };
-        tracing::error!(reason = failure, "the native engine failed what is in flight");
+        tracing::error!(reason = failure, "the native engine failed the requests in flight");
         batch.fail(&failure);
     }
     inbox.close();

@@ -1,4 +1,4 @@
-//! Keys and values of finished sequences, for requests that begin alike.
+//! A cache of keys and values of finished sequences, for requests with the same prefix.
 
 use std::collections::VecDeque;
 
@@ -32,8 +32,8 @@ impl<C: SequenceCache> PrefixCache<C> {
         shared.filter(|&(_, len)| len > 0).max_by_key(|&(_, len)| len)
     }
 
-    /// The first `len` tokens of an entry. An entry that is used whole is gone: the sequence that
-    /// takes it over comes back longer.
+    /// The first `len` tokens of an entry. An entry that is used whole is removed: the sequence
+    /// that takes it over will be longer when it comes back.
     pub fn take(&mut self, index: usize, len: usize) -> C {
         let Some(entry) = self.remove(index) else { return C::default() };
         if len >= entry.cache.len() {
@@ -45,8 +45,8 @@ impl<C: SequenceCache> PrefixCache<C> {
         prefix
     }
 
-    /// Keeps what was computed of `ids`. Entries that it continues and, beyond the bound, the least
-    /// recently used ones go.
+    /// Caches what was computed of `ids`. Entries that it extends are removed, and beyond the bound
+    /// the least recently used ones.
     pub fn insert(&mut self, mut ids: Vec<u32>, cache: C) {
         ids.truncate(cache.len());
         if cache.is_empty() || cache.capacity() > self.bound {
@@ -62,7 +62,7 @@ impl<C: SequenceCache> PrefixCache<C> {
         }
     }
 
-    /// Lets go of the least recently used entry; `false` when there is none.
+    /// Removes the least recently used entry; `false` if there is none.
     pub fn evict(&mut self) -> bool {
         self.remove(0).is_some()
     }
@@ -79,7 +79,7 @@ impl<C: SequenceCache> PrefixCache<C> {
     }
 }
 
-/// How many ids two sequences have in common from the start.
+/// The length of the common prefix of two sequences.
 pub(super) fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

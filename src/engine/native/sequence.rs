@@ -16,7 +16,7 @@ pub(super) struct Sequence<C> {
     pub ids: Vec<u32>,
     /// Keys and values of the first of them.
     pub cache: C,
-    /// Whether it has yet to find out what it can take over from others.
+    /// Whether it has yet to look for a shared prefix.
     pub waiting: bool,
     /// Tokens to compute in this step.
     pub due: usize,
@@ -58,17 +58,17 @@ impl<C: SequenceCache> Sequence<C> {
         self.ids.len() - self.cache.len()
     }
 
-    /// Whether all that is left is the token it sampled last.
+    /// Whether only the last sampled token is left to compute.
     pub fn is_sampling(&self) -> bool {
         self.ids.len() > self.prompt && self.left() == 1
     }
 
-    /// Whether nobody waits for its tokens any more.
+    /// Whether the receiver is gone.
     pub fn is_cancelled(&self) -> bool {
         self.events.is_closed()
     }
 
-    /// Forgets what was computed, not what was sampled.
+    /// Drops what was computed, not what was sampled.
     pub fn restart(&mut self) {
         self.cache = C::default();
         self.waiting = true;
@@ -88,7 +88,7 @@ impl<C: SequenceCache> Sequence<C> {
         (Span { tokens, cache: &mut self.cache, logits }, draw)
     }
 
-    /// Takes in the token that was drawn, if any, and reports it. Returns whether it was the last.
+    /// Appends the token that was drawn, if any, and reports it. Returns whether it was the last.
     pub fn report(&mut self) -> bool {
         let Some(token) = self.drawn.take() else { return false };
         self.ids.push(token.id);
@@ -98,7 +98,7 @@ impl<C: SequenceCache> Sequence<C> {
         } else {
             (self.ids.len() >= self.limit).then_some(StopReason::Length)
         };
-        // Nobody may be listening any more: the next step sees that and frees the row.
+        // The receiver may be gone: the next step notices and removes the sequence.
         if self.stream || end.is_some() {
             let _ = self.events.send(GenerateEvent::Tokens(std::mem::take(&mut self.unsent)));
         }

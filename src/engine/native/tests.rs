@@ -1,4 +1,4 @@
-//! The native engine through its port, and its step by step where timing would blur a test.
+//! The native engine through its port, and step by step where timing would make a test unreliable.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -357,7 +357,7 @@ async fn a_full_queue_is_overload() {
 }
 
 #[test]
-fn requests_that_nobody_waits_for_leave_a_full_queue() {
+fn abandoned_requests_leave_a_full_queue() {
     let inbox = Inbox::new(2);
     let push = |inbox: &Inbox| {
         let (events, mut receiver) = mpsc::unbounded_channel();

@@ -1,93 +1,97 @@
-//! What an operator says about servers that sample tokens: a table `[policy.tokens]`.
+//! The configuration of token servers: the table `[policy.tokens]`.
 
 use std::path::PathBuf;
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use crate::hint::Reason;
 use crate::outbound::client::{Unusable, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
 use crate::sampling::Sampling;
 
-/// Servers with one model, behind one name.
+/// Servers with one model, used as one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
-    /// Where the servers are, such as `["http://10.0.0.5:8000"]`: without a path, which the dialect
-    /// knows. All of them must have the same model. Hosts other than this machine are reached
-    /// through `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` where these are set.
+    /// Their addresses, such as `["http://10.0.0.5:8000"]`: without a path, which the dialect
+    /// knows. All must have the same model. Hosts other than this machine are reached through
+    /// `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` if these are set.
     pub servers: Vec<String>,
-    /// What they speak.
+    /// Their API.
     pub dialect: Dialect,
-    /// The model's id at the servers, which is sent and compared. The dialect `completions` needs it.
+    /// The model's id at the servers, which is sent and compared. Required by the dialect
+    /// `completions`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The name of the environment variable that holds the servers' key. Default: no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// A file of certificates (PEM) of authorities that are trusted beside the system's. Default:
+    /// A PEM file of certificate authorities that are trusted in addition to the system's. Default:
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// The longest sequence, prompt and sampled tokens together. Default: what the servers and the
+    /// The context length, prompt and sampled tokens together. Default: what the servers and the
     /// model's files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
-    /// What is compared with the policy's own tokenizer and chat template before the first token.
-    /// Default: `template`; with the dialect `sglang`, which has no template to show, `vocabulary`.
+    /// What is compared with the policy's own tokenizer and chat template before first use.
+    /// Default: `template`; with the dialect `sglang`, which cannot show its template,
+    /// `vocabulary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
-    /// What the log-probabilities are that the servers send. Default: `raw` with the dialect
-    /// `completions`, `temperature` with `sglang`. The dialect `llama_cpp` is asked for the right ones.
+    /// The kind of log-probabilities that the servers send. Default: `raw` with the dialect
+    /// `completions`, `temperature` with `sglang`. The dialect `llama_cpp` is asked for the right
+    /// ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_probs: Option<LogProbs>,
-    /// Requests at one server at one time, at least 1; further ones wait. Default: 64.
+    /// Concurrent requests at one server, at least 1; further ones wait. Default: 64.
     #[serde(default = "max_in_flight")]
     pub max_in_flight: usize,
-    /// Requests that may wait; one more is refused as overload. Default: 1024.
+    /// Requests that may queue; one more is refused as overload. Default: 1024.
     #[serde(default = "queue")]
     pub queue: usize,
-    /// How long to wait for what.
+    /// Time-outs.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
-    /// When to try again: only where no token was sampled.
+    /// Retries, only of requests without a sampled token.
     #[serde(default)]
     pub retries: RetryConfig,
 }
 
-/// The API of a server that samples tokens.
+/// The API of a token server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
     /// llama.cpp's `/completion`.
     LlamaCpp,
-    /// `/v1/completions` with token ids, as vLLM has it.
+    /// `/v1/completions` with token ids, as in vLLM.
     Completions,
     /// SGLang's `/generate`.
     Sglang,
 }
 
-/// What is compared before the first token.
+/// What is compared before first use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// The vocabulary, and what the chat template makes of a conversation.
+    /// The vocabulary, and the output of the chat template.
     Template,
     /// The vocabulary.
     Vocabulary,
-    /// Nothing but the model's id.
+    /// Only the model's id.
     None,
 }
 
-/// What log-probabilities are of.
+/// What log-probabilities are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogProbs {
-    /// The logits as they are: vLLM's `raw_logprobs`; SGLang with `SGLANG_RETURN_ORIGINAL_LOGPROB`.
+    /// The raw logits: vLLM's `raw_logprobs`; SGLang with `SGLANG_RETURN_ORIGINAL_LOGPROB`.
     Raw,
     /// The logits divided by the temperature, before top-k and top-p: SGLang.
     Temperature,
-    /// The distribution that was drawn from: vLLM's `processed_logprobs`.
+    /// The distribution that was sampled from: vLLM's `processed_logprobs`.
     Processed,
 }
 
@@ -100,7 +104,7 @@ fn queue() -> usize {
 }
 
 impl Dialect {
-    /// The name as configurations write it.
+    /// The name in configurations.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LlamaCpp => "llama_cpp",
@@ -111,7 +115,7 @@ impl Dialect {
 }
 
 impl TokensConfig {
-    /// What is compared before the first token.
+    /// What is compared before first use.
     pub fn check(&self) -> Check {
         self.check.unwrap_or(match self.dialect {
             Dialect::Sglang => Check::Vocabulary,
@@ -119,13 +123,13 @@ impl TokensConfig {
         })
     }
 
-    /// What to ask for, or to expect, so that log-probabilities are those of the port: of the logits
-    /// divided by the temperature, before top-k and top-p, and of the logits as they are where the
-    /// likeliest token is taken.
+    /// What to request or expect so that log-probabilities are those that the port defines: of the
+    /// logits divided by the temperature, before top-k and top-p, or of the raw logits for greedy
+    /// decoding.
     ///
     /// # Errors
-    /// Says why the servers have none such.
-    pub fn log_probs(&self, sampling: &Sampling) -> Result<LogProbs, String> {
+    /// Explains why the servers cannot provide them.
+    pub fn log_probs(&self, sampling: &Sampling) -> Result<LogProbs, Reason> {
         let is_raw = sampling.temperature <= 0.0 || sampling.temperature == 1.0;
         let is_whole = sampling.temperature <= 0.0 || !sampling.is_filtered();
         let sent = match (self.dialect, self.log_probs) {
@@ -144,9 +148,18 @@ impl TokensConfig {
             return Ok(sent);
         }
         Err(match (self.dialect, sent) {
-            (Dialect::LlamaCpp, _) => "llama.cpp has probabilities from before the temperature, or from after `top_p` and `top_k`\nhint: sample at `temperature` 1 or 0, or with `top_p = 1` and no `top_k`".to_owned(),
-            (_, LogProbs::Raw) => "the servers send probabilities from before the temperature\nhint: sample at `temperature` 1 or 0; for another, have them send those that they draw by, and say so with `log_probs`".to_owned(),
-            _ => "the servers send probabilities from after `top_p` and `top_k`\nhint: sample with `top_p = 1` and no `top_k`".to_owned(),
+            (Dialect::LlamaCpp, _) => reason!(
+                "llama.cpp has probabilities from before the temperature, or from after `top_p` and `top_k`";
+                hint: "sample at `temperature` 1 or 0, or with `top_p = 1` and no `top_k`"
+            ),
+            (_, LogProbs::Raw) => reason!(
+                "the servers send probabilities from before the temperature";
+                hint: "sample at `temperature` 1 or 0; for another, have them send those that they draw by, and say so with `log_probs`"
+            ),
+            _ => reason!(
+                "the servers send probabilities from after `top_p` and `top_k`";
+                hint: "sample with `top_p = 1` and no `top_k`"
+            ),
         })
     }
 
@@ -254,7 +267,7 @@ mod tests {
         ] {
             let found = config(text).log_probs(&sampling);
             assert_eq!(found.clone().ok(), expected, "{text} {sampling:?}");
-            assert!(found.err().is_none_or(|reason| reason.contains("hint:")));
+            assert!(found.err().is_none_or(|reason| reason.hint.is_some()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a server has the policy's model: its id, its vocabulary, what its chat template writes.
+//! Checks that a server has the policy's model: its id, its vocabulary, its chat template.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use super::server::{Fault, Server};
 use crate::engine::EngineError;
 use crate::tokenization::{CONVERSATION, Fingerprint, TextSide};
 
-/// Characters of a text that differs, in an error.
+/// Characters of a differing text that an error shows.
 const EXCERPT: usize = 40;
 
-/// What a server has to agree with.
+/// What a server is compared with.
 pub(super) struct Identity<'a> {
     pub(super) config: &'a TokensConfig,
     pub(super) text: &'a TextSide,
@@ -21,7 +21,7 @@ pub(super) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Compares a server; gives the longest sequence that it takes, where it says so.
+    /// Compares a server. Returns its context length, if it reports one.
     pub(super) async fn compare(
         &self,
         server: &Server,
@@ -31,11 +31,11 @@ impl Identity<'_> {
         let models = listed["data"].as_array().map_or(&[][..], Vec::as_slice);
         self.compare_ids(server, models)?;
         let first = models.first().unwrap_or(&Value::Null);
-        // It also answers where another dialect was configured.
+        // It also answers if another dialect is configured.
         let is_llama_cpp = first["owned_by"] == "llamacpp";
         if !is_llama_cpp && self.config.dialect == Dialect::LlamaCpp {
             return Err(server
-                .broken("it is no llama.cpp server\nhint: check `dialect`")
+                .broken(reason!("it is no llama.cpp server"; hint: "check `dialect`"))
                 .lasting());
         }
         let size = |value: &Value| value.as_u64().map(|size| size as usize);
@@ -78,7 +78,7 @@ impl Identity<'_> {
         if self.agrees(server, ids, until).await? {
             return Ok(());
         }
-        // Those before `same` agree, those before `other` do not.
+        // Ids before `same` agree, those before `other` do not.
         let (mut same, mut other) = (0, ids.len());
         while other - same > 1 {
             let middle = same.midpoint(other);
@@ -98,7 +98,7 @@ impl Identity<'_> {
 
     async fn agrees(&self, server: &Server, ids: &[u32], until: Instant) -> Result<bool, Fault> {
         let theirs = self.texts(server, ids, until).await?;
-        // Decoders differ in the spaces that they tidy up.
+        // Decoders tidy up spaces differently.
         let plain = |text: &str| text.split_whitespace().collect::<String>();
         let own = self.text.tokenizer.decode(ids).unwrap_or_default();
         Ok(plain(&theirs) == plain(&own))
@@ -116,18 +116,18 @@ impl Identity<'_> {
         text.ok_or_else(|| server.broken("its answer to `/detokenize` has no text").lasting())
     }
 
-    /// What the template writes, as text.
+    /// The rendered conversation as text.
     async fn compare_written(&self, server: &Server, until: Instant) -> Result<(), Fault> {
         let body = json!({ "messages": messages() });
         let reply = server.json("apply-template", Some(&body), until).await.map_err(uncompared)?;
         let theirs = reply["prompt"].as_str().unwrap_or_default();
-        // The token of beginning may be left to the tokenizer.
+        // The start token may be left to the tokenizer.
         let begin = self.own.begin.as_deref();
         let bare = begin.and_then(|begin| theirs.strip_prefix(begin)).unwrap_or(theirs);
         self.same_template(server, bare, &self.own.conversation)
     }
 
-    /// What the template writes, as ids.
+    /// The rendered conversation as ids.
     async fn compare_conversation(&self, server: &Server, until: Instant) -> Result<(), Fault> {
         let body = json!({
             "model": self.config.model,
@@ -155,10 +155,9 @@ impl Identity<'_> {
         }
         let common = theirs.chars().zip(own.chars()).take_while(|(a, b)| a == b).count();
         let rest = |text: &str| excerpt(&text.chars().skip(common).collect::<String>());
-        Err(server.other_model(format!(
-            "after {common} characters its chat template writes `{}`, the policy's `{}`\nhint: where that is meant, set `check = \"vocabulary\"`",
-            rest(theirs),
-            rest(own)
+        Err(server.other_model(reason!(
+            "after {common} characters its chat template writes `{}`, the policy's `{}`", rest(theirs), rest(own);
+            hint: "where that is meant, set `check = \"vocabulary\"`"
         )))
     }
 }
@@ -167,10 +166,11 @@ fn messages() -> Vec<Value> {
     CONVERSATION.map(|(role, content)| json!({"role": role, "content": content})).to_vec()
 }
 
-/// A failure to compare. What cannot be compared is not used.
+/// A failure to compare. A server that cannot be compared is not used.
 fn uncompared(mut fault: Fault) -> Fault {
     if let (true, EngineError::Server { reason, .. }) = (fault.is_lasting, &mut fault.error) {
-        reason.push_str("\nhint: `check` says what is compared before the first token");
+        let hint = "`check` says what is compared before the first token";
+        reason.hint.get_or_insert(hint.into());
     }
     fault
 }

@@ -1,4 +1,5 @@
-//! The engine over servers of others that take token ids and give sampled ids with log-probabilities.
+//! The engine over external servers that take token ids and return sampled ids with
+//! log-probabilities.
 
 pub mod config;
 mod dialect;
@@ -7,6 +8,7 @@ mod pool;
 mod server;
 mod stream;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,19 +25,20 @@ use self::pool::{NoPlace, Pool};
 use self::server::{Fault, Server};
 use self::stream::Reading;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Hint;
 use crate::outbound::client::{KeyLookup, Unusable};
 use crate::outbound::retry::{Advice, retrying};
 use crate::tokenization::{Fingerprint, TextSide, TokenizerError};
 
 pub use self::pool::ServerUse;
 
-/// How long a server is taken to have the model that it was found to have.
+/// How long a comparison of a server is valid.
 const COMPARED_FOR: Duration = Duration::from_secs(60);
-/// How long it may take to look whether the servers are ready.
+/// The time-out of the readiness check.
 const READY: Duration = Duration::from_secs(5);
 
-/// Samples from servers that have one model. Their vocabulary and chat template are compared with the
-/// policy's before the first token, and again from time to time.
+/// Samples from servers that have one model. Their vocabulary and chat template are compared with
+/// the policy's before first use, and again at intervals.
 ///
 /// Requests are made on the tokio runtime that [`Engine::generate`] is called on.
 pub struct TokensEngine {
@@ -49,30 +52,38 @@ struct Shared {
     text: Arc<TextSide>,
     own: Fingerprint,
     context: AtomicUsize,
-    /// Why a server failed last.
+    /// The last failure of a server.
     last_failure: Mutex<Option<EngineError>>,
     rng: Mutex<ChaCha8Rng>,
 }
 
-/// An engine that cannot be built.
+/// Why the engine cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// A setting that cannot be used.
-    #[error("cannot use `policy.tokens.{}` = `{}`: {}\nhint: {}", .0.key, .0.value, .0.reason, .0.hint)]
+    #[error("cannot use `policy.tokens.{}` = `{}`: {}", .0.key, .0.value, .0.reason)]
     Setting(Unusable),
     /// The policy's tokenizer or chat template fails.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// It is not known how long a sequence may be.
-    #[error(
-        "the model's files do not say how long a sequence may be\nhint: set `policy.tokens.context`"
-    )]
+    /// The context length is unknown.
+    #[error("the model's files do not say how long a sequence may be")]
     NoContext,
 }
 
+impl Hint for TokensError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Setting(unusable) => unusable.hint.into(),
+            Self::Tokenizer(error) => return error.hint(),
+            Self::NoContext => "set `policy.tokens.context`".into(),
+        })
+    }
+}
+
 impl TokensEngine {
-    /// An engine for the model that `text` is of, which takes sequences of `context` tokens by its
-    /// files. Nothing is sent yet.
+    /// An engine for the model with the tokenizer `text`, whose files allow sequences of `context`
+    /// tokens. Sends nothing yet.
     ///
     /// # Errors
     /// When a setting cannot be used, or the key is missing.
@@ -103,8 +114,8 @@ impl TokensEngine {
     /// Compares every server with the policy's model now.
     ///
     /// # Errors
-    /// When one of them has another model. One that cannot be reached is warned of, and compared
-    /// when it is used.
+    /// When one of them has another model. One that cannot be reached is logged, and compared when
+    /// it is used.
     pub async fn connect(&self) -> Result<(), EngineError> {
         let until = Instant::now() + READY;
         let compared = self.shared.servers.iter().map(|server| self.shared.compare(server, until));
@@ -112,12 +123,15 @@ impl TokensEngine {
             if fault.is_lasting {
                 return Err(fault.error);
             }
-            tracing::warn!(error = %fault.error, "a token server cannot be compared yet");
+            tracing::warn!(
+                error = fault.error.explained(),
+                "a token server cannot be compared yet"
+            );
         }
         Ok(())
     }
 
-    /// What each server has done so far.
+    /// The load of each server so far.
     pub fn used(&self) -> Vec<ServerUse> {
         self.shared.pool.used()
     }
@@ -131,7 +145,7 @@ impl Engine for TokensEngine {
         tokio::spawn(async move {
             let served = tokio::select! {
                 served = shared.serve(&request, &events) => served,
-                // Leaving ends the request at the server.
+                // Dropping the stream ends the request at the server.
                 () = events.closed() => return,
             };
             let _ = events.send(match served {
@@ -175,7 +189,10 @@ impl Shared {
             match &served {
                 Ok(_) => place.served(&request.prompt, &reading.sampled),
                 Err(fault) if fault.is_servers => {
-                    tracing::warn!(error = %fault.error, "a token server failed a request");
+                    tracing::warn!(
+                        error = fault.error.explained(),
+                        "a token server failed a request"
+                    );
                     // It may come back with another model.
                     *server.compared.lock().await = None;
                     *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -211,8 +228,8 @@ impl Shared {
         reading.read(server, response, &request, &self.config).await
     }
 
-    /// What to do about a failure. Where tokens were sampled, another try would sample others; where
-    /// a server has another model, the next one may have the right one.
+    /// What to do about a failure. If tokens were sampled, a retry would sample others; if a server
+    /// has another model, the next one may have the right one.
     fn advised(&self, fault: Fault, has_tokens: bool) -> Fault {
         match &fault.error {
             _ if has_tokens => fault.after_tokens(),
@@ -221,7 +238,7 @@ impl Shared {
         }
     }
 
-    /// Makes sure that a server has the policy's model.
+    /// Checks that a server has the policy's model, unless that was done recently.
     async fn compare(&self, server: &Server, until: Instant) -> Result<(), Fault> {
         let mut compared = server.compared.lock().await;
         if compared.is_some_and(|at| at.elapsed() < COMPARED_FOR) {

@@ -1,4 +1,4 @@
-//! Which server a request goes to: one that has the beginning of its prompt, else the least busy one.
+//! Routes requests: to the server that has computed their prefix, otherwise to the least busy one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a server is left alone after its first failure; twice as long after each further one.
+/// The pause after a server's first failure; it doubles with each further one.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Sequences of which it is known which server has computed them.
+/// Sequences that are remembered for routing.
 const REMEMBERED: usize = 8_192;
 
-/// What a server has done since the engine was built.
+/// A server's statistics since the engine was built.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServerUse {
     /// Its address.
     pub server: String,
     /// Requests in flight.
     pub in_flight: usize,
-    /// Requests that it served to their end.
+    /// Requests that it completed.
     pub requests: u64,
-    /// Tokens that it sampled for them.
+    /// Tokens that it sampled for those.
     pub tokens: u64,
     /// Requests that it failed.
     pub failures: u64,
-    /// Time in which there was at least one request in flight.
+    /// Time with at least one request in flight.
     pub busy: Duration,
 }
 
@@ -35,7 +35,7 @@ pub struct ServerUse {
 #[derive(Debug)]
 pub(super) struct Pool {
     state: Mutex<State>,
-    /// Told whenever a place is free, or a server may be asked again.
+    /// Notified when a slot becomes free, or a pause ends.
     freed: Notify,
     waiting: AtomicUsize,
     max_in_flight: usize,
@@ -45,7 +45,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct State {
     loads: Vec<Load>,
-    /// Hashes of sequences, and who computed them: the newer half, and the older one.
+    /// Hashes of prefixes with the server that computed them: a newer and an older generation.
     computed: [HashMap<u64, usize>; 2],
 }
 
@@ -53,7 +53,7 @@ struct State {
 struct Load {
     used: ServerUse,
     busy_since: Option<Instant>,
-    /// Failures since it last served.
+    /// Failures since its last success.
     failures: u32,
     down_until: Option<Instant>,
 }
@@ -61,15 +61,15 @@ struct Load {
 /// Why no server takes a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoPlace {
-    /// So many requests wait already that one more may not.
+    /// The queue is full.
     QueueFull,
-    /// No place was free in time.
+    /// No slot became free in time.
     TooLate,
-    /// All servers failed lately. The first is tried again after this time.
+    /// All servers failed recently. The first is retried after this time.
     AllDown(Duration),
 }
 
-/// A request's place at a server; dropping it frees the place.
+/// A request's slot at a server, released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     pool: Arc<Pool>,
@@ -91,7 +91,7 @@ impl Pool {
         }
     }
 
-    /// A place for a request with this prompt, once there is one.
+    /// Waits for a slot for a request with this prompt.
     pub(super) async fn place(
         self: &Arc<Self>,
         prompt: &[u32],
@@ -108,7 +108,7 @@ impl Pool {
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
-            // From here on no notice is missed.
+            // From here on no notification is missed.
             freed.as_mut().enable();
             if let Some(found) = self.take(prompt, Instant::now()) {
                 return found;
@@ -119,7 +119,7 @@ impl Pool {
         }
     }
 
-    /// A place that is free now. `None` where all servers that can be asked are full.
+    /// A slot that is free now. `None` if all available servers are full.
     fn take(self: &Arc<Self>, prompt: &[u32], now: Instant) -> Option<Result<Place, NoPlace>> {
         let mut state = self.state();
         let is_up = |load: &Load| load.down_until.is_none_or(|until| until <= now);
@@ -139,7 +139,7 @@ impl Pool {
         Some(Ok(Place { pool: Arc::clone(self), server }))
     }
 
-    /// What each server has done so far.
+    /// The load of each server so far.
     pub(super) fn used(&self) -> Vec<ServerUse> {
         let (state, now) = (self.state(), Instant::now());
         let used = |load: &Load| {
@@ -149,7 +149,7 @@ impl Pool {
         state.loads.iter().map(used).collect()
     }
 
-    /// Whether a server may be asked now.
+    /// Whether a server is available.
     pub(super) fn is_up(&self, server: usize) -> bool {
         let now = Instant::now();
         self.state().loads[server].down_until.is_none_or(|until| until <= now)
@@ -161,9 +161,9 @@ impl Pool {
 }
 
 impl State {
-    /// The server that computed the longest beginning of `prompt` that is known.
+    /// The server that computed the longest known prefix of `prompt`.
     fn computed_by(&self, prompt: &[u32]) -> Option<usize> {
-        // With one server there is nothing to choose, and nothing is written down.
+        // With one server there is nothing to choose or to remember.
         if self.computed.iter().all(HashMap::is_empty) {
             return None;
         }
@@ -182,7 +182,7 @@ impl State {
 }
 
 impl Place {
-    /// The request was served: the server has computed `prompt` and `sampled` now.
+    /// The request succeeded: the server has computed `prompt` and `sampled`.
     pub(super) fn served(&self, prompt: &[u32], sampled: &[u32]) {
         let mut state = self.pool.state();
         if state.loads.len() > 1 {
@@ -194,7 +194,7 @@ impl Place {
         (load.failures, load.down_until) = (0, None);
     }
 
-    /// The server failed the request and is left alone for a while, for `pause` where it says so.
+    /// The server failed the request and is paused, for `pause` if it says so.
     pub(super) fn failed(&self, pause: Option<Duration>) {
         let mut state = self.pool.state();
         let load = &mut state.loads[self.server];
@@ -204,7 +204,7 @@ impl Place {
         let pause = pause.unwrap_or(growing).min(LONGEST_PAUSE);
         load.down_until = Some(Instant::now() + pause);
         drop(state);
-        // Who waits for a place must not wait for one at this server.
+        // Requests that wait for this server must choose again.
         self.pool.freed.notify_waiters();
     }
 }
@@ -232,7 +232,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Hashes of all beginnings of a sequence, the shortest first (FNV-1a).
+/// Hashes of all prefixes of a sequence, the shortest first (FNV-1a).
 struct Prefixes;
 
 impl Prefixes {

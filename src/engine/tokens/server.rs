@@ -1,4 +1,4 @@
-//! One server: requests to it, and what its failures mean.
+//! One server: requests to it, and the classification of its failures.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::config::TokensConfig;
 use crate::engine::EngineError;
+use crate::hint::Reason;
 use crate::outbound::client::{KeyLookup, Unusable, bearer, build_client};
 use crate::outbound::config::TimeoutConfig;
 use crate::outbound::redact::Redactor;
@@ -28,7 +29,7 @@ pub(super) struct Server {
     client: Client,
     authorization: Option<SecretString>,
     timeouts: TimeoutConfig,
-    /// When it was last found to have the policy's model.
+    /// When it was last compared successfully.
     pub(super) compared: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct Fault {
     pub(super) advice: Advice,
     /// Whether the server is at fault, and not the request.
     pub(super) is_servers: bool,
-    /// Whether it will fail again until somebody changes something.
+    /// Whether it will fail again until someone changes something.
     pub(super) is_lasting: bool,
 }
 
@@ -55,22 +56,22 @@ impl Fault {
         Self { error, advice: Advice::GiveUp, is_servers: false, is_lasting: true }
     }
 
-    /// The same where it is no matter of time.
+    /// The same for a lasting failure.
     pub(super) fn lasting(self) -> Self {
         Self { is_lasting: true, ..self }
     }
 
-    /// The same where another try, here or at another server, may succeed.
+    /// The same for a failure that a retry, here or at another server, may not have.
     pub(super) fn worth_another(self) -> Self {
         Self { advice: Advice::Retry { after: None }, ..self }
     }
 
-    /// The same where tokens were sampled already: another try would sample others.
+    /// The same after tokens were sampled: a retry would sample others.
     pub(super) fn after_tokens(self) -> Self {
         Self { advice: Advice::GiveUp, ..self }
     }
 
-    /// How long the server asked to be left alone.
+    /// How long the server asked to wait.
     pub(super) fn wait(&self) -> Option<Duration> {
         match self.advice {
             Advice::Retry { after } => after,
@@ -92,7 +93,7 @@ impl Server {
         Ok(Self { url, client, authorization, timeouts, compared: Default::default() })
     }
 
-    /// Sends a request and waits for a good response's headers, never past `until`.
+    /// Sends a request and waits for the headers of a successful response, until `until`.
     pub(super) async fn ask(
         &self,
         path: &str,
@@ -136,7 +137,7 @@ impl Server {
         }
     }
 
-    /// The JSON that a server answers with.
+    /// The JSON of a server's response.
     pub(super) async fn json(
         &self,
         path: &str,
@@ -176,7 +177,7 @@ impl Server {
         }
     }
 
-    /// What an error status means.
+    /// The failure for an error status.
     async fn refused(&self, mut response: Response) -> Fault {
         let status = response.status().as_u16();
         let after = retry_after(response.headers(), SystemTime::now());
@@ -194,42 +195,47 @@ impl Server {
             let error = EngineError::PromptTooLong { tokens, context };
             return Fault::of_request(error);
         }
-        let told = ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
-        let told = told.or_else(|| error.as_str());
-        let told = match told {
-            Some(told) => self.redactor().short(told, MESSAGE),
+        let message =
+            ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
+        let message = message.or_else(|| error.as_str());
+        let message = match message {
+            Some(message) => self.redactor().short(message, MESSAGE),
             None => self.redactor().head(&body),
         };
-        let told = if told.is_empty() { "no message".to_owned() } else { told };
+        let message = if message.is_empty() { "no message".to_owned() } else { message };
         if matches!(status, 400 | 413 | 422) {
-            let reason = format!("`{}` refused it: {told}", self.url);
+            let reason = format!("`{}` refused it: {message}", self.url);
             let error = EngineError::InvalidRequest(reason);
             return Fault::of_request(error);
         }
         let hint = match status {
-            300..=399 => "\nhint: redirects are not followed; name the server's own address",
-            401 | 403 => "\nhint: name the variable with its key by `api_key_env`",
-            404 | 405 => "\nhint: check `dialect`, and that the address is without a path",
-            _ => "",
+            300..=399 => Some("redirects are not followed; name the server's own address"),
+            401 | 403 => Some("name the variable with its key by `api_key_env`"),
+            404 | 405 => Some("check `dialect`, and that the address is without a path"),
+            _ => None,
         };
         let is_transient = matches!(status, 408 | 409 | 429)
             || (status >= 500 && !matches!(status, 501 | 504 | 505 | 524));
         let advice = if is_transient { Advice::Retry { after } } else { Advice::GiveUp };
-        let fault = self.broken(format!("status {status}: {told}{hint}"));
-        Fault { advice, is_lasting: !hint.is_empty(), ..fault }
+        let fault = self.broken(Reason {
+            hint: hint.map(Into::into),
+            ..format!("status {status}: {message}").into()
+        });
+        Fault { advice, is_lasting: hint.is_some(), ..fault }
     }
 
-    /// A failure of the server's, after which it is not asked again for this request.
-    pub(super) fn broken(&self, reason: impl Into<String>) -> Fault {
+    /// A failure of the server, after which it is not asked again for this request.
+    pub(super) fn broken(&self, reason: impl Into<Reason>) -> Fault {
         let server = self.url.to_string();
-        let reason = self.redactor().text(&reason.into());
+        let reason = reason.into().map_text(|text| self.redactor().text(text));
         let error = EngineError::Server { server, reason };
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
     }
 
-    /// It runs another model than the policy.
-    pub(super) fn other_model(&self, reason: String) -> Fault {
-        let error = EngineError::OtherModel { server: self.url.to_string(), reason };
+    /// The server has another model.
+    pub(super) fn other_model(&self, reason: impl Into<Reason>) -> Fault {
+        let server = self.url.to_string();
+        let error = EngineError::OtherModel { server, reason: reason.into() };
         Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }
     }
 

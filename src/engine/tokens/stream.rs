@@ -1,4 +1,4 @@
-//! Reads the tokens of a reply as they arrive, up to the policy's own end of the sequence.
+//! Reads the tokens of a reply as they arrive, up to the end of the policy's turn.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,12 @@ use super::config::{Dialect, TokensConfig};
 use super::dialect::End;
 use super::server::{Fault, Server};
 use crate::engine::{GenerateEvent, GenerateRequest, StopReason};
+use crate::hint::Reason;
 use crate::outbound::sse::{Event, SseDecoder};
 
 /// The longest event, bytes. SGLang's repeat all tokens so far.
 const LONGEST_EVENT: usize = 16 << 20;
-/// How long the rest of a reply is waited for, after which the connection can be used again.
+/// How long to wait for the rest of a reply, so that the connection can be reused.
 const REST: Duration = Duration::from_millis(20);
 
 /// A reply that is being read.
@@ -25,7 +26,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads tokens until a stop id, the bound, or the server's end. Behind that the server is left.
+    /// Reads tokens until a stop id, the limit, or the server's end. Later tokens are ignored.
     pub(super) async fn read(
         &mut self,
         server: &Server,
@@ -33,7 +34,7 @@ impl Reading<'_> {
         request: &GenerateRequest,
         config: &TokensConfig,
     ) -> Result<StopReason, Fault> {
-        // A reply that makes progress may take its time.
+        // A reply that makes progress has no other limit.
         let forever = Instant::now() + Duration::from_secs(86_400);
         let (mut decoder, mut unread) = (SseDecoder::default(), 0);
         loop {
@@ -64,7 +65,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes the tokens of an event. Returns why the sequence ends, where it does.
+    /// Takes the tokens of an event. Returns why the sequence ends, if it does.
     fn event(
         &mut self,
         server: &Server,
@@ -78,9 +79,9 @@ impl Reading<'_> {
         let value: Value = serde_json::from_slice(&event.data)
             .map_err(|_| server.broken("an event of its reply is no JSON"))?;
         if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
-            let told = error.get("message").and_then(Value::as_str);
-            let told = told.map_or_else(|| error.to_string(), str::to_owned);
-            return Err(server.broken(format!("it failed while it sampled: {told}")));
+            let message = error.get("message").and_then(Value::as_str);
+            let message = message.map_or_else(|| error.to_string(), str::to_owned);
+            return Err(server.broken(format!("it failed while it sampled: {message}")));
         }
         if let (Dialect::Completions, Some(asked), Some(replies)) =
             (config.dialect, &config.model, value["model"].as_str())
@@ -91,11 +92,12 @@ impl Reading<'_> {
             );
         }
         let seen = self.sampled.len();
-        // The server is well, and serves others.
-        let unusable = |reason: String| Fault { is_servers: false, ..server.broken(reason) };
+        // The server works, and serves others.
+        let unusable = |reason: Reason| Fault { is_servers: false, ..server.broken(reason) };
         let piece = config.dialect.read(&value, seen);
-        let piece =
-            piece.map_err(|reason| unusable(format!("its reply cannot be used: {reason}")))?;
+        let piece = piece.map_err(|reason| {
+            unusable(reason.map_text(|text| format!("its reply cannot be used: {text}")))
+        })?;
         let mut tokens = piece.tokens;
         tokens.truncate(request.max_tokens - seen);
         let stop = tokens.iter().position(|token| request.stop_ids.contains(&token.id));
@@ -116,8 +118,9 @@ impl Reading<'_> {
         match piece.end {
             None => Ok(None),
             Some(End::Length) => Ok(Some(StopReason::Length)),
-            Some(End::Stop) => Err(unusable(format!(
-                "it stopped after {seen} tokens at one that ends no turn of the policy's, or left that token out\nhint: serve the model with the end tokens that the policy's files name"
+            Some(End::Stop) => Err(unusable(reason!(
+                "it stopped after {seen} tokens at one that ends no turn of the policy's, or left that token out";
+                hint: "serve the model with the end tokens that the policy's files name"
             ))),
             Some(End::Other(reason)) => {
                 Err(server.broken(format!("it ended the sequence after {seen} tokens: {reason}")))

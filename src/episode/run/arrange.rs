@@ -1,11 +1,11 @@
-//! The messages of a call in the order that every chat template takes.
+//! Orders the messages of a call so that every chat template accepts them.
 
 use serde_json::{Value, json};
 
 use crate::chat::ChatMessage;
 
-/// What stands between the result of a tool and the next prompt: after a result, templates want
-/// the assistant.
+/// Inserted between a tool's result and the next prompt: templates want an assistant message after
+/// a result.
 const RESULT_READ: &str = "I have the result.";
 
 /// The same conversation with one system message, the first, that holds all others' texts; with
@@ -41,7 +41,7 @@ fn may_join(message: &ChatMessage) -> bool {
         && !message.content.is_null()
 }
 
-/// Puts `more` behind `content`, in place: there may be thousands to join.
+/// Appends `more` to `content` in place: there may be thousands of messages to join.
 fn append(content: &mut Value, more: Value) {
     if let (Value::String(text), Value::String(more)) = (&mut *content, &more) {
         text.push_str("\n\n");

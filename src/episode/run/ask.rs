@@ -1,4 +1,4 @@
-//! What an episode asks of the large model, and what it makes of the replies.
+//! Calls of the large model, and the use of its replies.
 
 use std::time::Instant;
 
@@ -19,17 +19,17 @@ use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
 use crate::episode::{CONTENTS, Check, EpisodeErrorKind, ReplyKey, RoleUsage, SPANS};
 
-/// What came of a prompt.
+/// The outcome of a prompt.
 pub(super) enum Asked {
-    /// A reply, be it one of before.
+    /// A reply, new or repeated.
     Replied(Box<Reply>, Observation),
-    /// Its references cannot be resolved, and it was not sent.
+    /// Its references cannot be resolved, so it was not sent.
     Unsent(ExpandError),
 }
 
 impl Run<'_> {
-    /// The reply to a prompt, from the record if the same prompt was sent before. `is_answer` says
-    /// under which name the words are announced.
+    /// The reply to a prompt, taken from the record if the same prompt was sent before. `is_answer`
+    /// selects the event under which its text is streamed.
     pub(super) async fn ask(
         &mut self,
         prompt: &str,
@@ -53,7 +53,7 @@ impl Run<'_> {
             None => {
                 let mut messages = self.large_model_opening()?;
                 messages.extend(self.history().iter().cloned());
-                // A conversation that goes on after the question asks it already.
+                // A conversation that continues after the question contains it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
                 let message = self.prompt(&prompt)?;
                 drop(prompt);
@@ -94,8 +94,8 @@ impl Run<'_> {
         if self.participants.protocol.settings().history { &self.exchanges } else { &[] }
     }
 
-    /// The message of a prompt. With one that nothing stands before goes what the large model would
-    /// otherwise lack: the question, and what of it is no text.
+    /// The message for a prompt. The first one also carries the question, and its parts that are
+    /// not text, unless the large model has them already.
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
         let is_first = self.history().is_empty();
@@ -105,7 +105,7 @@ impl Run<'_> {
         Ok(with_attachments(text, if is_first { &request.attachments } else { &[] }))
     }
 
-    /// One call of the large model, counted.
+    /// Makes one call of the large model and counts it.
     pub(super) async fn call(
         &mut self,
         messages: Vec<ChatMessage>,
@@ -184,10 +184,10 @@ impl Run<'_> {
             authorization: self.request.authorization.clone(),
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
-        // An answer that may have to be asked for again is not shown before it is good.
+        // An answer that may be requested again is not shown before it is known to be good.
         let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
-        // Always as a stream: a reply that is sent whole comes after a silence that time-outs on
-        // the way take for a failure.
+        // Always streamed: a reply that is sent whole arrives after a long silence, which
+        // intermediaries may time out.
         let stream = timeout_at(until.into(), model.stream(&call)).await;
         let mut stream = stream.map_err(|_| past())??;
         let mut said = String::new();
@@ -202,7 +202,7 @@ impl Run<'_> {
                     }
                 }
                 Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
-                // Part of an answer is better than none.
+                // A partial answer is better than none.
                 Some(Err(LargeModelError::Deadline { .. }))
                     if is_answer && is_live && !said.is_empty() =>
                 {
@@ -222,8 +222,8 @@ impl Run<'_> {
         }
     }
 
-    /// The large model's answer in the form that was asked for, made of the policy's draft. What
-    /// was found out stands before the question, as text of a user: none of it is an instruction.
+    /// The large model's answer in the requested form, made from the policy's draft. The findings
+    /// are put before the question as the user's text: they are not instructions.
     pub(super) async fn formed(&mut self, draft: &str) -> Result<Reply, EpisodeErrorKind> {
         let request = self.request;
         let mut messages = request.conversation.clone();
@@ -243,14 +243,14 @@ impl Run<'_> {
         loop {
             let mut reply = self.call(messages.clone(), true).await?;
             let mut text = reply.message.as_text();
-            // Calls of tools and refusals stand in for the content, and one that was cut off by
-            // its own limit says so.
+            // Tool calls and refusals replace the content, and an answer cut off by its own limit
+            // says so.
             let stands = reply.message.content.is_null() || reply.finish_reason == "length";
             let mut verdict = Ok(());
             if !stands {
                 verdict = checked(check, text.clone(), self.deadline).await;
             }
-            // Many models wrap their JSON, whatever they are asked.
+            // Many models wrap their JSON even when told not to.
             if let (Err(_), Some(bare)) = (&verdict, bare_json(&text))
                 && checked(check, bare.to_owned(), self.deadline).await.is_ok()
             {
@@ -284,7 +284,8 @@ impl Run<'_> {
         with_attachments(self.request.question.clone(), &self.request.attachments)
     }
 
-    /// What the request asks of the large model, and nothing else: endpoints refuse fields.
+    /// The fields of the request for the large model, and no others: endpoints refuse unknown
+    /// fields.
     fn params(&self, is_answer: bool) -> Map<String, Value> {
         let mut params = self.request.large_model_params.clone();
         if is_answer {
@@ -293,7 +294,7 @@ impl Run<'_> {
         params
     }
 
-    /// What stands before the first prompt.
+    /// The messages before the first prompt.
     pub(super) fn large_model_opening(&self) -> Result<Vec<ChatMessage>, EpisodeErrorKind> {
         let system = self.participants.protocol.large_model_system()?;
         let mut messages = Vec::new();
@@ -305,14 +306,14 @@ impl Run<'_> {
     }
 }
 
-/// What the check says of an answer, before the deadline.
+/// The result of the check, before the deadline.
 async fn checked(check: &Check, text: String, deadline: Instant) -> Result<(), String> {
     timeout_at(deadline.into(), check.verdict(text))
         .await
         .unwrap_or_else(|_| Err("it was not checked in time".to_owned()))
 }
 
-/// A user's message of text, with what is no text before it.
+/// A user message of text, preceded by its parts that are not text.
 fn with_attachments(text: String, attachments: &[Value]) -> ChatMessage {
     let mut message = ChatMessage::text("user", text);
     if !attachments.is_empty() {
@@ -322,7 +323,7 @@ fn with_attachments(text: String, attachments: &[Value]) -> ChatMessage {
     message
 }
 
-/// By what the reply to a prompt is found again: a digest, as prompts may be long.
+/// The key of a prompt's reply: a digest, because prompts may be long.
 pub(super) fn reply_key(prompt: &str) -> ReplyKey {
     Sha256::digest(comparable(prompt)).into()
 }

@@ -1,6 +1,6 @@
-//! JSON in the wrappings that models put around it.
+//! JSON inside the wrappers that models put around it.
 
-/// The JSON in a text that thinks first, or puts it into a Markdown fence; `None` where there is
+/// The JSON in a text that starts with thoughts or is in a Markdown fence; `None` if there is
 /// neither.
 pub(super) fn bare_json(text: &str) -> Option<&str> {
     let answer = match text.trim_start().strip_prefix("<think>") {

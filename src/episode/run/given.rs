@@ -1,4 +1,4 @@
-//! Turns that the caller wrote: the policy goes on behind them as if they were its own.
+//! Turns that the caller wrote: the policy continues after them as if they were its own.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use super::{Ending, Run};
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, GivenTurn};
 
 impl Run<'_> {
-    /// Takes a turn and its reply as they are given. A reply that is missing is asked for.
+    /// Appends a given turn with its reply. A missing reply is requested.
     pub(super) async fn given(
         &mut self,
         session: &mut dyn PolicySession,
@@ -54,7 +54,7 @@ impl Run<'_> {
         self.show(session, asked).await
     }
 
-    /// Takes a reply as if the large model had sent it to `prompt`.
+    /// Treats a reply as if the large model had sent it in answer to `prompt`.
     async fn replied(&mut self, prompt: &str, reply: &str) -> Result<Asked, EpisodeErrorKind> {
         let written = prompt;
         let prompt = match self.expanded(prompt) {

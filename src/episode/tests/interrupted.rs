@@ -26,6 +26,6 @@ async fn what_was_used_is_known_when_an_episode_is_dropped() {
     }
     let used = *tally.lock().unwrap();
     assert_eq!(used.policy.calls, 2);
-    // The endpoint does not say what a call costs that is cut: its text is counted.
+    // The endpoint reports no usage for a cancelled call: it is estimated from its text.
     assert!(used.large_model.tokens.prompt_tokens > 0, "{used:?}");
 }

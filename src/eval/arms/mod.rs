@@ -1,4 +1,4 @@
-//! The arms of an evaluation: ways to get an answer out of a large model.
+//! The arms of an evaluation: methods to get an answer from a large model.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -18,16 +18,16 @@ mod prompt;
 pub use policy::{PolicyArm, PolicySetup};
 pub use prompt::{Brief, PLACE, Prompt, PromptArm};
 
-/// How arms are written, for errors.
+/// The syntax of arms, for errors.
 pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`, `self-consistency:K`, `self-consistency:K:FILE` or `prompt-search`, with `NAME=` before it for a name of its own";
 
-/// A way to get an answer.
+/// A method to get an answer.
 #[async_trait]
 pub trait Arm: Send + Sync {
     /// Its name in the report.
     fn name(&self) -> &str;
 
-    /// What its answers depend on beside the question and the seed.
+    /// Everything its answers depend on besides the question and the seed.
     fn identity(&self) -> &str;
 
     /// Answers a question.
@@ -40,11 +40,11 @@ pub trait Arm: Send + Sync {
 pub struct ArmSpec {
     /// Its name in the report.
     pub name: String,
-    /// What it does.
+    /// Its method.
     pub method: Method,
 }
 
-/// What an arm does.
+/// The method of an arm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {
     /// Asks the large model the question.
@@ -55,11 +55,12 @@ pub enum Method {
     Template(PathBuf),
     /// Lets a policy prompt it: a folder, a `.gguf` file or a Hugging Face id.
     Policy(String),
-    /// Lets the large model play the policy itself.
+    /// Has the large model act as the policy itself.
     SelfPolicy,
-    /// Lets a program play the policy: a command and its arguments, run once for each turn.
+    /// Has a program act as the policy: a command and its arguments, run once for each turn.
     Script(String),
-    /// Takes the most frequent of this many answers to a step-by-step prompt, or to that in the file.
+    /// Takes the most frequent of this many answers to a step-by-step prompt, or to the one in the
+    /// file.
     SelfConsistency(usize, Option<PathBuf>),
     /// Asks it by a prompt that is searched for first, on training questions.
     PromptSearch,
@@ -151,6 +152,7 @@ impl std::fmt::Display for Method {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn arms_are_read_and_written() {
@@ -188,7 +190,7 @@ mod tests {
             ("=cot", "its name is empty"),
             ("", "there is no such method"),
         ] {
-            let error = text.parse::<ArmSpec>().unwrap_err().to_string();
+            let error = text.parse::<ArmSpec>().unwrap_err().explained();
             assert!(error.contains(reason) && error.contains("hint: write `direct`"), "{error}");
         }
     }

@@ -1,4 +1,4 @@
-//! An arm that lets a policy prompt the large model.
+//! An arm in which a policy prompts the large model.
 
 use std::sync::Arc;
 
@@ -29,19 +29,19 @@ pub struct PolicyArm {
     sampling: Sampling,
 }
 
-/// What a policy arm is made of.
+/// The setup of a policy arm.
 pub struct PolicySetup<'a> {
     /// Its name in the report.
     pub name: &'a str,
-    /// The policy and all that its turns depend on.
+    /// The policy and everything its turns depend on.
     pub policy: (Arc<dyn Policy>, &'a str),
-    /// The large model and all that its replies depend on.
+    /// The large model and everything its replies depend on.
     pub large_model: (Arc<dyn LargeModel>, &'a str),
-    /// What frames both.
+    /// The protocol.
     pub protocol: Arc<Protocol>,
-    /// What an episode may use up.
+    /// Limits of an episode.
     pub limits: Limits,
-    /// How the policy samples; the seed is that of the question.
+    /// How the policy samples; the seed is the question's.
     pub sampling: Sampling,
 }
 

@@ -1,4 +1,4 @@
-//! Arms that ask the large model by a prompt that a person wrote.
+//! Arms that ask the large model by a hand-written prompt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
+use crate::hint::Hint;
 use crate::large_model::{Call, LargeModel, Reply};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
@@ -24,15 +25,15 @@ use super::Arm;
 const DIRECT: &str = include_str!("prompts/direct.j2");
 const CHAIN_OF_THOUGHT: &str = include_str!("prompts/cot.j2");
 
-/// How samples are drawn when several are taken.
+/// Sampling parameters when several samples are taken.
 const TEMPERATURE: f64 = 0.7;
 
-/// Where a literal prompt has the question.
+/// The placeholder of the question in a literal prompt.
 pub const PLACE: &str = "{question}";
 
-/// The data sets that a short answer is asked for in. In the others the gold answers are numbers: a
-/// model that has to compute is not asked for the answer alone, and the last number of its reply
-/// counts where the reply is not in the form that was asked for.
+/// The data sets in which a short answer is requested. In the others the gold answers are numbers:
+/// a model that has to compute is not asked for the answer alone, and if its reply does not have
+/// the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Brief(BTreeSet<String>);
 
@@ -49,7 +50,7 @@ impl Brief {
     }
 }
 
-/// A text with a place for the question, and where the answer is in the reply to it.
+/// A text with a placeholder for the question, and how to find the answer in a reply.
 #[derive(Debug)]
 pub struct Prompt {
     form: PromptForm,
@@ -61,13 +62,13 @@ pub struct Prompt {
 #[derive(Debug)]
 enum PromptForm {
     Template(Box<Template>),
-    /// With [`PLACE`] where the question stands; nothing else in it means anything.
+    /// With [`PLACE`] in place of the question; nothing else in it is special.
     Literal(String),
 }
 
 impl Prompt {
-    /// The question as it is; nothing but the answer is asked for in the data sets of `brief`. The
-    /// reply is the answer.
+    /// The question unchanged; in the data sets of `brief`, with a request for the answer alone.
+    /// The reply is the answer.
     ///
     /// # Errors
     /// When the built-in template does not render.
@@ -75,8 +76,8 @@ impl Prompt {
         Self::new("direct.j2", DIRECT.to_owned(), brief, false)
     }
 
-    /// The question, to be worked out step by step, as zero-shot chain of thought is usually asked
-    /// for; in the data sets of `brief` the answer is to stand on a line of its own.
+    /// The question with the usual zero-shot chain-of-thought request; in the data sets of `brief`
+    /// the answer is to be on its own line.
     ///
     /// # Errors
     /// When the built-in template does not render.
@@ -84,9 +85,9 @@ impl Prompt {
         Self::new("cot.j2", CHAIN_OF_THOUGHT.to_owned(), brief, true)
     }
 
-    /// The template in `file`. Where it asks for a line `Answer: …`, the last such line of the
-    /// reply is the answer. Without one it is the reply's last line in the data sets of `brief`,
-    /// and all of the reply in the others.
+    /// The template in `file`. If it asks for a line `Answer: …`, the last such line of the reply
+    /// is the answer. If that is missing, the answer is the reply's last line in the data sets of
+    /// `brief`, and the whole reply in the others.
     ///
     /// # Errors
     /// When the file cannot be read, or the template does not render.
@@ -96,7 +97,7 @@ impl Prompt {
         Self::new(&file.display().to_string(), source, brief, has_line)
     }
 
-    /// The text as it is, with the question at [`PLACE`], or before it where it has no place. The
+    /// The given text, with the question at [`PLACE`], or before it if it has no placeholder. The
     /// answer is found as for [`Prompt::load`].
     pub fn literal(text: &str, brief: &Brief) -> Self {
         let text = match text.contains(PLACE) {
@@ -111,7 +112,7 @@ impl Prompt {
         let template = Template::new(name, source, "`question`, `source` and `brief`")?;
         let form = PromptForm::Template(Box::new(template));
         let prompt = Self { form, brief: brief.clone(), has_line };
-        // A template that fails is found here, not after the first thousand questions.
+        // Finds a template that fails now, not after the first thousand questions.
         let asked = prompt.render(&Task { question: "\u{1}".into(), ..Task::default() })?;
         match &prompt.form {
             PromptForm::Template(template) if !asked.contains('\u{1}') => {
@@ -121,7 +122,7 @@ impl Prompt {
         }
     }
 
-    /// Its text before a question is put in.
+    /// Its text before a question is inserted.
     pub fn source(&self) -> &str {
         match &self.form {
             PromptForm::Template(template) => template.source(),
@@ -129,7 +130,7 @@ impl Prompt {
         }
     }
 
-    /// What the large model is asked.
+    /// The message for the large model.
     ///
     /// # Errors
     /// When the template fails for this task.
@@ -151,7 +152,7 @@ impl Prompt {
         last_marked(reply, "answer:").or_else(unmarked).unwrap_or_default()
     }
 
-    /// What two answers share that are the same vote.
+    /// The normal form of an answer as a vote.
     fn vote(&self, task: &Task, answer: &str) -> String {
         let number = if self.brief.holds(task) { None } else { Number::find(answer) };
         number.map_or_else(|| Normalization::Strict.apply(answer), |number| number.to_string())
@@ -169,8 +170,8 @@ pub struct PromptArm {
 }
 
 impl PromptArm {
-    /// Asks `model` by `prompt`. Of several `samples` the most frequent answer counts, of equally
-    /// frequent ones that which came first. `model_identity` is all that its replies depend on;
+    /// Asks `model` by `prompt`. Of several `samples` the most frequent answer counts, and among
+    /// equally frequent ones the first. `model_identity` is everything its replies depend on;
     /// `deadline` is for all samples together.
     pub fn new(
         name: &str,
@@ -205,7 +206,7 @@ impl Arm for PromptArm {
         let failed = |kind, usage| EpisodeError { kind, usage };
         let prompt = self.prompt.render(task);
         let prompt =
-            prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.to_string()), usage))?;
+            prompt.map_err(|error| failed(EpisodeErrorKind::Protocol(error.reason()), usage))?;
         let deadline = Instant::now() + self.deadline;
         let mut steps = vec![AnswerStep::Prompt(prompt.clone())];
         let mut answers = Vec::with_capacity(self.samples);
@@ -276,7 +277,7 @@ mod tests {
         }
         let direct = Prompt::direct(&brief).unwrap();
         assert_eq!(direct.answer(&task, " Rome\nAnswer: x "), "Rome\nAnswer: x");
-        // Where the answer is a number, all of a reply without the line is looked through.
+        // For numeric answers without the line, the whole reply is searched.
         let cot = Prompt::chain_of_thought(&Brief::default()).unwrap();
         assert_eq!(cot.answer(&task, "So 40 + 2 = 42.\nDone."), "So 40 + 2 = 42.\nDone.");
         assert_eq!(cot.answer(&task, "1\nAnswer: 42\nDone."), "42");

@@ -1,4 +1,4 @@
-//! Makes the account from the questions and what came of them.
+//! Builds the report from the questions and their outcomes.
 
 use std::collections::BTreeMap;
 
@@ -23,13 +23,13 @@ use super::{
 /// Characters of a text that are shown.
 const SHOWN: usize = 4_000;
 
-/// The share of questions without a score from which on a reader is warned.
+/// The share of questions without a score that causes a warning.
 const MANY_FAILURES: f64 = 0.05;
 
-/// What a report is made from.
+/// The input of a report.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportInput<'a> {
-    /// What it is headed.
+    /// Its title.
     pub title: &'a str,
     /// The large model's name.
     pub large_model: &'a str,
@@ -37,15 +37,15 @@ pub struct ReportInput<'a> {
     pub arms: &'a [(String, String)],
     /// The questions.
     pub questions: &'a Questions,
-    /// What came of them.
+    /// The outcomes.
     pub outcomes: &'a Outcomes,
-    /// How text was made comparable.
+    /// How text was normalised.
     pub normalization: Normalization,
-    /// What the answers are worth.
+    /// The scores of the answers.
     pub scores: &'a Scores,
     /// The name of the large model that judged.
     pub judge: Option<&'a str>,
-    /// The prompt that was searched for.
+    /// The result of the prompt search.
     pub search: Option<&'a Found>,
     /// Seeds the resampling.
     pub seed: u64,
@@ -53,10 +53,10 @@ pub struct ReportInput<'a> {
     pub episodes: usize,
 }
 
-/// Scores by arm, then by question; `None` where there is none for a failure.
+/// Scores by arm, then by question; `None` for failures.
 type ByArm = Vec<Vec<Option<f64>>>;
 
-/// The account of `input`.
+/// The report of `input`.
 pub fn build(input: &ReportInput<'_>) -> Report {
     let questions = &input.questions.questions;
     let of = |arm: usize, row: &Vec<Option<Result<f64, String>>>| {
@@ -76,7 +76,7 @@ pub fn build(input: &ReportInput<'_>) -> Report {
         .collect();
     let mut tables = Vec::new();
     for (by, classes) in [("data set", &by_source), ("kind", &by_kind), ("hops", &by_hops)] {
-        // A single kind says no more than its data set.
+        // A single kind adds nothing to its data set.
         if by == "data set" || classes.len() > 1 {
             let rows = classes.iter().map(|(label, members)| TableRow {
                 label: label.clone(),
@@ -122,7 +122,7 @@ pub fn build(input: &ReportInput<'_>) -> Report {
     }
 }
 
-/// Scores by the number of calls that an attempt made, if any arm's attempts differ in that.
+/// Scores by the number of calls of an attempt, if that varies in any arm.
 fn by_calls(input: &ReportInput<'_>, scores: &ByArm) -> Option<Table> {
     // By number of calls, then by arm: the questions.
     let mut classes: BTreeMap<u64, Vec<Vec<usize>>> = BTreeMap::new();
@@ -177,7 +177,7 @@ fn cell(scores: &[Option<f64>], members: &[usize], seed: u64) -> Option<Cell> {
     Some(Cell { mean: mean(&values)?, interval: mean_interval(&values, seed)?, n: values.len() })
 }
 
-/// Every pair of arms on these questions; `p_holm` is still `p`.
+/// Every pair of arms on these questions; `p_holm` is filled in later.
 fn compare<'a>(
     input: &'a ReportInput<'_>,
     scores: &'a ByArm,
@@ -223,7 +223,7 @@ fn compare<'a>(
     })
 }
 
-/// What a reader should know about the questions, and about arms with many failures.
+/// Warnings about the questions, and about arms with many failures.
 fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
     let mut warnings = input.questions.warnings.clone();
     for ((arm, _), scores) in input.arms.iter().zip(scores) {
@@ -238,8 +238,8 @@ fn warnings(input: &ReportInput<'_>, scores: &ByArm) -> Vec<String> {
     warnings
 }
 
-/// Questions that would settle a difference of this size among `count` comparisons; more than
-/// were asked, since they did not.
+/// The number of questions that would settle a difference of this size among `count` comparisons;
+/// more than were asked, because those did not.
 fn questions_needed(found: &Comparison, count: usize) -> Option<u64> {
     let needed = match found.discordant {
         Some((first_only, second_only)) => {

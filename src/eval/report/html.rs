@@ -1,4 +1,4 @@
-//! The account as one page that needs nothing else.
+//! The report as a self-contained page.
 
 use minijinja::value::Value;
 use minijinja::{Environment, UndefinedBehavior, context};
@@ -10,7 +10,7 @@ use super::{Report, markdown, plot};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The report as a page: style, script and plots are in it, and it fetches nothing.
+/// The report as a page with inline style, script and plots, which fetches nothing.
 ///
 /// # Errors
 /// When the template of the page fails.
@@ -31,7 +31,7 @@ fn render(report: &Report) -> Result<String, minijinja::Error> {
     environment.add_filter("signed", |value: f64| format!("{value:+.2}"));
     environment.add_filter("p_value", markdown::p_value);
     environment.add_filter("money", markdown::money);
-    // The name's ending has all that is inserted escaped.
+    // By the name's ending, everything inserted is escaped.
     environment.add_template("report.html", PAGE)?;
     let safe = Value::from_safe_string;
     let legends: Vec<Value> =

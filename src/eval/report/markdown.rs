@@ -1,4 +1,4 @@
-//! The account as Markdown.
+//! The report as Markdown.
 
 use std::fmt::Write;
 
@@ -136,7 +136,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// Whether a difference is settled, and what would settle it.
+/// Whether a difference is significant, and how many questions would settle it otherwise.
 pub(super) fn settled(found: &Comparison) -> String {
     match (found.is_settled(), found.questions_needed) {
         (true, _) => "yes".into(),

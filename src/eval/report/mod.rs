@@ -1,4 +1,4 @@
-//! What came out: one account of it, as data, as Markdown and as a page.
+//! The report of an evaluation: as data, as Markdown and as a page.
 
 use std::path::{Path, PathBuf};
 
@@ -23,12 +23,12 @@ pub use build::{ReportInput, build};
 pub use html::html;
 pub use markdown::markdown;
 
-/// An evaluation's account.
+/// The report of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Version of this form: 1.
+    /// Version of this format: 1.
     pub schema_version: u32,
-    /// What the report is headed.
+    /// Its title.
     pub title: String,
     /// Seed of the questions, the attempts and the resampling.
     pub seed: u64,
@@ -36,11 +36,11 @@ pub struct Report {
     pub questions: usize,
     /// The large model that all arms use.
     pub large_model: String,
-    /// How text was made comparable.
+    /// How text was normalised.
     pub normalization: Normalization,
     /// The arms, in the order they were configured.
     pub arms: Vec<ArmSummary>,
-    /// Who judged and what that took, where answers were judged; no arm pays for it.
+    /// The judge and its usage, if answers were judged; no arm is charged for it.
     pub judge: Option<JudgeSummary>,
     /// The prompt that was searched for, and how.
     pub search: Option<Found>,
@@ -48,15 +48,15 @@ pub struct Report {
     pub tables: Vec<Table>,
     /// Pairs of arms.
     pub comparisons: Vec<Comparison>,
-    /// What failed, and how often.
+    /// Failures, and how often they occurred.
     pub failures: Vec<ArmFailure>,
-    /// What a reader should know about the questions.
+    /// Warnings about the questions.
     pub warnings: Vec<String>,
-    /// The first questions, with what every arm did.
+    /// The first questions, with transcripts of every arm.
     pub episodes: Vec<EpisodeView>,
 }
 
-/// What judging took.
+/// The usage of the judge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeSummary {
     /// The large model.
@@ -65,18 +65,18 @@ pub struct JudgeSummary {
     pub usage: RoleUsage,
 }
 
-/// What an arm did, and what it used per answered question.
+/// The results of an arm, and its usage per answered question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmSummary {
     /// Its name.
     pub name: String,
-    /// What it is: `direct`, `policy:…`.
+    /// Its method: `direct`, `policy:…`.
     pub method: String,
     /// Questions answered.
     pub answered: usize,
     /// Questions on which a model failed; they count in no score.
     pub failed: usize,
-    /// Questions answered whose answer the judge failed on; they count in no score.
+    /// Questions answered for which the judge failed; they count in no score.
     pub unscored: usize,
     /// Mean score over all answered questions.
     pub score: Option<Cell>,
@@ -89,7 +89,7 @@ pub struct ArmSummary {
     pub policy_tokens: f64,
     /// Money, in the currency of the configured prices.
     pub cost: f64,
-    /// All that the arm used: its search and what failed attempts had used are in it.
+    /// The whole usage of the arm, including its search and failed attempts.
     pub total: EpisodeUsage,
     /// How episodes ended: reason and share of the answered questions.
     pub finishes: Vec<(String, f64)>,
@@ -98,7 +98,7 @@ pub struct ArmSummary {
 /// Mean scores with their 95 % intervals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// What its rows are: `data set`, `kind`, `hops`, `calls`.
+    /// The grouping of its rows: `data set`, `kind`, `hops`, `calls`.
     pub by: String,
     /// The rows.
     pub rows: Vec<TableRow>,
@@ -109,14 +109,14 @@ pub struct Table {
 pub struct TableRow {
     /// The class.
     pub label: String,
-    /// How it is scored.
+    /// The metric.
     pub metric: String,
-    /// One for each arm; `None` where it answered nothing.
+    /// One for each arm; `None` if it answered nothing.
     pub cells: Vec<Option<Cell>>,
 }
 
 impl TableRow {
-    /// The largest number of answers that a cell is a mean of.
+    /// The largest number of answers behind a cell.
     fn most(&self) -> usize {
         self.cells.iter().flatten().map(|cell| cell.n).max().unwrap_or(0)
     }
@@ -160,24 +160,24 @@ pub struct Comparison {
     pub cohens_d: Option<f64>,
     /// Questions that only the first, and only the second, answered right.
     pub discordant: Option<(u64, u64)>,
-    /// Questions that would settle a difference of this size, where it is not settled: level 0.05
-    /// after correction for all comparisons, power 0.8.
+    /// The number of questions that would settle a difference of this size, if it is not
+    /// significant: level 0.05 after correction for all comparisons, power 0.8.
     pub questions_needed: Option<u64>,
 }
 
 impl Comparison {
-    /// Whether the difference is settled at level 0.05 after correction.
+    /// Whether the difference is significant at level 0.05 after correction.
     pub fn is_settled(&self) -> bool {
         self.p_holm < 0.05
     }
 }
 
-/// A failure, which is no wrong answer.
+/// A failure, which is not a wrong answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArmFailure {
     /// The arm.
     pub arm: String,
-    /// What happened.
+    /// The error.
     pub error: String,
     /// How often.
     pub count: usize,
@@ -185,7 +185,7 @@ pub struct ArmFailure {
     pub example: String,
 }
 
-/// A question with what every arm did.
+/// A question with the transcripts of every arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeView {
     /// The task's id.
@@ -196,28 +196,28 @@ pub struct EpisodeView {
     pub kind: Option<String>,
     /// Its number of hops.
     pub hops: Option<u32>,
-    /// What was asked.
+    /// The question.
     pub question: String,
-    /// What is right.
+    /// The gold answers.
     pub golds: Vec<String>,
     /// One for each arm.
     pub attempts: Vec<AttemptView>,
 }
 
-/// What an arm did.
+/// The transcript of an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptView {
     /// The score; `None` where there is none for a failure.
     pub score: Option<f64>,
-    /// The answer. Long texts are cut.
+    /// The answer. Long texts are truncated.
     pub answer: String,
-    /// What failed: the attempt, or the judge of its answer.
+    /// The error, of the attempt or of the judge.
     pub error: Option<String>,
     /// Why it stopped.
     pub finish: String,
-    /// What it took.
+    /// Its usage.
     pub usage: EpisodeUsage,
-    /// How the answer came about. Long texts are cut.
+    /// The turns. Long texts are truncated.
     pub steps: Vec<AnswerStep>,
 }
 

@@ -1,10 +1,10 @@
-//! Plots as inline SVG. Series are told apart by colour and by mark; colours come from the page.
+//! Plots as inline SVG. Series differ in colour and in marker; colours come from the page.
 
 use std::fmt::Write;
 
 use super::{Cell, Comparison, Report, Table};
 
-/// Size of a plot, and the room around its axes, in units of its own.
+/// Size of a plot, and margins around its axes, in SVG units.
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 326.0;
 const LEFT: f64 = 52.0;
@@ -24,7 +24,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From 0 to a round number not below `most`.
+    /// From 0 to a round number that is at least `most`.
     fn to(most: f64, from: f64, to: f64) -> Self {
         let rough = if most > 0.0 { most / 5.0 } else { 0.2 };
         let power = 10_f64.powf(rough.log10().floor());
@@ -44,7 +44,7 @@ impl Axis {
     }
 }
 
-/// A plot in the making.
+/// A plot in progress.
 struct Canvas {
     svg: String,
 }
@@ -70,7 +70,7 @@ impl Canvas {
         ));
     }
 
-    /// The vertical axis for scores, with lines across.
+    /// The vertical axis for scores, with grid lines.
     fn scores(&mut self, axis: &Axis) {
         for tick in axis.ticks() {
             let y = axis.at(tick);
@@ -106,7 +106,7 @@ impl Canvas {
     }
 }
 
-/// The mark of a series, `size` from its middle to its edge.
+/// The marker of a series, with `size` as its radius.
 fn mark(series: usize, x: f64, y: f64, size: f64) -> String {
     let (s, l) = (size, size * 1.25);
     match series % 5 {
@@ -135,7 +135,7 @@ fn mark(series: usize, x: f64, y: f64, size: f64) -> String {
     }
 }
 
-/// The mark of a series alone, for a legend.
+/// The marker of a series alone, for a legend.
 pub(super) fn legend(series: usize) -> String {
     format!(
         "<svg class=\"key c{}\" viewBox=\"0 0 16 16\" aria-hidden=\"true\">{}</svg>",
@@ -149,7 +149,7 @@ fn score_axis(cells: impl Iterator<Item = Cell>) -> Axis {
     Axis::to(most.min(1.0), HEIGHT - BOTTOM, TOP)
 }
 
-/// Score against what a question costs: money where there are prices, else tokens of the large
+/// Score against the cost of a question: money if there are prices, otherwise tokens of the large
 /// model.
 pub(super) fn against_cost(report: &Report) -> String {
     let has_prices = report.arms.iter().any(|arm| arm.cost > 0.0);
@@ -183,15 +183,15 @@ pub(super) fn by_class(report: &Report, table: &Table, joined: bool) -> String {
     canvas.scores(&y);
     let room = (WIDTH - LEFT - RIGHT) / table.rows.len().max(1) as f64;
     let arms = report.arms.len();
-    // Side by side, so that intervals do not hide each other.
+    // Side by side, so that intervals do not overlap.
     let spread = (room * 0.7 / arms.max(1) as f64).min(26.0);
     let x = |row: usize, series: usize| {
         LEFT + room * (row as f64 + 0.5) + spread * (series as f64 - (arms as f64 - 1.0) / 2.0)
     };
-    // By the widest letters that words are made of, and some air.
+    // Estimated from the widest common letters, plus a margin.
     let fits = ((room - 6.0) / 8.0) as usize;
     for (index, row) in table.rows.iter().enumerate() {
-        // A kind stands below its data set.
+        // A kind is shown below its data set.
         for (line, part) in row.label.splitn(2, " / ").enumerate() {
             let below = HEIGHT - BOTTOM + 15.0 + 15.0 * line as f64;
             let at = (LEFT + room * (index as f64 + 0.5), below);
@@ -230,7 +230,7 @@ pub(super) fn strip(series: usize, cell: &Cell) -> String {
     )
 }
 
-/// A difference with its interval about 0; the largest end of `all` touches the edge.
+/// A difference with its interval around 0; the largest end of `all` touches the edge.
 pub(super) fn forest(found: &Comparison, all: &[Comparison]) -> String {
     let reach = |found: &Comparison| found.interval.low.abs().max(found.interval.high.abs());
     let most = all.iter().map(reach).fold(0.01, f64::max);
@@ -249,7 +249,7 @@ fn shown(cell: Cell) -> String {
     format!("{} % [{}, {}], n = {n}", percent[0], percent[1], percent[2])
 }
 
-/// A number without needless digits.
+/// A number without trailing zeros.
 fn number(value: f64) -> String {
     let digits = if value == 0.0 || value.abs() >= 100.0 {
         0

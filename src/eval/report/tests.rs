@@ -259,7 +259,7 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
 }
 
 #[test]
-fn attempts_are_told_apart_by_their_calls() {
+fn attempts_are_distinguished_by_their_calls() {
     let questions: Vec<Question> =
         (0..12).map(|index| question(index, "world", Metric::Text(AnswerMetric::Exact))).collect();
     let outcomes = (0..12)

@@ -1,4 +1,4 @@
-//! What answers are worth: by comparing texts, by comparing sentence embeddings, by a judge.
+//! Scores answers: by comparing texts, by comparing sentence embeddings, by a judge.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +19,9 @@ use super::run::Outcomes;
 #[cfg(test)]
 mod tests;
 
-/// Embeds sentences; may take a while, so it is called on a thread of its own.
+/// Embeds sentences. May be slow, so it is called on a thread of its own.
 pub trait SentenceEncoder: Send + Sync {
-    /// The embedding of `text`, of Euclidean length 1; the error says what failed.
+    /// The embedding of `text`, of Euclidean length 1, or an error message.
     ///
     /// # Errors
     /// When the text cannot be tokenized or computed.
@@ -35,12 +35,12 @@ pub struct Scorer {
     judge: Option<Judge>,
 }
 
-/// What an answer is worth, and what it took to find out.
+/// A score, and its cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// 0 to 1; why there is none, where the judge failed.
+    /// 0 to 1, or why there is none.
     pub value: Result<f64, String>,
-    /// What the judge used.
+    /// The usage of the judge.
     pub judge: RoleUsage,
 }
 
@@ -49,11 +49,11 @@ pub struct Score {
 pub struct Scores {
     /// By question, then by arm; `None` where the attempt failed.
     pub by_question: Vec<Vec<Option<Result<f64, String>>>>,
-    /// What the judge used in all.
+    /// The total usage of the judge.
     pub judge: RoleUsage,
 }
 
-/// An encoder, and what it said of texts that return: golds.
+/// An encoder with a cache for recurring texts: golds.
 struct Sentences {
     encoder: Arc<dyn SentenceEncoder>,
     golds: Mutex<HashMap<String, Arc<[f32]>>>,
@@ -76,22 +76,22 @@ impl Scorer {
         Self { judge: Some(judge), ..self }
     }
 
-    /// The name of the large model that judges, if one does.
+    /// The name of the judge's model, if there is a judge.
     pub fn judge(&self) -> Option<&str> {
         self.judge.as_ref().map(Judge::model)
     }
 
-    /// What `answer` to the question is worth.
+    /// Scores `answer` to the question.
     ///
     /// # Errors
-    /// When the sentence encoder fails, or what the metric needs is not there.
+    /// When the sentence encoder fails, or what the metric needs is missing.
     pub async fn score(&self, question: &Question, answer: &str) -> Result<Score, EvalError> {
         let Question { task, metric } = question;
         let known = |value| Ok(Score { value: Ok(value), judge: RoleUsage::default() });
         if answer.trim().is_empty() {
             return known(0.0);
         }
-        let missing = |what: &str| EvalError::Setting(format!("there is no {what}"));
+        let missing = |what: &str| EvalError::Setting(format!("there is no {what}").into());
         match metric {
             Metric::Text(metric) => known(metric.score(answer, &task.golds, self.normalization)),
             Metric::Judge => {
@@ -112,7 +112,7 @@ impl Scorer {
         }
     }
 
-    /// Scores every answer; `scored` is called after each, `max_in_flight` are scored at one time.
+    /// Scores every answer, `max_in_flight` at a time; `scored` is called after each.
     ///
     /// # Errors
     /// When it was stopped, or an embedding or a judge's template fails.
@@ -164,7 +164,7 @@ impl Sentences {
             let cosine = answer.iter().zip(&*gold).map(|(a, b)| f64::from(*a) * f64::from(*b));
             best = best.max(cosine.sum());
         }
-        // Rounding takes the cosine of a text with itself past 1.
+        // By rounding, the cosine of a text with itself may exceed 1.
         Ok(best.min(1.0))
     }
 
@@ -179,7 +179,7 @@ impl Sentences {
     }
 }
 
-/// Whether some question is scored so.
+/// Whether some question has this metric.
 pub fn is_used(metric: Metric, questions: &[Question]) -> bool {
     questions.iter().any(|question| question.metric == metric)
 }

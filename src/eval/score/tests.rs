@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::eval::rows::ArmAnswer;
+use crate::hint::Hint;
 use crate::large_model::{Call, LargeModelError, Reply, Scripted};
 use crate::task::Task;
 
-/// Embeds by first letter: the same one is the same direction, capitals point away.
+/// Embeds by first letter: equal letters have the same direction, capitals the opposite one.
 struct Letters(AtomicUsize);
 
 impl SentenceEncoder for Letters {
@@ -113,7 +114,7 @@ fn a_judges_template_is_tried_before_it_is_used() {
         [("{{ anwser }}", "undefined"), ("{{ question }}", "leaves the answer out")]
     {
         std::fs::write(&file, text).unwrap();
-        let error = Judge::new(model(), Some(&file), Duration::ZERO).err().unwrap().to_string();
+        let error = Judge::new(model(), Some(&file), Duration::ZERO).err().unwrap().explained();
         assert!(error.contains(reason) && error.contains("mine.j2"), "{error}");
         assert!(error.contains("it knows `question`, `golds`, `answer`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! A prompt for the large model alone, searched for on training questions: in rounds a large model
+//! Searches for a prompt for the large model alone, on training questions. In rounds, a large model
 //! proposes prompts from the best ones so far with their scores (as OPRO does) and from questions
 //! that the best one got wrong (as GEPA does), until a budget of calls is spent.
 
@@ -35,17 +35,17 @@ mod tests;
 pub use result_file::ResultFile;
 
 const PROPOSE: &str = include_str!("propose.j2");
-/// Prompts that a proposer is shown, the best ones.
+/// The number of best prompts that a proposer is shown.
 const SHOWN_PROMPTS: usize = 8;
-/// Questions that a proposer is shown with the wrong answers to them.
+/// The number of wrong answers that a proposer is shown.
 const SHOWN_MISTAKES: usize = 3;
 /// Characters of a text that a proposer is shown.
 const SHOWN_CHARS: usize = 1_000;
-/// Characters of a proposed prompt, beyond which it is none.
+/// The longest accepted prompt, characters.
 const LONGEST_PROMPT: usize = 10_000;
-/// Rounds without a new prompt after which the search is over.
+/// Rounds without a new prompt after which the search ends.
 const IDLE_ROUNDS: usize = 5;
-/// A score from which on an answer is no mistake.
+/// From this score on, an answer is not a mistake.
 const RIGHT: f64 = 0.999;
 
 /// The training questions of a search: as many as are tried, drawn from all data sets.
@@ -63,9 +63,9 @@ pub fn training_questions(
     Ok(read)
 }
 
-/// A search in the making.
+/// A search.
 pub struct Search<'a> {
-    /// How it goes about.
+    /// Its settings.
     pub config: &'a SearchConfig,
     /// The training questions, all of which are used.
     pub questions: &'a [Question],
@@ -73,7 +73,7 @@ pub struct Search<'a> {
     pub model: Arc<dyn LargeModel>,
     /// The large model that proposes.
     pub proposer: Arc<dyn LargeModel>,
-    /// Says what an answer is worth.
+    /// Scores answers.
     pub scorer: &'a Scorer,
     /// The prompts to start from.
     pub start: Vec<String>,
@@ -81,18 +81,18 @@ pub struct Search<'a> {
     pub seed: u64,
     /// Calls at one time.
     pub max_in_flight: usize,
-    /// For one call.
+    /// The deadline of one call.
     pub deadline: Duration,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Found {
-    /// The best prompt: of equally good ones, the first.
+    /// The best prompt; among equally good ones, the first.
     pub prompt: String,
     /// Every prompt that was tried, in order.
     pub tried: Vec<Tried>,
-    /// Calls of large models, failed ones included, and what they took. Judging is in it.
+    /// Calls of large models, including failed ones, and their usage. Includes judging.
     pub usage: RoleUsage,
 }
 
@@ -101,9 +101,9 @@ pub struct Found {
 pub struct Tried {
     /// The prompt.
     pub prompt: String,
-    /// The round that it was proposed in; 0 for those the search starts from.
+    /// The round in which it was proposed; 0 for the initial ones.
     pub round: usize,
-    /// Its mean score on the training questions that were answered; `None` where too few were.
+    /// Its mean score on the training questions that were answered; `None` if too few were.
     pub score: Option<f64>,
     /// Questions that were answered and scored.
     pub answered: usize,
@@ -117,7 +117,7 @@ struct Mistake {
     golds: Vec<String>,
 }
 
-/// What was found so far.
+/// The result so far.
 struct SearchState {
     found: Found,
     /// By prompt, as in `found.tried`.
@@ -127,10 +127,11 @@ struct SearchState {
 }
 
 impl Search<'_> {
-    /// Searches until the budget is spent. The same models, questions and seed find the same.
+    /// Searches until the budget is spent. The same models, questions and seed give the same
+    /// result.
     ///
     /// # Errors
-    /// When not one prompt could be scored, or scoring is impossible.
+    /// When no prompt could be scored, or scoring is impossible.
     pub async fn run(&self) -> Result<Found, EvalError> {
         let propose = Template::new("propose.j2", PROPOSE.to_owned(), "the prompts tried")?;
         let mut state = SearchState {
@@ -183,12 +184,12 @@ impl Search<'_> {
         }
     }
 
-    /// Calls that are left of the budget.
+    /// The remaining budget, calls.
     fn left(&self, state: &SearchState) -> u64 {
         self.config.budget.saturating_sub(state.found.usage.calls)
     }
 
-    /// Calls to try one prompt on all questions, judging included.
+    /// Calls to try one prompt on all questions, including judging.
     fn cost_of_trying(&self) -> u64 {
         let judged = self.questions.iter().filter(|question| question.metric == Metric::Judge);
         (self.questions.len() + judged.count()) as u64
@@ -225,7 +226,7 @@ impl Search<'_> {
                 .map(|value| (value, (value < RIGHT).then(|| Mistake::of(question, &attempt))));
             Ok::<_, EvalError>((usage, scored))
         });
-        // In order, so that the mistakes that are shown do not depend on who was quicker.
+        // In order, so that the mistakes shown do not depend on timing.
         let mut attempts = futures::stream::iter(attempts).buffered(self.max_in_flight.max(1));
         let (mut sum, mut answered, mut mistakes) = (0.0, 0, Vec::new());
         while let Some(attempt) = attempts.next().await {
@@ -242,7 +243,7 @@ impl Search<'_> {
                 }
             }
         }
-        // A mean over a handful that happened to be answered would win by luck.
+        // A mean over the few that happened to be answered could win by luck.
         let is_enough = answered * 2 > self.questions.len();
         let score = is_enough.then(|| sum / answered as f64);
         state.found.tried.push(Tried { prompt, round, score, answered });
@@ -250,7 +251,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// New prompts, as many as were understood.
+    /// New prompts, as many as could be parsed.
     async fn proposals(
         &self,
         round: usize,
@@ -313,7 +314,8 @@ impl SearchState {
             .iter()
             .filter_map(|tried| Some((tried.score?, tried.prompt.as_str())))
             .collect();
-        // The best last, where a model minds it most; a stable sort, so that it is the same again.
+        // The best last, where it has most influence on a model; the sort is stable, so the order
+        // is deterministic.
         tried.sort_by(|a, b| a.0.total_cmp(&b.0));
         let prompts: Vec<_> = tried[tried.len().saturating_sub(SHOWN_PROMPTS)..]
             .iter()
@@ -348,7 +350,7 @@ fn head(text: &str) -> String {
     }
 }
 
-/// The prompt in a proposer's reply, with a place for the question.
+/// The prompt in a proposer's reply, with a placeholder for the question.
 fn proposed(reply: &str) -> Option<String> {
     let (_, after) = reply.rsplit_once("<prompt>")?;
     let (prompt, _) = after.split_once("</prompt>")?;

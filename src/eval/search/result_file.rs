@@ -1,4 +1,4 @@
-//! A finished search, kept in the output folder so that it is not made again.
+//! A finished search, stored in the output folder so that it is not repeated.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::Found;
 #[derive(Debug, Clone)]
 pub struct ResultFile {
     path: PathBuf,
-    /// All that the result depends on.
+    /// Everything the result depends on.
     identity: String,
 }
 
@@ -29,10 +29,10 @@ impl ResultFile {
         Self { path: folder.join("prompt-search.json"), identity }
     }
 
-    /// What was found under the same identity, if anything was.
+    /// The result under the same identity, if there is one.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or parsed.
+    /// When the file exists and cannot be read or parsed.
     pub fn read(&self) -> Result<Option<Found>, EvalError> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
@@ -48,7 +48,7 @@ impl ResultFile {
         Ok((content.identity == self.identity).then_some(content.found))
     }
 
-    /// Keeps what was found: whole, or not at all.
+    /// Stores the result, atomically.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -21,7 +21,7 @@ fn questions(count: usize) -> Vec<Question> {
         .collect()
 }
 
-/// Right about as many of ten questions as there are exclamation marks in the prompt.
+/// Right for as many of ten questions as the prompt has exclamation marks.
 fn by_marks(prompt: &str) -> Result<Reply, LargeModelError> {
     let digits: String = prompt.chars().filter(char::is_ascii_digit).collect();
     let n: usize = digits.parse().unwrap();
@@ -115,7 +115,7 @@ async fn proposers_see_scores_and_mistakes() {
     assert_eq!(first.matches("Question: ").count(), SHOWN_MISTAKES);
     // Those of the best prompt, which gets 0 and 1 right.
     assert!(!first.contains("what is 0") && !first.contains("what is 1"), "{first}");
-    // Of one round, each sees other mistakes.
+    // Within a round, each proposal is shown other mistakes.
     assert_ne!(proposals[0], proposals[1]);
 }
 
@@ -132,10 +132,10 @@ async fn failed_calls_are_counted_and_are_no_wrong_answers() {
     assert_eq!(found.usage.calls, 91);
     let second = &found.tried[1];
     assert_eq!((second.answered, second.score), (7, Some(2.0 / 7.0)));
-    // Where nearly all fail there is nothing to choose by.
+    // If nearly all fail, there is no basis for a choice.
     setup.model = |_| Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() });
     let error = setup.run().await.unwrap_err().to_string();
-    assert!(error.contains("could not score a single prompt") && error.contains("down"), "{error}");
+    assert!(error.contains("could not score any prompt") && error.contains("down"), "{error}");
 }
 
 #[tokio::test]

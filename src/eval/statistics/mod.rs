@@ -1,4 +1,4 @@
-//! What the numbers of an evaluation are worth: intervals, paired tests, effect sizes. Pure.
+//! Statistics of an evaluation: intervals, paired tests, effect sizes. Pure.
 //!
 //! All seeds are passed in; the same input gives the same output on every platform.
 

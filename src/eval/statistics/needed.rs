@@ -1,5 +1,5 @@
-//! How many questions would settle a difference as large as the observed one: two-sided level
-//! 0.05, shared among so many comparisons (after Bonferroni, which Holm's correction never
+//! The number of questions that would settle a difference as large as the observed one: two-sided
+//! level 0.05, divided by the number of comparisons (Bonferroni, which Holm's correction never
 //! exceeds), power 0.8.
 
 const LEVEL: f64 = 0.05;
@@ -35,7 +35,7 @@ pub(super) fn normal_quantile(probability: f64) -> f64 {
     let mut z = 0.0_f64;
     for _ in 0..50 {
         let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
-        // The function is concave above 0, so that steps from the left never pass the quantile.
+        // The function is concave above 0, so steps from the left never overshoot the quantile.
         let step = (probability - normal_distribution(z)) / density;
         z += step;
         if step.abs() < 1e-13 {

@@ -31,7 +31,7 @@ pub fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
 }
 
 /// Cohen's d of paired differences: their mean in units of their standard deviation. `None` for
-/// fewer than two, or where all are one.
+/// fewer than two, or if all are equal.
 pub fn cohens_d(differences: &[f64]) -> Option<f64> {
     let centre = mean(differences)?;
     let squares: f64 = differences.iter().map(|value| (value - centre).powi(2)).sum();
@@ -39,8 +39,7 @@ pub fn cohens_d(differences: &[f64]) -> Option<f64> {
     (deviation > 0.0).then(|| centre / deviation)
 }
 
-/// Holm's correction: p-values that may be compared with one level although they are many. In the
-/// order given.
+/// Holm's correction for multiple comparisons. The p-values stay in their order.
 pub fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));

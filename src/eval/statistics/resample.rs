@@ -27,9 +27,9 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 
 /// The percentile bootstrap interval of the mean, from [`RESAMPLES`] resamples.
 ///
-/// Where all values are 0 or all are 1 no resample differs; there the interval is that of Clopper
-/// and Pearson for a share of right answers, which says how little so many questions show. `None`
-/// of nothing.
+/// If all values are 0 or all are 1, resamples do not differ; then the interval is that of Clopper
+/// and Pearson for a share of right answers, which reflects the number of questions. `None` of
+/// nothing.
 pub fn mean_interval(values: &[f64], seed: u64) -> Option<Interval> {
     let first = *values.first()?;
     let n = values.len();
@@ -46,8 +46,8 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Option<Interval> {
     Some(bootstrap(values, seed))
 }
 
-/// The percentile bootstrap interval of a mean difference; it shrinks to a point where all
-/// differences are one. `None` of nothing.
+/// The percentile bootstrap interval of a mean difference; a single point if all differences are
+/// equal. `None` of nothing.
 pub fn difference_interval(differences: &[f64], seed: u64) -> Option<Interval> {
     (!differences.is_empty()).then(|| bootstrap(differences, seed))
 }
@@ -72,8 +72,8 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 /// The two-sided p-value of the sign-flip permutation test for paired differences of mean zero.
 ///
-/// With few differences that are not zero all permutations count; else [`RESAMPLES`] random ones,
-/// and the observed one with them, so that the value is never 0.
+/// With few differences that are not zero, over all permutations; otherwise over [`RESAMPLES`]
+/// random ones and the observed one, so that the value is never 0.
 pub fn permutation(differences: &[f64], seed: u64) -> f64 {
     let moving: Vec<f64> = differences.iter().copied().filter(|&value| value != 0.0).collect();
     let observed = moving.iter().sum::<f64>().abs();

@@ -104,7 +104,7 @@ fn numbers_of_questions() {
         let found = questions_needed_mean(case["d"].as_f64().unwrap(), 1);
         assert_eq!(found, case["questions"].as_u64());
     }
-    // More comparisons ask for more questions.
+    // More comparisons need more questions.
     assert!(questions_needed_mcnemar(0.1, 0.05, 20) > questions_needed_mcnemar(0.1, 0.05, 2));
     assert!(questions_needed_mean(0.2, 20) > questions_needed_mean(0.2, 2));
     for case in golden("normal_quantile") {

@@ -1,11 +1,11 @@
-//! What a connection does: whether it serves requests, reads one, or waits for the next.
+//! The state of a connection: whether it serves requests, reads one, or is idle.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a connection may be without a request.
+/// Time-outs of a connection without a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// For the handshake and the headers of a request.
@@ -14,7 +14,7 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
 }
 
-/// What one connection does; shared by its stream, its requests and its watch.
+/// The state of one connection, shared by its stream, its requests and its watchdog.
 pub(super) struct Activity {
     state: Mutex<ConnectionState>,
     closing: Notify,
@@ -24,7 +24,7 @@ struct ConnectionState {
     phase: ConnectionPhase,
     since: Instant,
     in_flight: usize,
-    /// Whether requests share the connection: its bytes are then not those of one request.
+    /// Whether requests are multiplexed: the connection's bytes are then not those of one request.
     is_multiplexed: bool,
     /// Whether part of a request's body was not read.
     has_unread: bool,
@@ -32,7 +32,7 @@ struct ConnectionState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConnectionPhase {
-    /// No request has come yet, in whole.
+    /// No complete request has arrived yet.
     New,
     /// The headers of a further request are arriving.
     Reading,
@@ -64,7 +64,7 @@ impl Activity {
         }
     }
 
-    /// A request begins; it ends when what is returned is dropped.
+    /// A request begins; it ends when the returned value is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         let mut state = self.state();
         state.phase = ConnectionPhase::Serving;
@@ -82,19 +82,18 @@ impl Activity {
         state.has_unread && !state.is_multiplexed
     }
 
-    /// Since when the connection has been without a request; `None` while it serves.
+    /// The start of its idle time; `None` while it serves.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let state = self.state();
         (state.phase != ConnectionPhase::Serving).then_some(state.since)
     }
 
-    /// Has the connection closed.
+    /// Closes the connection.
     pub(super) fn close(&self) {
         self.closing.notify_one();
     }
 
-    /// Returns when the connection should be closed: it was asked to, or was without a request for
-    /// too long.
+    /// Returns when the connection must be closed: on request, or after its time-out.
     pub(super) async fn over(&self, patience: Patience) {
         let expired = async {
             while let Some(next) = self.next_look(patience) {
@@ -107,8 +106,8 @@ impl Activity {
         }
     }
 
-    /// When to look at the connection again; `None` where its time is over. No phase that begins
-    /// meanwhile is over earlier.
+    /// When to check the connection again; `None` if its time-out has passed. No phase that begins
+    /// meanwhile ends earlier.
     fn next_look(&self, patience: Patience) -> Option<Instant> {
         let state = self.state();
         let now = Instant::now();
@@ -129,7 +128,7 @@ impl Activity {
     }
 }
 
-/// A request and its response on their way.
+/// A request and its response in progress.
 pub(super) struct InFlight(pub(super) Arc<Activity>);
 
 impl Drop for InFlight {

@@ -1,5 +1,5 @@
-//! A client's TCP stream: writes fail when the client has taken nothing for too long, reads are
-//! reported, and a body that nobody read does not cut off the response.
+//! A client's TCP stream: writes fail if the client reads nothing for too long, reads are recorded,
+//! and an unread body does not cut off the response.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::Activity;
 
-/// How long a client may go on to send a body that nobody reads, and how much of it. A socket that
-/// is closed before sends a reset, by which the client loses the response.
+/// How long, and how much, a client may continue to send of a body that is not read. Closing the
+/// socket earlier would send a reset, and the client would lose the response.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 256 * 1024 * 1024;
 
@@ -22,13 +22,13 @@ const LINGER_BYTES: usize = 256 * 1024 * 1024;
 pub(super) struct ClientStream {
     stream: TcpStream,
     limit: Duration,
-    /// Runs while a write waits.
+    /// Runs while a write is blocked.
     waiting: Option<Pin<Box<Sleep>>>,
     activity: Arc<Activity>,
     lingering: Option<Lingering>,
 }
 
-/// What is left of the client's time to send what nobody reads.
+/// The rest of the client's time for an unread body.
 struct Lingering {
     until: Pin<Box<Sleep>>,
     left: usize,
@@ -39,7 +39,7 @@ impl ClientStream {
         Self { stream, limit, waiting: None, activity, lingering: None }
     }
 
-    /// Reads what the client still sends, and drops it.
+    /// Reads and discards what the client still sends.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { stream, lingering, .. } = self;
         let lingering = lingering.get_or_insert_with(|| Lingering {

@@ -34,20 +34,20 @@ pub(super) mod tls;
 
 /// Requests that one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
-/// How often an idle connection is looked for while all places are taken.
+/// The interval between looking for an idle connection while the limit is reached.
 const FULL: Duration = Duration::from_millis(50);
-/// How often it is said that connections cannot be accepted.
+/// The interval between warnings that connections cannot be accepted.
 const COMPLAINTS: Duration = Duration::from_secs(10);
-/// How long requests whose headers are arriving have to be complete at shutdown.
+/// How long requests with incomplete headers have at shutdown.
 const LAST_HEADERS: Duration = Duration::from_secs(1);
 
-/// What a listener does with connections.
+/// How a listener treats connections.
 #[derive(Clone)]
 struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
     patience: Patience,
-    /// Limits the time in which a client takes nothing of its response.
+    /// The time-out for a client that reads nothing of its response.
     write_timeout: Duration,
     open: Arc<Open>,
 }
@@ -59,7 +59,7 @@ struct Open {
 }
 
 impl Open {
-    /// Counts a connection until what is returned is dropped.
+    /// Counts a connection until the returned value is dropped.
     fn add(self: &Arc<Self>) -> Connected {
         let activity = Activity::new();
         let mut connections = self.connections();
@@ -104,8 +104,8 @@ impl Drop for Connected {
     }
 }
 
-/// Serves until `shutdown`, then takes no more connections, lets requests in flight finish, and
-/// returns when they have or when the grace period of `config` is over.
+/// Serves until `shutdown`, then stops accepting, lets requests in flight finish, and returns when
+/// they have or when the grace period of `config` is over.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -156,8 +156,8 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, once there is room for it: by closing an idle one where there is none.
-/// `complained`: when it was last said that there was none.
+/// The next connection, once there is room for it; if necessary, an idle one is closed.
+/// `complained`: when the last warning was logged.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
@@ -167,7 +167,8 @@ async fn accept(
     let stream = loop {
         match listener.accept().await {
             Ok((stream, _)) => break stream,
-            // The client has left again, or files have run out, which others will give back.
+            // The client has left again, or file descriptors ran out, which other connections will
+            // release.
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
                     tracing::warn!(%error, "cannot accept connections");
@@ -183,7 +184,7 @@ async fn accept(
     }
     loop {
         open.close_longest_idle();
-        // Where all serve, one may be idle soon.
+        // All connections are serving; one may be idle soon.
         let slot = tokio::time::timeout(FULL, Arc::clone(slots).acquire_owned()).await;
         if let Ok(slot) = slot {
             return Ok((stream, slot.map_err(io::Error::other)?));
@@ -231,7 +232,7 @@ impl Connections {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // Time is limited by the activity, which knows an idle connection from a slow one.
+        // Time-outs are the activity's, which distinguishes an idle connection from a slow one.
         let connection = http1::Builder::new()
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(stream), self.service(activity));
@@ -249,7 +250,7 @@ impl Connections {
     {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // A client that has gone quiet is asked whether it is still there.
+            // TCP keep-alive detects silent clients that are gone.
             .keep_alive_interval(self.patience.header)
             .keep_alive_timeout(self.patience.header)
             .max_concurrent_streams(STREAMS)
@@ -257,7 +258,7 @@ impl Connections {
         Ok(watcher.watch(connection).await?)
     }
 
-    /// The router, with the activity told of each request.
+    /// The router with a layer that reports requests to the activity.
     fn service(
         &self,
         activity: &Arc<Activity>,

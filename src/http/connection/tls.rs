@@ -1,4 +1,4 @@
-//! TLS for callers: the server's certificate, which may be replaced while it runs.
+//! TLS for callers: the server's certificate, which may be replaced at run time.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::config::TlsConfig;
 
-/// What HTTP/2 is called when protocols are agreed on.
+/// The ALPN name of HTTP/2.
 pub(super) const HTTP2: &[u8] = b"h2";
 
 /// A certificate or key that cannot be used.
@@ -24,13 +24,13 @@ pub struct TlsError {
     reason: String,
 }
 
-/// What connections agree on TLS by.
+/// The TLS configuration of new connections.
 pub struct Tls {
     current: RwLock<Arc<ServerConfig>>,
 }
 
 impl Tls {
-    /// By the files of `config`.
+    /// Loads the files of `config`.
     ///
     /// # Errors
     /// When a file cannot be read, or the key does not belong to the certificate.
@@ -38,7 +38,7 @@ impl Tls {
         Ok(Self { current: RwLock::new(Arc::new(read(config)?)) })
     }
 
-    /// Takes the files of `config` for the connections to come.
+    /// Loads the files of `config` for new connections.
     ///
     /// # Errors
     /// As [`Tls::load`]; the certificate in use stays.

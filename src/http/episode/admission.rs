@@ -1,5 +1,5 @@
-//! Lets in as many episodes as can run, lets a few more wait, and turns the rest away. No key takes
-//! all of that: clients that take their replies slowly hold their places for long.
+//! Admits as many episodes as may run, queues a bounded number, and rejects the rest. No single key
+//! can use all of it: clients that read slowly hold their slots for long.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,17 +10,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 
-/// What is left to others of places and queue, however much one key asks for: one part in so many.
+/// The share of slots and queue that one key leaves to others: one part in this many.
 const LEFT_TO_OTHERS: usize = 8;
 
-/// Counts the episodes in flight and those that wait, in all and of each key.
+/// Counts the episodes in flight and in the queue, in total and for each key.
 pub(in crate::http) struct Admission {
     all: Room,
-    /// Of keys with episodes in flight or waiting.
+    /// Keys with episodes in flight or queued.
     keys: Mutex<HashMap<String, Weak<Room>>>,
 }
 
-/// Permission for episodes to run; given back when dropped.
+/// Permission for episodes to run, released when dropped.
 pub(in crate::http) struct Permit {
     _places: OwnedSemaphorePermit,
     _own: Option<(OwnedSemaphorePermit, Arc<Room>)>,
@@ -31,7 +31,7 @@ impl Admission {
         Self { all: Room::new(size, queue), keys: Mutex::default() }
     }
 
-    /// Room for `episodes` of the key with this id, or of anyone, waited for until `deadline`.
+    /// Waits until `deadline` for slots for `episodes` of the key with this id, or without one.
     pub(in crate::http) async fn admit(
         &self,
         episodes: u32,
@@ -50,7 +50,7 @@ impl Admission {
         Ok(Permit { _places: self.all.take(episodes, deadline).await?, _own: own })
     }
 
-    /// Episodes that run, and requests that wait for room, also for that of their key.
+    /// Running episodes, and queued requests, including those queued for their key.
     pub(in crate::http) fn counts(&self) -> (usize, usize) {
         let waiting = |room: &Room| room.waiting.load(Ordering::Relaxed);
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +71,7 @@ impl Admission {
     }
 }
 
-/// Places, and a queue for them.
+/// Slots, and a queue for them.
 struct Room {
     slots: Arc<Semaphore>,
     size: usize,
@@ -79,7 +79,7 @@ struct Room {
     queue: usize,
 }
 
-/// A place in the queue; given back when dropped.
+/// A place in the queue, released when dropped.
 struct WaitingPlace<'a>(&'a AtomicUsize);
 
 impl Drop for WaitingPlace<'_> {
@@ -95,7 +95,7 @@ impl Room {
         Self { slots: Arc::new(Semaphore::new(size)), size, waiting, queue }
     }
 
-    /// What one key may have of it.
+    /// How much of it one key may use.
     fn share(&self) -> Self {
         let part = |whole: usize| whole - (whole / LEFT_TO_OTHERS).max(1).min(whole / 2);
         Self::new(part(self.size), part(self.queue))
@@ -111,7 +111,7 @@ impl Room {
             return Ok(permit);
         }
         let busy = || {
-            let message = "the server is busy\nhint: try again a little later";
+            let message = reason!("the server is busy"; hint: "try again a little later");
             ApiError::overloaded(message, Duration::from_secs(1))
         };
         let place = WaitingPlace(&self.waiting);

@@ -1,4 +1,4 @@
-//! The answer of an episode on its way to a client, whatever protocol the client speaks.
+//! The answer of an episode on its way to a client, independent of the client's protocol.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::http::wire::thoughts;
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Answered {
     pub(in crate::http) episode: Episode,
-    /// Why the client's wishes ended it, if they did.
+    /// What truncated it at the client's request, if anything did.
     pub(in crate::http) ending: Option<Ending>,
 }
 
-/// A piece of an answer that is streamed. The last one is `Done` or `Failed`.
+/// A piece of a streamed answer. The last one is `Done` or `Failed`.
 pub(in crate::http) enum Piece {
     Thought(String),
     Text(String),
@@ -29,11 +29,11 @@ pub(in crate::http) enum Piece {
     Failed(ApiError),
 }
 
-/// What is asked of every answer of a request.
+/// Requirements on every answer of a request.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Wishes {
     pub(in crate::http) stops: StopSequences,
-    /// Whether log-probabilities must come with it.
+    /// Whether it must have log-probabilities.
     pub(in crate::http) logprobs: bool,
 }
 
@@ -42,18 +42,30 @@ impl Wishes {
         if !self.logprobs || logprobs(episode).is_some() {
             return Ok(());
         }
-        let message = "the large model gives no `logprobs`\nhint: leave them out, or ask for another large model";
+        let message = reason!(
+            "the large model gives no `logprobs`";
+            hint: "leave them out, or ask for another large model"
+        );
         let error = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
         Err(error.with_param("logprobs").spent())
     }
 }
 
-/// The log-probabilities of the answer, as the large model gives them.
+/// The pieces of an answer that is not streamed.
+pub(in crate::http) fn whole_pieces(
+    (text, answered): (String, Answered),
+) -> impl Iterator<Item = Piece> {
+    let thoughts = thoughts(&answered.episode).map(Piece::Thought);
+    let text = (!text.is_empty()).then_some(Piece::Text(text));
+    thoughts.into_iter().chain(text).chain([Piece::Done(Box::new(answered))])
+}
+
+/// The log-probabilities of the answer, from the large model.
 pub(in crate::http) fn logprobs(episode: &Episode) -> Option<&serde_json::Value> {
     episode.reply.as_ref()?.logprobs.as_ref()
 }
 
-/// Runs an episode to its end: its whole text, its answer, and the time that neither model took.
+/// Runs an episode to its end: its text, its answer, and the time spent outside of the models.
 pub(in crate::http) async fn whole(
     task: &EpisodeTask,
     wishes: &Wishes,
@@ -71,7 +83,7 @@ pub(in crate::http) async fn whole(
     Ok((whole.text, Answered { episode, ending }, overhead))
 }
 
-/// Collects an answer for a reply that is not streamed, and ends it where a stream would end.
+/// Collects an answer for a reply that is not streamed, and truncates it where a stream would.
 struct Whole {
     stops: StopSequences,
     text: String,
@@ -152,7 +164,7 @@ impl Pieces {
                 let text = if is_apart { format!("\n\n{text}") } else { text };
                 self.pending.push_back(Piece::Thought(text));
             }
-            // The exchange between the models is part of the trace only.
+            // The conversation between the models is part of the trace only.
             EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
             EpisodeEvent::Answer(text) => self.answer(&text),
         }

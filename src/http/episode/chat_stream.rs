@@ -14,7 +14,7 @@ use crate::http::wire::usage::Sum;
 
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
-/// A completion in the making.
+/// A completion in progress.
 struct ChatStream {
     head: ChunkHead,
     with_turns: bool,

@@ -1,4 +1,4 @@
-//! Episodes on behalf of requests: when they may run, what clients see of them, and where answers
+//! Episodes for requests: admission, streaming to clients, and truncation of answers.
 //! end.
 
 pub(super) mod admission;

@@ -1,4 +1,4 @@
-//! From a conversation to the episodes that answer it, for every protocol that asks for one.
+//! Turns a conversation into the episodes that answer it, for all protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::admission::Permit;
@@ -30,16 +30,16 @@ use crate::http::wire::question::Asked;
 use crate::http::wire::usage::Sum;
 use crate::policy::Policy;
 
-/// Where the options of the loop stand.
+/// The name of the field with the options of the loop.
 const PREFIX: &str = "prompt_r1.";
 
-/// Who asks, and how.
+/// The caller and the protocol.
 pub(in crate::http) struct Asking {
     pub(in crate::http) state: AppState,
     pub(in crate::http) caller: Caller,
     pub(in crate::http) headers: HeaderMap,
     pub(in crate::http) route: &'static str,
-    /// What ids of replies begin with.
+    /// The prefix of reply ids.
     pub(in crate::http) id_prefix: &'static str,
     pub(in crate::http) started: Instant,
 }
@@ -60,11 +60,11 @@ pub(in crate::http) struct Prepared {
 }
 
 impl Prepared {
-    /// Checks a request and waits for room to answer it.
+    /// Checks a request and waits until it is admitted.
     ///
     /// # Errors
-    /// When a field cannot be honoured (`param` names it), the caller may not ask, or there is no
-    /// room.
+    /// When a field cannot be honoured (`param` names it), the caller may not use the model, or
+    /// there is no capacity.
     pub(in crate::http) async fn new(
         asking: Asking,
         request: ChatRequest,
@@ -86,7 +86,7 @@ impl Prepared {
             caller.check(&format!("{LOOP}/{name}"))?;
         }
         let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
-        // Before anything is made of the request that takes time or memory.
+        // Before anything expensive is built from the request.
         let permit = state.admission().admit(choices, caller.key_id(), deadline).await?;
         let form = request.form(bounds, deadline).await?;
         let id = state.new_id(id_prefix);
@@ -98,18 +98,18 @@ impl Prepared {
         Ok(Self { id, created, with_turns, state, route, started, policy, tasks, wishes, permit })
     }
 
-    /// Nothing so far, to which what the episodes use is added.
+    /// Starts empty; the usage of the episodes is added to it.
     pub(in crate::http) fn sum(&self) -> Sum {
         Sum::new(self.policy.is_remote())
     }
 
-    /// Runs the episodes to their ends: the texts and answers, and the headers of the reply.
+    /// Runs the episodes to their ends: texts, answers, and the headers of the reply.
     pub(in crate::http) async fn whole(
         self,
     ) -> Result<(Vec<(String, Answered)>, HeaderMap), ApiError> {
         let is_one_of_several = self.tasks.len() > 1;
         let made = self.tasks.iter().map(|task| answer::whole(task, &self.wishes));
-        // Where one of several fails, the others may have been paid for.
+        // If one of several fails, the others may have been billed.
         let made = try_join_all(made).await.map_err(|error| match is_one_of_several {
             true => error.spent(),
             false => error,
@@ -121,7 +121,19 @@ impl Prepared {
         Ok((made.into_iter().map(|(text, answered, _)| (text, answered)).collect(), headers))
     }
 
-    /// Starts the episodes; `events` makes the events of the response from the pieces of each.
+    /// Starts the episodes. Streams `opening`, and then the events that `take` makes of each piece.
+    pub(in crate::http) fn write(
+        self,
+        opening: Vec<Bytes>,
+        mut take: impl FnMut(Piece) -> Vec<Bytes> + Send + 'static,
+    ) -> Response {
+        self.stream(|answers| {
+            let pieces = stream::iter(answers).flatten();
+            stream::iter(opening).chain(pieces.flat_map(move |piece| stream::iter(take(piece))))
+        })
+    }
+
+    /// Starts the episodes; `events` makes the response's events from the pieces of each.
     pub(in crate::http) fn stream<E>(
         self,
         events: impl FnOnce(Vec<BoxStream<'static, Piece>>) -> E,
@@ -148,7 +160,7 @@ impl Prepared {
     }
 }
 
-/// The episodes that a request asks for.
+/// The episodes of a request.
 fn tasks(
     asking: &Asking,
     request: ChatRequest,
@@ -179,7 +191,7 @@ fn tasks(
     let limits = options.limits(&state.serving.limits, PREFIX)?;
     let asked = Asked::of(request.messages)?;
     let task = |choice: u32| {
-        // Neighbouring seeds would do, were they not what clients send next.
+        // Neighbouring seeds would do, but clients may send those next.
         let mut sampling = sampling;
         sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
         let mut params = params.clone();

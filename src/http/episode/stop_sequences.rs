@@ -1,27 +1,26 @@
-//! Ends an answer where the client wants it to end: before a stop sequence, or after so many
-//! tokens. Pure.
+//! Truncates an answer: before a stop sequence, or after a number of tokens. Pure.
 
 use std::sync::Arc;
 
-/// An answer on its way out.
+/// An answer in progress.
 #[derive(Debug, Clone, Default)]
 pub(in crate::http) struct StopSequences {
     stops: Vec<Stop>,
     room: Option<u64>,
-    /// What may be the beginning of a stop sequence.
+    /// Text that may be the start of a stop sequence.
     held: String,
     ending: Option<Ending>,
 }
 
-/// A stop sequence, sought byte by byte (Knuth, Morris and Pratt): what a byte costs does not depend
-/// on how long the sequence is, nor on how often it nearly came.
+/// A stop sequence, searched byte by byte (Knuth, Morris and Pratt): the cost per byte does not
+/// depend on its length or on near matches.
 #[derive(Debug, Clone)]
 struct Stop {
     text: Arc<str>,
-    /// Of each beginning of the text, by its length less one: how long its longest beginning is that
-    /// it ends with, itself aside.
+    /// For each prefix of the text, by its length less one: the length of its longest proper prefix
+    /// that is also a suffix of it.
     borders: Arc<[u32]>,
-    /// How long the beginning is that the answer ends with.
+    /// The length of the prefix that the answer ends with.
     matched: usize,
 }
 
@@ -36,7 +35,7 @@ impl Stop {
         Self { text: text.into(), borders: borders.into(), matched: 0 }
     }
 
-    /// Takes a byte of the answer; whether the sequence is complete by it.
+    /// Takes a byte of the answer. Returns whether it completes the sequence.
     fn completes(&mut self, byte: u8) -> bool {
         let text = self.text.as_bytes();
         while self.matched > 0 && text[self.matched] != byte {
@@ -47,8 +46,8 @@ impl Stop {
     }
 }
 
-/// How long the longest beginning of `text` is that its first `at` + 1 bytes end with, where that of
-/// its first `at` has `before` bytes.
+/// The length of the longest prefix of `text` that its first `at` + 1 bytes end with, given
+/// `before` for its first `at`.
 fn extended(text: &str, borders: &[u32], before: usize, at: usize) -> usize {
     let (text, mut length) = (text.as_bytes(), before);
     while length > 0 && text[length] != text[at] {
@@ -57,7 +56,7 @@ fn extended(text: &str, borders: &[u32], before: usize, at: usize) -> usize {
     length + usize::from(text[length] == text[at])
 }
 
-/// Why an answer was ended.
+/// Why an answer was truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::http) enum Ending {
     /// This stop sequence followed.
@@ -67,14 +66,14 @@ pub(in crate::http) enum Ending {
 }
 
 impl StopSequences {
-    /// Ends before any of `stops`, and after `room` tokens. The policy gives its answer token by
+    /// Ends before any of `stops`, and after `room` tokens. The policy emits its answer token by
     /// token, and those are counted; a piece of several words counts as that many.
     pub(in crate::http) fn new(stops: &[String], room: Option<u64>) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Stop::new(stop));
         Self { stops: stops.collect(), room, held: String::new(), ending: None }
     }
 
-    /// Takes a piece of the answer; gives what can be sent.
+    /// Takes a piece of the answer, and returns what can be sent.
     pub(in crate::http) fn push(&mut self, piece: &str) -> String {
         if self.ending.is_some() {
             return String::new();
@@ -87,7 +86,7 @@ impl StopSequences {
         self.held.push_str(kept);
         for at in before..self.held.len() {
             let byte = self.held.as_bytes()[at];
-            // Of those that are complete at once, the longest began first.
+            // Of several that are completed by the same byte, the longest began first.
             let mut found: Option<&Stop> = None;
             for stop in &mut self.stops {
                 if stop.completes(byte) && found.is_none_or(|it| it.text.len() < stop.text.len()) {
@@ -106,7 +105,7 @@ impl StopSequences {
         std::mem::replace(&mut self.held, kept)
     }
 
-    /// What is left to send, and why the answer was ended, if it was.
+    /// The rest of the text, and why the answer was truncated, if it was.
     pub(in crate::http) fn finish(&mut self) -> (String, Option<Ending>) {
         let rest = match self.ending {
             Some(Ending::Stop(_)) => String::new(),
@@ -115,7 +114,7 @@ impl StopSequences {
         (rest, self.ending.clone())
     }
 
-    /// As much of a piece as there is room for.
+    /// As much of a piece as the token limit allows.
     fn fit<'a>(&mut self, piece: &'a str) -> &'a str {
         let Some(room) = &mut self.room else { return piece };
         let words = piece.split_whitespace().count().max(1) as u64;
@@ -165,7 +164,7 @@ mod tests {
             (&["END"], None, &["a E", "N", "O"], "a ENO", None),
             (&["END"], None, &["a EN"], "a EN", None),
             (&["bc", "ab"], None, &["xabc"], "x", stop("ab")),
-            // The one that is complete first, in pieces or not.
+            // The first completed one, in pieces or not.
             (&["abcd", "bc"], None, &["xabcd"], "xa", stop("bc")),
             (&["c", "abc"], None, &["xab", "c"], "x", stop("abc")),
             (&["aab"], None, &["aa", "a", "ab"], "aa", stop("aab")),

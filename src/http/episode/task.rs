@@ -1,4 +1,4 @@
-//! An episode on behalf of a request: run to its end, or streamed as it happens.
+//! An episode for a request: run to its end, or streamed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,16 +85,16 @@ impl EpisodeTask {
         }
     }
 
-    /// The time so far that neither model took.
+    /// The time so far that was not spent in either model.
     pub(in crate::http) fn overhead(&self, episode: &Episode) -> Duration {
         let models = Duration::from_micros(episode.model_micros);
         self.request.started.elapsed().saturating_sub(models)
     }
 
-    /// Starts the episode. `permit` is given back at its end.
+    /// Starts the episode. `permit` is released at its end.
     pub(in crate::http) fn start(self, permit: Arc<Permit>) -> EpisodeStream {
-        // As much as one burst of an endpoint brings; a client that does not read stops the
-        // episode there until its deadline.
+        // One burst of an endpoint fits. A client that does not read blocks the episode here until
+        // its deadline.
         let (sender, events) = mpsc::channel(64);
         let span = tracing::Span::current();
         let run = async move {
@@ -102,7 +102,7 @@ impl EpisodeTask {
             let mut sink = EventSender { sender, until };
             let result = self.run(&mut sink).await;
             drop(permit);
-            // Fails where the receiver is gone or has stopped reading.
+            // Fails if the receiver is gone or has stopped reading.
             let _ = sink.send(TaskEvent::Done(Box::new(result))).await;
         };
         let task = tokio::spawn(run.instrument(span));
@@ -118,20 +118,20 @@ impl EpisodeTask {
             .any(|(name, endpoint)| name == self.model.name() && endpoint.has_key());
         let is_callers_key = self.request.authorization.is_some() && !has_key;
         let failure = ApiError::of_episode(error, is_callers_key);
-        // Also where the operator names no prices.
+        // Even if the operator configured no prices.
         let is_billed = self.served.policy.is_remote() && error.usage.policy.calls > 0;
         if is_billed { failure.spent() } else { failure }
     }
 }
 
 impl EpisodeStream {
-    /// The next event; the last is `Done`, or `None` where the episode panicked.
+    /// The next event; the last is `Done`, or `None` if the episode panicked.
     pub(in crate::http) async fn next(&mut self) -> Option<TaskEvent> {
         self.events.recv().await
     }
 }
 
-/// Sends events to a client for as long as it reads them.
+/// Sends events to a client as long as it reads them.
 struct EventSender {
     sender: mpsc::Sender<TaskEvent>,
     until: Instant,
@@ -139,7 +139,7 @@ struct EventSender {
 
 impl EventSender {
     async fn send(&self, event: TaskEvent) -> Result<(), EpisodeErrorKind> {
-        // Past the deadline by a little, so that the event that reports it gets through.
+        // Slightly past the deadline, so that the event that reports it gets through.
         let until = self.until + Duration::from_secs(5);
         match tokio::time::timeout_at(until.into(), self.sender.send(event)).await {
             Ok(Ok(())) => Ok(()),

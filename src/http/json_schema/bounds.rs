@@ -1,9 +1,11 @@
-//! Reads a caller's JSON schema: counts what checking by it can cost, and refuses more.
+//! Reads a caller's JSON schema, counts what validation can cost, and refuses schemas beyond the
+//! limits.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::hint::Reason;
 use crate::http::config::Bounds;
 
 /// Keywords whose value maps names to subschemas.
@@ -26,7 +28,7 @@ pub(super) const SINGLES: [&str; 12] = [
     "then",
     "else",
 ];
-/// Those of the above that apply to the same value as the schema they stand in.
+/// Those of the above whose subschemas apply to the same value as the schema itself.
 const IN_PLACE: [&str; 9] =
     ["allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"];
 
@@ -41,8 +43,8 @@ pub(super) struct Subschemas {
 /// Reads `schema`.
 ///
 /// # Errors
-/// The reason why it is refused: a bound that it exceeds, or a reference that cannot be followed.
-pub(super) fn read(schema: &Value, bounds: &Bounds) -> Result<Subschemas, String> {
+/// Why it is refused: a limit that it exceeds, or a reference that cannot be resolved.
+pub(super) fn read(schema: &Value, bounds: &Bounds) -> Result<Subschemas, Reason> {
     let mut walk = Walk::new(bounds);
     walk.visit(schema, String::new())?;
     walk.resolve()
@@ -52,9 +54,9 @@ struct Walk<'a> {
     bounds: &'a Bounds,
     positions: HashMap<String, usize>,
     anchors: HashMap<String, usize>,
-    /// The subschemas that apply to the same value, by number; and the references among them.
+    /// The subschemas that apply to the same value, by number, and the references among them.
     in_place: Vec<Vec<usize>>,
-    /// Where each `$ref` stands, and where it points.
+    /// Where each `$ref` is, and what it points to.
     references: Vec<(String, usize, String)>,
     patterns: usize,
 }
@@ -71,7 +73,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn visit(&mut self, schema: &Value, pointer: String) -> Result<usize, String> {
+    fn visit(&mut self, schema: &Value, pointer: String) -> Result<usize, Reason> {
         let number = self.in_place.len();
         if number >= self.bounds.schema_subschemas {
             return Err(self.exceeded("subschemas", "schema_subschemas", number));
@@ -92,7 +94,7 @@ impl<'a> Walk<'a> {
         pointer: &str,
         keyword: &str,
         value: &Value,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         match (keyword, value) {
             ("$ref", Value::String(target)) => {
                 if self.references.len() >= self.bounds.schema_references {
@@ -102,10 +104,10 @@ impl<'a> Walk<'a> {
                 self.references.push((pointer.to_owned(), number, target.clone()));
             }
             ("$dynamicRef" | "$recursiveRef", _) => {
-                return Err(format!("it has a `{keyword}`\nhint: use `$ref`"));
+                return Err(reason!("it has a `{keyword}`"; hint: "use `$ref`"));
             }
             ("$id", _) if !pointer.is_empty() => {
-                return Err("it has an `$id` inside\nhint: give names by `$defs`".to_owned());
+                return Err(reason!("it has an `$id` inside"; hint: "give names by `$defs`"));
             }
             ("$anchor", Value::String(name)) => {
                 self.anchors.insert(name.clone(), number);
@@ -138,7 +140,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn count_patterns(&mut self, count: usize) -> Result<(), String> {
+    fn count_patterns(&mut self, count: usize) -> Result<(), Reason> {
         self.patterns += count;
         if self.patterns > self.bounds.schema_patterns {
             return Err(self.exceeded("patterns", "schema_patterns", self.bounds.schema_patterns));
@@ -146,18 +148,19 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn exceeded(&self, what: &str, setting: &str, bound: usize) -> String {
-        format!("it has more than {bound} {what}, the bound `server.bounds.{setting}`")
+    fn exceeded(&self, what: &str, setting: &str, bound: usize) -> Reason {
+        format!("it has more than {bound} {what}, the bound `server.bounds.{setting}`").into()
     }
 
-    fn resolve(mut self) -> Result<Subschemas, String> {
+    fn resolve(mut self) -> Result<Subschemas, Reason> {
         let mut resolved = HashMap::new();
         let mut by_reference = vec![None; self.in_place.len()];
         for (pointer, number, target) in std::mem::take(&mut self.references) {
             let found = self.target(&target).ok_or_else(|| {
                 let target = crate::http::error::shorten(&target);
-                format!(
-                    "`$ref` = `{target}` does not point to one of its subschemas\nhint: references look like `#/$defs/NAME`"
+                reason!(
+                    "`$ref` = `{target}` does not point to one of its subschemas";
+                    hint: "references look like `#/$defs/NAME`"
                 )
             })?;
             by_reference[number] = Some(found);
@@ -176,8 +179,8 @@ impl<'a> Walk<'a> {
         self.anchors.get(&fragment).copied()
     }
 
-    /// Refuses circles that never reach a smaller value, and long chains of references.
-    fn check_chains(&self, by_reference: &[Option<usize>]) -> Result<(), String> {
+    /// Refuses cycles that never reach a smaller value, and long chains of references.
+    fn check_chains(&self, by_reference: &[Option<usize>]) -> Result<(), Reason> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -209,11 +212,12 @@ impl<'a> Walk<'a> {
         let bound = self.bounds.schema_reference_chain;
         for at in 0..self.in_place.len() {
             match longest(at, &self.in_place, by_reference, &mut marks) {
-                None => return Err("its `$ref`s go in a circle".to_owned()),
+                None => return Err("its `$ref`s go in a circle".into()),
                 Some(length) if length > bound => {
                     return Err(format!(
                         "it has a chain of more than {bound} references, the bound `server.bounds.schema_reference_chain`"
-                    ));
+                    )
+                    .into());
                 }
                 Some(_) => {}
             }

@@ -1,6 +1,6 @@
 //! Validation of limited cost. A schema's work can be exponential in its size, and the validator
-//! can neither be interrupted nor told to stop: so each subschema is preceded by a keyword of ours
-//! that counts the evaluation, and leaves the validator by unwinding once a limit is reached.
+//! cannot be interrupted. So each subschema gets a custom keyword that counts evaluations, and
+//! leaves the validator by unwinding once a limit is reached.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,42 +10,43 @@ use serde_json::{Map, Value, json};
 
 use super::bounds::{self, LISTS, MAPS, SINGLES, Subschemas, escape};
 use crate::compute::{STACK_BYTES, Stop};
+use crate::hint::Reason;
 use crate::http::config::Bounds;
 use crate::http::error::head;
 
-/// The keyword that counts. Its value is the cost of one evaluation of the subschema.
+/// The counting keyword. Its value is the cost of one evaluation of the subschema.
 const STEP: &str = "x-prompt-r1-step";
 /// The deepest recursion, bytes of stack.
 const STACK: usize = STACK_BYTES / 2;
 /// The longest reason why an answer does not fit, bytes.
 const REASON: usize = 300;
-/// How often the clock is looked at, in evaluations.
+/// Evaluations between two readings of the clock.
 const CLOCK: u64 = 256;
 
-/// A validator whose work is counted.
+/// A validator with limited work.
 pub(super) struct Metered {
     validator: Validator,
     steps: u64,
 }
 
-/// A check that was not finished.
+/// A validation that was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unfinished {
     /// It takes too many steps, or too deep a recursion.
     TooCostly,
-    /// Nobody waits for it any more.
+    /// The caller stopped waiting.
     Stopped,
 }
 
 impl Metered {
-    /// Compiles `schema` where it keeps to `bounds`.
+    /// Compiles `schema` if it is within `bounds`.
     ///
     /// # Errors
     /// The reason why it is refused.
-    pub(super) fn new(schema: &Value, bounds: &Bounds) -> Result<Self, String> {
+    pub(super) fn new(schema: &Value, bounds: &Bounds) -> Result<Self, Reason> {
         let subschemas = bounds::read(schema, bounds)?;
         let schema = Rewriter::new(&subschemas).rewrite(schema);
-        // The engine for patterns that takes linear time: the schema is a stranger's.
+        // The regex engine with linear time: the schema is not trusted.
         let patterns = PatternOptions::regex()
             .size_limit(bounds.schema_pattern_bytes)
             .dfa_size_limit(bounds.schema_pattern_bytes);
@@ -89,14 +90,14 @@ impl Metered {
     }
 }
 
-/// Whether a value fits, or why it does not.
+/// Valid, or why not.
 pub(super) type Verdict = Result<(), String>;
 
 thread_local! {
     static METER: RefCell<Option<Meter>> = const { RefCell::new(None) };
 }
 
-/// What a check on this thread may still use.
+/// The remaining budget of the validation on this thread.
 struct Meter {
     left: u64,
     evaluations: u64,
@@ -118,7 +119,7 @@ impl Meter {
     }
 }
 
-/// Where the stack is, roughly.
+/// The approximate stack pointer.
 #[inline(never)]
 fn address() -> usize {
     let here = 0_u8;
@@ -137,7 +138,7 @@ impl Step {
             None => Ok(()),
         });
         if let Err(unfinished) = spent {
-            // No hook is called: this is no failure.
+            // Does not call the panic hook: this is not a failure.
             resume_unwind(Box::new(unfinished));
         }
     }
@@ -155,8 +156,8 @@ impl<'i> Keyword<'i> for Step {
     }
 }
 
-/// Puts a step before each subschema, and each target of a reference below `$defs`, where the
-/// references point from then on.
+/// Inserts a counter before each subschema, and before each target of a reference below `$defs`, to
+/// which the references are redirected.
 struct Rewriter<'a> {
     subschemas: &'a Subschemas,
     is_target: Vec<bool>,
@@ -181,14 +182,14 @@ impl<'a> Rewriter<'a> {
         whole.into()
     }
 
-    /// What stands for a subschema, or for a list of names among the `dependencies`.
+    /// Replaces a subschema, or a list of names among the `dependencies`.
     fn subschema(&mut self, schema: &Value, pointer: &str) -> Value {
         let Value::Object(fields) = schema else { return schema.clone() };
         let mut cost = 1;
         let mut own = Map::new();
         for (keyword, value) in fields {
             let rewritten = match (keyword.as_str(), value) {
-                // Their targets are elsewhere now.
+                // Their targets have moved.
                 ("$schema" | "$id" | "id" | "$anchor" | "$dynamicAnchor", _) => continue,
                 ("$ref", Value::String(_)) => match self.subschemas.references.get(pointer) {
                     Some(&target) => reference(target),

@@ -1,5 +1,5 @@
-//! JSON schemas of callers: what an answer of JSON must be like. Compiling a schema and checking by
-//! it cost a bounded time, off the async workers.
+//! Callers' JSON schemas, which an answer must satisfy. Compilation and validation take bounded
+//! time, off the async workers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use super::config::Bounds;
 use super::error::ApiError;
 use crate::compute::{self, ComputeError};
 use crate::episode::Check;
+use crate::hint::Reason;
 
 mod bounds;
 mod metered;
 
 const NAME: &str = "response_format";
 
-/// What tells whether an answer has the form; `None` for plain text. The schema is compiled by
-/// `deadline`.
+/// The check of an answer's form; `None` for plain text. The schema is compiled by `deadline`.
 ///
 /// # Errors
-/// When the format is not known, or its schema is none or exceeds a bound.
+/// When the format is unknown, or its schema is invalid or exceeds a limit.
 pub(super) async fn check(
     format: &Value,
     bounds: &Bounds,
@@ -40,7 +40,7 @@ pub(super) async fn check(
         _ => {
             let param = format!("{NAME}.type");
             let message =
-                format!("`{param}` is not known\nhint: `text`, `json_object` or `json_schema`");
+                reason!("`{param}` is not known"; hint: "`text`, `json_object` or `json_schema`");
             Err(ApiError::invalid(&param, message))
         }
     }
@@ -53,21 +53,28 @@ async fn by_schema(format: &Value, bounds: &Bounds, deadline: Instant) -> Result
         let message = format!("`{param}` is missing");
         return Err(ApiError::bad_request("missing_field", message).with_param(&param));
     };
-    let refused =
-        |reason: String| ApiError::invalid(&param, format!("`{param}` cannot be used: {reason}"));
+    let refused = |reason: Reason| {
+        ApiError::invalid(
+            &param,
+            reason.map_text(|text| format!("`{param}` cannot be used: {text}")),
+        )
+    };
     let length = schema.to_string().len();
     if length > bounds.schema_bytes {
         let bound = bounds.schema_bytes;
-        return Err(refused(format!(
-            "it has {length} bytes, more than {bound}, the bound `server.bounds.schema_bytes`"
-        )));
+        return Err(refused(
+            format!(
+                "it has {length} bytes, more than {bound}, the bound `server.bounds.schema_bytes`"
+            )
+            .into(),
+        ));
     }
     let (schema, owned) = (schema.clone(), bounds.clone());
     let compiled = compute::run(deadline, move |_| Metered::new(&schema, &owned)).await;
     let metered = match compiled {
         Ok(compiled) => Arc::new(compiled.map_err(refused)?),
         Err(ComputeError::Full) => {
-            let message = "the server is busy\nhint: try again a little later";
+            let message = reason!("the server is busy"; hint: "try again a little later");
             return Err(ApiError::overloaded(message, Duration::from_secs(1)));
         }
         Err(ComputeError::Late) => {

@@ -16,7 +16,7 @@ async fn compile(schema: &Value) -> Result<Check, ApiError> {
     check(&of(schema), &Bounds::default(), soon()).await.map(Option::unwrap)
 }
 
-/// `a0` is `last`, and each of the further ones, up to `a{count}`, is made of its number.
+/// `a0` is `last`, and each further one, up to `a{count}`, is made from its number.
 fn definitions(count: usize, last: Value, next: impl Fn(usize) -> Value) -> Value {
     let mut definitions = serde_json::Map::new();
     definitions.insert("a0".to_owned(), last);
@@ -101,7 +101,7 @@ async fn forms_that_are_none() {
     ];
     for (format, param) in table {
         let error = check(&format, &Bounds::default(), soon()).await.err().unwrap();
-        assert_eq!(error.object.param.as_deref(), Some(param), "{format}");
+        assert_eq!(error.param.as_deref(), Some(param), "{format}");
     }
 }
 
@@ -131,7 +131,7 @@ async fn schemas_beyond_a_bound_are_refused_by_its_name() {
         (json!({"properties": {"a": {"$id": "https://example.com/a"}}}), "`$id`"),
     ];
     for (schema, expected) in table {
-        let error = compile(&schema).await.err().map(|error| error.object.message);
+        let error = compile(&schema).await.err().map(|error| error.reason.text);
         let head: String = schema.to_string().chars().take(80).collect();
         assert!(error.as_ref().is_some_and(|e| e.contains(expected)), "{head}: {error:?}");
     }
@@ -162,7 +162,7 @@ async fn checks_of_exponential_cost_end() {
         let verdict = compile(&schema).await.unwrap().verdict(answer).await;
         let is_ended = verdict
             .as_ref()
-            .is_err_and(|e| e.contains("to check") || e.contains("fit") || e.contains("in time"));
+            .is_err_and(|e| e.contains("to check") || e.contains("fit") || e.contains("deadline"));
         assert!(is_ended, "{schema}: {verdict:?}");
     }
 }

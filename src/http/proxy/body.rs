@@ -1,4 +1,4 @@
-//! Response bodies of endpoints on their way to the client. A stream of events that breaks off ends
+//! Bodies of endpoints' responses on their way to the client. An event stream that breaks off ends
 //! with an error event.
 
 use std::io;
@@ -11,7 +11,7 @@ use crate::http::error::ApiError;
 use crate::http::sse;
 use crate::large_model::ForwardBody;
 
-/// A line that is longer is handed on in pieces.
+/// A longer line is passed on in pieces.
 const LONGEST_LINE: usize = 1024 * 1024;
 
 /// The pieces of a body on their way to the client.
@@ -21,8 +21,8 @@ pub(in crate::http) fn pieces(
     is_callers_key: bool,
 ) -> BoxStream<'static, io::Result<Bytes>> {
     if !is_events {
-        // The length was announced, or the last chunk is missing: the client can tell. What came
-        // before must be sent by then, the status at least: the failure takes with it what is not.
+        // With an announced length, or a missing last chunk, the client notices. What came before
+        // must be sent by then, at least the status: the failure discards what is not.
         let pieces = body.then(|piece| async {
             if piece.is_err() {
                 tokio::task::yield_now().await;
@@ -38,7 +38,7 @@ pub(in crate::http) fn pieces(
     .boxed()
 }
 
-/// Hands on whole lines, so that half a chunk never stands before the error that cut it off.
+/// Passes on complete lines, so that an error event never follows half a chunk.
 struct Lines {
     body: ForwardBody,
     held: BytesMut,
@@ -58,7 +58,7 @@ impl Lines {
                 Some(Err(error)) => {
                     self.is_over = true;
                     let error = ApiError::of_large_model(&error, is_callers_key);
-                    // The blank line ends whatever event was open.
+                    // A blank line ends an event that was open.
                     let event = sse::event(None, &error.body());
                     return Some([b"\n", &event[..]].concat().into());
                 }
@@ -72,7 +72,7 @@ impl Lines {
         None
     }
 
-    /// Takes a piece; gives the lines that are whole by now.
+    /// Takes a piece, and returns the lines that are complete.
     fn take(&mut self, piece: Bytes) -> Bytes {
         if self.held.is_empty() && piece.ends_with(b"\n") {
             return piece;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_end_is_not_kept() {
+    async fn a_line_without_end_is_not_buffered() {
         let piece = "x".repeat(LONGEST_LINE / 2);
         let sent = run(&[&piece, &piece, &piece], false).await;
         assert_eq!(

@@ -1,12 +1,12 @@
-//! Which headers of a passed-through request go up to the endpoint, and which of its response come
-//! back. Those of one connection are the transport's business.
+//! Which headers of a passed-through request are sent to the endpoint, and which of its response
+//! are returned. Headers of one connection are handled by the transport.
 
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::http::error::ApiError;
 
-/// What a caller's browser or proxy says of the caller, or would choose whose account is billed.
+/// Headers about the caller from browsers and proxies, and those that select the billed account.
 const NOT_UP: [HeaderName; 14] = [
     header::CONTENT_ENCODING,
     header::COOKIE,
@@ -25,7 +25,7 @@ const NOT_UP: [HeaderName; 14] = [
 ];
 const NOT_UP_PREFIXES: [&str; 4] = ["access-control-", "sec-", "x-forwarded-", "proxy-"];
 
-/// What an endpoint says to a browser of itself: browsers would take it as said of this server.
+/// Headers from an endpoint to browsers, which would apply them to this server.
 const NOT_BACK: [HeaderName; 17] = [
     header::ALT_SVC,
     header::CONTENT_LOCATION,
@@ -47,12 +47,12 @@ const NOT_BACK: [HeaderName; 17] = [
 ];
 const NOT_BACK_PREFIXES: [&str; 2] = ["access-control-", "cross-origin-"];
 
-/// Removes what does not go up.
+/// Removes what is not sent.
 pub(super) fn up(headers: &mut HeaderMap) {
     remove(headers, &NOT_UP, &NOT_UP_PREFIXES);
 }
 
-/// Removes what does not come back, and keeps browsers from running what an endpoint sends.
+/// Removes what is not returned, and keeps browsers from executing the content.
 pub(super) fn back(headers: &mut HeaderMap) {
     remove(headers, &NOT_BACK, &NOT_BACK_PREFIXES);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -66,7 +66,7 @@ pub(super) fn back(headers: &mut HeaderMap) {
     }
 }
 
-/// Refuses statuses that would send the client elsewhere, or change the protocol.
+/// Refuses statuses that would redirect the client or change the protocol.
 ///
 /// # Errors
 /// 502 for those.
@@ -74,9 +74,9 @@ pub(super) fn check_status(status: StatusCode) -> Result<(), ApiError> {
     if !status.is_informational() && !status.is_redirection() {
         return Ok(());
     }
-    let message = format!(
-        "the large model's endpoint answered {}, which is not handed on\nhint: its `url` may be another",
-        status.as_u16()
+    let message = reason!(
+        "the large model's endpoint answered {}, which is not handed on", status.as_u16();
+        hint: "its `url` may be another"
     );
     Err(ApiError::new(StatusCode::BAD_GATEWAY, "large_model_error", message))
 }

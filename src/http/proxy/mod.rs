@@ -1,4 +1,4 @@
-//! Requests for models that are not the loop's: passed through to an endpoint, and counted.
+//! Requests for other models than the loop's: passed through to an endpoint, and charged.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ mod headers;
 pub(super) mod multipart;
 mod usage_meter;
 
-/// The same body for the id that an endpoint knows the model by.
+/// The same body with the endpoint's id of the model.
 fn with_model(headers: &HeaderMap, body: &[u8], id: &str) -> Option<Bytes> {
     if let Some(place) = multipart::boundary(headers).and_then(|it| multipart::model(body, &it)) {
         return Some([&body[..place.start], id.as_bytes(), &body[place.end..]].concat().into());
@@ -32,7 +32,7 @@ fn with_model(headers: &HeaderMap, body: &[u8], id: &str) -> Option<Bytes> {
     serde_json::to_vec(&fields).ok().map(Bytes::from)
 }
 
-/// A request to hand on.
+/// A request to pass on.
 pub(super) struct Passed<'a> {
     pub(super) route: &'static str,
     pub(super) method: Method,
@@ -42,7 +42,7 @@ pub(super) struct Passed<'a> {
     pub(super) started: Instant,
 }
 
-/// Hands a request on to the endpoint that serves `model`.
+/// Passes a request on to the endpoint that serves `model`.
 pub(super) async fn hand_on(
     state: &AppState,
     caller: &Caller,
@@ -61,13 +61,13 @@ pub(super) async fn hand_on(
     let path = uri.path_and_query().map_or(uri.path(), |whole| whole.as_str());
     let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
     let body = body.clone();
-    // What reads or deletes is not paid for.
+    // Reading and deleting is free.
     let is_metered = caller.is_billed() && method == Method::POST;
     if is_metered || endpoint.has_key() {
-        // What is compressed could not be counted, nor could the endpoint's key be found in it.
+        // Compressed text could not be counted, nor searched for the endpoint's key.
         headers.remove(header::ACCEPT_ENCODING);
     }
-    // From now on, as the client may leave before there is a response.
+    // From here on in a task, as the client may leave before there is a response.
     let meter = is_metered.then(|| {
         let tally = Tally::default();
         let bill = caller.bill(&tally);
@@ -95,7 +95,7 @@ pub(super) async fn hand_on(
     if hides_usage {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    // What is compressed has no lines to wait for.
+    // Compressed bodies have no lines.
     let is_events = !parts.headers.contains_key(header::CONTENT_ENCODING)
         && parts
             .headers

@@ -19,12 +19,12 @@ pub(in crate::http) fn boundary(headers: &HeaderMap) -> Option<String> {
     (!boundary.is_empty()).then(|| boundary.to_owned())
 }
 
-/// Where in the body of a form the value of its field `model` stands. `None` where there is no such
-/// field, or more than one that an endpoint could take for it.
+/// The range in a form's body with the value of its field `model`. `None` if there is no such
+/// field, or more than one that an endpoint might use.
 pub(in crate::http) fn model(body: &[u8], boundary: &str) -> Option<Range<usize>> {
     let delimiter = format!("--{boundary}");
     let mut at = find(body, delimiter.as_bytes())? + delimiter.len();
-    // What separates later parts begins with the end of a line.
+    // Later boundaries begin with a line end.
     let separator = format!("\r\n{delimiter}");
     let mut found = None;
     while let Some(length) = find(&body[at..], separator.as_bytes()) {
@@ -45,12 +45,12 @@ pub(in crate::http) fn model(body: &[u8], boundary: &str) -> Option<Range<usize>
 enum Kind {
     /// The field `model`.
     Model,
-    /// What some endpoint may take for it.
+    /// A field that some endpoint may take for it.
     Like,
     Other,
 }
 
-/// What the headers of a part say that it is.
+/// What the headers of a part say.
 fn kind(head: &[u8]) -> Kind {
     let head = String::from_utf8_lossy(head);
     for line in head.split(['\r', '\n']) {

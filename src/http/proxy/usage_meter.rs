@@ -1,4 +1,4 @@
-//! Counts what requests use that are passed through: as the endpoint says, else by their texts.
+//! Usage of passed-through requests: as the endpoint reports it, otherwise by their texts.
 
 use std::io;
 use std::sync::PoisonError;
@@ -11,13 +11,13 @@ use crate::episode::Tally;
 use crate::http::caller::Bill;
 use crate::large_model::{PassedUsage, Prices};
 
-/// Reads along with a response. What was used is known when it is dropped.
+/// Parses a response on its way. The usage is charged when this is dropped.
 pub(in crate::http) struct UsageMeter {
     prices: Prices,
     request: Bytes,
     passed: PassedUsage,
     tally: Tally,
-    /// Sent when this is dropped, after the tally was made.
+    /// Notified when this is dropped, after the usage was charged.
     bill: Option<Bill>,
 }
 
@@ -28,13 +28,13 @@ impl UsageMeter {
         Self { prices, request, passed, tally, bill: Some(bill) }
     }
 
-    /// Counts nothing: there was nothing to pay.
+    /// Charges nothing: there was nothing to pay.
     pub(in crate::http) fn forget(mut self) {
         drop(self.bill.take());
     }
 
-    /// The same pieces, counted. `is_events`: whether they are a stream of events. `hides_usage`:
-    /// whether the event that tells the usage is left out, as the client did not ask for it.
+    /// The same pieces, counted. `is_events`: whether they are an event stream. `hides_usage`:
+    /// whether the event with the usage is removed, as the client did not ask for it.
     pub(in crate::http) fn watch(
         mut self,
         pieces: BoxStream<'static, io::Result<Bytes>>,

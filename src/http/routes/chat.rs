@@ -1,23 +1,16 @@
-//! `POST /v1/chat/completions`: the loop for our own models, a straight pass for all others.
-
-use std::time::Instant;
+//! `POST /v1/chat/completions`: the loop for its own models, a pass-through for all others.
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
-use crate::http::body::{RawBody, parse_bounded};
-use crate::http::caller::Caller;
+use crate::http::body::parse_bounded;
 use crate::http::episode::answer::logprobs;
 use crate::http::episode::chat_stream;
 use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
-use crate::http::model_name::{is_loop, model_of};
-use crate::http::proxy::{self, Passed};
+use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
-use crate::http::state::AppState;
 use crate::http::wire::chat::ChatRequest;
 use crate::http::wire::completion::{
     Choice, ChunkHead, Completion, Outcome, finish_reason, message,
@@ -33,25 +26,8 @@ const ROUTE: &str = "/v1/chat/completions";
     (status = 200, description = "The answer, or its chunks", content(
         (Completion = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<ErrorBody>))]
-pub(in crate::http) async fn chat(
-    State(state): State<AppState>,
-    uri: Uri,
-    caller: Caller,
-    headers: HeaderMap,
-    RawBody(body): RawBody,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let model = model_of(&body, &caller)?;
-    if !is_loop(&model) {
-        let passed =
-            Passed { route: ROUTE, method: Method::POST, uri: &uri, headers, body: &body, started };
-        return proxy::hand_on(&state, &caller, &model, passed).await;
-    }
-    // Allocated by itself, so that what is passed through does not carry its size along.
-    drop(model);
-    let id_prefix = "chatcmpl-";
-    let asking = Asking { state, caller, headers, route: ROUTE, id_prefix, started };
-    Box::pin(answer(asking, body)).await
+pub(in crate::http) async fn chat(request: ModelRequest) -> Result<Response, ApiError> {
+    by_model(request, ROUTE, "chatcmpl-", answer).await
 }
 
 /// Answers by the loop.

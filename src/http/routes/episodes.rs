@@ -1,4 +1,4 @@
-//! `GET /v1/episodes`: what `[record]` wrote down, for those who may read it.
+//! `GET /v1/episodes`: recorded episodes, for callers who may read them.
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -38,7 +38,7 @@ pub(in crate::http) async fn list(
     Ok(Json(page.into()))
 }
 
-/// A recorded episode: what was asked, and all that happened.
+/// A recorded episode: its request, and everything that happened.
 #[utoipa::path(get, path = "/v1/episodes/{id}", tag = "solve",
     params(("id" = String, Path, description = "Its id in the list")), responses(
     (status = 200, description = "The episode", body = RecordedEpisode),
@@ -58,20 +58,23 @@ pub(in crate::http) async fn get(
     let record = archive.get(&id, only.as_deref()).await.map_err(failure)?;
     let Some(record) = record else {
         let id = shorten(&id);
-        let message = format!("there is no episode `{id}`\nhint: `/v1/episodes` lists them");
+        let message = reason!("there is no episode `{id}`"; hint: "`/v1/episodes` lists them");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "episode_not_found", message));
     };
     let tokens = tokens(&state, &record).await;
     Ok(Json(RecordedEpisode::new(id, record, tokens)))
 }
 
-/// The archive, and the key whose episodes the caller may read there; `None` for those of all.
+/// The archive, and the key whose episodes the caller may read; `None` for all.
 fn readable<'a>(
     state: &'a AppState,
     caller: &Caller,
 ) -> Result<(&'a Archive, Option<String>), ApiError> {
     let Some((archive, config)) = &state.archive else {
-        let message = "episodes are not recorded here\nhint: the server's operator turns that on by the table `[record]`";
+        let message = reason!(
+            "episodes are not recorded here";
+            hint: "the server's operator turns that on by the table `[record]`"
+        );
         return Err(ApiError::new(StatusCode::NOT_FOUND, "episodes_not_recorded", message));
     };
     if config.reads_all(caller.id()) {
@@ -80,18 +83,21 @@ fn readable<'a>(
     match caller.id() {
         Some(key) => Ok((archive, Some(key.to_owned()))),
         None => {
-            let message = "without a key, no recorded episode is your own\nhint: the server's operator makes keys, or lets anyone read all by `record.readers = [\"*\"]`";
+            let message = reason!(
+                "without a key, no recorded episode is your own";
+                hint: "the server's operator makes keys, or lets anyone read all by `record.readers = [\"*\"]`"
+            );
             Err(ApiError::new(StatusCode::FORBIDDEN, "episodes_not_readable", message))
         }
     }
 }
 
-/// The tokens of the policy, with their texts where it still serves.
+/// The policy's tokens, with their texts if it is still served.
 async fn tokens(state: &AppState, record: &Record) -> Vec<PolicyToken> {
     let trace = &record.episode.trajectory.trace;
     let served = state.serving.policies().find(|served| served.policy.name() == record.policy);
     let texts = match served {
-        // One that is not served, or has another vocabulary by now, leaves them without.
+        // A policy that is no longer served, or has another vocabulary by now, has no texts.
         Some(served) => served.policy.token_texts(&trace.ids).await.unwrap_or_default(),
         None => Vec::new(),
     };
@@ -105,17 +111,22 @@ async fn tokens(state: &AppState, record: &Record) -> Vec<PolicyToken> {
 fn failure(error: ArchiveError) -> ApiError {
     match error {
         ArchiveError::Cursor => {
-            let message = "`cursor` is not known\nhint: take the `next_cursor` of a page";
+            let message = reason!(
+                "`cursor` is not known";
+                hint: "take the `next_cursor` of a page"
+            );
             ApiError::invalid("cursor", message)
         }
         ArchiveError::Store(reason) => {
             tracing::warn!(reason, "recorded episodes cannot be read");
-            let message =
-                "the recorded episodes cannot be read now\nhint: try again a little later";
+            let message = reason!(
+                "the recorded episodes cannot be read now";
+                hint: "try again a little later"
+            );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "episodes_unavailable", message)
         }
         ArchiveError::Compute(error) => {
-            let message = format!("{error}\nhint: try again a little later");
+            let message = reason!("{error}"; hint: "try again a little later");
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "episodes_unavailable", message)
         }
     }

@@ -1,4 +1,4 @@
-//! What the OpenAPI document says of requests that fail.
+//! The failed responses in the OpenAPI document.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -32,7 +32,7 @@ const OF_AN_ENDPOINT: [(&str, &str); 7] = [
     ("504", "The endpoint was too slow"),
 ];
 
-/// The failures of a request that the loop answers, with the error object `B`.
+/// The failures of a request to the loop, with the error object `B`.
 pub(super) struct LoopFailures<B>(PhantomData<B>);
 
 impl<B: ToSchema> IntoResponses for LoopFailures<B> {

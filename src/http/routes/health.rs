@@ -1,4 +1,4 @@
-//! Whether the server is there, and whether it can serve.
+//! Liveness and readiness.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::http::state::AppState;
 
-/// How the server is.
+/// The state of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::http) struct Health {
     /// `ready`, `not_ready` or `alive`.
@@ -24,7 +24,7 @@ pub(in crate::http) async fn livez() -> Json<Health> {
     Json(Health { status: "alive" })
 }
 
-/// Whether every policy is loaded and can write.
+/// Whether every policy is loaded and ready.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, description = "It can", body = Health),
     (status = 503, description = "It cannot, now", body = Health)))]

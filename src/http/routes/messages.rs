@@ -1,28 +1,19 @@
-//! `POST /v1/messages`: the loop in the form of Anthropic's Messages, a straight pass for all other
-//! models.
-
-use std::time::Instant;
+//! `POST /v1/messages`: the loop behind Anthropic's Messages, a pass-through for all other models.
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, stream};
 
-use crate::http::body::{RawBody, parse_bounded};
-use crate::http::caller::Caller;
-use crate::http::episode::answer::Piece;
+use crate::http::body::parse_bounded;
+use crate::http::episode::answer::whole_pieces;
 use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
-use crate::http::model_name::{is_loop, model_of};
-use crate::http::proxy::{self, Passed};
+use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
-use crate::http::state::AppState;
+use crate::http::wire::SseEvent;
 use crate::http::wire::messages::MessagesErrorBody;
 use crate::http::wire::messages::events::MessageWriter;
 use crate::http::wire::messages::request::{MessagesRequest, NAMES};
-use crate::http::wire::{SseEvent, thoughts};
 
 pub(in crate::http) const ROUTE: &str = "/v1/messages";
 
@@ -34,23 +25,8 @@ pub(in crate::http) const ROUTE: &str = "/v1/messages";
     (status = 200, description = "The message, or its events", content(
         (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<MessagesErrorBody>))]
-pub(in crate::http) async fn messages(
-    State(state): State<AppState>,
-    uri: Uri,
-    caller: Caller,
-    headers: HeaderMap,
-    RawBody(body): RawBody,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let model = model_of(&body, &caller)?;
-    if !is_loop(&model) {
-        let method = Method::POST;
-        let passed = Passed { route: ROUTE, method, uri: &uri, headers, body: &body, started };
-        return proxy::hand_on(&state, &caller, &model, passed).await;
-    }
-    drop(model);
-    let asking = Asking { state, caller, headers, route: ROUTE, id_prefix: "msg_", started };
-    Box::pin(answer(asking, body)).await.map_err(|error| error.renamed(&NAMES))
+pub(in crate::http) async fn messages(request: ModelRequest) -> Result<Response, ApiError> {
+    by_model(request, ROUTE, "msg_", answer).await.map_err(|error| error.renamed(&NAMES))
 }
 
 /// Answers by the loop.
@@ -63,22 +39,13 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     let (sum, with_turns) = (prepared.sum(), prepared.with_turns);
     let mut writer = MessageWriter::new(&prepared.id, &model, sum, shows_thoughts, with_turns);
     if is_stream {
-        return Ok(prepared.stream(|answers| {
-            let opening = stream::iter(writer.events());
-            let pieces = stream::iter(answers).flatten();
-            opening.chain(pieces.flat_map(move |piece| {
-                writer.take(piece);
-                stream::iter(writer.events())
-            }))
+        let opening = writer.events();
+        return Ok(prepared.write(opening, move |piece| {
+            writer.take(piece);
+            writer.events()
         }));
     }
     let (made, headers) = prepared.whole().await?;
-    for (text, answered) in made {
-        thoughts(&answered.episode).into_iter().for_each(|it| writer.take(Piece::Thought(it)));
-        if !text.is_empty() {
-            writer.take(Piece::Text(text));
-        }
-        writer.take(Piece::Done(Box::new(answered)));
-    }
+    made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
     Ok((headers, Json(writer.into_message())).into_response())
 }

@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use crate::http::state::AppState;
 use crate::record::Recorder;
 
-/// What is counted, as Prometheus reads it.
+/// Metrics in Prometheus's text format.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
     (status = 200, description = "All series", body = String, content_type = "application/openmetrics-text")))]
 pub(in crate::http) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {

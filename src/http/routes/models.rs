@@ -1,4 +1,4 @@
-//! `GET /v1/models`: our own models, and those of the endpoints.
+//! `GET /v1/models`: the loop's models, and those of the endpoints.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::hint::Hint;
 use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
 use crate::http::model_name::{LOOP, unknown_model};
@@ -25,11 +26,12 @@ use crate::large_model::Endpoint;
 pub(in crate::http) struct ModelList {
     /// Always `list`.
     object: &'static str,
-    /// The models, ours first.
+    /// The models, the loop's first.
     data: Vec<Value>,
 }
 
-/// Lists our own models and those of the endpoints. An endpoint that does not answer is left out.
+/// Lists the loop's models and those of the endpoints. An endpoint that does not answer is left
+/// out.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
     responses((status = 200, description = "All models", body = ModelList)))]
 pub(in crate::http) async fn list(
@@ -56,7 +58,7 @@ pub(in crate::http) async fn get(
     find(&state, &id, &caller, &headers).await
 }
 
-/// The same for ids with a slash that clients did not encode.
+/// The same for ids with an unencoded slash.
 pub(in crate::http) async fn get_owned(
     State(state): State<AppState>,
     parts: Result<Path<(String, String)>, PathRejection>,
@@ -98,15 +100,15 @@ async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Valu
     })
 }
 
-/// The models that have an id, each id once: its first model.
+/// The models with their ids, of which each is listed once: the first model.
 fn distinct<T, K: Eq + Hash>(mut models: Vec<T>, id: impl Fn(&T) -> Option<K>) -> Vec<T> {
     let mut known = HashSet::with_capacity(models.len());
     models.retain(|model| id(model).is_some_and(|id| known.insert(id)));
     models
 }
 
-/// The loop's models: on the default large model, with the policies that a request may name, and
-/// on each by name.
+/// The loop's models: with the default large model, with each policy that a request may name, and
+/// with each large model.
 fn virtual_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
     let names = state.serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
@@ -122,7 +124,7 @@ async fn upstream(
     authorization: Option<&SecretString>,
 ) -> Vec<Map<String, Value>> {
     endpoint.list_models(authorization).await.unwrap_or_else(|error| {
-        let reason = error.to_string();
+        let reason = error.explained();
         tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
         Vec::new()
     })

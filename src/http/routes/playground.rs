@@ -1,4 +1,4 @@
-//! `GET /`: a page for people, and the files that it is made of.
+//! `GET /`: the web page and its files.
 
 use axum::Router;
 use axum::http::header;
@@ -7,8 +7,8 @@ use axum::routing::get;
 
 use crate::playground::File;
 
-/// Nothing is loaded from elsewhere, nothing inline is run, no text becomes markup, and no other
-/// page can show this one. The page shows images that a person chooses (`blob:`).
+/// Nothing is loaded from elsewhere, no inline scripts run, no text becomes markup, and no other
+/// page can frame this one. The page shows images that the user chooses (`blob:`).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -29,7 +29,7 @@ fn response(file: &'static File) -> impl IntoResponse {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
-        // A new binary brings new files under the same names.
+        // A new binary has new files under the same names.
         (header::CACHE_CONTROL, "no-cache"),
     ];
     (headers, file.content)

@@ -1,27 +1,18 @@
-//! `POST /v1/responses`: the loop in the form of OpenAI's Responses, a straight pass for all other
-//! models.
-
-use std::time::Instant;
+//! `POST /v1/responses`: the loop behind OpenAI's Responses, a pass-through for all other models.
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, stream};
 
-use crate::http::body::{RawBody, parse_bounded};
-use crate::http::caller::Caller;
-use crate::http::episode::answer::Piece;
+use crate::http::body::parse_bounded;
+use crate::http::episode::answer::{Piece, whole_pieces};
 use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
-use crate::http::model_name::{is_loop, model_of};
-use crate::http::proxy::{self, Passed};
+use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
-use crate::http::state::AppState;
 use crate::http::wire::responses::events::ResponseWriter;
 use crate::http::wire::responses::request::{NAMES, ResponsesRequest};
-use crate::http::wire::{ErrorBody, SseEvent, thoughts};
+use crate::http::wire::{ErrorBody, SseEvent};
 
 const ROUTE: &str = "/v1/responses";
 
@@ -33,23 +24,8 @@ const ROUTE: &str = "/v1/responses";
     (status = 200, description = "The response, or its events", content(
         (serde_json::Value = "application/json"), (SseEvent = "text/event-stream"))),
     LoopFailures<ErrorBody>))]
-pub(in crate::http) async fn responses(
-    State(state): State<AppState>,
-    uri: Uri,
-    caller: Caller,
-    headers: HeaderMap,
-    RawBody(body): RawBody,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let model = model_of(&body, &caller)?;
-    if !is_loop(&model) {
-        let method = Method::POST;
-        let passed = Passed { route: ROUTE, method, uri: &uri, headers, body: &body, started };
-        return proxy::hand_on(&state, &caller, &model, passed).await;
-    }
-    drop(model);
-    let asking = Asking { state, caller, headers, route: ROUTE, id_prefix: "resp_", started };
-    Box::pin(answer(asking, body)).await.map_err(|error| error.renamed(&NAMES))
+pub(in crate::http) async fn responses(request: ModelRequest) -> Result<Response, ApiError> {
+    by_model(request, ROUTE, "resp_", answer).await.map_err(|error| error.renamed(&NAMES))
 }
 
 /// Answers by the loop.
@@ -69,24 +45,15 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     head.insert("id".to_owned(), prepared.id.clone().into());
     let mut writer = ResponseWriter::new(head, prepared.sum(), prepared.with_turns);
     if is_stream {
-        return Ok(prepared.stream(|answers| {
-            let opening = stream::iter(writer.events());
-            let pieces = stream::iter(answers).flatten();
-            opening.chain(pieces.flat_map(move |piece| {
-                writer.take(renamed(piece));
-                keep(&writer);
-                stream::iter(writer.events())
-            }))
+        let opening = writer.events();
+        return Ok(prepared.write(opening, move |piece| {
+            writer.take(renamed(piece));
+            keep(&writer);
+            writer.events()
         }));
     }
     let (made, headers) = prepared.whole().await?;
-    for (text, answered) in made {
-        thoughts(&answered.episode).into_iter().for_each(|it| writer.take(Piece::Thought(it)));
-        if !text.is_empty() {
-            writer.take(Piece::Text(text));
-        }
-        writer.take(Piece::Done(Box::new(answered)));
-    }
+    made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
     keep(&writer);
     Ok((headers, Json(writer.into_response())).into_response())
 }

@@ -75,7 +75,7 @@ pub(in crate::http) async fn solve(
     Ok((headers, Json(SolveReply::new(head, episode, shown))).into_response())
 }
 
-/// What the reply is to show beside the answer.
+/// What the reply contains besides the answer.
 #[derive(Clone, Copy)]
 struct Show {
     turns: bool,
@@ -97,7 +97,7 @@ impl Show {
     }
 }
 
-/// The episode that a request asks for.
+/// The episode of a request.
 fn task(
     state: &AppState,
     caller: Caller,
@@ -120,8 +120,9 @@ fn task(
     let limits = options.limits(&state.serving.limits, "")?;
     if turns.len() >= limits.max_turns {
         let (given, most) = (turns.len(), limits.max_turns);
-        let message = format!(
-            "`turns` has {given} turns, and none of the {most} that there may be is left\nhint: give fewer turns, or raise `max_turns`"
+        let message = reason!(
+            "`turns` has {given} turns, and none of the {most} that there may be is left";
+            hint: "give fewer turns, or raise `max_turns`"
         );
         return Err(ApiError::invalid("turns", message));
     }

@@ -1,17 +1,14 @@
-//! The server of `server runs` and `server train --ui`: a folder of runs for a page, without models.
-//! It has no keys, so it is for this machine alone; the rules on foreign pages hold.
+//! The server of `server runs` and `server train --ui`: a folder of runs for a web page, without
+//! models. It has no keys, so it serves this machine only; the rules on foreign pages apply.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,17 +18,17 @@ mod wire;
 
 use self::wire::{EvaluationList, MetricList, MetricQuery, RunList};
 use super::config::ServerConfig;
-use super::error::{ApiError, shorten};
-use super::origin;
+use super::error::ApiError;
+use super::local;
 use super::routes::playground;
 use super::wire::ErrorBody;
 use crate::compute;
 use crate::playground::RUNS;
 use crate::runs::Runs;
 
-/// How long reading may take.
+/// The time-out for reading.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A report runs its own script, which reaches nothing: it has no origin, and loads nothing.
+/// A report's own script runs, but isolated: it has no origin, and loads nothing.
 const REPORT_POLICY: &str = "sandbox allow-scripts; connect-src 'none'; object-src 'none'; \
                              frame-src 'none'; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
@@ -46,32 +43,17 @@ const REPORT_POLICY: &str = "sandbox allow-scripts; connect-src 'none'; object-s
 )]
 struct Document;
 
-#[derive(Clone)]
-struct RunsState {
-    runs: Runs,
-    server: Arc<ServerConfig>,
-}
-
-/// The routes over a folder of runs. Of `server`, the names and origins that may ask are used.
+/// The routes over a folder of runs. Of `server`, only the allowed host names and origins are used.
 pub fn runs_router(runs: Runs, server: &ServerConfig) -> Router {
-    let state = RunsState { runs, server: Arc::new(server.clone()) };
-    let (router, document) = documented().split_for_parts();
-    let document = document.to_pretty_json().unwrap_or_default();
-    let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
-    router
-        .route("/openapi.json", get(document))
-        .merge(playground::files(RUNS))
-        .fallback(async |uri: Uri| unknown(&uri))
-        .layer(from_fn_with_state(state.clone(), guard))
-        .with_state(state)
+    local::router(documented(), playground::files(RUNS), runs, Some(server))
 }
 
 /// The OpenAPI document of the runs, indented JSON.
 pub fn runs_openapi_json() -> String {
-    documented().split_for_parts().1.to_pretty_json().unwrap_or_default()
+    local::openapi_json(documented())
 }
 
-fn documented() -> OpenApiRouter<RunsState> {
+fn documented() -> OpenApiRouter<Runs> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(list))
         .routes(routes!(metrics))
@@ -80,34 +62,17 @@ fn documented() -> OpenApiRouter<RunsState> {
         .routes(routes!(report))
 }
 
-/// Refuses what a foreign page may have sent.
-async fn guard(State(state): State<RunsState>, request: Request, next: Next) -> Response {
-    if let Some(answer) = origin::preflight(&state.server, &request) {
-        return answer;
-    }
-    match origin::check(&state.server, &request) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
-    }
-}
-
-fn unknown(uri: &Uri) -> ApiError {
-    let path = shorten(uri.path());
-    let message = format!("there is nothing at `{path}`\nhint: `/openapi.json` says what there is");
-    ApiError::new(StatusCode::NOT_FOUND, "unknown_route", message)
-}
-
-/// The runs of the folder, those that wrote last first.
+/// The runs of the folder, most recently written first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", responses(
     (status = 200, description = "The runs", body = RunList),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
-async fn list(State(state): State<RunsState>) -> Result<Json<RunList>, ApiError> {
-    let runs = read(&state, |runs| runs.list().map(Some)).await?;
+async fn list(State(runs): State<Runs>) -> Result<Json<RunList>, ApiError> {
+    let runs = read(runs, |runs| runs.list().map(Some)).await?;
     Ok(Json(runs.into()))
 }
 
-/// What a run measured, by step. With `from`, only what was written since: a run that is at work is
-/// followed by asking again.
+/// The metrics of a run, by step. With `from`, only those written since: poll to follow an active
+/// run.
 #[utoipa::path(get, path = "/v1/runs/{run}/metrics", tag = "runs",
     params(("run" = String, Path, description = "The run's name"), MetricQuery), responses(
     (status = 200, description = "Its metrics", body = MetricList),
@@ -115,7 +80,7 @@ async fn list(State(state): State<RunsState>) -> Result<Json<RunList>, ApiError>
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn metrics(
-    State(state): State<RunsState>,
+    State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
     query: Result<Query<MetricQuery>, QueryRejection>,
 ) -> Result<Json<MetricList>, ApiError> {
@@ -124,7 +89,7 @@ async fn metrics(
         let message = format!("the query cannot be read: {}", error.body_text());
         ApiError::invalid("from", message)
     })?;
-    let metrics = read(&state, move |runs| runs.metrics(&run, from.unwrap_or(0))).await?;
+    let metrics = read(runs, move |runs| runs.metrics(&run, from.unwrap_or(0))).await?;
     Ok(Json(metrics.into()))
 }
 
@@ -136,15 +101,15 @@ async fn metrics(
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn evaluations(
-    State(state): State<RunsState>,
+    State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
 ) -> Result<Json<EvaluationList>, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
-    let steps = read(&state, move |runs| runs.evaluations(&run)).await?;
+    let steps = read(runs, move |runs| runs.evaluations(&run)).await?;
     Ok(Json(steps.into()))
 }
 
-/// One of these evaluations, with sample episodes, as the run wrote it.
+/// One of these evaluations, with sample episodes.
 #[utoipa::path(get, path = "/v1/runs/{run}/evaluations/{step}", tag = "runs",
     params(("run" = String, Path, description = "The run's name"),
         ("step" = u64, Path, description = "The step")), responses(
@@ -153,14 +118,14 @@ async fn evaluations(
     (status = 404, description = "No such evaluation", body = ErrorBody),
     (status = 503, description = "The file cannot be read, or is being written", body = ErrorBody)))]
 async fn evaluation(
-    State(state): State<RunsState>,
+    State(runs): State<Runs>,
     place: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Path((run, step)) = place.map_err(unreadable)?;
-    read(&state, move |runs| runs.evaluation(&run, step)).await.map(Json)
+    read(runs, move |runs| runs.evaluation(&run, step)).await.map(Json)
 }
 
-/// The report of a run, a page of its own.
+/// The report of a run, an HTML page.
 #[utoipa::path(get, path = "/v1/runs/{run}/report", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
     (status = 200, description = "The report", body = String, content_type = "text/html"),
@@ -168,11 +133,11 @@ async fn evaluation(
     (status = 404, description = "No such report", body = ErrorBody),
     (status = 503, description = "The file cannot be read", body = ErrorBody)))]
 async fn report(
-    State(state): State<RunsState>,
+    State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
-    let page = read(&state, move |runs| runs.report(&run)).await?;
+    let page = read(runs, move |runs| runs.report(&run)).await?;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, REPORT_POLICY),
@@ -187,20 +152,25 @@ fn unreadable(error: PathRejection) -> ApiError {
     ApiError::bad_request("invalid_value", format!("the path cannot be read: {error}"))
 }
 
-/// What is read of the folder, off the async workers.
+/// Reads from the folder, off the async workers.
 async fn read<T: Send + 'static>(
-    state: &RunsState,
+    runs: Runs,
     work: impl FnOnce(&Runs) -> std::io::Result<Option<T>> + Send + 'static,
 ) -> Result<T, ApiError> {
     let unavailable = |reason: String| {
-        let message = format!("the runs cannot be read: {reason}\nhint: try again a little later");
+        let message = reason!(
+            "the runs cannot be read: {reason}";
+            hint: "try again a little later"
+        );
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "runs_unavailable", message)
     };
-    let runs = state.runs.clone();
     let found = compute::run(Instant::now() + TIMEOUT, move |_| work(&runs)).await;
     let found = found.map_err(|error| unavailable(error.to_string()))?;
     found.map_err(|error| unavailable(error.to_string()))?.ok_or_else(|| {
-        let message = "there is no such run, or it has no such thing\nhint: `/v1/runs` lists them";
+        let message = reason!(
+            "there is no such run, or it has no such thing";
+            hint: "`/v1/runs` lists them"
+        );
         ApiError::new(StatusCode::NOT_FOUND, "run_not_found", message)
     })
 }

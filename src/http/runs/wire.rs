@@ -25,9 +25,9 @@ struct ListedRun {
     kind: &'static str,
     /// When it last wrote, seconds since 1970.
     updated: u64,
-    /// Whether `/v1/runs/{run}/report` is there.
+    /// Whether `/v1/runs/{run}/report` exists.
     has_report: bool,
-    /// What a training run wrote at its end: how it ended, and what it did with its data.
+    /// The summary at the end of a training run: how it ended, and its use of data.
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Value>,
 }
@@ -48,7 +48,7 @@ impl From<Vec<Run>> for RunList {
     }
 }
 
-/// Where to read on.
+/// Where to continue reading.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -57,16 +57,16 @@ pub(super) struct MetricQuery {
     pub(super) from: Option<u64>,
 }
 
-/// What a run measured.
+/// The metrics of a run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct MetricList {
     /// Always `list`.
     object: &'static str,
-    /// An object for each step, with the `step` and what was measured.
+    /// An object for each step, with the `step` and its metrics.
     data: Vec<Map<String, Value>>,
     /// The `from` of the next request.
     next: u64,
-    /// Whether there is more already.
+    /// Whether more can be read now.
     has_more: bool,
 }
 

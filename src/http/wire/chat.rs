@@ -1,4 +1,4 @@
-//! A chat request for the loop: each field is honoured on the final answer, or refused by name.
+//! A chat request for the loop: each field is applied to the final answer, or refused by name.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) messages: Vec<ChatMessage>,
     /// Whether to send chunks as they are made. Default: false.
     pub(in crate::http) stream: Option<bool>,
-    /// What else to stream.
+    /// Stream options.
     #[serde(default, deserialize_with = "super::object")]
     pub(in crate::http) stream_options: Option<StreamOptions>,
     /// How the episode is run, and whether its turns are shown.
@@ -39,7 +39,7 @@ pub(in crate::http) struct ChatRequest {
     /// Answers to make, each by an episode of its own, from 1 to 16. Default: 1.
     #[schema(minimum = 1, maximum = 16)]
     pub(in crate::http) n: Option<u32>,
-    /// Same request, same seed, same course. Default: a new one each time.
+    /// Equal requests with equal seeds give equal episodes. Default: a new seed each time.
     pub(in crate::http) seed: Option<i64>,
     /// How freely both models sample, from 0 to 2. Default: their own.
     #[schema(minimum = 0, maximum = 2)]
@@ -128,11 +128,11 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) function_call: Option<Value>,
 }
 
-/// What else to stream.
+/// Stream options.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct StreamOptions {
-    /// Whether a last chunk tells the usage. Default: false.
+    /// Whether a last chunk reports the usage. Default: false.
     pub(in crate::http) include_usage: Option<bool>,
     /// Makes no difference: nothing is obfuscated.
     #[allow(dead_code)]
@@ -155,7 +155,7 @@ const MOST_LOGPROBS: u32 = 20;
 const MOST_STOPS: usize = 4;
 
 impl ChatRequest {
-    /// How many answers are asked for.
+    /// The number of answers.
     pub(in crate::http) fn choices(&self) -> Result<u32, ApiError> {
         match self.n.unwrap_or(1) {
             n @ 1..=MOST_CHOICES => Ok(n),
@@ -166,7 +166,7 @@ impl ChatRequest {
         }
     }
 
-    /// Refuses what the loop cannot honour.
+    /// Refuses fields that the loop cannot honour.
     pub(in crate::http) fn refuse(&self) -> Result<(), ApiError> {
         let is_text = |kinds: &Vec<String>| kinds.iter().all(|kind| kind == "text");
         let refused = [
@@ -179,8 +179,9 @@ impl ChatRequest {
         ];
         if let Some((name, _)) = refused.into_iter().find(|(_, is_set)| *is_set) {
             let model = &self.model;
-            let message = format!(
-                "`{name}` is not supported with the model `{model}`\nhint: leave it out, or name a large model that is passed through"
+            let message = reason!(
+                "`{name}` is not supported with the model `{model}`";
+                hint: "leave it out, or name a large model that is passed through"
             );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(name));
         }
@@ -204,7 +205,10 @@ impl ChatRequest {
             return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
         }
         if self.stream_options.is_some() && self.stream != Some(true) {
-            let message = "`stream_options` is for streams\nhint: set `stream`, or leave it out";
+            let message = reason!(
+                "`stream_options` is for streams";
+                hint: "set `stream`, or leave it out"
+            );
             return Err(ApiError::invalid("stream_options", message));
         }
         let needs_tools = [
@@ -225,7 +229,7 @@ impl ChatRequest {
         Ok(())
     }
 
-    /// What ends the answer.
+    /// The conditions that end the answer.
     pub(in crate::http) fn stop_sequences(
         &self,
         bounds: &Bounds,

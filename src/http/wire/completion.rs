@@ -50,7 +50,7 @@ pub(in crate::http) struct Choice {
 /// How an episode went.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::http) struct Outcome {
-    /// Whose words the answer is: `policy` or `large_model`.
+    /// Who wrote the answer: `policy` or `large_model`.
     answer_source: &'static str,
     /// Why the episode ended: `answered`, `turn_limit`, `token_limit`, `deadline`, `budget` or
     /// `malformed`.
@@ -71,7 +71,7 @@ impl Outcome {
     }
 }
 
-/// The assistant's message: `content` is the answer's text as it was trimmed.
+/// The assistant's message: `content` is the truncated text of the answer.
 pub(in crate::http) fn message(
     episode: &Episode,
     content: String,
@@ -92,7 +92,7 @@ pub(in crate::http) fn message(
     message
 }
 
-/// What a reply has beside its text and its thoughts.
+/// Fields of a reply besides its text and thoughts.
 fn beside_text(episode: &Episode) -> Map<String, Value> {
     let extra = episode.reply.as_ref().map(|reply| reply.message.extra.clone());
     let mut extra = extra.unwrap_or_default();
@@ -100,7 +100,7 @@ fn beside_text(episode: &Episode) -> Map<String, Value> {
     extra
 }
 
-/// Why the answer ends where it does.
+/// The finish reason.
 pub(in crate::http) fn finish_reason(answered: &Answered) -> String {
     let episode = &answered.episode;
     let reason = match (&answered.ending, &episode.reply) {
@@ -119,9 +119,9 @@ pub(in crate::http) struct ChunkHead {
     pub(in crate::http) id: String,
     pub(in crate::http) created: u64,
     pub(in crate::http) model: String,
-    /// Whether the usage is told at the end; `usage` is null until then.
+    /// Whether the usage is reported at the end; `usage` is null until then.
     pub(in crate::http) include_usage: bool,
-    /// Where the thoughts stand.
+    /// The field with the thoughts.
     pub(in crate::http) reasoning_field: ReasoningField,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// What a reply has beside its text: calls of tools, numbered as chunks have them, and others.
+    /// Fields of a reply besides its text: tool calls, numbered as in chunks, and others.
     pub(in crate::http) fn beside_text(episode: &Episode) -> Option<Self> {
         let mut more = beside_text(episode);
         more.retain(|_, value| !value.is_null());

@@ -11,14 +11,14 @@ use crate::episode::FinishReason;
 use crate::http::error::{ApiError, head};
 use crate::record::{Filter, Page, Record, Summary};
 
-/// Episodes of a page, where the request does not say.
+/// Episodes of a page by default.
 const LIMIT: u64 = 20;
 /// Episodes of a page at most.
 const MOST: u64 = 100;
 /// Bytes of a question or an answer that a list shows.
 const SHOWN: usize = 500;
 
-/// Which episodes, and where among them the page begins.
+/// A filter, and the start of the page.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -35,7 +35,7 @@ pub(in crate::http) struct EpisodeQuery {
     since: Option<u64>,
     /// Seconds since 1970 before which it ended.
     until: Option<u64>,
-    /// What its question or its answer contains, in whatever case.
+    /// Text that its question or answer contains, ignoring case.
     text: Option<String>,
     /// Episodes of the page, at most 100. Default: 20.
     #[param(minimum = 1, maximum = 100)]
@@ -74,8 +74,8 @@ impl EpisodeQuery {
 pub(in crate::http) struct EpisodeList {
     /// Always `list`.
     object: &'static str,
-    /// The episodes, the newest first. What is looked at for a page is bounded: it may have fewer
-    /// than `limit`, or none, while there are more.
+    /// The episodes, newest first. The search for a page is bounded: there may be fewer than
+    /// `limit`, or none, before the end.
     data: Vec<EpisodeSummary>,
     /// The `cursor` of the next page; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,13 +155,13 @@ pub(in crate::http) struct RecordedEpisode {
     reply: SolveReply,
 }
 
-/// What was asked, as `/v1/solve` takes it.
+/// The request, in the form of `/v1/solve`.
 #[derive(Debug, Serialize, ToSchema)]
 struct RecordedRequest {
-    /// The question, where it stood alone.
+    /// The question, if it had no conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<String>,
-    /// Else the conversation that it was the end of.
+    /// Otherwise the conversation that it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Message>>)]
     messages: Option<Vec<ChatMessage>>,

@@ -1,4 +1,4 @@
-//! What goes over the wire, and how it becomes, or is made of, what the rest of the crate uses.
+//! Wire types, and their conversion to and from the domain types.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -20,10 +20,10 @@ pub(super) mod responses;
 pub(super) mod solve;
 pub(super) mod usage;
 
-/// Where messages have thoughts.
+/// The fields of messages that contain thoughts.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
-/// The policy's thoughts; where it had none, those of the large model's answer.
+/// The policy's thoughts, or if it had none, those of the large model's answer.
 pub(super) fn thoughts(episode: &Episode) -> Option<String> {
     let turns = episode.trajectory.turns.iter();
     let thoughts: Vec<_> = turns.filter_map(|turn| turn.think.as_deref()).collect();
@@ -55,8 +55,11 @@ pub(super) struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct ErrorObject {
-    /// For people; a line that begins with `hint:` says what to do.
+    /// For people. Ends with the hint, on a line that begins with `hint:`.
     pub(super) message: String,
+    /// What to do about it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hint: Option<String>,
     /// The class of the failure, such as `invalid_request_error`.
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -66,16 +69,17 @@ pub(super) struct ErrorObject {
     pub(super) code: Option<String>,
 }
 
-/// A request that is passed through. All but its model is the endpoint's to judge.
+/// A request that is passed through. Only its model is read here.
 #[derive(ToSchema)]
 #[allow(dead_code)] // Only its model is read, by `routes::forward::model_of`.
 pub(super) struct PassedRequest {
-    /// Which endpoint it goes to: the one that serves this model, else the default one.
+    /// The model, which selects the endpoint: the one that serves it, otherwise the default one.
     #[schema(example = "gpt-4o-mini")]
     model: Option<String>,
 }
 
-/// Reads an object or null: what is derived would also take a list of the fields' values.
+/// Deserialises an object or null: a derived implementation would also accept a list of the fields'
+/// values.
 fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

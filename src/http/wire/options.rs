@@ -1,4 +1,4 @@
-//! What a request may say about its episode.
+//! The options of an episode in a request.
 
 use std::sync::Arc;
 
@@ -88,13 +88,13 @@ impl Options {
         prefix: &str,
     ) -> Result<Arc<Served>, ApiError> {
         let param = format!("{prefix}policy");
-        // No number is drawn where it would decide nothing.
+        // No number is drawn if it would have no effect.
         let draw = if state.serving.canary.is_some() { state.draw() } else { 1.0 };
         state.serving.choose(self.policy.as_deref(), &param, headers, draw)
     }
 }
 
-/// A number between two others, both included.
+/// Checks that a number is between two others, inclusive.
 pub(in crate::http) fn between(
     name: &str,
     value: Option<f64>,

@@ -7,18 +7,18 @@ use super::THOUGHTS;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
-/// A message of a conversation. Fields that are not named here reach the large model untouched, but
-/// for the thoughts of earlier answers (`reasoning_content` and `reasoning`).
+/// A message of a conversation. Unlisted fields reach the large model unchanged, except thoughts of
+/// earlier answers (`reasoning_content` and `reasoning`).
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `chat::ChatMessage`.
 pub(in crate::http) struct Message {
-    /// Whose message it is.
+    /// The role of its author.
     role: Role,
     /// A string, or a list of parts; null beside `tool_calls`.
     content: Option<Content>,
 }
 
-/// Whose message it is.
+/// The role of a message's author.
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `ROLES`.
 #[schema(rename_all = "snake_case", example = "user")]
@@ -30,7 +30,7 @@ enum Role {
     Tool,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes what `check` lets in.
 #[schema(example = "Which currency is used where the author of Hamlet was born?")]
@@ -47,7 +47,7 @@ struct Part {
     /// Its kind, such as `text`; the fields that belong to it stand beside.
     #[schema(example = "text")]
     r#type: String,
-    /// What a part of text says.
+    /// The text of a text part.
     text: Option<String>,
 }
 
@@ -56,7 +56,7 @@ struct Part {
 pub(in crate::http) struct Asked {
     pub(in crate::http) question: String,
     pub(in crate::http) attachments: Vec<Value>,
-    /// What comes before the question; all of it where the conversation goes on after it.
+    /// What precedes the question; the whole conversation if it continues after the question.
     pub(in crate::http) conversation: Vec<ChatMessage>,
     pub(in crate::http) is_continued: bool,
 }
@@ -71,8 +71,8 @@ impl Asked {
         Ok(Self { question, attachments, conversation, is_continued: false })
     }
 
-    /// The question that a conversation ends with: its last user message, or its last message
-    /// where no user speaks.
+    /// The question that a conversation ends with: its last user message, or its last message if
+    /// there is none.
     pub(in crate::http) fn of(mut messages: Vec<ChatMessage>) -> Result<Self, ApiError> {
         if messages.is_empty() {
             return Err(ApiError::invalid("messages", "`messages` is empty"));
@@ -81,7 +81,7 @@ impl Asked {
         for (index, message) in messages.iter_mut().enumerate() {
             check(index, message)?;
             if message.role == "assistant" {
-                // The policy's thoughts, as they were given to the client: endpoints refuse them.
+                // The policy's thoughts as the client received them: endpoints refuse them.
                 message.extra.retain(|key, _| !THOUGHTS.contains(&key.as_str()));
             }
         }
@@ -101,7 +101,7 @@ impl Asked {
     }
 }
 
-/// Has calls and results of functions in the form that came before tools read as those of tools.
+/// Converts calls and results of functions, the form before tools, to tools.
 fn name_legacy_calls(messages: &mut [ChatMessage]) {
     let mut calls = 0;
     for message in messages {
@@ -126,13 +126,13 @@ fn legacy_id(number: usize) -> String {
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-/// Refuses what no chat model could read.
+/// Refuses messages that no chat model could read.
 fn check(index: usize, message: &ChatMessage) -> Result<(), ApiError> {
     if !ROLES.contains(&message.role.as_str()) {
         let param = format!("messages[{index}].role");
         let known = ROLES.map(|role| format!("`{role}`")).join(", ");
         let role = shorten(&message.role);
-        let text = format!("`{param}` = `{role}` is not known\nhint: the roles are {known}");
+        let text = reason!("`{param}` = `{role}` is not known"; hint: "the roles are {known}");
         return Err(ApiError::invalid(&param, text));
     }
     let param = format!("messages[{index}].content");
@@ -242,7 +242,7 @@ mod tests {
         ];
         for (messages, param) in table {
             let error = of(messages.clone()).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{messages}");
+            assert_eq!(error.param.as_deref(), Some(param), "{messages}");
         }
     }
 }

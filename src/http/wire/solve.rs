@@ -22,8 +22,8 @@ pub(in crate::http) struct SolveRequest {
     /// A conversation that ends with the question.
     #[schema(value_type = Option<Vec<Message>>)]
     messages: Option<Vec<ChatMessage>>,
-    /// The first turns of the episode, written by the caller: the policy goes on behind them as if
-    /// they were its own. They count towards `max_turns`, and one turn must be left.
+    /// The first turns of the episode, written by the caller: the policy continues after them as if
+    /// they were its own. They count towards `max_turns`, and at least one turn must remain.
     turns: Option<Vec<WrittenTurn>>,
     /// Whether to send events as they happen. Default: false.
     stream: Option<bool>,
@@ -60,20 +60,20 @@ pub(in crate::http) struct SolveRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct WrittenTurn {
-    /// What the policy is to have thought.
+    /// The thought of the turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     think: Option<String>,
-    /// What it is to have asked the large model; `<question/>` and `<reply N/>` stand for the
-    /// question and for the reply of turn N, as in the policy's own prompts.
+    /// Its prompt for the large model; `<question/>` and `<reply N/>` stand for the question and
+    /// for the reply of turn N, as in the policy's own prompts.
     #[schema(example = "Who wrote Hamlet?")]
     interaction_prompt: String,
-    /// What the large model is to have replied. Without it, the large model is asked.
+    /// The large model's reply. Without it, the large model is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     interaction_response: Option<String>,
 }
 
 impl WrittenTurn {
-    /// The turn of an episode that its caller wrote; `None` for those of the policy.
+    /// A turn that the caller wrote; `None` for the policy's own.
     pub(in crate::http) fn given(turn: &Turn) -> Option<Self> {
         let prompt = match &turn.action {
             Action::Prompt(prompt) | Action::FinalPrompt(prompt) if turn.is_given => prompt,
@@ -185,41 +185,41 @@ impl From<EpisodeUsage> for SolveUsage {
 /// A turn of the policy.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::http) struct SolveTurn {
-    /// What it thought.
+    /// Its thought.
     think: Option<String>,
-    /// What it asked the large model.
+    /// Its prompt for the large model.
     #[serde(skip_serializing_if = "Option::is_none")]
     interaction_prompt: Option<String>,
-    /// The message that was sent for it, where it is not the prompt itself: with its references
-    /// resolved, or the question beside it.
+    /// The message that was sent, if it differs from the prompt: with references resolved, or with
+    /// the question.
     #[serde(skip_serializing_if = "Option::is_none")]
     sent: Option<String>,
     /// Whether the reply was to be the answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_final_prompt: bool,
-    /// What the large model replied, in full.
+    /// The large model's reply, in full.
     #[serde(skip_serializing_if = "Option::is_none")]
     interaction_response: Option<String>,
-    /// What it answered.
+    /// Its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<String>,
-    /// What it wrote, where that was neither a prompt nor an answer.
+    /// Its text, if that was neither a prompt nor an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     malformed: Option<String>,
-    /// Whether the policy was shown only the head of the reply.
+    /// Whether the policy was shown only the start of the reply.
     truncated: bool,
-    /// Whether the prompt was answered from the record, as it was sent before.
+    /// Whether the prompt was a repetition, answered from the record.
     repeated: bool,
     /// Whether its token limit cut the turn off.
     cut_off: bool,
-    /// Whether the request brought the turn.
+    /// Whether the caller wrote the turn.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_given: bool,
     /// Tokens that the policy wrote.
     tokens: usize,
     /// What they cost, in the currency of the configured prices.
     cost: f64,
-    /// Tokens that the large model read and wrote.
+    /// The large model's tokens.
     large_model_tokens: u64,
     /// What they cost.
     large_model_cost: f64,
@@ -266,11 +266,11 @@ impl From<Turn> for SolveTurn {
 pub(in crate::http) struct PolicyToken {
     /// Its id in the policy's vocabulary.
     id: u32,
-    /// Its text. A character of several tokens stands with the last of them. Absent in recorded
-    /// episodes of a policy that is not served any more.
+    /// Its text. The text of a character that spans several tokens is at the last of them. Absent
+    /// in recorded episodes of a policy that is no longer served.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    /// The natural logarithm of its probability, where the policy sampled it; it was given the rest.
+    /// The natural logarithm of its probability if the policy sampled it; absent for given tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     log_prob: Option<f32>,
 }
@@ -297,7 +297,7 @@ fn tokens(trace: &TokenTrace, texts: impl Iterator<Item = Option<String>>) -> Ve
         .collect()
 }
 
-/// What a reply shows beside the answer.
+/// What a reply contains besides the answer.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Shown {
     /// Whether it shows every turn.
@@ -321,7 +321,7 @@ pub(in crate::http) struct SolveReply {
     pub(in crate::http) large_model: String,
     /// The answer.
     pub(in crate::http) answer: String,
-    /// Whose words it is: `policy` or `large_model`.
+    /// Who wrote the answer: `policy` or `large_model`.
     #[schema(example = "policy")]
     pub(in crate::http) answer_source: &'static str,
     /// Why the episode ended: `answered`, `turn_limit`, `token_limit`, `deadline`, `budget` or
@@ -333,13 +333,13 @@ pub(in crate::http) struct SolveReply {
     /// Every turn, where `trace` asked for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::http) turns: Option<Vec<SolveTurn>>,
-    /// All that the policy read and wrote, in order, where `tokens` asked for it. Empty where the
+    /// Everything the policy read and wrote, in order, if `tokens` asked for it. Empty if the
     /// policy does not run here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::http) tokens: Option<Vec<PolicyToken>>,
 }
 
-/// Who answered, for replies.
+/// The names in a reply.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct Head {
     pub(in crate::http) id: String,

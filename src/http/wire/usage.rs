@@ -1,4 +1,4 @@
-//! What a request was billed, in the words of each protocol.
+//! Usage of a request, in the form of each protocol.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -7,8 +7,7 @@ use utoipa::ToSchema;
 use crate::episode::{Episode, EpisodeUsage, RoleUsage};
 use crate::trajectory::TokenUsage;
 
-/// What a request was billed, over all calls: those of the large model, and those of a policy that
-/// is paid for.
+/// Usage of a request over all billed calls: those of the large model, and those of a paid policy.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(in crate::http) struct Usage {
     /// Tokens read.
@@ -17,27 +16,27 @@ pub(in crate::http) struct Usage {
     completion_tokens: u64,
     /// Their sum.
     total_tokens: u64,
-    /// What the tokens read are made of.
+    /// Details of the tokens read.
     prompt_tokens_details: PromptDetails,
-    /// What the tokens written are made of.
+    /// Details of the tokens written.
     completion_tokens_details: CompletionDetails,
-    /// Both models, apart.
+    /// Usage by model.
     prompt_r1: Shares,
 }
 
-/// What the tokens read are made of.
+/// Details of the tokens read.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 struct PromptDetails {
-    /// Those that came from the endpoint's cache.
+    /// Tokens from the endpoint's cache.
     cached_tokens: u64,
     /// Always 0.
     audio_tokens: u64,
 }
 
-/// What the tokens written are made of.
+/// Details of the tokens written.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 struct CompletionDetails {
-    /// Those that were thoughts.
+    /// Tokens of thoughts.
     reasoning_tokens: u64,
     /// Always 0.
     audio_tokens: u64,
@@ -47,7 +46,7 @@ struct CompletionDetails {
     rejected_prediction_tokens: u64,
 }
 
-/// What each model used. All numbers are integers: clients add them up.
+/// Usage by model. All numbers are integers: clients add them up.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub(in crate::http) struct Shares {
     /// Turns of the policy.
@@ -91,7 +90,7 @@ pub(in crate::http) struct Sum {
 }
 
 impl Sum {
-    /// Nothing so far. `is_policy_billed`: whether the policy's tokens are paid for.
+    /// No usage yet. `is_policy_billed`: whether the policy's tokens are paid for.
     pub(in crate::http) fn new(is_policy_billed: bool) -> Self {
         Self { is_policy_billed, ..Self::default() }
     }
@@ -114,7 +113,7 @@ impl Sum {
         Shares { turns: self.turns, policy: policy.into(), large_model: large_model.into() }
     }
 
-    /// As Chat Completions has it.
+    /// In the form of Chat Completions.
     pub(in crate::http) fn usage(self) -> Usage {
         let billed = self.billed();
         Usage {
@@ -133,7 +132,7 @@ impl Sum {
         }
     }
 
-    /// As OpenAI's Responses has it.
+    /// In the form of OpenAI's Responses.
     pub(in crate::http) fn of_response(self) -> Value {
         let billed = self.billed();
         json!({
@@ -146,7 +145,7 @@ impl Sum {
         })
     }
 
-    /// As Anthropic's Messages has it: tokens from the cache stand apart from those read.
+    /// In the form of Anthropic's Messages: tokens from the cache are separate from those read.
     pub(in crate::http) fn of_message(self) -> Map<String, Value> {
         let billed = self.billed();
         let usage = json!({

@@ -1,4 +1,4 @@
-//! Which failures of an attempt are worth another.
+//! Which failures of an attempt are worth a retry.
 
 use crate::large_model::LargeModelError;
 use crate::outbound::retry::{Advice, Retryable};

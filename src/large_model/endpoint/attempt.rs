@@ -1,4 +1,4 @@
-//! One attempt at an endpoint: its slot, and the report of how it ended.
+//! One attempt at an endpoint: its slot, and the report of its outcome.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::exchange::Exchange;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase};
 
-/// An attempt under way. Reports when it is dropped: as cancelled, unless it was settled.
+/// An attempt in progress. It reports its outcome when it is dropped: cancelled, unless another was
+/// set.
 pub(super) struct Attempt {
     exchange: Arc<Exchange>,
     started: Instant,
@@ -17,8 +18,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Begins an attempt, once there is a slot for it, unless calls of its kind were stopped
-    /// meanwhile.
+    /// Begins an attempt once a slot is free, unless the breaker opened meanwhile.
     pub(super) async fn begin(exchange: &Arc<Exchange>) -> Result<Self, LargeModelError> {
         let transport = &exchange.transport;
         let slot = match Arc::clone(&transport.slots).try_acquire_owned() {
@@ -41,17 +41,17 @@ impl Attempt {
         })
     }
 
-    /// Says that it is being answered.
+    /// Records that a response has begun.
     pub(super) fn answers(&self) {
         self.exchange.answers();
     }
 
-    /// Says how it ended.
+    /// Records the outcome.
     pub(super) fn settle(&mut self, outcome: AttemptOutcome) {
         self.outcome = outcome;
     }
 
-    /// Says how it ended, from its result.
+    /// Records the outcome of a result.
     pub(super) fn settle_by<T>(&mut self, result: &Result<T, LargeModelError>) {
         self.settle(match result {
             Ok(_) => AttemptOutcome::Success,

@@ -1,4 +1,4 @@
-//! Reads a response's body: bounded in size, and in the time between its pieces.
+//! Reads a response's body, with a limit on its size and on the time between its pieces.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,7 @@ use super::exchange::Exchange;
 use crate::large_model::{LargeModelError, Phase};
 use crate::outbound::wire::Response;
 
-/// The body of a response as it arrives. Dropping it cancels the request. A failure is its last
-/// item.
+/// The body of a response as a stream. Dropping it cancels the request. A failure is its last item.
 pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 
 /// A body that is being read.
@@ -27,11 +26,10 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The body of a reply, of bounded size. One that is compressed, though that was not asked
-    /// for, is decoded.
+    /// The body of a reply, of bounded size. An unsolicited compression is decoded.
     ///
     /// # Errors
-    /// When its encoding is not known.
+    /// When its encoding is unknown.
     pub(super) fn reply(
         exchange: &Arc<Exchange>,
         response: Response,
@@ -49,9 +47,9 @@ impl Body {
         Ok(Self { exchange: Arc::clone(exchange), pieces, decoder, read: 0, limit })
     }
 
-    /// A body of any size, for a reader that does not keep it. It is decoded where `headers`, of
-    /// the response, name an encoding that is known and `is_decoded` asks for it; they then no
-    /// longer name it.
+    /// A body of any size, for a reader that does not buffer it. It is decoded if `is_decoded` asks
+    /// for it and `headers`, of the response, name a known encoding, which is then removed from
+    /// them.
     pub(super) fn unbounded(
         exchange: &Arc<Exchange>,
         pieces: reqwest::Body,
@@ -83,7 +81,7 @@ impl Body {
                 self.exchange.malformed(format!("its body cannot be decoded: {error}"))
             })?;
             self.count(decoded.len())?;
-            // Not every piece completes something.
+            // A piece need not complete an item.
             if !decoded.is_empty() {
                 return Ok(Some(decoded));
             }
@@ -101,13 +99,13 @@ impl Body {
         )))
     }
 
-    /// All of it.
+    /// The whole body.
     pub(super) async fn whole(mut self) -> Result<Bytes, LargeModelError> {
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         self.whole_from(first).await
     }
 
-    /// All of it, the first piece of which was read before.
+    /// The whole body, whose first piece was read before.
     pub(super) async fn whole_from(mut self, first: Bytes) -> Result<Bytes, LargeModelError> {
         let Some(second) = self.next().await? else { return Ok(first) };
         let mut whole = BytesMut::from(first);
@@ -118,15 +116,15 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Reads on to the end, which should be there: only then is the connection used again.
+    /// Reads to the end, which should be near: only then is the connection reused.
     pub(super) async fn close(&mut self) {
         const TIMEOUT: Duration = Duration::from_millis(50);
         let end = async { while let Ok(Some(_)) = piece(&mut self.pieces).await {} };
         let _ = self.exchange.within(Phase::NextByte, TIMEOUT, end).await;
     }
 
-    /// As much of an error's body as arrives, at most 64 KiB. Best effort: the status already says
-    /// that it failed.
+    /// The body of an error, at most 64 KiB, as far as it arrives. Best effort: the status already
+    /// says that the request failed.
     pub(super) async fn head(mut self) -> Vec<u8> {
         const MOST: usize = 64 * 1024;
         let mut head = Vec::new();
@@ -145,10 +143,10 @@ fn encoding(headers: &HeaderMap) -> Option<String> {
     (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
-/// The next piece as it arrives; `None` at the end.
+/// The next piece; `None` at the end.
 async fn piece(pieces: &mut reqwest::Body) -> Result<Option<Bytes>, reqwest::Error> {
     while let Some(frame) = pieces.frame().await {
-        // Others are trailers.
+        // Other frames are trailers.
         if let Ok(piece) = frame?.into_data() {
             return Ok(Some(piece));
         }

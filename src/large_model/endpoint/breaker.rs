@@ -1,15 +1,15 @@
-//! The circuit breakers of one endpoint, one for each route and model: state machines without a
-//! clock of their own. A model that fails, or a route that is not there, shuts no other out.
+//! The circuit breakers of one endpoint, one for each route and model. The clock is passed in. A
+//! failing model or a missing route does not affect others.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::config::BreakerConfig;
 
-/// Requests that test an endpoint after a pause. More than one, so that a caller whose requests
-/// always fail cannot keep it shut.
+/// Requests that probe an endpoint after a pause. More than one, so that a caller whose requests
+/// always fail cannot keep the breaker open.
 const PROBES: u32 = 3;
-/// Routes and models that are watched at one time: those that failed of late.
+/// Routes and models that are tracked at one time: those with recent failures.
 const MOST_WATCHED: usize = 1_024;
 
 /// What a request is for: the route and the model.
@@ -23,43 +23,43 @@ pub(super) struct Breakers {
     watched: HashMap<Target, Breaker>,
 }
 
-/// Stops requests once most of the last ones failed, then lets a few through to see.
+/// Opens once most of the recent requests failed, then lets a few probes through.
 #[derive(Debug)]
 struct Breaker {
     state: Circuit,
-    /// Counts the changes of state; requests that began before the last one tell nothing new.
+    /// The number of state changes. Results of requests from before the last change are ignored.
     generation: u64,
 }
 
 #[derive(Debug)]
 enum Circuit {
-    /// Whether each of the last requests failed, the newest last.
+    /// The results of the recent requests, newest last: whether each failed.
     Closed {
         failed: VecDeque<bool>,
     },
     Open {
         until: Instant,
     },
-    /// Probes under way, and those that failed.
+    /// Probes in flight, and failed probes.
     HalfOpen {
         probes: u32,
         failures: u32,
     },
 }
 
-/// The permission for one request, all its attempts included.
+/// Permission for one request and all its attempts.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     target: Target,
     generation: u64,
 }
 
-/// What a request says about its target.
+/// What the result of a request says about its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     Good,
     Bad,
-    /// The request was given up before it could tell.
+    /// The request was cancelled before it had a result.
     Unknown,
 }
 
@@ -68,7 +68,7 @@ impl Breakers {
         Self { config, watched: HashMap::new() }
     }
 
-    /// Permission for a request now, or how long none is given.
+    /// Permission for a request now, or the remaining pause.
     pub(super) fn admit(&mut self, target: &str, now: Instant) -> Result<Ticket, Duration> {
         let generation = match self.watched.get_mut(target) {
             None => 0,
@@ -77,20 +77,19 @@ impl Breakers {
         Ok(Ticket { target: target.to_owned(), generation })
     }
 
-    /// Whether requests of this kind have been stopped since the ticket was given.
+    /// Whether the breaker opened since this ticket was issued.
     pub(super) fn is_stopped(&self, ticket: &Ticket) -> bool {
         self.watched.get(&ticket.target).is_some_and(|breaker| {
             breaker.generation != ticket.generation && matches!(breaker.state, Circuit::Open { .. })
         })
     }
 
-    /// How long requests are stopped.
+    /// The length of the pause.
     pub(super) fn pause(&self) -> Duration {
         self.config.pause()
     }
 
-    /// Takes note that a request is being answered: one that was to test the endpoint need not end
-    /// before others are made.
+    /// Notes that a response has begun: further requests may be sent before a probe has ended.
     pub(super) fn answers(&mut self, ticket: &Ticket) {
         if let Some(breaker) = self.watched.get(&ticket.target)
             && breaker.generation == ticket.generation
@@ -100,7 +99,7 @@ impl Breakers {
         }
     }
 
-    /// Takes note of how a request ended. Every ticket must come back, also a cancelled one.
+    /// Notes the result of a request. Every ticket must come back, even a cancelled one.
     pub(super) fn record(&mut self, ticket: &Ticket, health: Health, now: Instant) {
         if self.config.failures == 0 {
             return;
@@ -137,7 +136,7 @@ impl Breaker {
         Ok(self.generation)
     }
 
-    /// Whether it is in its initial state again.
+    /// Whether it is in its initial state.
     fn record(&mut self, health: Health, now: Instant, config: &BreakerConfig) -> bool {
         match &mut self.state {
             Circuit::Closed { failed } => {

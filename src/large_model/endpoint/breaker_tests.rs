@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// What happens, at a time in milliseconds.
+/// An event, at a time in milliseconds.
 enum Step {
-    /// A request is let through; it is called by this letter later.
+    /// A request is permitted; this letter names it later.
     Admit(u64, char),
-    /// A request is refused for so many more milliseconds.
+    /// A request is refused, with so many milliseconds of the pause left.
     Refuse(u64, u64),
-    /// The request is being answered.
+    /// A response to the request begins.
     Answer(char),
     /// The request ends.
     End(u64, char, Health),
@@ -102,7 +102,7 @@ fn opens_probes_and_closes() {
             Admit(102, 'd'),
             Admit(102, 'e'),
             Admit(102, 'f'),
-            // However it ends.
+            // Whatever its result.
             End(103, 'b', Bad),
             Admit(104, 'g'),
         ],

@@ -49,13 +49,12 @@ impl Endpoint {
         &self.transport.config.model
     }
 
-    /// Whether it has a key of its own; otherwise each caller's is passed on.
+    /// Whether it has its own key; otherwise each caller's is passed on.
     pub fn has_key(&self) -> bool {
         self.transport.authorization.is_some()
     }
 
-    /// What a model's tokens are billed at: at the configured model's price where its own is not
-    /// known.
+    /// The prices of a model: those of the configured model if its own are unknown.
     pub fn billed_at(&self, model: &str) -> Prices {
         self.transport.config.prices_or_default(model)
     }
@@ -65,7 +64,8 @@ impl Endpoint {
         call.params.get("model").and_then(Value::as_str).unwrap_or(self.model_id())
     }
 
-    /// Asks, again without the fields that nobody asked for and that turn out to be refused.
+    /// Sends the call. If the endpoint refuses a field that the caller did not ask for, sends it
+    /// again without that field.
     async fn ask<T, F>(
         &self,
         call: &Call,
@@ -96,7 +96,7 @@ impl Endpoint {
             tracing::info!(
                 model = transport.name,
                 fields = ?names.keys().collect::<Vec<_>>(),
-                "asking again without fields that the endpoint refuses"
+                "retrying without fields that the endpoint refuses"
             );
             if is_lasting {
                 transport.refused.learn(model, &names);
@@ -115,7 +115,7 @@ impl Endpoint {
     }
 }
 
-/// Waits for a good response; an error status becomes the failure that it is.
+/// Waits for a successful response; an error status becomes an error.
 async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, LargeModelError> {
     let response = exchange.send(request).await?;
     let status = response.status();
@@ -129,8 +129,7 @@ async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, La
     };
     let mut error = parse_error(status.as_u16(), &body, exchange.redactor());
     if status.is_redirection() {
-        error.message =
-            "a redirect, which is not followed\nhint: set `url` to where the API is".into();
+        error.message = "a redirect, which is not followed".into();
     }
     Err(exchange.status(error, wait))
 }
@@ -173,7 +172,7 @@ impl LargeModel for Endpoint {
 }
 
 impl Endpoint {
-    /// The reply to `call`, whole, without a wait for a place.
+    /// The whole reply to `call`, without waiting for a slot.
     async fn complete_now(&self, call: &Call) -> Result<Reply, LargeModelError> {
         self.ask(call, false, async |exchange, request, reading: Reading| {
             let mut attempt = Attempt::begin(&exchange).await?;
@@ -191,7 +190,7 @@ impl Endpoint {
         .await
     }
 
-    /// The reply to `call`, as it is written, without a wait for a place.
+    /// The reply to `call` as a stream, without waiting for a slot.
     pub(super) async fn stream_now(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
         self.ask(call, true, async |exchange, request, reading| {
             let mut attempt = Attempt::begin(&exchange).await?;

@@ -1,5 +1,6 @@
-//! What an operator says about a large model behind an endpoint.
+//! The configuration of a large model behind an endpoint.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::hint::Hint;
 use crate::large_model::pace::PaceConfig;
 use crate::large_model::{Prices, UnknownModel};
 use crate::outbound::client::{Unusable, parse_url};
@@ -17,57 +19,55 @@ use crate::outbound::config::{RetryConfig, TimeoutConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LargeModelConfig {
-    /// Where the API is, such as `https://api.openai.com/v1`. Paths like `/chat/completions` are
-    /// appended to it as it stands: where the API lives under `/v1`, the URL must say so. No
-    /// credentials, query or fragment. Redirects are not followed. Hosts other than this machine
-    /// are reached through `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` where these are set.
+    /// The URL of the API, such as `https://api.openai.com/v1`. Paths like `/chat/completions` are
+    /// appended to it, so it must contain the `/v1` if the API has one. No credentials, query or
+    /// fragment. Redirects are not followed. Hosts other than this machine are reached through
+    /// `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` if these are set.
     pub url: String,
     /// The model's id at the endpoint, such as `gpt-4o-mini`.
     pub model: String,
-    /// The name of the environment variable that holds the key. Default: `OPENAI_API_KEY`, if it
-    /// is set. Empty: no key. A variable that is named here must be set. Without a key, each
-    /// caller's own `Authorization` is passed on.
+    /// The name of the environment variable with the key. Default: `OPENAI_API_KEY`, if it is set.
+    /// Empty: no key. A variable named here must be set. Without a key, each caller's own
+    /// `Authorization` is passed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// Fields that every request carries unless it sets them itself: `temperature`,
-    /// `max_tokens`… Default: none.
+    /// Fields that are added to every request that does not set them: `temperature`, `max_tokens`…
+    /// Default: none.
     #[serde(default)]
     pub params: Map<String, Value>,
-    /// How long to wait for what.
+    /// Time-outs.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
-    /// When to try again.
+    /// Retries.
     #[serde(default)]
     pub retries: RetryConfig,
-    /// When to stop trying for a while.
+    /// The circuit breaker.
     #[serde(default)]
     pub breaker: BreakerConfig,
-    /// Requests at the endpoint at one time; further ones wait, inside their time limits.
-    /// Default: 256.
+    /// Concurrent requests; further ones wait, within their time limits. Default: 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
-    /// Whether fewer calls than that are made at one time where the endpoint takes fewer: as many
-    /// as it answers without becoming slow or refusing some (429, 503). Further calls wait in
-    /// order, and their time-outs with them. Default: true in evaluation and training, false in
-    /// serving, where a caller gets the endpoint's own answer at once.
+    /// Whether the number of concurrent calls adapts to the endpoint, up to that limit: as many as
+    /// it answers without slowing down or refusing some (429, 503). Further calls wait in order,
+    /// and their time-outs start when they are made. Default: true in evaluation and training,
+    /// false in serving, where a caller gets the endpoint's own answer at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_in_flight: Option<bool>,
-    /// Requests that may be made in any minute, by all that share this large model; further ones
-    /// wait. Default: no limit.
+    /// Requests per minute, over all users of this large model; further ones wait. Default: no
+    /// limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
-    /// Tokens that may be read and written in any minute, likewise. A call counts as the length of
-    /// its text and of the longest reply it allows, and as what it used once that is known.
-    /// Default: no limit.
+    /// Tokens read and written per minute, likewise. A call is charged for the length of its text
+    /// and the longest reply it allows until its usage is known. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u64>,
-    /// What the tokens of `model` cost. Default: unknown, which counts as nothing.
+    /// Prices of the tokens of `model`. Default: unknown, which counts as 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<Prices>,
-    /// What the tokens of the endpoint's other models cost, by their ids. Default: unknown.
+    /// Prices of the tokens of the endpoint's other models, by id. Default: unknown.
     #[serde(default)]
     pub model_prices: BTreeMap<String, Prices>,
-    /// Whether keys with a budget may ask for models of unknown price, which are then billed at
+    /// Whether keys with a budget may use models of unknown price, which are then billed at
     /// `prices`. Default: false.
     #[serde(default)]
     pub allow_unpriced: bool,
@@ -78,12 +78,12 @@ pub struct LargeModelConfig {
     /// `{ max_tokens = "max_completion_tokens" }`. Default: none.
     #[serde(default)]
     pub rename: BTreeMap<String, String>,
-    /// A file of certificates (PEM) of authorities that are trusted beside the system's. Default:
+    /// A PEM file of certificate authorities that are trusted in addition to the system's. Default:
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Names of large models that are asked, in this order, when this one fails. Their own
-    /// fallbacks are not followed. Default: none.
+    /// Names of large models that are tried in this order when this one fails. Their own fallbacks
+    /// are not followed. Default: none.
     #[serde(default)]
     pub fallbacks: Vec<String>,
     /// The longest reply that is read, bytes of the response's body. Default: 16777216 (16 MiB).
@@ -91,14 +91,15 @@ pub struct LargeModelConfig {
     pub max_reply_bytes: usize,
 }
 
-/// When a model or route of an endpoint is left alone. Each has a breaker of its own.
+/// The circuit breaker. Each model and route of an endpoint has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
-    /// So many failed requests among the last twice as many stop further ones for a while; 0:
-    /// never. A request counts once, whatever its retries. Default: 8.
+    /// This many failed requests among the last twice as many open the breaker; 0: never. A request
+    /// counts once, whatever its retries. Default: 8.
     pub failures: u32,
-    /// How long none is made; a few then test the endpoint, milliseconds. Default: 10000.
+    /// How long it stays open before a few requests probe the endpoint, milliseconds. Default:
+    /// 10000.
     pub pause_ms: u64,
 }
 
@@ -120,7 +121,7 @@ fn default_max_reply_bytes() -> usize {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelConfigError {
     /// A value that cannot be used.
-    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}\nhint: {hint}")]
+    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}")]
     Invalid {
         /// The model's name.
         name: String,
@@ -133,12 +134,22 @@ pub enum LargeModelConfigError {
         /// What to do.
         hint: &'static str,
     },
-    /// A name that is given twice.
-    #[error("two large models are called `{0}`\nhint: rename one of them")]
+    /// A name that is used twice.
+    #[error("two large models are called `{0}`")]
     Duplicate(String),
-    /// A name that nothing has.
+    /// A name that does not exist.
     #[error(transparent)]
     Unknown(#[from] UnknownModel),
+}
+
+impl Hint for LargeModelConfigError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Invalid { hint, .. } => (*hint).into(),
+            Self::Duplicate(_) => "rename one of them".into(),
+            Self::Unknown(error) => return error.hint(),
+        })
+    }
 }
 
 impl LargeModelConfigError {
@@ -149,7 +160,7 @@ impl LargeModelConfigError {
 }
 
 impl LargeModelConfig {
-    /// The model `model` at `url`, all else by default.
+    /// The model `model` at `url`, with defaults for everything else.
     pub fn new(url: impl Into<String>, model: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -174,28 +185,27 @@ impl LargeModelConfig {
         }
     }
 
-    /// The price of a model of the endpoint, if it is known.
+    /// The price of a model of the endpoint, if known.
     pub fn prices_of(&self, model: &str) -> Option<Prices> {
         self.model_prices.get(model).copied().or(self.prices.filter(|_| model == self.model))
     }
 
-    /// What a model's tokens are billed at: at the configured model's price where its own is not
-    /// known.
+    /// The prices of a model: those of the configured model if its own are unknown.
     pub(super) fn prices_or_default(&self, model: &str) -> Prices {
         self.prices_of(model).or(self.prices).unwrap_or_default()
     }
 
-    /// The same, adapting the number of calls at one time unless that is set: for programs that
-    /// wait for whatever they ask, such as evaluation and training.
+    /// The same with adaptive concurrency, unless that is set: for programs that can wait, such as
+    /// evaluation and training.
     pub fn patient(self) -> Self {
         Self { adaptive_in_flight: self.adaptive_in_flight.or(Some(true)), ..self }
     }
 
-    /// At which pace calls are made.
+    /// The limits on the rate of calls.
     pub(super) fn pace(&self) -> PaceConfig {
         PaceConfig {
             adaptive: self.adaptive_in_flight.unwrap_or_default().then_some(self.max_in_flight),
-            // With several waiting for each other, none is to come near its time-out.
+            // Waiting calls must not come near their time-outs.
             longest: self.timeouts.first_byte() / 4,
             requests_per_minute: self.requests_per_minute,
             tokens_per_minute: self.tokens_per_minute,
@@ -242,7 +252,7 @@ impl LargeModelConfig {
             ("max_reply_bytes", self.max_reply_bytes as u64),
         ];
         for (key, value) in limits {
-            // A day, and in bytes or requests more than any machine has.
+            // A day, and more bytes or requests than any machine has.
             let most = if key.ends_with("_ms") { 86_400_000 } else { 1 << 40 };
             if value == 0 || value > most {
                 let reason = "it is out of range";

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::hint::Hint;
 use crate::large_model::{Endpoint, EndpointSetup, LargeModel};
 
 fn config(toml: &str) -> LargeModelConfig {
@@ -78,7 +79,7 @@ fn urls() {
         match (config.validate("x"), expected) {
             (Ok(parsed), Ok(expected)) => assert_eq!(parsed.as_str(), expected),
             (Err(error), Err(expected)) => {
-                let error = error.to_string();
+                let error = error.explained();
                 assert!(error.contains(expected) && !error.contains("planted"), "{url}: {error}");
             }
             (result, _) => panic!("{url}: {result:?}"),
@@ -118,7 +119,7 @@ fn keys_come_from_the_named_variable() {
         };
         let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
         let endpoint = Endpoint::new("x", &config(toml), &setup);
-        endpoint.map(|endpoint| endpoint.has_key()).map_err(|error| error.to_string())
+        endpoint.map(|endpoint| endpoint.has_key()).map_err(|error| error.explained())
     };
     assert_eq!(build("", None), Ok(false));
     assert_eq!(build("", Some("sk-planted")), Ok(true));

@@ -1,23 +1,23 @@
-//! The fields of a reply's message in the one form that the rest of the program reads: content as
-//! text, thoughts in `reasoning_content`, tool calls with ids and arguments as text.
+//! Normalises the fields of a reply's message: content as text, thoughts in `reasoning_content`,
+//! tool calls with ids and arguments as text.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// Where thoughts are kept.
+/// The field for thoughts.
 const THOUGHTS: &str = "reasoning_content";
 
-/// A content of parts, taken apart.
+/// The parts of a content list, by kind.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Parts {
     pub(super) text: String,
     pub(super) thoughts: String,
-    /// Parts that are neither: images, audio.
+    /// Other parts: images, audio.
     pub(super) others: Vec<Value>,
 }
 
-/// Takes a content of parts apart. Their texts follow each other without a break: parts of a
-/// streamed reply end anywhere.
+/// Splits a content list by kind. Texts are joined without separators: parts of a streamed reply
+/// end anywhere.
 pub(super) fn take_apart(parts: Vec<Value>) -> Parts {
     let mut apart = Parts::default();
     for part in parts {
@@ -51,8 +51,8 @@ fn append(text: &mut String, value: Option<&Value>) {
     }
 }
 
-/// Takes a message's content of parts apart: its text becomes the content, unless there are parts
-/// that are no text.
+/// Replaces a message's content list: its text becomes the content, unless there are parts that are
+/// not text.
 pub(super) fn flatten(content: Value, fields: &mut Map<String, Value>) -> Value {
     let Value::Array(parts) = content else { return content };
     let Parts { text, thoughts, mut others } = take_apart(parts);
@@ -68,7 +68,7 @@ pub(super) fn flatten(content: Value, fields: &mut Map<String, Value>) -> Value 
     others.into()
 }
 
-/// Gives every tool call what clients rely on: an id of its own, a type, arguments as text.
+/// Gives every tool call what clients rely on: a unique id, a type, arguments as text.
 pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
     let Some(Value::Array(calls)) = fields.get_mut("tool_calls") else {
         fields.shift_remove("tool_calls");
@@ -99,7 +99,7 @@ pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
     }
 }
 
-/// The finish reason in OpenAI's words, which typed clients insist on.
+/// The finish reason by OpenAI's names, which typed clients require.
 pub(super) fn finish_reason(said: Option<&str>, has_calls: bool) -> &'static str {
     let said = said.unwrap_or_default().to_ascii_lowercase();
     match said.as_str() {

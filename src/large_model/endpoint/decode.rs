@@ -1,4 +1,4 @@
-//! Bodies that are compressed though nobody asked for it.
+//! Decodes bodies that are compressed although that was not requested.
 
 use std::io::{self, Write};
 
@@ -21,12 +21,12 @@ impl Decoder {
         }
     }
 
-    /// Takes a piece; gives what it decodes to. Stops soon after more than `most` bytes.
+    /// Decodes a piece. Stops soon after more than `most` bytes.
     ///
     /// # Errors
     /// When the body is not what its encoding says.
     pub(super) fn push(&mut self, encoded: &[u8], most: usize) -> io::Result<Bytes> {
-        /// A byte decodes to a thousand at most.
+        /// A byte decodes to a thousand bytes at most.
         const STEP: usize = 1024;
         for step in encoded.chunks(STEP) {
             let decoded = match self {

@@ -1,11 +1,11 @@
-//! Puts the message of a streamed reply together.
+//! Assembles the message of a streamed reply.
 
 use serde_json::{Map, Value};
 
 use super::content::{Parts, take_apart};
 
-/// Tool calls of one message. No model makes as many; without a bound, an endpoint could keep this
-/// program busy with them.
+/// Tool calls of one message. No model makes this many; without a bound, an endpoint could keep
+/// this program busy.
 pub(super) const MAX_CALLS: usize = 128;
 
 /// More tool calls than [`MAX_CALLS`].
@@ -16,14 +16,14 @@ pub(super) struct TooManyCalls;
 #[derive(Debug, Default)]
 pub(super) struct PartialMessage {
     fields: Map<String, Value>,
-    /// Parts of the content that are no text.
+    /// Parts of the content that are not text.
     parts: Vec<Value>,
     calls: Vec<PartialCall>,
 }
 
 impl PartialMessage {
-    /// Adds a delta and returns its text: text is appended, pieces of tool calls are matched up,
-    /// lists grow, anything else takes the newest value.
+    /// Adds a delta and returns its text. Text is appended, pieces of tool calls are matched, lists
+    /// grow, and for anything else the newest value counts.
     pub(super) fn add(&mut self, delta: Map<String, Value>) -> Result<String, TooManyCalls> {
         let mut text = String::new();
         for (key, value) in delta {
@@ -56,7 +56,7 @@ impl PartialMessage {
         Ok(text)
     }
 
-    /// The fields of the whole message.
+    /// The fields of the complete message.
     pub(super) fn into_fields(mut self) -> Map<String, Value> {
         if !self.calls.is_empty() {
             let calls = self.calls.into_iter().map(|call| Value::Object(call.fields)).collect();
@@ -79,7 +79,7 @@ impl PartialMessage {
             (None, Some(id)) => {
                 self.calls.iter().rposition(|call| text_of(&call.fields, "id") == Some(id))
             }
-            // Neither: it goes on with the call at hand.
+            // Neither: it continues the current call.
             (None, None) => self.calls.len().checked_sub(1),
         };
         let position = position.filter(|at| !self.calls[*at].is_followed_by(&fields));
@@ -102,7 +102,8 @@ impl PartialMessage {
 
 #[derive(Debug)]
 struct PartialCall {
-    /// Which call a piece belongs to. Not every endpoint says so, and some say 0 of every call.
+    /// Which call a piece belongs to. Some endpoints do not say, and some send index 0 for every
+    /// call.
     index: Option<u64>,
     fields: Map<String, Value>,
     nesting: Nesting,
@@ -113,8 +114,8 @@ impl PartialCall {
         Self { index, fields: Map::new(), nesting: Nesting::default() }
     }
 
-    /// Whether a piece that bears this call's index begins another call. Only a piece with a name
-    /// does: some endpoints make up another id for every piece.
+    /// Whether a piece with this call's index begins another call. Only a piece with a name does:
+    /// some endpoints send a new id with every piece.
     fn is_followed_by(&self, piece: &Map<String, Value>) -> bool {
         if piece
             .get("function")
@@ -125,13 +126,13 @@ impl PartialCall {
         }
         match (text_of(&self.fields, "id"), text_of(piece, "id")) {
             (Some(own), Some(other)) => own != other,
-            // Nothing can follow arguments that are closed.
+            // Nothing can follow complete arguments.
             _ => self.nesting.is_closed() && arguments(piece).is_some_and(|more| !more.is_empty()),
         }
     }
 }
 
-/// How deep inside a JSON object a text that arrives in pieces is.
+/// The nesting depth in a JSON text that arrives in pieces.
 #[derive(Debug, Default)]
 struct Nesting {
     depth: usize,
@@ -171,8 +172,7 @@ fn arguments(call: &Map<String, Value>) -> Option<&str> {
     call.get("function")?.get("arguments")?.as_str()
 }
 
-/// Adds a piece to a tool call: only the arguments are written bit by bit, all else is whole
-/// whenever it is sent.
+/// Adds a piece to a tool call: only the arguments are sent in pieces, everything else is complete.
 fn grow_call(call: &mut Map<String, Value>, piece: Map<String, Value>) {
     for (key, value) in piece {
         match (call.get_mut(&key), value) {

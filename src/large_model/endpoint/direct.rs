@@ -1,9 +1,9 @@
-//! Requests over plain HTTP without a proxy, each on one task with its connection.
+//! A client for plain HTTP without a proxy that runs each request and its connection on one task.
 //!
-//! A client with a task for each connection hands every request, and every piece of its response,
-//! from task to task, often across cores: on loopback that takes longer than all the rest. Here the
+//! A client with a task for each connection passes every request, and every piece of its response,
+//! between tasks, often across cores: on loopback that takes longer than everything else. Here the
 //! task that awaits a response polls its connection. An idle connection is not polled; whether it
-//! is still open is checked when it is taken again.
+//! is still open is checked when it is reused.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -26,19 +26,19 @@ use tower::ServiceExt;
 
 use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MOST_HEADERS, Request, Response};
 
-/// How long an idle connection is kept.
+/// How long an idle connection is kept open.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DirectError {
-    /// There was no connection in time.
+    /// Connecting took too long.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// There was no connection.
+    /// Connecting failed.
     #[error(transparent)]
     Connect(Box<dyn Error + Send + Sync>),
-    /// There was no response.
+    /// The connection gave no response.
     #[error(transparent)]
     Failed(hyper::Error),
 }
@@ -61,8 +61,8 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// For the endpoint at `to`, unless TLS or a proxy stands between. At most `most_idle`
-    /// connections wait to be used again.
+    /// For the endpoint at `to`, unless TLS or a proxy is needed. At most `most_idle` connections
+    /// are kept for reuse.
     pub(super) fn new(
         to: &Uri,
         is_local: bool,
@@ -97,8 +97,8 @@ impl Direct {
             let asked = Instant::now();
             match link.ask(request.clone()).await {
                 Ok(response) => return Ok(self.reply(link, response).await),
-                // It was closed while it was idle, or just as it was taken: the request was not
-                // served, and goes over another connection.
+                // It was closed while idle, or just as it was taken: the request was not served,
+                // and is sent over another connection.
                 Err(error) if asked.elapsed() < CLOSED_UNSERVED && !error.is_parse() => {}
                 Err(error) => return Err(DirectError::Failed(error)),
             }
@@ -146,13 +146,13 @@ struct Link {
 }
 
 impl Link {
-    /// Goes on with what there is to write and to read.
+    /// Drives reads and writes.
     fn drive(&mut self, context: &mut Context<'_>) {
-        // How it ended, the request that is under way learns by itself.
+        // The request in flight notices by itself how the connection ended.
         self.is_over = self.is_over || self.connection.as_mut().poll(context).is_ready();
     }
 
-    /// Whether it would take a request.
+    /// Whether it can take a request.
     fn is_ready(&self) -> bool {
         !self.is_over && self.sender.is_ready()
     }
@@ -169,7 +169,7 @@ impl Link {
     }
 }
 
-/// A response's body, which drives its connection and gives it back at its end.
+/// A response's body, which drives its connection and returns it at the end.
 struct Reply {
     body: Incoming,
     link: Option<Link>,
@@ -177,10 +177,10 @@ struct Reply {
 }
 
 impl Reply {
-    /// Gives the connection back.
+    /// Returns the connection.
     fn end(&mut self, context: &mut Context<'_>) {
         if let Some(mut link) = self.link.take() {
-            // So that it sees that the body is over.
+            // So that it notices the end of the body.
             link.drive(context);
             self.idle.put(link);
         }
@@ -200,7 +200,7 @@ impl hyper::body::Body for Reply {
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         match frame {
-            // Its connection is of no use any more.
+            // The connection cannot be reused.
             Some(Err(_)) => self.link = None,
             Some(Ok(_)) if !self.body.is_end_stream() => {}
             _ => self.end(context),
@@ -217,14 +217,14 @@ impl hyper::body::Body for Reply {
     }
 }
 
-/// Connections that wait to be used again, the longest idle first, and since when.
+/// Idle connections, the longest idle first, with the start of their idle time.
 struct Idle {
     most: usize,
     links: Mutex<VecDeque<(Instant, Link)>>,
 }
 
 impl Idle {
-    /// One that is still good.
+    /// A connection that is still usable.
     fn take(&self) -> Option<Link> {
         loop {
             let (since, mut link) = self.links().pop_back()?;

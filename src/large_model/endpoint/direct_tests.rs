@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// What becomes of the connections of an upstream, by their number.
+/// What happens to the upstream's connections, by number.
 #[derive(Debug, PartialEq)]
 enum Event {
     /// The head and body of a request.
@@ -16,7 +16,7 @@ enum Event {
     Closed(usize),
 }
 
-/// An upstream that answers each request by the next of `answers`; after an empty one it closes.
+/// An upstream that sends the next of `answers` to each request, and closes after an empty one.
 async fn upstream(
     answers: &'static [&'static str],
 ) -> (SocketAddr, mpsc::UnboundedReceiver<Event>) {

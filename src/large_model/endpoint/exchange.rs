@@ -1,5 +1,5 @@
-//! One call of one endpoint: its credential, its deadline, its breaker's ticket, and the errors its
-//! failures become.
+//! One call of one endpoint: its credential, its deadline, its breaker ticket, and the errors that
+//! its failures become.
 
 use std::error::Error;
 use std::future::Future;
@@ -16,13 +16,14 @@ use super::direct::DirectError;
 use super::reply::{Fault, Parsed};
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
+use crate::hint::Reason;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::trajectory::TokenUsage;
 
-/// What a call is for.
+/// The target of a call.
 pub(super) struct Target<'a> {
     /// The route below the endpoint's URL.
     pub(super) route: &'a str,
@@ -35,21 +36,21 @@ pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
-    /// When its reply must have begun.
+    /// The deadline for the start of the reply.
     start_by: Instant,
-    /// When the caller stops caring.
+    /// The caller's deadline.
     deadline: Option<Instant>,
-    /// Absent where no breaker watches, as for lists of models.
+    /// Absent without a breaker, as for lists of models.
     ticket: Option<Ticket>,
-    /// What it says about its endpoint.
+    /// What the result says about the endpoint.
     health: Mutex<Health>,
 }
 
 impl Exchange {
-    /// A call that starts now. The endpoint's key goes before the caller's.
+    /// A call that starts now. The endpoint's key takes precedence over the caller's.
     ///
     /// # Errors
-    /// While calls of this kind are stopped, because too many failed.
+    /// While the breaker is open.
     pub(super) fn open(
         transport: &Arc<Transport>,
         target: Option<Target<'_>>,
@@ -74,12 +75,12 @@ impl Exchange {
         }))
     }
 
-    /// When no further attempt is begun.
+    /// When no further attempt is started.
     pub(super) fn retry_until(&self) -> Instant {
         self.deadline.map_or(self.start_by, |deadline| deadline.min(self.start_by))
     }
 
-    /// Makes sure that calls of this kind were not stopped since this one began.
+    /// Fails if the breaker opened since this call began.
     pub(super) fn check_admitted(&self) -> Result<(), LargeModelError> {
         let Some(ticket) = &self.ticket else { return Ok(()) };
         let breakers = self.transport.breakers();
@@ -89,14 +90,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes note that it is being answered.
+    /// Notes that a response has begun.
     pub(super) fn answers(&self) {
         if let Some(ticket) = &self.ticket {
             self.transport.breakers().answers(ticket);
         }
     }
 
-    /// Takes note of how an attempt ended; the last one counts.
+    /// Notes the outcome of an attempt; the last one counts.
     pub(super) fn note(&self, outcome: AttemptOutcome) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health(outcome);
     }
@@ -114,7 +115,7 @@ impl Exchange {
         let Some(direct) = &self.transport.direct else {
             let request = reqwest::Request::try_from(request);
             let request = request.map_err(|error| self.rejected(library_causes(&error)))?;
-            // Large: allocated by itself, so that what goes directly does not carry it along.
+            // Boxed, because it is large and direct requests should not carry its size.
             let sending = Box::pin(self.by_library(request));
             let sent = self.within(Phase::FirstByte, limit, sending).await?;
             return sent.map(Response::from).map_err(|error| match error.is_connect() {
@@ -131,8 +132,8 @@ impl Exchange {
         })
     }
 
-    /// Sends a request by the client library, once more where the connection was closed at once: it
-    /// may have been a kept one that the endpoint gave up meanwhile, which the library does not say.
+    /// Sends a request with the client library, and once more if the connection closed at once: the
+    /// library may have reused a connection that the endpoint had closed, and does not say so.
     async fn by_library(
         &self,
         request: reqwest::Request,
@@ -156,7 +157,7 @@ impl Exchange {
         future: impl Future<Output = T>,
     ) -> impl Future<Output = Result<T, LargeModelError>> {
         let now = Instant::now();
-        // A reply that makes progress may take its time.
+        // A reply that makes progress has no other limit.
         let mut limit = match phase {
             Phase::NextByte => limit,
             _ => limit.min(self.start_by.saturating_duration_since(now)),
@@ -173,7 +174,7 @@ impl Exchange {
         })
     }
 
-    /// Takes the credential out of what the endpoint says.
+    /// Removes the credential from text of the endpoint.
     pub(super) fn redactor(&self) -> Redactor<'_> {
         Redactor::new(self.authorization.as_ref().map(|value| value.expose_secret()))
     }
@@ -204,7 +205,7 @@ impl Exchange {
         self.unreachable(&reason, false)
     }
 
-    /// No response came over a connection that was made.
+    /// A connection was made but gave no response.
     fn unanswered(
         &self,
         error: &(dyn Error + 'static),
@@ -217,7 +218,7 @@ impl Exchange {
         self.unreachable(&reason, asked.elapsed() >= CLOSED_UNSERVED)
     }
 
-    /// A response broke off.
+    /// The response broke off.
     pub(super) fn broken(&self, error: &reqwest::Error) -> LargeModelError {
         self.unreachable(&library_causes(error), true)
     }
@@ -235,12 +236,12 @@ impl Exchange {
         LargeModelError::Malformed { model: self.transport.name.clone(), reason: reason.into() }
     }
 
-    pub(super) fn rejected(&self, reason: impl Into<String>) -> LargeModelError {
+    pub(super) fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
         LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
     }
 
-    /// The reply with what it cost: as the endpoint says, else by the length of its texts. `read`:
-    /// bytes of text in the request. `model`: the id it was asked of.
+    /// The reply with its cost: by the endpoint's usage, otherwise by the length of its texts.
+    /// `read`: bytes of text in the request. `model`: the id that was asked.
     pub(super) fn billed(&self, parsed: Parsed, model: &str, read: usize) -> Reply {
         let Parsed { mut message, finish_reason, logprobs, usage } = parsed;
         let usage = usage.unwrap_or_else(|| {
@@ -275,7 +276,7 @@ impl Exchange {
         }
     }
 
-    /// The failure that an error status means.
+    /// The error for an error status.
     pub(super) fn status(
         &self,
         error: UpstreamError,
@@ -304,8 +305,8 @@ fn circuit_open(transport: &Transport, retry_in: Duration) -> LargeModelError {
     LargeModelError::CircuitOpen { model: transport.name.clone(), retry_in }
 }
 
-/// What an outcome says about the endpoint. One that refuses calls, also by rate limits or because
-/// it does not know the route, is up.
+/// What an outcome says about the endpoint. An endpoint that refuses calls, even by rate limits or
+/// because it does not have the route, is up.
 fn health(outcome: AttemptOutcome) -> Health {
     match outcome {
         AttemptOutcome::Status(501) => Health::Good,
@@ -318,7 +319,7 @@ fn health(outcome: AttemptOutcome) -> Health {
     }
 }
 
-/// How long a response asks to be left alone.
+/// How long a response asks to wait.
 pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
     retry_after(headers, SystemTime::now())
 }

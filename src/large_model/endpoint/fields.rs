@@ -1,5 +1,5 @@
-//! The fields of a request: what was asked for, what this program adds, and what an endpoint turned
-//! out to refuse of the latter.
+//! The fields of a request: what was asked for, what this program adds, and which of the latter an
+//! endpoint refuses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,18 +11,18 @@ use super::config::LargeModelConfig;
 use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError};
 
-/// Fields that a model refuses, each with the name under which it takes them, if any.
+/// Fields that a model refuses, each with the name that it accepts instead, if any.
 pub(super) type Names = BTreeMap<String, Option<String>>;
 
-/// What is known of each model of an endpoint.
+/// What each model of an endpoint refuses.
 #[derive(Debug, Default)]
 pub(super) struct Refused(Mutex<HashMap<String, Names>>);
 
-/// Models that something is remembered of.
+/// How many models are remembered.
 const MOST_MODELS: usize = 1_024;
 
 impl Refused {
-    /// What a model refuses, as far as it is known.
+    /// What a model is known to refuse.
     pub(super) fn of(&self, model: &str) -> Names {
         self.models().get(model).cloned().unwrap_or_default()
     }
@@ -41,7 +41,8 @@ impl Refused {
     }
 }
 
-/// A request's body, and which of its fields nobody asked for: the endpoint may refuse these.
+/// A request's body, and the fields in it that the caller did not ask for, which the endpoint may
+/// refuse.
 #[derive(Debug)]
 pub(super) struct Fields {
     pub(super) body: Bytes,
@@ -68,7 +69,7 @@ pub(super) fn fields(
     }
     let mut own = Vec::new();
     for (key, value) in &call.own {
-        // A model that is given its limit under the newer name does not take the older one.
+        // A model that has its limit under the newer name refuses the older one.
         let key = match key.as_str() {
             "max_tokens" if body.contains_key("max_completion_tokens") => "max_completion_tokens",
             key => key,
@@ -117,8 +118,8 @@ pub(super) fn fields(
     Ok(Fields { body: body.into(), own })
 }
 
-/// Which of the fields that nobody asked for an error refuses, and whether that is worth
-/// remembering: a limit that is too large for one request says nothing about the next.
+/// Which of the added fields an error refuses, and whether to remember that: a limit that is too
+/// large for one request says nothing about the next.
 pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Names, bool)> {
     let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
         return None;
@@ -142,13 +143,13 @@ pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Nam
     (!names.is_empty()).then_some((names, !is_size))
 }
 
-/// The name that an error proposes in a field's place.
+/// The name that an error suggests instead of a field.
 fn substitute(field: &str, text: &str) -> Option<String> {
     const NEWER: &str = "max_completion_tokens";
     (field == "max_tokens" && text.contains(NEWER)).then(|| NEWER.to_owned())
 }
 
-/// Whether a text names a field. What is a common word too must stand in quotes.
+/// Whether a text names a field. A common word must be in quotes.
 fn names(text: &str, field: &str) -> bool {
     let is_common = matches!(field, "stream" | "stop" | "temperature" | "seed");
     let is_part = |c: char| c.is_alphanumeric() || c == '_';

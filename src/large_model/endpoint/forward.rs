@@ -1,4 +1,4 @@
-//! Requests that are handed to an endpoint as they are, and its responses handed back.
+//! Passes requests to an endpoint unchanged, and its responses back.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,7 +21,7 @@ use crate::large_model::{AttemptOutcome, LargeModelError};
 use crate::outbound::retry::{Advice, Retryable, retrying};
 use crate::outbound::wire::{Request, Response};
 
-/// As much of an error as is read to see whether it refuses a field, bytes.
+/// How much of an error is read to see whether it refuses a field, bytes.
 const MOST_OF_AN_ERROR: usize = 64 * 1024;
 
 /// A request to hand on.
@@ -31,23 +31,23 @@ pub struct ForwardRequest {
     pub method: Method,
     /// Its path below the endpoint's URL, such as `/embeddings`, with its query if it has one.
     pub path: String,
-    /// Its headers. Those that concern one connection, or the caller's relation to this server
-    /// alone, are not handed on; `Authorization` only where the endpoint has no key of its own.
+    /// Its headers. Those of one connection, or between the caller and this server, are not passed
+    /// on; `Authorization` only if the endpoint has no key of its own.
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
-    /// The id of the model that it asks for: failures of one model stop requests for that alone.
+    /// The id of the model: the breaker tracks each model separately.
     pub model: String,
-    /// Whether what it is billed must be known: a stream is then asked to say so. The response's
-    /// extensions hold [`UsageAsked`](super::UsageAsked) where the client did not ask itself.
+    /// Whether its usage must be known: a stream is then asked to report it. The response's
+    /// extensions contain [`UsageAsked`](super::UsageAsked) if the client did not ask itself.
     pub is_metered: bool,
-    /// When the caller stops caring.
+    /// The caller's deadline.
     pub deadline: Option<Instant>,
 }
 
 impl Endpoint {
-    /// Hands a request on, see [`Self::forward`], with its usage asked for where that must be known
-    /// and the model does not refuse it.
+    /// Forwards a request, see [`Self::forward`], asking for its usage where that must be known and
+    /// the model does not refuse it.
     async fn forward_metered(
         &self,
         request: ForwardRequest,
@@ -82,11 +82,11 @@ impl Endpoint {
         Ok(http::Response::from_parts(parts, stream::iter([Ok(head.into())]).boxed()))
     }
 
-    /// Hands a request on. The response comes back whatever its status, its body unread; only
-    /// failed attempts whose body is not handed back are repeated.
+    /// Forwards a request. The response is returned whatever its status, its body unread; only
+    /// failed attempts whose body is not returned are retried.
     ///
     /// # Errors
-    /// When there is no response, or one that leads the client elsewhere.
+    /// When there is no response, or it is a redirect.
     pub async fn forward(
         &self,
         request: ForwardRequest,
@@ -116,7 +116,7 @@ impl Endpoint {
         *handed_on.uri_mut() = url;
         *handed_on.headers_mut() = request.headers;
         headers::to_endpoint(handed_on.headers_mut());
-        // What is compressed without being asked for is decoded: the client may not expect it.
+        // Unsolicited compression is decoded: the client may not expect it.
         let is_decoded = !handed_on.headers().contains_key(header::ACCEPT_ENCODING);
         let until = exchange.retry_until();
         let result = retrying(&transport.config.retries, &transport.rng, until, || {
@@ -135,9 +135,10 @@ impl Endpoint {
     }
 }
 
-/// An attempt that may be worth another.
+/// A failed attempt that may be retried.
 enum Failed {
-    /// With an error status; handed back when it stays at that. `head`: what was read of the body.
+    /// With an error status; returned if no retry is better. `head`: the part of the body that was
+    /// read.
     Answered {
         response: Box<Response>,
         head: Option<Bytes>,
@@ -176,7 +177,7 @@ async fn attempt(
         {
             let status = response.status().as_u16();
             attempt.settle(AttemptOutcome::Status(status));
-            let message = "a redirect, which is not followed\nhint: set `url` to where the API is";
+            let message = "a redirect, which is not followed";
             let error = UpstreamError { status, message: message.to_owned(), body: None };
             Err(Failed::Unanswered(exchange.status(error, None)))
         }
@@ -192,8 +193,7 @@ async fn attempt(
     }
 }
 
-/// A response with an error status. Whether a refusal for too many requests is final only its body
-/// tells.
+/// A response with an error status. Only its body says whether a 429 is final.
 async fn answered(exchange: &Arc<Exchange>, response: Response) -> Failed {
     if response.status() != http::StatusCode::TOO_MANY_REQUESTS {
         return Failed::Answered { response: Box::new(response), head: None, is_final: false };
@@ -218,13 +218,13 @@ fn hand_back(
     headers::to_client(&mut headers)
         .map_err(|reason| exchange.malformed(format!("its response is no valid HTTP: {reason}")))?;
     if is_gateway_timeout(status.as_u16()) {
-        // A client that asks again would pay twice.
+        // A client that retries would pay twice.
         let name = http::HeaderName::from_static("x-should-retry");
         headers.entry(name).or_insert(HeaderValue::from_static("false"));
     }
     let mut pieces = match head {
         Some(head) => {
-            // Of a longer error the rest is not worth the wait.
+            // The rest of a longer error is not worth waiting for.
             headers.remove(header::CONTENT_LENGTH);
             stream::iter([Ok(head)]).boxed()
         }
@@ -243,7 +243,7 @@ fn hand_back(
     Ok(handed_back)
 }
 
-/// The pieces of a body, whose end or fall settles the attempt.
+/// The pieces of a body, whose end or drop sets the outcome of the attempt.
 fn watched(body: Body, attempt: Option<Attempt>) -> ForwardBody {
     stream::unfold(Some((body, attempt)), async |state| {
         let (mut body, mut attempt) = state?;

@@ -1,4 +1,4 @@
-//! Which headers a request keeps on its way to an endpoint, and a response on its way back.
+//! Which headers of a request are sent to an endpoint, and which of its response are returned.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -15,7 +15,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-/// Between the caller and this server.
+/// Headers between the caller and this server.
 const CALLERS_OWN: [HeaderName; 6] = [
     HeaderName::from_static("api-key"),
     header::AUTHORIZATION,
@@ -24,16 +24,16 @@ const CALLERS_OWN: [HeaderName; 6] = [
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
 ];
-/// Between this server and the endpoint: they speak of its host.
+/// Headers between this server and the endpoint: they name its host.
 const ENDPOINTS_OWN: [HeaderName; 3] =
     [header::ALT_SVC, header::SET_COOKIE, header::STRICT_TRANSPORT_SECURITY];
 
-/// Leaves what an endpoint may know.
+/// Keeps what an endpoint may know.
 pub(super) fn to_endpoint(headers: &mut HeaderMap) {
     remove(headers, &CALLERS_OWN);
 }
 
-/// Leaves what a client may know, in a form that this server can write.
+/// Keeps what a client may know, in a form that this server can write.
 ///
 /// # Errors
 /// When the response gives several lengths.
@@ -45,7 +45,7 @@ pub(super) fn to_client(headers: &mut HeaderMap) -> Result<(), &'static str> {
         .flat_map(|value| value.to_str().unwrap_or("?").split(','))
         .map(|value| value.trim().to_owned())
         .collect();
-    // Repeated, it may be taken as one (RFC 9110, section 8.6).
+    // Repeated equal lengths count as one (RFC 9110, section 8.6).
     if let [length, others @ ..] = &lengths[..] {
         if others.iter().any(|other| other != length) || length.parse::<u64>().is_err() {
             return Err("it has several lengths");
@@ -57,12 +57,12 @@ pub(super) fn to_client(headers: &mut HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Removes the headers of one connection, those that it names itself, and `others`.
+/// Removes the headers of one connection, those that `Connection` names, and `others`.
 fn remove(headers: &mut HeaderMap, others: &[HeaderName]) {
     let named = headers.get_all(header::CONNECTION).iter();
     let named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
-    // A length beside a transfer encoding may be another (RFC 9112, section 6.3).
+    // A length next to a transfer encoding may be wrong (RFC 9112, section 6.3).
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let is_removed = |name: &&HeaderName| {
         HOP_BY_HOP.contains(name)

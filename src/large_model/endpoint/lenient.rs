@@ -1,8 +1,9 @@
-//! JSON as endpoints write it: with a byte order mark, `NaN`, doubled keys, raw control characters
-//! and halves of characters. Strict JSON is parsed as it stands; all else is mended first.
+//! Parses the JSON that endpoints write: with a byte order mark, `NaN`, duplicate keys, raw control
+//! characters and halves of characters. Strict JSON is parsed as it is; other text is repaired
+//! first.
 //!
 //! Half a character, one of a surrogate pair or a byte of a UTF-8 sequence, becomes a placeholder
-//! of a private range: the other half may come with the next piece of the text.
+//! in a private range: the other half may come with the next piece of the text.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,10 +12,10 @@ use serde_json::Value;
 const HALVES: u32 = 0x10_F000;
 const BYTES: u32 = 0x10_F800;
 const END: u32 = BYTES + 0x80;
-/// Placeholders that are held back in the hope of the other half; a character has no more bytes.
+/// Placeholders that are held back until the other half arrives; a character has no more bytes.
 const MOST_HELD: usize = 4;
 
-/// A parsed document, and whether it had to be mended.
+/// A parsed document, and whether it was repaired.
 pub(super) struct Parsed<T> {
     pub(super) value: T,
     pub(super) is_mended: bool,
@@ -23,13 +24,13 @@ pub(super) struct Parsed<T> {
 /// Parses a document.
 ///
 /// # Errors
-/// When it is no JSON even after mending, or has another shape; the error is that of strict JSON.
+/// When it is not JSON even after repair, or has another shape; the error is that of strict JSON.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Parsed<T>, serde_json::Error> {
     let strict = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(Parsed { value, is_mended: false }),
         Err(error) => error,
     };
-    // Of a doubled key the last value counts, as it does in a map.
+    // The last of several equal keys counts, as in a map.
     let mended = serde_json::from_str::<Value>(&mend(bytes));
     match mended.and_then(serde_json::from_value) {
         Ok(value) => Ok(Parsed { value, is_mended: true }),
@@ -74,8 +75,8 @@ fn mend(bytes: &[u8]) -> String {
     mended
 }
 
-/// Copies the escape at the beginning of `rest`, or the placeholder of half a pair; returns how
-/// many bytes were read.
+/// Copies the escape at the start of `rest`, or the placeholder of half a pair; returns how many
+/// bytes were read.
 fn mend_escape(rest: &str, mended: &mut String) -> usize {
     let unit = |at: usize| {
         let digits = rest.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -87,21 +88,21 @@ fn mend_escape(rest: &str, mended: &mut String) -> usize {
             mended.extend(char::from_u32(HALVES + half - 0xD800));
             return 6;
         }
-        // What is escaped goes along: an escaped quote ends no string.
+        // Escapes are copied whole: an escaped quote does not end a string.
         _ => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
     };
     mended.push_str(&rest[..read]);
     read
 }
 
-/// Puts text together whose characters may come in halves.
+/// Joins text whose characters may arrive in halves.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
     held: Vec<u32>,
 }
 
 impl Joiner {
-    /// Takes a piece; gives what is certain by now.
+    /// Takes a piece and returns the text that is certain by now.
     pub(super) fn push(&mut self, text: &str) -> String {
         let mut joined = String::with_capacity(text.len());
         for next in text.chars() {
@@ -120,14 +121,14 @@ impl Joiner {
                 }
             }
         }
-        // Two halves of a pair are whole.
+        // Two halves of a pair make a character.
         if matches!(self.held[..], [_, HALVES..BYTES]) {
             joined.push_str(&self.finish());
         }
         joined
     }
 
-    /// What was held back, whole where both halves came.
+    /// The text that was held back.
     pub(super) fn finish(&mut self) -> String {
         let mut joined = String::new();
         let mut units = self.held.drain(..).peekable();

@@ -1,4 +1,4 @@
-//! A reply that is read while the model writes it.
+//! Reads a reply while the model writes it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::large_model::{
 use crate::outbound::redact::TextRedactor;
 use crate::outbound::sse::{Event, SseDecoder};
 
-/// Events that are read without a pause: others have the thread too.
+/// Events that are read without yielding: other tasks need the thread too.
 const EVENTS_AT_A_TIME: usize = 64;
 
 /// What a reply is billed by.
@@ -28,7 +28,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The reply with what it cost.
+    /// The reply with its cost.
     pub(super) fn bill(&self, exchange: &Exchange, parsed: Parsed) -> Reply {
         exchange.billed(parsed, &self.model, self.read)
     }
@@ -36,7 +36,7 @@ impl Reading {
 
 /// The events of a response, on their way to becoming a reply.
 pub(super) struct Live {
-    /// What was read and not handed on yet.
+    /// Events that were read and not returned yet.
     ready: VecDeque<ReplyChunk>,
     body: Body,
     reading: Reading,
@@ -45,11 +45,11 @@ pub(super) struct Live {
     redactor: TextRedactor,
 }
 
-/// A response whose first piece of a reply has arrived.
+/// A response whose first piece has arrived.
 pub(super) enum Opened {
-    /// The endpoint does not stream: the reply is whole.
+    /// The endpoint does not stream: the reply is complete.
     Whole(Box<Reply>),
-    /// More of it may follow.
+    /// More may follow.
     Live(Box<Live>),
 }
 
@@ -87,7 +87,7 @@ impl Live {
         Ok(Opened::Live(live))
     }
 
-    /// The next text, or the whole reply, after which there is no next.
+    /// The next text, or the complete reply, which is last.
     async fn next(&mut self) -> Result<ReplyChunk, LargeModelError> {
         let mut events = 0;
         loop {
@@ -108,7 +108,7 @@ impl Live {
             }
             match self.body.next().await {
                 Ok(Some(piece)) => self.decoder.push(&piece),
-                // All that was missing is what it cost.
+                // Only the usage was still missing.
                 Err(_) if self.assembly.is_complete() => self.finish(false)?,
                 Err(error) => return Err(error),
                 Ok(None) => {
@@ -137,7 +137,7 @@ impl Live {
         }
     }
 
-    /// Makes the whole reply of what was read, and of what was held back.
+    /// Builds the complete reply from what was read and what was held back.
     fn finish(&mut self, is_marked: bool) -> Result<(), LargeModelError> {
         let exchange = Arc::clone(&self.body.exchange);
         let rest = self.assembly.rest();
@@ -153,7 +153,7 @@ impl Live {
 }
 
 impl Opened {
-    /// The pieces as a stream, whose end or fall settles the attempt.
+    /// The pieces as a stream, whose end or drop sets the outcome of the attempt.
     pub(super) fn into_stream(self, mut attempt: Attempt) -> ReplyStream {
         match self {
             Self::Whole(reply) => {

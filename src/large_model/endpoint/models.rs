@@ -1,4 +1,4 @@
-//! The models that an endpoint lists, in whatever shape it lists them.
+//! The list of an endpoint's models, in any of the shapes in use.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,24 +18,24 @@ use crate::outbound::wire::Request;
 
 /// How long an endpoint may take to list its models.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a list, or the failure to get one, counts as new.
+/// How long a list, or the failure to get one, is cached.
 const FRESH: Duration = Duration::from_secs(60);
 /// The longest list that is read, bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is known of an endpoint's list.
+/// The cached list of an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     known: Mutex<Known>,
-    /// Held while the list is asked for: others that need it wait for it.
+    /// Held during a request, so that others wait for its result.
     asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The ids that were listed last.
+    /// The ids of the last list.
     ids: HashSet<String>,
-    /// When the list was asked for last.
+    /// When the list was last requested.
     asked: Option<Instant>,
 }
 
@@ -46,11 +46,11 @@ impl Listed {
 }
 
 impl Endpoint {
-    /// The models that it lists, as objects with an `id`. `authorization` is the caller's, used
-    /// where the endpoint has no key of its own.
+    /// The models in the list, as objects with an `id`. `authorization` is the caller's, used if
+    /// the endpoint has no key of its own.
     ///
     /// # Errors
-    /// When the endpoint does not answer in time, or with something that is no list.
+    /// When the endpoint does not answer in time, or with something else.
     pub async fn list_models(
         &self,
         authorization: Option<&SecretString>,
@@ -64,8 +64,8 @@ impl Endpoint {
         result
     }
 
-    /// Whether it listed a model of this id. Asks for its list where that is not known, or not
-    /// new and without this model.
+    /// Whether the list contains a model of this id. Requests the list if the cached one is
+    /// missing, or is old and lacks the model.
     pub async fn lists(&self, model: &str, authorization: Option<&SecretString>) -> bool {
         if self.has_listed(model) {
             return true;
@@ -88,7 +88,7 @@ impl Endpoint {
         authorization: Option<&SecretString>,
     ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
         let deadline = Some(Instant::now() + TIMEOUT);
-        // No breaker watches: an endpoint may do without lists.
+        // Without a breaker: an endpoint need not have a list.
         let exchange = Exchange::open(&self.transport, None, authorization, deadline)?;
         let url = self.transport.at("/models");
         let url = url.ok_or_else(|| exchange.rejected("its URL has no path for lists"))?;
@@ -127,7 +127,7 @@ impl Endpoint {
     }
 }
 
-/// The models of a list: an array, or an object that holds it; of objects, or of ids. Each id
+/// The models of a list: an array, or an object that contains one; of objects, or of ids. Each id
 /// counts once.
 fn models(list: Value) -> Option<Vec<Map<String, Value>>> {
     let items = match list {

@@ -1,4 +1,4 @@
-//! Calls at the pace of their endpoint.
+//! Calls within the rate limits of their endpoint.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use crate::chat::ChatMessage;
 use crate::large_model::pace::Pace;
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
 
-/// Bytes of a token, for what is not counted yet.
+/// Bytes per token, for text that is not counted yet.
 const BYTES_OF_A_TOKEN: usize = 4;
 
 impl Endpoint {
-    /// The reply to `call`, once there is a place for it. Where the pace adapts, a call that is
-    /// refused because there are too many waits for another, for as long as one call may take;
-    /// unless there are other models to fall back on.
+    /// The reply to `call`, once a slot is free. With adaptive concurrency, a call that is refused
+    /// for overload waits for another slot, for as long as one call may take; unless there are
+    /// fallback models.
     pub(super) async fn stream_at(
         &self,
         pace: &Arc<Pace>,
@@ -41,12 +41,12 @@ impl Endpoint {
             if !is_refused || now >= until {
                 return Err(error);
             }
-            tracing::debug!(model = self.name(), error = %error, "waiting for a place");
+            tracing::debug!(model = self.name(), error = %error, "waiting for a slot");
         }
     }
 
-    /// The same, whole. It is read as it is written all the same: a reply that takes long, but
-    /// makes progress, meets no time-out.
+    /// The same, whole. It is still streamed from the endpoint: a long reply that makes progress
+    /// does not time out.
     pub(super) async fn complete_at(
         &self,
         pace: &Arc<Pace>,
@@ -64,8 +64,8 @@ impl Endpoint {
         })
     }
 
-    /// Waits until a request of `bytes` that is passed on is within the limits of a minute; not
-    /// longer than until `deadline`, or than a call may take.
+    /// Waits until a passed-through request of `bytes` is within the per-minute limits; not beyond
+    /// `deadline`, or longer than a call may take.
     pub(super) async fn wait_for_minute(
         &self,
         bytes: usize,
@@ -82,7 +82,7 @@ impl Endpoint {
     }
 }
 
-/// The limit of a reply, where the call has one.
+/// The token limit of a reply, if the call has one.
 fn max_tokens(call: &Call) -> Option<u64> {
     let of = |key: &str| call.own.get(key).or_else(|| call.params.get(key))?.as_u64();
     of("max_completion_tokens").or_else(|| of("max_tokens"))

@@ -1,5 +1,5 @@
-//! What a passed-through request is billed: its endpoint is asked to say so, and the response read
-//! along.
+//! Usage of a passed-through request: asks its endpoint to report it, and parses the response on
+//! its way.
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
@@ -10,21 +10,22 @@ use crate::large_model::reported_usage;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
-/// As much of a response that is no stream as is kept to be read, and of one event of a stream.
+/// How much of a response that is not a stream, or of one event of a stream, is buffered for
+/// parsing.
 const MOST_KEPT: usize = 16 * 1024 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
-/// not get the chunk that tells it.
+/// not get the chunk with it.
 #[derive(Debug, Clone, Copy)]
 pub struct UsageAsked;
 
-/// Longer options of a stream are left as they are.
+/// Longer stream options are left unchanged.
 const MOST_OPTIONS: usize = 4096;
 
-/// The same request with usage asked for, where it asks for a stream without.
+/// The same request with usage requested, if it asks for a stream without it.
 pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
     let Some(options) = Streaming::of(body)?.options() else {
-        // Put in front: all else stays as it was written.
+        // Inserted at the front: everything else stays as it was written.
         let at = body.iter().position(|byte| *byte == b'{')? + 1;
         let options = b"\"stream_options\":{\"include_usage\":true},";
         return Some([&body[..at], options, &body[at..]].concat().into());
@@ -36,23 +37,23 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
     if asked.insert("include_usage".to_owned(), true.into()) == Some(json!(true)) {
         return None;
     }
-    // In their place: they are a part of the body.
+    // Replaced in place: they are part of the body.
     let at = options.as_ptr().addr() - body.as_ptr().addr();
     let asked = serde_json::to_vec(&asked).ok()?;
     Some([&body[..at], &asked, &body[at + options.len()..]].concat().into())
 }
 
-/// Reads along with a passed-through response.
+/// Parses a passed-through response on its way.
 pub struct PassedUsage {
     request: Bytes,
     /// Whether the response is a stream of events.
     is_events: bool,
-    /// Whether the chunk that tells the usage is kept from the client.
+    /// Whether the chunk with the usage is removed.
     hides_usage: bool,
     decoder: SseDecoder,
-    /// A response that is no stream, or the event at hand of one from which a chunk is left out.
+    /// A response that is not a stream, or the current event of one from which a chunk is removed.
     kept: BytesMut,
-    /// As much of it as holds no end of an event.
+    /// How much of it is known to contain no end of an event.
     searched: usize,
     reported: Option<TokenUsage>,
     /// Bytes of text.
@@ -60,8 +61,8 @@ pub struct PassedUsage {
 }
 
 impl PassedUsage {
-    /// For the response to `request`, a body. `hides_usage`: whether the chunk that tells the usage
-    /// of a stream is left out.
+    /// For the response to `request`, a body. `hides_usage`: whether the chunk with the usage of a
+    /// stream is removed.
     pub fn new(request: Bytes, is_events: bool, hides_usage: bool) -> Self {
         Self {
             request,
@@ -75,7 +76,7 @@ impl PassedUsage {
         }
     }
 
-    /// Reads a piece of the response; gives what the client gets.
+    /// Takes a piece of the response, and returns what the client gets.
     pub fn read(&mut self, piece: Bytes) -> Bytes {
         if !self.is_events {
             if self.kept.len() < MOST_KEPT {
@@ -104,7 +105,7 @@ impl PassedUsage {
                 shown.extend_from_slice(&raw);
             }
         }
-        // All but what may be the beginning of an end.
+        // Everything but what may be the start of an end of an event.
         self.searched = self.kept.len().saturating_sub(3);
         if self.kept.len() > MOST_KEPT {
             shown.unsplit(self.kept.split());
@@ -113,7 +114,7 @@ impl PassedUsage {
         shown.freeze()
     }
 
-    /// What is left for the client at the end.
+    /// What remains for the client at the end.
     pub fn rest(&mut self) -> Bytes {
         match self.hides_usage {
             true => self.kept.split().freeze(),
@@ -121,7 +122,7 @@ impl PassedUsage {
         }
     }
 
-    /// What was billed: as the endpoint says, else by the length of the texts.
+    /// The usage: as the endpoint reports it, otherwise by the length of the texts.
     pub fn usage(&mut self) -> TokenUsage {
         if !self.is_events
             && let Ok(parsed) = lenient::parse::<Value>(&self.kept)
@@ -133,7 +134,7 @@ impl PassedUsage {
             .unwrap_or_else(|| TokenUsage::of_text(request_text(&self.request), self.written))
     }
 
-    /// Whether the event says what was billed, and nothing else.
+    /// Whether the event contains the usage and nothing else.
     fn take(&mut self, event: &Event) -> bool {
         if !event.data.trim_ascii_start().starts_with(b"{") {
             return false;
@@ -143,11 +144,11 @@ impl PassedUsage {
     }
 
     fn take_value(&mut self, value: &Value) -> bool {
-        // Only where an endpoint says it: a caller's own text stands deeper.
+        // Only at the top, where an endpoint reports it: a caller's own text is nested deeper.
         let places = [Some(value), value.get("response"), value.get("message")];
         let usage = places.into_iter().flatten().find_map(|at| reported_usage(at.get("usage")?));
         if let Some(usage) = usage {
-            // Messages tells what was read at the beginning, what was written at the end.
+            // Messages reports tokens read at the start, and tokens written at the end.
             let known = self.reported.unwrap_or_default();
             self.reported = Some(TokenUsage {
                 prompt_tokens: usage.prompt_tokens.max(known.prompt_tokens),
@@ -161,7 +162,7 @@ impl PassedUsage {
     }
 }
 
-/// Where the first event ends, behind its blank line, which begins at `from` or later.
+/// The end of the first event, after its blank line, which begins at `from` or later.
 fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     let ends: [&[u8]; 2] = [b"\n\n", b"\r\n\r\n"];
     let found = ends
@@ -183,7 +184,7 @@ fn text(value: &Value) -> usize {
     }
 }
 
-/// Bytes of the text that a model wrote, in a whole response or one event of it.
+/// Bytes of text that a model wrote, in a whole response or one event of it.
 fn response_text(value: &Value) -> usize {
     let said = |message: &Value| {
         let reasoning = ["reasoning_content", "reasoning"];
@@ -226,7 +227,7 @@ mod tests {
         let request = json!({"messages": [{"role": "user", "content": "x".repeat(40)}]});
         let table = [
             (false, json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}).to_string(), (3, 4)),
-            // What a caller can have echoed.
+            // Text that a caller can have echoed.
             (
                 false,
                 json!({"usage": {"input_tokens": 100, "output_tokens": 10}, "user": null,

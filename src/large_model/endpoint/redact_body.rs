@@ -1,4 +1,4 @@
-//! Bodies of responses without the credential that was sent: some endpoints repeat it.
+//! Removes the credential from bodies of responses: some endpoints repeat it.
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderName};
 
 use super::body::ForwardBody;
 
-/// What stands where a byte of the credential stood: lengths that were announced stay true.
+/// The replacement for a byte of the credential: announced lengths stay correct.
 const MASK: u8 = b'*';
 
-/// The same pieces with the secret replaced, also where it comes in parts. Nothing is held back
-/// but what may be the beginning of it.
+/// The same pieces with the secret replaced, even if it is split over pieces. Only what may be the
+/// start of it is held back.
 pub(super) fn body(pieces: ForwardBody, secret: &str) -> ForwardBody {
     let redactor = BodyRedactor { secret: secret.to_owned().into(), held: BytesMut::new() };
     stream::unfold(Some((pieces, redactor)), async |state| {
@@ -34,7 +34,7 @@ pub(super) fn body(pieces: ForwardBody, secret: &str) -> ForwardBody {
     .boxed()
 }
 
-/// Removes the headers that hold the secret.
+/// Removes headers that contain the secret.
 pub(super) fn headers(headers: &mut HeaderMap, secret: &str) {
     // Names are in lower case.
     let lower = secret.to_ascii_lowercase();
@@ -49,12 +49,12 @@ pub(super) fn headers(headers: &mut HeaderMap, secret: &str) {
 
 struct BodyRedactor {
     secret: Bytes,
-    /// What may be the beginning of the secret.
+    /// What may be the start of the secret.
     held: BytesMut,
 }
 
 impl BodyRedactor {
-    /// Takes a piece; gives what can be handed on.
+    /// Takes a piece, and returns what can be passed on.
     fn push(&mut self, piece: Bytes) -> Bytes {
         let is_clean = self.held.is_empty()
             && find(&piece, &self.secret).is_none()
@@ -73,7 +73,7 @@ impl BodyRedactor {
         self.held.split_to(ready).freeze()
     }
 
-    /// How many bytes at the end may be the beginning of the secret.
+    /// How many bytes at the end may be the start of the secret.
     fn beginning(&self, bytes: &[u8]) -> usize {
         let longest = (self.secret.len() - 1).min(bytes.len());
         let is_beginning = |&length: &usize| bytes.ends_with(&self.secret[..length]);

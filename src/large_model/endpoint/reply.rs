@@ -1,4 +1,4 @@
-//! Reads what an endpoint sends: strict about what a reply must have, blind to what it has beside.
+//! Parses replies of endpoints: strict about required fields, and ignoring others.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -8,19 +8,20 @@ use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
 use super::lenient::{self, Joiner};
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
+use crate::hint::Reason;
 use crate::large_model::reported_usage;
 use crate::outbound::redact::Redactor;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
-/// Why a body is no reply; becomes an error when the model's name is known.
+/// Why a body is not a reply; becomes an error once the model's name is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Fault {
-    /// Nothing that the API could have sent.
+    /// Not a response of this API.
     Malformed(String),
-    /// A well-formed reply without a message, for a reason that another try would not change.
-    Rejected(String),
-    /// An error inside a response that claims to be good.
+    /// A well-formed reply without a message, for a reason that a retry would not change.
+    Rejected(Reason),
+    /// An error inside a successful response.
     Upstream(UpstreamError),
 }
 
@@ -30,14 +31,14 @@ impl From<TooManyCalls> for Fault {
     }
 }
 
-/// A reply as its endpoint sent it; what it cost is worked out later.
+/// A reply without its cost, which is computed later.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parsed {
     pub(super) message: ChatMessage,
     pub(super) finish_reason: String,
-    /// Those of its tokens, where they were asked for.
+    /// The log-probabilities, if they were requested.
     pub(super) logprobs: Option<Value>,
-    /// `None` where the endpoint does not say.
+    /// `None` if the endpoint does not report it.
     pub(super) usage: Option<TokenUsage>,
 }
 
@@ -67,8 +68,8 @@ struct Choice {
     error: Value,
 }
 
-/// The reply in the body of a Chat Completions response. Endpoints that answer by a stream, or by
-/// a chunk on each line, though they were not asked to, are understood.
+/// Parses the body of a Chat Completions response. An unsolicited stream, and a chunk on each line,
+/// are understood.
 pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
     let malformed = |what: &str| {
         let head = redactor.head(body);
@@ -113,7 +114,7 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
     Ok(Parsed { logprobs: choice.logprobs.map(Value::from), ..reply })
 }
 
-/// A body without what may stand before its JSON.
+/// The body without what may precede its JSON.
 pub(super) fn start_of(body: &[u8]) -> &[u8] {
     let body = body.trim_ascii_start();
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
@@ -129,7 +130,7 @@ fn has_events(body: &[u8]) -> bool {
     lines.any(|line| line.starts_with(b"data:"))
 }
 
-/// Whether a body has a whole JSON object on its first line and more after it.
+/// Whether a body has a complete JSON object on its first line and more after it.
 fn is_chunk_a_line(body: &[u8]) -> bool {
     let end = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
     end < body.len() && lenient::parse::<Completion>(&body[..end]).is_ok()
@@ -164,17 +165,17 @@ pub(super) struct Assembly {
     finish_reason: Option<String>,
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
-    /// Where characters came in halves.
+    /// Joins characters that arrive in halves.
     joiner: Option<Joiner>,
 }
 
 impl Assembly {
-    /// Takes an event; gives the text that it adds to the reply. Heartbeats, and events of other
-    /// names that are no chunks, add nothing.
+    /// Takes an event, and returns the text that it adds to the reply. Heartbeats, and events of
+    /// other names that are not chunks, add nothing.
     pub(super) fn push(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
         let mut data = start_of(&event.data);
         if data.starts_with(b"[{") {
-            // As Google writes errors.
+            // Google's form of errors.
             data = data[1..].trim_ascii_end().strip_suffix(b"]").unwrap_or(data);
         }
         if event.name != "error" && !data.starts_with(b"{") {
@@ -210,7 +211,7 @@ impl Assembly {
         }
         let mut text = String::new();
         for choice in choices {
-            // Further choices were not asked for.
+            // Further choices were not requested.
             if choice.index.as_u64().unwrap_or(0) != 0 {
                 continue;
             }
@@ -233,22 +234,22 @@ impl Assembly {
         })
     }
 
-    /// The text that was held back in the hope of the rest of its last character.
+    /// The text that was held back for the rest of its last character.
     pub(super) fn rest(&mut self) -> String {
         self.joiner.as_mut().map(Joiner::finish).unwrap_or_default()
     }
 
-    /// Whether the endpoint said that nothing of the message is missing.
+    /// Whether the endpoint said that the message is complete.
     pub(super) fn is_complete(&self) -> bool {
         self.finish_reason.is_some()
     }
 
-    /// Whether nothing more can come that matters: the message is complete, and its price known.
+    /// Whether nothing that matters can follow: message and usage are complete.
     pub(super) fn is_settled(&self) -> bool {
         self.is_complete() && self.usage.is_some()
     }
 
-    /// The whole reply. `is_marked`: whether the stream was closed by its `[DONE]`.
+    /// The complete reply. `is_marked`: whether the stream ended with `[DONE]`.
     pub(super) fn finish(&mut self, is_marked: bool) -> Result<Parsed, Fault> {
         if self.message.is_none() && !self.is_complete() {
             return Err(Fault::Malformed("the stream has no message".to_owned()));
@@ -266,7 +267,7 @@ impl Assembly {
     }
 }
 
-/// Adds the log-probabilities of a chunk's tokens to those before.
+/// Appends the log-probabilities of a chunk's tokens.
 fn add_logprobs(known: &mut Map<String, Value>, more: Map<String, Value>) {
     for (key, value) in more {
         match (known.get_mut(&key), value) {
@@ -304,7 +305,7 @@ fn build_reply(
     };
     let content = match content {
         Value::String(_) | Value::Array(_) => content,
-        // These stand in for the content.
+        // These replace the content.
         Value::Null
             if ["tool_calls", "function_call", "refusal", "audio"]
                 .iter()
@@ -314,14 +315,15 @@ fn build_reply(
         }
         Value::Null => match finish_reason.as_str() {
             "length" => {
-                let reason =
-                    "its token limit was used up before any content\nhint: raise `max_tokens`";
-                return Err(Fault::Rejected(reason.to_owned()));
+                return Err(Fault::Rejected(reason!(
+                    "its token limit was used up before any content";
+                    hint: "raise `max_tokens`"
+                )));
             }
             "content_filter" => {
-                return Err(Fault::Rejected("its content filter withheld the reply".to_owned()));
+                return Err(Fault::Rejected("its content filter withheld the reply".into()));
             }
-            // It chose to say nothing, or nothing but thoughts.
+            // The model chose to say nothing, or only thoughts.
             _ => Value::String(String::new()),
         },
         other => {

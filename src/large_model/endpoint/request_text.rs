@@ -1,5 +1,5 @@
-//! What of a request's body matters for its bill: whether it asks for usage, and how much text it
-//! has. Read without building what is in it, as that may be megabytes.
+//! Reads from a request's body what its bill depends on: whether it asks for usage, and how much
+//! text it has. Does not build the values, which may take megabytes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The fields of a body that hold text for the model.
+/// The fields of a body that contain text for the model.
 const TEXTS: [&str; 5] = ["messages", "prompt", "input", "instructions", "system"];
-/// Those that are given to it as they are.
+/// Those that the model is given verbatim.
 const WHOLE: [&str; 3] = ["tools", "functions", "response_format"];
-/// Where text stands in what they hold; images and audio stand elsewhere.
+/// Where text is inside them; images and audio are elsewhere.
 const INNER: [&str; 6] = ["text", "content", "output", "arguments", "function", "tool_calls"];
 
 /// The bytes of text in a body: of messages, prompts, inputs, tools; no images.
@@ -20,7 +20,7 @@ pub(super) fn request_text(body: &[u8]) -> usize {
     serde_json::from_slice::<Body>(body).map_or(0, |body| body.0)
 }
 
-/// Whether a body asks for a stream, and its options of that.
+/// Whether a body asks for a stream, and its stream options.
 #[derive(Deserialize)]
 pub(super) struct Streaming<'a> {
     stream: Option<IsTrue>,
@@ -28,7 +28,7 @@ pub(super) struct Streaming<'a> {
     stream_options: Option<&'a RawValue>,
 }
 
-/// A field that is there, also where it is null.
+/// A field that is present, even if it is null.
 fn given<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
@@ -36,19 +36,19 @@ fn given<'de: 'a, 'a, D: Deserializer<'de>>(
 }
 
 impl<'a> Streaming<'a> {
-    /// Of a body that asks for a stream; `None` of any other.
+    /// Of a body that asks for a stream; `None` for any other.
     pub(super) fn of(body: &'a [u8]) -> Option<Self> {
         let asked: Self = serde_json::from_slice(body).ok()?;
         asked.stream.as_ref().is_some_and(|it| it.0).then_some(asked)
     }
 
-    /// The options of the stream, as they are written.
+    /// The stream options as they are written.
     pub(super) fn options(&self) -> Option<&'a str> {
         self.stream_options.map(RawValue::get)
     }
 }
 
-/// Whether a value is `true`, whatever else it may be.
+/// Whether a value is `true`, of whatever type it is.
 struct IsTrue(bool);
 
 impl<'de> Deserialize<'de> for IsTrue {
@@ -90,8 +90,7 @@ impl<'de> Deserialize<'de> for Body {
     }
 }
 
-/// The length of the texts in a value: of a string, of the items of a list, of the fields of an
-/// object that hold text.
+/// The length of the texts in a value: a string, the items of a list, the text fields of an object.
 struct Text(usize);
 
 impl<'de> Deserialize<'de> for Text {
@@ -154,7 +153,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A name that is borrowed where it can be.
+/// A name that is borrowed if possible.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -19,14 +19,14 @@ use crate::large_model::AttemptObserver;
 use crate::large_model::pace::Pace;
 use crate::outbound::client::{KeyLookup, bearer, build_client, is_this_machine};
 
-/// What endpoints need beside their configuration.
+/// Dependencies of endpoints beside their configuration.
 #[derive(Clone)]
 pub struct EndpointSetup<'a> {
     /// Looks up the keys that configurations name.
     pub keys: KeyLookup<'a>,
     /// Receives the outcome of every attempt.
     pub observer: Arc<dyn AttemptObserver>,
-    /// Seeds the random part of the waits between attempts.
+    /// Seeds the jitter of waits between attempts.
     pub seed: u64,
 }
 
@@ -36,28 +36,28 @@ pub(super) struct Transport {
     pub(super) config: LargeModelConfig,
     /// The base of every path, without a slash at its end.
     pub(super) base: Url,
-    /// The same, to make URLs of paths from.
+    /// The same as a URL.
     root: Uri,
-    /// Where chat completions are.
+    /// The URL of chat completions.
     pub(super) completions: Uri,
     pub(super) client: Client,
-    /// What sends the requests that the client makes, where nothing stands between.
+    /// Sends the client's own requests, if neither TLS nor a proxy is needed.
     pub(super) direct: Option<Direct>,
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
-    /// At which pace calls are made, where that is limited.
+    /// The rate limits, if there are any.
     pub(super) pace: Option<Arc<Pace>>,
     breakers: Mutex<Breakers>,
-    /// Fields that it turned out to refuse.
+    /// Fields that the endpoint refused before.
     pub(super) refused: Refused,
-    /// The models that it listed.
+    /// The cached list of its models.
     pub(super) listed: Listed,
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
 
-/// The variable whose key is used where the configuration names none.
+/// The variable with the key if the configuration names none.
 const DEFAULT_KEY: &str = "OPENAI_API_KEY";
 
 impl Transport {
@@ -107,7 +107,7 @@ impl Transport {
         })
     }
 
-    /// The URL of a path of this API, with a query or without; `None` when it leads elsewhere.
+    /// The URL of a path of this API, with a query or without; `None` if it leads elsewhere.
     pub(super) fn at(&self, path: &str) -> Option<Uri> {
         below(&self.root, path)
     }
@@ -118,7 +118,7 @@ impl Transport {
 }
 
 fn below(root: &Uri, path: &str) -> Option<Uri> {
-    // As servers read them, these lead to where they stand, or up; `\` is `/` to some.
+    // Servers resolve these to the same path or a parent; some treat `\` as `/`.
     const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
     let plain = path.split('?').next().unwrap_or_default();
     let is_dots = |segment: &str| DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots));

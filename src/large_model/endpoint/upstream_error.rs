@@ -1,14 +1,14 @@
-//! The errors of endpoints, in their many shapes.
+//! Parses the errors of endpoints, in their many shapes.
 
 use serde_json::{Map, Value, json};
 
 use super::lenient;
 use crate::outbound::redact::Redactor;
 
-/// What an endpoint says about its own failure.
+/// An endpoint's error.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UpstreamError {
-    /// The HTTP status, given by the response or named in the error.
+    /// The HTTP status, of the response or named in the error.
     pub(super) status: u16,
     pub(super) message: String,
     /// The error object, if there was one.
@@ -22,7 +22,7 @@ const MESSAGE: usize = 1_000;
 pub(super) fn parse_error(status: u16, body: &[u8], redactor: Redactor<'_>) -> UpstreamError {
     let value = lenient::parse::<Value>(body).map(|parsed| lenient::joined(parsed.value));
     let value = match value.unwrap_or_default() {
-        // As Google writes it.
+        // Google's form.
         Value::Array(mut items) if !items.is_empty() => items.swap_remove(0),
         value => value,
     };
@@ -41,8 +41,8 @@ pub(super) fn parse_error(status: u16, body: &[u8], redactor: Redactor<'_>) -> U
 }
 
 impl UpstreamError {
-    /// An error as the many endpoints write it: an object with a `message`, or just a string.
-    /// `None` where the value says that there is none.
+    /// Parses the common forms of errors: an object with a `message`, or just a string. `None` for
+    /// a value that stands for no error.
     pub(super) fn of(error: Value, status: Option<u16>, redactor: Redactor<'_>) -> Option<Self> {
         if is_nothing(&error) {
             return None;
@@ -52,7 +52,7 @@ impl UpstreamError {
             .find_map(|key| error.get(key)?.as_str().map(str::to_owned))
             .or_else(|| error.as_str().map(str::to_owned))
             .unwrap_or_else(|| error.to_string());
-        // Inside a good response the code often is the status of a service further up.
+        // In a successful response, the code often is the status of a service further upstream.
         let code = ["code", "status", "status_code"].iter().find_map(|key| {
             let code = error.get(key)?;
             let code = code.as_u64().or_else(|| code.as_str()?.parse().ok())?;
@@ -65,8 +65,8 @@ impl UpstreamError {
         })
     }
 
-    /// The error in an event or body that has neither choices nor the key `error`: its fields are
-    /// the error's own.
+    /// The error in an event or body with neither choices nor the key `error`: its fields are the
+    /// error's own.
     pub(super) fn bare(fields: &Map<String, Value>, redactor: Redactor<'_>) -> Option<Self> {
         let says_so =
             ["object", "type"].iter().any(|key| fields.get(*key) == Some(&json!("error")));
@@ -78,7 +78,7 @@ impl UpstreamError {
     }
 }
 
-/// Whether the value of a key `error` means that there is none.
+/// Whether the value of a key `error` stands for no error.
 fn is_nothing(error: &Value) -> bool {
     match error {
         Value::Null | Value::Bool(false) => true,

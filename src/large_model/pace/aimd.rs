@@ -1,11 +1,11 @@
-//! How many calls may be under way at one time, learnt from how calls end: slow start, then
-//! additive increase and multiplicative decrease. Without a clock of its own.
+//! Adapts the number of concurrent calls to their results: slow start, then additive increase and
+//! multiplicative decrease. The clock is passed in.
 
 use std::time::{Duration, Instant};
 
-/// Calls at one time to begin with.
+/// The initial number of concurrent calls.
 const FIRST: usize = 4;
-/// How much slower work may become than at its fastest before there are too many calls.
+/// How much slower calls may become, relative to the fastest round, before there are too many.
 const TOLERANCE: f64 = 2.0;
 
 /// The limit of one model at one endpoint.
@@ -13,14 +13,14 @@ const TOLERANCE: f64 = 2.0;
 pub(super) struct Aimd {
     limit: usize,
     most: usize,
-    /// Longer calls than this are too long, whatever the pace: they near their time-outs.
+    /// Calls that take longer than this are too slow at any rate: they come near their time-outs.
     longest: Duration,
-    /// Doubles with each round until there was a sign of too many calls.
+    /// The limit doubles with each round until the first sign of overload.
     is_starting: bool,
-    /// When the limit changed. Calls that began before say nothing about the present one.
+    /// When the limit changed. Calls that began before say nothing about the current one.
     changed: Option<Instant>,
     round: Round,
-    /// Seconds for a unit of work, in the fastest round.
+    /// Seconds per unit of work, in the fastest round.
     fastest: Option<f64>,
 }
 
@@ -33,19 +33,19 @@ struct Round {
     was_full: bool,
 }
 
-/// A call that brought a reply.
+/// A successful call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
     pub(super) began: Instant,
     pub(super) ended: Instant,
-    /// What it asked of the endpoint, in tokens written.
+    /// Its work, in tokens written.
     pub(super) work: f64,
-    /// Whether it took the last place there was.
+    /// Whether it took the last free slot.
     pub(super) was_full: bool,
 }
 
 impl Aimd {
-    /// At most `most` calls at one time; calls of more than `longest` are too long.
+    /// At most `most` concurrent calls; calls of more than `longest` are too slow.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         Self {
             limit: FIRST.min(most).max(1),
@@ -58,12 +58,12 @@ impl Aimd {
         }
     }
 
-    /// Calls that may be under way.
+    /// The limit on concurrent calls.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Takes note of a reply. Once there were as many as may be under way, decides.
+    /// Notes a reply. After as many as the limit, decides.
     pub(super) fn answered(&mut self, call: Answered) {
         if self.is_older(call.began) {
             return;
@@ -78,7 +78,7 @@ impl Aimd {
         }
         let Round { calls, seconds, work, was_full } = std::mem::take(round);
         let pace = seconds / work;
-        // A single call waits for no other of ours: its pace is the endpoint's own, also where
+        // A single call does not wait for others of ours: its speed is the endpoint's own, even if
         // that has changed.
         let fastest = match self.fastest {
             Some(fastest) if self.limit > 1 => fastest.min(pace),
@@ -95,8 +95,8 @@ impl Aimd {
         }
     }
 
-    /// Takes note that a call which began at `began` was refused, or took too long: one that the
-    /// present limit let through halves it.
+    /// Notes that a call which began at `began` was refused or took too long: the limit is halved,
+    /// once for the calls that it let through.
     pub(super) fn refused(&mut self, began: Instant, now: Instant) {
         if !self.is_older(began) {
             self.cut(now);
@@ -119,8 +119,8 @@ impl Aimd {
 mod tests {
     use super::*;
 
-    /// An endpoint that works on `slots` calls at one time, a second each, and has the others
-    /// wait. Returns the limit after each of `rounds` rounds.
+    /// An endpoint that serves `slots` calls at one time, a second each, and queues the others.
+    /// Returns the limit after each of `rounds` rounds.
     fn limits(slots: usize, most: usize, rounds: usize, mut aimd: Aimd) -> Vec<usize> {
         let mut now = Instant::now();
         let mut limits = Vec::new();
@@ -145,14 +145,14 @@ mod tests {
         let four = limits(4, 64, 40, Aimd::new(64, LONG));
         assert_eq!(four[..3], [8, 16, 8]);
         assert!(four[3..].iter().all(|limit| (4..=9).contains(limit)), "{four:?}");
-        // Without a call that had to wait there is no reason for more.
+        // If no call had to wait, there is no reason for a higher limit.
         assert_eq!(limits(1_000, 3, 4, Aimd::new(64, LONG)), [4; 4]);
         assert_eq!(limits(1_000, 64, 2, Aimd::new(2, LONG)), [2, 2]);
     }
 
     #[test]
     fn long_calls_are_made_one_at_a_time() {
-        // Two seconds and more are too long here, and one slot makes four calls take four.
+        // Here two seconds are too long, and with one slot four calls take four.
         let alone = limits(1, 64, 20, Aimd::new(64, Duration::from_secs(2)));
         assert!(alone[2..].iter().all(|limit| *limit <= 3), "{alone:?}");
     }

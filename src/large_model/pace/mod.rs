@@ -1,6 +1,6 @@
-//! At which pace calls are made: how many at one time, which adapts to what the endpoint can take,
-//! and how many a minute, which its provider says. Calls that must wait are in a queue, in order;
-//! that is no failure, and none of their time-outs runs yet.
+//! Limits the rate of calls: how many at one time, which adapts to the endpoint, and how many per
+//! minute, which its provider sets. Calls that must wait are queued in order. Waiting is not a
+//! failure, and time-outs start when the call is made.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,42 +20,42 @@ mod rates;
 use aimd::{Aimd, Answered};
 use rates::Rates;
 
-/// What a call costs an endpoint beside its tokens, in tokens written.
+/// The fixed cost of a call at an endpoint, in tokens written.
 const OVERHEAD: f64 = 16.0;
-/// Tokens that are read in the time in which one is written.
+/// Tokens read in the time that writing one takes.
 const READ_AT_ONCE: f64 = 8.0;
-/// The wait after a refusal that names none; doubles with each in a row.
+/// The wait after a refusal that names none; it doubles with each refusal in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Tokens that a reply is expected to have while none was seen.
+/// The assumed length of a reply, in tokens, before any was seen.
 const FIRST_REPLY: u64 = 256;
-/// Models of an endpoint that are told apart.
+/// Models of an endpoint that are tracked separately.
 const MOST_MODELS: usize = 1_024;
 
-/// What an operator allows.
+/// The configured limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PaceConfig {
-    /// The most calls at one time to adapt within; `None`: they are not counted here.
+    /// The upper bound of the adaptive limit; `None`: concurrency is not limited here.
     pub(super) adaptive: Option<usize>,
-    /// Calls of more than this are too long to have many of them.
+    /// Calls that take longer than this are too slow for many at once.
     pub(super) longest: Duration,
     pub(super) requests_per_minute: Option<u32>,
     pub(super) tokens_per_minute: Option<u64>,
 }
 
-/// The pace of one endpoint.
+/// The rate limiter of one endpoint.
 pub(super) struct Pace {
     name: String,
     config: PaceConfig,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
-    /// Held while waiting for the minute to pass, so that calls go on in order.
+    /// Held while waiting for the per-minute limits, so that calls proceed in order.
     turn: tokio::sync::Mutex<()>,
     rates: Mutex<Rates>,
     /// Tokens of the replies so far, and their number.
     replies: Mutex<(u64, u64)>,
 }
 
-/// The calls of one model.
+/// The state of one model.
 struct Lane {
     places: Arc<Semaphore>,
     state: Mutex<LaneState>,
@@ -63,26 +63,26 @@ struct Lane {
 
 struct LaneState {
     aimd: Aimd,
-    /// Places that there are, taken or free.
+    /// Slots, taken or free.
     places: usize,
-    /// None is taken before.
+    /// No slot is taken before this.
     not_before: Option<Instant>,
     /// Refusals since the last reply.
     refusals: u32,
 }
 
-/// A call's place. Given back when dropped.
+/// A call's slot, returned when dropped.
 pub(super) struct Place {
     pace: Arc<Pace>,
     lane: Option<(Arc<Lane>, OwnedSemaphorePermit)>,
     began: Instant,
     was_full: bool,
-    /// The request's number among those of the last minute.
+    /// The request's number in the per-minute window.
     number: Option<u64>,
 }
 
 impl Pace {
-    /// `None` where nothing is limited here. `name` is the large model's.
+    /// `None` if nothing is limited here. `name` is the large model's.
     pub(super) fn new(name: &str, config: PaceConfig) -> Option<Arc<Self>> {
         let has_rates = config.requests_per_minute.is_some() || config.tokens_per_minute.is_some();
         (config.adaptive.is_some() || has_rates).then(|| {
@@ -97,8 +97,8 @@ impl Pace {
         })
     }
 
-    /// Waits for a place for a call of `model` that sends `read` tokens and limits its reply to
-    /// `max_tokens`. `None` when it is `until` before that.
+    /// Waits for a slot for a call of `model` that sends `read` tokens and limits its reply to
+    /// `max_tokens`. `None` if `until` comes first.
     pub(super) async fn place(
         self: &Arc<Self>,
         model: &str,
@@ -133,7 +133,7 @@ impl Pace {
         Some(Place { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
     }
 
-    /// Waits until a request of about `tokens` tokens is within the limits of a minute.
+    /// Waits until a request of about `tokens` tokens is within the per-minute limits.
     pub(super) async fn take(&self, tokens: u64) -> Option<u64> {
         if self.config.requests_per_minute.is_none() && self.config.tokens_per_minute.is_none() {
             return None;
@@ -148,7 +148,7 @@ impl Pace {
         }
     }
 
-    /// Tokens that a reply is likely to have.
+    /// The expected length of a reply, in tokens.
     fn expected(&self) -> u64 {
         let (tokens, replies) = *lock(&self.replies);
         tokens.checked_div(replies).unwrap_or(FIRST_REPLY)
@@ -175,7 +175,7 @@ impl Lane {
         lock(&self.state).not_before.filter(|until| *until > Instant::now())
     }
 
-    /// Changes what is known of the endpoint, and the number of places with it.
+    /// Updates the state of the endpoint, and its number of slots.
     fn learn(&self, name: &str, change: impl FnOnce(&mut LaneState)) {
         let mut state = lock(&self.state);
         let before = state.aimd.limit();
@@ -185,7 +185,7 @@ impl Lane {
             self.places.add_permits(limit - state.places);
             state.places = limit;
         } else {
-            // Those that are taken go when they are given back.
+            // Slots in use are removed when they are returned.
             state.places -= self.places.forget_permits(state.places - limit);
         }
         if limit != before {
@@ -193,7 +193,7 @@ impl Lane {
         }
     }
 
-    /// Takes a place back.
+    /// Returns a slot.
     fn give_back(&self, permit: OwnedSemaphorePermit) {
         let mut state = lock(&self.state);
         if state.places > state.aimd.limit() {
@@ -204,7 +204,7 @@ impl Lane {
 }
 
 impl Place {
-    /// Takes note of a reply.
+    /// Notes a reply.
     pub(super) fn replied(self, usage: TokenUsage) {
         let tokens = usage.prompt_tokens + usage.completion_tokens;
         if let Some(number) = self.number {
@@ -223,8 +223,8 @@ impl Place {
         });
     }
 
-    /// Takes note of a failure. Returns whether the call may be made again once it has a place:
-    /// it was refused because there were too many.
+    /// Notes a failure. Returns whether the call may be repeated once it has a slot: it was refused
+    /// for overload.
     pub(super) fn failed(self, error: &LargeModelError) -> bool {
         let (began, now) = (self.began, Instant::now());
         let mut is_refused = false;
@@ -234,7 +234,7 @@ impl Place {
                     is_refused = error.is_transient();
                     *retry_after
                 }
-                // The breaker's word for refusals.
+                // The breaker's name for refusals.
                 LargeModelError::CircuitOpen { retry_in, .. } => {
                     is_refused = state.refusals > 0;
                     Some(*retry_in)
@@ -268,7 +268,7 @@ impl Place {
         }
     }
 
-    /// The stream of a reply, which holds the place to its end.
+    /// The stream of a reply, which holds the slot to its end.
     pub(super) fn watch(self, replies: ReplyStream) -> ReplyStream {
         stream::unfold((replies, Some(self)), async |(mut replies, mut place)| {
             let chunk = replies.next().await?;

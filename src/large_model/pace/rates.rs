@@ -1,10 +1,10 @@
-//! Requests and tokens of the last minute, within what a provider allows. Without a clock of its
-//! own.
+//! Counts requests and tokens of the last minute against a provider's limits. The clock is passed
+//! in.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What the limits are counted over.
+/// The window of the limits.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The requests of the last minute.
@@ -36,8 +36,8 @@ impl Rates {
         }
     }
 
-    /// Counts a request of about `tokens` tokens, and returns its number; or else when to try
-    /// again. One that is larger than a minute's tokens is made alone.
+    /// Counts a request of about `tokens` tokens and returns its number, or when to try again. One
+    /// with more tokens than a minute allows is made alone.
     pub(super) fn take(&mut self, tokens: u64, now: Instant) -> Result<u64, Instant> {
         while self.sent.front().is_some_and(|oldest| oldest.at + MINUTE <= now) {
             if let Some(oldest) = self.sent.pop_front() {
@@ -63,7 +63,7 @@ impl Rates {
         Ok(self.first + self.sent.len() as u64 - 1)
     }
 
-    /// Puts what a request used in place of what was expected.
+    /// Replaces the expected tokens of a request by what it used.
     pub(super) fn used(&mut self, number: u64, tokens: u64) {
         let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
         if let Some(sent) = place.and_then(|place| self.sent.get_mut(place)) {
@@ -99,10 +99,10 @@ mod tests {
         assert_eq!(rates.take(60, begun + S(1)), Err(begun + S(60)));
         rates.used(first, 30);
         assert_eq!(rates.take(60, begun + S(1)), Ok(1));
-        // What does not fit into any minute waits for an empty one.
+        // A request that exceeds a whole minute's limit waits for an empty window.
         assert_eq!(rates.take(1_000, begun + S(2)), Err(begun + S(61)));
         assert_eq!(rates.take(1_000, begun + S(61)), Ok(2));
-        // The first has left the minute: nothing is counted twice.
+        // The first has left the window: nothing is counted twice.
         rates.used(first, 5_000);
         assert_eq!(rates.take(100, begun + S(121)), Ok(3));
     }

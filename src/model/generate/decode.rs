@@ -1,4 +1,4 @@
-//! What computes a step of many sequences, wherever it does.
+//! The port to decoders: computes a step of many sequences.
 
 use std::fmt::Debug;
 
@@ -19,10 +19,10 @@ pub trait SequenceCache: Debug + Default + Send + Sync {
         self.len() == 0
     }
 
-    /// How many tokens it has room for: what it costs.
+    /// How many tokens it has memory for.
     fn capacity(&self) -> usize;
 
-    /// A cache of its first `len` tokens, or of somewhat fewer, which the two share.
+    /// A cache of its first `len` tokens, or of slightly fewer, with shared memory.
     fn prefix(&self, len: usize) -> Self;
 }
 
@@ -31,16 +31,16 @@ pub trait SequenceCache: Debug + Default + Send + Sync {
 pub struct Span<'a, C> {
     /// The sequence so far; the tokens are added to it.
     pub cache: &'a mut C,
-    /// Ids below the vocabulary size; they follow what the cache holds.
+    /// Ids below the vocabulary size, which follow those in the cache.
     pub tokens: &'a [u32],
-    /// Whether the logits after the last of them are wanted.
+    /// Whether the logits after the last of them are needed.
     pub logits: bool,
 }
 
 /// How to draw the token after a span.
 #[derive(Debug)]
 pub struct Draw<'a> {
-    /// From which part of the distribution.
+    /// Which part of the distribution is sampled from.
     pub sampling: Sampling,
     /// The sequence's own generator.
     pub rng: &'a mut ChaCha8Rng,
@@ -48,29 +48,28 @@ pub struct Draw<'a> {
 
 /// A model ready to decode.
 pub trait Decode: Debug + Send + Sync + Sized + 'static {
-    /// What it keeps of a sequence.
+    /// Its cache of a sequence.
     type Cache: SequenceCache;
-    /// Working memory of a pass, kept from one to the next.
+    /// Working memory of a pass, reused by the next.
     type Scratch: Debug + Default + Send;
 
-    /// Whether a step is divided among the threads: each computes some of the sequences.
+    /// Whether a step is split between threads, each of which computes some of the sequences.
     fn is_divided(&self) -> bool;
 
     /// The longest sequence that it can hold.
     fn context(&self) -> usize;
 
-    /// The same with other weights of the same shape. Caches made with the old ones are worthless
-    /// to it.
+    /// Replaces the weights by others of the same shape, which invalidates all caches.
     ///
     /// # Errors
     /// When the weights are of another shape, or the device has no memory left.
     fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError>;
 
-    /// Makes room for `count` more tokens; `false` when there is none, until others let go of theirs.
+    /// Allocates memory for `count` more tokens; `false` if there is none until caches are dropped.
     fn reserve(&self, cache: &mut Self::Cache, count: usize) -> bool;
 
-    /// Computes the tokens of all spans and adds them to their caches, in which room was made.
-    /// Draws a token after each of the spans that want logits; `draws` are theirs, in order.
+    /// Computes the tokens of all spans and appends them to their caches, in which memory was
+    /// allocated. Draws a token after each span that needs logits; `draws` are for those, in order.
     ///
     /// # Errors
     /// When the device fails.

@@ -1,4 +1,4 @@
-//! One pass of a model over tokens of several sequences, each with its own cache.
+//! A pass of a model on the CPU over tokens of several sequences, each with its own cache.
 
 use std::sync::Arc;
 
@@ -23,19 +23,19 @@ use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
-/// A model ready to decode on the CPU: in f32, or with the quantised weights of a file as they are.
+/// A model ready to decode on the CPU: in f32, or with the quantised weights of a file.
 ///
-/// What it computes for a sequence is the same, bit for bit, whatever else is in the pass, however
-/// its tokens are cut into spans, and whether its cache was computed or taken over.
+/// Its results for a sequence are bit-identical whatever else is in the pass, however its tokens
+/// are split into spans, and whether its cache was computed or taken from another sequence.
 #[derive(Debug)]
 pub struct Decoder {
     shape: Arc<Shape>,
     weights: PackedWeights,
-    /// Whether a pass shares its work among the threads; else they take sequences.
+    /// Whether the threads share the work of a pass; otherwise each takes some sequences.
     is_shared: bool,
 }
 
-/// What stays the same when the weights change.
+/// Data that does not depend on the weights.
 #[derive(Debug)]
 pub struct Shape {
     isa: Isa,
@@ -76,7 +76,7 @@ struct Row {
     logits: bool,
 }
 
-/// Working memory of a pass, kept from one to the next.
+/// Working memory of a pass, reused by the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
     rows: Vec<Row>,
@@ -100,8 +100,8 @@ struct Rounded {
 }
 
 impl Decoder {
-    /// Copies the weights to f32 on the CPU, wherever they are. Caches made with other weights are
-    /// worthless to it.
+    /// Copies the weights to f32 on the CPU, wherever they are. This invalidates caches of other
+    /// weights.
     ///
     /// # Errors
     /// When a weight is missing or of another shape.
@@ -110,7 +110,7 @@ impl Decoder {
         Ok(Self { shape, weights, is_shared: false })
     }
 
-    /// Takes the weights out of a file: the quantised ones as they are, others in f32.
+    /// Takes the weights from a file: quantised ones unchanged, others in f32.
     ///
     /// # Errors
     /// When the file does not hold the weights of such a model.
@@ -121,8 +121,8 @@ impl Decoder {
         Ok(Self { shape, weights, is_shared })
     }
 
-    /// Computes the tokens of all spans and adds them to their caches. Returns the logits of the
-    /// spans that want them, in order: rows of `vocab_size`.
+    /// Computes the tokens of all spans and appends them to their caches. Returns the logits of the
+    /// spans that need them, in order: rows of `vocab_size`.
     ///
     /// # Panics
     /// On an id outside the vocabulary, or a sequence longer than the context.
@@ -169,8 +169,8 @@ impl Decoder {
         }
     }
 
-    /// Adds a layer's attention to the residual stream. The last layer leaves out, from here on,
-    /// the rows whose logits nobody wants: their keys and values are all that is needed of them.
+    /// Adds a layer's attention to the residual stream. From here on, the last layer skips rows
+    /// whose logits are not needed: only their keys and values are.
     fn attend(&self, index: usize, spans: &mut [Span<'_, KvCache>], scratch: &mut Scratch) {
         let layer = &self.weights.layers[index];
         let spec = &self.shape.spec;
@@ -328,7 +328,7 @@ impl Decode for Decoder {
         Self::new(Arc::clone(&self.shape), weights)
     }
 
-    /// The host's memory is not rationed: a pass makes the room that it needs.
+    /// Host memory is not limited: a pass allocates what it needs.
     fn reserve(&self, _: &mut KvCache, _: usize) -> bool {
         true
     }
@@ -345,7 +345,7 @@ impl Decode for Decoder {
 }
 
 impl Scratch {
-    /// Moves the rows whose logits are wanted to the front and forgets the others.
+    /// Moves the rows whose logits are needed to the front and drops the others.
     fn keep_wanted(&mut self, x_stride: usize, qkv_stride: usize) {
         let mut kept = 0;
         for index in 0..self.rows.len() {
@@ -361,7 +361,7 @@ impl Scratch {
     }
 }
 
-/// What is projected into the residual stream.
+/// The input of a projection into the residual stream.
 #[derive(Clone, Copy)]
 enum Input {
     Attended,

@@ -66,7 +66,7 @@ impl SequenceCache for KvCache {
 }
 
 impl KvCache {
-    /// Makes room for `count` more tokens.
+    /// Allocates memory for `count` more tokens.
     pub(super) fn reserve(&mut self, layout: KvLayout, count: usize) {
         while self.capacity() < self.len + count {
             self.blocks.push(std::iter::repeat_n(Line::ZERO, layout.block_lines()).collect());
@@ -96,7 +96,7 @@ impl KvCache {
         }
     }
 
-    /// Counts `count` written tokens in.
+    /// Counts `count` written tokens.
     pub(super) fn advance(&mut self, count: usize) {
         self.len += count;
     }

@@ -1,5 +1,5 @@
-//! Batched generation from a model's weights: ragged batches, cached keys and values. On the CPU by
-//! kernels of its own, on other devices by candle's operations.
+//! Batched generation: ragged batches with cached keys and values. On the CPU with specialised
+//! kernels, on other devices with candle's operations.
 
 pub mod decode;
 pub mod decoder;

@@ -1,4 +1,4 @@
-//! The decoder on quantised weights as they are in a file.
+//! The decoder with the quantised weights of a file.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,8 @@ use crate::gguf::{Gguf, TensorType, Writer, quantize};
 use crate::model::spec::{Family, Spec};
 use crate::model::weights::Weights;
 
-/// A model whose rows are whole blocks: with a tied head, and with interleaved heads and one of its own.
+/// Models whose rows are complete blocks: one with a tied head, one with interleaved heads and a
+/// head of its own.
 fn cases() -> [Spec; 2] {
     let spec = even_spec();
     let llama = Spec {
@@ -83,7 +84,7 @@ fn file(spec: &Spec, seed: u64, kind: TensorType) -> Gguf {
     Gguf::parse(bytes, "model.gguf").unwrap()
 }
 
-/// Each model in each type, on each instruction set, with the same weights in f32.
+/// Each model in each type, on each instruction set, against the same weights in f32.
 fn decoders() -> impl Iterator<Item = (String, Decoder, Decoder)> {
     cases().into_iter().flat_map(|spec| {
         [TensorType::Q8_0, TensorType::Q4_1].into_iter().flat_map(move |kind| {

@@ -1,4 +1,4 @@
-//! The model straight from its definition, in f64 loops: what the decoder is tested against.
+//! The model by its definition, in f64 loops: the reference of the decoder's tests.
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
@@ -45,7 +45,7 @@ pub(crate) fn biased_spec() -> Spec {
     Spec { qkv_bias: true, output_bias: true, qk_norm: false, ..odd_spec() }
 }
 
-/// All that Gemma has, with windows that end within blocks.
+/// All options of Gemma, with windows that end within blocks.
 pub(crate) fn windowed_spec() -> Spec {
     let gemma = Family::Gemma3.spec();
     Spec {

@@ -15,10 +15,10 @@ pub fn generator(sampling: &Sampling) -> ChaCha8Rng {
 
 /// Draws a token from `logits`, one per vocabulary id and at least one; they are overwritten.
 ///
-/// Greedy takes the likeliest token, the lowest id on ties, and leaves the generator alone; every
-/// other draw advances it by one number, whatever top-k and top-p keep. Top-k comes first, top-p
-/// cuts what it kept. A logit of −∞ is never drawn. Logits that are not numbers do not panic: they
-/// show as a log-probability that is not a number.
+/// Greedy decoding takes the likeliest token, the lowest id on ties, and does not advance the
+/// generator; every other draw advances it by one number, whatever top-k and top-p keep. Top-k
+/// applies first, top-p to what it kept. A logit of −∞ is never drawn. Logits that are not numbers
+/// do not panic: they show as a log-probability that is not a number.
 pub fn sample(logits: &mut [f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> SampledToken {
     let best = argmax(logits);
     let greedy = sampling.temperature <= 0.0;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn log_probs_are_those_of_the_full_distribution_whatever_is_kept() {
+    fn log_probs_are_of_the_full_distribution_before_filtering() {
         let logits = [1.0, 0.2, -0.5, 3.0, 2.5];
         let cases = [(1.0, 1.0, None), (0.7, 0.8, None), (1.3, 1.0, Some(2)), (0.5, 0.9, Some(3))];
         for (temperature, top_p, top_k) in cases {

@@ -1,4 +1,4 @@
-//! The decoder against the definition, on every instruction set that the CPU has.
+//! The decoder against the reference, on every instruction set of the CPU.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ fn on(isa: Isa, spec: &Spec, weights: &Weights) -> Decoder {
     Decoder::new(Arc::new(Shape::on(isa, spec)), weights).unwrap()
 }
 
-/// Logits after the last of `ids`, which are computed in spans that end where `cuts` say.
+/// Logits after the last of `ids`, computed in spans that end at `cuts`.
 pub(super) fn decode(
     decoder: &Decoder,
     cache: &mut KvCache,

@@ -12,7 +12,7 @@ use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
-/// One layer: norms as they multiply, projections that read the same input packed as one.
+/// One layer: norm weights ready to multiply by, projections of the same input packed into one.
 #[derive(Debug)]
 pub(super) struct PackedLayer {
     pub input_norm: Vec<f32>,
@@ -32,11 +32,11 @@ pub(super) struct PackedLayer {
 pub(super) struct Joined {
     pub weight: Projection,
     pub bias: Option<Vec<f32>>,
-    /// Of what is projected, before it joins the stream.
+    /// Of the projection, before it joins the stream.
     pub norm: Option<Vec<f32>>,
 }
 
-/// A projection, in f32 or as a file has it.
+/// A projection, in f32 or as in its file.
 #[derive(Debug)]
 pub(super) enum Projection {
     Float(Packed),
@@ -66,7 +66,7 @@ pub(super) enum Table {
     Head,
 }
 
-/// A copy of all weights on the CPU: in f32 whatever they were, or quantised as in their file.
+/// A copy of all weights on the CPU: in f32, or quantised as in their file.
 #[derive(Debug)]
 pub(super) struct PackedWeights {
     pub embed: Table,
@@ -84,17 +84,17 @@ pub(super) enum WeightPlace {
     Layer(usize, Slot),
 }
 
-/// Where weights are taken from.
+/// A source of weights.
 pub(super) trait WeightSource {
     /// A weight in f32, row by row.
     fn floats(&self, place: WeightPlace) -> Result<Vec<f32>, ModelError>;
 
-    /// Matrices of this depth, one below the other, as they are; `None` where they are not all
+    /// Matrices of this depth, one below the other, unchanged; `None` if they are not all
     /// quantised.
     fn quantized(&self, depth: usize, places: &[WeightPlace])
     -> Result<Option<Matrix>, ModelError>;
 
-    /// As they are if they are quantised, else in f32.
+    /// Unchanged if they are quantised, otherwise in f32.
     fn projection(
         &self,
         isa: Isa,
@@ -202,7 +202,7 @@ impl PackedWeights {
             (Table::Quantized(matrix), _) | (Table::Head, Projection::Quantized(matrix)) => {
                 matrix.read_row(id as usize, out);
             }
-            // The head serves as the embedding only where it is quantised.
+            // The head serves as the embedding only if it is quantised.
             (Table::Head, Projection::Float(_)) => {}
         }
     }
@@ -278,7 +278,7 @@ impl<S: WeightSource> Layer<'_, S> {
     }
 }
 
-/// What normalised values are multiplied by, given a norm's weight.
+/// The factor on normalised values, for a norm's weight.
 fn shifted(spec: &Spec, weight: Vec<f32>) -> Vec<f32> {
     weight.into_iter().map(|weight| weight + spec.norm_offset).collect()
 }

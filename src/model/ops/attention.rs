@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 use super::types::{Attended, AttentionGradient, AttentionInputs, Layout};
 use super::{composed, host};
 
-/// What every row attends to.
+/// What each row attends to.
 pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Attended> {
     if host::is_host(inputs.q) {
         return host::attention::forward(inputs, layout);
@@ -17,7 +17,7 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
     Ok(Attended { y: composed::attention::forward(inputs, layout)?, log_sums: None })
 }
 
-/// Gradients for `d_y`, with what forward gave for the same inputs.
+/// Gradients for `d_y`, with the outputs of forward for the same inputs.
 pub(crate) fn backward(
     inputs: &AttentionInputs,
     layout: &Layout,

@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 
 use super::{composed, host};
 
-/// `y` `(rows, width)` with `bias` `(width)` added to each row, made in the memory of `y`, which must
-/// not be shared.
+/// `y` `(rows, width)` with `bias` `(width)` added to each row, computed in the memory of `y`,
+/// which must not be shared.
 pub(crate) fn forward(y: Tensor, bias: &Tensor) -> Result<Tensor> {
     match host::is_host(&y) {
         true => host::bias::forward(y, bias),

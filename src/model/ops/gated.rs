@@ -15,8 +15,8 @@ pub(crate) fn forward(gate: &Tensor, up: &Tensor, kind: Gate) -> Result<Tensor> 
     }
 }
 
-/// Gradients for `d_y`, and the output, which is recomputed rather than stored. They are made in the
-/// memory of the arguments, which must not be shared.
+/// Gradients for `d_y`, and the output, which is recomputed rather than stored. They are computed
+/// in the memory of the arguments, which must not be shared.
 pub(crate) fn backward(gate: Tensor, up: Tensor, d_y: Tensor, kind: Gate) -> Result<GatedGradient> {
     match host::is_host(&gate) {
         true => host::gated::backward(gate, up, d_y, kind),

@@ -1,4 +1,4 @@
-//! The output head: log-probabilities of given targets and entropies, without keeping logits.
+//! The output head: log-probabilities of given targets and entropies, without storing logits.
 
 use candle_core::{Result, Tensor};
 
@@ -14,8 +14,8 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
     }
 }
 
-/// The gradient of the hidden rows; adds that of the projection into `d_weight` unless it is frozen.
-/// `scores` and `log_sums` are what forward gave.
+/// The gradient of the hidden rows; adds that of the projection into `d_weight` unless it is
+/// frozen. `scores` and `log_sums` are the outputs of forward.
 pub(crate) fn backward(
     head: &Head,
     scores: &TokenScores,

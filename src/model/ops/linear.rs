@@ -12,7 +12,7 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     }
 }
 
-/// Adds the gradient of the input, `dY·W`, into `d_x`; makes it where there is none.
+/// Adds the gradient of the input, `dY·W`, into `d_x`, which is created if missing.
 pub(crate) fn backward_input(
     d_y: &Tensor,
     weight: &Tensor,

@@ -1,8 +1,8 @@
 //! Differentiable operations on candle tensors, each with an explicit forward and backward.
 //!
-//! Each has two forms: fused loops for contiguous f32 in host memory ([`host`]), and a composition of
-//! candle's own operations ([`composed`]) for every other device and type, which is also the fused
-//! form's oracle. The functions of this module choose between them.
+//! Each has two forms: fused loops for contiguous f32 in host memory ([`host`]), and a composition
+//! of candle's own operations ([`composed`]) for every other device and type, which is also the
+//! reference of the fused form. The functions of this module choose between them.
 
 pub(crate) mod attention;
 pub(crate) mod bias;

@@ -14,8 +14,9 @@ pub(crate) fn forward(x: &Tensor, norm: Option<Norm>, rotation: &Rotation) -> Re
     }
 }
 
-/// The gradient of what went into the norm, or where there is none into the rotation, made in the memory of `d_y`, which must not be shared; adds that of the norm's
-/// weight into `d_weight` unless it is frozen. `norm` comes with what went into it.
+/// The gradient of the input of the norm, or without one of the rotation, computed in the memory of
+/// `d_y`, which must not be shared; adds the gradient of the norm's weight into `d_weight` unless
+/// it is frozen. `norm` comes with its input.
 pub(crate) fn backward(
     norm: Option<(&Tensor, Norm)>,
     rotation: &Rotation,

@@ -1,4 +1,4 @@
-//! What the operations take and give, whichever form computes them.
+//! Inputs and outputs of the operations, in both forms.
 
 use candle_core::Tensor;
 
@@ -35,7 +35,7 @@ pub(crate) struct Layout {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// What scores are multiplied by.
+    /// The factor on scores.
     pub scale: f32,
 }
 
@@ -51,15 +51,15 @@ impl Layout {
     }
 }
 
-/// What attention gives, and in the fused form the log-sum of each row's scores.
+/// The output of attention, and in the fused form the log-sum of each row's scores.
 pub(crate) struct Attended {
     /// `(rows, heads × head_dim)`
     pub y: Tensor,
-    /// `(rows, heads)`; `None` in the composed form, whose backward computes the scores again.
+    /// `(rows, heads)`; `None` in the composed form, whose backward recomputes the scores.
     pub log_sums: Option<Tensor>,
 }
 
-/// What attention reads.
+/// The inputs of attention.
 pub(crate) struct AttentionInputs<'a> {
     /// `(rows, heads × head_dim)`
     pub q: &'a Tensor,
@@ -67,11 +67,11 @@ pub(crate) struct AttentionInputs<'a> {
     pub k: &'a Tensor,
     /// `(rows, kv_heads × head_dim)`
     pub v: &'a Tensor,
-    /// A row sees this many rows up to and including itself; `None` is all of them.
+    /// A row attends to this many rows up to and including itself; `None` is all of them.
     pub window: Option<usize>,
 }
 
-/// The first of the positions that a row at `position` sees.
+/// The first position that a row at `position` attends to.
 pub(crate) fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
@@ -90,7 +90,7 @@ pub(crate) struct GatedGradient {
     pub d_up: Tensor,
 }
 
-/// What the output head reads.
+/// The inputs of the output head.
 pub(crate) struct Head<'a> {
     /// Selected rows after the last norm, `(rows, width)`.
     pub hidden: &'a Tensor,

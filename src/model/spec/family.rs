@@ -1,4 +1,4 @@
-//! The families: what each has of the options, and the keys of `config.json` that are its own.
+//! The families of models: the options of each, and its own keys of `config.json`.
 //!
 //! A new family is a variant here, and a case in `tests/golden/model/make.py`.
 
@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::json::{self, Keys};
 use super::{Gate, LayerKind, Rope, Spec, TokenIds};
+use crate::hint::Reason;
 
 /// A family of models, by its `model_type` in `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,17 @@ impl Family {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Gemma3 => "Gemma3ForCausalLM",
+        }
+    }
+
+    /// Its name in `general.architecture` of GGUF files; `None` where they are not supported.
+    /// Converters call Mistral a `llama`.
+    pub fn gguf_name(self) -> Option<&'static str> {
+        match self {
+            Self::Qwen3 => Some("qwen3"),
+            Self::Qwen2 => Some("qwen2"),
+            Self::Llama | Self::Mistral => Some("llama"),
+            Self::Gemma3 => Some("gemma3"),
         }
     }
 
@@ -91,7 +103,7 @@ impl Family {
         }
     }
 
-    /// The width of heads where `config.json` does not say it; `None` is `hidden / heads`.
+    /// The width of heads if `config.json` does not contain it; `None` is `hidden / heads`.
     pub(super) fn default_head_dim(self) -> Option<usize> {
         match self {
             Self::Qwen3 => Some(128),
@@ -108,9 +120,9 @@ impl Family {
         }
     }
 
-    /// Reads what is the family's own, once the dimensions are known: `layers` has its length, and
+    /// Reads the family's own keys, once the dimensions are known: `layers` has its length, and
     /// every layer attends to everything.
-    pub(super) fn read(self, keys: &mut Keys, spec: &mut Spec) -> Result<(), String> {
+    pub(super) fn read(self, keys: &mut Keys, spec: &mut Spec) -> Result<(), Reason> {
         match self {
             Self::Qwen3 | Self::Qwen2 => {
                 if self == Self::Qwen3 {
@@ -125,7 +137,7 @@ impl Family {
                     let is_sliding = kinds.as_ref().map_or(index >= first, |kinds| kinds[index]);
                     layer.window = window.filter(|_| is_sliding);
                     if kinds.is_some() && is_sliding && window.is_none() {
-                        return Err("`layer_types` has windows, but none is in use".to_owned());
+                        return Err("`layer_types` has windows, but none is in use".into());
                     }
                 }
             }
@@ -163,7 +175,7 @@ impl Family {
         Ok(())
     }
 
-    /// Writes what [`Family::read`] reads.
+    /// Writes the keys that [`Family::read`] reads.
     pub(super) fn write(self, spec: &Spec, map: &mut Map<String, Value>) {
         let window = spec.layers.iter().find_map(|layer| layer.window);
         let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
@@ -194,7 +206,7 @@ impl Family {
                 put("final_logit_softcapping", Value::Null);
                 put("sliding_window", json!(window.unwrap_or(4096)));
                 put("layer_types", json::layer_types(spec));
-                // For readers that do not know `layer_types` yet.
+                // For readers without support for `layer_types`.
                 let is_full = |index: usize| spec.layers[index].rope == 0;
                 let every = (0..spec.layers.len()).position(is_full).map_or(6, |first| first + 1);
                 if (0..spec.layers.len()).all(|index| is_full(index) == ((index + 1) % every == 0))
@@ -208,7 +220,7 @@ impl Family {
 
 impl Spec {
     /// `attention_bias` is a bias on all four projections.
-    fn read_attention_bias(&mut self, keys: &mut Keys) -> Result<(), String> {
+    fn read_attention_bias(&mut self, keys: &mut Keys) -> Result<(), Reason> {
         let has_bias = keys.flag("attention_bias", false)?;
         (self.qkv_bias, self.output_bias) = (has_bias, has_bias);
         Ok(())

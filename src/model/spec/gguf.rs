@@ -4,24 +4,19 @@ use std::collections::BTreeSet;
 
 use super::{Family, LayerKind, MOST, Rope, RopeScaling, Spec, TokenIds};
 use crate::gguf::{Gguf, GgufError};
+use crate::hint::Reason;
 
-/// Settings below the architecture's name that do not change what is computed, or that the tensors
-/// say as well.
+/// Settings below the architecture's name that do not affect the computation, or that follow from
+/// the tensors.
 const HARMLESS: [&str; 3] = ["vocab_size", "attention.value_length", "rope.dimension_sections"];
 
-/// Layers of Gemma 3 from one that attends to everything to the next, where the file does not say.
+/// Gemma 3's distance between layers that attend to everything, if the file does not contain it.
 pub(super) const GEMMA3_PATTERN: usize = 6;
 
 impl Family {
-    /// The family of a file of this `general.architecture`. Converters call Mistral a `llama`.
+    /// The family of a file of this `general.architecture`; of several, the first.
     fn of_gguf(architecture: &str) -> Option<Self> {
-        match architecture {
-            "llama" => Some(Self::Llama),
-            "qwen2" => Some(Self::Qwen2),
-            "qwen3" => Some(Self::Qwen3),
-            "gemma3" => Some(Self::Gemma3),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|family| family.gguf_name() == Some(architecture))
     }
 }
 
@@ -33,9 +28,15 @@ impl Spec {
     pub fn from_gguf(file: &Gguf) -> Result<Self, GgufError> {
         let architecture = file.architecture()?;
         let Some(family) = Family::of_gguf(architecture) else {
+            let known: BTreeSet<_> =
+                Family::ALL.into_iter().filter_map(Family::gguf_name).collect();
+            let known = Vec::from_iter(known).join("`, `");
             return Err(file.wrong(
                 "general.architecture",
-                format!("`{architecture}` is not supported here, but `llama`, `qwen2`, `qwen3` and `gemma3` are\nhint: serve it with `policy.engine = \"mistralrs\"`"),
+                reason!(
+                    "`{architecture}` is not supported here, but `{known}` are";
+                    hint: "serve it with `policy.engine = \"mistralrs\"`"
+                ),
             ));
         };
         let mut keys = Keys { file, architecture, read: BTreeSet::new() };
@@ -82,7 +83,7 @@ impl Spec {
         }
         if family == Family::Gemma3 {
             spec.query_pre_attn_scalar = Some(match layers {
-                // The 27 B model: the width that its heads would have if they shared the stream.
+                // The 27 B model: the width that its heads would have if they split the stream.
                 62 => (hidden_size / heads) as f64,
                 _ => head_dim as f64,
             });
@@ -117,7 +118,7 @@ fn llama3(file: &Gguf, spec: &Spec, divisors: &[f32]) -> Result<Rope, GgufError>
     }
 }
 
-/// The settings below the architecture's name, of which those that nothing reads can be named.
+/// The settings below the architecture's name; unread ones can be listed.
 struct Keys<'a> {
     file: &'a Gguf,
     architecture: &'a str,
@@ -131,7 +132,7 @@ impl Keys<'_> {
         key
     }
 
-    fn wrong(&self, name: &str, reason: impl Into<String>) -> GgufError {
+    fn wrong(&self, name: &str, reason: impl Into<Reason>) -> GgufError {
         self.file.wrong(&format!("{}.{name}", self.architecture), reason)
     }
 
@@ -156,7 +157,7 @@ impl Keys<'_> {
 
     fn number(&mut self, name: &str, default: f64) -> Result<f64, GgufError> {
         let key = self.key(name);
-        // Stored as f32: `1e-5` is to be that again.
+        // Stored as f32: `1e-5` must become that again.
         let number = self.file.float(&key)?.map(|x| format!("{}", x as f32).parse().unwrap_or(x));
         Ok(number.unwrap_or(default))
     }
@@ -187,7 +188,7 @@ impl Keys<'_> {
         }
     }
 
-    /// No setting of the architecture may be left.
+    /// Every setting of the architecture must have been read.
     fn finish(&self) -> Result<(), GgufError> {
         let start = format!("{}.", self.architecture);
         let is_left = |key: &&str| {

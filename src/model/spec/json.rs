@@ -1,11 +1,11 @@
-//! `config.json`: every key is honoured, known to be harmless, or an error.
+//! `config.json`: every key is applied, known to be irrelevant, or an error.
 
 use serde_json::{Map, Value, json};
 
 use super::{Family, Gate, LayerKind, Rope, RopeScaling, Spec, TokenIds};
+use crate::hint::Reason;
 
-/// Keys that do not change what the model computes from its weights: how it was trained or is to be
-/// sampled from, and by what it was written.
+/// Keys that do not affect the computation: about training, sampling, or the writer.
 const HARMLESS: [&str; 36] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -50,20 +50,23 @@ impl Spec {
     ///
     /// # Errors
     /// Names the key that is missing, impossible or not supported.
-    pub fn from_json(value: Value) -> Result<Self, String> {
+    pub fn from_json(value: Value) -> Result<Self, Reason> {
         let mut keys = Keys::new("", value)?;
         let kind = keys.text("model_type")?.ok_or("`model_type` is missing")?;
         let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == kind)
         else {
             let known: Vec<String> =
                 Family::ALL.iter().map(|family| format!("`{}`", family.model_type())).collect();
-            return Err(format!(
-                "`model_type` `{kind}` is not supported here, but {} are\nhint: serve it with `policy.engine = \"mistralrs\"`",
-                known.join(", ")
+            return Err(reason!(
+                "`model_type` `{kind}` is not supported here, but {} are", known.join(", ");
+                hint: "serve it with `policy.engine = \"mistralrs\"`"
             ));
         };
         keys.only("quantization_config", &[]).map_err(|_| {
-            "`quantization_config` is not supported\nhint: take the weights as they were before, or a GGUF file"
+            reason!(
+                "`quantization_config` is not supported";
+                hint: "take the weights as they were before, or a GGUF file"
+            )
         })?;
         for (key, harmless) in [
             ("is_encoder_decoder", json!(false)),
@@ -105,7 +108,7 @@ impl Spec {
                 Some("gelu_pytorch_tanh" | "gelu_new") => Gate::GeluTanh,
                 Some(other) => {
                     let key = family.activation_key();
-                    return Err(format!("`{key}` `{other}` is not supported"));
+                    return Err(format!("`{key}` `{other}` is not supported").into());
                 }
             },
             tie_word_embeddings: keys.flag("tie_word_embeddings", base.tie_word_embeddings)?,
@@ -116,7 +119,7 @@ impl Spec {
             },
             ..base
         };
-        // Before anything is made of them.
+        // Checked before anything is built from them.
         spec.check()?;
         spec.read_ropes(&mut keys)?;
         family.read(&mut keys, &mut spec)?;
@@ -167,13 +170,13 @@ impl Spec {
         Value::Object(map)
     }
 
-    /// The rotary embeddings: `rope_theta` with `rope_scaling`, or `rope_parameters`, which where
-    /// there are two holds one for each type of layer.
-    fn read_ropes(&mut self, keys: &mut Keys) -> Result<(), String> {
+    /// The rotary embeddings: `rope_theta` with `rope_scaling`, or `rope_parameters`, which may
+    /// hold one for each type of layer.
+    fn read_ropes(&mut self, keys: &mut Keys) -> Result<(), Reason> {
         let parameters = keys.part("rope_parameters")?;
         let scaling = keys.part("rope_scaling")?;
         if parameters.is_some() && scaling.is_some() {
-            return Err("`rope_parameters` and `rope_scaling` exclude each other".to_owned());
+            return Err("`rope_parameters` and `rope_scaling` exclude each other".into());
         }
         let context = self.max_position_embeddings;
         let theta = keys.number("rope_theta", self.ropes[0].theta)?;
@@ -197,14 +200,14 @@ impl Spec {
 }
 
 impl Rope {
-    /// From a table of rotary parameters, `theta` where it has none of its own.
-    fn read(part: Option<Keys>, theta: f64, context: usize) -> Result<Self, String> {
+    /// From a table of rotary parameters, with `theta` if it has none.
+    fn read(part: Option<Keys>, theta: f64, context: usize) -> Result<Self, Reason> {
         let Some(mut keys) = part else { return Ok(Self::new(theta)) };
         let legacy = keys.text("type")?;
         let kind = keys.text("rope_type")?.or(legacy).unwrap_or_else(|| "default".to_owned());
         let theta = keys.number("rope_theta", theta)?;
         keys.only("partial_rotary_factor", &[json!(1), json!(1.0)])?;
-        // Some writers repeat what the type does not read.
+        // Some writers add keys that the type does not use.
         let original = keys.size_or("original_max_position_embeddings", context)?;
         let original = original.unwrap_or(context);
         let scaling = match kind.as_str() {
@@ -218,7 +221,7 @@ impl Rope {
             },
             "yarn" => {
                 let factor = keys.need("factor")?;
-                // As the paper suggests, or from the two scales of some models.
+                // By the paper's suggestion, or from the two scales of some models.
                 let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
                 let (m, all) = (keys.number("mscale", 0.0)?, keys.number("mscale_all_dim", 0.0)?);
                 let made = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };
@@ -232,8 +235,9 @@ impl Rope {
                 }
             }
             other => {
-                return Err(format!(
-                    "the rotary scaling `{other}` is not supported\nhint: `default`, `linear`, `llama3` and `yarn` are"
+                return Err(reason!(
+                    "the rotary scaling `{other}` is not supported";
+                    hint: "`default`, `linear`, `llama3` and `yarn` are"
                 ));
             }
         };
@@ -278,19 +282,19 @@ pub(super) fn layer_types(spec: &Spec) -> Value {
     spec.layers.iter().map(kind).collect()
 }
 
-/// A table whose keys are taken one by one, so that those that nothing takes can be named.
+/// A table whose keys are removed as they are read, so that unread ones can be named.
 pub(super) struct Keys {
-    /// What leads to the table, with a dot at the end.
+    /// The path of the table, with a dot at the end.
     path: String,
     map: Map<String, Value>,
 }
 
 impl Keys {
-    fn new(path: &str, value: Value) -> Result<Self, String> {
+    fn new(path: &str, value: Value) -> Result<Self, Reason> {
         match value {
             Value::Object(map) => Ok(Self { path: path.to_owned(), map }),
-            _ if path.is_empty() => Err("is not a JSON object".to_owned()),
-            _ => Err(format!("`{}` is not a table", path.trim_end_matches('.'))),
+            _ if path.is_empty() => Err("is not a JSON object".into()),
+            _ => Err(format!("`{}` is not a table", path.trim_end_matches('.')).into()),
         }
     }
 
@@ -299,20 +303,20 @@ impl Keys {
     }
 
     /// The value of `key`; none where it is missing or null.
-    fn take(&mut self, key: &str) -> Option<Value> {
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, key: &str, value: &Value, wanted: &str) -> String {
-        format!("{} is {value}, not {wanted}", self.name(key))
+    fn wrong(&self, key: &str, value: &Value, wanted: &str) -> Reason {
+        format!("{} is {value}, not {wanted}", self.name(key)).into()
     }
 
-    fn part(&mut self, key: &str) -> Result<Option<Self>, String> {
+    fn part(&mut self, key: &str) -> Result<Option<Self>, Reason> {
         let path = format!("{}{key}.", self.path);
         self.take(key).map(|value| Self::new(&path, value)).transpose()
     }
 
-    fn text(&mut self, key: &str) -> Result<Option<String>, String> {
+    fn text(&mut self, key: &str) -> Result<Option<String>, Reason> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -320,7 +324,7 @@ impl Keys {
         }
     }
 
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> Result<bool, String> {
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> Result<bool, Reason> {
         match self.take(key) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(flag),
@@ -328,15 +332,15 @@ impl Keys {
         }
     }
 
-    fn size(&mut self, key: &str) -> Result<usize, String> {
+    fn size(&mut self, key: &str) -> Result<usize, Reason> {
         if self.map.get(key).is_none_or(Value::is_null) {
-            return Err(format!("{} is missing", self.name(key)));
+            return Err(format!("{} is missing", self.name(key)).into());
         }
         Ok(self.size_or(key, 0)?.unwrap_or(0))
     }
 
-    /// `default` where the key is missing, none where it is null.
-    pub(super) fn size_or(&mut self, key: &str, default: usize) -> Result<Option<usize>, String> {
+    /// `default` if the key is missing, none if it is null.
+    pub(super) fn size_or(&mut self, key: &str, default: usize) -> Result<Option<usize>, Reason> {
         match self.map.remove(key) {
             None => Ok(Some(default)),
             Some(Value::Null) => Ok(None),
@@ -347,14 +351,14 @@ impl Keys {
         }
     }
 
-    fn need(&mut self, key: &str) -> Result<f64, String> {
+    fn need(&mut self, key: &str) -> Result<f64, Reason> {
         if self.map.get(key).is_none_or(Value::is_null) {
-            return Err(format!("{} is missing", self.name(key)));
+            return Err(format!("{} is missing", self.name(key)).into());
         }
         self.number(key, 0.0)
     }
 
-    pub(super) fn number(&mut self, key: &str, default: f64) -> Result<f64, String> {
+    pub(super) fn number(&mut self, key: &str, default: f64) -> Result<f64, Reason> {
         match self.take(key) {
             None => Ok(default),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, &value, "a number")),
@@ -362,7 +366,7 @@ impl Keys {
     }
 
     /// One token or several.
-    fn ids(&mut self, key: &str) -> Result<Vec<u32>, String> {
+    fn ids(&mut self, key: &str) -> Result<Vec<u32>, Reason> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let ids = match &value {
@@ -372,8 +376,8 @@ impl Keys {
         ids.ok_or_else(|| self.wrong(key, &value, "a token id, or a list of them"))
     }
 
-    /// Whether each layer has a window, where the table says so.
-    pub(super) fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, String> {
+    /// Whether each layer has a window, if the table contains it.
+    pub(super) fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, Reason> {
         let Some(value) = self.take("layer_types") else { return Ok(None) };
         let kinds: Option<Vec<bool>> = value.as_array().and_then(|list| {
             list.iter()
@@ -388,30 +392,31 @@ impl Keys {
             Some(kinds) if kinds.len() == layers => Ok(Some(kinds)),
             _ => Err(format!(
                 "`layer_types` must say `full_attention` or `sliding_attention` for each of {layers} layers"
-            )),
+            )
+            .into()),
         }
     }
 
     /// The key must be missing, null, or one of `harmless`.
-    pub(super) fn only(&mut self, key: &str, harmless: &[Value]) -> Result<(), String> {
+    pub(super) fn only(&mut self, key: &str, harmless: &[Value]) -> Result<(), Reason> {
         match self.take(key) {
             Some(value) if !harmless.contains(&value) => {
-                Err(format!("{} {value} is not supported", self.name(key)))
+                Err(format!("{} {value} is not supported", self.name(key)).into())
             }
             _ => Ok(()),
         }
     }
 
-    /// No key may be left but those that are `harmless` or null.
-    fn finish(self, harmless: &[&str]) -> Result<(), String> {
+    /// No key may be left except those that are `harmless` or null.
+    fn finish(self, harmless: &[&str]) -> Result<(), Reason> {
         let is_left = |(key, value): &(&String, &Value)| {
             !value.is_null() && !harmless.contains(&key.as_str())
         };
         match self.map.iter().find(is_left) {
             None => Ok(()),
-            Some((key, _)) => Err(format!(
-                "{} is a key that is not known here, and might change what the model computes\nhint: if it does not, remove it",
-                self.name(key)
+            Some((key, _)) => Err(reason!(
+                "{} is a key that is not known here, and might change what the model computes", self.name(key);
+                hint: "if it does not, remove it"
             )),
         }
     }

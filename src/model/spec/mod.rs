@@ -1,4 +1,4 @@
-//! What a decoder-only transformer is made of: dimensions, and which of the known options it takes.
+//! The specification of a decoder-only transformer: dimensions, and the options of its family.
 //! Everything that differs between families is decided here and read everywhere else.
 
 mod family;
@@ -21,11 +21,12 @@ use super::error::ModelError;
 use super::ops::embedding;
 use super::ops::types::{Layout, Norm};
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 
 /// The shape of a decoder-only transformer. Dimensions have the names of `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// How the model calls itself and its tensors.
+    /// The family, which determines names.
     pub family: Family,
     /// Number of tokens.
     pub vocab_size: usize,
@@ -65,11 +66,11 @@ pub struct Spec {
     pub query_pre_attn_scalar: Option<f64>,
     /// Whether the output projection is the embedding.
     pub tie_word_embeddings: bool,
-    /// Special tokens, kept for those who read the saved model.
+    /// Special tokens, stored for readers of a saved model.
     pub token_ids: TokenIds,
 }
 
-/// What differs from layer to layer.
+/// The options of one layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LayerKind {
     /// Which of [`Spec::ropes`].
@@ -112,7 +113,7 @@ pub struct TokenIds {
     pub pad: Option<u32>,
 }
 
-/// The largest value of each dimension that is believed: a file that says more is wrong.
+/// The largest accepted value of each dimension: a file with a larger one is invalid.
 const MOST: SpecLimits = SpecLimits {
     vocab_size: 1 << 22,
     width: 1 << 20,
@@ -135,8 +136,8 @@ impl Spec {
     /// Reads the settings of a `.gguf` file, or `config.json` in a folder.
     ///
     /// # Errors
-    /// When the file cannot be read, or describes a model that this crate would compute differently:
-    /// another family, or a key that is neither honoured nor known to be harmless.
+    /// When the file cannot be read, or describes a model that this crate would compute
+    /// differently: another family, or a key that is neither applied nor known to be irrelevant.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         if Gguf::is_path(path) {
             return Ok(Self::from_gguf(&Gguf::open(path)?)?);
@@ -145,12 +146,13 @@ impl Spec {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
-        let invalid = |reason: String| ModelError::Invalid { path: shown.clone(), reason };
-        let value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        let value =
+            serde_json::from_str(&text).map_err(|error| invalid(error.to_string().into()))?;
         Self::from_json(value).map_err(invalid)
     }
 
-    /// Whether the dimensions are possible and fit each other; otherwise what is wrong.
+    /// Checks that the dimensions are possible and consistent.
     pub(super) fn check(&self) -> Result<(), String> {
         for (name, size, most) in [
             ("vocab_size", self.vocab_size, MOST.vocab_size),
@@ -188,7 +190,7 @@ impl Spec {
         self.ropes.iter().try_for_each(Rope::check)
     }
 
-    /// The windows that layers have, each once.
+    /// The distinct window sizes of the layers.
     pub fn windows(&self) -> Vec<Option<usize>> {
         let mut windows: Vec<_> = self.layers.iter().map(|layer| layer.window).collect();
         windows.sort();
@@ -216,7 +218,7 @@ impl Spec {
         Norm { weight, eps: self.rms_norm_eps as f32, offset: self.norm_offset }
     }
 
-    /// How rows attend, in groups of `trees`.
+    /// The attention layout for groups of `trees`.
     pub(super) fn layout(&self, trees: Vec<Vec<Branch>>) -> Layout {
         Layout {
             trees,
@@ -227,12 +229,12 @@ impl Spec {
         }
     }
 
-    /// Rows of the embedding `(vocab, hidden)` as they enter the first layer.
+    /// Rows of the embedding `(vocab, hidden)` as the first layer's input.
     pub(super) fn embed(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor, candle_core::Error> {
         self.scale_embeddings(embedding::forward(table, ids)?)
     }
 
-    /// `x` as embeddings are scaled, and with them the gradient.
+    /// `x` with the scale of embeddings, which also applies to the gradient.
     pub(super) fn scale_embeddings(&self, x: Tensor) -> Result<Tensor, candle_core::Error> {
         match self.scaled_embeddings {
             true => x * f64::from(self.embed_scale()),
@@ -240,7 +242,7 @@ impl Spec {
         }
     }
 
-    /// What embeddings are multiplied by.
+    /// The factor on embeddings.
     pub fn embed_scale(&self) -> f32 {
         match self.scaled_embeddings {
             true => (self.hidden_size as f64).sqrt() as f32,
@@ -248,7 +250,7 @@ impl Spec {
         }
     }
 
-    /// What attention scores are multiplied by.
+    /// The factor on attention scores.
     pub fn score_scale(&self) -> f32 {
         let scalar = self.query_pre_attn_scalar.unwrap_or(self.head_dim as f64);
         1.0 / (scalar as f32).sqrt()

@@ -7,7 +7,7 @@ use std::f64::consts::TAU;
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// How the frequencies are changed for sequences longer than those of the first training.
+    /// How the frequencies are changed for sequences longer than in pre-training.
     pub scaling: RopeScaling,
 }
 
@@ -29,14 +29,14 @@ pub enum RopeScaling {
         low_freq_factor: f64,
         /// Wavelengths below `original / high_freq_factor` stay.
         high_freq_factor: f64,
-        /// Longest sequence of the first training.
+        /// The context length of pre-training.
         original: usize,
     },
     /// YaRN: a ramp over the dimensions, and a factor on the rotated values.
     Yarn {
         /// Low frequencies are divided by it.
         factor: f64,
-        /// Longest sequence of the first training.
+        /// The context length of pre-training.
         original: usize,
         /// Rotations within `original` from which on a frequency stays.
         beta_fast: f64,
@@ -85,7 +85,7 @@ impl Rope {
         (0..head_dim / 2).map(|i| scaled(i) as f32).collect()
     }
 
-    /// What cosines and sines are multiplied by.
+    /// The factor on cosines and sines.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
             RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
@@ -125,7 +125,8 @@ impl Rope {
     }
 }
 
-/// `frequency` where `kept` is 1 or more, divided by `factor` where it is 0 or less.
+/// Interpolates between `frequency` where `kept` is at least 1 and `frequency / factor` where it is
+/// at most 0.
 fn mix(frequency: f64, factor: f64, kept: f64) -> f64 {
     let kept = kept.clamp(0.0, 1.0);
     frequency * kept + frequency / factor * (1.0 - kept)

@@ -86,12 +86,12 @@ fn windows_are_those_of_the_layers() {
         "layer_types": [sliding, full, sliding, full],
     });
     assert_eq!(windows(&read("qwen2", changes)), [Some(9), None, Some(9), None]);
-    // Not in use unless the configuration says so.
+    // Off unless the configuration turns it on.
     let changes = json!({"sliding_window": 9, "max_window_layers": 0});
     assert_eq!(windows(&read("qwen2", changes)), [None; 4]);
 }
 
-/// Whatever would change the result is refused by its name.
+/// Every key that would change the result is refused by name.
 #[test]
 fn what_is_not_honoured_is_named() {
     let huge = 1u64 << 60;
@@ -128,10 +128,10 @@ fn what_is_not_honoured_is_named() {
         ("qwen2", json!({"rms_norm_eps": 0}), "`rms_norm_eps` 0"),
         ("mistral", json!({"sliding_window": 0}), "`sliding_window` is 0"),
     ] {
-        let error = Spec::from_json(config(kind, changes.clone())).unwrap_err();
+        let error = Spec::from_json(config(kind, changes.clone())).unwrap_err().to_string();
         assert!(error.contains(said), "{kind} {changes}: {error}");
     }
-    assert!(Spec::from_json(json!([])).unwrap_err().contains("not a JSON object"));
+    assert!(Spec::from_json(json!([])).unwrap_err().to_string().contains("not a JSON object"));
 }
 
 /// Frequencies of Llama 3.2's and of Qwen's long form, as transformers computes them; the golden models

@@ -4,13 +4,15 @@ use super::{Family, GEMMA3_PATTERN, Rope, RopeScaling, Spec};
 use crate::gguf::Entry;
 
 impl Spec {
-    /// The settings of a GGUF file with such a model.
+    /// The settings of a GGUF file for such a model.
     ///
     /// # Errors
-    /// Says what it has that the format, or its readers, have no words for.
+    /// Explains what the format, or its readers, cannot express.
     pub fn to_gguf(&self) -> Result<Vec<(String, Entry)>, String> {
         self.is_expressible()?;
-        let architecture = self.family.gguf_name();
+        let Some(architecture) = self.family.gguf_name() else {
+            return Err(format!("`{}` models are not supported", self.family.model_type()));
+        };
         let mut settings = vec![("general.architecture".to_owned(), text(architecture))];
         let mut set = |name: &str, entry| settings.push((format!("{architecture}.{name}"), entry));
         let number = |n: usize| Entry::U32(n as u32);
@@ -33,7 +35,7 @@ impl Spec {
             set("attention.sliding_window", number(window));
         }
         match self.ropes[0].scaling {
-            // Llama 3's is a tensor.
+            // Llama 3's is stored as a tensor.
             RopeScaling::Default | RopeScaling::Llama3 { .. } => {}
             RopeScaling::Linear { factor } => {
                 set("rope.scaling.type", text("linear"));
@@ -50,7 +52,7 @@ impl Spec {
         Ok(settings)
     }
 
-    /// What each frequency is divided by, for models that keep that in a tensor.
+    /// The divisor of each frequency, for models that store it as a tensor.
     pub fn gguf_rope_factors(&self) -> Option<Vec<f32>> {
         let rope = &self.ropes[0];
         matches!(rope.scaling, RopeScaling::Llama3 { .. }).then(|| {
@@ -97,18 +99,6 @@ impl Spec {
                 Err("its YaRN has an `attention_factor` of its own, or is not truncated".to_owned())
             }
             _ => Ok(()),
-        }
-    }
-}
-
-impl Family {
-    /// What `general.architecture` calls it. Converters call Mistral a `llama`.
-    fn gguf_name(self) -> &'static str {
-        match self {
-            Self::Qwen3 => "qwen3",
-            Self::Qwen2 => "qwen2",
-            Self::Llama | Self::Mistral => "llama",
-            Self::Gemma3 => "gemma3",
         }
     }
 }

@@ -65,7 +65,8 @@ fn merged_weights_compute_the_same() {
     assert_eq!(list(&saved.logits(&batch()).unwrap()), list(&b));
 }
 
-/// A change that bf16 cannot hold beside its weight reaches who samples, and is rounded once it is saved.
+/// A change that bf16 cannot represent next to its weight reaches the sampler, and is rounded once
+/// it is saved.
 #[test]
 fn merging_rounds_nothing_away() {
     let model = super::cast(&trained(), DType::BF16);

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::{batch, list, tiny};
+use crate::hint::Hint;
 use crate::model::{Batch, Model, Selection, Spec, Weights};
 
 #[test]
@@ -38,7 +39,7 @@ fn a_saved_folder_replaces_the_old_one_whole() {
 #[test]
 fn unusable_folders_say_why() {
     let folder = tempfile::tempdir().unwrap();
-    let load = || Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap_err().to_string();
+    let load = || Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap_err().explained();
     assert!(load().contains("config.json"));
     let weights = Weights::random(&tiny(true), 0, &Device::Cpu).unwrap();
     weights.save(folder.path(), &tiny(true)).unwrap();

@@ -21,8 +21,8 @@ fn golden(case: &str) -> (Spec, Weights) {
     (spec, weights)
 }
 
-/// The names and rows that converters give a model's tensors: halves of heads of a Llama are
-/// interleaved, and norms have their offset.
+/// The names and rows that converters produce: the halves of a Llama's heads are interleaved, and
+/// norms include their offset.
 fn tensors(spec: &Spec, weights: &Weights) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let mut tensors = Vec::new();
     let mut add = |name: String, tensor: &candle_core::Tensor, is_norm: bool, heads: usize| {
@@ -66,12 +66,7 @@ fn tensors(spec: &Spec, weights: &Weights) -> Vec<(String, Vec<usize>, Vec<f32>)
 }
 
 fn settings(spec: &Spec) -> Vec<(String, Entry)> {
-    let architecture = match spec.family {
-        Family::Qwen3 => "qwen3",
-        Family::Qwen2 => "qwen2",
-        Family::Llama | Family::Mistral => "llama",
-        Family::Gemma3 => "gemma3",
-    };
+    let architecture = spec.family.gguf_name().unwrap();
     let number = |n: usize| Entry::U32(n as u32);
     let mut settings = vec![("general.architecture".to_owned(), Entry::Text(architecture.into()))];
     let mut set = |name: &str, entry| settings.push((format!("{architecture}.{name}"), entry));
@@ -123,7 +118,7 @@ fn a_file_gives_the_model_that_went_into_it() {
         let (mut spec, weights) = golden(case);
         let file = written(&spec, &weights, &[]);
         let read = Spec::from_gguf(&file).unwrap();
-        // Not in the file, or the same in other words.
+        // Not in the file, or the same under other names.
         spec.token_ids = read.token_ids.clone();
         if spec.family == Family::Gemma3 {
             spec.query_pre_attn_scalar = Some(spec.head_dim as f64);

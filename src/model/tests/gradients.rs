@@ -1,4 +1,4 @@
-//! The gradient against differences, and what must not change it.
+//! The gradient against finite differences, and changes that must not affect it.
 
 use candle_core::DType;
 
@@ -97,10 +97,10 @@ fn fused_agrees_with_composed() {
         let fused = gradients(&model, &batch, &selection);
         let portable = gradients(&cast(&model, DType::F64), &batch, &selection);
         assert_near(&fused, &portable, 1e-4);
-        // Half precision takes the portable way with its own roundings.
+        // Half precision uses the composed form with its own roundings.
         let half = gradients(&cast(&model, DType::F16), &batch, &selection);
         assert_near(&half, &portable, HALF);
-        // bf16 keeps three bits less; the weights' own rounding is left out of the comparison.
+        // bf16 has three bits less; the weights' own rounding is excluded from the comparison.
         let rounded = cast(&model, DType::BF16);
         let portable = gradients(&cast(&rounded, DType::F64), &batch, &selection);
         assert_near(&gradients(&rounded, &batch, &selection), &portable, 8.0 * HALF);
@@ -146,7 +146,7 @@ fn packed_sequences_do_not_see_each_other() {
     assert_near(&alone, &together, 1e-5);
 }
 
-/// Sequences that begin alike: one that another continues, one twice, and one of its own.
+/// Sequences with common prefixes: one that another continues, one twice, and one of its own.
 #[test]
 fn what_sequences_share_is_computed_once() {
     let common: Vec<u32> = (0..40).map(|i| i * 5 % 23).collect();

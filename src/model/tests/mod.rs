@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use super::spec::LayerKind;
 use super::{Batch, Family, Gradients, Model, Selection, Spec, Weights};
 
-/// The CPU, and a GPU where there is one that the program was built for.
+/// The CPU, and a GPU if there is one that the program was built for.
 pub(crate) fn devices() -> Vec<Device> {
     let cuda = candle_core::utils::cuda_is_available().then(|| Device::new_cuda(0));
     std::iter::once(Device::Cpu).chain(cuda.into_iter().flatten()).collect()

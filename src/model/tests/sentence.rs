@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::hint::Hint;
 use crate::model::SentenceModel;
 
 fn golden(name: &str) -> Vec<Value> {
@@ -48,7 +49,7 @@ fn of_a_text_of_ten_megabytes_the_head_counts() {
     assert_eq!(model.embed(&long).unwrap(), model.embed(&long[..6_000]).unwrap());
 }
 
-/// Needs the published weights, which are too large to keep here: `tests/golden/ssim/run.sh`
+/// Needs the published weights, which are too large for the repository: `tests/golden/ssim/run.sh`
 /// fetches them and runs this.
 #[test]
 #[ignore = "needs SENTENCE_MODEL, the folder of all-MiniLM-L6-v2"]
@@ -67,7 +68,7 @@ fn what_is_no_sentence_encoder_is_said() {
             std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
         }
         change(folder.path());
-        SentenceModel::load(folder.path()).err().unwrap().to_string()
+        SentenceModel::load(folder.path()).err().unwrap().explained()
     };
     let replaced = |file: &'static str, from: &'static str, to: &'static str| {
         move |folder: &Path| {

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::{ArchiveError, Page, Search, TIMEOUT};
 use crate::compute;
 
-/// Rows that are asked for at one time, at most: they may be long.
+/// The most rows that are fetched at once: they may be long.
 const CHUNK: usize = 64;
-/// Seconds since 1970 that no episode has.
+/// A time, in seconds since 1970, after every episode.
 const NEVER: i64 = 253_402_300_799;
 
 /// The rows of one database.
@@ -21,7 +21,7 @@ pub(super) struct Rows {
     dialect: &'static Dialect,
 }
 
-/// What the two databases write differently.
+/// SQL that differs between the two databases.
 struct Dialect {
     key: &'static str,
     created: &'static str,
@@ -66,7 +66,7 @@ impl Cursor {
         Some(Self { created, key })
     }
 
-    /// What comes after every row that is older than `created`.
+    /// The condition for rows older than `created`.
     fn before(created: i64) -> Self {
         Self { created, key: Uuid::nil().to_string() }
     }
@@ -87,7 +87,7 @@ impl Rows {
         Self::new(&format!("sqlite://{escaped}?mode=rw"), &SQLITE)
     }
 
-    /// Connects when rows are asked for.
+    /// Connects on first use.
     fn new(url: &str, dialect: &'static Dialect) -> Self {
         install_default_drivers();
         let options = AnyPoolOptions::new().max_connections(2).acquire_timeout(TIMEOUT);
@@ -110,7 +110,7 @@ impl Rows {
         mut search: Search,
         cursor: Option<&str>,
     ) -> Result<Page, ArchiveError> {
-        // No name has this character, which PostgreSQL does not take.
+        // PostgreSQL does not accept this character, and no name contains it.
         let names = [&search.filter.policy, &search.filter.large_model];
         if names.into_iter().flatten().any(|name| name.contains('\0')) {
             return Ok(Page::default());

@@ -1,5 +1,5 @@
-//! Recorded episodes, read again: pages of them, the newest first. What a page costs is bounded, so
-//! one may end before it is full; its cursor goes on from there.
+//! Reads recorded episodes in pages, newest first. The cost of a page is bounded, so a page may end
+//! before it is full; its cursor continues from there.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ use crate::episode::{EpisodeUsage, FinishReason};
 
 /// Bytes of episodes that are read for one page.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// Episodes that are looked at for one page.
+/// Episodes that are examined for one page.
 const MOST_EPISODES: usize = 2000;
-/// How long is looked for the episodes of one page.
+/// The longest search for the episodes of one page.
 const LOOKING: Duration = Duration::from_secs(1);
 /// How long a store may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,17 +32,17 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
     /// No page of this archive ended there.
-    #[error("it is no cursor of a page of episodes")]
+    #[error("the cursor is not valid")]
     Cursor,
     /// The folder or the database fails.
     #[error("the recorded episodes cannot be read: {0}")]
     Store(String),
-    /// Too many look at the same time, or it takes too long.
+    /// Too many readers at once, or it takes too long.
     #[error(transparent)]
     Compute(#[from] ComputeError),
 }
 
-/// Which episodes are wanted. A field that is `None` leaves none out.
+/// A filter on episodes. `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The id of the key that asked.
@@ -57,7 +57,7 @@ pub struct Filter {
     pub since: Option<u64>,
     /// Seconds since 1970 before which it ended.
     pub until: Option<u64>,
-    /// What its question or its answer contains, in whatever case.
+    /// What its question or answer contains, ignoring case.
     pub text: Option<String>,
 }
 
@@ -130,7 +130,7 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// What has been found for a page, and what that took.
+/// The entries found for a page so far, and the cost.
 struct Search {
     filter: Filter,
     limit: usize,
@@ -146,19 +146,19 @@ impl Search {
         Self { filter, limit, until, found: Vec::new(), bytes: 0, episodes: 0 }
     }
 
-    /// Looks at an episode; `None` is one that the store itself has left out.
+    /// Examines an episode; `None` is one that the store has excluded already.
     fn look(&mut self, id: impl FnOnce() -> String, record: Option<&[u8]>) {
         self.episodes += 1;
         let Some(record) = record else { return };
         self.bytes += record.len();
-        // What is no record is left out, as by whoever trains on it.
+        // Lines that are no record are skipped, as trainers do.
         let Ok(episode) = serde_json::from_slice::<Summary>(record) else { return };
         if self.filter.matches(&episode) {
             self.found.push((id(), episode));
         }
     }
 
-    /// Whether the page is full, or as much was looked at as may be.
+    /// Whether the page is full, or its cost bound is reached.
     fn is_over(&self) -> bool {
         self.found.len() >= self.limit
             || self.bytes >= MOST_BYTES
@@ -182,7 +182,8 @@ enum Store {
 }
 
 impl Archive {
-    /// The episodes that a recorder of this configuration writes. A database may be there later.
+    /// Opens the records of a recorder with this configuration. A database may become available
+    /// later.
     ///
     /// # Errors
     /// When the configuration names no place, or its URL is none.
@@ -200,8 +201,8 @@ impl Archive {
         Ok(Self { store })
     }
 
-    /// The page that begins at `cursor`, else the first, of at most `limit` episodes. Fewer, or
-    /// none, are no sign of the end: that is a page without a cursor.
+    /// The page that begins at `cursor`, or the first, with at most `limit` episodes. A page may
+    /// hold fewer, or none, before the end: the last page is the one without a cursor.
     ///
     /// # Errors
     /// When the cursor is none, the store fails, or too many look at the same time.

@@ -1,4 +1,4 @@
-//! Connections to either database, which make the table where it is not there.
+//! Connections to either database, which create the table if it is missing.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -15,9 +15,9 @@ use super::{Rows, TIMEOUT, WriteError, within};
 /// How long making the table and its indexes may take: those of an old table may be large.
 const MAKING: Duration = Duration::from_secs(120);
 
-/// `record` is the line that a file would have: the type `JSON` keeps it letter by letter, while
-/// `JSONB` has no room for U+0000. Altering a table waits for all who read it, so that is done
-/// where there is no column of `caller` only.
+/// `record` is the line that a file would have: the type `JSON` stores it verbatim, while `JSONB`
+/// does not allow U+0000. Altering a table blocks its readers, so it is done only if the column
+/// `caller` is missing.
 const POSTGRES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS prompt_r1_episodes (
         key UUID PRIMARY KEY, id TEXT NOT NULL, created_at TIMESTAMPTZ NOT NULL, caller TEXT,
@@ -43,10 +43,11 @@ const SQLITE: [&str; 3] = [
     "CREATE INDEX IF NOT EXISTS prompt_r1_episodes_caller
         ON prompt_r1_episodes (caller, created_at, key) WHERE caller IS NOT NULL",
 ];
-/// What replicas lock while they make the table: any number that nobody else uses.
+/// The id of the advisory lock that replicas hold while they create the table. Any number that
+/// nothing else uses.
 const SCHEMA_LOCK: i64 = 0x7072_6f6d_7074_7232;
 
-/// Rows are written at most once, though the connection may break before that is acknowledged.
+/// Each row is written at most once, even if the connection breaks before the acknowledgement.
 const INSERT_MANY: &str = "
     INSERT INTO prompt_r1_episodes
         (key, id, created_at, caller, policy, large_model, finish_reason, record)
@@ -74,7 +75,7 @@ pub(super) enum Connection {
 }
 
 impl Server {
-    /// SQLite in this file, which is made for its owner alone if it is not there.
+    /// Opens SQLite in this file, created with permissions for its owner alone.
     pub(in crate::record) fn sqlite(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -84,7 +85,7 @@ impl Server {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         options.open(path)?;
-        // Whoever reads does not hold up who writes.
+        // Readers do not block writers.
         let options = SqliteConnectOptions::new().filename(path).busy_timeout(TIMEOUT);
         Ok(Self::Sqlite(options.journal_mode(SqliteJournalMode::Wal)))
     }
@@ -109,7 +110,7 @@ impl Server {
 
 async fn make(connection: &mut PgConnection) -> sqlx::Result<()> {
     let mut making = connection.begin().await?;
-    // Replicas that start together: PostgreSQL fails where two make the same table at once.
+    // When replicas start together, PostgreSQL fails if two create the same table at once.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(SCHEMA_LOCK).execute(&mut *making).await?;
     for statement in POSTGRES {
         sqlx::query(statement).execute(&mut *making).await?;

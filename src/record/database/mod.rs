@@ -1,5 +1,5 @@
-//! Rows of a table in SQLite or PostgreSQL. While the database cannot be reached, records wait: they are written
-//! once it is back, and those that find the queue full are dropped.
+//! Rows of a table in SQLite or PostgreSQL. While the database is unreachable, records wait in the
+//! queue and are written once it is back; records that find the queue full are dropped.
 
 use std::io;
 use std::ops::Range;
@@ -22,24 +22,24 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection that is made when it is needed.
+/// A connection that is made on demand.
 pub(super) struct Database {
     server: Server,
-    /// Of this thread alone: requests and records do not wait for each other.
+    /// A runtime of this thread alone, so that requests and records do not block each other.
     runtime: Runtime,
     connection: Option<Connection>,
-    /// Whether the last try failed, which was logged.
+    /// Whether the last attempt failed, which was logged.
     is_down: bool,
     shared: Arc<RecorderState>,
 }
 
-/// What became of rows.
+/// The outcome of a write.
 #[derive(PartialEq, Eq)]
 enum WriteOutcome {
     Written,
-    /// The database is there, and does not take one of them.
+    /// The database rejected one of the rows.
     Refused,
-    /// It is not there, and there is no time to wait for it.
+    /// The database is unreachable, and there is no time to wait for it.
     GivenUp,
 }
 
@@ -71,7 +71,7 @@ impl Database {
         Ok(Self { server, runtime, connection: None, is_down: false, shared })
     }
 
-    /// Writes these rows, trying for as long as the database is away and the server runs.
+    /// Writes these rows, retrying while the database is unreachable and the server runs.
     fn insert(&mut self, rows: &Rows, range: Range<usize>) -> WriteOutcome {
         loop {
             let is_ending = self.shared.is_ending.load(Ordering::SeqCst);
@@ -81,7 +81,7 @@ impl Database {
             match self.attempt(rows, range.clone()) {
                 Ok(()) => {
                     if std::mem::take(&mut self.is_down) {
-                        tracing::info!("episodes are written down again");
+                        tracing::info!("episodes are recorded again");
                     }
                     return WriteOutcome::Written;
                 }
@@ -93,7 +93,7 @@ impl Database {
                 }
                 Err(WriteError::Down(reason)) => {
                     if !std::mem::replace(&mut self.is_down, true) {
-                        tracing::error!(reason, "cannot write episodes down; they wait");
+                        tracing::error!(reason, "cannot record episodes; they wait");
                     }
                 }
             }
@@ -125,7 +125,7 @@ impl Sink for Database {
         let count = rows.keys.len();
         match self.insert(&rows, 0..count) {
             WriteOutcome::Written => count,
-            // One that is refused takes no other with it.
+            // A rejected row does not take others with it.
             WriteOutcome::Refused if count > 1 => (0..count)
                 .filter(|&at| self.insert(&rows, at..at + 1) == WriteOutcome::Written)
                 .count(),
@@ -134,7 +134,7 @@ impl Sink for Database {
     }
 }
 
-/// What `work` comes to, where that does not take longer.
+/// The result of `work`, unless it takes too long.
 async fn within<T>(
     limit: Duration,
     work: impl Future<Output = sqlx::Result<T>>,
@@ -165,11 +165,11 @@ impl Rows {
             let line = match serde_json::to_string(record) {
                 Ok(line) => line,
                 Err(error) => {
-                    tracing::error!(%error, "cannot write an episode down");
+                    tracing::error!(%error, "cannot record an episode");
                     continue;
                 }
             };
-            // The reply's id will not do: a reply may hold the answers of several episodes.
+            // The reply's id is not unique: a reply may contain answers of several episodes.
             rows.keys.push(Uuid::now_v7().to_string());
             rows.ids.push(record.id.clone());
             rows.created.push(record.created.cast_signed());

@@ -12,7 +12,7 @@ use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
 use crate::tokenization::tokenizer::{read_json, token_text};
 use crate::tokenization::{TextSide, TokenizerError};
 
-/// The name of a way to cut texts that every reader knows.
+/// The name of a pre-tokenizer that every reader knows.
 const ANY_CUT: &str = "default";
 
 /// The numbers of kinds of tokens.
@@ -21,12 +21,12 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// What the tokenizer in a GGUF file is for.
+/// The purpose of the tokenizer in a GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufTokenizer {
     /// To read and write texts.
     Texts,
-    /// To write texts: whoever asks the model gives token ids. How texts are cut need not be known.
+    /// To decode only: clients send token ids, so the pre-tokenizer need not be known.
     IdsOnly,
 }
 
@@ -126,7 +126,7 @@ fn merge(merge: &Value) -> Option<String> {
     }
 }
 
-/// Says what a `tokenizer.json` is, unless its tokens are bytes.
+/// Describes a `tokenizer.json`, unless its tokens are bytes.
 fn check_kind(json: &Value) -> Result<(), String> {
     let model = &json["model"];
     let kind = model["type"].as_str().unwrap_or("BPE");
@@ -136,10 +136,10 @@ fn check_kind(json: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of the way in which a `tokenizer.json` cuts texts; otherwise what it does that has none.
+/// The name of the pre-tokenizer of a `tokenizer.json`; if it has none, what it does.
 fn pre_tokenizer(json: &Value) -> Result<&'static str, String> {
     let model = &json["model"];
-    // Composed characters: files leave that out, and few texts have others.
+    // Unicode composition: GGUF files leave it out, and few texts need it.
     let normalizer = json["normalizer"]["type"].as_str();
     if let Some(other) = normalizer.filter(|kind| *kind != "NFC") {
         return Err(format!("it normalises texts by `{other}`"));

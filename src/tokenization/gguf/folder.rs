@@ -11,8 +11,8 @@ use crate::tokenization::chat_template::{Message, SpecialTokens};
 use crate::tokenization::{TextSide, TokenizerError};
 
 /// Writes `tokenizer.json`, `tokenizer_config.json` with the chat template, and
-/// `generation_config.json` with the tokens that end a turn, into `folder`. Read again, they give the
-/// same ids as the file does.
+/// `generation_config.json` with the stop tokens into `folder`. Loaded again, they give the same
+/// ids as the file.
 ///
 /// # Errors
 /// When the file's tokenizer or chat template cannot be used, and when a file cannot be written.
@@ -54,7 +54,7 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
     write("generation_config.json", pretty(json!({ "eos_token_id": ends })))
 }
 
-/// Whether the chat template writes the token that every conversation begins with, if there is one.
+/// Whether the chat template writes the token at the start of a conversation, if there is one.
 fn begins_by_itself(text: &TextSide) -> Result<bool, TokenizerError> {
     let Some(begin) = text.tokenizer.begin() else { return Ok(true) };
     let content = vec![Piece::Markup("a".into())];

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::gguf::{Entry, Gguf, Writer};
+use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
 use crate::tokenization::{GgufTokenizer, TextSide, Tokenizer, gguf_entries, write_text_files};
@@ -51,7 +52,7 @@ fn check(tokenizer: &Tokenizer, texts: &[String], ids: &Value, what: &str) {
     assert_eq!(ids.len(), texts.len());
     for (text, [with_control, without]) in texts.iter().zip(ids) {
         assert_eq!(tokenizer.encode_markup(text).unwrap(), with_control, "{what}: {text:?}");
-        // A text that spells a control token is cut elsewhere than llama.cpp cuts it.
+        // Text that spells a control token is split differently from llama.cpp.
         if with_control == without {
             assert_eq!(tokenizer.encode_text(text).unwrap(), without, "{what}: {text:?}");
         }
@@ -125,7 +126,7 @@ fn text_from_outside_is_never_a_control_token_and_always_the_same_text() {
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         }
     }
-    // What a model's maker has added as text is text.
+    // Added tokens that are ordinary text are text.
     let ids = bytes.encode_text("<tool>").unwrap();
     assert_eq!(ids.len(), 1);
     assert!(!bytes.stop_ids().contains(&ids[0]));
@@ -152,7 +153,7 @@ fn a_conversation_is_framed_by_the_template_of_the_file() {
     );
     assert_eq!(ids.iter().filter(|&&id| id == 2).count(), 1);
 
-    // A token of beginning that the template does not write.
+    // A start token that the template does not write.
     settings.retain(|(key, _)| *key != "ggml.add_bos_token");
     settings.push(("ggml.add_bos_token", Entry::Bool(true)));
     let begun = TextSide::from_gguf(&file(&settings)).unwrap();
@@ -216,7 +217,7 @@ fn what_does_not_hold_together_is_named() {
         let mut settings = good.clone();
         settings.retain(|(name, _)| *name != key);
         settings.extend(value.map(|value| (key, value)));
-        TextSide::from_gguf(&file(&settings)).unwrap_err().to_string()
+        TextSide::from_gguf(&file(&settings)).unwrap_err().explained()
     };
     let text = |text: &str| Some(Entry::Text(text.into()));
     let list = |items: &[&str]| Some(Entry::Texts(items.iter().map(|&s| s.to_owned()).collect()));

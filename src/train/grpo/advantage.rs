@@ -1,8 +1,8 @@
-//! From rewards to advantages: how much better an episode was than its group. Pure.
+//! Turns rewards into advantages: how much better an episode was than its group. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// Rewards nearer to each other than this are the same.
+/// Rewards closer to each other than this are equal.
 const SAME: f64 = 1e-9;
 
 /// How a group's rewards become advantages.
@@ -12,12 +12,12 @@ pub enum Scaling {
     /// `(r − mean) / (deviation + epsilon)`, with the unbiased deviation.
     #[default]
     Deviation,
-    /// `r − mean` (Dr.GRPO): groups that hardly differ are not blown up.
+    /// `r − mean` (Dr.GRPO): small differences within a group are not amplified.
     None,
 }
 
-/// The advantages of a group's episodes; `None` when all got the same reward, or when there are
-/// fewer than two: nothing can be learnt from the group.
+/// The advantages of a group's episodes; `None` if all have the same reward or there are fewer than
+/// two: nothing can be learnt from the group.
 pub fn advantages(rewards: &[f64], scaling: Scaling, epsilon: f64) -> Option<Vec<f64>> {
     let least = rewards.iter().copied().fold(f64::INFINITY, f64::min);
     let most = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -37,15 +37,15 @@ pub fn advantages(rewards: &[f64], scaling: Scaling, epsilon: f64) -> Option<Vec
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlong {
-    /// Tokens that the policy may sample at a price of 1.
+    /// The number of sampled tokens with a penalty of 1.
     pub max_tokens: usize,
-    /// Over how many tokens before that the price rises from 0.
+    /// The number of tokens below it over which the penalty rises from 0.
     pub margin: usize,
 }
 
 impl Overlong {
-    /// What is taken off the reward of an episode in which the policy sampled `tokens` tokens: 0
-    /// up to `max_tokens − margin`, then rising in a straight line to 1 at `max_tokens` and beyond.
+    /// The penalty on an episode in which the policy sampled `tokens` tokens: 0 up to `max_tokens −
+    /// margin`, then rising linearly to 1 at `max_tokens`, and 1 beyond.
     pub fn penalty(&self, tokens: usize) -> f64 {
         let free = self.max_tokens.saturating_sub(self.margin);
         let over = tokens.saturating_sub(free) as f64;

@@ -1,4 +1,4 @@
-//! Rollouts while the trainer updates: the episodes of several steps are in flight at one time.
+//! Rollouts during updates: the episodes of several steps are in flight at one time.
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
@@ -20,40 +20,40 @@ use crate::train::error::TrainError;
 
 /// The episodes of the next step and of `max_policy_lag` steps after it.
 ///
-/// A step's episodes are all sampled with the weights from before as many steps, or with the first
-/// there are: which weights that is follows from the step's number, never from timing.
+/// All episodes of a step are sampled with the weights of the same earlier step, or with the
+/// initial ones. Which weights follows from the step's number, never from timing.
 pub struct AsyncRollouts {
     config: Arc<GrpoConfig>,
     tasks: Arc<Tasks>,
-    /// One more than `max_policy_lag`, which take turns: the weights of one are replaced when all
-    /// that it sampled has been learnt from.
+    /// One more than `max_policy_lag`, used in turn: the weights of one are replaced once
+    /// everything that it sampled has been learnt from.
     samplers: Vec<Sampler>,
-    /// Sample in their place, with the weights that the run began with.
+    /// Servers that sample instead, with the initial weights of the run.
     servers: Option<Arc<Rollouts>>,
-    /// The steps that were begun and not asked for yet, in order.
+    /// The steps that were started and not collected yet, in order.
     in_flight: VecDeque<JoinHandle<Result<Gathered, TrainError>>>,
 }
 
 struct Sampler {
     engine: Arc<NativeEngine>,
     rollouts: Arc<Rollouts>,
-    /// Steps after which the policy had its weights.
+    /// The step after which the policy had its weights.
     weights: u64,
 }
 
-/// The episodes of a step, and how they were come by.
+/// The episodes of a step, and their statistics.
 pub struct Gathered {
     /// The episodes.
     pub collected: Collected,
-    /// How many steps older than the policy that learns from them is the one that sampled them.
+    /// How many steps older the policy that sampled them is than the one that learns from them.
     pub policy_lag: u64,
-    /// From the beginning of the first to the end of the last.
+    /// The time from the start of the first to the end of the last.
     pub seconds: f64,
 }
 
 impl AsyncRollouts {
-    /// Prepares for the steps after those that `trainer` has done. `rollouts` makes those of an
-    /// engine from its policy.
+    /// Prepares for the steps after those that `trainer` has done. `rollouts` makes the rollouts of
+    /// an engine.
     pub fn new(
         config: Arc<GrpoConfig>,
         tasks: Arc<Tasks>,
@@ -65,7 +65,7 @@ impl AsyncRollouts {
         let servers = servers.map(|engine| {
             Arc::new(rollouts(TokenPolicy::new("policy", engine, Arc::clone(text), false)))
         });
-        // With servers there is one engine here, which evaluates.
+        // With servers, there is one local engine, for evaluation.
         let oldest = if servers.is_some() { 0 } else { config.max_policy_lag as u64 };
         let mut samplers = Vec::with_capacity(oldest as usize + 1);
         for age in (0..=oldest).rev() {
@@ -75,20 +75,20 @@ impl AsyncRollouts {
             let policy = TokenPolicy::new("policy", engine.clone(), Arc::clone(text), false);
             samplers.push(Sampler { engine, rollouts: Arc::new(rollouts(policy)), weights });
         }
-        let mut ahead = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
-        // The oldest weights are for the step that is next.
-        let turn = ahead.turn(trainer.step);
-        ahead.samplers.rotate_right(turn);
-        Ok(ahead)
+        let mut this = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
+        // The next step uses the oldest weights.
+        let turn = this.turn(trainer.step);
+        this.samplers.rotate_right(turn);
+        Ok(this)
     }
 
-    /// Whose turn it is in step `step`.
+    /// The sampler of step `step`.
     fn turn(&self, step: u64) -> usize {
         (step % self.samplers.len() as u64) as usize
     }
 
-    /// The episodes of step `step`, which follows the one that was asked for last. Sees to it that
-    /// those of the steps after it are in flight. Runs in a tokio runtime.
+    /// The episodes of step `step`, which follows the last one collected. Starts those of the
+    /// following steps. Runs in a tokio runtime.
     pub async fn gather(&mut self, step: u64) -> Result<Gathered, TrainError> {
         let due = self.in_flight.pop_front().unwrap_or_else(|| self.begin(step));
         let end = self.config.steps.min(step + self.config.max_policy_lag as u64 + 1);
@@ -97,7 +97,7 @@ impl AsyncRollouts {
         }
         match due.await {
             Ok(gathered) => gathered,
-            // Nobody aborts it, so it panicked.
+            // It is never aborted, so it panicked.
             Err(error) => resume_unwind(error.into_panic()),
         }
     }
@@ -118,7 +118,7 @@ impl AsyncRollouts {
         })
     }
 
-    /// Gives the weights of `trainer` to the engine that sampled what its last step learnt from.
+    /// Gives the weights of `trainer` to the engine that sampled the episodes of its last step.
     pub fn renew(&mut self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
         let turn = self.turn(trainer.step - 1);
         let sampler = &mut self.samplers[turn];
@@ -127,14 +127,14 @@ impl AsyncRollouts {
         Ok(())
     }
 
-    /// The engine with the policy that there is before the first step.
+    /// The engine with the initial policy.
     pub fn first(&self) -> &NativeEngine {
         &self.samplers[0].engine
     }
 
-    /// Rollouts of the policy after `step` steps, the newest there is.
+    /// Rollouts of the policy after `step` steps, the newest one.
     pub fn newest(&self, step: u64) -> &Rollouts {
-        // Its weights are those of the sampler whose turn comes last.
+        // Its weights are those of the sampler that is used last.
         &self.samplers[self.turn(step + self.samplers.len() as u64 - 1)].rollouts
     }
 }

@@ -1,4 +1,4 @@
-//! What a step learns from: groups of scored episodes with their advantages.
+//! The data of a step: groups of scored episodes with their advantages.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::trajectory::{TokenTrace, TurnFinish};
 
 /// The episodes of one task.
 pub struct Group {
-    /// Those that came to an end of the policy's own making.
+    /// Those that were completed by the policy.
     pub members: Vec<Scored>,
-    /// One for each member; `None` where nothing can be learnt.
+    /// One for each member; `None` if nothing can be learnt.
     pub advantages: Option<Vec<f64>>,
 }
 
-/// A trajectory and how much better it was than its group.
+/// A trajectory and its advantage.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample<'a> {
     /// Its tokens.
@@ -37,22 +37,22 @@ pub struct Sample<'a> {
 pub struct Collected {
     /// The groups, of all rounds.
     pub groups: Vec<Group>,
-    /// Episodes that failed, with their retry.
+    /// Episodes that failed, retry included.
     pub failed: usize,
-    /// Those of them whose reward failed, and not a model.
+    /// Those whose reward failed.
     pub failed_rewards: usize,
-    /// Those of them whose judge failed.
+    /// Those whose judge failed.
     pub failed_judgements: usize,
-    /// Episodes that were begun.
+    /// Episodes that were started.
     pub asked: usize,
-    /// Whether one of the failures will come again, however long the wait.
+    /// Whether one of the failures is permanent.
     pub is_final: bool,
-    /// The last failure that is no mere consequence of others; that which is final.
+    /// The last failure that is not a mere consequence of others; a permanent one if there is one.
     pub last_failure: Option<RolloutFailure>,
 }
 
 impl Collected {
-    /// Samples the episodes of `step`. While the large model is down, waits and tries again.
+    /// Samples the episodes of `step`. While the large model is down, waits and retries.
     pub async fn gather(
         config: &GrpoConfig,
         tasks: &Tasks,
@@ -87,7 +87,7 @@ impl Collected {
         }
     }
 
-    /// Ends early when more than half of a round's episodes fail.
+    /// Ends early once more than half of a round's episodes have failed.
     pub(super) async fn once(
         config: &GrpoConfig,
         tasks: &Tasks,
@@ -113,7 +113,7 @@ impl Collected {
         rollouts: &Rollouts,
         (step, round): (u64, u32),
     ) {
-        // A group's members follow each other, so that their common prompt is computed once.
+        // Group members are consecutive, so that their common prompt is computed once.
         let attempts: Vec<RolloutTask<'_>> = (tasks.iter().enumerate())
             .flat_map(|(place, task)| {
                 (0..config.group_size).map(move |member| (place, task, member))
@@ -154,12 +154,12 @@ impl Collected {
     }
 
     /// Whether so many episodes failed that a model, the reward or the judge must be down, or one
-    /// failed for good.
+    /// failed permanently.
     pub fn is_outage(&self) -> bool {
         self.is_final || self.failed * 2 > self.asked
     }
 
-    /// What most of the failures are of.
+    /// The cause of most failures.
     fn cause(&self) -> Cause {
         match self.last_failure {
             Some(RolloutFailure { cause, is_final: true, .. }) => cause,
@@ -173,7 +173,7 @@ impl Collected {
         self.groups.iter().filter(|group| group.advantages.is_some()).count()
     }
 
-    /// What can be learnt from.
+    /// The samples that can be learnt from.
     pub fn samples(&self) -> Vec<Sample<'_>> {
         self.groups
             .iter()
@@ -231,7 +231,7 @@ impl Collected {
         values
     }
 
-    /// Entropy of the policy by what it sampled: the mean surprise of its tokens, nats.
+    /// Entropy of the policy, estimated by the mean surprise of its sampled tokens, nats.
     pub fn sampled_entropy(&self) -> Option<f64> {
         let tokens = self.members().flat_map(|scored| {
             let trace = &scored.episode.trajectory.trace;

@@ -1,4 +1,4 @@
-//! How good the policy is on held-out tasks, greedily, by class of task.
+//! Greedy evaluation of the policy on held-out tasks, by class of task.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
 
-/// Episodes that are kept to be looked at, one a class.
+/// Sample episodes that are stored, one per class.
 const SHOWN: usize = 8;
 
 /// An evaluation after a step.
@@ -23,23 +23,23 @@ pub struct Evaluation {
     pub step: u64,
     /// All tasks together.
     pub all: ClassResult,
-    /// By class: the kind and the number of hops where they are known, else the data set.
+    /// By class: the kind and the number of hops if known, otherwise the data set.
     pub classes: BTreeMap<String, ClassResult>,
-    /// Prompts by class; empty where the source of the tasks knows none.
+    /// Prompts by class; empty if the task source has no classes.
     #[serde(alias = "wordings")]
     pub prompt_classes: BTreeMap<String, usize>,
-    /// Episodes that failed for no fault of the policy's; not counted above.
+    /// Episodes that failed for other reasons than the policy; not counted above.
     pub failed: usize,
     /// The first episode of each class.
     pub shown: Vec<Shown>,
 }
 
-/// How a class of tasks went.
+/// The results of a class of tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClassResult {
     /// Number of tasks.
     pub tasks: usize,
-    /// How many the policy's own answer matched a gold exactly.
+    /// How many of the policy's own answers matched a gold exactly.
     pub exact: usize,
     /// Mean reward.
     pub reward: f64,
@@ -47,14 +47,14 @@ pub struct ClassResult {
     pub turns: f64,
 }
 
-/// An episode to look at.
+/// A sample episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
-    /// What was asked.
+    /// The question.
     pub task: Task,
-    /// What happened.
+    /// The turns.
     pub trajectory: Trajectory,
-    /// What it was worth.
+    /// The reward.
     pub reward: f64,
 }
 
@@ -141,7 +141,7 @@ impl Evaluation {
         Ok(std::fs::write(folder.join(format!("step-{:08}.json", self.step)), text)?)
     }
 
-    /// All that the run's folder holds up to `step`, oldest first.
+    /// All evaluations in the run's folder up to `step`, oldest first.
     pub fn load_all(folder: &Path, step: u64) -> Vec<Self> {
         let mut all: Vec<Self> = std::fs::read_dir(folder.join("evaluations"))
             .into_iter()
@@ -169,7 +169,7 @@ fn class(task: &Task) -> String {
 mod tests {
     use super::*;
 
-    /// From Wilson's formula by hand, to four digits.
+    /// From Wilson's formula, calculated by hand to four digits.
     #[test]
     fn intervals() {
         for (exact, tasks, low, high) in

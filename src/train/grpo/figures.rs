@@ -1,9 +1,9 @@
-//! What a step measured.
+//! The measurements of a step.
 
 use super::objective::ObjectiveSums;
 use crate::train::metrics::Values;
 
-/// What a step measured.
+/// The measurements of a step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StepFigures {
     pub(super) sums: ObjectiveSums,
@@ -13,7 +13,7 @@ pub struct StepFigures {
     pub(super) dropped: f64,
     pub(super) norm: f64,
     pub(super) learning_rate: f64,
-    /// Over the first update: differences between rollout and trainer log-probabilities.
+    /// Differences between rollout and trainer log-probabilities, over the first update.
     pub(super) gap: f64,
     pub(super) gap_tokens: f64,
     /// The largest of them.
@@ -36,7 +36,7 @@ impl StepFigures {
         (self.gap_tokens > 0.0).then(|| self.gap / self.gap_tokens)
     }
 
-    /// Mean divergence from the reference; meaningful where the objective has a KL term.
+    /// Mean divergence from the reference; meaningful if the objective has a KL term.
     pub fn kl(&self) -> Option<f64> {
         self.mean(self.sums.kl)
     }
@@ -51,7 +51,7 @@ impl StepFigures {
         let mut push = |name, value: Option<f64>| values.extend(value.map(|value| (name, value)));
         push("loss", (self.updates > 0.0).then(|| self.sums.loss / self.updates));
         let norm = (self.updates > 0.0).then(|| self.norm / self.updates);
-        // A server may not say.
+        // A server may not report it.
         push("gradient_norm", norm.filter(|norm| norm.is_finite()));
         push("entropy", self.entropy());
         push("kl", self.kl().filter(|_| has_kl));

@@ -76,7 +76,7 @@ fn agrees_with_trl() {
     let (batch, selection) = golden.pack();
     let size = UpdateSize { sequences: golden.completions.len(), tokens: selection.len() };
     for (name, case) in &golden.cases {
-        // TRL's epsilon is not the one of the published method.
+        // TRL's epsilon differs from the published method's.
         let found: Vec<f64> = golden
             .rewards
             .chunks(golden.group_size)

@@ -1,41 +1,42 @@
-//! Figures that give a collapse away, and when to stop because of them. Pure.
+//! Detects a collapse of the policy from a run's figures. Pure.
 
 use std::collections::BTreeMap;
 
+use crate::hint::Reason;
 use serde::{Deserialize, Serialize};
 
-/// Bounds on figures of a run. Where a figure is out of bounds for `patience` steps in a row, the run
-/// goes back to its best policy and on from there with a lower rate; once that was of no use, it
-/// ends.
+/// Bounds on figures of a run. If a figure is out of bounds for `patience` consecutive steps, the
+/// run returns to its best policy and continues with a lower learning rate; after `returns` returns
+/// it ends instead.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guards {
-    /// Steps in a row that are put up with.
+    /// Consecutive steps out of bounds that are tolerated.
     pub patience: u32,
-    /// How often the run goes back to the best policy by evaluation, before it ends instead; without
+    /// How often the run returns to the best policy by evaluation before it ends instead. Without
     /// evaluations it ends at once.
     pub returns: u32,
-    /// What each return leaves of the learning rate.
+    /// The factor by which each return multiplies the learning rate.
     pub return_rate: f64,
-    /// Mean entropy of the policy's tokens, nats, at least.
+    /// Minimum mean entropy of the policy's tokens, nats.
     pub min_entropy: f64,
-    /// The same, at most.
+    /// Maximum mean entropy, nats.
     pub max_entropy: f64,
-    /// Divergence from the policy at the start of the run, nats a token, at most. Measured with
-    /// each evaluation, and each step where the objective has a KL term.
+    /// Maximum divergence from the policy at the start of the run, nats per token. Measured with
+    /// each evaluation, and each step if the objective has a KL term.
     pub max_kl: f64,
-    /// Share of clipped tokens, at most.
+    /// Maximum share of clipped tokens.
     pub max_clip_fraction: f64,
-    /// Mean number of sampled tokens in an episode, as a multiple of what it was at the start, at
-    /// most.
+    /// Maximum mean number of sampled tokens in an episode, as a multiple of its value in the first
+    /// step.
     pub max_response_growth: f64,
-    /// The same, at least.
+    /// Minimum of the same.
     pub min_response_growth: f64,
-    /// Share of groups in which all episodes got the same reward, at most. A task that is solved
-    /// always has none either; hence no bound by default.
+    /// Maximum share of groups in which all episodes got the same reward. A task that is solved
+    /// always has no variance either; hence no bound by default.
     pub max_zero_variance: f64,
-    /// Mean difference between the engine's and the trainer's log-probabilities of a token, at
-    /// most. With `max_policy_lag` the updates in between are part of it.
+    /// Maximum mean difference between the engine's and the trainer's log-probabilities of a token.
+    /// With `max_policy_lag` the updates in between are part of it.
     #[serde(alias = "max_log_prob_gap")]
     pub max_rollout_logprob_diff: f64,
 }
@@ -58,7 +59,7 @@ impl Default for Guards {
     }
 }
 
-/// What the guards look at in a step; `None` where it was not measured.
+/// The guarded figures of a step; `None` if not measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Figures {
     /// Mean entropy.
@@ -78,21 +79,21 @@ pub struct Figures {
 /// How long each figure has been out of bounds; part of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardState {
-    /// Sampled tokens an episode had in the first step.
+    /// Sampled tokens per episode in the first step.
     response_tokens: Option<f64>,
-    /// Steps in a row, by guard.
+    /// Consecutive steps out of bounds, by guard.
     strikes: BTreeMap<String, u32>,
 }
 
 impl GuardState {
-    /// Counts anew, as after a return. What the episodes were at the start is still known.
+    /// Resets the counters, as after a return. The value of the first step is kept.
     pub fn reset(&mut self) {
         self.strikes.clear();
     }
 
-    /// Takes a step's figures. Returns what is wrong when a figure has been out of bounds for too
+    /// Takes a step's figures. Returns what is wrong if a figure has been out of bounds for too
     /// long.
-    pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<String> {
+    pub fn check(&mut self, guards: &Guards, figures: &Figures) -> Option<Reason> {
         let growth = figures.response_tokens.map(|tokens| {
             tokens / self.response_tokens.get_or_insert(tokens).max(f64::MIN_POSITIVE)
         });
@@ -144,8 +145,9 @@ impl GuardState {
             *strikes = if is_out { *strikes + 1 } else { 0 };
             if *strikes >= guards.patience.max(1) {
                 let side = if is_upper { "above" } else { "below" };
-                wrong.get_or_insert(format!(
-                    "{figure} was {side} {bound} for {strikes} steps, at last {value:.4}\nhint: `guards.{key}` is the bound; lower `schedule.peak`, or raise `objective.kl_coef`"
+                wrong.get_or_insert(reason!(
+                    "{figure} was {side} {bound} for {strikes} steps, at last {value:.4}";
+                    hint: "`guards.{key}` is the bound; lower `schedule.peak`, or raise `objective.kl_coef`"
                 ));
             }
         }
@@ -157,6 +159,7 @@ impl GuardState {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn a_figure_out_of_bounds_for_long_stops_the_run() {
@@ -187,7 +190,7 @@ mod tests {
             let mut watch = GuardState::default();
             let first = Figures { response_tokens: Some(100.0), ..none };
             assert_eq!(watch.check(&guards, &first), None);
-            let said = watch.check(&guards, &figures).unwrap();
+            let said = watch.check(&guards, &figures).unwrap().explained();
             assert!(said.contains(&format!("`guards.{key}`")), "{said}");
         }
         assert_eq!(GuardState::default().check(&guards, &none), None);

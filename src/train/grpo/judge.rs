@@ -1,5 +1,5 @@
-//! A large model that says what an answer is worth, in place of a comparison with the golds: within
-//! a budget, and compared with them all the same.
+//! A judge in training: a large model that scores answers instead of a comparison with the golds,
+//! within a budget. Both are compared for monitoring.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::LargeModelChoice;
 use super::failure::{Cause, RolloutFailure};
 use crate::episode::RoleUsage;
+use crate::hint::Hint;
 use crate::judge::{Judge, Judgement};
 use crate::large_model::LargeModel;
 use crate::reward::{RewardFn, own_answer};
@@ -17,35 +18,34 @@ use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::trajectory::{TokenUsage, Trajectory};
 
-/// How long one judgement may take. It waits for nobody; the time-outs of each call apply.
+/// The time-out of one judgement. It is generous; the time-outs of each call apply.
 const PATIENCE: Duration = Duration::from_secs(86_400);
-/// From which score on a judge, or a comparison, takes an answer for right.
+/// The least score that counts as right, of a judge or a comparison.
 const RIGHT: f64 = 0.5;
 
-/// A large model that judges answers.
+/// The configuration of a judge.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeChoice {
     /// The large model. Default: the run's own, with its limits, its cache and its prices.
     pub large_model: Option<LargeModelChoice>,
-    /// A template with `question`, `golds`, `answer` and `source` that asks for a last line
-    /// `Score: N`, N from 0 to 1. Default: the built-in one.
+    /// A template with `question`, `golds`, `answer` and `source` that asks for a last line `Score:
+    /// N`, N from 0 to 1. Default: the built-in one.
     pub prompt: Option<PathBuf>,
-    /// Calls of the judge in the whole run, at most; remembered replies are none. Default: no
-    /// limit.
+    /// Maximum number of judge calls in the whole run, without cached replies. Default: no limit.
     pub max_calls: Option<u64>,
-    /// What they may cost, in the currency of the prices. Default: no limit.
+    /// Maximum cost, in the currency of the prices. Default: no limit.
     pub max_cost: Option<f64>,
 }
 
-/// What the judge said of an answer.
+/// A judgement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judged {
-    /// The answer's worth, 0 to 1.
+    /// The score of the answer, 0 to 1.
     pub score: f64,
-    /// Whether a comparison with the golds takes it for right or wrong as well.
+    /// Whether a comparison with the golds agrees about right or wrong.
     pub agrees: bool,
-    /// What the call used.
+    /// The usage of the call.
     pub usage: RoleUsage,
 }
 
@@ -58,7 +58,7 @@ pub struct AnswerJudge {
 }
 
 impl AnswerJudge {
-    /// Asks `model` as `choice` says; `used` was used up before.
+    /// Asks `model` as `choice` says; `used` is the usage of earlier attempts.
     ///
     /// # Errors
     /// Where its prompt cannot be used.
@@ -68,7 +68,7 @@ impl AnswerJudge {
         used: RoleUsage,
     ) -> Result<Self, TrainError> {
         let judge = Judge::new(model, choice.prompt.as_deref(), PATIENCE)
-            .map_err(|error| TrainError::Config(error.to_string()))?;
+            .map_err(|error| TrainError::Config(error.reason()))?;
         let params = choice.large_model.as_ref().map(|model| model.params.clone());
         let judge = judge.with_params(params.unwrap_or_default());
         Ok(Self {
@@ -79,8 +79,8 @@ impl AnswerJudge {
         })
     }
 
-    /// Asks about the first gold of `task`, to find out before an episode is paid for whether the
-    /// judge answers at all.
+    /// Judges the first gold of `task` as a test, so that a failing judge is found before episodes
+    /// are paid for.
     ///
     /// # Errors
     /// Where it does not.
@@ -94,17 +94,17 @@ impl AnswerJudge {
         Ok(())
     }
 
-    /// What was used so far: part of a checkpoint, so that the budget is that of the whole run.
+    /// Usage so far: part of a checkpoint, so that the budget covers the whole run.
     pub fn used(&self) -> RoleUsage {
         *self.lock()
     }
 
-    /// What the answer of `trajectory` is worth; `None` where its form keeps it from counting, or
-    /// there is none: nobody is asked then.
+    /// Scores the answer of `trajectory`; `None` if its form prevents it from counting, or there is
+    /// none: then no call is made.
     ///
     /// # Errors
-    /// Where the judge fails, says nothing of use, or has used up its budget. None of this says
-    /// anything about the answer.
+    /// When the judge fails, gives no score, or has used up its budget. None of this says anything
+    /// about the answer.
     pub async fn score(
         &self,
         reward: &RewardFn,
@@ -128,11 +128,11 @@ impl AnswerJudge {
         let used = judged.as_ref().map_or(RoleUsage::default(), |judged| judged.usage);
         let usage = self.end(used);
         let failed = |reason| RolloutFailure::of(Cause::Judge, reason);
-        let Judgement { value, .. } = judged.map_err(|error| failed(error.to_string()))?;
+        let Judgement { value, .. } = judged.map_err(|error| failed(error.explained()))?;
         Ok((value.map_err(failed)?, usage))
     }
 
-    /// Takes a call out of the budget.
+    /// Reserves the expected usage of a call in the budget.
     fn begin(&self) -> Result<(), RolloutFailure> {
         let mut used = self.lock();
         let spent = match () {
@@ -147,8 +147,8 @@ impl AnswerJudge {
         Err(RolloutFailure { is_final: true, ..RolloutFailure::of(Cause::Judge, reason) })
     }
 
-    /// Puts what a call used in place of what it was expected to. A reply that was remembered used
-    /// nothing, and was no call.
+    /// Replaces the reserved usage of a call by the actual one. A cached reply used nothing, and is
+    /// no call.
     fn end(&self, usage: RoleUsage) -> RoleUsage {
         let calls = u64::from(usage.tokens != TokenUsage::default());
         let mut used = self.lock();

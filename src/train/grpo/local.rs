@@ -19,10 +19,10 @@ pub struct LocalLearner {
 }
 
 impl LocalLearner {
-    /// Begins with `start`, or goes on from the checkpoint in the folder `checkpoint`.
+    /// Begins with `start`, or continues from the checkpoint in the folder `checkpoint`.
     ///
     /// # Errors
-    /// Fails where the checkpoint is damaged or of another model.
+    /// When the checkpoint is damaged or of another model.
     pub fn new(
         config: &GrpoConfig,
         start: &Model,

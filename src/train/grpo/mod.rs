@@ -1,4 +1,4 @@
-//! GRPO: whole episodes are sampled in groups, and what did better than its group gets likelier.
+//! GRPO: whole episodes are sampled in groups, and those better than their group become likelier.
 
 mod advantage;
 mod async_rollouts;
@@ -12,6 +12,7 @@ mod judge;
 mod learner;
 mod local;
 mod objective;
+mod preset;
 mod report;
 mod rollout;
 mod run;
@@ -23,7 +24,7 @@ mod update;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
-pub use config::{GrpoConfig, LargeModelChoice, Preset, TaskConfig, TrainerConfig};
+pub use config::{GrpoConfig, LargeModelChoice, TaskConfig, TrainerConfig};
 pub use evaluate::{ClassResult, Evaluation, Shown};
 pub use figures::StepFigures;
 pub use guard::Guards;
@@ -33,6 +34,7 @@ pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
     UpdateSize,
 };
+pub use preset::Preset;
 pub use run::{Services, run_grpo};
 pub use trainer::Trainer;
 pub use update::Update;

@@ -1,38 +1,38 @@
 //! The objective of an update and its gradient: arithmetic on the log-probabilities of sampled
-//! tokens. Pure; observations never get here.
+//! tokens. Pure; tokens that were not sampled are never part of it.
 
 use serde::{Deserialize, Serialize};
 
-/// What is minimised.
+/// The objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// Ratios below `1 - clip_low` no longer push a token further down.
+    /// Below a ratio of `1 - clip_low`, a token is pushed no further down.
     pub clip_low: f64,
-    /// Ratios above `1 + clip_high` no longer push a token further up.
+    /// Above a ratio of `1 + clip_high`, a token is pushed no further up.
     pub clip_high: f64,
-    /// Bounds what a token of a negative advantage can cost, however likely it became: ratios
-    /// count as this at most (dual clip).
+    /// Bounds the loss of a token with a negative advantage, however likely it became: ratios are
+    /// capped at this (dual clip).
     pub dual_clip: Option<f64>,
-    /// What the ratios are of.
+    /// The unit of importance ratios.
     pub importance: Importance,
     /// How tokens are weighted.
     pub aggregation: Aggregation,
-    /// Bounds the weight that corrects for the gap between the probabilities that tokens were
-    /// sampled with and the trainer's before the step: the engine's rounding and, with
-    /// `max_policy_lag`, the updates in between. With it, ratios are against the latter; without,
-    /// against the former, so that the clips bound how far a step may be from what was sampled.
+    /// Caps the importance weight that corrects for the difference between the probabilities at
+    /// sampling and the trainer's before the step: the engine's rounding and, with
+    /// `max_policy_lag`, the updates in between. If set, ratios are relative to the latter;
+    /// otherwise to the former, so that clipping bounds the distance from the sampling policy.
     pub importance_cap: Option<f64>,
-    /// How strongly the policy is held near the reference; 0 for not at all.
+    /// The weight of the KL term; 0 for none.
     pub kl_coef: f64,
-    /// How the distance to the reference is estimated.
+    /// The estimator of the KL term.
     pub kl_estimator: KlEstimator,
-    /// How strongly entropy is rewarded.
+    /// The weight of the entropy bonus.
     pub entropy_coef: f64,
-    /// How strongly trajectories that were no worse than their group are kept as likely as they
-    /// were (LLDS, arXiv 2512.04220; 0.1 there): where the likelihood of such a trajectory falls,
-    /// each token that has become less likely costs what its log-probability lost. 0 for not at
-    /// all. It acts from a step's second update on, or against the policy that sampled.
+    /// The weight of the LLDS regulariser (arXiv 2512.04220; 0.1 there) on trajectories that were
+    /// no worse than their group: if the likelihood of such a trajectory falls, each token that has
+    /// become less likely is penalised by the decrease of its log-probability. 0 for none. It acts
+    /// from a step's second update on, or relative to the sampling policy.
     pub llds_coef: f64,
 }
 
@@ -53,7 +53,7 @@ impl Default for Objective {
     }
 }
 
-/// What importance ratios are of.
+/// The unit of importance ratios.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Importance {
@@ -64,17 +64,17 @@ pub enum Importance {
     Sequence,
 }
 
-/// How the tokens of an update are weighted.
+/// The weighting of an update's tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {
-    /// All tokens alike.
+    /// All tokens equally.
     #[default]
     TokenMean,
-    /// All trajectories alike: the mean over each, then over them.
+    /// All trajectories equally: the mean over each, then over them.
     SequenceMean,
     /// The sum over each trajectory divided by this constant, then the mean over them (Dr.GRPO):
-    /// no trajectory counts less for being long.
+    /// long trajectories do not weigh less per token.
     DrGrpo(f64),
 }
 
@@ -104,24 +104,25 @@ impl KlEstimator {
     }
 }
 
-/// The sampled tokens of one trajectory. All slices have one length; log-probabilities are natural.
+/// The sampled tokens of one trajectory. All slices have the same length; log-probabilities are
+/// natural.
 #[derive(Debug, Clone, Copy)]
 pub struct SampledTokens<'a> {
-    /// Under the policy as it is.
+    /// Under the current policy.
     pub log_probs: &'a [f64],
-    /// Under the policy that ratios are against.
+    /// Under the policy that ratios are relative to.
     pub old: &'a [f64],
-    /// Under the reference; needed where `kl_coef` is not 0.
+    /// Under the reference; required if `kl_coef` is not 0.
     pub reference: Option<&'a [f64]>,
-    /// Weights that correct for how the tokens were really sampled.
+    /// Weights that correct for the actual sampling distribution.
     pub weights: Option<&'a [f64]>,
-    /// Of the distribution that each was sampled from, nats.
+    /// Entropies of the distributions that the tokens were sampled from, nats.
     pub entropies: &'a [f64],
     /// The trajectory's advantage.
     pub advantage: f64,
 }
 
-/// How much there is in a whole update, of which micro-batches are parts.
+/// The size of a whole update, of which micro-batches are parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateSize {
     /// Trajectories.
@@ -130,12 +131,12 @@ pub struct UpdateSize {
     pub tokens: usize,
 }
 
-/// The gradient of the objective in each sampled token's scores.
+/// The gradient of the objective with respect to each sampled token's scores.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenGradients {
-    /// In the log-probabilities.
+    /// With respect to the log-probabilities.
     pub log_probs: Vec<f64>,
-    /// In the entropies.
+    /// With respect to the entropies.
     pub entropies: Vec<f64>,
 }
 
@@ -148,22 +149,22 @@ pub struct ObjectiveSums {
     pub tokens: f64,
     /// Ratios.
     pub ratio: f64,
-    /// Tokens whose ratio fell below its bound with a negative advantage.
+    /// Clipped tokens: ratio below its bound, negative advantage.
     pub clipped_low: f64,
-    /// Tokens whose ratio rose above its bound with a positive advantage.
+    /// Clipped tokens: ratio above its bound, positive advantage.
     pub clipped_high: f64,
-    /// Estimates of how far the update has moved the policy (k3 against the old one).
+    /// Estimates of the distance that the update has moved the policy (k3 against the old one).
     pub approx_kl: f64,
     /// Estimates of the divergence from the reference.
     pub kl: f64,
     /// Entropies.
     pub entropy: f64,
-    /// Tokens whose lost likelihood counts.
+    /// Tokens with a penalty for lost likelihood.
     pub displaced: f64,
 }
 
 impl Objective {
-    /// Adds the trajectory to `sums` and its gradients to the end of `gradients`.
+    /// Adds the trajectory to `sums` and appends its gradients to `gradients`.
     pub fn add(
         &self,
         tokens: &SampledTokens<'_>,
@@ -177,9 +178,9 @@ impl Objective {
             tokens.log_probs.iter().zip(tokens.old).map(|(new, old)| new - old).collect();
         let mean = log_ratios.iter().sum::<f64>() / length.max(1) as f64;
         let first = gradients.log_probs.len();
-        // Whether the trajectory's likelihood is to be kept, and falls.
+        // Whether the trajectory's likelihood is protected, and has fallen.
         let is_displaced = self.llds_coef != 0.0 && tokens.advantage >= 0.0 && mean < 0.0;
-        // What the trajectory's common ratio is worth, where there is one.
+        // The value of the trajectory's common ratio, if it has one.
         let mut common = 0.0;
         for (at, &log_ratio) in log_ratios.iter().enumerate() {
             let ratio = match self.importance {
@@ -231,7 +232,7 @@ impl Objective {
         }
     }
 
-    /// What a token is worth at this ratio, and the gradient in the ratio.
+    /// The value of a token at this ratio, and its derivative with respect to the ratio.
     fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
         let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high) * advantage;
         if let Some(most) = self.dual_clip
@@ -276,7 +277,7 @@ mod tests {
         (gradients, sums)
     }
 
-    /// One token of ratio `ratio`; what it is worth and whether it still pulls.
+    /// The value of one token with ratio `ratio`, and whether it still has a gradient.
     #[test]
     fn ratios_are_clipped_where_they_should_be() {
         let dual = Objective { dual_clip: Some(3.0), ..objective() };
@@ -398,7 +399,7 @@ mod tests {
                 }
                 (sums.loss, found)
             };
-            // What the regulariser adds to the objective without it.
+            // The regulariser's contribution to the objective.
             let ((without, plain), (with, kept)) = (run(0.0), run(case.coefficient));
             assert!((with - without - case.loss).abs() < 1e-9, "{with} {without} {}", case.loss);
             for ((plain, kept), expected) in plain.iter().zip(&kept).zip(&case.gradients) {

@@ -13,7 +13,7 @@ use crate::train::error::TrainError;
 
 const PAGE: &str = include_str!("report.html");
 
-/// What is drawn: the metric, and what it is called.
+/// The plotted metrics, with their titles.
 const CURVES: [(&str, &str); 16] = [
     ("reward", "reward"),
     ("eval_exact", "held-out exact match"),
@@ -36,7 +36,7 @@ const CURVES: [(&str, &str); 16] = [
 /// Width and height of a curve's plot, SVG units.
 const PLOT: (u32, u32) = (300, 110);
 
-/// Writes `report.html` into the run's folder from what is there of the first `step` steps.
+/// Writes `report.html` into the run's folder from the data of the first `step` steps.
 pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainError> {
     let evaluations = Evaluation::load_all(folder, step);
     let metrics: Vec<Map<String, Value>> = std::fs::read_to_string(folder.join("metrics.jsonl"))
@@ -59,7 +59,7 @@ fn page(
     environment.add_filter("percent", |share: f64| format!("{:.1}", 100.0 * share));
     environment.add_filter("whole", |share: f64| format!("{:.0}", 100.0 * share));
     environment.add_filter("fixed", |value: f64| format!("{value:.2}"));
-    // The name's ending has all that is inserted escaped.
+    // By the name's ending, everything inserted is escaped.
     environment.add_template("report.html", PAGE)?;
     let ends = evaluations.first().zip(evaluations.last());
     environment.get_template("report.html")?.render(context! {
@@ -73,7 +73,7 @@ fn page(
     })
 }
 
-/// Exact match by class, before and after; the last row is all of them.
+/// Exact match by class, before and after; the last row is the total.
 fn results(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
     let row = |name: &str, before: Option<&ClassResult>, after: &ClassResult| {
         context! { name, before => before.map(result), after => result(after) }
@@ -113,7 +113,7 @@ fn curves(evaluations: &[Evaluation], metrics: &[Map<String, Value>]) -> Vec<Ren
     CURVES.iter().filter_map(|(metric, title)| curve(title, &points(metric))).collect()
 }
 
-/// One metric over the steps; `None` where it was not measured.
+/// One metric over the steps; `None` if it was not measured.
 fn curve(title: &str, points: &[(f64, f64)]) -> Option<Rendered> {
     let finite: Vec<(f64, f64)> =
         points.iter().copied().filter(|(_, value)| value.is_finite()).collect();
@@ -150,7 +150,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The episodes of the last evaluation, each beside that of the first.
+/// The episodes of the last evaluation, each next to that of the first.
 fn episodes(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
     let before = |after: &Shown| first.shown.iter().find(|shown| shown.task.id == after.task.id);
     let pair = |after: &Shown| context! { task => after.task, before => before(after), after };

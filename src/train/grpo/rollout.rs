@@ -1,4 +1,4 @@
-//! Episodes by the dozen: run at once, scored, and retried where a model failed.
+//! Runs many episodes at once, scores them, and retries those in which a model failed.
 
 use std::sync::Arc;
 
@@ -13,41 +13,42 @@ use crate::episode::{
     Episode, EpisodeErrorKind, EpisodeRequest, FinishReason, Limits, Participants, Silent,
     run_episode,
 };
+use crate::hint::Hint;
 use crate::large_model::{LargeModel, LargeModelError};
 use crate::policy::Policy;
 use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 
-/// Attempts at an episode, and at its reward. The second draws the same tokens, so what it learns is
-/// not what the large model's mood made it.
+/// Attempts at an episode, and at its reward. The second samples the same tokens, so that a failure
+/// of the large model does not bias what is learnt.
 const ATTEMPTS: usize = 2;
 
-/// Who takes part in a run's episodes, and within which limits.
+/// The participants of a run's episodes, and their limits.
 #[derive(Clone)]
 pub struct Rollouts {
-    /// Thinks and prompts.
+    /// The policy.
     pub policy: Arc<dyn Policy>,
-    /// Replies.
+    /// The large model.
     pub large_model: Arc<dyn LargeModel>,
-    /// Frames what each of them reads.
+    /// The protocol.
     pub protocol: Arc<Protocol>,
-    /// What an episode is worth.
+    /// The reward.
     pub rewarder: Arc<Rewarder>,
-    /// What says what its answer is worth, where no comparison does.
+    /// The judge, if there is one.
     pub judge: Option<Arc<AnswerJudge>>,
-    /// What an episode may use up; its fallback is off.
+    /// Limits of an episode; its fallback is off.
     pub limits: Limits,
     /// Fields of every call of the large model.
     pub params: Map<String, Value>,
-    /// A place for each episode in flight; who asks first gets one first.
+    /// A slot for each episode in flight, in the order of requests.
     pub places: Arc<Semaphore>,
 }
 
-/// An episode to run.
+/// An episode to be run.
 #[derive(Debug, Clone, Copy)]
 pub struct RolloutTask<'t> {
-    /// What is asked.
+    /// The task.
     pub task: &'t Task,
     /// How the policy samples.
     pub sampling: Sampling,
@@ -56,16 +57,16 @@ pub struct RolloutTask<'t> {
 /// A finished episode and its reward.
 #[derive(Debug, Clone)]
 pub struct Scored {
-    /// What happened.
+    /// The episode.
     pub episode: Episode,
-    /// What it was worth.
+    /// The reward.
     pub reward: Reward,
-    /// What the judge said of its answer, where one was asked.
+    /// The judgement of its answer, if there is a judge.
     pub judged: Option<Judged>,
 }
 
 impl Rollouts {
-    /// Runs all of `attempts`; the outcomes are in their order. An error is no outcome of the
+    /// Runs all of `attempts`; the results are in their order. An error is not an outcome of the
     /// policy's: a model or the reward failed, or was too slow.
     pub async fn run(&self, attempts: &[RolloutTask<'_>]) -> Vec<Result<Scored, RolloutFailure>> {
         join_all(attempts.iter().map(|attempt| self.attempt(attempt))).await
@@ -109,13 +110,13 @@ impl Rollouts {
                         error.kind,
                         EpisodeErrorKind::LargeModel(LargeModelError::CircuitOpen { .. })
                     ),
-                    ..RolloutFailure::of(Cause::Model, error.to_string())
+                    ..RolloutFailure::of(Cause::Model, error.kind.explained())
                 }
             })?;
-        // What follows has no part in the update, and may be what has outgrown the policy's context.
+        // Later tokens are not part of the update, and may exceed the policy's context.
         episode.trajectory.trace.end_with_action();
         if episode.finish_reason == FinishReason::Deadline {
-            // Slowness is not the policy's doing.
+            // A time-out is not the policy's fault.
             let limit = self.limits.deadline_ms;
             let reason = format!("an episode took longer than {limit} ms");
             return Err(RolloutFailure::of(Cause::Model, reason));
@@ -138,7 +139,7 @@ impl Rollouts {
             None => self.rewarder.score(trajectory, task).await,
         };
         let reward =
-            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.to_string()))?;
+            reward.map_err(|error| RolloutFailure::of(Cause::Reward, error.explained()))?;
         Ok((reward, judged))
     }
 }

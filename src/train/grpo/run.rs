@@ -1,79 +1,48 @@
-//! The loop of a run: sample, learn, measure, keep.
+//! The loop of a run: sample, learn, measure, save.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 
+use self::prepare::prepare;
+use self::state::{Best, RunState};
 use super::async_rollouts::{AsyncRollouts, Gathered};
-use super::config::{GrpoConfig, TaskConfig, TrainerConfig};
-use super::evaluate::{ClassResult, Evaluation};
-use super::guard::{Figures, GuardState, Guards};
+use super::config::GrpoConfig;
+use super::evaluate::Evaluation;
+use super::guard::Figures;
 use super::judge::AnswerJudge;
-use super::learner::Learner;
-use super::local::LocalLearner;
 use super::report;
-use super::rollout::Rollouts;
 use super::tasks::Tasks;
-use super::tinker::TinkerLearner;
-use super::token_servers::{self, Busy};
+use super::token_servers::Busy;
 use super::trainer::Trainer;
 use crate::engine::tokens::TokensEngine;
-use crate::episode::{Limits, RoleUsage};
 use crate::large_model::LargeModel;
-use crate::policy::TokenPolicy;
-use crate::protocol::{Opening, Protocol};
-use crate::reward::Rewarder;
-use crate::task::Task;
-use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
-use crate::train::optimize::BadUpdates;
-use crate::train::origin::{self, Resume};
+use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
-use crate::trajectory::Trajectory;
-use crate::world::WorldConfig;
 
-/// How often it is looked whether the run should stop while episodes run.
+mod prepare;
+mod state;
+
+/// The interval between checks for a stop while episodes run.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 
-/// What a checkpoint keeps beside policy and optimizer.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct RunState {
-    watch: GuardState,
-    bad_updates: BadUpdates,
-    best: Option<Best>,
-    /// How often the run has gone back to its best policy.
-    #[serde(default)]
-    returns: u32,
-    /// What the judge has used.
-    #[serde(default)]
-    judge: RoleUsage,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Best {
-    step: u64,
-    result: ClassResult,
-}
-
-/// What a run needs of others.
+/// External resources of a run.
 pub struct Services {
     /// The large model of its episodes.
     pub large_model: Arc<dyn LargeModel>,
-    /// Judges answers, where it is another.
+    /// The judge's model, if it is another.
     pub judge: Option<Arc<dyn LargeModel>>,
-    /// The servers that sample its episodes, where `tokens` names them.
+    /// The servers that sample its episodes, if `tokens` names some.
     pub servers: Option<Arc<TokensEngine>>,
-    /// The key of the server that trains, where it needs one.
+    /// The key of the Tinker server, if it needs one.
     pub trainer_key: Option<SecretString>,
 }
 
@@ -83,11 +52,11 @@ impl From<Arc<dyn LargeModel>> for Services {
     }
 }
 
-/// Runs `config` to its end, or on from its last checkpoint; returns the finished policy's folder:
-/// the best by evaluation, or the last where there is none.
+/// Runs `config` to its end, or resumes it from its last checkpoint. Returns the finished policy's
+/// folder: the best by evaluation, or the last without evaluations.
 ///
 /// # Errors
-/// Says why the run could not begin or go on. Checkpoints written before stay usable.
+/// Explains why the run could not start or continue. Earlier checkpoints stay usable.
 pub fn run_grpo(
     config: &GrpoConfig,
     services: impl Into<Services>,
@@ -103,139 +72,13 @@ pub fn run_grpo(
             .and_then(|mut run| run.go(progress, &mut summary));
         match ended {
             Ok(Ended::Finished(model)) => break Ok(model),
-            // What it goes on from is a checkpoint, as if the run had been ended in between.
+            // It continues from a checkpoint, as if the process had been restarted.
             Ok(Ended::Returned) => resume = Resume::Same,
             Err(error) => break Err(error),
         }
     };
     summary.finish(folder.root(), &outcome);
     outcome
-}
-
-fn prepare<'c>(
-    config: &'c GrpoConfig,
-    services: &Services,
-    resume: Resume,
-    folder: &RunFolder,
-    summary: &mut Summary,
-) -> Result<Run<'c>, TrainError> {
-    if resume == Resume::No && !folder.is_fresh() {
-        return Err(TrainError::Occupied(config.output.display().to_string()));
-    }
-    let world = match &config.tasks {
-        TaskConfig::World { world, .. } => world.clone(),
-        TaskConfig::File { .. } => WorldConfig::default(),
-    };
-    let start = Start::prepare(&config.model, folder, &world, config.seed)?;
-    summary.device.clone_from(&start.device);
-    let data: Vec<&PathBuf> = match &config.tasks {
-        TaskConfig::File { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
-        TaskConfig::World { .. } => Vec::new(),
-    };
-    for change in origin::check(folder, resume, config, &data, &start.folder)? {
-        summary.note(format!("changed since the run began: {change}"));
-    }
-    start.text.check_turns()?;
-    let protocol = start.protocol()?;
-    let tasks = Arc::new(Tasks::load(&config.tasks, config.seed, config.eval.tasks, |task| {
-        fits(config, &start, &protocol, task)
-    })?);
-    summary.data.clone_from(&tasks.read);
-    for data in &summary.data {
-        data.check(config.max_rejected)?;
-    }
-    let state = RunState::load(folder)?;
-    let mut trainer = match &config.trainer {
-        TrainerConfig::Local {} => Trainer::local(config, &start.model, folder)?,
-        TrainerConfig::Tinker(tinker) => {
-            let checkpoint = folder.latest().map(|(_, path)| path);
-            let (key, checkpoint) = (services.trainer_key.clone(), checkpoint.as_deref());
-            let learner = TinkerLearner::new(config, tinker, key, &start, checkpoint)?;
-            Trainer::new(config, Box::new(learner), &start.model, folder)?
-        }
-    };
-    trainer.rate_factor = config.guards.return_rate.powi(state.returns as i32);
-    trainer.bad_updates = state.bad_updates;
-    let protocol = Arc::new(protocol);
-    let rewarder = Arc::new(Rewarder::new(&config.reward)?);
-    // Episodes run on a thread of their own, so that they go on while this one computes.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    // A reward that does not work is found before an episode is paid for.
-    let judge = config.judge.as_ref().map(|choice| {
-        let model = services.judge.as_ref().unwrap_or(&services.large_model);
-        AnswerJudge::new(choice, Arc::clone(model), state.judge).map(Arc::new)
-    });
-    let judge = judge.transpose()?;
-    if let Some(task) = tasks.draw(0, 0, 1, 1)?.first() {
-        runtime.block_on(rewarder.score(&Trajectory::default(), task))?;
-        if let Some(judge) = &judge {
-            let failed = runtime.block_on(judge.try_out(task)).err();
-            failed.map_or(Ok(()), |failure| Err(TrainError::JudgeIsDown(failure.reason)))?;
-        }
-    }
-    let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
-    let mut params = config.large_model.params.clone();
-    if config.large_model.cache_replies > 0 {
-        params.entry("seed").or_insert(json!(0));
-    }
-    let rollouts = |policy: TokenPolicy| Rollouts {
-        policy: Arc::new(policy),
-        large_model: Arc::clone(&services.large_model),
-        protocol: Arc::clone(&protocol),
-        rewarder: Arc::clone(&rewarder),
-        judge: judge.clone(),
-        limits: Limits { fallback: false, ..config.limits.clone() },
-        params: params.clone(),
-        places: Arc::clone(&places),
-    };
-    let rollouts = AsyncRollouts::new(
-        Arc::new(config.clone()),
-        Arc::clone(&tasks),
-        &trainer,
-        &start.text,
-        services.servers.clone(),
-        rollouts,
-    )?;
-    if let Some(servers) = services.servers.as_ref().filter(|_| trainer.step == 0) {
-        let prompts = tasks.draw(0, 0, config.groups_per_step, config.groups_per_step)?;
-        let prompts = prompts.iter().map(|task| opening_ids(config, &start, &protocol, task));
-        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        let most = config.guards.max_rollout_logprob_diff;
-        let stops = start.text.tokenizer.stop_ids();
-        let compared = token_servers::compare(rollouts.first(), servers, &prompts, stops, most);
-        runtime.block_on(compared)?;
-    }
-    let busy = services.servers.clone().map(Busy::new);
-    let folder = folder.clone();
-    Ok(Run { config, folder, start, tasks, trainer, rollouts, judge, busy, state, runtime })
-}
-
-/// Whether the policy has room to answer after `task`'s opening.
-fn fits(
-    config: &GrpoConfig,
-    start: &Start,
-    protocol: &Protocol,
-    task: &Task,
-) -> Result<bool, TrainError> {
-    let ids = opening_ids(config, start, protocol, task)?;
-    Ok(ids.len() < start.model.spec().max_position_embeddings)
-}
-
-/// The ids that `task`'s episodes begin with.
-fn opening_ids(
-    config: &GrpoConfig,
-    start: &Start,
-    protocol: &Protocol,
-    task: &Task,
-) -> Result<Vec<u32>, TrainError> {
-    let opening = Opening {
-        question: &task.question,
-        max_turns: config.limits.max_turns,
-        allow_final: config.limits.allow_final,
-        ..Opening::default()
-    };
-    Ok(start.text.opening_ids(&protocol.opening(&opening)?)?)
 }
 
 struct Run<'c> {
@@ -251,7 +94,7 @@ struct Run<'c> {
     runtime: Runtime,
 }
 
-/// Waits for `future`; `None` when the run is to stop before.
+/// Waits for `future`; `None` if the run is to stop first.
 fn wait<T>(
     runtime: &Runtime,
     progress: &dyn Progress,
@@ -271,37 +114,11 @@ fn wait<T>(
     })
 }
 
-impl RunState {
-    fn load(folder: &RunFolder) -> Result<Self, TrainError> {
-        let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
-        Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
-    }
-
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(folder.join(checkpoint::STATE), text)?)
-    }
-}
-
-/// Copies policy and optimizer from one checkpoint to another: neither the state of the run, nor
-/// the policies before.
-fn copy_policy(from: &Path, to: &Path) -> Result<(), TrainError> {
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != checkpoint::STATE && !checkpoint::is_earlier(&name.to_string_lossy()) {
-            std::fs::copy(entry.path(), to.join(name))?;
-        }
-    }
-    Ok(())
-}
-
 /// How a run ended.
 enum Ended {
     /// With a finished model, in this folder.
     Finished(PathBuf),
-    /// With a checkpoint of its best policy, to go on from.
+    /// With a checkpoint of its best policy, to continue from.
     Returned,
 }
 
@@ -341,16 +158,16 @@ impl Run<'_> {
                 && self.may_return()
                 && !is_last
             {
-                // The policy that collapsed is none to go back to, however it does.
+                // A policy that collapsed must not become the best one.
                 self.state.best = best_before;
-                return self.go_back(reason, summary);
+                return self.go_back(&reason.text, summary);
             }
             if is_due || is_last || is_best || is_cancelled || collapse.is_some() {
                 self.checkpoint()?;
             }
             if let Some(reason) = collapse {
-                let kept = format!("the best policy is in `{}`", self.finish()?.display());
-                return Err(TrainError::Collapsed { step: done, reason, kept });
+                let best = format!("the best policy is in `{}`", self.finish()?.display());
+                return Err(TrainError::Collapsed { step: done, reason, best });
             }
             if is_cancelled && !is_last {
                 return Err(TrainError::Interrupted(done));
@@ -359,40 +176,7 @@ impl Run<'_> {
         self.finish().map(Ended::Finished)
     }
 
-    /// Whether there is a best policy to go back to, and a return left.
-    fn may_return(&self) -> bool {
-        // Servers keep the weights that they have.
-        let is_here = self.busy.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
-        is_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
-    }
-
-    /// Makes the best policy and its optimizer the checkpoint of the steps done: the run goes on
-    /// with further tasks, not once more with those that led astray.
-    fn go_back(&mut self, reason: &str, summary: &mut Summary) -> Result<Ended, TrainError> {
-        let best = self.state.best.map_or(0, |best| best.step);
-        let Guards { returns, return_rate, .. } = self.config.guards;
-        self.state.returns += 1;
-        self.state.watch.reset();
-        let step = self.trainer.step;
-        summary.note(format!(
-            "step {step}: {}; back to the policy after step {best} with {} of the learning rate, return {} of {returns}",
-            reason.lines().next().unwrap_or_default(),
-            return_rate.powi(self.state.returns as i32),
-            self.state.returns,
-        ));
-        let state = RunState { bad_updates: BadUpdates::default(), ..self.present() };
-        let kept = self.config.keep_checkpoints;
-        self.folder.checkpoint(step, kept, Some(best), |folder| {
-            match best {
-                0 => LocalLearner::new(self.config, &self.start.model, None)?.save(folder)?,
-                best => copy_policy(&self.folder.checkpoint_path(best), folder)?,
-            }
-            state.save(folder)
-        })?;
-        Ok(Ended::Returned)
-    }
-
-    /// One step, with what it measured.
+    /// One step, with its measurements.
     fn step(&mut self, progress: &dyn Progress) -> Result<(Values, Figures), TrainError> {
         let begun = Instant::now();
         let step = self.trainer.step;
@@ -415,8 +199,8 @@ impl Run<'_> {
             None
         };
         let figures = Figures {
-            // A policy that always writes the same has nothing to learn from, and an update that
-            // is empty measures nothing.
+            // A policy that always writes the same has nothing to learn from, and an empty update
+            // measures nothing.
             entropy: learnt.entropy().or_else(|| collected.sampled_entropy()),
             kl,
             clip_fraction: learnt.clip_fraction(),
@@ -442,7 +226,7 @@ impl Run<'_> {
         Ok((values, figures))
     }
 
-    /// The episodes of the next step. Where the large model stays down, saves what is done.
+    /// The episodes of the next step. If the large model stays down, saves the run's progress.
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
         let gathered = self.rollouts.gather(self.trainer.step);
         let gathered = wait(&self.runtime, progress, gathered);
@@ -457,7 +241,7 @@ impl Run<'_> {
         gathered.unwrap_or(Err(TrainError::Interrupted(self.trainer.step)))
     }
 
-    /// Evaluates the policy as it is. Returns what was measured, and whether it is the best so far.
+    /// Evaluates the current policy. Returns the measurements, and whether it is the best so far.
     fn evaluate(&mut self, progress: &dyn Progress) -> Result<(Values, bool), TrainError> {
         if self.tasks.eval.is_empty() {
             return Ok((Values::new(), false));
@@ -477,40 +261,5 @@ impl Run<'_> {
         report::write(self.config, self.folder.root(), step)?;
         let values = vec![("eval_exact", result.share()), ("eval_reward", result.reward)];
         Ok((values, is_best))
-    }
-
-    /// The state as it is.
-    fn present(&self) -> RunState {
-        RunState {
-            bad_updates: self.trainer.bad_updates,
-            judge: self.judge.as_ref().map_or(self.state.judge, |judge| judge.used()),
-            ..self.state.clone()
-        }
-    }
-
-    fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let (best, state) = (self.state.best.map(|best| best.step), self.present());
-        self.folder.checkpoint(
-            self.trainer.step,
-            self.config.keep_checkpoints,
-            best,
-            |folder| {
-                self.trainer.save(folder)?;
-                state.save(folder)
-            },
-        )?;
-        Ok(())
-    }
-
-    /// Puts the best policy into the folder of the finished model.
-    fn finish(&self) -> Result<PathBuf, TrainError> {
-        let best = self.state.best.map_or(self.trainer.step, |best| best.step);
-        let policy = match best {
-            0 => self.start.model.clone(),
-            best => self.trainer.saved(&self.folder.checkpoint_path(best))?,
-        };
-        self.start.save(&policy, &self.folder.model())?;
-        report::write(self.config, self.folder.root(), self.trainer.step)?;
-        Ok(self.folder.model())
     }
 }

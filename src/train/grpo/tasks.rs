@@ -1,4 +1,4 @@
-//! The tasks of a run: which are asked in a step is a function of the seed and the step.
+//! The tasks of a run: the tasks of a step are a function of the seed and the step.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,19 +12,19 @@ use crate::train::order::Order;
 use crate::train::summary::DataSummary;
 use crate::world::WorldTasks;
 
-/// Where a run's tasks come from.
+/// The source of a run's tasks.
 pub struct Tasks {
     source: TaskSource,
     seed: u64,
     /// Held-out tasks.
     pub eval: Vec<Task>,
-    /// What became of the rows that were read.
+    /// The outcome of the rows that were read.
     pub read: Vec<DataSummary>,
 }
 
 enum TaskSource {
     World(WorldTasks),
-    /// The tasks, and an order of them for each round of a step.
+    /// The tasks, shuffled anew for each round of a step.
     File {
         tasks: Vec<Task>,
         orders: Mutex<HashMap<u32, Order>>,
@@ -32,8 +32,8 @@ enum TaskSource {
 }
 
 impl Tasks {
-    /// Reads or makes the tasks; `eval` held-out ones. Those that do not `fit` the policy's context
-    /// are left out.
+    /// Reads or generates the tasks, and `eval` held-out ones. Those that do not `fit` the policy's
+    /// context are left out.
     pub fn load(
         config: &TaskConfig,
         seed: u64,
@@ -50,7 +50,7 @@ impl Tasks {
             }
             TaskConfig::File { path, read, eval_path } => {
                 let load = |path: &std::path::Path, read: ReadOptions| {
-                    // What is rejected is judged together with what is too long.
+                    // Rejected and too long rows are checked against one limit.
                     let read = ReadOptions { max_rejected: 1.0, ..read };
                     let outcome = read_tasks(path, &read)?;
                     let mut summary = DataSummary::new(path, &outcome.summary);
@@ -84,7 +84,7 @@ impl Tasks {
     ) -> Result<Vec<Task>, TrainError> {
         let seed = |part| derive(self.seed, Purpose::Tasks, &[u64::from(round), part]);
         match &self.source {
-            // Which kind comes first moves on, so that all are equally frequent in the end.
+            // The first kind rotates, so that all are equally frequent in the end.
             TaskSource::World(world) => Ok(world.draw(step * most as u64, n, seed(step + 1))?),
             TaskSource::File { tasks, orders } => {
                 let mut orders = orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -95,7 +95,7 @@ impl Tasks {
         }
     }
 
-    /// The class of a prompt, where the source of the tasks knows classes.
+    /// The class of a prompt, if the task source has classes.
     pub fn classify(&self, prompt: &str) -> Option<&'static str> {
         match &self.source {
             TaskSource::World(world) => Some(world.classify(prompt)),
@@ -117,9 +117,9 @@ fn fitting(
         }
     }
     if fitting.is_empty() && all > 0 {
-        return Err(TrainError::Config(format!(
-            "no question of `{}` fits the policy's context\nhint: use a policy with a longer context, or shorter questions",
-            summary.from
+        return Err(TrainError::Config(reason!(
+            "no question of `{}` fits the policy's context", summary.from;
+            hint: "use a policy with a longer context, or shorter questions"
         )));
     }
     summary.too_long = all - fitting.len();

@@ -1,4 +1,4 @@
-//! Whole runs of tiny models, and what happens when something fails.
+//! Whole runs of tiny models, and failures in them.
 
 mod async_rollouts;
 mod judge;
@@ -33,8 +33,8 @@ use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::trajectory::{SampledToken, TokenTrace};
 
-/// A run of a tiny new policy. Its reward counts the letter e in what it wrote, which even a random
-/// policy does now and then.
+/// A run of a tiny new policy. Its reward counts the letter e in its output, which even a random
+/// policy writes now and then.
 fn config(folder: &Path) -> GrpoConfig {
     let text = r#"
         schema_version = 1
@@ -67,7 +67,7 @@ fn config(folder: &Path) -> GrpoConfig {
     config
 }
 
-/// Cancels after so many steps, and keeps what it hears.
+/// Cancels after this many steps, and records its notifications.
 #[derive(Default)]
 struct Listener {
     cancel_after: Option<u64>,
@@ -99,9 +99,9 @@ fn last_checkpoint(folder: &Path) -> Vec<Vec<u8>> {
     files.map(|file| std::fs::read(folder.join(file)).unwrap()).into()
 }
 
-/// Both types, with the largest difference that may be between the log-probabilities of the engine,
-/// which computes in f32, and of the trainer. bf16 keeps 8 bits, so a logit of this small model is
-/// within 0.01, and a log-probability is a difference of such.
+/// Both types, with the largest allowed difference between the log-probabilities of the engine,
+/// which computes in f32, and the trainer's. bf16 has 8 bits, so a logit of this small model is
+/// within 0.01, and a log-probability is a difference of logits.
 const TYPES: [(DtypeChoice, f64); 2] = [(DtypeChoice::F32, 1e-4), (DtypeChoice::Bf16, 0.02)];
 
 #[test]
@@ -147,7 +147,7 @@ fn two_and_two_steps(dtype: DtypeChoice, gap: f64, max_policy_lag: usize) {
         assert!(value(a, "gradient_norm") > 0.0);
     }
     let (whole, resumed) = (last_checkpoint(whole.path()), last_checkpoint(cut.path()));
-    assert!(whole == resumed, "{dtype:?}, {max_policy_lag} ahead: not bit for bit");
+    assert!(whole == resumed, "{dtype:?}, lag {max_policy_lag}: not bit-identical");
     let lines = std::fs::read_to_string(cut.path().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 4);
     let evaluations = Evaluation::load_all(cut.path(), 4);
@@ -185,12 +185,13 @@ fn every_option_together(dtype: DtypeChoice) {
     assert!(heard.heard.iter().flatten().all(|(_, value)| value.is_finite()));
 }
 
-/// bf16 keeps 8 bits, 0.4 % a rounding; masters keep updates whole, so these do not add up. Where a
-/// sampled token falls on the other side of a rounding, the two runs part: hence the first step only.
+/// bf16 has 8 bits, 0.4 % per rounding; master copies keep updates exact, so errors do not add up.
+/// Where a sampled token falls on the other side of a rounding, the two runs diverge: hence the
+/// first step only.
 #[test]
 fn bf16_begins_as_f32_does() {
     let [wide, narrow] = [DtypeChoice::F32, DtypeChoice::Bf16].map(|dtype| {
-        // The start is written in bf16's values first, so that both begin with the same weights.
+        // The start is rounded to bf16 first, so that both begin with the same weights.
         let folder = tempfile::tempdir().unwrap();
         let start = rounded_start(folder.path());
         let mut config = config(&folder.path().join("run"));
@@ -219,7 +220,7 @@ fn rounded_start(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_guard_stops_the_run_and_the_best_policy_is_kept() {
+fn a_guard_stops_the_run_and_the_best_policy_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.guards.min_entropy = 100.0;
@@ -240,7 +241,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
     config.max_policy_lag = 1;
     config.outage.pause_ms = 1;
     config.outage.retries = 2;
-    // It works once, for the trial before the first episode.
+    // It works once, for the test before the first episode.
     let marker = folder.path().join("tried");
     let script = format!("test ! -e {0:?} && : > {0:?} && echo 1", marker.display());
     config.reward.external.as_mut().unwrap().command = vec!["sh".into(), "-c".into(), script];
@@ -249,7 +250,7 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
         matches!(error, TrainError::RewardFails { step: 0, failed: 8, asked: 8, retries: 2, .. }),
         "{error}"
     );
-    // Once the cause is gone, the run goes on, if it may with another reward.
+    // Once the cause is gone, the run can be resumed with another reward.
     config.reward = self::config(folder.path()).reward;
     let error = run_grpo(&config, echo(), true, &mut Listener::default()).unwrap_err();
     assert!(error.to_string().contains("`reward.external.command`"), "{error}");
@@ -275,7 +276,7 @@ fn a_reward_that_cannot_be_made_ends_the_run_before_an_episode() {
     assert!(error.to_string().contains("`/no/such/program`"), "{error}");
 }
 
-/// Gathers a step's episodes of a policy that asks once and then answers with what it was told.
+/// Gathers a step's episodes of a policy that asks once and then answers with the reply.
 fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)) -> Collected {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
@@ -287,19 +288,19 @@ fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)
     wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
 }
 
-/// A policy that asks once and then answers with what it was told.
+/// A policy that asks once and then answers with the reply.
 fn asking_once() -> Arc<dyn Policy> {
     Arc::new(ScriptedPolicy::new(|shown| match shown {
         [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
         [.., last] => {
-            let told = last.replace("interaction_response", "answer");
-            format!("<think>t</think>{}", told.trim())
+            let answer = last.replace("interaction_response", "answer");
+            format!("<think>t</think>{}", answer.trim())
         }
         [] => String::new(),
     }))
 }
 
-/// Three in flight at one time.
+/// Three concurrent episodes.
 fn rollouts(
     config: &GrpoConfig,
     policy: Arc<dyn Policy>,
@@ -321,7 +322,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// A model whose calls fail where `fails` says so of the call's number.
+/// A model whose calls fail if `fails` returns true for the call's number.
 fn failing(fails: impl Fn(usize) -> bool + Send + Sync + 'static) -> Arc<dyn LargeModel> {
     let calls = AtomicUsize::new(0);
     Arc::new(Scripted::new("failing", move |_: &Call| {
@@ -343,7 +344,7 @@ fn a_failed_call_is_retried_and_else_dropped() {
     assert!(collected.is_outage() && collected.samples().is_empty());
     assert!(collected.last_failure.unwrap().reason.contains("cannot take this call"));
 
-    // Three in flight: the first three calls and their retries fail.
+    // Three concurrent episodes: the first three calls and their retries fail.
     let collected = gather(failing(|call| call < 6), |_| {});
     assert_eq!(collected.failed, 3);
     assert!(!collected.is_outage());
@@ -353,7 +354,7 @@ fn a_failed_call_is_retried_and_else_dropped() {
 
 #[test]
 fn groups_without_variance_are_replaced_where_that_is_asked() {
-    // Everybody answers the same, so no group is of use.
+    // All answer the same, so no group is of use.
     let collected = gather(failing(|_| false), |_| {});
     assert_eq!((collected.groups.len(), collected.samples().len()), (2, 0));
     assert_eq!(value(&collected.values(), "zero_variance"), 1.0);
@@ -366,7 +367,7 @@ fn tied() -> Model {
     Model::load(&folder, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// A trajectory with an observation in its middle; `noise` is what stands at masked positions.
+/// A trajectory with an observation in its middle; `noise` is the value at masked positions.
 fn trace(seed: u32, noise: f32) -> TokenTrace {
     let mut trace = TokenTrace::default();
     trace.push_context(&[seed, 2, 3]);

@@ -1,5 +1,5 @@
-//! Servers that sample a run's episodes in place of this process. They keep the weights that the run
-//! begins with, so that each step learns from episodes that are a step older.
+//! Servers that sample a run's episodes instead of this process. They keep the initial weights of
+//! the run, so that each step learns from episodes that are one step older.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,52 +9,57 @@ use futures::future::join_all;
 use super::config::GrpoConfig;
 use crate::engine::tokens::{ServerUse, TokensEngine};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
+use crate::hint::{Hint, Reason};
 use crate::train::error::TrainError;
 use crate::train::metrics::Values;
 use crate::trajectory::SampledToken;
 
-/// Prompts by which weights are compared.
+/// Prompts that weights are compared on.
 const COMPARED: usize = 8;
-/// Tokens behind each of them.
+/// Tokens after each of them.
 const COMPARED_TOKENS: usize = 16;
 
-/// Whether the run can learn from what the servers of `config.tokens` sample.
+/// Checks that the run can learn from samples of the servers in `config.tokens`.
 ///
 /// # Errors
-/// Says what stands in the way.
+/// Explains what prevents it.
 pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
-    let wrong = |reason: String| Err(TrainError::Config(reason));
+    let wrong = |reason: Reason| Err(TrainError::Config(reason));
     let Some(tokens) = &config.tokens else { return Ok(()) };
     if let Err(unusable) = tokens.validate() {
         let (key, value) = (unusable.key, unusable.value);
         let (reason, hint) = (unusable.reason, unusable.hint);
-        return wrong(format!("cannot use `tokens.{key}` = `{value}`: {reason}\nhint: {hint}"));
+        let text = format!("cannot use `tokens.{key}` = `{value}`: {reason}");
+        return wrong(Reason::from(text).with_hint(hint));
     }
     let temperature = config.temperature;
     let sampling = Sampling { temperature, top_p: 1.0, top_k: None, seed: 0 };
     if let Err(reason) = tokens.log_probs(&sampling) {
-        return wrong(format!("cannot use `temperature` = {temperature} with `tokens`: {reason}"));
+        return wrong(reason.map_text(|text| {
+            format!("cannot use `temperature` = {temperature} with `tokens`: {text}")
+        }));
     }
     let lag = config.steps.saturating_sub(1);
     if lag > config.max_policy_lag as u64 {
-        return wrong(format!(
-            "`steps` is {}, but the servers of `tokens` keep the weights that the run begins with: its last step would learn from episodes of a policy that is {lag} steps older, and `max_policy_lag` is {}\nhint: make runs of `max_policy_lag` + 1 steps, each from the model of the one before, and give that to the servers in between",
-            config.steps, config.max_policy_lag
+        return wrong(reason!(
+            "`steps` is {}, but the servers of `tokens` keep the weights that the run begins with: its last step would learn from episodes of a policy that is {lag} steps older, and `max_policy_lag` is {}", config.steps, config.max_policy_lag;
+            hint: "make runs of `max_policy_lag` + 1 steps, each from the model of the one before, and give that to the servers in between"
         ));
     }
     if lag > 0 && config.objective.importance_cap.is_none() {
-        return wrong(
-            "`tokens` with more than one step is off-policy, but `objective.importance_cap` is not set\nhint: `importance_cap = 2.0` corrects for it".into(),
-        );
+        return wrong(reason!(
+            "`tokens` with more than one step is off-policy, but `objective.importance_cap` is not set";
+            hint: "`importance_cap = 2.0` corrects for it"
+        ));
     }
     Ok(())
 }
 
-/// Makes sure that the servers have the weights that `native` has, by the likeliest token behind each
-/// of `prompts`.
+/// Checks that the servers have the weights of `native`, by the likeliest tokens after each of
+/// `prompts`.
 ///
 /// # Errors
-/// When the log-probabilities differ by more than `most` in the mean, or a server fails.
+/// When the log-probabilities differ by more than `most` on average, or a server fails.
 pub(super) async fn compare(
     native: &dyn Engine,
     servers: &TokensEngine,
@@ -62,23 +67,26 @@ pub(super) async fn compare(
     stop_ids: &[u32],
     most: f64,
 ) -> Result<(), TrainError> {
-    servers.connect().await.map_err(|error| TrainError::Config(error.to_string()))?;
+    servers.connect().await.map_err(|error| TrainError::Config(error.reason()))?;
     let prompts = &prompts[..prompts.len().min(COMPARED)];
     let own = join_all(prompts.iter().map(|prompt| likeliest(native, prompt, stop_ids))).await;
-    // At once, so that every server gets some.
+    // Concurrently, so that every server gets some.
     let rounds = servers.used().len();
     let asked =
         (0..rounds).flat_map(|_| prompts).map(|prompt| likeliest(servers, prompt, stop_ids));
     let theirs = join_all(asked).await;
     let (mut sum, mut tokens) = (0.0, 0);
     for (own, theirs) in own.iter().cycle().zip(&theirs) {
-        let failed =
-            |reason: &String| TrainError::Config(format!("weights cannot be compared: {reason}"));
+        let failed = |reason: &Reason| {
+            TrainError::Config(
+                reason.clone().map_text(|text| format!("weights cannot be compared: {text}")),
+            )
+        };
         let (own, theirs) = (own.as_ref().map_err(failed)?, theirs.as_ref().map_err(failed)?);
         for (own, theirs) in own.iter().zip(theirs) {
             sum += f64::from((own.log_prob - theirs.log_prob).abs());
             tokens += 1;
-            // Behind other tokens nothing can be compared.
+            // After different tokens nothing can be compared.
             if own.id != theirs.id {
                 break;
             }
@@ -86,20 +94,21 @@ pub(super) async fn compare(
     }
     let mean = sum / f64::from(tokens.max(1));
     if mean > most {
-        return Err(TrainError::Config(format!(
-            "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean\nhint: serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
+        return Err(TrainError::Config(reason!(
+            "the token servers have other weights than the run begins with: log-probabilities of the likeliest tokens differ by {mean:.3} in the mean";
+            hint: "serve the model of `model.path`, an adapter merged into it; `guards.max_rollout_logprob_diff` is the bound"
         )));
     }
     Ok(())
 }
 
-/// The likeliest tokens behind a prompt, each behind those before it: the first ones are often tags,
-/// which any policy writes.
+/// Greedy tokens after a prompt. Several, because the first ones are often tags, which any policy
+/// writes.
 async fn likeliest(
     engine: &dyn Engine,
     prompt: &[u32],
     stop_ids: &[u32],
-) -> Result<Vec<SampledToken>, String> {
+) -> Result<Vec<SampledToken>, Reason> {
     let mut events = engine.generate(GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: Sampling::GREEDY,
@@ -111,14 +120,14 @@ async fn likeliest(
     loop {
         match events.recv().await {
             Some(GenerateEvent::Tokens(more)) => tokens.extend(more),
-            Some(GenerateEvent::Failed(error)) => return Err(error.to_string()),
-            _ if tokens.is_empty() => return Err("no token came".to_owned()),
+            Some(GenerateEvent::Failed(error)) => return Err(error.reason()),
+            _ if tokens.is_empty() => return Err("no token came".into()),
             _ => return Ok(tokens),
         }
     }
 }
 
-/// What the servers do from one step to the next.
+/// The load of the servers between steps.
 pub(super) struct Busy {
     servers: Arc<TokensEngine>,
     since: Instant,
@@ -131,8 +140,8 @@ impl Busy {
         Self { servers, since: Instant::now(), before }
     }
 
-    /// The share of the time since it was asked last in which each server had something to do: the
-    /// mean, and the least; and requests that failed.
+    /// The share of the time since the last call in which each server was busy: the mean, and the
+    /// minimum; and the number of failed requests.
     pub(super) fn values(&mut self) -> Values {
         let (now, used) = (Instant::now(), self.servers.used());
         let time = (now - self.since).max(Duration::from_millis(1)).as_secs_f64();

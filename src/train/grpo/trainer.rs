@@ -1,4 +1,4 @@
-//! The steps of GRPO over a learner: the policies that there were, and the one that is learnt.
+//! The steps of GRPO over a learner: the learning policy, and earlier ones.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,21 +23,21 @@ use crate::train::pack;
 use crate::train::run_folder::RunFolder;
 use crate::trajectory::TokenTrace;
 
-/// Trajectories that the divergence from the start is measured on.
+/// Trajectories on which the divergence from the start is measured.
 const DIVERGENCE_SAMPLES: usize = 64;
 
 /// Trains a policy step by step.
 pub struct Trainer<'c> {
     config: &'c GrpoConfig,
     learner: Box<dyn Learner>,
-    /// The policy before each of the last `max_policy_lag` steps, the oldest first: the episodes of
-    /// the next steps are theirs.
+    /// The policy before each of the last `max_policy_lag` steps, oldest first, for the episodes of
+    /// the next steps.
     earlier: VecDeque<Model>,
-    /// The policy as it was when the run began, with the adapter that it began with.
+    /// The policy at the start of the run, with its initial adapter.
     reference: Model,
-    /// Updates in a row that were dropped.
+    /// Consecutive updates that were dropped.
     pub bad_updates: BadUpdates,
-    /// What the learning rate of the schedule is multiplied by.
+    /// A factor on the learning rate of the schedule.
     pub rate_factor: f64,
     /// Steps done.
     pub step: u64,
@@ -47,7 +47,7 @@ impl<'c> Trainer<'c> {
     /// Trains in this process, from `start` or from the run's last checkpoint.
     ///
     /// # Errors
-    /// Fails where a checkpoint is damaged or of another model.
+    /// When a checkpoint is damaged or of another model.
     pub fn local(
         config: &'c GrpoConfig,
         start: &Model,
@@ -58,10 +58,11 @@ impl<'c> Trainer<'c> {
         Self::new(config, Box::new(learner), start, folder)
     }
 
-    /// Goes on with what `learner` has, which began with `start` or with the run's last checkpoint.
+    /// Continues with the state of `learner`, which began with `start` or the run's last
+    /// checkpoint.
     ///
     /// # Errors
-    /// Fails where a checkpoint is damaged or of another model.
+    /// When a checkpoint is damaged or of another model.
     pub fn new(
         config: &'c GrpoConfig,
         learner: Box<dyn Learner>,
@@ -73,7 +74,7 @@ impl<'c> Trainer<'c> {
         if let Some((_, path)) = &latest {
             for age in (1..=config.max_policy_lag).rev() {
                 let path = path.join(checkpoint::earlier(age));
-                // There are fewer at the beginning, or where the configuration asked for fewer.
+                // There are fewer in the first steps, or if the configuration had a lower lag.
                 if path.is_file() {
                     let mut model = learner.policy().clone();
                     model.load_trainable(&path)?;
@@ -92,11 +93,10 @@ impl<'c> Trainer<'c> {
         })
     }
 
-    /// Writes the policy, the earlier ones that have episodes in flight, and the optimizer into
-    /// `folder`.
+    /// Writes the policy, earlier ones with episodes in flight, and the optimizer into `folder`.
     ///
     /// # Errors
-    /// Fails where something cannot be written.
+    /// When something cannot be written.
     pub fn save(&mut self, folder: &Path) -> Result<(), TrainError> {
         for (age, model) in (1..).zip(self.earlier.iter().rev()) {
             model.save_trainable(&folder.join(checkpoint::earlier(age)))?;
@@ -104,23 +104,22 @@ impl<'c> Trainer<'c> {
         self.learner.save(folder)
     }
 
-    /// The policy as it is.
+    /// The current policy.
     pub fn policy(&self) -> &Model {
         self.learner.policy()
     }
 
-    /// The policy as it was in the checkpoint in `folder`.
+    /// The policy in the checkpoint in `folder`.
     ///
     /// # Errors
-    /// Fails where the checkpoint is damaged or of another model.
+    /// When the checkpoint is damaged or of another model.
     pub fn saved(&self, folder: &Path) -> Result<Model, TrainError> {
         let mut model = self.policy().clone();
         model.load_trainable(&folder.join(checkpoint::TRAINABLE))?;
         Ok(model)
     }
 
-    /// The policy after `step` steps, or the oldest after it that is kept; and after how many steps
-    /// it was that.
+    /// The policy after `step` steps, or the oldest later one that is available; with its step.
     pub fn policy_after(&self, step: u64) -> (u64, &Model) {
         let age = (self.step.saturating_sub(step) as usize).min(self.earlier.len());
         let model = match age {
@@ -133,7 +132,7 @@ impl<'c> Trainer<'c> {
     /// One step: updates with all of `samples`, divided as configured.
     ///
     /// # Errors
-    /// Fails where the learner does, or after too many updates in a row that had to be dropped.
+    /// When the learner fails, or after too many consecutive updates that were dropped.
     pub fn step(&mut self, samples: &[Sample<'_>]) -> Result<StepFigures, TrainError> {
         let mut figures = StepFigures {
             learning_rate: self.rate_factor
@@ -142,8 +141,8 @@ impl<'c> Trainer<'c> {
         };
         let updates = self.config.updates_per_step;
         let mut samples = samples.to_vec();
-        // The learner's own log-probabilities from before the first update, where they are needed
-        // and one update would have changed them.
+        // The learner's own log-probabilities before the first update, if they are needed and an
+        // update would change them.
         let mut before = None;
         if updates > 1 {
             let seed = derive(self.config.seed, Purpose::Order, &[self.step]);
@@ -153,7 +152,7 @@ impl<'c> Trainer<'c> {
                 before = Some(self.learner.log_probs(&traces)?);
             }
         }
-        // An update makes new tensors, so this keeps those there are and copies nothing.
+        // An update makes new tensors, so this shares the current ones and copies nothing.
         self.earlier.push_back(self.policy().clone());
         while self.earlier.len() > self.config.max_policy_lag {
             self.earlier.pop_front();
@@ -177,10 +176,10 @@ impl<'c> Trainer<'c> {
         Ok(figures)
     }
 
-    /// How far the policy that sampled `samples` is from the one at the start, nats a token.
+    /// The divergence of the policy that sampled `samples` from the initial one, nats per token.
     ///
     /// # Errors
-    /// Fails where the model does.
+    /// When the model fails.
     pub fn divergence(&self, samples: &[&TokenTrace]) -> Result<Option<f64>, TrainError> {
         let samples = &samples[..samples.len().min(DIVERGENCE_SAMPLES)];
         let (mut sum, mut tokens) = (0.0, 0.0);
@@ -193,8 +192,8 @@ impl<'c> Trainer<'c> {
         Ok((tokens > 0.0).then(|| sum / tokens))
     }
 
-    /// Log-probabilities of each trajectory's sampled tokens under the reference, which is here
-    /// wherever the learner is.
+    /// Log-probabilities of each trajectory's sampled tokens under the reference, which is always
+    /// local.
     fn reference_log_probs(&self, traces: &[&TokenTrace]) -> Result<Vec<Vec<f64>>, TrainError> {
         let GrpoConfig { micro_batch_tokens, temperature, .. } = *self.config;
         Ok(pack::log_probs(&self.reference, traces, micro_batch_tokens, temperature)?)

@@ -1,4 +1,4 @@
-//! The objective over the trajectories of one update, for a learner that has their scores.
+//! The objective over the trajectories of one update, for a learner that has scored them.
 
 use super::collect::Sample;
 use super::config::GrpoConfig;
@@ -7,30 +7,31 @@ use super::learner::TraceScores;
 use super::objective::{Objective, ObjectiveSums, SampledTokens, TokenGradients, UpdateSize};
 use crate::trajectory::TokenTrace;
 
-/// Scores by other policies than the one that is updated: for each trajectory, the
-/// log-probabilities of its sampled tokens.
+/// Scores by other policies than the updated one: for each trajectory, the log-probabilities of its
+/// sampled tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OtherScores<'a> {
-    /// Under the policy before the step's first update, where this is a later one.
+    /// Under the policy before the step's first update, if this is a later one.
     pub before: Option<&'a [Vec<f64>]>,
-    /// Under the reference, where the objective has a KL term.
+    /// Under the reference, if the objective has a KL term.
     pub reference: Option<&'a [Vec<f64>]>,
 }
 
-/// An update to be made.
+/// An update in progress.
 pub struct Update<'a> {
     objective: &'a Objective,
     samples: &'a [Sample<'a>],
     others: OtherScores<'a>,
     size: UpdateSize,
-    /// Whether it is the first of its step: differences between rollout and learner are measured.
+    /// Whether it is the first of its step: differences between rollout and learner are measured
+    /// then.
     is_first: bool,
     sums: ObjectiveSums,
     figures: &'a mut StepFigures,
 }
 
 impl<'a> Update<'a> {
-    /// Of all of `samples`. Adds what it measures to `figures`.
+    /// Over all of `samples`. Adds its measurements to `figures`.
     pub(super) fn new(
         config: &'a GrpoConfig,
         samples: &'a [Sample<'a>],
@@ -56,18 +57,18 @@ impl<'a> Update<'a> {
         self.figures.learning_rate
     }
 
-    /// Whether entropies have a part in the objective, and so a gradient.
+    /// Whether the objective depends on entropies, which then have a gradient.
     pub fn rewards_entropy(&self) -> bool {
         self.objective.entropy_coef != 0.0
     }
 
-    /// The objective over the trajectories whose gradients were asked for.
+    /// The objective over the trajectories whose gradients were requested so far.
     pub fn loss(&self) -> f64 {
         self.sums.loss
     }
 
-    /// The gradient of the objective in the scores of trajectory `index`, which are `own`. Each
-    /// trajectory is asked for once.
+    /// The gradient of the objective with respect to the scores of trajectory `index`, which are
+    /// `own`. To be called once for each trajectory.
     pub fn gradients(&mut self, index: usize, own: &TraceScores) -> TokenGradients {
         let sample = &self.samples[index];
         let log_probs = &own.log_probs;
@@ -102,7 +103,7 @@ impl<'a> Update<'a> {
         gradients
     }
 
-    /// Ends it with what the learner returned, and adds it to the step's figures.
+    /// Ends it with the learner's result, and adds it to the step's figures.
     pub(super) fn finish(self, norm: Option<f64>) {
         match norm {
             Some(norm) => {
@@ -115,7 +116,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// The log-probabilities that the sampled tokens were sampled with.
+/// The log-probabilities at sampling.
 pub(super) fn rollout_log_probs(trace: &TokenTrace) -> Vec<f64> {
     let sampled = trace.log_probs.iter().zip(&trace.action_mask).filter(|(_, sampled)| **sampled);
     sampled.map(|(log_prob, _)| f64::from(*log_prob)).collect()

@@ -23,9 +23,9 @@ pub struct SftConfig {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
-    /// Which model.
+    /// The model.
     pub model: StartConfig,
-    /// What it learns.
+    /// The data.
     pub data: SftData,
     /// The largest share of a file's rows that may be rejected or too long; more ends the run
     /// before its first step.
@@ -36,7 +36,7 @@ pub struct SftConfig {
     /// Conversations a step.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: usize,
-    /// Tokens computed at once; a step is cut into as many parts as it takes. Bounds the memory,
+    /// Tokens computed at once; a step is split into as many parts as needed. Bounds the memory,
     /// not the result.
     #[serde(default = "defaults::micro_batch_tokens")]
     pub micro_batch_tokens: usize,
@@ -46,7 +46,7 @@ pub struct SftConfig {
     /// Decoupled weight decay of matrices.
     #[serde(default)]
     pub weight_decay: f64,
-    /// Largest global norm of the gradient.
+    /// The largest global norm of the gradient; larger ones are clipped.
     #[serde(default = "defaults::clip_norm")]
     pub clip_norm: f64,
     /// Steps between two checkpoints.
@@ -78,7 +78,7 @@ mod defaults {
     }
 }
 
-/// Where conversations come from.
+/// The source of conversations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SftData {
@@ -93,10 +93,10 @@ pub enum SftData {
         /// Which world.
         #[serde(default)]
         world: WorldConfig,
-        /// What is demonstrated, and how well.
+        /// The kinds of demonstrations, and their quality.
         #[serde(default)]
         mix: DemonstrationMix,
-        /// How many.
+        /// The number of demonstrations.
         count: usize,
     },
     /// Conversations in files, in any form that is read.
@@ -113,10 +113,10 @@ pub enum SftData {
 }
 
 impl SftConfig {
-    /// Whether every setting is possible.
+    /// Checks every setting.
     ///
     /// # Errors
-    /// Names the first setting that is not.
+    /// Names the first invalid setting.
     pub fn check(&self) -> Result<(), TrainError> {
         version(self.schema_version)?;
         share("max_rejected", self.max_rejected)?;

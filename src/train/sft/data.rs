@@ -11,19 +11,19 @@ use crate::train::summary::{DataSummary, Summary};
 use crate::trajectory::TokenTrace;
 use crate::world::{Split, World};
 
-/// How many conversations an evaluation takes.
+/// The number of conversations in an evaluation.
 const EVAL_EXAMPLES: usize = 256;
 
-/// What is learnt, and what is held out.
+/// Training and held-out conversations.
 pub struct Examples {
     pub train: Vec<TokenTrace>,
     pub eval: Vec<TokenTrace>,
 }
 
-/// Reads or makes the conversations of `config`, and adds to `summary` what became of them.
+/// Reads or generates the conversations of `config`, and records their outcome in `summary`.
 ///
 /// # Errors
-/// Fails where too many rows cannot be used.
+/// When too many rows cannot be used.
 pub fn examples(
     config: &SftConfig,
     start: &Start,
@@ -98,13 +98,13 @@ pub fn examples(
     Ok(made)
 }
 
-/// The conversations of files; rows that are none are rejected.
+/// The conversations of files; other rows are rejected.
 fn chats(
     path: &Path,
     read: ReadOptions,
     start: &Start,
 ) -> Result<(Vec<TokenTrace>, DataSummary), TrainError> {
-    // What is rejected is judged together with what is too long.
+    // Rejected and too long rows are checked against one limit.
     let read = read_examples(path, &ReadOptions { max_rejected: 1.0, ..read })?;
     let mut data = DataSummary::new(path, &read.summary);
     let protocol = start.protocol()?;

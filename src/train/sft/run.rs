@@ -18,10 +18,11 @@ use crate::train::summary::Summary;
 use crate::trajectory::TokenTrace;
 use crate::world::WorldConfig;
 
-/// Runs `config` to its end, or on from its last checkpoint; returns the finished model's folder.
+/// Runs `config` to its end, or resumes it from its last checkpoint. Returns the finished model's
+/// folder.
 ///
 /// # Errors
-/// Says why the run could not begin or go on. Checkpoints written before stay usable.
+/// Explains why the run could not start or continue. Earlier checkpoints stay usable.
 pub fn run_sft(
     config: &SftConfig,
     resume: impl Into<Resume>,

@@ -34,7 +34,7 @@ fn each_demonstrated_word_can_be_copied_and_the_plan_shrinks_from_the_right() {
 #[test]
 fn demonstrations_read_as_documented() {
     let world = world();
-    let told = |kind, affirmative, seed| {
+    let rendered = |kind, affirmative, seed| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let task = Sampler::new(&world, Split::Train).draw(kind, affirmative, &mut rng).unwrap();
         let mut lines = vec![task.task.question.clone()];
@@ -44,14 +44,14 @@ fn demonstrations_read_as_documented() {
         }
         lines.join("\n")
     };
-    insta::assert_snapshot!(told(TaskKind::Chain(3), true, 1), @r#"
+    insta::assert_snapshot!(rendered(TaskKind::Chain(3), true, 1), @r#"
     What is Thebex's founder's mentor's birthplace?
     founder of Thebex | Prompt("Who started Thebex?") | Some("Pino Nunov")
     mentor of Pino Nunov | Prompt("Who was the teacher of Pino Nunov?") | Some("Breko Stulov")
     birthplace of Breko Stulov | Prompt("Where was Breko Stulov born?") | Some("Silville")
     Silville | Answer("Silville") | None
     "#);
-    insta::assert_snapshot!(told(TaskKind::Comparison, true, 2), @r#"
+    insta::assert_snapshot!(rendered(TaskKind::Comparison, true, 2), @r#"
     Are Hodex and Losex based in the same country?
     headquarters of Hodex | Prompt("Where is Hodex based?") | Some("Dovton")
     country of Dovton | Prompt("In which nation does Dovton lie?") | Some("Driruna")
@@ -59,12 +59,12 @@ fn demonstrations_read_as_documented() {
     country of Tudton | Prompt("In which nation does Tudton lie?") | Some("Driruna")
     Driruna and Driruna | Answer("yes") | None
     "#);
-    insta::assert_snapshot!(told(TaskKind::Check, false, 3), @r#"
+    insta::assert_snapshot!(rendered(TaskKind::Check, false, 3), @r#"
     Was Jinis Finek born in the city Vubford?
     birthplace of Jinis Finek | Prompt("In which city was Jinis Finek born?") | Some("Sorville")
     Sorville and Vubford | Answer("no") | None
     "#);
-    insta::assert_snapshot!(told(TaskKind::CheckBoth, false, 3), @r#"
+    insta::assert_snapshot!(rendered(TaskKind::CheckBoth, false, 3), @r#"
     Were Jenel Tisek and Juven Totov born in the city Jivville?
     birthplace of Jenel Tisek | Prompt("Where was Jenel Tisek born?") | Some("Guldam")
     birthplace of Juven Totov | Prompt("In which city was Juven Totov born?") | Some("Thummar")

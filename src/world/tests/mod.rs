@@ -36,7 +36,7 @@ fn the_default_world_is_large_enough_and_never_changes_unnoticed() {
     let world = world();
     let facts: Vec<String> = world.facts().map(|fact| written(&world, &fact)).collect();
     assert_eq!(facts.len(), 3016);
-    // The bundled models know this world: another hash needs other models.
+    // The bundled models know this world: a changed hash needs new models.
     assert_eq!(format!("{:016x}", stable_hash(&facts.join("\n"))), "bf012c55d2473c7b");
     let asked: Vec<String> = world
         .sample_tasks(Split::Test, &KINDS, 70, 5)

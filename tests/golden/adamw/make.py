@@ -28,7 +28,7 @@ optimizer = torch.optim.AdamW(
 trace = {"start." + name: value.detach().clone() for name, value in parameters.items()}
 for step in range(12):
     for name, value in parameters.items():
-        # Some steps exceed the norm of 1 that is clipped to, some do not.
+        # Some steps exceed the clipping norm of 1, some do not.
         value.grad = torch.randn_like(value) * 0.05 * (step + 1)
         trace[f"{step}.{name}.gradient"] = value.grad.clone()
     trace[f"{step}.norm"] = torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

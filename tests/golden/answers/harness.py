@@ -1,4 +1,4 @@
-"""Makes harness.json: what lm-evaluation-harness 0.4.9 says of outputs for GSM8K and MATH.
+"""Makes harness.json: the verdicts of lm-evaluation-harness 0.4.9 on outputs for GSM8K and MATH.
 
     pip download lm_eval==0.4.9 --no-deps && unzip -d lm_eval lm_eval-*.whl && pip install numpy
     python3 harness.py lm_eval
@@ -83,7 +83,7 @@ for output in MATH:
     for gold in MATH_GOLDS:
         scored = math.process_results({"solution": "\\boxed{" + gold + "}"}, [output])
         rows.append(["hendrycks_math", output, gold, bool(scored["exact_match"])])
-# An empty answer is worth nothing under any metric here.
+# An empty answer scores 0 under every metric here.
 rows = [row for row in rows if row[1].strip()]
 lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 Path(__file__).with_name("harness.json").write_text(f"[\n{lines}\n]\n")

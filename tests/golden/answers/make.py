@@ -1,4 +1,4 @@
-"""Makes pairs.json: answers and golds as people and models write them, with what Math-Verify says.
+"""Makes pairs.json: answers and golds as people and models write them, with Math-Verify's verdicts.
 
     pip install math-verify==0.9.0 'latex2sympy2_extended'
     python3 make.py
@@ -79,7 +79,7 @@ FORMS = [
     (r"\pm 2", [r"\pm 2", "2, -2", "-2, 2", r"x=\pm2"], ["2", "-2", "4"]),
 ]
 
-# Where Math-Verify says another thing, and why it is not followed.
+# Where our verdict differs from Math-Verify's, and why.
 REASONS = [
     ("it knows no such Unicode form", ["７２", "–3", "The answer is –3", "－3", "½", "2½", "¾", "⅓", "1\u202f234"]),
     ("it reads `Answer:72` as a name", ["Answer:72"]),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # published.sh: renders conversations with the chat templates of published models as transformers
 # does, and compares the renderings of this program with them. The templates are those in TRL (they
-# are brought, not part of this repository: some have licences of their own), those of published
+# are downloaded and not in this repository, since some have their own licences), those of published
 # GGUF files can be named: published.sh NAME=FILE.gguf ...
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

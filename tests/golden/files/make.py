@@ -1,4 +1,4 @@
-"""Makes the files of this folder with the libraries that people make theirs with.
+"""Makes the files of this folder with the libraries that are commonly used for them.
 
     pip install pandas pyarrow zstandard
     python3 make.py

@@ -25,7 +25,7 @@ HERE = pathlib.Path(__file__).parent
 GROUP, MAX_COMPLETION = 4, 20
 REWARDS = [1.0, 0.0, 0.25, 0.0, -1.0, 1.0, 1.0, 0.5]
 
-# What our configuration calls it, and what TRL does.
+# Our name of a setting, and TRL's.
 CASES = {
     "token_mean": ({}, dict(loss_type="bnpo", epsilon=0.2, epsilon_high=0.28)),
     "sequence_mean": (

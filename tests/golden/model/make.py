@@ -62,7 +62,7 @@ CASES = {
         "rope_parameters": {"full_attention": LINEAR, "sliding_attention": PLAIN},
     }),
 }
-# How the first cases were written, whose numbers stay.
+# The first cases were written this way, and their numbers are kept.
 MINIMAL = {"tied": False, "sharded": False, "wide_group": False, "rope_parameters": True}
 OLD = ["qwen2_window", "llama_linear", "gemma3"]
 
@@ -100,7 +100,7 @@ def config_json(name, config):
     if name in MINIMAL:
         return minimal_json(config, MINIMAL[name])
     value = json.loads(config.to_json_string(use_diff=False))
-    # What is null stands for the default of each reader.
+    # null: the reader's default.
     value = {key: part for key, part in value.items() if part is not None}
     return old_json(value) if name in OLD else value
 

@@ -1,4 +1,4 @@
-"""What a Tinker server must be sent, so that its loss has the gradient of a GRPO objective: by PyTorch.
+"""The advantages that give a Tinker server's loss the gradient of a GRPO objective, by PyTorch.
 
     python make.py > cases.json
 
@@ -92,7 +92,7 @@ for name, own in OBJECTIVES.items():
     slopes = [s.grad for s in scores]
     advantages = {}
     for scale in ("sum", "skyrl-jax"):
-        # What a loss of that scale makes of advantages of 1.
+        # The loss of that scale for advantages of 1.
         probe = leaves(trajectories)
         now = [t["now"] for t in trajectories]
         server(scale, now, [torch.ones_like(s) for s in probe], probe).backward()

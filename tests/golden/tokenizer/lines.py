@@ -1,4 +1,4 @@
-"""Lines of text that try a tokenizer: many languages, code, emoji, spaces, control tokens in text.
+"""Lines of text that test a tokenizer: many languages, code, emoji, spaces, control tokens in text.
 
 Random characters end at U+13000: what Unicode has added behind it lately are letters to some and not yet to others.
 """

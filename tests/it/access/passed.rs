@@ -1,8 +1,8 @@
-//! What passed-through requests are billed, and what a budget does not buy.
+//! Charges for passed-through requests, and what keys with a budget may not do.
 
 use super::*;
 
-/// Tokens of a key that were counted, by the money they cost: one each.
+/// Counted tokens of a key, by their cost of one each.
 async fn counted(keys: &Keys, key: &str) -> i64 {
     let day = 1_700_000_000 / 86_400;
     let counted = async {
@@ -31,10 +31,10 @@ async fn passed_streams_are_billed_what_their_endpoint_says() {
         ])
     };
     let table = [
-        // The endpoint says 11 and 7; the client sees it where it asked for it.
+        // The endpoint reports 11 and 7; the client sees them if it asked.
         (chat.clone(), Script::reply("ok"), 18, false),
         (asks_itself, Script::reply("ok"), 18, true),
-        // It does not say: 40 bytes were read, 80 written, and an image is no text.
+        // Nothing is reported: 40 bytes were read, 80 written, and an image is not text.
         (chat, silent(), 30, false),
     ];
     for (body, script, expected, is_shown) in table {

@@ -12,7 +12,7 @@ use crate::loopback::Loopback;
 use crate::server::{Server, Setup};
 use crate::services::Services;
 
-/// A Redis, and how it is asked.
+/// A Redis and its configuration.
 struct Redis {
     url: String,
     tls: Option<RedisTlsConfig>,
@@ -87,7 +87,7 @@ async fn replicas_share_limits() {
     let upstream = Loopback::start().await;
     let table = [
         (json!({"requests_per_minute": 3}), 3, "rate_limit_exceeded"),
-        // A call takes 18, and the policy's own words a few more.
+        // A call has 18, and the policy adds a few.
         (json!({"tokens_per_minute": 40}), 2, "rate_limit_exceeded"),
         (json!({"budget_per_day": 45.0}), 3, "insufficient_quota"),
     ];
@@ -114,7 +114,7 @@ async fn without_redis_each_process_counts_for_itself() {
     let services = Services::find();
     let upstream = Loopback::start().await;
     let (_, key) = services.key(json!({"requests_per_minute": 1})).await;
-    // Nobody listens there.
+    // No server listens there.
     let server = services.server(&Redis::plain("redis://127.0.0.1:1/0"), &upstream).await;
     assert_eq!(solve(&server, &key).await.status(), 200);
     assert_eq!(outcome(solve(&server, &key).await).await.0, 429);
@@ -142,7 +142,7 @@ async fn limits_are_shared_over_tls_with_a_redis_that_can_be_trusted() {
     let table = [
         ("ca", None, true),
         ("ca", Some("client"), true),
-        // Redis did not make it, and asks for one that it knows.
+        // Redis's client certificate must be signed by an authority that it knows.
         ("ca", Some("other"), false),
         ("other", None, false),
     ];

@@ -1,4 +1,4 @@
-//! Bodies that are as long as they may be, each full of something else.
+//! Bodies of maximal length, each filled with something else.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -16,11 +16,10 @@ const SOLVE: &str = "/v1/solve";
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
 const JSON: &str = "application/json";
-/// JSON values that a request may have, less than which are the frame of one.
+/// The most JSON values of a request, minus those of its frame.
 const VALUES: usize = 49_000;
 
-/// The length of a body, MiB: as long as the server takes them by default, or, as a development
-/// build takes its time, shorter.
+/// The length of a body, MiB: the server's default limit, or less for slow development builds.
 pub fn mebibytes() -> usize {
     std::env::var("PROMPT_R1_TEST_MIB").map_or(1, |number| number.parse().unwrap())
 }
@@ -39,7 +38,7 @@ impl Sent {
         Self { path, kind: JSON, is_gzip: false, body: body.into_bytes() }
     }
 
-    /// One that costs next to nothing.
+    /// A request of negligible cost.
     pub fn small() -> Self {
         Self::json(SOLVE, "{\"question\": \"q\"}".to_owned())
     }
@@ -51,8 +50,8 @@ impl Sent {
     }
 }
 
-/// What the endpoint says: as a policy, a prompt that is all references, and then an answer; to who
-/// asks for JSON, a long list.
+/// The endpoint's replies: as a policy, a prompt full of references, and then an answer; for JSON,
+/// a long list.
 pub fn reply_to(request: &Recorded) -> &'static str {
     const EXPANDING: &str = "<interaction_prompt><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/><question/></interaction_prompt>";
     static LIST: LazyLock<String> =
@@ -66,19 +65,19 @@ pub fn reply_to(request: &Recorded) -> &'static str {
     }
 }
 
-/// `unit` over and over, as often as there is room.
+/// `unit` repeated up to the length.
 fn fill(before: &str, unit: &str, after: &str) -> String {
     let times = (*LIMIT - before.len() - after.len()) / unit.len();
     format!("{before}{}{after}", unit.repeat(times))
 }
 
-/// The same with commas between.
+/// The same, separated by commas.
 fn list(before: &str, unit: &str, after: &str) -> String {
     let times = (*LIMIT - before.len() - after.len()) / (unit.len() + 1);
     format!("{before}{}{after}", vec![unit; times].join(","))
 }
 
-/// `count` units with commas between, each of its number and as much text as there is room for.
+/// `count` units separated by commas, each with its number and as much text as fits.
 fn spread(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
     let bare = unit(count, "").len() + 1;
     let text = "x".repeat((*LIMIT - before.len() - after.len()) / count - bare);
@@ -89,7 +88,7 @@ fn spread(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, afte
 const DIRECT: &str = r#""model":"prompt-r1","prompt_r1":{"policy":"direct"},"#;
 const ASKED: &str = r#""messages":[{"role":"user","content":"q"}]"#;
 
-/// A chat request without a policy, with this before and after what fills it.
+/// A chat request without a policy, with this before and after the filling.
 fn chat(before: &str) -> String {
     format!("{{{DIRECT}{ASKED},{before}")
 }
@@ -115,7 +114,7 @@ fn schema(body: &str) -> Sent {
     Sent::json(CHAT, body)
 }
 
-/// Turns that a caller gives, the first with a long reply, the second a prompt full of references.
+/// Given turns, the first with a long reply, the second with a prompt full of references.
 fn references(reply: usize, unit: &str) -> Sent {
     let reply = "y".repeat(reply);
     let before = format!(
@@ -126,7 +125,7 @@ fn references(reply: usize, unit: &str) -> Sent {
 
 type Make = fn() -> Sent;
 
-/// All of them by their names.
+/// All of them by name.
 pub fn all() -> Vec<(&'static str, Make)> {
     let texts: Vec<(&'static str, Make)> = vec![
         ("a long word", || question("direct", "x")),

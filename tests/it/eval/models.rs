@@ -31,7 +31,7 @@ fn times(large_model: &Loopback) -> BTreeMap<String, usize> {
 
 #[tokio::test]
 async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
-    // The model answers rightly where it is shouted at, and proposes to shout.
+    // The model is right if the prompt shouts, and proposes to shout.
     let answering = |request: &Recorded| {
         let prompt = request.prompt();
         if prompt.contains("<prompt>") {
@@ -47,7 +47,7 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
          prompt_search = { budget = 40, sample = 4, proposals = 2, data = [\n\
          { kind = \"file\", path = \"FOLDER/train.jsonl\", source = \"own\" }] }";
     let bench = Bench::new(&questions(10), &configured(&large_model.url(), extra));
-    // Of the training questions one is asked too.
+    // One training question is also a test question.
     let train: String = (9..13)
         .map(|n| {
             json!({"question": format!("What is {n}?"), "answer": n.to_string()}).to_string() + "\n"
@@ -55,7 +55,7 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
         .collect();
     std::fs::write(bench.path("train.jsonl"), train).unwrap();
 
-    // Killed in the middle of the search, it goes on and pays nothing twice.
+    // Killed in the middle of the search, it continues and pays for nothing twice.
     let gate = Gate::default();
     for _ in 0..6 {
         large_model.then(Script::reply("no"));
@@ -71,8 +71,8 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
 
     let found = report.search.as_ref().unwrap();
     assert_eq!(found.prompt, "{question} NOW");
-    // Two prompts to start from and the one proposed, four questions each; in every round two
-    // proposals, until nothing new came for long enough.
+    // Two initial prompts and the proposed one, four questions each; in every round two proposals,
+    // until there was nothing new for long enough.
     let proposals = times.keys().filter(|what| what.contains("<prompt>")).count() as u64;
     assert_eq!(found.usage.calls, 12 + proposals);
     assert!(found.usage.calls <= 40);
@@ -89,7 +89,7 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
         "{warnings}"
     );
 
-    // Once it is finished, it is not searched for again.
+    // A finished search is not repeated.
     let before = large_model.requests().len();
     assert_eq!(bench.report().await, report);
     assert_eq!(large_model.requests().len(), before);
@@ -126,19 +126,24 @@ async fn a_judge_that_fails_for_a_third_leaves_those_unscored() {
     let arm = &report.arms[0];
     assert_eq!((arm.answered, arm.failed, arm.unscored), (9, 0, 4));
     assert_eq!((arm.score.unwrap().n, arm.score.unwrap().mean), (5, 0.75));
-    let told: Vec<(&str, usize)> =
+    let failures: Vec<(&str, usize)> =
         report.failures.iter().map(|failure| (failure.error.as_str(), failure.count)).collect();
     assert!(
-        told[0].0.contains("not judged: ") && told[0].0.contains("overloaded") && told[0].1 == 3,
-        "{told:?}"
+        failures[0].0.contains("not judged: ")
+            && failures[0].0.contains("overloaded")
+            && failures[0].1 == 3,
+        "{failures:?}"
     );
-    assert!(told[1].0.contains("no last line `Score: N`") && told[1].1 == 1, "{told:?}");
-    // The judge is paid for by nobody: 11 tokens read in each of 6 replies.
+    assert!(
+        failures[1].0.contains("no last line `Score: N`") && failures[1].1 == 1,
+        "{failures:?}"
+    );
+    // The judge is charged to no arm: 11 tokens read in each of 6 replies.
     let judging = report.judge.as_ref().unwrap();
     assert_eq!((judging.model.as_str(), judging.usage.calls), ("judge", 9));
     assert!((judging.usage.cost - 66.0).abs() < 1e-9, "{judging:?}");
     assert!(arm.cost < 1.0);
-    // Verdicts are kept: only those that failed are asked for again.
+    // Judgements are stored: only failed ones are repeated.
     let before = judge.requests().len();
     assert_eq!(bench.report().await, report);
     assert_eq!(judge.requests().len() - before, 3);

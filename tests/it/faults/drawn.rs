@@ -1,5 +1,5 @@
-//! Faults drawn at random from all kinds, under every protocol: what the endpoint says whole reaches
-//! the client letter by letter, what may have been billed is asked for once, and memory stays flat.
+//! Random faults of all kinds, under every protocol: complete replies reach the client unchanged,
+//! requests that may have been billed are sent once, and memory stays flat.
 //!
 //! `PROMPT_R1_TEST_FAULTS` sets the number of requests, `PROMPT_R1_TEST_SEED` the draw:
 //! `PROMPT_R1_TEST_FAULTS=10000 cargo test --test it faults::drawn -- --nocapture`
@@ -25,19 +25,19 @@ use crate::server::events;
 /// Requests of the short form.
 const FEW: usize = 400;
 const AT_ONCE: usize = 32;
-/// Bytes that the server may gain over the second half of the requests.
+/// Allowed growth over the second half of the requests, bytes.
 const MOST_GAINED: i64 = 24 * 1024 * 1024;
 /// Far longer than any request may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What an attempt comes to.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// A whole reply: the client gets it, and the endpoint is not asked again.
+    /// A complete reply: the client gets it, and it is not requested again.
     Whole,
-    /// It was not served: it may be asked again.
+    /// It was not served and may be retried.
     Refused,
-    /// It may have been billed, and is not asked again.
+    /// It may have been billed, and is not retried.
     Broken,
 }
 use Effect::{Broken, Refused, Whole};
@@ -67,7 +67,7 @@ fn stream(body: &str, rng: &mut StdRng) -> Script {
     if rng.random_bool(0.8) { script } else { script.drip(Duration::ZERO) }
 }
 
-/// Whole replies as endpoints write them, all meaning the same.
+/// Complete replies in all common forms, with the same meaning.
 fn whole(tag: &str, is_stream: bool, rng: &mut StdRng) -> Script {
     let text = text(tag);
     if !is_stream {
@@ -136,7 +136,7 @@ fn whole(tag: &str, is_stream: bool, rng: &mut StdRng) -> Script {
         5 => stream(&(whole + &end("STOP", usage())).replace('\n', "\r\n"), rng),
         6 => stream(&(whole + &end("eos", json!({"prompt_tokens": 11.0}))), rng),
         7 => stream(&(whole + &data(json!({"content": null}), None) + &end("stop", usage())), rng),
-        // Asked for a stream, it sends all at once.
+        // Asked for a stream, it sends everything at once.
         _ => Script::json(200, completion(&json!({"role": "assistant", "content": text}), "stop")),
     }
 }
@@ -156,7 +156,7 @@ fn refused(rng: &mut StdRng) -> Script {
     }
 }
 
-/// Faults after money may have been spent.
+/// Faults after a request may have been billed.
 fn broken(tag: &str, is_stream: bool, rng: &mut StdRng) -> Script {
     let half = text(tag);
     let cut = [Cut::Close, Cut::Reset, Cut::Stall][rng.random_range(0..3)];
@@ -176,7 +176,7 @@ fn broken(tag: &str, is_stream: bool, rng: &mut StdRng) -> Script {
     }
 }
 
-/// What each question was answered, and how many calls there were.
+/// The answer to each question, and the number of calls.
 type Seen = Arc<Mutex<HashMap<String, Vec<Effect>>>>;
 
 fn tag_of(request: &Recorded) -> String {
@@ -218,7 +218,7 @@ fn config(folder: &std::path::Path, upstream: &Loopback) -> std::path::PathBuf {
     path
 }
 
-/// The ways in which clients ask.
+/// The APIs and modes of clients.
 const WAYS: [&str; 5] = ["solve", "chat", "responses", "messages", "passed"];
 
 async fn ask(client: &Client, url: &str, number: usize) -> Response {
@@ -268,7 +268,7 @@ fn answer(way: &str, is_stream: bool, text: &str) -> Result<String, String> {
     Ok(pieces.collect())
 }
 
-/// Sends a request; how it ended, in a word.
+/// Sends a request; returns how it ended, as one word.
 async fn one(client: &Client, url: &str, number: usize, seen: &Seen) -> &'static str {
     let (way, is_stream) = (WAYS[number % 5], number / 5 % 2 == 1);
     let tag = format!("q{number}");
@@ -288,7 +288,7 @@ async fn one(client: &Client, url: &str, number: usize, seen: &Seen) -> &'static
     assert!(!effects.is_empty(), "it never arrived: {shown}");
     let last = *effects.last().unwrap();
     if way == "passed" {
-        // What its endpoint answered is the client's to read.
+        // The client gets its endpoint's response unchanged.
         return "passed";
     }
     let text_read = text_read.unwrap_or_else(|_| panic!("it broke off: {shown}"));
@@ -325,7 +325,7 @@ async fn nothing_is_lost_and_nothing_is_billed_twice() {
     let upstream = upstream(Arc::clone(&seen), seed).await;
     let folder = tempfile::tempdir().unwrap();
     let mut server = Process::serve(&config(folder.path(), &upstream));
-    // Some endpoints send more header fields than clients take by default.
+    // Some endpoints send more header fields than clients accept by default.
     let client = Client::builder().no_proxy().http1_max_headers(2_000).build().unwrap();
     let (mut outcomes, mut memories) = (BTreeMap::<_, usize>::new(), Vec::new());
     for part in [0..count / 2, count / 2..count] {

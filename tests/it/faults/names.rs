@@ -1,5 +1,5 @@
-//! A large model whose name takes its time to be resolved. The server gets a name server of this
-//! test's, which takes a mount namespace and the port 53, and so the rights of root.
+//! A large model whose name resolves slowly. The server uses a DNS server of this test, which takes
+//! a mount namespace and port 53, and so root.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::server::client;
 
 const NAME_SERVER: &str = "127.83.77.1";
 
-/// Says of every name that it is this machine, of those with `slow` in them after a while.
+/// Resolves every name to this machine, and names with `slow` in them after a delay.
 async fn serve_names() {
     let socket = UdpSocket::bind((NAME_SERVER, 53)).await.expect("the port 53 needs root");
     let socket = std::sync::Arc::new(socket);
@@ -32,13 +32,13 @@ async fn serve_names() {
     });
 }
 
-/// The reply to a query (RFC 1035, section 4), and whether it is for a slow name.
+/// The response to a query (RFC 1035, section 4), and whether it is for a slow name.
 fn reply(query: &[u8]) -> (Vec<u8>, bool) {
     let name = &query[12..];
     let end = 12 + name.iter().position(|&byte| byte == 0).unwrap() + 1;
     let is_slow = name.windows(4).any(|part| part == b"slow");
     let is_address = query[end..end + 2] == [0, 1];
-    // A good answer to the one question, which stands in it again.
+    // A positive response to the one question, which it repeats.
     let mut reply = [&query[..2], &[0x81, 0x80, 0, 1, 0, is_address.into(), 0, 0, 0, 0]].concat();
     reply.extend_from_slice(&query[12..end + 4]);
     if is_address {
@@ -106,7 +106,7 @@ async fn slow_names_are_waited_for_as_long_as_connections_and_hold_up_nothing_el
         assert_eq!((status, &error["error"]["code"]), (504, &json!("large_model_timeout")));
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains("connection") && message.contains("500 ms"), "{message}");
-        // Two tries.
+        // Two attempts.
         assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
     }
     assert_eq!(server.stop(), 0, "{}", server.log.text());

@@ -21,7 +21,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// The files of a folder, and of its folders.
+    /// The files of a folder and its subfolders.
     pub fn of(sha: &str, folder: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut folders = vec![folder.to_owned()];
@@ -53,22 +53,22 @@ pub struct Site {
 }
 
 struct Shared {
-    /// Who may read.
+    /// The required token.
     token: String,
-    /// Where large files are.
+    /// The host of large files.
     store: String,
     repositories: Mutex<BTreeMap<String, Repository>>,
-    /// What is said of a model instead of what it holds.
+    /// A response instead of a model's files.
     said: Mutex<BTreeMap<String, (u16, &'static str)>>,
-    /// A file that cannot be had now.
+    /// A file that is unavailable.
     broken: Mutex<Option<String>>,
-    /// A large file that arrives with other bytes.
+    /// A large file that is damaged in transit.
     spoilt: Mutex<Option<String>>,
     asked: Mutex<Vec<String>>,
 }
 
 impl Site {
-    /// A hub that answers to this token.
+    /// A hub that requires this token.
     pub async fn start(token: &str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -92,7 +92,7 @@ impl Site {
         self.shared.repositories.lock().unwrap().insert(id.to_owned(), repository);
     }
 
-    /// Says this of a model.
+    /// Responds with this for a model.
     pub fn say(&self, id: &str, status: u16, body: &'static str) {
         self.shared.said.lock().unwrap().insert(id.to_owned(), (status, body));
     }
@@ -102,12 +102,12 @@ impl Site {
         *self.shared.broken.lock().unwrap() = name.map(str::to_owned);
     }
 
-    /// Changes a large file on its way, or none.
+    /// Damages a large file in transit, or none.
     pub fn spoil_file(&self, name: Option<&str>) {
         *self.shared.spoilt.lock().unwrap() = name.map(str::to_owned);
     }
 
-    /// The files that were asked for since the last call, each once.
+    /// The files requested since the last call, each once.
     pub fn asked(&self) -> Vec<String> {
         let mut asked = std::mem::take(&mut *self.shared.asked.lock().unwrap());
         asked.sort();
@@ -193,7 +193,7 @@ impl Shared {
     }
 }
 
-/// What `range` asks for of a file.
+/// The requested range of a file.
 fn part(bytes: &[u8], range: Option<&str>) -> Response {
     let wanted = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
     let (first, last): (usize, usize) =

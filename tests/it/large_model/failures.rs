@@ -1,4 +1,4 @@
-//! Every way in which an endpoint misbehaves, and the error that tells it.
+//! Every way in which an endpoint fails, and the error for it.
 
 use super::*;
 
@@ -56,7 +56,7 @@ async fn replies_that_are_none() {
     for (expected, words, script) in table {
         let error = fail(script.clone(), json!({}), call("hi")).await;
         assert_eq!(kind(&error), expected, "{script:?}: {error}");
-        assert!(error.to_string().contains(words), "{script:?}: {error}");
+        assert!(error.explained().contains(words), "{script:?}: {error}");
     }
 }
 
@@ -83,7 +83,7 @@ async fn replies_without_end() {
         assert_eq!(kind(&error), "malformed", "{error}");
         assert!(error.to_string().contains("longer than 100000 bytes"), "{error}");
     }
-    // An error is an error, however long it goes on.
+    // An error stays an error, however long its body is.
     let mut endless = Script::endless("text/html", &"x".repeat(1_000));
     endless = endless.with_status(500);
     let error = fail(endless, limit, call("hi")).await;
@@ -158,14 +158,14 @@ async fn what_may_have_been_billed_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn no_server_is_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
     let (endpoint, outcomes) = client(&url, json!({"retries": {"max": 1, "base_ms": 1}}));
     let error = endpoint.complete(&call("hi")).await.unwrap_err();
     assert_eq!(kind(&error), "unreachable");
-    assert!(error.to_string().ends_with(&format!("hint: check that `{url}` is right and up")));
+    assert!(error.explained().ends_with(&format!("hint: check that `{url}` is right and up")));
     assert_eq!(outcomes.take(), [AttemptOutcome::Unreachable; 2]);
     let (endpoint, _) = client("http://host.invalid/v1", json!({}));
     assert_eq!(kind(&endpoint.complete(&call("hi")).await.unwrap_err()), "unreachable");
@@ -173,7 +173,7 @@ async fn nobody_is_there() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_finish_connecting() {
-    // It never says its part of the TLS handshake.
+    // It never completes the TLS handshake.
     let server = Loopback::start().await;
     let url = server.url().replace("http:", "https:");
     let (endpoint, _) = client(&url, json!({"timeouts": {"connect_ms": 50}}));

@@ -1,4 +1,4 @@
-//! Requests that are handed on as they are.
+//! Requests that are passed through.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -130,7 +130,7 @@ async fn errors_are_repeated_and_then_handed_back() {
 }
 
 #[tokio::test]
-async fn nobody_is_sent_elsewhere() {
+async fn redirects_are_not_followed() {
     let server = Loopback::start().await;
     let (endpoint, _) = client(&server.url(), json!({"retries": {"max": 3, "base_ms": 1}}));
     for status in [300, 301, 302, 307, 308] {
@@ -194,7 +194,7 @@ async fn paths_stay_below_the_url() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn no_server_is_there() {
     let (endpoint, _) = client("http://127.0.0.1:1/v1", json!({}));
     let error = endpoint.forward(request("/x", &[])).await.err().unwrap();
     assert!(matches!(error, LargeModelError::Unreachable { .. }), "{error}");

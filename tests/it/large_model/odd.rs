@@ -1,5 +1,5 @@
-//! Endpoints as they are: what llama.cpp, vLLM, Mistral, Gemini's OpenAI layer, OpenRouter, Ollama,
-//! Azure and proxies of their kind send or refuse. Nothing is lost, and nothing is paid twice.
+//! Real endpoints' behaviour: what llama.cpp, vLLM, Mistral, Gemini's OpenAI layer, OpenRouter,
+//! Ollama, Azure and similar proxies send or refuse. Nothing is lost, and nothing is billed twice.
 
 use std::io::Write;
 
@@ -285,7 +285,7 @@ async fn finish_reasons_and_usage_are_understood() {
         ("\"usage\":{\"prompt_tokens\":11.0,\"completion_tokens\":7.0},", (11, 7)),
         ("\"usage\":{\"prompt_tokens\":\"11\",\"completion_tokens\":\"7\"},", (11, 7)),
         ("\"usage\":{\"input_tokens\":11,\"output_tokens\":7},", (11, 7)),
-        // Nothing is said: two bytes were asked, eight replied.
+        // No usage is reported: two bytes were sent, eight received.
         ("", (1, 2)),
         ("\"usage\":null,", (1, 2)),
     ];
@@ -298,7 +298,7 @@ async fn finish_reasons_and_usage_are_understood() {
             assert_eq!((used, reply.cost), (expected, expected.1 as f64), "{said}");
         }
     }
-    // Cut after its finish reason: what was written is estimated.
+    // Cut off after its finish reason: usage is estimated.
     let text = data(json!({"content": "12345678"}), Some("stop"));
     server.then(Script::events([&text["data: ".len()..], "x"]).cut(text.len() + 2, Cut::Reset));
     let (_, reply) = streamed(&endpoint, &call("hi")).await.unwrap();
@@ -338,7 +338,7 @@ fn refusing(fields: &'static [(&'static str, u16, &'static str)]) -> impl Fn(&Re
 }
 
 #[tokio::test]
-async fn fields_that_nobody_asked_for_are_left_out_where_they_are_refused() {
+async fn unrequested_fields_are_left_out_where_they_are_refused() {
     let server = Loopback::answering(refusing(&[
         ("max_tokens", 400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."),
         ("temperature", 400, "Unsupported value: 'temperature' does not support 0.7 with this model."),
@@ -357,10 +357,10 @@ async fn fields_that_nobody_asked_for_are_left_out_where_they_are_refused() {
     for field in ["max_tokens", "temperature", "seed", "stop", "stream_options"] {
         assert_eq!(sent.get(field), None, "{field}");
     }
-    // Learnt once.
+    // Remembered once.
     streamed(&endpoint, &asked).await.unwrap();
     assert_eq!(server.requests().len(), 7);
-    // Of another model nothing is known, and what a caller asks for is never left out.
+    // Other models are not affected, and a caller's own fields are never left out.
     let params = json!({"model": "other", "seed": 3}).as_object().cloned().unwrap();
     let error = endpoint.complete(&Call { params, ..call("hi") }).await.unwrap_err();
     assert!(matches!(error, LargeModelError::Status { status: 422, .. }), "{error}");
@@ -417,7 +417,7 @@ async fn a_connection_that_closes_while_it_is_idle_costs_nothing() {
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), json!({"retries": {"max": 0}}));
     endpoint.complete(&call("hi")).await.unwrap();
-    // The kept connection is closed as the next request arrives.
+    // The idle connection is closed as the next request arrives.
     server.then(Script::nothing(Cut::Close));
     assert_eq!(endpoint.complete(&call("hi")).await.unwrap().message.as_text(), "ok");
     assert_eq!(outcomes.take(), [AttemptOutcome::Success; 2]);

@@ -1,16 +1,16 @@
-//! The same tests over TLS and through proxies: what production uses.
+//! The same tests over TLS and through proxies, as in production.
 
 use std::process::Command;
 
 use crate::loopback::net::{OVER, Over, Proxy};
 
-/// Tests that speak of plain HTTP alone, or of addresses that a proxy does not reach.
+/// Tests of plain HTTP only, or of addresses that a proxy does not reach.
 const PLAIN_ONLY: [&str; 5] = [
     "large_model::over::",
     "large_model::plain_http_needs_no_root_certificates",
-    "large_model::failures::nobody_is_there",
+    "large_model::failures::no_server_is_there",
     "large_model::failures::a_peer_that_does_not_finish_connecting",
-    "large_model::forwarding::nobody_is_there",
+    "large_model::forwarding::no_server_is_there",
 ];
 
 fn run(over: Over, proxy: Option<&Proxy>) {

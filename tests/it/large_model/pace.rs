@@ -1,4 +1,4 @@
-//! How many calls are made, at one time and in a minute.
+//! Limits on concurrent calls and calls per minute.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use prompt_r1::large_model::ForwardRequest;
 
 use super::*;
 
-/// More than a call takes that is made at once, and less than one that must wait here.
+/// Longer than a call takes without waiting, and shorter than one that must wait here.
 const SOON: u64 = 500;
 
 async fn later(endpoint: &Endpoint, text: &str) -> Result<String, LargeModelError> {
@@ -20,7 +20,7 @@ fn is_deadline<T>(result: &Result<T, LargeModelError>) -> bool {
     matches!(result, Err(LargeModelError::Deadline { .. }))
 }
 
-/// Lets all through, as they come.
+/// Releases all calls as they come.
 async fn opened(gate: &Gate) {
     loop {
         gate.open_once();
@@ -52,7 +52,7 @@ async fn only_so_many_calls_are_made_until_some_are_answered() {
     assert_eq!(server.requests().len(), 4);
     let four = tokio::select! { four = four => four, () = opened(&first) => unreachable!() };
     assert!(four.unwrap().iter().all(Result::is_ok));
-    // All were answered well: there are twice the places now, which are taken at one time.
+    // All succeeded: there are twice the slots now, which are all used at once.
     let eight = ask(8);
     server.wait_for_requests(4 + 8).await;
     assert!(is_deadline(&later(&endpoint, "nine").await));
@@ -81,7 +81,7 @@ async fn what_is_refused_is_asked_again_when_there_is_a_place() {
         assert_eq!(reply.unwrap(), n.to_string());
     }
 
-    // Where there is another model, that is asked instead.
+    // If there is another model, that is asked instead.
     let server = Loopback::answering(|_| Script::error(429, "too many")).await;
     let mut keys = keys;
     keys["fallbacks"] = json!(["another"]);
@@ -120,7 +120,7 @@ async fn time_in_the_queue_does_not_count() {
 }
 
 #[tokio::test]
-async fn a_minute_has_no_more_requests_than_allowed_whoever_makes_them() {
+async fn all_callers_share_the_requests_per_minute() {
     let server = Loopback::start().await;
     let (endpoint, _) = client(&server.url(), json!({"requests_per_minute": 3}));
     assert_eq!(later(&endpoint, "hi").await.unwrap(), "ok");
@@ -143,7 +143,7 @@ async fn a_minute_has_no_more_requests_than_allowed_whoever_makes_them() {
 #[tokio::test]
 async fn a_minute_has_no_more_tokens_than_allowed() {
     let server = Loopback::start().await;
-    // A reply is billed 18 tokens in all.
+    // A reply has a usage of 18 tokens.
     let (endpoint, _) = client(&server.url(), json!({"tokens_per_minute": 30}));
     let ask = async || {
         let mut call = Call { deadline: in_ms(SOON), ..call("hi") };

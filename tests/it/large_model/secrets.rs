@@ -1,4 +1,4 @@
-//! A planted key shows up nowhere but in the request.
+//! A planted key appears nowhere but in the request.
 
 use std::io::Write;
 
@@ -31,22 +31,22 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Everything that an endpoint may do with the key that it was given.
+/// Everything that an endpoint may do with the key it was sent.
 fn echoes() -> Vec<Script> {
-    let told = format!("the key {SECRET} is wrong");
+    let message = format!("the key {SECRET} is wrong");
     let long = format!("{}{SECRET}", "x".repeat(190));
-    let html = format!("<p>{told}");
+    let html = format!("<p>{message}");
     vec![
-        Script::error(401, &told),
-        Script::json(400, json!({"error": {"message": "m", SECRET: [told]}})),
-        Script::json(200, json!({"error": told})),
+        Script::error(401, &message),
+        Script::json(400, json!({"error": {"message": "m", SECRET: [message]}})),
+        Script::json(200, json!({"error": message})),
         Script::bytes(500, "text/html", html.clone()),
         Script::bytes(502, "text/plain", long),
         Script::bytes(200, "text/html", html),
         Script::bytes(200, "application/json", format!("{{\"{SECRET}")),
         Script::json(200, json!({"choices": [], "key": SECRET})),
         Script::events([format!("{{\"{SECRET}")]),
-        Script::events([json!({"error": {"message": told}}).to_string()]),
+        Script::events([json!({"error": {"message": message}}).to_string()]),
         Script::reply("cut").cut(10, Cut::Reset),
     ]
 }
@@ -102,6 +102,6 @@ async fn the_key_is_in_no_error_and_no_log() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("attempt at a large model"), "the log is empty");
     assert!(!log.contains("planted"), "{log}");
-    // Nor what was said.
+    // Nor does the content.
     assert!(!log.contains("hi\""), "{log}");
 }

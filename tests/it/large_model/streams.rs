@@ -1,4 +1,4 @@
-//! Replies that are read as they are written.
+//! Streamed replies.
 
 use futures::StreamExt;
 use prompt_r1::large_model::{Reply, ReplyChunk};
@@ -55,7 +55,7 @@ async fn texts_come_as_they_are_written() {
     for _ in 0..4 {
         read(&endpoint, &call("hi")).await.1.unwrap();
     }
-    // The connection is used again.
+    // The connection is reused.
     assert!(server.connections() < 5, "{}", server.connections());
 }
 
@@ -225,10 +225,10 @@ async fn nothing_is_lost_to_a_failure_before_the_first_text() {
     let (texts, reply) = read(&endpoint, &call("hi")).await;
     assert_eq!(texts.concat(), "at last");
     reply.unwrap();
-    // That the kept connection was closed meanwhile is no attempt that failed.
+    // An idle connection that was closed does not count as a failed attempt.
     use AttemptOutcome::{Status, Success};
     assert_eq!(outcomes.take(), [Status(500), Status(503), Success]);
-    // After the first text there is no second try.
+    // After the first text there is no retry.
     server.then(Script::events(events(&["a"], &[])));
     let (texts, end) = read(&endpoint, &call("hi")).await;
     assert_eq!(texts, ["a"]);

@@ -1,4 +1,4 @@
-//! What may stand between a client and a loopback large model: TLS, a proxy, or both. Chosen by an
+//! What is between a client and a loopback large model: TLS, a proxy, or both. Selected by an
 //! environment variable, so that the same tests run over each.
 
 use std::io::{Read, Write};
@@ -15,12 +15,12 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// The variable that says what stands between.
+/// The variable that selects it.
 pub const OVER: &str = "LOOPBACK_OVER";
-/// A host that no name server knows: only a proxy leads there.
+/// A host that cannot be resolved: it is reachable only through a proxy.
 const HOST: &str = "endpoint.test";
 
-/// What stands between.
+/// What is in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
     Plain,
@@ -30,7 +30,7 @@ pub enum Over {
 }
 
 impl Over {
-    /// What the environment asks for.
+    /// What the environment selects.
     pub fn now() -> Self {
         let name = std::env::var(OVER).unwrap_or_default();
         let all = [Self::Tls, Self::Proxy, Self::TlsThroughProxy];
@@ -95,12 +95,12 @@ fn authority() -> &'static Authority {
     })
 }
 
-/// The file of the private authority, where TLS stands between.
+/// The file of the private authority, if TLS is in between.
 pub fn ca() -> Option<&'static Path> {
     Over::now().is_tls().then(|| authority().pem.as_path())
 }
 
-/// Speaks TLS before a loopback at `address`, where that stands between; gives its own address.
+/// Adds TLS in front of a loopback at `address`, if selected; returns the address to use.
 pub async fn front(address: SocketAddr) -> Option<(SocketAddr, AbortHandle)> {
     if !Over::now().is_tls() {
         return None;
@@ -116,7 +116,7 @@ pub async fn front(address: SocketAddr) -> Option<(SocketAddr, AbortHandle)> {
                 let Ok(mut client) = acceptor.accept(client).await else { return };
                 let mut server = net::TcpStream::connect(address).await.unwrap();
                 server.set_nodelay(true).unwrap();
-                // A connection that is reset ends without a farewell here, too.
+                // A reset connection ends without a close notification here, too.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
             });
         }
@@ -124,7 +124,7 @@ pub async fn front(address: SocketAddr) -> Option<(SocketAddr, AbortHandle)> {
     Some((own, accepting.abort_handle()))
 }
 
-/// A proxy that leads every host to this machine. Its threads end with the process.
+/// A proxy that routes every host to this machine. Its threads end with the process.
 pub struct Proxy {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -169,7 +169,7 @@ fn serve(mut client: TcpStream) -> Option<()> {
     let mut server = TcpStream::connect(("127.0.0.1", port)).ok()?;
     server.set_nodelay(true).ok()?;
     client.set_nodelay(true).ok()?;
-    // Requests name the whole URL to a proxy, and the path to a server.
+    // Requests contain the whole URL for a proxy, and the path for a server.
     let absolute = format!(" http://{authority}/").into_bytes();
     match is_tunnel {
         true => client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").ok()?,

@@ -1,4 +1,4 @@
-//! What a loopback large model does about one request.
+//! A loopback large model's response to one request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-/// What is done about one request.
+/// The response to one request.
 #[derive(Debug, Clone)]
 pub struct Script {
     pub(super) status: u16,
@@ -19,7 +19,7 @@ pub struct Script {
 
 #[derive(Debug, Clone)]
 pub(super) enum Body {
-    /// A completion with this message and finish reason: whole or streamed, as the request says.
+    /// A completion with this message and finish reason: whole or streamed, as the request asks.
     Completion(Value, &'static str),
     /// These bytes.
     Bytes(Vec<u8>),
@@ -38,14 +38,14 @@ pub(super) enum Before {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ending {
     Whole,
-    /// After so many bytes of the body.
+    /// After this many bytes of the body.
     Cut(usize, Cut),
 }
 
 /// How a response breaks off.
 #[derive(Debug, Clone, Copy)]
 pub enum Cut {
-    /// Nothing more comes, until the client leaves.
+    /// Nothing more is sent, until the client leaves.
     Stall,
     /// The connection is closed.
     Close,
@@ -64,7 +64,7 @@ impl Gate {
     }
 }
 
-/// What a completion of the loopback is billed.
+/// The usage of a loopback completion.
 pub const USAGE: (u64, u64) = (11, 7);
 
 impl Script {
@@ -118,7 +118,7 @@ impl Script {
         Self::new(200, Body::Endless(bytes.into())).header("content-type", content_type)
     }
 
-    /// A response that never begins: after this the connection stalls, closes or resets.
+    /// A response that never begins: the connection then stalls, closes or resets.
     pub fn nothing(cut: Cut) -> Self {
         Self::new(0, Body::Bytes(Vec::new())).cut(0, cut)
     }
@@ -145,7 +145,7 @@ impl Script {
         self
     }
 
-    /// Breaks off after so many bytes of the body, whose announced length stays.
+    /// Breaks off after this many bytes of the body, whose announced length is unchanged.
     pub fn cut(mut self, after: usize, cut: Cut) -> Self {
         self.ending = Ending::Cut(after, cut);
         self
@@ -178,7 +178,7 @@ pub fn chunk(delta: Value, finish_reason: Option<&str>) -> Value {
     })
 }
 
-/// The events of a streamed completion: the content word by word, all else at once.
+/// The events of a streamed completion: the content word by word, everything else at once.
 pub(super) fn stream_events(message: &Value, finish_reason: &str) -> Vec<Vec<u8>> {
     let mut rest = message.clone();
     let content = rest.as_object_mut().and_then(|fields| fields.remove("content"));

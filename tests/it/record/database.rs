@@ -18,7 +18,7 @@ use super::{DROPPED, WRITTEN, check_four, config, record_four, server};
 use crate::loopback::{Loopback, Script};
 use crate::services::Services;
 
-/// The URL of a new database, at another address where one is given.
+/// The URL of a new database, with another address if one is given.
 async fn new_database(at: Option<&str>) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let url = Services::find().postgres;
@@ -50,7 +50,7 @@ async fn count(url: &str) -> i64 {
     count.fetch_one(&mut connection).await.unwrap()
 }
 
-/// A way to the database that can be cut.
+/// A proxy to the database that can be cut off.
 struct Way {
     address: String,
     connections: Option<JoinSet<()>>,
@@ -85,7 +85,7 @@ impl Way {
     }
 }
 
-/// What the operator's guide exports, as a file in a folder.
+/// The export command of the operator's guide, as a file in a folder.
 fn export(url: &str) -> (TempDir, PathBuf) {
     let guide = std::fs::read_to_string("docker/README.md").unwrap();
     let command = guide.lines().find(|line| line.starts_with("psql ")).unwrap();
@@ -103,7 +103,7 @@ fn export(url: &str) -> (TempDir, PathBuf) {
 async fn rows_become_data_to_train_on() {
     let upstream = Loopback::start().await;
     let url = new_database(None).await;
-    // Two replicas that start together make one table.
+    // Two replicas that start together create one table.
     let (first, second) = (recorder(&url, 16), recorder(&url, 16));
     let server = server(first, &upstream).await;
     record_four(&server).await;
@@ -149,7 +149,7 @@ async fn rows_are_read_again() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL and Redis: tests/services.sh"]
-async fn odd_characters_and_several_answers_of_one_reply_are_kept() {
+async fn odd_characters_and_several_answers_of_one_reply_are_stored() {
     let odd = "\u{0} \\ \" \t \r\n \u{1} \u{2028} é 𝄞 \\. \\u0000";
     let upstream = Loopback::answering(move |_| Script::reply(odd)).await;
     let url = new_database(None).await;
@@ -181,7 +181,7 @@ async fn a_database_that_is_down_holds_up_no_request_and_what_fits_is_written_la
         for _ in 0..count {
             assert_eq!(server.json("/v1/solve", question.clone()).await.0, 200);
         }
-        // Far less than the database is waited for.
+        // Far less than the time-out of the database.
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     };
     ask(5).await;
@@ -209,14 +209,14 @@ async fn the_end_does_not_wait_for_a_database_that_is_down() {
         "usage": {"policy": used, "large_model": used},
     }))
     .unwrap();
-    // One that nobody listens for, and one that takes connections and says nothing.
+    // One without a listener, and one that accepts connections and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for address in ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()] {
         let recorder = recorder(&format!("postgres://test@{address}/none"), 16);
         (0..4).for_each(|_| recorder.offer(record.clone()));
         let begun = Instant::now();
         drop(recorder);
-        // As long as one try may take, and something for a busy machine.
+        // The time-out of one attempt, with a tolerance for a busy machine.
         assert!(begun.elapsed() < Duration::from_secs(9), "{address}: {:?}", begun.elapsed());
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/episodes` over every store that can be had without services; `database.rs` has the rest.
+//! `GET /v1/episodes` over every store that needs no service; `database.rs` has the rest.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{WRITTEN, config};
 use crate::loopback::{Loopback, Script};
 use crate::server::{Server, Setup};
 
-/// A server that records to where `place` says, with the keys of two callers.
+/// A server that records to `place`, with the keys of two callers.
 pub(super) struct Recorded {
     server: Server,
     keys: [(String, String); 2],
@@ -20,7 +20,7 @@ pub(super) struct Recorded {
     _folder: TempDir,
 }
 
-/// Keys for everything but where it is.
+/// Everything but the place.
 type Urls<'a> = &'a dyn Fn(&str) -> Option<secrecy::SecretString>;
 
 impl Recorded {
@@ -87,22 +87,22 @@ impl Recorded {
     }
 }
 
-/// What stores and pages break on.
+/// Values that stores and pages might fail on.
 const ODD: &str = "\u{0} </script> \\ \" \u{202e}\u{2028} é 𝄞 \\u0000 'x'; DROP TABLE";
 
-/// All that holds of every store.
+/// Everything that holds for every store.
 pub(super) async fn check(place: Value, urls: Urls<'_>) {
     let recorded = Recorded::start(place, urls, &["1"]).await;
     let odd = format!("odd {ODD}");
     let asked = [(0, "one?"), (1, "two?"), (0, "Three?"), (0, odd.as_str()), (1, "five?")];
     for (count, (key, question)) in asked.iter().enumerate() {
         recorded.ask(*key, question).await;
-        // One after the other, so that their order is known.
+        // Sequentially, so that their order is known.
         recorded.server.wait_for_metric(WRITTEN, (count + 1) as f64).await;
     }
 
-    // The first key sees its own, by pages; the second, whom the operator names, sees all. All were
-    // recorded in one second: pages go on within it.
+    // The first key sees its own, by pages; the second, which is a reader, sees all. All were
+    // recorded within a second: pages continue within it.
     let mut own = recorded.questions(0, "").await;
     let mut all = recorded.questions(1, "").await;
     assert_eq!((own.len(), all.len()), (3, 5), "{own:?} {all:?}");
@@ -130,7 +130,7 @@ pub(super) async fn check(place: Value, urls: Urls<'_>) {
         assert_eq!(recorded.questions(1, query).await.len(), expected, "{query}");
     }
 
-    // Each opens whole, for those who may see it.
+    // Each can be read whole, by those who may see it.
     let (_, page) = recorded.get(1, "/v1/episodes?text=drop%20table").await;
     let listed = &page["data"][0];
     assert_eq!(listed["caller"], recorded.keys[0].0.as_str());
@@ -144,7 +144,7 @@ pub(super) async fn check(place: Value, urls: Urls<'_>) {
     assert_eq!(episode["reply"]["turns"][0]["interaction_response"], ODD);
     assert_eq!(episode["reply"]["turns"][1]["answer"], episode["reply"]["answer"]);
 
-    // Another key's episode is none.
+    // Another key's episode is a 404.
     let (_, page) = recorded.get(1, "/v1/episodes?text=two").await;
     let path = format!("/v1/episodes/{}", page["data"][0]["id"].as_str().unwrap());
     assert_eq!(recorded.get(1, &path).await.0, 200);
@@ -171,7 +171,7 @@ pub(super) async fn check(place: Value, urls: Urls<'_>) {
 #[tokio::test]
 async fn episodes_in_files_are_read_again() {
     let folder = tempfile::tempdir().unwrap();
-    // Files of one episode each: pages go on from one to the next.
+    // Files of one episode each: pages continue from one to the next.
     check(json!({"folder": folder.path(), "max_bytes": 100}), &|_| None).await;
     let folder = tempfile::tempdir().unwrap();
     check(json!({"folder": folder.path()}), &|_| None).await;
@@ -224,7 +224,7 @@ async fn a_page_looks_at_so_many_episodes_and_no_more() {
     let line = std::fs::read_to_string(&path).unwrap();
     let other = line.replace("one?", "other?");
     std::fs::write(&path, format!("{line}{}", other.repeat(5000))).unwrap();
-    // Nothing on the first pages, and where to go on.
+    // Nothing on the first pages, but a cursor to continue.
     let (status, page) = recorded.get(0, "/v1/episodes?text=one").await;
     assert_eq!((status, page["data"].as_array().unwrap().len()), (200, 0));
     assert!(page["next_cursor"].is_string(), "{page}");
@@ -232,13 +232,13 @@ async fn a_page_looks_at_so_many_episodes_and_no_more() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_is_told_why() {
+async fn a_refused_reader_gets_the_reason() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;
     let (status, code) = error_of(&server).await;
     assert_eq!((status, code.as_str()), (404, "episodes_not_recorded"));
 
-    // Without keys there are no callers, and so nobody's own episodes.
+    // Without keys callers cannot be told apart, so there are no own episodes.
     let folder = tempfile::tempdir().unwrap();
     for (readers, expected) in [(json!([]), 403), (json!(["*"]), 200)] {
         let config = config(json!({"folder": folder.path(), "readers": readers}));

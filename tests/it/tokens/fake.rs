@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::loopback::{Cut, Loopback, Recorded, Script};
 
 pub const FOLDER: &str = "models/policy";
-/// What the server calls its model.
+/// The server's name for its model.
 pub const MODEL: &str = "the-policy";
 
 pub fn text() -> Arc<TextSide> {
@@ -32,19 +32,19 @@ pub fn native() -> Arc<dyn Engine> {
     Arc::new(NativeEngine::new(&config, &weights, &NativeConfig::default()).unwrap())
 }
 
-/// What is wrong with a server.
+/// A fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     None,
-    /// One token of its vocabulary is another.
+    /// One token of its vocabulary differs.
     Vocabulary,
     /// Its vocabulary is smaller.
     Small,
-    /// Its chat template is another.
+    /// Its chat template differs.
     Template,
-    /// It is called otherwise.
+    /// Its model has another id.
     Name,
-    /// It gives no ids of what it samples.
+    /// It reports no ids.
     NoIds,
 }
 
@@ -106,7 +106,7 @@ pub async fn mortal(dialect: Dialect, flaw: Flaw, is_dead: Arc<AtomicBool>) -> L
                         top_k: None,
                         seed: first(["seed", "sampling_seed", ""]).unwrap(),
                     },
-                    // What llama.cpp stops at by itself.
+                    // The tokens at which llama.cpp stops by itself.
                     stop_ids: text.tokenizer.end_ids().to_vec(),
                     max_tokens: first(["n_predict", "max_tokens", "max_new_tokens"]).unwrap()
                         as usize,
@@ -189,7 +189,7 @@ pub fn events(dialect: Dialect, flaw: Flaw, tokens: &[SampledToken], text: &Text
     Script::events(data.collect::<Vec<_>>())
 }
 
-/// How a client of these servers is configured, `more` included.
+/// The configuration of a client of these servers, with `more`.
 pub fn config(dialect: Dialect, servers: &[&Loopback], more: Value) -> TokensConfig {
     let at = servers.iter().map(|server| server.url().trim_end_matches("/v1").to_owned());
     let mut config = json!({

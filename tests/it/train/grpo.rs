@@ -1,4 +1,4 @@
-//! Training on whole episodes with the bundled models: rewards made elsewhere, and a killed run.
+//! Training on whole episodes with the bundled models: external rewards, and a killed run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,8 @@ use super::{run, server, wait_until, weights, written};
 const EPISODES: usize = 16;
 
 fn recipe(folder: &Path, steps: usize, more: &str) -> PathBuf {
-    let path = folder.join("run.toml");
-    let output = folder.join("run");
     let text = format!(
         r#"
-        schema_version = 1
-        output = {output:?}
-        seed = 5
         steps = {steps}
         groups_per_step = 4
         group_size = 4
@@ -33,8 +28,7 @@ fn recipe(folder: &Path, steps: usize, more: &str) -> PathBuf {
         {more}
         "#
     );
-    std::fs::write(&path, text).unwrap();
-    path
+    super::configured(folder, 5, &text)
 }
 
 fn trained(recipe: &Path, resume: bool) -> PathBuf {
@@ -43,14 +37,14 @@ fn trained(recipe: &Path, resume: bool) -> PathBuf {
 
 fn metrics(folder: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap_or_default();
-    // The last line may be half written while the run goes on.
+    // The last line may be incomplete while the run is active.
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 #[test]
 fn a_program_can_make_the_reward() {
     let folder = tempfile::tempdir().unwrap();
-    // As many as the bytes that it is told, among which is the whole episode.
+    // The number of bytes of its input, which contains the whole episode.
     let reward = r#"reward = { external = { command = ["wc", "-c"] } }"#;
     let model = trained(&recipe(folder.path(), 2, reward), false);
     let steps = metrics(folder.path());
@@ -87,7 +81,7 @@ fn a_server_can_make_the_reward() {
         let (reward, turns) = (step["reward"].as_f64().unwrap(), step["turns"].as_f64().unwrap());
         assert!((reward + turns).abs() < 1e-9, "{step}");
     }
-    // Evaluations before and after ask it too.
+    // Evaluations before and after use it too.
     assert!(asked.load(Ordering::Relaxed) >= 2 * EPISODES);
 }
 

@@ -1,4 +1,4 @@
-//! Training at a Tinker server: the same run as here, whatever goes wrong on the way.
+//! Training at a Tinker server: the same result as locally, despite all failures.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -21,13 +21,8 @@ fn base(folder: &Path) -> PathBuf {
 /// A run in `folder` of the model in `base`, whose reward is the number of letters e that it wrote.
 fn recipe(folder: &Path, base: &Path, steps: usize, more: &str) -> PathBuf {
     std::fs::create_dir_all(folder).unwrap();
-    let path = folder.join("run.toml");
-    let output = folder.join("run");
     let text = format!(
         r#"
-        schema_version = 1
-        output = {output:?}
-        seed = 5
         steps = {steps}
         groups_per_step = 2
         group_size = 4
@@ -48,11 +43,10 @@ fn recipe(folder: &Path, base: &Path, steps: usize, more: &str) -> PathBuf {
         {more}
         "#
     );
-    std::fs::write(&path, text).unwrap();
-    path
+    super::configured(folder, 5, &text)
 }
 
-/// The table of a trainer at `server`; `more` replaces some of it.
+/// The table of a trainer at `server`; `more` overrides some of it.
 fn at(server: &Tinker, scale: &str, more: &str) -> String {
     let url = &server.url;
     let text = format!(
@@ -92,7 +86,7 @@ fn values(path: &Path) -> Vec<f32> {
         .collect()
 }
 
-/// The same adapter, trained here.
+/// The same adapter, trained locally.
 const LORA: &str = r#"lora = { rank = 4, alpha = 32.0, targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] }"#;
 
 #[test]
@@ -114,7 +108,7 @@ fn a_run_at_a_server_is_the_run_here() {
             for key in ["reward", "loss", "gradient_norm", "kl", "ratio", "approx_kl", "policy_lag"]
             {
                 let (a, b) = (a[key].as_f64().unwrap(), b[key].as_f64().unwrap());
-                // Where a gradient is near 0, AdamW makes steps of what was rounded.
+                // If a gradient is near 0, AdamW amplifies rounding.
                 assert!((a - b).abs() <= 1e-3 * a.abs().max(0.1), "{name}, {key}: {a} and {b}");
             }
             assert!(b["entropy"].as_f64().unwrap() > 1.0, "it is estimated");
@@ -184,7 +178,7 @@ fn what_goes_wrong_on_the_way_changes_nothing() {
     assert_eq!(server.updates(), plain.updates(), "an update was made twice, or not");
 }
 
-/// How a run of one step ends that cannot go on.
+/// How a run of one step ends that fails.
 fn refused(folder: &Path, base: &Path, server: &Tinker, more: &str) -> String {
     let more = at(server, "sum", more);
     let output = run("grpo", &recipe(folder, base, 1, &more), false);
@@ -342,7 +336,7 @@ fn a_server_that_was_started_again_is_gone_on_with() {
     let second = recipe(&cut, &base, STEPS, &at(&server, "sum", ""));
     assert!(weights(&expected) == weights(&grpo(&second, true)), "not bit for bit");
 
-    // One on other files does not have the other half of the checkpoint.
+    // A server with other files does not have its half of the checkpoint.
     let server = Tinker::start(&base, Scale::Sum);
     let third = recipe(&cut, &base, STEPS + 1, &at(&server, "sum", ""));
     let found = said(&super::run("grpo", &third, true));

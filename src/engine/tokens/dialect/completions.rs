@@ -1,9 +1,10 @@
-//! `/v1/completions` with token ids, as vLLM has it. llama.cpp's is understood, too.
+//! `/v1/completions` with token ids, as in vLLM. llama.cpp's variant is understood, too.
 
 use serde_json::{Value, json};
 
 use super::{End, Piece, as_written, seed, token};
 use crate::engine::GenerateRequest;
+use crate::hint::Reason;
 
 pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
     let sampling = &request.sampling;
@@ -15,7 +16,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
         "max_tokens": request.max_tokens,
         "temperature": as_written(sampling.temperature),
         "top_p": as_written(top_p),
-        // Said although they change nothing: servers have defaults of their own for each.
+        // Sent although they have no effect: servers have their own defaults.
         "top_k": top_k.map_or(-1, |top_k| top_k.max(1) as i64),
         "min_p": 0,
         "repetition_penalty": 1,
@@ -32,8 +33,8 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
     })
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
-    // The last event may hold the usage alone.
+pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
+    // The last event may contain only the usage.
     let Some(choice) = event["choices"].as_array().and_then(|choices| choices.first()) else {
         return Ok(Piece::default());
     };
@@ -58,11 +59,14 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     };
     let has_text = choice["text"].as_str().is_some_and(|text| !text.is_empty());
     if (has_text && ids.is_empty()) || ids.contains(&None) {
-        return Err("its text comes without token ids, in `token_ids` or in `logprobs`\nhint: the server must know `return_token_ids` (vLLM 0.11 or newer)".to_owned());
+        return Err(reason!(
+            "its text comes without token ids, in `token_ids` or in `logprobs`";
+            hint: "the server must know `return_token_ids` (vLLM 0.11 or newer)"
+        ));
     }
     if ids.len() != log_probs.len() {
         let (ids, log_probs) = (ids.len(), log_probs.len());
-        return Err(format!("it has {ids} tokens, but {log_probs} log-probabilities"));
+        return Err(format!("it has {ids} tokens, but {log_probs} log-probabilities").into());
     }
     let tokens = ids.into_iter().zip(log_probs);
     let tokens = tokens.map(|(id, log_prob)| token(id, log_prob)).collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +74,7 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     if let Some(hidden) = all.and_then(|all| (all as usize).checked_sub(seen + tokens.len()))
         && hidden > 0
     {
-        return Err(format!("it left out {hidden} of its tokens"));
+        return Err(format!("it left out {hidden} of its tokens").into());
     }
     let end = choice["finish_reason"].as_str().map(|reason| match reason {
         "stop" => End::Stop,

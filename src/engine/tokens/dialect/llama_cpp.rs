@@ -1,14 +1,15 @@
-//! llama.cpp's `/completion`. It takes no stop ids: the reader leaves at the first.
+//! llama.cpp's `/completion`. It takes no stop ids: the reader stops at the first one.
 
 use serde_json::{Value, json};
 
 use super::{End, Piece, as_written, seed, token};
 use crate::engine::GenerateRequest;
 use crate::engine::tokens::config::LogProbs;
+use crate::hint::Reason;
 
 pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: LogProbs) -> Value {
     let sampling = &request.sampling;
-    // What is not listed is not applied; without a list the server's own would be.
+    // Samplers that are not listed are not applied; without a list the server's defaults would be.
     let mut samplers = vec!["temperature"];
     let is_greedy = sampling.temperature <= 0.0;
     let top_k = sampling.top_k.filter(|_| !is_greedy);
@@ -38,7 +39,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: Lo
     body
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
     let mut tokens = Vec::new();
     for entry in event["completion_probabilities"].as_array().into_iter().flatten() {
         let log_prob = entry["logprob"].as_f64();
@@ -47,19 +48,20 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     }
     let given = event["tokens"].as_array().map_or(0, Vec::len);
     if given > tokens.len() {
-        return Err("its tokens come without probabilities".to_owned());
+        return Err("its tokens come without probabilities".into());
     }
     let sampled = event["tokens_predicted"].as_u64().map(|sampled| sampled as usize);
-    // Of the tokens that make up a character together, it shows the last one only.
+    // Of the tokens that form one character, it reports only the last.
     if let Some(hidden) = sampled.and_then(|all| all.checked_sub(seen + tokens.len()))
         && hidden > 0
     {
-        return Err(format!(
-            "it left out {hidden} tokens after the first {seen}: llama.cpp shows no token whose text ends within a character\nhint: serve a policy that writes such characters by vLLM or SGLang"
+        return Err(reason!(
+            "it left out {hidden} tokens after the first {seen}: llama.cpp shows no token whose text ends within a character";
+            hint: "serve a policy that writes such characters by vLLM or SGLang"
         ));
     }
     if event["truncated"] == true {
-        return Err("it cut the prompt off".to_owned());
+        return Err("it cut the prompt off".into());
     }
     let end = (event["stop"] == true).then(|| match event["stop_type"].as_str() {
         Some("eos" | "word") => End::Stop,

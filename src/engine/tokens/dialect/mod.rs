@@ -1,4 +1,4 @@
-//! What servers speak: the request for tokens, and what the events of its reply say.
+//! The APIs of token servers: the request for tokens, and the events of the reply.
 
 mod completions;
 mod llama_cpp;
@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 
 use super::config::{Dialect, LogProbs, TokensConfig};
 use crate::engine::GenerateRequest;
+use crate::hint::Reason;
 use crate::trajectory::SampledToken;
 
-/// What an event of a reply says.
+/// An event of a reply.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Piece {
-    /// Tokens that no earlier event had.
+    /// New tokens.
     pub(super) tokens: Vec<SampledToken>,
-    /// Why the server ended the sequence, where it did.
+    /// Why the server ended the sequence, if it did.
     pub(super) end: Option<End>,
 }
 
@@ -24,14 +25,14 @@ pub(super) struct Piece {
 pub(super) enum End {
     /// A stop token was sampled.
     Stop,
-    /// There may be no further token.
+    /// The token limit was reached.
     Length,
     /// Something else, in the server's words.
     Other(String),
 }
 
 impl Dialect {
-    /// Where tokens are asked for.
+    /// The path of the API.
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::LlamaCpp => "completion",
@@ -57,8 +58,8 @@ impl Dialect {
     /// Reads an event that comes after `seen` tokens.
     ///
     /// # Errors
-    /// Says what is wrong with it.
-    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, String> {
+    /// Explains what is wrong with it.
+    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, Reason> {
         match self {
             Self::LlamaCpp => llama_cpp::read(event, seen),
             Self::Completions => completions::read(event, seen),
@@ -67,7 +68,7 @@ impl Dialect {
     }
 }
 
-/// The seed as every server takes it. The largest of 32 bits means a random one to llama.cpp.
+/// A seed that every server accepts. llama.cpp takes the largest 32-bit number for a random one.
 fn seed(request: &GenerateRequest) -> u32 {
     let seed = request.sampling.seed;
     ((seed >> 32) as u32 ^ seed as u32).min(u32::MAX - 1)
@@ -78,12 +79,12 @@ fn as_written(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
-fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, String> {
+fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, Reason> {
     let id = id.and_then(|id| u32::try_from(id).ok()).ok_or("it has a token without an id")?;
     let log_prob = log_prob.ok_or_else(|| format!("token `{id}` has no log-probability"))?;
-    // Rounding may take it a little above.
+    // Rounding may make it slightly positive.
     if !(log_prob.is_finite() && log_prob < 1e-3) {
-        return Err(format!("{log_prob} is no log-probability of token `{id}`"));
+        return Err(format!("{log_prob} is no log-probability of token `{id}`").into());
     }
     Ok(SampledToken { id, log_prob: log_prob.min(0.0) as f32 })
 }

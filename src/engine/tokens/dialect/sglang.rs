@@ -1,9 +1,10 @@
-//! SGLang's `/generate`. Its events repeat all tokens so far, or have the new ones only.
+//! SGLang's `/generate`. Its events repeat all tokens so far, or contain only new ones.
 
 use serde_json::{Value, json};
 
 use super::{End, Piece, as_written, seed, token};
 use crate::engine::GenerateRequest;
+use crate::hint::Reason;
 
 pub(super) fn body(request: &GenerateRequest) -> Value {
     let sampling = &request.sampling;
@@ -31,7 +32,7 @@ pub(super) fn body(request: &GenerateRequest) -> Value {
     })
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
     let about = &event["meta_info"];
     let all =
         about["completion_tokens"].as_u64().ok_or("it does not say how many tokens there are")?;
@@ -40,7 +41,7 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, String> {
     if new > 0 {
         let listed = about["output_token_logprobs"].as_array().map_or(&[][..], Vec::as_slice);
         if listed.is_empty() {
-            return Err("its tokens come without log-probabilities".to_owned());
+            return Err("its tokens come without log-probabilities".into());
         }
         let first = listed.len().checked_sub(new).ok_or_else(|| {
             format!("it left out {} tokens after the first {seen}", new - listed.len())

@@ -18,7 +18,7 @@ fn request(temperature: f32, top_p: f32, top_k: Option<usize>, seed: u64) -> Gen
 }
 
 #[test]
-fn llama_cpp_is_told_every_sampler() {
+fn llama_cpp_requests_set_every_sampler() {
     let body = llama_cpp::body(&request(0.7, 1.0, None, 1 << 32), None, LogProbs::Processed);
     assert_eq!(body["samplers"], json!(["temperature"]));
     assert_eq!((&body["temperature"], &body["seed"]), (&json!(0.7), &json!(1)));
@@ -38,7 +38,7 @@ fn events_of_llama_cpp() {
         "tokens_predicted": 3, "stop": false});
     assert_eq!(llama_cpp::read(&event, 2).unwrap().tokens, tokens(&[(7, -0.5)]));
     let hidden = llama_cpp::read(&event, 0).unwrap_err();
-    assert!(hidden.contains("left out 2 tokens"), "{hidden}");
+    assert!(hidden.text.contains("left out 2 tokens"), "{hidden}");
     let drawn = json!({"tokens": [7], "completion_probabilities": [{"id": 7, "prob": 0.25}],
         "tokens_predicted": 1});
     assert_eq!(llama_cpp::read(&drawn, 0).unwrap().tokens, tokens(&[(7, 0.25_f64.ln() as f32)]));
@@ -85,7 +85,7 @@ fn ids_of_completions_come_from_three_places() {
         ),
     ] {
         let error = completions::read(&wrong, 0).unwrap_err();
-        assert!(error.contains(reason), "{wrong}: {error}");
+        assert!(error.text.contains(reason), "{wrong}: {error}");
     }
 }
 

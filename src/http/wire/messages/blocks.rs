@@ -30,8 +30,9 @@ pub(super) fn messages(
         if !["user", "assistant", "system"].contains(&role.as_str()) {
             let param = format!("{param}.role");
             let role = shorten(&role);
-            let text = format!(
-                "`{param}` = `{role}` is not known\nhint: the roles are `user`, `assistant` and `system`"
+            let text = reason!(
+                "`{param}` = `{role}` is not known";
+                hint: "the roles are `user`, `assistant` and `system`"
             );
             return Err(ApiError::invalid(&param, text));
         }
@@ -46,8 +47,7 @@ fn message(role: &str, content: Value) -> ChatMessage {
     ChatMessage { role: role.to_owned(), content, extra: Map::new() }
 }
 
-/// What a message says, if it says anything beside calls and results of tools: those become
-/// messages of their own.
+/// The content of a message without tool calls and results, which become messages of their own.
 fn content(
     param: &str,
     content: Value,
@@ -68,7 +68,7 @@ fn content(
         let param = format!("{param}[{index}]");
         let kind = block.get("type").and_then(Value::as_str).unwrap_or_default();
         match kind {
-            // Thoughts of earlier answers, which endpoints of chats do not take.
+            // Thoughts of earlier answers, which chat endpoints do not accept.
             "thinking" | "redacted_thinking" => {}
             "tool_use" if role == "assistant" => calls.push(call(&param, &block)?),
             "tool_result" if role == "user" => made.push(result(&param, &block)?),
@@ -113,7 +113,7 @@ fn result(param: &str, block: &Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(&inner, text));
         }
     };
-    // A chat has no field that says so.
+    // Chats have no field for it.
     let content = match (block.get("is_error") == Some(&json!(true)), content) {
         (true, Value::String(text)) => format!("The tool failed: {text}").into(),
         (true, Value::Array(parts)) => {
@@ -157,8 +157,9 @@ fn part(param: &str, block: &Value) -> Result<Value, ApiError> {
                 "image" | "document" => (format!("{at}.type"), shorten(source)),
                 _ => (format!("{param}.type"), kind),
             };
-            let message = format!(
-                "`{param}` = `{what}` is not supported\nhint: texts, images, documents by their data, and calls and results of tools are"
+            let message = reason!(
+                "`{param}` = `{what}` is not supported";
+                hint: "texts, images, documents by their data, and calls and results of tools are"
             );
             Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param))
         }
@@ -235,7 +236,7 @@ mod tests {
         ];
         for (list, param) in table {
             let error = made(Value::Null, list.clone()).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{list}");
+            assert_eq!(error.param.as_deref(), Some(param), "{list}");
         }
     }
 }

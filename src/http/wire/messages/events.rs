@@ -1,4 +1,4 @@
-//! The blocks of a message, and the events that tell of them as they come to be.
+//! The blocks of a message, and the events of its stream.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -10,15 +10,15 @@ use crate::http::sse;
 use crate::http::wire::completion::{Outcome, finish_reason};
 use crate::http::wire::usage::Sum;
 
-/// What thoughts are signed with: nothing checks it, and clients want a text there.
+/// The signature of thoughts: nothing checks it, and clients require a text.
 const SIGNATURE: &str = "prompt-r1";
 
-/// A message in the making. Its events can be sent, or its end alone.
+/// A message in progress. Its events can be sent, or its end alone.
 pub(in crate::http) struct MessageWriter {
-    /// All fields of the message, but for its content.
+    /// All fields of the message except its content.
     message: Map<String, Value>,
     blocks: Vec<Value>,
-    /// The block at hand: whether it has thoughts, and its text.
+    /// The current block: whether it has thoughts, and its text.
     open: Option<(bool, String)>,
     sum: Sum,
     shows_thoughts: bool,
@@ -58,7 +58,7 @@ impl MessageWriter {
         std::mem::take(&mut self.events)
     }
 
-    /// The message as it is by now.
+    /// The message so far.
     pub(in crate::http) fn into_message(mut self) -> Value {
         self.message.insert("content".to_owned(), self.blocks.into());
         self.message.into()
@@ -100,7 +100,7 @@ impl MessageWriter {
         });
     }
 
-    /// Ends the block at hand.
+    /// Ends the current block.
     fn close(&mut self) {
         let Some((is_thinking, text)) = self.open.take() else { return };
         if is_thinking {
@@ -143,8 +143,8 @@ impl MessageWriter {
         let usage = self.sum.of_message();
         let outcome = json!(Outcome::new(episode, self.with_turns));
         let ending = json!({"stop_reason": reason, "stop_sequence": stop});
-        let told = json!({"delta": ending, "usage": usage, "prompt_r1": outcome});
-        self.send("message_delta", told);
+        let event = json!({"delta": ending, "usage": usage, "prompt_r1": outcome});
+        self.send("message_delta", event);
         self.send("message_stop", json!({}));
         self.message.insert("stop_reason".to_owned(), reason.into());
         self.message.insert("stop_sequence".to_owned(), json!(stop));
@@ -152,11 +152,11 @@ impl MessageWriter {
         self.message.insert("prompt_r1".to_owned(), outcome);
     }
 
-    /// A call of a tool, which comes as a whole.
+    /// A tool call, which is sent whole.
     fn call(&mut self, call: &Value) {
         let function = &call["function"];
         let arguments = function["arguments"].as_str().unwrap_or_default();
-        // What a model wrote may be no JSON; clients want an object there.
+        // A model may write invalid JSON; clients require an object.
         let input = serde_json::from_str::<Map<String, Value>>(arguments);
         let (arguments, input) = match input {
             Ok(input) => (arguments.to_owned(), input),

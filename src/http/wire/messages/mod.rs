@@ -1,9 +1,10 @@
-//! Anthropic's Messages API: what is asked becomes a chat request, answers become its blocks.
+//! Anthropic's Messages API: requests become chat requests, answers become blocks.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::error::ApiError;
+use crate::http::wire::ErrorObject;
 
 mod blocks;
 pub(in crate::http) mod events;
@@ -23,8 +24,11 @@ pub(in crate::http) struct MessagesErrorBody {
 pub(in crate::http) struct MessagesError {
     /// The class of the failure, such as `invalid_request_error`.
     r#type: &'static str,
-    /// For people; a line that begins with `hint:` says what to do.
+    /// For people. Ends with the hint, on a line that begins with `hint:`.
     message: String,
+    /// What to do about it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
 }
 
 impl From<&ApiError> for MessagesErrorBody {
@@ -41,7 +45,7 @@ impl From<&ApiError> for MessagesErrorBody {
             400..500 => "invalid_request_error",
             _ => "api_error",
         };
-        let message = error.object.message.clone();
-        Self { r#type: "error", error: MessagesError { r#type: kind, message } }
+        let ErrorObject { message, hint, .. } = error.object();
+        Self { r#type: "error", error: MessagesError { r#type: kind, message, hint } }
     }
 }

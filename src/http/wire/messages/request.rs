@@ -61,10 +61,10 @@ pub(in crate::http) struct MessagesRequest {
     /// Its `user_id` is handed to the large model with every call.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     metadata: Option<Metadata>,
-    /// `auto` or `standard_only`; makes no difference.
+    /// `auto` or `standard_only`; has no effect.
     #[allow(dead_code)]
     service_tier: Option<String>,
-    /// Makes no difference: what is cached is the endpoint's own choice.
+    /// Has no effect: caching is up to the endpoint.
     #[schema(ignore)]
     #[allow(dead_code)]
     cache_control: Option<Value>,
@@ -100,7 +100,7 @@ pub(in crate::http) struct MessagesRequest {
 struct Thinking {
     /// `enabled`, `adaptive` or `disabled`.
     r#type: String,
-    /// Makes no difference: the limits of an episode are in `prompt_r1`.
+    /// Has no effect: the limits of an episode are in `prompt_r1`.
     #[schema(format = "uint64")]
     #[allow(dead_code)]
     budget_tokens: Option<u64>,
@@ -214,10 +214,9 @@ fn one_of(param: &str, value: &str, known: &[&str]) -> Result<(), ApiError> {
         return Ok(());
     }
     let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-    let message = format!(
-        "`{param}` = `{}` is not known\nhint: there are {}",
-        shorten(value),
-        names.join(", ")
+    let message = reason!(
+        "`{param}` = `{}` is not known", shorten(value);
+        hint: "there are {}", names.join(", ")
     );
     Err(ApiError::invalid(param, message))
 }
@@ -247,7 +246,10 @@ fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
     if let Some(kind) = tool.get("type").filter(|kind| !kind.is_null() && **kind != "custom") {
         let param = format!("{param}.type");
         let kind = shorten(kind.as_str().unwrap_or_default());
-        let message = format!("`{param}` = `{kind}` is not supported\nhint: tools of your own are");
+        let message = reason!(
+            "`{param}` = `{kind}` is not supported";
+            hint: "tools of your own are"
+        );
         return Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param));
     }
     let mut function = Map::new();

@@ -1,4 +1,4 @@
-//! The items of a response, and the events that tell of them as they come to be.
+//! The items of a response, and the events of its stream.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -10,9 +10,9 @@ use crate::http::sse;
 use crate::http::wire::completion::{Outcome, finish_reason};
 use crate::http::wire::usage::Sum;
 
-/// A response in the making. Its events can be sent, or its end alone.
+/// A response in progress. Its events can be sent, or its end alone.
 pub(in crate::http) struct ResponseWriter {
-    /// All fields of the response, the items that are finished among them.
+    /// All fields of the response, including finished items.
     response: Map<String, Value>,
     items: Vec<Value>,
     open: Option<Open>,
@@ -22,7 +22,7 @@ pub(in crate::http) struct ResponseWriter {
     events: Vec<Bytes>,
 }
 
-/// The item at hand.
+/// The current item.
 struct Open {
     is_reasoning: bool,
     id: String,
@@ -90,7 +90,7 @@ impl ResponseWriter {
         self.response.get("output").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// The response as it is by now.
+    /// The response so far.
     pub(in crate::http) fn into_response(self) -> Value {
         self.response.into()
     }
@@ -124,7 +124,7 @@ impl ResponseWriter {
         self.open = Some(open);
     }
 
-    /// Ends the item at hand.
+    /// Ends the current item.
     fn close(&mut self, status: &str, logprobs: Option<&Value>) {
         let Some(open) = self.open.take() else { return };
         let [_, _, text_done, part_done, _] = open.names();
@@ -193,7 +193,7 @@ impl ResponseWriter {
         self.done(item("completed", vec![part(refusal)]));
     }
 
-    /// A call of a tool, which comes as a whole.
+    /// A tool call, which is sent whole.
     fn call(&mut self, call: &Value) {
         let is_custom = call["type"] == "custom";
         let (kind, prefix, inner, key, events) = if is_custom {
@@ -225,13 +225,13 @@ impl ResponseWriter {
 
     fn fail(&mut self, error: &ApiError) {
         self.close("incomplete", None);
-        let object = &error.object;
-        // Flat as the API's reference has it, and nested as clients look for it.
-        let told = json!({"code": object.code, "message": object.message, "param": object.param,
+        let object = error.object();
+        // Flat as in the API's reference, and nested as clients expect it.
+        let event = json!({"code": object.code, "message": object.message, "param": object.param,
                           "error": object});
-        let told_short = json!({"code": object.code, "message": object.message});
-        self.send("error", told);
-        self.response.insert("error".to_owned(), told_short);
+        let error = json!({"code": object.code, "message": object.message});
+        self.send("error", event);
+        self.response.insert("error".to_owned(), error);
         self.end("failed");
     }
 
@@ -242,7 +242,7 @@ impl ResponseWriter {
         self.send(&format!("response.{status}"), json!({"response": self.response}));
     }
 
-    /// An id for the next item, made of the response's.
+    /// An id for the next item, derived from the response's.
     fn item_id(&self, prefix: &str) -> String {
         let id = self.response.get("id").and_then(Value::as_str).unwrap_or_default();
         let stem = id.split_once('_').map_or(id, |(_, stem)| stem);
@@ -260,7 +260,7 @@ impl ResponseWriter {
         self.items.push(item);
     }
 
-    /// An event of the item at hand.
+    /// An event of the current item.
     fn send_of(&mut self, open: &Open, name: &str, fields: Value) {
         let mut at = json!({"item_id": open.id, "output_index": self.items.len()});
         at[open.names()[4]] = 0.into();

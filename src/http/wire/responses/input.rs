@@ -6,8 +6,8 @@ use super::tools;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
-/// The conversation that `input` holds, with the instructions before it. `known` gives the items of
-/// earlier responses by their ids.
+/// The conversation in `input`, preceded by the instructions. `known` finds items of earlier
+/// responses by id.
 ///
 /// # Errors
 /// For items and parts that have no counterpart; `param` names them.
@@ -38,7 +38,7 @@ pub(super) fn messages(
     Ok(messages)
 }
 
-/// The item itself, where there is a reference to it.
+/// The item itself if this is a reference to one.
 fn resolved(
     param: &str,
     item: Value,
@@ -51,9 +51,9 @@ fn resolved(
     };
     known(id).ok_or_else(|| {
         let param = format!("{param}.id");
-        let message = format!(
-            "`{param}` = `{}` is not known any more: nothing is stored\nhint: set `store` to false, so that clients send the item itself",
-            shorten(id)
+        let message = reason!(
+            "`{param}` = `{}` is not known any more: nothing is stored", shorten(id);
+            hint: "set `store` to false, so that clients send the item itself"
         );
         ApiError::invalid(&param, message)
     })
@@ -91,13 +91,13 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
             let extra = Map::from_iter([("tool_call_id".to_owned(), id.into())]);
             messages.push(ChatMessage { role: "tool".to_owned(), content: output, extra });
         }
-        // Thoughts of earlier answers, which endpoints of chats do not take.
+        // Thoughts of earlier answers, which chat endpoints do not accept.
         "reasoning" => {}
         kind => {
             let param = format!("{param}.type");
-            let message = format!(
-                "`{param}` = `{}` is not supported\nhint: messages, function calls and their outputs are",
-                shorten(kind)
+            let message = reason!(
+                "`{param}` = `{}` is not supported", shorten(kind);
+                hint: "messages, function calls and their outputs are"
             );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param));
         }
@@ -105,7 +105,7 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
     Ok(())
 }
 
-/// Adds a call to the message that makes calls already, or says what the assistant said before.
+/// Adds a call to the last message if that makes calls or is the assistant's text.
 fn add_call(messages: &mut Vec<ChatMessage>, call: Value) {
     match messages.last_mut().filter(|last| last.role == "assistant") {
         Some(last) => match last.extra.get_mut("tool_calls") {
@@ -152,7 +152,7 @@ fn content(param: &str, content: Option<Value>) -> Result<Value, ApiError> {
 
 fn part(param: &str, part: Value) -> Result<Value, ApiError> {
     let unsupported = |param: &str, hint: &str| {
-        let message = format!("`{param}` is not supported\nhint: {hint}");
+        let message = reason!("`{param}` is not supported"; hint: "{hint}");
         ApiError::bad_request("unsupported_parameter", message).with_param(param)
     };
     let Value::Object(mut part) = part else {
@@ -221,7 +221,7 @@ mod tests {
         ]);
         let known = |id: &str| Some(call("2")).filter(|_| id == "fc_2");
         let called = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
-        let told = |id: &str| json!({"role": "tool", "content": "r", "tool_call_id": id});
+        let result = |id: &str| json!({"role": "tool", "content": "r", "tool_call_id": id});
         let expected = json!([
             {"role": "system", "content": "i"},
             {"role": "developer", "content": "d"},
@@ -231,9 +231,9 @@ mod tests {
                 {"type": "file", "file": {"file_data": "data:,y", "filename": "y.pdf"}}]},
             {"role": "assistant", "content": [{"type": "text", "text": "a"}],
              "tool_calls": [called("1"), called("2")]},
-            told("1"), told("2"),
+            result("1"), result("2"),
             {"role": "assistant", "content": null, "tool_calls": [called("3")]},
-            told("3"),
+            result("3"),
         ]);
         assert_eq!(json!(messages(Some("i".to_owned()), items, &known).unwrap()), expected);
     }
@@ -258,7 +258,7 @@ mod tests {
         ];
         for (input, param) in table {
             let error = messages(None, input.clone(), &|_| None).unwrap_err();
-            assert_eq!(error.object.param.as_deref(), Some(param), "{input}");
+            assert_eq!(error.param.as_deref(), Some(param), "{input}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! OpenAI's Responses API: what is asked becomes a chat request, answers become its items.
+//! OpenAI's Responses API: requests become chat requests, answers become items.
 
 pub(in crate::http) mod events;
 mod input;

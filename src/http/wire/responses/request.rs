@@ -28,7 +28,7 @@ pub(in crate::http) struct ResponsesRequest {
     instructions: Option<String>,
     /// Whether to send events as they happen. Default: false.
     pub(in crate::http) stream: Option<bool>,
-    /// Makes no difference: nothing is obfuscated.
+    /// Has no effect: nothing is obfuscated.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     #[allow(dead_code)]
     stream_options: Option<StreamOptions>,
@@ -44,7 +44,7 @@ pub(in crate::http) struct ResponsesRequest {
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.
     #[schema(minimum = 1, format = "uint64")]
     max_output_tokens: Option<u64>,
-    /// Makes no difference: there are no built-in tools.
+    /// Has no effect: there are no built-in tools.
     #[schema(format = "uint64")]
     max_tool_calls: Option<u64>,
     /// The form of the answer's text. With one of JSON, the large model writes the final answer.
@@ -53,21 +53,22 @@ pub(in crate::http) struct ResponsesRequest {
     /// How hard the large model thinks. The policy's thoughts are always shown.
     #[serde(default, deserialize_with = "crate::http::wire::object")]
     reasoning: Option<Reasoning>,
-    /// Functions and custom tools, also in namespaces, that the large model may call where it writes
-    /// the final answer. A search of the web is left out beside other tools, or without access to it.
+    /// Functions and custom tools, also in namespaces, that the large model may call where it
+    /// writes the final answer. Web search is dropped if there are other tools, or if it has no
+    /// access to the web.
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
     /// Which tool to call.
     tool_choice: Option<Value>,
     /// Whether several tools may be called at once.
     parallel_tool_calls: Option<bool>,
-    /// `message.output_text.logprobs` has the answer come with log-probabilities. What is not known
-    /// here is refused.
+    /// `message.output_text.logprobs` requests log-probabilities of the answer. Unknown values are
+    /// refused.
     include: Option<Vec<String>>,
     /// Alternatives to show for each token of the answer.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<u32>,
-    /// Given back as it is.
+    /// Returned unchanged.
     metadata: Option<Map<String, Value>>,
     /// Handed to the large model with every call.
     user: Option<String>,
@@ -83,10 +84,10 @@ pub(in crate::http) struct ResponsesRequest {
     moderation: Option<Value>,
     /// Handed to the large model with every call.
     service_tier: Option<String>,
-    /// Unless false, items of the response can be referred to for a while, in memory. Nothing is
-    /// stored, and the response says so.
+    /// Unless false, items of the response can be referred to for a while; they are held in memory.
+    /// Nothing is stored, and the response says so.
     pub(in crate::http) store: Option<bool>,
-    /// Makes no difference: what a client notes about itself is handed to nobody.
+    /// Has no effect: clients' metadata is not passed on.
     #[allow(dead_code)]
     client_metadata: Option<Value>,
     /// Only `disabled`.
@@ -151,7 +152,7 @@ pub(in crate::http) struct Text {
 pub(in crate::http) struct Reasoning {
     /// Handed to the large model with every call.
     effort: Option<String>,
-    /// Makes no difference: the policy's thoughts are the summary.
+    /// Has no effect: the policy's thoughts are the summary.
     summary: Option<String>,
     /// The former name of `summary`.
     generate_summary: Option<String>,
@@ -171,7 +172,8 @@ pub(in crate::http) const NAMES: [(&str, &str); 5] = [
 ];
 
 const LOGPROBS: &str = "message.output_text.logprobs";
-/// What else may be asked for. Of encrypted thoughts there are none, nor results of built-in tools.
+/// Other values that may be requested. There are no encrypted thoughts, and no results of built-in
+/// tools.
 const INCLUDABLE: [&str; 7] = [
     "reasoning.encrypted_content",
     "code_interpreter_call.outputs",
@@ -214,8 +216,10 @@ impl ResponsesRequest {
                 }
                 _ => "nothing is stored here: send the whole conversation in `input`",
             };
-            let message =
-                format!("`{name}` is not supported with the model `{}`\nhint: {hint}", self.model);
+            let message = reason!(
+                "`{name}` is not supported with the model `{}`", self.model;
+                hint: "{hint}"
+            );
             return Err(ApiError::bad_request("unsupported_parameter", message).with_param(name));
         }
         for (index, name) in self.include.iter().flatten().enumerate() {
@@ -286,7 +290,7 @@ impl ResponsesRequest {
         let tools = Some(tools).filter(|tools| !tools.is_empty());
         let has_tools = tools.is_some();
         let choice = self.tool_choice.filter(|choice| !choice.is_null());
-        // The default ones are sent without tools, too.
+        // Default values are sent even without tools.
         let is_default = |choice: &Value| matches!(choice.as_str(), Some("auto" | "none"));
         let choice = choice.filter(|choice| has_tools || !is_default(choice));
         let (format, verbosity) = match self.text {

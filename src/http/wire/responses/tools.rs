@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 
 use crate::http::error::{ApiError, shorten};
 
-/// Stands between a namespace and the name of a tool in it: chats know no namespaces.
+/// Joins the name of a namespace and of a tool in it: chats have no namespaces.
 const SEPARATOR: &str = "__";
 
-/// The tools of a request without a search of the web that it does without: one that has no access to
-/// the web, or one beside other tools. Some clients send it by default.
+/// The tools of a request without those web searches that can be dropped: without access to the
+/// web, or next to other tools. Some clients send them by default.
 pub(super) fn wanted(mut tools: Vec<Value>) -> Vec<Value> {
     let is_search = |tool: &Value| {
         let kind = tool.get("type").and_then(Value::as_str);
@@ -22,7 +22,7 @@ pub(super) fn wanted(mut tools: Vec<Value>) -> Vec<Value> {
     tools
 }
 
-/// The functions and custom tools of a request, those in namespaces under joined names.
+/// The functions and custom tools of a request, with joined names for those in namespaces.
 ///
 /// # Errors
 /// For tools that OpenAI runs itself.
@@ -49,12 +49,12 @@ pub(super) fn to_chat(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
     Ok(chat)
 }
 
-/// The name in a chat of a tool in a namespace.
+/// The chat name of a tool in a namespace.
 pub(super) fn joined(namespace: &str, name: &str) -> String {
     format!("{namespace}{SEPARATOR}{name}")
 }
 
-/// The namespace, where there is one among `tools`, and the name of a tool that a chat calls so.
+/// The namespace, if there is one among `tools`, and the tool's name, from its chat name.
 pub(super) fn split<'a>(tools: &'a Value, name: &'a str) -> (Option<&'a str>, &'a str) {
     let namespaces = tools.as_array().into_iter().flatten();
     let namespaces = namespaces.filter(|tool| tool["type"] == "namespace");
@@ -91,8 +91,9 @@ fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
         kind => {
             let param = format!("{param}.type");
             let kind = shorten(kind.unwrap_or_default());
-            let message = format!(
-                "`{param}` = `{kind}` is not supported\nhint: `function` and `custom` tools are, also in a `namespace`"
+            let message = reason!(
+                "`{param}` = `{kind}` is not supported";
+                hint: "`function` and `custom` tools are, also in a `namespace`"
             );
             Err(ApiError::bad_request("unsupported_parameter", message).with_param(&param))
         }
@@ -166,7 +167,7 @@ mod tests {
             [function]
         );
         let error = to_chat(vec![json!({"type": "web_search"})]).unwrap_err();
-        assert_eq!(error.object.param.as_deref(), Some("tools[0].type"));
+        assert_eq!(error.param.as_deref(), Some("tools[0].type"));
         let named = json!({"type": "function", "function": {"name": "f"}});
         let table = [
             (json!("required"), json!("required")),

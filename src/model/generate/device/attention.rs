@@ -1,4 +1,4 @@
-//! The rows of one pass, and how they attend to the keys and values in the pool.
+//! The rows of one pass, and their attention to keys and values in the pool.
 
 #[cfg(feature = "cuda")]
 use candle_core::Device;
@@ -11,11 +11,11 @@ use crate::model::ops::composed::matmul;
 use crate::model::ops::types::Layout;
 use crate::model::spec::Spec;
 
-/// The tokens of a pass, one a row, and where each finds what it attends to.
+/// The tokens of a pass, one per row, and the location of what each attends to.
 pub(super) struct Step {
     pub ids: Vec<u32>,
     pub positions: Vec<u32>,
-    /// Rows whose logits are wanted, `(wanted)`.
+    /// Rows whose logits are needed, `(wanted)`.
     pub wanted: Tensor,
     layout: Layout,
     reading: Reading,
@@ -28,7 +28,7 @@ enum Reading {
     Rows(Gathered),
 }
 
-/// For the kernel every row is a sequence of its own, which ends with it.
+/// The kernel sees every row as a sequence that ends with it.
 #[cfg(feature = "cuda")]
 struct Paged {
     /// `(rows)`, i64
@@ -45,11 +45,11 @@ struct Gathered {
     /// `(rows, kv_heads × head_dim)`: each value's row in the pool.
     slots: Tensor,
     groups: Vec<Group>,
-    /// The place of each row among those of the groups; `None` where they are in order.
+    /// The index of each row among those of the groups; `None` if they are in order.
     back: Option<Tensor>,
 }
 
-/// Sequences with equally many rows in the pass.
+/// Sequences with the same number of rows in the pass.
 struct Group {
     batch: usize,
     queries: usize,
@@ -58,8 +58,8 @@ struct Group {
     rows: Tensor,
     /// `(batch × keys)`: rows of the pool; any for padding.
     slots: Tensor,
-    /// `(batch × kv_heads, 1, queries, keys)`: −∞ for what a query must not see. One for each of the
-    /// windows that layers have.
+    /// `(batch × kv_heads, 1, queries, keys)`: −∞ for what a query must not attend to. One for each
+    /// window size of the layers.
     hidden: Vec<(Option<usize>, Tensor)>,
 }
 
@@ -102,7 +102,7 @@ impl Step {
         Ok(Self { ids, positions, wanted: Tensor::new(wanted, device)?, layout, reading })
     }
 
-    /// Writes `k` and `v`, `(rows, kv_heads × head_dim)`, where they belong.
+    /// Writes `k` and `v`, `(rows, kv_heads × head_dim)`, to the pool.
     pub fn write(&self, memory: &LayerMemory, k: &Tensor, v: &Tensor) -> Result<()> {
         match &self.reading {
             #[cfg(feature = "cuda")]
@@ -126,7 +126,7 @@ impl Step {
         }
     }
 
-    /// `q` `(rows, heads × head_dim)` → what each row attends to, in that shape.
+    /// Attention of `q` `(rows, heads × head_dim)`, in that shape.
     pub fn attend(
         &self,
         q: &Tensor,
@@ -210,7 +210,7 @@ impl Gathered {
         let slots = Tensor::from_vec(slots, (rows, 1), device)?;
         let slots = slots.broadcast_as((rows, memory.dim(1)?))?.contiguous()?;
 
-        // Those with equally many rows, and among them those of about one length, side by side.
+        // Sequences with equally many rows are adjacent, and among them those of similar length.
         let mut order = sequences.to_vec();
         order.sort_by_key(|sequence| (sequence.queries, sequence.keys(), sequence.row));
         let (mut groups, mut rest) = (Vec::new(), &order[..]);

@@ -1,8 +1,8 @@
-//! Draws tokens from logits that are on a device.
+//! Draws tokens from logits on a device.
 //!
-//! All logits of a large vocabulary take longer to the host than they took to compute. Where the whole
-//! distribution is drawn from, that of blocks of tokens comes first, and then only the block that was
-//! drawn.
+//! Copying all logits of a large vocabulary to the host takes longer than computing them. When the
+//! whole distribution is sampled, the sums of blocks of tokens are copied first, and then only the
+//! block that was drawn.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use half::bf16;
@@ -16,7 +16,7 @@ use crate::trajectory::SampledToken;
 /// Tokens of a block.
 const BLOCK: usize = 256;
 
-/// Draws from each row of `logits` `(rows, vocab)`. `scratch` keeps its memory for the next time.
+/// Draws from each row of `logits` `(rows, vocab)`. `scratch` is reused between calls.
 pub(super) fn draw(
     logits: &Tensor,
     scratch: &mut Vec<f32>,
@@ -36,7 +36,7 @@ fn is_greedy(draw: &Draw<'_>) -> bool {
     draw.sampling.temperature <= 0.0
 }
 
-/// As [`sampler::sample`], which walks over all tokens, up to rounding.
+/// The same as [`sampler::sample`], which goes through all tokens, up to rounding.
 fn draw_by_block(logits: &Tensor, draws: &mut [Draw<'_>]) -> Result<Vec<SampledToken>> {
     let (rows, vocab) = logits.dims2()?;
     let device = logits.device();
@@ -86,15 +86,15 @@ fn draw_by_block(logits: &Tensor, draws: &mut [Draw<'_>]) -> Result<Vec<SampledT
         .collect())
 }
 
-/// Where in a block a token is to be found.
+/// The position of a token within a block.
 enum DrawnId {
     Token(usize),
     Point(f64),
 }
 
-/// The first index at which the running sum passes `point`, and how far the point is from where that
-/// index begins. Where rounding, or weights that are not numbers, leave none, the last that has any
-/// weight.
+/// The first index at which the running sum passes `point`, and the distance of the point from the
+/// start of that index. If rounding, or weights that are not numbers, leave none, the last index
+/// with any weight.
 fn walk(weights: &[f32], mut point: f64) -> (usize, f64) {
     let mut last = (0, 0.0);
     for (index, &weight) in weights.iter().enumerate() {
@@ -110,7 +110,7 @@ fn walk(weights: &[f32], mut point: f64) -> (usize, f64) {
     last
 }
 
-/// Copies in the tensor's own type, since widened it would take twice as long, and widens here.
+/// Copies in the tensor's own type and widens here: a widened copy would take twice as long.
 fn copy_to_host(tensor: &Tensor, values: &mut Vec<f32>) -> Result<()> {
     let flat = tensor.flatten_all()?;
     if flat.dtype() == DType::BF16 {
@@ -132,7 +132,8 @@ mod tests {
     use crate::model::tests::devices;
     use crate::sampling::Sampling;
 
-    /// Logits of a vocabulary that is no multiple of the block, the likeliest far apart.
+    /// Logits of a vocabulary whose size is no multiple of the block, with the likeliest tokens far
+    /// apart.
     fn logits(rows: usize, vocab: usize) -> Vec<f32> {
         let logit = |i: usize| ((i * 2_654_435_761 % 1_000_003) as f32 / 100_000.0) - 5.0;
         (0..rows * vocab).map(|i| if i % 7 == 0 { f32::NEG_INFINITY } else { logit(i) }).collect()
@@ -161,7 +162,7 @@ mod tests {
                     .collect();
                 let tensor = Tensor::from_vec(values.clone(), (rows, vocab), &device).unwrap();
                 let mut scratch = Vec::new();
-                // Twice, since the generators go on.
+                // Twice, because the generators advance.
                 for _ in 0..2 {
                     draw(&tensor, &mut scratch, &mut draws).unwrap();
                 }

@@ -10,10 +10,9 @@ use crate::model::spec::Spec;
 /// Positions of a block.
 pub(super) const BLOCK: usize = 16;
 
-/// Share of a GPU's free memory that a pool takes unless it is told how much: what is trained needs
-/// the rest.
+/// The share of a GPU's free memory that a pool takes by default: training needs the rest.
 const FREE_SHARE: f64 = 0.25;
-/// Tokens of a pool where the free memory is not known.
+/// Tokens of a pool if the free memory is not known.
 const TOKENS: usize = 32_768;
 
 /// The memory of all keys and values.
@@ -31,12 +30,11 @@ pub(super) struct LayerMemory {
     pub values: Tensor,
 }
 
-/// Where a pool's keys and values lie.
+/// The memory layout of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrangement {
-    /// As mistral.rs' kernel for paged attention reads them: keys
-    /// `(blocks, kv_heads, head_dim / x, 16, x)` with `x` values in 16 bytes, values
-    /// `(blocks, kv_heads, head_dim, 16)`.
+    /// The layout of mistral.rs' kernel for paged attention: keys `(blocks, kv_heads, head_dim / x,
+    /// 16, x)` with `x` values in 16 bytes, values `(blocks, kv_heads, head_dim, 16)`.
     #[cfg(feature = "cuda")]
     Paged,
     /// `(blocks × 16, kv_heads × head_dim)` both.
@@ -44,7 +42,8 @@ pub(super) enum Arrangement {
 }
 
 impl Arrangement {
-    /// What is best for a model on `device`. The kernel knows some widths of heads, and no windows.
+    /// The best layout for a model on `device`. The kernel supports some widths of heads, and no
+    /// windows.
     pub fn on(device: &Device, spec: &Spec) -> Self {
         #[cfg(feature = "cuda")]
         if device.is_cuda()
@@ -59,7 +58,7 @@ impl Arrangement {
 }
 
 impl Pool {
-    /// Room for `tokens` tokens; if that is not said, for as many as fit in a quarter of what is free.
+    /// Memory for `tokens` tokens; by default, for as many as fit in a quarter of the free memory.
     ///
     /// # Errors
     /// When the device has no memory left.
@@ -92,7 +91,7 @@ impl Pool {
         })
     }
 
-    /// Tokens that it has room for in all.
+    /// The number of tokens that it has memory for.
     pub fn tokens(&self) -> usize {
         self.blocks * BLOCK
     }
@@ -106,20 +105,20 @@ impl Pool {
     }
 }
 
-/// Bytes that are free on `device`, where it can be asked.
+/// Free bytes on `device`, if that is known.
 #[cfg(feature = "cuda")]
 fn free_bytes(device: &Device) -> Option<usize> {
     let context = device.as_cuda_device().ok()?.cuda_stream().context().clone();
     context.mem_get_info().ok().map(|(free, _)| free)
 }
 
-/// Bytes that are free on `device`, where it can be asked.
+/// Free bytes on `device`, if that is known.
 #[cfg(not(feature = "cuda"))]
 fn free_bytes(_: &Device) -> Option<usize> {
     None
 }
 
-/// A block that some sequences use; it goes back to its pool with the last of them.
+/// A block in use, which is returned to its pool when the last user drops it.
 #[derive(Debug)]
 struct Block {
     index: u32,
@@ -132,8 +131,8 @@ impl Drop for Block {
     }
 }
 
-/// The blocks of a sequence's first `len` tokens. Whole blocks only are shared, so that what is
-/// written is always a sequence's own.
+/// The blocks of a sequence's first `len` tokens. Only complete blocks are shared, so writes go to
+/// blocks of one sequence.
 #[derive(Debug, Default)]
 pub struct PooledCache {
     blocks: Vec<Arc<Block>>,
@@ -141,7 +140,7 @@ pub struct PooledCache {
 }
 
 impl PooledCache {
-    /// Makes room for `count` more tokens; where the pool has none left, changes nothing.
+    /// Allocates memory for `count` more tokens; if the pool has not enough, changes nothing.
     pub(super) fn reserve(&mut self, pool: &Arc<Pool>, count: usize) -> bool {
         let before = self.blocks.len();
         while self.capacity() < self.len + count {
@@ -154,7 +153,7 @@ impl PooledCache {
         true
     }
 
-    /// Counts `count` written tokens in.
+    /// Counts `count` written tokens.
     pub(super) fn advance(&mut self, count: usize) {
         self.len += count;
     }
@@ -165,7 +164,7 @@ impl PooledCache {
         self.blocks.iter().map(|block| block.index)
     }
 
-    /// Where the token at `position` is kept.
+    /// The location of the token at `position`.
     pub(super) fn slot(&self, position: usize) -> u32 {
         self.blocks[position / BLOCK].index * BLOCK as u32 + (position % BLOCK) as u32
     }

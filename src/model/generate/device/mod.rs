@@ -1,8 +1,8 @@
-//! A model decoding on any device by candle's operations, with the keys and values of all sequences
-//! in one pool.
+//! Decodes on any device by candle's operations, with the keys and values of all sequences in one
+//! pool.
 //!
-//! It runs the trainer's own layers, so what it samples is scored alike; only attention reads the pool
-//! instead of the batch.
+//! It runs the trainer's own layers, so that sampling and scoring agree; only attention reads the
+//! pool instead of the batch.
 
 mod attention;
 mod draw;
@@ -23,10 +23,10 @@ use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 use crate::trajectory::SampledToken;
 
-/// A model ready to decode where its weights are, in their type.
+/// A model ready to decode on the device and in the type of its weights.
 ///
-/// What it computes for a sequence depends on what else is in the pass, by rounding alone: libraries
-/// choose their kernels by the number of rows.
+/// Its results for a sequence depend on the rest of the pass only by rounding: libraries choose
+/// kernels by the number of rows.
 #[derive(Debug)]
 pub struct DeviceDecoder {
     spec: Arc<Spec>,
@@ -37,22 +37,22 @@ pub struct DeviceDecoder {
 }
 
 impl DeviceDecoder {
-    /// Decodes with `weights`, which it shares; keys and values of at most `tokens` tokens, or of as
-    /// many as [`Pool::new`] finds room for.
+    /// Decodes with `weights`, which it shares; with keys and values of at most `tokens` tokens, or
+    /// of as many as [`Pool::new`] has memory for.
     ///
     /// # Errors
     /// When the device has no memory left.
     pub fn new(spec: &Spec, weights: &Weights, tokens: Option<usize>) -> Result<Self, ModelError> {
-        // Adapters that were merged in leave some weights wider than the rest.
+        // Merged adapters leave some weights in a wider type.
         let weights = weights.to_dtype(weights.embed.dtype())?;
         let device = weights.embed.device();
         let pool = Arc::new(Pool::new(spec, weights.embed.dtype(), device, tokens)?);
         Ok(Self { spec: Arc::new(spec.clone()), weights, pool, rotary: RotaryTable::all(spec) })
     }
 
-    /// Computes the tokens of all spans and adds them to their caches, in which room was made. Returns
-    /// the logits of the spans that want them, `(wanted, vocab)`, in the model's type; `None` where
-    /// nobody does.
+    /// Computes the tokens of all spans and appends them to their caches, in which memory was
+    /// allocated. Returns the logits of the spans that need them, `(wanted, vocab)`, in the model's
+    /// type; `None` if none does.
     fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
         let step = Step::new(spans, &self.pool, &self.spec)?;
         let logits = self.logits(&step)?;
@@ -62,7 +62,7 @@ impl DeviceDecoder {
         Ok(logits)
     }
 
-    /// Logits of the rows of `step` that are wanted, `(wanted, vocab)`, in the model's type.
+    /// The needed logits of `step`, `(wanted, vocab)`, in the model's type.
     fn logits(&self, step: &Step) -> candle_core::Result<Option<Tensor>> {
         let device = self.weights.embed.device();
         let mut x = self.spec.embed(&self.weights.embed, &step.ids)?;
@@ -79,7 +79,7 @@ impl DeviceDecoder {
             let mut attended =
                 step.attend(&projected.q, &self.pool, index, self.spec.layers[index].window)?;
             if index == last {
-                // Of the other rows the keys and values are all that is needed.
+                // Of the other rows, only keys and values are needed.
                 x = x.index_select(&step.wanted, 0)?;
                 attended = attended.index_select(&step.wanted, 0)?;
             }

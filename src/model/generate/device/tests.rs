@@ -1,4 +1,4 @@
-//! The decoder against the definition, on every device there is.
+//! The decoder against the reference, on every available device.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,7 +11,7 @@ use crate::model::generate::reference::{
 };
 use crate::model::tests::devices;
 
-/// As [`even_spec`], with heads that the kernels for paged attention know.
+/// Like [`even_spec`], with heads that the kernels for paged attention support.
 fn wide_spec() -> Spec {
     Spec { head_dim: 64, ..even_spec() }
 }
@@ -76,8 +76,8 @@ fn sequences_of_all_lengths_go_together() {
                 [30, 1, 17, 30, 9, 64, 30].iter().enumerate().map(|(i, &n)| ids(n, i)).collect();
             let mut caches: Vec<PooledCache> =
                 sequences.iter().map(|_| PooledCache::default()).collect();
-            // The whole but for the last token, where nobody wants logits of some; then that token,
-            // together with a sequence that is new.
+            // All but the last token, with some logits not needed; then that token, together with a
+            // new sequence.
             let mut parts: Vec<_> = caches
                 .iter_mut()
                 .zip(&sequences)

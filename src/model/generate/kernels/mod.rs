@@ -1,7 +1,7 @@
 //! The arithmetic of a decoder step on the CPU, f32.
 //!
-//! Every output element is summed in an order that depends on its own inputs alone, never on how
-//! many rows are computed together: a row's result is the same bits in any batch.
+//! Every output element is summed in an order that depends only on its own inputs, not on how many
+//! rows are computed together: a row's result is bit-identical in any batch.
 
 pub mod attention;
 mod bytes;
@@ -50,8 +50,8 @@ impl Isa {
         Self::available().next().unwrap_or(Self::Portable(portable::Portable))
     }
 
-    /// Lines side by side in a panel of packed weights: as many as keep the multipliers busy with a
-    /// single row and leave registers for several.
+    /// Adjacent lines in a panel of packed weights: enough to keep the multipliers busy with a
+    /// single row while leaving registers for several.
     pub fn panel_lines(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! Sixteen lanes in plain Rust, for CPUs without a set of their own here.
+//! Sixteen lanes in plain Rust, for CPUs without a specialised set.
 
 use half::f16;
 
@@ -44,7 +44,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // Without the instruction a fused multiply-add is a slow call.
+        // Without hardware support, a fused multiply-add is a slow call.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {

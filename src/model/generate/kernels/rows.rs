@@ -1,4 +1,4 @@
-//! What a decoder does to one row: normalise, rotate, gate, exponentiate.
+//! The operations of a decoder on one row: normalise, rotate, gate, exponentiate.
 
 use super::simd::{Kernel, LANES, Simd};
 

@@ -1,7 +1,7 @@
-//! Sixteen lanes of f32, whatever the instruction set: kernels are written once over them.
+//! Sixteen lanes of f32 on any instruction set: kernels are written once over them.
 //!
-//! Every set rounds alike (fused multiply-add wherever the hardware has it) and every kernel sums
-//! in an order of its own choosing, so AVX2 and AVX-512 give the same bits.
+//! Every set rounds alike (fused multiply-add wherever the hardware has it) and every kernel fixes
+//! its order of summation, so AVX2 and AVX-512 give the same bits.
 
 use super::bytes::Bytes;
 
@@ -119,7 +119,7 @@ pub trait Simd: Bytes {
 pub trait Kernel {
     /// What it returns.
     type Output;
-    /// Runs it. Must be `#[inline(always)]`, like all it calls, to be compiled for the set; closures
-    /// may load a vector but hold no more work than that, since they may end up outside.
+    /// Runs it. Must be `#[inline(always)]`, as everything it calls, to be compiled for the set;
+    /// closures may load a vector but do no more work, since they may not be inlined.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }

@@ -7,13 +7,13 @@ use super::{matmul, softmax, wide, widen};
 use crate::model::batch::Branch;
 use crate::model::ops::types::{AttentionGradient, AttentionInputs, Layout, first_seen};
 
-/// Most bytes of attention scores that exist at a time, as long as one key-value head's fit.
+/// The most bytes of attention scores that exist at a time, if one key-value head's fit.
 pub(crate) const SCORE_BYTES: usize = 256 << 20;
 
-/// Padding that is put up with, as a share of what is padded.
+/// The accepted share of padding.
 const PADDING: f64 = 0.5;
 
-/// Branches side by side: `queries` rows of each see `keys` rows of it.
+/// Adjacent branches: `queries` rows of each attend to `keys` rows of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Padded<'a> {
     pub layout: &'a Layout,
@@ -42,9 +42,9 @@ impl Padded<'_> {
             .reshape((self.batch * length, kv_heads * per * d))
     }
 
-    /// What queries at `positions` (of all branches, one after another) must not see: −∞ for the keys
-    /// after them, and before their `window`, and 0 for the others, `(batch × kv_heads, 1, queries, keys)`, widened. Padded keys
-    /// come after every query.
+    /// What queries at `positions` (of all branches, one after another) must not attend to: −∞ for
+    /// the keys after them, and before their `window`, and 0 for the others, `(batch × kv_heads, 1,
+    /// queries, keys)`, widened. Padded keys come after every query.
     pub fn hidden(
         &self,
         positions: &[u32],
@@ -92,12 +92,12 @@ impl Padded<'_> {
     }
 }
 
-/// Consecutive branches of about one size, and where their rows are.
+/// Consecutive branches of similar size, and the location of their rows.
 struct Chunk<'a> {
     padded: Padded<'a>,
     /// The row of each padded query, `(batch × queries)`: the branch's first one for padding.
     queries: Tensor,
-    /// Which padded queries are any, `(batch × queries, 1)`; `None` where all are.
+    /// Which padded queries are real, `(batch × queries, 1)`; `None` if all are.
     real: Option<Tensor>,
     /// The row of each padded key, `(batch × keys)`: the first of the path for padding.
     keys: Tensor,
@@ -170,7 +170,7 @@ impl<'a> Chunk<'a> {
         })
     }
 
-    /// The rows of `x` that query, and the inverse: own rows only.
+    /// The rows of `x` that are queries, and the inverse: own rows only.
     fn take_queries(&self, x: &Tensor, per: usize) -> Result<Tensor> {
         self.padded.by_head(&x.index_select(&self.queries, 0)?, self.padded.queries, per)
     }
@@ -185,7 +185,7 @@ impl<'a> Chunk<'a> {
         self.padded.by_head(&x.index_select(&self.keys, 0)?, self.padded.keys, 1)
     }
 
-    /// Adds what each branch has for the rows on its path.
+    /// Adds each branch's part for the rows on its path.
     fn add_keys(&self, sum: &Tensor, x: &Tensor) -> Result<Tensor> {
         let rows = self.padded.by_row(x, self.padded.keys, 1)?;
         sum.index_add(&self.keys, &widen(&rows)?, 0)
@@ -221,7 +221,7 @@ pub(crate) fn backward(
     for chunk in Chunk::all(inputs, layout, dtype, device)? {
         let q = chunk.take_queries(inputs.q, group)?;
         let (k, v) = (chunk.take_keys(inputs.k)?, chunk.take_keys(inputs.v)?);
-        // Padding has no gradient; then its queries have no part in those of keys and values either.
+        // Padding has no gradient, so its queries do not contribute to those of keys and values.
         let d_y = match &chunk.real {
             Some(real) => d_y.index_select(&chunk.queries, 0)?.broadcast_mul(real)?,
             None => d_y.index_select(&chunk.queries, 0)?,

@@ -1,5 +1,5 @@
-//! The operations as compositions of candle's own: for any device and type, and the fused forms'
-//! oracle. What candle fuses itself on a GPU is used there.
+//! The operations as compositions of candle's own: for any device and type, and the reference of
+//! the fused forms. Uses candle's fused kernels on a GPU where they exist.
 //!
 //! Norms, softmax and gradients are computed in f32 (f64 stays f64) whatever the model's type is.
 
@@ -11,8 +11,8 @@ use super::types::{GatedGradient, Head, Norm, Rotation, ScoreGradients};
 use crate::model::batch::TokenScores;
 use crate::model::spec::Gate;
 
-/// Rows whose f32 logits exist at a time: in memory of the host 64 MiB of them, on a GPU, which every
-/// chunk of them costs a pass over the projection's gradient, 512 MiB; at least one row.
+/// Rows whose f32 logits exist at a time: 64 MiB of them in host memory; 512 MiB on a GPU, where
+/// every chunk costs a pass over the projection's gradient; at least one row.
 fn chunk_rows(head: &Head) -> Result<usize> {
     let bytes = if head.hidden.device().is_cpu() { 64 << 20 } else { 512 << 20 };
     Ok((bytes / (4 * head.weight.dim(0)?)).max(1))
@@ -61,7 +61,7 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
 
 pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
     if norm.offset != 0.0 {
-        // Weights near 0 keep their digits only apart from the offset.
+        // Weights near 0 keep their digits only if the offset is added separately.
         let wide = widen(x)?;
         let normed = wide.broadcast_mul(&inverse_root(&wide, norm.eps)?)?;
         return normed.broadcast_mul(&factors(norm)?)?.to_dtype(x.dtype());
@@ -74,7 +74,7 @@ pub(super) fn rms_norm(x: &Tensor, norm: Norm) -> Result<Tensor> {
     normed.to_dtype(x.dtype())?.broadcast_mul(norm.weight)
 }
 
-/// What normalised values are multiplied by, widened.
+/// The factor on normalised values, widened.
 fn factors(norm: Norm) -> Result<Tensor> {
     widen(norm.weight)? + f64::from(norm.offset)
 }

@@ -1,8 +1,8 @@
 //! Causal attention in host memory.
 //!
-//! A task is one head of one branch, or on the way back of one tree, whose branches add to the
-//! same keys. It walks blocks of query rows, so that a buffer holds one block's scores and never all
-//! of them. Backward computes the probabilities again from the kept log-sums.
+//! A task is one head of one branch, or in the backward pass of one tree, whose branches add to the
+//! same keys. It goes through blocks of query rows, so that a buffer holds one block's scores and
+//! never all of them. Backward recomputes the probabilities from the stored log-sums.
 
 use std::borrow::Cow;
 
@@ -128,7 +128,7 @@ pub(crate) fn backward(
     })
 }
 
-/// Everything the backward tasks share.
+/// Data that the backward tasks share.
 struct Task<'a> {
     layout: &'a Layout,
     window: Option<usize>,
@@ -155,7 +155,7 @@ impl Task<'_> {
         let (v, v_stride) = along(branch, self.v, kv);
         let keys = Transposed::new(&k, k_stride, length, d);
         let values = Transposed::new(&v, v_stride, length, d);
-        // Rows of other branches lie elsewhere: their part is made here and added there.
+        // Rows of other branches are elsewhere: their part is computed here and added there.
         let mut apart = vec![0.0; if past > 0 { 2 * length * d } else { 0 }];
         let (d_k, d_v) = if past > 0 {
             let (d_k, d_v) = apart.split_at_mut(length * d);
@@ -222,9 +222,9 @@ impl Task<'_> {
 }
 
 multiversion! {
-    /// Turns a block of products into probabilities. `seen` is the position of the first row and the
-    /// window: row `i` sees the values up to its position, at most as many as the window. `log_sums`
-    /// gets the log of its sum of exponentials.
+    /// Turns a block of products into probabilities. `seen` is the position of the first row and
+    /// the window: row `i` attends to the values up to its position, at most as many as the window.
+    /// `log_sums` gets the log of its sum of exponentials.
     fn softmax(scores: &mut [f32], width: usize, seen: (usize, usize), scale: f32, log_sums: &mut [f32]) {
         for (i, (row, log_sum)) in scores.chunks_exact_mut(width).zip(log_sums).enumerate() {
             let end = seen.0 + i + 1;

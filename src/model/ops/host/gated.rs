@@ -29,8 +29,8 @@ pub(crate) fn forward(gate: &Tensor, up: &Tensor, kind: Gate) -> Result<Tensor> 
     host::tensor(y, gate.shape())
 }
 
-/// Gradients for `d_y`, and the output, which is recomputed rather than stored. They are made in the
-/// memory of the arguments, which must not be shared.
+/// Gradients for `d_y`, and the output, which is recomputed rather than stored. They are computed
+/// in the memory of the arguments, which must not be shared.
 pub(crate) fn backward(gate: Tensor, up: Tensor, d_y: Tensor, kind: Gate) -> Result<GatedGradient> {
     let (a, b) = polynomial(kind);
     host::update(&gate, |gate| {

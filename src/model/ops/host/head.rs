@@ -1,6 +1,6 @@
 //! The output head in host memory.
 //!
-//! Logits exist for a block of rows and tokens at a time; backward makes each block again.
+//! Logits exist for one block of rows and tokens at a time; backward recomputes each block.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;

@@ -26,7 +26,7 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     host::tensor(y, (rows, n))
 }
 
-/// Adds the gradient of the input, `dY·W`, into `d_x`; makes it where there is none.
+/// Adds the gradient of the input, `dY·W`, into `d_x`, which is created if missing.
 pub(crate) fn backward_input(
     d_y: &Tensor,
     weight: &Tensor,
@@ -61,7 +61,7 @@ pub(crate) fn backward_weight(d_y: &Tensor, x: &Tensor, d_weight: &mut Tensor) -
     host::update(d_weight, |d_weight| accumulate_weight(d_weight, (rows, n, k), &d_y, &x))
 }
 
-/// `dYᵀ·X` added into `d_weight` `(n, k)`; threads share out its rows.
+/// `dYᵀ·X` added into `d_weight` `(n, k)`, with the rows split between threads.
 pub(super) fn accumulate_weight(
     d_weight: &mut [f32],
     (rows, n, k): (usize, usize, usize),
@@ -77,11 +77,11 @@ pub(super) fn accumulate_weight(
     });
 }
 
-/// `target (+)= x·right` with `x` `(rows, k)`; threads share out the rows. Where there is a residual, in the
-/// target's shape, the product is added to it.
+/// `target (+)= x·right` with `x` `(rows, k)`, with the rows split between threads. A residual, in
+/// the target's shape, is added to the product.
 ///
 /// # Safety
-/// `target` must be valid for `rows` rows of `n` one after another, and nobody else may touch them.
+/// `target` must be valid for `rows` rows of `n`, and not be accessed by others.
 pub(super) unsafe fn product(
     target: Target,
     (rows, n, k): (usize, usize, usize),

@@ -1,6 +1,6 @@
 //! Matrix products on slices: a register-tiled kernel for AVX-512, the `gemm` crate elsewhere.
 //!
-//! One call is one thread's work; the operations split rows among threads.
+//! One call is one thread's work; the operations split rows between threads.
 
 use std::mem::MaybeUninit;
 
@@ -97,11 +97,11 @@ impl<'a> Transposed<'a> {
 pub(crate) struct Target {
     pub values: *mut f32,
     pub stride: usize,
-    /// Add to what is there, or overwrite it.
+    /// Add to the present values, or overwrite them.
     pub add: bool,
 }
 
-// SAFETY: a pointer to f32; the functions that write through it are unsafe, and leave it to their
+// SAFETY: a pointer to f32. The functions that write through it are unsafe, and require of their
 // callers that no two threads write to one place.
 unsafe impl Send for Target {}
 // SAFETY: as for `Send`.
@@ -113,7 +113,7 @@ impl Target {
         Self { values: values.as_mut_ptr(), stride, add: false }
     }
 
-    /// Writes `values`, which need not be initialised.
+    /// Overwrites `values`, which need not be initialised.
     pub fn fill(values: &mut [MaybeUninit<f32>], stride: usize) -> Self {
         Self { values: values.as_mut_ptr().cast(), stride, add: false }
     }
@@ -136,7 +136,7 @@ impl Target {
 /// `target (+)= left · right`, with `m` rows, `n` columns and `k` terms a sum.
 ///
 /// # Safety
-/// `target` must be valid for `m` rows of `n`, and nobody else may touch them meanwhile.
+/// `target` must be valid for `m` rows of `n`, and not be accessed by others meanwhile.
 pub(crate) unsafe fn multiply(
     (m, n, k): (usize, usize, usize),
     left: Left,
@@ -182,7 +182,7 @@ pub(crate) unsafe fn multiply(
         Right::Rows { values, stride } => (values.as_ptr(), stride, 1),
         Right::Transposed(right) => (right.source.as_ptr(), 1, right.stride),
     };
-    // SAFETY: the operands were checked above, the caller answers for the target.
+    // SAFETY: the operands were checked above; the caller guarantees the target.
     unsafe {
         gemm::gemm(
             m,
@@ -242,7 +242,7 @@ mod avx512 {
                 (tiles.right.wrapping_add(strip * tiles.right_strip), tiles.right_row);
             if copies {
                 for (row, copy) in copy.chunks_exact_mut(WIDTH).enumerate() {
-                    // SAFETY: a row of this strip, within the extent that the caller answers for.
+                    // SAFETY: a row of this strip, within the extent that the caller guarantees.
                     unsafe {
                         let from = right.add(row * right_row);
                         std::ptr::copy_nonoverlapping(from, copy.as_mut_ptr(), columns);
@@ -251,9 +251,9 @@ mod avx512 {
                 (right, right_row) = (copy.as_ptr(), WIDTH);
             }
             for tile in 0..rows {
-                // Rows are shared out evenly: no tile is left with one row.
+                // Rows are split evenly, so that no tile has a single row.
                 let (start, end) = (m * tile / rows, m * (tile + 1) / rows);
-                // SAFETY: within the extent that the caller answers for.
+                // SAFETY: within the extent that the caller guarantees.
                 unsafe {
                     let part = Tiles {
                         left: tiles.left.add(start * tiles.left_row),
@@ -361,7 +361,7 @@ mod tests {
             let packed = Transposed::new(&b_t, k, n, k);
             for left in [Left::rows(&a, k), Left::columns(&a_t, m)] {
                 for right in [Right::Rows { values: &b, stride: n }, Right::Transposed(&packed)] {
-                    // Rows further apart than their width: what lies between must stay.
+                    // Rows further apart than their width: the values between them must not change.
                     let stride = n + 3;
                     let mut out = vec![1.0f32; m * stride];
                     // SAFETY: `out` holds `m` rows of `stride`, at least `n`.

@@ -35,7 +35,7 @@ fn range(layout: &Layout) -> Result<Range<usize>> {
     }
 }
 
-/// The values of a contiguous f32 tensor in host memory, held for reading.
+/// The values of a contiguous f32 tensor in host memory, locked for reading.
 pub(crate) struct Values<'a> {
     storage: RwLockReadGuard<'a, Storage>,
     range: Range<usize>,
@@ -67,14 +67,14 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// `n` values that `fill` writes: memory that is overwritten anyway is not zeroed first.
+/// `n` values written by `fill`: memory that is overwritten anyway is not zeroed first.
 ///
 /// # Safety
 /// `fill` must write every value.
 pub(crate) unsafe fn build(n: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(n);
     fill(&mut values.spare_capacity_mut()[..n]);
-    // SAFETY: the capacity is there, and the caller answers for the values.
+    // SAFETY: the capacity is there, and the caller guarantees the values.
     unsafe { values.set_len(n) };
     values
 }
@@ -95,8 +95,8 @@ impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for Update<F, R> {
     }
 }
 
-/// Calls `f` with the values of a contiguous f32 tensor in host memory, to change them in place.
-/// Every tensor that shares the storage sees the change.
+/// Calls `f` with the values of a contiguous f32 tensor in host memory, to modify them in place.
+/// Every tensor with the same storage sees the change.
 pub(crate) fn update<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     let update = Update(Cell::new(Some(f)), Cell::new(None));
     tensor.inplace_op1(&update)?;
@@ -106,7 +106,7 @@ pub(crate) fn update<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Res
     }
 }
 
-/// Adds partial sums, one row of them after another, into `sum` unless that is frozen.
+/// Adds partial sums, one row after another, into `sum` unless that is frozen.
 pub(crate) fn add_partial(sum: Option<&mut Tensor>, partial: &[f32]) -> Result<()> {
     let Some(sum) = sum else { return Ok(()) };
     update(sum, |sum| {

@@ -10,7 +10,7 @@ use super::simd::{dot, dot3, fma, multiversion};
 use crate::model::ops::host;
 use crate::model::ops::types::Norm;
 
-/// What normalised values are multiplied by.
+/// The factor on normalised values.
 pub(crate) fn factors(norm: Norm) -> Result<Vec<f32>> {
     Ok(host::values(norm.weight)?.iter().map(|weight| weight + norm.offset).collect())
 }

@@ -1,6 +1,6 @@
-//! Compiling a loop for several instruction sets, and the arithmetic the loops share.
+//! Compiles loops for several instruction sets, and has their shared arithmetic.
 //!
-//! The crate is built for the oldest CPU of its target. Each loop is therefore compiled again for
+//! The crate is built for the oldest CPU of its target. Each loop is therefore also compiled for
 //! AVX2 and AVX-512, and the widest that this CPU has is called.
 #![allow(clippy::needless_range_loop, reason = "loops over lanes index several arrays")]
 
@@ -76,7 +76,7 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Partial sums kept apart, so that a sum can use every lane.
+/// Separate partial sums, so that a sum can use every lane.
 const LANES: usize = 32;
 
 /// The sum of the lanes, halving.

@@ -1,4 +1,4 @@
-//! Episodes of an older policy than the one that learns from them.
+//! Episodes of an older policy than the learning one.
 
 use super::*;
 use crate::engine::native::NativeEngine;
@@ -6,15 +6,15 @@ use crate::policy::TokenPolicy;
 use crate::train::grpo::TaskConfig;
 use crate::train::start::Start;
 
-fn ahead(folder: &Path, max_policy_lag: usize) -> GrpoConfig {
+fn with_lag(folder: &Path, max_policy_lag: usize) -> GrpoConfig {
     let mut config = config(folder);
     config.max_policy_lag = max_policy_lag;
     config.extra_rounds = 1;
     config
 }
 
-/// Makes the steps of a run the plain way, one thing after the other with a new engine for each;
-/// returns the policy and the optimizer as their files.
+/// Makes the steps of a run sequentially, with a new engine for each; returns the policy and the
+/// optimizer as their files.
 fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
     let TaskConfig::World { world, .. } = &config.tasks else { unreachable!() };
     let run = RunFolder::open(&config.output).unwrap();
@@ -41,11 +41,11 @@ fn one_by_one(config: &GrpoConfig) -> [Vec<u8>; 2] {
 fn which_policy_samples_follows_from_the_step_alone() {
     let ends = [0, 1, 2].map(|max_policy_lag| {
         let (run, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = ahead(run.path(), max_policy_lag);
+        let config = with_lag(run.path(), max_policy_lag);
         run_grpo(&config, echo(), false, &mut Listener::default()).unwrap();
         let found = last_checkpoint(run.path());
-        let expected = one_by_one(&ahead(plain.path(), max_policy_lag));
-        assert!(found[..2] == expected, "{max_policy_lag} ahead: not bit for bit");
+        let expected = one_by_one(&with_lag(plain.path(), max_policy_lag));
+        assert!(found[..2] == expected, "lag {max_policy_lag}: not bit-identical");
         expected
     });
     assert!(ends[0] != ends[1] && ends[1] != ends[2] && ends[0] != ends[2]);
@@ -54,10 +54,10 @@ fn which_policy_samples_follows_from_the_step_alone() {
 #[test]
 fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
     let whole = tempfile::tempdir().unwrap();
-    run_grpo(&ahead(whole.path(), 2), echo(), false, &mut Listener::default()).unwrap();
+    run_grpo(&with_lag(whole.path(), 2), echo(), false, &mut Listener::default()).unwrap();
     let cut = tempfile::tempdir().unwrap();
-    let mut config = ahead(cut.path(), 2);
-    // No checkpoint is due: all are those of the interruptions.
+    let mut config = with_lag(cut.path(), 2);
+    // No checkpoint is due: all are from interruptions.
     config.checkpoint_every = 1000;
     for resume in [false, true, true] {
         let mut once = Listener { cancel_after: Some(1), ..Listener::default() };
@@ -68,21 +68,21 @@ fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
-fn a_run_goes_on_with_more_or_fewer_steps_ahead() {
+fn a_run_resumes_with_another_policy_lag() {
     for (before, after, policy_lag) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])]
     {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
-        run_grpo(&ahead(folder.path(), before), echo(), false, &mut first).unwrap_err();
+        run_grpo(&with_lag(folder.path(), before), echo(), false, &mut first).unwrap_err();
         let mut second = Listener::default();
-        run_grpo(&ahead(folder.path(), after), echo(), true, &mut second).unwrap();
+        run_grpo(&with_lag(folder.path(), after), echo(), true, &mut second).unwrap();
         let found: Vec<f64> = second.heard.iter().map(|v| value(v, "policy_lag")).collect();
         assert_eq!(found, policy_lag, "{before}, then {after}");
     }
 }
 
-/// Without a cap, ratios are against what was sampled and the clip bounds them; with one, they are
-/// against the policy as it is, and what lies between is a bounded weight.
+/// Without a cap, ratios are relative to the sampling policy, and the clip bounds them; with one,
+/// they are relative to the current policy, and the rest is a bounded weight.
 #[test]
 fn what_an_older_policy_sampled_is_weighed_as_that() {
     let trace = sampled_by(&tied());
@@ -91,11 +91,11 @@ fn what_an_older_policy_sampled_is_weighed_as_that() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         config.objective.importance_cap = cap;
-        // So little that no ratio is clipped.
+        // So small that no ratio is clipped.
         config.schedule.peak = 1e-3;
         let run = RunFolder::open(folder.path()).unwrap();
         let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
-        // The policy moves on, and the trajectory does not.
+        // The policy changes, and the trajectory does not.
         trainer.step(&sample).unwrap();
 
         let pairs = log_probs(trainer.policy(), &trace).into_iter().zip(log_probs(&tied(), &trace));

@@ -8,7 +8,7 @@ use crate::train::grpo::judge::{AnswerJudge, JudgeChoice};
 use crate::train::grpo::run::Services;
 use crate::trajectory::TokenUsage;
 
-/// A judge that replies so, at half a coin.
+/// A judge that always gives this reply, at a cost of 0.5.
 fn judge(reply: &str) -> Arc<dyn LargeModel> {
     let reply = reply.to_owned();
     Arc::new(Scripted::new("judge", move |call: &Call| {
@@ -52,7 +52,7 @@ fn the_answer_is_worth_what_the_judge_says() {
     }
     let values = collected.values();
     assert_eq!((value(&values, "judge_calls"), value(&values, "judge_cost")), (8.0, 4.0));
-    // One of the two questions is answered by "yes".
+    // "yes" is right for one of the two questions.
     assert_eq!(value(&values, "judge_agreement"), 0.5);
     let strict = judged(asking_once(), yes(), judge("Score: 0.1"), JudgeChoice::default()).unwrap();
     assert_eq!(value(&strict.values(), "judge_agreement"), 0.5);

@@ -1,4 +1,4 @@
-//! Going back to the best policy.
+//! Returning to the best policy.
 
 use super::*;
 

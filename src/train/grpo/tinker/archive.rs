@@ -10,13 +10,13 @@ use flate2::read::GzDecoder;
 const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 /// How a gzip file begins.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// The most that one of its files may hold, bytes.
+/// The maximum size of one of its files, bytes.
 const MOST: u64 = 16 << 30;
 
-/// Writes the adapter in `archive` into `folder`, wherever in the archive it is.
+/// Extracts the adapter in `archive` into `folder`, wherever it is in the archive.
 ///
 /// # Errors
-/// Fails where the archive is damaged, or has no adapter.
+/// When the archive is damaged, or has no adapter.
 pub fn unpack(mut archive: File, folder: &Path) -> io::Result<()> {
     archive.rewind()?;
     let mut first = [0; 2];

@@ -1,14 +1,14 @@
-//! Requests to a Tinker server, repeated where nothing can be done twice by it.
+//! Requests to a Tinker server, retried when that is safe.
 
 use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, header};
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
 use prost::Message;
 use reqwest::redirect::Policy;
-use reqwest::{RequestBuilder, Response, Url};
+use reqwest::{RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,25 +16,20 @@ use tokio::time::sleep;
 
 use super::config::{TinkerConfig, is_local};
 use super::error::TinkerError;
-use super::wire::{
-    Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF, Problem,
-};
+use super::reply::{Reply, reason};
+use super::wire::{Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The longest answer that is read, bytes; archives have no such limit.
-const MAX_REPLY: usize = 1 << 30;
-/// How often a result that cannot be read is fetched.
+/// How often a result that cannot be parsed is fetched.
 const FETCHES: usize = 3;
-/// How much of an answer that is no JSON is shown, characters.
-const SHOWN: usize = 200;
 
-/// What may be done about a request whose answer was lost.
+/// Whether a request may be repeated when its response was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It can be sent again: the server does nothing twice.
+    /// It is idempotent.
     Safe,
-    /// It can only be sent again if it did not arrive.
+    /// It may only be repeated if it did not arrive.
     Unsent,
 }
 
@@ -57,13 +52,7 @@ struct Request {
     body: Bytes,
 }
 
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-/// Waits that grow, for a limited time.
+/// Growing waits, for a limited time.
 struct Backoff {
     since: Option<Instant>,
     pause: Duration,
@@ -71,7 +60,7 @@ struct Backoff {
 
 impl Client {
     /// # Errors
-    /// Fails where the URL or the system's TLS cannot be used.
+    /// When the URL is invalid or the system's TLS cannot be used.
     pub fn new(config: &TinkerConfig, key: Option<SecretString>) -> Result<Self, TinkerError> {
         let unusable = |reason: String| TinkerError::Unreachable {
             url: config.url.clone(),
@@ -82,7 +71,7 @@ impl Client {
         let url = format!("{}/api/v1/", config.url.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| unusable(error.to_string()))?;
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
-        // A redirect is followed by hand: the key stays with its server.
+        // Redirects are followed by hand, so that the key stays with its server.
         let mut http = reqwest::Client::builder()
             .redirect(Policy::none())
             .connect_timeout(request_timeout)
@@ -100,10 +89,10 @@ impl Client {
         })
     }
 
-    /// Asks for something that is answered at once.
+    /// Sends a request that is answered at once.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         call: &'static str,
@@ -117,10 +106,10 @@ impl Client {
         self.send(call, &request, repeat, |body| read(call, body)).await
     }
 
-    /// Begins a computation.
+    /// Starts a computation.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn begin(
         &self,
         call: &'static str,
@@ -133,15 +122,15 @@ impl Client {
     /// The result of a computation.
     ///
     /// # Errors
-    /// Fails where it failed, or takes too long.
+    /// When it failed, or takes too long.
     pub async fn end(&self, call: &'static str, begun: &Accepted) -> Result<Finished, TinkerError> {
         self.result(call, begun, |body| read(call, body)).await
     }
 
-    /// Has trajectories scored.
+    /// Scores trajectories.
     ///
     /// # Errors
-    /// Fails where the server fails, or returns other than one score for each position.
+    /// When the server fails, or does not return one score for each position.
     pub async fn score(
         &self,
         request: &ForwardBackwardRequest,
@@ -153,7 +142,7 @@ impl Client {
             content_type: PROTOBUF,
             body: request.encode_to_vec().into(),
         };
-        // It has a number, by which the server knows it again.
+        // Its number makes it idempotent.
         let begun = self.send(call, &sent, Repeat::Safe, |body| read(call, body)).await?;
         let unreadable = |reason| TinkerError::Unreadable { call, reason };
         let output = self
@@ -165,10 +154,10 @@ impl Client {
         output.log_probs().map_err(unreadable)
     }
 
-    /// The archive of saved weights, which must be there under one of `names`.
+    /// The archive of saved weights, which must exist under one of `names`.
     ///
     /// # Errors
-    /// Fails where the server does not have it, or does not answer.
+    /// When the server does not have it, or does not answer.
     pub async fn archive(&self, model: &str, names: [String; 2]) -> Result<File, TinkerError> {
         let call = "archive";
         let mut backoff = Backoff::new();
@@ -179,7 +168,7 @@ impl Client {
                 Request::get(&format!("training_runs/{model}/checkpoints/{path}/archive"));
             let (said, asked) = match self.download(&request).await {
                 Ok(Ok(file)) => return Ok(file),
-                // Servers differ in how they name it.
+                // Servers name it differently.
                 Ok(Err(reply)) if matches!(reply.status.as_u16(), 404 | 405) => {
                     name = names.next();
                     if name.is_none() {
@@ -211,7 +200,7 @@ impl Client {
             response = next.timeout(timeout).send().await.map_err(text)?;
         }
         if !response.status().is_success() {
-            return Ok(Err(Reply::read(response).await?));
+            return Ok(Err(Reply::read(response).await.map_err(text)?));
         }
         let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
         while let Some(piece) = response.chunk().await.map_err(text)? {
@@ -223,14 +212,14 @@ impl Client {
     /// Removes saved weights.
     ///
     /// # Errors
-    /// Fails where the server does not answer, or refuses.
+    /// When the server does not answer, or refuses.
     pub async fn delete(&self, model: &str, name: &str) -> Result<(), TinkerError> {
         let path = format!("training_runs/{model}/checkpoints/{name}");
         let request = Request { method: Method::DELETE, ..Request::get(&path) };
         self.send("delete", &request, Repeat::Unsent, |_| Ok(())).await
     }
 
-    /// Sends a request until it is answered, and the answer can be read.
+    /// Sends a request until there is a response that can be parsed.
     async fn send<T>(
         &self,
         call: &'static str,
@@ -267,7 +256,7 @@ impl Client {
         }
     }
 
-    /// Asks for the result of a future until it is there, and can be read.
+    /// Polls for the result of a future until it is there and can be parsed.
     async fn result<T>(
         &self,
         call: &'static str,
@@ -305,7 +294,7 @@ impl Client {
                 Ok(reply) if reply.is_transient() => (reply.said(), reply.asked_wait()),
                 Ok(reply) => return Err(reply.refused(call)),
                 Err(error) if error.is_timeout() && !error.is_connect() => {
-                    // It may still compute; or it is dead, which this finds out.
+                    // It may still be computing, or it may be dead, which this finds out.
                     self.send(call, &Request::get("healthz"), Repeat::Safe, |_| Ok(())).await?;
                     continue;
                 }
@@ -318,12 +307,11 @@ impl Client {
 
     async fn once(&self, request: &Request) -> Result<Reply, reqwest::Error> {
         let response = self.prepare(request).timeout(self.request_timeout).send().await?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        Ok(Reply { status, headers, body: body(response).await? })
+        Reply::read(response).await
     }
 
     fn prepare(&self, request: &Request) -> RequestBuilder {
-        // The path was made here, of ids that the server gave: it is joined as it stands.
+        // The path was built here from ids that the server sent: it is joined unchanged.
         let mut url = self.url.clone();
         url.set_path(&format!("{}{}", self.url.path(), request.path));
         let mut builder = self.http.request(request.method.clone(), url);
@@ -370,7 +358,7 @@ impl Backoff {
         Self { since: None, pause: FIRST_PAUSE }
     }
 
-    /// Waits for as long as the server asks to, or a little longer than the last time.
+    /// Waits for as long as the server asks to, or a little longer than last time.
     async fn wait(
         &mut self,
         client: &Client,
@@ -387,7 +375,7 @@ impl Backoff {
             call,
             reason,
             pause_ms = pause.as_millis() as u64,
-            "the Tinker server is asked again"
+            "retrying a request to the Tinker server"
         );
         sleep(pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -395,128 +383,7 @@ impl Backoff {
     }
 }
 
-impl Reply {
-    async fn read(response: Response) -> Result<Self, String> {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = body(response).await.map_err(|error| reason(&error))?;
-        Ok(Self { status, headers, body })
-    }
-
-    /// Whether it may be another one in a while.
-    fn is_transient(&self) -> bool {
-        matches!(self.status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
-    }
-
-    /// Whether the server says that it did nothing.
-    fn is_unserved(&self) -> bool {
-        matches!(self.status.as_u16(), 425 | 429 | 503)
-    }
-
-    fn json(&self) -> Option<Finished> {
-        let kind = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-        kind.starts_with("application/json").then(|| serde_json::from_slice(&self.body).ok())?
-    }
-
-    /// Whether the server is not done, and says so by a plain answer.
-    fn is_unfinished(&self) -> bool {
-        self.status.is_success()
-            && self.json().is_some_and(|json| json.kind.as_deref() == Some("try_again"))
-    }
-
-    /// Why a computation failed, where a plain answer says so.
-    fn failure(&self) -> Option<String> {
-        self.json()?.error
-    }
-
-    /// What the server has to say about it.
-    fn said(&self) -> String {
-        let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
-        let said = match problem.detail {
-            Some(Value::String(text)) => text,
-            Some(other) => other.to_string(),
-            None => String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect(),
-        };
-        match said.trim() {
-            "" => format!("status {}", self.status.as_u16()),
-            said => said.to_owned(),
-        }
-    }
-
-    fn refused(&self, call: &'static str) -> TinkerError {
-        TinkerError::Refused { call, status: self.status.as_u16(), message: self.said() }
-    }
-
-    /// How long the server asks to wait.
-    fn asked_wait(&self) -> Option<Duration> {
-        asked_wait(&self.headers)
-    }
-}
-
-/// `Retry-After` in seconds, or as a date by the server's own clock: the one here may differ.
-fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let value = text("retry-after")?;
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = |text| httpdate::parse_http_date(text).ok();
-    date(value)?.duration_since(date(text("date")?)?).ok()
-}
-
-async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
-    let mut body = BytesMut::new();
-    while let Some(piece) = response.chunk().await? {
-        if body.len() + piece.len() > MAX_REPLY {
-            // What is there of it cannot be read, which is said then.
-            break;
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body.freeze())
-}
-
 fn read<T: DeserializeOwned>(call: &'static str, body: &Bytes) -> Result<T, TinkerError> {
     serde_json::from_slice(body)
         .map_err(|error| TinkerError::Unreadable { call, reason: error.to_string() })
-}
-
-/// An error with its causes, without the URL, which is named elsewhere.
-fn reason(error: &reqwest::Error) -> String {
-    let mut said = String::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        said = error.to_string();
-        next = error.source();
-    }
-    match error.is_timeout() {
-        true => "no answer in time".to_owned(),
-        false => said,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn waits_are_by_the_clock_of_the_server() {
-        for (after, date, expected) in [
-            ("2", "", Some(2)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:04 GMT", Some(3)),
-            // Its clock is decades behind.
-            ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:04 GMT", Some(5)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:09 GMT", None),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "", None),
-            ("soon", "", None),
-            ("-1", "", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("retry-after", HeaderValue::from_static(after));
-            headers.insert("date", HeaderValue::from_static(date));
-            assert_eq!(asked_wait(&headers).map(|wait| wait.as_secs()), expected, "{after}");
-        }
-    }
 }

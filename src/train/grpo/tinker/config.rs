@@ -1,4 +1,4 @@
-//! The settings of a Tinker server, and what cannot be had of it.
+//! The configuration of a Tinker server, and settings that it does not support.
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -11,31 +11,30 @@ use crate::train::grpo::config::GrpoConfig;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TinkerConfig {
-    /// Where it is, such as `http://127.0.0.1:8000`; `/api/v1/…` is appended.
+    /// Its URL, such as `http://127.0.0.1:8000`; `/api/v1/…` is appended.
     pub url: String,
-    /// The name that it has for the model in `model.path`.
+    /// Its name for the model in `model.path`.
     pub base_model: String,
-    /// What it makes of the losses of an update's tokens. A wrong one scales every gradient.
+    /// How it aggregates the losses of an update's tokens. A wrong setting scales every gradient.
     pub loss_scale: LossScale,
-    /// Width of the adapter, which covers what the server adapts, at the alpha that it chooses.
+    /// The rank of the adapter. Its modules and alpha are the server's choice.
     #[serde(default = "default_rank")]
     pub rank: usize,
     /// The name of the environment variable that holds the key. Default: no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// The most that one HTTP request may take, milliseconds. Results that take longer are asked for
-    /// again.
+    /// The time-out of one HTTP request, milliseconds. Results that take longer are polled again.
     #[serde(default = "default_request_timeout_ms")]
     pub request_timeout_ms: u64,
-    /// How long a server that cannot be reached, or that asks to wait, is asked again, milliseconds.
+    /// How long a server that is unreachable, or asks to wait, is retried, milliseconds.
     #[serde(default = "default_outage_ms")]
     pub outage_ms: u64,
-    /// The most that the server may take for one computation, milliseconds.
+    /// The time-out of one computation, milliseconds.
     #[serde(default = "default_result_timeout_ms")]
     pub result_timeout_ms: u64,
 }
 
-/// How a server makes one loss of those of all tokens.
+/// How a server aggregates the losses of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossScale {
@@ -62,8 +61,8 @@ fn default_result_timeout_ms() -> u64 {
 }
 
 impl LossScale {
-    /// What the slopes of a trajectory of `positions` scored tokens, one of `trajectories` in the
-    /// update, are multiplied by, so that their gradient is the one that was asked for.
+    /// The factor on the gradients of a trajectory of `positions` scored tokens, one of
+    /// `trajectories` in the update, so that the server's gradient is the requested one.
     pub fn factor(self, trajectories: usize, positions: usize) -> f64 {
         match self {
             Self::Sum => 1.0,
@@ -73,14 +72,14 @@ impl LossScale {
 }
 
 impl TinkerConfig {
-    /// Whether such a server can do what `config` asks for.
+    /// Checks that such a server supports what `config` asks for.
     ///
     /// # Errors
-    /// Names the first setting that it cannot follow.
+    /// Names the first unsupported setting.
     pub fn check(&self, config: &GrpoConfig) -> Result<(), TrainError> {
         let refused = |setting: &str, why: &str, hint: &str| {
-            Err(TrainError::Config(format!(
-                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}\nhint: {hint}"
+            Err(TrainError::Config(reason!(
+                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}"; hint: "{hint}"
             )))
         };
         let url = Url::parse(&self.url).ok().filter(|url| {
@@ -92,14 +91,15 @@ impl TinkerConfig {
                 && url.fragment().is_none()
         });
         let Some(url) = url else {
-            return Err(TrainError::Config(format!(
-                "`trainer.url` is `{}`, which is not the URL of a server\nhint: such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`",
-                self.url
+            return Err(TrainError::Config(reason!(
+                "`trainer.url` is `{}`, which is not the URL of a server", self.url;
+                hint: "such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`"
             )));
         };
         if self.api_key_env.is_some() && url.scheme() == "http" && !is_local(&url) {
-            return Err(TrainError::Config(format!(
-                "the key of `trainer.api_key_env` would be sent to `{url}` without encryption\nhint: use `https`"
+            return Err(TrainError::Config(reason!(
+                "the key of `trainer.api_key_env` would be sent to `{url}` without encryption";
+                hint: "use `https`"
             )));
         }
         if self.rank == 0 {
@@ -182,7 +182,8 @@ pub fn is_local(url: &Url) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::train::grpo::config::Preset;
+    use crate::hint::Hint;
+    use crate::train::grpo::preset::Preset;
 
     fn complete(more: &str, trainer: &str) -> Result<GrpoConfig, String> {
         let text = format!(
@@ -198,7 +199,7 @@ mod tests {
             {trainer}
             "#
         );
-        Preset::Default.complete(toml::from_str(&text).unwrap()).map_err(|e| e.to_string())
+        Preset::Default.complete(toml::from_str(&text).unwrap()).map_err(|error| error.explained())
     }
 
     const MODEL: &str = "model = { path = \"models/policy\" }";

@@ -1,78 +1,74 @@
-//! What can go wrong with a Tinker server.
+//! Errors of a Tinker server.
 
-/// Why a server could not do what was asked. The last checkpoint can be gone on from.
+use std::borrow::Cow;
+
+use crate::hint::Hint;
+
+/// Why a server could not carry out a request. The run can be resumed from the last checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum TinkerError {
     /// It cannot be reached, or keeps asking to wait.
     #[error(
-        "the Tinker server at `{url}` cannot be asked for `{call}` (tried for {seconds} s): {reason}\nhint: is it running there? When it answers, go on with `--resume`"
+        "the Tinker server at `{url}` cannot be asked for `{call}` (tried for {seconds} s): {reason}"
     )]
     Unreachable {
-        /// Where it should be.
+        /// Its URL.
         url: String,
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// For how long it was tried.
+        /// For how long it was retried.
         seconds: u64,
         /// The last failure.
         reason: String,
     },
     /// It took too long.
-    #[error(
-        "the Tinker server did not finish `{call}` within {seconds} s\nhint: `trainer.result_timeout_ms` is the limit"
-    )]
+    #[error("the Tinker server did not finish `{call}` within {seconds} s")]
     Late {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
         /// The limit.
         seconds: u64,
     },
-    /// It does not do it.
-    #[error("the Tinker server refuses `{call}` (status {status}): {message}{hint}", hint = hint(.message, *.status))]
+    /// It refuses.
+    #[error("the Tinker server refuses `{call}` (status {status}): {message}")]
     Refused {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// The status of its answer.
+        /// The status of the response.
         status: u16,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// It has lost what it was doing.
-    #[error(
-        "the Tinker server no longer knows what it was asked for by `{call}`: {message}\nhint: it was started again; go on from the last checkpoint with `--resume`"
-    )]
+    /// It has lost the computation.
+    #[error("the Tinker server no longer knows what it was asked for by `{call}`: {message}")]
     Gone {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// Its answer is not what the protocol says.
-    #[error(
-        "cannot read the Tinker server's answer to `{call}`: {reason}\nhint: this program speaks the protocol of SkyRL 0.4.0"
-    )]
+    /// Its response does not follow the protocol.
+    #[error("cannot read the Tinker server's answer to `{call}`: {reason}")]
     Unreadable {
-        /// What was asked for.
+        /// The request.
         call: &'static str,
         /// What is wrong with it.
         reason: String,
     },
     /// It trains other models.
-    #[error(
-        "the Tinker server trains {offered}, not `{wanted}`\nhint: `trainer.base_model` must be the name that the server has for the model in `model.path`"
-    )]
+    #[error("the Tinker server trains {offered}, not `{wanted}`")]
     OtherName {
-        /// What it trains.
+        /// The models that it trains.
         offered: String,
-        /// What was asked for.
+        /// The requested model.
         wanted: String,
     },
-    /// Its model is not the one that is here.
+    /// Its model differs from the local one.
     #[error(
-        "the Tinker server's `{base_model}` is not the model in `model.path`: their log-probabilities of the same {tokens} tokens differ by {difference:.3} at the mean, at most {allowed} is allowed\nhint: give both the same weights; `guards.max_rollout_logprob_diff` is the bound"
+        "the Tinker server's `{base_model}` is not the model in `model.path`: their log-probabilities of the same {tokens} tokens differ by {difference:.3} at the mean, at most {allowed} is allowed"
     )]
     OtherModel {
-        /// The name at the server.
+        /// Its name at the server.
         base_model: String,
         /// How many were compared.
         tokens: usize,
@@ -81,34 +77,47 @@ pub enum TinkerError {
         /// The bound.
         allowed: f64,
     },
-    /// The update that it made was of no use.
+    /// The update that it made is unusable.
     #[error(
-        "the gradient at the Tinker server was not finite, and it has updated the policy with it\nhint: lower `schedule.peak`, and go on from the last checkpoint with `--resume`"
+        "the gradient at the Tinker server was not finite, and it has updated the policy with it"
     )]
     NonFinite,
 }
 
+impl Hint for TinkerError {
+    fn hint(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::Unreachable { .. } => "is it running there? When it answers, go on with `--resume`".into(),
+            Self::Late { .. } => "`trainer.result_timeout_ms` is the limit".into(),
+            Self::Refused { message, status, .. } => return refusal_hint(message, *status).map(Into::into),
+            Self::Gone { .. } => "it was started again; go on from the last checkpoint with `--resume`".into(),
+            Self::Unreadable { .. } => "this program speaks the protocol of SkyRL 0.4.0".into(),
+            Self::OtherName { .. } => "`trainer.base_model` must be the name that the server has for the model in `model.path`".into(),
+            Self::OtherModel { .. } => "give both the same weights; `guards.max_rollout_logprob_diff` is the bound".into(),
+            Self::NonFinite => "lower `schedule.peak`, and go on from the last checkpoint with `--resume`".into(),
+        })
+    }
+}
+
 /// What to do about a refusal.
-fn hint(message: &str, status: u16) -> &'static str {
-    match status {
-        401 | 403 => "\nhint: `trainer.api_key_env` names the variable with the key",
-        409 => "\nhint: does another program train the same model?",
+fn refusal_hint(message: &str, status: u16) -> Option<&'static str> {
+    Some(match status {
+        401 | 403 => "`trainer.api_key_env` names the variable with the key",
+        409 => "does another program train the same model?",
         _ if message.contains("rank") => {
-            "\nhint: `trainer.rank` must be one that the server was started for (SkyRL: `max_lora_rank`)"
+            "`trainer.rank` must be one that the server was started for (SkyRL: `max_lora_rank`)"
         }
         _ if message.contains("Maximum number of LoRA") => {
-            "\nhint: all places of the server are taken; end other runs, wait until their sessions expire, or start it with more (SkyRL: `max_lora_adapters`)"
+            "all places of the server are taken; end other runs, wait until their sessions expire, or start it with more (SkyRL: `max_lora_adapters`)"
         }
         _ if message.contains("request specified") => {
-            "\nhint: `trainer.base_model` must be the name that the server has for its model"
+            "`trainer.base_model` must be the name that the server has for its model"
         }
         _ if message.contains("not loaded") => {
-            "\nhint: the server was started again; go on from the last checkpoint with `--resume`"
+            "the server was started again; go on from the last checkpoint with `--resume`"
         }
-        404 => {
-            "\nhint: was the server started on another database or folder of checkpoints than before?"
-        }
-        500 => "\nhint: its log says more; is its model the one in `model.path`?",
-        _ => "",
-    }
+        404 => "was the server started on another database or folder of checkpoints than before?",
+        500 => "its log says more; is its model the one in `model.path`?",
+        _ => return None,
+    })
 }

@@ -1,4 +1,5 @@
-//! What is sent has the gradient of the objective, checked with PyTorch (`tests/golden/tinker/`).
+//! The gradient of what is sent is that of the objective, checked with PyTorch
+//! (`tests/golden/tinker/`).
 
 use std::path::Path;
 
@@ -7,10 +8,11 @@ use serde::Deserialize;
 use super::config::LossScale;
 use super::learner::{advantages, spread};
 use crate::train::grpo::collect::Sample;
-use crate::train::grpo::config::{GrpoConfig, Preset};
+use crate::train::grpo::config::GrpoConfig;
 use crate::train::grpo::figures::StepFigures;
 use crate::train::grpo::learner::TraceScores;
 use crate::train::grpo::objective::Objective;
+use crate::train::grpo::preset::Preset;
 use crate::train::grpo::update::{OtherScores, Update};
 use crate::trajectory::{SampledToken, TokenTrace};
 

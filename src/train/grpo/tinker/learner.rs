@@ -1,4 +1,5 @@
-//! A learner at a Tinker server: the adapter and its optimizer are there, the objective is here.
+//! A learner at a Tinker server, which has the adapter and its optimizer; the objective is computed
+//! here.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,20 +27,20 @@ use crate::train::pack;
 use crate::train::start::Start;
 use crate::trajectory::{SampledToken, TokenTrace};
 
-/// How often the server hears that the session is alive, as the SDK does.
+/// The interval between heartbeats of the session, as in the SDK.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The most that ending a session may take.
+/// The time-out for ending a session.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Trajectories and bytes of one request at most; Thinking Machines' service takes no more.
+/// The most trajectories and bytes of one request, the limits of Thinking Machines' service.
 const CHUNK: (usize, usize) = (1024, 5_000_000);
-/// What a position of a trajectory takes in a request: its token, its target, two values.
+/// The size of a position in a request: its token, its target, two values.
 const POSITION_BYTES: usize = 20;
-/// Tokens that the server's model is compared with the one here on.
+/// The number of tokens on which the server's model is compared with the local one.
 const PROBE: usize = 64;
 /// Names that are tried for saved weights.
 const NAMES: usize = 3;
 
-/// In a checkpoint: where the server keeps its half.
+/// In a checkpoint: the location of the server's part.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     weights: String,
@@ -51,23 +52,23 @@ pub struct TinkerLearner {
     adamw: AdamWConfig,
     micro_batch_tokens: usize,
     client: Client,
-    /// The computation runs on the thread that calls; heartbeats on its own one.
+    /// Computations run on the calling thread; heartbeats on a thread of their own.
     runtime: Runtime,
     model_id: String,
-    /// The number of the last request for the model. The server does what has the same number once.
+    /// The number of the last request for the model. The server executes equal numbers once.
     seq_id: i32,
     /// The model in `model.path`.
     base: Model,
-    /// The base with the adapter as it is at the server.
+    /// The base with the server's current adapter.
     policy: Model,
 }
 
 impl TinkerLearner {
-    /// Begins with a new adapter, or goes on from the checkpoint in the folder `checkpoint`.
+    /// Begins with a new adapter, or continues from the checkpoint in the folder `checkpoint`.
     ///
     /// # Errors
-    /// Fails where the server cannot be asked, trains another model than that of `start`, or no
-    /// longer has its half of the checkpoint.
+    /// When the server cannot be reached, trains another model than that of `start`, or no longer
+    /// has its part of the checkpoint.
     pub fn new(
         config: &GrpoConfig,
         tinker: &TinkerConfig,
@@ -100,7 +101,7 @@ impl TinkerLearner {
         Ok(learner)
     }
 
-    /// Asks for a computation with the model and waits for its result.
+    /// Starts a computation with the model and waits for its result.
     fn run(
         &mut self,
         call: &'static str,
@@ -125,14 +126,15 @@ impl TinkerLearner {
             let body = json!({ "path": name, "type": call });
             match self.run(call, body, Repeat::Safe) {
                 Ok(finished) => return Ok((name, finished.path)),
-                // The answer to the first try was lost: the server has saved, but does not say so.
+                // The response to the first attempt was lost: the server has saved the weights, but
+                // does not say so.
                 Err(TinkerError::Refused { status: 409, .. }) if tries < NAMES => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Fetches the adapter as it is at the server.
+    /// Fetches the server's current adapter.
     fn fetch_policy(&mut self) -> Result<(), TrainError> {
         let (name, _) = self.save_as("save_weights_for_sampler")?;
         let full = format!("sampler_weights/{name}");
@@ -147,14 +149,14 @@ impl TinkerLearner {
         let (dtype, device) = (embed.dtype(), embed.device());
         let adapter = Adapter::load(folder.path(), self.base.spec(), dtype, device)?;
         self.policy = self.base.clone().with_adapter(adapter);
-        // It is here now; one for each update would fill the server's disk.
+        // It was fetched; one for each update would fill the server's disk.
         if let Err(error) = self.runtime.block_on(self.client.delete(&self.model_id, &full)) {
-            tracing::warn!(%error, "the server keeps weights that are no longer needed");
+            tracing::warn!(%error, "cannot delete weights that the server no longer needs");
         }
         Ok(())
     }
 
-    /// Compares the model at the server, with its adapter, to the one here.
+    /// Compares the server's model, with its adapter, to the local one.
     fn compare(&mut self, start: &Start, allowed: f64) -> Result<(), TrainError> {
         let opening = Opening { question: "Who was first?", max_turns: 4, ..Opening::default() };
         let mut ids = start.text.opening_ids(&start.protocol()?.opening(&opening)?)?;
@@ -184,8 +186,8 @@ impl TinkerLearner {
         .into())
     }
 
-    /// Log-probabilities of every position of each trajectory; with `losses`, by which the gradient
-    /// is added up.
+    /// Log-probabilities of every position of each trajectory; with `losses`, also accumulates
+    /// their gradient.
     fn score(
         &mut self,
         data: Vec<Datum>,
@@ -214,7 +216,7 @@ impl TinkerLearner {
         Ok(all)
     }
 
-    /// Log-probabilities of every position of each trajectory under the policy as it is.
+    /// Log-probabilities of every position of each trajectory under the current policy.
     fn forward(&mut self, traces: &[&TokenTrace]) -> Result<Vec<Vec<f32>>, TinkerError> {
         let ones = |trace: &TokenTrace| vec![1.0; positions(trace)];
         let data = traces
@@ -224,8 +226,8 @@ impl TinkerLearner {
         self.score(data, &lengths(traces), true)
     }
 
-    /// Adds up the gradient whose slopes in each position's log-probability are `slopes`, where the
-    /// log-probabilities are `scores` now.
+    /// Accumulates the gradient of a function whose derivatives with respect to each position's
+    /// log-probability are `slopes`, where the log-probabilities are now `scores`.
     fn backward(
         &mut self,
         traces: &[&TokenTrace],
@@ -304,16 +306,16 @@ impl Learner for TinkerLearner {
 }
 
 impl Drop for TinkerLearner {
-    /// Gives the place at the server back.
+    /// Releases the server's slot.
     fn drop(&mut self) {
         let body = json!({ "model_id": self.model_id, "type": "unload_model" });
         let unload = self.client.begin("unload_model", &body, Repeat::Unsent);
         match self.runtime.block_on(async { timeout(GOODBYE, unload).await }) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the server was not told that the run is over")
+                tracing::warn!(%error, "cannot end the session at the Tinker server")
             }
-            Err(_) => tracing::warn!("the server was not told in time that the run is over"),
+            Err(_) => tracing::warn!("the Tinker server did not end the session in time"),
         }
     }
 }
@@ -322,9 +324,9 @@ impl Saved {
     fn load(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(checkpoint::TINKER);
         if !path.is_file() {
-            return Err(TrainError::Config(format!(
-                "the checkpoint `{}` was not made with `trainer.kind = \"tinker\"`\nhint: go on with the trainer that the run began with, or begin in another `output`",
-                folder.display()
+            return Err(TrainError::Config(reason!(
+                "the checkpoint `{}` was not made with `trainer.kind = \"tinker\"`", folder.display();
+                hint: "go on with the trainer that the run began with, or begin in another `output`"
             )));
         }
         let text =
@@ -333,7 +335,7 @@ impl Saved {
     }
 }
 
-/// A session, kept alive from now on, and a new model in it; returns the model's id.
+/// Opens a session, keeps it alive, and creates a new model in it; returns the model's id.
 async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<String, TinkerError> {
     let wanted = &config.base_model;
     let offered: Capabilities = client.ask("get_server_capabilities", None, Repeat::Safe).await?;
@@ -354,7 +356,7 @@ async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<Str
         return Err(TinkerError::Refused { call: "create_session", status: 200, message });
     }
     if let Some(warning) = session.warning_message {
-        tracing::warn!(warning, "the Tinker server has something to say");
+        tracing::warn!(warning, "message from the Tinker server");
     }
     tokio::spawn(heartbeats(client.clone(), session.session_id.clone()));
     let body = json!({
@@ -363,7 +365,7 @@ async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<Str
         "base_model": wanted,
         "lora_config": {
             "rank": config.rank,
-            // SkyRL's seeds are of 31 bits.
+            // SkyRL's seeds have 31 bits.
             "seed": seed % (1 << 31),
             "train_unembed": false,
             "train_mlp": true,
@@ -379,22 +381,21 @@ async fn create(client: &Client, config: &TinkerConfig, seed: u64) -> Result<Str
     })
 }
 
-/// Tells the server that the session is alive. One that is not heard of is ended by the server, and
-/// its place given to others.
+/// Sends heartbeats. The server ends a session without them, and gives its slot to others.
 async fn heartbeats(client: Client, session: String) {
     let body = json!({ "session_id": session, "type": "session_heartbeat" });
     loop {
         let heard: Result<Value, _> =
             client.ask("session_heartbeat", Some(&body), Repeat::Safe).await;
         if let Err(error) = heard {
-            // What the session is needed for fails by itself, and says so.
-            tracing::debug!(%error, "the heartbeat was not heard");
+            // Requests that need the session fail by themselves, and say so.
+            tracing::debug!(%error, "cannot send a heartbeat");
         }
         tokio::time::sleep(HEARTBEAT).await;
     }
 }
 
-/// How many tokens of a trajectory have a score: all but the first.
+/// The number of scored tokens of a trajectory: all but the first.
 fn positions(trace: &TokenTrace) -> usize {
     trace.ids.len() - 1
 }
@@ -403,7 +404,7 @@ fn lengths(traces: &[&TokenTrace]) -> Vec<usize> {
     traces.iter().map(|trace| positions(trace)).collect()
 }
 
-/// How many trajectories go into each request.
+/// The number of trajectories in each request.
 fn chunks(lengths: &[usize]) -> Vec<usize> {
     let mut counts: Vec<usize> = Vec::new();
     let mut filled = 0;
@@ -423,10 +424,10 @@ fn chunks(lengths: &[usize]) -> Vec<usize> {
     counts
 }
 
-/// What the server takes for the advantages of a trajectory, one of `trajectories` in the update.
+/// The advantages to send for a trajectory, one of `trajectories` in the update.
 ///
-/// Its loss is `-exp(log_prob - logprobs) * advantage`, whose slope in `log_prob` is `-advantage` as
-/// long as that is still `logprobs`.
+/// The server's loss is `-exp(log_prob - logprobs) * advantage`, whose derivative with respect to
+/// `log_prob` is `-advantage` as long as that still equals `logprobs`.
 pub(super) fn advantages(scale: LossScale, trajectories: usize, slopes: &[f64]) -> Vec<f32> {
     let factor = scale.factor(trajectories, slopes.len());
     slopes.iter().map(|slope| (-slope * factor) as f32).collect()
@@ -438,7 +439,7 @@ fn sampled(trace: &TokenTrace, values: &[f32]) -> Vec<f64> {
     scored.filter(|(_, sampled)| **sampled).map(|(value, _)| f64::from(*value)).collect()
 }
 
-/// One value for each position, of those of the sampled tokens; 0 elsewhere.
+/// One value for each position from those of the sampled tokens; 0 elsewhere.
 pub(super) fn spread(trace: &TokenTrace, values: &[f64]) -> Vec<f64> {
     let mut values = values.iter();
     let at = |&sampled: &bool| if sampled { values.next().copied().unwrap_or(0.0) } else { 0.0 };

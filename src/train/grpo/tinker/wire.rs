@@ -1,9 +1,9 @@
-//! The messages of the Tinker protocol, as SkyRL 0.4.0 and the SDK 0.25.0 speak it. Fields that are
-//! not known are ignored, in JSON and in protobuf.
+//! The messages of the Tinker protocol of SkyRL 0.4.0 and the SDK 0.25.0. Unknown fields are
+//! ignored, in JSON and in protobuf.
 //!
-//! A request that computes is answered at once with the number of a future, and the future's result
-//! is asked for by that number, any number of times. Trajectories and their scores are protobuf of
-//! the package `tinker_public`, all else is JSON.
+//! A request for a computation is answered at once with the id of a future, whose result can be
+//! polled any number of times. Trajectories and their scores are protobuf of the package
+//! `tinker_public`, everything else is JSON.
 
 use std::collections::HashMap;
 
@@ -13,42 +13,42 @@ use serde::Deserialize;
 /// The content type of protobuf.
 pub const PROTOBUF: &str = "application/x-protobuf";
 
-/// The answer to a request that makes a future.
+/// The response to a request that creates a future.
 #[derive(Debug, Deserialize)]
 pub struct Accepted {
-    /// The number of the future.
+    /// The id of the future.
     pub request_id: String,
-    /// The new model, where that was asked for.
+    /// The new model, if that was requested.
     pub model_id: Option<String>,
 }
 
 /// The result of a future that is JSON. Each call has some of these fields.
 #[derive(Debug, Default, Deserialize)]
 pub struct Finished {
-    /// `try_again` where the server wants the future to be asked for later.
+    /// `try_again` if the future is to be polled later.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
-    /// Where weights were saved, as `tinker://MODEL/weights/NAME`.
+    /// The location of saved weights, as `tinker://MODEL/weights/NAME`.
     pub path: Option<String>,
-    /// What an update measured.
+    /// The metrics of an update.
     #[serde(default)]
     pub metrics: HashMap<String, Option<f64>>,
 }
 
-/// The answer to `create_session`.
+/// The response to `create_session`.
 #[derive(Debug, Deserialize)]
 pub struct Session {
     /// Its name.
     pub session_id: String,
-    /// What the operator has to say.
+    /// A message of the operator.
     pub warning_message: Option<String>,
     /// Why there is none.
     pub error_message: Option<String>,
 }
 
-/// The answer to `get_server_capabilities`.
+/// The response to `get_server_capabilities`.
 #[derive(Debug, Deserialize)]
 pub struct Capabilities {
     /// The models that can be trained.
@@ -65,16 +65,16 @@ pub struct Supported {
 /// The body of an error.
 #[derive(Debug, Default, Deserialize)]
 pub struct Problem {
-    /// What is wrong: a text, or a list of places.
+    /// What is wrong: a text, or a list of fields.
     pub detail: Option<serde_json::Value>,
 }
 
-/// Trajectories to score, and unless `forward_only` to add the gradient of.
+/// Trajectories to score and, unless `forward_only`, to accumulate the gradient of.
 #[derive(Clone, PartialEq, Message)]
 pub struct ForwardBackwardRequest {
     #[prost(string, tag = "1")]
     pub model_id: String,
-    /// Rises with each request for the model; 0 for none.
+    /// Increases with each request for the model; 0 for none.
     #[prost(int32, tag = "2")]
     pub seq_id: i32,
     #[prost(message, repeated, tag = "3")]
@@ -135,7 +135,7 @@ pub struct ForwardBackwardOutput {
     pub metrics: HashMap<String, f64>,
 }
 
-/// Fields of `num_datums` trajectories, one after another.
+/// Fields of `num_datums` trajectories, concatenated.
 #[derive(Clone, PartialEq, Message)]
 pub struct ArrayRecord {
     #[prost(map = "string, message", tag = "2")]
@@ -148,7 +148,7 @@ pub struct ArrayRecord {
 pub struct BatchedTensor {
     #[prost(bytes = "vec", tag = "1")]
     pub data: Vec<u8>,
-    /// Little-endian `i64`: where each trajectory's bytes begin, and where the last ends.
+    /// Little-endian `i64`: the offset of each trajectory's bytes, and the end of the last.
     #[prost(bytes = "vec", tag = "2")]
     pub offsets: Vec<u8>,
     #[prost(enumeration = "Dtype", tag = "3")]
@@ -156,7 +156,7 @@ pub struct BatchedTensor {
 }
 
 impl Datum {
-    /// A trajectory of `ids`, of which there must be two at least, without inputs of a loss.
+    /// A trajectory of `ids`, at least two, without inputs of a loss.
     pub fn new(ids: &[u32]) -> Self {
         let (given, targets) = (&ids[..ids.len() - 1], &ids[1..]);
         let tokens = given.iter().flat_map(|&id| (id as i32).to_le_bytes()).collect();
@@ -182,7 +182,7 @@ impl ForwardBackwardOutput {
     /// The log-probabilities of every position of each trajectory.
     ///
     /// # Errors
-    /// Says what is missing, or does not fit together.
+    /// Explains what is missing or inconsistent.
     pub fn log_probs(&self) -> Result<Vec<Vec<f32>>, String> {
         let mut all = Vec::new();
         for record in &self.loss_fn_outputs {
@@ -217,7 +217,7 @@ impl BatchedTensor {
     }
 }
 
-/// Bytes as values of `N` bytes each; `None` where some are left over.
+/// Bytes as values of `N` bytes each; `None` if some are left over.
 fn values<T, const N: usize>(bytes: &[u8], read: fn([u8; N]) -> T) -> Option<Vec<T>> {
     let (whole, []) = bytes.as_chunks::<N>() else { return None };
     Some(whole.iter().map(|&bytes| read(bytes)).collect())
@@ -228,7 +228,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// What the SDK's own protobuf makes of the same request, fields in the order of their numbers.
+    /// The SDK's own serialisation of the same request, with fields in the order of their numbers.
     #[test]
     fn a_request_has_the_bytes_of_the_sdk() {
         let request = ForwardBackwardRequest {

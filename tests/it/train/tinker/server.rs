@@ -1,5 +1,6 @@
-//! A Tinker server over a real socket, which trains by this crate's own model, and fails as told.
-//! Its protobuf is written down here once more, from SkyRL's, so that a wrong number shows.
+//! A Tinker server over a real socket, which trains with this crate's own model, and fails on
+//! request. Its protobuf is defined here independently, from SkyRL's, so that a wrong field number
+//! is noticed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -28,18 +29,18 @@ pub const BASE: &str = "base";
 const ALPHA: f64 = 32.0;
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// What is wrong with an answer.
+/// A fault of a response.
 #[derive(Clone)]
 pub enum Fault {
-    /// This one is given, and nothing done.
+    /// This is sent, and nothing is done.
     Answer(u16, Vec<(&'static str, &'static str)>, &'static str),
-    /// It is done, and the connection breaks.
+    /// The request is executed, and the connection breaks.
     Lost,
-    /// It is done, and half of the answer is missing.
+    /// The request is executed, and half of the response is missing.
     Truncated,
-    /// Nothing is done, and nothing said.
+    /// Nothing is done or sent.
     Silent,
-    /// It is done, and the answer comes late.
+    /// The request is executed, and the response comes late.
     Slow(u64),
 }
 
@@ -56,7 +57,7 @@ struct Shared {
     faults: BTreeMap<(&'static str, usize), Fault>,
 }
 
-/// How losses are made one.
+/// How losses are aggregated.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Scale {
     Sum,
@@ -75,7 +76,7 @@ struct Trainer {
     numbered: HashMap<(String, i64), (Vec<u8>, String)>,
     /// What was saved, by `MODEL/KIND/NAME`; it outlives the server.
     saved: Arc<TempDir>,
-    /// How often weights were changed.
+    /// How often weights were updated.
     updates: usize,
 }
 
@@ -93,7 +94,7 @@ impl Tinker {
         Self::with_faults(base, scale, [])
     }
 
-    /// Fails the so manieth request (from 1) to a path that ends with that.
+    /// Fails the request of this number (from 1) to a path with this ending.
     pub fn with_faults(
         base: &Path,
         scale: Scale,
@@ -102,7 +103,7 @@ impl Tinker {
         Self::over(Arc::new(tempfile::tempdir().unwrap()), base, scale, faults)
     }
 
-    /// A server on the files of this one, which knows no model any more.
+    /// A server with the files of this one, which has no models loaded.
     pub fn restarted(self, base: &Path, scale: Scale) -> Self {
         let saved = Arc::clone(&self.shared.state.lock().unwrap().saved);
         Self::over(saved, base, scale, [])
@@ -136,18 +137,18 @@ impl Tinker {
         Self { url, shared, _runtime: runtime }
     }
 
-    /// Leaves so many places for models.
+    /// Leaves this many slots for models.
     pub fn places(self, places: usize) -> Self {
         self.shared.state.lock().unwrap().places = places;
         self
     }
 
-    /// Has clients look for it where nothing is.
+    /// Makes clients look for it at a dead address.
     pub fn elsewhere(self) -> Self {
         Self { url: "http://127.0.0.1:9".into(), ..self }
     }
 
-    /// How often weights were changed.
+    /// How often weights were updated.
     pub fn updates(&self) -> usize {
         self.shared.state.lock().unwrap().updates
     }
@@ -157,7 +158,7 @@ impl Tinker {
         self.shared.state.lock().unwrap().models.len()
     }
 
-    /// How often a path that ends with `path` was asked for.
+    /// How often a path that ends with `path` was requested.
     pub fn asked(&self, path: &str) -> usize {
         self.shared.asked.lock().unwrap().get(path).copied().unwrap_or(0)
     }
@@ -338,7 +339,7 @@ impl Trainer {
         ack
     }
 
-    /// Does it, unless it was done under the same number.
+    /// Executes it, unless that was done under the same number.
     fn future<T: Into<Outcome>>(
         &mut self,
         numbers: Option<(String, i64)>,
@@ -454,7 +455,7 @@ impl Trainer {
         trained.model.save_trainable(&folder.join("trainable")).unwrap();
         trained.adamw.save(&folder.join("adamw")).unwrap();
         trained.model.adapter().unwrap().save(folder, None).unwrap();
-        // SkyRL does not say what it adapts.
+        // SkyRL does not report what it adapts.
         let path = folder.join("adapter_config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         config["target_modules"] = Value::Null;

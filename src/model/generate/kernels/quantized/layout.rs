@@ -1,4 +1,4 @@
-//! How quantised weights lie in memory.
+//! The memory layout of quantised weights.
 //!
 //! Sixteen rows of a matrix make a panel. A panel is groups of 32 columns in order; in a group, the
 //! whole numbers are in quads of four columns: the four of the first row, of the second, and so on,
@@ -33,7 +33,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// The form that holds a type exactly; `None` for those that stay f32.
+    /// The form that represents a type exactly; `None` for those that stay f32.
     pub fn of(kind: TensorType) -> Option<Self> {
         let (bits, bias, has_offset, is_nested, is_halved) = match kind {
             TensorType::Q4_0 => (4, 8, false, false, false),

@@ -1,7 +1,7 @@
 //! `x · Wᵀ` with weights that stay quantised.
 //!
-//! Weights keep the whole numbers and scales of the file they come from, in another order. Inputs
-//! are rounded to eight bits in groups of 32, so that products are of whole numbers.
+//! Weights have the whole numbers and scales of their file, in another order. Inputs are rounded to
+//! eight bits in groups of 32, so that products are of whole numbers.
 
 mod inputs;
 mod layout;

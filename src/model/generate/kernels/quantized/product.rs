@@ -8,14 +8,14 @@ use super::super::simd::{Kernel, LANES, Simd};
 use super::inputs::Inputs;
 use super::layout::{Form, GROUP, Matrix};
 
-/// Products of bytes and rows below which a second thread is not worth waking.
+/// Below this many products of bytes and rows, a second thread does not pay.
 const WORTH_SHARING: usize = 1 << 16;
-/// Parts for each thread, so that one that starts late takes fewer.
+/// Parts per thread, so that a thread that starts late takes fewer.
 const PARTS: usize = 4;
 
-/// `out = x · Wᵀ`, or `out += x · Wᵀ`; the rows of `out` are at least `matrix.columns()` wide. Shared
-/// among the threads of the pool that it is called in; the result is the same bits with any number of them,
-/// and for a row whatever the others are. `panels` is working memory.
+/// `out = x · Wᵀ`, or `out += x · Wᵀ`; the rows of `out` are at least `matrix.columns()` wide.
+/// Split between the threads of the current pool; the result is bit-identical with any number of
+/// them, and for a row whatever the others are. `panels` is working memory.
 pub fn multiply(
     isa: Isa,
     x: &Inputs,

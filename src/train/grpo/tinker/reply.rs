@@ -1,0 +1,144 @@
+//! Responses of a Tinker server, and what they say about further attempts.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use reqwest::Response;
+use serde_json::Value;
+
+use super::error::TinkerError;
+use super::wire::{Finished, Problem};
+
+/// The longest response that is read, bytes; archives have no such limit.
+const MAX_REPLY: usize = 1 << 30;
+/// How much of a response that is not JSON is shown, characters.
+const SHOWN: usize = 200;
+
+/// The whole response to a request.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Reply {
+    pub(super) async fn read(response: Response) -> Result<Self, reqwest::Error> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Self { status, headers, body: body(response).await? })
+    }
+
+    /// Whether a later attempt may have another result.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self.status.as_u16(), 408 | 425 | 429 | 502 | 503 | 504)
+    }
+
+    /// Whether the server says that it did nothing.
+    pub(super) fn is_unserved(&self) -> bool {
+        matches!(self.status.as_u16(), 425 | 429 | 503)
+    }
+
+    fn json(&self) -> Option<Finished> {
+        let kind = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        kind.starts_with("application/json").then(|| serde_json::from_slice(&self.body).ok())?
+    }
+
+    /// Whether the server is not done, and says so in a plain response.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.status.is_success()
+            && self.json().is_some_and(|json| json.kind.as_deref() == Some("try_again"))
+    }
+
+    /// Why a computation failed, if a plain response says so.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.json()?.error
+    }
+
+    /// The server's message.
+    pub(super) fn said(&self) -> String {
+        let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
+        let said = match problem.detail {
+            Some(Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect(),
+        };
+        match said.trim() {
+            "" => format!("status {}", self.status.as_u16()),
+            said => said.to_owned(),
+        }
+    }
+
+    pub(super) fn refused(&self, call: &'static str) -> TinkerError {
+        TinkerError::Refused { call, status: self.status.as_u16(), message: self.said() }
+    }
+
+    /// How long the server asks to wait.
+    pub(super) fn asked_wait(&self) -> Option<Duration> {
+        asked_wait(&self.headers)
+    }
+}
+
+/// `Retry-After` in seconds, or as a date by the server's own clock, which may differ from the
+/// local one.
+fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let value = text("retry-after")?;
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = |text| httpdate::parse_http_date(text).ok();
+    date(value)?.duration_since(date(text("date")?)?).ok()
+}
+
+async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.chunk().await? {
+        if body.len() + piece.len() > MAX_REPLY {
+            // A truncated body cannot be parsed, which is reported then.
+            break;
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+/// An error with its causes, without the URL, which is named elsewhere.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    let mut said = String::new();
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        said = error.to_string();
+        next = error.source();
+    }
+    match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn waits_are_by_the_clock_of_the_server() {
+        for (after, date, expected) in [
+            ("2", "", Some(2)),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:04 GMT", Some(3)),
+            // Its clock is decades behind.
+            ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:04 GMT", Some(5)),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:09 GMT", None),
+            ("Sun, 01 Mar 2026 00:00:07 GMT", "", None),
+            ("soon", "", None),
+            ("-1", "", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", HeaderValue::from_static(after));
+            headers.insert("date", HeaderValue::from_static(date));
+            assert_eq!(asked_wait(&headers).map(|wait| wait.as_secs()), expected, "{after}");
+        }
+    }
+}
