@@ -237,7 +237,7 @@ fn the_files_of_training_are_checked_and_forecast() {
     assert!(output.status.success(), "{said}");
     for line in [
         "steps: 100",
-        "questions: 2400, made up",
+        "questions: 2400, generated",
         "episodes: 38400 to learn from, 2750 in 11 evaluations",
         "calls of the large model: at most 288050",
         "tokens that the policy samples: at most 15801600",
