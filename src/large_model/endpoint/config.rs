@@ -8,7 +8,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::large_model::pace::PaceConfig;
+use crate::large_model::pace::{Limits, PaceConfig};
 use crate::large_model::{Prices, UnknownModel};
 use crate::outbound::client::{Unusable, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
@@ -52,8 +52,9 @@ pub struct LargeModelConfig {
     /// serving, where a caller gets the endpoint's own answer at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_in_flight: Option<bool>,
-    /// Requests that may be made in any minute, by all that share this large model; further ones
-    /// wait. Default: no limit.
+    /// Requests that may be made in any minute; further ones wait. It holds for all that this
+    /// process sends to the same `url` with the same key, whichever large model asks; where they
+    /// were given several limits, the lowest holds. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens that may be read and written in any minute, likewise. A call counts as the length of
@@ -197,8 +198,7 @@ impl LargeModelConfig {
             adaptive: self.adaptive_in_flight.unwrap_or_default().then_some(self.max_in_flight),
             // With several waiting for each other, none is to come near its time-out.
             longest: self.timeouts.first_byte() / 4,
-            requests_per_minute: self.requests_per_minute,
-            tokens_per_minute: self.tokens_per_minute,
+            limits: Limits { requests: self.requests_per_minute, tokens: self.tokens_per_minute },
         }
     }
 
