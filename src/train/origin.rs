@@ -16,7 +16,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change without a word: they bound resources and say what is measured or kept,
 /// not what is learnt.
-const FREE: [&str; 22] = [
+const FREE: [&str; 23] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -29,6 +29,7 @@ const FREE: [&str; 22] = [
     "max_rejected",
     "outage",
     "guards",
+    "samples",
     "engine",
     "judge.max_calls",
     "judge.max_cost",

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 mod wire;
 
-use self::wire::{EvaluationList, MetricList, MetricQuery, RunList};
+use self::wire::{MetricList, MetricQuery, RunList, StepList};
 use super::config::ServerConfig;
 use super::error::{ApiError, shorten};
 use super::origin;
@@ -27,7 +27,7 @@ use super::routes::playground;
 use super::wire::ErrorBody;
 use crate::compute;
 use crate::playground::RUNS;
-use crate::runs::Runs;
+use crate::runs::{PerStep, Runs};
 
 /// How long reading may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +77,8 @@ fn documented() -> OpenApiRouter<RunsState> {
         .routes(routes!(metrics))
         .routes(routes!(evaluations))
         .routes(routes!(evaluation))
+        .routes(routes!(samples))
+        .routes(routes!(sample))
         .routes(routes!(report))
 }
 
@@ -131,16 +133,16 @@ async fn metrics(
 /// The steps after which a run was evaluated on held-out tasks.
 #[utoipa::path(get, path = "/v1/runs/{run}/evaluations", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
-    (status = 200, description = "The steps", body = EvaluationList),
+    (status = 200, description = "The steps", body = StepList),
     (status = 400, description = "The name is no text", body = ErrorBody),
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn evaluations(
     State(state): State<RunsState>,
     run: Result<Path<String>, PathRejection>,
-) -> Result<Json<EvaluationList>, ApiError> {
+) -> Result<Json<StepList>, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
-    let steps = read(&state, move |runs| runs.evaluations(&run)).await?;
+    let steps = read(&state, move |runs| runs.steps(&run, PerStep::Evaluations)).await?;
     Ok(Json(steps.into()))
 }
 
@@ -157,7 +159,40 @@ async fn evaluation(
     place: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Path((run, step)) = place.map_err(unreadable)?;
-    read(&state, move |runs| runs.evaluation(&run, step)).await.map(Json)
+    read(&state, move |runs| runs.step(&run, PerStep::Evaluations, step)).await.map(Json)
+}
+
+/// The steps of training of which sample episodes are kept.
+#[utoipa::path(get, path = "/v1/runs/{run}/samples", tag = "runs",
+    params(("run" = String, Path, description = "The run's name")), responses(
+    (status = 200, description = "The steps", body = StepList),
+    (status = 400, description = "The name is no text", body = ErrorBody),
+    (status = 404, description = "No such run", body = ErrorBody),
+    (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
+async fn samples(
+    State(state): State<RunsState>,
+    run: Result<Path<String>, PathRejection>,
+) -> Result<Json<StepList>, ApiError> {
+    let Path(run) = run.map_err(unreadable)?;
+    let steps = read(&state, move |runs| runs.steps(&run, PerStep::Samples)).await?;
+    Ok(Json(steps.into()))
+}
+
+/// Some of the episodes that a step learnt from, with their rewards and advantages, as the run wrote
+/// them.
+#[utoipa::path(get, path = "/v1/runs/{run}/samples/{step}", tag = "runs",
+    params(("run" = String, Path, description = "The run's name"),
+        ("step" = u64, Path, description = "The step")), responses(
+    (status = 200, description = "The episodes", body = Value),
+    (status = 400, description = "The step is no number", body = ErrorBody),
+    (status = 404, description = "No episodes of this step", body = ErrorBody),
+    (status = 503, description = "The file cannot be read", body = ErrorBody)))]
+async fn sample(
+    State(state): State<RunsState>,
+    place: Result<Path<(String, u64)>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path((run, step)) = place.map_err(unreadable)?;
+    read(&state, move |runs| runs.step(&run, PerStep::Samples, step)).await.map(Json)
 }
 
 /// The report of a run, a page of its own.

@@ -9,6 +9,8 @@ use super::advantage::{Overlong, Scaling};
 use super::guard::Guards;
 use super::judge::JudgeChoice;
 use super::objective::Objective;
+pub use super::preset::Preset;
+use super::samples::SampleConfig;
 use super::tinker::TinkerConfig;
 use super::token_servers;
 use crate::dataset::ReadOptions;
@@ -122,6 +124,9 @@ pub struct GrpoConfig {
     /// Evaluation on held-out tasks.
     #[serde(default)]
     pub eval: EvaluationConfig,
+    /// Episodes of each step to look at.
+    #[serde(default)]
+    pub samples: SampleConfig,
     /// When to stop rather than train on.
     #[serde(default)]
     pub guards: Guards,
@@ -166,67 +171,6 @@ mod defaults {
     }
     pub fn keep() -> usize {
         2
-    }
-}
-
-/// A set of settings to start from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preset {
-    /// What works best here.
-    #[default]
-    Default,
-    /// The published settings.
-    Paper,
-}
-
-impl Preset {
-    /// The settings as a configuration file has them.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Default => include_str!("presets/default.toml"),
-            Self::Paper => include_str!("presets/paper.toml"),
-        }
-    }
-
-    /// The configuration that `written` makes together with these settings.
-    ///
-    /// # Errors
-    /// When a key is unknown or a value is of another type.
-    pub fn complete(self, mut written: toml::Table) -> Result<GrpoConfig, TrainError> {
-        let invalid = |error: toml::de::Error| TrainError::Config(error.message().to_owned());
-        rename(&mut written);
-        let mut table: toml::Table = toml::from_str(self.text()).map_err(invalid)?;
-        overlay(&mut table, written);
-        let config: GrpoConfig = table.try_into().map_err(invalid)?;
-        config.check()?;
-        Ok(config)
-    }
-}
-
-/// Puts settings under their present names, with a warning for those that have a former one.
-fn rename(written: &mut toml::Table) {
-    let warn = |old, new| tracing::warn!("the setting `{old}` is now called `{new}`");
-    if let Some(value) = written.remove("rollouts_ahead") {
-        warn("rollouts_ahead", "max_policy_lag");
-        written.entry("max_policy_lag").or_insert(value);
-    }
-    if let Some(guards) = written.get_mut("guards").and_then(toml::Value::as_table_mut)
-        && let Some(value) = guards.remove("max_log_prob_gap")
-    {
-        warn("guards.max_log_prob_gap", "guards.max_rollout_logprob_diff");
-        guards.entry("max_rollout_logprob_diff").or_insert(value);
-    }
-}
-
-fn overlay(below: &mut toml::Table, above: toml::Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
     }
 }
 

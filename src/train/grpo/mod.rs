@@ -12,9 +12,12 @@ mod judge;
 mod learner;
 mod local;
 mod objective;
+mod preset;
 mod report;
 mod rollout;
 mod run;
+mod samples;
+mod state;
 mod tasks;
 pub mod tinker;
 mod token_servers;
@@ -34,6 +37,7 @@ pub use objective::{
     UpdateSize,
 };
 pub use run::{Services, run_grpo};
+pub use samples::SampleConfig;
 pub use trainer::Trainer;
 pub use update::Update;
 

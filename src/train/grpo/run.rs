@@ -1,36 +1,36 @@
 //! The loop of a run: sample, learn, measure, keep.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::async_rollouts::{AsyncRollouts, Gathered};
 use super::config::{GrpoConfig, TaskConfig, TrainerConfig};
-use super::evaluate::{ClassResult, Evaluation};
-use super::guard::{Figures, GuardState, Guards};
+use super::evaluate::Evaluation;
+use super::guard::{Figures, Guards};
 use super::judge::AnswerJudge;
 use super::learner::Learner;
 use super::local::LocalLearner;
 use super::report;
 use super::rollout::Rollouts;
+use super::samples::Samples;
+use super::state::{Best, RunState, copy_policy};
 use super::tasks::Tasks;
 use super::tinker::TinkerLearner;
 use super::token_servers::{self, Busy};
 use super::trainer::Trainer;
 use crate::engine::tokens::TokensEngine;
-use crate::episode::{Limits, RoleUsage};
+use crate::episode::Limits;
 use crate::large_model::LargeModel;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
 use crate::task::Task;
-use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::BadUpdates;
@@ -44,26 +44,6 @@ use crate::world::WorldConfig;
 
 /// How often it is looked whether the run should stop while episodes run.
 const CANCEL_POLL: Duration = Duration::from_millis(100);
-
-/// What a checkpoint keeps beside policy and optimizer.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct RunState {
-    watch: GuardState,
-    bad_updates: BadUpdates,
-    best: Option<Best>,
-    /// How often the run has gone back to its best policy.
-    #[serde(default)]
-    returns: u32,
-    /// What the judge has used.
-    #[serde(default)]
-    judge: RoleUsage,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Best {
-    step: u64,
-    result: ClassResult,
-}
 
 /// What a run needs of others.
 pub struct Services {
@@ -207,8 +187,21 @@ fn prepare<'c>(
         runtime.block_on(compared)?;
     }
     let busy = services.servers.clone().map(Busy::new);
+    let samples = Samples::open(folder.root(), trainer.step, config.samples)?;
     let folder = folder.clone();
-    Ok(Run { config, folder, start, tasks, trainer, rollouts, judge, busy, state, runtime })
+    Ok(Run {
+        config,
+        folder,
+        start,
+        tasks,
+        trainer,
+        rollouts,
+        judge,
+        busy,
+        samples,
+        state,
+        runtime,
+    })
 }
 
 /// Whether the policy has room to answer after `task`'s opening.
@@ -247,6 +240,7 @@ struct Run<'c> {
     rollouts: AsyncRollouts,
     judge: Option<Arc<AnswerJudge>>,
     busy: Option<Busy>,
+    samples: Samples,
     state: RunState,
     runtime: Runtime,
 }
@@ -269,32 +263,6 @@ fn wait<T>(
             () = cancelled => None,
         }
     })
-}
-
-impl RunState {
-    fn load(folder: &RunFolder) -> Result<Self, TrainError> {
-        let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
-        Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
-    }
-
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(folder.join(checkpoint::STATE), text)?)
-    }
-}
-
-/// Copies policy and optimizer from one checkpoint to another: neither the state of the run, nor
-/// the policies before.
-fn copy_policy(from: &Path, to: &Path) -> Result<(), TrainError> {
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != checkpoint::STATE && !checkpoint::is_earlier(&name.to_string_lossy()) {
-            std::fs::copy(entry.path(), to.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 /// How a run ended.
@@ -400,6 +368,7 @@ impl Run<'_> {
         let waited = begun.elapsed().as_secs_f64();
         let collected = &gathered.collected;
         let learnt = self.trainer.step(&collected.samples())?;
+        self.samples.write(self.trainer.step, collected)?;
         self.rollouts.renew(&self.trainer)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;

@@ -1,5 +1,6 @@
 //! Whole runs of tiny models, and what happens when something fails.
 
+mod adapters;
 mod async_rollouts;
 mod judge;
 mod returns;
