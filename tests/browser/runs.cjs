@@ -4,7 +4,7 @@ const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const path = require("node:path");
 const { HOSTILE } = require("./upstream.cjs");
-const { accessible, fits, text } = require("./page.cjs");
+const { accessible, fits, text, until } = require("./page.cjs");
 
 const AT = /the runs are shown at (http:\S+)\n/; // whole lines: writes come in pieces
 
@@ -79,13 +79,14 @@ module.exports = (check) => {
         assert.equal(await page.inputValue("#step"), "1000");
         assert.match(await text(page, "#samples tbody"), /2 hops4075\.0 %/);
         for (const summary of await page.locator("#samples summary").all()) await summary.click();
-        assert.equal(await text(page, "#samples .reply .text"), HOSTILE);
+        await until(async () => await text(page, "#samples .reply .text") === HOSTILE);
         await page.waitForFunction(() => document.querySelectorAll("#sampled article").length === 2);
         assert.equal(await page.inputValue("#episode_step"), "1200");
         assert.match(await text(page, "#sampled summary"), /^reward 1\.00, advantage 1\.50: What is Grania/);
         assert.match(await text(page, "#sampled article:last-child"), /No episodes of that step are kept/);
         await page.locator("#sampled summary").click();
-        assert.equal(await text(page, "#sampled .reply .text"), HOSTILE);
+        // Texts come with the next frame.
+        await until(async () => await text(page, "#sampled .reply .text") === HOSTILE);
         await page.locator("#choose summary").click();
         assert.equal(await page.locator("#all tbody tr").count(), 3);
         assert.equal(await page.evaluate(() => window.hacked), undefined);

@@ -391,6 +391,7 @@ impl Run<'_> {
             clip_fraction: learnt.clip_fraction(),
             response_tokens: value("response_tokens"),
             zero_variance: value("zero_variance"),
+            reward: value("reward"),
             rollout_logprob_diff: learnt.rollout_logprob_diff(),
         };
         let seconds = begun.elapsed().as_secs_f64();
