@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # published.sh: renders conversations with the chat templates of published models as transformers
-# does, and compares the renderings of this program with them. The templates are those that TRL,
-# Axolotl (Mistral's) and Unsloth (Qwen3-Thinking-2507's) carry (they are brought, not part of this
-# repository: some have licences of their own), those of published GGUF files can be named:
-# published.sh NAME=FILE.gguf ...
+# does, and compares the renderings of this program with them. The templates are all that TRL and
+# Axolotl carry, Mistral's own among them, and Qwen3-Thinking-2507's as Unsloth has it (they are
+# brought, not part of this repository: some have licences of their own); those of published GGUF
+# files can be named: published.sh NAME=FILE.gguf ...
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 venv="$HOME/.cache/prompt-r1/chat-templates"
@@ -26,12 +26,9 @@ for node in ast.parse((venv / "unsloth/unsloth/chat_templates.py").read_text()).
         (venv / "qwen3_thinking_2507.jinja").write_text(ast.literal_eval(node.value))
 PY
 named=("$@" "qwen3_thinking_2507=$venv/qwen3_thinking_2507.jinja")
-for name in qwen2_5 qwen3 qwen3_instruct_2507 qwen3_5_think deepseek_r1_distill llama3 llama3_1 \
-  llama3_2 gemma3 deepseekv3 phi3 phi3_5 gptoss glm4moe lfm2 cohere nemotron_3_nano; do
-  named+=("$name=$venv/trl/trl/chat_templates/$name.jinja")
-done
-for name in mistral_v1 mistral_v2v3 mistral_v3_tekken mistral_v7_tekken; do
-  named+=("$name=$venv/axolotl/axolotl/utils/chat_templates/templates/$name.jinja")
+for template in "$venv"/trl/trl/chat_templates/*.jinja "$venv"/axolotl/axolotl/utils/chat_templates/templates/*.jinja; do
+  package=${template#"$venv/"}
+  named+=("${package%%/*}/$(basename "$template" .jinja)=$template")
 done
 "$venv/bin/python" tests/golden/chat_templates/make.py "${named[@]}" > "$venv/cases.json" 2>/dev/null
 CHAT_TEMPLATES="$venv/cases.json" cargo test --locked --lib chat_template::
