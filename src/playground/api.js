@@ -61,6 +61,8 @@ export const runs = async () => (await get("v1/runs")).data;
 export const metrics = (name, from) => get(`${run(name)}/metrics?from=${from}`);
 export const evaluations = async (name) => (await get(`${run(name)}/evaluations`)).data;
 export const evaluation = (name, step) => get(`${run(name)}/evaluations/${step}`);
+export const samples = async (name) => (await get(`${run(name)}/samples`)).data;
+export const sample = (name, step) => get(`${run(name)}/samples/${step}`);
 
 // Asks `POST /v1/solve`; yields its events as [name, data] until `done`.
 export async function* solve(body, key, signal) {

@@ -11,13 +11,18 @@ pub struct File {
     pub content: &'static str,
 }
 
+/// Where the style sheet of the pages is served.
+pub const STYLE: &str = "/playground/style.css";
+/// How a page refers to it.
+pub const STYLE_LINK: &str = r#"<link rel="stylesheet" href="playground/style.css">"#;
+
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 macro_rules! file {
-    ($path:literal, $name:literal, $content_type:expr) => {
+    ($path:expr, $name:literal, $content_type:expr) => {
         File { path: $path, content_type: $content_type, content: include_str!($name) }
     };
 }
@@ -25,7 +30,7 @@ macro_rules! file {
 /// All files of the page of `server serve`.
 pub const FILES: &[File] = &[
     file!("/", "page.html", HTML),
-    file!("/playground/style.css", "style.css", CSS),
+    file!(STYLE, "style.css", CSS),
     file!("/playground/icon.svg", "icon.svg", SVG),
     file!("/playground/main.js", "main.js", JAVASCRIPT),
     file!("/playground/api.js", "api.js", JAVASCRIPT),
@@ -41,7 +46,7 @@ pub const FILES: &[File] = &[
 /// All files of the page of `server runs`.
 pub const RUNS: &[File] = &[
     file!("/", "runs.html", HTML),
-    file!("/playground/style.css", "style.css", CSS),
+    file!(STYLE, "style.css", CSS),
     file!("/playground/icon.svg", "icon.svg", SVG),
     file!("/playground/runs.js", "runs.js", JAVASCRIPT),
     file!("/playground/api.js", "api.js", JAVASCRIPT),

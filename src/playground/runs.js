@@ -1,8 +1,8 @@
 // The page of the runs: which are chosen, their curves as they grow, and their evaluations.
-import { evaluation, evaluations, metrics, runs } from "./api.js";
+import { evaluation, evaluations, metrics, runs, sample, samples } from "./api.js";
 import { Chart } from "./chart.js";
 import { byId, h } from "./dom.js";
-import { sample } from "./samples.js";
+import { evaluated, learnt } from "./samples.js";
 
 // Between two looks at what was written, milliseconds.
 const PAUSE = 2000;
@@ -20,10 +20,17 @@ const NAMES = {
 
 const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
 
-// A run that is watched: its rows so far, and the steps of its evaluations.
+// Sections with episodes of a step: the field that says which, where they go, and how they are read
+// and shown. `lists` says of which steps a run has some.
+const SECTIONS = [
+  { field: "step", place: "samples", lists: evaluations, reads: evaluation, shows: evaluated },
+  { field: "episode_step", place: "sampled", lists: samples, reads: sample, shows: learnt },
+];
+
+// A run that is watched: its rows so far, and the steps that each section has.
 class Watched {
   rows = [];
-  steps = [];
+  steps = SECTIONS.map(() => []);
   #next = 0;
 
   constructor(name) {
@@ -40,16 +47,16 @@ class Watched {
       this.#next = next;
       if (!hasMore) break;
     }
-    this.steps = await evaluations(this.name);
+    this.steps = await Promise.all(SECTIONS.map(({ lists }) => lists(this.name)));
   }
 }
 
 let watched = [];
 let listed = [];
 const charts = new Map();
-// What is shown of metrics and of evaluations: drawn anew when it changes.
+// What is shown of metrics and in each section: drawn anew when it changes.
 let drawn = "";
-let sampled = "";
+const sampled = SECTIONS.map(() => "");
 
 const chosen = () => [...new Set([byId("run").value, byId("beside").value].filter(Boolean))];
 
@@ -58,7 +65,7 @@ function keep() {
   const kept = new URLSearchParams();
   if (byId("run").value) kept.set("run", byId("run").value);
   if (byId("beside").value) kept.set("beside", byId("beside").value);
-  if (byId("step").value) kept.set("step", byId("step").value);
+  for (const { field } of SECTIONS) if (byId(field).value) kept.set(field, byId(field).value);
   history.replaceState(null, "", `?${kept}`);
 }
 
@@ -134,19 +141,22 @@ function curves() {
   }
 }
 
-async function samples() {
-  const steps = [...new Set(watched.flatMap((run) => run.steps))].sort((a, b) => a - b);
-  byId("samples_section").hidden = steps.length === 0;
+async function fillSection({ field, place, reads, shows }, section) {
+  const steps = [...new Set(watched.flatMap((run) => run.steps[section]))].sort((a, b) => a - b);
+  byId(`${place}_section`).hidden = steps.length === 0;
   if (steps.length === 0) return;
-  // Follows the newest, unless a person has chosen another.
-  const isNewest = !byId("step").value || byId("step").selectedIndex === byId("step").options.length - 1;
-  fill("step", steps.map((step) => [String(step), String(step)]), isNewest ? String(steps.at(-1)) : undefined);
-  const step = Number(byId("step").value);
-  const now = JSON.stringify([step, watched.map(({ name, steps }) => [name, steps.includes(step)])]);
-  if (now === sampled) return;
-  const of = async (run) => sample(run.name, run.steps.includes(step) ? await evaluation(run.name, step) : null);
-  byId("samples").replaceChildren(...await Promise.all(watched.map(of)));
-  sampled = now;
+  // Follows the newest, unless a person has chosen another or is reading.
+  const { value, selectedIndex, options } = byId(field);
+  const isRead = byId(place).querySelector("details[open]");
+  const follows = !value || (selectedIndex === options.length - 1 && !isRead);
+  fill(field, steps.map((step) => [String(step), String(step)]), follows ? String(steps.at(-1)) : undefined);
+  const step = Number(byId(field).value);
+  const has = (run) => run.steps[section].includes(step);
+  const now = JSON.stringify([step, watched.map((run) => [run.name, has(run)])]);
+  if (now === sampled[section]) return;
+  const of = async (run) => shows(run.name, has(run) ? await reads(run.name, step) : null);
+  byId(place).replaceChildren(...await Promise.all(watched.map(of)));
+  sampled[section] = now;
 }
 
 async function look() {
@@ -165,7 +175,7 @@ async function look() {
   if (now !== watched) return;
   legend();
   curves();
-  await samples();
+  for (const [index, section] of SECTIONS.entries()) await fillSection(section, index);
   say(training.length ? "" : "No training run has written metrics here yet. This page goes on looking.");
 }
 
@@ -180,7 +190,7 @@ const again = () => {
 
 again();
 byId("choose").addEventListener("submit", (event) => event.preventDefault());
-for (const id of ["run", "beside", "step"]) {
+for (const id of ["run", "beside", ...SECTIONS.map(({ field }) => field)]) {
   byId(id).addEventListener("change", () => { delete wish[id]; keep(); again(); });
 }
 setInterval(() => { if (!document.hidden) again(); }, PAUSE);

@@ -1,4 +1,4 @@
-// An evaluation of a run: how its held-out tasks went, and its sample episodes.
+// Sample episodes of a run: of an evaluation, with how its held-out tasks went, and of a step.
 import { Text, h } from "./dom.js";
 import { turn } from "./records.js";
 import { Turn } from "./turn.js";
@@ -14,11 +14,12 @@ function results({ all, classes = {}, failed = 0 }) {
   return [h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))), ...note];
 }
 
-function episode({ task, trajectory, reward }) {
+function episode({ task, trajectory, reward, advantage }) {
   const question = new Text("Question");
   question.append(task.question);
   const inside = h("div", { class: "why" }, question.element, h("p", { class: "note" }, "Right: ", h("bdi", {}, task.golds.join(" / "))));
-  const details = h("details", {}, h("summary", {}, `reward ${reward.toFixed(2)}: `, h("bdi", {}, task.question.slice(0, 120))), inside);
+  const learnt = advantage == null ? "" : `, advantage ${advantage.toFixed(2)}`;
+  const details = h("details", {}, h("summary", {}, `reward ${reward.toFixed(2)}${learnt}: `, h("bdi", {}, task.question.slice(0, 120))), inside);
   details.addEventListener("toggle", () => {
     for (const [index, each] of trajectory.turns.entries()) {
       const shown = new Turn(index);
@@ -29,10 +30,17 @@ function episode({ task, trajectory, reward }) {
   return details;
 }
 
+const article = (run, ...children) => h("article", { "aria-label": run }, h("h3", {}, h("bdi", {}, run)), ...children);
+const note = (text) => h("p", { class: "note" }, text);
+
 // The evaluation of a run as an article; `null` where it was not evaluated after that step.
-export function sample(run, evaluation) {
-  const element = h("article", { "aria-label": run }, h("h3", {}, h("bdi", {}, run)));
-  if (!evaluation) element.append(h("p", { class: "note" }, "This run was not evaluated after that step."));
-  else element.append(...results(evaluation), ...(evaluation.shown ?? []).map(episode));
-  return element;
+export function evaluated(run, evaluation) {
+  if (!evaluation) return article(run, note("This run was not evaluated after that step."));
+  return article(run, ...results(evaluation), ...(evaluation.shown ?? []).map(episode));
+}
+
+// Episodes of a step as an article; `null` where none are kept.
+export function learnt(run, step) {
+  if (!step) return article(run, note("No episodes of that step are kept."));
+  return article(run, ...step.shown.map(episode));
 }

@@ -70,7 +70,10 @@ impl Scanner {
             scanner.spaces();
             scanner.take(|c| c == '%').then_some(())
         });
-        self.attempt(|scanner| scanner.take(|c| c == '°').then_some(()));
+        // An angle; in `20°C` the sign is part of the unit.
+        if !self.peek(1).is_some_and(char::is_alphabetic) {
+            self.take(|c| c == '°');
+        }
         // `$5.60$` is set in mathematics, not in dollars.
         let currency = match (before, after) {
             (Some(a), Some(b)) if a == b => None,

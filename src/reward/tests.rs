@@ -312,3 +312,37 @@ async fn a_server_that_is_down_or_silent_is_an_error() {
     let down = scored(&url.replace("= 50", "= 20000")).await.unwrap_err().to_string();
     assert!(down.contains("failed: ") && down.to_lowercase().contains("refused"), "{down}");
 }
+
+/// What was once paid for nothing, or not paid though it was right.
+#[test]
+fn answers_are_paid_for_what_they_mean() {
+    for (answer, gold, paid) in [
+        ("2 1/2", "1/2", 0.0),
+        ("The answer is –3", "3", 0.0),
+        ("2 1/2", "2.5", 1.0),
+        (r"2\frac{1}{2}", "2.5", 1.0),
+        (r"\frac12", "1/2", 1.0),
+        ("The answer is –3", "-3", 1.0),
+        ("The ratio is 5 / 10", "0.5", 1.0),
+        (r"\boxed{\text{72 km}}", "72", 1.0),
+        (r"18\text{ apples}", "18", 1.0),
+        (r"\text{18}", "18", 1.0),
+        (r"\fbox{5}", "5", 1.0),
+        ("72m²", "72", 1.0),
+        ("20°C", "20", 1.0),
+        ("US$5", "5", 1.0),
+        ("CA$5", "5", 1.0),
+        ("Answer:18", "18", 1.0),
+        ("７２", "72", 1.0),
+        ("1,234", "1234", 1.0),
+        ("cafe\u{301}", "café", 1.0),
+        ("Rubik’s", "Rubik's", 1.0),
+        ("“Help!”", "Help!", 1.0),
+        ("北京。", "北京", 1.0),
+        ("New–York", "New-York", 1.0),
+        ("A", "A", 1.0),
+    ] {
+        let turn = format!("<think>t</think><answer>{answer}</answer>");
+        assert_eq!(score(Scheme::Strict, &[ASK, &turn], gold), paid, "{answer} for {gold}");
+    }
+}

@@ -45,6 +45,24 @@ pub struct Run {
     pub summary: Option<Value>,
 }
 
+/// What a training run writes of some steps, a file for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PerStep {
+    /// The policy on held-out tasks.
+    Evaluations,
+    /// Episodes that the policy learnt from.
+    Samples,
+}
+
+impl PerStep {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Evaluations => "evaluations",
+            Self::Samples => "samples",
+        }
+    }
+}
+
 /// Metrics of a run from some offset of its file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metrics {
@@ -138,13 +156,13 @@ impl Runs {
         Ok(Some(Metrics { rows, next, has_more: whole > 0 && next < length }))
     }
 
-    /// The steps after which a run was evaluated, in order; `None` where there is no such run.
+    /// The steps of which a run wrote this, in order; `None` where there is no such run.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn evaluations(&self, name: &str) -> io::Result<Option<Vec<u64>>> {
+    pub fn steps(&self, name: &str, of: PerStep) -> io::Result<Option<Vec<u64>>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
-        let Some(entries) = existing(std::fs::read_dir(folder.join("evaluations")))? else {
+        let Some(entries) = existing(std::fs::read_dir(folder.join(of.folder())))? else {
             return Ok(Some(Vec::new()));
         };
         let mut steps = Vec::new();
@@ -158,13 +176,13 @@ impl Runs {
         Ok(Some(steps))
     }
 
-    /// An evaluation with its sample episodes; `None` where there is none.
+    /// What a run wrote of a step; `None` where there is nothing.
     ///
     /// # Errors
     /// When the file cannot be read, or is being written.
-    pub fn evaluation(&self, name: &str, step: u64) -> io::Result<Option<Value>> {
+    pub fn step(&self, name: &str, of: PerStep, step: u64) -> io::Result<Option<Value>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
-        let text = read(&folder.join(format!("evaluations/step-{step:08}.json")))?;
+        let text = read(&folder.join(format!("{}/step-{step:08}.json", of.folder())))?;
         Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)
     }
 

@@ -40,7 +40,7 @@ fn runs_and_evaluations_are_listed() {
     {
         assert_eq!(runs.metrics(name, 0).unwrap(), None, "{name}");
         assert_eq!(runs.report(name).unwrap(), None, "{name}");
-        assert_eq!(runs.evaluation(name, 1).unwrap(), None, "{name}");
+        assert_eq!(runs.step(name, PerStep::Samples, 1).unwrap(), None, "{name}");
     }
     assert!(Runs::open(&at("train/report.html")).is_err());
 }
@@ -87,14 +87,20 @@ fn long_metrics_come_in_parts() {
 }
 
 #[test]
-fn evaluations_are_listed_and_read() {
+fn what_is_written_of_steps_is_listed_and_read() {
     let folder = tempfile::tempdir().unwrap();
-    write(&folder.path().join("run/evaluations/step-00000010.json"), "{\"step\": 10}");
-    write(&folder.path().join("run/evaluations/step-00000002.json"), "{\"ste");
-    let runs = Runs::open(folder.path()).unwrap();
-    assert_eq!(runs.evaluations("run").unwrap(), Some(vec![2, 10]));
-    assert_eq!(runs.evaluation("run", 10).unwrap(), Some(json!({"step": 10})));
-    assert_eq!(runs.evaluation("run", 3).unwrap(), None);
-    assert!(runs.evaluation("run", 2).is_err(), "it is being written");
-    assert_eq!(runs.evaluations("none").unwrap(), None);
+    for (of, name) in [(PerStep::Evaluations, "evaluations"), (PerStep::Samples, "samples")] {
+        let runs = Runs::open(folder.path()).unwrap();
+        let at = |file: &str| folder.path().join("run").join(name).join(file);
+        write(&folder.path().join("run/metrics.jsonl"), "");
+        assert_eq!(runs.steps("run", of).unwrap(), Some(Vec::new()));
+        write(&at("step-00000010.json"), "{\"step\": 10}");
+        write(&at("step-00000002.json"), "{\"ste");
+        write(&at("partial"), "{\"ste");
+        assert_eq!(runs.steps("run", of).unwrap(), Some(vec![2, 10]));
+        assert_eq!(runs.step("run", of, 10).unwrap(), Some(json!({"step": 10})));
+        assert_eq!(runs.step("run", of, 3).unwrap(), None);
+        assert!(runs.step("run", of, 2).is_err(), "it is being written");
+        assert_eq!(runs.steps("none", of).unwrap(), None);
+    }
 }

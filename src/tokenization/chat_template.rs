@@ -242,6 +242,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let source = "{{ '\\N{BULLET}' }}";
+        let template = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into());
+        let error = template.unwrap_err().to_string();
+        assert!(error.contains("`\\N{…}`"), "{error}");
+    }
+
+    #[test]
     fn a_template_ends_in_bounded_time_and_space() {
         for source in [
             "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",

@@ -30,7 +30,11 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, minijinj
     });
     environment.add_function("strftime_now", |format: String| new_year(&format));
     environment.add_filter("tojson", to_json);
-    environment.add_template_owned("chat", understood(source))?;
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_iterable);
+    environment.add_template_owned("chat", understood(source)?)?;
     Ok(environment)
 }
 
@@ -64,9 +68,20 @@ impl Write for Bounded {
     }
 }
 
-/// `source` in the words that this Jinja knows: line ends as Python reads them, a scope in place of
-/// a `generation` block, and the filter `format` in place of the operator `%` after a string.
-fn understood(source: &str) -> String {
+/// What Python iterates over: texts and what is undefined too, but not `none`.
+fn is_iterable(value: &minijinja::Value) -> bool {
+    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+}
+
+/// What is undefined has no items.
+fn length(value: &minijinja::Value) -> Result<usize, minijinja::Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+}
+
+/// `source` in the words that this Jinja knows: line ends and string literals as Python reads them,
+/// a scope in place of a `generation` block, and the filter `format` in place of the operator `%`
+/// after a string.
+fn understood(source: &str) -> Result<String, minijinja::Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
@@ -83,7 +98,13 @@ fn understood(source: &str) -> String {
         };
         out.push_str(&rest[..begin]);
         let tag = &rest[begin..];
-        let end = end_of_tag(tag, close);
+        let mut end = end_of_tag(tag, close);
+        if close == "%}" && word(&tag[..end]) == "raw" {
+            end = end_of_raw(tag);
+            out.push_str(&tag[..end]);
+            rest = &tag[end..];
+            continue;
+        }
         match close {
             "#}" => out.push_str(&tag[..end]),
             "%}" => match word(&tag[..end]) {
@@ -91,20 +112,33 @@ fn understood(source: &str) -> String {
                 "endgeneration" => {
                     out.push_str(&tag[..end].replacen("endgeneration", "endwith", 1));
                 }
-                _ => out.push_str(&formatted(&tag[..end])),
+                _ => out.push_str(&formatted(&tag[..end])?),
             },
-            _ => out.push_str(&formatted(&tag[..end])),
+            _ => out.push_str(&formatted(&tag[..end])?),
         }
         rest = &tag[end..];
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }
 
 /// The only word of a block tag, or nothing.
 fn word(tag: &str) -> &str {
     let inner = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
     inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace())
+}
+
+/// Where the raw block that `text` begins with ends.
+fn end_of_raw(text: &str) -> usize {
+    let mut at = 0;
+    while let Some(begin) = text[at..].find("{%") {
+        let end = at + begin + end_of_tag(&text[at + begin..], "%}");
+        if word(&text[at + begin..end]) == "endraw" {
+            return end;
+        }
+        at += begin + 2;
+    }
+    text.len()
 }
 
 /// Where the tag that `text` begins with ends; a `close` in a string does not end it.
@@ -137,8 +171,46 @@ fn end_of_string(text: &str) -> usize {
     text.len()
 }
 
-/// A tag with `'…' % x` written as `'…' | format(x)`.
-fn formatted(tag: &str) -> String {
+/// A string literal that this Jinja reads as Python reads `literal`: they know other escapes.
+fn translated(literal: &str) -> Result<String, minijinja::Error> {
+    let mut out = String::with_capacity(literal.len());
+    let mut rest = literal.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match rest.next() {
+            // The line goes on.
+            Some('\n') => {}
+            Some('a') => out.push('\x07'),
+            Some('v') => out.push('\x0b'),
+            Some('/') => out.push_str("\\\\/"),
+            Some('U') => {
+                let digits: String = rest.clone().take(8).collect();
+                match u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32) {
+                    Some(c) => {
+                        rest.nth(7);
+                        out.push(c);
+                    }
+                    None => out.push_str("\\U"),
+                }
+            }
+            Some('N') if rest.as_str().starts_with('{') => {
+                let reason = "characters by their names (`\\N{…}`) are not known here";
+                return Err(minijinja::Error::new(ErrorKind::SyntaxError, reason));
+            }
+            escaped => {
+                out.push('\\');
+                out.extend(escaped);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A tag with `'…' % x` written as `'…' | format(x)`, and string literals as this Jinja reads them.
+fn formatted(tag: &str) -> Result<String, minijinja::Error> {
     let mut out = String::with_capacity(tag.len());
     let mut at = 0;
     while let Some(c) = tag[at..].chars().next() {
@@ -148,7 +220,7 @@ fn formatted(tag: &str) -> String {
             continue;
         }
         let end = at + end_of_string(&tag[at..]);
-        out.push_str(&tag[at..end]);
+        out.push_str(&translated(&tag[at..end])?);
         at = end;
         let operator = tag[end..].trim_start();
         let Some(operand) = operator.strip_prefix('%').filter(|rest| !rest.starts_with('}')) else {
@@ -162,10 +234,10 @@ fn formatted(tag: &str) -> String {
         let inner = &operand[..length];
         let inner =
             inner.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')).unwrap_or(inner);
-        out.push_str(&format!(" | format({})", formatted(inner)));
+        out.push_str(&format!(" | format({})", formatted(inner)?));
         at = tag.len() - operand.len() + length;
     }
-    out
+    Ok(out)
 }
 
 /// The length of the operand that `text` begins with: a group, a string, or a name with its fields,

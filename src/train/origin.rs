@@ -17,7 +17,7 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change freely: they bound resources or select what is measured and stored, not
 /// what is learnt.
-const FREE: [&str; 22] = [
+const FREE: [&str; 23] = [
     "output",
     "steps",
     "checkpoint_every",
@@ -30,6 +30,7 @@ const FREE: [&str; 22] = [
     "max_rejected",
     "outage",
     "guards",
+    "samples",
     "engine",
     "judge.max_calls",
     "judge.max_cost",

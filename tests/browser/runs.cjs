@@ -4,7 +4,7 @@ const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const path = require("node:path");
 const { HOSTILE } = require("./upstream.cjs");
-const { accessible, fits, text } = require("./page.cjs");
+const { accessible, fits, text, until } = require("./page.cjs");
 
 const AT = /the runs are shown at (http:\S+)\n/; // whole lines: writes come in pieces
 
@@ -26,6 +26,14 @@ const evaluation = (step, exact) => ({
   }],
 });
 
+// Episodes of a step of training, as a run writes them.
+const sampled = (step) => ({ step, shown: evaluation(0, 0).shown.map((one) => ({ ...one, advantage: 1.5 })) });
+
+const writeSamples = (folder, step) => {
+  fs.mkdirSync(path.join(folder, "samples"), { recursive: true });
+  fs.writeFileSync(path.join(folder, `samples/step-${String(step).padStart(8, "0")}.json`), JSON.stringify(sampled(step)));
+};
+
 // A folder with two runs and an evaluation.
 function write(folder) {
   for (const [name, lift] of [["first", 0.2], ["second <b>", 0.3]]) {
@@ -34,6 +42,7 @@ function write(folder) {
     fs.writeFileSync(path.join(folder, name, "metrics.jsonl"), rows);
     for (const step of [0, 1000]) fs.writeFileSync(path.join(folder, name, `evaluations/step-${String(step).padStart(8, "0")}.json`), JSON.stringify(evaluation(step, 10 + step / 50)));
   }
+  for (const step of [1199, 1200]) writeSamples(path.join(folder, "first"), step);
   fs.mkdirSync(path.join(folder, "eval"));
   fs.writeFileSync(path.join(folder, "eval/report.html"), `<!doctype html><title>report</title><p id="said"></p><script>
     let stored = "none";
@@ -70,7 +79,14 @@ module.exports = (check) => {
         assert.equal(await page.inputValue("#step"), "1000");
         assert.match(await text(page, "#samples tbody"), /2 hops4075\.0 %/);
         for (const summary of await page.locator("#samples summary").all()) await summary.click();
-        assert.equal(await text(page, "#samples .reply .text"), HOSTILE);
+        await until(async () => await text(page, "#samples .reply .text") === HOSTILE);
+        await page.waitForFunction(() => document.querySelectorAll("#sampled article").length === 2);
+        assert.equal(await page.inputValue("#episode_step"), "1200");
+        assert.match(await text(page, "#sampled summary"), /^reward 1\.00, advantage 1\.50: What is Grania/);
+        assert.match(await text(page, "#sampled article:last-child"), /No episodes of that step are kept/);
+        await page.locator("#sampled summary").click();
+        // Texts come with the next frame.
+        await until(async () => await text(page, "#sampled .reply .text") === HOSTILE);
         await page.locator("#choose summary").click();
         assert.equal(await page.locator("#all tbody tr").count(), 3);
         assert.equal(await page.evaluate(() => window.hacked), undefined);
@@ -84,7 +100,7 @@ module.exports = (check) => {
         }
         await page.selectOption("#beside", "");
         await page.waitForFunction(() => document.querySelectorAll("#curves .l1.line").length === 0);
-        assert.deepEqual(Object.fromEntries(new URL(page.url()).searchParams), { run: "first", step: "1000" });
+        assert.deepEqual(Object.fromEntries(new URL(page.url()).searchParams), { run: "first", step: "1000", episode_step: "1200" });
         await page.close();
       }
     }
@@ -111,6 +127,40 @@ module.exports = (check) => {
     await page.waitForFunction(() => document.querySelector("#legend").textContent.includes("live, step 2"));
     assert.match((await figures(page))[0], /^reward 0\.125$/);
     assert.ok(await page.evaluate(() => window.shifts) < 0.1, "nothing jumps");
+    return page;
+  });
+
+  check("episodes of the newest step are shown, and stay while they are read", async (used) => {
+    const { root, url } = await runs(used);
+    const folder = path.join(root, "sampling");
+    fs.mkdirSync(folder);
+    fs.writeFileSync(path.join(folder, "metrics.jsonl"), row(1, 0.5));
+    writeSamples(folder, 1);
+    const page = await used.open(`${url}?run=sampling`);
+    await page.waitForFunction(() => document.querySelector("#sampled summary"));
+    writeSamples(folder, 2);
+    await page.waitForFunction(() => document.getElementById("episode_step").value === "2");
+    await page.locator("#sampled summary").click();
+    writeSamples(folder, 3);
+    await page.waitForFunction(() => document.getElementById("episode_step").options.length === 3);
+    assert.equal(await page.inputValue("#episode_step"), "2");
+    assert.equal(await page.locator("#sampled details[open]").count(), 1);
+    await page.selectOption("#episode_step", "3");
+    await page.waitForFunction(() => document.querySelector("#sampled details:not([open])"));
+    assert.equal(new URL(page.url()).searchParams.get("episode_step"), "3");
+    return page;
+  });
+
+  check("a GRPO run shows what it learns from", async (used) => {
+    const config = path.join(used.folder, "grpo.toml");
+    fs.writeFileSync(config, `schema_version = 1\noutput = "${used.folder}/grpo/mine"\nsteps = 1000000\ngroups_per_step = 2\ngroup_size = 4\neval = { tasks = 0 }\n` +
+      'model = { path = "models/policy-warm" }\nlarge_model = { path = "models/large-model" }\ntasks = { kind = "world", questions = [{ chain = 2 }] }\n' +
+      'limits = { max_turns = 4, max_turn_tokens = 64, max_policy_tokens = 256, allow_final = false }\n');
+    const { url, child } = await used.run(["train", "grpo", "--config", config, "--ui"], AT);
+    const page = await used.open(url);
+    await page.waitForFunction(() => document.querySelector("#sampled summary"));
+    assert.match(await text(page, "#sampled summary"), /^reward -?\d\.\d\d/);
+    child.kill("SIGKILL");
     return page;
   });
 

@@ -1,6 +1,6 @@
 //! The web page at `/`: complete, locked down, and absent if disabled.
 
-use prompt_r1::playground::{FILES, RUNS};
+use prompt_r1::playground::{FILES, RUNS, STYLE_LINK};
 
 use crate::loopback::Loopback;
 use crate::server::Setup;
@@ -21,7 +21,17 @@ async fn the_page_is_served_with_its_files_and_nothing_loose() {
         for rule in ["default-src 'none'", "frame-ancestors 'none'", "script-src 'self'"] {
             assert!(policy.contains(rule), "{policy}");
         }
-        assert_eq!(response.text().await.unwrap(), file.content);
+        let is_known = policy.contains("style-src 'self' 'sha256-");
+        assert_eq!(is_known, file.path == "/", "{policy}");
+        let content = response.text().await.unwrap();
+        match file.content.split_once(STYLE_LINK) {
+            // The style sheet stands in the page.
+            Some((before, after)) => {
+                assert!(content.starts_with(&format!("{before}<style>:root")), "{content}");
+                assert!(content.ends_with(&format!("</style>{after}")), "{content}");
+            }
+            None => assert_eq!(content, file.content),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use prompt_r1::http::{ServerConfig, runs_openapi_json, runs_router, serve};
-use prompt_r1::playground::RUNS;
+use prompt_r1::playground::{RUNS, STYLE_LINK};
 use prompt_r1::runs::Runs;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -27,6 +27,7 @@ async fn start() -> (tempfile::TempDir, String) {
         "{\"step\":1,\"reward\":0.25}\n{\"step\":2,\"reward\":null}\n",
     );
     write(&run.join("evaluations/step-00000002.json"), "{\"step\":2,\"shown\":[]}");
+    write(&run.join("samples/step-00000001.json"), "{\"step\":1,\"shown\":[]}");
     write(&folder.path().join("eval/report.html"), "<script>parent.hacked = 1</script>");
     let runs = Runs::open(folder.path()).unwrap();
     let config = ServerConfig::default();
@@ -74,6 +75,9 @@ async fn runs_are_read_while_they_are_written() {
     assert_eq!(get(&format!("{url}/v1/runs/a%20run/evaluations")).await.1["data"], json!([2]));
     let evaluation = get(&format!("{url}/v1/runs/a%20run/evaluations/2")).await;
     assert_eq!(evaluation, (200, json!({"step": 2, "shown": []})));
+    assert_eq!(get(&format!("{url}/v1/runs/a%20run/samples")).await.1["data"], json!([1]));
+    let sample = get(&format!("{url}/v1/runs/a%20run/samples/1")).await;
+    assert_eq!(sample, (200, json!({"step": 1, "shown": []})));
     for (path, expected) in [
         ("v1/runs/none/metrics", 404),
         ("v1/runs/..%2F..%2Fetc/metrics", 404),
@@ -81,6 +85,9 @@ async fn runs_are_read_while_they_are_written() {
         ("v1/runs/a%20run/report", 404),
         ("v1/runs/a%20run/evaluations/3", 404),
         ("v1/runs/a%20run/evaluations/x", 400),
+        ("v1/runs/a%20run/samples/2", 404),
+        ("v1/runs/a%20run/samples/x", 400),
+        ("v1/runs/none/samples", 404),
         ("v1/runs/a%20run/metrics?from=-1", 400),
         ("v1/runs/a%20run/metrics?to=1", 400),
         ("v1/runs/%FF/metrics", 400),
@@ -99,7 +106,13 @@ async fn the_page_is_locked_down_and_reports_have_no_origin() {
         assert_eq!(response.status(), 200, "{}", file.path);
         let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-        assert_eq!(response.text().await.unwrap(), file.content);
+        let content = response.text().await.unwrap();
+        match file.content.split_once(STYLE_LINK) {
+            Some((before, after)) => {
+                assert!(content.starts_with(before) && content.ends_with(after))
+            }
+            None => assert_eq!(content, file.content),
+        }
     }
     let report = reqwest::get(format!("{url}/v1/runs/eval/report")).await.unwrap();
     let policy = report.headers()["content-security-policy"].to_str().unwrap();

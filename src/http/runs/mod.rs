@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 mod wire;
 
-use self::wire::{EvaluationList, MetricList, MetricQuery, RunList};
+use self::wire::{MetricList, MetricQuery, RunList, StepList};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::local;
@@ -24,7 +24,7 @@ use super::routes::playground;
 use super::wire::ErrorBody;
 use crate::compute;
 use crate::playground::RUNS;
-use crate::runs::Runs;
+use crate::runs::{PerStep, Runs};
 
 /// The time-out for reading.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +59,8 @@ fn documented() -> OpenApiRouter<Runs> {
         .routes(routes!(metrics))
         .routes(routes!(evaluations))
         .routes(routes!(evaluation))
+        .routes(routes!(samples))
+        .routes(routes!(sample))
         .routes(routes!(report))
 }
 
@@ -96,16 +98,16 @@ async fn metrics(
 /// The steps after which a run was evaluated on held-out tasks.
 #[utoipa::path(get, path = "/v1/runs/{run}/evaluations", tag = "runs",
     params(("run" = String, Path, description = "The run's name")), responses(
-    (status = 200, description = "The steps", body = EvaluationList),
+    (status = 200, description = "The steps", body = StepList),
     (status = 400, description = "The name is no text", body = ErrorBody),
     (status = 404, description = "No such run", body = ErrorBody),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
 async fn evaluations(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
-) -> Result<Json<EvaluationList>, ApiError> {
+) -> Result<Json<StepList>, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
-    let steps = read(runs, move |runs| runs.evaluations(&run)).await?;
+    let steps = read(runs, move |runs| runs.steps(&run, PerStep::Evaluations)).await?;
     Ok(Json(steps.into()))
 }
 
@@ -122,7 +124,40 @@ async fn evaluation(
     place: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Path((run, step)) = place.map_err(unreadable)?;
-    read(runs, move |runs| runs.evaluation(&run, step)).await.map(Json)
+    read(runs, move |runs| runs.step(&run, PerStep::Evaluations, step)).await.map(Json)
+}
+
+/// The steps of training of which sample episodes are kept.
+#[utoipa::path(get, path = "/v1/runs/{run}/samples", tag = "runs",
+    params(("run" = String, Path, description = "The run's name")), responses(
+    (status = 200, description = "The steps", body = StepList),
+    (status = 400, description = "The name is no text", body = ErrorBody),
+    (status = 404, description = "No such run", body = ErrorBody),
+    (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
+async fn samples(
+    State(runs): State<Runs>,
+    run: Result<Path<String>, PathRejection>,
+) -> Result<Json<StepList>, ApiError> {
+    let Path(run) = run.map_err(unreadable)?;
+    let steps = read(runs, move |runs| runs.steps(&run, PerStep::Samples)).await?;
+    Ok(Json(steps.into()))
+}
+
+/// Some of the episodes that a step learnt from, with their rewards and advantages, as the run wrote
+/// them.
+#[utoipa::path(get, path = "/v1/runs/{run}/samples/{step}", tag = "runs",
+    params(("run" = String, Path, description = "The run's name"),
+        ("step" = u64, Path, description = "The step")), responses(
+    (status = 200, description = "The episodes", body = Value),
+    (status = 400, description = "The step is no number", body = ErrorBody),
+    (status = 404, description = "No episodes of this step", body = ErrorBody),
+    (status = 503, description = "The file cannot be read", body = ErrorBody)))]
+async fn sample(
+    State(runs): State<Runs>,
+    place: Result<Path<(String, u64)>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path((run, step)) = place.map_err(unreadable)?;
+    read(runs, move |runs| runs.step(&run, PerStep::Samples, step)).await.map(Json)
 }
 
 /// The report of a run, an HTML page.

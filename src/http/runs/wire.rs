@@ -77,16 +77,16 @@ impl From<Metrics> for MetricList {
     }
 }
 
-/// The evaluations of a run.
+/// The steps of which a run has something.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct EvaluationList {
+pub(super) struct StepList {
     /// Always `list`.
     object: &'static str,
     /// The steps, in order.
     data: Vec<u64>,
 }
 
-impl From<Vec<u64>> for EvaluationList {
+impl From<Vec<u64>> for StepList {
     fn from(data: Vec<u64>) -> Self {
         Self { object: "list", data }
     }

@@ -157,14 +157,14 @@ impl LargeModel for Endpoint {
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
-        match &self.transport.pace {
+        match self.transport.pace() {
             Some(pace) => self.complete_at(pace, call).await,
             None => self.complete_now(call).await,
         }
     }
 
     async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
-        match &self.transport.pace {
+        match self.transport.pace() {
             Some(pace) => self.stream_at(pace, call).await,
             None => self.stream_now(call).await,
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::hint::Hint;
-use crate::large_model::pace::PaceConfig;
+use crate::large_model::pace::{Limits, PaceConfig};
 use crate::large_model::{Prices, UnknownModel};
 use crate::outbound::client::{Unusable, parse_url};
 use crate::outbound::config::{RetryConfig, TimeoutConfig};
@@ -53,8 +53,9 @@ pub struct LargeModelConfig {
     /// false in serving, where a caller gets the endpoint's own answer at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_in_flight: Option<bool>,
-    /// Requests per minute, over all users of this large model; further ones wait. Default: no
-    /// limit.
+    /// Requests per minute; further ones wait. Applies to everything that this process sends to the
+    /// same `url` with the same key, by whichever large model; of several limits, the lowest applies.
+    /// Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
@@ -207,8 +208,7 @@ impl LargeModelConfig {
             adaptive: self.adaptive_in_flight.unwrap_or_default().then_some(self.max_in_flight),
             // Waiting calls must not come near their time-outs.
             longest: self.timeouts.first_byte() / 4,
-            requests_per_minute: self.requests_per_minute,
-            tokens_per_minute: self.tokens_per_minute,
+            limits: Limits { requests: self.requests_per_minute, tokens: self.tokens_per_minute },
         }
     }
 

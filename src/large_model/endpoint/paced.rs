@@ -71,7 +71,7 @@ impl Endpoint {
         bytes: usize,
         deadline: Option<Instant>,
     ) -> Result<(), LargeModelError> {
-        let Some(pace) = &self.transport.pace else { return Ok(()) };
+        let Some(pace) = self.transport.pace() else { return Ok(()) };
         let limit = self.transport.config.timeouts.total();
         let until = deadline.unwrap_or_else(|| Instant::now() + limit);
         let waiting = pace.take((bytes / BYTES_OF_A_TOKEN) as u64);

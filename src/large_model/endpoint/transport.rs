@@ -46,8 +46,8 @@ pub(super) struct Transport {
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
     pub(super) slots: Arc<Semaphore>,
-    /// The rate limits, if there are any.
-    pub(super) pace: Option<Arc<Pace>>,
+    /// The rate limits of calls.
+    pace: Arc<Pace>,
     breakers: Mutex<Breakers>,
     /// Fields that the endpoint refused before.
     pub(super) refused: Refused,
@@ -93,12 +93,12 @@ impl Transport {
             config: config.clone(),
             client: client.map_err(unusable)?,
             direct: Direct::new(&root, is_this_machine(&base), connect, most_idle),
+            pace: Pace::new(name, base.as_str(), authorization.as_ref(), config.pace()),
             base,
             root,
             completions,
             authorization,
             slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
-            pace: Pace::new(name, config.pace()),
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),
@@ -110,6 +110,11 @@ impl Transport {
     /// The URL of a path of this API, with a query or without; `None` if it leads elsewhere.
     pub(super) fn at(&self, path: &str) -> Option<Uri> {
         below(&self.root, path)
+    }
+
+    /// The pace at which calls are made, where it is limited.
+    pub(super) fn pace(&self) -> Option<&Arc<Pace>> {
+        Some(&self.pace).filter(|pace| pace.is_limited())
     }
 
     pub(super) fn breakers(&self) -> MutexGuard<'_, Breakers> {

@@ -1,24 +1,29 @@
-//! Limits the rate of calls: how many at one time, which adapts to the endpoint, and how many per
-//! minute, which its provider sets. Calls that must wait are queued in order. Waiting is not a
-//! failure, and time-outs start when the call is made.
+//! At which pace calls are made: how many at one time, which adapts to what the endpoint can take,
+//! and how many a minute, which its provider says. Both are shared by all that ask under one URL and
+//! key. Calls that must wait are in a queue, in order; that is no failure, and none of their
+//! time-outs runs yet.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use secrecy::SecretString;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::{LargeModelError, ReplyChunk, ReplyStream};
 use crate::trajectory::TokenUsage;
 
+mod account;
 mod aimd;
+mod lane;
 mod rates;
 
-use aimd::{Aimd, Answered};
-use rates::Rates;
+use account::Account;
+use aimd::Answered;
+use lane::{Lane, LaneState};
+pub(super) use rates::Limits;
 
 /// The fixed cost of a call at an endpoint, in tokens written.
 const OVERHEAD: f64 = 16.0;
@@ -29,8 +34,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The assumed length of a reply, in tokens, before any was seen.
 const FIRST_REPLY: u64 = 256;
-/// Models of an endpoint that are tracked separately.
-const MOST_MODELS: usize = 1_024;
 
 /// The configured limits.
 #[derive(Debug, Clone, Copy)]
@@ -39,39 +42,23 @@ pub(super) struct PaceConfig {
     pub(super) adaptive: Option<usize>,
     /// Calls that take longer than this are too slow for many at once.
     pub(super) longest: Duration,
-    pub(super) requests_per_minute: Option<u32>,
-    pub(super) tokens_per_minute: Option<u64>,
+    /// What a minute may have.
+    pub(super) limits: Limits,
 }
 
-/// The rate limiter of one endpoint.
+/// The pace of one large model.
 pub(super) struct Pace {
     name: String,
-    config: PaceConfig,
-    lanes: Mutex<HashMap<String, Arc<Lane>>>,
-    /// Held while waiting for the per-minute limits, so that calls proceed in order.
-    turn: tokio::sync::Mutex<()>,
-    rates: Mutex<Rates>,
+    adaptive: Option<usize>,
+    longest: Duration,
+    account: Arc<Account>,
+    /// Hold for the account as long as the large model is in use.
+    _limits: Arc<Limits>,
     /// Tokens of the replies so far, and their number.
     replies: Mutex<(u64, u64)>,
 }
 
-/// The state of one model.
-struct Lane {
-    places: Arc<Semaphore>,
-    state: Mutex<LaneState>,
-}
-
-struct LaneState {
-    aimd: Aimd,
-    /// Slots, taken or free.
-    places: usize,
-    /// No slot is taken before this.
-    not_before: Option<Instant>,
-    /// Refusals since the last reply.
-    refusals: u32,
-}
-
-/// A call's slot, returned when dropped.
+/// A call's place. Given back when dropped.
 pub(super) struct Place {
     pace: Arc<Pace>,
     lane: Option<(Arc<Lane>, OwnedSemaphorePermit)>,
@@ -82,19 +69,23 @@ pub(super) struct Place {
 }
 
 impl Pace {
-    /// `None` if nothing is limited here. `name` is the large model's.
-    pub(super) fn new(name: &str, config: PaceConfig) -> Option<Arc<Self>> {
-        let has_rates = config.requests_per_minute.is_some() || config.tokens_per_minute.is_some();
-        (config.adaptive.is_some() || has_rates).then(|| {
-            Arc::new(Self {
-                name: name.to_owned(),
-                config,
-                lanes: Mutex::default(),
-                turn: tokio::sync::Mutex::default(),
-                rates: Mutex::new(Rates::new(config.requests_per_minute, config.tokens_per_minute)),
-                replies: Mutex::default(),
-            })
-        })
+    /// That of the large model called `name`, which is asked at `url` with `key`.
+    pub(super) fn new(
+        name: &str,
+        url: &str,
+        key: Option<&SecretString>,
+        config: PaceConfig,
+    ) -> Arc<Self> {
+        let PaceConfig { adaptive, longest, limits } = config;
+        let limits = Arc::new(limits);
+        let account = Account::of(url, key, &limits);
+        let (name, replies) = (name.to_owned(), Mutex::default());
+        Arc::new(Self { name, adaptive, longest, account, _limits: limits, replies })
+    }
+
+    /// Whether calls may have to wait.
+    pub(super) fn is_limited(&self) -> bool {
+        self.adaptive.is_some() || self.account.has_limits()
     }
 
     /// Waits for a slot for a call of `model` that sends `read` tokens and limits its reply to
@@ -120,8 +111,8 @@ impl Pace {
         max_tokens: Option<u64>,
     ) -> Option<Place> {
         let (mut lane, mut was_full) = (None, false);
-        if let Some(most) = self.config.adaptive {
-            let found = self.lane(model, most);
+        if let Some(most) = self.adaptive {
+            let found = self.account.lane(model, || Lane::new(most, self.longest));
             let permit = Arc::clone(&found.places).acquire_owned().await.ok()?;
             while let Some(until) = found.pause() {
                 sleep_until(until.into()).await;
@@ -135,71 +126,13 @@ impl Pace {
 
     /// Waits until a request of about `tokens` tokens is within the per-minute limits.
     pub(super) async fn take(&self, tokens: u64) -> Option<u64> {
-        if self.config.requests_per_minute.is_none() && self.config.tokens_per_minute.is_none() {
-            return None;
-        }
-        let _turn = self.turn.lock().await;
-        loop {
-            let taken = lock(&self.rates).take(tokens, Instant::now());
-            match taken {
-                Ok(number) => return Some(number),
-                Err(until) => sleep_until(until.into()).await,
-            }
-        }
+        self.account.take(tokens).await
     }
 
     /// The expected length of a reply, in tokens.
     fn expected(&self) -> u64 {
         let (tokens, replies) = *lock(&self.replies);
         tokens.checked_div(replies).unwrap_or(FIRST_REPLY)
-    }
-
-    fn lane(&self, model: &str, most: usize) -> Arc<Lane> {
-        let mut lanes = lock(&self.lanes);
-        if lanes.len() >= MOST_MODELS && !lanes.contains_key(model) {
-            lanes.clear();
-        }
-        let lane = lanes.entry(model.to_owned()).or_insert_with(|| {
-            let aimd = Aimd::new(most, self.config.longest);
-            let places = aimd.limit();
-            let state = LaneState { aimd, places, not_before: None, refusals: 0 };
-            Arc::new(Lane { places: Arc::new(Semaphore::new(places)), state: Mutex::new(state) })
-        });
-        Arc::clone(lane)
-    }
-}
-
-impl Lane {
-    /// Until when no call is made, if there is such a time.
-    fn pause(&self) -> Option<Instant> {
-        lock(&self.state).not_before.filter(|until| *until > Instant::now())
-    }
-
-    /// Updates the state of the endpoint, and its number of slots.
-    fn learn(&self, name: &str, change: impl FnOnce(&mut LaneState)) {
-        let mut state = lock(&self.state);
-        let before = state.aimd.limit();
-        change(&mut state);
-        let limit = state.aimd.limit();
-        if limit > state.places {
-            self.places.add_permits(limit - state.places);
-            state.places = limit;
-        } else {
-            // Slots in use are removed when they are returned.
-            state.places -= self.places.forget_permits(state.places - limit);
-        }
-        if limit != before {
-            tracing::debug!(model = name, limit, before, "calls at one time");
-        }
-    }
-
-    /// Returns a slot.
-    fn give_back(&self, permit: OwnedSemaphorePermit) {
-        let mut state = lock(&self.state);
-        if state.places > state.aimd.limit() {
-            permit.forget();
-            state.places -= 1;
-        }
     }
 }
 
@@ -208,7 +141,7 @@ impl Place {
     pub(super) fn replied(self, usage: TokenUsage) {
         let tokens = usage.prompt_tokens + usage.completion_tokens;
         if let Some(number) = self.number {
-            lock(&self.pace.rates).used(number, tokens);
+            self.pace.account.used(number, tokens);
         }
         {
             let mut replies = lock(&self.pace.replies);
@@ -257,7 +190,7 @@ impl Place {
             state.aimd.refused(began, now);
         });
         if let Some(number) = self.number {
-            lock(&self.pace.rates).used(number, 0);
+            self.pace.account.used(number, 0);
         }
         is_refused
     }

@@ -7,11 +7,31 @@ use std::time::{Duration, Instant};
 /// The window of the limits.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// What a minute may have; `None`: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::large_model) struct Limits {
+    pub(in crate::large_model) requests: Option<u32>,
+    pub(in crate::large_model) tokens: Option<u64>,
+}
+
+impl Limits {
+    /// Whether there is any.
+    pub(super) fn is_some(&self) -> bool {
+        self.requests.is_some() || self.tokens.is_some()
+    }
+
+    /// The lower of both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.into_iter().chain(other.requests).min(),
+            tokens: self.tokens.into_iter().chain(other.tokens).min(),
+        }
+    }
+}
+
 /// The requests of the last minute.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rates {
-    most_requests: usize,
-    most_tokens: u64,
     sent: VecDeque<Sent>,
     /// The number of the oldest of `sent`.
     first: u64,
@@ -25,31 +45,27 @@ struct Sent {
 }
 
 impl Rates {
-    /// `None`: no limit.
-    pub(super) fn new(requests: Option<u32>, tokens: Option<u64>) -> Self {
-        Self {
-            most_requests: requests.map_or(usize::MAX, |requests| requests as usize),
-            most_tokens: tokens.unwrap_or(u64::MAX),
-            sent: VecDeque::new(),
-            first: 0,
-            tokens: 0,
-        }
-    }
-
     /// Counts a request of about `tokens` tokens and returns its number, or when to try again. One
     /// with more tokens than a minute allows is made alone.
-    pub(super) fn take(&mut self, tokens: u64, now: Instant) -> Result<u64, Instant> {
+    pub(super) fn take(
+        &mut self,
+        limits: Limits,
+        tokens: u64,
+        now: Instant,
+    ) -> Result<u64, Instant> {
+        let most_requests = limits.requests.map_or(usize::MAX, |requests| requests as usize);
+        let most_tokens = limits.tokens.unwrap_or(u64::MAX);
         while self.sent.front().is_some_and(|oldest| oldest.at + MINUTE <= now) {
             if let Some(oldest) = self.sent.pop_front() {
                 self.tokens -= oldest.tokens;
                 self.first += 1;
             }
         }
-        let tokens = tokens.min(self.most_tokens);
+        let tokens = tokens.min(most_tokens);
         let (mut requests, mut used) = (self.sent.len(), self.tokens);
         let mut until = None;
         let mut leaving = self.sent.iter();
-        while requests >= self.most_requests || used.saturating_add(tokens) > self.most_tokens {
+        while requests >= most_requests || used.saturating_add(tokens) > most_tokens {
             let Some(oldest) = leaving.next() else { break };
             requests -= 1;
             used -= oldest.tokens;
@@ -83,27 +99,37 @@ mod tests {
     #[test]
     fn no_minute_has_more_requests_than_allowed() {
         let begun = Instant::now();
-        let mut rates = Rates::new(Some(2), None);
-        assert_eq!(rates.take(1, begun), Ok(0));
-        assert_eq!(rates.take(1, begun + S(10)), Ok(1));
-        assert_eq!(rates.take(1, begun + S(20)), Err(begun + S(60)));
-        assert_eq!(rates.take(1, begun + S(60)), Ok(2));
-        assert_eq!(rates.take(1, begun + S(60)), Err(begun + S(70)));
+        let limits = Limits { requests: Some(2), tokens: None };
+        let mut rates = Rates::default();
+        assert_eq!(rates.take(limits, 1, begun), Ok(0));
+        assert_eq!(rates.take(limits, 1, begun + S(10)), Ok(1));
+        assert_eq!(rates.take(limits, 1, begun + S(20)), Err(begun + S(60)));
+        assert_eq!(rates.take(limits, 1, begun + S(60)), Ok(2));
+        assert_eq!(rates.take(limits, 1, begun + S(60)), Err(begun + S(70)));
     }
 
     #[test]
     fn tokens_count_as_they_are_known() {
         let begun = Instant::now();
-        let mut rates = Rates::new(None, Some(100));
-        let first = rates.take(60, begun).unwrap();
-        assert_eq!(rates.take(60, begun + S(1)), Err(begun + S(60)));
+        let limits = Limits { requests: None, tokens: Some(100) };
+        let mut rates = Rates::default();
+        let first = rates.take(limits, 60, begun).unwrap();
+        assert_eq!(rates.take(limits, 60, begun + S(1)), Err(begun + S(60)));
         rates.used(first, 30);
-        assert_eq!(rates.take(60, begun + S(1)), Ok(1));
+        assert_eq!(rates.take(limits, 60, begun + S(1)), Ok(1));
         // A request that exceeds a whole minute's limit waits for an empty window.
-        assert_eq!(rates.take(1_000, begun + S(2)), Err(begun + S(61)));
-        assert_eq!(rates.take(1_000, begun + S(61)), Ok(2));
+        assert_eq!(rates.take(limits, 1_000, begun + S(2)), Err(begun + S(61)));
+        assert_eq!(rates.take(limits, 1_000, begun + S(61)), Ok(2));
         // The first has left the window: nothing is counted twice.
         rates.used(first, 5_000);
-        assert_eq!(rates.take(100, begun + S(121)), Ok(3));
+        assert_eq!(rates.take(limits, 100, begun + S(121)), Ok(3));
+    }
+
+    #[test]
+    fn the_lower_of_two_limits_holds() {
+        let limits = |requests, tokens| Limits { requests, tokens };
+        assert_eq!(limits(Some(2), None).and(limits(Some(3), Some(5))), limits(Some(2), Some(5)));
+        assert_eq!(limits(None, Some(9)).and(limits(None, Some(5))), limits(None, Some(5)));
+        assert!(!limits(None, None).and(limits(None, None)).is_some());
     }
 }

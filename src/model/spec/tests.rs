@@ -67,6 +67,10 @@ fn families_have_their_defaults() {
     let spec = read("llama", json!({"num_key_value_heads": null}));
     assert_eq!((spec.num_key_value_heads, spec.tie_word_embeddings), (4, false));
     assert_eq!(windows(&read("mistral", json!({}))), [Some(4096); 4]);
+    // What stands beside the scaling says more than what stands at the top, as in transformers.
+    let parameters = json!({"rope_type": "default", "rope_theta": 5e5});
+    let spec = read("qwen3", json!({"rope_theta": 1e4, "rope_parameters": parameters}));
+    assert_eq!(spec.ropes[0].theta, 5e5);
     let spec = read("gemma3_text", json!({"num_hidden_layers": 6}));
     let sliding = LayerKind { rope: 1, window: Some(4096) };
     assert_eq!(spec.layers[..5], [sliding; 5]);

@@ -1,8 +1,8 @@
 //! Weights from a seed, and folders and batches that cannot be used.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
-use super::{batch, list, tiny};
+use super::{batch, list, tiny, wave};
 use crate::hint::Hint;
 use crate::model::{Batch, Model, Selection, Spec, Weights};
 
@@ -86,4 +86,36 @@ fn batches_that_do_not_fit_are_refused() {
         let error = model.score(&batch, &selection, temperature).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
+}
+
+#[test]
+fn every_tensor_of_a_file_is_used_or_known_to_be_harmless_or_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = tiny(true);
+    let weights = Weights::random(&spec, 0, &Device::Cpu).unwrap();
+    let load = |extra: &str, tensor: Tensor| {
+        weights.save(folder.path(), &spec).unwrap();
+        let file = folder.path().join("model.safetensors");
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+        tensors.insert(extra.to_owned(), tensor);
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+        Model::load(folder.path(), DType::F32, &Device::Cpu).map_err(|error| error.to_string())
+    };
+    let of = |shape: &[usize]| wave(shape, 1);
+    for (name, tensor, said) in [
+        ("model.layers.0.self_attn.q_proj.bias", of(&[24]), "holds `model.layers.0.self_attn.q_p"),
+        ("model.layers.0.mlp.up_proj.weight_scale_inv", of(&[1, 1]), "up_proj.weight_scale_inv`"),
+        ("model.layers.1.mlp.up_proj.weight_scale", of(&[1]), "up_proj.weight_scale`"),
+        ("model.layers.2.input_layernorm.weight", of(&[12]), "holds `model.layers.2."),
+        ("lm_head.weight", of(&[23, 12]), "`lm_head.weight` that is not the embedding"),
+        ("lm_head.weight", of(&[22, 12]), "`lm_head.weight` that is not the embedding"),
+    ] {
+        let error = load(name, tensor).unwrap_err();
+        assert!(error.contains(said), "{name}: {error}");
+    }
+    load("lm_head.weight", weights.embed.clone()).unwrap();
+    load("model.layers.0.self_attn.rotary_emb.inv_freq", of(&[3])).unwrap();
+    let codes = Tensor::zeros((20, 12), DType::U8, &Device::Cpu).unwrap();
+    let error = load("model.layers.0.mlp.up_proj.weight", codes).unwrap_err();
+    assert!(error.contains("is of type u8") && error.contains("hint: save the model"), "{error}");
 }

@@ -17,6 +17,8 @@ use crate::trajectory::{TokenTrace, TurnFinish};
 
 /// The episodes of one task.
 pub struct Group {
+    /// What was asked.
+    pub task: Task,
     /// Those that were completed by the policy.
     pub members: Vec<Scored>,
     /// One for each member; `None` if nothing can be learnt.
@@ -130,7 +132,7 @@ impl Collected {
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();
         self.asked += outcomes.len();
-        for _ in &tasks {
+        for task in tasks {
             let mut members = Vec::with_capacity(config.group_size);
             for outcome in outcomes.by_ref().take(config.group_size) {
                 match outcome {
@@ -148,7 +150,7 @@ impl Collected {
                 }
             }
             if members.len() >= 2 {
-                self.groups.push(Group::new(members, &config.advantage));
+                self.groups.push(Group::new(task, members, &config.advantage));
             }
         }
     }
@@ -252,7 +254,7 @@ impl Collected {
 }
 
 impl Group {
-    fn new(members: Vec<Scored>, config: &AdvantageConfig) -> Self {
+    pub(super) fn new(task: Task, members: Vec<Scored>, config: &AdvantageConfig) -> Self {
         let rewards: Vec<f64> = members
             .iter()
             .map(|Scored { episode, reward, .. }| {
@@ -261,6 +263,6 @@ impl Group {
             })
             .collect();
         let advantages = advantages(&rewards, config.scaling, config.epsilon);
-        Self { members, advantages }
+        Self { task, members, advantages }
     }
 }

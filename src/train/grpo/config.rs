@@ -10,6 +10,8 @@ use super::guard::Guards;
 use super::judge::JudgeChoice;
 use super::objective::Objective;
 use super::preset::Preset;
+pub use super::preset::Preset;
+use super::samples::SampleConfig;
 use super::tinker::TinkerConfig;
 use super::token_servers;
 use crate::dataset::ReadOptions;
@@ -125,6 +127,9 @@ pub struct GrpoConfig {
     /// Evaluation on held-out tasks.
     #[serde(default)]
     pub eval: EvaluationConfig,
+    /// Episodes of each step to look at.
+    #[serde(default)]
+    pub samples: SampleConfig,
     /// Guards against a collapse.
     #[serde(default)]
     pub guards: Guards,

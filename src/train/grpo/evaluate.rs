@@ -56,6 +56,9 @@ pub struct Shown {
     pub trajectory: Trajectory,
     /// The reward.
     pub reward: f64,
+    /// How much better it was than its group, where a step learnt from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advantage: Option<f64>,
 }
 
 impl ClassResult {
@@ -121,7 +124,8 @@ impl Evaluation {
         if is_new && self.shown.len() < SHOWN {
             let mut trajectory = scored.episode.trajectory;
             trajectory.trace = Default::default();
-            self.shown.push(Shown { task: task.clone(), trajectory, reward: scored.reward.total });
+            let (task, reward) = (task.clone(), scored.reward.total);
+            self.shown.push(Shown { task, trajectory, reward, advantage: None });
         }
     }
 

@@ -33,7 +33,8 @@ pub struct Guards {
     /// Minimum of the same.
     pub min_response_growth: f64,
     /// Maximum share of groups in which all episodes got the same reward. A task that is solved
-    /// always has no variance either; hence no bound by default.
+    /// always has no variance either; hence no bound by default. A share of 1 is out of bounds if the
+    /// reward is lower than in the first step: the policy cannot learn its way back.
     pub max_zero_variance: f64,
     /// Maximum mean difference between the engine's and the trainer's log-probabilities of a token.
     /// With `max_policy_lag` the updates in between are part of it.
@@ -72,6 +73,8 @@ pub struct Figures {
     pub response_tokens: Option<f64>,
     /// Share of groups without variance.
     pub zero_variance: Option<f64>,
+    /// Mean reward.
+    pub reward: Option<f64>,
     /// Mean log-probability gap.
     pub rollout_logprob_diff: Option<f64>,
 }
@@ -81,6 +84,9 @@ pub struct Figures {
 pub struct GuardState {
     /// Sampled tokens per episode in the first step.
     response_tokens: Option<f64>,
+    /// Mean reward in the first step.
+    #[serde(default)]
+    reward: Option<f64>,
     /// Consecutive steps out of bounds, by guard.
     strikes: BTreeMap<String, u32>,
 }
@@ -97,6 +103,11 @@ impl GuardState {
         let growth = figures.response_tokens.map(|tokens| {
             tokens / self.response_tokens.get_or_insert(tokens).max(f64::MIN_POSITIVE)
         });
+        let is_worse = figures.reward.is_some_and(|now| now < *self.reward.get_or_insert(now));
+        let max_zero_variance = match is_worse {
+            true => guards.max_zero_variance.min(0.999),
+            false => guards.max_zero_variance,
+        };
         let bounds = [
             ("min_entropy", "entropy", figures.entropy, guards.min_entropy, false),
             ("max_entropy", "entropy", figures.entropy, guards.max_entropy, true),
@@ -126,7 +137,7 @@ impl GuardState {
                 "max_zero_variance",
                 "the share of groups without variance",
                 figures.zero_variance,
-                guards.max_zero_variance,
+                max_zero_variance,
                 true,
             ),
             (
@@ -171,6 +182,25 @@ mod tests {
         {
             assert_eq!(watch.check(&guards, &at(entropy)).is_some(), stops, "{entropy}");
         }
+    }
+
+    #[test]
+    fn a_run_that_has_nothing_to_learn_from_stops_unless_it_has_learnt_all() {
+        let guards = Guards { patience: 2, ..Guards::default() };
+        let at = |reward, zero_variance| Figures {
+            reward: Some(reward),
+            zero_variance: Some(zero_variance),
+            ..Figures::default()
+        };
+        let mut watch = GuardState::default();
+        assert_eq!(watch.check(&guards, &at(0.2, 0.5)), None);
+        for _ in 0..3 {
+            assert_eq!(watch.check(&guards, &at(1.0, 1.0)), None, "all is solved");
+            assert_eq!(watch.check(&guards, &at(-0.5, 0.9)), None, "some groups differ");
+        }
+        assert_eq!(watch.check(&guards, &at(-0.5, 1.0)), None);
+        let said = watch.check(&guards, &at(-0.5, 1.0)).unwrap();
+        assert!(said.contains("`guards.max_zero_variance`"), "{said}");
     }
 
     #[test]

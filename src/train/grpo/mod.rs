@@ -16,6 +16,7 @@ mod preset;
 mod report;
 mod rollout;
 mod run;
+mod samples;
 mod tasks;
 pub mod tinker;
 mod token_servers;
@@ -36,6 +37,7 @@ pub use objective::{
 };
 pub use preset::Preset;
 pub use run::{Services, run_grpo};
+pub use samples::SampleConfig;
 pub use trainer::Trainer;
 pub use update::Update;
 

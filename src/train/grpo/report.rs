@@ -192,7 +192,12 @@ mod tests {
             classes: [("2 hops".to_owned(), result(exact))].into(),
             prompt_classes: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
             failed: 0,
-            shown: vec![Shown { task: task.clone(), trajectory: trajectory.clone(), reward: 1.0 }],
+            shown: vec![Shown {
+                task: task.clone(),
+                trajectory: trajectory.clone(),
+                reward: 1.0,
+                advantage: None,
+            }],
         };
         let metrics: Vec<Map<String, Value>> = (1..=3)
             .map(|step| {

@@ -15,6 +15,7 @@ use super::evaluate::Evaluation;
 use super::guard::Figures;
 use super::judge::AnswerJudge;
 use super::report;
+use super::samples::Samples;
 use super::tasks::Tasks;
 use super::token_servers::Busy;
 use super::trainer::Trainer;
@@ -90,6 +91,7 @@ struct Run<'c> {
     rollouts: AsyncRollouts,
     judge: Option<Arc<AnswerJudge>>,
     busy: Option<Busy>,
+    samples: Samples,
     state: RunState,
     runtime: Runtime,
 }
@@ -184,6 +186,7 @@ impl Run<'_> {
         let waited = begun.elapsed().as_secs_f64();
         let collected = &gathered.collected;
         let learnt = self.trainer.step(&collected.samples())?;
+        self.samples.write(self.trainer.step, collected)?;
         self.rollouts.renew(&self.trainer)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;
@@ -206,6 +209,7 @@ impl Run<'_> {
             clip_fraction: learnt.clip_fraction(),
             response_tokens: value("response_tokens"),
             zero_variance: value("zero_variance"),
+            reward: value("reward"),
             rollout_logprob_diff: learnt.rollout_logprob_diff(),
         };
         let seconds = begun.elapsed().as_secs_f64();

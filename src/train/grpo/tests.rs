@@ -1,5 +1,6 @@
 //! Whole runs of tiny models, and failures in them.
 
+mod adapters;
 mod async_rollouts;
 mod judge;
 mod returns;

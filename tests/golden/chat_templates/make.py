@@ -51,6 +51,10 @@ CONSTRUCTS = {
     "strings": "{% for m in messages %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{{ m['content'].strip() | upper }}{{ m.content.startswith('Yes') }}{{ m.content is string }}{{ m.content is mapping }}{{ m.get('name', '-') }}{% endfor %}{{ ' a ' | trim }}{{ 'abc'[1:] }}{{ 'abc'.replace('b', '') }}{{ ', '.join(['x', 'y']) }}{{ {'k': 1}.items() | list | length }}",
     "macro": "{% macro turn(m, last=false) -%}\n<{{ m.role }}>{{ m.content }}{% if last %}.{% endif %}\n{%- endmacro %}{% for m in messages %}{{ turn(m, loop.last) }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
     "lists": "{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}{{ users | length }}{%- set kept = [] %}{%- for m in messages %}{%- if m['role'] not in ['tool', 'tool_results'] and not m.get('tool_calls') %}{%- set kept = kept + [m] %}{%- endif %}{%- endfor %}{{ kept | length }}{{ users[-1] == messages[-1] }}{{ messages[0]['content'][-4:] }}{{ messages | map(attribute='role') | join(',') }}{{ messages | rejectattr('role', 'equalto', 'user') | list | length }}{{ 3 | string + 'x' }}{{ (messages[0] | tojson)[:-1] }}{%- for key, value in messages[0].items() if key != 'content' %}{{ key }}={{ value }}{%- endfor %}{{ [1, 2, 3] | last }}{{ range(3) | list }}{{ messages | first is mapping }}{{ 'a' in 'cat' }}{{ messages is sequence }}{{ 'user' in messages[0].values() }}",
+    "escapes": "{{ 'one \\\n    two' }}{{ \"a\\/b \\d \\x41\\u00e9\\U0001F600 \\101 \\\\ \\' \\\" \\a\\v|\" }}{% set x = 'a\\\nb' %}{{ x }}{% if 'a\\\nb' == 'ab' %}!{% endif %}",
+    "iterable": "{% for x in [none, missing, 'a', [], {}, 1, true] %}{{ x is iterable }}{{ x is sequence }} {% endfor %}{{ tools is iterable and tools | length > 0 }}{{ missing | length }}{{ missing | count }}{{ 'é' | length }}{{ messages[0] | length }}",
+    "none has no length": "{{ tools | length }}",
+    "raw": "{% raw %}{{ 'a\\/b' % 1 }}{% generation %}{%- endraw -%} {{ 'c' }}",
     "comments": "a {# {% generation %} it's #}\n{#- b -#} c {{ \"{% generation %} }}\" }}\n",
 }
 

@@ -155,3 +155,41 @@ async fn a_minute_has_no_more_tokens_than_allowed() {
     assert!(is_deadline(&ask().await));
     assert_eq!(server.requests().len(), 2);
 }
+
+#[tokio::test]
+async fn large_models_with_one_url_and_key_share_a_minute() {
+    let server = Loopback::start().await;
+    let url = server.url();
+    let (first, _) = client(&url, json!({"requests_per_minute": 2}));
+    // Written otherwise, for another model, and without a limit of its own.
+    let (judge, _) = client(&format!("{url}/"), json!({"model": "model-2"}));
+    let (other_key, _) = client(&url, json!({"api_key_env": "TEST_KEY"}));
+    assert_eq!(later(&judge, "hi").await.unwrap(), "ok");
+    assert_eq!(later(&first, "hi").await.unwrap(), "ok");
+    assert!(is_deadline(&later(&first, "hi").await));
+    assert!(is_deadline(&later(&judge, "hi").await));
+    assert_eq!(later(&other_key, "hi").await.unwrap(), "ok");
+    // The limit goes with the large model that it was given for, as after a reload.
+    drop(first);
+    assert_eq!(later(&judge, "hi").await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn large_models_with_one_url_and_key_share_places() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let server = Loopback::answering(move |_| Script::reply("ok").held(&held)).await;
+    let keys = json!({"adaptive_in_flight": true});
+    let (first, _) = client(&server.url(), keys.clone());
+    let (second, _) = client(&server.url(), keys);
+    let calls = (0..4).map(|_| {
+        let endpoint = first.clone();
+        async move { endpoint.complete(&call("hi")).await }
+    });
+    let four = tokio::spawn(join_all(calls));
+    server.wait_for_requests(4).await;
+    assert!(is_deadline(&later(&second, "five").await));
+    assert_eq!(server.requests().len(), 4);
+    let four = tokio::select! { four = four => four, () = opened(&gate) => unreachable!() };
+    assert!(four.unwrap().iter().all(Result::is_ok));
+}

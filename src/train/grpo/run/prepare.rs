@@ -18,6 +18,7 @@ use crate::train::grpo::async_rollouts::AsyncRollouts;
 use crate::train::grpo::config::{GrpoConfig, TaskConfig, TrainerConfig};
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::rollout::Rollouts;
+use crate::train::grpo::samples::Samples;
 use crate::train::grpo::tasks::Tasks;
 use crate::train::grpo::tinker::TinkerLearner;
 use crate::train::grpo::token_servers::{self, Busy};
@@ -125,8 +126,21 @@ pub(super) fn prepare<'c>(
         runtime.block_on(compared)?;
     }
     let busy = services.servers.clone().map(Busy::new);
+    let samples = Samples::open(folder.root(), trainer.step, config.samples)?;
     let folder = folder.clone();
-    Ok(Run { config, folder, start, tasks, trainer, rollouts, judge, busy, state, runtime })
+    Ok(Run {
+        config,
+        folder,
+        start,
+        tasks,
+        trainer,
+        rollouts,
+        judge,
+        busy,
+        samples,
+        state,
+        runtime,
+    })
 }
 
 /// Whether `task`'s opening leaves the policy room to answer.

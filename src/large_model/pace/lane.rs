@@ -1,0 +1,84 @@
+//! The calls of one model, and how many of them may be under way.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::aimd::Aimd;
+use super::lock;
+
+/// Models of an endpoint that are told apart.
+const MOST_MODELS: usize = 1_024;
+
+/// Those of all models, by id.
+#[derive(Default)]
+pub(super) struct Lanes(HashMap<String, Arc<Lane>>);
+
+impl Lanes {
+    pub(super) fn get(&mut self, model: &str, make: impl FnOnce() -> Lane) -> Arc<Lane> {
+        if self.0.len() >= MOST_MODELS && !self.0.contains_key(model) {
+            self.0.clear();
+        }
+        Arc::clone(self.0.entry(model.to_owned()).or_insert_with(|| Arc::new(make())))
+    }
+}
+
+/// The calls of one model.
+pub(super) struct Lane {
+    pub(super) places: Arc<Semaphore>,
+    state: Mutex<LaneState>,
+}
+
+pub(super) struct LaneState {
+    pub(super) aimd: Aimd,
+    /// Places that there are, taken or free.
+    places: usize,
+    /// None is taken before.
+    pub(super) not_before: Option<Instant>,
+    /// Refusals since the last reply.
+    pub(super) refusals: u32,
+}
+
+impl Lane {
+    /// At most `most` calls at one time; calls of more than `longest` are too long.
+    pub(super) fn new(most: usize, longest: Duration) -> Self {
+        let aimd = Aimd::new(most, longest);
+        let places = aimd.limit();
+        let state = LaneState { aimd, places, not_before: None, refusals: 0 };
+        Self { places: Arc::new(Semaphore::new(places)), state: Mutex::new(state) }
+    }
+
+    /// Until when no call is made, if there is such a time.
+    pub(super) fn pause(&self) -> Option<Instant> {
+        lock(&self.state).not_before.filter(|until| *until > Instant::now())
+    }
+
+    /// Changes what is known of the endpoint, and the number of places with it.
+    pub(super) fn learn(&self, name: &str, change: impl FnOnce(&mut LaneState)) {
+        let mut state = lock(&self.state);
+        let before = state.aimd.limit();
+        change(&mut state);
+        let limit = state.aimd.limit();
+        if limit > state.places {
+            self.places.add_permits(limit - state.places);
+            state.places = limit;
+        } else {
+            // Those that are taken go when they are given back.
+            state.places -= self.places.forget_permits(state.places - limit);
+        }
+        if limit != before {
+            tracing::debug!(model = name, limit, before, "calls at one time");
+        }
+    }
+
+    /// Takes a place back.
+    pub(super) fn give_back(&self, permit: OwnedSemaphorePermit) {
+        let mut state = lock(&self.state);
+        if state.places > state.aimd.limit() {
+            permit.forget();
+            state.places -= 1;
+        }
+    }
+}
