@@ -23,29 +23,21 @@ impl ChatMessage {
         Self { role: role.to_owned(), content: Value::String(content.into()), extra: Map::new() }
     }
 
+    /// Its texts: the string, or those of its parts.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let parts = self.content.as_array().into_iter().flatten();
+        let texts = parts.filter_map(|part| part.get("text").and_then(Value::as_str));
+        self.content.as_str().into_iter().chain(texts)
+    }
+
     /// The text of the message: the string, or the text parts joined by line breaks.
     pub fn as_text(&self) -> String {
-        match &self.content {
-            Value::String(text) => text.clone(),
-            Value::Array(parts) => parts
-                .iter()
-                .filter_map(|part| part.get("text").and_then(Value::as_str))
-                .collect::<Vec<_>>()
-                .join("\n"),
-            _ => String::new(),
-        }
+        self.texts().collect::<Vec<_>>().join("\n")
     }
 
     /// The length of its text, bytes.
     pub fn text_length(&self) -> usize {
-        match &self.content {
-            Value::String(text) => text.len(),
-            Value::Array(parts) => {
-                let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
-                texts.map(str::len).sum()
-            }
-            _ => 0,
-        }
+        self.texts().map(str::len).sum()
     }
 
     /// What the message says to a reader of text alone: its text, the kind of every part that is
