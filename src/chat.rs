@@ -58,13 +58,20 @@ impl ChatMessage {
     }
 
     /// The parts of the message that are no text.
-    pub fn attachments(&self) -> Vec<Value> {
-        let parts = self.content.as_array().into_iter().flatten();
-        parts
-            .filter(|part| part.get("text").is_none_or(|text| !text.is_string()))
-            .cloned()
-            .collect()
+    pub fn attachments(&self) -> impl Iterator<Item = &Value> {
+        self.content.as_array().into_iter().flatten().filter(|part| is_attachment(part))
     }
+
+    /// The same, without the message.
+    pub fn into_attachments(self) -> Vec<Value> {
+        let Value::Array(mut parts) = self.content else { return Vec::new() };
+        parts.retain(is_attachment);
+        parts
+    }
+}
+
+fn is_attachment(part: &Value) -> bool {
+    part.get("text").is_none_or(|text| !text.is_string())
 }
 
 #[cfg(test)]
@@ -100,7 +107,7 @@ mod tests {
             let message: ChatMessage = serde_json::from_value(message).unwrap();
             assert_eq!(message.as_text(), text);
             assert_eq!(message.transcript(), transcript);
-            assert_eq!(message.attachments().len(), attachments);
+            assert_eq!(message.attachments().count(), attachments);
         }
     }
 }

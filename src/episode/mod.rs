@@ -65,7 +65,7 @@ pub struct EpisodeRequest {
     /// How the policy samples.
     pub sampling: Sampling,
     /// Fields for every call of the large model.
-    pub large_model_params: Map<String, Value>,
+    pub large_model_params: Arc<Map<String, Value>>,
     /// What is asked of the answer beside its being right.
     pub form: AnswerForm,
     /// What the episode may use up.
@@ -88,7 +88,7 @@ impl EpisodeRequest {
             attachments: Vec::new(),
             turns: Vec::new(),
             sampling,
-            large_model_params: Map::new(),
+            large_model_params: Arc::default(),
             form: AnswerForm::default(),
             limits: Limits::default(),
             started: Instant::now(),

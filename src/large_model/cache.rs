@@ -104,8 +104,8 @@ impl Cached {
 
     /// What a reply is remembered by.
     fn key(&self, call: &Call) -> String {
-        let mut params = call.params.clone();
-        params.extend(call.own.clone());
+        let mut params = call.fields();
+        params.extend(call.own.iter().map(|(key, value)| (key.as_str(), value)));
         canonical(json!({
             "model": self.identity,
             "messages": call.messages,

@@ -1,11 +1,12 @@
 //! A large model that runs in this process, on an engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::unfold;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::chat::ChatMessage;
@@ -43,12 +44,12 @@ impl LocalModel {
 
     /// Starts the generation of a reply.
     async fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
-        let mut params = call.params.clone();
-        let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
-        params.extend(own.map(|(key, value)| (key.clone(), value.clone())));
-        if let Some(key) = call.params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
+        let mut params = call.fields();
+        if let Some(key) = params.keys().find(|key| !PARAMS.contains(key)) {
             return Err(self.rejected(format!("it does not know `{key}`")));
         }
+        let own = call.own.iter().map(|(key, value)| (key.as_str(), value));
+        params.extend(own.filter(|(key, _)| PARAMS.contains(key)));
         let messages: Vec<Message> = call
             .messages
             .iter()
@@ -100,18 +101,19 @@ impl LocalModel {
     }
 }
 
-fn sampling(params: &Map<String, Value>) -> Sampling {
-    let number = |key: &str| params.get(key).and_then(Value::as_f64).map(|value| value as f32);
+fn sampling(params: &BTreeMap<&str, &Value>) -> Sampling {
+    let number =
+        |key: &str| params.get(key).and_then(|value| value.as_f64()).map(|value| value as f32);
     Sampling {
         // A model that is asked for facts answers with what it thinks likeliest.
         temperature: number("temperature").unwrap_or(0.0),
         top_p: number("top_p").unwrap_or(1.0),
         top_k: None,
-        seed: params.get("seed").and_then(Value::as_i64).unwrap_or(0) as u64,
+        seed: params.get("seed").and_then(|value| value.as_i64()).unwrap_or(0) as u64,
     }
 }
 
-fn max_tokens(params: &Map<String, Value>) -> usize {
+fn max_tokens(params: &BTreeMap<&str, &Value>) -> usize {
     ["max_completion_tokens", "max_tokens"]
         .iter()
         .find_map(|key| params.get(*key)?.as_u64())

@@ -1,5 +1,6 @@
 //! What an episode asks of the large model, and what it makes of the replies.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
@@ -63,12 +64,18 @@ impl Run<'_> {
                 // A conversation that goes on after the question asks it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
                 let message = self.prompt(&prompt)?;
-                drop(prompt);
                 sent = Some(message.as_text()).filter(|sent| sent != written);
+                // Images are not copied: the message is made once more.
+                let copy = message.content.is_string().then(|| message.clone());
+                let again = copy.is_none().then_some(prompt);
                 if !(is_asked && self.history().is_empty()) {
-                    messages.push(message.clone());
+                    messages.push(message);
                 }
                 let reply = self.call(messages, is_answer).await?;
+                let message = match (copy, again) {
+                    (Some(message), _) => message,
+                    (None, again) => self.prompt(&again.unwrap_or_default())?,
+                };
                 let text = reply.message.as_text();
                 self.exchanges.extend([message, ChatMessage::text("assistant", text.clone())]);
                 self.replies.insert(key, text);
@@ -208,10 +215,10 @@ impl Run<'_> {
         let until = if is_answer { self.deadline } else { self.turns_end };
         let call = Call {
             messages,
-            params: self.params(is_answer),
-            own: Map::new(),
+            shared: self.params(is_answer),
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
+            ..Call::default()
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
         // An answer that may have to be asked for again is not shown before it is good.
@@ -317,12 +324,10 @@ impl Run<'_> {
     }
 
     /// What the request asks of the large model, and nothing else: endpoints refuse fields.
-    fn params(&self, is_answer: bool) -> Map<String, Value> {
-        let mut params = self.request.large_model_params.clone();
-        if is_answer {
-            params.extend(self.request.form.params.clone());
-        }
-        params
+    fn params(&self, is_answer: bool) -> Vec<Arc<Map<String, Value>>> {
+        let request = self.request;
+        let form = is_answer.then_some(&request.form.params);
+        [&request.large_model_params].into_iter().chain(form).cloned().collect()
     }
 
     /// What stands before the first prompt.

@@ -193,7 +193,7 @@ fn tasks(
                 conversation: asked.conversation,
                 is_continued: asked.is_continued,
                 attachments: asked.attachments,
-                large_model_params: params,
+                large_model_params: params.into(),
                 form,
                 limits: limits.clone(),
                 started: *started,

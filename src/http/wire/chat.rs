@@ -312,7 +312,7 @@ impl ChatRequest {
         ]);
         let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
         let by_large_model = is_json || has_tools || biased || penalised || logprobs.is_some();
-        Ok(AnswerForm { params, by_large_model, check })
+        Ok(AnswerForm { params: params.into(), by_large_model, check })
     }
 
     fn has_tools(&self) -> bool {

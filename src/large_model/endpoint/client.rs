@@ -69,7 +69,7 @@ impl Endpoint {
 
     /// The id of the model that a call is for.
     pub(super) fn asked_model<'a>(&'a self, call: &'a Call) -> &'a str {
-        call.params.get("model").and_then(Value::as_str).unwrap_or(self.model_id())
+        call.field("model").and_then(Value::as_str).unwrap_or(self.model_id())
     }
 
     /// Asks, again without the fields that nobody asked for and that turn out to be refused.

@@ -63,7 +63,8 @@ pub(super) fn fields(
     // Only referred to: they may be large.
     let mut body: BTreeMap<&str, Cow<'_, Value>> = BTreeMap::new();
     body.insert("model", Cow::Owned(config.model.clone().into()));
-    for (key, value) in config.params.iter().chain(&call.params) {
+    let configured = config.params.iter().map(|(key, value)| (key.as_str(), value));
+    for (key, value) in configured.chain(call.fields()) {
         body.insert(key, Cow::Borrowed(value));
     }
     for key in ["messages", "stream", "stream_options"] {
