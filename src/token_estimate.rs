@@ -186,7 +186,7 @@ mod tests {
             0.3,
         ),
         ("3.14159265358979 2.71828182845905 1.61803398874989", 50, 0.35),
-        ("aGVsbG8gd29ybGQsIHRoaXMgaXMgYSBiYXNlNjQgdGV4dCBvZiBzb21lIGxlbmd0aA==", 49, 0.35),
+        ("aGVsbG8gd29ybGQsIHRoaXMgaXMgYSBiYXNlNjQgdGV4dCBvZiBzb21lIGxlbmd0aA==", 49, 0.45),
     ];
 
     #[test]
