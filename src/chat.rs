@@ -23,29 +23,21 @@ impl ChatMessage {
         Self { role: role.to_owned(), content: Value::String(content.into()), extra: Map::new() }
     }
 
+    /// Its texts: the string, or those of its parts.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let parts = self.content.as_array().into_iter().flatten();
+        let texts = parts.filter_map(|part| part.get("text").and_then(Value::as_str));
+        self.content.as_str().into_iter().chain(texts)
+    }
+
     /// The text of the message: the string, or the text parts joined by line breaks.
     pub fn as_text(&self) -> String {
-        match &self.content {
-            Value::String(text) => text.clone(),
-            Value::Array(parts) => parts
-                .iter()
-                .filter_map(|part| part.get("text").and_then(Value::as_str))
-                .collect::<Vec<_>>()
-                .join("\n"),
-            _ => String::new(),
-        }
+        self.texts().collect::<Vec<_>>().join("\n")
     }
 
     /// The length of its text, bytes.
     pub fn text_length(&self) -> usize {
-        match &self.content {
-            Value::String(text) => text.len(),
-            Value::Array(parts) => {
-                let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
-                texts.map(str::len).sum()
-            }
-            _ => 0,
-        }
+        self.texts().map(str::len).sum()
     }
 
     /// The message for a reader of text alone: its text, the kinds of its other parts, and its tool
@@ -66,13 +58,20 @@ impl ChatMessage {
     }
 
     /// The parts of the message that are no text.
-    pub fn attachments(&self) -> Vec<Value> {
-        let parts = self.content.as_array().into_iter().flatten();
-        parts
-            .filter(|part| part.get("text").is_none_or(|text| !text.is_string()))
-            .cloned()
-            .collect()
+    pub fn attachments(&self) -> impl Iterator<Item = &Value> {
+        self.content.as_array().into_iter().flatten().filter(|part| is_attachment(part))
     }
+
+    /// The same, without the message.
+    pub fn into_attachments(self) -> Vec<Value> {
+        let Value::Array(mut parts) = self.content else { return Vec::new() };
+        parts.retain(is_attachment);
+        parts
+    }
+}
+
+fn is_attachment(part: &Value) -> bool {
+    part.get("text").is_none_or(|text| !text.is_string())
 }
 
 #[cfg(test)]
@@ -108,7 +107,7 @@ mod tests {
             let message: ChatMessage = serde_json::from_value(message).unwrap();
             assert_eq!(message.as_text(), text);
             assert_eq!(message.transcript(), transcript);
-            assert_eq!(message.attachments().len(), attachments);
+            assert_eq!(message.attachments().count(), attachments);
         }
     }
 }

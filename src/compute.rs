@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 /// The stack of each thread. Only touched pages take memory.
@@ -86,7 +87,23 @@ pub async fn run_on<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ComputeError> {
-    if bytes <= FEW { Ok(work()) } else { run(deadline, move |_| work()).await }
+    if is_much(bytes) { run(deadline, move |_| work()).await } else { Ok(work()) }
+}
+
+/// Runs work on `bytes` of text on this thread. Where they are many, the tasks that wait for it go
+/// on by another: for work whose time is in proportion to what it is given, and which only borrows
+/// that.
+pub fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let is_shared = || {
+        let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        matches!(runtime, Ok(RuntimeFlavor::MultiThread))
+    };
+    if is_much(bytes) && is_shared() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Whether so many bytes are worth another thread.
+fn is_much(bytes: usize) -> bool {
+    bytes > FEW
 }
 
 struct AbandonOnDrop(Arc<AtomicBool>);
@@ -144,6 +161,20 @@ mod tests {
         assert_eq!(panicked, Err(ComputeError::Panicked));
         let past = Instant::now();
         assert_eq!(run(past, |_| ()).await, Err(ComputeError::Late));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn others_go_on_while_a_thread_is_taken() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let work = tokio::spawn(async move { in_place(FEW + 1, || receiver.recv().is_ok()) });
+        // The only worker is taken by now, or will be.
+        let other = tokio::spawn(async move { sender.send(()).is_ok() });
+        assert!(other.await.unwrap() && work.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_alone_works_all_the_same() {
+        assert_eq!(in_place(FEW + 1, || 7), 7);
     }
 
     #[tokio::test]

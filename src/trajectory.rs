@@ -106,13 +106,6 @@ impl TokenUsage {
             (prompt_tokens.min(MOST), completion_tokens.min(MOST));
         Self { prompt_tokens, completion_tokens, ..Self::default() }
     }
-
-    /// Estimated tokens of this many bytes of text, if no usage is reported.
-    pub fn of_text(read: usize, written: usize) -> Self {
-        const TOKEN_BYTES: usize = 4;
-        let tokens = |bytes: usize| bytes.div_ceil(TOKEN_BYTES) as u64;
-        Self { prompt_tokens: tokens(read), completion_tokens: tokens(written), ..Self::default() }
-    }
 }
 
 impl std::ops::AddAssign for TokenUsage {

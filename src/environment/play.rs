@@ -138,7 +138,7 @@ impl Play {
 async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) -> Outcome {
     let deadline_ms = limits.deadline_ms;
     let request = EpisodeRequest {
-        large_model_params: setup.params.clone(),
+        large_model_params: setup.params.clone().into(),
         limits,
         ..EpisodeRequest::new(&task.question, Sampling::GREEDY)
     };

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
 use crate::large_model::Prices;
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
 /// A call in progress. Its estimated usage is in the tally at all times, so that it counts even if
@@ -14,39 +15,40 @@ pub(super) struct UnderWay {
     before: EpisodeUsage,
     role: fn(&mut EpisodeUsage) -> &mut RoleUsage,
     prices: Prices,
-    /// Bytes of text.
-    read: usize,
-    written: usize,
+    /// Tokens.
+    read: u64,
+    written: TokenEstimate,
 }
 
 impl UnderWay {
-    /// A call of `role` that reads so many bytes of text.
+    /// A call of `role` that reads about so many tokens.
     pub(super) fn begin(
         tally: &Tally,
         before: EpisodeUsage,
         role: fn(&mut EpisodeUsage) -> &mut RoleUsage,
         prices: Prices,
-        read: usize,
+        read: u64,
     ) -> Self {
-        let begun = Self { tally: Arc::clone(tally), before, role, prices, read, written: 0 };
+        let written = TokenEstimate::default();
+        let begun = Self { tally: Arc::clone(tally), before, role, prices, read, written };
         begun.tell();
         begun
     }
 
     /// More text was written.
     pub(super) fn write(&mut self, text: &str) {
-        self.written += text.len();
+        self.written.push(text);
         self.tell();
     }
 
     /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
-        self.written > 0
+        self.written.tokens() > 0
     }
 
     /// The estimated usage of the call.
     pub(super) fn used(&self) -> RoleUsage {
-        let tokens = TokenUsage::of_text(self.read, self.written);
+        let tokens = TokenUsage::reported(self.read, self.written.tokens());
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 pub struct AnswerForm {
     /// Fields for those calls of the large model whose reply is the answer: `max_tokens`, `stop`,
     /// `tools`…
-    pub params: Map<String, Value>,
+    pub params: Arc<Map<String, Value>>,
     /// Whether only the large model can give this form. If so, the policy's answer is a draft, and
     /// one more call turns it into the answer.
     pub by_large_model: bool,
@@ -89,7 +89,7 @@ mod tests {
 
     fn form(params: Value) -> AnswerForm {
         let params = params.as_object().cloned().unwrap_or_default();
-        AnswerForm { params, ..AnswerForm::default() }
+        AnswerForm { params: params.into(), ..AnswerForm::default() }
     }
 
     #[test]

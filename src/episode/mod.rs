@@ -67,7 +67,7 @@ pub struct EpisodeRequest {
     /// How the policy samples.
     pub sampling: Sampling,
     /// Fields for every call of the large model.
-    pub large_model_params: Map<String, Value>,
+    pub large_model_params: Arc<Map<String, Value>>,
     /// Requirements on the answer besides being right.
     pub form: AnswerForm,
     /// Limits of the episode.
@@ -90,7 +90,7 @@ impl EpisodeRequest {
             attachments: Vec::new(),
             turns: Vec::new(),
             sampling,
-            large_model_params: Map::new(),
+            large_model_params: Arc::default(),
             form: AnswerForm::default(),
             limits: Limits::default(),
             started: Instant::now(),

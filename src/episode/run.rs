@@ -15,9 +15,11 @@ mod given;
 use ask::Asked;
 
 use crate::chat::ChatMessage;
+use crate::compute;
 use crate::large_model::{LargeModelError, Reply};
 use crate::policy::{PolicyError, PolicySession, WrittenTurn};
-use crate::protocol::{ExpandError, Opening, Shown, length};
+use crate::protocol::{ExpandError, Opening, Piece, Shown};
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
 };
@@ -56,7 +58,7 @@ pub async fn run_episode(
         exchanges: Vec::new(),
         replies: Replies::new(),
         waited: Duration::ZERO,
-        shown: 0,
+        shown: TokenEstimate::default(),
         is_cut: false,
     };
     // Names by OpenTelemetry's conventions for generative models.
@@ -108,9 +110,9 @@ struct Run<'a> {
     replies: Replies,
     /// Time spent waiting for either model.
     waited: Duration,
-    /// Bytes of the policy's conversation.
-    shown: usize,
-    /// Whether the answer was truncated by the deadline.
+    /// What the policy was shown and has written.
+    shown: TokenEstimate,
+    /// Whether the deadline cut the answer off.
     is_cut: bool,
 }
 
@@ -136,21 +138,23 @@ impl Run<'_> {
     async fn open(&mut self) -> Result<Box<dyn PolicySession>, EpisodeErrorKind> {
         let request = self.request;
         let limits = &request.limits;
-        let conversation: Vec<(String, String)> = request
-            .conversation
-            .iter()
-            .map(|message| (message.role.clone(), message.transcript()))
-            .collect();
-        let question = self.question().transcript();
-        let opening = self.participants.protocol.opening(&Opening {
-            question: &question,
-            conversation: &conversation,
-            tools: &request.form.tools(),
-            max_turns: limits.max_turns,
-            allow_final: limits.allow_final && !request.form.by_large_model,
+        let messages = request.conversation.iter();
+        let bytes = messages.map(ChatMessage::text_length).sum::<usize>() + request.question.len();
+        let (opening, estimate) = compute::in_place(bytes, || {
+            let messages = request.conversation.iter();
+            let conversation: Vec<(String, String)> =
+                messages.map(|message| (message.role.clone(), message.transcript())).collect();
+            let opening = self.participants.protocol.opening(&Opening {
+                question: &self.question().transcript(),
+                conversation: &conversation,
+                tools: &request.form.tools(),
+                max_turns: limits.max_turns,
+                allow_final: limits.allow_final && !request.form.by_large_model,
+            })?;
+            let estimate = estimate_of(&opening);
+            Ok::<_, EpisodeErrorKind>((opening, estimate))
         })?;
-        drop((question, conversation));
-        self.shown = length(&opening);
+        self.shown = estimate;
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
         let opened = policy.open_for(&opening, request.sampling, authorization);
@@ -243,8 +247,13 @@ impl Run<'_> {
         let drafts = self.request.form.by_large_model;
         let prices = self.participants.policy.prices();
         let tally = &self.request.tally;
-        let writing =
-            UnderWay::begin(tally, self.usage, |usage| &mut usage.policy, prices, self.shown);
+        let writing = UnderWay::begin(
+            tally,
+            self.usage,
+            |usage| &mut usage.policy,
+            prices,
+            self.shown.tokens(),
+        );
         let mut sink = TurnWatch::new(&mut *self.events, drafts, writing);
         let span = tracing::info_span!(
             target: SPANS,
@@ -265,7 +274,7 @@ impl Run<'_> {
             sink.close().await?;
         }
         let (text, parsed, writing) = sink.finish();
-        self.shown += text.len();
+        self.shown += TokenEstimate::of(&text);
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
         if !matches!(&written, Ok(Ok(_))) {
             let is_billed = match &written {
@@ -360,7 +369,7 @@ impl Run<'_> {
         };
         if !is_last {
             let observation = self.participants.protocol.observation(shown)?;
-            self.shown += length(&observation);
+            self.shown += estimate_of(&observation);
             session.observe(&observation).await?;
         }
         Ok(ControlFlow::Continue(()))
@@ -466,6 +475,15 @@ impl Run<'_> {
         let spent = self.usage.policy.cost + self.usage.large_model.cost;
         self.request.limits.max_cost.is_some_and(|max_cost| spent >= max_cost)
     }
+}
+
+/// About how many tokens pieces have.
+fn estimate_of(pieces: &[Piece]) -> TokenEstimate {
+    let mut estimate = TokenEstimate::default();
+    for Piece::Markup(text) | Piece::Text(text) in pieces {
+        estimate.push(text);
+    }
+    estimate
 }
 
 fn record_usage(span: &Span, usage: TokenUsage) {

@@ -212,7 +212,7 @@ async fn what_comes_from_outside_is_no_reference() {
 
 fn form(params: serde_json::Value) -> AnswerForm {
     let params = params.as_object().cloned().unwrap();
-    AnswerForm { params, by_large_model: true, check: None }
+    AnswerForm { params: params.into(), by_large_model: true, check: None }
 }
 
 async fn run_formed(
@@ -318,8 +318,7 @@ impl LargeModel for Stuck {
     }
 
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
-        let is_form =
-            ["tools", "presence_penalty"].iter().any(|key| call.params.contains_key(*key));
+        let is_form = ["tools", "presence_penalty"].iter().any(|key| call.field(key).is_some());
         if is_form && self.gives_form {
             return Ok(Reply::text("the form"));
         }

@@ -18,7 +18,7 @@ use super::error::{ApiError, shorten};
 use super::state::AppHandle;
 use crate::compute::{self, ComputeError};
 use crate::hint::Reason;
-use crate::spelling;
+use crate::{json_size, spelling};
 
 /// How long decoding and parsing a body may take.
 const COMPUTING: Duration = Duration::from_secs(10);
@@ -143,27 +143,28 @@ async fn computed<T: Send + 'static>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodySize {
     bytes: usize,
-    values: usize,
+    /// Those of its parsed JSON, the texts in it aside.
+    parsed: usize,
 }
 
 impl BodySize {
     fn of(body: &[u8]) -> Self {
-        Self { bytes: body.len(), values: values(body) }
+        Self { bytes: body.len(), parsed: json_size::parsed_bytes(body) }
     }
 
     /// Refuses a request whose size, times the answers that it asks for, exceeds a bound: each
     /// answer is made from a copy.
     pub(super) fn check(self, choices: u32, bounds: &Bounds) -> Result<(), ApiError> {
         let table = [
-            ("JSON values", self.values, "json_values", bounds.json_values),
-            ("bytes", self.bytes, "choices_bytes", bounds.choices_bytes),
+            ("the JSON of the body takes", self.parsed, "json_bytes", bounds.json_bytes),
+            ("the body has", self.bytes, "choices_bytes", bounds.choices_bytes),
         ];
         for (what, size, setting, bound) in table {
             if size.saturating_mul(choices as usize) > bound {
                 let times =
                     if choices > 1 { format!(", times `n` = {choices}") } else { String::new() };
                 let message = format!(
-                    "the body has {size} {what}{times}: more than {bound}, the bound `server.bounds.{setting}`"
+                    "{what} {size} bytes{times}: more than {bound}, the bound `server.bounds.{setting}`"
                 );
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 return Err(ApiError::new(status, "request_too_large", message));
@@ -171,25 +172,6 @@ impl BodySize {
         }
         Ok(())
     }
-}
-
-/// The values in a text of JSON, at most: each but the first follows a comma, a colon, or the
-/// beginning of a list or object.
-fn values(json: &[u8]) -> usize {
-    let (mut values, mut in_string, mut is_escaped) = (1, false, false);
-    for &byte in json {
-        if in_string {
-            in_string = is_escaped || byte != b'"';
-            is_escaped = !is_escaped && byte == b'\\';
-        } else {
-            match byte {
-                b'"' => in_string = true,
-                b',' | b'[' | b'{' => values += 1,
-                _ => {}
-            }
-        }
-    }
-    values
 }
 
 /// Reads a request for the loop, and its size.

@@ -83,10 +83,14 @@ impl ReasoningField {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// JSON values in a request for the loop, times the number of answers (`n`). Default: 50000.
-    pub json_values: usize,
-    /// Bytes of a request for the loop, times the number of answers (`n`). Default: 10485760 (10
-    /// MiB).
+    /// Bytes that the JSON of a request for the loop takes once it is parsed, beside its texts,
+    /// times the answers that it asks for (`n`). Estimated before it is parsed: 400 for an object,
+    /// 300 for a list and for each field of an object beyond the third, 144 for each item of a list
+    /// beyond the fourth, 32 for each string and name. Default: 16777216 (16 MiB), which is 13,000
+    /// messages of one part each, or 40,000 objects.
+    pub json_bytes: usize,
+    /// Bytes of a request for the loop times the answers that it asks for (`n`). Default:
+    /// 10485760 (10 MiB).
     pub choices_bytes: usize,
     /// Bytes of all request bodies in memory; further ones wait. Default: 268435456 (256 MiB).
     pub bodies_bytes: usize,
@@ -115,7 +119,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            json_values: 50_000,
+            json_bytes: 16 * 1024 * 1024,
             choices_bytes: 10 * 1024 * 1024,
             bodies_bytes: 256 * 1024 * 1024,
             stop_bytes: 4096,

@@ -12,6 +12,7 @@ use super::body::{parse, without_bom};
 use super::caller::Caller;
 use super::error::{ApiError, shorten};
 use super::state::AppState;
+use crate::compute;
 use crate::large_model::LargeModel;
 
 /// The model name of the loop.
@@ -33,20 +34,7 @@ pub(super) fn is_loop(model: &str) -> bool {
 /// The model of a JSON body, empty if it names none. Nothing else of the body is parsed. Checks
 /// that the caller may use it.
 pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, str>, ApiError> {
-    #[derive(Deserialize)]
-    struct Whole {
-        #[serde(default)]
-        model: Option<String>,
-    }
-    let body = without_bom(body);
-    let named = match serde_json::from_slice::<Named<'_>>(body) {
-        Ok(named) => named,
-        // Slower, but it explains the error.
-        Err(_) => {
-            let model = parse::<Whole>(body)?.model;
-            Named { model: model.map(Cow::Owned), has_variant: false }
-        }
-    };
+    let named = compute::in_place(body.len(), || named(without_bom(body)))?;
     let model = named.model.unwrap_or_default();
     check_length(&model)?;
     caller.check(&model)?;
@@ -58,6 +46,20 @@ pub(super) fn model_of<'a>(body: &'a [u8], caller: &Caller) -> Result<Cow<'a, st
         return Err(ApiError::invalid("model", message));
     }
     Ok(model)
+}
+
+fn named(body: &[u8]) -> Result<Named<'_>, ApiError> {
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(default)]
+        model: Option<String>,
+    }
+    if let Ok(named) = serde_json::from_slice(body) {
+        return Ok(named);
+    }
+    // Slower, but it says what is wrong.
+    let model = parse::<Whole>(body)?.model;
+    Ok(Named { model: model.map(Cow::Owned), has_variant: false })
 }
 
 /// The model of a body.

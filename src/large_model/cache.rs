@@ -114,8 +114,8 @@ impl Cached {
 
     /// The key of a reply.
     fn key(&self, call: &Call) -> String {
-        let mut params = call.params.clone();
-        params.extend(call.own.clone());
+        let mut params = call.fields();
+        params.extend(call.own.iter().map(|(key, value)| (key.as_str(), value)));
         canonical(json!({
             "model": self.identity,
             "messages": call.messages,

@@ -30,7 +30,7 @@ impl WithFallbacks {
         };
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
-        call.params.shift_remove("model");
+        call.remove("model");
         let mut failed = (self.first.name(), AttemptOutcome::from(&first));
         for model in &self.others {
             tracing::warn!(

@@ -1,11 +1,12 @@
 //! A large model that runs in this process, on an engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::unfold;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::chat::ChatMessage;
@@ -47,37 +48,41 @@ impl LocalModel {
     /// # Errors
     /// When it does not know one of them.
     pub fn with_params(self, params: Map<String, Value>) -> Result<Self, LargeModelError> {
-        self.check_known(&params)?;
+        self.check_known(params.keys().map(String::as_str))?;
         Ok(Self { params, ..self })
-    }
-
-    fn check_known(&self, params: &Map<String, Value>) -> Result<(), LargeModelError> {
-        match params.keys().find(|key| !PARAMS.contains(&key.as_str())) {
-            Some(key) => Err(self.rejected(format!("it does not know `{key}`"))),
-            None => Ok(()),
-        }
     }
 
     fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
         LargeModelError::Rejected { model: self.name.clone(), reason: reason.into() }
     }
 
-    /// The fields of a call, and the model's own where the call does not set them.
-    fn params_of(&self, call: &Call) -> Map<String, Value> {
-        let mut asked = call.params.clone();
-        let own = call.own.iter().filter(|(key, _)| PARAMS.contains(&key.as_str()));
-        asked.extend(own.map(|(key, value)| (key.clone(), value.clone())));
-        let mut params = self.params.clone();
-        if LIMITS.iter().any(|key| asked.contains_key(*key)) {
-            params.retain(|key, _| !LIMITS.contains(&key.as_str()));
+    fn check_known<'a>(
+        &self,
+        mut keys: impl Iterator<Item = &'a str>,
+    ) -> Result<(), LargeModelError> {
+        match keys.find(|key| !PARAMS.contains(key)) {
+            Some(key) => Err(self.rejected(format!("it does not know `{key}`"))),
+            None => Ok(()),
         }
-        params.extend(asked);
-        params
+    }
+
+    /// The fields of a call, and the model's own ones that the call does not set.
+    fn params_of<'a>(&'a self, call: &'a Call) -> BTreeMap<&'a str, &'a Value> {
+        let mut asked = call.fields();
+        let own = call.own.iter().map(|(key, value)| (key.as_str(), value));
+        asked.extend(own.filter(|(key, _)| PARAMS.contains(key)));
+        let has_limit = LIMITS.iter().any(|key| asked.contains_key(key));
+        for (key, value) in &self.params {
+            if !(has_limit && LIMITS.contains(&key.as_str())) {
+                asked.entry(key).or_insert(value);
+            }
+        }
+        asked
     }
 
     /// Starts the generation of a reply.
     async fn start(&self, call: &Call, stream: bool) -> Result<Writing, LargeModelError> {
-        self.check_known(&call.params)?;
+        self.check_known(call.fields().into_keys())?;
         let params = self.params_of(call);
         let messages: Vec<Message> = call
             .messages
@@ -130,18 +135,19 @@ impl LocalModel {
     }
 }
 
-fn sampling(params: &Map<String, Value>) -> Sampling {
-    let number = |key: &str| params.get(key).and_then(Value::as_f64).map(|value| value as f32);
+fn sampling(params: &BTreeMap<&str, &Value>) -> Sampling {
+    let number =
+        |key: &str| params.get(key).and_then(|value| value.as_f64()).map(|value| value as f32);
     Sampling {
         // A model of facts answers with what it considers likeliest.
         temperature: number("temperature").unwrap_or(0.0),
         top_p: number("top_p").unwrap_or(1.0),
         top_k: None,
-        seed: params.get("seed").and_then(Value::as_i64).unwrap_or(0) as u64,
+        seed: params.get("seed").and_then(|value| value.as_i64()).unwrap_or(0) as u64,
     }
 }
 
-fn max_tokens(params: &Map<String, Value>) -> usize {
+fn max_tokens(params: &BTreeMap<&str, &Value>) -> usize {
     LIMITS
         .iter()
         .find_map(|key| params.get(*key)?.as_u64())

@@ -1,5 +1,7 @@
 //! The port to a large model, and its decorators.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -45,6 +47,9 @@ pub struct Call {
     /// `seed`, `tools`, `response_format`… They override the endpoint's defaults; `model` selects
     /// another of the endpoint's models.
     pub params: Map<String, Value>,
+    /// The same for fields that several calls share, as they may be large. Later ones win over
+    /// earlier ones, and `params` over all.
+    pub shared: Vec<Arc<Map<String, Value>>>,
     /// Fields that the caller did not ask for, such as the limit of a policy's turn. They override
     /// `params`, and are left out if the model refuses them.
     pub own: Map<String, Value>,
@@ -52,6 +57,28 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
     pub authorization: Option<secrecy::SecretString>,
+}
+
+impl Call {
+    /// Its fields, each once.
+    pub fn fields(&self) -> BTreeMap<&str, &Value> {
+        let shared = self.shared.iter().flat_map(|fields| fields.iter());
+        shared.chain(&self.params).map(|(key, value)| (key.as_str(), value)).collect()
+    }
+
+    /// The field of this name.
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        let shared = || self.shared.iter().rev().find_map(|fields| fields.get(name));
+        self.params.get(name).or_else(shared)
+    }
+
+    /// Takes a field out.
+    fn remove(&mut self, name: &str) {
+        self.params.shift_remove(name);
+        for fields in self.shared.iter_mut().filter(|fields| fields.contains_key(name)) {
+            Arc::make_mut(fields).shift_remove(name);
+        }
+    }
 }
 
 /// What a large model replied.

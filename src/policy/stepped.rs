@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::Sampling;
 use crate::protocol::{Piece, concat, length};
+use crate::token_estimate::TokenEstimate;
 use crate::tokenization::{IncrementalDecoder, TextSide, tokenized};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
@@ -167,7 +168,7 @@ impl PolicySession for Session {
             (PlayedTurn::Text(written, finish), text) => {
                 let count = match text {
                     Some(text) => text.tokenizer.encode_text(&written)?.len(),
-                    None => TokenUsage::of_text(0, written.len()).completion_tokens as usize,
+                    None => TokenEstimate::of(&written).tokens() as usize,
                 };
                 // Encoding the text could give other ids than those that were sampled.
                 (self.text, self.trace) = (None, TokenTrace::default());

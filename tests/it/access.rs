@@ -15,6 +15,7 @@ use crate::loopback::{Cut, Loopback, Script};
 use crate::process::{self, Process, command, configuration, run};
 use crate::server::{Server, Setup, client};
 
+mod hanging;
 mod passed;
 mod shared;
 
@@ -246,8 +247,8 @@ async fn tokens_a_minute_and_money_a_day() {
         ("/v1/chat/completions", chat),
         ("/v1/chat/completions", streamed),
         ("/v1/embeddings", json!({"model": "model-1", "input": "a"})),
-        // Without reported usage, a token is four bytes.
-        ("/v1/completions", json!({"model": "model-1", "prompt": "a".repeat(200)})),
+        // Without usage, words are counted.
+        ("/v1/completions", json!({"model": "model-1", "prompt": "a ".repeat(200)})),
     ];
     for (path, body) in table {
         for (limits, code, wait) in [
@@ -316,9 +317,8 @@ async fn refused(server: &Server, key: &str) {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cut_is_counted_by_its_length() {
-    // A token is four bytes.
-    let long = "a".repeat(400);
+async fn a_call_that_is_cut_is_counted_by_its_words() {
+    let long = "a ".repeat(400);
     let messages = json!([{"role": "user", "content": long}]);
     let table = [
         ("/v1/solve", json!({"question": long}), true),

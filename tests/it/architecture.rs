@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up, each with those that it may import. A row may name only rows
 /// above it in this list, so cycles are impossible. `cli` is the top and may import anything;
 /// `hint` is the bottom, which all may import.
-const FLOORS: [(&str, &[&str]); 36] = [
+const FLOORS: [(&str, &[&str]); 38] = [
     ("hint", &[]),
     ("access", &[]),
     ("atomic_file", &[]),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, &[&str]); 36] = [
     ("gguf", &[]),
     ("chat", &[]),
     ("journal", &[]),
+    ("json_size", &[]),
     ("outbound", &[]),
     ("playground", &[]),
     ("prompt_template", &[]),
@@ -22,6 +23,7 @@ const FLOORS: [(&str, &[&str]); 36] = [
     ("seed", &[]),
     ("spelling", &[]),
     ("task", &[]),
+    ("token_estimate", &[]),
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
     ("reward", &["task", "trajectory", "protocol"]),
@@ -34,20 +36,46 @@ const FLOORS: [(&str, &[&str]); 36] = [
         "large_model",
         &[
             "chat",
+            "compute",
             "journal",
+            "json_size",
             "outbound",
             "spelling",
+            "token_estimate",
             "trajectory",
             "engine",
+            "gguf",
             "tokenization",
             "protocol",
         ],
     ),
     (
         "policy",
-        &["chat", "engine", "large_model", "protocol", "seed", "tokenization", "trajectory"],
+        &[
+            "chat",
+            "engine",
+            "large_model",
+            "protocol",
+            "seed",
+            "token_estimate",
+            "tokenization",
+            "trajectory",
+        ],
     ),
-    ("episode", &["chat", "engine", "large_model", "policy", "protocol", "seed", "trajectory"]),
+    (
+        "episode",
+        &[
+            "chat",
+            "compute",
+            "engine",
+            "large_model",
+            "policy",
+            "protocol",
+            "seed",
+            "token_estimate",
+            "trajectory",
+        ],
+    ),
     ("record", &["chat", "compute", "engine", "episode"]),
     ("judge", &["chat", "episode", "large_model", "prompt_template", "task"]),
     (
@@ -116,6 +144,7 @@ const FLOORS: [(&str, &[&str]); 36] = [
             "engine",
             "environment",
             "episode",
+            "json_size",
             "large_model",
             "playground",
             "policy",

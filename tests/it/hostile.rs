@@ -83,12 +83,12 @@ async fn no_body_costs_much_or_goes_unanswered() {
     let messages = list(150_000, r#"{"role":"user","content":"q"}"#);
     let deep = format!("\"metadata\":{}{}", "[".repeat(MEGABYTE), "]".repeat(MEGABYTE));
     let object = format!("\"metadata\":{}1{}", "{\"a\":".repeat(200), "}".repeat(200));
-    let values = "server.bounds.json_values";
+    let values = "server.bounds.json_bytes";
     let table = [
         (
             "a chain of references",
             CHAT,
-            with_schema(references(12_000, |r| json!({"allOf": [r]}))),
+            with_schema(references(8_000, |r| json!({"allOf": [r]}))),
             400,
             "server.bounds.schema",
         ),

@@ -70,6 +70,24 @@ fn says(collector: &Loopback, text: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_does_not_decide_what_is_exported() {
+    let (upstream, collector) = (upstream().await, collector().await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), &upstream, &collector, false);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("[telemetry]\n", "[telemetry]\nshare = 0.0\n")).unwrap();
+    let mut server = serve(&path, "info");
+    for flags in ["01", "00"] {
+        let trace = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+        let request = client().post(format!("{}/v1/solve", server.url));
+        let request = request.header("traceparent", trace).json(&json!({"question": QUESTION}));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    assert_eq!(server.stop(), 0);
+    assert_eq!(spans(&collector).len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spans_have_their_parents_and_contents_only_where_they_are_wanted() {
     let client = client();
     for (contents, stream) in [(false, false), (true, true)] {

@@ -1,5 +1,6 @@
 //! Calls of the large model, and the use of its replies.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
@@ -9,8 +10,10 @@ use tokio::time::timeout_at;
 use tracing::{Instrument, field};
 
 use crate::chat::ChatMessage;
+use crate::compute;
 use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
 use crate::protocol::{ExpandError, carries, comparable, expand};
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::Observation;
 
 use super::arrange::arranged;
@@ -27,6 +30,12 @@ pub(super) enum Asked {
     Unsent(ExpandError),
 }
 
+/// A prompt with its references resolved, and by what its reply is found again.
+pub(super) struct Ready {
+    pub(super) prompt: String,
+    pub(super) key: ReplyKey,
+}
+
 impl Run<'_> {
     /// The reply to a prompt, taken from the record if the same prompt was sent before. `is_answer`
     /// selects the event under which its text is streamed.
@@ -37,12 +46,11 @@ impl Run<'_> {
     ) -> Result<Asked, EpisodeErrorKind> {
         let begun = Instant::now();
         let written = prompt;
-        let prompt = match self.expanded(prompt) {
-            Ok(prompt) => prompt,
+        let Ready { prompt, key } = match self.ready(prompt) {
+            Ok(ready) => ready,
             Err(error) => return Ok(Asked::Unsent(error)),
         };
         let mut sent = None;
-        let key = reply_key(&prompt);
         let known = self.replies.get(&key).cloned();
         let repeated = known.is_some();
         let reply = match known {
@@ -56,12 +64,18 @@ impl Run<'_> {
                 // A conversation that continues after the question contains it already.
                 let is_asked = self.request.is_continued && prompt == self.request.question;
                 let message = self.prompt(&prompt)?;
-                drop(prompt);
                 sent = Some(message.as_text()).filter(|sent| sent != written);
+                // Images are not copied: the message is made once more.
+                let copy = message.content.is_string().then(|| message.clone());
+                let again = copy.is_none().then_some(prompt);
                 if !(is_asked && self.history().is_empty()) {
-                    messages.push(message.clone());
+                    messages.push(message);
                 }
                 let reply = self.call(messages, is_answer).await?;
+                let message = match (copy, again) {
+                    (Some(message), _) => message,
+                    (None, again) => self.prompt(&again.unwrap_or_default())?,
+                };
                 let text = reply.message.as_text();
                 self.exchanges.extend([message, ChatMessage::text("assistant", text.clone())]);
                 self.replies.insert(key, text);
@@ -74,6 +88,18 @@ impl Run<'_> {
         let observation =
             Observation { sent, reply: text, truncated: false, repeated, usage, cost, millis };
         Ok(Asked::Replied(Box::new(reply), observation))
+    }
+
+    /// A prompt that can be sent, or answered from the record.
+    pub(super) fn ready(&self, prompt: &str) -> Result<Ready, ExpandError> {
+        let replies =
+            self.turns.iter().filter_map(|turn| Some(turn.observation.as_ref()?.reply.len()));
+        let bytes = prompt.len() + self.request.question.len() + replies.sum::<usize>();
+        compute::in_place(bytes, || {
+            let prompt = self.expanded(prompt)?;
+            let key = reply_key(&prompt);
+            Ok(Ready { prompt, key })
+        })
     }
 
     /// The prompt with its references resolved.
@@ -99,9 +125,12 @@ impl Run<'_> {
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
         let is_first = self.history().is_empty();
-        let lacks = is_first && !request.is_continued && !carries(prompt, &request.question);
+        let bytes = prompt.len() + request.question.len();
+        let carries = || compute::in_place(bytes, || carries(prompt, &request.question));
+        let lacks = is_first && !request.is_continued && !carries();
         let question = lacks.then_some(&*request.question);
-        let text = self.participants.protocol.prompt(prompt, question)?;
+        let protocol = self.participants.protocol;
+        let text = compute::in_place(bytes, || protocol.prompt(prompt, question))?;
         Ok(with_attachments(text, if is_first { &request.attachments } else { &[] }))
     }
 
@@ -112,7 +141,16 @@ impl Run<'_> {
         is_answer: bool,
     ) -> Result<Reply, EpisodeErrorKind> {
         let begun = Instant::now();
-        let messages = arranged(messages);
+        let bytes = messages.iter().map(ChatMessage::text_length).sum();
+        let (messages, read) = compute::in_place(bytes, || {
+            let messages = arranged(messages);
+            let mut read = TokenEstimate::default();
+            for text in messages.iter().flat_map(ChatMessage::texts) {
+                read.push(text);
+                read.end();
+            }
+            (messages, read.tokens())
+        });
         let model = self.participants.large_model.name();
         let span = tracing::info_span!(
             target: SPANS,
@@ -134,7 +172,6 @@ impl Run<'_> {
         let other = self.request.large_model_params.get("model").and_then(Value::as_str);
         let large_model = self.participants.large_model;
         let prices = large_model.prices_of(other).unwrap_or_else(|| large_model.prices());
-        let read = messages.iter().map(ChatMessage::text_length).sum();
         let tally = &self.request.tally;
         let mut replying =
             UnderWay::begin(tally, self.usage, |usage| &mut usage.large_model, prices, read);
@@ -178,10 +215,10 @@ impl Run<'_> {
         let until = if is_answer { self.deadline } else { self.turns_end };
         let call = Call {
             messages,
-            params: self.params(is_answer),
-            own: Map::new(),
+            shared: self.params(is_answer),
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
+            ..Call::default()
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
         // An answer that may be requested again is not shown before it is known to be good.
@@ -234,7 +271,9 @@ impl Run<'_> {
             let said: Vec<String> = self.exchanges.iter().map(ChatMessage::as_text).collect();
             let exchanges = said.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
             let exchanges: Vec<_> = exchanges.collect();
-            let notes = self.participants.protocol.form(&exchanges, draft)?;
+            let bytes = said.iter().map(String::len).sum::<usize>() + draft.len();
+            let protocol = self.participants.protocol;
+            let notes = compute::in_place(bytes, || protocol.form(&exchanges, draft))?;
             let question = messages.iter().rposition(|message| message.role == "user");
             messages.insert(question.unwrap_or(0), ChatMessage::text("user", notes));
         }
@@ -286,12 +325,10 @@ impl Run<'_> {
 
     /// The fields of the request for the large model, and no others: endpoints refuse unknown
     /// fields.
-    fn params(&self, is_answer: bool) -> Map<String, Value> {
-        let mut params = self.request.large_model_params.clone();
-        if is_answer {
-            params.extend(self.request.form.params.clone());
-        }
-        params
+    fn params(&self, is_answer: bool) -> Vec<Arc<Map<String, Value>>> {
+        let request = self.request;
+        let form = is_answer.then_some(&request.form.params);
+        [&request.large_model_params].into_iter().chain(form).cloned().collect()
     }
 
     /// The messages before the first prompt.
@@ -324,6 +361,6 @@ fn with_attachments(text: String, attachments: &[Value]) -> ChatMessage {
 }
 
 /// The key of a prompt's reply: a digest, because prompts may be long.
-pub(super) fn reply_key(prompt: &str) -> ReplyKey {
+fn reply_key(prompt: &str) -> ReplyKey {
     Sha256::digest(comparable(prompt)).into()
 }

@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use tokio::time::timeout_at;
 
 use crate::chat::ChatMessage;
+use crate::compute;
 use crate::large_model::Reply;
 use crate::policy::PolicySession;
 use crate::protocol::{ExpandError, parse_turn, write_prompt};
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
-use super::ask::{Asked, reply_key};
+use super::ask::{Asked, Ready};
 use super::{Ending, Run};
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, GivenTurn};
 
@@ -21,8 +23,11 @@ impl Run<'_> {
         session: &mut dyn PolicySession,
         given: &GivenTurn,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
-        let text = write_prompt(given.think.as_deref(), &given.prompt);
-        let parsed = parse_turn(&text);
+        let (text, parsed) = compute::in_place(given.prompt.len(), || {
+            let text = write_prompt(given.think.as_deref(), &given.prompt);
+            let parsed = parse_turn(&text);
+            (text, parsed)
+        });
         let limit_ms = self.request.limits.deadline_ms;
         let taken = timeout_at(self.turns_end.into(), session.given(&text)).await;
         taken.map_err(|_| EpisodeErrorKind::Deadline { limit_ms })??;
@@ -31,7 +36,7 @@ impl Run<'_> {
         }
         let prompt = given.prompt.trim();
         self.events.emit(EpisodeEvent::Prompt(prompt.to_owned())).await?;
-        self.shown += text.len();
+        self.shown += compute::in_place(text.len(), || TokenEstimate::of(&text));
         self.turns.push(Turn {
             text,
             think: parsed.think,
@@ -57,14 +62,14 @@ impl Run<'_> {
     /// Treats a reply as if the large model had sent it in answer to `prompt`.
     async fn replied(&mut self, prompt: &str, reply: &str) -> Result<Asked, EpisodeErrorKind> {
         let written = prompt;
-        let prompt = match self.expanded(prompt) {
-            Ok(prompt) => prompt,
+        let Ready { prompt, key } = match self.ready(prompt) {
+            Ok(ready) => ready,
             Err(error) => return Ok(Asked::Unsent(error)),
         };
         let message = self.prompt(&prompt)?;
         let sent = Some(message.as_text()).filter(|sent| sent != written);
         self.exchanges.extend([message, ChatMessage::text("assistant", reply)]);
-        self.replies.insert(reply_key(&prompt), reply.to_owned());
+        self.replies.insert(key, reply.to_owned());
         self.announce(false, reply.to_owned()).await?;
         let observation = Observation {
             sent,

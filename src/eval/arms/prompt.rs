@@ -222,7 +222,7 @@ impl Arm for PromptArm {
                 params,
                 own,
                 deadline: Some(deadline),
-                authorization: None,
+                ..Call::default()
             };
             let reply: Reply =
                 self.model.complete(&call).await.map_err(|error| failed(error.into(), usage))?;

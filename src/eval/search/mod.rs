@@ -273,7 +273,7 @@ impl Search<'_> {
                 params,
                 own,
                 deadline: Some(Instant::now() + self.deadline),
-                authorization: None,
+                ..Call::default()
             };
             self.proposer.complete(&call).await
         });

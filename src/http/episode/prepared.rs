@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::admission::Permit;
 use super::answer::{self, Answered, Piece, Wishes};
@@ -67,7 +67,7 @@ impl Prepared {
     /// there is no capacity.
     pub(in crate::http) async fn new(
         asking: Asking,
-        request: ChatRequest,
+        mut request: ChatRequest,
         size: BodySize,
     ) -> Result<Self, ApiError> {
         let Asking { state, caller, headers, route, id_prefix, started } = asking;
@@ -88,7 +88,7 @@ impl Prepared {
         let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
         // Before anything expensive is built from the request.
         let permit = state.admission().admit(choices, caller.key_id(), deadline).await?;
-        let form = request.form(bounds, deadline).await?;
+        let form = request.take_form(bounds, deadline).await?;
         let id = state.new_id(id_prefix);
         let asking = Asking { state, caller, headers, route, id_prefix, started };
         let tasks = tasks(&asking, request, form, choices, &id)?;
@@ -163,7 +163,7 @@ impl Prepared {
 /// The episodes of a request.
 fn tasks(
     asking: &Asking,
-    request: ChatRequest,
+    mut request: ChatRequest,
     form: AnswerForm,
     choices: u32,
     id: &str,
@@ -171,7 +171,7 @@ fn tasks(
     let Asking { state, caller, headers, route, started, .. } = asking;
     let options = request.prompt_r1.clone().unwrap_or_default();
     let served = options.served(state, headers, PREFIX)?;
-    let mut params = request.params();
+    let mut params = request.take_params();
     let suffix = request.model.strip_prefix(LOOP).and_then(|rest| rest.strip_prefix('/'));
     let (model, other) = large_model(state, suffix, options.large_model.as_deref())?;
     let asked = other.as_deref().unwrap_or(model.name());
@@ -190,31 +190,33 @@ fn tasks(
     };
     let limits = options.limits(&state.serving.limits, PREFIX)?;
     let asked = Asked::of(request.messages)?;
-    let task = |choice: u32| {
-        // Neighbouring seeds would do, but clients may send those next.
-        let mut sampling = sampling;
-        sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
-        let mut params = params.clone();
-        // Each answer has a seed of its own.
-        let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
-        if let Some(seed) = seed {
-            let own = crate::seed::near(seed as u64, choice.into());
-            params.insert("seed".to_owned(), json!(own));
-        }
-        let request = EpisodeRequest {
-            conversation: asked.conversation.clone(),
-            is_continued: asked.is_continued,
-            attachments: asked.attachments.clone(),
-            large_model_params: params,
-            form: form.clone(),
-            limits: limits.clone(),
-            started: *started,
-            authorization: authorization(headers),
-            ..EpisodeRequest::new(asked.question.clone(), sampling)
+    let task =
+        |(choice, (asked, mut params, form)): (u32, (Asked, Map<String, Value>, AnswerForm))| {
+            // Neighbouring seeds would do, were they not what clients send next.
+            let mut sampling = sampling;
+            sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
+            // Each answer has a seed of its own.
+            let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
+            if let Some(seed) = seed {
+                let own = crate::seed::near(seed as u64, choice.into());
+                params.insert("seed".to_owned(), json!(own));
+            }
+            let request = EpisodeRequest {
+                conversation: asked.conversation,
+                is_continued: asked.is_continued,
+                attachments: asked.attachments,
+                large_model_params: params.into(),
+                form,
+                limits: limits.clone(),
+                started: *started,
+                authorization: authorization(headers),
+                ..EpisodeRequest::new(asked.question, sampling)
+            };
+            let (served, model) = (Arc::clone(&served), Arc::clone(&model));
+            let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());
+            EpisodeTask { state, served, model, request, caller, id, route }
         };
-        let (served, model) = (Arc::clone(&served), Arc::clone(&model));
-        let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());
-        EpisodeTask { state, served, model, request, caller, id, route }
-    };
-    Ok((0..choices).map(task).collect())
+    // The last one takes what the others copy.
+    let parts = std::iter::repeat_n((asked, params, form), choices as usize);
+    Ok((0..choices).zip(parts).map(task).collect())
 }

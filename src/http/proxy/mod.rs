@@ -6,14 +6,17 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::response::Response;
 use futures::StreamExt;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use self::usage_meter::UsageMeter;
+use super::body::without_bom;
 use super::caller::{Caller, authorization};
 use super::error::ApiError;
 use super::model_name::unknown_model;
 use super::sse;
 use super::state::AppState;
+use crate::compute;
 use crate::episode::Tally;
 use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
 
@@ -27,9 +30,18 @@ fn with_model(headers: &HeaderMap, body: &[u8], id: &str) -> Option<Bytes> {
     if let Some(place) = multipart::boundary(headers).and_then(|it| multipart::model(body, &it)) {
         return Some([&body[..place.start], id.as_bytes(), &body[place.end..]].concat().into());
     }
-    let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    fields.insert("model".to_owned(), id.into());
-    serde_json::to_vec(&fields).ok().map(Bytes::from)
+    // In its place: all else stays as it was written, and is not parsed, as it may be long.
+    let known = serde_json::from_slice::<Named<'_>>(without_bom(body)).ok()?.model.get();
+    let at = known.as_ptr().addr() - body.as_ptr().addr();
+    let id = serde_json::to_vec(id).ok()?;
+    Some([&body[..at], &id, &body[at + known.len()..]].concat().into())
+}
+
+/// The model of a body, as it is written.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    model: &'a RawValue,
 }
 
 /// A request to pass on.
@@ -54,7 +66,8 @@ pub(super) async fn hand_on(
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
     caller.check_price(id, endpoint.prices_of(Some(id)))?;
-    let renamed = (id != model).then(|| with_model(&headers, body, id)).flatten();
+    let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));
+    let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);
     let is_callers_key = !endpoint.has_key() && headers.contains_key(header::AUTHORIZATION);
     headers::up(&mut headers);
@@ -71,7 +84,7 @@ pub(super) async fn hand_on(
     let meter = is_metered.then(|| {
         let tally = Tally::default();
         let bill = caller.bill(&tally);
-        UsageMeter::new(endpoint.billed_at(model), body.clone(), tally, bill)
+        UsageMeter::new(endpoint.billed_at(model), endpoint.passed_usage(body.clone()), tally, bill)
     });
     let model = model.to_owned();
     let request = ForwardRequest { method, path, headers, body, model, is_metered, deadline: None };

@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use crate::compute;
 use crate::episode::Tally;
 use crate::http::caller::Bill;
 use crate::large_model::{PassedUsage, Prices};
@@ -14,23 +15,26 @@ use crate::large_model::{PassedUsage, Prices};
 /// Parses a response on its way. The usage is charged when this is dropped.
 pub(in crate::http) struct UsageMeter {
     prices: Prices,
-    request: Bytes,
-    passed: PassedUsage,
+    passed: Option<PassedUsage>,
     tally: Tally,
     /// Notified when this is dropped, after the usage was charged.
     bill: Option<Bill>,
 }
 
 impl UsageMeter {
-    /// For the response to `request`, a body.
-    pub(in crate::http) fn new(prices: Prices, request: Bytes, tally: Tally, bill: Bill) -> Self {
-        let passed = PassedUsage::new(request.clone(), false, false);
-        Self { prices, request, passed, tally, bill: Some(bill) }
+    /// For a response that `passed` reads.
+    pub(in crate::http) fn new(
+        prices: Prices,
+        passed: PassedUsage,
+        tally: Tally,
+        bill: Bill,
+    ) -> Self {
+        Self { prices, passed: Some(passed), tally, bill: Some(bill) }
     }
 
     /// Charges nothing: there was nothing to pay.
     pub(in crate::http) fn forget(mut self) {
-        drop(self.bill.take());
+        self.passed = None;
     }
 
     /// The same pieces, counted. `is_events`: whether they are an event stream. `hides_usage`:
@@ -41,15 +45,20 @@ impl UsageMeter {
         is_events: bool,
         hides_usage: bool,
     ) -> BoxStream<'static, io::Result<Bytes>> {
-        self.passed = PassedUsage::new(self.request.clone(), is_events, hides_usage);
+        if is_events {
+            self.passed = self.passed.take().map(|passed| passed.of_events(hides_usage));
+        }
         stream::unfold((pieces, self, false), |(mut pieces, mut meter, mut is_over)| async move {
             while !is_over {
                 let shown = match pieces.next().await {
-                    Some(Ok(piece)) => meter.passed.read(piece),
+                    Some(Ok(piece)) => match &mut meter.passed {
+                        Some(passed) => passed.read(piece),
+                        None => piece,
+                    },
                     Some(Err(error)) => return Some((Err(error), (pieces, meter, true))),
                     None => {
                         is_over = true;
-                        meter.passed.rest()
+                        meter.passed.as_mut().map(PassedUsage::rest).unwrap_or_default()
                     }
                 };
                 if !shown.is_empty() {
@@ -64,12 +73,13 @@ impl UsageMeter {
 
 impl Drop for UsageMeter {
     fn drop(&mut self) {
-        let usage = self.passed.usage();
+        let (Some(passed), Some(bill)) = (self.passed.take(), self.bill.take()) else { return };
+        let usage = compute::in_place(passed.work(), || passed.usage());
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.large_model.calls += 1;
         tally.large_model.tokens += usage;
         tally.large_model.cost += self.prices.cost(usage);
         drop(tally);
-        drop(self.bill.take());
+        drop(bill);
     }
 }

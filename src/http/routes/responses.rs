@@ -31,7 +31,7 @@ pub(in crate::http) async fn responses(request: ModelRequest) -> Result<Response
 /// Answers by the loop.
 async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     let bounds = &asking.state.server.bounds;
-    let (request, size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
+    let (mut request, size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
     let is_stream = request.stream == Some(true);
     let mut head = request.head("", asking.state.created());
     let (state, is_kept) = (asking.state.clone(), request.store != Some(false));
@@ -43,7 +43,7 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     };
     let prepared = Prepared::new(asking, chat, size).await?;
     head.insert("id".to_owned(), prepared.id.clone().into());
-    let mut writer = ResponseWriter::new(head, prepared.sum(), prepared.with_turns);
+    let mut writer = ResponseWriter::new(head, prepared.sum(), prepared.with_turns, is_stream);
     if is_stream {
         let opening = writer.events();
         return Ok(prepared.write(opening, move |piece| {

@@ -255,34 +255,35 @@ impl ChatRequest {
         Ok(StopSequences::new(stops, caps.into_iter().flatten().min()))
     }
 
-    /// Fields for every call of the large model.
-    pub(in crate::http) fn params(&self) -> Map<String, Value> {
+    /// Fields for every call of the large model, taken out of the request: they may be large.
+    pub(in crate::http) fn take_params(&mut self) -> Map<String, Value> {
         fields([
             ("temperature", self.temperature.map(Value::from)),
             ("top_p", self.top_p.map(Value::from)),
             ("seed", self.seed.map(Value::from)),
-            ("user", self.user.clone().map(Value::from)),
-            ("safety_identifier", self.safety_identifier.clone().map(Value::from)),
-            ("prompt_cache_key", self.prompt_cache_key.clone().map(Value::from)),
-            ("metadata", self.metadata.clone().map(Value::from)),
+            ("user", self.user.take().map(Value::from)),
+            ("safety_identifier", self.safety_identifier.take().map(Value::from)),
+            ("prompt_cache_key", self.prompt_cache_key.take().map(Value::from)),
+            ("metadata", self.metadata.take().map(Value::from)),
             ("store", self.store.map(Value::from)),
-            ("service_tier", self.service_tier.clone().map(Value::from)),
-            ("reasoning_effort", self.reasoning_effort.clone().map(Value::from)),
-            ("verbosity", self.verbosity.clone().map(Value::from)),
-            ("prompt_cache_retention", self.prompt_cache_retention.clone()),
-            ("prompt_cache_options", self.prompt_cache_options.clone()),
-            ("moderation", self.moderation.clone()),
-            ("top_k", self.top_k.clone()),
-            ("min_p", self.min_p.clone()),
-            ("repetition_penalty", self.repetition_penalty.clone()),
-            ("chat_template_kwargs", self.chat_template_kwargs.clone()),
-            ("enable_thinking", self.enable_thinking.clone()),
+            ("service_tier", self.service_tier.take().map(Value::from)),
+            ("reasoning_effort", self.reasoning_effort.take().map(Value::from)),
+            ("verbosity", self.verbosity.take().map(Value::from)),
+            ("prompt_cache_retention", self.prompt_cache_retention.take()),
+            ("prompt_cache_options", self.prompt_cache_options.take()),
+            ("moderation", self.moderation.take()),
+            ("top_k", self.top_k.take()),
+            ("min_p", self.min_p.take()),
+            ("repetition_penalty", self.repetition_penalty.take()),
+            ("chat_template_kwargs", self.chat_template_kwargs.take()),
+            ("enable_thinking", self.enable_thinking.take()),
         ])
     }
 
-    /// The form that the answer must have. A JSON schema is compiled by `deadline`.
-    pub(in crate::http) async fn form(
-        &self,
+    /// The form that the answer must have, taken out of the request. A JSON schema is compiled by
+    /// `deadline`.
+    pub(in crate::http) async fn take_form(
+        &mut self,
         bounds: &Bounds,
         deadline: Instant,
     ) -> Result<AnswerForm, ApiError> {
@@ -292,29 +293,30 @@ impl ChatRequest {
         };
         let is_set = |penalty: Option<f64>| penalty.is_some_and(|penalty| penalty != 0.0);
         let is_json = check.is_some();
-        let biased = self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty());
-        let tools = self.tools.clone().filter(|_| self.has_tools());
+        let bias = self.logit_bias.take().filter(|bias| !bias.is_empty());
+        let biased = bias.is_some();
+        let tools = self.tools.take().filter(|tools| !tools.is_empty());
+        let has_tools = tools.is_some();
         let logprobs = self.logprobs.filter(|is_asked| *is_asked);
         let params = fields([
             ("logprobs", logprobs.map(Value::from)),
             ("top_logprobs", self.top_logprobs.filter(|_| logprobs.is_some()).map(Value::from)),
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("max_completion_tokens", self.max_completion_tokens.map(Value::from)),
-            ("response_format", self.response_format.clone().filter(|_| is_json)),
-            ("tool_choice", self.tool_choice.clone().filter(|_| tools.is_some())),
+            ("response_format", self.response_format.take().filter(|_| is_json)),
+            ("tool_choice", self.tool_choice.take().filter(|_| has_tools)),
             (
                 "parallel_tool_calls",
-                self.parallel_tool_calls.filter(|_| tools.is_some()).map(Value::from),
+                self.parallel_tool_calls.filter(|_| has_tools).map(Value::from),
             ),
             ("tools", tools.map(Value::from)),
             ("frequency_penalty", self.frequency_penalty.filter(|&p| p != 0.0).map(Value::from)),
             ("presence_penalty", self.presence_penalty.filter(|&p| p != 0.0).map(Value::from)),
-            ("logit_bias", self.logit_bias.clone().filter(|_| biased).map(Value::from)),
+            ("logit_bias", bias.map(Value::from)),
         ]);
         let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
-        let by_large_model =
-            is_json || self.has_tools() || biased || penalised || logprobs.is_some();
-        Ok(AnswerForm { params, by_large_model, check })
+        let by_large_model = is_json || has_tools || biased || penalised || logprobs.is_some();
+        Ok(AnswerForm { params: params.into(), by_large_model, check })
     }
 
     fn has_tools(&self) -> bool {

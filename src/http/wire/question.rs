@@ -89,14 +89,12 @@ impl Asked {
         let at = last.unwrap_or(messages.len() - 1);
         let is_continued = last != Some(messages.len() - 1);
         let question = messages[at].as_text();
-        let attachments = if is_continued { Vec::new() } else { messages[at].attachments() };
-        if question.trim().is_empty() && messages[at].attachments().is_empty() {
+        if question.trim().is_empty() && messages[at].attachments().next().is_none() {
             let param = format!("messages[{at}].content");
             return Err(ApiError::invalid(&param, format!("`{param}` is empty")));
         }
-        if !is_continued {
-            messages.pop();
-        }
+        let last = if is_continued { None } else { messages.pop() };
+        let attachments = last.map(ChatMessage::into_attachments).unwrap_or_default();
         Ok(Self { question, attachments, conversation: messages, is_continued })
     }
 }

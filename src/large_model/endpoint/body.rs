@@ -93,10 +93,12 @@ impl Body {
         if self.read <= self.limit {
             return Ok(());
         }
-        let limit = self.limit;
-        Err(self.exchange.malformed(format!(
-            "it is longer than {limit} bytes; `max_reply_bytes` sets that limit"
-        )))
+        Err(self.exchange.too_long(self.limit))
+    }
+
+    /// Lets the body be so many times as long, for a reader that keeps little of it.
+    pub(super) fn lengthen(&mut self, times: usize) {
+        self.limit = self.limit.saturating_mul(times);
     }
 
     /// The whole body.

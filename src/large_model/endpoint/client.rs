@@ -14,10 +14,12 @@ use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::exchange::{Exchange, Target, asked_wait};
 use super::fields::{fields, refused_by};
 use super::live::{Live, Reading};
+use super::passed_usage::PassedUsage;
 use super::reply::parse_completion;
 use super::transport::{EndpointSetup, Transport};
 use super::upstream_error::parse_error;
 use crate::chat::ChatMessage;
+use crate::compute;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 use crate::outbound::retry::retrying;
 use crate::outbound::wire::{Request, Response};
@@ -59,9 +61,14 @@ impl Endpoint {
         self.transport.config.prices_or_default(model)
     }
 
+    /// Reads along with a response to `request`, a body that is passed on.
+    pub fn passed_usage(&self, request: Bytes) -> PassedUsage {
+        PassedUsage::new(&self.transport.counter, request)
+    }
+
     /// The id of the model that a call is for.
     pub(super) fn asked_model<'a>(&'a self, call: &'a Call) -> &'a str {
-        call.params.get("model").and_then(Value::as_str).unwrap_or(self.model_id())
+        call.field("model").and_then(Value::as_str).unwrap_or(self.model_id())
     }
 
     /// Sends the call. If the endpoint refuses a field that the caller did not ask for, sends it
@@ -80,14 +87,16 @@ impl Endpoint {
         let target = Target { route: COMPLETIONS, model };
         let callers = call.authorization.as_ref();
         let exchange = Exchange::open(transport, Some(target), callers, call.deadline)?;
-        let read = call.messages.iter().map(ChatMessage::text_length).sum();
         let mut refused = transport.refused.of(model);
+        let text_length = call.messages.iter().map(ChatMessage::text_length).sum();
         loop {
-            let fields = fields(&transport.config, call, is_stream, &refused)
-                .map_err(|error| exchange.rejected(error.to_string()))?;
+            let fields = compute::in_place(text_length, || {
+                fields(&transport.config, call, is_stream, &refused)
+            });
+            let fields = fields.map_err(|error| exchange.rejected(error.to_string()))?;
             let (config, until) = (&transport.config.retries, exchange.retry_until());
             let result = retrying(config, &transport.rng, until, || {
-                let reading = Reading { model: model.to_owned(), read };
+                let reading = Reading { model: model.to_owned(), request: fields.body.clone() };
                 attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
             })
             .await;
@@ -179,7 +188,7 @@ impl Endpoint {
             let result = async {
                 let response = open(&exchange, request).await?;
                 let body = Body::reply(&exchange, response)?.whole().await?;
-                parse_completion(&body, exchange.redactor())
+                compute::in_place(body.len(), || parse_completion(&body, exchange.redactor()))
                     .map(|parsed| reading.bill(&exchange, parsed))
                     .map_err(|fault| exchange.faulty(fault))
             };

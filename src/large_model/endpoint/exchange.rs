@@ -10,12 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::TryFutureExt;
 use http::{HeaderMap, HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
 use super::reply::{Fault, Parsed};
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
+use crate::chat::ChatMessage;
+use crate::compute;
 use crate::hint::Reason;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
 use crate::outbound::redact::Redactor;
@@ -236,25 +239,24 @@ impl Exchange {
         LargeModelError::Malformed { model: self.transport.name.clone(), reason: reason.into() }
     }
 
+    /// A reply of more bytes than it may have.
+    pub(super) fn too_long(&self, limit: usize) -> LargeModelError {
+        self.malformed(format!(
+            "it is longer than {limit} bytes; `max_reply_bytes` sets that limit"
+        ))
+    }
+
     pub(super) fn rejected(&self, reason: impl Into<Reason>) -> LargeModelError {
         LargeModelError::Rejected { model: self.transport.name.clone(), reason: reason.into() }
     }
 
-    /// The reply with its cost: by the endpoint's usage, otherwise by the length of its texts.
-    /// `read`: bytes of text in the request. `model`: the id that was asked.
-    pub(super) fn billed(&self, parsed: Parsed, model: &str, read: usize) -> Reply {
+    /// The reply with what it cost: as the endpoint says, else by its texts and those of `request`,
+    /// a body. `model`: the id it was asked of.
+    pub(super) fn billed(&self, parsed: Parsed, model: &str, request: &[u8]) -> Reply {
         let Parsed { mut message, finish_reason, logprobs, usage } = parsed;
         let usage = usage.unwrap_or_else(|| {
-            let beside: usize = message
-                .extra
-                .values()
-                .map(|value| match value {
-                    serde_json::Value::String(text) => text.len(),
-                    serde_json::Value::Null => 0,
-                    value => value.to_string().len(),
-                })
-                .sum();
-            TokenUsage::of_text(read, message.text_length() + beside)
+            let bytes = request.len() + message.text_length();
+            compute::in_place(bytes, || self.counted(request, &message))
         });
         let redactor = self.own_redactor();
         message.content = redactor.json(message.content);
@@ -266,6 +268,21 @@ impl Exchange {
         let cost = self.transport.config.prices_or_default(model).cost(usage);
         let logprobs = logprobs.map(|logprobs| redactor.json(logprobs));
         Reply { message, finish_reason, logprobs, usage, cost }
+    }
+
+    /// What a request and its reply are billed, where the endpoint does not say.
+    fn counted(&self, request: &[u8], reply: &ChatMessage) -> TokenUsage {
+        let counter = &self.transport.counter;
+        let mut texts = counter.texts();
+        reply.texts().for_each(|text| texts.add(text));
+        for value in reply.extra.values() {
+            match value {
+                Value::String(text) => texts.add(text),
+                Value::Null => {}
+                value => texts.add(&value.to_string()),
+            }
+        }
+        counter.usage(request, &texts)
     }
 
     pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {

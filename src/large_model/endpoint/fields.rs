@@ -1,14 +1,16 @@
 //! The fields of a request: what was asked for, what this program adds, and which of the latter an
 //! endpoint refuses.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Serializer;
+use serde::ser::SerializeMap;
+use serde_json::{Value, json};
 
 use super::config::LargeModelConfig;
-use crate::chat::ChatMessage;
 use crate::large_model::{Call, LargeModelError};
 
 /// Fields that a model refuses, each with the name that it accepts instead, if any.
@@ -59,15 +61,17 @@ pub(super) fn fields(
     is_stream: bool,
     refused: &Names,
 ) -> Result<Fields, serde_json::Error> {
-    let mut body = Map::new();
-    body.insert("model".to_owned(), config.model.clone().into());
-    for (key, value) in config.params.iter().chain(&call.params) {
-        body.insert(key.clone(), value.clone());
+    // Only referred to: they may be large.
+    let mut body: BTreeMap<&str, Cow<'_, Value>> = BTreeMap::new();
+    body.insert("model", Cow::Owned(config.model.clone().into()));
+    let configured = config.params.iter().map(|(key, value)| (key.as_str(), value));
+    for (key, value) in configured.chain(call.fields()) {
+        body.insert(key, Cow::Borrowed(value));
     }
     for key in ["messages", "stream", "stream_options"] {
-        body.shift_remove(key);
+        body.remove(key);
     }
-    let mut own = Vec::new();
+    let mut own: Vec<&str> = Vec::new();
     for (key, value) in &call.own {
         // A model that has its limit under the newer name refuses the older one.
         let key = match key.as_str() {
@@ -79,43 +83,45 @@ pub(super) fn fields(
             Some(Some(other)) => other,
             Some(None) => continue,
         };
-        body.insert(key.to_owned(), value.clone());
-        own.push(key.to_owned());
+        body.insert(key, Cow::Borrowed(value));
+        own.push(key);
     }
     if is_stream && !refused.contains_key("stream") {
-        body.insert("stream".to_owned(), true.into());
-        own.push("stream".to_owned());
+        body.insert("stream", Cow::Owned(true.into()));
+        own.push("stream");
         if !refused.contains_key("stream_options") {
-            body.insert("stream_options".to_owned(), json!({"include_usage": true}));
-            own.push("stream_options".to_owned());
+            body.insert("stream_options", Cow::Owned(json!({"include_usage": true})));
+            own.push("stream_options");
         }
     }
     for key in &config.drop {
-        body.shift_remove(key);
+        body.remove(key.as_str());
     }
     for (key, other) in &config.rename {
-        if let Some(value) = body.shift_remove(key) {
-            body.insert(other.clone(), value);
+        if let Some(value) = body.remove(key.as_str()) {
+            body.insert(other, value);
         }
-        for own in own.iter_mut().filter(|own| *own == key) {
-            own.clone_from(other);
+        for own in own.iter_mut().filter(|own| **own == key.as_str()) {
+            *own = other;
         }
     }
     own.retain(|key| {
-        let is_refused = refused.get(key).is_some_and(Option::is_none);
+        let is_refused = refused.get(*key).is_some_and(Option::is_none);
         if is_refused {
-            body.shift_remove(key);
+            body.remove(key);
         }
         body.contains_key(key)
     });
-    #[derive(serde::Serialize)]
-    struct Request<'a> {
-        messages: &'a [ChatMessage],
-        #[serde(flatten)]
-        fields: &'a Map<String, Value>,
+    let own = own.into_iter().map(str::to_owned).collect();
+    let mut written = Vec::new();
+    let mut writer = serde_json::Serializer::new(&mut written);
+    let mut fields = writer.serialize_map(None)?;
+    fields.serialize_entry("messages", &call.messages)?;
+    for (key, value) in &body {
+        fields.serialize_entry(key, value.as_ref())?;
     }
-    let body = serde_json::to_vec(&Request { messages: &call.messages, fields: &body })?;
-    Ok(Fields { body: body.into(), own })
+    fields.end()?;
+    Ok(Fields { body: written.into(), own })
 }
 
 /// Which of the added fields an error refuses, and whether to remember that: a limit that is too

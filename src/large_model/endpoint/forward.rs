@@ -16,6 +16,7 @@ use super::headers;
 use super::passed_usage::{UsageAsked, asking_for_usage};
 use super::redact_body;
 use super::upstream_error::{UpstreamError, parse_error};
+use crate::compute;
 use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
 use crate::large_model::{AttemptOutcome, LargeModelError};
 use crate::outbound::retry::{Advice, Retryable, retrying};
@@ -57,7 +58,7 @@ impl Endpoint {
         let is_refused = refused.of(&request.model).contains_key(FIELD);
         let has_option = matches!(request.path.as_str(), COMPLETIONS | "/completions");
         let asking = match has_option && !is_refused {
-            true => asking_for_usage(&request.body),
+            true => compute::in_place(request.body.len(), || asking_for_usage(&request.body)),
             false => None,
         };
         let Some(body) = asking else { return self.forward_as_it_is(request).await };

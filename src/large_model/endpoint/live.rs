@@ -9,7 +9,8 @@ use futures::{StreamExt, stream};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
-use super::reply::{Assembly, Parsed, parse_completion, start_of};
+use super::reply::{Assembly, MOST_PARSED, Parsed, parse_completion, start_of};
+use crate::compute;
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
 };
@@ -19,18 +20,22 @@ use crate::outbound::sse::{Event, SseDecoder};
 /// Events that are read without yielding: other tasks need the thread too.
 const EVENTS_AT_A_TIME: usize = 64;
 
+/// So many times as long as their text may the events of a stream be: those of one token have some
+/// hundred bytes.
+const EVENTS_TO_TEXT: usize = 64;
+
 /// What a reply is billed by.
 pub(super) struct Reading {
     /// The model's id at the endpoint.
     pub(super) model: String,
-    /// Bytes of text in the request.
-    pub(super) read: usize,
+    /// The request's body.
+    pub(super) request: Bytes,
 }
 
 impl Reading {
     /// The reply with its cost.
     pub(super) fn bill(&self, exchange: &Exchange, parsed: Parsed) -> Reply {
-        exchange.billed(parsed, &self.model, self.read)
+        exchange.billed(parsed, &self.model, &self.request)
     }
 }
 
@@ -41,6 +46,8 @@ pub(super) struct Live {
     body: Body,
     reading: Reading,
     decoder: SseDecoder,
+    /// Bytes that the decoder took since the last event.
+    pending: usize,
     assembly: Assembly,
     redactor: TextRedactor,
 }
@@ -68,7 +75,8 @@ impl Live {
         if matches!(start_of(&first).first(), Some(b'{' | b'[' | b'<')) {
             let exchange = Arc::clone(&body.exchange);
             let whole = body.whole_from(first).await?;
-            let parsed = parse_completion(&whole, exchange.redactor());
+            let parse = || parse_completion(&whole, exchange.redactor());
+            let parsed = compute::in_place(whole.len(), parse);
             let parsed = parsed.map_err(|fault| exchange.faulty(fault))?;
             return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
         }
@@ -78,10 +86,12 @@ impl Live {
             body,
             reading,
             decoder: SseDecoder::default(),
+            pending: 0,
             assembly: Assembly::default(),
             redactor,
         });
-        live.decoder.push(&first);
+        live.body.lengthen(EVENTS_TO_TEXT);
+        live.push(&first)?;
         let first = live.next().await?;
         live.ready.push_front(first);
         Ok(Opened::Live(live))
@@ -95,6 +105,7 @@ impl Live {
                 return Ok(ready);
             }
             if let Some(event) = self.decoder.next_event() {
+                self.pending = 0;
                 self.take(&event)?;
                 if event.is_mark() || self.assembly.is_settled() {
                     self.body.close().await;
@@ -107,7 +118,7 @@ impl Live {
                 continue;
             }
             match self.body.next().await {
-                Ok(Some(piece)) => self.decoder.push(&piece),
+                Ok(Some(piece)) => self.push(&piece)?,
                 // Only the usage was still missing.
                 Err(_) if self.assembly.is_complete() => self.finish(false)?,
                 Err(error) => return Err(error),
@@ -122,10 +133,28 @@ impl Live {
         }
     }
 
+    fn push(&mut self, piece: &[u8]) -> Result<(), LargeModelError> {
+        let exchange = &self.body.exchange;
+        let limit = exchange.transport.config.max_reply_bytes;
+        self.pending += piece.len();
+        if self.pending > limit {
+            return Err(exchange.too_long(limit));
+        }
+        self.decoder.push(piece);
+        Ok(())
+    }
+
     fn take(&mut self, event: &Event) -> Result<(), LargeModelError> {
         let exchange = &self.body.exchange;
         let text = self.assembly.push(event, exchange.redactor());
         let text = text.map_err(|fault| exchange.faulty(fault))?;
+        let (kept, limit) = (self.assembly.kept(), exchange.transport.config.max_reply_bytes);
+        if kept.text > limit {
+            return Err(exchange.too_long(limit));
+        }
+        if kept.structure > MOST_PARSED {
+            return Err(exchange.malformed("its JSON has too many values"));
+        }
         self.say(text);
         Ok(())
     }

@@ -84,6 +84,6 @@ impl Endpoint {
 
 /// The token limit of a reply, if the call has one.
 fn max_tokens(call: &Call) -> Option<u64> {
-    let of = |key: &str| call.own.get(key).or_else(|| call.params.get(key))?.as_u64();
+    let of = |key: &str| call.own.get(key).or_else(|| call.field(key))?.as_u64();
     of("max_completion_tokens").or_else(|| of("max_tokens"))
 }

@@ -1,18 +1,25 @@
 //! Usage of a passed-through request: asks its endpoint to report it, and parses the response on
 //! its way.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
+use super::count::{Texts, TokenCounter};
 use super::lenient;
-use super::request_text::{Streaming, request_text};
-use crate::large_model::reported_usage;
+use super::streaming::Streaming;
+use super::texts::{Told, response_texts};
+use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
 
 /// How much of a response that is not a stream, or of one event of a stream, is buffered for
 /// parsing.
 const MOST_KEPT: usize = 16 * 1024 * 1024;
+
+/// A response that must be mended to be read is left where its JSON takes more memory, bytes.
+const MOST_MENDED: usize = 64 * 1024 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
 /// not get the chunk with it.
@@ -45,35 +52,44 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
 
 /// Parses a passed-through response on its way.
 pub struct PassedUsage {
+    counter: Arc<TokenCounter>,
     request: Bytes,
     /// Whether the response is a stream of events.
     is_events: bool,
     /// Whether the chunk with the usage is removed.
     hides_usage: bool,
     decoder: SseDecoder,
+    /// Bytes that it took since the last event.
+    pending: usize,
     /// A response that is not a stream, or the current event of one from which a chunk is removed.
     kept: BytesMut,
     /// How much of it is known to contain no end of an event.
     searched: usize,
     reported: Option<TokenUsage>,
-    /// Bytes of text.
-    written: usize,
+    written: Texts,
 }
 
 impl PassedUsage {
-    /// For the response to `request`, a body. `hides_usage`: whether the chunk with the usage of a
-    /// stream is removed.
-    pub fn new(request: Bytes, is_events: bool, hides_usage: bool) -> Self {
+    /// For the response to `request`, a body.
+    pub(super) fn new(counter: &Arc<TokenCounter>, request: Bytes) -> Self {
         Self {
+            counter: Arc::clone(counter),
             request,
-            is_events,
-            hides_usage: hides_usage && is_events,
+            is_events: false,
+            hides_usage: false,
             decoder: SseDecoder::default(),
+            pending: 0,
             kept: BytesMut::new(),
             searched: 0,
             reported: None,
-            written: 0,
+            written: counter.texts(),
         }
+    }
+
+    /// The same for a response that is a stream of events. `hides_usage`: whether the chunk that
+    /// tells the usage is left out.
+    pub fn of_events(self, hides_usage: bool) -> Self {
+        Self { is_events: true, hides_usage, ..self }
     }
 
     /// Takes a piece of the response, and returns what the client gets.
@@ -85,8 +101,15 @@ impl PassedUsage {
             return piece;
         }
         if !self.hides_usage {
+            self.pending += piece.len();
+            if self.pending > MOST_KEPT {
+                // Of such an event nothing is read.
+                (self.decoder, self.pending) = (SseDecoder::default(), 0);
+                return piece;
+            }
             self.decoder.push(&piece);
             while let Some(event) = self.decoder.next_event() {
+                self.pending = 0;
                 self.take(&event);
             }
             return piece;
@@ -122,16 +145,19 @@ impl PassedUsage {
         }
     }
 
-    /// The usage: as the endpoint reports it, otherwise by the length of the texts.
-    pub fn usage(&mut self) -> TokenUsage {
-        if !self.is_events
-            && let Ok(parsed) = lenient::parse::<Value>(&self.kept)
-        {
-            self.kept.clear();
-            self.take_value(&parsed.value);
+    /// About how many bytes must be worked on to know the usage.
+    pub fn work(&self) -> usize {
+        let counted = if self.reported.is_some() { 0 } else { self.request.len() };
+        self.kept.len() + self.written.length() + counted
+    }
+
+    /// What was billed: as the endpoint says, else by the texts.
+    pub fn usage(mut self) -> TokenUsage {
+        if !self.is_events {
+            let whole = self.kept.split();
+            self.take_json(&whole);
         }
-        self.reported
-            .unwrap_or_else(|| TokenUsage::of_text(request_text(&self.request), self.written))
+        self.reported.unwrap_or_else(|| self.counter.usage(&self.request, &self.written))
     }
 
     /// Whether the event contains the usage and nothing else.
@@ -139,14 +165,11 @@ impl PassedUsage {
         if !event.data.trim_ascii_start().starts_with(b"{") {
             return false;
         }
-        let Ok(parsed) = lenient::parse::<Value>(&event.data) else { return false };
-        self.take_value(&parsed.value)
+        self.take_json(&event.data)
     }
 
-    fn take_value(&mut self, value: &Value) -> bool {
-        // Only at the top, where an endpoint reports it: a caller's own text is nested deeper.
-        let places = [Some(value), value.get("response"), value.get("message")];
-        let usage = places.into_iter().flatten().find_map(|at| reported_usage(at.get("usage")?));
+    fn take_json(&mut self, json: &[u8]) -> bool {
+        let Told { usage, has_no_choice } = self.told(json).unwrap_or_default();
         if let Some(usage) = usage {
             // Messages reports tokens read at the start, and tokens written at the end.
             let known = self.reported.unwrap_or_default();
@@ -156,9 +179,21 @@ impl PassedUsage {
                 ..usage
             });
         }
-        self.written += response_text(value);
-        let choices = value.get("choices").and_then(Value::as_array);
-        usage.is_some() && choices.is_some_and(Vec::is_empty)
+        usage.is_some() && has_no_choice
+    }
+
+    fn told(&mut self, json: &[u8]) -> Option<Told> {
+        let written = &mut self.written;
+        let told = response_texts(json, &mut |text| written.push(text));
+        if let Ok(told) = told {
+            return Some(told);
+        }
+        if json_size::parsed_bytes(json) > MOST_MENDED {
+            return None;
+        }
+        let mended = lenient::parse::<Value>(json).ok().filter(|parsed| parsed.is_mended)?;
+        let mended = serde_json::to_vec(&mended.value).ok()?;
+        response_texts(&mended, &mut |text| written.push(text)).ok()
     }
 }
 
@@ -169,35 +204,6 @@ fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
         .iter()
         .filter_map(|end| Some(from + memchr::memmem::find(bytes.get(from..)?, end)? + end.len()));
     found.min()
-}
-
-/// Bytes of text in a string, in a list of texts, or in an object that has a text or a content.
-fn text(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(text).sum(),
-        Value::Object(fields) => {
-            let keys = ["text", "content", "output", "arguments", "function", "tool_calls"];
-            keys.iter().filter_map(|key| fields.get(*key)).map(text).sum()
-        }
-        _ => 0,
-    }
-}
-
-/// Bytes of text that a model wrote, in a whole response or one event of it.
-fn response_text(value: &Value) -> usize {
-    let said = |message: &Value| {
-        let reasoning = ["reasoning_content", "reasoning"];
-        let reasoning = reasoning.iter().find_map(|key| message.get(*key)).map_or(0, text);
-        text(message) + reasoning
-    };
-    let choices = value.get("choices").and_then(Value::as_array).into_iter().flatten();
-    let choices = choices.map(|choice| {
-        let message = ["message", "delta"].iter().find_map(|key| choice.get(*key));
-        message.map_or_else(|| choice.get("text").map_or(0, text), said)
-    });
-    let others = ["delta", "output", "content"].iter().filter_map(|key| value.get(*key)).map(text);
-    choices.sum::<usize>() + others.sum::<usize>()
 }
 
 #[cfg(test)]
@@ -213,7 +219,10 @@ mod tests {
         body: &str,
         size: usize,
     ) -> (String, (u64, u64)) {
-        let mut passed = PassedUsage::new(request.to_string().into(), is_events, hides);
+        let mut passed = PassedUsage::new(&Arc::default(), request.to_string().into());
+        if is_events {
+            passed = passed.of_events(hides);
+        }
         let pieces = body.as_bytes().chunks(size);
         let mut shown: Vec<u8> =
             pieces.flat_map(|piece| passed.read(Bytes::copy_from_slice(piece))).collect();
@@ -224,7 +233,7 @@ mod tests {
 
     #[test]
     fn usage_is_the_endpoints_own() {
-        let request = json!({"messages": [{"role": "user", "content": "x".repeat(40)}]});
+        let request = json!({"messages": [{"role": "user", "content": "x ".repeat(20)}]});
         let table = [
             (false, json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}}).to_string(), (3, 4)),
             // Text that a caller can have echoed.
@@ -236,11 +245,11 @@ mod tests {
                 (100, 10),
             ),
             (false, json!({"metadata": {"usage": {"prompt_tokens": 1}}, "choices": [
-                {"message": {"content": "y".repeat(20)}}]}).to_string(), (10, 5)),
+                {"message": {"content": "y ".repeat(20)}}]}).to_string(), (26, 19)),
             (true, "data: {\"usage\":null}\n\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":1.0,\"output_tokens\":\"2\"}}}\n\n".to_owned(), (1, 2)),
             (true, "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":9}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":7}}\n\n".to_owned(), (9, 7)),
-            (true, "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\ndata: [DONE]\n\n".to_owned(), (10, 2)),
-            (true, String::new(), (10, 0)),
+            (true, "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\ndata: [DONE]\n\n".to_owned(), (26, 6)),
+            (true, String::new(), (26, 0)),
         ];
         for (is_events, body, expected) in table {
             for size in [1, 7, 10_000] {
@@ -253,9 +262,9 @@ mod tests {
     #[test]
     fn images_are_no_text() {
         let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(1_000_000)}});
-        let content = json!([image, {"type": "text", "text": "x".repeat(40)}]);
+        let content = json!([image, {"type": "text", "text": "x ".repeat(20)}]);
         let request = json!({"messages": [{"role": "user", "content": content}]});
-        assert_eq!(read(&request, false, false, "{}", 9).1, (10, 0));
+        assert_eq!(read(&request, false, false, "{}", 9).1, (26, 0));
     }
 
     #[test]

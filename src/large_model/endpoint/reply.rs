@@ -5,14 +5,20 @@ use serde_json::{Map, Value};
 
 use super::content::{finish_reason, flatten, mend_calls};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
+use super::kept::Kept;
 use super::lenient::{self, Joiner};
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
 use crate::hint::Reason;
+use crate::json_size;
 use crate::large_model::reported_usage;
 use crate::outbound::redact::Redactor;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
+
+/// What the JSON of a reply may take beside its texts, bytes: the log-probabilities of 8,000 tokens
+/// with 20 alternatives each.
+pub(super) const MOST_PARSED: usize = 128 * 1024 * 1024;
 
 /// Why a body is not a reply; becomes an error once the model's name is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +88,9 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
     let start = start_of(body);
     if start.starts_with(b"<") {
         return Err(malformed("the body is HTML"));
+    }
+    if start.starts_with(b"{") && json_size::parsed_bytes(start) > MOST_PARSED {
+        return Err(malformed("its JSON has too many values"));
     }
     let parsed = match lenient::parse::<Completion>(start) {
         Ok(parsed) => parsed,
@@ -165,6 +174,7 @@ pub(super) struct Assembly {
     finish_reason: Option<String>,
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
+    kept: Kept,
     /// Joins characters that arrive in halves.
     joiner: Option<Joiner>,
 }
@@ -222,9 +232,11 @@ impl Assembly {
                 self.finish_reason = Some(reason.to_owned());
             }
             if let Some(logprobs) = choice.logprobs {
+                self.kept.add_logprobs(&logprobs);
                 add_logprobs(self.logprobs.get_or_insert_default(), logprobs);
             }
             if let Some(delta) = choice.delta.or(choice.message) {
+                self.kept.add(&delta);
                 text.push_str(&self.message.get_or_insert_default().add(delta)?);
             }
         }
@@ -232,6 +244,11 @@ impl Assembly {
             Some(joiner) => joiner.push(&text),
             None => text,
         })
+    }
+
+    /// What is kept of the reply so far.
+    pub(super) fn kept(&self) -> Kept {
+        self.kept
     }
 
     /// The text that was held back for the rest of its last character.

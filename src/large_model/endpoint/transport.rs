@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::breaker::Breakers;
 use super::config::{LargeModelConfig, LargeModelConfigError};
+use super::count::TokenCounter;
 use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
@@ -53,6 +54,8 @@ pub(super) struct Transport {
     pub(super) refused: Refused,
     /// The cached list of its models.
     pub(super) listed: Listed,
+    /// Counts the tokens of what the endpoint does not bill itself.
+    pub(super) counter: Arc<TokenCounter>,
     pub(super) rng: Mutex<ChaCha8Rng>,
     pub(super) observer: Arc<dyn AttemptObserver>,
 }
@@ -87,6 +90,14 @@ impl Transport {
             hint: "give the URL that the endpoint's documentation names",
         })?;
         let (connect, most_idle) = (config.timeouts.connect(), config.max_in_flight);
+        let counter = config.tokenizer.as_deref().map(TokenCounter::load).transpose();
+        let counter = counter.map_err(|error| LargeModelConfigError::Invalid {
+            name: name.to_owned(),
+            key: "tokenizer",
+            value: config.tokenizer.iter().map(|path| path.display().to_string()).collect(),
+            reason: error.to_string(),
+            hint: "name a model's folder, a `tokenizer.json` or a `.gguf` file, or leave it out",
+        })?;
         let client = build_client(&base, connect, most_idle, config.ca.as_deref());
         Ok(Self {
             name: name.to_owned(),
@@ -102,6 +113,7 @@ impl Transport {
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),
+            counter: Arc::new(counter.unwrap_or_default()),
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(setup.seed)),
             observer: Arc::clone(&setup.observer),
         })

@@ -94,7 +94,7 @@ impl Rollouts {
 
     async fn episode(&self, attempt: &RolloutTask<'_>) -> Result<Episode, RolloutFailure> {
         let request = EpisodeRequest {
-            large_model_params: self.params.clone(),
+            large_model_params: self.params.clone().into(),
             limits: self.limits.clone(),
             ..EpisodeRequest::new(&attempt.task.question, attempt.sampling)
         };

@@ -19,14 +19,14 @@ async fn counted(keys: &Keys, key: &str) -> i64 {
 #[tokio::test]
 async fn passed_streams_are_billed_what_their_endpoint_says() {
     let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(1_000_000)}});
-    let content = json!([image, {"type": "text", "text": "a".repeat(40)}]);
+    let content = json!([image, {"type": "text", "text": "a ".repeat(40)}]);
     let messages = json!([{"role": "user", "content": content}]);
     let chat = json!({"model": "model-1", "messages": messages, "stream": true});
     let mut asks_itself = chat.clone();
     asks_itself["stream_options"] = json!({"include_usage": true});
     let silent = || {
         Script::events([
-            json!({"choices": [{"delta": {"content": "b".repeat(80)}}]}).to_string(),
+            json!({"choices": [{"delta": {"content": "b ".repeat(80)}}]}).to_string(),
             "[DONE]".to_owned(),
         ])
     };
@@ -34,8 +34,9 @@ async fn passed_streams_are_billed_what_their_endpoint_says() {
         // The endpoint reports 11 and 7; the client sees them if it asked.
         (chat.clone(), Script::reply("ok"), 18, false),
         (asks_itself, Script::reply("ok"), 18, true),
-        // Nothing is reported: 40 bytes were read, 80 written, and an image is not text.
-        (chat, silent(), 30, false),
+        // It does not say: 40 words were read, in the frame of a message, 80 written, and an image
+        // is no text.
+        (chat, silent(), 38 + 7 + 76, false),
     ];
     for (body, script, expected, is_shown) in table {
         let upstream = Loopback::answering(move |_| script.clone()).await;

@@ -5,19 +5,21 @@ use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use prompt_r1::json_size::parsed_bytes;
 use serde_json::Value;
 
 use crate::loopback::Recorded;
 
 /// The length of a body, bytes.
 static LIMIT: LazyLock<usize> = LazyLock::new(|| mebibytes() << 20);
-const CHAT: &str = "/v1/chat/completions";
-const SOLVE: &str = "/v1/solve";
-const RESPONSES: &str = "/v1/responses";
-const MESSAGES: &str = "/v1/messages";
+pub const CHAT: &str = "/v1/chat/completions";
+pub const SOLVE: &str = "/v1/solve";
+pub const RESPONSES: &str = "/v1/responses";
+pub const MESSAGES: &str = "/v1/messages";
 const JSON: &str = "application/json";
-/// The most JSON values of a request, minus those of its frame.
-const VALUES: usize = 49_000;
+/// What the JSON of a request may take in memory, `server.bounds.json_bytes` by default, less some for
+/// the frame of one.
+const STRUCTURE: usize = 16 * 1024 * 1024 - 16 * 1024;
 
 /// The length of a body, MiB: the server's default limit, or less for slow development builds.
 pub fn mebibytes() -> usize {
@@ -33,7 +35,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    fn json(path: &'static str, body: String) -> Self {
+    pub fn json(path: &'static str, body: String) -> Self {
         assert!(body.len() <= *LIMIT, "{}", body.len());
         Self { path, kind: JSON, is_gzip: false, body: body.into_bytes() }
     }
@@ -72,20 +74,39 @@ fn fill(before: &str, unit: &str, after: &str) -> String {
 }
 
 /// The same, separated by commas.
-fn list(before: &str, unit: &str, after: &str) -> String {
+pub fn list(before: &str, unit: &str, after: &str) -> String {
     let times = (*LIMIT - before.len() - after.len()) / (unit.len() + 1);
     format!("{before}{}{after}", vec![unit; times].join(","))
 }
 
-/// `count` units separated by commas, each with its number and as much text as fits.
-fn spread(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
+/// As many units as may be, with commas between, each of its number and as much text as there is room
+/// for.
+pub fn spread(before: &str, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
+    let room = *LIMIT - before.len() - after.len();
+    let bare = unit(100_000, "").len() + 1;
+    let some: Vec<_> = (0..1_000).map(|number| unit(number, "x")).collect();
+    let one = parsed_bytes(format!("{before}{}{after}", some.join(",")).as_bytes()) / 1_000 + 1;
+    few(before, (STRUCTURE / one).min(room / bare), unit, after)
+}
+
+/// As many of the same value as may be, with commas between, and a text that fills the rest.
+pub fn few_of(before: &str, unit: &str, after: &str) -> String {
+    let frame = before.len() + after.len() + "\"\",".len();
+    let one = parsed_bytes(format!("[{}]", vec![unit; 1_000].join(",")).as_bytes()) / 1_000 + 1;
+    let count = (STRUCTURE / one).min((*LIMIT - frame) / (unit.len() + 1));
+    let text = "x".repeat(*LIMIT - frame - count * (unit.len() + 1));
+    format!("{before}\"{text}\",{}{after}", vec![unit; count].join(","))
+}
+
+/// The same as [`spread`] with so many units.
+fn few(before: &str, count: usize, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
     let bare = unit(count, "").len() + 1;
     let text = "x".repeat((*LIMIT - before.len() - after.len()) / count - bare);
     let units: Vec<_> = (0..count).map(|number| unit(number, &text)).collect();
     format!("{before}{}{after}", units.join(","))
 }
 
-const DIRECT: &str = r#""model":"prompt-r1","prompt_r1":{"policy":"direct"},"#;
+pub const DIRECT: &str = r#""model":"prompt-r1","prompt_r1":{"policy":"direct"},"#;
 const ASKED: &str = r#""messages":[{"role":"user","content":"q"}]"#;
 
 /// A chat request without a policy, with this before and after the filling.
@@ -124,9 +145,11 @@ fn references(reply: usize, unit: &str) -> Sent {
 }
 
 type Make = fn() -> Sent;
+/// The same in a box.
+type Boxed = Box<dyn Fn() -> Sent>;
 
 /// All of them by name.
-pub fn all() -> Vec<(&'static str, Make)> {
+pub fn all() -> Vec<(String, Boxed)> {
     let texts: Vec<(&'static str, Make)> = vec![
         ("a long word", || question("direct", "x")),
         ("words of one letter", || question("direct", "a ")),
@@ -176,11 +199,11 @@ pub fn all() -> Vec<(&'static str, Make)> {
     let values: Vec<(&'static str, Make)> = vec![
         ("metadata of long texts", || {
             let unit = |number, text: &str| format!("\"k{number}\":\"{text}\"");
-            Sent::json(CHAT, spread(&chat("\"metadata\":{"), VALUES, unit, "}}"))
+            Sent::json(CHAT, spread(&chat("\"metadata\":{"), unit, "}}"))
         }),
         ("metadata of objects", || {
             let unit = |number, text: &str| format!("{{\"a{number}\":\"{text}\"}}");
-            Sent::json(CHAT, spread(&chat("\"metadata\":{\"x\":["), VALUES / 2, unit, "]}}"))
+            Sent::json(CHAT, spread(&chat("\"metadata\":{\"x\":["), unit, "]}}"))
         }),
         ("nested lists", || Sent::json(CHAT, fill(&chat("\"metadata\":{\"x\":"), "[", ""))),
         ("nested objects", || Sent::json(CHAT, fill(&chat("\"metadata\":{\"x\":"), "{\"a\":", ""))),
@@ -205,11 +228,11 @@ pub fn all() -> Vec<(&'static str, Make)> {
         ("stops", || Sent::json(CHAT, list(&chat("\"stop\":["), "\"x\"", "]}"))),
         ("stops within the bound", || {
             let unit = |_, text: &str| format!("\"{text}\"");
-            Sent::json(CHAT, spread(&chat("\"stop\":["), VALUES, unit, "]}"))
+            Sent::json(CHAT, spread(&chat("\"stop\":["), unit, "]}"))
         }),
         ("long stops", || {
             let unit = |_, text: &str| format!("\"{text}\"");
-            Sent::json(CHAT, spread(&chat("\"stop\":["), 4, unit, "]}"))
+            Sent::json(CHAT, few(&chat("\"stop\":["), 4, unit, "]}"))
         }),
         ("tools", || {
             let unit = |number, text: &str| {
@@ -217,11 +240,11 @@ pub fn all() -> Vec<(&'static str, Make)> {
                     "{{\"type\":\"function\",\"function\":{{\"name\":\"f{number}\",\"description\":\"{text}\"}}}}"
                 )
             };
-            Sent::json(CHAT, spread(&chat("\"tools\":["), VALUES / 4, unit, "]}"))
+            Sent::json(CHAT, spread(&chat("\"tools\":["), unit, "]}"))
         }),
         ("biases", || {
             let unit = |number, text: &str| format!("\"{number}{text}\":1");
-            Sent::json(CHAT, spread(&chat("\"logit_bias\":{"), VALUES, unit, "}}"))
+            Sent::json(CHAT, spread(&chat("\"logit_bias\":{"), unit, "}}"))
         }),
         ("two answers", || {
             let before =
@@ -242,7 +265,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
         ("messages of one role", || {
             let unit = |_, text: &str| format!("{{\"role\":\"user\",\"content\":\"{text}\"}}");
             let before = format!("{{{DIRECT}\"messages\":[");
-            Sent::json(CHAT, spread(&before, VALUES / 3, unit, "]}"))
+            Sent::json(CHAT, spread(&before, unit, "]}"))
         }),
         ("messages of one role in parts", || {
             let unit = |_, text: &str| {
@@ -251,7 +274,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
                 )
             };
             let before = format!("{{{DIRECT}\"messages\":[");
-            Sent::json(CHAT, spread(&before, VALUES / 6, unit, "]}"))
+            Sent::json(CHAT, spread(&before, unit, "]}"))
         }),
         ("messages of both roles", || {
             let unit = |number: usize, text: &str| {
@@ -260,18 +283,18 @@ pub fn all() -> Vec<(&'static str, Make)> {
             };
             let before = format!("{{{DIRECT}\"messages\":[");
             let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
-            Sent::json(CHAT, spread(&before, VALUES / 3 - 2, unit, after))
+            Sent::json(CHAT, spread(&before, unit, after))
         }),
         ("system messages", || {
             let unit = |_, text: &str| format!("{{\"role\":\"system\",\"content\":\"{text}\"}}");
             let before = format!("{{{DIRECT}\"messages\":[");
             let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
-            Sent::json(CHAT, spread(&before, VALUES / 3 - 2, unit, after))
+            Sent::json(CHAT, spread(&before, unit, after))
         }),
         ("a long history for a policy here", || {
             let unit = |_, text: &str| format!("{{\"role\":\"assistant\",\"content\":\"{text}\"}}");
             let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
-            Sent::json(SOLVE, spread("{\"messages\":[", VALUES / 3 - 2, unit, after))
+            Sent::json(SOLVE, spread("{\"messages\":[", unit, after))
         }),
         ("calls of tools", || {
             let unit = |number, text: &str| {
@@ -283,7 +306,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
                 "{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":\"q\"}},{{\"role\":\"assistant\",\"content\":null,\"tool_calls\":["
             );
             let after = "]},{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"r\"}]}";
-            Sent::json(CHAT, spread(&before, VALUES / 6 - 4, unit, after))
+            Sent::json(CHAT, spread(&before, unit, after))
         }),
         ("an image", || {
             let before = format!(
@@ -300,7 +323,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
             let before = format!(
                 "{{{DIRECT}\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"q\"}},"
             );
-            Sent::json(CHAT, spread(&before, VALUES / 5, unit, "]}]}"))
+            Sent::json(CHAT, spread(&before, unit, "]}]}"))
         }),
         ("an input", || {
             let before = format!("{{{DIRECT}\"input\":\"");
@@ -313,19 +336,19 @@ pub fn all() -> Vec<(&'static str, Make)> {
             };
             let before = format!("{{{DIRECT}\"input\":[");
             let after = ",{\"role\":\"user\",\"content\":\"q\"}]}";
-            Sent::json(RESPONSES, spread(&before, VALUES / 3 - 2, unit, after))
+            Sent::json(RESPONSES, spread(&before, unit, after))
         }),
         ("references to items", || {
             let unit = |_, text: &str| format!("{{\"type\":\"item_reference\",\"id\":\"{text}\"}}");
             let before = format!("{{{DIRECT}\"input\":[");
-            Sent::json(RESPONSES, spread(&before, VALUES / 3, unit, "]}"))
+            Sent::json(RESPONSES, spread(&before, unit, "]}"))
         }),
         ("blocks of a message", || {
             let unit = |_, text: &str| format!("{{\"type\":\"text\",\"text\":\"{text}\"}}");
             let before = format!(
                 "{{{DIRECT}\"max_tokens\":9,\"messages\":[{{\"role\":\"user\",\"content\":["
             );
-            Sent::json(MESSAGES, spread(&before, VALUES / 3, unit, "]}]}"))
+            Sent::json(MESSAGES, spread(&before, unit, "]}]}"))
         }),
         ("results of tools", || {
             let unit = |number, text: &str| {
@@ -336,7 +359,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
             let before = format!(
                 "{{{DIRECT}\"max_tokens\":9,\"messages\":[{{\"role\":\"user\",\"content\":["
             );
-            Sent::json(MESSAGES, spread(&before, VALUES / 4, unit, "]}]}"))
+            Sent::json(MESSAGES, spread(&before, unit, "]}]}"))
         }),
         ("a system text", || {
             let before = format!("{{{DIRECT}\"max_tokens\":9,{ASKED},\"system\":\"");
@@ -349,7 +372,7 @@ pub fn all() -> Vec<(&'static str, Make)> {
             let before = chat(
                 "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"s\",\"schema\":{\"enum\":[",
             );
-            Sent::json(CHAT, spread(&before, VALUES, unit, "]}}}}"))
+            Sent::json(CHAT, spread(&before, unit, "]}}}}"))
         }),
         ("an enumeration for each item", || {
             let values: Vec<_> = (1..20_000).map(|number| number.to_string()).collect();
@@ -460,5 +483,6 @@ pub fn all() -> Vec<(&'static str, Make)> {
             Sent { is_gzip: true, body, ..Sent::small() }
         }),
     ];
-    [texts, turns, values, conversations, schemas, others].into_iter().flatten().collect()
+    let all = [texts, turns, values, conversations, schemas, others].into_iter().flatten();
+    all.map(|(name, make)| (name.to_owned(), Box::new(make) as Boxed)).collect()
 }

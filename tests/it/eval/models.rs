@@ -193,7 +193,7 @@ async fn long_answers_are_scored() {
     })
     .await;
     let large_model =
-        Loopback::answering(|_| Script::reply(&("word ".repeat(20_000) + "42"))).await;
+        Loopback::answering(|_| Script::reply(&("word ".repeat(100_000) + "42"))).await;
     let lines: String = ["f1", "judge"]
         .map(|metric| {
             json!({"question": "Which?", "answer": "42", "source": metric}).to_string() + "\n"
@@ -208,7 +208,7 @@ async fn long_answers_are_scored() {
     let bench = Bench::new(&lines, &configured(&large_model.url(), &extra));
     let report = bench.report().await;
     let score = |at: usize| report.episodes[at].attempts[0].score.unwrap();
-    // One token of twenty thousand is right.
+    // One token of a hundred thousand is right, and their events have 20 MB.
     assert!(score(0) > 0.0 && score(0) < 1e-3, "{}", score(0));
     assert_eq!(score(1), 0.0);
     let page = std::fs::metadata(bench.path("out/report.html")).unwrap().len();

@@ -212,6 +212,18 @@ async fn an_endless_reply_ends() {
 }
 
 #[tokio::test]
+async fn a_reply_is_as_long_as_its_text() {
+    // Its events are some thirty times as long.
+    let text = ["token "; 15_000];
+    let server = Loopback::start().await;
+    server.then(Script::events(events(&text, &[end()])));
+    let (endpoint, _) = client(&server.url(), json!({"max_reply_bytes": 100_000}));
+    let (texts, reply) = read(&endpoint, &call("hi")).await;
+    assert_eq!(texts.concat(), text.concat());
+    assert_eq!(reply.unwrap().message.as_text(), text.concat());
+}
+
+#[tokio::test]
 async fn nothing_is_lost_to_a_failure_before_the_first_text() {
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), json!({"retries": {"max": 9, "base_ms": 1}}));

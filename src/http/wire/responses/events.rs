@@ -1,6 +1,7 @@
 //! The items of a response, and the events of its stream.
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::tools;
@@ -18,6 +19,8 @@ pub(in crate::http) struct ResponseWriter {
     open: Option<Open>,
     sum: Sum,
     with_turns: bool,
+    /// Whether events are wanted: each of some repeats the whole request.
+    is_stream: bool,
     sequence: u64,
     events: Vec<Bytes>,
 }
@@ -71,11 +74,17 @@ impl Open {
 
 impl ResponseWriter {
     /// Begins with the fields of a response that are known before there is an answer.
-    pub(in crate::http) fn new(response: Map<String, Value>, sum: Sum, with_turns: bool) -> Self {
-        let (items, open, events) = (Vec::new(), None, Vec::new());
-        let mut writer = Self { response, items, open, sum, with_turns, sequence: 0, events };
+    pub(in crate::http) fn new(
+        response: Map<String, Value>,
+        sum: Sum,
+        with_turns: bool,
+        is_stream: bool,
+    ) -> Self {
+        let (items, open, sequence, events) = (Vec::new(), None, 0, Vec::new());
+        let mut writer =
+            Self { response, items, open, sum, with_turns, is_stream, sequence, events };
         for name in ["response.created", "response.in_progress"] {
-            writer.send(name, json!({"response": writer.response}));
+            writer.send_response(name);
         }
         writer
     }
@@ -239,7 +248,7 @@ impl ResponseWriter {
         self.response.insert("status".to_owned(), status.into());
         let items = std::mem::take(&mut self.items);
         self.response.insert("output".to_owned(), items.into());
-        self.send(&format!("response.{status}"), json!({"response": self.response}));
+        self.send_response(&format!("response.{status}"));
     }
 
     /// An id for the next item, derived from the response's.
@@ -272,9 +281,27 @@ impl ResponseWriter {
     }
 
     fn send(&mut self, name: &str, fields: Value) {
-        let head = json!({"type": name, "sequence_number": self.sequence});
-        self.sequence += 1;
-        self.events.push(sse::event(Some(name), &merged(&head, &fields)));
+        if self.is_stream {
+            let head = json!({"type": name, "sequence_number": self.sequence});
+            self.sequence += 1;
+            self.events.push(sse::event(Some(name), &merged(&head, &fields)));
+        }
+    }
+
+    /// Tells of the response as it is by now.
+    fn send_response(&mut self, name: &str) {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            r#type: &'a str,
+            sequence_number: u64,
+            response: &'a Map<String, Value>,
+        }
+        if self.is_stream {
+            let (sequence_number, response) = (self.sequence, &self.response);
+            let event = sse::event(Some(name), &Told { r#type: name, sequence_number, response });
+            self.sequence += 1;
+            self.events.push(event);
+        }
     }
 }
 

@@ -236,8 +236,8 @@ impl ResponsesRequest {
             || self.top_logprobs.is_some_and(|count| count > 0)
     }
 
-    /// The fields that the response repeats.
-    pub(in crate::http) fn head(&self, id: &str, created: u64) -> Map<String, Value> {
+    /// The fields that the response repeats; the metadata is taken out of the request.
+    pub(in crate::http) fn head(&mut self, id: &str, created: u64) -> Map<String, Value> {
         let text = self.text.as_ref();
         let format = text.and_then(|text| text.format.clone().map(Value::from));
         let reasoning = self.reasoning.as_ref();
@@ -253,7 +253,7 @@ impl ResponsesRequest {
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "max_tool_calls": self.max_tool_calls,
-            "metadata": self.metadata.clone().unwrap_or_default(),
+            "metadata": {},
             "model": self.model,
             "output": [],
             "parallel_tool_calls": self.parallel_tool_calls.unwrap_or(true),
@@ -276,7 +276,11 @@ impl ResponsesRequest {
             "usage": null,
             "user": self.user,
         });
-        head.as_object().cloned().unwrap_or_default()
+        let Value::Object(mut head) = head else { return Map::new() };
+        if let Some(metadata) = self.metadata.take() {
+            head.insert("metadata".to_owned(), metadata.into());
+        }
+        head
     }
 
     /// The same as a chat request. `known` gives the items of earlier responses by their ids.

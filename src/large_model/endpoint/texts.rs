@@ -1,0 +1,362 @@
+//! The texts of requests and responses, for their bills. They are shown one after the other, without
+//! building what they stand in, as that may be megabytes.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::large_model::reported_usage;
+use crate::trajectory::TokenUsage;
+
+/// The fields of a request that hold text for the model.
+const TEXTS: [&str; 5] = ["messages", "prompt", "input", "instructions", "system"];
+/// Those that are given to it as they are.
+const WHOLE: [&str; 3] = ["tools", "functions", "response_format"];
+/// The fields of a response, or of an event of one, that hold text of the model.
+const SAID: [&str; 3] = ["delta", "output", "content"];
+/// Where text stands in what they hold; images and audio stand elsewhere.
+const INNER: [&str; 6] = ["text", "content", "output", "arguments", "function", "tool_calls"];
+/// Where the thoughts of a message stand; those that come first count.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
+/// A longer report of usage is none, bytes.
+const MOST_USAGE: usize = 16 * 1024;
+
+/// Takes texts, one after the other.
+type Sink<'a> = &'a mut dyn FnMut(&str);
+
+/// Shows the texts of a request: of messages, prompts, inputs, tools; no images. Returns how many
+/// messages it has. What is no JSON has none.
+pub(super) fn request_texts(body: &[u8], sink: Sink<'_>) -> usize {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    Request(sink).deserialize(&mut reader).unwrap_or(0)
+}
+
+/// What a response, or an event of one, says beside its text.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Told {
+    /// What was billed.
+    pub(super) usage: Option<TokenUsage>,
+    /// Whether it has a list of choices, but none in that.
+    pub(super) has_no_choice: bool,
+}
+
+/// Shows the texts that a model wrote, in a response or an event of one.
+///
+/// # Errors
+/// When it is no JSON object; some texts may have been shown by then.
+pub(super) fn response_texts(body: &[u8], sink: Sink<'_>) -> Result<Told, serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    Response(sink).deserialize(&mut reader)
+}
+
+/// A name that is borrowed where it can be.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A request. Gives the number of its messages.
+struct Request<'a>(Sink<'a>);
+
+impl<'de> DeserializeSeed<'de> for Request<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<usize, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Request<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+        let mut messages = 0;
+        while let Some(Key(key)) = map.next_key()? {
+            if TEXTS.contains(&&*key) {
+                let items = map.next_value_seed(Text::of(self.0))?;
+                messages += if key == "messages" { items } else { 0 };
+            } else if WHOLE.contains(&&*key) {
+                (self.0)(map.next_value::<&RawValue>()?.get());
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(messages)
+    }
+}
+
+/// A response, or an event of one.
+struct Response<'a>(Sink<'a>);
+
+impl<'de> DeserializeSeed<'de> for Response<'_> {
+    type Value = Told;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Told, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Response<'_> {
+    type Value = Told;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Told, A::Error> {
+        // Only where an endpoint says it: a caller's own text stands deeper.
+        let (mut own, mut inner, mut has_no_choice) = (None, None, false);
+        while let Some(Key(key)) = map.next_key()? {
+            match &*key {
+                "usage" => own = usage(map.next_value::<&RawValue>()?).or(own),
+                "response" | "message" => {
+                    let raw = map.next_value::<&RawValue>()?.get();
+                    let whole = serde_json::from_str::<Billed<'_>>(raw);
+                    let told = whole.ok().and_then(|whole| usage(whole.usage?));
+                    inner = inner.or(told);
+                }
+                "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
+                key if SAID.contains(&key) => drop(map.next_value_seed(Text::of(self.0))?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Told { usage: own.or(inner), has_no_choice })
+    }
+}
+
+/// A response that stands in an event.
+#[derive(Deserialize)]
+struct Billed<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+fn usage(raw: &RawValue) -> Option<TokenUsage> {
+    let raw = Some(raw.get()).filter(|raw| raw.len() <= MOST_USAGE)?;
+    reported_usage(&serde_json::from_str::<Value>(raw).ok()?)
+}
+
+/// The texts in a value: of a string, of the items of a list, of the fields of an object that hold
+/// text. Gives the number of a list's items.
+struct Text<'a> {
+    sink: Sink<'a>,
+    /// Whether it is a message whose thoughts count.
+    has_thoughts: bool,
+}
+
+impl<'a> Text<'a> {
+    fn of(sink: &'a mut dyn FnMut(&str)) -> Self {
+        Self { sink, has_thoughts: false }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<usize, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<usize, E> {
+        (self.sink)(text);
+        Ok(0)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_unit<E>(self) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while items.next_element_seed(Text::of(self.sink))?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+        let mut has_thoughts = self.has_thoughts;
+        while let Some(Key(key)) = map.next_key()? {
+            let are_thoughts = has_thoughts && THOUGHTS.contains(&&*key);
+            if are_thoughts || INNER.contains(&&*key) {
+                map.next_value_seed(Text::of(self.sink))?;
+                has_thoughts &= !are_thoughts;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The choices of a response. Gives their number; `None` where they are no list.
+struct Choices<'a>(Sink<'a>);
+
+impl<'de> DeserializeSeed<'de> for Choices<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Choices<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut count = 0;
+        while items.next_element_seed(Choice(self.0))?.is_some() {
+            count += 1;
+        }
+        Ok(Some(count))
+    }
+}
+
+/// A choice: its message, what it adds to one, or its text.
+struct Choice<'a>(Sink<'a>);
+
+impl<'de> DeserializeSeed<'de> for Choice<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Choice<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            if matches!(&*key, "message" | "delta" | "text") {
+                map.next_value_seed(Text { sink: self.0, has_thoughts: true })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_is_shown_where_models_are_given_it() {
+        let call = json!({"id": "call_1", "function": {"name": "f", "arguments": "{}"}});
+        let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(999)}});
+        let table = [
+            (
+                json!({"messages": [{"role": "user", "content": "four"}, {"content": null}]}),
+                "four",
+                2,
+            ),
+            (json!({"messages": [{"content": [image, {"type": "text", "text": "é"}]}]}), "é", 1),
+            (json!({"messages": [{"content": "a", "tool_calls": [call]}]}), "a|{}", 1),
+            (
+                json!({"input": ["ab", "c", [1, 2.5, true]], "instructions": "d", "user": "xyz"}),
+                "ab|c|d",
+                0,
+            ),
+            (json!({"tools": [1], "system": "a\nb"}), "[1]|a\nb", 0),
+            (json!({"prompt": {"text": "ab", "other": ["cd"]}}), "ab", 0),
+            (json!([{"messages": "a"}]), "", 0),
+        ];
+        for (body, expected, messages) in table {
+            let mut shown = Vec::new();
+            let body = body.to_string();
+            let count = request_texts(body.as_bytes(), &mut |text| shown.push(text.to_owned()));
+            assert_eq!((shown.join("|").as_str(), count), (expected, messages), "{body}");
+        }
+        assert_eq!(request_texts(b"{\"messages\": \"cut", &mut |_| {}), 0);
+    }
+
+    #[test]
+    fn text_is_shown_where_models_write_it() {
+        let usage = json!({"prompt_tokens": 3, "completion_tokens": 5});
+        let used = Some(TokenUsage::reported(3, 5));
+        let call = json!({"index": 0, "function": {"name": "f", "arguments": "{}"}});
+        let said = |message| json!({"choices": [{"index": 0, "message": message}]});
+        let table = [
+            (said(json!({"role": "assistant", "content": "a"})), "a", None),
+            (said(json!({"content": null, "reasoning": "r", "reasoning_content": "r"})), "r", None),
+            (
+                said(json!({"content": [{"type": "text", "text": "a"}], "tool_calls": [call]})),
+                "a|{}",
+                None,
+            ),
+            (
+                json!({"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]}),
+                "a|b",
+                None,
+            ),
+            (json!({"choices": [{"text": "a"}], "usage": usage}), "a", used),
+            (json!({"choices": null, "usage": null}), "", None),
+            (json!({"type": "response.output_text.delta", "delta": "a"}), "a", None),
+            (json!({"response": {"usage": usage, "output": "not again"}}), "", used),
+            (json!({"output": [{"content": [{"type": "output_text", "text": "a"}]}]}), "a", None),
+            (json!({"content": [{"type": "text", "text": "a"}], "usage": usage}), "a", used),
+            (json!({"metadata": {"usage": usage}, "data": [{"embedding": [0.5, 1]}]}), "", None),
+        ];
+        for (body, expected, usage) in table {
+            let mut shown = Vec::new();
+            let text = body.to_string();
+            let told = response_texts(text.as_bytes(), &mut |text| shown.push(text.to_owned()));
+            let told = told.unwrap();
+            assert_eq!((shown.join("|").as_str(), told.usage), (expected, usage), "{body}");
+            assert!(!told.has_no_choice, "{body}");
+        }
+        let last = json!({"choices": [], "usage": usage}).to_string();
+        let told = response_texts(last.as_bytes(), &mut |_| {}).unwrap();
+        assert_eq!(told, Told { usage: used, has_no_choice: true });
+        assert!(response_texts(b"[1]", &mut |_| {}).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! A store that hangs: it holds up each request for the time of one statement or two, however many
+//! wait, and known keys go on.
+
+use std::time::Instant;
+
+use futures::future::join_all;
+use sqlx::{Connection, Executor, SqliteConnection};
+
+use super::*;
+
+/// Keys of each kind that ask at one time.
+const KEYS: usize = 4;
+/// Two statements that wait 5 s each, and some time for a busy machine.
+const MOST: Duration = Duration::from_secs(14);
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_requests_up_together() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for _ in 0..KEYS {
+        known.push(keys.make(json!({"budget_per_day": 1e6})).await);
+        unknown.push(keys.make(json!({"budget_per_day": 1e6})).await);
+    }
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"prices": {"input_per_million": 1.0, "output_per_million": 1.0}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for key in &known {
+        assert_eq!(solve(&server, key).await.status(), 200);
+    }
+    let path = keys.folder.path().join("keys.db");
+    let url = format!("sqlite://{}", path.display());
+    let mut other = SqliteConnection::connect(&url).await.unwrap();
+    other.execute("BEGIN EXCLUSIVE").await.unwrap();
+    let asked = known.iter().map(|key| (key, 200)).chain(unknown.iter().map(|key| (key, 503)));
+    let asked = asked.map(|(key, expected)| {
+        let server = &server;
+        async move {
+            let begun = Instant::now();
+            let status = solve(server, key).await.status();
+            assert_eq!(status, expected);
+            begun.elapsed()
+        }
+    });
+    let waited = join_all(asked).await;
+    assert!(waited.iter().all(|waited| *waited < MOST), "{waited:?}");
+    other.execute("ROLLBACK").await.unwrap();
+    // It is asked again a moment after it failed.
+    eventually("an answer of the store", async || {
+        solve(&server, &unknown[0]).await.status() == 200
+    })
+    .await;
+}
