@@ -19,7 +19,8 @@ impl EngineChoice {
     /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU, the native engine on a CPU
     /// where it knows the kind of model, and mistral.rs for all others.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
-        if config.adapter.is_some() || Adapter::is_alone(path) {
+        let has_adapters = config.adapter.is_some() || !config.adapters.is_empty();
+        if has_adapters || Adapter::is_alone(path) {
             let reason = "it serves adapters".to_owned();
             return Self { engine: PolicyEngine::Native, reason };
         }

@@ -175,8 +175,8 @@ impl EvalConfig {
             return wrong("`max_in_flight` must be at least 1".into());
         }
         let policy = &self.policy;
-        if policy.model.is_some() || policy.adapter.is_some() || policy.remote.is_some() {
-            return wrong("`policy.model`, `policy.adapter` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`; `server export` merges an adapter".into());
+        if policy.model.is_some() || policy.adapter_key().is_some() || policy.remote.is_some() {
+            return wrong("`policy.model`, `policy.adapter`, `policy.adapters` and `policy.remote` are not for evaluations\nhint: write an arm `policy:MODEL`; `server export` merges an adapter".into());
         }
         if !matches!(
             self.policy.engine,

@@ -1,5 +1,6 @@
 //! The small model: the tables `[policy]` and `[canary]`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::outbound::client::Unusable;
+use crate::policy::DIRECT;
 
 /// What runs the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -46,10 +48,14 @@ pub struct PolicyConfig {
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
-    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The engine
-    /// `native` serves it, merged into the weights, which are dequantised for that.
+    /// The folder of an adapter for `model`, as PEFT and this program's training write it: the policy
+    /// is the model with it. The engine `native` computes it beside the weights, which stay as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
+    /// Folders of further adapters for `model`. Each is a policy of its own, by the name that it has
+    /// here, on the same weights.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub adapters: BTreeMap<String, PathBuf>,
     /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
     pub name: Option<String>,
     /// How it samples.
@@ -120,6 +126,7 @@ impl PolicyConfig {
                 ))
             })?;
         }
+        self.check_names(table)?;
         match (self.engine, &self.model, &self.remote) {
             (Some(PolicyEngine::Tokens), model, _) => self.check_tokens(table, model.is_some())?,
             (
@@ -132,11 +139,12 @@ impl PolicyConfig {
                 ));
             }
             (Some(engine), _, _)
-                if self.adapter.is_some()
-                    && !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native) =>
+                if !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native)
+                    && self.adapter_key().is_some() =>
             {
+                let key = self.adapter_key().unwrap_or_default();
                 return wrong(format!(
-                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`\nhint: leave `{table}.engine` out, or merge the adapter with `server export`"
+                    "`{table}.{key}` is set, but `{table}.engine` is another than `native`\nhint: leave `{table}.engine` out, or merge the adapter with `server export`"
                 ));
             }
             (Some(PolicyEngine::Remote), _, None) => {
@@ -158,6 +166,25 @@ impl PolicyConfig {
         Ok(())
     }
 
+    /// The setting that names adapters, where one does.
+    pub(super) fn adapter_key(&self) -> Option<&'static str> {
+        match self.adapter {
+            Some(_) => Some("adapter"),
+            None => (!self.adapters.is_empty()).then_some("adapters"),
+        }
+    }
+
+    /// Whether the adapters can be asked for by their names: in a model's name, `prompt-r1:NAME/…`, and
+    /// in a header.
+    fn check_names(&self, table: &str) -> Result<(), ConfigError> {
+        match self.adapters.keys().find(|name| !is_adapter_name(name)) {
+            Some(name) => Err(ConfigError::Setting(format!(
+                "`{name}` in `{table}.adapters` cannot be the name of a policy\nhint: use letters, digits, `-`, `_` and `.`, and not `{DIRECT}` alone"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the engine `tokens` has all that it needs.
     fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
         let wrong = |reason: String| Err(ConfigError::Setting(reason));
@@ -171,9 +198,9 @@ impl PolicyConfig {
                 "`{table}.engine` is `tokens`, but `{table}.model` names no model\nhint: set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
             ));
         }
-        if self.adapter.is_some() {
+        if let Some(key) = self.adapter_key() {
             return wrong(format!(
-                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights\nhint: load it there, and leave it out here"
+                "`{table}.{key}` is set, but the servers of `{table}.tokens` have the weights\nhint: load it there, and leave it out here"
             ));
         }
         tokens
@@ -181,6 +208,12 @@ impl PolicyConfig {
             .map(|_| ())
             .or_else(|reason| wrong(format!("cannot use `{table}.sampling`: {reason}")))
     }
+}
+
+/// Whether an adapter can have this name.
+pub(super) fn is_adapter_name(name: &str) -> bool {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.chars().all(is_known) && name != DIRECT
 }
 
 impl SamplingConfig {

@@ -139,6 +139,7 @@ const FLOORS: [(&str, &[&str]); 35] = [
             "large_model",
             "model",
             "outbound",
+            "policy",
             "record",
             "reward",
             "spelling",

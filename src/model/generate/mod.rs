@@ -1,6 +1,7 @@
 //! Batched generation from a model's weights: ragged batches, cached keys and values. On the CPU by
 //! kernels of its own, on other devices by candle's operations.
 
+mod adapter;
 pub mod decode;
 pub mod decoder;
 pub mod device;
@@ -9,6 +10,8 @@ pub mod kv_cache;
 pub mod sampler;
 mod weights;
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod quantized_tests;
 #[cfg(test)]
