@@ -57,8 +57,9 @@ fn configuration(folder: &Path, base: &Path, more: &str) -> PathBuf {
 fn alone(config: &Path, more: &[&str]) -> String {
     let args = ["solve", QUESTION, "--json", "--config", config.to_str().unwrap()];
     let (status, told) = run(&[&args, more].concat());
-    let json = told.find("{\n").map(|at| &told[at..]);
-    let episode: Value = json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    // What it logs comes behind.
+    let json = serde_json::Deserializer::from_str(&told).into_iter::<Value>().next();
+    let episode = json.and_then(Result::ok).unwrap_or_default();
     let text = &episode["trajectory"]["turns"][0]["text"];
     assert!(status == 0 && text.is_string(), "{told}");
     text.as_str().unwrap().to_owned()
@@ -101,6 +102,13 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     for (index, (_, text)) in expected.iter().enumerate() {
         assert!(expected[..index].iter().all(|(_, other)| other != text), "{expected:?}");
     }
+
+    let bare = folder.path().join("bare");
+    std::fs::create_dir(&bare).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(two.join(file), bare.join(file)).unwrap();
+    }
+    assert_ne!(with(&bare), expected[2].1, "the templates make no difference");
 
     let adapters = format!("adapters = {{ one = {one:?}, two = {two:?} }}");
     configuration(folder.path(), &base, &adapters);
