@@ -88,9 +88,9 @@ fn beside_quantised_weights_they_are_near_those_of_merged_ones() {
                 for (index, adapter) in adapters.iter().enumerate() {
                     let merged = adapter.merge(&weights).unwrap();
                     let merged = Decoder::new(shape.clone(), &merged).unwrap();
-                    let ids = ids(20, 3);
-                    let a = log_probs(&logits(&decoder, Some(index), &ids, 20));
-                    let b = log_probs(&logits(&merged, None, &ids, 20));
+                    let ids = ids(60, 3);
+                    let a = log_probs(&logits(&decoder, Some(index), &ids, 60));
+                    let b = log_probs(&logits(&merged, None, &ids, 60));
                     let mean = b.iter().sum::<f64>() / b.len() as f64;
                     let spread = b.iter().map(|x| (x - mean).powi(2)).sum::<f64>().sqrt();
                     let error = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
