@@ -1,5 +1,6 @@
 //! Builds the concrete models that a configuration names.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,11 +9,11 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
-use crate::engine::Engine;
 use crate::engine::config::{MistralRsConfig, NativeConfig};
-use crate::engine::native::NativeEngine;
+use crate::engine::native::{AdaptedEngine, Base, NativeEngine};
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
+use crate::engine::{Engine, Sampling};
 use crate::gguf::Gguf;
 use crate::hint::Reason;
 use crate::large_model::{
@@ -35,18 +36,30 @@ pub struct Assembly {
     pub main: Player,
     /// The canary policy.
     pub canary: Option<Player>,
+    /// Those that adapters make of the same weights.
+    pub adapters: Vec<Player>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
     /// Notes for the user about what was chosen.
     pub notes: Vec<Reason>,
 }
 
-/// A policy with its protocol.
+/// A policy with its protocol and how it samples.
 pub struct Player {
     /// The policy.
     pub policy: Arc<dyn Policy>,
     /// The protocol.
     pub protocol: Arc<Protocol>,
+    /// How it samples; the seed is not used.
+    pub sampling: Sampling,
+}
+
+/// A policy by its tokens.
+pub struct LocalPolicy {
+    /// The policy.
+    pub policy: Arc<dyn Policy>,
+    /// Where its files are: its adapter's, then its model's.
+    pub folders: Vec<PathBuf>,
 }
 
 /// Loads every model that `config` names.
@@ -64,56 +77,66 @@ pub async fn assemble(
             hint: "`--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
         ));
     }
-    let main = player(config, &config.policy, "policy", &large_models, &setup).await?;
+    let mut adapters = players(config, &config.policy, "policy", &large_models, &setup).await?;
+    let main = adapters.remove(0);
     let canary = match &config.canary {
         Some(canary) => {
-            Some(player(config, &canary.policy, "canary", &large_models, &setup).await?)
+            let mut players =
+                players(config, &canary.policy, "canary", &large_models, &setup).await?;
+            let canary = players.remove(0);
+            adapters.extend(players);
+            Some(canary)
         }
         None => None,
     };
-    if let Some(canary) =
-        canary.as_ref().filter(|canary| canary.policy.name() == main.policy.name())
-    {
-        let name = canary.policy.name();
-        let reason = reason!(
-            "both policies are called `{name}`";
-            hint: "give the second another name by `canary.policy.name`"
-        );
-        return Err(ConfigError::Setting(reason).into());
+    let mut names = HashSet::new();
+    for player in [&main].into_iter().chain(&canary).chain(&adapters) {
+        let name = player.policy.name();
+        if !names.insert(name) {
+            let reason = reason!(
+                "two policies are called `{name}`";
+                hint: "give one another name by `policy.name`, `canary.policy.name` or in `policy.adapters`"
+            );
+            return Err(ConfigError::Setting(reason).into());
+        }
     }
-    Ok(Assembly { main, canary, large_models, notes })
+    Ok(Assembly { main, canary, adapters, large_models, notes })
 }
 
-/// The policy of `player` in `config`; `endpoint` is its name if it is behind one.
-async fn player(
+/// The policy of `player` in `config`, followed by those of its adapters; `endpoint` is its name if it
+/// is behind one.
+async fn players(
     config: &Config,
     player: &PolicyConfig,
     endpoint: &str,
     large_models: &LargeModels,
     setup: &EndpointSetup<'_>,
-) -> anyhow::Result<Player> {
-    let (policy, folder): (Arc<dyn Policy>, Option<PathBuf>) = match player.engine {
+) -> anyhow::Result<Vec<Player>> {
+    let alone = |policy: Arc<dyn Policy>| vec![LocalPolicy { policy, folders: Vec::new() }];
+    let policies = match player.engine {
         Some(PolicyEngine::Remote) => {
             let remote = player.remote.as_ref().context("the policy's `remote` is missing")?;
             let name = player.name.as_deref().unwrap_or(endpoint);
-            (Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))), None)
+            alone(Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))))
         }
-        None | Some(PolicyEngine::Direct) => (Arc::new(DirectPolicy), None),
+        None | Some(PolicyEngine::Direct) => alone(Arc::new(DirectPolicy)),
         Some(PolicyEngine::LargeModel) => {
             let model = large_models.get(config.default_large_model())?;
-            (Arc::new(RemotePolicy::new(Arc::clone(model))), None)
+            alone(Arc::new(RemotePolicy::new(Arc::clone(model))))
         }
         Some(
             engine @ (PolicyEngine::Auto
             | PolicyEngine::MistralRs
             | PolicyEngine::Native
             | PolicyEngine::Tokens),
-        ) => {
-            let (policy, folder) = local_policy(player, engine).await?;
-            (policy, Some(folder))
-        }
+        ) => local_policies(player, engine).await?,
     };
-    Ok(Player { policy, protocol: Arc::new(protocol(config, player, folder.as_deref())?) })
+    let sampling = player.sampling.of_seed(0);
+    let player = |LocalPolicy { policy, folders }| {
+        let protocol = Arc::new(protocol(config, &folders)?);
+        Ok(Player { policy, protocol, sampling })
+    };
+    policies.into_iter().map(player).collect()
 }
 
 /// What endpoints need besides their configuration.
@@ -139,19 +162,19 @@ pub async fn large_models(
     Ok(Arc::new(LargeModels::new(in_process, &config.large_models, default, setup)?))
 }
 
-/// The token-based policy of `config`, and the folder of its model. For an adapter alone, the base
-/// is found by the adapter's configuration.
-pub async fn local_policy(
+/// The token-based policy of `config`, followed by those of its adapters. For an adapter alone, the
+/// base is found by the adapter's configuration.
+pub async fn local_policies(
     config: &PolicyConfig,
     engine: PolicyEngine,
-) -> anyhow::Result<(Arc<dyn Policy>, PathBuf)> {
+) -> anyhow::Result<Vec<LocalPolicy>> {
     let named = config.model.as_deref().context("the policy's `model` is missing")?;
     let path = match engine {
         PolicyEngine::Tokens => hub::resolve_text(named).await?,
         _ => hub::resolve(named).await?,
     };
     if config.adapter.is_some() || !Adapter::is_alone(&path) {
-        return Ok((token_policy(config, engine, named, &path).await?, path));
+        return token_policies(config, engine, named, &path).await;
     }
     if engine == PolicyEngine::Tokens {
         return Err(reason!(
@@ -168,14 +191,14 @@ pub async fn local_policy(
         .into());
     }
     let base = base_of(&path)?;
-    let config = PolicyConfig { adapter: Some(path.clone()), ..config.clone() };
+    let config = PolicyConfig { adapter: Some(path), ..config.clone() };
     let found = hub::resolve(&base).await.with_context(|| {
         reason!(
             "cannot find the base `{base}` of the adapter `{named}`";
             hint: "name it with `--policy`, and the adapter with `--adapter`"
         )
     })?;
-    Ok((token_policy(&config, engine, &base, &found).await?, path))
+    token_policies(&config, engine, &base, &found).await
 }
 
 /// The base of an adapter: a folder next to it, or the name in its configuration.
@@ -196,25 +219,21 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
     Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
 }
 
-/// The protocol: the templates of `config`, otherwise those that the adapter of `policy` was
-/// trained with, otherwise those of its `folder`, otherwise the built-in ones.
-pub fn protocol(
-    config: &Config,
-    policy: &PolicyConfig,
-    folder: Option<&Path>,
-) -> anyhow::Result<Protocol> {
-    let adapter = policy.adapter.as_deref();
-    let mut own = [adapter, folder].into_iter().flatten().map(|folder| folder.join(TEMPLATES));
+/// The protocol: the templates of `config`, otherwise those in the first of `folders` that has some,
+/// otherwise the built-in ones.
+pub fn protocol(config: &Config, folders: &[PathBuf]) -> anyhow::Result<Protocol> {
+    let mut own = folders.iter().map(|folder| folder.join(TEMPLATES));
     let templates = config.templates.clone().or_else(|| own.find(|own| own.is_dir()));
     Ok(Protocol::load(templates.as_deref())?)
 }
 
-async fn token_policy(
+/// The policy of the model at `path`, which is called `named`, and then those of the adapters beside it.
+async fn token_policies(
     config: &PolicyConfig,
     engine: PolicyEngine,
     named: &str,
     path: &Path,
-) -> anyhow::Result<Arc<dyn Policy>> {
+) -> anyhow::Result<Vec<LocalPolicy>> {
     if engine != PolicyEngine::Tokens {
         check_sizes(path)?;
     }
@@ -230,22 +249,34 @@ async fn token_policy(
         chosen => chosen,
     };
     let text = Arc::new(text);
-    let engine: Arc<dyn Engine> = match engine {
+    let adapters: Vec<&Path> =
+        config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
+    let engines: Vec<Arc<dyn Engine>> = match engine {
         PolicyEngine::Tokens => {
             let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
-            Arc::new(token_servers(tokens, Arc::clone(&text), path).await?)
+            vec![Arc::new(token_servers(tokens, Arc::clone(&text), path).await?)]
         }
         PolicyEngine::Native => {
-            native(path, config.adapter.as_deref(), &config.native, config.device).await?
+            let engine = native(path, &adapters, &config.native, config.device).await?;
+            let adapted = AdaptedEngine::all(&engine).map(|engine| Arc::new(engine) as _);
+            let base = config.adapter.is_none().then(|| Arc::clone(&engine) as _);
+            base.into_iter().chain(adapted).collect()
         }
-        _ => mistralrs(path, &config.mistralrs).await?,
+        _ => vec![mistralrs(path, &config.mistralrs).await?],
     };
     let name = config.name.clone().unwrap_or_else(|| {
         let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
         let named = adapter.as_deref().unwrap_or(named);
         named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
     });
-    Ok(Arc::new(TokenPolicy::new(name, engine, text, true)))
+    let names = std::iter::once(&name).chain(config.adapters.keys());
+    let adapters = std::iter::once(config.adapter.as_deref())
+        .chain(config.adapters.values().map(|adapter| Some(adapter.as_path())));
+    let policies = names.zip(adapters).zip(engines).map(|((name, adapter), engine)| LocalPolicy {
+        policy: Arc::new(TokenPolicy::new(name, engine, Arc::clone(&text), true)),
+        folders: adapter.into_iter().chain([path]).map(Path::to_owned).collect(),
+    });
+    Ok(policies.collect())
 }
 
 /// The servers of `config`, compared with the model whose files are at `path`.
@@ -273,7 +304,7 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
         None => config.path.clone(),
     };
     check_sizes(&path).with_context(hint)?;
-    let engine = native(&path, None, &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
+    let engine = native(&path, &[], &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
     let model = LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?));
     Ok(model.with_params(config.params.clone())?)
 }
@@ -291,32 +322,35 @@ async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn E
     )
 }
 
+/// An engine for the model at `path`, with these adapters beside its weights.
 async fn native(
     path: &Path,
-    adapter: Option<&Path>,
+    adapters: &[&Path],
     config: &NativeConfig,
     device: DeviceChoice,
-) -> anyhow::Result<Arc<dyn Engine>> {
-    let (path, adapter) = (path.to_owned(), adapter.map(Path::to_owned));
-    if adapter.is_some() {
-        let (path, adapter) = (Some(path.clone()), adapter.clone());
+) -> anyhow::Result<Arc<NativeEngine>> {
+    for adapter in adapters {
+        let (path, adapter) = (Some(path.to_owned()), Some((*adapter).to_owned()));
         StartConfig { path, adapter, ..StartConfig::default() }.check()?;
     }
-    let config = config.clone();
+    let (path, config) = (path.to_owned(), config.clone());
+    let folders: Vec<PathBuf> = adapters.iter().map(|&adapter| adapter.to_owned()).collect();
     let engine = tokio::task::spawn_blocking(move || {
         let device = device.open()?;
-        if Gguf::is_path(&path) && adapter.is_none() && device.is_cpu() {
+        let (spec, dtype) = (Spec::load(&path)?, DtypeChoice::Auto.on(&device));
+        let adapters = folders.iter().map(|folder| {
+            Adapter::load(folder, &spec, dtype, &device)
+                .with_context(|| format!("cannot load the adapter `{}`", folder.display()))
+        });
+        let adapters = adapters.collect::<anyhow::Result<Vec<_>>>()?;
+        let engine = if Gguf::is_path(&path) && device.is_cpu() {
             let file = Gguf::open(&path)?;
-            return NativeEngine::from_gguf(&Spec::from_gguf(&file)?, &file, &config);
-        }
-        let spec = Spec::load(&path)?;
-        let dtype = DtypeChoice::Auto.on(&device);
-        let mut weights = Weights::load(&path, &spec, dtype, &device)?;
-        if let Some(adapter) = adapter {
-            let adapter = Adapter::load(&adapter, &spec, dtype, &device)?;
-            weights = adapter.merge(&weights)?.to_dtype(dtype)?;
-        }
-        NativeEngine::new(&spec, &weights, &config)
+            NativeEngine::with_adapters(&spec, Base::Gguf(&file), &adapters, &config)?
+        } else {
+            let weights = Weights::load(&path, &spec, dtype, &device)?;
+            NativeEngine::with_adapters(&spec, Base::Weights(&weights), &adapters, &config)?
+        };
+        anyhow::Ok(engine)
     });
     Ok(Arc::new(engine.await??))
 }

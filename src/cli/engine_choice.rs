@@ -26,7 +26,8 @@ impl EngineChoice {
     /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU; on a CPU the native
     /// engine if it supports the architecture, otherwise mistral.rs.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
-        if config.adapter.is_some() || Adapter::is_alone(path) {
+        let has_adapters = config.adapter.is_some() || !config.adapters.is_empty();
+        if has_adapters || Adapter::is_alone(path) {
             let reason = "it serves adapters".to_owned();
             return Self { engine: PolicyEngine::Native, reason };
         }

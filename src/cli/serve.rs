@@ -14,8 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::access::Access;
-use crate::config::{Config, ConfigError, Overrides, PolicyConfig};
-use crate::engine::Sampling;
+use crate::config::{Config, ConfigError, Overrides};
 use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
 use crate::record::{Archive, Recorder};
 
@@ -144,23 +143,14 @@ async fn check_open(config: &Config) -> Result<(), Failure> {
 
 /// The replaceable part of the server's state, by `config`.
 fn serving(config: &Config, assembly: Assembly) -> Serving {
-    let served = |player: Player, config: &PolicyConfig| {
-        let sampling = &config.sampling;
-        let sampling = Sampling {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            seed: 0,
-        };
-        Arc::new(Served { policy: player.policy, protocol: player.protocol, sampling })
-    };
+    let served =
+        |Player { policy, protocol, sampling }| Arc::new(Served { policy, protocol, sampling });
     let canary = assembly.canary.zip(config.canary.as_ref());
     Serving {
-        main: served(assembly.main, &config.policy),
-        canary: canary.map(|(player, canary)| Canary {
-            share: canary.share,
-            served: served(player, &canary.policy),
-        }),
+        main: served(assembly.main),
+        canary: canary
+            .map(|(player, canary)| Canary { share: canary.share, served: served(player) }),
+        adapters: assembly.adapters.into_iter().map(served).collect(),
         large_models: assembly.large_models,
         limits: config.episode.clone(),
     }

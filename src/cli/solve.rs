@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, ConfigError, Overrides};
 use crate::engine::Sampling;
 use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
 use std::sync::Arc;
@@ -35,6 +35,12 @@ pub struct SolveArgs {
 /// Runs `server solve`.
 pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
+    if let Some(name) = args.overrides.adapter.iter().find_map(|adapter| adapter.name.as_deref()) {
+        let reason = format!(
+            "`--adapter {name}=…` makes a policy that requests choose, and there are none here\nhint: one question is asked of one policy: leave `{name}=` out"
+        );
+        return Err(ConfigError::Setting(reason).into());
+    }
     let config = Config::load(args.config.as_deref(), &args.overrides)?;
     let question = if args.question == "-" {
         std::io::read_to_string(std::io::stdin())?

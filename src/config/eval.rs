@@ -175,9 +175,9 @@ impl EvalConfig {
             return wrong("`max_in_flight` must be at least 1".into());
         }
         let policy = &self.policy;
-        if policy.model.is_some() || policy.adapter.is_some() || policy.remote.is_some() {
+        if policy.model.is_some() || policy.adapter_key().is_some() || policy.remote.is_some() {
             return wrong(reason!(
-                "`policy.model`, `policy.adapter` and `policy.remote` are not for evaluations";
+                "`policy.model`, `policy.adapter`, `policy.adapters` and `policy.remote` are not for evaluations";
                 hint: "write an arm `policy:MODEL`; `server export` merges an adapter"
             ));
         }

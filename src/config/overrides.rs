@@ -1,7 +1,10 @@
 //! What flags and environment variables change about a configuration.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use super::policy::is_adapter_name;
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
 use crate::large_model::LargeModelConfig;
 
@@ -12,9 +15,10 @@ pub struct Overrides {
     /// The policy: a folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     #[arg(long, value_name = "MODEL", env = "PROMPT_R1_POLICY")]
     pub policy: Option<String>,
-    /// An adapter for the policy: a folder as PEFT writes it
-    #[arg(long, value_name = "FOLDER", env = "PROMPT_R1_ADAPTER")]
-    pub adapter: Option<PathBuf>,
+    /// An adapter for the policy: a folder as PEFT writes it. With a name, as often as there are
+    /// adapters: each is a policy of its own, beside the other
+    #[arg(long, value_name = "[NAME=]FOLDER", env = "PROMPT_R1_ADAPTER")]
+    pub adapter: Vec<NamedAdapter>,
     /// What runs the policy
     #[arg(long, value_name = "ENGINE", env = "PROMPT_R1_POLICY_ENGINE")]
     pub policy_engine: Option<PolicyEngine>,
@@ -38,6 +42,29 @@ pub struct Overrides {
     pub models_dir: Option<PathBuf>,
 }
 
+/// The value of `--adapter`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedAdapter {
+    /// The name of the policy that it makes; without one, it is the policy itself that has the adapter.
+    pub name: Option<String>,
+    /// Where it is.
+    pub folder: PathBuf,
+}
+
+impl FromStr for NamedAdapter {
+    type Err = Infallible;
+
+    /// A folder with `=` in its own name is written with its parent, such as `./a=b`.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.split_once('=') {
+            Some((name, folder)) if is_adapter_name(name) => {
+                Self { name: Some(name.to_owned()), folder: folder.into() }
+            }
+            _ => Self { name: None, folder: text.into() },
+        })
+    }
+}
+
 impl Overrides {
     pub(super) fn apply(&self, config: &mut Config) -> Result<(), ConfigError> {
         if let Some(folder) = &self.models_dir {
@@ -46,13 +73,12 @@ impl Overrides {
         if let Some(model) = &self.policy {
             config.policy.model = Some(model.clone());
             config.policy.adapter = None;
+            config.policy.adapters.clear();
             config.policy.engine = None;
             config.policy.remote = None;
             config.policy.tokens = None;
         }
-        if let Some(adapter) = &self.adapter {
-            config.policy.adapter = Some(adapter.clone());
-        }
+        self.apply_adapters(config)?;
         if let Some(engine) = self.policy_engine {
             config.policy.engine = Some(engine);
         }
@@ -82,6 +108,27 @@ impl Overrides {
                 )));
             }
             (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn apply_adapters(&self, config: &mut Config) -> Result<(), ConfigError> {
+        for (index, NamedAdapter { name, folder }) in self.adapter.iter().enumerate() {
+            if self.adapter[..index].iter().any(|other| other.name == *name) {
+                let reason = match name {
+                    Some(name) => format!(
+                        "`--adapter` has two folders for `{name}`\nhint: give one of them another name"
+                    ),
+                    None => "`--adapter` has two folders for one policy\nhint: give them names, `--adapter NAME=FOLDER`: each is a policy of its own then".into(),
+                };
+                return Err(ConfigError::Setting(reason));
+            }
+            match name {
+                Some(name) => {
+                    config.policy.adapters.insert(name.clone(), folder.clone());
+                }
+                None => config.policy.adapter = Some(folder.clone()),
+            }
         }
         Ok(())
     }

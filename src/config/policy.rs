@@ -1,5 +1,6 @@
 //! The small model: the tables `[policy]` and `[canary]`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
 use crate::outbound::client::Unusable;
+use crate::policy::DIRECT;
 
 /// The engine of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -47,10 +49,14 @@ pub struct PolicyConfig {
     /// A folder with safetensors, a `.gguf` file, or the id of a model on the Hugging Face hub.
     /// Default: the bundled policy, if the large model is the bundled one.
     pub model: Option<String>,
-    /// The folder of an adapter for `model`, as PEFT and this program's training write it. The
-    /// engine `native` merges it into the weights, which it dequantises for that.
+    /// The folder of an adapter for `model`, as PEFT and this program's training write it: the policy is
+    /// the model with it. The engine `native` computes it beside the weights, which stay as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
+    /// Folders of further adapters for `model`. Each is a policy of its own, by the name that it has
+    /// here, on the same weights.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub adapters: BTreeMap<String, PathBuf>,
     /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
     pub name: Option<String>,
     /// How it samples.
@@ -122,6 +128,7 @@ impl PolicyConfig {
                 ConfigError::Setting(Reason::from(text).with_hint(hint))
             })?;
         }
+        self.check_names(table)?;
         match (self.engine, &self.model, &self.remote) {
             (Some(PolicyEngine::Tokens), model, _) => self.check_tokens(table, model.is_some())?,
             (
@@ -135,11 +142,12 @@ impl PolicyConfig {
                 ));
             }
             (Some(engine), _, _)
-                if self.adapter.is_some()
-                    && !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native) =>
+                if !matches!(engine, PolicyEngine::Auto | PolicyEngine::Native)
+                    && self.adapter_key().is_some() =>
             {
+                let key = self.adapter_key().unwrap_or_default();
                 return wrong(reason!(
-                    "`{table}.adapter` is set, but `{table}.engine` is another than `native`";
+                    "`{table}.{key}` is set, but `{table}.engine` is another than `native`";
                     hint: "leave `{table}.engine` out, or merge the adapter with `server export`"
                 ));
             }
@@ -164,6 +172,25 @@ impl PolicyConfig {
         Ok(())
     }
 
+    /// The setting that names adapters, where one does.
+    pub(super) fn adapter_key(&self) -> Option<&'static str> {
+        match self.adapter {
+            Some(_) => Some("adapter"),
+            None => (!self.adapters.is_empty()).then_some("adapters"),
+        }
+    }
+
+    /// Whether the adapters can be asked for by their names: in a model's name, `prompt-r1:NAME/…`, and
+    /// in a header.
+    fn check_names(&self, table: &str) -> Result<(), ConfigError> {
+        match self.adapters.keys().find(|name| !is_adapter_name(name)) {
+            Some(name) => Err(ConfigError::Setting(format!(
+                "`{name}` in `{table}.adapters` cannot be the name of a policy\nhint: use letters, digits, `-`, `_` and `.`, and not `{DIRECT}` alone"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the engine `tokens` has all it needs.
     fn check_tokens(&self, table: &str, has_model: bool) -> Result<(), ConfigError> {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
@@ -179,9 +206,9 @@ impl PolicyConfig {
                 hint: "set `{table}.model` to the folder or `.gguf` file with the tokenizer and chat template of what the servers run"
             ));
         }
-        if self.adapter.is_some() {
+        if let Some(key) = self.adapter_key() {
             return wrong(reason!(
-                "`{table}.adapter` is set, but the servers of `{table}.tokens` have the weights";
+                "`{table}.{key}` is set, but the servers of `{table}.tokens` have the weights";
                 hint: "load it there, and leave it out here"
             ));
         }
@@ -189,6 +216,12 @@ impl PolicyConfig {
             wrong(reason.map_text(|text| format!("cannot use `{table}.sampling`: {text}")))
         })
     }
+}
+
+/// Whether an adapter can have this name.
+pub(super) fn is_adapter_name(name: &str) -> bool {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.chars().all(is_known) && name != DIRECT
 }
 
 impl SamplingConfig {

@@ -66,6 +66,14 @@ fn settings_that_cannot_be_are_named() {
             "policy = { model = \"p\", adapter = \"a\", engine = \"mistralrs\" }",
             "`policy.adapter` is set",
         ),
+        (
+            "policy = { model = \"p\", adapters.a = \"a\", engine = \"mistralrs\" }",
+            "`policy.adapters` is set, but `policy.engine` is another than `native`",
+        ),
+        ("policy = { adapters.a = \"a\" }", "`policy.adapters` is set"),
+        ("policy = { engine = \"large_model\", adapters.a = \"a\" }", "merge the adapter with"),
+        ("policy = { model = \"p\", adapters.\"a/b\" = \"a\" }", "`a/b` in `policy.adapters`"),
+        ("policy = { model = \"p\", adapters.direct = \"a\" }", "`direct` in `policy.adapters`"),
         ("policy.sampling.temperature = 5.5", "`policy.sampling` needs a `temperature`"),
         ("policy.sampling.top_p = 0.0", "`policy.sampling` needs a `temperature`"),
         ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),
@@ -82,4 +90,29 @@ fn settings_that_cannot_be_are_named() {
     }
     let missing = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default());
     assert!(matches!(missing, Err(ConfigError::Read { .. })));
+}
+
+#[test]
+fn adapters_of_flags() {
+    let overrides = |adapters: &[&str]| Overrides {
+        policy: Some("base".into()),
+        adapter: adapters.iter().map(|adapter| adapter.parse().unwrap()).collect(),
+        ..Overrides::default()
+    };
+    let text = format!("policy = {{ model = \"p\", adapters.old = \"old\" }}\n{ENDPOINT}");
+    let config = loaded(&text, &overrides(&["a=x/one", "./b=c", "d.1=y=z"])).unwrap();
+    assert_eq!(config.policy.adapter.as_deref(), Some(Path::new("./b=c")));
+    let named = [("a", "x/one"), ("d.1", "y=z")].map(|(name, path)| (name.into(), path.into()));
+    assert_eq!(config.policy.adapters, BTreeMap::from(named));
+    // Without another policy, they stand beside those of the file.
+    let more = Overrides { policy: None, ..overrides(&["a=x"]) };
+    let names = loaded(&text, &more).unwrap().policy.adapters.into_keys();
+    assert_eq!(names.collect::<Vec<_>>(), ["a", "old"]);
+    for (flags, said) in [
+        (["a=x", "a=y"], "`--adapter` has two folders for `a`"),
+        (["x", "y"], "give them names, `--adapter NAME=FOLDER`"),
+    ] {
+        let error = loaded(ENDPOINT, &overrides(&flags)).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }

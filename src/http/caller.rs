@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::{ApiError, shorten};
+use super::model_name::LoopModel;
 use super::origin;
 use super::state::AppState;
 use crate::access::{self, Access, Key};
@@ -99,9 +100,13 @@ impl Caller {
         self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
-    /// Whether the caller may use this model.
+    /// Whether the caller may use this model. A caller that may use the loop may select its policy, as by
+    /// the field `policy`.
     pub(super) fn may_ask(&self, model: &str) -> bool {
-        self.0.as_ref().is_none_or(|account| account.key.limits.allows(model))
+        let Some(Account { key, .. }) = &self.0 else { return true };
+        let named = LoopModel::parse(model).filter(|model| model.policy.is_some());
+        key.limits.allows(model)
+            || named.is_some_and(|model| key.limits.allows(&model.without_policy()))
     }
 
     /// Checks that the caller may use this model.

@@ -4,14 +4,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::body::{parse, without_bom};
 use super::caller::Caller;
 use super::error::{ApiError, shorten};
+use super::serving::Served;
 use super::state::AppState;
+use super::wire::options::Options;
 use crate::compute;
 use crate::large_model::LargeModel;
 
@@ -26,9 +28,41 @@ pub(super) fn check_length(model: &str) -> Result<(), ApiError> {
     if model.len() > LONGEST { Err(unknown_model(model)) } else { Ok(()) }
 }
 
+/// A model that stands for the loop: `prompt-r1`, `prompt-r1:POLICY`, and both with `/LARGE_MODEL`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LoopModel<'a> {
+    /// The policy that it names.
+    pub(super) policy: Option<&'a str>,
+    /// The large model that it names.
+    pub(super) large_model: Option<&'a str>,
+}
+
+impl<'a> LoopModel<'a> {
+    /// `None` where the model is another's.
+    pub(super) fn parse(model: &'a str) -> Option<Self> {
+        let rest = model.strip_prefix(LOOP)?;
+        let (policy, large_model) = match rest.split_once('/') {
+            Some((policy, large_model)) => (policy, Some(large_model)),
+            None => (rest, None),
+        };
+        match policy.strip_prefix(':') {
+            None if !policy.is_empty() => None,
+            policy => Some(Self { policy, large_model }),
+        }
+    }
+
+    /// The same model without its policy.
+    pub(super) fn without_policy(self) -> Cow<'static, str> {
+        match self.large_model {
+            Some(name) => format!("{LOOP}/{name}").into(),
+            None => LOOP.into(),
+        }
+    }
+}
+
 /// Whether a model name is the loop's.
 pub(super) fn is_loop(model: &str) -> bool {
-    model.strip_prefix(LOOP).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    LoopModel::parse(model).is_some()
 }
 
 /// The model of a JSON body, empty if it names none. Nothing else of the body is parsed. Checks
@@ -106,6 +140,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// The policy of a request: the one that its model names, else as its options and headers say.
+pub(super) fn policy(
+    state: &AppState,
+    named: Option<&str>,
+    options: &Options,
+    headers: &HeaderMap,
+) -> Result<Arc<Served>, ApiError> {
+    let prefix = "prompt_r1.";
+    match named {
+        None => options.served(state, headers, prefix),
+        Some(_) if options.policy.is_some() => {
+            let param = format!("{prefix}policy");
+            let message = format!("`{param}` cannot be set beside a model of the form `{LOOP}:…`");
+            Err(ApiError::invalid(&param, message))
+        }
+        Some(name) => state.serving.choose(Some(name), "model", headers, 1.0),
+    }
+}
+
 /// The large model that a request names, and the id to send to its endpoint if that differs from
 /// the configured one.
 pub(super) fn large_model(
@@ -150,4 +203,31 @@ pub(super) fn unknown_model(model: &str) -> ApiError {
         hint: "ask for `{LOOP}`, or configure a large model behind an endpoint"
     );
     ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_loop() {
+        let asked = |policy, large_model| Some(LoopModel { policy, large_model });
+        for (model, expected) in [
+            ("prompt-r1", asked(None, None)),
+            ("prompt-r1/m", asked(None, Some("m"))),
+            ("prompt-r1/qwen:7b", asked(None, Some("qwen:7b"))),
+            ("prompt-r1/a/b", asked(None, Some("a/b"))),
+            ("prompt-r1:p", asked(Some("p"), None)),
+            ("prompt-r1:p/m", asked(Some("p"), Some("m"))),
+            ("prompt-r1:p/a/b:c", asked(Some("p"), Some("a/b:c"))),
+            ("prompt-r1:", asked(Some(""), None)),
+            ("prompt-r1:/m", asked(Some(""), Some("m"))),
+            ("prompt-r10", None),
+            ("prompt-r1x:p", None),
+            ("prompt-r1x/m", None),
+            ("gpt-4o", None),
+        ] {
+            assert_eq!(LoopModel::parse(model), expected, "{model}");
+        }
+    }
 }

@@ -21,6 +21,8 @@ pub struct Serving {
     pub main: Arc<Served>,
     /// A second policy, for a share of the traffic.
     pub canary: Option<Canary>,
+    /// Policies that play where a request names them: adapters beside the weights of one of the others.
+    pub adapters: Vec<Arc<Served>>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
     /// The limits of an episode: defaults, and upper bounds for requests.
@@ -48,7 +50,8 @@ pub struct Canary {
 impl Serving {
     /// All policies.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<Served>> {
-        std::iter::once(&self.main).chain(self.canary.as_ref().map(|canary| &canary.served))
+        let canary = self.canary.as_ref().map(|canary| &canary.served);
+        std::iter::once(&self.main).chain(canary).chain(&self.adapters)
     }
 
     /// Starts the series of all policies at zero.

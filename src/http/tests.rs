@@ -78,6 +78,7 @@ fn handle(policy: Arc<dyn Policy>) -> AppHandle {
     let serving = Serving {
         main: Arc::new(main),
         canary: None,
+        adapters: Vec::new(),
         large_models: Arc::new(large_models.unwrap()),
         limits: Limits::default(),
     };

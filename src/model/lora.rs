@@ -56,7 +56,7 @@ pub(super) struct Pair {
     pub a: Tensor,
     /// `(out, rank)`
     pub b: Tensor,
-    scale: f64,
+    pub scale: f64,
 }
 
 impl Pair {

@@ -170,6 +170,7 @@ const FLOORS: [(&str, &[&str]); 38] = [
             "large_model",
             "model",
             "outbound",
+            "policy",
             "record",
             "reward",
             "spelling",

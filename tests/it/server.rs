@@ -33,6 +33,8 @@ pub struct Setup {
     pub policy: Arc<dyn Policy>,
     /// A second policy, and its share.
     pub canary: Option<(f64, Arc<dyn Policy>)>,
+    /// Policies that play where they are named.
+    pub adapters: Vec<Arc<dyn Policy>>,
     /// Keys of the large model `test`, besides its URL and model.
     pub endpoint: Value,
     /// More large models by name, as in a configuration.
@@ -55,6 +57,7 @@ impl Setup {
         Self {
             policy: Arc::new(policy),
             canary: None,
+            adapters: Vec::new(),
             endpoint: json!({}),
             others: BTreeMap::new(),
             limits: Limits::default(),
@@ -96,6 +99,7 @@ impl Setup {
         Serving {
             main: served(&self.policy),
             canary: canary.map(|(share, policy)| Canary { share: *share, served: served(policy) }),
+            adapters: self.adapters.iter().map(served).collect(),
             large_models: Arc::new(large_models),
             limits: self.limits.clone(),
         }

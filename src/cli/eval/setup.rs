@@ -7,9 +7,9 @@ use anyhow::Context;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::assemble::{endpoint_setup, large_models, local_policy, protocol};
+use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_policies, protocol};
 use crate::cli::{Failure, hub};
-use crate::config::{Config, EvalConfig, PolicyConfig, PolicyEngine};
+use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::Sampling;
 use crate::eval::EvalError;
 use crate::eval::arms::{
@@ -210,12 +210,13 @@ impl<'a> Setup<'a> {
     async fn policy(&self, named: &str) -> Result<Player, Failure> {
         let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
-        let (policy, path) = local_policy(&server.policy, engine).await?;
-        let protocol = Arc::new(protocol(&server, &server.policy, Some(&path))?);
+        let mut policies = local_policies(&server.policy, engine).await?;
+        let LocalPolicy { policy, folders } = policies.remove(0);
+        let protocol = Arc::new(protocol(&server, &folders)?);
         // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
-        let identity = format!("{engine} {} {}", fingerprint(&path)?, self.templates()?);
+        let identity = format!("{engine} {} {}", fingerprint(&folders[0])?, self.templates()?);
         Ok(Player { policy, protocol, identity })
     }
 
@@ -232,7 +233,7 @@ impl<'a> Setup<'a> {
     }
 
     fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<Player, Failure> {
-        let protocol = Arc::new(protocol(&self.server, &PolicyConfig::default(), None)?);
+        let protocol = Arc::new(protocol(&self.server, &[])?);
         let identity = format!("{identity} {}", self.templates()?);
         Ok(Player { policy, protocol, identity })
     }

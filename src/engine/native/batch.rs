@@ -98,18 +98,19 @@ impl<D: Decode> Batch<D> {
     /// Removes the sequences that are `over` and caches what was computed of them.
     fn retire(&mut self, over: impl Fn(&mut Sequence<D::Cache>) -> bool) {
         for sequence in self.sequences.extract_if(.., |sequence| over(sequence)) {
-            self.finished.insert(sequence.ids, sequence.cache);
+            self.finished.insert(sequence.adapter, sequence.ids, sequence.cache);
         }
     }
 
-    /// Takes over the longest common prefix from a finished sequence or one in flight, or waits
-    /// while one in flight is about to compute a longer one, so that a group's shared prompt is
-    /// computed once. The last token is always computed: its logits are needed.
+    /// Takes over the longest common prefix with the same adapter, from a finished sequence or one in
+    /// flight, or waits while one in flight is about to compute a longer one, so that a group's shared
+    /// prompt is computed once. The last token is always computed: its logits are needed.
     fn find_prefix(&mut self, index: usize) {
         let sequence = &self.sequences[index];
         let wanted = &sequence.ids[..sequence.ids.len() - 1];
         let (mut ready, mut coming, mut source) = (0, 0, None);
-        for other in self.sequences.iter().filter(|other| !other.waiting) {
+        let is_alike = |other: &&Sequence<_>| !other.waiting && other.adapter == sequence.adapter;
+        for other in self.sequences.iter().filter(is_alike) {
             let shared = common(wanted, &other.ids);
             coming = coming.max(shared);
             if shared.min(other.cache.len()) > ready {
@@ -117,7 +118,7 @@ impl<D: Decode> Batch<D> {
                 source = Some(other);
             }
         }
-        let finished = self.finished.longest(wanted);
+        let finished = self.finished.longest(sequence.adapter, wanted);
         let (entry, kept) = finished.unwrap_or_default();
         if coming >= ready.max(kept) + WORTH_WAITING {
             return;
@@ -218,6 +219,8 @@ impl<C: SequenceCache> Part<'_, C> {
         decoder: &D,
         scratch: &mut D::Scratch,
     ) -> Result<(), ModelError> {
+        // A decoder may need a pass for each adapter.
+        self.sequences.sort_by_key(|sequence| sequence.adapter);
         let (mut spans, mut draws) = (Vec::with_capacity(self.sequences.len()), Vec::new());
         let mut drawing = Vec::new();
         for (index, sequence) in self.sequences.iter_mut().enumerate() {

@@ -12,6 +12,8 @@ use crate::model::weights::Weights;
 #[derive(Debug)]
 pub(super) struct Submission {
     pub request: GenerateRequest,
+    /// The adapter that it is computed with, by its place among the engine's.
+    pub adapter: Option<usize>,
     pub events: UnboundedSender<GenerateEvent>,
 }
 

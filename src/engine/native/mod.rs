@@ -1,5 +1,6 @@
 //! The engine over this program's own decoders: continuous batching, live weights.
 
+mod adapted;
 mod batch;
 mod inbox;
 mod prefix_cache;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use rayon::ThreadPoolBuilder;
 use tokio::sync::mpsc;
 
+pub use self::adapted::AdaptedEngine;
 use self::batch::Batch;
 use self::inbox::{Inbox, Submission};
 use super::config::NativeConfig;
@@ -24,6 +26,7 @@ use crate::model::error::ModelError;
 use crate::model::generate::decode::Decode;
 use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
+use crate::model::lora::Adapter;
 use crate::model::spec::Spec;
 use crate::model::weights::Weights;
 
@@ -45,6 +48,16 @@ struct Counters {
     sampled: AtomicU64,
 }
 
+/// Where the weights of an engine come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Base<'a> {
+    /// Of these. On the CPU the engine has a copy of them, in f32; elsewhere it shares them and
+    /// computes in their type.
+    Weights(&'a Weights),
+    /// Of a GGUF file, on the CPU: quantised ones stay as they are.
+    Gguf(&'a Gguf),
+}
+
 /// Samples from a model, many sequences at a time, on the device that its weights are on.
 ///
 /// On the CPU a request's tokens depend only on the weights, its prompt and its seed, not on other
@@ -54,31 +67,58 @@ struct Counters {
 pub struct NativeEngine {
     model: Spec,
     context: usize,
+    adapters: usize,
     inbox: Arc<Inbox>,
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl NativeEngine {
-    /// Starts an engine. On the CPU it copies the weights to f32 and computes on its own threads,
-    /// one per core; elsewhere it shares them and computes in their type.
+    /// Starts an engine with these weights. On the CPU it computes on threads of its own, one a core.
     ///
     /// # Errors
     /// When the weights do not fit the shape, or memory or threads cannot be allocated.
     pub fn new(model: &Spec, weights: &Weights, config: &NativeConfig) -> Result<Self, ModelError> {
-        if weights.embed.device().is_cpu() {
-            Self::start(model, Decoder::new(Arc::new(Shape::new(model)), weights)?, config)
-        } else {
-            Self::start(model, DeviceDecoder::new(model, weights, config.device_tokens)?, config)
-        }
+        Self::with_adapters(model, Base::Weights(weights), &[], config)
     }
 
-    /// Starts an engine on the CPU with the weights of a GGUF file, which stay quantised.
+    /// Starts an engine on the CPU with the weights of a GGUF file.
     ///
     /// # Errors
     /// When the file does not hold the weights of such a model.
     pub fn from_gguf(model: &Spec, file: &Gguf, config: &NativeConfig) -> Result<Self, ModelError> {
-        Self::start(model, Decoder::from_gguf(Arc::new(Shape::new(model)), file)?, config)
+        Self::with_adapters(model, Base::Gguf(file), &[], config)
+    }
+
+    /// Starts an engine that has adapters beside its weights, for [`AdaptedEngine`]: where the weights
+    /// are, and in their type. Requests with and without an adapter share the weights, the queue and
+    /// each step.
+    ///
+    /// # Errors
+    /// When weights or adapters do not fit the shape, or there is no memory or thread for them.
+    pub fn with_adapters(
+        model: &Spec,
+        base: Base<'_>,
+        adapters: &[Adapter],
+        config: &NativeConfig,
+    ) -> Result<Self, ModelError> {
+        let shape = || Arc::new(Shape::new(model));
+        let mut engine = match base {
+            Base::Weights(weights) if !weights.embed.device().is_cpu() => {
+                let decoder = DeviceDecoder::new(model, weights, config.device_tokens)?;
+                Self::start(model, decoder.with_adapters(adapters), config)?
+            }
+            Base::Weights(weights) => {
+                let decoder = Decoder::new(shape(), weights)?.with_adapters(adapters)?;
+                Self::start(model, decoder, config)?
+            }
+            Base::Gguf(file) => {
+                let decoder = Decoder::from_gguf(shape(), file)?.with_adapters(adapters)?;
+                Self::start(model, decoder, config)?
+            }
+        };
+        engine.adapters = adapters.len();
+        Ok(engine)
     }
 
     fn start<D: Decode>(
@@ -102,7 +142,8 @@ impl NativeEngine {
             .name("engine".into())
             .spawn(move || pool.install(|| serve(&requests, batch)))
             .map_err(no_thread)?;
-        Ok(Self { model: model.clone(), context, inbox, counters, thread: Some(thread) })
+        let (model, thread) = (model.clone(), Some(thread));
+        Ok(Self { model, context, adapters: 0, inbox, counters, thread })
     }
 
     /// Replaces the weights, which must have the model's shape, before the next step. Requests that
@@ -119,6 +160,22 @@ impl NativeEngine {
             reused: self.counters.reused.load(Ordering::Relaxed),
             sampled: self.counters.sampled.load(Ordering::Relaxed),
         }
+    }
+
+    /// Starts a request that is computed with an adapter, or without one.
+    fn begin(
+        &self,
+        request: GenerateRequest,
+        adapter: Option<usize>,
+    ) -> mpsc::UnboundedReceiver<GenerateEvent> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let checked = self.check(&request.prompt);
+        let submission = Submission { request, adapter, events };
+        match checked {
+            Ok(()) => self.inbox.push(submission),
+            Err(error) => submission.fail(error),
+        }
+        receiver
     }
 
     fn check(&self, prompt: &[u32]) -> Result<(), EngineError> {
@@ -142,14 +199,7 @@ impl NativeEngine {
 #[async_trait]
 impl Engine for NativeEngine {
     fn generate(&self, request: GenerateRequest) -> mpsc::UnboundedReceiver<GenerateEvent> {
-        let (events, receiver) = mpsc::unbounded_channel();
-        let checked = self.check(&request.prompt);
-        let submission = Submission { request, events };
-        match checked {
-            Ok(()) => self.inbox.push(submission),
-            Err(error) => submission.fail(error),
-        }
-        receiver
+        self.begin(request, None)
     }
 
     fn context_length(&self) -> usize {
@@ -203,5 +253,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "no message".to_owned())
 }
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod tests;

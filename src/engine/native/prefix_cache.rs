@@ -1,4 +1,4 @@
-//! A cache of keys and values of finished sequences, for requests with the same prefix.
+//! A cache of keys and values of finished sequences, for requests with the same adapter and prefix.
 
 use std::collections::VecDeque;
 
@@ -15,6 +15,8 @@ pub(super) struct PrefixCache<C> {
 
 #[derive(Debug)]
 struct Entry<C> {
+    /// What the cache was computed with.
+    adapter: Option<usize>,
     /// As many as the cache holds.
     ids: Vec<u32>,
     cache: C,
@@ -25,9 +27,10 @@ impl<C: SequenceCache> PrefixCache<C> {
         Self { entries: VecDeque::new(), bound, held: 0 }
     }
 
-    /// The entry that begins with the most of `ids`, and how many.
-    pub fn longest(&self, ids: &[u32]) -> Option<(usize, usize)> {
+    /// The entry of `adapter` that begins with the most of `ids`, and how many.
+    pub fn longest(&self, adapter: Option<usize>, ids: &[u32]) -> Option<(usize, usize)> {
         let entries = self.entries.iter().enumerate();
+        let entries = entries.filter(|(_, entry)| entry.adapter == adapter);
         let shared = entries.map(|(index, entry)| (index, common(&entry.ids, ids)));
         shared.filter(|&(_, len)| len > 0).max_by_key(|&(_, len)| len)
     }
@@ -45,18 +48,20 @@ impl<C: SequenceCache> PrefixCache<C> {
         prefix
     }
 
-    /// Caches what was computed of `ids`. Entries that it extends are removed, and beyond the bound
-    /// the least recently used ones.
-    pub fn insert(&mut self, mut ids: Vec<u32>, cache: C) {
+    /// Caches what was computed of `ids` with `adapter`. Entries that it extends are removed, and beyond
+    /// the bound the least recently used ones.
+    pub fn insert(&mut self, adapter: Option<usize>, mut ids: Vec<u32>, cache: C) {
         ids.truncate(cache.len());
         if cache.is_empty() || cache.capacity() > self.bound {
             return;
         }
-        while let Some(index) = self.entries.iter().position(|entry| ids.starts_with(&entry.ids)) {
+        let is_continued =
+            |entry: &Entry<C>| entry.adapter == adapter && ids.starts_with(&entry.ids);
+        while let Some(index) = self.entries.iter().position(is_continued) {
             self.remove(index);
         }
         self.held += cache.capacity();
-        self.entries.push_back(Entry { ids, cache });
+        self.entries.push_back(Entry { adapter, ids, cache });
         while self.held > self.bound {
             self.remove(0);
         }
@@ -101,13 +106,13 @@ mod tests {
         let decoder =
             Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
         let mut cache = KvCache::default();
-        let mut spans = [Span { cache: &mut cache, tokens: ids, logits: false }];
+        let mut spans = [Span { cache: &mut cache, tokens: ids, logits: false, adapter: None }];
         assert_eq!(decoder.logits(&mut spans, &mut Scratch::default()).count(), 0);
         cache
     }
 
     fn insert(prefixes: &mut PrefixCache<KvCache>, ids: &[u32]) {
-        prefixes.insert(ids.to_vec(), computed(ids));
+        prefixes.insert(None, ids.to_vec(), computed(ids));
     }
 
     #[test]
@@ -115,9 +120,9 @@ mod tests {
         let mut prefixes = PrefixCache::new(1_000);
         insert(&mut prefixes, &[1, 2, 3, 4]);
         insert(&mut prefixes, &[1, 2, 9]);
-        assert_eq!(prefixes.longest(&[1, 2, 3, 5]), Some((0, 3)));
-        assert_eq!(prefixes.longest(&[1, 2, 9, 9, 9]), Some((1, 3)));
-        assert_eq!(prefixes.longest(&[2]), None);
+        assert_eq!(prefixes.longest(None, &[1, 2, 3, 5]), Some((0, 3)));
+        assert_eq!(prefixes.longest(None, &[1, 2, 9, 9, 9]), Some((1, 3)));
+        assert_eq!(prefixes.longest(None, &[2]), None);
     }
 
     #[test]
@@ -126,7 +131,7 @@ mod tests {
         insert(&mut prefixes, &[1, 2, 3, 4]);
         assert_eq!(prefixes.take(0, 2).len(), 2);
         assert_eq!(prefixes.take(0, 4).len(), 4);
-        assert_eq!(prefixes.longest(&[1, 2, 3, 4]), None);
+        assert_eq!(prefixes.longest(None, &[1, 2, 3, 4]), None);
     }
 
     #[test]
@@ -138,11 +143,11 @@ mod tests {
         }
         prefixes.take(0, 1);
         insert(&mut prefixes, &[4, 7]);
-        let kept: Vec<bool> = (1..5).map(|id| prefixes.longest(&[id]).is_some()).collect();
+        let kept: Vec<bool> = (1..5).map(|id| prefixes.longest(None, &[id]).is_some()).collect();
         assert_eq!(kept, [true, false, true, true]);
         insert(&mut prefixes, &[9; 49]);
-        assert_eq!(prefixes.longest(&[9; 49]), None);
-        assert!(prefixes.longest(&[4]).is_some());
+        assert_eq!(prefixes.longest(None, &[9; 49]), None);
+        assert!(prefixes.longest(None, &[4]).is_some());
     }
 
     #[test]
@@ -151,7 +156,7 @@ mod tests {
         insert(&mut prefixes, &[5, 5]);
         insert(&mut prefixes, &[1, 2]);
         insert(&mut prefixes, &[1, 2, 3]);
-        assert!(prefixes.longest(&[5]).is_some());
-        assert_eq!(prefixes.longest(&[1, 2, 3]).map(|(_, len)| len), Some(3));
+        assert!(prefixes.longest(None, &[5]).is_some());
+        assert_eq!(prefixes.longest(None, &[1, 2, 3]).map(|(_, len)| len), Some(3));
     }
 }

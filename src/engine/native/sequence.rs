@@ -16,6 +16,7 @@ pub(super) struct Sequence<C> {
     pub ids: Vec<u32>,
     /// Keys and values of the first of them.
     pub cache: C,
+    pub adapter: Option<usize>,
     /// Whether it has yet to look for a shared prefix.
     pub waiting: bool,
     /// Tokens to compute in this step.
@@ -34,11 +35,12 @@ pub(super) struct Sequence<C> {
 
 impl<C: SequenceCache> Sequence<C> {
     /// Begins a request; the prompt is shorter than the model's `context`.
-    pub fn new(Submission { request, events }: Submission, context: usize) -> Self {
+    pub fn new(Submission { request, adapter, events }: Submission, context: usize) -> Self {
         let prompt = request.prompt.len();
         Self {
             ids: request.prompt,
             cache: C::default(),
+            adapter,
             waiting: true,
             due: 0,
             prompt,
@@ -85,7 +87,8 @@ impl<C: SequenceCache> Sequence<C> {
         let start = self.cache.len();
         let tokens = &self.ids[start..start + self.due];
         let draw = logits.then_some(Draw { sampling: self.sampling, rng: &mut self.rng });
-        (Span { tokens, cache: &mut self.cache, logits }, draw)
+        let adapter = self.adapter;
+        (Span { tokens, cache: &mut self.cache, logits, adapter }, draw)
     }
 
     /// Appends the token that was drawn, if any, and reports it. Returns whether it was the last.

@@ -26,17 +26,17 @@ fn batch(config: &NativeConfig) -> Batch<Decoder> {
     Batch::new(decoder, config, Arc::default())
 }
 
-fn ids(len: usize, seed: usize) -> Vec<u32> {
+pub(super) fn ids(len: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 29 + seed * 13 + i * i * 5) % 96) as u32).collect()
 }
 
-fn request(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> GenerateRequest {
+pub(super) fn request(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> GenerateRequest {
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed };
     GenerateRequest { prompt, sampling, stop_ids: Vec::new(), max_tokens, stream: false }
 }
 
 /// Requests of all lengths and ways to sample.
-fn mixed_requests() -> Vec<GenerateRequest> {
+pub(super) fn mixed_requests() -> Vec<GenerateRequest> {
     (0..13)
         .map(|i| {
             let mut request = request(ids(1 + 7 * i, i), 5 + 3 * (i % 5), i as u64);
@@ -53,7 +53,7 @@ fn mixed_requests() -> Vec<GenerateRequest> {
 }
 
 /// Everything sampled, and how it ended.
-async fn finish(
+pub(super) async fn finish(
     mut events: mpsc::UnboundedReceiver<GenerateEvent>,
 ) -> (Vec<SampledToken>, Result<StopReason, EngineError>) {
     let mut tokens = Vec::new();
@@ -66,7 +66,7 @@ async fn finish(
     }
 }
 
-async fn sample(engine: &NativeEngine, request: &GenerateRequest) -> Vec<SampledToken> {
+pub(super) async fn sample(engine: &dyn Engine, request: &GenerateRequest) -> Vec<SampledToken> {
     let (tokens, end) = finish(engine.generate(request.clone())).await;
     end.unwrap();
     tokens
@@ -77,7 +77,7 @@ fn sampled_ids(tokens: &[SampledToken]) -> Vec<u32> {
 }
 
 /// The prompt, what was sampled after it, and what was observed after that.
-fn continued(prompt: &[u32], tokens: &[SampledToken], observed: &[u32]) -> Vec<u32> {
+pub(super) fn continued(prompt: &[u32], tokens: &[SampledToken], observed: &[u32]) -> Vec<u32> {
     [prompt, &sampled_ids(tokens), observed].concat()
 }
 
@@ -242,7 +242,7 @@ fn admit(
     request: GenerateRequest,
 ) -> mpsc::UnboundedReceiver<GenerateEvent> {
     let (events, receiver) = mpsc::unbounded_channel();
-    batch.admit(Submission { request, events });
+    batch.admit(Submission { request, adapter: None, events });
     receiver
 }
 
@@ -361,7 +361,7 @@ fn abandoned_requests_leave_a_full_queue() {
     let inbox = Inbox::new(2);
     let push = |inbox: &Inbox| {
         let (events, mut receiver) = mpsc::unbounded_channel();
-        inbox.push(Submission { request: request(ids(3, 0), 1, 0), events });
+        inbox.push(Submission { request: request(ids(3, 0), 1, 0), adapter: None, events });
         let is_waiting = receiver.try_recv().is_err();
         (receiver, is_waiting)
     };
@@ -417,7 +417,7 @@ fn a_panic_fails_what_is_in_flight_and_nothing_after() {
     let inbox = Inbox::new(8);
     let push = |prompt: Vec<u32>| {
         let (events, receiver) = mpsc::unbounded_channel();
-        inbox.push(Submission { request: request(prompt, 3, 0), events });
+        inbox.push(Submission { request: request(prompt, 3, 0), adapter: None, events });
         receiver
     };
     let mut in_flight = [push(ids(3, 0)), push(vec![1, 9_999])];
@@ -439,7 +439,7 @@ fn a_panic_fails_what_is_in_flight_and_nothing_after() {
 async fn requests_that_wait_when_the_engine_is_dropped_fail() {
     let inbox = Inbox::new(8);
     let (events, receiver) = mpsc::unbounded_channel();
-    inbox.push(Submission { request: request(ids(3, 0), 3, 0), events });
+    inbox.push(Submission { request: request(ids(3, 0), 3, 0), adapter: None, events });
     inbox.close();
     serve(&inbox, batch(&NativeConfig::default()));
     assert!(matches!(finish(receiver).await.1, Err(EngineError::Stopped(_))));

@@ -20,7 +20,7 @@ use crate::episode::{AnswerForm, EpisodeRequest};
 use crate::http::body::BodySize;
 use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
-use crate::http::model_name::{LOOP, large_model};
+use crate::http::model_name::{LOOP, LoopModel, large_model, policy};
 use crate::http::routes::{episode_headers, policy_header};
 use crate::http::sse;
 use crate::http::state::AppState;
@@ -83,7 +83,9 @@ impl Prepared {
         let options = request.prompt_r1.clone().unwrap_or_default();
         let with_turns = options.trace == Some(true);
         if let Some(name) = options.large_model.as_deref() {
-            caller.check(&format!("{LOOP}/{name}"))?;
+            let named = LoopModel::parse(&request.model).and_then(|model| model.policy);
+            let policy = named.map(|policy| format!(":{policy}")).unwrap_or_default();
+            caller.check(&format!("{LOOP}{policy}/{name}"))?;
         }
         let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
         // Before anything expensive is built from the request.
@@ -170,10 +172,10 @@ fn tasks(
 ) -> Result<Vec<EpisodeTask>, ApiError> {
     let Asking { state, caller, headers, route, started, .. } = asking;
     let options = request.prompt_r1.clone().unwrap_or_default();
-    let served = options.served(state, headers, PREFIX)?;
+    let named = LoopModel::parse(&request.model).unwrap_or_default();
+    let served = policy(state, named.policy, &options, headers)?;
     let mut params = request.take_params();
-    let suffix = request.model.strip_prefix(LOOP).and_then(|rest| rest.strip_prefix('/'));
-    let (model, other) = large_model(state, suffix, options.large_model.as_deref())?;
+    let (model, other) = large_model(state, named.large_model, options.large_model.as_deref())?;
     let asked = other.as_deref().unwrap_or(model.name());
     caller.check_price(asked, model.prices_of(other.as_deref()))?;
     if let Some(other) = other {

@@ -107,14 +107,19 @@ fn distinct<T, K: Eq + Hash>(mut models: Vec<T>, id: impl Fn(&T) -> Option<K>) -
     models
 }
 
-/// The loop's models: with the default large model, with each policy that a request may name, and
-/// with each large model.
+/// The loop's models: with the default large model, with each policy that a request may name, with
+/// each large model, and each policy by name if there are several.
 fn virtual_models(state: &AppState) -> Vec<Value> {
     let model = |id: String| json!({"id": id, "object": "model", "created": 0, "owned_by": LOOP});
-    let names = state.serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
+    let serving = &state.serving;
+    let names = serving.large_models.names().map(|name| model(format!("{LOOP}/{name}")));
     let mut default = model(LOOP.to_owned());
-    default["policies"] = state.serving.policy_names().collect();
-    std::iter::once(default).chain(names).collect()
+    default["policies"] = serving.policy_names().collect();
+    let policies = serving.policies().map(|served| served.policy.name());
+    // What follows a slash is a large model's name.
+    let policies = policies.filter(|name| serving.policies().count() > 1 && !name.contains('/'));
+    let policies = policies.map(|name| model(format!("{LOOP}:{name}")));
+    std::iter::once(default).chain(names).chain(policies).collect()
 }
 
 /// The models of an endpoint; none when it does not answer.

@@ -17,8 +17,9 @@ use crate::http::wire::{ErrorBody, SseEvent};
 const ROUTE: &str = "/v1/responses";
 
 /// Answers a conversation in the form of OpenAI's Responses. The model `prompt-r1` runs the loop on
-/// the default large model, `prompt-r1/NAME` on the one of that name. Nothing is stored. Any other
-/// model is passed through untouched.
+/// the default large model, `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or
+/// `prompt-r1:POLICY/NAME` has that policy play. Nothing is stored. Any other model is passed through
+/// untouched.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest,
     responses(
     (status = 200, description = "The response, or its events", content(

@@ -35,6 +35,9 @@ pub struct Span<'a, C> {
     pub tokens: &'a [u32],
     /// Whether the logits after the last of them are needed.
     pub logits: bool,
+    /// The adapter that the sequence is computed with, by its place among those of the decoder. The
+    /// cache must have been computed with the same.
+    pub adapter: Option<usize>,
 }
 
 /// How to draw the token after a span.
@@ -59,7 +62,8 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
     /// The longest sequence that it can hold.
     fn context(&self) -> usize;
 
-    /// Replaces the weights by others of the same shape, which invalidates all caches.
+    /// Replaces the weights by others of the same shape, with the same adapters, which invalidates all
+    /// caches.
     ///
     /// # Errors
     /// When the weights are of another shape, or the device has no memory left.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::adapter::{AdaptedLayer, PackedAdapter, PackedPair};
 use super::decode::{Decode, Draw, SequenceCache, Span};
 use super::kernels::Isa;
 use super::kernels::attention::Attention;
@@ -13,10 +14,11 @@ use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
 use super::kv_cache::{KvCache, KvLayout};
 use super::sampler;
-use super::weights::{Joined, PackedLayer, PackedWeights, Projection};
+use super::weights::{PackedWeights, Projection};
 use crate::gguf::Gguf;
 use crate::model::error::ModelError;
 use crate::model::gguf_weights::GgufWeights;
+use crate::model::lora::Adapter;
 use crate::model::ops::types::first_seen;
 use crate::model::rotary::RotaryTable;
 use crate::model::spec::Spec;
@@ -31,6 +33,7 @@ use crate::trajectory::SampledToken;
 pub struct Decoder {
     shape: Arc<Shape>,
     weights: PackedWeights,
+    adapters: Arc<[PackedAdapter]>,
     /// Whether the threads share the work of a pass; otherwise each takes some sequences.
     is_shared: bool,
 }
@@ -74,6 +77,7 @@ struct Row {
     span: usize,
     position: usize,
     logits: bool,
+    adapter: Option<usize>,
 }
 
 /// Working memory of a pass, reused by the next.
@@ -90,6 +94,7 @@ pub struct Scratch {
     logits: Vec<f32>,
     scores: Vec<Line>,
     rounded: Rounded,
+    low: Vec<f32>,
 }
 
 /// Working memory of a product with quantised weights.
@@ -107,7 +112,7 @@ impl Decoder {
     /// When a weight is missing or of another shape.
     pub fn new(shape: Arc<Shape>, weights: &Weights) -> Result<Self, ModelError> {
         let weights = PackedWeights::new(shape.isa, &shape.spec, weights)?;
-        Ok(Self { shape, weights, is_shared: false })
+        Ok(Self { shape, weights, adapters: Arc::default(), is_shared: false })
     }
 
     /// Takes the weights from a file: quantised ones unchanged, others in f32.
@@ -118,7 +123,16 @@ impl Decoder {
         let source = GgufWeights::new(file, &shape.spec)?;
         let weights = PackedWeights::new(shape.isa, &shape.spec, &source)?;
         let is_shared = weights.is_quantized();
-        Ok(Self { shape, weights, is_shared })
+        Ok(Self { shape, weights, adapters: Arc::default(), is_shared })
+    }
+
+    /// The same with `adapters`, by which spans can be computed; the weights are not changed.
+    ///
+    /// # Errors
+    /// When a tensor cannot be copied to the CPU.
+    pub fn with_adapters(self, adapters: &[Adapter]) -> Result<Self, ModelError> {
+        let adapters = adapters.iter().map(|adapter| PackedAdapter::new(&self.shape.spec, adapter));
+        Ok(Self { adapters: adapters.collect::<Result<_, _>>()?, ..self })
     }
 
     /// Computes the tokens of all spans and appends them to their caches. Returns the logits of the
@@ -134,15 +148,15 @@ impl Decoder {
         self.embed(spans, scratch);
         for index in 0..self.weights.layers.len() {
             self.attend(index, spans, scratch);
-            self.feed_forward(&self.weights.layers[index], scratch);
+            self.feed_forward(index, scratch);
         }
         for span in spans {
             span.cache.advance(span.tokens.len());
         }
         let head = &self.weights.head;
-        let rows = scratch.rows.len();
         self.normalise(&self.weights.norm, scratch);
-        let logits = sized(&mut scratch.logits, rows * head.columns());
+        let rows = &scratch.rows;
+        let logits = sized(&mut scratch.logits, rows.len() * head.columns());
         let x = Given { values: &scratch.normal, width: self.shape.spec.hidden_size, rows };
         self.multiply(x, head, logits, false, &mut scratch.rounded);
         let vocabulary = self.shape.spec.vocab_size;
@@ -164,6 +178,7 @@ impl Decoder {
                     span: index,
                     position: span.cache.len() + offset,
                     logits: span.logits && offset + 1 == span.tokens.len(),
+                    adapter: span.adapter,
                 });
             }
         }
@@ -179,10 +194,11 @@ impl Decoder {
         let values_at = keys_at + keys.next_multiple_of(LANES);
 
         self.normalise(&layer.input_norm, scratch);
-        let rows = scratch.rows.len();
-        let qkv = sized(&mut scratch.qkv, rows * stride);
+        let rows = &scratch.rows;
+        let qkv = sized(&mut scratch.qkv, rows.len() * stride);
         let x = Given { values: &scratch.normal, width: spec.hidden_size, rows };
         self.multiply(x, &layer.qkv, qkv, false, &mut scratch.rounded);
+        self.adapt(x, qkv, index, |layer| &layer.qkv, &mut scratch.low);
         for (row, qkv) in scratch.rows.iter().zip(qkv.chunks_exact_mut(stride)) {
             add(qkv, layer.qkv_bias.as_deref());
             let angles = self.shape.rotary[kind.rope].angles(row.position);
@@ -223,18 +239,21 @@ impl Decoder {
                 attend(&mut scratch.scores, row, qkv, out);
             }
         }
-        self.join(&layer.attention, Input::Attended, scratch);
+        self.join(index, Input::Attended, scratch);
     }
 
     /// Adds a layer's gated feed-forward to the residual stream.
-    fn feed_forward(&self, layer: &PackedLayer, scratch: &mut Scratch) {
+    fn feed_forward(&self, index: usize, scratch: &mut Scratch) {
+        let layer = &self.weights.layers[index];
         let Spec { hidden_size: hidden, intermediate_size: width, .. } = self.shape.spec;
-        let (stride, rows) = (layer.gate_up.columns(), scratch.rows.len());
+        let stride = layer.gate_up.columns();
         self.normalise(&layer.mlp_norm, scratch);
-        let gate_up = sized(&mut scratch.gate_up, rows * stride);
+        let rows = &scratch.rows;
+        let gate_up = sized(&mut scratch.gate_up, rows.len() * stride);
         let x = Given { values: &scratch.normal, width: hidden, rows };
         self.multiply(x, &layer.gate_up, gate_up, false, &mut scratch.rounded);
-        let gated = sized(&mut scratch.gated, rows * width);
+        self.adapt(x, gate_up, index, |layer| &layer.gate_up, &mut scratch.low);
+        let gated = sized(&mut scratch.gated, rows.len() * width);
         let up_at = width.next_multiple_of(LANES);
         let (a, b) = self.shape.spec.gate.polynomial();
         let polynomial = (a as f32, b as f32);
@@ -242,28 +261,36 @@ impl Decoder {
             let (gate, up) = (&row[..width], &row[up_at..up_at + width]);
             self.shape.isa.run(Gated { gate, up, out, polynomial });
         }
-        self.join(&layer.mlp, Input::Gated, scratch);
+        self.join(index, Input::Gated, scratch);
     }
 
-    /// Adds a projection to the residual stream.
-    fn join(&self, joined: &Joined, input: Input, scratch: &mut Scratch) {
-        let (rows, x_stride) = (scratch.rows.len(), self.shape.stride());
-        let (input, width) = match input {
-            Input::Attended => (&scratch.attended, self.shape.spec.query_width()),
-            Input::Gated => (&scratch.gated, self.shape.spec.intermediate_size),
+    /// Adds a layer's projection of `input` to the residual stream.
+    fn join(&self, index: usize, input: Input, scratch: &mut Scratch) {
+        let (rows, x_stride) = (&scratch.rows, self.shape.stride());
+        let (layer, spec) = (&self.weights.layers[index], &self.shape.spec);
+        let (joined, pairs, values, width): (_, Pairs, _, _) = match input {
+            Input::Attended => {
+                let width = spec.query_width();
+                (&layer.attention, |layer| &layer.attention, &scratch.attended, width)
+            }
+            Input::Gated => {
+                (&layer.mlp, |layer| &layer.mlp, &scratch.gated, spec.intermediate_size)
+            }
         };
-        let input = Given { values: input, width, rows };
-        let x = sized(&mut scratch.x, rows * x_stride);
+        let input = Given { values, width, rows };
+        let x = sized(&mut scratch.x, rows.len() * x_stride);
         let Some(norm) = &joined.norm else {
             self.multiply(input, &joined.weight, x, true, &mut scratch.rounded);
+            self.adapt(input, x, index, pairs, &mut scratch.low);
             x.chunks_exact_mut(x_stride).for_each(|x| add(x, joined.bias.as_deref()));
             return;
         };
-        let hidden = self.shape.spec.hidden_size;
-        let made = sized(&mut scratch.joined, rows * x_stride);
+        let hidden = spec.hidden_size;
+        let made = sized(&mut scratch.joined, rows.len() * x_stride);
         self.multiply(input, &joined.weight, made, false, &mut scratch.rounded);
+        self.adapt(input, made, index, pairs, &mut scratch.low);
         let normal = sized(&mut scratch.normal, hidden);
-        let eps = self.shape.spec.rms_norm_eps as f32;
+        let eps = spec.rms_norm_eps as f32;
         for (made, x) in made.chunks_exact_mut(x_stride).zip(x.chunks_exact_mut(x_stride)) {
             add(made, joined.bias.as_deref());
             let out = &mut *normal;
@@ -283,6 +310,31 @@ impl Decoder {
         }
     }
 
+    /// Adds to the rows of a product, of which `pairs` are a layer's, what the adapter of each adds.
+    fn adapt(&self, x: Given<'_>, out: &mut [f32], index: usize, pairs: Pairs, low: &mut Vec<f32>) {
+        let rows = x.rows;
+        if rows.iter().all(|row| row.adapter.is_none()) {
+            return;
+        }
+        let (isa, stride) = (self.shape.isa, out.len() / rows.len());
+        let adapt = |low: &mut Vec<f32>, row: &Row, x: &[f32], out: &mut [f32]| {
+            let adapter = row.adapter.map(|adapter| &self.adapters[adapter]);
+            for pair in adapter.into_iter().flat_map(|adapter| pairs(&adapter.layers[index])) {
+                pair.add(isa, x, out, low);
+            }
+        };
+        if self.is_shared && rows.len() > 1 {
+            let rows = rows.par_iter().zip(x.values.par_chunks_exact(x.width));
+            rows.zip(out.par_chunks_exact_mut(stride))
+                .for_each_init(Vec::new, |low, ((row, x), out)| adapt(low, row, x, out));
+        } else {
+            let rows = rows.iter().zip(x.values.chunks_exact(x.width));
+            for ((row, x), out) in rows.zip(out.chunks_exact_mut(stride)) {
+                adapt(low, row, x, out);
+            }
+        }
+    }
+
     /// `out = x · Wᵀ`, or adds it to `out`.
     fn multiply(
         &self,
@@ -293,6 +345,7 @@ impl Decoder {
         rounded: &mut Rounded,
     ) {
         let (isa, Given { values: x, width, rows }) = (self.shape.isa, x);
+        let rows = rows.len();
         match weight {
             Projection::Float(weight) => isa.run(Matmul { x, stride: width, weight, out, add }),
             Projection::Quantized(weight) => {
@@ -304,12 +357,15 @@ impl Decoder {
     }
 }
 
-/// The left side of a product: the first `rows` rows of `values`.
+/// Of what an adapter adds to a layer, the part that belongs to one product.
+type Pairs = fn(&AdaptedLayer) -> &[PackedPair];
+
+/// The left side of a product: the first values of a buffer, `(rows, width)`.
 #[derive(Clone, Copy)]
 struct Given<'a> {
     values: &'a [f32],
     width: usize,
-    rows: usize,
+    rows: &'a [Row],
 }
 
 impl Decode for Decoder {
@@ -325,7 +381,8 @@ impl Decode for Decoder {
     }
 
     fn with_weights(&self, weights: &Weights) -> Result<Self, ModelError> {
-        Self::new(Arc::clone(&self.shape), weights)
+        let adapters = Arc::clone(&self.adapters);
+        Ok(Self { adapters, ..Self::new(Arc::clone(&self.shape), weights)? })
     }
 
     /// Host memory is not limited: a pass allocates what it needs.

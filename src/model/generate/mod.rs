@@ -1,6 +1,7 @@
 //! Batched generation: ragged batches with cached keys and values. On the CPU with specialised
 //! kernels, on other devices with candle's operations.
 
+mod adapter;
 pub mod decode;
 pub mod decoder;
 pub mod device;
@@ -9,6 +10,8 @@ pub mod kv_cache;
 pub mod sampler;
 mod weights;
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod quantized_tests;
 #[cfg(test)]

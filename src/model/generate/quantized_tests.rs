@@ -19,7 +19,7 @@ use crate::model::weights::Weights;
 
 /// Models whose rows are complete blocks: one with a tied head, one with interleaved heads and a
 /// head of its own.
-fn cases() -> [Spec; 2] {
+pub(super) fn cases() -> [Spec; 2] {
     let spec = even_spec();
     let llama = Spec {
         tie_word_embeddings: false,
@@ -58,7 +58,7 @@ fn q4_1(values: &[f32]) -> Vec<u8> {
 }
 
 /// A file with random weights, its matrices in `kind`.
-fn file(spec: &Spec, seed: u64, kind: TensorType) -> Gguf {
+pub(super) fn file(spec: &Spec, seed: u64, kind: TensorType) -> Gguf {
     let weights = random_weights(spec, seed);
     let tensors: Vec<_> = weights
         .gguf_tensors(spec)
@@ -102,7 +102,7 @@ fn decoders() -> impl Iterator<Item = (String, Decoder, Decoder)> {
     })
 }
 
-fn log_probs(logits: &[f32]) -> Vec<f64> {
+pub(super) fn log_probs(logits: &[f32]) -> Vec<f64> {
     let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
     logits.iter().map(|&x| f64::from(x) - sum.ln()).collect()
 }
@@ -141,7 +141,7 @@ fn quantised_results_do_not_depend_on_what_else_is_in_the_pass() {
         let mut spans: Vec<Span<'_, KvCache>> = caches
             .iter_mut()
             .zip(&sequences)
-            .map(|(cache, tokens)| Span { cache, tokens, logits: true })
+            .map(|(cache, tokens)| Span { cache, tokens, logits: true, adapter: None })
             .collect();
         let mut scratch = Scratch::default();
         let together: Vec<Vec<f32>> =

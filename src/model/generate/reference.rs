@@ -1,9 +1,10 @@
 //! The model by its definition, in f64 loops: the reference of the decoder's tests.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::model::lora::{Adapter, AdapterConfig};
 use crate::model::slots::{Projection, Slot};
 use crate::model::spec::{Family, Gate, LayerKind, Rope, Spec};
 use crate::model::weights::Weights;
@@ -83,6 +84,25 @@ pub(crate) fn random_weights(spec: &Spec, seed: u64) -> Weights {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     })
     .unwrap()
+}
+
+/// An adapter of these projections that changes about as much as it leaves.
+pub(crate) fn random_adapter(
+    spec: &Spec,
+    rank: usize,
+    targets: &[Projection],
+    seed: u64,
+) -> Adapter {
+    let config = AdapterConfig { rank, alpha: 1.5 * rank as f64, targets: targets.to_vec() };
+    let mut adapter = Adapter::new(spec, config, seed, DType::F32, &Device::Cpu).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for (_, tensor) in adapter.named_mut() {
+        let spread = 1.5 / (tensor.dims()[1] as f32).sqrt();
+        let values: Vec<f32> =
+            (0..tensor.elem_count()).map(|_| spread * rng.random_range(-1.0..1.0f32)).collect();
+        *tensor = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
+    }
+    adapter
 }
 
 fn matrix(tensor: &Tensor) -> Vec<Vec<f64>> {

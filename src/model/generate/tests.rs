@@ -31,7 +31,7 @@ pub(super) fn decode(
     let mut logits = Vec::new();
     for &cut in cuts.iter().chain([&ids.len()]) {
         let tokens = &ids[cache.len()..cut];
-        let mut spans = [Span { cache, tokens, logits: true }];
+        let mut spans = [Span { cache, tokens, logits: true, adapter: None }];
         logits = decoder.logits(&mut spans, &mut scratch).next().unwrap().to_vec();
     }
     logits
@@ -87,7 +87,7 @@ fn results_do_not_depend_on_what_else_is_in_the_pass() {
             let mut spans: Vec<Span<'_, KvCache>> = caches
                 .iter_mut()
                 .zip(&sequences)
-                .map(|(cache, tokens)| Span { cache, tokens, logits: true })
+                .map(|(cache, tokens)| Span { cache, tokens, logits: true, adapter: None })
                 .collect();
             let mut scratch = Scratch::default();
             let together: Vec<Vec<f32>> =
@@ -106,7 +106,7 @@ fn only_the_wanted_logits_come_back_and_the_caches_are_complete() {
     let mut spans: Vec<Span<'_, KvCache>> = caches
         .iter_mut()
         .zip([(&a, true), (&b, false), (&c, true)])
-        .map(|(cache, (tokens, logits))| Span { cache, tokens, logits })
+        .map(|(cache, (tokens, logits))| Span { cache, tokens, logits, adapter: None })
         .collect();
     let mut scratch = Scratch::default();
     let got: Vec<Vec<f32>> =

@@ -102,7 +102,8 @@ fn decodes_as_transformers_does() {
             let mut cache = KvCache::default();
             for id in ids(sequence) {
                 let mut scratch = Default::default();
-                let mut spans = [Span { cache: &mut cache, tokens: &[id], logits: true }];
+                let mut spans =
+                    [Span { cache: &mut cache, tokens: &[id], logits: true, adapter: None }];
                 let logits = decoder.logits(&mut spans, &mut scratch).next().unwrap();
                 for (logit, expected) in logits.iter().zip(rows.next().unwrap()) {
                     assert!((logit - expected).abs() < 1e-4, "{case}: {logit} is not {expected}");
@@ -130,7 +131,7 @@ pub(super) fn continued<D: Decode>(decoder: &D, prompt: &[u32], count: usize) ->
         let sampling = Sampling::GREEDY;
         let mut rng = sampler::generator(&sampling);
         let mut draws = [Draw { sampling, rng: &mut rng }];
-        let mut spans = [Span { cache: &mut cache, tokens, logits: true }];
+        let mut spans = [Span { cache: &mut cache, tokens, logits: true, adapter: None }];
         let drawn = decoder.sample(&mut spans, &mut Default::default(), &mut draws).unwrap();
         all.push(drawn[0].id);
     }

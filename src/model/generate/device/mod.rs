@@ -17,6 +17,7 @@ use self::kv_pool::{Pool, PooledCache};
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
 use crate::model::error::ModelError;
+use crate::model::lora::Adapter;
 use crate::model::ops::{linear, rms_norm};
 use crate::model::rotary::RotaryTable;
 use crate::model::spec::Spec;
@@ -31,6 +32,7 @@ use crate::trajectory::SampledToken;
 pub struct DeviceDecoder {
     spec: Arc<Spec>,
     weights: Weights,
+    adapters: Arc<[Adapter]>,
     pool: Arc<Pool>,
     /// One for each of [`Spec::ropes`].
     rotary: Arc<[RotaryTable]>,
@@ -47,15 +49,23 @@ impl DeviceDecoder {
         let weights = weights.to_dtype(weights.embed.dtype())?;
         let device = weights.embed.device();
         let pool = Arc::new(Pool::new(spec, weights.embed.dtype(), device, tokens)?);
-        Ok(Self { spec: Arc::new(spec.clone()), weights, pool, rotary: RotaryTable::all(spec) })
+        let (spec, rotary) = (Arc::new(spec.clone()), RotaryTable::all(spec));
+        Ok(Self { spec, weights, adapters: Arc::default(), pool, rotary })
     }
 
-    /// Computes the tokens of all spans and appends them to their caches, in which memory was
-    /// allocated. Returns the logits of the spans that need them, `(wanted, vocab)`, in the model's
-    /// type; `None` if none does.
+    /// The same with `adapters`, by which spans can be computed. They are on the device of the weights,
+    /// in their type.
+    pub fn with_adapters(self, adapters: &[Adapter]) -> Self {
+        Self { adapters: adapters.into(), ..self }
+    }
+
+    /// Computes the tokens of spans with the same adapter and appends them to their caches, in which
+    /// memory was allocated. Returns the logits of the spans that need them, `(wanted, vocab)`, in the
+    /// model's type; `None` if none does.
     fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
         let step = Step::new(spans, &self.pool, &self.spec)?;
-        let logits = self.logits(&step)?;
+        let adapter = spans.first().and_then(|span| span.adapter);
+        let logits = self.logits(&step, adapter.map(|adapter| &self.adapters[adapter]))?;
         for span in spans {
             span.cache.advance(span.tokens.len());
         }
@@ -63,14 +73,18 @@ impl DeviceDecoder {
     }
 
     /// The needed logits of `step`, `(wanted, vocab)`, in the model's type.
-    fn logits(&self, step: &Step) -> candle_core::Result<Option<Tensor>> {
+    fn logits(
+        &self,
+        step: &Step,
+        adapter: Option<&Adapter>,
+    ) -> candle_core::Result<Option<Tensor>> {
         let device = self.weights.embed.device();
         let mut x = self.spec.embed(&self.weights.embed, &step.ids)?;
         let rotations = self.rotary.iter().map(|table| table.rotation(&step.positions, device));
         let rotations = rotations.collect::<candle_core::Result<Vec<_>>>()?;
         let last = self.weights.layers.len() - 1;
         for (index, weights) in self.weights.layers.iter().enumerate() {
-            let block = Block { index, spec: &self.spec, weights, adapter: None };
+            let block = Block { index, spec: &self.spec, weights, adapter };
             let projected = block.project_heads(&x, &rotations)?;
             step.write(self.pool.layer(index), &projected.k, &projected.v)?;
             if index == last && step.wanted.elem_count() == 0 {
@@ -107,6 +121,7 @@ impl Decode for DeviceDecoder {
         Ok(Self {
             spec: Arc::clone(&self.spec),
             weights,
+            adapters: Arc::clone(&self.adapters),
             pool: Arc::clone(&self.pool),
             rotary: Arc::clone(&self.rotary),
         })
@@ -122,10 +137,17 @@ impl Decode for DeviceDecoder {
         scratch: &mut Vec<f32>,
         draws: &mut [Draw<'_>],
     ) -> Result<Vec<SampledToken>, ModelError> {
-        match self.forward(spans)? {
-            Some(logits) => Ok(draw::draw(&logits, scratch, draws)?),
-            None => Ok(Vec::new()),
+        let (mut tokens, mut rest) = (Vec::with_capacity(draws.len()), draws);
+        // One pass for each adapter: what it adds is a part of the trainer's own layers.
+        for spans in spans.chunk_by_mut(|a, b| a.adapter == b.adapter) {
+            let wanted = spans.iter().filter(|span| span.logits).count();
+            let (draws, after) = rest.split_at_mut(wanted);
+            if let Some(logits) = self.forward(spans)? {
+                tokens.extend(draw::draw(&logits, scratch, draws)?);
+            }
+            rest = after;
         }
+        Ok(tokens)
     }
 }
 

@@ -32,7 +32,7 @@ fn forward(
     let mut spans = Vec::new();
     for (cache, tokens, logits) in parts {
         assert!(decoder.reserve(cache, tokens.len()));
-        spans.push(Span { cache: &mut **cache, tokens, logits: *logits });
+        spans.push(Span { cache: &mut **cache, tokens, logits: *logits, adapter: None });
     }
     let logits = decoder.forward(&mut spans).unwrap();
     logits

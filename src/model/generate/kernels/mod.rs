@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod bytes;
+pub mod low_rank;
 pub mod matmul;
 mod portable;
 pub mod quantized;
