@@ -36,8 +36,9 @@ pub struct SolveArgs {
 pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     if let Some(name) = args.overrides.adapter.iter().find_map(|adapter| adapter.name.as_deref()) {
-        let reason = format!(
-            "`--adapter {name}=…` makes a policy that requests choose, and there are none here\nhint: one question is asked of one policy: leave `{name}=` out"
+        let reason = reason!(
+            "`--adapter {name}=…` adds a policy that requests select, but `solve` uses one policy";
+            hint: "leave `{name}=` out"
         );
         return Err(ConfigError::Setting(reason).into());
     }

@@ -116,10 +116,13 @@ impl Overrides {
         for (index, NamedAdapter { name, folder }) in self.adapter.iter().enumerate() {
             if self.adapter[..index].iter().any(|other| other.name == *name) {
                 let reason = match name {
-                    Some(name) => format!(
-                        "`--adapter` has two folders for `{name}`\nhint: give one of them another name"
+                    Some(name) => reason!(
+                        "`--adapter` has two folders for `{name}`"; hint: "give one of them another name"
                     ),
-                    None => "`--adapter` has two folders for one policy\nhint: give them names, `--adapter NAME=FOLDER`: each is a policy of its own then".into(),
+                    None => reason!(
+                        "`--adapter` has two folders for one policy";
+                        hint: "name them, `--adapter NAME=FOLDER`: each is a policy of its own then"
+                    ),
                 };
                 return Err(ConfigError::Setting(reason));
             }

@@ -184,8 +184,9 @@ impl PolicyConfig {
     /// in a header.
     fn check_names(&self, table: &str) -> Result<(), ConfigError> {
         match self.adapters.keys().find(|name| !is_adapter_name(name)) {
-            Some(name) => Err(ConfigError::Setting(format!(
-                "`{name}` in `{table}.adapters` cannot be the name of a policy\nhint: use letters, digits, `-`, `_` and `.`, and not `{DIRECT}` alone"
+            Some(name) => Err(ConfigError::Setting(reason!(
+                "`{name}` in `{table}.adapters` cannot be the name of a policy";
+                hint: "use letters, digits, `-`, `_` and `.`, and not `{DIRECT}` alone"
             ))),
             None => Ok(()),
         }

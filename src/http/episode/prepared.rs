@@ -174,8 +174,8 @@ fn tasks(
     let options = request.prompt_r1.clone().unwrap_or_default();
     let named = LoopModel::parse(&request.model).unwrap_or_default();
     let served = policy(state, named.policy, &options, headers)?;
-    let mut params = request.take_params();
     let (model, other) = large_model(state, named.large_model, options.large_model.as_deref())?;
+    let mut params = request.take_params();
     let asked = other.as_deref().unwrap_or(model.name());
     caller.check_price(asked, model.prices_of(other.as_deref()))?;
     if let Some(other) = other {

@@ -10,7 +10,6 @@ use super::guard::Guards;
 use super::judge::JudgeChoice;
 use super::objective::Objective;
 use super::preset::Preset;
-pub use super::preset::Preset;
 use super::samples::SampleConfig;
 use super::tinker::TinkerConfig;
 use super::token_servers;
