@@ -300,10 +300,12 @@ mod tests {
         let own = fields(json!({ "temperature": 0.5, "max_completion_tokens": 64 }));
         let model = LocalModel::new("atlas", Arc::new(Full), Arc::clone(&text));
         let model = model.with_params(own).unwrap();
-        let plain = model.params_of(&Call::default());
+        let call = Call::default();
+        let plain = model.params_of(&call);
         assert_eq!((sampling(&plain).temperature, max_tokens(&plain)), (0.5, 64));
         let params = fields(json!({ "temperature": 0, "max_tokens": 8 }));
-        let asked = model.params_of(&Call { params, ..Call::default() });
+        let call = Call { params, ..Call::default() };
+        let asked = model.params_of(&call);
         assert_eq!((sampling(&asked).temperature, max_tokens(&asked)), (0.0, 8));
 
         let unknown = fields(json!({ "top_k": 1 }));
