@@ -100,7 +100,7 @@ impl ExportArgs {
             );
         }
         match self.gguf.as_deref() {
-            Some(file) if file.exists() => return Err(
+            Some(file) if file.exists() => Err(
                 reason!("there is a file `{}` already", file.display(); hint: "name a new file")
                     .into(),
             ),

@@ -110,9 +110,9 @@ fn adapters_of_flags() {
     assert_eq!(names.collect::<Vec<_>>(), ["a", "old"]);
     for (flags, said) in [
         (["a=x", "a=y"], "`--adapter` has two folders for `a`"),
-        (["x", "y"], "give them names, `--adapter NAME=FOLDER`"),
+        (["x", "y"], "name them, `--adapter NAME=FOLDER`"),
     ] {
         let error = loaded(ENDPOINT, &overrides(&flags)).unwrap_err();
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.explained().contains(said), "{error}");
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn head(text: &str, bytes: usize) -> String {
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     /// What went wrong, of at most [`MESSAGE`] bytes, and what to do about it.
-    pub(super) reason: Reason,
+    pub(super) reason: Box<Reason>,
     kind: &'static str,
     /// The field that is to blame.
     pub(super) param: Option<String>,
@@ -61,7 +61,7 @@ impl ApiError {
         };
         Self {
             status,
-            reason: reason.into().map_text(|text| head(text, MESSAGE)),
+            reason: Box::new(reason.into().map_text(|text| head(text, MESSAGE))),
             kind,
             param: None,
             code: code.to_owned(),
@@ -107,9 +107,9 @@ impl ApiError {
         if let Some(renamed) = &renamed {
             let quoted = |name: &str| format!("`{name}`");
             let replace = |text: &str| text.replace(&quoted(&param), &quoted(renamed));
-            self.reason = Reason {
+            *self.reason = Reason {
                 text: replace(&self.reason.text).into(),
-                hint: self.reason.hint.map(|hint| replace(&hint).into()),
+                hint: self.reason.hint.as_deref().map(|hint| replace(hint).into()),
             };
         }
         self.param = Some(renamed.unwrap_or(param));

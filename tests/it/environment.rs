@@ -239,7 +239,7 @@ async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
         (json!({"question": " ", "golds": ["a"]}), "`question` is empty"),
         (json!({"question": "a", "golds": []}), "`golds` is empty"),
         (json!({"question": "a", "golds": ["a"], "max_turns": 0}), "`max_turns` must be"),
-        (json!({"question": "a"}), "missing field `golds`"),
+        (json!({"question": "a"}), "`golds` is missing"),
     ] {
         let (status, error) = server.post("/env/reset", body).await;
         assert_eq!(status, 400, "{error}");

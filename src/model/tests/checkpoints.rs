@@ -99,7 +99,7 @@ fn every_tensor_of_a_file_is_used_or_known_to_be_harmless_or_named() {
         let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
         tensors.insert(extra.to_owned(), tensor);
         candle_core::safetensors::save(&tensors, &file).unwrap();
-        Model::load(folder.path(), DType::F32, &Device::Cpu).map_err(|error| error.to_string())
+        Model::load(folder.path(), DType::F32, &Device::Cpu).map_err(|error| error.explained())
     };
     let of = |shape: &[usize]| wave(shape, 1);
     for (name, tensor, said) in [

@@ -200,7 +200,7 @@ mod tests {
         }
         assert_eq!(watch.check(&guards, &at(-0.5, 1.0)), None);
         let said = watch.check(&guards, &at(-0.5, 1.0)).unwrap();
-        assert!(said.text.contains("`guards.max_zero_variance`"), "{said}");
+        assert!(said.explained().contains("`guards.max_zero_variance`"), "{said}");
     }
 
     #[test]
