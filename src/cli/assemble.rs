@@ -317,10 +317,11 @@ async fn mistralrs(path: &Path, config: &MistralRsConfig) -> anyhow::Result<Arc<
 #[cfg(not(feature = "mistralrs"))]
 async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
     let path = path.display();
-    bail!(reason!(
+    Err(reason!(
         "`{path}` needs the engine `mistralrs`, which this program was built without";
         hint: "build it without `--no-default-features`"
-    ))
+    )
+    .into())
 }
 
 /// An engine for the model at `path`, with these adapters beside its weights.
