@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// A fault in words, and what to do about it where that is known. Made by [`reason!`], or from a
+/// A fault in words, and what to do about it where that is known. Made by `reason!`, or from a
 /// text without a hint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reason {
