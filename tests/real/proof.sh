@@ -48,7 +48,7 @@ episode = { max_turns = 8, max_turn_tokens = 64, observation_chars = 120, allow_
 url = "http://127.0.0.1:$(cat "$scratch/port")/v1"
 model = "qwen05"
 api_key_env = ""
-params = { temperature = 0, max_tokens = 256 }
+params = { temperature = 0, max_tokens = 96 }
 TOML
 "$binary" eval --config "$scratch/table.toml"
 
