@@ -1,4 +1,4 @@
-// A browser that opens and closes the page at a URL as it is told to, line by line:
+// A browser that opens and closes the page at a URL as each line of its input says:
 // `paint`: loads it anew and says when it was first painted, milliseconds; `open` and `close`.
 "use strict";
 const readline = require("node:readline");

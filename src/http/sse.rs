@@ -70,7 +70,7 @@ pub(super) fn watched(
             *left = left.saturating_sub(piece.len() as u64);
         }
         if left == Some(0) {
-            // So that whoever produces the pieces knows that they were enough.
+            // The producer of the pieces learns that no more are needed.
             let _ = pieces.next().await;
         } else if matches!(piece, Some(Ok(_))) {
             return piece.map(|piece| (piece, Some((pieces, left, watch))));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::count::{Texts, TokenCounter};
 use super::lenient;
 use super::streaming::Streaming;
-use super::texts::{Told, response_texts};
+use super::texts::{ResponseUsage, response_texts};
 use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
@@ -169,7 +169,7 @@ impl PassedUsage {
     }
 
     fn take_json(&mut self, json: &[u8]) -> bool {
-        let Told { usage, has_no_choice } = self.told(json).unwrap_or_default();
+        let ResponseUsage { usage, has_no_choice } = self.found(json).unwrap_or_default();
         if let Some(usage) = usage {
             // Messages reports tokens read at the start, and tokens written at the end.
             let known = self.reported.unwrap_or_default();
@@ -182,11 +182,11 @@ impl PassedUsage {
         usage.is_some() && has_no_choice
     }
 
-    fn told(&mut self, json: &[u8]) -> Option<Told> {
+    fn found(&mut self, json: &[u8]) -> Option<ResponseUsage> {
         let written = &mut self.written;
-        let told = response_texts(json, &mut |text| written.push(text));
-        if let Ok(told) = told {
-            return Some(told);
+        let found = response_texts(json, &mut |text| written.push(text));
+        if let Ok(found) = found {
+            return Some(found);
         }
         if json_size::parsed_bytes(json) > MOST_MENDED {
             return None;

@@ -37,7 +37,7 @@ pub(super) fn request_texts(body: &[u8], sink: Sink<'_>) -> usize {
 
 /// What a response, or an event of one, says beside its text.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Told {
+pub(super) struct ResponseUsage {
     /// What was billed.
     pub(super) usage: Option<TokenUsage>,
     /// Whether it has a list of choices, but none in that.
@@ -48,7 +48,10 @@ pub(super) struct Told {
 ///
 /// # Errors
 /// When it is no JSON object; some texts may have been shown by then.
-pub(super) fn response_texts(body: &[u8], sink: Sink<'_>) -> Result<Told, serde_json::Error> {
+pub(super) fn response_texts(
+    body: &[u8],
+    sink: Sink<'_>,
+) -> Result<ResponseUsage, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     Response(sink).deserialize(&mut reader)
 }
@@ -96,21 +99,21 @@ impl<'de> Visitor<'de> for Request<'_> {
 struct Response<'a>(Sink<'a>);
 
 impl<'de> DeserializeSeed<'de> for Response<'_> {
-    type Value = Told;
+    type Value = ResponseUsage;
 
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Told, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<ResponseUsage, D::Error> {
         reader.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Response<'_> {
-    type Value = Told;
+    type Value = ResponseUsage;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Told, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseUsage, A::Error> {
         // Only where an endpoint says it: a caller's own text stands deeper.
         let (mut own, mut inner, mut has_no_choice) = (None, None, false);
         while let Some(Key(key)) = map.next_key()? {
@@ -119,15 +122,15 @@ impl<'de> Visitor<'de> for Response<'_> {
                 "response" | "message" => {
                     let raw = map.next_value::<&RawValue>()?.get();
                     let whole = serde_json::from_str::<Billed<'_>>(raw);
-                    let told = whole.ok().and_then(|whole| usage(whole.usage?));
-                    inner = inner.or(told);
+                    let found = whole.ok().and_then(|whole| usage(whole.usage?));
+                    inner = inner.or(found);
                 }
                 "choices" => has_no_choice = map.next_value_seed(Choices(self.0))? == Some(0),
                 key if SAID.contains(&key) => drop(map.next_value_seed(Text::of(self.0))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(Told { usage: own.or(inner), has_no_choice })
+        Ok(ResponseUsage { usage: own.or(inner), has_no_choice })
     }
 }
 
@@ -349,14 +352,14 @@ mod tests {
         for (body, expected, usage) in table {
             let mut shown = Vec::new();
             let text = body.to_string();
-            let told = response_texts(text.as_bytes(), &mut |text| shown.push(text.to_owned()));
-            let told = told.unwrap();
-            assert_eq!((shown.join("|").as_str(), told.usage), (expected, usage), "{body}");
-            assert!(!told.has_no_choice, "{body}");
+            let found = response_texts(text.as_bytes(), &mut |text| shown.push(text.to_owned()));
+            let found = found.unwrap();
+            assert_eq!((shown.join("|").as_str(), found.usage), (expected, usage), "{body}");
+            assert!(!found.has_no_choice, "{body}");
         }
         let last = json!({"choices": [], "usage": usage}).to_string();
-        let told = response_texts(last.as_bytes(), &mut |_| {}).unwrap();
-        assert_eq!(told, Told { usage: used, has_no_choice: true });
+        let found = response_texts(last.as_bytes(), &mut |_| {}).unwrap();
+        assert_eq!(found, ResponseUsage { usage: used, has_no_choice: true });
         assert!(response_texts(b"[1]", &mut |_| {}).is_err());
     }
 }

@@ -291,14 +291,15 @@ impl ResponseWriter {
     /// Tells of the response as it is by now.
     fn send_response(&mut self, name: &str) {
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct Numbered<'a> {
             r#type: &'a str,
             sequence_number: u64,
             response: &'a Map<String, Value>,
         }
         if self.is_stream {
             let (sequence_number, response) = (self.sequence, &self.response);
-            let event = sse::event(Some(name), &Told { r#type: name, sequence_number, response });
+            let event =
+                sse::event(Some(name), &Numbered { r#type: name, sequence_number, response });
             self.sequence += 1;
             self.events.push(event);
         }
