@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
 mod client;
 mod config;
 mod key;
@@ -71,6 +75,8 @@ pub struct Access {
     config: AccessConfig,
     store: RwLock<Option<Store>>,
     limiter: Limiter,
+    /// What is being counted after its request has ended.
+    counting: TaskTracker,
     /// Whether a key was ever made. From then on every caller needs one.
     is_closed: AtomicBool,
     /// When the store was last seen to be empty.
@@ -101,6 +107,7 @@ impl Access {
             config: config.clone(),
             store: RwLock::new(store),
             limiter,
+            counting: TaskTracker::new(),
             is_closed: AtomicBool::new(false),
             seen_open: Mutex::new(None),
             remembered: Mutex::default(),
@@ -246,8 +253,19 @@ impl Access {
         self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
+    /// Runs `counting` on a task of its own, which [`Self::finish`] waits for.
+    pub fn count(
+        &self,
+        counting: impl Future<Output = ()> + Send + 'static,
+        runtime: &Handle,
+    ) -> JoinHandle<()> {
+        self.counting.spawn_on(counting, runtime)
+    }
+
     /// Writes to the store what was counted since the last write, before the process ends.
     pub async fn finish(&self) {
+        self.counting.close();
+        self.counting.wait().await;
         if let Some(store) = self.store() {
             self.limiter.finish(&store).await;
         }

@@ -183,11 +183,12 @@ impl Bill {
     fn count(&mut self) -> Option<JoinHandle<()>> {
         let (account, tokens, cost) = self.take()?;
         let runtime = Handle::try_current().ok()?;
+        let access = Arc::clone(&account.access);
         let mut recording = Box::pin(async move { account.record(tokens, cost).await });
         // Done inline if there is nothing to wait for: a task would wake another thread.
         match (&mut recording).now_or_never() {
             Some(()) => None,
-            None => Some(runtime.spawn(recording)),
+            None => Some(access.count(recording, &runtime)),
         }
     }
 
