@@ -1,10 +1,13 @@
 //! Seconds a GRPO step takes: completions of single prompts, advantages, one update. On the CPU 32
 //! completions of 64 tokens from 25-token prompts (4 groups of 8), on a 1 M-parameter Qwen3; on a GPU
 //! 64 of 256 tokens from 128-token prompts (8 groups of 8), at the shape of Qwen3-0.6B in bf16 over f32
-//! masters, all weights trained. `grpo_baseline.py` makes the step on the CPU with TRL.
+//! masters, all weights trained. With `smollm2`, 32 completions of 64 tokens from 64-token prompts at the
+//! shape of SmolLM2-135M, a LoRA adapter of rank 8 on every projection. `grpo_baseline.py` makes the
+//! steps on the CPU with TRL.
 //!
 //! ```text
 //! cargo bench --bench grpo
+//! cargo bench --bench grpo -- smollm2
 //! cargo bench --features cuda --bench grpo -- cuda
 //! ```
 
@@ -17,7 +20,7 @@ use candle_core::{DType, Device};
 use prompt_r1::engine::config::NativeConfig;
 use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use prompt_r1::model::{Model, Spec, Weights};
+use prompt_r1::model::{Adapter, AdapterConfig, Model, Projection, Spec, Weights};
 use prompt_r1::train::grpo::{Preset, Sample, Scaling, Trainer, advantages};
 use prompt_r1::train::memory;
 use prompt_r1::train::run_folder::RunFolder;
@@ -38,10 +41,24 @@ struct Case {
     prompt: usize,
     completion: usize,
     steps: usize,
+    /// The rank of the adapter that is trained, on every projection; without one, all weights are.
+    rank: Option<usize>,
 }
 
 impl Case {
     fn chosen() -> anyhow::Result<Self> {
+        if std::env::args().any(|argument| argument == "smollm2") {
+            return Ok(Self {
+                shape: shapes::smollm2_135m(),
+                device: Device::Cpu,
+                dtype: DType::F32,
+                groups: 4,
+                prompt: 64,
+                completion: 64,
+                steps: 5,
+                rank: Some(8),
+            });
+        }
         Ok(match shapes::gpu()? {
             None => Self {
                 shape: shapes::small(),
@@ -51,6 +68,7 @@ impl Case {
                 prompt: 25,
                 completion: 64,
                 steps: 30,
+                rank: None,
             },
             Some((device, dtype)) => Self {
                 shape: shapes::qwen3_0_6b(),
@@ -60,6 +78,7 @@ impl Case {
                 prompt: 128,
                 completion: 256,
                 steps: 5,
+                rank: None,
             },
         })
     }
@@ -84,7 +103,12 @@ fn main() -> anyhow::Result<()> {
     let case = Case::chosen()?;
     let weights = Weights::random(&case.shape, 0, &Device::Cpu)?;
     let weights = weights.to_device(&case.device)?.to_dtype(case.dtype)?;
-    let model = Model::new(case.shape.clone(), weights);
+    let mut model = Model::new(case.shape.clone(), weights);
+    if let Some(rank) = case.rank {
+        let lora =
+            AdapterConfig { rank, alpha: 2.0 * rank as f64, targets: Projection::ALL.to_vec() };
+        model = model.with_adapter(Adapter::new(&case.shape, lora, 0, case.dtype, &case.device)?);
+    }
     let folder = tempfile::tempdir()?;
     let config = Preset::Default.complete(toml::from_str(CONFIG)?)?;
     let mut trainer = Trainer::local(&config, &model, &RunFolder::open(folder.path())?)?;

@@ -1,6 +1,7 @@
-"""The step of `grpo.rs` with TRL's GRPOTrainer: transformers' generation, two threads, float32.
+"""The steps of `grpo.rs` with TRL's GRPOTrainer: transformers' generation, two threads, float32.
 
     OMP_NUM_THREADS=2 python benches/grpo_baseline.py [STEPS]
+    OMP_NUM_THREADS=2 python benches/grpo_baseline.py smollm2 [STEPS]     # with peft
 """
 
 import statistics
@@ -11,34 +12,68 @@ import time
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
-GROUPS, GROUP_SIZE, PROMPT, COMPLETION = 4, 8, 25, 64
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+IS_SMOLLM2 = "smollm2" in sys.argv
+GROUPS, GROUP_SIZE, COMPLETION = 4, 8, 64
+PROMPT, VOCABULARY, STEPS = (64, 49152, 5) if IS_SMOLLM2 else (25, 1024, 30)
+if sys.argv[-1].isdigit():
+    STEPS = int(sys.argv[-1])
 torch.set_num_threads(2)
 torch.manual_seed(0)
 
-words = {f"w{index}": index for index in range(1022)} | {"<pad>": 1022, "<eos>": 1023}
+words = {f"w{index}": index for index in range(VOCABULARY - 2)}
+words |= {"<pad>": VOCABULARY - 2, "<eos>": VOCABULARY - 1}
 inner = Tokenizer(models.WordLevel(words, unk_token="w0"))
 inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
-model = Qwen3ForCausalLM(
-    Qwen3Config(
-        vocab_size=1024,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        eos_token_id=1023,
-        pad_token_id=1022,
-    )
-).float()
+common = dict(
+    vocab_size=VOCABULARY,
+    tie_word_embeddings=True,
+    attn_implementation="sdpa",
+    eos_token_id=VOCABULARY - 1,
+    pad_token_id=VOCABULARY - 2,
+)
+adapter = None
+if IS_SMOLLM2:
+    from peft import LoraConfig
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            head_dim=64,
+            max_position_embeddings=8192,
+            rope_theta=100000.0,
+            **common,
+        )
+    ).float()
+    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    adapter = LoraConfig(r=8, lora_alpha=16, target_modules=projections, task_type="CAUSAL_LM")
+else:
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=512,
+            **common,
+        )
+    ).float()
 
 
 def prompt(row):
@@ -66,6 +101,7 @@ with tempfile.TemporaryDirectory() as folder:
         reward_funcs=reward,
         train_dataset=Dataset.from_list([{"prompt": prompt(row)} for row in range(1000)]),
         processing_class=tokenizer,
+        peft_config=adapter,
         callbacks=[clock],
         args=GRPOConfig(
             output_dir=folder,
