@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Latency, throughput and memory of the proxy's pass-through, beside the bare upstream and, where
-# they are installed, LiteLLM's proxy and the Portkey gateway. Everything is on loopback and ends
-# with the script.
+# Latency, throughput and memory of the proxy's pass-through, beside the bare upstream, nginx as a plain
+# reverse proxy and, where they are installed, LiteLLM's proxy and the Portkey gateway. Everything is on
+# loopback and ends with the script.
 #
 #   benches/load/proxy.sh SERVER [GATEWAYS]
 #
@@ -15,7 +15,7 @@ rounds=${ROUNDS:-3}
 here=$(cd "$(dirname "$0")" && pwd)
 export LC_ALL=C
 
-declare -A port=([direct]=18090 [prompt-r1]=18091 [portkey]=18092 [litellm]=18093)
+declare -A port=([direct]=18090 [prompt-r1]=18091 [portkey]=18092 [litellm]=18093 [nginx]=18094)
 declare -A process=()
 upstream=http://127.0.0.1:${port[direct]}/v1
 key=sk-$(od -An -tx1 -N24 /dev/urandom | tr -d ' \n')
@@ -94,6 +94,9 @@ RUST_LOG=warn start prompt-r1 "$server" serve --listen "127.0.0.1:${port[prompt-
     --large-model-url "$upstream" --large-model m
 await prompt-r1
 idle=$(memory prompt-r1)
+sed "s/UPSTREAM_PORT/${port[direct]}/; s/PORT/${port[nginx]}/" "$here/nginx-proxy.conf" >nginx-proxy.conf
+start nginx nginx -p "$scratch" -c "$scratch/nginx-proxy.conf"
+await nginx
 
 others=()
 if [ -n "$gateways" ]; then
@@ -113,17 +116,19 @@ YAML
     await litellm
 fi
 
-for name in direct prompt-r1 "${others[@]}"; do measure "$name" 16; done
+for name in direct nginx prompt-r1 "${others[@]}"; do measure "$name" 16; done
 rm -f ./*.16 # figures of the warm-up
 load=$(cut -d ' ' -f 1 /proc/loadavg)
 for round in $(seq "$rounds"); do
     for clients in 1 16 64; do
         measure direct "$clients"
+        measure nginx "$clients"
         measure prompt-r1 "$clients"
         if [ "$clients" = 64 ]; then continue; fi
         for other in "${others[@]}"; do measure "$other" "$clients"; done
     done
     measure direct 1 '?stream=1'
+    measure nginx 1 '?stream=1'
     measure prompt-r1 1 '?stream=1'
 done
 
@@ -144,6 +149,7 @@ row() {
 }
 for clients in 1 16 64 "1, streamed"; do
     row direct "$clients"
+    row nginx "$clients"
     row prompt-r1 "$clients"
     if [ "$clients" = 1 ] || [ "$clients" = 16 ]; then
         for other in "${others[@]}"; do row "$other" "$clients"; done
@@ -154,6 +160,14 @@ for other in "${others[@]}"; do
     echo "requests/s against $other at 16 clients:" \
         "$(awk -v ours="$(median prompt-r1.16 3)" -v theirs="$(median "$other.16" 3)" \
             'BEGIN { printf "%.1f×", ours / theirs }')"
+done
+for clients in 1 16 64; do
+    echo
+    echo "against nginx at $clients clients: added p50" \
+        "$(awk -v ours="$(added "prompt-r1.$clients" "direct.$clients" 1)" -v theirs="$(added "nginx.$clients" "direct.$clients" 1)" \
+            'BEGIN { printf "%.2f×", ours / theirs }'), requests/s" \
+        "$(awk -v ours="$(median "prompt-r1.$clients" 3)" -v theirs="$(median "nginx.$clients" 3)" \
+            'BEGIN { printf "%.2f×", ours / theirs }')"
 done
 echo
 echo "memory after the load: prompt-r1 $(memory prompt-r1) MB (idle $idle MB)$(
