@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
 use crate::hint::Hint;
-use crate::large_model::{Call, LargeModel};
+use crate::large_model::{Call, LargeModel, LargeModelError};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
 
@@ -26,6 +26,8 @@ const SHOWN: usize = 20_000;
 pub struct Judgement {
     /// 0 to 1, or why there is none.
     pub value: Result<f64, String>,
+    /// Whether a call was made; an open circuit breaker prevents it.
+    pub was_asked: bool,
     /// What the judge used.
     pub usage: RoleUsage,
 }
@@ -126,7 +128,10 @@ impl Judge {
         let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
         let reply = match self.model.complete(&call).await {
             Ok(reply) => reply,
-            Err(error) => return Ok(Judgement { value: Err(error.to_string()), usage }),
+            Err(error) => {
+                let was_asked = !matches!(error, LargeModelError::CircuitOpen { .. });
+                return Ok(Judgement { value: Err(error.to_string()), was_asked, usage });
+            }
         };
         usage.tokens = reply.usage;
         usage.cost = reply.cost;
@@ -135,7 +140,7 @@ impl Judge {
             let head: String = text.chars().take(200).collect();
             format!("the judge's reply has no last line `Score: N` with N from 0 to 1: `{head}`")
         });
-        Ok(Judgement { value, usage })
+        Ok(Judgement { value, was_asked: true, usage })
     }
 }
 

@@ -96,7 +96,7 @@ impl Scorer {
             Metric::Text(metric) => known(metric.score(answer, &task.golds, self.normalization)),
             Metric::Judge => {
                 let judge = self.judge.as_ref().ok_or_else(|| missing("judge"))?;
-                let Judgement { value, usage } = judge.score(task, answer).await?;
+                let Judgement { value, usage, .. } = judge.score(task, answer).await?;
                 Ok(Score { value, judge: usage })
             }
             Metric::Ssim => {

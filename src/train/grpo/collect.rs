@@ -63,6 +63,7 @@ impl Collected {
     ) -> Result<Self, TrainError> {
         let mut pause = Duration::from_millis(config.outage.pause_ms);
         let mut retries = 0;
+        let mut before: Option<RolloutFailure> = None;
         loop {
             let collected = Self::once(config, tasks, rollouts, step).await?;
             if !collected.is_outage() {
@@ -70,6 +71,15 @@ impl Collected {
             }
             let cause = collected.cause();
             let Self { failed, asked, last_failure, is_final, .. } = collected;
+            // While a circuit breaker is open, an attempt has no failure of its own: what opened it
+            // happened in one before.
+            let last_failure = match (before.take(), last_failure) {
+                (Some(before), Some(last)) if before.cause == last.cause => {
+                    Some(before.or_later(last))
+                }
+                (before, last) => last.or(before),
+            };
+            before = last_failure.clone();
             let reason = last_failure.map(|failure| failure.reason).unwrap_or_default();
             if is_final || retries == config.outage.retries {
                 return Err(match cause {
@@ -142,10 +152,10 @@ impl Collected {
                         self.failed_rewards += usize::from(failure.cause == Cause::Reward);
                         self.failed_judgements += usize::from(failure.cause == Cause::Judge);
                         self.is_final |= failure.is_final;
-                        let is_more = failure.is_final || !failure.is_consequence;
-                        if self.last_failure.as_ref().is_none_or(|last| is_more && !last.is_final) {
-                            self.last_failure = Some(failure);
-                        }
+                        self.last_failure = Some(match self.last_failure.take() {
+                            Some(last) => last.or_later(failure),
+                            None => failure,
+                        });
                     }
                 }
             }

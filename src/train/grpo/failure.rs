@@ -40,4 +40,11 @@ impl RolloutFailure {
     pub fn of(cause: Cause, reason: String) -> Self {
         Self { reason, cause, is_consequence: false, is_final: false }
     }
+
+    /// The one of two to report: the later, unless the first is permanent, or the later is only a
+    /// consequence of failures before it.
+    pub fn or_later(self, later: Self) -> Self {
+        let says_more = later.is_final || !later.is_consequence;
+        if says_more && !self.is_final { later } else { self }
+    }
 }

@@ -128,8 +128,11 @@ impl AnswerJudge {
         let used = judged.as_ref().map_or(RoleUsage::default(), |judged| judged.usage);
         let usage = self.end(used);
         let failed = |reason| RolloutFailure::of(Cause::Judge, reason);
-        let Judgement { value, .. } = judged.map_err(|error| failed(error.explained()))?;
-        Ok((value.map_err(failed)?, usage))
+        let Judgement { value, was_asked, .. } =
+            judged.map_err(|error| failed(error.explained()))?;
+        let value = value
+            .map_err(|reason| RolloutFailure { is_consequence: !was_asked, ..failed(reason) })?;
+        Ok((value, usage))
     }
 
     /// Reserves the expected usage of a call in the budget.

@@ -77,16 +77,20 @@ impl Rollouts {
         let _place = place.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
         let mut episode = self.episode(attempt).await;
         for _ in 1..ATTEMPTS {
-            if episode.is_err() {
-                episode = self.episode(attempt).await;
+            if let Err(first) = episode {
+                episode = self.episode(attempt).await.map_err(|later| first.or_later(later));
             }
         }
         let episode = episode?;
         let mut scored = self.score(&episode, attempt.task).await;
         for _ in 1..ATTEMPTS {
-            if scored.as_ref().is_err_and(|failure| !failure.is_final) {
-                scored = self.score(&episode, attempt.task).await;
-            }
+            scored = match scored {
+                Err(first) if !first.is_final => {
+                    let again = self.score(&episode, attempt.task).await;
+                    again.map_err(|later| first.or_later(later))
+                }
+                scored => scored,
+            };
         }
         let (reward, judged) = scored?;
         Ok(Scored { episode, reward, judged })

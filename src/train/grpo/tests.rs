@@ -8,6 +8,7 @@ mod returns;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use candle_core::{DType, Device};
 use tokio::sync::Semaphore;
@@ -351,6 +352,58 @@ fn a_failed_call_is_retried_and_else_dropped() {
     assert!(!collected.is_outage());
     let sizes: Vec<usize> = collected.groups.iter().map(|group| group.members.len()).collect();
     assert_eq!(sizes, [4], "a group of one is dropped");
+}
+
+/// A model that cannot be reached once; its circuit breaker is open afterwards.
+fn refusing() -> Arc<dyn LargeModel> {
+    let calls = AtomicUsize::new(0);
+    Arc::new(Scripted::new("refusing", move |_: &Call| {
+        Err(match calls.fetch_add(1, Ordering::Relaxed) {
+            0 => LargeModelError::Unreachable {
+                model: "m".into(),
+                url: "http://m".into(),
+                reason: "connection refused".into(),
+                was_sent: false,
+            },
+            _ => {
+                LargeModelError::CircuitOpen { model: "m".into(), retry_in: Duration::from_secs(9) }
+            }
+        })
+    }))
+}
+
+#[test]
+fn an_outage_is_reported_by_what_opened_the_breaker() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.reward = Default::default();
+    config.outage.pause_ms = 1;
+    config.outage.retries = 2;
+    let rollouts = rollouts(&config, asking_once(), refusing());
+    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+    let error = wait(Collected::gather(&config, &tasks, &rollouts, 0)).err().unwrap();
+    assert!(matches!(error, TrainError::Outage { failed: 8, retries: 2, .. }), "{error}");
+    assert!(error.to_string().contains("the last failure: cannot reach"), "{error}");
+}
+
+#[test]
+fn the_share_of_turns_that_were_cut() {
+    // The second turn has more words than the limit of 50 tokens.
+    let policy = Arc::new(ScriptedPolicy::new(|shown| match shown {
+        [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
+        _ => format!("<think>t</think><answer>{}</answer>", "word ".repeat(60)),
+    }));
+    let cut = |policy: Arc<dyn Policy>| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        config.reward = Default::default();
+        config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+        let rollouts = rollouts(&config, policy, failing(|_| false));
+        let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+        value(&wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap().values(), "cut_turns")
+    };
+    assert_eq!(cut(asking_once()), 0.0);
+    assert_eq!(cut(policy), 0.5);
 }
 
 #[test]

@@ -98,6 +98,47 @@ fn a_reward_that_fails_ends_the_run_and_says_so() {
     assert!(error.contains("the gold is missing"), "{error}");
 }
 
+/// Replaces a part of a recipe.
+fn edit(recipe: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(recipe).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(recipe, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn turns_that_their_limit_cuts_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(folder.path(), 2, "");
+    // No turn of the policy is that short.
+    edit(&recipe, "max_turn_tokens = 48", "max_turn_tokens = 2");
+    trained(&recipe, false);
+    let steps = metrics(folder.path());
+    assert_eq!(steps.len(), 2);
+    for step in steps {
+        assert_eq!(step["cut_turns"], 1.0, "{step}");
+    }
+    let summary = std::fs::read_to_string(folder.path().join("run/summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["means"]["cut_turns"], 1.0, "{summary}");
+}
+
+#[test]
+fn an_outage_names_what_opened_the_circuit_breaker() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(folder.path(), 2, "outage = { pause_ms = 10, retries = 2 }");
+    edit(
+        &recipe,
+        r#"large_model = { path = "models/large-model" }"#,
+        r#"large_model = { endpoint = { url = "http://127.0.0.1:1/v1", model = "m", api_key_env = "", retries = { max = 0 }, breaker = { failures = 2 } } }"#,
+    );
+    edit(&recipe, "eval = { every = 1000, tasks = 4 }", "eval = { tasks = 0 }");
+    let output = run("grpo", &recipe, false);
+    let text = String::from_utf8_lossy(&output.stderr);
+    let error = text.split("the last failure: ").nth(1).unwrap_or_else(|| panic!("{text}"));
+    assert!(error.starts_with("cannot reach the large model"), "{error}");
+    assert!(error.to_lowercase().contains("refused"), "{error}");
+}
+
 #[test]
 fn a_killed_run_goes_on_to_the_very_weights_of_one_that_was_not() {
     for max_policy_lag in [0, 1, 2] {

@@ -94,6 +94,13 @@ fn a_judge_that_fails_is_an_outage_of_the_judge() {
 }
 
 #[test]
+fn an_outage_of_the_judge_is_reported_by_what_opened_the_breaker() {
+    let error = judged(asking_once(), yes(), refusing(), JudgeChoice::default()).err().unwrap();
+    assert!(matches!(error, TrainError::JudgeFails { failed: 8, .. }), "{error}");
+    assert!(error.to_string().contains("connection refused"), "{error}");
+}
+
+#[test]
 fn a_budget_that_is_used_up_ends_the_run_at_once() {
     let cost = JudgeChoice { max_cost: Some(1.5), ..JudgeChoice::default() };
     let calls = JudgeChoice { max_calls: Some(3), ..JudgeChoice::default() };
