@@ -218,6 +218,7 @@ impl LargeModelConfig {
             // Waiting calls must not come near their time-outs.
             longest: self.timeouts.first_byte() / 4,
             limits: Limits { requests: self.requests_per_minute, tokens: self.tokens_per_minute },
+            waits: self.fallbacks.is_empty(),
         }
     }
 

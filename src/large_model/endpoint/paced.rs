@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::client::Endpoint;
 use crate::chat::ChatMessage;
-use crate::large_model::pace::Pace;
+use crate::large_model::pace::{NoPlace, Pace};
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
 
 /// Bytes per token, for text that is not counted yet.
@@ -16,7 +16,7 @@ const BYTES_OF_A_TOKEN: usize = 4;
 impl Endpoint {
     /// The reply to `call`, once a slot is free. With adaptive concurrency, a call that is refused
     /// for overload waits for another slot, for as long as one call may take; unless there are
-    /// fallback models.
+    /// fallback models, which are then asked at once, also by the calls after it.
     pub(super) async fn stream_at(
         &self,
         pace: &Arc<Pace>,
@@ -29,8 +29,13 @@ impl Endpoint {
         let mut insists_until = None;
         loop {
             let place = pace.place(model, read, max_tokens(call), call.deadline).await;
-            let place =
-                place.ok_or_else(|| LargeModelError::Deadline { model: self.name().to_owned() })?;
+            let place = place.map_err(|reason| {
+                let model = self.name().to_owned();
+                match reason {
+                    NoPlace::Late => LargeModelError::Deadline { model },
+                    NoPlace::Paused(retry_in) => LargeModelError::CircuitOpen { model, retry_in },
+                }
+            })?;
             let error = match self.stream_now(call).await {
                 Ok(replies) => return Ok(place.watch(replies)),
                 Err(error) => error,

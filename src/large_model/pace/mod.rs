@@ -1,4 +1,4 @@
-//! At which pace calls are made: how many at one time, which adapts to what the endpoint can take,
+//! At which pace calls are made: how many at once, which adapts to what the endpoint can take,
 //! and how many a minute, which its provider says. Both are shared by all that ask under one URL and
 //! key. Calls that must wait are in a queue, in order; that is no failure, and none of their
 //! time-outs runs yet.
@@ -44,6 +44,17 @@ pub(super) struct PaceConfig {
     pub(super) longest: Duration,
     /// What a minute may have.
     pub(super) limits: Limits,
+    /// Whether calls wait while the endpoint refuses them. Otherwise they fail at once.
+    pub(super) waits: bool,
+}
+
+/// Why a call has no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// None became free in time.
+    Late,
+    /// The endpoint refuses calls; the next is made after this time.
+    Paused(Duration),
 }
 
 /// The pace of one large model.
@@ -51,6 +62,7 @@ pub(super) struct Pace {
     name: String,
     adaptive: Option<usize>,
     longest: Duration,
+    waits: bool,
     account: Arc<Account>,
     /// Hold for the account as long as the large model is in use.
     _limits: Arc<Limits>,
@@ -76,11 +88,11 @@ impl Pace {
         key: Option<&SecretString>,
         config: PaceConfig,
     ) -> Arc<Self> {
-        let PaceConfig { adaptive, longest, limits } = config;
+        let PaceConfig { adaptive, longest, limits, waits } = config;
         let limits = Arc::new(limits);
         let account = Account::of(url, key, &limits);
         let (name, replies) = (name.to_owned(), Mutex::default());
-        Arc::new(Self { name, adaptive, longest, account, _limits: limits, replies })
+        Arc::new(Self { name, adaptive, longest, waits, account, _limits: limits, replies })
     }
 
     /// Whether calls may have to wait.
@@ -89,17 +101,17 @@ impl Pace {
     }
 
     /// Waits for a slot for a call of `model` that sends `read` tokens and limits its reply to
-    /// `max_tokens`. `None` if `until` comes first.
+    /// `max_tokens`, but not beyond `until`.
     pub(super) async fn place(
         self: &Arc<Self>,
         model: &str,
         read: u64,
         max_tokens: Option<u64>,
         until: Option<Instant>,
-    ) -> Option<Place> {
+    ) -> Result<Place, NoPlace> {
         let waiting = self.wait(model, read, max_tokens);
         match until {
-            Some(until) => timeout_at(until.into(), waiting).await.ok().flatten(),
+            Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoPlace::Late)),
             None => waiting.await,
         }
     }
@@ -109,11 +121,21 @@ impl Pace {
         model: &str,
         read: u64,
         max_tokens: Option<u64>,
-    ) -> Option<Place> {
+    ) -> Result<Place, NoPlace> {
         let (mut lane, mut was_full) = (None, false);
         if let Some(most) = self.adaptive {
             let found = self.account.lane(model, || Lane::new(most, self.longest));
-            let permit = Arc::clone(&found.places).acquire_owned().await.ok()?;
+            let refuse_paused = || match found.pause() {
+                Some(until) if !self.waits => {
+                    Err(NoPlace::Paused(until.saturating_duration_since(Instant::now())))
+                }
+                _ => Ok(()),
+            };
+            refuse_paused()?;
+            let permit = Arc::clone(&found.places).acquire_owned().await;
+            let permit = permit.map_err(|_| NoPlace::Late)?;
+            // Another call may have been refused in the meantime.
+            refuse_paused()?;
             while let Some(until) = found.pause() {
                 sleep_until(until.into()).await;
             }
@@ -121,7 +143,7 @@ impl Pace {
             lane = Some((found, permit));
         }
         let number = self.take(read + max_tokens.unwrap_or_else(|| self.expected())).await;
-        Some(Place { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
+        Ok(Place { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
     }
 
     /// Waits until a request of about `tokens` tokens is within the per-minute limits.

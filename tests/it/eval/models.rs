@@ -96,6 +96,51 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
 }
 
 #[tokio::test]
+async fn what_a_fallback_answers_is_charged_at_its_prices() {
+    let down = Loopback::answering(|_| Script::error(503, "down")).await;
+    let spare = Loopback::answering(|request| {
+        let prompt = request.prompt();
+        Script::reply(match () {
+            () if prompt.contains("Score:") => "Score: 1",
+            () if prompt.contains("<prompt>") => "<prompt>\n{question} NOW\n</prompt>",
+            () => "no",
+        })
+    })
+    .await;
+    let rest = format!(
+        "arms = [\"direct\", \"best=prompt-search\"]\njudge = {{ model = \"big\" }}\n\
+         metrics = {{ by_source = {{ own = \"judge\", train = \"exact\" }} }}\n\
+         prompt_search = {{ budget = 40, sample = 4, proposals = 2, data = [\n\
+         {{ kind = \"file\", path = \"FOLDER/train.jsonl\", source = \"train\" }}] }}\n\
+         [large_models.spare]\nurl = {:?}\nmodel = \"s\"\n\
+         prices = {{ input_per_million = 1.0, output_per_million = 2.0 }}",
+        spare.url()
+    );
+    let text = configured(&down.url(), &rest) + "fallbacks = [\"spare\"]\n";
+    let bench = Bench::new(&questions(3), &text);
+    let train: String = (10..14)
+        .map(|n| json!({"question": format!("What is {n}?"), "answer": "1"}).to_string() + "\n")
+        .collect();
+    std::fs::write(bench.path("train.jsonl"), train).unwrap();
+    let report = bench.report().await;
+    // 11 tokens read and 7 written; the first model would have charged a thousand times as much.
+    let a_call = (11.0 + 7.0 * 2.0) / 1e6;
+    let [direct, best] = &report.arms[..] else { unreachable!() };
+    let (search, judge) = (report.search.as_ref().unwrap(), report.judge.as_ref().unwrap());
+    for (what, usage) in [
+        ("direct", direct.total.large_model),
+        ("prompt search", search.usage),
+        ("judge", judge.usage),
+        ("its arm", best.total.large_model),
+    ] {
+        assert!(usage.calls > 0, "{what}: {usage:?}");
+        assert!((usage.cost - usage.calls as f64 * a_call).abs() < 1e-12, "{what}: {usage:?}");
+    }
+    // Nor does a reply that is read from the file cost what the first model would have charged.
+    assert_eq!(bench.report().await, report);
+}
+
+#[tokio::test]
 async fn a_judge_that_fails_for_a_third_leaves_those_unscored() {
     let large_model = Loopback::answering(|request| {
         Script::reply(&format!("It is {}.", asked(&request.prompt())))

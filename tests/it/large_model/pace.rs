@@ -88,6 +88,9 @@ async fn what_is_refused_is_asked_again_when_there_is_a_place() {
     let (endpoint, _) = client(&server.url(), keys);
     let error = endpoint.complete(&call("hi")).await.unwrap_err();
     assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
+    // The pause after a refusal concerns this model only.
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert!(matches!(error, LargeModelError::CircuitOpen { .. }), "{error}");
     assert_eq!(server.requests().len(), 1);
 }
 
