@@ -29,11 +29,7 @@ pub fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
     match &config.data {
         SftData::Chat { path, read, .. } => {
             let read = read_examples(path, read).map_err(anyhow::Error::from)?;
-            lines.push(format!(
-                "conversations: {shown} of {}, so each {:.1} times",
-                read.rows.len(),
-                shown as f64 / read.rows.len().max(1) as f64
-            ));
+            lines.push(format!("conversations: {}", part_of(shown, read.rows.len())));
         }
         _ => lines.push(format!("conversations: {shown}, each as often as the data is short")),
     }
@@ -60,8 +56,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
                 Ok::<_, Failure>(read.rows.len())
             };
             let tasks = count(path, read)?;
-            let times = asked as f64 / tasks.max(1) as f64;
-            lines.push(format!("questions: {asked} of {tasks}, so each {times:.1} times"));
+            lines.push(format!("questions: {}", part_of(asked, tasks)));
             held_out = match eval_path {
                 Some(path) => held_out.min(count(path, &read.columns())?),
                 None => 0,
@@ -98,6 +93,18 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
         Some(step["wait_seconds"].as_f64()? + step["update_seconds"].as_f64()?)
     }));
     Ok(lines)
+}
+
+/// How many of `rows` are used: how often each, or which share of them.
+fn part_of(used: u64, rows: usize) -> String {
+    let times = used as f64 / rows.max(1) as f64;
+    if times >= 1.0 {
+        format!("{used} of {rows}, each {times:.1} times")
+    } else if times >= 0.001 {
+        format!("{used} of {rows} ({:.1} %)", 100.0 * times)
+    } else {
+        format!("{used} of {rows} (less than 0.1 %)")
+    }
 }
 
 fn judge_of(judge: &JudgeChoice, own: &LargeModelChoice, episodes: u64) -> Vec<String> {
@@ -278,6 +285,19 @@ mod tests {
         std::fs::write(folder.path().join("metrics.jsonl"), lines).unwrap();
         let said = time_left(folder.path(), 12, seconds);
         assert_eq!(said, "time: 5 min for the 10 steps that are left, at 30.00 s a step so far");
+    }
+
+    #[test]
+    fn rows_are_used_several_times_or_in_part() {
+        for (used, rows, said) in [
+            (6_400, 320, "6400 of 320, each 20.0 times"),
+            (320, 320, "320 of 320, each 1.0 times"),
+            (319, 320, "319 of 320 (99.7 %)"),
+            (1_920, 1_000_000, "1920 of 1000000 (0.2 %)"),
+            (10, 1_000_000, "10 of 1000000 (less than 0.1 %)"),
+        ] {
+            assert_eq!(part_of(used, rows), said);
+        }
     }
 
     #[test]
