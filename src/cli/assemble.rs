@@ -60,6 +60,8 @@ pub struct LocalPolicy {
     pub policy: Arc<dyn Policy>,
     /// Where its files are: its adapter's, then its model's.
     pub folders: Vec<PathBuf>,
+    /// The servers that sample its tokens, if they are not sampled here.
+    pub servers: Option<Arc<TokensEngine>>,
 }
 
 /// Loads every model that `config` names.
@@ -112,7 +114,8 @@ async fn players(
     large_models: &LargeModels,
     setup: &EndpointSetup<'_>,
 ) -> anyhow::Result<Vec<Player>> {
-    let alone = |policy: Arc<dyn Policy>| vec![LocalPolicy { policy, folders: Vec::new() }];
+    let alone =
+        |policy: Arc<dyn Policy>| vec![LocalPolicy { policy, folders: Vec::new(), servers: None }];
     let policies = match player.engine {
         Some(PolicyEngine::Remote) => {
             let remote = player.remote.as_ref().context("the policy's `remote` is missing")?;
@@ -132,7 +135,7 @@ async fn players(
         ) => local_policies(player, engine).await?,
     };
     let sampling = player.sampling.of_seed(0);
-    let player = |LocalPolicy { policy, folders }| {
+    let player = |LocalPolicy { policy, folders, .. }| {
         let protocol = Arc::new(protocol(config, &folders)?);
         Ok(Player { policy, protocol, sampling })
     };
@@ -176,20 +179,7 @@ pub async fn local_policies(
     if config.adapter.is_some() || !Adapter::is_alone(&path) {
         return token_policies(config, engine, named, &path).await;
     }
-    if engine == PolicyEngine::Tokens {
-        return Err(reason!(
-            "`{named}` is an adapter, whose weights token servers have";
-            hint: "name its base by `policy.model`"
-        )
-        .into());
-    }
-    if engine == PolicyEngine::MistralRs {
-        return Err(reason!(
-            "`{named}` is an adapter, which `mistralrs` does not serve";
-            hint: "leave `policy.engine` out, or merge the adapter with `server export`"
-        )
-        .into());
-    }
+    served_alone(named, engine)?;
     let base = base_of(&path)?;
     let config = PolicyConfig { adapter: Some(path), ..config.clone() };
     let found = hub::resolve(&base).await.with_context(|| {
@@ -199,6 +189,23 @@ pub async fn local_policies(
         )
     })?;
     token_policies(&config, engine, &base, &found).await
+}
+
+/// Fails if `engine` does not serve an adapter that is named in the place of a model.
+fn served_alone(named: &str, engine: PolicyEngine) -> anyhow::Result<()> {
+    match engine {
+        PolicyEngine::Tokens => Err(reason!(
+            "`{named}` is an adapter, whose weights token servers have";
+            hint: "name its base by `policy.model`"
+        )
+        .into()),
+        PolicyEngine::MistralRs => Err(reason!(
+            "`{named}` is an adapter, which `mistralrs` does not serve";
+            hint: "leave `policy.engine` out, or merge the adapter with `server export`"
+        )
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// The base of an adapter: a folder next to it, or the name in its configuration.
@@ -251,10 +258,13 @@ async fn token_policies(
     let text = Arc::new(text);
     let adapters: Vec<&Path> =
         config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
+    let mut servers = None;
     let engines: Vec<Arc<dyn Engine>> = match engine {
         PolicyEngine::Tokens => {
             let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
-            vec![Arc::new(token_servers(tokens, Arc::clone(&text), path).await?)]
+            let tokens = Arc::new(token_servers(tokens, Arc::clone(&text), path).await?);
+            servers = Some(Arc::clone(&tokens));
+            vec![tokens]
         }
         PolicyEngine::Native => {
             let engine = native(path, &adapters, &config.native, config.device).await?;
@@ -275,6 +285,7 @@ async fn token_policies(
     let policies = names.zip(adapters).zip(engines).map(|((name, adapter), engine)| LocalPolicy {
         policy: Arc::new(TokenPolicy::new(name, engine, Arc::clone(&text), true)),
         folders: adapter.into_iter().chain([path]).map(Path::to_owned).collect(),
+        servers: servers.clone(),
     });
     Ok(policies.collect())
 }
@@ -324,6 +335,46 @@ async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn E
     .into())
 }
 
+/// Checks that adapters are for the model at `path`, without reading the weights of either.
+///
+/// # Errors
+/// Names the adapter that is not, and why.
+pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
+    if adapters.is_empty() {
+        return Ok(());
+    }
+    for folder in adapters {
+        let (path, adapter) = (Some(path.to_owned()), Some(folder.clone()));
+        StartConfig { path, adapter, ..StartConfig::default() }.check()?;
+    }
+    let spec = Spec::load(path)?;
+    for folder in adapters {
+        Adapter::check(folder, &spec).with_context(|| not_loaded(folder))?;
+    }
+    Ok(())
+}
+
+/// The same for all adapters of a policy. Nothing is downloaded: a model on the hub is not looked at.
+///
+/// # Errors
+/// As [`check_adapters`].
+pub fn check_adapters_of(config: &PolicyConfig) -> anyhow::Result<()> {
+    let Some(named) = config.model.as_deref() else { return Ok(()) };
+    let mut path = PathBuf::from(named);
+    let mut adapters: Vec<PathBuf> =
+        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
+    if config.adapter.is_none() && Adapter::is_alone(&path) {
+        served_alone(named, config.engine.unwrap_or(PolicyEngine::Auto))?;
+        let base = PathBuf::from(base_of(&path)?);
+        adapters.push(std::mem::replace(&mut path, base));
+    }
+    if path.exists() { check_adapters(&path, &adapters) } else { Ok(()) }
+}
+
+fn not_loaded(adapter: &Path) -> String {
+    format!("cannot load the adapter `{}`", adapter.display())
+}
+
 /// An engine for the model at `path`, with these adapters beside its weights.
 async fn native(
     path: &Path,
@@ -331,18 +382,14 @@ async fn native(
     config: &NativeConfig,
     device: DeviceChoice,
 ) -> anyhow::Result<Arc<NativeEngine>> {
-    for adapter in adapters {
-        let (path, adapter) = (Some(path.to_owned()), Some((*adapter).to_owned()));
-        StartConfig { path, adapter, ..StartConfig::default() }.check()?;
-    }
     let (path, config) = (path.to_owned(), config.clone());
     let folders: Vec<PathBuf> = adapters.iter().map(|&adapter| adapter.to_owned()).collect();
     let engine = tokio::task::spawn_blocking(move || {
+        check_adapters(&path, &folders)?;
         let device = device.open()?;
         let (spec, dtype) = (Spec::load(&path)?, DtypeChoice::Auto.on(&device));
         let adapters = folders.iter().map(|folder| {
-            Adapter::load(folder, &spec, dtype, &device)
-                .with_context(|| format!("cannot load the adapter `{}`", folder.display()))
+            Adapter::load(folder, &spec, dtype, &device).with_context(|| not_loaded(folder))
         });
         let adapters = adapters.collect::<anyhow::Result<Vec<_>>>()?;
         let engine = if Gguf::is_path(&path) && device.is_cpu() {

@@ -10,10 +10,12 @@ use crate::config::{
 use crate::dataset::data_files;
 use crate::engine::tokens::config::{Check, TokensConfig};
 use crate::environment::Bounds;
+use crate::eval::arms::Method;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
+use super::assemble::{check_adapters, check_adapters_of};
 use super::engine_choice::EngineChoice;
 use super::{Failure, hub};
 
@@ -24,7 +26,7 @@ pub struct CheckArgs {
     /// Configuration file
     #[arg(value_name = "FILE")]
     config: PathBuf,
-    /// The command that the file is for; found by its keys unless given
+    /// The command that the file is for; detected by its keys if it is not given
     #[arg(long = "for", value_name = "COMMAND")]
     command: Option<For>,
     /// Print the configuration with every default filled in
@@ -65,6 +67,10 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let (printed, forecast) = match command {
         For::Serve => {
             let config = Config::load(Some(&args.config), &Overrides::default())?;
+            let canary = config.canary.as_ref().map(|canary| &canary.policy);
+            for policy in [&config.policy].into_iter().chain(canary) {
+                check_adapters_of(policy)?;
+            }
             (toml::to_string_pretty(&config), engines(&config))
         }
         For::Sft => {
@@ -91,6 +97,11 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         }
         For::Eval => {
             let config = EvalConfig::load(&args.config)?;
+            for arm in &config.arms {
+                if let Method::Policy(named) = &arm.method {
+                    check_adapters_of(&config.server(Some(named))?.policy)?;
+                }
+            }
             (toml::to_string_pretty(&config), forecast::eval(&config)?)
         }
     };
@@ -147,7 +158,11 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
     if named.is_some_and(hub::is_named) {
         return Ok(());
     }
-    config.check().map_err(Failure::from)
+    config.check()?;
+    if let (Some(path), Some(adapter)) = (&config.path, &config.adapter) {
+        check_adapters(path, std::slice::from_ref(adapter))?;
+    }
+    Ok(())
 }
 
 /// Fails if a data file does not exist.

@@ -1,8 +1,10 @@
 //! Files of tensors and settings, written atomically.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::Path;
 
+use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensorError;
 use serde_json::Value;
@@ -44,8 +46,21 @@ pub(crate) fn load_tensors(
     device: &Device,
 ) -> Result<HashMap<String, Tensor>, ModelError> {
     let bytes = std::fs::read(path).map_err(io(path))?;
-    candle_core::safetensors::load_buffer(&bytes, device).map_err(|error| ModelError::Invalid {
-        path: path.display().to_string(),
+    candle_core::safetensors::load_buffer(&bytes, device).map_err(damaged(path))
+}
+
+/// The shape of every tensor of a file. Their values are not read.
+pub(crate) fn tensor_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+    File::open(path).map_err(io(path))?;
+    // SAFETY: mapped read-only, and dropped before anything else touches the file.
+    let file = unsafe { MmapedSafetensors::new(path) }.map_err(damaged(path))?;
+    Ok(file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect())
+}
+
+fn damaged(path: &Path) -> impl Fn(candle_core::Error) -> ModelError {
+    let path = path.display().to_string();
+    move |error| ModelError::Invalid {
+        path: path.clone(),
         reason: reason!("{error}"; hint: "the file may be truncated; copy it again"),
-    })
+    }
 }

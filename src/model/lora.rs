@@ -23,6 +23,8 @@ use crate::hint::Reason;
 
 /// The file that says what an adapter is, in its folder.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The file of its weights.
+const TENSORS: &str = "adapter_model.safetensors";
 
 /// What to adapt, and how strongly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,63 @@ impl AdapterConfig {
         }
         Ok(())
     }
+
+    /// The name and shape of every tensor of such an adapter for `model`.
+    fn tensors(&self, model: &Spec) -> impl Iterator<Item = (String, [usize; 2])> {
+        let layers = 0..model.layers.len();
+        let all =
+            layers.flat_map(move |layer| self.targets.iter().map(move |&target| (layer, target)));
+        all.flat_map(move |(layer, target)| {
+            let (out, width) = target.shape(model);
+            [('A', [self.rank, width]), ('B', [out, self.rank])]
+                .map(|(half, shape)| (Adapter::name(layer, target, half), shape))
+        })
+    }
+}
+
+/// What a PEFT folder says of its adapter.
+fn settings(folder: &Path) -> Result<Value, ModelError> {
+    let path = folder.join(ADAPTER_CONFIG);
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| ModelError::Io { path: shown(), source })?;
+    serde_json::from_str(&text).map_err(|error| invalid(&path, error.to_string()))
+}
+
+/// The adapter of these settings, if it and tensors of these shapes are for `model`.
+fn fitting(
+    folder: &Path,
+    settings: &Value,
+    mut shapes: BTreeMap<String, Vec<usize>>,
+    model: &Spec,
+) -> Result<AdapterConfig, ModelError> {
+    let config = peft::read(settings, shapes.keys())
+        .map_err(|reason| invalid(&folder.join(ADAPTER_CONFIG), reason))?;
+    let path = folder.join(TENSORS);
+    for (name, shape) in config.tensors(model) {
+        let found = shapes.remove(&name).ok_or_else(|| missing(&path, &name))?;
+        if found != shape {
+            return Err(ModelError::Adapter(reason!(
+                "`{name}` has shape {found:?}, not {shape:?}";
+                hint: "the adapter was made for another model"
+            )));
+        }
+    }
+    match shapes.keys().next() {
+        None => Ok(config),
+        Some(name) => {
+            let reason = format!("holds `{name}`, which `{ADAPTER_CONFIG}` does not announce");
+            Err(invalid(&path, reason))
+        }
+    }
+}
+
+fn missing(path: &Path, tensor: &str) -> ModelError {
+    invalid(path, format!("has no `{tensor}`"))
+}
+
+fn invalid(path: &Path, reason: impl Into<Reason>) -> ModelError {
+    ModelError::Invalid { path: path.display().to_string(), reason: reason.into() }
 }
 
 /// One projection's pair.
@@ -124,17 +183,8 @@ impl Adapter {
         for layer in 0..model.layers.len() {
             for &target in &config.targets {
                 let (out, width) = target.shape(model);
-                let mut part = |shape: (usize, usize), which| {
-                    let name = Self::name(layer, target, which);
-                    let tensor = make(&name, shape, which)?;
-                    if tensor.dims2().ok() != Some(shape) {
-                        return Err(ModelError::Adapter(reason!(
-                            "`{name}` has shape {:?}, not {shape:?}", tensor.dims();
-                            hint: "the adapter was made for \
-                             another model"
-                        )));
-                    }
-                    Ok(tensor)
+                let mut part = |shape: (usize, usize), half| {
+                    make(&Self::name(layer, target, half), shape, half)
                 };
                 let a = part((config.rank, width), 'A')?;
                 let b = part((out, config.rank), 'B')?;
@@ -154,31 +204,23 @@ impl Adapter {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let path = folder.join(ADAPTER_CONFIG);
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ModelError::Io { path: shown.clone(), source })?;
-        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
-        let value: Value =
-            serde_json::from_str(&text).map_err(|e| invalid(e.to_string().into()))?;
-        let path = folder.join("adapter_model.safetensors");
+        let (settings, path) = (settings(folder)?, folder.join(TENSORS));
         let mut tensors = files::load_tensors(&path, device)?;
-        let config = peft::read(&value, tensors.keys()).map_err(invalid)?;
-        let adapter = Self::build(model, config, |name, _, _| {
-            let tensor = tensors.remove(name).ok_or_else(|| ModelError::Invalid {
-                path: path.display().to_string(),
-                reason: format!("has no `{name}`").into(),
-            })?;
+        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+        let config = fitting(folder, &settings, shapes.collect(), model)?;
+        Self::build(model, config, |name, _, _| {
+            let tensor = tensors.remove(name).ok_or_else(|| missing(&path, name))?;
             Ok(tensor.to_dtype(dtype)?)
-        })?;
-        match tensors.keys().next() {
-            None => Ok(adapter),
-            Some(name) => Err(ModelError::Invalid {
-                path: path.display().to_string(),
-                reason: format!("holds `{name}`, which `adapter_config.json` does not announce")
-                    .into(),
-            }),
-        }
+        })
+    }
+
+    /// Checks a PEFT folder as [`Adapter::load`] does, without reading weights.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the adapter was made for another model.
+    pub fn check(folder: &Path, model: &Spec) -> Result<(), ModelError> {
+        let (settings, path) = (settings(folder)?, folder.join(TENSORS));
+        fitting(folder, &settings, files::tensor_shapes(&path)?, model).map(drop)
     }
 
     /// Writes a PEFT folder that names `base` as its base model.
@@ -188,7 +230,7 @@ impl Adapter {
     pub fn save(&self, folder: &Path, base: Option<&str>) -> Result<(), ModelError> {
         files::make_folder(folder)?;
         files::write_json(&folder.join(ADAPTER_CONFIG), &self.to_json(base))?;
-        files::save_tensors(&folder.join("adapter_model.safetensors"), &self.named())
+        files::save_tensors(&folder.join(TENSORS), &self.named())
     }
 
     /// Its configuration.

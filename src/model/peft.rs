@@ -68,7 +68,9 @@ pub(super) fn read<'n>(
             "`init_lora_weights` is `{init}`: such an adapter belongs to a changed base"
         )));
     }
-    let targets = targets(value.get("target_modules"), tensors)?;
+    let mut targets = targets(value.get("target_modules"), tensors)?;
+    targets.sort();
+    targets.dedup();
     let rank = value.get("r").and_then(Value::as_u64).ok_or("`r` is missing")? as usize;
     let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or("`lora_alpha` is missing")?;
     let config = AdapterConfig { rank, alpha, targets };

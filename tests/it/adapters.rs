@@ -56,12 +56,12 @@ fn configuration(folder: &Path, base: &Path, more: &str) -> PathBuf {
 /// What the policy writes, asked alone.
 fn alone(config: &Path, more: &[&str]) -> String {
     let args = ["solve", QUESTION, "--json", "--config", config.to_str().unwrap()];
-    let (status, told) = run(&[&args, more].concat());
+    let (status, output) = run(&[&args, more].concat());
     // What it logs comes behind.
-    let json = serde_json::Deserializer::from_str(&told).into_iter::<Value>().next();
+    let json = serde_json::Deserializer::from_str(&output).into_iter::<Value>().next();
     let episode = json.and_then(Result::ok).unwrap_or_default();
     let text = &episode["trajectory"]["turns"][0]["text"];
-    assert!(status == 0 && text.is_string(), "{told}");
+    assert!(status == 0 && text.is_string(), "{output}");
     text.as_str().unwrap().to_owned()
 }
 
@@ -143,8 +143,8 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     let third = with(&three);
     let adapters = format!("adapters = {{ one = {two:?}, three = {three:?} }}");
     configuration(folder.path(), &base, &adapters);
-    let (status, told) = run(&["reload", "--config", config.to_str().unwrap()]);
-    assert_eq!(status, 0, "{told}");
+    let (status, output) = run(&["reload", "--config", config.to_str().unwrap()]);
+    assert_eq!(status, 0, "{output}");
     for (name, expected) in
         [("tiny.gguf", &expected[0].1), ("one", &expected[2].1), ("three", &third)]
     {
@@ -159,8 +159,8 @@ async fn the_base_and_its_adapters_give_their_own_answers_also_after_a_reload() 
     assert_eq!(gone.status(), 404);
     // One whose folder is not there: the others go on.
     configuration(folder.path(), &base, "adapters = { four = \"no/such\" }");
-    let (status, told) = run(&["reload", "--config", config.to_str().unwrap()]);
-    assert!(status == 1 && told.contains("`no/such"), "{told}");
+    let (status, output) = run(&["reload", "--config", config.to_str().unwrap()]);
+    assert!(status == 1 && output.contains("`no/such"), "{output}");
     assert_eq!(by_model(&client, &url, "prompt-r1:three").await, third);
 }
 
@@ -192,13 +192,32 @@ fn adapters_that_cannot_be_served_are_refused() {
     ] {
         let config = configuration(folder.path(), &base, &more);
         let config = config.to_str().unwrap();
-        let (status, told) = run(&["serve", "--listen", "127.0.0.1:0", "--config", config]);
-        assert!(status != 0 && told.contains(said) && told.contains("hint: "), "{more}: {told}");
+        for command in [&["serve", "--listen", "127.0.0.1:0", "--config"][..], &["check"]] {
+            // A default name is found where the policies are built.
+            if command == ["check"] && said.starts_with("two policies") {
+                continue;
+            }
+            let (status, output) = run(&[command, &[config]].concat());
+            let is_refused = status != 0 && output.contains(said) && output.contains("hint: ");
+            assert!(is_refused, "{command:?} {more}: {output}");
+        }
+    }
+    let served = configuration(folder.path(), &base, &format!("adapters = {{ a = {good:?} }}"));
+    let (status, output) = run(&["check", served.to_str().unwrap()]);
+    assert_eq!(status, 0, "{output}");
+    // An adapter in the place of the model is checked against the base that it names.
+    for (model, more, said) in [
+        (&good, "engine = \"mistralrs\"", "which `mistralrs` does not serve"),
+        (&narrow, "", "cannot load the adapter `"),
+    ] {
+        let config = configuration(folder.path(), model, more);
+        let (status, output) = run(&["check", config.to_str().unwrap()]);
+        assert!(status != 0 && output.contains(said), "{output}");
     }
     let (base, good) = (base.to_str().unwrap(), good.to_str().unwrap());
     let named = format!("a={good}");
-    let (status, told) = run(&["solve", "x", "--policy", base, "--adapter", &named]);
-    assert!(status != 0 && told.contains("leave `a=` out"), "{told}");
+    let (status, output) = run(&["solve", "x", "--policy", base, "--adapter", &named]);
+    assert!(status != 0 && output.contains("leave `a=` out"), "{output}");
 }
 
 /// A policy that answers by its own name, without asking.

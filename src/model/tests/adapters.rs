@@ -3,6 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::{batch, distance, list, model, tiny, wave};
+use crate::hint::Hint;
 use crate::model::{
     Adapter, AdapterConfig, Model, ModelError, Projection, Selection, Slot, Weights, files,
 };
@@ -121,5 +122,17 @@ fn unusable_folders_say_why() {
         let error = Adapter::load(folder.path(), model.spec(), DType::F32, &Device::Cpu);
         let error: ModelError = error.unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
+        let checked = Adapter::check(folder.path(), model.spec()).unwrap_err();
+        assert_eq!(checked.to_string(), error.to_string());
     }
+    model.adapter().unwrap().save(folder.path(), None).unwrap();
+    Adapter::check(folder.path(), model.spec()).unwrap();
+    let tensors = folder.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&tensors).unwrap();
+    std::fs::write(&tensors, &bytes[..bytes.len() - 1]).unwrap();
+    let error = Adapter::check(folder.path(), model.spec()).unwrap_err();
+    assert!(error.hint().unwrap().contains("truncated"), "{error}");
+    std::fs::remove_file(&tensors).unwrap();
+    let error = Adapter::check(folder.path(), model.spec()).unwrap_err();
+    assert!(matches!(error, ModelError::Io { .. }), "{error}");
 }
