@@ -7,6 +7,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::EvalConfig;
+use crate::engine::tokens::Utilisation;
 use crate::eval::data;
 use crate::eval::report::{self, ReportInput};
 use crate::eval::rows::Outcome;
@@ -73,7 +74,17 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         max_in_flight: config.max_in_flight,
     };
     let mut bar = Bar::new();
+    let meter = setup.load_meter();
     let outcomes = run::run(&plan, &config.output.join("rows.jsonl"), &mut bar, &stop).await?;
+    if let Some(mut meter) = meter {
+        let Utilisation { mean, least, failures } = meter.read();
+        tracing::info!(
+            servers_busy = mean,
+            servers_busy_least = least,
+            servers_failures = failures,
+            "token servers while the questions were asked"
+        );
+    }
     let answered = outcomes.iter().flatten().filter(|o| matches!(o, Outcome::Answered(_)));
     bar.begin_scoring(answered.count());
     let scores = scorer

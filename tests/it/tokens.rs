@@ -185,12 +185,12 @@ async fn statuses_are_distinguished() {
         (504, false),
     ] {
         let engine = connected(&server, Dialect::LlamaCpp, json!({})).await;
-        server.then(Script::error(status, "told so").header("retry-after-ms", "1"));
+        server.then(Script::error(status, "overloaded").header("retry-after-ms", "1"));
         let (tokens, end) = collect(&engine, request(4)).await;
         assert_eq!(end.is_ok(), is_retried, "{status}: {end:?}");
         match end {
             Ok(_) => assert_eq!(tokens.len(), 4),
-            Err(error) => assert!(error.to_string().contains("told so"), "{error}"),
+            Err(error) => assert!(error.to_string().contains("overloaded"), "{error}"),
         }
     }
     let engine = connected(&server, Dialect::LlamaCpp, json!({"retries": {"max": 0}})).await;
@@ -423,6 +423,30 @@ async fn a_policy_is_served_from_token_servers() {
         let (status, said) = process::run(&["check", &write(&more)]);
         assert!(status == 64 && said.contains(reason), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluation_logs_the_load_of_its_token_servers() {
+    let dialect = Dialect::LlamaCpp;
+    let (one, two) = (server(dialect, Flaw::None).await, server(dialect, Flaw::None).await);
+    let at = [&one, &two].map(|server| server.url().trim_end_matches("/v1").to_owned());
+    let folder = tempfile::tempdir().unwrap();
+    let (output, file) = (folder.path().join("out"), folder.path().join("eval.toml"));
+    let text = format!(
+        "schema_version = 1\noutput = {output:?}\narms = [\"policy:{FOLDER}\"]\n\
+         [[data]]\nkind = \"world\"\nkinds = [{{ chain = 2 }}]\nn = 8\n\
+         [policy]\nsampling = {{ temperature = 0 }}\n\
+         [policy.tokens]\nservers = {at:?}\ndialect = \"llama_cpp\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let (status, said) = process::run(&["eval", "--config", file.to_str().unwrap()]);
+    assert_eq!(status, 0, "{said}");
+    let line = said.lines().find(|line| line.contains("\"servers_busy\":"));
+    let line: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{said}"))).unwrap();
+    let fields = &line["fields"];
+    assert!(fields["servers_busy"].as_f64().unwrap() > 0.0, "{line}");
+    assert_eq!(fields["servers_failures"], 0, "{line}");
+    assert_eq!(said.matches("\"message\":\"token server\"").count(), 2, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_poli
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::Sampling;
+use crate::engine::tokens::{LoadMeter, TokensEngine};
 use crate::eval::EvalError;
 use crate::eval::arms::{
     Arm, ArmSpec, Brief, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
@@ -55,6 +56,8 @@ pub(super) struct Setup<'a> {
     search: Option<&'a SearchConfig>,
     /// The data sets in which a short answer is requested.
     brief: Brief,
+    /// The servers that sample the policy's tokens, if it has some.
+    servers: Option<Arc<TokensEngine>>,
 }
 
 impl<'a> Setup<'a> {
@@ -67,7 +70,13 @@ impl<'a> Setup<'a> {
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
         let brief = if config.brief { Brief::among(questions) } else { Brief::default() };
-        Ok(Self { config, server, models, known: HashMap::new(), search, brief })
+        let known = HashMap::new();
+        Ok(Self { config, server, models, known, search, brief, servers: None })
+    }
+
+    /// Measures the load of the policy's token servers from now on, if it has some.
+    pub(super) fn load_meter(&self) -> Option<LoadMeter> {
+        self.servers.clone().map(LoadMeter::new)
     }
 
     /// The name of the large model that is evaluated.
@@ -207,11 +216,13 @@ impl<'a> Setup<'a> {
     }
 
     /// The policy in a folder, a file, or on the hub.
-    async fn policy(&self, named: &str) -> Result<Player, Failure> {
+    async fn policy(&mut self, named: &str) -> Result<Player, Failure> {
         let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let mut policies = local_policies(&server.policy, engine).await?;
-        let LocalPolicy { policy, folders } = policies.remove(0);
+        let LocalPolicy { policy, folders, servers } = policies.remove(0);
+        // No other arm has a policy then.
+        self.servers = servers;
         let protocol = Arc::new(protocol(&server, &folders)?);
         // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));

@@ -4,6 +4,7 @@
 pub mod config;
 mod dialect;
 mod identity;
+mod load_meter;
 mod pool;
 mod server;
 mod stream;
@@ -30,6 +31,7 @@ use crate::outbound::client::{KeyLookup, Unusable};
 use crate::outbound::retry::{Advice, retrying};
 use crate::tokenization::{Fingerprint, TextSide, TokenizerError};
 
+pub use self::load_meter::{LoadMeter, Utilisation};
 pub use self::pool::ServerUse;
 
 /// How long a comparison of a server is valid.

@@ -17,9 +17,9 @@ use super::judge::AnswerJudge;
 use super::report;
 use super::samples::Samples;
 use super::tasks::Tasks;
-use super::token_servers::Busy;
+use super::token_servers;
 use super::trainer::Trainer;
-use crate::engine::tokens::TokensEngine;
+use crate::engine::tokens::{LoadMeter, TokensEngine};
 use crate::large_model::LargeModel;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
@@ -90,7 +90,7 @@ struct Run<'c> {
     trainer: Trainer<'c>,
     rollouts: AsyncRollouts,
     judge: Option<Arc<AnswerJudge>>,
-    busy: Option<Busy>,
+    load: Option<LoadMeter>,
     samples: Samples,
     state: RunState,
     runtime: Runtime,
@@ -226,7 +226,7 @@ impl Run<'_> {
             ("episodes_per_second", episodes / seconds),
             ("tokens_per_second", collected.sampled_tokens() as f64 / seconds),
         ]);
-        values.extend(self.busy.as_mut().map(Busy::values).into_iter().flatten());
+        values.extend(self.load.as_mut().map(token_servers::load).into_iter().flatten());
         Ok((values, figures))
     }
 

@@ -1,13 +1,10 @@
 //! Servers that sample a run's episodes instead of this process. They keep the initial weights of
 //! the run, so that each step learns from episodes that are one step older.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use futures::future::join_all;
 
 use super::config::GrpoConfig;
-use crate::engine::tokens::{ServerUse, TokensEngine};
+use crate::engine::tokens::{LoadMeter, TokensEngine, Utilisation};
 use crate::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use crate::hint::{Hint, Reason};
 use crate::train::error::TrainError;
@@ -127,45 +124,12 @@ async fn likeliest(
     }
 }
 
-/// The load of the servers between steps.
-pub(super) struct Busy {
-    servers: Arc<TokensEngine>,
-    since: Instant,
-    before: Vec<ServerUse>,
-}
-
-impl Busy {
-    pub(super) fn new(servers: Arc<TokensEngine>) -> Self {
-        let before = servers.used();
-        Self { servers, since: Instant::now(), before }
-    }
-
-    /// The share of the time since the last call in which each server was busy: the mean, and the
-    /// minimum; and the number of failed requests.
-    pub(super) fn values(&mut self) -> Values {
-        let (now, used) = (Instant::now(), self.servers.used());
-        let time = (now - self.since).max(Duration::from_millis(1)).as_secs_f64();
-        let pairs = || used.iter().zip(&self.before);
-        let shares: Vec<f64> =
-            pairs().map(|(used, before)| (used.busy - before.busy).as_secs_f64() / time).collect();
-        let failures: u64 = pairs().map(|(used, before)| used.failures - before.failures).sum();
-        let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
-        let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
-        for (used, share) in used.iter().zip(&shares) {
-            tracing::info!(
-                server = used.server,
-                busy = share,
-                requests = used.requests,
-                tokens = used.tokens,
-                failures = used.failures,
-                "token server"
-            );
-        }
-        (self.since, self.before) = (now, used);
-        vec![
-            ("servers_busy", mean),
-            ("servers_busy_least", least.min(1.0)),
-            ("servers_failures", failures as f64),
-        ]
-    }
+/// The load of the servers since `meter` was last read, as metrics.
+pub(super) fn load(meter: &mut LoadMeter) -> Values {
+    let Utilisation { mean, least, failures } = meter.read();
+    vec![
+        ("servers_busy", mean),
+        ("servers_busy_least", least),
+        ("servers_failures", failures as f64),
+    ]
 }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::state::RunState;
 use super::{Run, Services};
+use crate::engine::tokens::LoadMeter;
 use crate::episode::Limits;
 use crate::policy::TokenPolicy;
 use crate::protocol::{Opening, Protocol};
@@ -21,7 +22,7 @@ use crate::train::grpo::rollout::Rollouts;
 use crate::train::grpo::samples::Samples;
 use crate::train::grpo::tasks::Tasks;
 use crate::train::grpo::tinker::TinkerLearner;
-use crate::train::grpo::token_servers::{self, Busy};
+use crate::train::grpo::token_servers;
 use crate::train::grpo::trainer::Trainer;
 use crate::train::origin::{self, Resume};
 use crate::train::run_folder::RunFolder;
@@ -125,7 +126,7 @@ pub(super) fn prepare<'c>(
         let compared = token_servers::compare(rollouts.first(), servers, &prompts, stops, most);
         runtime.block_on(compared)?;
     }
-    let busy = services.servers.clone().map(Busy::new);
+    let load = services.servers.clone().map(LoadMeter::new);
     let samples = Samples::open(folder.root(), trainer.step, config.samples)?;
     let folder = folder.clone();
     Ok(Run {
@@ -136,7 +137,7 @@ pub(super) fn prepare<'c>(
         trainer,
         rollouts,
         judge,
-        busy,
+        load,
         samples,
         state,
         runtime,

@@ -103,7 +103,7 @@ impl Run<'_> {
     /// Whether there is a best policy to return to, and a return left.
     pub(super) fn may_return(&self) -> bool {
         // Token servers keep the weights that they have.
-        let is_here = self.busy.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
+        let is_here = self.load.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
         is_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
     }
 
