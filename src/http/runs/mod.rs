@@ -106,9 +106,7 @@ async fn evaluations(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
 ) -> Result<Json<StepList>, ApiError> {
-    let Path(run) = run.map_err(unreadable)?;
-    let steps = read(runs, move |runs| runs.steps(&run, PerStep::Evaluations)).await?;
-    Ok(Json(steps.into()))
+    steps(runs, run, PerStep::Evaluations).await
 }
 
 /// One of these evaluations, with sample episodes.
@@ -123,8 +121,7 @@ async fn evaluation(
     State(runs): State<Runs>,
     place: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path((run, step)) = place.map_err(unreadable)?;
-    read(runs, move |runs| runs.step(&run, PerStep::Evaluations, step)).await.map(Json)
+    step(runs, place, PerStep::Evaluations).await
 }
 
 /// The steps of training of which sample episodes are kept.
@@ -138,9 +135,7 @@ async fn samples(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
 ) -> Result<Json<StepList>, ApiError> {
-    let Path(run) = run.map_err(unreadable)?;
-    let steps = read(runs, move |runs| runs.steps(&run, PerStep::Samples)).await?;
-    Ok(Json(steps.into()))
+    steps(runs, run, PerStep::Samples).await
 }
 
 /// Some of the episodes that a step learnt from, with their rewards and advantages, as the run wrote
@@ -156,8 +151,7 @@ async fn sample(
     State(runs): State<Runs>,
     place: Result<Path<(String, u64)>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path((run, step)) = place.map_err(unreadable)?;
-    read(runs, move |runs| runs.step(&run, PerStep::Samples, step)).await.map(Json)
+    step(runs, place, PerStep::Samples).await
 }
 
 /// The report of a run, an HTML page.
@@ -181,6 +175,27 @@ async fn report(
         (header::CACHE_CONTROL, "no-cache"),
     ];
     Ok((headers, page).into_response())
+}
+
+/// The steps of which a run has something of this kind.
+async fn steps(
+    runs: Runs,
+    run: Result<Path<String>, PathRejection>,
+    kind: PerStep,
+) -> Result<Json<StepList>, ApiError> {
+    let Path(run) = run.map_err(unreadable)?;
+    let steps = read(runs, move |runs| runs.steps(&run, kind)).await?;
+    Ok(Json(steps.into()))
+}
+
+/// What a run has of this kind of one step.
+async fn step(
+    runs: Runs,
+    place: Result<Path<(String, u64)>, PathRejection>,
+    kind: PerStep,
+) -> Result<Json<Value>, ApiError> {
+    let Path((run, step)) = place.map_err(unreadable)?;
+    read(runs, move |runs| runs.step(&run, kind, step)).await.map(Json)
 }
 
 fn unreadable(error: PathRejection) -> ApiError {

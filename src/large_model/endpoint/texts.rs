@@ -32,7 +32,7 @@ type Sink<'a> = &'a mut dyn FnMut(&str);
 /// messages it has. What is no JSON has none.
 pub(super) fn request_texts(body: &[u8], sink: Sink<'_>) -> usize {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    Request(sink).deserialize(&mut reader).unwrap_or(0)
+    reader.deserialize_map(Request(sink)).unwrap_or(0)
 }
 
 /// What a response, or an event of one, says beside its text.
@@ -53,7 +53,7 @@ pub(super) fn response_texts(
     sink: Sink<'_>,
 ) -> Result<ResponseUsage, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    Response(sink).deserialize(&mut reader)
+    reader.deserialize_map(Response(sink))
 }
 
 /// A name that is borrowed where it can be.
@@ -63,14 +63,6 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A request. Gives the number of its messages.
 struct Request<'a>(Sink<'a>);
-
-impl<'de> DeserializeSeed<'de> for Request<'_> {
-    type Value = usize;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<usize, D::Error> {
-        reader.deserialize_map(self)
-    }
-}
 
 impl<'de> Visitor<'de> for Request<'_> {
     type Value = usize;
@@ -97,14 +89,6 @@ impl<'de> Visitor<'de> for Request<'_> {
 
 /// A response, or an event of one.
 struct Response<'a>(Sink<'a>);
-
-impl<'de> DeserializeSeed<'de> for Response<'_> {
-    type Value = ResponseUsage;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<ResponseUsage, D::Error> {
-        reader.deserialize_map(self)
-    }
-}
 
 impl<'de> Visitor<'de> for Response<'_> {
     type Value = ResponseUsage;
