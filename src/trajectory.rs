@@ -173,9 +173,47 @@ pub struct Trajectory {
     pub trace: TokenTrace,
 }
 
+impl Trajectory {
+    /// The length of the turns' texts, bytes.
+    pub fn text_bytes(&self) -> usize {
+        let turns = self.turns.iter();
+        turns.map(|turn| turn.text.len() + turn.observation.as_ref().map_or(0, seen_bytes)).sum()
+    }
+}
+
+fn seen_bytes(seen: &Observation) -> usize {
+    seen.reply.len() + seen.sent.as_ref().map_or(0, String::len)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_texts_of_a_trajectory_are_measured() {
+        let turn = Turn {
+            text: "four".to_owned(),
+            think: None,
+            action: Action::Prompt("four".to_owned()),
+            finish: TurnFinish::Stop,
+            is_given: false,
+            tokens: 1,
+            cost: 0.0,
+            millis: 0,
+            observation: None,
+        };
+        let seen = Observation {
+            sent: Some("sent".to_owned()),
+            reply: "a reply".to_owned(),
+            truncated: false,
+            repeated: false,
+            usage: TokenUsage::default(),
+            cost: 0.0,
+            millis: 0,
+        };
+        let turns = vec![turn.clone(), Turn { observation: Some(seen), ..turn }];
+        assert_eq!(Trajectory { turns, ..Trajectory::default() }.text_bytes(), 4 + 4 + 4 + 7);
+    }
 
     #[test]
     fn a_trace_ends_with_what_was_sampled() {

@@ -21,12 +21,36 @@ pub(in crate::http) struct Answered {
     pub(in crate::http) ending: Option<Ending>,
 }
 
+/// The JSON of an answer's log-probabilities is about so many times as long as the answer.
+const LOGPROBS: usize = 16;
+
+impl Answered {
+    /// About how long its JSON is, bytes, with or without the turns.
+    pub(in crate::http) fn bytes(&self, with_turns: bool) -> usize {
+        let Episode { answer, trajectory, .. } = &self.episode;
+        let turns = if with_turns { trajectory.text_bytes() } else { 0 };
+        let logprobs = logprobs(&self.episode).map_or(0, |_| LOGPROBS * answer.len());
+        answer.len() + turns + logprobs
+    }
+}
+
 /// A piece of a streamed answer. The last one is `Done` or `Failed`.
 pub(in crate::http) enum Piece {
     Thought(String),
     Text(String),
     Done(Box<Answered>),
     Failed(ApiError),
+}
+
+impl Piece {
+    /// About how long its JSON is, bytes, with or without the turns.
+    pub(in crate::http) fn bytes(&self, with_turns: bool) -> usize {
+        match self {
+            Self::Thought(text) | Self::Text(text) => text.len(),
+            Self::Done(answered) => answered.bytes(with_turns),
+            Self::Failed(_) => 0,
+        }
+    }
 }
 
 /// Requirements on every answer of a request.

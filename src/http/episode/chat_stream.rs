@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 
 use super::answer::{Answered, Piece, logprobs};
+use crate::compute;
 use crate::http::error::ApiError;
 use crate::http::sse;
 use crate::http::wire::completion::{Chunk, ChunkHead, Delta, Outcome, finish_reason};
@@ -57,14 +58,23 @@ impl ChatStream {
                 return None;
             }
             match self.pieces.next().await {
-                Some((index, Piece::Thought(text))) => {
-                    self.send(index, Delta::thought(&text, self.head.reasoning_field));
+                Some((index, piece)) => {
+                    let bytes = piece.bytes(self.with_turns);
+                    compute::in_place(bytes, || self.take(index, piece));
                 }
-                Some((index, Piece::Text(text))) => self.send(index, Delta::content(&text)),
-                Some((index, Piece::Done(answered))) => self.finish(index, &answered),
-                Some((_, Piece::Failed(error))) => self.fail(&error),
                 None => self.close(),
             }
+        }
+    }
+
+    fn take(&mut self, index: usize, piece: Piece) {
+        match piece {
+            Piece::Thought(text) => {
+                self.send(index, Delta::thought(&text, self.head.reasoning_field));
+            }
+            Piece::Text(text) => self.send(index, Delta::content(&text)),
+            Piece::Done(answered) => self.finish(index, &answered),
+            Piece::Failed(error) => self.fail(&error),
         }
     }
 

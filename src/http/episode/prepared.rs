@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::admission::Permit;
 use super::answer::{self, Answered, Piece, Wishes};
 use super::task::EpisodeTask;
+use crate::compute;
 use crate::engine::Sampling;
 use crate::episode::{AnswerForm, EpisodeRequest};
 use crate::http::body::BodySize;
@@ -129,9 +130,13 @@ impl Prepared {
         opening: Vec<Bytes>,
         mut take: impl FnMut(Piece) -> Vec<Bytes> + Send + 'static,
     ) -> Response {
+        let with_turns = self.with_turns;
+        let events = move |piece: Piece| {
+            stream::iter(compute::in_place(piece.bytes(with_turns), || take(piece)))
+        };
         self.stream(|answers| {
             let pieces = stream::iter(answers).flatten();
-            stream::iter(opening).chain(pieces.flat_map(move |piece| stream::iter(take(piece))))
+            stream::iter(opening).chain(pieces.flat_map(events))
         })
     }
 

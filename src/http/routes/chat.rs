@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
 
+use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::logprobs;
 use crate::http::episode::chat_stream;
@@ -47,18 +48,21 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
         return Ok(prepared.stream(|pieces| chat_stream::events(head, pieces, sum, with_turns)));
     }
     let (made, headers) = prepared.whole().await?;
-    let choices = made.into_iter().enumerate().map(|(index, (text, answered))| {
-        let episode = &answered.episode;
-        sum.add(episode);
-        Choice {
-            index,
-            message: message(episode, text, reasoning_field),
-            logprobs: logprobs(episode).cloned(),
-            finish_reason: finish_reason(&answered),
-            prompt_r1: Outcome::new(episode, with_turns),
-        }
-    });
-    let (choices, object) = (choices.collect(), "chat.completion");
-    let completion = Completion { id, object, created, model, choices, usage: sum.usage() };
-    Ok((headers, Json(completion)).into_response())
+    let bytes = made.iter().map(|(_, answered)| answered.bytes(with_turns)).sum();
+    Ok(compute::in_place(bytes, || {
+        let choices = made.into_iter().enumerate().map(|(index, (text, answered))| {
+            let episode = &answered.episode;
+            sum.add(episode);
+            Choice {
+                index,
+                message: message(episode, text, reasoning_field),
+                logprobs: logprobs(episode).cloned(),
+                finish_reason: finish_reason(&answered),
+                prompt_r1: Outcome::new(episode, with_turns),
+            }
+        });
+        let (choices, object) = (choices.collect(), "chat.completion");
+        let completion = Completion { id, object, created, model, choices, usage: sum.usage() };
+        (headers, Json(completion)).into_response()
+    }))
 }

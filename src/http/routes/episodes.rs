@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 
+use crate::compute;
 use crate::http::caller::Caller;
 use crate::http::error::{ApiError, shorten};
 use crate::http::state::AppState;
@@ -52,7 +54,7 @@ pub(in crate::http) async fn get(
     State(state): State<AppState>,
     caller: Caller,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<RecordedEpisode>, ApiError> {
+) -> Result<Response, ApiError> {
     let (archive, only) = readable(&state, &caller)?;
     let Path(id) = id.map_err(|_| ApiError::invalid("id", "the id is no UTF-8 text"))?;
     let record = archive.get(&id, only.as_deref()).await.map_err(failure)?;
@@ -62,7 +64,9 @@ pub(in crate::http) async fn get(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "episode_not_found", message));
     };
     let tokens = tokens(&state, &record).await;
-    Ok(Json(RecordedEpisode::new(id, record, tokens)))
+    // As long as what it records: conversations, replies, images.
+    let reply = || Json(RecordedEpisode::new(id, record, tokens)).into_response();
+    Ok(compute::in_place(usize::MAX, reply))
 }
 
 /// The archive, and the key whose episodes the caller may read; `None` for all.

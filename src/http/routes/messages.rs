@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
 
+use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::whole_pieces;
 use crate::http::episode::prepared::{Asking, Prepared};
@@ -46,6 +47,9 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
         }));
     }
     let (made, headers) = prepared.whole().await?;
-    made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
-    Ok((headers, Json(writer.into_message())).into_response())
+    let bytes = made.iter().map(|(_, answered)| answered.bytes(with_turns)).sum();
+    Ok(compute::in_place(bytes, || {
+        made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
+        (headers, Json(writer.into_message())).into_response()
+    }))
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
 
+use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::{Piece, whole_pieces};
 use crate::http::episode::prepared::{Asking, Prepared};
@@ -44,7 +45,8 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     };
     let prepared = Prepared::new(asking, chat, size).await?;
     head.insert("id".to_owned(), prepared.id.clone().into());
-    let mut writer = ResponseWriter::new(head, prepared.sum(), prepared.with_turns, is_stream);
+    let with_turns = prepared.with_turns;
+    let mut writer = ResponseWriter::new(head, prepared.sum(), with_turns, is_stream);
     if is_stream {
         let opening = writer.events();
         return Ok(prepared.write(opening, move |piece| {
@@ -54,9 +56,12 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
         }));
     }
     let (made, headers) = prepared.whole().await?;
-    made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
-    keep(&writer);
-    Ok((headers, Json(writer.into_response())).into_response())
+    let bytes = made.iter().map(|(_, answered)| answered.bytes(with_turns)).sum();
+    Ok(compute::in_place(bytes, || {
+        made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
+        keep(&writer);
+        (headers, Json(writer.into_response())).into_response()
+    }))
 }
 
 fn renamed(piece: Piece) -> Piece {

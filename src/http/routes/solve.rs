@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde_json::json;
 
+use crate::compute;
 use crate::engine::Sampling;
 use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, GivenTurn, Silent};
 use crate::http::body::{RawBody, parse_bounded};
@@ -72,7 +73,9 @@ pub(in crate::http) async fn solve(
     let headers =
         super::episode_headers(&*policy, episode.trajectory.turns.len(), task.overhead(&episode));
     let shown = show.of(&*policy, &episode).await?;
-    Ok((headers, Json(SolveReply::new(head, episode, shown))).into_response())
+    Ok(compute::in_place(shown.bytes(&episode), || {
+        (headers, Json(SolveReply::new(head, episode, shown))).into_response()
+    }))
 }
 
 /// What the reply contains besides the answer.
@@ -159,7 +162,9 @@ fn events(
             }
             Some(TaskEvent::Done(result)) => match *result {
                 Ok(episode) => match show.of(&*policy, &episode).await {
-                    Ok(shown) => sse::event(Some("done"), &SolveReply::new(head, episode, shown)),
+                    Ok(shown) => compute::in_place(shown.bytes(&episode), || {
+                        sse::event(Some("done"), &SolveReply::new(head, episode, shown))
+                    }),
                     Err(error) => sse::event(Some("error"), &error.body()),
                 },
                 Err(error) => sse::event(Some("error"), &error.body()),
@@ -178,5 +183,5 @@ fn sse_event(event: EpisodeEvent) -> Bytes {
         EpisodeEvent::Response(delta) => ("interaction_response", delta),
         EpisodeEvent::Answer(delta) => ("answer", delta),
     };
-    sse::event(Some(name), &json!({"delta": delta}))
+    compute::in_place(delta.len(), || sse::event(Some(name), &json!({"delta": delta})))
 }

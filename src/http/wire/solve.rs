@@ -306,6 +306,18 @@ pub(in crate::http) struct Shown {
     pub(in crate::http) tokens: Option<Vec<PolicyToken>>,
 }
 
+/// The JSON of a token, bytes.
+const TOKEN: usize = 64;
+
+impl Shown {
+    /// About how long the JSON of the reply is, bytes.
+    pub(in crate::http) fn bytes(&self, episode: &Episode) -> usize {
+        let turns = if self.turns { episode.trajectory.text_bytes() } else { 0 };
+        let tokens = self.tokens.as_ref().map_or(0, Vec::len);
+        episode.answer.len() + turns + TOKEN * tokens
+    }
+}
+
 /// An answered question.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::http) struct SolveReply {
