@@ -123,7 +123,7 @@ impl RewardFn {
         check(&config.coefficients)?;
         let (metric, normalization) = match config.scheme {
             Scheme::Paper => (AnswerMetric::F1, Normalization::Published),
-            Scheme::Strict => (AnswerMetric::Auto, Normalization::Strict),
+            Scheme::Strict | Scheme::Outcome => (AnswerMetric::Auto, Normalization::Strict),
         };
         Ok(Self {
             scheme: config.scheme,
@@ -145,6 +145,7 @@ impl RewardFn {
         match self.scheme {
             Scheme::Paper => self.paper(trajectory, answer),
             Scheme::Strict => strict(trajectory, answer),
+            Scheme::Outcome => outcome(trajectory, answer),
         }
     }
 
@@ -180,6 +181,11 @@ fn strict(trajectory: &Trajectory, answer: f64) -> Reward {
         answer,
         components: components.map(|(name, holds)| (name, f64::from(holds))).into(),
     }
+}
+
+fn outcome(trajectory: &Trajectory, answer: f64) -> Reward {
+    let reward = strict(trajectory, answer);
+    Reward { total: reward.total.max(0.0), ..reward }
 }
 
 fn check(coefficients: &Coefficients) -> Result<(), RewardError> {

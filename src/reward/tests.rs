@@ -96,6 +96,8 @@ fn trajectories_earn_what_the_two_schemes_say() {
         assert!(close(found, paper), "paper gives {found} for {shown}");
         let found = score(Scheme::Strict, turns, "Paris");
         assert!(close(found, strict), "strict gives {found} for {shown}");
+        let found = score(Scheme::Outcome, turns, "Paris");
+        assert!(close(found, strict.max(0.0)), "outcome gives {found} for {shown}");
     }
 }
 
