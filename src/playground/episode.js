@@ -1,15 +1,15 @@
-// One episode: asked, shown as it happens, and explained at its end.
+// One episode: started, shown while it runs, and explained at its end.
 import { solve } from "./api.js";
 import { copies } from "./copies.js";
 import { Text, count, h, millis, money } from "./dom.js";
 import { Turn, given } from "./turn.js";
 
 const REASONS = {
-  answered: "The policy was done.",
-  turn_limit: "All turns were used: allow more turns for more.",
-  token_limit: "The policy’s tokens were used up: allow more tokens for more.",
-  deadline: "The time was over: raise the deadline for more.",
-  budget: "The money was spent: raise the limit for more.",
+  answered: "The policy ended the episode.",
+  turn_limit: "All turns were used: raise the limit for a longer episode.",
+  token_limit: "The policy’s token limit was reached: raise it for a longer episode.",
+  deadline: "The deadline passed: raise it for a longer episode.",
+  budget: "The cost limit was reached: raise it for a longer episode.",
   malformed: "The policy wrote neither a prompt nor an answer: ask again, or try another policy or temperature.",
 };
 const LANES = { think: "think", interaction_prompt: "prompt", interaction_response: "reply" };
@@ -66,7 +66,7 @@ export class Episode {
       }
     } catch (error) {
       const isStopped = error.name === "AbortError";
-      said = isStopped ? "Stopped by you. What was used until then is counted." : error.message;
+      said = isStopped ? "Stopped by you. The usage until then counts." : error.message;
       this.end.textContent = said;
       this.end.classList.toggle("error", !isStopped);
     } finally {
@@ -109,11 +109,11 @@ export class Episode {
       if (!this.#turns[index]) this.#turn(index);
       this.#turns[index].finish(turn, tokens[index], (edited) => this.#goOn(reply.turns, index, edited));
     }
-    const whose = reply.answer_source === "policy" ? "The answer is the policy’s." : "The answer is the large model’s own.";
+    const whose = reply.answer_source === "policy" ? "The policy wrote the answer." : "The large model wrote the answer.";
     const reason = REASONS[reply.finish_reason] ?? reply.finish_reason;
     this.course = JSON.stringify([reply.answer, reply.turns.map((turn) => [turn.think, turn.interaction_prompt, turn.interaction_response, turn.malformed])]);
-    const sameness = this.before === this.course ? "The replay took the same course."
-      : "The replay took another course: a model did not repeat itself.";
+    const sameness = this.before === this.course ? "The replay was identical."
+      : "The replay differs: a model did not give the same reply again.";
     const again = this.before ? ` ${sameness}` : "";
     const isAlone = reply.policy === "direct" && reply.finish_reason === "answered";
     const said = `${isAlone ? "" : `${reason} `}${whose}${again}`;
@@ -121,7 +121,7 @@ export class Episode {
     return said;
   }
 
-  // Goes on behind the turns before `index` and the edited one.
+  // Continues after the turns before `index` and the edited one.
   #goOn(turns, index, edited) {
     const kept = turns.slice(0, index).map((turn) =>
       given(turn.think, turn.interaction_prompt, turn.interaction_response));

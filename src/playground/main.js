@@ -24,9 +24,9 @@ const tools = {
   },
 };
 
-// Runs episodes beside each other; whoever cannot see them hears when they begin and how they end.
+// Runs episodes side by side. Screen readers announce their begin and their end.
 async function start(episodes) {
-  say(episodes.length > 1 ? "Asking both." : "Asking.");
+  say(episodes.length > 1 ? "Both episodes are running." : "The episode is running.");
   await Promise.all(episodes.map(async (episode) => {
     running.add(episode);
     byId("stop").disabled = false;
@@ -72,14 +72,14 @@ function addMessage() {
   const roles = ["user", "assistant", "system"].map((name) => h("option", { selected: name === role }, name));
   const id = newId();
   const item = h("li", {},
-    h("select", { "aria-label": "Whose message it is" }, ...roles),
+    h("select", { "aria-label": "Role of the message" }, ...roles),
     h("textarea", { id, rows: 2, "aria-label": "Earlier message", required: true }),
     h("button", { type: "button", class: "small", onclick: () => { item.remove(); byId("add").focus(); } }, "Remove"));
   byId("messages").append(item);
   byId(id).focus();
 }
 
-// What may be chosen; without a valid key there is nothing to choose from, and asking says so.
+// The models and policies to choose from: none without a valid key, which asking reports.
 async function offer() {
   const { models, policies } = await choices(key()).catch(() => ({ models: [], policies: [] }));
   byId("models").replaceChildren(...models.map((value) => h("option", { value })));

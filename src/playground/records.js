@@ -136,9 +136,8 @@ export function look(key, say, show) {
     if (!goOn) items.replaceChildren();
     items.append(...found.map(entry));
     const count = items.children.length;
-    byId("recorded_count").textContent = said || `${count} shown${cursor ? ", there may be more" : ", and there are no more"}`;
-    byId("key").addEventListener("change", () => { if (byId("recorded").open) list(); });
-  byId("recorded_more").hidden = !cursor;
+    byId("recorded_count").textContent = said || `${count} shown${cursor ? ", there may be more" : ", no more"}`;
+    byId("recorded_more").hidden = !cursor;
   };
 
   let timer = 0;
@@ -148,13 +147,14 @@ export function look(key, say, show) {
   });
   byId("recorded").addEventListener("toggle", () => { if (byId("recorded").open) list(); });
   byId("recorded_more").addEventListener("click", () => list(true));
+  byId("key").addEventListener("change", () => { if (byId("recorded").open) list(); });
   byId("recorded_file").addEventListener("change", async (event) => {
     const [chosen] = event.target.files;
     file = null;
     if (chosen) {
       const { found, skipped } = await read(chosen);
       file = found;
-      if (skipped) say(`${skipped} lines of the file are no episodes: choose a file that \`[record]\` wrote.`);
+      if (skipped) say(`${skipped} lines of the file are not episodes: choose a file that \`[record]\` wrote.`);
     }
     list();
   });

@@ -4,18 +4,18 @@ import { Chart } from "./chart.js";
 import { byId, h } from "./dom.js";
 import { evaluated, learnt } from "./samples.js";
 
-// Between two looks at what was written, milliseconds.
+// Between two polls, milliseconds.
 const PAUSE = 2000;
 // What the metrics are, in the order in which they are shown; others follow by name.
 const NAMES = {
-  reward: "reward", answer: "reward: answer", format: "reward: form", eval_exact: "held-out exact match",
-  eval_reward: "held-out reward", eval_loss: "held-out loss", loss: "loss", kl: "KL from the start, nats a token",
-  approx_kl: "KL within the update", entropy: "entropy, nats", response_tokens: "sampled tokens an episode",
+  reward: "reward", answer: "reward: answer", format: "reward: format", eval_exact: "held-out exact match",
+  eval_reward: "held-out reward", eval_loss: "held-out loss", loss: "loss", kl: "KL from the initial policy, nats per token",
+  approx_kl: "KL within the update", entropy: "entropy, nats", response_tokens: "sampled tokens per episode",
   turns: "turns", cut_turns: "share of cut turns", zero_variance: "share of groups without variance",
-  failed_episodes: "failed episodes (outages)", fallback_replies: "replies of a fallback", cost: "cost a step",
-  clip_low: "share clipped low", clip_high: "share clipped high", gradient_norm: "gradient norm",
-  learning_rate: "learning rate", rollout_logprob_diff: "engine to trainer log-probability gap",
-  tokens_per_second: "sampled tokens a second",
+  failed_episodes: "failed episodes (outages)", fallback_replies: "replies from a fallback", cost: "cost per step",
+  clip_low: "share clipped below", clip_high: "share clipped above", gradient_norm: "gradient norm",
+  learning_rate: "learning rate", rollout_logprob_diff: "log-probability difference, engine and trainer",
+  tokens_per_second: "sampled tokens per second",
 };
 
 const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
@@ -27,7 +27,7 @@ const SECTIONS = [
   { field: "episode_step", place: "sampled", lists: samples, reads: sample, shows: learnt },
 ];
 
-// A run that is watched: its rows so far, and the steps that each section has.
+// A run that is followed: its rows so far, and the steps that each section has.
 class Watched {
   rows = [];
   steps = SECTIONS.map(() => []);
@@ -60,7 +60,7 @@ const sampled = SECTIONS.map(() => "");
 
 const chosen = () => [...new Set([byId("run").value, byId("beside").value].filter(Boolean))];
 
-// Keeps what is chosen in the address.
+// Keeps the selection in the URL.
 function keep() {
   const kept = new URLSearchParams();
   if (byId("run").value) kept.set("run", byId("run").value);
@@ -69,7 +69,7 @@ function keep() {
   history.replaceState(null, "", `?${kept}`);
 }
 
-// Puts options into a field. What is chosen stays, unless the address or `otherwise` says another.
+// Puts options into a field. The selection stays, unless the URL or `otherwise` names another.
 function fill(id, options, otherwise) {
   const field = byId(id);
   const has = (value) => options.some(([name]) => name === value);
@@ -88,9 +88,9 @@ const ago = (seconds) => {
   return passed < 120 ? `${passed} s ago` : passed < 7200 ? `${Math.round(passed / 60)} min ago` : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
 };
 
-const state = ({ kind, summary }) => (kind === "evaluation" ? "" : summary ? `${summary.ended}, ${summary.steps} steps` : "at work, or was cut off");
+const state = ({ kind, summary }) => (kind === "evaluation" ? "" : summary ? `${summary.ended}, ${summary.steps} steps` : "running or interrupted");
 
-// The rows of the table by name: they stay, so that whoever is on a link stays there.
+// The rows of the table by name: they are reused, so that a focused link keeps the focus.
 const rows = new Map();
 
 function newRow(name) {
@@ -176,13 +176,13 @@ async function look() {
   legend();
   curves();
   for (const [index, section] of SECTIONS.entries()) await fillSection(section, index);
-  say(training.length ? "" : "No training run has written metrics here yet. This page goes on looking.");
+  say(training.length ? "" : "No training run has written metrics here yet. This page keeps checking.");
 }
 
-// What the address asks for is chosen once it is there: a run that begins has written nothing yet.
+// What the URL names is selected once it exists: a run that begins has written nothing yet.
 const wish = Object.fromEntries(new URLSearchParams(location.search));
 
-// Looks again and again, one look at a time, and not while nobody sees it.
+// Polls, one request at a time, and not while the page is hidden.
 let looking = Promise.resolve();
 const again = () => {
   looking = looking.then(look).catch((error) => say(error.message));

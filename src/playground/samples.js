@@ -10,14 +10,14 @@ function results({ all, classes = {}, failed = 0 }) {
     h("td", {}, tasks), h("td", {}, percent(exact / Math.max(tasks, 1))), h("td", {}, reward.toFixed(3)), h("td", {}, turns.toFixed(2)));
   const head = ["Class", "Tasks", "Exact match", "Reward", "Turns"].map((name) => h("th", { scope: "col" }, name));
   const rows = [...Object.entries(classes), ["all", all]].map(([name, result]) => row(name, result));
-  const note = failed ? [h("p", { class: "note" }, `${failed} episodes failed for no fault of the policy’s; they are not counted.`)] : [];
+  const note = failed ? [h("p", { class: "note" }, `${failed} episodes failed through no fault of the policy; they are not counted.`)] : [];
   return [h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))), ...note];
 }
 
 function episode({ task, trajectory, reward, advantage }) {
   const question = new Text("Question");
   question.append(task.question);
-  const inside = h("div", { class: "why" }, question.element, h("p", { class: "note" }, "Right: ", h("bdi", {}, task.golds.join(" / "))));
+  const inside = h("div", { class: "why" }, question.element, h("p", { class: "note" }, "Gold: ", h("bdi", {}, task.golds.join(" / "))));
   const learnt = advantage == null ? "" : `, advantage ${advantage.toFixed(2)}`;
   const details = h("details", {}, h("summary", {}, `reward ${reward.toFixed(2)}${learnt}: `, h("bdi", {}, task.question.slice(0, 120))), inside);
   details.addEventListener("toggle", () => {
@@ -41,6 +41,6 @@ export function evaluated(run, evaluation) {
 
 // Episodes of a step as an article; `null` where none are kept.
 export function learnt(run, step) {
-  if (!step) return article(run, note("No episodes of that step are kept."));
+  if (!step) return article(run, note("No episodes of that step were kept."));
   return article(run, ...step.shown.map(episode));
 }

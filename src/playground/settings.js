@@ -1,4 +1,4 @@
-// The settings of the form, the request that they make, and the address that keeps them.
+// The settings of the form, the request that they make, and the URL that keeps them.
 import { byId } from "./dom.js";
 
 const TEXTS = ["policy", "large_model"];
@@ -8,7 +8,7 @@ const KEPT = [...TEXTS, ...NUMBERS, ...OTHERS];
 
 const text = (id) => byId(id).value.trim();
 
-// Fills the form from the address.
+// Fills the form from the URL.
 export function restore() {
   const asked = new URLSearchParams(location.search);
   for (const id of KEPT) byId(id).value = asked.get(id) ?? "";
@@ -17,7 +17,7 @@ export function restore() {
   byId("settings").open = [...TEXTS, ...NUMBERS].some((id) => text(id));
 }
 
-// Keeps the settings in the address; neither texts nor the key.
+// Keeps the settings in the URL; neither texts nor the key.
 export function keep() {
   const kept = new URLSearchParams(KEPT.filter((id) => text(id)).map((id) => [id, text(id)]));
   if (byId("compare").checked) kept.set("compare", "1");

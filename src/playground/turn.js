@@ -1,4 +1,4 @@
-// One turn: its lanes, what it took, why it is as it is, and a way to step in.
+// One turn: its lanes, its usage, details, and a form to edit it.
 import { Text, count, h, millis, money, newId } from "./dom.js";
 
 const LANES = { think: "Thought", prompt: "Prompt", reply: "Reply" };
@@ -57,12 +57,12 @@ export class Turn {
     const notes = [
       turn.malformed && "The policy wrote neither a prompt nor an answer; its words are shown as its thought.",
       turn.cut_off && "The turn was cut off by its token limit.",
-      turn.truncated && "The policy was shown only the head of the reply.",
-      turn.repeated && "The same prompt was sent before: its reply was taken from the record, for nothing.",
-      turn.is_final_prompt && "The policy had the large model’s reply be the answer.",
-      turn.is_given && "You wrote this turn; the policy went on as if it were its own.",
+      turn.truncated && "The policy was shown only the beginning of the reply.",
+      turn.repeated && "The same prompt was sent before: the earlier reply was reused, at no cost.",
+      turn.is_final_prompt && "The policy returned the large model’s reply as the answer.",
+      turn.is_given && "You wrote this turn; the policy continued as if it had written it.",
     ].filter(Boolean);
-    const details = h("details", {}, h("summary", {}, "Why"));
+    const details = h("details", {}, h("summary", {}, "Details"));
     details.addEventListener("toggle", () => {
       const inside = h("div", { class: "why" }, ...notes.map((note) => h("p", { class: "note" }, note)));
       if (turn.sent !== undefined) {
@@ -71,11 +71,11 @@ export class Turn {
         inside.append(h("h4", {}, "Sent to the large model"), sent.element);
       }
       if (tokens.length === 0) {
-        inside.append(h("p", { class: "note" }, "The policy’s tokens are not to be seen: it does not run on this server, or the turn is not its own."));
+        inside.append(h("p", { class: "note" }, "The policy’s tokens are not available: it does not run on this server, or it did not write this turn."));
       } else {
         const read = tokens.filter((token) => token.log_prob === undefined);
         const wrote = tokens.filter((token) => token.log_prob !== undefined);
-        if (read.length) inside.append(...this.#ids("Read before it", read, plain(read)));
+        if (read.length) inside.append(...this.#ids("Read before the turn", read, plain(read)));
         if (wrote.length) inside.append(...this.#ids("Written", wrote, coloured(wrote)), legend());
       }
       details.append(inside);
@@ -111,8 +111,8 @@ export class Turn {
         open.setAttribute("aria-expanded", String(!form.hidden));
         if (!form.hidden) think[1].focus();
       },
-    }, "Edit and go on from here");
-    form.append(...think, ...prompt, ...reply, h("div", { class: "row" }, h("button", { class: "small main" }, "Go on")));
+    }, "Edit and continue from here");
+    form.append(...think, ...prompt, ...reply, h("div", { class: "row" }, h("button", { class: "small main" }, "Continue")));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       goOn(given(think[1].value, prompt[1].value, reply[1].value));
@@ -129,7 +129,7 @@ export function given(think, prompt, reply) {
   return turn;
 }
 
-// Long token streams take a while to lay out; the head says enough until somebody asks for more.
+// Long token streams take long to lay out, so only the beginning is shown.
 const MOST = 4_000;
 
 // The text of a token; of a policy that is not served any more, its id.

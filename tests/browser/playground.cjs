@@ -54,7 +54,7 @@ check("a question is answered turn by turn, and explained", async ({ open, bundl
   await page.press("#question", "Control+Enter");
   await done(page);
   assert.ok(await page.locator(".turn").count() > 2);
-  assert.match(await text(page, "#status"), /The policy was done/);
+  assert.match(await text(page, "#status"), /The policy ended the episode/);
   for (const lane of ["think", "prompt", "reply"]) assert.ok((await text(page, `.lane.${lane} .text`)).trim());
   const answer = await text(page, ".lane.answer .text");
   assert.match(await text(page, ".turn .facts"), /policy \d+ ms, \d+ tokens?, cost 0.*large model \d+ ms, \d+ tokens, cost 0/);
@@ -69,7 +69,7 @@ check("a question is answered turn by turn, and explained", async ({ open, bundl
     assert.ok(said.includes(answer), `${name}: ${said}`);
   }
   await page.getByRole("button", { name: "Replay with the same seed" }).click();
-  await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay took the same course"));
+  await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay was identical"));
   return page;
 });
 
@@ -78,9 +78,9 @@ check("a turn is edited, and the episode goes on from there", async ({ open, bun
   await ask(page, QUESTION);
   await done(page);
   const second = page.locator(".turn").nth(1);
-  await second.getByRole("button", { name: "Edit and go on from here" }).click();
+  await second.getByRole("button", { name: "Edit and continue from here" }).click();
   await second.getByLabel("Reply", { exact: true }).fill("");
-  await second.getByRole("button", { name: "Go on", exact: true }).click();
+  await second.getByRole("button", { name: "Continue", exact: true }).click();
   await page.waitForFunction(() => document.querySelector(".turn h3")?.textContent === "Turn 1 (given)");
   assert.deepEqual(await page.locator(".turn h3").allTextContents().then((all) => all.slice(0, 3)), ["Turn 1 (given)", "Turn 2 (given)", "Turn 3"]);
   assert.ok((await text(page, ".lane.answer .text")).trim());
@@ -158,7 +158,7 @@ check("it works by keyboard alone", async ({ open, bundled }) => {
   await tabTo("go");
   await page.keyboard.press("Enter");
   await done(page);
-  assert.match(await text(page, "#status"), /The policy was done/);
+  assert.match(await text(page, "#status"), /The policy ended the episode/);
   return page;
 });
 
@@ -231,7 +231,7 @@ check("keys: one is missing, wrong, right, over its limit", async ({ open, locke
   await page.fill("#key", "schlüssel – falsch");
   await says(/Enter (it again|a valid key)/);
   await page.fill("#key", locked.key);
-  await says(/The answer is the large model’s own/);
+  await says(/The large model wrote the answer/);
   await says(/./);
   await says(/limit|Wait/i);
   await accessible(page);

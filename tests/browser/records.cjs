@@ -19,7 +19,7 @@ async function opens(page, answer, turns) {
   await page.locator(".turn summary").first().click();
   await page.locator(".turn .t[title]").nth(5).waitFor();
   await page.getByRole("button", { name: "Replay with the same seed" }).click();
-  await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay took the same course"));
+  await page.waitForFunction(() => document.getElementById("status").textContent.includes("replay was identical"));
 }
 
 module.exports = (check) => {
@@ -63,7 +63,7 @@ module.exports = (check) => {
     fs.writeFileSync(copy, `${fs.readFileSync(path.join(bundled.records, file), "utf8")}no record\n`);
     await page.locator("#recorded summary").click();
     await page.setInputFiles("#recorded_file", copy);
-    await page.waitForFunction(() => document.getElementById("status").textContent.includes("1 lines of the file are no episodes"));
+    await page.waitForFunction(() => document.getElementById("status").textContent.includes("1 lines of the file are not episodes"));
     await page.fill("#recorded_text", "no such text");
     await listed(page, 0);
     await page.fill("#recorded_text", "grania");

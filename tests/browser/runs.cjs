@@ -74,7 +74,7 @@ module.exports = (check) => {
         await page.waitForFunction(() => document.querySelectorAll("#curves .l1.line").length > 8);
         const shown = await figures(page);
         assert.match(shown[0], /^reward 0\.\d+ \| 0\.\d+$/);
-        for (const part of [/^reward: answer/, /^reward: form/, /^KL from the start/, /^entropy/, /^sampled tokens/, /outages/]) assert.ok(shown.some((name) => part.test(name)), `${part}: ${shown}`);
+        for (const part of [/^reward: answer/, /^reward: format/, /^KL from the initial policy/, /^entropy/, /^sampled tokens/, /outages/]) assert.ok(shown.some((name) => part.test(name)), `${part}: ${shown}`);
         await page.waitForFunction(() => document.querySelectorAll("#samples article").length === 2);
         assert.equal(await page.inputValue("#step"), "1000");
         assert.match(await text(page, "#samples tbody"), /2 hops4075\.0 %/);
@@ -83,7 +83,7 @@ module.exports = (check) => {
         await page.waitForFunction(() => document.querySelectorAll("#sampled article").length === 2);
         assert.equal(await page.inputValue("#episode_step"), "1200");
         assert.match(await text(page, "#sampled summary"), /^reward 1\.00, advantage 1\.50: What is Grania/);
-        assert.match(await text(page, "#sampled article:last-child"), /No episodes of that step are kept/);
+        assert.match(await text(page, "#sampled article:last-child"), /No episodes of that step were kept/);
         await page.locator("#sampled summary").click();
         // Texts come with the next frame.
         await until(async () => await text(page, "#sampled .reply .text") === HOSTILE);
@@ -184,7 +184,7 @@ module.exports = (check) => {
     assert.equal(new URL(url).search, "?run=mine");
     const page = await used.open(url);
     await page.waitForFunction(() => /loss \d/.test(document.querySelector("#curves")?.textContent));
-    await page.waitForFunction(() => /mine, step \d+, at work/.test(document.getElementById("legend").textContent));
+    await page.waitForFunction(() => /mine, step \d+, running/.test(document.getElementById("legend").textContent));
     child.kill("SIGKILL");
     await page.waitForFunction(() => document.getElementById("status").textContent.includes("cannot be reached"));
     return page;

@@ -56,7 +56,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(JudgeSummary { model, usage }) = &report.judge {
         writeln!(
             out,
-            "Judged by {} in {} calls (cost {}), which no arm pays for.",
+            "Judged by {} in {} calls (cost {}), which are charged to no arm.",
             line(model),
             usage.calls,
             money(usage.cost)
@@ -120,7 +120,10 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     }
     if !report.failures.is_empty() {
-        writeln!(out, "\n## Failures\n\nThey are no wrong answers: they count in no score.\n")?;
+        writeln!(
+            out,
+            "\n## Failures\n\nFailures are not wrong answers: they count in no score.\n"
+        )?;
         writeln!(out, "| arm | times | what | for example |\n|---|---|---|---|")?;
         for failure in &report.failures {
             let (what, example) = (line(&failure.error), line(&failure.example));
