@@ -32,7 +32,7 @@ pub enum ComputeError {
     Panicked,
 }
 
-/// Tells work when to stop: its deadline has passed, or its caller is gone.
+/// Signals work to stop: its deadline has passed, or its caller is gone.
 #[derive(Debug, Clone)]
 pub struct Stop {
     is_abandoned: Arc<AtomicBool>,

@@ -20,11 +20,11 @@ const SECRET_BYTES: usize = 32;
 pub struct KeyLimits {
     /// Models by the name that requests ask for; a `*` at the end stands for any rest. None: all.
     pub models: Vec<String>,
-    /// Requests a minute.
+    /// Requests per minute.
     pub requests_per_minute: Option<u64>,
-    /// Tokens a minute, of both models together; a request is refused once they are used up.
+    /// Tokens per minute, of both models together; a request is refused once they are used up.
     pub tokens_per_minute: Option<u64>,
-    /// Money a day (UTC), in the currency of the configured prices; a request is refused once it
+    /// Cost per day (UTC), in the currency of the configured prices; a request is refused once it
     /// is spent.
     pub budget_per_day: Option<f64>,
 }

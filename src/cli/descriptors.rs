@@ -23,7 +23,7 @@ pub fn fitting(wanted: usize) -> usize {
         }
         Ok(_) => wanted,
         Err(error) => {
-            tracing::warn!(%error, "cannot tell how many files may be open");
+            tracing::warn!(%error, "cannot determine how many files may be open");
             wanted
         }
     }

@@ -18,7 +18,7 @@ use super::{Failure, hub};
 pub struct ExportArgs {
     /// A folder, a `.gguf` file, a Hugging Face id, or `ID:FILE.gguf`
     model: String,
-    /// An adapter for it, to be merged in: a folder as PEFT writes it
+    /// An adapter to merge into it: a folder as PEFT writes it
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Write a folder with safetensors, tokenizer and chat template; it must be new or empty
@@ -30,8 +30,8 @@ pub struct ExportArgs {
     /// The type of the weights in the GGUF file
     #[arg(long = "type", value_name = "TYPE", default_value = "f16", requires = "gguf")]
     kind: Kind,
-    /// Write the tokenizer for servers that are asked by token ids (`policy.engine = "tokens"`): how
-    /// texts are cut is left out where GGUF files cannot say it
+    /// Write the tokenizer for servers that receive token ids (`policy.engine = "tokens"`): rules for
+    /// splitting texts are left out where GGUF files cannot express them
     #[arg(long, requires = "gguf")]
     ids_only: bool,
 }

@@ -13,7 +13,7 @@ use super::Failure;
 
 #[derive(Debug, Args)]
 pub struct KeysArgs {
-    /// Configuration file: its table `access` says where keys are kept
+    /// Configuration file: its table `access` says where keys are stored
     #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -22,11 +22,11 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key, and show it this once
+    /// Create a key and print it, which happens only once
     Create(CreateArgs),
     /// List all keys
     List,
-    /// Make a key invalid for good
+    /// Make a key permanently invalid
     Revoke {
         /// The key's id, as `list` shows it
         id: String,
@@ -40,13 +40,13 @@ struct CreateArgs {
     /// Models it may ask for, such as `prompt-r1,prompt-r1/*` [default: all]
     #[arg(long, value_name = "MODELS", value_delimiter = ',')]
     models: Vec<String>,
-    /// Requests a minute
+    /// Requests per minute
     #[arg(long, value_name = "COUNT")]
     requests_per_minute: Option<u64>,
-    /// Tokens a minute, of both models together
+    /// Tokens per minute, of both models together
     #[arg(long, value_name = "COUNT")]
     tokens_per_minute: Option<u64>,
-    /// Money a day (UTC), in the currency of the configured prices
+    /// Cost per day (UTC), in the currency of the configured prices
     #[arg(long, value_name = "AMOUNT", value_parser = amount)]
     budget_per_day: Option<f64>,
 }

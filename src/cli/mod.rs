@@ -61,25 +61,25 @@ pub struct Cli {
 enum Command {
     /// Serve the loop over HTTP
     Serve(serve::ServeArgs),
-    /// Have a running server read its configuration again
+    /// Reload the configuration of a running server
     Reload(reload::ReloadArgs),
-    /// Make, list and revoke the keys of callers
+    /// Create, list and revoke the keys of callers
     Keys(keys::KeysArgs),
-    /// Answer one question, and show how
+    /// Answer one question and show the episode
     Solve(solve::SolveArgs),
     /// Train a policy, or a model of the bundled world
     Train(train::TrainArgs),
     /// Write a model as a folder or a GGUF file
     Export(export::ExportArgs),
-    /// Offer episodes to other trainers, which write the policy's turns, over HTTP
+    /// Serve episodes over HTTP to other trainers, which write the policy's turns
     Env(env::EnvArgs),
-    /// Put the large model alone and policies side by side
+    /// Compare policies with the large model alone
     Eval(eval::EvalArgs),
-    /// Show training runs and evaluations on a page
+    /// Show training runs and evaluations on a web page
     Runs(runs::RunsArgs),
     /// Check a configuration file
     Check(check::CheckArgs),
-    /// Say whether a server is ready
+    /// Report whether a server is ready
     Health(health::HealthArgs),
     /// Print the OpenAPI document
     Openapi {

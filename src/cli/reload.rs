@@ -13,7 +13,7 @@ use super::pid_file::PidFile;
 
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// Configuration file of the server; it is checked before the server is told
+    /// Configuration file of the server; it is checked before the server receives the signal
     #[arg(long, value_name = "FILE", env = "PROMPT_R1_CONFIG")]
     config: Option<PathBuf>,
     /// The file that holds the server's process id [default: `server.pid_file`]
@@ -49,7 +49,7 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
                     println!("the new configuration serves");
                     Ok(())
                 }
-                Some(error) => Err(anyhow!("the old configuration goes on: {error}").into()),
+                Some(error) => Err(anyhow!("the old configuration stays in use: {error}").into()),
             };
         }
     }

@@ -34,7 +34,7 @@ pub struct ServeArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", env = "PROMPT_R1_LISTEN")]
     listen: Option<String>,
-    /// Let anyone ask who can connect, also from other machines, while there are no keys
+    /// Accept requests without a key, also from other machines, while there are no keys
     #[arg(long, env = "PROMPT_R1_ALLOW_NO_KEYS", value_parser = BoolishValueParser::new())]
     allow_no_keys: bool,
     #[command(flatten)]
@@ -182,7 +182,7 @@ impl Reloads {
                 }
                 Err(error) => {
                     let reason = format!("{error:#}");
-                    tracing::error!(reason, "cannot reload; the old configuration goes on");
+                    tracing::error!(reason, "cannot reload; the old configuration stays in use");
                     Some(reason)
                 }
             };

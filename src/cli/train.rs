@@ -47,10 +47,10 @@ struct RunArgs {
     /// Configuration of the run
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Go on from the run's last checkpoint
+    /// Continue from the run's last checkpoint
     #[arg(long)]
     resume: bool,
-    /// With `--resume`: go on although settings, data or the base model have changed
+    /// With `--resume`: continue although settings, data or the base model have changed
     #[arg(long, requires = "resume")]
     allow_changes: bool,
     /// Seed, in place of the configuration's
@@ -59,7 +59,7 @@ struct RunArgs {
     /// Folder of the run, in place of the configuration's
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Show the run, and those beside it, on a page of this machine
+    /// Show this run and the others in the same folder on a web page of this machine
     #[arg(long, value_name = "ADDR", num_args = 0..=1, require_equals = true, default_missing_value = LISTEN)]
     ui: Option<String>,
 }

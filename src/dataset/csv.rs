@@ -23,7 +23,7 @@ pub(super) fn read(path: &Path, mut text: Text, rows: &mut dyn Sink) -> Result<(
     let whole = io::Read::chain(io::Cursor::new(header), text.into_reader());
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
-        // With its own pair of `\r` and `\n` the line of a record cannot be told.
+        // With its own pair of `\r` and `\n` the line of a record cannot be determined.
         .terminator(csv::Terminator::Any(b'\n'))
         .from_reader(whole);
     let names = reader.headers().map_err(|error| io(wrong(&error)))?.clone();

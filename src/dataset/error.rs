@@ -168,7 +168,7 @@ impl Hint for DatasetError {
             Self::NoKnownColumn { .. } => "set `question` and `answer` to the names of its columns".into(),
             Self::NoFile { .. } => "files end in `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, with or without `.gz` or `.zst`".into(),
             Self::MixedSplits { path, .. } => format!("name the files of one, such as `{}/train*`", path.display()).into(),
-            Self::ManyRejected { .. } => "mend the rows, or raise `max_rejected`".into(),
+            Self::ManyRejected { .. } => "repair the rows, or raise `max_rejected`".into(),
             Self::TooLarge { .. } => "set `limit`, or raise `max_bytes`".into(),
             _ => return None,
         })

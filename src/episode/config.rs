@@ -28,7 +28,7 @@ pub struct Limits {
     /// Whether an episode in which the policy gives no answer falls back to the best available one:
     /// the last reply, or the large model's own reply to the question. Off in training.
     pub fallback: bool,
-    /// Whether the policy is told that it may return a reply as the answer.
+    /// Whether the policy's prompt says that it may return a reply as the answer.
     pub allow_final: bool,
 }
 

@@ -31,14 +31,14 @@ impl UnderWay {
     ) -> Self {
         let written = TokenEstimate::default();
         let begun = Self { tally: Arc::clone(tally), before, role, prices, read, written };
-        begun.tell();
+        begun.publish();
         begun
     }
 
     /// More text was written.
     pub(super) fn write(&mut self, text: &str) {
         self.written.push(text);
-        self.tell();
+        self.publish();
     }
 
     /// Whether any text was received.
@@ -59,7 +59,7 @@ impl UnderWay {
         usage
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage();
     }
 }

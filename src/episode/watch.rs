@@ -31,10 +31,10 @@ impl<'a> TurnWatch<'a> {
     /// Emits what was held back, at the end of the turn.
     pub(super) async fn close(&mut self) -> Result<(), EpisodeErrorKind> {
         let fragments = self.parser.close();
-        self.tell(fragments).await
+        self.emit(fragments).await
     }
 
-    async fn tell(&mut self, fragments: Vec<Fragment>) -> Result<(), EpisodeErrorKind> {
+    async fn emit(&mut self, fragments: Vec<Fragment>) -> Result<(), EpisodeErrorKind> {
         for fragment in fragments {
             let event = match fragment {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
@@ -53,7 +53,7 @@ impl TurnSink for TurnWatch<'_> {
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
         self.writing.write(text);
         let fragments = self.parser.push(text);
-        self.tell(fragments).await.map_err(|_| PolicyError::Cancelled)?;
+        self.emit(fragments).await.map_err(|_| PolicyError::Cancelled)?;
         let overrun = self.parser.is_overrun();
         Ok(if overrun { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }

@@ -97,7 +97,7 @@ impl Hint for EvalError {
                     .into()
             }
             Self::ScoringInterrupted | Self::Interrupted { .. } => {
-                "the same command goes on from there".into()
+                "the same command continues from there".into()
             }
             Self::Setting(reason) => return reason.hint(),
             Self::Damaged { .. } => "delete that line, or choose another `output`".into(),

@@ -29,7 +29,7 @@ pub struct Plan {
     pub questions: Vec<Question>,
     /// Seeds every attempt.
     pub seed: u64,
-    /// Attempts at one time.
+    /// Attempts at once.
     pub max_in_flight: usize,
 }
 

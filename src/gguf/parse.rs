@@ -136,7 +136,7 @@ fn read_tensors(
         free = offset
             .checked_add(size)
             .filter(|&end| end <= room)
-            .ok_or_else(|| damaged(format!("ends behind the file's {room} bytes of data")))?;
+            .ok_or_else(|| damaged(format!("ends beyond the file's {room} bytes of data")))?;
         // Both fit: they are no larger than the file.
         let data = start + offset as usize..start + free as usize;
         if tensors.contains_key(&name) {

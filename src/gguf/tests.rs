@@ -131,11 +131,11 @@ fn what_is_claimed_must_be_there() {
         (with("☃".as_bytes(), b"\xff\xff\xff"), "is not UTF-8 text"),
         (with(&one, &sized(1 << 62)), "the tensor `one` is empty or impossibly large"),
         (with(&one, &sized(0)), "the tensor `one` is empty or impossibly large"),
-        (with(&one, &sized(1 << 20)), "the tensor `one` ends behind the file's"),
+        (with(&one, &sized(1 << 20)), "the tensor `one` ends beyond the file's"),
         (with(&one, &sized(9)), "the tensor `two` overlaps another"),
         (with(&place, &placed(33)), "the tensor `two` lies at 33, no multiple of 32"),
         (with(&place, &placed(0)), "overlaps another"),
-        (with(&place, &placed(u64::MAX - 31)), "the tensor `two` ends behind"),
+        (with(&place, &placed(u64::MAX - 31)), "the tensor `two` ends beyond"),
         (with(&name("two"), &name("one")), "the tensor `one` stands in it twice"),
         (with(&name("scale"), &name("large")), "`large` stands in it twice"),
     ] {

@@ -265,7 +265,7 @@ async fn reset(
 /// turn or to the reward.
 #[utoipa::path(post, path = "/env/step", tag = "env", request_body = StepRequest, responses(
     (status = 200, description = "What the policy is shown next, or the end", body = Reply),
-    (status = 400, description = "The turn cannot be taken; the episode goes on", body = ErrorBody),
+    (status = 400, description = "The turn cannot be taken; the episode continues", body = ErrorBody),
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 404, description = "There is no such episode", body = ErrorBody),
     (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]

@@ -80,7 +80,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, reason)
     }
 
-    /// Too much at one time.
+    /// Too much at once.
     pub(super) fn overloaded(reason: impl Into<Reason>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", reason);
         Self { retry_after: Some(retry_after), ..error }

@@ -177,55 +177,47 @@ impl Metrics {
         info("requests", "Requests by route and status", Box::new(self.requests.clone()));
         info(
             "request_duration_seconds",
-            "Time until a request's response is complete",
+            "Time from a request to the end of its response",
             Box::new(self.durations.clone()),
         );
         info(
             "overhead_seconds",
-            "Time of a request that neither model took",
+            "Time of a request spent outside of both models",
             Box::new(self.overheads.clone()),
         );
         info(
             "time_to_first_token_seconds",
-            "Time until the first piece of a streamed answer",
+            "Time to the first piece of a streamed answer",
             Box::new(self.first_tokens.clone()),
         );
         info(
             "upstream_attempts",
-            "Attempts at large models by outcome and error status",
+            "Attempts to call a large model, by outcome and error status",
             Box::new(self.attempts.clone()),
         );
         info(
             "tokens",
-            "Tokens of episodes by role, kind and policy",
+            "Tokens used by episodes, by role, kind and policy",
             Box::new(self.tokens.clone()),
         );
-        info("episode_turns", "Turns of an episode by policy", Box::new(self.turns.clone()));
-        info("episodes", "Episodes by why they ended and policy", Box::new(self.episodes.clone()));
-        info("episodes_in_flight", "Episodes that run now", Box::new(self.in_flight.clone()));
+        info("episode_turns", "Turns per episode, by policy", Box::new(self.turns.clone()));
+        info("episodes", "Episodes by finish reason and policy", Box::new(self.episodes.clone()));
+        info("episodes_in_flight", "Episodes in progress", Box::new(self.in_flight.clone()));
         info(
             "requests_waiting",
-            "Requests that wait for room for their episodes",
+            "Requests queued until their episodes can start",
             Box::new(self.waiting.clone()),
         );
         info(
             "client_disconnects",
-            "Clients that left before their response was complete",
+            "Clients that disconnected before their response was complete",
             Box::new(self.disconnects.clone()),
         );
-        info(
-            "reloads",
-            "Times that the configuration was read again, by result",
-            Box::new(self.reloads.clone()),
-        );
-        info(
-            "records",
-            "Episodes that were to be written down, by result",
-            Box::new(self.records.clone()),
-        );
+        info("reloads", "Reloads of the configuration, by result", Box::new(self.reloads.clone()));
+        info("records", "Episodes to be recorded, by result", Box::new(self.records.clone()));
         let build: Family<ByVersion, Gauge> = Family::default();
         build.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
-        info("build_info", "The version that runs", Box::new(build));
+        info("build_info", "The running version", Box::new(build));
     }
 
     /// All series in Prometheus's text format. `recorded`: outcomes of the records of episodes;

@@ -15,7 +15,7 @@ use super::serving::Serving;
 use crate::access::Access;
 use crate::record::{Archive, RecordConfig, Recorder};
 
-/// Tells the time.
+/// Gives the current time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Makes ids, which also seed requests without a seed.
 pub type Ids = Arc<dyn Fn() -> Uuid + Send + Sync>;

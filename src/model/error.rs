@@ -58,7 +58,7 @@ pub(crate) fn disk_hint(error: &std::io::Error) -> Option<&'static str> {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => {
-            Some("free some disk space; a training run then goes on with `--resume`")
+            Some("free some disk space; a training run then continues with `--resume`")
         }
         _ => None,
     }

@@ -35,7 +35,7 @@ impl Model {
                 let (saved, wanted) = (found.dtype().as_str(), tensor.dtype().as_str());
                 return Err(invalid(reason!(
                     "`{name}` is {saved}, not {wanted}";
-                    hint: "go on in the type the run began in, `dtype = \"{saved}\"`"
+                    hint: "continue in the type that the run began with, `dtype = \"{saved}\"`"
                 )));
             }
             *tensor = found;

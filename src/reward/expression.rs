@@ -4,7 +4,7 @@ use std::f64::consts::{E, PI};
 
 /// How deep parentheses may be.
 const MAX_DEPTH: u32 = 64;
-/// Values beyond this have no digit left to tell them apart.
+/// Beyond this, an `f64` has no digits after the point.
 const MAX_VALUE: f64 = 1e15;
 /// How many points variables are set to.
 const POINTS: u32 = 6;

@@ -1,4 +1,4 @@
-//! Reads numbers in running text, and tells those that are part of something else.
+//! Reads numbers in running text, and distinguishes those that are part of something else.
 
 use super::number::{Number, reduced};
 use super::unit::{Unit, unit};

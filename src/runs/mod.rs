@@ -13,7 +13,7 @@ mod tests;
 
 /// Runs that are listed, the newest first.
 const LISTED: usize = 200;
-/// Bytes of metrics that are read at one time.
+/// Bytes of metrics that are read at once.
 const METRICS: u64 = 2 * 1024 * 1024;
 /// The longest other file that is read, bytes.
 const LONGEST: u64 = 64 * 1024 * 1024;

@@ -47,13 +47,13 @@ impl StartConfig {
 fn neither() -> Reason {
     reason!(
         "`model` needs either `path` or `new`";
-        hint: "`[model] path = \"models/policy\"` goes on from the bundled policy"
+        hint: "`[model] path = \"models/policy\"` continues from the bundled policy"
     )
 }
 
 fn both() -> Reason {
     reason!(
-        "`model` has both `lora`, a new adapter, and `adapter`, one to go on with";
+        "`model` has both `lora`, a new adapter, and `adapter`, one to continue";
         hint: "the folder of `adapter` says its rank and targets itself"
     )
 }

@@ -110,7 +110,7 @@ impl DataSummary {
                 self.reasons.iter().take(3).map(|reason| format!("\n  {reason}")).collect();
             return Err(TrainError::Config(reason!(
                 "of the {rows} rows of `{from}`, {rejected} were rejected and {too_long} are too long for the policy's context{first}";
-                hint: "mend them, or raise `max_rejected` (a share, {allowed} now)"
+                hint: "repair them, or raise `max_rejected` (a share, {allowed} now)"
             )));
         }
         Ok(())

@@ -182,7 +182,7 @@ impl<'w> Sampler<'w> {
         Some(yes_no_task(id, "check_both", question, plan, Goal::BothEqual(value)))
     }
 
-    /// Two different things, in `template`, and what `path` tells of each.
+    /// Two different things, in `template`, and what `path` leads to from each.
     fn two(
         &self,
         path: &[Relation],

@@ -1,4 +1,4 @@
-//! A large model on this machine that does what a test tells it, over plain TCP: real servers
+//! A large model on this machine that responds as a test asks, over plain TCP: real servers
 //! cannot be made to misbehave enough.
 
 use std::collections::VecDeque;

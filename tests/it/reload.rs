@@ -190,11 +190,11 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
     let (status, output) = reload();
     assert_eq!(status, 1, "{output}");
     assert!(
-        output.contains("the old configuration goes on") && output.contains("`NO_SUCH_KEY`"),
+        output.contains("the old configuration stays in use") && output.contains("`NO_SUCH_KEY`"),
         "{output}"
     );
     assert_eq!(default().await, "prompt-r1/second");
-    let log = server.log.wait_for("cannot reload; the old configuration goes on");
+    let log = server.log.wait_for("cannot reload; the old configuration stays in use");
     assert!(log.contains("NO_SUCH_KEY"), "{log}");
     let metrics = client.get(format!("{}/metrics", server.url)).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
@@ -234,7 +234,10 @@ async fn a_process_reloads_its_file_and_keeps_the_old_one_where_the_new_is_broke
             config("second", &policy, "");
             let (status, output) = reload();
             assert_eq!(status, 1, "{engine} {name}: {output}");
-            assert!(output.contains("the old configuration goes on"), "{engine} {name}: {output}");
+            assert!(
+                output.contains("the old configuration stays in use"),
+                "{engine} {name}: {output}"
+            );
             assert_eq!(default().await, "prompt-r1/second");
         }
     }

@@ -50,9 +50,9 @@ impl Services {
     }
 
     fn start() -> (Child, Self) {
-        let tell = format!("echo \"${}\"; cat", VARIABLES.join(" $"));
+        let print = format!("echo \"${}\"; cat", VARIABLES.join(" $"));
         let mut script = Command::new("tests/services.sh");
-        script.args(["sh", "-c", &tell]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        script.args(["sh", "-c", &print]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.spawn().expect("cannot start `tests/services.sh`");
         let mut line = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();

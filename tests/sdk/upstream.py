@@ -4,7 +4,7 @@ Model `policy`: asks the question as it is, then answers with the reply.
 Model `large`: repeats the last message, calls the tools it is given, writes JSON where it is asked to.
 Model `flaky`: fails once for each key, then works. Models `broken`, `busy` and `locked`: always fail.
 Any other model: says `passed`, at `/chat/completions`, `/completions` and `/responses`.
-`GET /stats` tells what came in. Standard library only. Prints its port, then serves.
+`GET /stats` reports the requests. Standard library only. Prints its port, then serves.
 """
 
 import json

@@ -41,10 +41,10 @@ impl Bar {
     /// One more answer is scored.
     pub(super) fn scored(&mut self) {
         self.bar.inc(1);
-        self.tell("answers scored");
+        self.show("answers scored");
     }
 
-    fn tell(&mut self, what: &str) {
+    fn show(&mut self, what: &str) {
         if !self.is_terminal && self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
             let total = self.bar.length().unwrap_or(0);
@@ -59,7 +59,7 @@ impl EvalProgress for Bar {
         self.bar.set_position(done as u64);
         self.bar.reset_eta();
         if done > 0 {
-            tracing::info!("{done} of {total} rows are there already");
+            tracing::info!("{done} of {total} rows exist already");
         }
     }
 
@@ -73,7 +73,7 @@ impl EvalProgress for Bar {
             }
             self.bar.set_message(format!("{} failed", self.failed));
         }
-        self.tell("rows");
+        self.show("rows");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Tracks the prefixes that mistral.rs caches: on a CPU all finished sequences, until it is told to
-//! drop them.
+//! Tracks the prefixes that mistral.rs caches: on a CPU all finished sequences, until its
+//! cache is emptied.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

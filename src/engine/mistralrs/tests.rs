@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use super::*;
 use crate::engine::Sampling;
 
-/// Samples the same token over and over, and panics in the engine's thread once told to.
+/// Samples the same token over and over, and panics in the engine's thread on request.
 struct Killer(Mutex<std::sync::mpsc::Receiver<()>>);
 
 impl CustomLogitsProcessor for Killer {

@@ -289,7 +289,7 @@ impl Run<'_> {
             if !stands {
                 verdict = checked(check, text.clone(), self.deadline).await;
             }
-            // Many models wrap their JSON even when told not to.
+            // Many models wrap their JSON even if the prompt forbids it.
             if let (Err(_), Some(bare)) = (&verdict, bare_json(&text))
                 && checked(check, bare.to_owned(), self.deadline).await.is_ok()
             {

@@ -79,7 +79,7 @@ pub struct Search<'a> {
     pub start: Vec<String>,
     /// Seeds proposals and attempts.
     pub seed: u64,
-    /// Calls at one time.
+    /// Calls at once.
     pub max_in_flight: usize,
     /// The deadline of one call.
     pub deadline: Duration,

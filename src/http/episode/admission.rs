@@ -40,7 +40,7 @@ impl Admission {
     ) -> Result<Permit, ApiError> {
         if episodes as usize > self.all.size {
             let most = self.all.size;
-            let message = format!("this server runs at most {most} episodes at one time");
+            let message = format!("this server runs at most {most} episodes at once");
             return Err(ApiError::invalid("n", message));
         }
         let own = match key.map(|key| self.room_of(key)) {

@@ -28,7 +28,7 @@ const OF_AN_ENDPOINT: [(&str, &str); 7] = [
     ("408", "The body was too slow"),
     ("413", "The body is too long"),
     ("502", "The endpoint cannot be reached"),
-    ("503", "The endpoint failed too often of late"),
+    ("503", "The endpoint failed too often recently"),
     ("504", "The endpoint was too slow"),
 ];
 

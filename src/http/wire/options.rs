@@ -20,7 +20,7 @@ pub(in crate::http) struct Options {
     /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy` does
     /// the same. Default: the server's choice.
     pub(in crate::http) policy: Option<String>,
-    /// Same request, same seed, same course. Default: a new one each time.
+    /// The same request with the same seed gives the same episode. Default: a new seed each time.
     pub(in crate::http) seed: Option<i64>,
     /// How freely the policy samples, from 0 (greedy) to 2. Default: the server's.
     #[schema(minimum = 0, maximum = 2)]

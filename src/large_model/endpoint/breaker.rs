@@ -9,7 +9,7 @@ use super::config::BreakerConfig;
 /// Requests that probe an endpoint after a pause. More than one, so that a caller whose requests
 /// always fail cannot keep the breaker open.
 const PROBES: u32 = 3;
-/// Routes and models that are tracked at one time: those with recent failures.
+/// Routes and models that are tracked at once: those with recent failures.
 const MOST_WATCHED: usize = 1_024;
 
 /// What a request is for: the route and the model.

@@ -138,7 +138,7 @@ fn opens_probes_and_closes() {
         ],
     );
     run(
-        "requests from before tell nothing",
+        "earlier requests do not count",
         1,
         &[
             Admit(0, 'a'),

@@ -263,7 +263,7 @@ mod tests {
                 json!({"tool_calls": [whole("c1", "13"), whole("c2", "2")]}),
             ),
             (
-                "no indices: told apart by id",
+                "no indices: distinguished by id",
                 vec![
                     call(json!(null), json!("c1"), json!("f"), "1"),
                     call(json!(null), json!("c2"), json!("f"), "2"),

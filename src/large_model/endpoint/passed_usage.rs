@@ -86,8 +86,8 @@ impl PassedUsage {
         }
     }
 
-    /// The same for a response that is a stream of events. `hides_usage`: whether the chunk that
-    /// tells the usage is left out.
+    /// The same for a response that is a stream of events. `hides_usage`: whether the chunk with
+    /// the usage is left out.
     pub fn of_events(self, hides_usage: bool) -> Self {
         Self { is_events: true, hides_usage, ..self }
     }

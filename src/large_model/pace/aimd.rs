@@ -119,7 +119,7 @@ impl Aimd {
 mod tests {
     use super::*;
 
-    /// An endpoint that serves `slots` calls at one time, a second each, and queues the others.
+    /// An endpoint that serves `slots` calls at once, a second each, and queues the others.
     /// Returns the limit after each of `rounds` rounds.
     fn limits(slots: usize, most: usize, rounds: usize, mut aimd: Aimd) -> Vec<usize> {
         let mut now = Instant::now();

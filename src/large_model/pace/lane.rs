@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::aimd::Aimd;
 use super::lock;
 
-/// Models of an endpoint that are told apart.
+/// Models of an endpoint that are distinguished.
 const MOST_MODELS: usize = 1_024;
 
 /// Those of all models, by id.
@@ -42,7 +42,7 @@ pub(super) struct LaneState {
 }
 
 impl Lane {
-    /// At most `most` calls at one time; calls of more than `longest` are too long.
+    /// At most `most` calls at once; calls of more than `longest` are too long.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         let aimd = Aimd::new(most, longest);
         let places = aimd.limit();
@@ -69,7 +69,7 @@ impl Lane {
             state.places -= self.places.forget_permits(state.places - limit);
         }
         if limit != before {
-            tracing::debug!(model = name, limit, before, "calls at one time");
+            tracing::debug!(model = name, limit, before, "calls at once");
         }
     }
 

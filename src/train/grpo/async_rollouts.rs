@@ -1,4 +1,4 @@
-//! Rollouts during updates: the episodes of several steps are in flight at one time.
+//! Rollouts during updates: the episodes of several steps are in flight at once.
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;

@@ -93,7 +93,7 @@ pub struct GrpoConfig {
     /// step off policy; AReaL: `max_head_offpolicyness`; PRIME-RL: `max_async_level`).
     #[serde(default, alias = "rollouts_ahead")]
     pub max_policy_lag: usize,
-    /// Episodes in flight at one time, of all steps together.
+    /// Episodes in flight at once, of all steps together.
     #[serde(default = "defaults::max_in_flight")]
     pub max_in_flight: usize,
     /// The temperature that episodes are sampled at and probabilities are computed at.

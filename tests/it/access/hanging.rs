@@ -8,7 +8,7 @@ use sqlx::{Connection, Executor, SqliteConnection};
 
 use super::*;
 
-/// Keys of each kind that ask at one time.
+/// Keys of each kind that ask at once.
 const KEYS: usize = 4;
 /// Two statements that wait 5 s each, and some time for a busy machine.
 const MOST: Duration = Duration::from_secs(14);

@@ -238,7 +238,7 @@ async fn a_refused_reader_gets_the_reason() {
     let (status, code) = error_of(&server).await;
     assert_eq!((status, code.as_str()), (404, "episodes_not_recorded"));
 
-    // Without keys callers cannot be told apart, so there are no own episodes.
+    // Without keys callers cannot be distinguished, so there are no own episodes.
     let folder = tempfile::tempdir().unwrap();
     for (readers, expected) in [(json!([]), 403), (json!(["*"]), 200)] {
         let config = config(json!({"folder": folder.path(), "readers": readers}));

@@ -288,7 +288,7 @@ impl ResponseWriter {
         }
     }
 
-    /// Tells of the response as it is by now.
+    /// Sends the current state of the response.
     fn send_response(&mut self, name: &str) {
         #[derive(Serialize)]
         struct Numbered<'a> {

@@ -79,7 +79,7 @@ impl TinkerConfig {
     pub fn check(&self, config: &GrpoConfig) -> Result<(), TrainError> {
         let refused = |setting: &str, why: &str, hint: &str| {
             Err(TrainError::Config(reason!(
-                "`{setting}` cannot be had with `trainer.kind = \"tinker\"`: {why}"; hint: "{hint}"
+                "`{setting}` is not available with `trainer.kind = \"tinker\"`: {why}"; hint: "{hint}"
             )))
         };
         let url = Url::parse(&self.url).ok().filter(|url| {
@@ -210,7 +210,7 @@ mod tests {
     fn what_no_server_can_do_is_refused_by_its_name() {
         complete(&format!("{MODEL}\n{PLAIN}"), SERVER).unwrap();
         for (more, said) in [
-            (MODEL.to_owned(), "`clip_norm` cannot be had"),
+            (MODEL.to_owned(), "`clip_norm` is not available"),
             (format!("{MODEL}\n{PLAIN}\ntemperature = 0.7"), "`temperature`"),
             (format!("{MODEL}\n{PLAIN}\nweight_decay = 0.1"), "`weight_decay`"),
             (

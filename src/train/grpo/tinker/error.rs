@@ -87,14 +87,14 @@ pub enum TinkerError {
 impl Hint for TinkerError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
-            Self::Unreachable { .. } => "is it running there? When it answers, go on with `--resume`".into(),
+            Self::Unreachable { .. } => "is it running there? When it answers, continue with `--resume`".into(),
             Self::Late { .. } => "`trainer.result_timeout_ms` is the limit".into(),
             Self::Refused { message, status, .. } => return refusal_hint(message, *status).map(Into::into),
-            Self::Gone { .. } => "it was started again; go on from the last checkpoint with `--resume`".into(),
+            Self::Gone { .. } => "it was started again; continue from the last checkpoint with `--resume`".into(),
             Self::Unreadable { .. } => "this program speaks the protocol of SkyRL 0.4.0".into(),
             Self::OtherName { .. } => "`trainer.base_model` must be the name that the server has for the model in `model.path`".into(),
             Self::OtherModel { .. } => "give both the same weights; `guards.max_rollout_logprob_diff` is the bound".into(),
-            Self::NonFinite => "lower `schedule.peak`, and go on from the last checkpoint with `--resume`".into(),
+            Self::NonFinite => "lower `schedule.peak`, and continue from the last checkpoint with `--resume`".into(),
         })
     }
 }
@@ -114,7 +114,7 @@ fn refusal_hint(message: &str, status: u16) -> Option<&'static str> {
             "`trainer.base_model` must be the name that the server has for its model"
         }
         _ if message.contains("not loaded") => {
-            "the server was started again; go on from the last checkpoint with `--resume`"
+            "the server was started again; continue from the last checkpoint with `--resume`"
         }
         404 => "was the server started on another database or folder of checkpoints than before?",
         500 => "its log says more; is its model the one in `model.path`?",

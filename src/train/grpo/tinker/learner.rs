@@ -326,7 +326,7 @@ impl Saved {
         if !path.is_file() {
             return Err(TrainError::Config(reason!(
                 "the checkpoint `{}` was not made with `trainer.kind = \"tinker\"`", folder.display();
-                hint: "go on with the trainer that the run began with, or begin in another `output`"
+                hint: "continue with the trainer that the run began with, or start in another `output`"
             )));
         }
         let text =

@@ -67,7 +67,7 @@ pub enum Scale {
 struct Trainer {
     base: Model,
     scale: Scale,
-    /// Models at one time.
+    /// Models at once.
     places: usize,
     models: HashMap<String, Trained>,
     made: usize,
