@@ -2,9 +2,9 @@
 # tests/replicas/run.sh SERVER: three replicas behind nginx, with keys and spending in one PostgreSQL,
 # limits in one Redis, and records of episodes in the PostgreSQL, while one replica is killed every
 # 20 s and all are updated in turn. Counts what was answered, billed, charged and recorded, see
-# suite.py. DURATION (600) is the time of the traffic in seconds, at least 60; KEEP names a folder for
-# configurations and logs if a check fails. Needs Debian's packages `nginx-light` and `python3`, and
-# those of tests/services.sh.
+# suite.py. DURATION (600) is the time of the traffic in seconds, at least 60, RATE (12) its requests a
+# second; KEEP names a folder for configurations and logs if a check fails. Needs Debian's packages
+# `nginx-light` and `python3`, and those of tests/services.sh.
 set -euo pipefail
 server=$(realpath "${1:?usage: tests/replicas/run.sh SERVER}")
 cd "$(dirname "$0")/../.."

@@ -27,7 +27,7 @@ DURATION = max(60, int(os.environ.get("DURATION", "600")))
 POSTGRES, REDIS = os.environ["PROMPT_R1_TEST_POSTGRES"], os.environ["PROMPT_R1_TEST_REDIS"]
 POLICY = os.path.realpath("models/policy")
 
-RATE = 12  # requests a second
+RATE = float(os.environ.get("RATE", "12"))  # requests a second
 KILLS = 20.0  # seconds between two
 DOWN = 2.0  # seconds until a killed replica is started again
 RETRIES = 2  # of a client, the default of OpenAI's SDKs
@@ -459,7 +459,8 @@ class Traffic(threading.Thread):
             self.phase += 1
 
     def drain(self, phase):
-        while self.in_flight[phase]:
+        patience = time.time() + 90
+        while self.in_flight[phase] and time.time() < patience:
             time.sleep(0.02)
 
 
