@@ -477,11 +477,42 @@ async fn what_was_spent_is_in_the_store_when_the_server_ends() {
     assert_eq!(response.status(), 200);
     response.text().await.unwrap();
     assert_eq!(server.stop(), 0, "{}", server.log.text());
+    assert_eq!(spent_now(&keys, &key).await, 18_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_off_after_the_grace_period_is_charged() {
+    let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+    let prices = "prices = { input_per_million = 1e6, output_per_million = 1e6 }";
+    let long = "a ".repeat(400);
+    let messages = json!([{"role": "user", "content": long}]);
+    for (path, body) in [
+        ("/v1/solve", json!({"question": long})),
+        ("/v1/solve", json!({"question": long, "stream": true})),
+        ("/v1/chat/completions", json!({"model": "m", "messages": messages})),
+    ] {
+        let keys = Keys::new().await;
+        let key = keys.make(json!({"budget_per_day": 1e6})).await;
+        let config = configuration(keys.folder.path(), &upstream, "server.grace_s = 0", prices);
+        let mut server = Process::serve(&config);
+        let request = client().post(format!("{}{path}", server.url)).json(&body);
+        let before = upstream.requests().len();
+        let _asking = tokio::spawn(request.bearer_auth(&key).send());
+        upstream.wait_for_requests(before + 1).await;
+        assert_eq!(server.stop(), 0, "{}", server.log.text());
+        let spent = spent_now(&keys, &key).await;
+        // By estimate: a word is about a token.
+        assert!(spent >= 300_000_000, "{path} {}: {spent}", body["stream"]);
+    }
+}
+
+/// What a key has spent on this day, millionths.
+async fn spent_now(keys: &Keys, key: &str) -> i64 {
     let day = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400;
     let mut spent = 0;
     // Midnight may be in between.
     for day in [day, day - 1] {
-        spent += keys.store.spent(id(&key), day as i64).await.unwrap();
+        spent += keys.store.spent(id(key), day as i64).await.unwrap();
     }
-    assert_eq!(spent, 18_000_000);
+    spent
 }

@@ -41,6 +41,9 @@ const COMPLAINTS: Duration = Duration::from_secs(10);
 /// How long requests with incomplete headers have at shutdown.
 const LAST_HEADERS: Duration = Duration::from_secs(1);
 
+/// How long requests that are cut off after the grace period may take to end.
+const CUT_OFF: Duration = Duration::from_secs(1);
+
 /// How a listener treats connections.
 #[derive(Clone)]
 struct Connections {
@@ -84,6 +87,11 @@ impl Open {
         let connections = self.connections();
         let idle = connections.1.values().filter(|one| one.waits_since().is_some());
         idle.for_each(|one| one.close());
+    }
+
+    /// Closes all connections, also those with a request.
+    fn close_all(&self) {
+        self.connections().1.values().for_each(|one| one.close());
     }
 
     fn connections(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
@@ -152,6 +160,9 @@ pub async fn serve(
     };
     if tokio::time::timeout(config.grace(), finish).await.is_err() {
         tracing::warn!("the grace period is over; requests in flight are cut off");
+        // What they have used so far is charged when they are dropped.
+        open.close_all();
+        let _ = tokio::time::timeout(CUT_OFF, tasks.wait()).await;
     }
     Ok(())
 }
