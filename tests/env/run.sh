@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Other trainers in our loop: TRL trains the bundled policy for two steps on a CPU, in the environment that
-# `server env` offers. Installs TRL, and PyTorch with it, into the cache; fails where it cannot.
+# Other trainers in our loop: TRL trains the warm start of the bundled policy for two steps on a CPU, in the
+# environment that `server env` offers. Installs TRL, and PyTorch with it, into the cache; fails where it cannot.
 # Usage: tests/env/run.sh SERVER_BINARY
 set -euo pipefail
 binary="$(realpath "${1:?usage: tests/env/run.sh SERVER_BINARY}")"
@@ -23,7 +23,7 @@ trap finish EXIT
 
 cat >"$scratch/env.toml" <<TOML
 schema_version = 1
-model = "$models/policy"
+model = "$models/policy-warm"
 large_model = { path = "$models/large-model" }
 limits = { max_turns = 4, max_turn_tokens = 64 }
 TOML
@@ -38,7 +38,8 @@ for _ in $(seq 300); do
 done
 [ -n "$url" ] || { cat "$scratch/log" >&2; exit 1; }
 
-# The golds are the policy's own greedy answers, so that some of its samples are right.
+# The golds are the trained policy's answers. The warm start is right about some of them only, so that
+# rewards differ within a group.
 cat >"$scratch/solve.toml" <<TOML
 schema_version = 1
 models_dir = "$models"
@@ -52,5 +53,5 @@ for question in "What is Grania's president's birthplace?" "What is Grania's pre
     QUESTION="$question" python3 -c 'import json, os, sys
 print(json.dumps({"question": os.environ["QUESTION"], "golds": [json.load(sys.stdin)["answer"]]}))'
 done >"$scratch/tasks.jsonl"
-OUTPUT="$scratch/run" "$cache/venv/bin/python" trl_grpo.py "$url" "$models/policy" "$scratch/tasks.jsonl" 2 ||
+OUTPUT="$scratch/run" "$cache/venv/bin/python" trl_grpo.py "$url" "$models/policy-warm" "$scratch/tasks.jsonl" 2 ||
   { tail -20 "$scratch/log" >&2; exit 1; }

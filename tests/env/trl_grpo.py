@@ -89,7 +89,7 @@ logged = [entry for entry in trainer.state.log_history if "reward" in entry]
 assert len(logged) == steps, trainer.state.log_history
 for entry in logged:
     assert math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"]), entry
-    assert 0 <= entry["reward"] <= 1, entry
+    assert -1 <= entry["reward"] <= 1, entry
 moved = (trainer.model.model.layers[0].mlp.up_proj.weight.detach() - before).abs().max().item()
 assert any(entry["grad_norm"] > 0 for entry in logged) and moved > 0, (logged, moved)
 # With equal weights, trainer and sampler give a token the same log-probability.
