@@ -21,7 +21,7 @@ pub struct TemplateError {
 
 impl Hint for TemplateError {
     fn hint(&self) -> Option<Cow<'_, str>> {
-        Some(format!("it knows {}", self.knows).into())
+        Some(format!("the variables are {}", self.knows).into())
     }
 }
 

@@ -76,7 +76,7 @@ pub async fn assemble(
         let default = config.default_large_model();
         notes.push(reason!(
             "no policy is configured: questions go to the large model `{default}` as they are";
-            hint: "`--policy` names a policy; with `--policy-engine large_model` the large model plays it itself"
+            hint: "`--policy` names a policy; with `--policy-engine large_model` the large model is its own policy"
         ));
     }
     let mut adapters = players(config, &config.policy, "policy", &large_models, &setup).await?;

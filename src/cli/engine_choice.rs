@@ -47,13 +47,12 @@ impl EngineChoice {
             // The device of the native engine was set.
             (DeviceChoice::Cuda(_), Ok(kind)) => choice(
                 PolicyEngine::Native,
-                format!("it knows `{kind}` models, and `policy.device` names its device"),
+                format!("it supports `{kind}` models, and `policy.device` names its device"),
             ),
             (_, _) if has_gpu => choice(PolicyEngine::MistralRs, "there is a GPU".into()),
-            (_, Ok(kind)) => choice(
-                PolicyEngine::Native,
-                format!("it knows `{kind}` models, and computes on the CPU"),
-            ),
+            (_, Ok(kind)) => {
+                choice(PolicyEngine::Native, format!("it supports `{kind}` models on the CPU"))
+            }
             (_, Err(error)) => {
                 choice(PolicyEngine::MistralRs, format!("`native` cannot run it: {error}"))
             }

@@ -144,7 +144,7 @@ fn print_end(episode: &Episode) {
     println!();
     let (policy, large) = (&episode.usage.policy, &episode.usage.large_model);
     eprintln!(
-        "\n{} after {} turns; policy {} + {} tokens, large model {} calls, {} + {} tokens",
+        "\n{}; turns: {}; policy: {} + {} tokens; large model: {} calls, {} + {} tokens",
         episode.finish_reason.as_str(),
         episode.trajectory.turns.len(),
         policy.tokens.prompt_tokens,

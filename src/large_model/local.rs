@@ -92,7 +92,7 @@ impl LocalModel {
                     "system" | "developer" => "system",
                     "user" => "user",
                     "assistant" => "assistant",
-                    other => return Err(self.rejected(format!("it knows no role `{other}`"))),
+                    other => return Err(self.rejected(format!("it has no role `{other}`"))),
                 };
                 Ok(Message { role, content: vec![Piece::Text(message.as_text())] })
             })

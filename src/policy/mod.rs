@@ -33,10 +33,10 @@ pub enum PolicyError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The endpoint that plays the policy failed.
+    /// The policy's endpoint failed.
     #[error("the policy's endpoint failed: {0}")]
     Remote(#[from] LargeModelError),
-    /// The program that plays the policy failed.
+    /// The policy's program failed.
     #[error("the policy's program `{command}` failed: {reason}")]
     Program {
         /// The program and its arguments.

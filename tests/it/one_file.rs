@@ -86,7 +86,7 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
     let config = folder.path().join("server.toml");
     std::fs::write(&config, format!("[policy]\nmodel = {model:?}\n")).unwrap();
     let said = done(&["check", config.to_str().unwrap()]);
-    assert!(said.contains("policy.engine: native, because it knows `llama` models"), "{said}");
+    assert!(said.contains("policy.engine: native, because it supports `llama` models"), "{said}");
 }
 
 #[test]

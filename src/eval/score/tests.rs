@@ -116,7 +116,7 @@ fn a_judges_template_is_tried_before_it_is_used() {
         std::fs::write(&file, text).unwrap();
         let error = Judge::new(model(), Some(&file), Duration::ZERO).err().unwrap().explained();
         assert!(error.contains(reason) && error.contains("mine.j2"), "{error}");
-        assert!(error.contains("it knows `question`, `golds`, `answer`"), "{error}");
+        assert!(error.contains("the variables are `question`, `golds`, `answer`"), "{error}");
     }
     let error = Judge::new(model(), Some(&folder.path().join("none.j2")), Duration::ZERO);
     assert!(error.err().unwrap().to_string().contains("none.j2"));
