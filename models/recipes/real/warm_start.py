@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT]
+"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best]]
 
 FAMILIES is the folder that `families.py` made; only its training questions are used. `scripted.py`
 plays the policy, in several ways: some ask well and some badly, in shares that are fixed below and
@@ -7,6 +7,9 @@ not ordered by how good they are, so that what works is left to be found by trai
 written here, in the forms in which Qwen2.5-Coder-1.5B-Instruct was seen to reply, and are right: a
 conversation with a wrong one would end with a wrong answer and be rejected, and what is learnt are
 the policy's turns alone. So no large model is needed.
+
+With `best`, only the ways that answer the most training questions with the real large model are
+shown, for a second stage (`warm-best.toml`); the questions are those that the first did not use.
 
 Each line is a conversation as `server train sft` reads it (`kind = "chat"`): the question, then the
 policy's turns and the replies in turn, by the templates beside this file.
@@ -27,6 +30,9 @@ WAYS = {
     "chain_sum_short": {"left_to_right": 0.55, "apart": 0.45},
     "products": {"whole": 0.4, "places": 0.6},
 }
+BEST = {"chain_sum_short": {"apart": 1.0}, "products": {"places": 1.0}}
+# The conversations of the first stage: 100 steps of 8.
+FIRST = 800
 FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
 
 
@@ -57,13 +63,14 @@ def questions(folder):
 def main():
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 1600
+    shares, begin = (BEST, FIRST) if sys.argv[4:] == ["best"] else (WAYS, 0)
     tasks = (task for row in zip_longest(*questions(folder)) for task in row if task)
     written = 0
     with output.open("w", encoding="utf-8") as out:
-        for name, task in islice(tasks, count):
+        for name, task in islice(tasks, begin, begin + count):
             seed = hashlib.sha256(task["id"].encode()).hexdigest()
             draw = random.Random(seed)
-            ways = WAYS[name]
+            ways = shares[name]
             (way,) = draw.choices(list(ways), list(ways.values()))
             messages, answer = conversation(way, task["question"], draw)
             assert answer == task["answer"], (task, answer)
