@@ -24,9 +24,13 @@ pub enum Metric {
 
 const F1: Metric = Metric::Text(AnswerMetric::F1);
 const EXACT: Metric = Metric::Text(AnswerMetric::Exact);
+const NUMERIC: Metric = Metric::Text(AnswerMetric::Numeric);
+const MATH: Metric = Metric::Text(AnswerMetric::Math);
 
 /// The published metric of each data set, by a prefix of its name. The reference's own file names
-/// are among them: `w-book-…`, `wp-…`, `xum-…`.
+/// are among them: `w-book-…`, `wp-…`, `xum-…`. Where it is exact match of numbers or formulas, they
+/// are compared as such: a model that has to compute replies with its steps, and a comparison of texts
+/// would count every such reply as wrong.
 const PUBLISHED: [(&str, Metric); 20] = [
     ("world", EXACT),
     ("2wiki", F1),
@@ -38,10 +42,10 @@ const PUBLISHED: [(&str, Metric); 20] = [
     ("triviaqa", F1),
     ("nq", F1),
     ("naturalquestions", F1),
-    ("gsm8k", EXACT),
-    ("dapo", EXACT),
-    ("mathqa", EXACT),
-    ("math", EXACT),
+    ("gsm8k", NUMERIC),
+    ("dapo", MATH),
+    ("mathqa", MATH),
+    ("math", MATH),
     ("booksum", Metric::Ssim),
     ("wbook", Metric::Ssim),
     ("writingprompts", Metric::Ssim),
@@ -177,7 +181,7 @@ fn published(source: &str) -> Option<Metric> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::hint::Hint;
 
@@ -187,17 +191,17 @@ mod tests {
         for (source, metric) in [
             ("world", EXACT),
             ("world_facts", EXACT),
-            ("gsm8k-256-test", EXACT),
-            ("openai/gsm8k", EXACT),
+            ("gsm8k-256-test", NUMERIC),
+            ("openai/gsm8k", NUMERIC),
             ("hotpot-256-test", F1),
             ("2WikiMultihopQA", F1),
             ("MuSiQue", F1),
             ("PopQA", F1),
-            ("DAPO-Math", EXACT),
-            ("math_dapo", EXACT),
-            ("MathQA", EXACT),
-            ("lighteval/MATH", EXACT),
-            ("DigitalLearningGmbH/MATH-lighteval", EXACT),
+            ("DAPO-Math", MATH),
+            ("math_dapo", MATH),
+            ("MathQA", MATH),
+            ("lighteval/MATH", MATH),
+            ("DigitalLearningGmbH/MATH-lighteval", MATH),
             ("BookSum", Metric::Ssim),
             ("w-book-6600-256-test", Metric::Ssim),
             ("Writing_Prompts", Metric::Ssim),
@@ -216,6 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn a_worked_solution_counts_by_its_result() {
+        use crate::reward::Normalization;
+        let config = MetricConfig::default();
+        for (source, reply, gold, score) in [
+            ("gsm8k-test", "In May she sold 48 / 2 = 24.\n\nThus, \\(\\boxed{72}\\).", "72", 1.0),
+            ("gsm8k-test", "In May she sold 48 / 2 = 24.\n\nThus, \\(\\boxed{24}\\).", "72", 0.0),
+            ("openai/gsm8k", "16 - 3 - 4 = 9, and 9 * 2 = $18.", "18", 1.0),
+            ("MATH", r"We divide by 4. \[ x = \boxed{\frac{1}{2}} \]", r"\frac{1}{2}", 1.0),
+            ("DAPO-Math", "So the sum is 34.", "34", 1.0),
+        ] {
+            let Metric::Text(metric) = config.of(source, None).metric else { panic!("{source}") };
+            let found = metric.score(reply, &[gold.to_owned()], Normalization::Published);
+            assert_eq!(found, score, "{source}: {reply}");
+        }
+    }
+
+    #[test]
     fn an_unknown_data_set_has_the_metric_of_its_form() {
         let config = MetricConfig::default();
         for (source, form, metric) in [
@@ -223,7 +244,7 @@ mod tests {
             ("train", Some(Form::Math), AnswerMetric::Math),
             ("arc", Some(Form::MultipleChoice), AnswerMetric::Choice),
             ("train", Some(Form::QuestionAnswer), AnswerMetric::F1),
-            ("gsm8k", Some(Form::Gsm8k), AnswerMetric::Exact),
+            ("gsm8k", Some(Form::Gsm8k), AnswerMetric::Numeric),
         ] {
             assert_eq!(config.of(source, form).metric, Metric::Text(metric), "{source} {form:?}");
         }
