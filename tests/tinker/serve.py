@@ -2,6 +2,7 @@
 
     python serve.py api FLAGS...       the server, which starts the next one itself
     python serve.py engine FLAGS...    what computes
+    python serve.py worker FLAGS...    a further process of what computes
 
 That backend wants of torch the names of two types, and of PEFT the file `adapter_config.json`.
 """
@@ -56,5 +57,6 @@ command, *flags = sys.argv[1:]
 if command == "api":
     serve(flags)
 else:
-    sys.argv = ["engine", *flags]
-    runpy.run_module("skyrl.tinker.engine", run_name="__main__")
+    sys.argv = [command, *flags]
+    module = {"engine": "skyrl.tinker.engine", "worker": "skyrl.backends.jax"}[command]
+    runpy.run_module(module, run_name="__main__")
