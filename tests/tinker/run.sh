@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GRPO with the updates made by a real Tinker server: SkyRL on JAX, on a CPU. The reward rises, both
-# sides have the same adapter, and a run continues after both were killed.
+# sides have the same adapter, and a run continues after the server was killed.
 # Needs Python 3.12 or newer, which is looked for here, with pyenv and with uv; installs SkyRL and JAX
 # (1 GB), and fails where it cannot.
 # Usage: [STEPS=10] tests/tinker/run.sh SERVER_BINARY
