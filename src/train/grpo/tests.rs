@@ -2,6 +2,7 @@
 
 mod adapters;
 mod async_rollouts;
+mod collect;
 mod judge;
 mod returns;
 
@@ -278,18 +279,6 @@ fn a_reward_that_cannot_be_made_ends_the_run_before_an_episode() {
     assert!(error.to_string().contains("`/no/such/program`"), "{error}");
 }
 
-/// Gathers a step's episodes of a policy that asks once and then answers with the reply.
-fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)) -> Collected {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config(folder.path());
-    config.reward = Default::default();
-    change(&mut config);
-    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
-    let rollouts = rollouts(&config, asking_once(), large_model);
-    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-    wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap()
-}
-
 /// A policy that asks once and then answers with the reply.
 fn asking_once() -> Arc<dyn Policy> {
     Arc::new(ScriptedPolicy::new(|shown| match shown {
@@ -336,24 +325,6 @@ fn failing(fails: impl Fn(usize) -> bool + Send + Sync + 'static) -> Arc<dyn Lar
     }))
 }
 
-#[test]
-fn a_failed_call_is_retried_and_else_dropped() {
-    let collected = gather(failing(|call| call == 2), |_| {});
-    assert_eq!((collected.failed, collected.members().count()), (0, 8), "once is forgiven");
-
-    let collected = gather(failing(|_| true), |_| {});
-    assert_eq!((collected.failed, collected.asked), (8, 8));
-    assert!(collected.is_outage() && collected.samples().is_empty());
-    assert!(collected.last_failure.unwrap().reason.contains("cannot take this call"));
-
-    // Three concurrent episodes: the first three calls and their retries fail.
-    let collected = gather(failing(|call| call < 6), |_| {});
-    assert_eq!(collected.failed, 3);
-    assert!(!collected.is_outage());
-    let sizes: Vec<usize> = collected.groups.iter().map(|group| group.members.len()).collect();
-    assert_eq!(sizes, [4], "a group of one is dropped");
-}
-
 /// A model that cannot be reached once; its circuit breaker is open afterwards.
 fn refusing() -> Arc<dyn LargeModel> {
     let calls = AtomicUsize::new(0);
@@ -370,50 +341,6 @@ fn refusing() -> Arc<dyn LargeModel> {
             }
         })
     }))
-}
-
-#[test]
-fn an_outage_is_reported_by_what_opened_the_breaker() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config(folder.path());
-    config.reward = Default::default();
-    config.outage.pause_ms = 1;
-    config.outage.retries = 2;
-    let rollouts = rollouts(&config, asking_once(), refusing());
-    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-    let error = wait(Collected::gather(&config, &tasks, &rollouts, 0)).err().unwrap();
-    assert!(matches!(error, TrainError::Outage { failed: 8, retries: 2, .. }), "{error}");
-    assert!(error.to_string().contains("the last failure: cannot reach"), "{error}");
-}
-
-#[test]
-fn the_share_of_turns_that_were_cut() {
-    // The second turn has more words than the limit of 50 tokens.
-    let policy = Arc::new(ScriptedPolicy::new(|shown| match shown {
-        [_] => "<think>t</think><interaction_prompt>p</interaction_prompt>".to_owned(),
-        _ => format!("<think>t</think><answer>{}</answer>", "word ".repeat(60)),
-    }));
-    let cut = |policy: Arc<dyn Policy>| {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = config(folder.path());
-        config.reward = Default::default();
-        config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
-        let rollouts = rollouts(&config, policy, failing(|_| false));
-        let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
-        value(&wait(Collected::once(&config, &tasks, &rollouts, 0)).unwrap().values(), "cut_turns")
-    };
-    assert_eq!(cut(asking_once()), 0.0);
-    assert_eq!(cut(policy), 0.5);
-}
-
-#[test]
-fn groups_without_variance_are_replaced_where_that_is_asked() {
-    // All answer the same, so no group is of use.
-    let collected = gather(failing(|_| false), |_| {});
-    assert_eq!((collected.groups.len(), collected.samples().len()), (2, 0));
-    assert_eq!(value(&collected.values(), "zero_variance"), 1.0);
-    let collected = gather(failing(|_| false), |config| config.extra_rounds = 2);
-    assert_eq!(collected.groups.len(), 6);
 }
 
 fn tied() -> Model {
