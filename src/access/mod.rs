@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 mod client;
 mod config;
@@ -40,6 +41,8 @@ const FRESH: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a known key is still accepted while the store is unreachable.
 const STALE: Duration = Duration::from_secs(600);
+/// How long the end of the server waits for the open bills.
+const LAST_BILLS: Duration = Duration::from_secs(10);
 /// How many keys, known and unknown, are cached.
 const REMEMBERED: usize = 10_000;
 
@@ -75,7 +78,7 @@ pub struct Access {
     config: AccessConfig,
     store: RwLock<Option<Store>>,
     limiter: Limiter,
-    /// What is being counted after its request has ended.
+    /// The bills that are open, and those that are being counted after their request has ended.
     counting: TaskTracker,
     /// Whether a key was ever made. From then on every caller needs one.
     is_closed: AtomicBool,
@@ -253,6 +256,11 @@ impl Access {
         self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
+    /// A bill that is charged before the returned value is dropped, for which [`Self::finish`] waits.
+    pub fn open_bill(&self) -> TaskTrackerToken {
+        self.counting.token()
+    }
+
     /// Runs `counting` on a task of its own, which [`Self::finish`] waits for.
     pub fn count(
         &self,
@@ -262,10 +270,14 @@ impl Access {
         self.counting.spawn_on(counting, runtime)
     }
 
-    /// Writes to the store what was counted since the last write, before the process ends.
+    /// Waits for the open bills, and writes to the store what was counted since the last write,
+    /// before the process ends.
     pub async fn finish(&self) {
         self.counting.close();
-        self.counting.wait().await;
+        if tokio::time::timeout(LAST_BILLS, self.counting.wait()).await.is_err() {
+            let requests = self.counting.len();
+            tracing::error!(requests, "the server ends before what these have used is charged");
+        }
         if let Some(store) = self.store() {
             self.limiter.finish(&store).await;
         }

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::{ApiError, shorten};
 use super::model_name::LoopModel;
@@ -162,7 +163,9 @@ impl Caller {
 
     /// The bill of an episode, which is charged however the episode ends.
     pub(super) fn bill(&self, tally: &Tally) -> Bill {
-        Bill { account: self.0.clone(), tally: Arc::clone(tally) }
+        let account = self.0.clone();
+        let open = account.as_ref().map(|account| account.access.open_bill());
+        Bill { account, tally: Arc::clone(tally), _open: open }
     }
 }
 
@@ -170,6 +173,9 @@ impl Caller {
 pub(super) struct Bill {
     account: Option<Account>,
     tally: Tally,
+    /// The server ends after it is dropped: the task of a request that is cut off may be dropped
+    /// later than its connection.
+    _open: Option<TaskTrackerToken>,
 }
 
 impl Bill {
