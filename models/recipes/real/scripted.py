@@ -14,7 +14,9 @@ the families that they know:
   apart          chain_sum      positive and negative terms are summed apart, and the smaller sum is
                                 taken from the larger, so that no step has a negative number
   places         products       one factor by the digits of the other, then the sum of these
-  best           both           `apart` or `places`
+  digits         products       as `places`, but the zeros are left out and put back, and of each sum
+                                only the digits that change are asked for
+  best           both           `apart` or `digits`
 """
 
 import json
@@ -110,11 +112,32 @@ def places(question, replies):
     raise Turn(str(left[0]), answer=str(left[0]))
 
 
+def digits(question, replies):
+    first, second = expression(question).split(" * ")
+    known = {"0": "0", "1": first}
+    left = [known.get(digit, f"{first} * {digit}") for digit in second]
+    found = 0
+    while left:
+        if "*" in left[0]:
+            asked = left[0]
+            product = str(replies.ask(", ".join([str(found), *left][not found :]), f"What is {asked}?"))
+            left = [product if part == asked else part for part in left]
+        # Ten times what was found so far, and this product: all but the last digit is a small sum.
+        carried, last = divmod(int(left.pop(0)), 10)
+        if found and carried:
+            asked = f"{found} + {carried}"
+            found = replies.ask(", ".join([f"{asked} | {last}", *left]), f"What is {asked}?")
+        else:
+            found += carried
+        found = 10 * found + last
+    raise Turn(str(found), answer=str(found))
+
+
 def best(question, replies):
-    return (places if "*" in question else apart)(question, replies)
+    return (digits if "*" in question else apart)(question, replies)
 
 
-WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, best)}
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best)}
 
 
 def turn(way, question, replies):

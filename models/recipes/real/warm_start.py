@@ -30,7 +30,7 @@ WAYS = {
     "chain_sum_short": {"left_to_right": 0.55, "apart": 0.45},
     "products": {"whole": 0.4, "places": 0.6},
 }
-BEST = {"chain_sum_short": {"apart": 1.0}, "products": {"places": 1.0}}
+BEST = {"chain_sum_short": {"apart": 1.0}, "products": {"digits": 1.0}}
 # The conversations of the first stage: 100 steps of 8.
 FIRST = 800
 FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
