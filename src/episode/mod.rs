@@ -301,6 +301,11 @@ impl Hint for EpisodeErrorKind {
 }
 
 impl EpisodeErrorKind {
+    /// Whether it failed only because its caller is gone.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Policy(PolicyError::Cancelled))
+    }
+
     /// The kind as one word, for traces.
     pub fn label(&self) -> &'static str {
         match self {

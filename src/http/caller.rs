@@ -1,6 +1,7 @@
 //! The caller of a request: its key, its permissions and its bill.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use axum::extract::{FromRequestParts, Request};
@@ -18,7 +19,7 @@ use super::origin;
 use super::state::AppState;
 use crate::access::{self, Access, Key};
 use crate::episode::{EpisodeUsage, Tally};
-use crate::large_model::Prices;
+use crate::policy::Policy;
 
 /// Routes that only say whether the server works, open to anyone under any host name.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/health"];
@@ -124,15 +125,24 @@ impl Caller {
         Err(error.with_param("model"))
     }
 
-    /// Checks that the caller's budget can be enforced for this model.
-    pub(super) fn check_price(&self, model: &str, prices: Option<Prices>) -> Result<(), ApiError> {
+    /// Checks that the caller's budget can be enforced for this model, which `is_priced` or not.
+    pub(super) fn check_price(&self, model: &str, is_priced: bool) -> Result<(), ApiError> {
+        self.check_known(is_priced, format_args!("the model `{model}`"))
+    }
+
+    /// The same for the turns of this policy.
+    pub(super) fn check_policy_price(&self, policy: &dyn Policy) -> Result<(), ApiError> {
+        self.check_known(policy.is_priced(), format_args!("the policy `{}`", policy.name()))
+    }
+
+    fn check_known(&self, is_priced: bool, what: fmt::Arguments<'_>) -> Result<(), ApiError> {
         let budget = self.0.as_ref().and_then(|account| account.key.limits.budget_per_day);
-        if budget.is_none() || prices.is_some() {
+        if budget.is_none() || is_priced {
             return Ok(());
         }
         let message = reason!(
-            "the key has a budget, and no price is known for the model `{model}`";
-            hint: "ask for another model, or have the server's operator set its price"
+            "the key has a budget, and no price is known for {what}";
+            hint: "ask for another, or have the server's operator set its price and those of its fallbacks"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_priced", message);
         Err(error.with_param("model"))

@@ -12,15 +12,17 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::routes;
-use crate::episode::{Episode, EpisodeError, FinishReason, RoleUsage};
+use crate::episode::{Episode, EpisodeError, EpisodeUsage, FinishReason, RoleUsage};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
 use crate::record::RecordCounts;
 
 /// The label of all routes that are not distinguished.
 pub(super) const OTHER: &str = "other";
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
-/// Neither answered nor counted as limited.
+/// Neither answered, limited nor cancelled.
 const FAILED: &str = "error";
+/// Given up by its caller, who may not see it: no failure.
+const CANCELLED: &str = "cancelled";
 const RELOADED: &str = "success";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -162,7 +164,7 @@ impl Metrics {
             }
         }
         let reasons = FinishReason::ALL.map(FinishReason::as_str);
-        for finish_reason in reasons.into_iter().chain([FAILED]) {
+        for finish_reason in reasons.into_iter().chain([FAILED, CANCELLED]) {
             let by_reason = ByReason { finish_reason, policy: policy.clone() };
             drop(self.episodes.get_or_create(&by_reason));
         }
@@ -271,18 +273,27 @@ impl Metrics {
     }
 
     pub(super) fn episode(&self, policy: &str, result: &Result<Episode, EpisodeError>) {
-        let policy = policy.to_owned();
-        let (finish_reason, usage) = match result {
+        match result {
             Ok(episode) => {
                 let turns = episode.trajectory.turns.len() as f64;
-                self.turns.get_or_create(&ByPolicy { policy: policy.clone() }).observe(turns);
-                (episode.finish_reason.as_str(), &episode.usage)
+                let policy_label = ByPolicy { policy: policy.to_owned() };
+                self.turns.get_or_create(&policy_label).observe(turns);
+                self.ended(policy, episode.finish_reason.as_str(), &episode.usage);
             }
-            Err(error) => (FAILED, &error.usage),
-        };
-        self.count_tokens("policy", &policy, &usage.policy);
-        self.count_tokens("large_model", &policy, &usage.large_model);
-        self.episodes.get_or_create(&ByReason { finish_reason, policy }).inc();
+            Err(error) if error.kind.is_cancelled() => self.cancelled(policy, &error.usage),
+            Err(error) => self.ended(policy, FAILED, &error.usage),
+        }
+    }
+
+    /// Counts an episode whose client left, by what it has used.
+    pub(super) fn cancelled(&self, policy: &str, usage: &EpisodeUsage) {
+        self.ended(policy, CANCELLED, usage);
+    }
+
+    fn ended(&self, policy: &str, finish_reason: &'static str, usage: &EpisodeUsage) {
+        self.count_tokens("policy", policy, &usage.policy);
+        self.count_tokens("large_model", policy, &usage.large_model);
+        self.episodes.get_or_create(&ByReason { finish_reason, policy: policy.to_owned() }).inc();
     }
 
     fn count_tokens(&self, role: &'static str, policy: &str, usage: &RoleUsage) {

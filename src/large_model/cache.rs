@@ -181,6 +181,10 @@ impl LargeModel for Cached {
         self.model.prices_of(model)
     }
 
+    fn is_priced(&self, model: Option<&str>) -> bool {
+        self.model.is_priced(model)
+    }
+
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         let key = self.key(call);
         loop {

@@ -84,6 +84,11 @@ impl LargeModel for WithFallbacks {
         self.first.prices_of(model)
     }
 
+    fn is_priced(&self, model: Option<&str>) -> bool {
+        // The others are asked for their own models, see `ask`.
+        self.first.is_priced(model) && self.others.iter().all(|other| other.is_priced(None))
+    }
+
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         self.ask(call, |model, call| model.complete(call)).await
     }

@@ -156,6 +156,12 @@ pub trait LargeModel: Send + Sync {
         Some(self.prices())
     }
 
+    /// Whether all that a call of that model may cost is known: also what others ask that may reply
+    /// in its place.
+    fn is_priced(&self, model: Option<&str>) -> bool {
+        self.prices_of(model).is_some()
+    }
+
     /// The reply to `call`, whole.
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError>;
 

@@ -117,6 +117,11 @@ pub trait Policy: Send + Sync {
         Prices::default()
     }
 
+    /// Whether all that its turns may cost is known.
+    fn is_priced(&self) -> bool {
+        true
+    }
+
     /// Whether its turns are calls of an endpoint, which may be billed.
     fn is_remote(&self) -> bool {
         false

@@ -37,7 +37,11 @@ impl Policy for RemotePolicy {
     }
 
     fn prices(&self) -> Prices {
-        self.model.prices()
+        self.model.prices_of(None).unwrap_or_else(|| self.model.prices())
+    }
+
+    fn is_priced(&self) -> bool {
+        self.model.is_priced(None)
     }
 
     fn is_remote(&self) -> bool {

@@ -19,6 +19,9 @@ mod hanging;
 mod passed;
 mod shared;
 
+const CANCELLED: &str =
+    "prompt_r1_episodes_total{finish_reason=\"cancelled\",policy=\"scripted\"}";
+
 /// A store of keys in a folder of its own.
 struct Keys {
     folder: TempDir,
@@ -306,6 +309,12 @@ async fn what_was_used_is_counted_though_the_client_left() {
     asked.abort();
     upstream.wait_for_disconnects(1).await;
     refused(&server, &key).await;
+    server.wait_for_metric(CANCELLED, 1.0).await;
+    let tokens = "prompt_r1_tokens_total{role=\"large_model\",kind=\"prompt\",policy=\"scripted\"}";
+    assert!(server.metric(tokens).await > 11.0);
+    for other in ["answered", "error"] {
+        assert_eq!(server.metric(&CANCELLED.replace("cancelled", other)).await, 0.0, "{other}");
+    }
 }
 
 /// Returns when the key has reached a limit.

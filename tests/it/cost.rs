@@ -44,7 +44,7 @@ fn serve(folder: &Path, upstream: &Loopback) -> (Process, String) {
          [access]\nstore = {:?}\n\
          [episode]\nmax_turns = 4\n\
          [policy]\nengine = \"native\"\nmodel = \"models/policy\"\n\
-         [canary]\nshare = 0.0\n[canary.policy]\nname = \"remote\"\n[canary.policy.remote]\n{}\
+         [canary]\nshare = 0.0\n[canary.policy]\nname = \"remote\"\n[canary.policy.remote]\nallow_unpriced = true\n{}\
          [local_models.atlas]\npath = \"models/large-model\"\n\
          [large_models.test]\nallow_unpriced = true\n{}\
          [large_models.test.prices]\ninput_per_million = 0.0001\noutput_per_million = 0.0001\n",

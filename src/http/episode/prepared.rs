@@ -182,7 +182,8 @@ fn tasks(
     let (model, other) = large_model(state, named.large_model, options.large_model.as_deref())?;
     let mut params = request.take_params();
     let asked = other.as_deref().unwrap_or(model.name());
-    caller.check_price(asked, model.prices_of(other.as_deref()))?;
+    caller.check_price(asked, model.is_priced(other.as_deref()))?;
+    caller.check_policy_price(&*served.policy)?;
     if let Some(other) = other {
         params.insert("model".to_owned(), json!(other));
     }

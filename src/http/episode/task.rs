@@ -1,6 +1,6 @@
 //! An episode for a request: run to its end, or streamed.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -57,12 +57,14 @@ impl EpisodeTask {
             protocol: &self.served.protocol,
         };
         let bill = self.caller.bill(&self.request.tally);
+        let under_way = UnderWay(Some(self));
         let result = run_episode(participants, &self.request, events).await;
-        bill.settle().await;
-        self.state.metrics.episode(self.served.policy.name(), &result);
+        under_way.end(&result);
         if let (Ok(episode), Some(recorder)) = (&result, &self.state.recorder) {
             recorder.offer(self.record(episode));
         }
+        // Last, as it may wait, and the client may leave meanwhile.
+        bill.settle().await;
         if let Ok(episode) = &result {
             self.state.metrics.overhead(self.route, self.overhead(episode));
         }
@@ -121,6 +123,26 @@ impl EpisodeTask {
         // Even if the operator configured no prices.
         let is_billed = self.served.policy.is_remote() && error.usage.policy.calls > 0;
         if is_billed { failure.spent() } else { failure }
+    }
+}
+
+/// An episode that is not over. It counts as cancelled if this is dropped before its end.
+struct UnderWay<'a>(Option<&'a EpisodeTask>);
+
+impl UnderWay<'_> {
+    fn end(mut self, result: &Result<Episode, EpisodeError>) {
+        if let Some(task) = self.0.take() {
+            task.state.metrics.episode(task.served.policy.name(), result);
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            let used = *task.request.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            task.state.metrics.cancelled(task.served.policy.name(), &used);
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn hand_on(
     let authorization = authorization(&headers);
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
-    caller.check_price(id, endpoint.prices_of(Some(id)))?;
+    caller.check_price(id, endpoint.is_priced(Some(id)))?;
     let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));
     let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);

@@ -114,6 +114,8 @@ fn task(
     let name = options.large_model.as_deref().unwrap_or(state.serving.large_models.default_name());
     let model = state.serving.large_models.get(name);
     let model = model.map_err(|error| ApiError::from(error).with_param("large_model"))?;
+    caller.check_price(model.name(), model.is_priced(None))?;
+    caller.check_policy_price(&*served.policy)?;
     let temperature = between("temperature", options.temperature, 0.0, 2.0)?;
     let sampling = Sampling {
         temperature: temperature.map_or(served.sampling.temperature, |value| value as f32),

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use futures::future::join_all;
+use prompt_r1::record::Recorder;
 use sqlx::{Connection, Executor, SqliteConnection};
 
 use super::*;
@@ -12,6 +13,37 @@ use super::*;
 const KEYS: usize = 4;
 /// Two statements that wait 5 s each, and some time for a busy machine.
 const MOST: Duration = Duration::from_secs(14);
+
+#[tokio::test]
+async fn an_episode_is_recorded_though_the_client_leaves_while_it_is_charged() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({})).await;
+    // A Redis that takes connections and says nothing.
+    let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/0", redis.local_addr().unwrap());
+    let store = keys.folder.path().join("keys.db");
+    let config = AccessConfig { store, redis_url_env: Some("REDIS".into()), ..AccessConfig::default() };
+    let urls = |name: &str| (name == "REDIS").then(|| url.clone().into());
+    let records = keys.folder.path().join("records");
+    let recorder = serde_json::from_value(json!({"folder": records})).unwrap();
+    let mut setup = Setup::relay();
+    setup.access = Some(Arc::new(Access::open(&config, &urls).await.unwrap()));
+    setup.recorder = Some(Recorder::start(&recorder, &|_| None).unwrap());
+    let server = setup.start(&upstream).await;
+    let body = json!({"question": "a", "stream": true});
+    let mut pieces = ask(&server, &key, "/v1/solve", body).await.bytes_stream();
+    let mut read = String::new();
+    while !read.contains("event: answer") {
+        read += std::str::from_utf8(&pieces.next().await.unwrap().unwrap()).unwrap();
+    }
+    assert!(!read.contains("event: done"), "{read}");
+    drop(pieces);
+    server.wait_for_metric(&CANCELLED.replace("cancelled", "answered"), 1.0).await;
+    server.wait_for_metric("prompt_r1_records_total{result=\"written\"}", 1.0).await;
+    server.wait_for_metric("prompt_r1_client_disconnects_total", 1.0).await;
+    assert_eq!(server.metric(CANCELLED).await, 0.0);
+}
 
 #[tokio::test]
 async fn a_store_that_hangs_holds_requests_up_together() {

@@ -1,6 +1,7 @@
 //! Charges for passed-through requests, and what keys with a budget may not do.
 
 use super::*;
+use crate::chat_streams::remote;
 
 /// Counted tokens of a key, by their cost of one each.
 async fn counted(keys: &Keys, key: &str) -> i64 {
@@ -96,6 +97,57 @@ async fn a_budget_buys_nothing_of_unknown_price() {
             let is_known = !model.ends_with("o1-pro") || allowed;
             assert_eq!(status, if is_known { 200 } else { 403 }, "{model}");
             assert_eq!(ask(&server, &free, path, chat(model)).await.status(), 200, "{model}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_budget_buys_no_episode_of_unknown_price() {
+    let upstream = Loopback::answering(|_| Script::reply("<answer>ok</answer>")).await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 100.0})).await;
+    let free = keys.make(json!({})).await;
+    let endpoint = |model: &str, more: Value| {
+        let mut endpoint = json!({"url": upstream.url(), "model": model, "retries": {"max": 0}});
+        let more = more.as_object().unwrap().clone();
+        endpoint.as_object_mut().unwrap().extend(more);
+        endpoint
+    };
+    let priced = || json!({"prices": {"input_per_million": 1.0}});
+    let falls_back_on = |other: &str| {
+        let mut more = priced();
+        more["fallbacks"] = json!([other]);
+        endpoint("m", more)
+    };
+    let mut setup = Setup::relay();
+    setup.endpoint = priced();
+    setup.others = [
+        ("unpriced".to_owned(), endpoint("u", json!({}))),
+        ("priced".to_owned(), endpoint("p", priced())),
+        ("on_unpriced".to_owned(), falls_back_on("unpriced")),
+        ("on_priced".to_owned(), falls_back_on("priced")),
+    ]
+    .into();
+    setup.adapters = vec![Arc::new(remote(&upstream))];
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let table = [
+        ("test", "scripted", true),
+        ("unpriced", "scripted", false),
+        ("on_unpriced", "scripted", false),
+        ("on_priced", "scripted", true),
+        ("test", "policy", false),
+    ];
+    for (model, policy, is_known) in table {
+        let solve = json!({"question": "a", "large_model": model, "policy": policy});
+        let chat = json!({"model": "prompt-r1", "messages": [{"role": "user", "content": "a"}],
+                          "prompt_r1": {"large_model": model, "policy": policy}});
+        for (path, body) in [("/v1/solve", solve), ("/v1/chat/completions", chat)] {
+            let (status, code, _) = outcome(ask(&server, &key, path, body.clone()).await).await;
+            let expected = if is_known { (200, "") } else { (403, "model_not_priced") };
+            assert_eq!((status, code.as_str()), expected, "{path} {model} {policy}");
+            let status = ask(&server, &free, path, body).await.status();
+            assert_eq!(status, 200, "{path} {model} {policy}");
         }
     }
 }
