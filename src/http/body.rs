@@ -145,26 +145,41 @@ pub(super) struct BodySize {
     bytes: usize,
     /// Those of its parsed JSON, the texts in it aside.
     parsed: usize,
+    /// Whether items are in it to which the body refers.
+    has_items: bool,
 }
 
 impl BodySize {
-    fn of(body: &[u8]) -> Self {
-        Self { bytes: body.len(), parsed: json_size::parsed_bytes(body) }
+    pub(super) fn of(body: &[u8]) -> Self {
+        let parsed = json_size::parsed_bytes(body);
+        Self { bytes: body.len(), parsed, has_items: false }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// That of a body which also contains an item to which it refers.
+    pub(super) fn with_item(self, item: Self) -> Self {
+        let bytes = self.bytes.saturating_add(item.bytes);
+        let parsed = self.parsed.saturating_add(item.parsed);
+        Self { bytes, parsed, has_items: true }
     }
 
     /// Refuses a request whose size, times the answers that it asks for, exceeds a bound: each
     /// answer is made from a copy.
     pub(super) fn check(self, choices: u32, bounds: &Bounds) -> Result<(), ApiError> {
         let table = [
-            ("the JSON of the body takes", self.parsed, "json_bytes", bounds.json_bytes),
-            ("the body has", self.bytes, "choices_bytes", bounds.choices_bytes),
+            ("the JSON of the body", "takes", self.parsed, "json_bytes", bounds.json_bytes),
+            ("the body", "has", self.bytes, "choices_bytes", bounds.choices_bytes),
         ];
-        for (what, size, setting, bound) in table {
+        let items = if self.has_items { ", with the items that it refers to," } else { "" };
+        for (what, verb, size, setting, bound) in table {
             if size.saturating_mul(choices as usize) > bound {
                 let times =
                     if choices > 1 { format!(", times `n` = {choices}") } else { String::new() };
                 let message = format!(
-                    "{what} {size} bytes{times}: more than {bound}, the bound `server.bounds.{setting}`"
+                    "{what}{items} {verb} {size} bytes{times}: more than {bound}, the bound `server.bounds.{setting}`"
                 );
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 return Err(ApiError::new(status, "request_too_large", message));

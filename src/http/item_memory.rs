@@ -2,9 +2,11 @@
 //! and lost at exit.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+
+use super::body::BodySize;
 
 /// Bytes of all items, as JSON; the oldest are removed.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
@@ -13,9 +15,15 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 #[derive(Default)]
 pub(super) struct ItemMemory(Mutex<Items>);
 
+/// An item, and what it would be of the size of a body that contained it.
+pub(super) struct Item {
+    pub(super) value: Value,
+    pub(super) size: BodySize,
+}
+
 #[derive(Default)]
 struct Items {
-    by_id: HashMap<String, (Value, usize)>,
+    by_id: HashMap<String, Arc<Item>>,
     /// Ids, oldest first.
     order: VecDeque<String>,
     bytes: usize,
@@ -24,36 +32,37 @@ struct Items {
 impl ItemMemory {
     /// Stores items that have ids.
     pub(super) fn keep(&self, items: &[Value]) {
-        if items.is_empty() {
-            return;
-        }
-        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for item in items {
-            let Some(id) = item.get("id").and_then(Value::as_str) else { continue };
-            memory.keep(id.to_owned(), item.clone());
+        let named = items.iter().filter_map(|item| {
+            let id = item.get("id").and_then(Value::as_str)?;
+            let size = BodySize::of(item.to_string().as_bytes());
+            Some((id.to_owned(), Item { value: item.clone(), size }))
+        });
+        // Collected before others are kept waiting: they may be long.
+        for (id, item) in named.collect::<Vec<_>>() {
+            let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.keep(id, item);
         }
     }
 
     /// The item of this id, if it is still stored.
-    pub(super) fn get(&self, id: &str) -> Option<Value> {
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Item>> {
         let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.by_id.get(id).map(|(item, _)| item.clone())
+        memory.by_id.get(id).cloned()
     }
 }
 
 impl Items {
-    fn keep(&mut self, id: String, item: Value) {
-        let size = item.to_string().len();
-        if size > MOST_BYTES || self.by_id.contains_key(&id) {
+    fn keep(&mut self, id: String, item: Item) {
+        if item.size.bytes() > MOST_BYTES || self.by_id.contains_key(&id) {
             return;
         }
-        self.bytes += size;
+        self.bytes += item.size.bytes();
         self.order.push_back(id.clone());
-        self.by_id.insert(id, (item, size));
+        self.by_id.insert(id, Arc::new(item));
         while self.bytes > MOST_BYTES {
             let Some(oldest) = self.order.pop_front() else { break };
-            if let Some((_, size)) = self.by_id.remove(&oldest) {
-                self.bytes -= size;
+            if let Some(item) = self.by_id.remove(&oldest) {
+                self.bytes -= item.size.bytes();
             }
         }
     }
@@ -74,8 +83,9 @@ mod tests {
         }
         let known: Vec<_> = ["a", "b", "c", "d"].map(|id| memory.get(id).is_some()).into();
         assert_eq!(known, [false, false, true, true]);
-        assert_eq!(memory.get("d"), Some(item("d")));
+        let kept = memory.get("d").map(|item| (item.value.clone(), item.size.bytes()));
+        assert_eq!(kept, Some((item("d"), item("d").to_string().len())));
         memory.keep(&[json!({"id": "e", "text": "x".repeat(MOST_BYTES)})]);
-        assert_eq!((memory.get("e"), memory.get("d").is_some()), (None, true));
+        assert_eq!((memory.get("e").is_some(), memory.get("d").is_some()), (false, true));
     }
 }

@@ -135,6 +135,35 @@ async fn measured(server: &Process, key: &str, before: i64, sent: &Sent) -> (u16
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
+async fn references_to_an_item_cost_what_the_item_would() {
+    const ITEM: usize = 200_000;
+    let upstream = Loopback::answering(|_| Script::reply(&"x".repeat(ITEM))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (server, key) = serve(folder.path(), &upstream);
+    let sent = |input: String| {
+        Sent::json(bodies::RESPONSES, format!("{{{}\"input\":{input}}}", bodies::DIRECT))
+    };
+    let (status, text, _) = measured(&server, &key, 0, &sent("\"q\"".to_owned())).await;
+    assert_eq!(status, 200, "{text}");
+    let response: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let item = response["output"].as_array().unwrap().last().unwrap();
+    let reference = format!("{{\"type\":\"item_reference\",\"id\":{}}},", item["id"]);
+    // The last of so many exceeds `server.bounds.choices_bytes`.
+    let too_many = 10 * 1024 * 1024 / ITEM + 1;
+    let most_memory = MOST_FOR_TEXTS * 10 + MOST_FOR_VALUES_MIB + SOME_MEMORY_MIB;
+    for (count, expected) in [(2, 200), (too_many, 413), (5_000, 413)] {
+        let question = "{\"role\":\"user\",\"content\":\"q\"}";
+        let sent = sent(format!("[{}{question}]", reference.repeat(count)));
+        let before = memory(server.id(), "VmRSS");
+        let (status, text, cost) = measured(&server, &key, before, &sent).await;
+        assert_eq!(status, expected, "{count}: {}", text.chars().take(200).collect::<String>());
+        assert!(expected == 200 || text.contains("`server.bounds.choices_bytes`"), "{text}");
+        assert!(cost.memory <= most_memory, "{count}: {} MiB", cost.memory);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
 #[allow(clippy::print_stdout, reason = "the figures are worth a look")]
 async fn a_body_costs_what_it_may_whatever_is_in_it() {
     let upstream = Loopback::answering(|request| Script::reply(bodies::reply_to(request))).await;

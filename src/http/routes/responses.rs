@@ -33,11 +33,17 @@ pub(in crate::http) async fn responses(request: ModelRequest) -> Result<Response
 /// Answers by the loop.
 async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     let bounds = &asking.state.server.bounds;
-    let (mut request, size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
+    let (mut request, mut size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
     let is_stream = request.stream == Some(true);
     let mut head = request.head("", asking.state.created());
     let (state, is_kept) = (asking.state.clone(), request.store != Some(false));
-    let chat = request.into_chat(|id| state.item_memory().get(id))?;
+    let chat = request.into_chat(|id| {
+        let Some(item) = state.item_memory().get(id) else { return Ok(None) };
+        // Before it is copied: a short body may refer to a long item over and over.
+        size = size.with_item(item.size);
+        size.check(1, bounds)?;
+        Ok(Some(compute::in_place(item.size.bytes(), || item.value.clone())))
+    })?;
     let keep = move |writer: &ResponseWriter| {
         if is_kept {
             state.item_memory().keep(writer.output());

@@ -32,6 +32,8 @@ const READ_AT_ONCE: f64 = 8.0;
 /// The wait after a refusal that names none; it doubles with each refusal in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest wait that an endpoint may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 /// The assumed length of a reply, in tokens, before any was seen.
 const FIRST_REPLY: u64 = 256;
 
@@ -204,7 +206,7 @@ impl Place {
                 return;
             }
             let doubled = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(5));
-            let pause = asked.unwrap_or(doubled.min(LONGEST_PAUSE));
+            let pause = asked.map_or(doubled.min(LONGEST_PAUSE), |it| it.min(LONGEST_ASKED));
             if state.not_before.is_none_or(|until| until <= now) {
                 state.refusals += 1;
             }

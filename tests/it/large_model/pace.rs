@@ -95,6 +95,26 @@ async fn what_is_refused_is_asked_again_when_there_is_a_place() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_asks_to_wait_for_ages_is_asked_again_after_an_hour() {
+    let server = Loopback::answering(|_| {
+        Script::error(429, "too many").header("retry-after", "10000000000000000000")
+    })
+    .await;
+    let keys = json!({"adaptive_in_flight": true, "fallbacks": ["another"],
+                      "breaker": {"failures": 0}});
+    let (endpoint, _) = client(&server.url(), keys);
+    let error = endpoint.complete(&call("hi")).await.unwrap_err();
+    assert!(matches!(error, LargeModelError::Status { status: 429, .. }), "{error}");
+    let LargeModelError::CircuitOpen { retry_in, .. } =
+        endpoint.complete(&call("hi")).await.unwrap_err()
+    else {
+        panic!("it was asked again")
+    };
+    let hour = Duration::from_secs(3600);
+    assert!(retry_in <= hour && retry_in > hour / 2, "{retry_in:?}");
+}
+
+#[tokio::test]
 async fn what_is_paid_in_advance_and_used_up_is_no_reason_to_wait() {
     let quota = json!({"error": {"message": "used up", "code": "insufficient_quota"}});
     let server = Loopback::answering(move |_| Script::json(429, quota.clone())).await;

@@ -6,15 +6,17 @@ use super::tools;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
-/// The conversation in `input`, preceded by the instructions. `known` finds items of earlier
-/// responses by id.
+/// Finds items of earlier responses by id. Fails when they are too much for one request.
+pub(super) type Known<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Value>, ApiError>;
+
+/// The conversation in `input`, preceded by the instructions.
 ///
 /// # Errors
 /// For items and parts that have no counterpart; `param` names them.
 pub(super) fn messages(
     instructions: Option<String>,
     input: Value,
-    known: &dyn Fn(&str) -> Option<Value>,
+    known: Known<'_>,
 ) -> Result<Vec<ChatMessage>, ApiError> {
     let mut messages = Vec::new();
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
@@ -42,14 +44,14 @@ pub(super) fn messages(
 fn resolved(
     param: &str,
     item: Value,
-    known: &dyn Fn(&str) -> Option<Value>,
+    known: Known<'_>,
 ) -> Result<Value, ApiError> {
     let is_bare = item.get("type").is_none_or(Value::is_null) && item.get("role").is_none();
     let id = item.get("id").and_then(Value::as_str);
     let Some(id) = id.filter(|_| is_bare || item["type"] == "item_reference") else {
         return Ok(item);
     };
-    known(id).ok_or_else(|| {
+    known(id)?.ok_or_else(|| {
         let param = format!("{param}.id");
         let message = reason!(
             "`{param}` = `{}` is not known any more: nothing is stored", shorten(id);
@@ -219,7 +221,7 @@ mod tests {
             call("1"), {"type": "item_reference", "id": "fc_2"}, output("1"), output("2"),
             call("3"), output("3"),
         ]);
-        let known = |id: &str| Some(call("2")).filter(|_| id == "fc_2");
+        let mut known = |id: &str| Ok(Some(call("2")).filter(|_| id == "fc_2"));
         let called = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
         let result = |id: &str| json!({"role": "tool", "content": "r", "tool_call_id": id});
         let expected = json!([
@@ -235,7 +237,7 @@ mod tests {
             {"role": "assistant", "content": null, "tool_calls": [called("3")]},
             result("3"),
         ]);
-        assert_eq!(json!(messages(Some("i".to_owned()), items, &known).unwrap()), expected);
+        assert_eq!(json!(messages(Some("i".to_owned()), items, &mut known).unwrap()), expected);
     }
 
     #[test]
@@ -257,7 +259,7 @@ mod tests {
             ),
         ];
         for (input, param) in table {
-            let error = messages(None, input.clone(), &|_| None).unwrap_err();
+            let error = messages(None, input.clone(), &mut |_| Ok(None)).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{input}");
         }
     }

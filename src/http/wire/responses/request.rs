@@ -287,7 +287,7 @@ impl ResponsesRequest {
     /// The same as a chat request. `known` gives the items of earlier responses by their ids.
     pub(in crate::http) fn into_chat(
         self,
-        known: impl Fn(&str) -> Option<Value>,
+        mut known: impl FnMut(&str) -> Result<Option<Value>, ApiError>,
     ) -> Result<ChatRequest, ApiError> {
         self.refuse()?;
         let wants_logprobs = self.wants_logprobs();
@@ -304,7 +304,7 @@ impl ResponsesRequest {
         };
         Ok(ChatRequest {
             model: self.model,
-            messages: input::messages(self.instructions, self.input, &known)?,
+            messages: input::messages(self.instructions, self.input, &mut known)?,
             prompt_r1: self.prompt_r1,
             temperature: self.temperature,
             top_p: self.top_p,
