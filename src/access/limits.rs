@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::shared::RedisCounters;
 use super::spending::Spending;
@@ -155,9 +155,9 @@ impl Limiter {
         }
     }
 
-    /// Writes to the store what was spent since the last write.
-    pub(super) async fn finish(&self, store: &Store) {
-        self.spending.save(store).await;
+    /// Writes to the store what was spent since the last write, and tries to until `until`.
+    pub(super) async fn finish(&self, store: &Store, until: Instant) {
+        self.spending.finish(store, until).await;
     }
 
     fn begin(&self, key: &Key, requests: u32, now: Moment) -> Used {

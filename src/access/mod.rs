@@ -41,8 +41,10 @@ const FRESH: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a known key is still accepted while the store is unreachable.
 const STALE: Duration = Duration::from_secs(600);
-/// How long the end of the server waits for the open bills.
+/// How long the end of the server waits for the open bills, and for the store to take them.
 const LAST_BILLS: Duration = Duration::from_secs(10);
+/// What the store has of this at least.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 /// How many keys, known and unknown, are cached.
 const REMEMBERED: usize = 10_000;
 
@@ -274,12 +276,13 @@ impl Access {
     /// before the process ends.
     pub async fn finish(&self) {
         self.counting.close();
-        if tokio::time::timeout(LAST_BILLS, self.counting.wait()).await.is_err() {
+        let until = Instant::now() + LAST_BILLS;
+        if tokio::time::timeout_at(until.into(), self.counting.wait()).await.is_err() {
             let requests = self.counting.len();
             tracing::error!(requests, "the server ends before what these have used is charged");
         }
         if let Some(store) = self.store() {
-            self.limiter.finish(&store).await;
+            self.limiter.finish(&store, until.max(Instant::now() + LAST_WRITE)).await;
         }
     }
 }

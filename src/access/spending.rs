@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::key_locks::KeyLocks;
-use super::{Key, Store};
+use super::{Key, Store, StoreError};
 
 /// How long a value that was read is used: other replicas' spending is seen this much later.
 const FRESH: Duration = Duration::from_secs(1);
 /// Spending within this time is written together.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The pause after a failure at the end of the server.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Money by key and day (days since 1970), millionths.
 #[derive(Default)]
@@ -95,27 +97,47 @@ impl Spending {
     /// Writes what is not in the store yet, and returns whether all was written. What could not be
     /// written stays for the next time.
     pub(super) async fn save(&self, store: &Store) -> bool {
-        let keys: Vec<_> = self.state().unsaved.keys().cloned().collect();
-        for (id, day) in keys {
-            let _alone = self.at_store.lock(&id).await;
-            let entry = (id, day);
-            let Some(micros) = self.state().unsaved.get(&entry).copied() else { continue };
-            if let Err(error) = store.spend(&entry.0, day, micros).await {
-                tracing::error!(%error, key = entry.0, "cannot store what keys have spent");
-                return false;
-            }
-            let mut state = self.state();
-            if let Some(unsaved) = state.unsaved.get_mut(&entry) {
-                *unsaved -= micros;
-                if *unsaved == 0 {
-                    state.unsaved.remove(&entry);
-                }
-            }
-            if let Some(known) = state.known.get_mut(&entry.0).filter(|known| known.day == day) {
-                known.micros += micros;
+        let entries: Vec<_> = self.state().unsaved.keys().cloned().collect();
+        let mut is_all = true;
+        for entry in entries {
+            if let Err(error) = self.save_one(&entry, store).await {
+                tracing::error!(%error, key = entry.0, "cannot store what a key has spent");
+                is_all = false;
             }
         }
-        true
+        is_all
+    }
+
+    async fn save_one(&self, entry: &(String, i64), store: &Store) -> Result<(), StoreError> {
+        let (id, day) = entry;
+        let _alone = self.at_store.lock(id).await;
+        let Some(micros) = self.state().unsaved.get(entry).copied() else { return Ok(()) };
+        store.spend(id, *day, micros).await?;
+        let mut state = self.state();
+        if let Some(unsaved) = state.unsaved.get_mut(entry) {
+            *unsaved -= micros;
+            if *unsaved == 0 {
+                state.unsaved.remove(entry);
+            }
+        }
+        if let Some(known) = state.known.get_mut(id).filter(|known| known.day == *day) {
+            known.micros += micros;
+        }
+        Ok(())
+    }
+
+    /// Writes what is not in the store yet, again and again until `until`, and logs what is lost.
+    pub(super) async fn finish(&self, store: &Store, until: Instant) {
+        let saved = async {
+            while !self.save(store).await {
+                tokio::time::sleep(LAST_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout_at(until.into(), saved).await.is_err() {
+            for ((key, day), micros) in &self.state().unsaved {
+                tracing::error!(key, day, micros, "the server ends, and what a key has spent is lost");
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, SpendingState> {

@@ -14,6 +14,8 @@ use crate::hint::{Hint, Reason};
 
 /// How long a statement may wait for a connection, and SQLite for another writer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement may take with these waits: a network may lose the answer.
+const LONGEST: Duration = Duration::from_secs(12);
 
 /// One statement each; both databases take them as they are.
 const SCHEMA: [&str; 2] = [
@@ -139,7 +141,7 @@ impl Store {
     /// When the store cannot be read.
     pub async fn has_keys(&self) -> Result<bool, StoreError> {
         let found = sqlx::query("SELECT id FROM prompt_r1_keys LIMIT 1");
-        Ok(found.fetch_optional(&self.pool).await?.is_some())
+        Ok(within(found.fetch_optional(&self.pool)).await?.is_some())
     }
 
     /// Stores a key.
@@ -183,7 +185,8 @@ impl Store {
             "SELECT id, name, hash, created_at, revoked_at, limits FROM prompt_r1_keys
              WHERE id = $1",
         );
-        row.bind(id).fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
+        let row = within(row.bind(id).fetch_optional(&self.pool)).await?;
+        row.as_ref().map(read).transpose()
     }
 
     /// Makes a key invalid for good.
@@ -209,7 +212,7 @@ impl Store {
     pub async fn spent(&self, id: &str, day: i64) -> Result<i64, StoreError> {
         let row =
             sqlx::query("SELECT micros FROM prompt_r1_spending WHERE key_id = $1 AND day = $2");
-        let row = row.bind(id).bind(day).fetch_optional(&self.pool).await?;
+        let row = within(row.bind(id).bind(day).fetch_optional(&self.pool)).await?;
         Ok(row.map_or(Ok(0), |row| row.try_get(0))?)
     }
 
@@ -218,16 +221,19 @@ impl Store {
     /// # Errors
     /// When the store cannot be written.
     pub async fn spend(&self, id: &str, day: i64, micros: i64) -> Result<(), StoreError> {
-        sqlx::query(
+        let adding = sqlx::query(
             "INSERT INTO prompt_r1_spending VALUES ($1, $2, $3) ON CONFLICT (key_id, day)
              DO UPDATE SET micros = prompt_r1_spending.micros + excluded.micros",
-        )
-        .bind(id)
-        .bind(day)
-        .bind(micros)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        );
+        within(adding.bind(id).bind(day).bind(micros).execute(&self.pool)).await.map(|_| ())
+    }
+}
+
+/// What a statement of a request returns, if it does in time.
+async fn within<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(LONGEST, asked).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(StoreError::Database("it does not answer".to_owned())),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use secrecy::ExposeSecret;
+use sqlx::{Connection, Executor, SqliteConnection};
 
 use super::*;
 use crate::hint::Hint;
@@ -176,7 +177,7 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
     for (key, day, cost) in [(0, 0, 0.25), (1, 0, 0.5), (0, 0, 0.25), (0, 1, 0.125)] {
         limiter.record(&keys[key], Some(&store), 1, cost, at(day * 86_400)).await;
     }
-    limiter.finish(&store).await;
+    limiter.finish(&store, Instant::now() + Duration::from_secs(20)).await;
     for (key, day, micros) in [(0, 0, 500_000), (1, 0, 500_000), (0, 1, 125_000)] {
         assert_eq!(store.spent(&keys[key].id, day).await.unwrap(), micros);
     }
@@ -197,4 +198,35 @@ async fn spending_is_written_down_a_little_later_and_at_the_end() {
     assert_eq!(store.spent(&keys[0].id, 0).await.unwrap(), 1_000_000);
     let more = Key { limits: limits(None, None, Some(1.000_001)), ..keys[0].clone() };
     assert_eq!(limiter.admit(&more, 1, Some(&store), at(0)).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_key_whose_spending_cannot_be_written_holds_no_other_up_and_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let store = Store::embedded(&path).await.unwrap();
+    let limiter = Limiter::new(None);
+    let keys = [(); 8].map(|()| NewKey::new("a", limits(None, None, Some(1.0)), 0).unwrap().key);
+    for key in &keys {
+        limiter.record(key, Some(&store), 1, 0.25, at(0)).await;
+    }
+    let mut other = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let broken = &keys[0].id;
+    let trigger = format!(
+        "CREATE TRIGGER broken BEFORE INSERT ON prompt_r1_spending WHEN NEW.key_id = '{broken}'
+         BEGIN SELECT RAISE(ABORT, 'on purpose'); END"
+    );
+    other.execute(trigger.as_str()).await.unwrap();
+    let finished = limiter.finish(&store, Instant::now() + Duration::from_secs(60));
+    let mended = async {
+        for key in &keys[1..] {
+            while store.spent(&key.id, 0).await.unwrap() != 250_000 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(store.spent(broken, 0).await.unwrap(), 0);
+        other.execute("DROP TRIGGER broken").await.unwrap();
+    };
+    tokio::join!(finished, mended);
+    assert_eq!(store.spent(broken, 0).await.unwrap(), 250_000);
 }

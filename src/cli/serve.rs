@@ -112,12 +112,13 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
     });
     let used = Arc::clone(&access);
     let reloads = Reloads { args, config, handle, access, tls, metrics, pid_file };
-    tokio::select! {
-        served = AbortOnDropHandle::new(serving) => served.map_err(anyhow::Error::from)??,
-        () = reloads.on(hangups) => {}
-    }
+    let served = tokio::select! {
+        served = AbortOnDropHandle::new(serving) => served,
+        () = reloads.on(hangups) => Ok(Ok(())),
+    };
+    // Also if the server failed: what was used is charged.
     used.finish().await;
-    Ok(())
+    Ok(served.map_err(anyhow::Error::from)??)
 }
 
 /// Without keys, anyone who can connect may send requests: only this machine, unless that is
