@@ -50,10 +50,7 @@ impl FromRequest<AppHandle> for RawBody {
             return Err(too_long(limit));
         }
         let reading = read(request, limit, state.body_memory());
-        let body = tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
-            let message = format!("the body did not arrive within {} s", time.as_secs());
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
-        })?;
+        let body = tokio::time::timeout(time, reading).await.map_err(|_| late(time))??;
         if !is_gzip {
             return Ok(Self(body));
         }
@@ -63,6 +60,12 @@ impl FromRequest<AppHandle> for RawBody {
 
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A body that did not arrive in time.
+pub(super) fn late(time: Duration) -> ApiError {
+    let message = format!("the body did not arrive within {} s", time.as_secs());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
 }
 
 fn too_long(limit: usize) -> ApiError {

@@ -1,11 +1,15 @@
 //! The environment over HTTP: `server env`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State as Shared};
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use http_body_util::LengthLimitError;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -14,12 +18,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::body::parse;
+use super::body::{late, parse};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::local;
 use super::state::Ids;
 use super::wire::ErrorBody;
+use crate::compute;
 use crate::environment::{Asked, Environment, EnvironmentError, Outcome, PlayedTurn, State};
 use crate::hint::Hint;
 use crate::reward::Reward;
@@ -28,6 +33,8 @@ use crate::trajectory::{SampledToken, TokenTrace, TurnFinish};
 
 /// The longest body of a request, bytes.
 const BODY: usize = 4 << 20;
+/// About what a token takes in a reply, bytes: its id, its mark and its log-probability.
+const TOKEN: usize = 20;
 
 /// What the environment's handlers share.
 #[derive(Clone)]
@@ -50,10 +57,34 @@ pub struct EnvironmentApp {
 )]
 struct Document;
 
-/// The environment's routes. Of `server`, only the allowed host names and origins are used.
+/// The environment's routes. Of `server`, only the allowed host names and origins are used, and the
+/// time that a body has.
 pub fn environment_router(app: EnvironmentApp, server: &ServerConfig) -> Router {
     let open = app.key.is_none().then_some(server);
-    local::router(documented(), Router::new(), app, open).layer(DefaultBodyLimit::max(BODY))
+    let routes = documented().route_layer(from_fn_with_state(
+        (app.clone(), server.body_timeout()),
+        admit,
+    ));
+    local::router(routes, Router::new(), app, open).layer(DefaultBodyLimit::max(BODY))
+}
+
+/// Checks the key of a request before a byte of its body is read, which must then arrive in time.
+async fn admit(
+    Shared((app, time)): Shared<(EnvironmentApp, Duration)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    app.authorize(request.headers())?;
+    let (head, body) = request.into_parts();
+    let body = tokio::time::timeout(time, to_bytes(body, BODY)).await.map_err(|_| late(time))?;
+    let body = body.map_err(|error| match error.into_inner().is::<LengthLimitError>() {
+        true => {
+            let message = format!("the body is longer than {BODY} bytes");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+        }
+        false => ApiError::bad_request("invalid_body", "the body could not be read"),
+    })?;
+    Ok(next.run(Request::from_parts(head, body.into())).await)
 }
 
 fn documented() -> OpenApiRouter<EnvironmentApp> {
@@ -201,20 +232,16 @@ struct Closed {
 /// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
     responses((status = 200, description = "This", body = About)))]
-async fn about(
-    Shared(app): Shared<EnvironmentApp>,
-    headers: HeaderMap,
-) -> Result<Json<About>, ApiError> {
-    app.authorize(&headers)?;
+async fn about(Shared(app): Shared<EnvironmentApp>) -> Json<About> {
     let (environment, setup) = (&app.environment, app.environment.setup());
-    Ok(Json(About {
+    Json(About {
         open: environment.open(),
         token_ids: setup.text.is_some(),
         stop_ids: setup.text.as_ref().map(|(text, _)| text.tokenizer.stop_ids().to_vec()),
         max_turns: setup.limits.max_turns,
         max_turn_tokens: setup.limits.max_turn_tokens,
         deadline_ms: setup.limits.deadline_ms,
-    }))
+    })
 }
 
 /// Begins an episode.
@@ -225,11 +252,9 @@ async fn about(
     (status = 429, description = "Too many episodes are open", body = ErrorBody)))]
 async fn reset(
     Shared(app): Shared<EnvironmentApp>,
-    headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Reply>, ApiError> {
-    app.authorize(&headers)?;
-    let request: ResetRequest = parse(&body)?;
+) -> Result<Response, ApiError> {
+    let request: ResetRequest = compute::in_place(body.len(), || parse(&body))?;
     if request.question.trim().is_empty() {
         return Err(ApiError::invalid("question", "`question` is empty"));
     }
@@ -258,7 +283,7 @@ async fn reset(
     let task =
         Task { id: id.to_string(), question, golds, source: source.into(), ..Task::default() };
     let state = app.environment.reset(id, task, asked).await?;
-    Ok(Json(reply(id, state)))
+    Ok(reply(id, state))
 }
 
 /// Takes the turn of an episode, calls the large model if it prompts, and continues to the next
@@ -271,11 +296,10 @@ async fn reset(
     (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]
 async fn step(
     Shared(app): Shared<EnvironmentApp>,
-    headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<Reply>, ApiError> {
-    app.authorize(&headers)?;
-    let StepRequest { episode, turn, ids, log_probs, text, is_cut } = parse(&body)?;
+) -> Result<Response, ApiError> {
+    let StepRequest { episode, turn, ids, log_probs, text, is_cut } =
+        compute::in_place(body.len(), || parse(&body))?;
     let played = match (ids, text) {
         (Some(ids), None) => PlayedTurn::Tokens(tokens(ids, log_probs)?),
         (None, Some(text)) => {
@@ -285,7 +309,7 @@ async fn step(
         _ => return Err(ApiError::bad_request("invalid_turn", "a turn is either `ids` or `text`")),
     };
     let state = app.environment.step(episode, turn, played).await?;
-    Ok(Json(reply(episode, state)))
+    Ok(reply(episode, state))
 }
 
 /// Closes an episode before its end.
@@ -296,12 +320,9 @@ async fn step(
         (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
 async fn close(
     Shared(app): Shared<EnvironmentApp>,
-    headers: HeaderMap,
     Path(episode): Path<String>,
-) -> Result<Json<Closed>, ApiError> {
-    app.authorize(&headers)?;
-    let closed = episode.parse().is_ok_and(|id| app.environment.close(id));
-    Ok(Json(Closed { closed }))
+) -> Json<Closed> {
+    Json(Closed { closed: episode.parse().is_ok_and(|id| app.environment.close(id)) })
 }
 
 impl EnvironmentApp {
@@ -335,7 +356,16 @@ fn tokens(ids: Vec<u32>, log_probs: Option<Vec<f32>>) -> Result<Vec<SampledToken
     Ok(pairs.map(|(id, log_prob)| SampledToken { id, log_prob }).collect())
 }
 
-fn reply(episode: Uuid, state: State) -> Reply {
+/// The reply with this state, which may have a long stream of tokens.
+fn reply(episode: Uuid, state: State) -> Response {
+    let tokens = match &state {
+        State::Turn { trace, .. } => trace.ids.len(),
+        State::Done(outcome) => outcome.trace.ids.len(),
+    };
+    compute::in_place(tokens * TOKEN, || Json(reply_of(episode, state)).into_response())
+}
+
+fn reply_of(episode: Uuid, state: State) -> Reply {
     let stream = |reply: Reply, trace: TokenTrace| match trace.ids.is_empty() {
         true => reply,
         false => Reply {

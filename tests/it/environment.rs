@@ -14,7 +14,8 @@ use prompt_r1::protocol::Protocol;
 use prompt_r1::reward::{RewardConfig, Rewarder};
 use prompt_r1::tokenization::TextSide;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
@@ -56,13 +57,21 @@ impl Drop for Server {
 
 impl Server {
     async fn start(setup: Setup, bounds: Bounds, key: Option<&str>) -> Self {
+        Self::start_with(setup, bounds, key, ServerConfig::default()).await
+    }
+
+    async fn start_with(
+        setup: Setup,
+        bounds: Bounds,
+        key: Option<&str>,
+        config: ServerConfig,
+    ) -> Self {
         let environment = Arc::new(Environment::new(setup, bounds));
         let key = key.map(|key| key.to_owned().into());
         let app = EnvironmentApp { environment, key, ids: Arc::new(Uuid::new_v4) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
-            let config = ServerConfig::default();
             let router = environment_router(app, &config);
             serve(listener, router, &config, None, std::future::pending()).await
         });
@@ -301,6 +310,30 @@ async fn so_many_episodes_are_held_and_no_more() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     server.reset(json!({})).await;
     assert_eq!(server.step(&idle, json!({"text": ANSWERS})).await.0, 404, "it was idle too long");
+}
+
+#[tokio::test]
+async fn a_body_is_read_after_the_key_and_in_time() {
+    let bounds = || Bounds { max_open: 1, idle_ms: 600_000 };
+    let hurried = ServerConfig { body_timeout_s: 1, ..ServerConfig::default() };
+    let server = Server::start_with(setup(), bounds(), Some("right"), hurried).await;
+    // None of the body is sent.
+    let status = async |key: &str, length: usize| {
+        let address = server.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /env/reset HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        let read = stream.read_exact(&mut first);
+        tokio::time::timeout(Duration::from_secs(20), read).await.expect("no answer").unwrap();
+        String::from_utf8_lossy(&first).into_owned()
+    };
+    assert_eq!(status("wrong", 1_000_000).await, "HTTP/1.1 401");
+    assert_eq!(status("right", 1_000_000).await, "HTTP/1.1 408");
+    assert_eq!(status("right", 5_000_000).await, "HTTP/1.1 413");
 }
 
 #[test]

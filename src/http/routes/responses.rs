@@ -35,7 +35,8 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     let bounds = &asking.state.server.bounds;
     let (mut request, mut size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
     let is_stream = request.stream == Some(true);
-    let mut head = request.head("", asking.state.created());
+    let created = asking.state.created();
+    let mut head = compute::in_place(size.bytes(), || request.head("", created));
     let (state, is_kept) = (asking.state.clone(), request.store != Some(false));
     let chat = request.into_chat(|id| {
         let Some(item) = state.item_memory().get(id) else { return Ok(None) };
@@ -51,19 +52,25 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     };
     let prepared = Prepared::new(asking, chat, size).await?;
     head.insert("id".to_owned(), prepared.id.clone().into());
-    let with_turns = prepared.with_turns;
-    let mut writer = ResponseWriter::new(head, prepared.sum(), with_turns, is_stream);
+    let (with_turns, sum) = (prepared.with_turns, prepared.sum());
+    // Its first events, its last one and a whole response repeat the request.
+    let repeated = size.bytes();
+    let begin = || ResponseWriter::new(head, sum, with_turns, is_stream);
+    let mut writer = compute::in_place(repeated, begin);
     if is_stream {
         let opening = writer.events();
         return Ok(prepared.write(opening, move |piece| {
-            writer.take(renamed(piece));
-            keep(&writer);
-            writer.events()
+            let is_last = matches!(piece, Piece::Done(_) | Piece::Failed(_));
+            compute::in_place(if is_last { repeated } else { 0 }, || {
+                writer.take(renamed(piece));
+                keep(&writer);
+                writer.events()
+            })
         }));
     }
     let (made, headers) = prepared.whole().await?;
-    let bytes = made.iter().map(|(_, answered)| answered.bytes(with_turns)).sum();
-    Ok(compute::in_place(bytes, || {
+    let bytes: usize = made.iter().map(|(_, answered)| answered.bytes(with_turns)).sum();
+    Ok(compute::in_place(bytes + repeated, || {
         made.into_iter().flat_map(whole_pieces).for_each(|piece| writer.take(piece));
         keep(&writer);
         (headers, Json(writer.into_response())).into_response()

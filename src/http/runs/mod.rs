@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -68,9 +68,8 @@ fn documented() -> OpenApiRouter<Runs> {
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", responses(
     (status = 200, description = "The runs", body = RunList),
     (status = 503, description = "The folder cannot be read", body = ErrorBody)))]
-async fn list(State(runs): State<Runs>) -> Result<Json<RunList>, ApiError> {
-    let runs = read(runs, |runs| runs.list().map(Some)).await?;
-    Ok(Json(runs.into()))
+async fn list(State(runs): State<Runs>) -> Result<Response, ApiError> {
+    read_json(runs, |runs| Ok(Some(RunList::from(runs.list()?)))).await
 }
 
 /// The metrics of a run, by step. With `from`, only those written since: poll to follow an active
@@ -85,14 +84,14 @@ async fn metrics(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
     query: Result<Query<MetricQuery>, QueryRejection>,
-) -> Result<Json<MetricList>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
     let Query(MetricQuery { from }) = query.map_err(|error| {
         let message = format!("the query cannot be read: {}", error.body_text());
         ApiError::invalid("from", message)
     })?;
-    let metrics = read(runs, move |runs| runs.metrics(&run, from.unwrap_or(0))).await?;
-    Ok(Json(metrics.into()))
+    let from = from.unwrap_or(0);
+    read_json(runs, move |runs| Ok(runs.metrics(&run, from)?.map(MetricList::from))).await
 }
 
 /// The steps after which a run was evaluated on held-out tasks.
@@ -105,7 +104,7 @@ async fn metrics(
 async fn evaluations(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
-) -> Result<Json<StepList>, ApiError> {
+) -> Result<Response, ApiError> {
     steps(runs, run, PerStep::Evaluations).await
 }
 
@@ -120,7 +119,7 @@ async fn evaluations(
 async fn evaluation(
     State(runs): State<Runs>,
     place: Result<Path<(String, u64)>, PathRejection>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     step(runs, place, PerStep::Evaluations).await
 }
 
@@ -134,7 +133,7 @@ async fn evaluation(
 async fn samples(
     State(runs): State<Runs>,
     run: Result<Path<String>, PathRejection>,
-) -> Result<Json<StepList>, ApiError> {
+) -> Result<Response, ApiError> {
     steps(runs, run, PerStep::Samples).await
 }
 
@@ -150,7 +149,7 @@ async fn samples(
 async fn sample(
     State(runs): State<Runs>,
     place: Result<Path<(String, u64)>, PathRejection>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     step(runs, place, PerStep::Samples).await
 }
 
@@ -182,10 +181,9 @@ async fn steps(
     runs: Runs,
     run: Result<Path<String>, PathRejection>,
     kind: PerStep,
-) -> Result<Json<StepList>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path(run) = run.map_err(unreadable)?;
-    let steps = read(runs, move |runs| runs.steps(&run, kind)).await?;
-    Ok(Json(steps.into()))
+    read_json(runs, move |runs| Ok(runs.steps(&run, kind)?.map(StepList::from))).await
 }
 
 /// What a run has of this kind of one step.
@@ -193,13 +191,25 @@ async fn step(
     runs: Runs,
     place: Result<Path<(String, u64)>, PathRejection>,
     kind: PerStep,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path((run, step)) = place.map_err(unreadable)?;
-    read(runs, move |runs| runs.step(&run, kind, step)).await.map(Json)
+    read_json(runs, move |runs| runs.step(&run, kind, step)).await
 }
 
 fn unreadable(error: PathRejection) -> ApiError {
     ApiError::bad_request("invalid_value", format!("the path cannot be read: {error}"))
+}
+
+/// The same as JSON, which may be long: it is written where it was read.
+async fn read_json<T: Serialize + 'static>(
+    runs: Runs,
+    work: impl FnOnce(&Runs) -> std::io::Result<Option<T>> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let text = read(runs, move |runs| {
+        let found = work(runs)?;
+        Ok(found.map(|found| serde_json::to_vec(&found)).transpose()?)
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], text.await?).into_response())
 }
 
 /// Reads from the folder, off the async workers.
