@@ -135,7 +135,12 @@ impl Spending {
         };
         if tokio::time::timeout_at(until.into(), saved).await.is_err() {
             for ((key, day), micros) in &self.state().unsaved {
-                tracing::error!(key, day, micros, "the server ends, and what a key has spent is lost");
+                tracing::error!(
+                    key,
+                    day,
+                    micros,
+                    "the server ends, and what a key has spent is lost"
+                );
             }
         }
     }

@@ -210,7 +210,8 @@ async fn a_key_whose_spending_cannot_be_written_holds_no_other_up_and_is_tried_a
     for key in &keys {
         limiter.record(key, Some(&store), 1, 0.25, at(0)).await;
     }
-    let mut other = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let mut other =
+        SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     let broken = &keys[0].id;
     let trigger = format!(
         "CREATE TRIGGER broken BEFORE INSERT ON prompt_r1_spending WHEN NEW.key_id = '{broken}'

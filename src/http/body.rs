@@ -58,7 +58,8 @@ impl FromRequest<AppHandle> for RawBody {
     }
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
+/// The length of a body as its client says.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

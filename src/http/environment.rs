@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::body::{late, parse};
+use super::body::{late, length, parse};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::local;
@@ -61,10 +61,8 @@ struct Document;
 /// time that a body has.
 pub fn environment_router(app: EnvironmentApp, server: &ServerConfig) -> Router {
     let open = app.key.is_none().then_some(server);
-    let routes = documented().route_layer(from_fn_with_state(
-        (app.clone(), server.body_timeout()),
-        admit,
-    ));
+    let routes =
+        documented().route_layer(from_fn_with_state((app.clone(), server.body_timeout()), admit));
     local::router(routes, Router::new(), app, open).layer(DefaultBodyLimit::max(BODY))
 }
 
@@ -75,13 +73,17 @@ async fn admit(
     next: Next,
 ) -> Result<Response, ApiError> {
     app.authorize(request.headers())?;
+    let too_long = || {
+        let message = format!("the body is longer than {BODY} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    };
+    if length(request.headers()).is_some_and(|length| length > BODY as u64) {
+        return Err(too_long());
+    }
     let (head, body) = request.into_parts();
     let body = tokio::time::timeout(time, to_bytes(body, BODY)).await.map_err(|_| late(time))?;
     let body = body.map_err(|error| match error.into_inner().is::<LengthLimitError>() {
-        true => {
-            let message = format!("the body is longer than {BODY} bytes");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-        }
+        true => too_long(),
         false => ApiError::bad_request("invalid_body", "the body could not be read"),
     })?;
     Ok(next.run(Request::from_parts(head, body.into())).await)
@@ -250,10 +252,7 @@ async fn about(Shared(app): Shared<EnvironmentApp>) -> Json<About> {
     (status = 400, description = "A field cannot be used", body = ErrorBody),
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 429, description = "Too many episodes are open", body = ErrorBody)))]
-async fn reset(
-    Shared(app): Shared<EnvironmentApp>,
-    body: Bytes,
-) -> Result<Response, ApiError> {
+async fn reset(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
     let request: ResetRequest = compute::in_place(body.len(), || parse(&body))?;
     if request.question.trim().is_empty() {
         return Err(ApiError::invalid("question", "`question` is empty"));
@@ -294,10 +293,7 @@ async fn reset(
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 404, description = "There is no such episode", body = ErrorBody),
     (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]
-async fn step(
-    Shared(app): Shared<EnvironmentApp>,
-    body: Bytes,
-) -> Result<Response, ApiError> {
+async fn step(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
     let StepRequest { episode, turn, ids, log_probs, text, is_cut } =
         compute::in_place(body.len(), || parse(&body))?;
     let played = match (ids, text) {
@@ -318,10 +314,7 @@ async fn step(
     responses(
         (status = 200, description = "It is closed", body = Closed),
         (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
-async fn close(
-    Shared(app): Shared<EnvironmentApp>,
-    Path(episode): Path<String>,
-) -> Json<Closed> {
+async fn close(Shared(app): Shared<EnvironmentApp>, Path(episode): Path<String>) -> Json<Closed> {
     Json(Closed { closed: episode.parse().is_ok_and(|id| app.environment.close(id)) })
 }
 

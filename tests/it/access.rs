@@ -19,8 +19,7 @@ mod hanging;
 mod passed;
 mod shared;
 
-const CANCELLED: &str =
-    "prompt_r1_episodes_total{finish_reason=\"cancelled\",policy=\"scripted\"}";
+const CANCELLED: &str = "prompt_r1_episodes_total{finish_reason=\"cancelled\",policy=\"scripted\"}";
 
 /// A store of keys in a folder of its own.
 struct Keys {

@@ -9,10 +9,13 @@ use reqwest::{Certificate, Client, ClientBuilder, Version};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::loopback::{Gate, Loopback, Script};
 use crate::process::{Process, command, outcome};
 use crate::server::{Server, Setup, client};
+
+mod windows;
 
 fn hurried() -> ServerConfig {
     ServerConfig {
@@ -266,6 +269,21 @@ fn trusting(certificate: Certificate) -> ClientBuilder {
     Client::builder().no_proxy().tls_certs_only([certificate])
 }
 
+/// A connection on which HTTP/2 is spoken, to a server whose certificate is in `folder`.
+async fn connect_http2(server: &Server, folder: &Path) -> TlsStream<TcpStream> {
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(roots(folder))
+    .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    connector.connect(name, connect(server).await).await.unwrap()
+}
+
 #[tokio::test]
 async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
     let upstream = Loopback::start().await;
@@ -290,17 +308,7 @@ async fn tls_speaks_both_versions_of_http_and_takes_new_certificates() {
         assert_eq!(response.json::<serde_json::Value>().await.unwrap()["answer"], "ok");
     }
     // A client that negotiates HTTP/2 and sends nothing times out, too.
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .with_root_certificates(roots(folder.path()))
-    .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let mut silent = connector.connect(name, connect(&server).await).await.unwrap();
+    let mut silent = connect_http2(&server, folder.path()).await;
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "it stays open");

@@ -1,17 +1,20 @@
 //! The state of a connection: whether it serves requests, reads one, or is idle.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Time-outs of a connection without a request.
+/// Time-outs of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// For the handshake and the headers of a request.
     pub(super) header: Duration,
     /// Between requests.
     pub(super) idle: Duration,
+    /// For a client that reads nothing of a response.
+    pub(super) write: Duration,
 }
 
 /// The state of one connection, shared by its stream, its requests and its watchdog.
@@ -24,6 +27,11 @@ struct ConnectionState {
     phase: ConnectionPhase,
     since: Instant,
     in_flight: usize,
+    /// How many requests there have been.
+    begun: u64,
+    /// Since when pieces of responses wait until their client lets them be sent, by the number of the
+    /// request: on connections where requests are multiplexed, whose writes never block for that.
+    waiting: HashMap<u64, Instant>,
     /// Whether requests are multiplexed: the connection's bytes are then not those of one request.
     is_multiplexed: bool,
     /// Whether part of a request's body was not read.
@@ -46,6 +54,8 @@ impl Activity {
             phase: ConnectionPhase::New,
             since: Instant::now(),
             in_flight: 0,
+            begun: 0,
+            waiting: HashMap::new(),
             is_multiplexed: false,
             has_unread: false,
         };
@@ -69,8 +79,10 @@ impl Activity {
         let mut state = self.state();
         state.phase = ConnectionPhase::Serving;
         state.in_flight += 1;
+        state.begun += 1;
+        let number = state.is_multiplexed.then_some(state.begun);
         drop(state);
-        InFlight(Arc::clone(self))
+        InFlight { activity: Arc::clone(self), number, is_waiting: false }
     }
 
     pub(super) fn set_unread(&self, has_unread: bool) {
@@ -114,12 +126,14 @@ impl Activity {
         let deadline = match state.phase {
             ConnectionPhase::New | ConnectionPhase::Reading => Some(state.since + patience.header),
             ConnectionPhase::Idle => Some(state.since + patience.idle),
-            ConnectionPhase::Serving => None,
+            ConnectionPhase::Serving => {
+                state.waiting.values().min().map(|since| *since + patience.write)
+            }
         };
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let soon = now + patience.header.min(patience.idle);
+        let soon = now + patience.header.min(patience.idle).min(patience.write);
         Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
     }
 
@@ -129,11 +143,32 @@ impl Activity {
 }
 
 /// A request and its response in progress.
-pub(super) struct InFlight(pub(super) Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    /// Its number, where requests are multiplexed.
+    number: Option<u64>,
+    is_waiting: bool,
+}
+
+impl InFlight {
+    /// Notes whether a piece of the response waits to be sent from now on.
+    pub(super) fn set_waiting(&mut self, is_waiting: bool) {
+        let Some(number) = self.number.filter(|_| is_waiting || self.is_waiting) else { return };
+        let mut state = self.activity.state();
+        if is_waiting {
+            state.waiting.insert(number, Instant::now());
+        } else {
+            state.waiting.remove(&number);
+        }
+        drop(state);
+        self.is_waiting = is_waiting;
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        self.set_waiting(false);
+        let mut state = self.activity.state();
         state.in_flight -= 1;
         if state.in_flight == 0 {
             (state.phase, state.since) = (ConnectionPhase::Idle, Instant::now());

@@ -42,7 +42,7 @@ impl hyper::body::Body for RequestBody {
 /// A response's body: the request is in flight until it is dropped.
 pub(super) struct ResponseBody {
     pub(super) body: Body,
-    pub(super) _in_flight: InFlight,
+    pub(super) in_flight: InFlight,
 }
 
 impl hyper::body::Body for ResponseBody {
@@ -53,7 +53,10 @@ impl hyper::body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        // Over HTTP/2 it is polled again, or dropped, once the client's window lets the piece out.
+        self.in_flight.set_waiting(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

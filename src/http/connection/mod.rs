@@ -50,8 +50,6 @@ struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
     patience: Patience,
-    /// The time-out for a client that reads nothing of its response.
-    write_timeout: Duration,
     open: Arc<Open>,
 }
 
@@ -124,9 +122,13 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let patience = Patience { header: config.header_timeout(), idle: config.idle_timeout() };
-    let (write_timeout, open) = (config.write_timeout(), Arc::<Open>::default());
-    let connections = Connections { router, tls, patience, write_timeout, open: Arc::clone(&open) };
+    let patience = Patience {
+        header: config.header_timeout(),
+        idle: config.idle_timeout(),
+        write: config.write_timeout(),
+    };
+    let open = Arc::<Open>::default();
+    let connections = Connections { router, tls, patience, open: Arc::clone(&open) };
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
@@ -206,12 +208,12 @@ async fn accept(
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connections {
-    /// Serves a connection until it ends, or is without a request for too long.
+    /// Serves a connection until it ends, or its client keeps it waiting for too long.
     async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<(), ConnectionError> {
         stream.set_nodelay(true)?;
         let connected = self.open.add();
         let activity = &connected.activity;
-        let stream = ClientStream::new(stream, self.write_timeout, Arc::clone(activity));
+        let stream = ClientStream::new(stream, self.patience.write, Arc::clone(activity));
         tokio::select! {
             served = self.handshake(stream, activity, watcher) => served,
             () = activity.over(self.patience) => Ok(()),
@@ -293,7 +295,7 @@ impl Connections {
             let responding = router.call(request);
             async move {
                 let response = responding.await?;
-                Ok(response.map(|body| ResponseBody { body, _in_flight: in_flight }))
+                Ok(response.map(|body| ResponseBody { body, in_flight }))
             }
         })
     }

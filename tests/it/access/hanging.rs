@@ -23,7 +23,8 @@ async fn an_episode_is_recorded_though_the_client_leaves_while_it_is_charged() {
     let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", redis.local_addr().unwrap());
     let store = keys.folder.path().join("keys.db");
-    let config = AccessConfig { store, redis_url_env: Some("REDIS".into()), ..AccessConfig::default() };
+    let config =
+        AccessConfig { store, redis_url_env: Some("REDIS".into()), ..AccessConfig::default() };
     let urls = |name: &str| (name == "REDIS").then(|| url.clone().into());
     let records = keys.folder.path().join("records");
     let recorder = serde_json::from_value(json!({"folder": records})).unwrap();

@@ -41,11 +41,7 @@ pub(super) fn messages(
 }
 
 /// The item itself if this is a reference to one.
-fn resolved(
-    param: &str,
-    item: Value,
-    known: Known<'_>,
-) -> Result<Value, ApiError> {
+fn resolved(param: &str, item: Value, known: Known<'_>) -> Result<Value, ApiError> {
     let is_bare = item.get("type").is_none_or(Value::is_null) && item.get("role").is_none();
     let id = item.get("id").and_then(Value::as_str);
     let Some(id) = id.filter(|_| is_bare || item["type"] == "item_reference") else {
