@@ -313,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn items_that_a_body_refers_to_count_once_for_each_answer() {
+        let bounds = Bounds { choices_bytes: 100, ..Bounds::default() };
+        let (body, item) = (BodySize::of(&[b' '; 10]), BodySize::of(&[b' '; 40]));
+        let table = [(0, 10, true), (0, 11, false), (1, 2, true), (2, 1, true), (2, 2, false)];
+        for (items, choices, fits) in table {
+            let size = (0..items).fold(body, |size, _| size.with_item(item));
+            let checked = size.check(choices, &bounds);
+            assert_eq!(checked.is_ok(), fits, "{items} {choices}");
+            if let Err(error) = checked {
+                let told = error.reason.explained();
+                assert!(told.contains("`server.bounds.choices_bytes`"), "{told}");
+                assert_eq!(told.contains("with the items"), items > 0, "{told}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_wrong_and_where() {
         let table: [(&[u8], Option<&str>, &str); 13] = [
             (b"", None, "the body is empty"),
