@@ -29,7 +29,7 @@ pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
     LargeModelConfigError, PassedUsage, UsageAsked,
 };
-pub use error::{LargeModelError, Phase, UnknownModel};
+pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
 pub use fallback::WithFallbacks;
 pub use local::LocalModel;
 pub use outcome::{AttemptObserver, AttemptOutcome};
