@@ -260,7 +260,7 @@ fn not_finite<'a>(tensors: &'a [(String, &Tensor)]) -> Result<Option<&'a str>, T
         let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
         let sum: f32 = sum.map_err(ModelError::from)?;
         if !sum.is_finite() {
-            return Ok(Some(name));
+            return Ok(Some(name.as_str()));
         }
     }
     Ok(None)
