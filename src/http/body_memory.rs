@@ -100,6 +100,8 @@ mod tests {
     use super::*;
 
     const LIMIT: usize = 64 * UNIT;
+    /// Longer than any of it takes.
+    const SOON: Duration = Duration::from_secs(30);
 
     /// A body that arrives a quarter at a time.
     async fn arrive(memory: &BodyMemory) -> Room {
@@ -111,26 +113,26 @@ mod tests {
         room
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bodies_that_arrive_together_all_finish() {
         // Of the largest, the others have no part at all.
         for bodies in [2, 3, 4] {
             let memory = BodyMemory::new(bodies * LIMIT, LIMIT);
             let before = memory.free();
             let arriving = (0..8).map(|_| async { drop(arrive(&memory).await) });
-            let all = tokio::time::timeout(Duration::from_secs(30), join_all(arriving)).await;
+            let all = tokio::time::timeout(SOON, join_all(arriving)).await;
             assert!(all.is_ok(), "{bodies}");
             assert_eq!((memory.free(), memory.reserve.available_permits()), (before, 1));
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_waits_while_all_is_taken() {
         let memory = BodyMemory::new(3 * LIMIT, LIMIT);
         let (units, mut reserve) = (arrive(&memory).await, arrive(&memory).await);
         assert!(units.units.is_some() && reserve.reserve.is_some());
-        let wait = Duration::from_secs(30);
-        assert!(tokio::time::timeout(wait, arrive(&memory)).await.is_err());
+        let short = Duration::from_millis(50);
+        assert!(tokio::time::timeout(short, arrive(&memory)).await.is_err());
         // The reserve is exchanged as soon as there are units.
         memory.shrink(&mut reserve, LIMIT);
         assert!(reserve.reserve.is_some());
@@ -138,7 +140,7 @@ mod tests {
         memory.shrink(&mut reserve, LIMIT);
         assert!(reserve.reserve.is_none());
         assert_eq!(memory.free(), 0);
-        assert!(tokio::time::timeout(wait, arrive(&memory)).await.is_ok());
+        assert!(tokio::time::timeout(SOON, arrive(&memory)).await.is_ok());
         memory.shrink(&mut reserve, 1);
         assert_eq!(memory.free(), LIMIT - UNIT);
     }
