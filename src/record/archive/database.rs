@@ -270,14 +270,15 @@ mod tests {
 
     #[test]
     fn items_are_read_until_the_bound_is_reached() {
-        for (sizes, bytes, expected) in [
-            (&[][..], 10, 0),
+        let table: [(&[usize], usize, usize); 6] = [
+            (&[], 10, 0),
             (&[20, 1], 10, 1),
             (&[4, 4, 4, 4], 10, 3),
             (&[0, 0, 10, 1], 10, 3),
             (&[5, 5], 0, 1),
             (&[1, 1], 10, 2),
-        ] {
+        ];
+        for (sizes, bytes, expected) in table {
             assert_eq!(fitting(sizes.iter().copied(), bytes), expected, "{sizes:?}");
         }
     }
