@@ -139,7 +139,7 @@ mod tests {
             ("schedule = { final_ratio = 1.5 }", "`schedule.final_ratio` is 1.5"),
             ("weight_decay = inf", "`weight_decay` is inf"),
             ("clip_norm = nan", "`clip_norm` is NaN"),
-            ("limits = { max_cost = nan }", "`limits.max_cost` is NaN"),
+            ("limits = { max_cost = -1.0 }", "`limits.max_cost` is -1"),
             ("judge = { max_cost = -1.0 }", "`judge.max_cost` is -1"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
             (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
