@@ -20,6 +20,7 @@ use super::engine_choice::EngineChoice;
 use super::{Failure, hub};
 
 mod forecast;
+mod named;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -71,12 +72,14 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             for policy in [&config.policy].into_iter().chain(canary) {
                 check_adapters_of(policy)?;
             }
+            named::of_server(&read_toml(&args.config)?)?;
             (toml::to_string_pretty(&config), engines(&config))
         }
         For::Sft => {
             let config: SftConfig = read_toml(&args.config)?;
             config.check()?;
             model_is_there(&config.model)?;
+            named::templates_of(&config.model)?;
             if let SftData::Chat { path, eval_path, .. } = &config.data {
                 files_are_there(path, eval_path.as_deref())?;
             }
@@ -86,6 +89,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let written: GrpoConfig = read_toml(&args.config)?;
             let config = written.preset.complete(read_toml(&args.config)?)?;
             model_is_there(&config.model)?;
+            named::of_grpo(&config)?;
             if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
                 files_are_there(path, eval_path.as_deref())?;
             }
@@ -93,10 +97,12 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         }
         For::Env => {
             let config = EnvironmentConfig::load(&args.config)?;
+            named::of_environment(&config)?;
             (toml::to_string_pretty(&config), environment(&config))
         }
         For::Eval => {
             let config = EvalConfig::load(&args.config)?;
+            named::of_evaluation(&config)?;
             for arm in &config.arms {
                 if let Method::Policy(named) = &arm.method {
                     check_adapters_of(&config.server(Some(named))?.policy)?;

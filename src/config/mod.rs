@@ -188,6 +188,7 @@ impl Config {
             }
             canary.policy.check("canary.policy")?;
         }
+        self.server.check().map_err(ConfigError::Setting)?;
         let limits = &self.episode;
         for (key, value) in [
             ("max_turns", limits.max_turns),

@@ -80,6 +80,10 @@ fn settings_that_cannot_be_are_named() {
         ("canary = { share = 0.5, policy = { engine = \"native\" } }", "`canary.policy.model`"),
         ("episode.max_turns = 0", "`episode.max_turns` must be at least 1"),
         ("episode.observation_chars = 0", "`episode.observation_chars` must be at least 1"),
+        (
+            "server = { bounds.bodies_bytes = 20000000 }",
+            "`server.bounds.bodies_bytes` is 20000000, but a body of `server.body_limit_bytes` = 10485760",
+        ),
         ("record = {}", "`[record]` needs one of"),
         ("episode.max_turn = 1", "did you mean `max_turns`?"),
         ("policy.engine = \"nativ\"", "did you mean `native`?"),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::Prices;
+use crate::large_model::{Lost, LostUsage, Prices};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -18,6 +18,8 @@ pub(super) struct UnderWay {
     /// Tokens.
     read: u64,
     written: TokenEstimate,
+    /// Further calls that failed in its place.
+    pub(super) lost: Lost,
 }
 
 impl UnderWay {
@@ -30,7 +32,8 @@ impl UnderWay {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let begun = Self { tally: Arc::clone(tally), before, role, prices, read, written };
+        let (tally, lost) = (Arc::clone(tally), Lost::default());
+        let begun = Self { tally, before, role, prices, read, written, lost };
         begun.publish();
         begun
     }
@@ -52,10 +55,18 @@ impl UnderWay {
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
 
-    /// The usage before the call plus the estimate.
+    /// The estimated usage of calls that failed in its place.
+    pub(super) fn lost(&self) -> RoleUsage {
+        let LostUsage { calls, tokens, cost } = self.lost.used();
+        RoleUsage { calls, tokens, cost }
+    }
+
+    /// The usage before the call plus the estimates.
     pub(super) fn usage(&self) -> EpisodeUsage {
         let mut usage = self.before;
-        *(self.role)(&mut usage) += self.used();
+        let role = (self.role)(&mut usage);
+        *role += self.used();
+        *role += self.lost();
         usage
     }
 

@@ -13,6 +13,7 @@ use crate::trajectory::Action;
 
 mod forms;
 mod interrupted;
+mod lost;
 
 /// The requests of the large model, call by call: the contents of user and assistant messages.
 type Asked = Arc<Mutex<Vec<Vec<String>>>>;

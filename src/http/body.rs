@@ -10,9 +10,8 @@ use bytes::BytesMut;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::body_memory::BodyMemory;
+use super::body_memory::{BodyMemory, Room};
 use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
@@ -23,10 +22,13 @@ use crate::{json_size, spelling};
 /// How long decoding and parsing a body may take.
 const COMPUTING: Duration = Duration::from_secs(10);
 
+/// How many bytes gzip can make of one: a bit more than 1032 are impossible.
+const MOST_RATIO: usize = 1100;
+
 /// A body that gives its room back when the last of it is dropped.
 struct Counted {
     bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Room,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -44,18 +46,39 @@ impl FromRequest<AppHandle> for RawBody {
     async fn from_request(request: Request, handle: &AppHandle) -> Result<Self, ApiError> {
         let state = handle.state();
         let (limit, time) = (state.server.body_limit_bytes, state.server.body_timeout());
-        let is_gzip = is_gzip(request.headers())?;
-        // Before a byte is read: the client may wait for a sign to go on.
-        if length(request.headers()).is_some_and(|length| length > limit as u64) {
-            return Err(too_long(limit));
-        }
-        let reading = read(request, limit, state.body_memory());
-        let body = tokio::time::timeout(time, reading).await.map_err(|_| late(time))??;
-        if !is_gzip {
-            return Ok(Self(body));
-        }
-        computed(usize::MAX, move || gunzip(&body, limit)).await?.map(Self)
+        receive(request, limit, time, state.body_memory()).await.map(Self)
     }
+}
+
+async fn receive(
+    request: Request,
+    limit: usize,
+    time: Duration,
+    memory: &BodyMemory,
+) -> Result<Bytes, ApiError> {
+    let is_gzip = is_gzip(request.headers())?;
+    // Before a byte is read: the client may wait for a sign to go on.
+    if length(request.headers()).is_some_and(|length| length > limit as u64) {
+        return Err(too_long(limit));
+    }
+    let mut room = Room::default();
+    let reading = async {
+        let body = read(request, limit, memory, &mut room).await?;
+        if is_gzip {
+            memory.grow(&mut room, body.len() + most_decoded(&body, limit)).await;
+        }
+        Ok(body)
+    };
+    let body = tokio::time::timeout(time, reading).await.map_err(|_| late(time))??;
+    let (bytes, mut room) = match is_gzip {
+        true => {
+            let decoding = move || gunzip(&body, limit).map(|decoded| (decoded, room));
+            computed(usize::MAX, decoding).await??
+        }
+        false => (body, room),
+    };
+    memory.shrink(&mut room, bytes.len());
+    Ok(Bytes::from_owner(Counted { bytes, _room: room }))
 }
 
 /// The length of a body as its client says.
@@ -91,17 +114,23 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Bytes, ApiError> {
+async fn read(
+    request: Request,
+    limit: usize,
+    memory: &BodyMemory,
+    room: &mut Room,
+) -> Result<Bytes, ApiError> {
     let mut body = request.into_body();
     let length = body.size_hint().exact().map_or(0, |length| length as usize);
-    let (mut first, mut whole, mut room) = (Bytes::new(), BytesMut::new(), None);
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
         let unreadable = |_| ApiError::bad_request("invalid_body", "the body could not be read");
         let Ok(piece) = frame.map_err(unreadable)?.into_data() else { continue };
-        if first.len() + whole.len() + piece.len() > limit {
+        let arrived = first.len() + whole.len() + piece.len();
+        if arrived > limit {
             return Err(too_long(limit));
         }
-        memory.grow(&mut room, piece.len()).await;
+        memory.grow(room, arrived).await;
         if first.is_empty() && whole.is_empty() {
             // Most bodies are one piece, which needs no copy.
             first = piece;
@@ -114,17 +143,23 @@ async fn read(request: Request, limit: usize, memory: &BodyMemory) -> Result<Byt
             whole.extend_from_slice(&piece);
         }
     }
-    let bytes = if whole.is_empty() { first } else { whole.freeze() };
-    Ok(Bytes::from_owner(Counted { bytes, _room: room }))
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+/// The most bytes that a compressed body is decoded to, before it is refused.
+fn most_decoded(body: &[u8], limit: usize) -> usize {
+    body.len().saturating_mul(MOST_RATIO).min(limit)
 }
 
 fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, ApiError> {
-    let mut decoded = Vec::new();
+    // At once, as a buffer that grows has twice the size. Only what is written of it takes memory.
+    let mut decoded = Vec::with_capacity(most_decoded(body, limit) + 1);
     let read = MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut decoded);
     if let Err(error) = read {
         let message = format!("the body is no gzip data: {error}");
         return Err(ApiError::bad_request("invalid_body", message));
     }
+    decoded.shrink_to_fit();
     if decoded.len() > limit { Err(too_long(limit)) } else { Ok(decoded.into()) }
 }
 
@@ -361,5 +396,36 @@ mod tests {
             assert_eq!(error.param.as_deref(), param, "{shown}: {:?}", error.reason);
             assert!(error.reason.explained().contains(expected), "{shown}: {:?}", error.reason);
         }
+    }
+    #[tokio::test]
+    async fn bodies_count_while_they_live_as_they_are_decoded() {
+        const LIMIT: usize = 1024 * 1024;
+        let memory = BodyMemory::new(4 * LIMIT, LIMIT);
+        let all = memory.free();
+        let plain = vec![b' '; 600 * 1024];
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &plain).unwrap();
+        let compressed = encoder.finish().unwrap();
+        for (encoding, sent) in [("identity", &plain), ("gzip", &compressed)] {
+            let request = Request::builder().header(header::CONTENT_ENCODING, encoding);
+            let request = request.body(axum::body::Body::from(sent.clone())).unwrap();
+            let body = receive(request, LIMIT, COMPUTING, &memory).await.unwrap();
+            assert_eq!(body, plain);
+            assert_eq!(memory.free(), all - plain.len(), "{encoding}");
+            drop(body);
+            assert_eq!(memory.free(), all, "{encoding}");
+        }
+        // What may come of it waits for room before it is decoded.
+        let memory = BodyMemory::new(2 * LIMIT, LIMIT);
+        let request = || {
+            let request = Request::builder().header(header::CONTENT_ENCODING, "gzip");
+            request.body(axum::body::Body::from(compressed.clone())).unwrap()
+        };
+        let first = receive(request(), LIMIT, COMPUTING, &memory).await.unwrap();
+        let short = Duration::from_millis(50);
+        let second = receive(request(), LIMIT, short, &memory).await.unwrap_err();
+        assert_eq!(second.status, StatusCode::REQUEST_TIMEOUT);
+        drop(first);
+        assert!(receive(request(), LIMIT, COMPUTING, &memory).await.is_ok());
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::body_memory::RESERVED_BODIES;
+use crate::hint::Reason;
+
 /// The server: the table `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -92,7 +95,9 @@ pub struct Bounds {
     /// Bytes of a request for the loop times the answers that it asks for (`n`). Default:
     /// 10485760 (10 MiB).
     pub choices_bytes: usize,
-    /// Bytes of all request bodies in memory; further ones wait. Default: 268435456 (256 MiB).
+    /// Bytes of all request bodies in memory, decoded; further ones wait. At least twice
+    /// `body_limit_bytes`, which is kept for one body at a time, so that bodies which arrive
+    /// together do not wait for each other. Default: 268435456 (256 MiB).
     pub bodies_bytes: usize,
     /// Bytes of a stop sequence. Default: 4096.
     pub stop_bytes: usize,
@@ -161,6 +166,22 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
+    /// Checks the settings that depend on each other.
+    ///
+    /// # Errors
+    /// Names the first wrong one.
+    pub fn check(&self) -> Result<(), Reason> {
+        let (bytes, limit) = (self.bounds.bodies_bytes, self.body_limit_bytes);
+        let least = limit.saturating_mul(RESERVED_BODIES);
+        if bytes < least {
+            return Err(reason!(
+                "`server.bounds.bodies_bytes` is {bytes}, but a body of `server.body_limit_bytes` = {limit} takes up to {least}: as it was sent, and decoded";
+                hint: "raise it, or lower `server.body_limit_bytes`"
+            ));
+        }
+        Ok(())
+    }
+
     /// The time that requests in flight have at shutdown.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_s)

@@ -56,7 +56,8 @@ impl AppHandle {
     /// The state that is made of `app`, answering by `serving` until that is replaced.
     pub fn new(app: App, serving: Serving) -> Self {
         let admission = Admission::new(app.server.max_in_flight, app.server.queue);
-        let body_memory = BodyMemory::new(app.server.bounds.bodies_bytes);
+        let ServerConfig { body_limit_bytes, bounds, .. } = &app.server;
+        let body_memory = BodyMemory::new(bounds.bodies_bytes, *body_limit_bytes);
         serving.announce(&app.metrics);
         let serving = RwLock::new(Arc::new(serving));
         let item_memory = ItemMemory::default();

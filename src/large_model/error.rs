@@ -184,7 +184,7 @@ pub(super) fn is_transient_status(status: u16) -> bool {
 }
 
 /// Whether a gateway gave up waiting: the model behind it may have continued, and billed the call.
-pub(super) fn is_gateway_timeout(status: u16) -> bool {
+pub fn is_gateway_timeout(status: u16) -> bool {
     matches!(status, 504 | 524)
 }
 

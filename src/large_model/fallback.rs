@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use super::{AttemptOutcome, Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
+use super::{
+    AttemptOutcome, Call, LargeModel, LargeModelError, Lost, LostUsage, Prices, Reply, ReplyStream,
+};
 
 /// A large model with fallbacks, in order. It has the name and prices of the first.
 ///
@@ -28,6 +30,10 @@ impl WithFallbacks {
             Err(error) if error.is_worth_another_model() => error,
             result => return result,
         };
+        // What was perhaps billed; the caller counts the failure that is returned.
+        let (lost, without_first) = (call.lost.clone(), Lost::default());
+        without_first.set(lost.used());
+        lost.add(LostUsage::of(&first, &*self.first, call));
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
         call.remove("model");
@@ -40,14 +46,19 @@ impl WithFallbacks {
                 next = model.name(),
                 "falling back to another large model"
             );
-            match ask(&**model, &call).await {
-                Err(error) if error.is_worth_another_model() => {
-                    failed = (model.name(), AttemptOutcome::from(&error));
-                }
-                Err(_) => break,
+            let error = match ask(&**model, &call).await {
+                Err(error) => error,
                 result => return result,
+            };
+            for lost in [&lost, &without_first] {
+                lost.add(LostUsage::of(&error, &**model, &call));
             }
+            if !error.is_worth_another_model() {
+                break;
+            }
+            failed = (model.name(), AttemptOutcome::from(&error));
         }
+        lost.set(without_first.used());
         Err(first)
     }
 }
@@ -107,7 +118,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::large_model::Scripted;
+    use crate::chat::ChatMessage;
+    use crate::large_model::{Phase, Scripted, estimated_tokens};
 
     type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -179,6 +191,67 @@ mod tests {
                 assert_eq!(asked.len(), count, "{fails:?}");
                 assert_eq!(asked[0], "a {\"model\":\"other\"}");
                 assert!(asked[1..].iter().all(|asked| asked.ends_with("{}")), "{asked:?}");
+            }
+        }
+    }
+
+    /// A model with a price.
+    struct Priced(Arc<dyn LargeModel>, f64);
+
+    #[async_trait]
+    impl LargeModel for Priced {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        fn prices(&self) -> Prices {
+            Prices { input_per_million: 1e6 * self.1, output_per_million: 0.0 }
+        }
+
+        async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
+            self.0.complete(call).await
+        }
+
+        async fn stream(&self, call: &Call) -> Result<ReplyStream, LargeModelError> {
+            self.0.stream(call).await
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_calls_that_may_be_billed_are_counted_once() {
+        let timeout = || {
+            let (model, limit) = (String::new(), std::time::Duration::from_secs(1));
+            Some(LargeModelError::Timeout { model, phase: Phase::FirstByte, limit })
+        };
+        // The failures of three models, whose prices are 1, 10 and 100; what they are known to have
+        // cost: the failure that is returned is counted by the caller.
+        let table = [
+            ([None, None, None], 0, 0.0),
+            ([status(503), None, None], 0, 0.0),
+            ([timeout(), None, None], 1, 1.0),
+            ([timeout(), status(500), None], 1, 1.0),
+            ([timeout(), timeout(), None], 2, 11.0),
+            ([status(504), deadline(), None], 1, 10.0),
+            ([timeout(), timeout(), timeout()], 2, 110.0),
+        ];
+        for (fails, calls, prices) in table {
+            let asked = Asked::default();
+            let mut models =
+                fails.clone().into_iter().zip([1.0, 10.0, 100.0]).map(|(fails, price)| {
+                    Arc::new(Priced(model("m", fails, &asked), price)) as Arc<dyn LargeModel>
+                });
+            let all = WithFallbacks::new(models.next().unwrap(), models.collect());
+            let messages = vec![ChatMessage::text("user", "a ".repeat(20))];
+            let read = estimated_tokens(&messages);
+            for streamed in [false, true] {
+                let call = Call { messages: messages.clone(), ..Call::default() };
+                let _ = match streamed {
+                    false => all.complete(&call).await.map(|_| ()),
+                    true => all.stream(&call).await.map(|_| ()),
+                };
+                let LostUsage { calls: found, tokens, cost } = call.lost.used();
+                assert_eq!((found, cost), (calls, prices * read as f64), "{fails:?}");
+                assert_eq!(tokens.prompt_tokens, calls * read, "{fails:?}");
             }
         }
     }

@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod fallback;
 mod local;
+mod lost;
 mod outcome;
 mod pace;
 mod prices;
@@ -29,9 +30,10 @@ pub use endpoint::{
     BreakerConfig, Endpoint, EndpointSetup, ForwardBody, ForwardRequest, LargeModelConfig,
     LargeModelConfigError, PassedUsage, UsageAsked,
 };
-pub use error::{LargeModelError, Phase, UnknownModel};
+pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
 pub use fallback::WithFallbacks;
 pub use local::LocalModel;
+pub use lost::{Lost, LostUsage, estimated_tokens};
 pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
 pub use registry::LargeModels;
@@ -57,6 +59,8 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
     pub authorization: Option<secrecy::SecretString>,
+    /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
+    pub lost: Lost,
 }
 
 impl Call {

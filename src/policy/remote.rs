@@ -162,7 +162,9 @@ impl PolicySession for RemoteSession {
                         "length" => TurnFinish::Length,
                         _ => TurnFinish::Stop,
                     };
-                    let (usage, cost) = (reply.usage, reply.cost);
+                    let (mut usage, lost) = (reply.usage, call.lost.used());
+                    usage += lost.tokens;
+                    let cost = reply.cost + lost.cost;
                     return Ok(WrittenTurn { finish, usage, cost });
                 }
             }

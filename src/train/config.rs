@@ -1,10 +1,12 @@
 //! What every training configuration shares: the model to start from, and checks.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
+use super::schedule::Schedule;
 use crate::model::{AdapterConfig, DeviceChoice, DtypeChoice};
 
 /// Which model is trained.
@@ -31,6 +33,13 @@ pub struct StartConfig {
     /// Store only each layer's input and recompute the rest in the backward pass: less memory, a
     /// third more time.
     pub recompute: bool,
+}
+
+impl StartConfig {
+    /// Checks the numbers among the settings.
+    pub(super) fn check_numbers(&self) -> Result<(), TrainError> {
+        within(&[("model.lora.alpha", self.lora.as_ref().map_or(1.0, |lora| lora.alpha), FINITE)])
+    }
 }
 
 /// The shape of a new model; see `config.json` of any Qwen3.
@@ -85,6 +94,40 @@ pub(super) fn share(name: &str, value: f64) -> Result<(), TrainError> {
             format!("`{name}` is {value}, but it must be a share from 0 to 1").into(),
         )),
     }
+}
+
+/// Any finite number that is not negative.
+pub(super) const FINITE: RangeInclusive<f64> = 0.0..=f64::MAX;
+/// The same, or infinite: for bounds, which then bound nothing.
+pub(super) const BOUND: RangeInclusive<f64> = 0.0..=f64::INFINITY;
+
+/// Fails if a setting is out of its range, or no number.
+pub(super) fn within(settings: &[(&str, f64, RangeInclusive<f64>)]) -> Result<(), TrainError> {
+    let Some((name, value, range)) =
+        settings.iter().find(|(_, value, range)| !range.contains(value))
+    else {
+        return Ok(());
+    };
+    let least = (*range.start() > f64::MIN).then(|| format!("at least {}", range.start()));
+    let finite = (*range.end() == f64::MAX).then(|| "finite".to_owned());
+    let most = (*range.end() < f64::MAX).then(|| format!("at most {}", range.end()));
+    let expected: Vec<String> = [least, most, finite].into_iter().flatten().collect();
+    let expected = expected.join(" and ");
+    Err(TrainError::Config(format!("`{name}` is {value}, but it must be {expected}").into()))
+}
+
+/// Checks the settings of every optimizer.
+pub(super) fn optimizer(
+    schedule: &Schedule,
+    weight_decay: f64,
+    clip_norm: f64,
+) -> Result<(), TrainError> {
+    within(&[
+        ("schedule.peak", schedule.peak, FINITE),
+        ("schedule.final_ratio", schedule.final_ratio, 0.0..=1.0),
+        ("weight_decay", weight_decay, FINITE),
+        ("clip_norm", clip_norm, BOUND),
+    ])
 }
 
 /// The default of `max_rejected`.

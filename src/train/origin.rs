@@ -17,16 +17,14 @@ const FILE: &str = "origin.json";
 
 /// Settings that may change freely: they bound resources or select what is measured and stored, not
 /// what is learnt.
-const FREE: [&str; 23] = [
+const FREE: [&str; 21] = [
     "output",
-    "steps",
     "checkpoint_every",
     "keep_checkpoints",
     "eval",
     "eval_every",
     "micro_batch_tokens",
     "max_in_flight",
-    "max_policy_lag",
     "max_rejected",
     "outage",
     "guards",
@@ -43,6 +41,9 @@ const FREE: [&str; 23] = [
     // The checkpoint fixes the type that it needs.
     "model.dtype",
 ];
+
+/// Settings that may change although they act on what is learnt from then on, which is noted.
+const NOTED: [&str; 2] = ["max_policy_lag", "steps"];
 
 /// Files up to this size are hashed whole; of larger ones, evenly spaced blocks are.
 const WHOLE: u64 = 16 << 20;
@@ -66,8 +67,19 @@ impl From<bool> for Resume {
     }
 }
 
-/// Compares the origin of the run in `folder` to `config`, the files of `data` and the model in
-/// `model`, and records it. Returns the differences.
+/// What a run is made from, besides its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// Files of data.
+    pub data: &'a [&'a PathBuf],
+    /// The initial model.
+    pub model: &'a Path,
+    /// Files that prompts and their tokens are made by, with their names.
+    pub text: &'a [(String, PathBuf)],
+}
+
+/// Compares the origin of the run in `folder` to `config` and `sources`, and records it. Returns the
+/// differences.
 ///
 /// # Errors
 /// When something has changed that [`Resume::Same`] does not allow.
@@ -75,19 +87,22 @@ pub fn check(
     folder: &RunFolder,
     resume: Resume,
     config: &impl Serialize,
-    data: &[&PathBuf],
-    model: &Path,
+    sources: Sources<'_>,
 ) -> Result<Vec<String>, TrainError> {
+    let Sources { data, model, text } = sources;
+    let hashed =
+        |path: &Path| whole(path).map(Value::from).map_err(|source| TrainError::read(path, source));
     let mut origin = Map::new();
     origin.insert("config".into(), serde_json::to_value(config).map_err(io::Error::other)?);
     let mut files = Map::new();
     for path in data {
         for file in data_files(path)? {
-            let hash = whole(&file).map_err(|source| TrainError::read(&file, source))?;
-            files.insert(file.display().to_string(), hash.into());
+            files.insert(file.display().to_string(), hashed(&file)?);
         }
     }
     origin.insert("data".into(), files.into());
+    let text = text.iter().map(|(name, path)| Ok((name.clone(), hashed(path)?)));
+    origin.insert("text".into(), text.collect::<Result<Map<_, _>, TrainError>>()?.into());
     let hash = fingerprint(model).map_err(|source| TrainError::read(model, source))?;
     origin.insert("model".into(), hash.into());
     let origin = Value::Object(origin);
@@ -95,13 +110,19 @@ pub fn check(
     let path = folder.root().join(FILE);
     let before = std::fs::read_to_string(&path).ok().filter(|_| !folder.is_fresh());
     let before: Option<Value> = before.and_then(|text| serde_json::from_str(&text).ok());
-    let mut changed = Vec::new();
-    if let Some(before) = before {
+    let (mut changed, mut noted) = (Vec::new(), Vec::new());
+    if let Some(mut before) = before {
+        // Earlier versions did not record them.
+        if let Some(before) = before.as_object_mut() {
+            before.entry("text").or_insert_with(|| origin["text"].clone());
+        }
         differences("", &before, &origin, &mut changed);
+        noted = notes(&before["config"], &origin["config"]);
     }
     if !changed.is_empty() && resume != Resume::Changed {
         return Err(TrainError::Changed(changed.join("\n  ")));
     }
+    changed.extend(noted);
     let text = serde_json::to_string_pretty(&origin).map_err(io::Error::other)?;
     std::fs::write(path, text + "\n")?;
     Ok(changed)
@@ -109,7 +130,7 @@ pub fn check(
 
 fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     let name = key.strip_prefix("config.").unwrap_or(key);
-    if FREE.contains(&name) {
+    if FREE.contains(&name) || NOTED.contains(&name) {
         return;
     }
     if let (Value::Object(a), Value::Object(b)) = (before, now) {
@@ -124,12 +145,27 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) 
     } else if before != now {
         found.push(match key {
             "model" => "the base model's weights".to_owned(),
-            key if key.starts_with("data.") => {
+            key if key.starts_with("data.") || key.starts_with("text.") => {
                 format!("the contents or the name of `{}`", &key[5..])
             }
             _ => format!("`{name}`: {before} became {now}"),
         });
     }
+}
+
+/// Changes of settings that are noted and no reason to refuse.
+fn notes(before: &Value, now: &Value) -> Vec<String> {
+    let is_constant =
+        |config: &Value| matches!(config["schedule"]["decay"].as_str(), Some("constant") | None);
+    let acts = |name: &str| name != "steps" || !(is_constant(before) && is_constant(now));
+    NOTED
+        .into_iter()
+        .filter(|name| before[*name] != now[*name] && acts(name))
+        .map(|name| {
+            let (before, now) = (&before[name], &now[name]);
+            format!("`{name}`: {before} became {now}, which acts on what is learnt from here on")
+        })
+        .collect()
 }
 
 /// The hash of a file's contents.
@@ -194,7 +230,13 @@ mod tests {
         std::fs::write(&data, "one").unwrap();
         std::fs::write(model.join("model.safetensors"), "weights").unwrap();
         let config = json!({ "seed": 1, "steps": 5, "lora": { "alpha": 8.0 } });
-        let check = |config: &Value, resume| super::check(&run, resume, config, &[&data], &model);
+        let template = folder.path().join("policy.j2");
+        std::fs::write(&template, "{{ question }}").unwrap();
+        let text = [("templates/policy.j2".to_owned(), template.clone())];
+        let check = |config: &Value, resume| {
+            let sources = Sources { data: &[&data], model: &model, text: &text };
+            super::check(&run, resume, config, sources)
+        };
         check(&config, Resume::No).unwrap();
         run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
         assert!(check(&config, Resume::Same).unwrap().is_empty());
@@ -205,15 +247,61 @@ mod tests {
         );
 
         std::fs::write(&data, "two").unwrap();
+        std::fs::write(&template, "Answer: {{ question }}").unwrap();
         std::fs::write(model.join("model.safetensors"), "other").unwrap();
         let other = json!({ "seed": 2, "steps": 5, "lora": { "alpha": 128.0 } });
         let error = check(&other, Resume::Same).unwrap_err().to_string();
-        for named in
-            ["`seed`: 1 became 2", "`lora.alpha`: 8.0 became 128.0", "a.jsonl`", "base model"]
-        {
+        for named in [
+            "`seed`: 1 became 2",
+            "`lora.alpha`: 8.0 became 128.0",
+            "a.jsonl`",
+            "base model",
+            "`templates/policy.j2`",
+        ] {
             assert!(error.contains(named), "{named} is not in {error}");
         }
-        assert_eq!(check(&other, Resume::Changed).unwrap().len(), 4);
+        assert_eq!(check(&other, Resume::Changed).unwrap().len(), 5);
         assert!(check(&other, Resume::Same).unwrap().is_empty(), "it goes on with those");
+
+        // Runs of earlier versions say nothing about texts.
+        let path = run.root().join(FILE);
+        let mut origin: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        origin.as_object_mut().unwrap().remove("text").unwrap();
+        std::fs::write(&path, origin.to_string()).unwrap();
+        assert!(check(&other, Resume::Same).unwrap().is_empty());
+    }
+
+    #[test]
+    fn changes_that_act_on_the_rest_of_a_run_are_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run")).unwrap();
+        let check = |steps: u64, lag: u64, decay: &str| {
+            let schedule = json!({ "decay": decay });
+            let config = json!({ "steps": steps, "max_policy_lag": lag, "schedule": schedule });
+            let sources = Sources { data: &[], model: folder.path(), text: &[] };
+            super::check(&run, Resume::Same, &config, sources).unwrap()
+        };
+        check(5, 0, "constant");
+        run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
+        assert!(check(9, 0, "constant").is_empty(), "the rate of each step is the same");
+        let noted = check(9, 2, "constant");
+        assert_eq!(noted.len(), 1);
+        assert!(noted[0].starts_with("`max_policy_lag`: 0 became 2"), "{noted:?}");
+        assert!(check(9, 2, "constant").is_empty(), "once");
+    }
+
+    #[test]
+    fn more_steps_of_a_decaying_rate_are_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run")).unwrap();
+        let check = |steps: u64| {
+            let config = json!({ "steps": steps, "schedule": { "decay": "cosine" } });
+            let sources = Sources { data: &[], model: folder.path(), text: &[] };
+            super::check(&run, Resume::Same, &config, sources).unwrap()
+        };
+        check(5);
+        run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
+        assert!(check(9)[0].starts_with("`steps`: 5 became 9"));
     }
 }

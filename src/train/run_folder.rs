@@ -10,7 +10,7 @@ use crate::gguf::Gguf;
 use crate::tokenization::{TokenizerError, write_text_files};
 
 /// The files next to the weights that a model folder needs for serving.
-const TEXT_FILES: [&str; 4] =
+pub(super) const TEXT_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
 
 /// The folder of templates inside a model's folder.

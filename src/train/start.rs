@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::hint::Reason;
 use crate::model::spec::LayerKind;
 use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
-use crate::protocol::{Opening, Piece, Protocol, TAGS};
+use crate::protocol::{Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES};
 use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
@@ -19,7 +19,7 @@ use crate::world::{WorldConfig, vocabulary};
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::fingerprint;
-use super::run_folder::{RunFolder, TEMPLATES, copy_text_side};
+use super::run_folder::{RunFolder, TEMPLATES, TEXT_FILES, copy_text_side};
 
 impl StartConfig {
     /// Checks the settings and the folder, without reading weights.
@@ -163,12 +163,31 @@ impl Start {
         self.templates.clone().or_else(|| own.is_dir().then_some(own))
     }
 
+    /// The files that prompts and their tokens are made by, with their names in a model's folder.
+    pub fn text_files(&self) -> Vec<(String, PathBuf)> {
+        let own = TEXT_FILES.into_iter().map(|name| (name.to_owned(), self.folder.join(name)));
+        let templates = self.templates();
+        let templates = templates.iter().flat_map(|folder| {
+            let names = TEMPLATE_FILES.into_iter().map(|(name, _)| name).chain([SETTINGS_FILE]);
+            names.map(move |name| (format!("{TEMPLATES}/{name}"), folder.join(name)))
+        });
+        own.chain(templates).filter(|(_, path)| path.is_file()).collect()
+    }
+
     /// Saves `model` with this tokenizer as a folder that can be served, including its templates:
     /// later versions of the built-in ones do not affect it.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a weight is not finite, or a file cannot be written.
     pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
+        let named = model.adapter().map(Adapter::named).unwrap_or_default();
+        let named = [model.weights().named(model.spec()), named].concat();
+        if let Some(name) = not_finite(&named)? {
+            return Err(TrainError::Config(reason!(
+                "`{name}` of the trained model holds values that are no finite numbers, so it is not saved";
+                hint: "lower `schedule.peak`, and begin again in another `output`"
+            )));
+        }
         copy_text_side(&self.folder, folder)?;
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
         model.save(folder)?;
@@ -226,17 +245,25 @@ fn misplaced(path: &Path) -> Option<Reason> {
 
 /// Fails if a weight is not finite.
 fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
+    match not_finite(tensors)? {
+        None => Ok(()),
+        Some(name) => Err(TrainError::Config(reason!(
+            "`{name}` of `{}` holds values that are no finite numbers", folder.display();
+            hint: "the model was damaged, or diverged before it was saved"
+        ))),
+    }
+}
+
+/// The first tensor with a value that is not finite.
+fn not_finite<'a>(tensors: &'a [(String, &Tensor)]) -> Result<Option<&'a str>, TrainError> {
     for (name, tensor) in tensors {
         let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
         let sum: f32 = sum.map_err(ModelError::from)?;
         if !sum.is_finite() {
-            return Err(TrainError::Config(reason!(
-                "`{name}` of `{}` holds values that are no finite numbers", folder.display();
-                hint: "the model was damaged, or diverged before it was saved"
-            )));
+            return Ok(Some(name.as_str()));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Fails if the weights in `base` already include the adapter, or are not those it was trained on.

@@ -59,6 +59,44 @@ fn weights_that_are_no_numbers_end_a_run_before_it_begins() {
 }
 
 #[test]
+fn weights_that_became_no_numbers_are_not_saved() {
+    for lora in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let made = start(folder.path(), lora);
+        let (file, saved) =
+            (folder.path().join("trained.safetensors"), folder.path().join("saved"));
+        made.model.save_trainable(&file).unwrap();
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        let name = tensors.keys().next().unwrap().clone();
+        let nan = (&tensors[&name] * f64::NAN).unwrap();
+        tensors.insert(name, nan);
+        safetensors::save(&tensors, &file).unwrap();
+        let mut model = made.model.clone();
+        model.load_trainable(&file).unwrap();
+        let error = made.save(&model, &saved).unwrap_err().explained();
+        assert!(error.contains("not saved") && error.contains("`schedule.peak`"), "{error}");
+        assert!(!saved.exists());
+        made.save(&made.model, &saved).unwrap();
+    }
+}
+
+#[test]
+fn a_run_is_made_from_tokenizer_and_templates_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), false);
+    let templates = folder.path().join("mine");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(templates.join("policy.j2"), "{{ question }}").unwrap();
+    let files = Start { templates: Some(templates.clone()), ..made }.text_files();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        assert!(files.iter().any(|(known, path)| known == name && path.is_file()), "{files:?}");
+    }
+    let policy = ("templates/policy.j2".to_owned(), templates.join("policy.j2"));
+    assert!(files.contains(&policy), "{files:?}");
+    assert!(!files.iter().any(|(name, _)| name == "templates/prompt.j2"), "{files:?}");
+}
+
+#[test]
 fn what_is_no_model_folder_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let with = |name: &str, file: &str| {

@@ -227,6 +227,37 @@ async fn compressed_bodies_are_taken_or_refused() {
 }
 
 #[tokio::test]
+async fn uploads_that_arrive_together_do_not_wait_for_each_other() {
+    const LENGTH: usize = 512 * 1024;
+    let upstream = Loopback::start().await;
+    let mut setup = Setup::relay();
+    setup.server.body_limit_bytes = LENGTH;
+    setup.server.bounds.bodies_bytes = 2 * LENGTH;
+    setup.server.body_timeout_s = 10;
+    let server = setup.start(&upstream).await;
+    let body = format!("{{\"model\": \"model-1\", \"input\": {:?}}}", "a".repeat(LENGTH - 100));
+    let head = format!(
+        "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    // The first halves of all take all of the memory.
+    let upload = async || {
+        let mut stream = connect(&server).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (first, second) = body.as_bytes().split_at(body.len() / 2);
+        stream.write_all(first).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stream.write_all(second).await.unwrap();
+        until_closed(&mut stream).await.0
+    };
+    let uploads = (0..6).map(|_| upload());
+    for answer in futures::future::join_all(uploads).await {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn unknown_paths_get_a_hint() {
     let upstream = Loopback::start().await;
     let server = Setup::relay().start(&upstream).await;

@@ -7,6 +7,7 @@ mod architecture;
 mod bad_input;
 mod chat;
 mod chat_streams;
+mod check;
 mod connections;
 mod cost;
 mod environment;

@@ -27,9 +27,16 @@ pub fn sft(config: &SftConfig) -> Result<Vec<String>, Failure> {
     let shown = config.steps * config.batch_size as u64;
     let mut lines = vec![format!("steps: {}", config.steps)];
     match &config.data {
-        SftData::Chat { path, read, .. } => {
-            let read = read_examples(path, read).map_err(anyhow::Error::from)?;
-            lines.push(format!("conversations: {}", part_of(shown, read.rows.len())));
+        SftData::Chat { path, read, eval_path } => {
+            let count = |path: &Path, read: ReadOptions| {
+                let read = ReadOptions { max_rejected: config.max_rejected, ..read };
+                let read = read_examples(path, &read).map_err(anyhow::Error::from)?;
+                Ok::<_, Failure>(read.rows.len())
+            };
+            lines.push(format!("conversations: {}", part_of(shown, count(path, read.clone())?)));
+            if let Some(path) = eval_path {
+                count(path, read.columns())?;
+            }
         }
         _ => lines.push(format!("conversations: {shown}, each as often as the data is short")),
     }
@@ -51,14 +58,15 @@ pub fn grpo(config: &GrpoConfig) -> Result<Vec<String>, Failure> {
     match &config.tasks {
         TaskConfig::World { .. } => lines.push(format!("questions: {asked}, generated")),
         TaskConfig::File { path, read, eval_path } => {
-            let count = |path: &Path, read: &ReadOptions| {
-                let read = read_tasks(path, read).map_err(anyhow::Error::from)?;
+            let count = |path: &Path, read: ReadOptions| {
+                let read = ReadOptions { max_rejected: config.max_rejected, ..read };
+                let read = read_tasks(path, &read).map_err(anyhow::Error::from)?;
                 Ok::<_, Failure>(read.rows.len())
             };
-            let tasks = count(path, read)?;
+            let tasks = count(path, read.clone())?;
             lines.push(format!("questions: {}", part_of(asked, tasks)));
             held_out = match eval_path {
-                Some(path) => held_out.min(count(path, &read.columns())?),
+                Some(path) => held_out.min(count(path, read.columns())?),
                 None => 0,
             };
         }

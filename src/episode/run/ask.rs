@@ -11,9 +11,8 @@ use tracing::{Instrument, field};
 
 use crate::chat::ChatMessage;
 use crate::compute;
-use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk};
+use crate::large_model::{Call, LargeModelError, Reply, ReplyChunk, estimated_tokens};
 use crate::protocol::{ExpandError, carries, comparable, expand};
-use crate::token_estimate::TokenEstimate;
 use crate::trajectory::Observation;
 
 use super::arrange::arranged;
@@ -144,12 +143,8 @@ impl Run<'_> {
         let bytes = messages.iter().map(ChatMessage::text_length).sum();
         let (messages, read) = compute::in_place(bytes, || {
             let messages = arranged(messages);
-            let mut read = TokenEstimate::default();
-            for text in messages.iter().flat_map(ChatMessage::texts) {
-                read.push(text);
-                read.end();
-            }
-            (messages, read.tokens())
+            let read = estimated_tokens(&messages);
+            (messages, read)
         });
         let model = self.participants.large_model.name();
         let span = tracing::info_span!(
@@ -190,18 +185,18 @@ impl Run<'_> {
             }
         }
         self.waited += begun.elapsed();
-        match &result {
-            Ok(reply) => {
-                let (tokens, cost) = (reply.usage, reply.cost);
-                self.usage.large_model += RoleUsage { calls: 1, tokens, cost };
-                self.tally();
+        let used = match &result {
+            Ok(reply) => RoleUsage { calls: 1, tokens: reply.usage, cost: reply.cost },
+            Err(EpisodeErrorKind::LargeModel(error))
+                if !error.may_be_billed() && !replying.has_written() =>
+            {
+                RoleUsage::default()
             }
-            Err(EpisodeErrorKind::LargeModel(error)) => {
-                let is_billed = error.may_be_billed() || replying.has_written();
-                self.count_cut(&replying, is_billed);
-            }
-            Err(_) => self.count_cut(&replying, true),
-        }
+            Err(_) => replying.used(),
+        };
+        self.usage.large_model += used;
+        self.usage.large_model += replying.lost();
+        self.tally();
         result
     }
 
@@ -218,6 +213,7 @@ impl Run<'_> {
             shared: self.params(is_answer),
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
+            lost: replying.lost.clone(),
             ..Call::default()
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };

@@ -18,7 +18,9 @@ use super::sse;
 use super::state::AppState;
 use crate::compute;
 use crate::episode::Tally;
-use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
+use crate::large_model::{
+    ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, is_gateway_timeout,
+};
 
 mod body;
 mod headers;
@@ -52,6 +54,19 @@ pub(super) struct Passed<'a> {
     pub(super) headers: HeaderMap,
     pub(super) body: &'a Bytes,
     pub(super) started: Instant,
+}
+
+/// Whether the endpoint surely billed nothing, as the loop's own calls judge it. A gateway's time-out
+/// says nothing about the model behind it, nor does a request that was sent and not answered.
+fn is_free(response: &Result<http::Response<ForwardBody>, LargeModelError>) -> bool {
+    match response {
+        Ok(response) => {
+            !response.status().is_success() && !is_gateway_timeout(response.status().as_u16())
+        }
+        // Here, neither says whether anything was sent.
+        Err(LargeModelError::Rejected { .. } | LargeModelError::Deadline { .. }) => true,
+        Err(error) => !error.may_be_billed(),
+    }
 }
 
 /// Passes a request on to the endpoint that serves `model`.
@@ -94,11 +109,12 @@ pub(super) async fn hand_on(
     state.metrics.overhead(route, overhead);
     let is_success = response.as_ref().is_ok_and(|response| response.status().is_success());
     let meter = match meter {
-        Some(meter) if !is_success => {
+        Some(meter) if is_free(&response) => {
             meter.forget();
             None
         }
-        meter => meter,
+        // Dropped where there is no reply, which charges what was asked.
+        meter => meter.filter(|_| is_success),
     };
     let response = response.map_err(|error| ApiError::of_large_model(&error, is_callers_key))?;
     let (mut parts, pieces) = response.into_parts();

@@ -128,8 +128,7 @@ impl PassedUsage {
                 shown.extend_from_slice(&raw);
             }
         }
-        // Everything but what may be the start of an end of an event.
-        self.searched = self.kept.len().saturating_sub(3);
+        self.searched = self.kept.len();
         if self.kept.len() > MOST_KEPT {
             shown.unsplit(self.kept.split());
             self.searched = 0;
@@ -197,13 +196,15 @@ impl PassedUsage {
     }
 }
 
-/// The end of the first event, after its blank line, which begins at `from` or later.
+/// The end of the first event, after its blank line, none of which ends before `from`. Reads nothing
+/// beyond it, as pieces may be long and events short.
 fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
-    let ends: [&[u8]; 2] = [b"\n\n", b"\r\n\r\n"];
-    let found = ends
-        .iter()
-        .filter_map(|end| Some(from + memchr::memmem::find(bytes.get(from..)?, end)? + end.len()));
-    found.min()
+    let mut ends = memchr::memchr_iter(b'\n', bytes.get(from..)?).map(|at| from + at + 1);
+    let is_blank = |end: &usize| {
+        let bytes = &bytes[..*end];
+        bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n")
+    };
+    ends.find(is_blank)
 }
 
 #[cfg(test)]
@@ -279,6 +280,47 @@ mod tests {
         }
         let crlf = body.replace('\n', "\r\n");
         assert!(!read(&json!({}), true, true, &crlf, 7).0.contains("prompt_tokens"));
+    }
+
+    #[test]
+    fn events_end_at_a_blank_line_of_either_kind_wherever_pieces_are_cut() {
+        let blanks = ["\n\n", "\r\n\r\n", "\r\n\n", "\n\r\n", "\n\n\n"];
+        let bodies = blanks.iter().flat_map(|one| blanks.iter().map(move |two| (one, two)));
+        for (one, two) in bodies {
+            let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3}}";
+            let body = format!("data: a{one}{usage}{two}data: [DONE]{one}{two}");
+            // By the definition: the first end of the two, again and again.
+            let (mut rest, mut expected) = (body.as_str(), Vec::new());
+            while let Some(end) = ["\n\n", "\n\r\n"]
+                .iter()
+                .filter_map(|blank| Some(rest.find(blank)? + blank.len()))
+                .min()
+            {
+                expected.push(&rest[..end]);
+                rest = &rest[end..];
+            }
+            expected.retain(|event| event.trim() != usage);
+            let shown = expected.concat() + rest;
+            for size in [1, 2, 3, 5, 10_000] {
+                assert_eq!(
+                    read(&json!({}), true, true, &body, size).0,
+                    shown,
+                    "{body:?} by {size}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn many_short_events_in_one_piece_are_read_once() {
+        let bytes = b"a\n\n".repeat(400_000);
+        let begun = std::time::Instant::now();
+        let (mut at, mut events) = (0, 0);
+        while let Some(end) = event_end(&bytes[at..], 0) {
+            (at, events) = (at + end, events + 1);
+        }
+        assert_eq!((at, events), (bytes.len(), 400_000));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[test]

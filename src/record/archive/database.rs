@@ -7,10 +7,10 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drive
 use sqlx::{AnyPool, Row};
 use uuid::Uuid;
 
-use super::{ArchiveError, Page, Search, TIMEOUT};
+use super::{ArchiveError, Filter, MOST_BYTES, Page, Search, TIMEOUT};
 use crate::compute;
 
-/// The most rows that are fetched at once: they may be long.
+/// The most rows that are examined at once.
 const CHUNK: usize = 64;
 /// A time, in seconds since 1970, after every episode.
 const NEVER: i64 = 253_402_300_799;
@@ -120,8 +120,7 @@ impl Rows {
             None => None,
         };
         loop {
-            let rows = self.before(&search, last.as_ref()).await?;
-            let is_end = rows.len() < CHUNK;
+            let (rows, is_end) = self.before(&search, last.as_ref()).await?;
             let bytes = rows.iter().filter_map(|(_, record)| Some(record.as_ref()?.len())).sum();
             let look = move || {
                 for (cursor, record) in rows {
@@ -143,36 +142,61 @@ impl Rows {
         }
     }
 
-    /// The next rows, the newest first; without the record where the columns rule it out.
+    /// The next rows, the newest first, as far as the page may read them, at least one; without the
+    /// record where the columns rule it out. Also returns whether there are no more.
     async fn before(
         &self,
         search: &Search,
         last: Option<&Cursor>,
-    ) -> Result<Vec<(Cursor, Option<String>)>, ArchiveError> {
+    ) -> Result<(Vec<(Cursor, Option<String>)>, bool), ArchiveError> {
         let filter = &search.filter;
-        let second = |at: u64| i64::try_from(at).map_or(NEVER, |at| at.min(NEVER));
         let mut end = Cursor::before(filter.until.map_or(NEVER, second));
         if let Some(last) = last.filter(|last| last.created < end.created) {
             end = last.clone();
         }
-        let Dialect { key, created, record, time, as_key, .. } = self.dialect;
+        // Their sizes first: all of them together may be more than fits into memory.
+        let size = format!("CAST(octet_length({}) AS BIGINT)", self.dialect.record);
+        let rows = self.select(&size, filter, &end, CHUNK).await?;
+        let sizes = rows.iter().map(|row| row.try_get::<Option<i64>, _>(2));
+        let sizes = sizes.collect::<sqlx::Result<Vec<_>>>().map_err(failed)?;
+        let sizes = sizes.into_iter().map(|size| size.map_or(0, |size| size as usize));
+        let fitting = fitting(sizes, MOST_BYTES.saturating_sub(search.bytes));
+        let is_end = rows.len() < CHUNK && fitting == rows.len();
+        if fitting == 0 {
+            return Ok((Vec::new(), is_end));
+        }
+        let rows = self.select(self.dialect.record, filter, &end, fitting).await?;
+        let read = |row: &AnyRow| Ok((cursor(row)?, row.try_get(2)?));
+        let rows = rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed)?;
+        Ok((rows, is_end))
+    }
+
+    /// The cursors of the next rows before `end`, each with `value` unless the columns rule it out.
+    async fn select(
+        &self,
+        value: &str,
+        filter: &Filter,
+        end: &Cursor,
+        limit: usize,
+    ) -> Result<Vec<AnyRow>, ArchiveError> {
+        let Dialect { key, created, time, as_key, .. } = self.dialect;
         let callers = if filter.caller.is_some() { "AND caller = $7" } else { "" };
         let statement = format!(
             "SELECT {key}, {created}, CASE
                  WHEN policy = COALESCE(CAST($4 AS TEXT), policy)
                      AND large_model = COALESCE(CAST($5 AS TEXT), large_model)
                      AND finish_reason = COALESCE(CAST($6 AS TEXT), finish_reason)
-                 THEN {record} END
+                 THEN {value} END
              FROM prompt_r1_episodes
              WHERE (created_at, key) < ({}, {}) AND created_at >= {} {callers}
-             ORDER BY created_at DESC, key DESC LIMIT {CHUNK}",
+             ORDER BY created_at DESC, key DESC LIMIT {limit}",
             time("$1"),
             as_key("$2"),
             time("$3"),
         );
         let mut query = sqlx::query(&statement)
             .bind(end.created)
-            .bind(end.key)
+            .bind(end.key.clone())
             .bind(filter.since.map_or(0, second))
             .bind(filter.policy.clone())
             .bind(filter.large_model.clone())
@@ -180,12 +204,7 @@ impl Rows {
         if let Some(caller) = &filter.caller {
             query = query.bind(caller.clone());
         }
-        let rows = timely(query.fetch_all(self.pool()?)).await?;
-        let read = |row: &AnyRow| {
-            let cursor = Cursor { key: row.try_get(0)?, created: row.try_get(1)? };
-            Ok((cursor, row.try_get(2)?))
-        };
-        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed)
+        timely(query.fetch_all(self.pool()?)).await
     }
 
     /// The record of a row.
@@ -204,6 +223,26 @@ impl Rows {
     }
 }
 
+/// Seconds as a database has them.
+fn second(at: u64) -> i64 {
+    i64::try_from(at).map_or(NEVER, |at| at.min(NEVER))
+}
+
+/// How many items of these sizes are read until they have so many bytes together, at least one.
+fn fitting(sizes: impl Iterator<Item = usize>, bytes: usize) -> usize {
+    let mut read = 0;
+    let is_before = |size: &usize| {
+        let is_before = read == 0 || read < bytes;
+        read += size;
+        is_before
+    };
+    sizes.take_while(is_before).count()
+}
+
+fn cursor(row: &AnyRow) -> sqlx::Result<Cursor> {
+    Ok(Cursor { key: row.try_get(0)?, created: row.try_get(1)? })
+}
+
 async fn timely<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, ArchiveError> {
     match tokio::time::timeout(TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(failed),
@@ -217,4 +256,72 @@ fn failed(error: sqlx::Error) -> ArchiveError {
         sqlx::Error::Configuration(_) => "its URL cannot be used".to_owned(),
         error => error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use sqlx::{Connection, SqliteConnection};
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn items_are_read_until_the_bound_is_reached() {
+        let table: [(&[usize], usize, usize); 6] = [
+            (&[], 10, 0),
+            (&[20, 1], 10, 1),
+            (&[4, 4, 4, 4], 10, 3),
+            (&[0, 0, 10, 1], 10, 3),
+            (&[5, 5], 0, 1),
+            (&[1, 1], 10, 2),
+        ];
+        for (sizes, bytes, expected) in table {
+            assert_eq!(fitting(sizes.iter().copied(), bytes), expected, "{sizes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_reads_no_more_rows_than_its_bytes_allow() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("episodes.db");
+        let url = format!("sqlite://{}?mode=rwc", path.display());
+        let mut open = SqliteConnection::connect(&url).await.unwrap();
+        let table = "CREATE TABLE prompt_r1_episodes (key TEXT PRIMARY KEY, created_at INTEGER,
+             caller TEXT, policy TEXT, large_model TEXT, finish_reason TEXT, record TEXT)";
+        sqlx::query(table).execute(&mut open).await.unwrap();
+        for created in 1..=9 {
+            let insert = "INSERT INTO prompt_r1_episodes VALUES ($1, $2, NULL, $3, 'm', 'f', $4)";
+            let policy = if created == 8 { "other" } else { "p" };
+            let row = sqlx::query(insert).bind(Uuid::from_u128(created).to_string());
+            let row = row.bind(created as i64).bind(policy).bind("x".repeat(6 * MIB));
+            row.execute(&mut open).await.unwrap();
+        }
+        let rows = Rows::sqlite(&path);
+        let filter = Filter { policy: Some("p".to_owned()), ..Filter::default() };
+        let mut search = Search::new(filter, 100);
+        let (mut last, mut pages) = (None, Vec::new());
+        loop {
+            let (read, is_end) = rows.before(&search, last.as_ref()).await.unwrap();
+            let shown =
+                |(cursor, record): &(Cursor, Option<String>)| (cursor.created, record.is_some());
+            pages.push(read.iter().map(shown).collect::<Vec<_>>());
+            last = read.into_iter().last().map(|(cursor, _)| cursor);
+            if is_end {
+                break;
+            }
+        }
+        let pages: Vec<_> = pages.iter().map(Vec::as_slice).collect();
+        let expected: [&[_]; 3] = [
+            &[(9, true), (8, false), (7, true), (6, true)],
+            &[(5, true), (4, true), (3, true)],
+            &[(2, true), (1, true)],
+        ];
+        assert_eq!(pages, expected);
+        // What the page has read already counts.
+        search.bytes = MOST_BYTES - 1;
+        assert_eq!(rows.before(&search, None).await.unwrap().0.len(), 1);
+    }
 }

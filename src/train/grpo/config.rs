@@ -20,8 +20,9 @@ use crate::episode::Limits;
 use crate::hint::Reason;
 use crate::large_model::LargeModelConfig;
 use crate::reward::RewardConfig;
-use crate::train::config::StartConfig;
-use crate::train::config::{at_least_one, share, version};
+use crate::train::config::{
+    BOUND, FINITE, StartConfig, at_least_one, optimizer, share, version, within,
+};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::world::{TaskKind, WorldConfig};
@@ -342,24 +343,16 @@ impl GrpoConfig {
                 hint: "use 1.0"
             ));
         }
-        let objective = &self.objective;
-        for (name, value, least) in [
-            ("objective.clip_low", objective.clip_low, 0.0),
-            ("objective.clip_high", objective.clip_high, 0.0),
-            ("objective.kl_coef", objective.kl_coef, 0.0),
-            ("objective.llds_coef", objective.llds_coef, 0.0),
-            ("objective.dual_clip", objective.dual_clip.unwrap_or(f64::MAX), 1.0),
-            ("objective.importance_cap", objective.importance_cap.unwrap_or(1.0), 0.0),
-            ("advantage.epsilon", self.advantage.epsilon, 0.0),
-            ("clip_norm", self.clip_norm, 0.0),
-            ("guards.return_rate", self.guards.return_rate, 0.0),
-        ] {
-            if value.is_nan() || value < least {
-                return wrong(
-                    format!("`{name}` is {value}, but it must be at least {least}").into(),
-                );
-            }
-        }
+        optimizer(&self.schedule, self.weight_decay, self.clip_norm)?;
+        self.model.check_numbers()?;
+        self.objective.check()?;
+        self.guards.check()?;
+        let judge_cost = self.judge.as_ref().and_then(|judge| judge.max_cost);
+        within(&[
+            ("advantage.epsilon", self.advantage.epsilon, FINITE),
+            ("limits.max_cost", self.limits.max_cost.unwrap_or(0.0), BOUND),
+            ("judge.max_cost", judge_cost.unwrap_or(0.0), BOUND),
+        ])?;
         if let TrainerConfig::Tinker(tinker) = &self.trainer {
             tinker.check(self)?;
         }

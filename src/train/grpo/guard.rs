@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::hint::Reason;
 use serde::{Deserialize, Serialize};
+
+use crate::hint::Reason;
+use crate::train::config::{BOUND, within};
+use crate::train::error::TrainError;
 
 /// Bounds on figures of a run. If a figure is out of bounds for `patience` consecutive steps, the
 /// run returns to its best policy and continues with a lower learning rate; after `returns` returns
@@ -57,6 +60,26 @@ impl Default for Guards {
             max_zero_variance: 1.0,
             max_rollout_logprob_diff: 0.1,
         }
+    }
+}
+
+impl Guards {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// Names the first invalid one.
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        within(&[
+            ("guards.return_rate", self.return_rate, 0.0..=1.0),
+            ("guards.min_entropy", self.min_entropy, BOUND),
+            ("guards.max_entropy", self.max_entropy, BOUND),
+            ("guards.max_kl", self.max_kl, BOUND),
+            ("guards.max_clip_fraction", self.max_clip_fraction, BOUND),
+            ("guards.max_response_growth", self.max_response_growth, BOUND),
+            ("guards.min_response_growth", self.min_response_growth, BOUND),
+            ("guards.max_zero_variance", self.max_zero_variance, BOUND),
+            ("guards.max_rollout_logprob_diff", self.max_rollout_logprob_diff, BOUND),
+        ])
     }
 }
 

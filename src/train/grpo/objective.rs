@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::train::config::{BOUND, FINITE, within};
+use crate::train::error::TrainError;
+
 /// The objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +53,29 @@ impl Default for Objective {
             entropy_coef: 0.0,
             llds_coef: 0.0,
         }
+    }
+}
+
+impl Objective {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// Names the first invalid one.
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        let constant = match self.aggregation {
+            Aggregation::DrGrpo(constant) => constant,
+            Aggregation::TokenMean | Aggregation::SequenceMean => 1.0,
+        };
+        within(&[
+            ("objective.clip_low", self.clip_low, BOUND),
+            ("objective.clip_high", self.clip_high, BOUND),
+            ("objective.dual_clip", self.dual_clip.unwrap_or(1.0), 1.0..=f64::INFINITY),
+            ("objective.importance_cap", self.importance_cap.unwrap_or(1.0), BOUND),
+            ("objective.kl_coef", self.kl_coef, FINITE),
+            ("objective.entropy_coef", self.entropy_coef, f64::MIN..=f64::MAX),
+            ("objective.llds_coef", self.llds_coef, FINITE),
+            ("objective.aggregation.dr_grpo", constant, 1e-9..=f64::MAX),
+        ])
     }
 }
 

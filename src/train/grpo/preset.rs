@@ -119,6 +119,7 @@ mod tests {
             )
         };
         complete(&servers("steps = 1")).unwrap();
+        complete("clip_norm = inf\nguards = { max_kl = inf }").unwrap();
         let corrected = "steps = 2\nmax_policy_lag = 1\nobjective = { importance_cap = 2.0 }";
         complete(&servers(corrected)).unwrap();
         for (more, expected) in [
@@ -127,6 +128,19 @@ mod tests {
             ("temperature = 0.0", "`temperature` is 0"),
             ("max_policy_lag = 9", "`max_policy_lag` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
+            ("objective = { kl_coef = -1.0 }", "`objective.kl_coef` is -1, but"),
+            ("objective = { entropy_coef = nan }", "`objective.entropy_coef` is NaN"),
+            ("objective = { aggregation = { dr_grpo = 0.0 } }", "`objective.aggregation.dr_grpo`"),
+            ("guards = { max_kl = -1.0 }", "`guards.max_kl` is -1, but it must be at least 0"),
+            ("guards = { max_entropy = nan }", "`guards.max_entropy` is NaN"),
+            ("guards = { return_rate = 2.0 }", "`guards.return_rate` is 2"),
+            ("schedule = { peak = -0.01 }", "must be at least 0 and finite"),
+            ("schedule = { peak = nan }", "`schedule.peak` is NaN"),
+            ("schedule = { final_ratio = 1.5 }", "`schedule.final_ratio` is 1.5"),
+            ("weight_decay = inf", "`weight_decay` is inf"),
+            ("clip_norm = nan", "`clip_norm` is NaN"),
+            ("limits = { max_cost = -1.0 }", "`limits.max_cost` is -1"),
+            ("judge = { max_cost = -1.0 }", "`judge.max_cost` is -1"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
             (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
             (&servers("steps = 2\nmax_policy_lag = 1"), "`objective.importance_cap` is not set"),

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::ReadOptions;
-use crate::train::config::StartConfig;
-use crate::train::config::{at_least_one, share, version};
+use crate::train::config::{StartConfig, at_least_one, optimizer, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
 use crate::world::WorldConfig;
@@ -125,6 +124,43 @@ impl SftConfig {
             ("batch_size", self.batch_size as u64),
             ("checkpoint_every", self.checkpoint_every),
             ("eval_every", self.eval_every),
-        ])
+        ])?;
+        optimizer(&self.schedule, self.weight_decay, self.clip_norm)?;
+        self.model.check_numbers()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::model::{AdapterConfig, Projection};
+
+    #[test]
+    fn numbers_out_of_their_range_are_named() {
+        let read = |more: &str| -> SftConfig {
+            let least = "schema_version = 1\noutput = \"o\"\nsteps = 1\n";
+            let rest = "[model]\npath = \"m\"\n[data]\nkind = \"world_facts\"\n";
+            toml::from_str(&format!("{least}{more}\n{rest}")).unwrap()
+        };
+        let check = |more: &str| read(more).check().map_err(|error| error.to_string());
+        check("schedule = { peak = 0.0 }\nclip_norm = inf").unwrap();
+        for (more, expected) in [
+            ("schedule = { peak = -0.01 }", "`schedule.peak` is -0.01, but it must be at least 0"),
+            ("schedule = { peak = nan }", "`schedule.peak` is NaN"),
+            ("schedule = { peak = inf }", "`schedule.peak` is inf"),
+            ("schedule = { final_ratio = -0.1 }", "`schedule.final_ratio` is -0.1"),
+            ("weight_decay = nan", "`weight_decay` is NaN"),
+            ("clip_norm = -1.0", "`clip_norm` is -1"),
+            ("max_rejected = nan", "`max_rejected` is NaN"),
+        ] {
+            let error = check(more).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let mut config = read("");
+        config.model.lora =
+            Some(AdapterConfig { rank: 1, alpha: f64::NAN, targets: vec![Projection::Query] });
+        assert!(config.check().unwrap_err().to_string().contains("`model.lora.alpha` is NaN"));
     }
 }

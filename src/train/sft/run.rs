@@ -9,7 +9,7 @@ use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::{BadUpdates, ModelOptimizer};
 use crate::train::order::Order;
-use crate::train::origin::{self, Resume};
+use crate::train::origin::{self, Resume, Sources};
 use crate::train::pack::{micro_batches, pack};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
@@ -56,7 +56,8 @@ fn steps(
         SftData::Chat { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
         _ => Vec::new(),
     };
-    for change in origin::check(run, resume, config, &data, &start.folder)? {
+    let sources = Sources { data: &data, model: &start.folder, text: &start.text_files() };
+    for change in origin::check(run, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
     let examples = examples(config, &start, summary)?;

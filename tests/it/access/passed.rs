@@ -151,3 +151,47 @@ async fn a_budget_buys_no_episode_of_unknown_price() {
         }
     }
 }
+
+#[tokio::test]
+async fn requests_that_time_out_are_billed_and_refused_ones_are_not() {
+    // Connections that are closed earlier were not served.
+    let late = Duration::from_millis(1_500);
+    // 40 words were read, in the frame of a message.
+    let read = 38 + 7;
+    let table = [
+        (Script::nothing(Cut::Stall), 504, read),
+        (Script::nothing(Cut::Close).after(late), 502, read),
+        (Script::error(504, "too slow"), 504, read),
+        (Script::error(524, "too slow"), 524, read),
+        (Script::error(500, "broken"), 500, 0),
+        (Script::error(400, "wrong"), 400, 0),
+    ];
+    for (script, status, expected) in table {
+        let upstream = Loopback::answering(move |request| match &request.json()["user"] {
+            user if user == "first" => script.clone(),
+            _ => Script::reply("ok"),
+        })
+        .await;
+        let keys = Keys::new().await;
+        let key = keys.make(json!({"budget_per_day": 1e6})).await;
+        let mut setup = Setup::relay();
+        setup.endpoint = json!({
+            "prices": {"input_per_million": 1e6, "output_per_million": 1e6},
+            "timeouts": {"first_byte_ms": 3_000}, "retries": {"max": 0},
+        });
+        setup.access = Some(keys.access().await);
+        let server = setup.start(&upstream).await;
+        let messages = json!([{"role": "user", "content": "a ".repeat(40)}]);
+        let mut body = json!({"model": "model-1", "messages": messages, "user": "first"});
+        let answer = ask(&server, &key, "/v1/chat/completions", body.clone()).await;
+        assert_eq!(answer.status(), status);
+        // What comes after it is charged 18.
+        body["user"] = json!("second");
+        let answer = ask(&server, &key, "/v1/chat/completions", body).await;
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap();
+        let expected = expected + 18;
+        eventually("all charges", async || counted(&keys, &key).await >= expected).await;
+        assert_eq!(counted(&keys, &key).await, expected, "{status}");
+    }
+}

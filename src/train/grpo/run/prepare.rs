@@ -24,7 +24,7 @@ use crate::train::grpo::tasks::Tasks;
 use crate::train::grpo::tinker::TinkerLearner;
 use crate::train::grpo::token_servers;
 use crate::train::grpo::trainer::Trainer;
-use crate::train::origin::{self, Resume};
+use crate::train::origin::{self, Resume, Sources};
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
@@ -52,7 +52,11 @@ pub(super) fn prepare<'c>(
         TaskConfig::File { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
         TaskConfig::World { .. } => Vec::new(),
     };
-    for change in origin::check(folder, resume, config, &data, &start.folder)? {
+    let mut text = start.text_files();
+    let prompt = config.judge.as_ref().and_then(|judge| judge.prompt.clone());
+    text.extend(prompt.map(|prompt| ("judge.prompt".to_owned(), prompt)));
+    let sources = Sources { data: &data, model: &start.folder, text: &text };
+    for change in origin::check(folder, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
     start.text.check_turns()?;

@@ -1,0 +1,71 @@
+//! What calls cost whose failure their caller does not see, as another model replied.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Call, LargeModel, LargeModelError};
+use crate::chat::ChatMessage;
+use crate::compute;
+use crate::token_estimate::TokenEstimate;
+use crate::trajectory::TokenUsage;
+
+/// Usage of failed calls on behalf of one; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Lost(Arc<Mutex<LostUsage>>);
+
+/// What failed calls used. Their endpoints report nothing, so it is estimated.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LostUsage {
+    /// How many.
+    pub calls: u64,
+    /// Tokens that they read.
+    pub tokens: TokenUsage,
+    /// Their cost, at the prices of their models.
+    pub cost: f64,
+}
+
+impl LostUsage {
+    /// What `call` of `model` used that failed with `error`.
+    pub(super) fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
+        if !error.may_be_billed() {
+            return Self::default();
+        }
+        let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
+        let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
+        let tokens = TokenUsage::reported(read, 0);
+        let named = call.field("model").and_then(serde_json::Value::as_str);
+        let prices = model.prices_of(named).unwrap_or_else(|| model.prices());
+        Self { calls: 1, tokens, cost: prices.cost(tokens) }
+    }
+}
+
+impl Lost {
+    /// All of it so far.
+    pub fn used(&self) -> LostUsage {
+        *self.lock()
+    }
+
+    pub(super) fn set(&self, used: LostUsage) {
+        *self.lock() = used;
+    }
+
+    pub(super) fn add(&self, more: LostUsage) {
+        let mut used = self.lock();
+        used.calls += more.calls;
+        used.tokens += more.tokens;
+        used.cost += more.cost;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LostUsage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// About how many tokens a model reads in a conversation.
+pub fn estimated_tokens(messages: &[ChatMessage]) -> u64 {
+    let mut read = TokenEstimate::default();
+    for text in messages.iter().flat_map(ChatMessage::texts) {
+        read.push(text);
+        read.end();
+    }
+    read.tokens()
+}

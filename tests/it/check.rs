@@ -1,0 +1,92 @@
+//! `server check` and what a configuration names.
+
+use std::path::Path;
+
+use crate::process::run;
+
+/// The exit status and output of the check of this text, with a model folder in place of `MODEL`.
+fn checked(folder: &Path, text: &str) -> (i32, String) {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let text = text
+        .replace("POLICY", &models.join("policy-warm").display().to_string())
+        .replace("LARGE", &models.join("large-model").display().to_string())
+        .replace("HERE", &folder.display().to_string());
+    let file = folder.join("config.toml");
+    std::fs::write(&file, format!("schema_version = 1\n{text}")).unwrap();
+    run(&["check", file.to_str().unwrap()])
+}
+
+const GRPO: &str = "output = 'HERE/run'\nsteps = 1\ngroups_per_step = 1\ngroup_size = 2\n\
+    [model]\npath = 'POLICY'\n[large_model]\npath = 'LARGE'\n\
+    [tasks]\nkind = 'world'\nquestions = ['comparison']\n";
+const SFT: &str = "output = 'HERE/run'\nsteps = 1\n[model]\npath = 'POLICY'\n\
+    [data]\nkind = 'world_facts'\n";
+const SERVE: &str = "[large_models.m]\nurl = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n";
+const ENV: &str = "model = 'POLICY'\nlarge_model = { path = 'LARGE' }\n";
+const EVAL: &str = "output = 'HERE/out'\narms = ['direct']\n\
+    data = [{ kind = 'file', path = 'HERE/rows.jsonl' }]\nlocal_models.a.path = 'LARGE'\n";
+
+#[test]
+fn what_is_named_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"question\":\"q\",\"answer\":\"a\"}\n")
+        .unwrap();
+    std::fs::write(folder.path().join("good.j2"), "{{ question }}").unwrap();
+    for good in [
+        GRPO.to_owned(),
+        format!("{GRPO}[reward.external]\ncommand = ['sh', 'x']"),
+        SFT.to_owned(),
+        SERVE.to_owned(),
+        format!("local_models.a.path = 'some/model'\n{SERVE}"),
+        ENV.to_owned(),
+        EVAL.replace("'direct'", "'template:HERE/good.j2', 'policy:POLICY', 'script:sh x'"),
+    ] {
+        let (status, said) = checked(folder.path(), &good);
+        assert!(status == 0 && said.contains("is valid"), "{good}: {said}");
+    }
+    let arms = |arm: &str| EVAL.replace("'direct'", &format!("'direct', '{arm}'"));
+    for (bad, named) in [
+        (format!("{GRPO}[reward.coefficients]\nalpha = -1.0"), "reward.coefficients.alpha"),
+        (format!("{GRPO}[reward.external]\ncommand = ['/no/such']"), "`reward.external.command`"),
+        (format!("{GRPO}[reward.external]\ncommand = ['no-such']"), "`no-such`"),
+        (format!("{GRPO}[judge]\nprompt = 'nofile.j2'"), "`judge.prompt`"),
+        (format!("{GRPO}[judge.large_model]\npath = 'models/no'"), "`judge.large_model.path`"),
+        (GRPO.replace("'POLICY'", "'POLICY'\ntemplates = 'nofolder'"), "`model.templates`"),
+        (GRPO.replace("LARGE", "models/nothing"), "`large_model.path`"),
+        (SFT.replace("'POLICY'", "'POLICY'\ntemplates = 'nofolder'"), "`model.templates`"),
+        (format!("local_models.a.path = 'models/nope'\n{SERVE}"), "`local_models.a.path`"),
+        (format!("policy.model = 'models/nope'\n{SERVE}"), "`policy.model`"),
+        (format!("templates = 'nofolder'\n{SERVE}"), "`templates`"),
+        (ENV.replace("LARGE", "models/nothing"), "`large_model.path`"),
+        (ENV.replace("POLICY", "models/nothing"), "`model` names"),
+        (arms("template:nofile.j2"), "nofile.j2"),
+        (arms("self-consistency:3:nofile.j2"), "nofile.j2"),
+        (arms("policy:models/nothing"), "models/nothing"),
+        (arms("script:/no/prog x"), "`/no/prog`"),
+        (EVAL.replace("LARGE", "models/nope"), "`local_models.a.path`"),
+    ] {
+        let (status, said) = checked(folder.path(), &bad);
+        assert!(status != 0 && said.contains(named), "{bad}: {said}");
+    }
+}
+
+#[test]
+fn as_many_rows_may_be_rejected_as_in_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |n| match n % 5 {
+        0 => "{\"x\":1}".to_owned(),
+        _ => format!("{{\"question\":\"q{n}\",\"answer\":\"a\"}}"),
+    };
+    let rows: Vec<String> = (0..20).map(row).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+    let data = "path = 'HERE/rows.jsonl'";
+    let grpo = GRPO
+        .replace("kind = 'world'\nquestions = ['comparison']", &format!("kind = 'file'\n{data}"));
+    let sft = SFT.replace("kind = 'world_facts'", &format!("kind = 'chat'\n{data}"));
+    for text in [grpo, sft] {
+        let (status, said) = checked(folder.path(), &text);
+        assert!(status != 0 && said.contains("rejected"), "{said}");
+        let (status, said) = checked(folder.path(), &format!("max_rejected = 0.5\n{text}"));
+        assert!(status == 0 && said.contains(" of 16"), "{said}");
+    }
+}
