@@ -121,7 +121,8 @@ impl Run<'_> {
     }
 
     /// The message for a prompt. The first one also carries the question, and its parts that are
-    /// not text, unless the large model has them already.
+    /// not text, unless the large model has them already; one that is the question and nothing else
+    /// is the message that asked it.
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
         let is_first = self.history().is_empty();
@@ -131,6 +132,9 @@ impl Run<'_> {
         let question = lacks.then_some(&*request.question);
         let protocol = self.participants.protocol;
         let text = compute::in_place(bytes, || protocol.prompt(prompt, question))?;
+        if is_first && prompt == request.question && text == prompt.trim() {
+            return Ok(self.question());
+        }
         Ok(with_attachments(text, if is_first { &request.attachments } else { &[] }))
     }
 
@@ -216,6 +220,7 @@ impl Run<'_> {
         let call = Call {
             messages,
             shared: self.params(is_answer),
+            own: if is_answer { self.request.form.own.clone() } else { Map::new() },
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
             ..Call::default()
@@ -275,7 +280,12 @@ impl Run<'_> {
             let protocol = self.participants.protocol;
             let notes = compute::in_place(bytes, || protocol.form(&exchanges, draft))?;
             let question = messages.iter().rposition(|message| message.role == "user");
-            messages.insert(question.unwrap_or(0), ChatMessage::text("user", notes));
+            let question = question.unwrap_or(0);
+            if let Some(question) = messages.get_mut(question).filter(|_| !request.is_continued) {
+                // Only messages that say nothing else can be joined with the notes.
+                question.extra.clear();
+            }
+            messages.insert(question, ChatMessage::text("user", notes));
         }
         let Some(check) = &request.form.check else { return self.call(messages, true).await };
         let mut is_retry = false;
@@ -320,7 +330,13 @@ impl Run<'_> {
 
     /// The question as the large model gets it.
     pub(super) fn question(&self) -> ChatMessage {
-        with_attachments(self.request.question.clone(), &self.request.attachments)
+        let request = self.request;
+        let Some(message) = &request.message else {
+            return with_attachments(request.question.clone(), &request.attachments);
+        };
+        let mut message = message.clone();
+        message.put_attachments(&request.attachments);
+        message
     }
 
     /// The fields of the request for the large model, and no others: endpoints refuse unknown

@@ -20,6 +20,7 @@ use crate::compute;
 use crate::episode::Tally;
 use crate::large_model::{ForwardRequest, LargeModel, UsageAsked};
 
+mod background;
 mod body;
 mod headers;
 pub(super) mod multipart;
@@ -66,6 +67,7 @@ pub(super) async fn hand_on(
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
     caller.check_price(id, endpoint.prices_of(Some(id)))?;
+    background::check(caller, body)?;
     let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));
     let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);

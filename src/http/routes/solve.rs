@@ -133,6 +133,7 @@ fn task(
         conversation: asked.conversation,
         is_continued: asked.is_continued,
         attachments: asked.attachments,
+        message: asked.message,
         turns,
         limits,
         started,
@@ -155,7 +156,7 @@ fn events(
         let (mut episode, head, policy, mut on_first) = state?;
         let event = match episode.next().await {
             Some(TaskEvent::Event(event)) => {
-                if matches!(event, EpisodeEvent::Answer(_)) {
+                if matches!(event, EpisodeEvent::Answer(..)) {
                     on_first.take().into_iter().for_each(|on_first| on_first());
                 }
                 return Some((sse_event(event), Some((episode, head, policy, on_first))));
@@ -181,7 +182,7 @@ fn sse_event(event: EpisodeEvent) -> Bytes {
         EpisodeEvent::Think(delta) => ("think", delta),
         EpisodeEvent::Prompt(delta) => ("interaction_prompt", delta),
         EpisodeEvent::Response(delta) => ("interaction_response", delta),
-        EpisodeEvent::Answer(delta) => ("answer", delta),
+        EpisodeEvent::Answer(delta, _) => ("answer", delta),
     };
     compute::in_place(delta.len(), || sse::event(Some(name), &json!({"delta": delta})))
 }
