@@ -16,6 +16,8 @@ pub enum EpisodeEvent {
     Prompt(String),
     /// More of the large model's reply.
     Response(String),
+    /// More of what the large model thinks before it answers.
+    ReplyThought(String),
     /// More of the answer, and who writes it.
     Answer(String, AnswerSource),
 }

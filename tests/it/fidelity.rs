@@ -176,3 +176,75 @@ async fn a_limit_goes_by_the_name_that_the_endpoint_takes() {
         }
     }
 }
+
+/// Thoughts and then an answer, letter by letter; the last letter of the thoughts may begin a secret.
+fn thinking() -> Script {
+    let piece = |key: &str, letter: char| chunk(json!({key: letter}), None).to_string();
+    let thoughts = "So it is".chars().map(|letter| piece("reasoning_content", letter));
+    let answer = "In Lyon".chars().map(|letter| piece("content", letter));
+    let end = chunk(json!({}), Some("stop")).to_string();
+    let events: Vec<_> = thoughts.chain(answer).chain([end, "[DONE]".to_owned()]).collect();
+    Script::events(events)
+}
+
+#[tokio::test]
+async fn the_large_models_thoughts_stream_before_its_answer() {
+    let upstream = Loopback::answering(|_| thinking()).await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"api_key_env": "TEST_KEY"});
+    let server = setup.start(&upstream).await;
+    let policy = json!({"policy": "direct"});
+    let bare = json!({"model": "prompt-r1", "stream": true, "prompt_r1": policy});
+    let with = |fields: Value| {
+        let mut body = bare.clone();
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    let question = json!([{"role": "user", "content": "Where?"}]);
+    let streamed = async |path: &str, body: Value| {
+        let text = server.ask(path, body).await.text().await.unwrap();
+        events(&text).0
+    };
+
+    let chunks = streamed(CHAT, with(json!({"messages": question}))).await;
+    let deltas: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let thoughts: Vec<_> =
+        deltas.iter().filter_map(|it| it["reasoning_content"].as_str()).collect();
+    assert!(thoughts.len() > 5 && thoughts.concat() == "So it is", "{thoughts:?}");
+    let last = deltas.iter().rposition(|delta| delta["reasoning_content"].is_string()).unwrap();
+    let is_said = |delta: &&Value| delta["content"].as_str().is_some_and(|it| !it.is_empty());
+    assert!(!deltas[..last].iter().copied().any(|delta| is_said(&delta)), "{deltas:?}");
+
+    let fields = json!({"messages": question, "max_tokens": 50, "thinking": {"type": "adaptive"}});
+    let found = streamed("/v1/messages", with(fields)).await;
+    let blocks = found.iter().filter_map(|event| event["content_block"]["type"].as_str());
+    assert_eq!(blocks.collect::<Vec<_>>(), ["thinking", "text"]);
+
+    let found = streamed("/v1/responses", with(json!({"input": "Where?"}))).await;
+    let output = found.last().unwrap()["response"]["output"].as_array().unwrap();
+    let kinds: Vec<_> = output.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["reasoning", "message"]);
+    assert_eq!(output[0]["summary"][0]["text"], "So it is");
+
+    // One that is checked before it is shown.
+    let form = json!({"type": "json_object"});
+    let object = json!({"role": "assistant", "content": "{}", "reasoning": "Hm."});
+    upstream.then(Script::message(object, "stop"));
+    let chunks = streamed(CHAT, with(json!({"messages": question, "response_format": form}))).await;
+    let deltas: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let at = |wanted: fn(&Value) -> bool| deltas.iter().position(|delta| wanted(delta)).unwrap();
+    let thought = at(|delta| delta["reasoning_content"] == "Hm.");
+    assert!(thought < at(|delta| delta["content"] == "{}"), "{deltas:?}");
+}
+
+#[tokio::test]
+async fn thoughts_that_break_off_unseen_are_thought_again() {
+    let upstream = Loopback::start().await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"retries": {"max": 1, "base_ms": 1}});
+    let server = setup.start(&upstream).await;
+    let broken = thinking().cut(400, crate::loopback::Cut::Close);
+    upstream.then(broken).then(thinking());
+    let found = answered(&server, direct(json!({})), false).await;
+    assert_eq!((found.0.as_str(), upstream.requests().len()), ("In Lyon", 2));
+}

@@ -20,7 +20,7 @@ use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
-use crate::episode::{CONTENTS, Check, EpisodeErrorKind, ReplyKey, RoleUsage, SPANS};
+use crate::episode::{CONTENTS, Check, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS};
 
 /// The outcome of a prompt.
 pub(super) enum Asked {
@@ -217,8 +217,11 @@ impl Run<'_> {
     ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
         let until = if is_answer { self.deadline } else { self.turns_end };
+        // An answer that may be requested again is not shown before it is known to be good.
+        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
         let call = Call {
             messages,
+            with_thoughts: is_answer && is_live,
             shared: self.params(is_answer),
             own: if is_answer { self.request.form.own.clone() } else { Map::new() },
             deadline: Some(until),
@@ -226,8 +229,6 @@ impl Run<'_> {
             ..Call::default()
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
-        // An answer that may be requested again is not shown before it is known to be good.
-        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
         // Always streamed: a reply that is sent whole arrives after a long silence, which
         // intermediaries may time out.
         let stream = timeout_at(until.into(), model.stream(&call)).await;
@@ -241,6 +242,12 @@ impl Run<'_> {
                     said.push_str(&text);
                     if is_live {
                         self.announce(is_answer, text).await?;
+                    }
+                }
+                Some(Ok(ReplyChunk::Thought(text))) => {
+                    replying.write(&text);
+                    if is_answer && is_live {
+                        self.events.emit(EpisodeEvent::ReplyThought(text)).await?;
                     }
                 }
                 Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
@@ -310,6 +317,9 @@ impl Run<'_> {
             match verdict {
                 Ok(()) => {
                     if self.events.is_live() {
+                        if let Some(thoughts) = reply.thoughts().map(str::to_owned) {
+                            self.events.emit(EpisodeEvent::ReplyThought(thoughts)).await?;
+                        }
                         self.announce(true, text).await?;
                     }
                     return Ok(reply);

@@ -162,6 +162,7 @@ pub(in crate::http) fn pieces(
         episode,
         wishes,
         has_thought: false,
+        has_reply_thought: false,
         has_answered: false,
         in_new_turn: false,
         is_over: false,
@@ -173,7 +174,9 @@ pub(in crate::http) fn pieces(
 struct Pieces {
     episode: EpisodeStream,
     wishes: Wishes,
+    /// Whether the policy thought, and whether only the large model did.
     has_thought: bool,
+    has_reply_thought: bool,
     has_answered: bool,
     /// Whether a turn began since the last thought.
     in_new_turn: bool,
@@ -214,6 +217,11 @@ impl Pieces {
             }
             // The conversation between the models is part of the trace only.
             EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
+            EpisodeEvent::ReplyThought(text) if !self.has_thought => {
+                self.has_reply_thought = true;
+                self.pending.push_back(Piece::Thought(text));
+            }
+            EpisodeEvent::ReplyThought(_) => {}
             EpisodeEvent::Answer(text, source) => self.answer(&text, source),
         }
     }
@@ -234,7 +242,7 @@ impl Pieces {
         if let Err(error) = self.wishes.check(&episode) {
             return self.fail(error);
         }
-        if !self.has_thought
+        if !(self.has_thought || self.has_reply_thought)
             && let Some(thoughts) = thoughts(&episode)
         {
             self.pending.push_back(Piece::Thought(thoughts));

@@ -60,7 +60,8 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) own_max_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
     pub(in crate::http) stop: Option<Stop>,
-    /// The answer's form. With one of JSON, the large model writes the final answer.
+    /// The answer's form. With one of JSON, the large model writes the final answer. Patterns of a
+    /// schema with look-around or back-references are not checked.
     pub(in crate::http) response_format: Option<Value>,
     /// Tools that the large model may call where it writes the final answer.
     pub(in crate::http) tools: Option<Vec<Value>>,
