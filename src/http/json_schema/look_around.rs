@@ -34,12 +34,22 @@ pub(super) fn is_in(pattern: &str) -> bool {
 
 /// Whether a schema, or one within it, has such a pattern.
 pub(super) fn is_within(schema: &Value) -> bool {
+    has(schema, |keyword, text| keyword == "pattern" && is_in(text))
+}
+
+/// Whether a part of a schema that has one may depend on it: it is within, or behind a reference.
+pub(super) fn may_reach(part: &Value) -> bool {
+    has(part, |keyword, text| keyword == "$ref" || keyword == "pattern" && is_in(text))
+}
+
+/// Whether a schema, or one within it, has such a keyword with such a text.
+fn has(schema: &Value, wanted: fn(&str, &str) -> bool) -> bool {
     match schema {
         Value::Object(fields) => fields.iter().any(|(keyword, value)| match value {
-            Value::String(pattern) => keyword == "pattern" && is_in(pattern),
-            value => is_within(value),
+            Value::String(text) => wanted(keyword, text),
+            value => has(value, wanted),
         }),
-        Value::Array(items) => items.iter().any(is_within),
+        Value::Array(items) => items.iter().any(|item| has(item, wanted)),
         _ => false,
     }
 }

@@ -99,6 +99,7 @@ async fn patterns_with_look_around_are_not_checked_and_all_else_is() {
     let one = json!({"oneOf": [email, {"type": "string", "pattern": "^(?=b)"}]});
     let both = json!({"oneOf": [email, {"type": "string"}], "anyOf": [{"minLength": 2}]});
     let some = json!({"contains": email, "maxContains": 1});
+    let behind = json!({"$defs": {"e": email}, "not": {"$ref": "#/$defs/e"}, "minLength": 2});
     let table = [
         (&object, json!({"e": "a@b.co", "n": 1}), true),
         (&object, json!({"e": "nobody"}), true),
@@ -114,6 +115,8 @@ async fn patterns_with_look_around_are_not_checked_and_all_else_is() {
         (&both, json!("b"), false),
         (&some, json!(["a", "b"]), true),
         (&some, json!([1]), false),
+        (&behind, json!("ab"), true),
+        (&behind, json!("a"), false),
     ];
     for (schema, answer, fits) in table {
         let verdict = compile(schema).await.unwrap().verdict(answer.to_string()).await;
