@@ -62,11 +62,17 @@ impl ChatMessage {
         self.content.as_array().into_iter().flatten().filter(|part| is_attachment(part))
     }
 
-    /// The same, without the message.
-    pub fn into_attachments(self) -> Vec<Value> {
-        let Value::Array(mut parts) = self.content else { return Vec::new() };
-        parts.retain(is_attachment);
-        parts
+    /// Takes them out. Each leaves a null in its place.
+    pub fn take_attachments(&mut self) -> Vec<Value> {
+        let parts = self.content.as_array_mut().into_iter().flatten();
+        parts.filter(|part| is_attachment(part)).map(Value::take).collect()
+    }
+
+    /// Puts copies of them back in their places.
+    pub fn put_attachments(&mut self, attachments: &[Value]) {
+        let parts = self.content.as_array_mut().into_iter().flatten();
+        let places = parts.filter(|part| part.is_null());
+        places.zip(attachments).for_each(|(place, attachment)| *place = attachment.clone());
     }
 }
 
@@ -108,6 +114,11 @@ mod tests {
             assert_eq!(message.as_text(), text);
             assert_eq!(message.transcript(), transcript);
             assert_eq!(message.attachments().count(), attachments);
+            let mut emptied = message.clone();
+            let taken = emptied.take_attachments();
+            assert_eq!(taken.len(), attachments);
+            emptied.put_attachments(&taken);
+            assert_eq!(emptied, message);
         }
     }
 }

@@ -121,7 +121,8 @@ async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
             EpisodeEvent::Think(text) => ("think", "2", text),
             EpisodeEvent::Prompt(text) => ("prompt", "36", text),
             EpisodeEvent::Response(text) => ("reply", "33", text),
-            EpisodeEvent::Answer(text) => ("answer", "1;32", text),
+            EpisodeEvent::ReplyThought(text) => ("thought", "2", text),
+            EpisodeEvent::Answer(text, _) => ("answer", "1;32", text),
         };
         if open != Some(label) {
             if !is_first {

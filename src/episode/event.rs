@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::EpisodeErrorKind;
+use super::{AnswerSource, EpisodeErrorKind};
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,10 @@ pub enum EpisodeEvent {
     Prompt(String),
     /// More of the large model's reply.
     Response(String),
-    /// More of the answer.
-    Answer(String),
+    /// More of what the large model thinks before it answers.
+    ReplyThought(String),
+    /// More of the answer, and who writes it.
+    Answer(String, AnswerSource),
 }
 
 /// Receives an episode's events. An error ends the episode: the receiver is gone.

@@ -12,6 +12,9 @@ pub struct AnswerForm {
     /// Fields for those calls of the large model whose reply is the answer: `max_tokens`, `stop`,
     /// `tools`…
     pub params: Arc<Map<String, Value>>,
+    /// Fields of the same calls whose names the caller did not choose: an endpoint that refuses one
+    /// gets its other name, or does without.
+    pub own: Map<String, Value>,
     /// Whether only the large model can give this form. If so, the policy's answer is a draft, and
     /// one more call turns it into the answer.
     pub by_large_model: bool,

@@ -62,6 +62,9 @@ pub struct EpisodeRequest {
     /// Parts of the question that are not text (images, audio): sent to the large model with the
     /// first prompt.
     pub attachments: Vec<Value>,
+    /// The message that asks, where it is more than the question's text: nulls are in the places of
+    /// the attachments. A prompt that is the question and nothing else is sent as it.
+    pub message: Option<ChatMessage>,
     /// The first turns, written by the caller: the policy continues after them.
     pub turns: Vec<GivenTurn>,
     /// How the policy samples.
@@ -88,6 +91,7 @@ impl EpisodeRequest {
             conversation: Vec::new(),
             is_continued: false,
             attachments: Vec::new(),
+            message: None,
             turns: Vec::new(),
             sampling,
             large_model_params: Arc::default(),

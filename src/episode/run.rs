@@ -438,13 +438,16 @@ impl Run<'_> {
             let (text, reply) = self.best(reason).await?;
             return Ok((text, AnswerSource::LargeModel, reason, reply));
         }
-        self.announce(true, draft.clone()).await?;
+        self.events.emit(EpisodeEvent::Answer(draft.clone(), source)).await?;
         Ok((draft, source, reason, None))
     }
 
+    /// Emits more of what the large model says.
     async fn announce(&mut self, is_answer: bool, text: String) -> Result<(), EpisodeErrorKind> {
-        let event =
-            if is_answer { EpisodeEvent::Answer(text) } else { EpisodeEvent::Response(text) };
+        let event = match is_answer {
+            true => EpisodeEvent::Answer(text, AnswerSource::LargeModel),
+            false => EpisodeEvent::Response(text),
+        };
         self.events.emit(event).await
     }
 

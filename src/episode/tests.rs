@@ -213,7 +213,7 @@ async fn what_comes_from_outside_is_no_reference() {
 
 fn form(params: serde_json::Value) -> AnswerForm {
     let params = params.as_object().cloned().unwrap();
-    AnswerForm { params: params.into(), by_large_model: true, check: None }
+    AnswerForm { params: params.into(), by_large_model: true, ..AnswerForm::default() }
 }
 
 async fn run_formed(
@@ -462,7 +462,7 @@ async fn a_watcher_hears_everything_and_ends_it_by_leaving() {
             Response(text("r1")),
             Begin(1),
             Think(text("t")),
-            Answer(text("done")),
+            Answer(text("done"), AnswerSource::Policy),
         ]
     );
 

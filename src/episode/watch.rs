@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use async_trait::async_trait;
 
 use super::estimate::UnderWay;
-use super::{EpisodeErrorKind, EpisodeEvent, EventSink};
+use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
@@ -40,7 +40,7 @@ impl<'a> TurnWatch<'a> {
                 Fragment::Think(text) => EpisodeEvent::Think(text),
                 Fragment::Prompt(text) | Fragment::FinalPrompt(text) => EpisodeEvent::Prompt(text),
                 Fragment::Answer(_) if self.drafts => continue,
-                Fragment::Answer(text) => EpisodeEvent::Answer(text),
+                Fragment::Answer(text) => EpisodeEvent::Answer(text, AnswerSource::Policy),
             };
             self.events.emit(event).await?;
         }

@@ -15,6 +15,7 @@ use super::body_memory::{BodyMemory, Room};
 use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
+use super::surrogates;
 use crate::compute::{self, ComputeError};
 use crate::hint::Reason;
 use crate::{json_size, spelling};
@@ -260,18 +261,29 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if matches!(body.trim_ascii().first(), Some(b'[')) {
         return Err(invalid(reason!("the body is a list"; hint: "send a JSON object")));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize(&mut deserializer);
-    let value = parsed.map_err(|error| {
-        let path = error.path().to_string();
-        let error = error.into_inner();
+    let parsed = match deserialized(body) {
+        // Searched for only then: such bodies are rare.
+        Err((path, error)) if error.is_syntax() => match surrogates::replaced(body) {
+            Some(replaced) => deserialized(&replaced),
+            None => Err((path, error)),
+        },
+        parsed => parsed,
+    };
+    parsed.map_err(|(path, error)| {
         if error.is_data() {
             misfit(&path, &error.to_string())
         } else {
             invalid(format!("the body is no JSON: {error}").into())
         }
-    })?;
-    deserializer.end().map_err(|error| invalid(format!("the body is no JSON: {error}").into()))?;
+    })
+}
+
+/// The value, or where it is wrong.
+fn deserialized<T: DeserializeOwned>(body: &[u8]) -> Result<T, (String, serde_json::Error)> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer);
+    let value = parsed.map_err(|error| (error.path().to_string(), error.into_inner()))?;
+    deserializer.end().map_err(|error| (String::new(), error))?;
     Ok(value)
 }
 
@@ -362,6 +374,17 @@ mod tests {
                 assert_eq!(told.contains("with the items"), items > 0, "{told}");
             }
         }
+    }
+
+    #[test]
+    fn half_a_character_is_replaced() {
+        let read = |body: &str| parse::<Outer>(body.as_bytes());
+        let outer = read(r#"{"question": "cut \ud83d", "seed": 1}"#).unwrap();
+        assert_eq!((&*outer.question, outer.seed), ("cut \u{fffd}", Some(1)));
+        let error = read(r#"{"question": "cut \ud83d", "sead": 1}"#).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("sead"));
+        let error = read(r#"{"question": "cut \ud83d"} x"#).unwrap_err();
+        assert!(error.reason.text.contains("trailing characters"), "{:?}", error.reason);
     }
 
     #[test]

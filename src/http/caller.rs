@@ -166,6 +166,14 @@ impl Caller {
         self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
+    /// Whether the caller's tokens or money are limited.
+    pub(super) fn is_limited(&self) -> bool {
+        let limits = self.0.as_ref().map(|account| &account.key.limits);
+        limits.is_some_and(|limits| {
+            limits.tokens_per_minute.is_some() || limits.budget_per_day.is_some()
+        })
+    }
+
     /// Whether the caller's usage is counted.
     pub(super) fn is_billed(&self) -> bool {
         self.0.is_some()

@@ -25,6 +25,7 @@ mod runs;
 mod serving;
 mod sse;
 mod state;
+mod surrogates;
 #[cfg(test)]
 mod tests;
 mod wire;

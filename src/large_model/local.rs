@@ -169,7 +169,7 @@ impl LargeModel for LocalModel {
         loop {
             match writing.next().await? {
                 ReplyChunk::Done(reply) => return Ok(reply),
-                ReplyChunk::Text(_) => {}
+                ReplyChunk::Text(_) | ReplyChunk::Thought(_) => {}
             }
         }
     }

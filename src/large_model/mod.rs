@@ -55,6 +55,9 @@ pub struct Call {
     /// Fields that the caller did not ask for, such as the limit of a policy's turn. They override
     /// `params`, and are left out if the model refuses them.
     pub own: Map<String, Value>,
+    /// Whether the thoughts before its reply are wanted as they come. A stream that has begun with
+    /// them is not begun again.
+    pub with_thoughts: bool,
     /// The caller's deadline: retries and waits end before it.
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
@@ -85,6 +88,9 @@ impl Call {
     }
 }
 
+/// The fields of messages that contain thoughts.
+pub const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
+
 /// What a large model replied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -113,6 +119,12 @@ impl Reply {
             cost: 0.0,
         }
     }
+
+    /// What it thought before.
+    pub fn thoughts(&self) -> Option<&str> {
+        let said = |key: &&str| self.message.extra.get(*key)?.as_str();
+        THOUGHTS.iter().filter_map(said).find(|said| !said.is_empty())
+    }
 }
 
 /// A piece of a streamed reply.
@@ -122,6 +134,8 @@ impl Reply {
 )]
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyChunk {
+    /// More of what is thought before the reply.
+    Thought(String),
     /// More text of the reply.
     Text(String),
     /// The reply is complete; the last chunk of every stream that does not fail.
@@ -133,9 +147,10 @@ pub type ReplyStream = BoxStream<'static, Result<ReplyChunk, LargeModelError>>;
 
 /// A stream of a reply that is already complete.
 pub fn reply_stream(reply: Reply) -> ReplyStream {
+    let thoughts = reply.thoughts().map(|thoughts| ReplyChunk::Thought(thoughts.to_owned()));
     let text = reply.message.as_text();
     let text = (!text.is_empty()).then_some(ReplyChunk::Text(text));
-    let chunks = text.into_iter().chain([ReplyChunk::Done(reply)]);
+    let chunks = thoughts.into_iter().chain(text).chain([ReplyChunk::Done(reply)]);
     futures::stream::iter(chunks.map(Ok)).boxed()
 }
 

@@ -141,6 +141,8 @@ impl PolicySession for RemoteSession {
         let mut listening = true;
         while let Some(chunk) = stream.next().await {
             match chunk? {
+                // Of an endpoint that does not stream.
+                ReplyChunk::Thought(_) => {}
                 ReplyChunk::Text(part) => {
                     text.push_str(&part);
                     // If the endpoint continues after the closing tag, the reply is still read to

@@ -14,6 +14,7 @@ mod environment;
 mod eval;
 mod eventually;
 mod faults;
+mod fidelity;
 mod given_turns;
 mod hostile;
 mod hub;

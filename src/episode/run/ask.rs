@@ -19,7 +19,7 @@ use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::UnderWay;
-use crate::episode::{CONTENTS, Check, EpisodeErrorKind, ReplyKey, RoleUsage, SPANS};
+use crate::episode::{CONTENTS, Check, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS};
 
 /// The outcome of a prompt.
 pub(super) enum Asked {
@@ -120,7 +120,8 @@ impl Run<'_> {
     }
 
     /// The message for a prompt. The first one also carries the question, and its parts that are
-    /// not text, unless the large model has them already.
+    /// not text, unless the large model has them already; one that is the question and nothing else
+    /// is the message that asked it.
     pub(super) fn prompt(&self, prompt: &str) -> Result<ChatMessage, EpisodeErrorKind> {
         let request = self.request;
         let is_first = self.history().is_empty();
@@ -130,6 +131,9 @@ impl Run<'_> {
         let question = lacks.then_some(&*request.question);
         let protocol = self.participants.protocol;
         let text = compute::in_place(bytes, || protocol.prompt(prompt, question))?;
+        if is_first && prompt == request.question && text == prompt.trim() {
+            return Ok(self.question());
+        }
         Ok(with_attachments(text, if is_first { &request.attachments } else { &[] }))
     }
 
@@ -208,17 +212,19 @@ impl Run<'_> {
     ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
         let until = if is_answer { self.deadline } else { self.turns_end };
+        // An answer that may be requested again is not shown before it is known to be good.
+        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
         let call = Call {
             messages,
+            with_thoughts: is_answer && is_live,
             shared: self.params(is_answer),
+            own: if is_answer { self.request.form.own.clone() } else { Map::new() },
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
             lost: replying.lost.clone(),
             ..Call::default()
         };
         let past = || LargeModelError::Deadline { model: model.name().to_owned() };
-        // An answer that may be requested again is not shown before it is known to be good.
-        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
         // Always streamed: a reply that is sent whole arrives after a long silence, which
         // intermediaries may time out.
         let stream = timeout_at(until.into(), model.stream(&call)).await;
@@ -232,6 +238,12 @@ impl Run<'_> {
                     said.push_str(&text);
                     if is_live {
                         self.announce(is_answer, text).await?;
+                    }
+                }
+                Some(Ok(ReplyChunk::Thought(text))) => {
+                    replying.write(&text);
+                    if is_answer && is_live {
+                        self.events.emit(EpisodeEvent::ReplyThought(text)).await?;
                     }
                 }
                 Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
@@ -271,7 +283,12 @@ impl Run<'_> {
             let protocol = self.participants.protocol;
             let notes = compute::in_place(bytes, || protocol.form(&exchanges, draft))?;
             let question = messages.iter().rposition(|message| message.role == "user");
-            messages.insert(question.unwrap_or(0), ChatMessage::text("user", notes));
+            let question = question.unwrap_or(0);
+            if let Some(question) = messages.get_mut(question).filter(|_| !request.is_continued) {
+                // Only messages that say nothing else can be joined with the notes.
+                question.extra.clear();
+            }
+            messages.insert(question, ChatMessage::text("user", notes));
         }
         let Some(check) = &request.form.check else { return self.call(messages, true).await };
         let mut is_retry = false;
@@ -296,6 +313,9 @@ impl Run<'_> {
             match verdict {
                 Ok(()) => {
                     if self.events.is_live() {
+                        if let Some(thoughts) = reply.thoughts().map(str::to_owned) {
+                            self.events.emit(EpisodeEvent::ReplyThought(thoughts)).await?;
+                        }
                         self.announce(true, text).await?;
                     }
                     return Ok(reply);
@@ -316,7 +336,13 @@ impl Run<'_> {
 
     /// The question as the large model gets it.
     pub(super) fn question(&self) -> ChatMessage {
-        with_attachments(self.request.question.clone(), &self.request.attachments)
+        let request = self.request;
+        let Some(message) = &request.message else {
+            return with_attachments(request.question.clone(), &request.attachments);
+        };
+        let mut message = message.clone();
+        message.put_attachments(&request.attachments);
+        message
     }
 
     /// The fields of the request for the large model, and no others: endpoints refuse unknown

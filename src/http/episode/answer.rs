@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use futures::{Stream, stream};
+use serde_json::Value;
 
-use super::stop_sequences::{Ending, StopSequences};
+use super::stop_sequences::{Cut, Ending, StopSequences};
 use super::task::{EpisodeStream, EpisodeTask, TaskEvent};
-use crate::episode::{Episode, EpisodeErrorKind, EpisodeEvent, EventSink};
+use crate::episode::{AnswerSource, Episode, EpisodeErrorKind, EpisodeEvent, EventSink};
 use crate::http::error::ApiError;
 use crate::http::wire::thoughts;
 
@@ -59,11 +60,22 @@ pub(in crate::http) struct Wishes {
     pub(in crate::http) stops: StopSequences,
     /// Whether it must have log-probabilities.
     pub(in crate::http) logprobs: bool,
+    /// Whether the policy emits its text token by token, as one that runs here does.
+    pub(in crate::http) has_tokens: bool,
 }
 
 impl Wishes {
+    /// More of an answer as far as it is wanted.
+    fn take(&mut self, text: &str, source: AnswerSource) -> String {
+        let cut = match source {
+            AnswerSource::Policy if self.has_tokens => Cut::ByToken,
+            _ => Cut::Anywhere,
+        };
+        self.stops.push(text, cut)
+    }
+
     fn check(&self, episode: &Episode) -> Result<(), ApiError> {
-        if !self.logprobs || logprobs(episode).is_some() {
+        if !self.logprobs || logprobs(episode).is_some() || !has_tokens(episode) {
             return Ok(());
         }
         let message = reason!(
@@ -85,8 +97,20 @@ pub(in crate::http) fn whole_pieces(
 }
 
 /// The log-probabilities of the answer, from the large model.
-pub(in crate::http) fn logprobs(episode: &Episode) -> Option<&serde_json::Value> {
+pub(in crate::http) fn logprobs(episode: &Episode) -> Option<&Value> {
     episode.reply.as_ref()?.logprobs.as_ref()
+}
+
+/// Whether an answer has tokens that log-probabilities could be given for: tool calls and refusals
+/// have none.
+fn has_tokens(episode: &Episode) -> bool {
+    let Some(reply) = &episode.reply else { return true };
+    let is_said = |key: &str| match reply.message.extra.get(key) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(items)) => !items.is_empty(),
+        _ => false,
+    };
+    !episode.answer.is_empty() && !is_said("tool_calls") && !is_said("refusal")
 }
 
 /// Runs an episode to its end: its text, its answer, and the time spent outside of the models.
@@ -94,22 +118,22 @@ pub(in crate::http) async fn whole(
     task: &EpisodeTask,
     wishes: &Wishes,
 ) -> Result<(String, Answered, Duration), ApiError> {
-    let stops = wishes.stops.clone();
-    let mut whole = Whole { stops, text: String::new(), has_answered: false };
+    let wishes = wishes.clone();
+    let mut whole = Whole { wishes, text: String::new(), has_answered: false };
     let episode = task.run(&mut whole).await?;
-    wishes.check(&episode)?;
+    whole.wishes.check(&episode)?;
     let overhead = task.overhead(&episode);
     if !whole.has_answered {
-        whole.text = whole.stops.push(&episode.answer);
+        whole.text = whole.wishes.take(&episode.answer, episode.answer_source);
     }
-    let (rest, ending) = whole.stops.finish();
+    let (rest, ending) = whole.wishes.stops.finish();
     whole.text.push_str(&rest);
     Ok((whole.text, Answered { episode, ending }, overhead))
 }
 
 /// Collects an answer for a reply that is not streamed, and truncates it where a stream would.
 struct Whole {
-    stops: StopSequences,
+    wishes: Wishes,
     text: String,
     has_answered: bool,
 }
@@ -121,9 +145,9 @@ impl EventSink for Whole {
     }
 
     async fn emit(&mut self, event: EpisodeEvent) -> Result<(), EpisodeErrorKind> {
-        if let EpisodeEvent::Answer(text) = event {
+        if let EpisodeEvent::Answer(text, source) = event {
             self.has_answered = true;
-            self.text.push_str(&self.stops.push(&text));
+            self.text.push_str(&self.wishes.take(&text, source));
         }
         Ok(())
     }
@@ -138,6 +162,7 @@ pub(in crate::http) fn pieces(
         episode,
         wishes,
         has_thought: false,
+        has_reply_thought: false,
         has_answered: false,
         in_new_turn: false,
         is_over: false,
@@ -149,7 +174,9 @@ pub(in crate::http) fn pieces(
 struct Pieces {
     episode: EpisodeStream,
     wishes: Wishes,
+    /// Whether the policy thought, and whether only the large model did.
     has_thought: bool,
+    has_reply_thought: bool,
     has_answered: bool,
     /// Whether a turn began since the last thought.
     in_new_turn: bool,
@@ -190,13 +217,18 @@ impl Pieces {
             }
             // The conversation between the models is part of the trace only.
             EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
-            EpisodeEvent::Answer(text) => self.answer(&text),
+            EpisodeEvent::ReplyThought(text) if !self.has_thought => {
+                self.has_reply_thought = true;
+                self.pending.push_back(Piece::Thought(text));
+            }
+            EpisodeEvent::ReplyThought(_) => {}
+            EpisodeEvent::Answer(text, source) => self.answer(&text, source),
         }
     }
 
-    fn answer(&mut self, text: &str) {
+    fn answer(&mut self, text: &str, source: AnswerSource) {
         self.has_answered = true;
-        let text = self.wishes.stops.push(text);
+        let text = self.wishes.take(text, source);
         self.say(text);
     }
 
@@ -210,13 +242,13 @@ impl Pieces {
         if let Err(error) = self.wishes.check(&episode) {
             return self.fail(error);
         }
-        if !self.has_thought
+        if !(self.has_thought || self.has_reply_thought)
             && let Some(thoughts) = thoughts(&episode)
         {
             self.pending.push_back(Piece::Thought(thoughts));
         }
         if !self.has_answered {
-            self.answer(&episode.answer);
+            self.answer(&episode.answer, episode.answer_source);
         }
         let (rest, ending) = self.wishes.stops.finish();
         self.say(rest);

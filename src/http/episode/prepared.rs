@@ -77,10 +77,8 @@ impl Prepared {
         let choices = request.choices()?;
         size.check(choices, bounds)?;
         caller.admit_more(choices - 1).await?;
-        let wishes = Wishes {
-            stops: request.stop_sequences(bounds)?,
-            logprobs: request.logprobs == Some(true),
-        };
+        let stops = request.stop_sequences(bounds)?;
+        let logprobs = request.logprobs == Some(true);
         let options = request.prompt_r1.clone().unwrap_or_default();
         let with_turns = options.trace == Some(true);
         if let Some(name) = options.large_model.as_deref() {
@@ -97,6 +95,7 @@ impl Prepared {
         let tasks = tasks(&asking, request, form, choices, &id)?;
         let created = asking.state.created();
         let policy = Arc::clone(&tasks[0].served.policy);
+        let wishes = Wishes { stops, logprobs, has_tokens: !policy.is_remote() };
         let state = asking.state;
         Ok(Self { id, created, with_turns, state, route, started, policy, tasks, wishes, permit })
     }
@@ -213,6 +212,7 @@ fn tasks(
                 conversation: asked.conversation,
                 is_continued: asked.is_continued,
                 attachments: asked.attachments,
+                message: asked.message,
                 large_model_params: params.into(),
                 form,
                 limits: limits.clone(),

@@ -2,11 +2,23 @@
 
 use std::sync::Arc;
 
+/// How an answer is cut into pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum Cut {
+    /// Token by token. A piece of several words counts as that many.
+    ByToken,
+    /// Anywhere, by whoever sends it. Only whole words are counted: no tokenizer makes fewer tokens,
+    /// so an answer that kept to the limit where it was written is never truncated.
+    Anywhere,
+}
+
 /// An answer in progress.
 #[derive(Debug, Clone, Default)]
 pub(in crate::http) struct StopSequences {
     stops: Vec<Stop>,
     room: Option<u64>,
+    /// Whether the answer so far ends within a word.
+    is_in_word: bool,
     /// Text that may be the start of a stop sequence.
     held: String,
     ending: Option<Ending>,
@@ -66,19 +78,18 @@ pub(in crate::http) enum Ending {
 }
 
 impl StopSequences {
-    /// Ends before any of `stops`, and after `room` tokens. The policy emits its answer token by
-    /// token, and those are counted; a piece of several words counts as that many.
+    /// Ends before any of `stops`, and after `room` tokens.
     pub(in crate::http) fn new(stops: &[String], room: Option<u64>) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Stop::new(stop));
-        Self { stops: stops.collect(), room, held: String::new(), ending: None }
+        Self { stops: stops.collect(), room, ..Self::default() }
     }
 
     /// Takes a piece of the answer, and returns what can be sent.
-    pub(in crate::http) fn push(&mut self, piece: &str) -> String {
+    pub(in crate::http) fn push(&mut self, piece: &str, cut: Cut) -> String {
         if self.ending.is_some() {
             return String::new();
         }
-        let kept = self.fit(piece);
+        let kept = self.fit(piece, cut);
         if self.stops.is_empty() {
             return kept.to_owned();
         }
@@ -115,9 +126,20 @@ impl StopSequences {
     }
 
     /// As much of a piece as the token limit allows.
-    fn fit<'a>(&mut self, piece: &'a str) -> &'a str {
+    fn fit<'a>(&mut self, piece: &'a str, cut: Cut) -> &'a str {
         let Some(room) = &mut self.room else { return piece };
-        let words = piece.split_whitespace().count().max(1) as u64;
+        // What goes on with a word was counted with its beginning.
+        let mut is_counted = cut == Cut::Anywhere && self.is_in_word;
+        if let Some(last) = piece.chars().next_back() {
+            self.is_in_word = !last.is_whitespace();
+        }
+        let words = piece.split_whitespace().count() as u64;
+        let words = match cut {
+            Cut::ByToken => words.max(1),
+            Cut::Anywhere => {
+                words - u64::from(is_counted && piece.starts_with(|c: char| !c.is_whitespace()))
+            }
+        };
         if words <= *room {
             *room -= words;
             return piece;
@@ -125,12 +147,11 @@ impl StopSequences {
         self.ending = Some(Ending::Length);
         let mut end = 0;
         for word in piece.split_inclusive(char::is_whitespace) {
-            if *room == 0 {
+            let is_free = std::mem::take(&mut is_counted);
+            if *room == 0 && !is_free {
                 break;
             }
-            if !word.trim().is_empty() {
-                *room -= 1;
-            }
+            *room -= u64::from(!is_free && !word.trim().is_empty());
             end += word.len();
         }
         &piece[..end]
@@ -144,12 +165,43 @@ mod tests {
     use super::*;
 
     fn run(stops: &[&str], room: Option<u64>, pieces: &[&str]) -> (String, Option<Ending>) {
+        run_cut(stops, room, pieces, Cut::ByToken)
+    }
+
+    fn run_cut(
+        stops: &[&str],
+        room: Option<u64>,
+        pieces: &[&str],
+        cut: Cut,
+    ) -> (String, Option<Ending>) {
         let stops: Vec<_> = stops.iter().map(|&stop| stop.to_owned()).collect();
         let mut stops = StopSequences::new(&stops, room);
-        let mut sent: String = pieces.iter().map(|piece| stops.push(piece)).collect();
+        let pushed = pieces.iter().map(|piece| stops.push(piece, cut));
+        let mut sent: String = pushed.collect();
         let (rest, ending) = stops.finish();
         sent.push_str(&rest);
         (sent, ending)
+    }
+
+    #[test]
+    fn pieces_that_are_no_tokens_do_not_count() {
+        use Ending::Length;
+        let letters: Vec<String> = "Supercali is fine.".chars().map(String::from).collect();
+        let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+        type Row<'a> = (u64, &'a [&'a str], &'a str, Option<Ending>);
+        let table: [Row<'_>; 7] = [
+            (3, &letters, "Supercali is fine.", None),
+            (2, &letters, "Supercali is ", Some(Length)),
+            (1, &["un", "believ", "able", " ", " "], "unbelievable  ", None),
+            (1, &["un", "able to"], "unable ", Some(Length)),
+            (1, &["one", " two"], "one ", Some(Length)),
+            (2, &["one", "", " two"], "one two", None),
+            (0, &[" ", "one"], " ", Some(Length)),
+        ];
+        for (room, pieces, sent, ending) in table {
+            let got = run_cut(&[], Some(room), pieces, Cut::Anywhere);
+            assert_eq!(got, (sent.to_owned(), ending), "{room} {pieces:?}");
+        }
     }
 
     #[test]
@@ -191,6 +243,15 @@ mod tests {
             prop_assert_eq!(&run(&[&stop], None, &[&text[..at], &text[at..]]), &whole);
             let expected = text.split(stop.as_str()).next().unwrap_or_default();
             prop_assert_eq!(whole.0, expected);
+        }
+
+        #[test]
+        fn pieces_make_no_difference_to_words(text in "[ab é]{0,20}", room in 0u64..6, at in 0usize..20) {
+            let at = (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            let whole = run_cut(&[], Some(room), &[&text], Cut::Anywhere);
+            let cut = run_cut(&[], Some(room), &[&text[..at], &text[at..]], Cut::Anywhere);
+            prop_assert_eq!(cut.1.is_some(), whole.1.is_some());
+            prop_assert_eq!(cut.0.split_whitespace().collect::<Vec<_>>(), whole.0.split_whitespace().collect::<Vec<_>>());
         }
     }
 }

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::look_around;
 use crate::hint::Reason;
 use crate::http::config::Bounds;
+use crate::http::error::shorten;
 
 /// Keywords whose value maps names to subschemas.
 pub(super) const MAPS: [&str; 6] =
@@ -115,6 +117,13 @@ impl<'a> Walk<'a> {
             ("pattern", _) => self.count_patterns(1)?,
             ("patternProperties", Value::Object(patterns)) => {
                 self.count_patterns(patterns.len())?;
+                if let Some(pattern) = patterns.keys().find(|pattern| look_around::is_in(pattern)) {
+                    return Err(reason!(
+                        "the pattern `{}` of its `patternProperties` has look-around or a back-reference",
+                        shorten(pattern);
+                        hint: "write the pattern without"
+                    ));
+                }
             }
             _ => {}
         }
@@ -157,7 +166,7 @@ impl<'a> Walk<'a> {
         let mut by_reference = vec![None; self.in_place.len()];
         for (pointer, number, target) in std::mem::take(&mut self.references) {
             let found = self.target(&target).ok_or_else(|| {
-                let target = crate::http::error::shorten(&target);
+                let target = shorten(&target);
                 reason!(
                     "`$ref` = `{target}` does not point to one of its subschemas";
                     hint: "references look like `#/$defs/NAME`"

@@ -9,6 +9,7 @@ use jsonschema::{Keyword, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
 use super::bounds::{self, LISTS, MAPS, SINGLES, Subschemas, escape};
+use super::look_around;
 use crate::compute::{STACK_BYTES, Stop};
 use crate::hint::Reason;
 use crate::http::config::Bounds;
@@ -162,16 +163,19 @@ struct Rewriter<'a> {
     subschemas: &'a Subschemas,
     is_target: Vec<bool>,
     targets: Map<String, Value>,
+    /// Whether some patterns are not checked, nor what depends on them.
+    has_look_around: bool,
 }
 
 impl<'a> Rewriter<'a> {
     fn new(subschemas: &'a Subschemas) -> Self {
         let mut is_target = vec![false; subschemas.positions.len()];
         subschemas.references.values().for_each(|&target| is_target[target] = true);
-        Self { subschemas, is_target, targets: Map::new() }
+        Self { subschemas, is_target, targets: Map::new(), has_look_around: false }
     }
 
     fn rewrite(mut self, schema: &Value) -> Value {
+        self.has_look_around = look_around::is_within(schema);
         let root = self.subschema(schema, "");
         let mut whole = Map::new();
         if let Some(draft) = schema.get("$schema") {
@@ -188,6 +192,9 @@ impl<'a> Rewriter<'a> {
         let mut cost = 1;
         let mut own = Map::new();
         for (keyword, value) in fields {
+            if self.has_look_around && is_unchecked(keyword, fields) {
+                continue;
+            }
             let rewritten = match (keyword.as_str(), value) {
                 // Their targets have moved.
                 ("$schema" | "$id" | "id" | "$anchor" | "$dynamicAnchor", _) => continue,
@@ -216,8 +223,13 @@ impl<'a> Rewriter<'a> {
                     value.clone()
                 }
             };
-            if !matches!(keyword.as_str(), "$defs" | "definitions") {
-                own.insert(keyword.clone(), rewritten);
+            match keyword.as_str() {
+                "$defs" | "definitions" => {}
+                // With an unchecked pattern, several may seem to apply.
+                "oneOf" if self.has_look_around && look_around::may_reach(value) => {
+                    own.entry("anyOf").or_insert(rewritten);
+                }
+                _ => drop(own.insert(keyword.clone(), rewritten)),
             }
         }
         let metered = json!({"allOf": [{STEP: cost}, own]});
@@ -228,6 +240,19 @@ impl<'a> Rewriter<'a> {
             }
             _ => metered,
         }
+    }
+}
+
+/// Whether a keyword is left out: a pattern that is not checked, or a condition that may depend on
+/// one.
+fn is_unchecked(keyword: &str, fields: &Map<String, Value>) -> bool {
+    let depends = |keyword: &str| fields.get(keyword).is_some_and(look_around::may_reach);
+    match keyword {
+        "pattern" => fields[keyword].as_str().is_some_and(look_around::is_in),
+        "not" => depends("not"),
+        "if" | "then" | "else" => depends("if"),
+        "maxContains" => depends("contains"),
+        _ => false,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::episode::Check;
 use crate::hint::Reason;
 
 mod bounds;
+mod look_around;
 mod metered;
 
 const NAME: &str = "response_format";

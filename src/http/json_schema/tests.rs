@@ -89,6 +89,42 @@ async fn which_answers_have_the_form() {
 }
 
 #[tokio::test]
+async fn patterns_with_look_around_are_not_checked_and_all_else_is() {
+    // That of Zod's `z.email()`.
+    let email = json!({"type": "string", "pattern":
+        r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"});
+    let object = json!({"properties": {"e": email, "n": {"type": "integer"}}, "required": ["e"]});
+    let excluded = json!({"not": {"pattern": "^(?!a)"}, "type": "string"});
+    let branches = json!({"if": {"pattern": "^(?!a)"}, "then": false, "else": false});
+    let one = json!({"oneOf": [email, {"type": "string", "pattern": "^(?=b)"}]});
+    let both = json!({"oneOf": [email, {"type": "string"}], "anyOf": [{"minLength": 2}]});
+    let some = json!({"contains": email, "maxContains": 1});
+    let behind = json!({"$defs": {"e": email}, "not": {"$ref": "#/$defs/e"}, "minLength": 2});
+    let table = [
+        (&object, json!({"e": "a@b.co", "n": 1}), true),
+        (&object, json!({"e": "nobody"}), true),
+        (&object, json!({"e": 1}), false),
+        (&object, json!({"e": "a@b.co", "n": "x"}), false),
+        (&object, json!({}), false),
+        (&excluded, json!("a"), true),
+        (&excluded, json!(1), false),
+        (&branches, json!("a"), true),
+        (&one, json!("b"), true),
+        (&one, json!(1), false),
+        (&both, json!("bb"), true),
+        (&both, json!("b"), false),
+        (&some, json!(["a", "b"]), true),
+        (&some, json!([1]), false),
+        (&behind, json!("ab"), true),
+        (&behind, json!("a"), false),
+    ];
+    for (schema, answer, fits) in table {
+        let verdict = compile(schema).await.unwrap().verdict(answer.to_string()).await;
+        assert_eq!(verdict.is_ok(), fits, "{schema} {answer} {verdict:?}");
+    }
+}
+
+#[tokio::test]
 async fn forms_that_are_none() {
     let schema = "response_format.json_schema.schema";
     let table = [
@@ -123,6 +159,7 @@ async fn schemas_beyond_a_bound_are_refused_by_its_name() {
         (chain(100), "server.bounds.schema_reference_chain"),
         (pattern(100, "a"), "server.bounds.schema_patterns"),
         (pattern(1, r"(\w|\pL){600}a"), "server.bounds.schema_pattern_bytes"),
+        (json!({"patternProperties": {"^(?!a)": {}}}), "`patternProperties` has look-around"),
         (json!({"$ref": "#"}), "in a circle"),
         (json!({"anyOf": [{"type": "string"}, {"$ref": "#"}]}), "in a circle"),
         (json!({"$ref": "https://example.com/schema"}), "does not point to"),

@@ -22,6 +22,7 @@ use crate::large_model::{
     ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, is_gateway_timeout,
 };
 
+mod background;
 mod body;
 mod headers;
 pub(super) mod multipart;
@@ -81,6 +82,7 @@ pub(super) async fn hand_on(
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
     caller.check_price(id, endpoint.is_priced(Some(id)))?;
+    background::check(caller, body)?;
     let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));
     let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);

@@ -32,7 +32,8 @@ const ROUTE: &str = "/v1/solve";
 
 /// Answers a question: the policy thinks and prompts, the large model replies, until there is an
 /// answer. With `stream`, sends the events `turn`, `think`, `interaction_prompt`,
-/// `interaction_response` and `answer` as they happen, then `done` with the reply, or `error`.
+/// `interaction_response`, `answer_think` (the large model's thoughts before an answer of its own)
+/// and `answer` as they happen, then `done` with the reply, or `error`.
 #[utoipa::path(post, path = "/v1/solve", tag = "solve", request_body = SolveRequest, responses(
     (status = 200, description = "The answer", content(
         (SolveReply = "application/json"), (SseEvent = "text/event-stream"))),
@@ -135,6 +136,7 @@ fn task(
         conversation: asked.conversation,
         is_continued: asked.is_continued,
         attachments: asked.attachments,
+        message: asked.message,
         turns,
         limits,
         started,
@@ -157,7 +159,7 @@ fn events(
         let (mut episode, head, policy, mut on_first) = state?;
         let event = match episode.next().await {
             Some(TaskEvent::Event(event)) => {
-                if matches!(event, EpisodeEvent::Answer(_)) {
+                if matches!(event, EpisodeEvent::Answer(..)) {
                     on_first.take().into_iter().for_each(|on_first| on_first());
                 }
                 return Some((sse_event(event), Some((episode, head, policy, on_first))));
@@ -183,7 +185,8 @@ fn sse_event(event: EpisodeEvent) -> Bytes {
         EpisodeEvent::Think(delta) => ("think", delta),
         EpisodeEvent::Prompt(delta) => ("interaction_prompt", delta),
         EpisodeEvent::Response(delta) => ("interaction_response", delta),
-        EpisodeEvent::Answer(delta) => ("answer", delta),
+        EpisodeEvent::ReplyThought(delta) => ("answer_think", delta),
+        EpisodeEvent::Answer(delta, _) => ("answer", delta),
     };
     compute::in_place(delta.len(), || sse::event(Some(name), &json!({"delta": delta})))
 }

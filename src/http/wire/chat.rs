@@ -54,9 +54,14 @@ pub(in crate::http) struct ChatRequest {
     /// The same as `max_tokens`.
     #[schema(minimum = 1, format = "uint64")]
     pub(in crate::http) max_completion_tokens: Option<u64>,
+    /// The same, where another protocol has another name for it: the endpoint may have either.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(in crate::http) own_max_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
     pub(in crate::http) stop: Option<Stop>,
-    /// The answer's form. With one of JSON, the large model writes the final answer.
+    /// The answer's form. With one of JSON, the large model writes the final answer. Patterns of a
+    /// schema with look-around or back-references are not checked.
     pub(in crate::http) response_format: Option<Value>,
     /// Tools that the large model may call where it writes the final answer.
     pub(in crate::http) tools: Option<Vec<Value>>,
@@ -199,7 +204,7 @@ impl ChatRequest {
             return Err(ApiError::invalid("top_logprobs", message));
         }
         let caps = [
-            ("max_tokens", self.max_tokens),
+            ("max_tokens", self.max_tokens.or(self.own_max_tokens)),
             ("max_completion_tokens", self.max_completion_tokens),
         ];
         if let Some((name, _)) = caps.into_iter().find(|(_, cap)| *cap == Some(0)) {
@@ -252,7 +257,7 @@ impl ChatRequest {
             );
             return Err(ApiError::invalid("stop", message));
         }
-        let caps = [self.max_tokens, self.max_completion_tokens];
+        let caps = [self.max_tokens, self.max_completion_tokens, self.own_max_tokens];
         Ok(StopSequences::new(stops, caps.into_iter().flatten().min()))
     }
 
@@ -317,7 +322,8 @@ impl ChatRequest {
         ]);
         let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
         let by_large_model = is_json || has_tools || biased || penalised || logprobs.is_some();
-        Ok(AnswerForm { params: params.into(), by_large_model, check })
+        let own = fields([("max_tokens", self.own_max_tokens.map(Value::from))]);
+        Ok(AnswerForm { params: params.into(), own, by_large_model, check })
     }
 
     fn has_tools(&self) -> bool {

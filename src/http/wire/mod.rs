@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::episode::Episode;
+use crate::large_model::THOUGHTS;
 
 pub(super) mod chat;
 pub(super) mod completion;
@@ -20,9 +21,6 @@ pub(super) mod responses;
 pub(super) mod solve;
 pub(super) mod usage;
 
-/// The fields of messages that contain thoughts.
-const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
-
 /// The policy's thoughts, or if it had none, those of the large model's answer.
 pub(super) fn thoughts(episode: &Episode) -> Option<String> {
     let turns = episode.trajectory.turns.iter();
@@ -30,9 +28,7 @@ pub(super) fn thoughts(episode: &Episode) -> Option<String> {
     if !thoughts.is_empty() {
         return Some(thoughts.join("\n\n"));
     }
-    let extra = &episode.reply.as_ref()?.message.extra;
-    let thoughts = THOUGHTS.iter().find_map(|key| extra.get(*key)?.as_str());
-    thoughts.filter(|thoughts| !thoughts.is_empty()).map(str::to_owned)
+    episode.reply.as_ref()?.thoughts().map(str::to_owned)
 }
 
 /// An event of a stream (`text/event-stream`).

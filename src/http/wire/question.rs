@@ -56,6 +56,8 @@ struct Part {
 pub(in crate::http) struct Asked {
     pub(in crate::http) question: String,
     pub(in crate::http) attachments: Vec<Value>,
+    /// The message that asks, without its attachments, if it is more than the question's text.
+    pub(in crate::http) message: Option<ChatMessage>,
     /// What precedes the question; the whole conversation if it continues after the question.
     pub(in crate::http) conversation: Vec<ChatMessage>,
     pub(in crate::http) is_continued: bool,
@@ -68,7 +70,7 @@ impl Asked {
             return Err(ApiError::invalid("question", "`question` is empty"));
         }
         let (attachments, conversation) = (Vec::new(), Vec::new());
-        Ok(Self { question, attachments, conversation, is_continued: false })
+        Ok(Self { question, attachments, message: None, conversation, is_continued: false })
     }
 
     /// The question that a conversation ends with: its last user message, or its last message if
@@ -93,10 +95,23 @@ impl Asked {
             let param = format!("messages[{at}].content");
             return Err(ApiError::invalid(&param, format!("`{param}` is empty")));
         }
-        let last = if is_continued { None } else { messages.pop() };
-        let attachments = last.map(ChatMessage::into_attachments).unwrap_or_default();
-        Ok(Self { question, attachments, conversation: messages, is_continued })
+        let mut last = if is_continued { None } else { messages.pop() };
+        let attachments = last.as_mut().map(ChatMessage::take_attachments).unwrap_or_default();
+        let message = last.filter(|message| !is_bare_text(message));
+        Ok(Self { question, attachments, message, conversation: messages, is_continued })
     }
+}
+
+/// Whether a message is one text and nothing else.
+fn is_bare_text(message: &ChatMessage) -> bool {
+    let is_one = match &message.content {
+        Value::Array(parts) => match &parts[..] {
+            [Value::Object(part)] => part.len() == 2 && part.contains_key("text"),
+            _ => false,
+        },
+        content => content.is_string(),
+    };
+    is_one && message.extra.values().all(Value::is_null)
 }
 
 /// Converts calls and results of functions, the form before tools, to tools.
@@ -206,6 +221,32 @@ mod tests {
             assert_eq!(asked.conversation.len(), before, "{messages}");
             assert_eq!(asked.attachments.len(), attachments, "{messages}");
             assert_eq!(asked.is_continued, is_continued, "{messages}");
+        }
+    }
+
+    #[test]
+    fn what_is_more_than_a_text_is_kept() {
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,x"}});
+        let cached = json!({"type": "text", "text": "q", "cache_control": {"type": "ephemeral"}});
+        let kept = |content: Value| Some(json!({"role": "user", "content": content}));
+        let table = [
+            (json!({"role": "user", "content": "q"}), None),
+            (json!({"role": "user", "content": [text("q")], "name": null}), None),
+            (
+                json!({"role": "user", "content": "q", "name": "bob"}),
+                Some(json!({"role": "user", "content": "q", "name": "bob"})),
+            ),
+            (json!({"role": "user", "content": [image]}), kept(json!([null]))),
+            (
+                json!({"role": "user", "content": [text("a"), image, text("b")]}),
+                kept(json!([text("a"), null, text("b")])),
+            ),
+            (json!({"role": "user", "content": [cached]}), kept(json!([cached]))),
+        ];
+        for (message, expected) in table {
+            let asked = of(json!([message])).unwrap();
+            assert_eq!(asked.message.map(|message| json!(message)), expected, "{message}");
         }
     }
 

@@ -96,7 +96,11 @@ impl Endpoint {
             let fields = fields.map_err(|error| exchange.rejected(error.to_string()))?;
             let (config, until) = (&transport.config.retries, exchange.retry_until());
             let result = retrying(config, &transport.rng, until, || {
-                let reading = Reading { model: model.to_owned(), request: fields.body.clone() };
+                let reading = Reading {
+                    model: model.to_owned(),
+                    request: fields.body.clone(),
+                    with_thoughts: call.with_thoughts,
+                };
                 attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
             })
             .await;

@@ -56,6 +56,11 @@ impl PartialMessage {
         Ok(text)
     }
 
+    /// The text of a field so far.
+    pub(super) fn said(&self, field: &str) -> Option<&str> {
+        self.fields.get(field)?.as_str()
+    }
+
     /// The fields of the complete message.
     pub(super) fn into_fields(mut self) -> Map<String, Value> {
         if !self.calls.is_empty() {

@@ -10,6 +10,7 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
 use super::reply::{Assembly, MOST_PARSED, Parsed, parse_completion, start_of};
+use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
     AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
@@ -30,6 +31,8 @@ pub(super) struct Reading {
     pub(super) model: String,
     /// The request's body.
     pub(super) request: Bytes,
+    /// Whether its thoughts are wanted as they come.
+    pub(super) with_thoughts: bool,
 }
 
 impl Reading {
@@ -50,6 +53,8 @@ pub(super) struct Live {
     pending: usize,
     assembly: Assembly,
     redactor: TextRedactor,
+    /// If they are wanted as they come.
+    thoughts: Option<Thoughts>,
 }
 
 /// A response whose first piece has arrived.
@@ -80,7 +85,9 @@ impl Live {
             let parsed = parsed.map_err(|fault| exchange.faulty(fault))?;
             return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
         }
-        let redactor = body.exchange.own_redactor().of_pieces();
+        let redactor = || body.exchange.own_redactor().of_pieces();
+        let thoughts = reading.with_thoughts.then(|| Thoughts::new(redactor()));
+        let redactor = redactor();
         let mut live = Box::new(Self {
             ready: VecDeque::new(),
             body,
@@ -89,6 +96,7 @@ impl Live {
             pending: 0,
             assembly: Assembly::default(),
             redactor,
+            thoughts,
         });
         live.body.lengthen(EVENTS_TO_TEXT);
         live.push(&first)?;
@@ -97,7 +105,7 @@ impl Live {
         Ok(Opened::Live(live))
     }
 
-    /// The next text, or the complete reply, which is last.
+    /// The next text or thought, or the complete reply, which is last.
     async fn next(&mut self) -> Result<ReplyChunk, LargeModelError> {
         let mut events = 0;
         loop {
@@ -155,8 +163,18 @@ impl Live {
         if kept.structure > MOST_PARSED {
             return Err(exchange.malformed("its JSON has too many values"));
         }
+        self.think(!text.is_empty());
         self.say(text);
         Ok(())
+    }
+
+    /// Hands on what is new of its thoughts. `is_over`: whether they are complete.
+    fn think(&mut self, is_over: bool) {
+        let Some(thoughts) = &mut self.thoughts else { return };
+        let fresh = thoughts.next(&self.assembly, is_over);
+        if !fresh.is_empty() {
+            self.ready.push_back(ReplyChunk::Thought(fresh));
+        }
     }
 
     fn say(&mut self, text: String) {
@@ -169,6 +187,7 @@ impl Live {
     /// Builds the complete reply from what was read and what was held back.
     fn finish(&mut self, is_marked: bool) -> Result<(), LargeModelError> {
         let exchange = Arc::clone(&self.body.exchange);
+        self.think(true);
         let rest = self.assembly.rest();
         self.say(rest);
         let rest = self.redactor.finish();
@@ -192,7 +211,7 @@ impl Opened {
             Self::Live(live) => stream::unfold(Some((live, attempt)), async |state| {
                 let (mut live, mut attempt) = state?;
                 let chunk = live.next().await;
-                if matches!(chunk, Ok(ReplyChunk::Text(_))) {
+                if matches!(chunk, Ok(ReplyChunk::Text(_) | ReplyChunk::Thought(_))) {
                     return Some((chunk, Some((live, attempt))));
                 }
                 attempt.settle_by(&chunk);

@@ -25,6 +25,7 @@ mod redact_body;
 mod reply;
 mod streaming;
 mod texts;
+mod thoughts;
 mod transport;
 mod upstream_error;
 

@@ -246,6 +246,11 @@ impl Assembly {
         })
     }
 
+    /// The text of a field of the message so far.
+    pub(super) fn said(&self, field: &str) -> Option<&str> {
+        self.message.as_ref()?.said(field)
+    }
+
     /// What is kept of the reply so far.
     pub(super) fn kept(&self) -> Kept {
         self.kept

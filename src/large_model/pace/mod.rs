@@ -230,7 +230,7 @@ impl Place {
         stream::unfold((replies, Some(self)), async |(mut replies, mut place)| {
             let chunk = replies.next().await?;
             match &chunk {
-                Ok(ReplyChunk::Text(_)) => {}
+                Ok(ReplyChunk::Text(_) | ReplyChunk::Thought(_)) => {}
                 Ok(ReplyChunk::Done(reply)) => {
                     if let Some(place) = place.take() {
                         place.replied(reply.usage);

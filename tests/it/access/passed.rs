@@ -195,3 +195,29 @@ async fn requests_that_time_out_are_billed_and_refused_ones_are_not() {
         assert_eq!(counted(&keys, &key).await, expected, "{status}");
     }
 }
+
+#[tokio::test]
+async fn a_limited_key_cannot_have_answers_made_later() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"prices": {"input_per_million": 1.0}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let later = json!({"model": "model-1", "input": "a", "background": true});
+    let now = json!({"model": "model-1", "input": "a", "background": false});
+    for (limits, status) in [
+        (json!({"budget_per_day": 100.0}), 400),
+        (json!({"tokens_per_minute": 1000}), 400),
+        (json!({"requests_per_minute": 100}), 200),
+    ] {
+        let key = keys.make(limits).await;
+        let response = ask(&server, &key, "/v1/responses", later.clone()).await;
+        assert_eq!(response.status(), status);
+        if status == 400 {
+            let error: Value = response.json().await.unwrap();
+            assert_eq!(error["error"]["param"], "background");
+        }
+        assert_eq!(ask(&server, &key, "/v1/responses", now.clone()).await.status(), 200);
+    }
+}

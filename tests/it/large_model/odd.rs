@@ -18,6 +18,7 @@ async fn streamed(endpoint: &Endpoint, asked: &Call) -> Result<(String, Reply), 
     while let Some(next) = stream.next().await {
         match next? {
             ReplyChunk::Text(more) => text.push_str(&more),
+            ReplyChunk::Thought(_) => {}
             ReplyChunk::Done(reply) => return Ok((text, reply)),
         }
     }

@@ -19,6 +19,7 @@ async fn read(endpoint: &Endpoint, asked: &Call) -> (Vec<String>, Result<Reply, 
                 texts.push(text);
                 continue;
             }
+            Ok(ReplyChunk::Thought(_)) => continue,
             Ok(ReplyChunk::Done(reply)) => Ok(reply),
             Err(error) => Err(error),
         };

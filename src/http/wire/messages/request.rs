@@ -141,10 +141,9 @@ struct Metadata {
 }
 
 /// How a chat request's fields are called here.
-pub(in crate::http) const NAMES: [(&str, &str); 4] = [
+pub(in crate::http) const NAMES: [(&str, &str); 3] = [
     ("response_format.json_schema", "output_config.format"),
     ("response_format", "output_config.format"),
-    ("max_completion_tokens", "max_tokens"),
     ("stop", "stop_sequences"),
 ];
 
@@ -197,7 +196,7 @@ impl MessagesRequest {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
-            max_completion_tokens: Some(self.max_tokens),
+            own_max_tokens: Some(self.max_tokens),
             stop: self.stop_sequences.map(Stop::Several),
             response_format: format,
             reasoning_effort: effort,

@@ -168,7 +168,7 @@ pub(in crate::http) const NAMES: [(&str, &str); 5] = [
     ("messages", "input"),
     ("response_format.json_schema", "text.format"),
     ("response_format", "text.format"),
-    ("max_completion_tokens", "max_output_tokens"),
+    ("max_tokens", "max_output_tokens"),
     ("logprobs", "include"),
 ];
 
@@ -308,7 +308,7 @@ impl ResponsesRequest {
             prompt_r1: self.prompt_r1,
             temperature: self.temperature,
             top_p: self.top_p,
-            max_completion_tokens: self.max_output_tokens,
+            own_max_tokens: self.max_output_tokens,
             response_format: format,
             verbosity,
             reasoning_effort: self.reasoning.and_then(|reasoning| reasoning.effort),

@@ -54,15 +54,25 @@ pub(super) fn joined(namespace: &str, name: &str) -> String {
     format!("{namespace}{SEPARATOR}{name}")
 }
 
-/// The namespace, if there is one among `tools`, and the tool's name, from its chat name.
+/// The namespace, if there is one among `tools`, and the tool's name, from its chat name. Names may
+/// contain the separator: the longest namespace with this tool counts, and if none has it, the
+/// longest.
 pub(super) fn split<'a>(tools: &'a Value, name: &'a str) -> (Option<&'a str>, &'a str) {
-    let namespaces = tools.as_array().into_iter().flatten();
-    let namespaces = namespaces.filter(|tool| tool["type"] == "namespace");
-    let found = namespaces.filter_map(|tool| tool["name"].as_str()).find_map(|namespace| {
+    let is_named = |tool: &Value, name: &str| tool["name"] == name;
+    let all = || tools.as_array().into_iter().flatten();
+    let namespaces = all().filter(|tool| tool["type"] == "namespace");
+    let fitting = namespaces.filter_map(|tool| {
+        let namespace = tool["name"].as_str()?;
         let rest = name.strip_prefix(namespace)?.strip_prefix(SEPARATOR)?;
-        Some((Some(namespace), rest))
+        let inner = tool["tools"].as_array();
+        let has_tool = inner.is_some_and(|inner| inner.iter().any(|tool| is_named(tool, rest)));
+        Some((has_tool, namespace, rest))
     });
-    found.unwrap_or((None, name))
+    match fitting.max_by_key(|(has_tool, namespace, _)| (*has_tool, namespace.len())) {
+        Some((false, ..)) if all().any(|tool| is_named(tool, name)) => (None, name),
+        Some((_, namespace, rest)) => (Some(namespace), rest),
+        None => (None, name),
+    }
 }
 
 fn tool_to_chat(param: &str, tool: Value) -> Result<Value, ApiError> {
@@ -159,6 +169,21 @@ mod tests {
         assert_eq!(split(&tools, "n__f"), (Some("n"), "f"));
         assert_eq!(split(&tools, "m__f"), (None, "m__f"));
         assert_eq!(split(&other, "n__f"), (None, "n__f"));
+        let space = |name: &str, inner: &str| {
+            json!({"type": "namespace", "name": name,
+                   "tools": [{"type": "function", "name": inner}]})
+        };
+        let plain = json!({"type": "function", "name": "a__h"});
+        let tools = json!([space("a", "f"), space("a__b", "f"), space("a", "b__g"), plain]);
+        for (name, namespace, tool) in [
+            ("a__f", Some("a"), "f"),
+            ("a__b__f", Some("a__b"), "f"),
+            ("a__b__g", Some("a"), "b__g"),
+            ("a__b__x", Some("a__b"), "x"),
+            ("a__h", None, "a__h"),
+        ] {
+            assert_eq!(split(&tools, name), (namespace, tool));
+        }
         let unused = json!({"type": "web_search", "external_web_access": false});
         assert_eq!(wanted(vec![unused.clone(), json!({"type": "web_search"})]).len(), 1);
         let function = json!({"type": "function", "name": "f"});
