@@ -33,10 +33,10 @@ mod exact {
         deserializer: D,
     ) -> Result<Values, D::Error> {
         let texts = Vec::<(String, String)>::deserialize(deserializer)?;
-        let value = |(name, text): (String, String)| {
+        let value = |(name, text): (String, String)| -> Result<(&'static str, f64), D::Error> {
+            let value = text.parse::<f64>().map_err(D::Error::custom)?;
             // Once in a process, and a few bytes.
-            let name: &'static str = name.leak();
-            Ok((name, text.parse().map_err(D::Error::custom)?))
+            Ok((name.leak(), value))
         };
         texts.into_iter().map(value).collect()
     }

@@ -80,16 +80,12 @@ fn groups_without_variance_are_replaced_where_that_is_asked() {
     assert_eq!(collected.groups.len(), 6);
 }
 
-/// A model whose replies cost 0.5; the calls for which `fails` is true, by the prompt and how often
-/// it was sent before, fail.
-fn paid(fails: impl Fn(&str, usize) -> bool + Send + Sync + 'static) -> Arc<dyn LargeModel> {
-    let sent = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+/// A model whose replies cost 0.5; of the prompts with `part`, it rejects the first `failing`.
+fn paid(part: &'static str, failing: usize) -> Arc<dyn LargeModel> {
+    let calls = AtomicUsize::new(0);
     Arc::new(Scripted::new("paid", move |call: &Call| {
-        let prompt = call.messages.last().unwrap().as_text();
-        let mut sent = sent.lock().unwrap();
-        let before = sent.entry(prompt.clone()).or_default();
-        *before += 1;
-        match fails(&prompt, *before - 1) {
+        let is_one = call.messages.last().unwrap().as_text().contains(part);
+        match is_one && calls.fetch_add(1, Ordering::Relaxed) < failing {
             true => Err(LargeModelError::Rejected { model: "m".into(), reason: "no".into() }),
             false => Ok(Reply { cost: 0.5, ..Reply::text("yes") }),
         }
@@ -99,7 +95,7 @@ fn paid(fails: impl Fn(&str, usize) -> bool + Send + Sync + 'static) -> Arc<dyn 
 #[test]
 fn what_failed_attempts_and_dropped_groups_cost_is_counted() {
     // The first three episodes fail twice, and the fourth is alone in its group.
-    let collected = gather(paid(|_, before| before < 6), |_| {});
+    let collected = gather(paid("", 6), |_| {});
     assert_eq!((collected.failures.failed, collected.members().count()), (3, 4));
     assert_eq!(value(&collected.values(), "cost"), 5.0 * 0.5);
 
@@ -121,8 +117,7 @@ fn what_failed_attempts_and_dropped_groups_cost_is_counted() {
     // One episode is repeated, with its first reply paid again; then a whole step is, after all of
     // its eight episodes failed twice behind a paid reply.
     for (failing, cost) in [(1, 8.0 + 0.5), (16, 8.0 + 8.0)] {
-        let model = paid(move |prompt, before| prompt.contains("second") && before < failing);
-        let rollouts = rollouts(&config, asking_twice.clone(), model);
+        let rollouts = rollouts(&config, asking_twice.clone(), paid("second", failing));
         let collected = wait(Collected::gather(&config, &tasks, &rollouts, 0)).unwrap();
         assert_eq!((collected.failures.failed, collected.members().count()), (0, 8));
         assert_eq!(value(&collected.values(), "cost"), cost);
