@@ -36,7 +36,8 @@ mod exact {
         let value = |(name, text): (String, String)| -> Result<(&'static str, f64), D::Error> {
             let value = text.parse::<f64>().map_err(D::Error::custom)?;
             // Once in a process, and a few bytes.
-            Ok((name.leak(), value))
+            let name: &'static str = name.leak();
+            Ok((name, value))
         };
         texts.into_iter().map(value).collect()
     }
