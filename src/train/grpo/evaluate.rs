@@ -199,7 +199,7 @@ impl Evaluation {
 
 /// Runs the tasks without an outcome, and counts those that fail.
 async fn missing(tasks: &Tasks, rollouts: &Rollouts, outcomes: &mut [Option<Scored>]) -> Failures {
-    let mut failures = Failures { asked: outcomes.len(), ..Failures::default() };
+    let mut failures = Failures::among(outcomes.len());
     let places: Vec<usize> =
         (0..outcomes.len()).filter(|&place| outcomes[place].is_none()).collect();
     let attempt = |&place: &usize| {

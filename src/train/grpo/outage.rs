@@ -24,6 +24,11 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// None yet, among so many episodes.
+    pub fn among(asked: usize) -> Self {
+        Self { asked, ..Self::default() }
+    }
+
     /// Counts a failure.
     pub fn add(&mut self, failure: RolloutFailure) {
         self.failed += 1;
