@@ -31,6 +31,7 @@ pub mod prompt_template;
 pub mod protocol;
 pub mod record;
 pub mod reward;
+pub mod run_lock;
 pub mod runs;
 pub mod sampling;
 pub mod seed;

@@ -8,17 +8,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::EvalConfig;
 use crate::engine::tokens::Utilisation;
+use crate::eval::EvalError;
 use crate::eval::data;
 use crate::eval::report::{self, ReportInput};
 use crate::eval::rows::Outcome;
 use crate::eval::run::{self, Plan};
+use crate::run_lock::RunLock;
 
 use super::Failure;
 use super::signals::Signals;
 use super::telemetry::Telemetry;
 
 mod bar;
-mod fingerprint;
 mod setup;
 
 use bar::Bar;
@@ -48,6 +49,9 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     let mut questions = data::load(&config.data, &config.metrics, config.limit, config.seed)?;
     std::fs::create_dir_all(&config.output)
         .with_context(|| format!("cannot make the folder `{}`", config.output.display()))?;
+    let locked = RunLock::take(&config.output)
+        .with_context(|| format!("cannot lock the folder `{}`", config.output.display()))?;
+    let _lock = locked.ok_or_else(|| EvalError::Locked(config.output.clone()))?;
     let stop = CancellationToken::new();
     let (interrupted, mut signals) = (stop.clone(), Signals::new()?);
     tokio::spawn(async move {

@@ -13,6 +13,7 @@ mod env;
 mod eval;
 mod exit;
 mod export;
+mod fingerprint;
 mod health;
 mod hub;
 mod keys;

@@ -22,6 +22,7 @@ use crate::train::progress::Progress;
 use crate::train::sft::{SftConfig, run_sft};
 
 use super::assemble::local_model;
+use super::fingerprint::fingerprint;
 use super::model_check::declared_context;
 use super::runs::{self, LISTEN};
 use super::signals::Signals;
@@ -163,7 +164,16 @@ pub(super) fn large_model(
         (Some(path), _) => {
             let config = LocalModelConfig::new(path.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Arc::new(runtime.block_on(local_model(name, &config))?)
+            let model = runtime.block_on(local_model(name, &config))?;
+            Arc::new(match (&choice.cache_file, path.to_str()) {
+                (None, _) => model,
+                // A file may have replies of other models: a name does not tell them apart.
+                (Some(_), named) => {
+                    let found = named.map(|named| runtime.block_on(hub::resolve(named)));
+                    let found = found.transpose()?.unwrap_or_else(|| path.clone());
+                    model.with_identity(format!("{name} {}", fingerprint(&found)?))
+                }
+            })
         }
         (None, endpoint) => {
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
@@ -243,5 +253,25 @@ impl Progress for Bar {
 
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_of_replies_tells_local_models_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = |path: &str| {
+            let cache_file = Some(folder.path().join("replies.jsonl"));
+            let path = Some(PathBuf::from(path));
+            let choice = LargeModelChoice { path, cache_file, ..LargeModelChoice::default() };
+            large_model("large_model", &choice).unwrap().identity()
+        };
+        let one = identity("models/large-model");
+        assert_ne!(one, identity("models/policy"));
+        assert_eq!(one, identity("models/large-model"));
     }
 }

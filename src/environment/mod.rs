@@ -160,6 +160,8 @@ impl Hint for EnvironmentError {
 pub struct Environment {
     setup: Arc<Setup>,
     bounds: Bounds,
+    /// One more than the largest token id, where turns may be token ids.
+    vocabulary: Option<usize>,
     episodes: Mutex<HashMap<Uuid, Arc<Held>>>,
 }
 
@@ -178,7 +180,8 @@ struct Marks {
 impl Environment {
     /// An environment without episodes.
     pub fn new(setup: Setup, bounds: Bounds) -> Self {
-        Self { setup: Arc::new(setup), bounds, episodes: Mutex::default() }
+        let vocabulary = setup.text.as_ref().map(|(text, _)| text.tokenizer.size());
+        Self { setup: Arc::new(setup), bounds, vocabulary, episodes: Mutex::default() }
     }
 
     /// What all episodes have in common.
@@ -215,7 +218,7 @@ impl Environment {
         let held = {
             let mut episodes = self.episodes();
             self.make_room(&mut episodes)?;
-            let play = Play::begin(Arc::clone(&self.setup), task, limits);
+            let play = Play::begin(Arc::clone(&self.setup), self.vocabulary, task, limits);
             let marks = Mutex::new(Marks { touched: Instant::now(), is_done: false });
             let held = Arc::new(Held { play: tokio::sync::Mutex::new(play), marks });
             episodes.insert(id, Arc::clone(&held));
@@ -254,7 +257,7 @@ impl Environment {
     /// Makes room for one more episode.
     fn make_room(&self, episodes: &mut HashMap<Uuid, Arc<Held>>) -> Result<(), EnvironmentError> {
         let idle = Duration::from_millis(self.bounds.idle_ms);
-        episodes.retain(|_, held| held.marks().touched.elapsed() < idle);
+        episodes.retain(|_, held| held.marks().touched.elapsed() < idle || held.is_busy());
         if episodes.len() < self.bounds.max_open {
             return Ok(());
         }
@@ -273,6 +276,11 @@ impl Environment {
 impl Held {
     fn marks(&self) -> Marks {
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a step is under way, however long it takes.
+    fn is_busy(&self) -> bool {
+        self.play.try_lock().is_err()
     }
 
     fn touch(&self, is_done: bool) {

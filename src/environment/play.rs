@@ -12,7 +12,7 @@ use crate::hint::Hint;
 use crate::policy::{PlayedTurn, Player, SteppedPolicy};
 use crate::reward::own_answer;
 use crate::task::Task;
-use crate::trajectory::TokenTrace;
+use crate::trajectory::{SampledToken, TokenTrace};
 
 /// A text with more bytes per token than this exceeds any turn limit.
 const BYTES_A_TOKEN: usize = 16;
@@ -27,21 +27,26 @@ pub(super) struct Play {
     is_taken: bool,
     /// The result that was returned last.
     last: Option<State>,
-    has_tokenizer: bool,
+    /// One more than the largest token id; absent without a tokenizer.
+    vocabulary: Option<usize>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Play {
-    pub(super) fn begin(setup: Arc<Setup>, task: Task, limits: Limits) -> Self {
+    pub(super) fn begin(
+        setup: Arc<Setup>,
+        vocabulary: Option<usize>,
+        task: Task,
+        limits: Limits,
+    ) -> Self {
         let (policy, player) = SteppedPolicy::new(setup.text.clone());
         let (sender, outcome) = oneshot::channel();
-        let has_tokenizer = setup.text.is_some();
         let running = tokio::spawn(async move {
             let outcome = run(&setup, policy, &task, limits).await;
             let _ = sender.send(outcome);
         });
         let task = AbortOnDropHandle::new(running);
-        Self { player, outcome, turn: 0, is_taken: false, last: None, has_tokenizer, _task: task }
+        Self { player, outcome, turn: 0, is_taken: false, last: None, vocabulary, _task: task }
     }
 
     /// The result of the reset.
@@ -79,7 +84,7 @@ impl Play {
             // The client missed the reply to the reset.
             (_, None) => return Err(EnvironmentError::Busy),
             // The client missed the reply to this turn.
-            (Some(turn), Some(last)) if !self.is_taken && turn + 1 == awaited => {
+            (Some(turn), Some(last)) if !self.is_taken && turn.checked_add(1) == Some(awaited) => {
                 return Ok(last.clone());
             }
             (Some(asked), _) if asked != awaited => {
@@ -106,7 +111,7 @@ impl Play {
         trace: &TokenTrace,
     ) -> Result<(), EnvironmentError> {
         match played {
-            PlayedTurn::Tokens(_) if !self.has_tokenizer => {
+            PlayedTurn::Tokens(_) if self.vocabulary.is_none() => {
                 Err(EnvironmentError::BadTurn(reason!(
                     "it has token ids, but the environment has no tokenizer";
                     hint: "name the policy's model by `model` in its configuration, or give the `text`"
@@ -130,7 +135,20 @@ impl Play {
                     "it is a text, but the turns before it had token ids".into(),
                 ))
             }
-            PlayedTurn::Tokens(_) | PlayedTurn::Text(..) => Ok(()),
+            PlayedTurn::Tokens(tokens) => self.known(tokens),
+            PlayedTurn::Text(..) => Ok(()),
+        }
+    }
+
+    /// Whether all tokens are in the vocabulary.
+    fn known(&self, tokens: &[SampledToken]) -> Result<(), EnvironmentError> {
+        let size = self.vocabulary.unwrap_or(0);
+        match tokens.iter().find(|token| token.id as usize >= size) {
+            Some(SampledToken { id, .. }) => Err(EnvironmentError::BadTurn(reason!(
+                "it has the token id {id}, but the vocabulary has {size} ids";
+                hint: "name the model that samples the turns by `model` in the environment's configuration"
+            ))),
+            None => Ok(()),
         }
     }
 }

@@ -52,6 +52,9 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another process writes into the folder.
+    #[error("another evaluation uses `{}`", .0.display())]
+    Locked(PathBuf),
     /// A line of finished rows that is not the last cannot be parsed.
     #[error("`{}` is damaged at line {line}: {reason}", path.display())]
     Damaged {
@@ -101,6 +104,7 @@ impl Hint for EvalError {
             }
             Self::Setting(reason) => return reason.hint(),
             Self::Damaged { .. } => "delete that line, or choose another `output`".into(),
+            Self::Locked(_) => "wait for its end, or choose another `output`".into(),
             Self::Dataset(error) => return error.hint(),
             Self::World(error) => return error.hint(),
             Self::Search { .. }

@@ -28,6 +28,9 @@ pub struct Judgement {
     pub value: Result<f64, String>,
     /// Whether a call was made; an open circuit breaker prevents it.
     pub was_asked: bool,
+    /// Whether the call was or may have been billed: a failed one often was, a cached reply was
+    /// not.
+    pub may_be_billed: bool,
     /// What the judge used.
     pub usage: RoleUsage,
 }
@@ -130,7 +133,9 @@ impl Judge {
             Ok(reply) => reply,
             Err(error) => {
                 let was_asked = !matches!(error, LargeModelError::CircuitOpen { .. });
-                return Ok(Judgement { value: Err(error.to_string()), was_asked, usage });
+                let may_be_billed = error.may_be_billed();
+                let value = Err(error.to_string());
+                return Ok(Judgement { value, was_asked, may_be_billed, usage });
             }
         };
         usage.tokens = reply.usage;
@@ -140,7 +145,8 @@ impl Judge {
             let head: String = text.chars().take(200).collect();
             format!("the judge's reply has no last line `Score: N` with N from 0 to 1: `{head}`")
         });
-        Ok(Judgement { value, was_asked: true, usage })
+        let may_be_billed = usage.tokens != Default::default();
+        Ok(Judgement { value, was_asked: true, may_be_billed, usage })
     }
 }
 

@@ -32,6 +32,7 @@ const LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 /// A model on an engine of this process.
 pub struct LocalModel {
     name: String,
+    identity: String,
     engine: Arc<dyn Engine>,
     text: Arc<TextSide>,
     params: Map<String, Value>,
@@ -40,7 +41,13 @@ pub struct LocalModel {
 impl LocalModel {
     /// A model named `name` with the tokenizer and chat template of `text`.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, text: Arc<TextSide>) -> Self {
-        Self { name: name.into(), engine, text, params: Map::new() }
+        let name = name.into();
+        Self { identity: name.clone(), name, engine, text, params: Map::new() }
+    }
+
+    /// With another identity than its name, which says nothing about its weights.
+    pub fn with_identity(self, identity: String) -> Self {
+        Self { identity, ..self }
     }
 
     /// With fields for calls that do not set them.
@@ -158,6 +165,10 @@ fn max_tokens(params: &BTreeMap<&str, &Value>) -> usize {
 impl LargeModel for LocalModel {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn prices(&self) -> Prices {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::engine::Sampling;
+use crate::engine::{EngineError, Sampling};
 use crate::protocol::{Piece, concat, length};
 use crate::token_estimate::TokenEstimate;
 use crate::tokenization::{IncrementalDecoder, TextSide, tokenized};
@@ -87,7 +87,7 @@ impl Policy for SteppedPolicy {
             let ids = move || text.opening_ids(&pieces);
             trace.push_context(&tokenized(length(opening), *context, ids).await?);
         }
-        let text = self.text.as_ref().map(|(text, _)| Arc::clone(text));
+        let text = self.text.clone();
         Ok(Box::new(Session { text, seat, shown: concat(opening), trace }))
     }
 
@@ -97,14 +97,24 @@ impl Policy for SteppedPolicy {
 }
 
 struct Session {
-    /// Absent when turns are played as text.
-    text: Option<Arc<TextSide>>,
+    /// With the context length; absent when turns are played as text.
+    text: Option<(Arc<TextSide>, usize)>,
     seat: Seat,
     shown: String,
     trace: TokenTrace,
 }
 
 impl Session {
+    /// Tokens that the next turn may have, of at most `max_tokens`.
+    fn room(&self, max_tokens: usize) -> Result<usize, PolicyError> {
+        let Some((_, context)) = &self.text else { return Ok(max_tokens) };
+        let tokens = self.trace.ids.len();
+        match context.saturating_sub(tokens).min(max_tokens) {
+            0 => Err(EngineError::PromptTooLong { tokens, context: *context }.into()),
+            room => Ok(room),
+        }
+    }
+
     /// Takes the tokens of a turn up to its end, and ignores what follows.
     async fn tokens(
         &mut self,
@@ -147,6 +157,7 @@ impl PolicySession for Session {
         sink: &mut dyn TurnSink,
     ) -> Result<WrittenTurn, PolicyError> {
         let read = self.trace.ids.len();
+        let max_tokens = self.room(max_tokens)?;
         let shown = std::mem::take(&mut self.shown);
         let prompted = Prompted { shown, trace: self.trace.clone(), max_tokens };
         self.seat.prompts.send(prompted).await.map_err(|_| PolicyError::Cancelled)?;
@@ -157,7 +168,7 @@ impl PolicySession for Session {
             ..TokenUsage::default()
         };
         match (turn, self.text.clone()) {
-            (PlayedTurn::Tokens(tokens), Some(text)) => {
+            (PlayedTurn::Tokens(tokens), Some((text, _))) => {
                 let finish = self.tokens(&text, tokens, sink).await?;
                 let usage = usage(self.trace.ids.len() - read);
                 Ok(WrittenTurn { finish, usage, cost: 0.0 })
@@ -167,7 +178,7 @@ impl PolicySession for Session {
             )),
             (PlayedTurn::Text(written, finish), text) => {
                 let count = match text {
-                    Some(text) => text.tokenizer.encode_text(&written)?.len(),
+                    Some((text, _)) => text.tokenizer.encode_text(&written)?.len(),
                     None => TokenEstimate::of(&written).tokens() as usize,
                 };
                 // Encoding the text could give other ids than those that were sampled.
@@ -179,7 +190,7 @@ impl PolicySession for Session {
     }
 
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {
-        if let Some(text) = &self.text {
+        if let Some((text, _)) = &self.text {
             let ids = text.turn_ids(turn)?;
             self.trace.push_context(&ids);
         }
@@ -188,7 +199,7 @@ impl PolicySession for Session {
 
     async fn observe(&mut self, observation: &[Piece]) -> Result<(), PolicyError> {
         self.shown = concat(observation);
-        if let Some(text) = &self.text {
+        if let Some((text, _)) = &self.text {
             let last = self.trace.ids.last().copied();
             self.trace.push_context(&text.observation_ids(last, observation)?);
         }

@@ -9,7 +9,7 @@ pub const TRAINABLE: &str = "trainable.safetensors";
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 /// The location of weights and optimizer at a Tinker server.
 pub const TINKER: &str = "tinker.json";
-/// The further state of a GRPO run.
+/// The further state of a run.
 pub const STATE: &str = "state.json";
 
 /// Whether a file is one of [`earlier`].

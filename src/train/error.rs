@@ -169,6 +169,17 @@ impl Hint for TrainError {
 }
 
 impl TrainError {
+    /// Whether the run ends in the middle of its work, and can go on from there later.
+    pub(super) fn is_pause(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted(_)
+                | Self::Outage { .. }
+                | Self::RewardFails { .. }
+                | Self::JudgeFails { .. }
+        )
+    }
+
     /// For a file that the run needs.
     pub(super) fn read(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Read { path: path.display().to_string(), source }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::TrainError;
 use super::run_folder::RunFolder;
+use crate::atomic_file::replace;
 use crate::dataset::data_files;
 
 const FILE: &str = "origin.json";
@@ -108,8 +109,11 @@ pub fn check(
     let origin = Value::Object(origin);
 
     let path = folder.root().join(FILE);
-    let before = std::fs::read_to_string(&path).ok().filter(|_| !folder.is_fresh());
-    let before: Option<Value> = before.and_then(|text| serde_json::from_str(&text).ok());
+    let before = match recorded(&path) {
+        _ if folder.is_fresh() => None,
+        Err(_) if resume == Resume::Changed => None,
+        before => before?,
+    };
     let (mut changed, mut noted) = (Vec::new(), Vec::new());
     if let Some(mut before) = before {
         // Earlier versions did not record them.
@@ -124,8 +128,22 @@ pub fn check(
     }
     changed.extend(noted);
     let text = serde_json::to_string_pretty(&origin).map_err(io::Error::other)?;
-    std::fs::write(path, text + "\n")?;
+    replace(&path, |beside| std::fs::write(beside, text + "\n"))?;
     Ok(changed)
+}
+
+/// What was recorded; `None` where nothing was.
+fn recorded(path: &Path) -> Result<Option<Value>, TrainError> {
+    let read = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.and_then(|text| serde_json::from_str(&text).map_err(io::Error::other)),
+    };
+    read.map(Some).map_err(|error| {
+        TrainError::Config(reason!(
+            "cannot tell whether anything has changed since the run began: `{}` cannot be read: {error}", path.display();
+            hint: "continue by `--resume --allow-changes` if nothing has"
+        ))
+    })
 }
 
 fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
@@ -262,6 +280,12 @@ mod tests {
         }
         assert_eq!(check(&other, Resume::Changed).unwrap().len(), 5);
         assert!(check(&other, Resume::Same).unwrap().is_empty(), "it goes on with those");
+
+        std::fs::write(run.root().join(FILE), "{\"config\": {").unwrap();
+        let error = check(&other, Resume::Same).unwrap_err().to_string();
+        assert!(error.contains("origin.json` cannot be read"), "{error}");
+        assert!(check(&other, Resume::Changed).unwrap().is_empty());
+        assert!(check(&other, Resume::Same).unwrap().is_empty(), "it is written again");
 
         // Runs of earlier versions say nothing about texts.
         let path = run.root().join(FILE);

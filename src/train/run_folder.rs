@@ -1,12 +1,13 @@
 //! The folder of a run: checkpoints, metrics, the finished model.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::TrainError;
 use crate::gguf::Gguf;
+use crate::run_lock::RunLock;
 use crate::tokenization::{TokenizerError, write_text_files};
 
 /// The files next to the weights that a model folder needs for serving.
@@ -16,27 +17,12 @@ pub(super) const TEXT_FILES: [&str; 4] =
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
 
-/// Locked by the process that uses the folder.
-const LOCK: &str = "run.lock";
-
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
     /// Locked while the run is active.
-    _lock: Arc<Lock>,
-}
-
-/// A locked file. A child process shares the lock until its `exec`, so closing the file alone might
-/// not release it.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // If this fails, closing the file releases it later.
-        let _ = self.0.unlock();
-    }
+    _lock: Arc<RunLock>,
 }
 
 impl RunFolder {
@@ -46,11 +32,9 @@ impl RunFolder {
     /// When another run uses it, or it cannot be written.
     pub fn open(root: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(root.join("checkpoints"))?;
-        let lock = File::create(root.join(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(Lock(lock)) }),
-            Err(TryLockError::WouldBlock) => Err(TrainError::Locked(root.display().to_string())),
-            Err(TryLockError::Error(error)) => Err(error.into()),
+        match RunLock::take(root)? {
+            Some(lock) => Ok(Self { root: root.to_owned(), _lock: Arc::new(lock) }),
+            None => Err(TrainError::Locked(root.display().to_string())),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up, each with those that it may import. A row may name only rows
 /// above it in this list, so cycles are impossible. `cli` is the top and may import anything;
 /// `hint` is the bottom, which all may import.
-const FLOORS: [(&str, &[&str]); 38] = [
+const FLOORS: [(&str, &[&str]); 39] = [
     ("hint", &[]),
     ("access", &[]),
     ("atomic_file", &[]),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, &[&str]); 38] = [
     ("outbound", &[]),
     ("playground", &[]),
     ("prompt_template", &[]),
+    ("run_lock", &[]),
     ("runs", &[]),
     ("sampling", &[]),
     ("seed", &[]),
@@ -92,6 +93,7 @@ const FLOORS: [(&str, &[&str]); 38] = [
             "policy",
             "protocol",
             "reward",
+            "run_lock",
             "seed",
             "task",
             "tokenization",

@@ -336,6 +336,72 @@ async fn a_body_is_read_after_the_key_and_in_time() {
     assert_eq!(status("right", 5_000_000).await, "HTTP/1.1 413");
 }
 
+/// As in the own loop: the conversation ends where the policy's context does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_episode_ends_where_the_policys_context_does() {
+    let turn = text().turn_ids(ASKS).unwrap();
+    let server = Server::start(setup(), Bounds::default(), None).await;
+    let opening = ids(&server.reset(json!({})).await["ids"]).len();
+    for (spare, is_over) in [(5, true), (100, false)] {
+        let context = opening + turn.len() + spare;
+        let server = Server::start(
+            Setup { text: Some((text(), context)), ..setup() },
+            Bounds::default(),
+            None,
+        )
+        .await;
+        let state = server.reset(json!({})).await;
+        assert_eq!(state["max_tokens"], (turn.len() + spare).min(64));
+        let (_, next) = server.step(&state, json!({"ids": turn})).await;
+        assert_eq!(next["done"], is_over, "{next}");
+        if is_over {
+            assert_eq!(next["finish_reason"], "token_limit");
+            assert!(next["reward"]["total"].is_number(), "{next}");
+        } else {
+            assert_eq!(next["max_tokens"], (context - ids(&next["ids"]).len()).min(64));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_and_turns_out_of_range_are_refused() {
+    let server = Server::start(setup(), Bounds::default(), None).await;
+    let state = server.reset(json!({})).await;
+    let size = text().tokenizer.size();
+    for id in [size as u32, u32::MAX] {
+        let (status, error) = server.step(&state, json!({"ids": [1, id]})).await;
+        assert_eq!(status, 400, "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("token id {id}, but the vocabulary has {size}")),
+            "{error}"
+        );
+    }
+    let (status, error) = server.step(&state, json!({"ids": [1], "turn": u64::MAX})).await;
+    assert_eq!(status, 409, "{error}");
+    let (status, next) = server.step(&state, json!({"ids": [size - 1]})).await;
+    assert_eq!(status, 200, "{next}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_episode_whose_step_is_under_way_is_not_idle() {
+    let slow = Scripted::new("m", |_: &Call| {
+        std::thread::sleep(Duration::from_millis(400));
+        Ok(Reply::text("Ferk"))
+    });
+    let slow = Setup { large_model: Arc::new(slow), ..setup() };
+    let server = Server::start(slow, Bounds { max_open: 8, idle_ms: 50 }, None).await;
+    let state = server.reset(json!({})).await;
+    let another = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.reset(json!({})).await
+    };
+    let ((status, next), _) = tokio::join!(server.step(&state, json!({"text": ASKS})), another);
+    assert_eq!((status, &next["done"]), (200, &json!(false)), "{next}");
+    let (status, done) = server.step(&state, json!({"text": ANSWERS})).await;
+    assert_eq!((status, &done["done"]), (200, &json!(true)), "{done}");
+}
+
 #[test]
 fn the_committed_document_is_the_environments() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/environment.json");

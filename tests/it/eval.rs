@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prompt_r1::eval::report::Report;
+use prompt_r1::run_lock::RunLock;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
@@ -167,6 +168,19 @@ async fn an_endpoint_that_refuses_many_calls_fails_no_row() {
     let bench = Bench::new(&questions(20), &config(&large_model.url(), extra));
     let arm = bench.report().await.arms.remove(0);
     assert_eq!((arm.answered, arm.failed, arm.score.unwrap().mean), (20, 0, 1.0));
+}
+
+#[tokio::test]
+async fn two_runs_do_not_share_a_folder() {
+    let large_model = Loopback::answering(|_| Script::reply("1")).await;
+    let bench = Bench::new(&questions(2), &config(&large_model.url(), "arms = [\"direct\"]"));
+    std::fs::create_dir_all(bench.path("out")).unwrap();
+    let lock = RunLock::take(&bench.path("out")).unwrap().unwrap();
+    let output = bench.run().await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("another evaluation uses"), "{said}");
+    drop(lock);
+    bench.report().await;
 }
 
 #[tokio::test]

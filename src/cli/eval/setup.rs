@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_policies, protocol};
+use crate::cli::fingerprint::fingerprint;
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::Sampling;
@@ -27,8 +28,6 @@ use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
 use crate::protocol::Protocol;
 use crate::task::Task;
-
-use super::fingerprint::fingerprint;
 
 /// The size of the cache of endpoints' replies.
 const CACHED_REPLIES: usize = 1_000_000;

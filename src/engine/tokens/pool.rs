@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// The pause after a server's first failure; it doubles with each further one.
+/// The pause after a server's first failure; it doubles with each further one of a request that
+/// began after that pause.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -56,6 +57,8 @@ struct Load {
     /// Failures since its last success.
     failures: u32,
     down_until: Option<Instant>,
+    /// When the last pause began.
+    paused_at: Option<Instant>,
 }
 
 /// Why no server takes a request.
@@ -75,6 +78,7 @@ pub(super) struct Place {
     pool: Arc<Pool>,
     /// Which of the servers.
     pub(super) server: usize,
+    began: Instant,
 }
 
 impl Pool {
@@ -136,7 +140,7 @@ impl Pool {
         let load = &mut state.loads[server];
         load.used.in_flight += 1;
         load.busy_since.get_or_insert(now);
-        Some(Ok(Place { pool: Arc::clone(self), server }))
+        Some(Ok(Place { pool: Arc::clone(self), server, began: now }))
     }
 
     /// The load of each server so far.
@@ -191,7 +195,7 @@ impl Place {
         let load = &mut state.loads[self.server];
         load.used.requests += 1;
         load.used.tokens += sampled.len() as u64;
-        (load.failures, load.down_until) = (0, None);
+        (load.failures, load.down_until, load.paused_at) = (0, None, None);
     }
 
     /// The server failed the request and is paused, for `pause` if it says so.
@@ -199,10 +203,17 @@ impl Place {
         let mut state = self.pool.state();
         let load = &mut state.loads[self.server];
         load.used.failures += 1;
-        let growing = PAUSE * 2_u32.saturating_pow(load.failures.min(10));
-        load.failures += 1;
-        let pause = pause.unwrap_or(growing).min(LONGEST_PAUSE);
-        load.down_until = Some(Instant::now() + pause);
+        let now = Instant::now();
+        // Requests in flight at once fail by one event: only the first of them begins a pause.
+        let is_new = load.paused_at.is_none_or(|at| self.began > at);
+        if is_new {
+            let growing = PAUSE * 2_u32.saturating_pow(load.failures.min(10));
+            load.failures += 1;
+            load.paused_at = Some(now);
+            load.down_until = Some(now + pause.unwrap_or(growing).min(LONGEST_PAUSE));
+        } else if let Some(pause) = pause {
+            load.down_until = load.down_until.max(Some(now + pause.min(LONGEST_PAUSE)));
+        }
         drop(state);
         // Requests that wait for this server must choose again.
         self.pool.freed.notify_waiters();
@@ -304,6 +315,29 @@ mod tests {
         drop(place);
         assert_eq!(waiting.await.unwrap().unwrap().server, 0);
         assert_eq!(pool.used()[0].in_flight, 0);
+    }
+
+    #[tokio::test]
+    async fn requests_that_fail_together_begin_one_pause() {
+        let pool = pool(1, 8);
+        let mut places = Vec::new();
+        for _ in 0..8 {
+            places.push(pool.place(&[1], soon()).await.unwrap());
+        }
+        for place in places.drain(..) {
+            place.failed(None);
+        }
+        assert_eq!(pool.used()[0].failures, 8);
+        let wait = match pool.place(&[1], soon()).await.unwrap_err() {
+            NoPlace::AllDown(wait) => wait,
+            other => unreachable!("{other:?}"),
+        };
+        assert!(wait <= PAUSE, "{wait:?}");
+        // One that begins after the pause, and fails too, doubles it.
+        tokio::time::sleep(wait).await;
+        pool.place(&[1], soon()).await.unwrap().failed(None);
+        let refused = pool.place(&[1], soon()).await.unwrap_err();
+        assert!(matches!(refused, NoPlace::AllDown(wait) if wait > PAUSE), "{refused:?}");
     }
 
     #[tokio::test]

@@ -2,6 +2,9 @@
 
 use super::resample::mean;
 
+/// The deviation of equal values, in units of their mean, that rounding may leave.
+const ROUNDING: f64 = 1e-12;
+
 /// The p-values of McNemar's test for paired right-or-wrong answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct McNemar {
@@ -31,12 +34,12 @@ pub fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
 }
 
 /// Cohen's d of paired differences: their mean in units of their standard deviation. `None` for
-/// fewer than two, or if all are equal.
+/// fewer than two, or if all are equal, up to the rounding of their mean.
 pub fn cohens_d(differences: &[f64]) -> Option<f64> {
     let centre = mean(differences)?;
     let squares: f64 = differences.iter().map(|value| (value - centre).powi(2)).sum();
     let deviation = (squares / (differences.len() as f64 - 1.0)).sqrt();
-    (deviation > 0.0).then(|| centre / deviation)
+    (deviation > ROUNDING * centre.abs()).then(|| centre / deviation)
 }
 
 /// Holm's correction for multiple comparisons. The p-values stay in their order.

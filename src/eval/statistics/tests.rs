@@ -91,6 +91,10 @@ fn corrections_and_effect_sizes() {
     assert_eq!(cohens_d(&[]), None);
     assert_eq!(cohens_d(&[0.5]), None);
     assert_eq!(cohens_d(&[0.5, 0.5]), None);
+    for (value, count) in [(0.1, 7), (-0.3, 10), (1.0 / 3.0, 1000)] {
+        assert_eq!(cohens_d(&vec![value; count]), None, "all are equal: {value}, {count}");
+    }
+    assert!(cohens_d(&[0.1, 0.1 + 1e-9]).is_some());
 }
 
 #[test]

@@ -1,10 +1,8 @@
 //! The data of a step: groups of scored episodes with their advantages.
 
-use std::time::Duration;
-
 use super::advantage::advantages;
 use super::config::{AdvantageConfig, GrpoConfig};
-use super::failure::{Cause, RolloutFailure};
+use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
@@ -39,18 +37,10 @@ pub struct Sample<'a> {
 pub struct Collected {
     /// The groups, of all rounds.
     pub groups: Vec<Group>,
-    /// Episodes that failed, retry included.
-    pub failed: usize,
-    /// Those whose reward failed.
-    pub failed_rewards: usize,
-    /// Those whose judge failed.
-    pub failed_judgements: usize,
-    /// Episodes that were started.
-    pub asked: usize,
-    /// Whether one of the failures is permanent.
-    pub is_final: bool,
-    /// The last failure that is not a mere consequence of others; a permanent one if there is one.
-    pub last_failure: Option<RolloutFailure>,
+    /// Those that failed.
+    pub failures: Failures,
+    /// What the large model cost: failed attempts and dropped groups included.
+    pub cost: f64,
 }
 
 impl Collected {
@@ -61,41 +51,15 @@ impl Collected {
         rollouts: &Rollouts,
         step: u64,
     ) -> Result<Self, TrainError> {
-        let mut pause = Duration::from_millis(config.outage.pause_ms);
-        let mut retries = 0;
-        let mut before: Option<RolloutFailure> = None;
+        let mut pauses = Pauses::new(&config.outage, step);
+        let mut cost = 0.0;
         loop {
             let collected = Self::once(config, tasks, rollouts, step).await?;
-            if !collected.is_outage() {
-                return Ok(collected);
+            cost += collected.cost;
+            if !collected.failures.is_outage() {
+                return Ok(Self { cost, ..collected });
             }
-            let cause = collected.cause();
-            let Self { failed, asked, last_failure, is_final, .. } = collected;
-            // While a circuit breaker is open, an attempt has no failure of its own: what opened it
-            // happened in one before.
-            let last_failure = match (before.take(), last_failure) {
-                (Some(before), Some(last)) if before.cause == last.cause => {
-                    Some(before.or_later(last))
-                }
-                (before, last) => last.or(before),
-            };
-            before = last_failure.clone();
-            let reason = last_failure.map(|failure| failure.reason).unwrap_or_default();
-            if is_final || retries == config.outage.retries {
-                return Err(match cause {
-                    Cause::Model => TrainError::Outage { step, failed, asked, retries, reason },
-                    Cause::Reward => {
-                        TrainError::RewardFails { step, failed, asked, retries, reason }
-                    }
-                    Cause::Judge => TrainError::JudgeFails { step, failed, asked, retries, reason },
-                });
-            }
-            let cause = cause.as_str();
-            let pause_ms = pause.as_millis() as u64;
-            tracing::warn!(cause, failed, asked, reason, pause_ms, "most episodes failed");
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-            retries += 1;
+            pauses.after(collected.failures).await?;
         }
     }
 
@@ -109,7 +73,7 @@ impl Collected {
         let mut collected = Self::default();
         for round in 0..=config.extra_rounds {
             let wanted = config.groups_per_step - collected.learnable();
-            if wanted == 0 || collected.is_outage() {
+            if wanted == 0 || collected.failures.is_outage() {
                 break;
             }
             let asked = tasks.draw(step, round, wanted, config.groups_per_step)?;
@@ -141,43 +105,24 @@ impl Collected {
             })
             .collect();
         let mut outcomes = rollouts.run(&attempts).await.into_iter();
-        self.asked += outcomes.len();
+        self.failures.asked += outcomes.len();
         for task in tasks {
             let mut members = Vec::with_capacity(config.group_size);
             for outcome in outcomes.by_ref().take(config.group_size) {
                 match outcome {
-                    Ok(scored) => members.push(scored),
+                    Ok(scored) => {
+                        self.cost += scored.cost;
+                        members.push(scored);
+                    }
                     Err(failure) => {
-                        self.failed += 1;
-                        self.failed_rewards += usize::from(failure.cause == Cause::Reward);
-                        self.failed_judgements += usize::from(failure.cause == Cause::Judge);
-                        self.is_final |= failure.is_final;
-                        self.last_failure = Some(match self.last_failure.take() {
-                            Some(last) => last.or_later(failure),
-                            None => failure,
-                        });
+                        self.cost += failure.cost;
+                        self.failures.add(failure);
                     }
                 }
             }
             if members.len() >= 2 {
                 self.groups.push(Group::new(task, members, &config.advantage));
             }
-        }
-    }
-
-    /// Whether so many episodes failed that a model, the reward or the judge must be down, or one
-    /// failed permanently.
-    pub fn is_outage(&self) -> bool {
-        self.is_final || self.failed * 2 > self.asked
-    }
-
-    /// The cause of most failures.
-    fn cause(&self) -> Cause {
-        match self.last_failure {
-            Some(RolloutFailure { cause, is_final: true, .. }) => cause,
-            _ if self.failed_judgements * 2 > self.failed => Cause::Judge,
-            _ if self.failed_rewards * 2 > self.failed => Cause::Reward,
-            _ => Cause::Model,
         }
     }
 
@@ -227,10 +172,9 @@ impl Collected {
         let episodes = self.members().count().max(1) as f64;
         values.iter_mut().for_each(|(_, sum)| *sum /= episodes);
         let groups = self.groups.len().max(1) as f64;
-        let cost: f64 = self.members().map(|scored| scored.episode.usage.large_model.cost).sum();
         values.push(("zero_variance", 1.0 - self.learnable() as f64 / groups));
-        values.push(("failed_episodes", self.failed as f64));
-        values.push(("cost", cost));
+        values.push(("failed_episodes", self.failures.failed as f64));
+        values.push(("cost", self.cost));
         let judged: Vec<_> = self.members().filter_map(|scored| scored.judged).collect();
         if !judged.is_empty() {
             let mut usage = RoleUsage::default();

@@ -288,11 +288,11 @@ impl Default for EvaluationConfig {
     }
 }
 
-/// Retries when more than half of a step's episodes fail.
+/// Retries when more than half of the episodes of a step, or of an evaluation, fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutageConfig {
-    /// How often the step is repeated before the run saves its state and ends.
+    /// How often it is repeated before the run saves its state and ends.
     pub retries: u32,
     /// The wait before the first repetition, milliseconds; it doubles with each.
     pub pause_ms: u64,

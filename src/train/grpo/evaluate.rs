@@ -5,12 +5,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::OutageConfig;
+use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
+use crate::train::metrics::Values;
 use crate::trajectory::{Action, Trajectory};
 
 /// Sample episodes that are stored, one per class.
@@ -89,21 +92,45 @@ impl ClassResult {
 }
 
 impl Evaluation {
-    /// Runs every held-out task once, greedily.
-    pub async fn run(tasks: &Tasks, rollouts: &Rollouts, step: u64) -> Self {
-        let attempts: Vec<RolloutTask<'_>> = tasks
-            .eval
-            .iter()
-            .map(|task| RolloutTask { task, sampling: Sampling::GREEDY })
-            .collect();
-        let mut evaluation = Self { step, ..Self::default() };
-        for (task, outcome) in tasks.eval.iter().zip(rollouts.run(&attempts).await) {
-            match outcome {
-                Ok(scored) => evaluation.add(task, scored, tasks),
-                Err(_) => evaluation.failed += 1,
+    /// Runs every held-out task once, greedily. While most of them fail, waits and repeats those.
+    ///
+    /// # Errors
+    /// When most of them still fail after the last pause, or one fails permanently.
+    pub async fn run(
+        outage: &OutageConfig,
+        tasks: &Tasks,
+        rollouts: &Rollouts,
+        step: u64,
+    ) -> Result<Self, TrainError> {
+        let mut outcomes: Vec<Option<Scored>> = tasks.eval.iter().map(|_| None).collect();
+        let mut pauses = Pauses::new(outage, step);
+        let failures = loop {
+            let failures = missing(tasks, rollouts, &mut outcomes).await;
+            if !failures.is_outage() {
+                break failures;
+            }
+            pauses.after(failures).await?;
+        };
+        let mut evaluation = Self { step, failed: failures.failed, ..Self::default() };
+        if let Some(last) = failures.last {
+            let (failed, reason) = (evaluation.failed, last.reason);
+            tracing::warn!(step, failed, reason, "episodes of an evaluation failed");
+        }
+        for (task, outcome) in tasks.eval.iter().zip(outcomes) {
+            if let Some(scored) = outcome {
+                evaluation.add(task, scored, tasks);
             }
         }
-        evaluation
+        Ok(evaluation)
+    }
+
+    /// Its metrics.
+    pub fn values(&self) -> Values {
+        vec![
+            ("eval_exact", self.all.share()),
+            ("eval_reward", self.all.reward),
+            ("eval_failed", self.failed as f64),
+        ]
     }
 
     fn add(&mut self, task: &Task, scored: Scored, tasks: &Tasks) {
@@ -129,9 +156,18 @@ impl Evaluation {
         }
     }
 
-    /// Whether it is better than `other`: more exact answers, then more reward.
+    /// What the policy reaches at least: failed episodes count as wrong, so that the few tasks that
+    /// an outage left never look better than all of them.
+    pub fn at_least(&self) -> ClassResult {
+        ClassResult { tasks: self.all.tasks + self.failed, ..self.all }
+    }
+
+    /// Whether it is better than `other`: more exact answers, then more reward, which only a complete
+    /// evaluation has.
     pub fn is_better_than(&self, other: &ClassResult) -> bool {
-        (self.all.share(), self.all.reward) > (other.share(), other.reward)
+        let (own, other_share) = (self.at_least(), other.share());
+        own.share() > other_share
+            || (self.failed == 0 && own.share() == other_share && own.reward > other.reward)
     }
 
     /// Writes it into the run's folder.
@@ -161,6 +197,25 @@ impl Evaluation {
     }
 }
 
+/// Runs the tasks without an outcome, and counts those that fail.
+async fn missing(tasks: &Tasks, rollouts: &Rollouts, outcomes: &mut [Option<Scored>]) -> Failures {
+    let mut failures = Failures::among(outcomes.len());
+    let places: Vec<usize> =
+        (0..outcomes.len()).filter(|&place| outcomes[place].is_none()).collect();
+    let attempt = |&place: &usize| {
+        let task = &tasks.eval[place];
+        RolloutTask { task, sampling: Sampling::GREEDY }
+    };
+    let attempts: Vec<RolloutTask<'_>> = places.iter().map(attempt).collect();
+    for (place, outcome) in places.into_iter().zip(rollouts.run(&attempts).await) {
+        match outcome {
+            Ok(scored) => outcomes[place] = Some(scored),
+            Err(failure) => failures.add(failure),
+        }
+    }
+    failures
+}
+
 fn class(task: &Task) -> String {
     match (&task.kind, task.hops) {
         (Some(kind), Some(hops)) if kind == "chain" => format!("{hops} hops"),
@@ -181,6 +236,26 @@ mod tests {
         {
             let (a, b) = ClassResult { exact, tasks, ..ClassResult::default() }.interval();
             assert!((a - low).abs() < 1e-4 && (b - high).abs() < 1e-4, "{exact}/{tasks}: {a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_not_better_than_the_whole() {
+        let best = ClassResult { tasks: 4, exact: 3, reward: 0.5, turns: 2.0 };
+        for (tasks, exact, failed, reward, is_better) in [
+            (4, 4, 0, 0.5, true),
+            (4, 3, 0, 0.6, true),
+            (4, 3, 0, 0.5, false),
+            // All of its two are right, but two more failed.
+            (2, 2, 2, 1.0, false),
+            // As many are right, and the reward of one is unknown.
+            (3, 3, 1, 0.9, false),
+            // Even if all that failed were wrong.
+            (9, 9, 1, 0.0, true),
+        ] {
+            let all = ClassResult { tasks, exact, reward, turns: 2.0 };
+            let found = Evaluation { all, failed, ..Evaluation::default() };
+            assert_eq!(found.is_better_than(&best), is_better, "{exact}/{tasks}, {failed} failed");
         }
     }
 }

@@ -23,7 +23,7 @@ impl Cause {
 }
 
 /// Why an episode has no reward; never the policy's fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RolloutFailure {
     /// What went wrong.
     pub reason: String,
@@ -33,12 +33,14 @@ pub struct RolloutFailure {
     pub is_consequence: bool,
     /// Whether it is permanent.
     pub is_final: bool,
+    /// What the large model cost, in all attempts.
+    pub cost: f64,
 }
 
 impl RolloutFailure {
     /// A failure that may be temporary.
     pub fn of(cause: Cause, reason: String) -> Self {
-        Self { reason, cause, is_consequence: false, is_final: false }
+        Self { reason, cause, is_consequence: false, is_final: false, cost: 0.0 }
     }
 
     /// The one of two to report: the later, unless the first is permanent, or the later is only a

@@ -84,7 +84,7 @@ impl Guards {
 }
 
 /// The guarded figures of a step; `None` if not measured.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Mean entropy.
     pub entropy: Option<f64>,

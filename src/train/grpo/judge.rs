@@ -16,7 +16,7 @@ use crate::large_model::LargeModel;
 use crate::reward::{RewardFn, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
-use crate::trajectory::{TokenUsage, Trajectory};
+use crate::trajectory::Trajectory;
 
 /// The time-out of one judgement. It is generous; the time-outs of each call apply.
 const PATIENCE: Duration = Duration::from_secs(86_400);
@@ -32,7 +32,8 @@ pub struct JudgeChoice {
     /// A template with `question`, `golds`, `answer` and `source` that asks for a last line `Score:
     /// N`, N from 0 to 1. Default: the built-in one.
     pub prompt: Option<PathBuf>,
-    /// Maximum number of judge calls in the whole run, without cached replies. Default: no limit.
+    /// Maximum number of judge calls in the whole run, without cached replies and with failed calls
+    /// that may have been billed. Default: no limit.
     pub max_calls: Option<u64>,
     /// Maximum cost, in the currency of the prices. Default: no limit.
     pub max_cost: Option<f64>,
@@ -125,14 +126,17 @@ impl AnswerJudge {
     async fn ask(&self, task: &Task, answer: &str) -> Result<(f64, RoleUsage), RolloutFailure> {
         self.begin()?;
         let judged = self.judge.score(task, answer).await;
-        let used = judged.as_ref().map_or(RoleUsage::default(), |judged| judged.usage);
-        let usage = self.end(used);
+        let used = judged.as_ref().map_or(RoleUsage::default(), |judged| RoleUsage {
+            calls: u64::from(judged.may_be_billed),
+            ..judged.usage
+        });
+        self.end(used);
         let failed = |reason| RolloutFailure::of(Cause::Judge, reason);
         let Judgement { value, was_asked, .. } =
             judged.map_err(|error| failed(error.explained()))?;
         let value = value
             .map_err(|reason| RolloutFailure { is_consequence: !was_asked, ..failed(reason) })?;
-        Ok((value, usage))
+        Ok((value, used))
     }
 
     /// Reserves the expected usage of a call in the budget.
@@ -151,14 +155,11 @@ impl AnswerJudge {
     }
 
     /// Replaces the reserved usage of a call by the actual one. A cached reply used nothing, and is
-    /// no call.
-    fn end(&self, usage: RoleUsage) -> RoleUsage {
-        let calls = u64::from(usage.tokens != TokenUsage::default());
+    /// no call; a failed call that may have been billed is one.
+    fn end(&self, usage: RoleUsage) {
         let mut used = self.lock();
         used.calls = used.calls.saturating_sub(1);
-        let usage = RoleUsage { calls, ..usage };
         *used += usage;
-        usage
     }
 
     fn lock(&self) -> MutexGuard<'_, RoleUsage> {

@@ -12,6 +12,7 @@ mod judge;
 mod learner;
 mod local;
 mod objective;
+mod outage;
 mod preset;
 mod report;
 mod rollout;

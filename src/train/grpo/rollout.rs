@@ -63,6 +63,8 @@ pub struct Scored {
     pub reward: Reward,
     /// The judgement of its answer, if there is a judge.
     pub judged: Option<Judged>,
+    /// What the large model cost, in all attempts.
+    pub cost: f64,
 }
 
 impl Rollouts {
@@ -75,10 +77,23 @@ impl Rollouts {
     async fn attempt(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
         let place = self.places.acquire().await;
         let _place = place.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
-        let mut episode = self.episode(attempt).await;
+        let mut cost = 0.0;
+        match self.scored(attempt, &mut cost).await {
+            Ok((episode, (reward, judged))) => Ok(Scored { episode, reward, judged, cost }),
+            Err(failure) => Err(RolloutFailure { cost, ..failure }),
+        }
+    }
+
+    /// An episode and its score; adds the cost of all attempts to `cost`.
+    async fn scored(
+        &self,
+        attempt: &RolloutTask<'_>,
+        cost: &mut f64,
+    ) -> Result<(Episode, (Reward, Option<Judged>)), RolloutFailure> {
+        let mut episode = self.episode(attempt, cost).await;
         for _ in 1..ATTEMPTS {
             if let Err(first) = episode {
-                episode = self.episode(attempt).await.map_err(|later| first.or_later(later));
+                episode = self.episode(attempt, cost).await.map_err(|later| first.or_later(later));
             }
         }
         let episode = episode?;
@@ -92,11 +107,14 @@ impl Rollouts {
                 scored => scored,
             };
         }
-        let (reward, judged) = scored?;
-        Ok(Scored { episode, reward, judged })
+        Ok((episode, scored?))
     }
 
-    async fn episode(&self, attempt: &RolloutTask<'_>) -> Result<Episode, RolloutFailure> {
+    async fn episode(
+        &self,
+        attempt: &RolloutTask<'_>,
+        cost: &mut f64,
+    ) -> Result<Episode, RolloutFailure> {
         let request = EpisodeRequest {
             large_model_params: self.params.clone().into(),
             limits: self.limits.clone(),
@@ -109,6 +127,7 @@ impl Rollouts {
         };
         let mut episode =
             run_episode(participants, &request, &mut Silent).await.map_err(|error| {
+                *cost += error.usage.large_model.cost;
                 RolloutFailure {
                     is_consequence: matches!(
                         error.kind,
@@ -117,6 +136,7 @@ impl Rollouts {
                     ..RolloutFailure::of(Cause::Model, error.kind.explained())
                 }
             })?;
+        *cost += episode.usage.large_model.cost;
         // Later tokens are not part of the update, and may exceed the policy's context.
         episode.trajectory.trace.end_with_action();
         if episode.finish_reason == FinishReason::Deadline {

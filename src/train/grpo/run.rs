@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use tokio::runtime::Runtime;
 
+use self::due::Due;
 use self::prepare::prepare;
 use self::state::{Best, RunState};
 use super::async_rollouts::{AsyncRollouts, Gathered};
@@ -29,6 +30,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::Summary;
 
+mod due;
 mod prepare;
 mod state;
 
@@ -130,56 +132,81 @@ impl Run<'_> {
         progress: &mut dyn Progress,
         summary: &mut Summary,
     ) -> Result<Ended, TrainError> {
-        let mut log = MetricsLog::open(self.folder.root(), self.trainer.step)?;
+        let mut due = self.state.due.take();
+        // A step is logged once it is evaluated.
+        let logged = self.trainer.step - u64::from(due.is_some());
+        let mut log = MetricsLog::open(self.folder.root(), logged)?;
         if self.trainer.step == 0 {
-            self.evaluate(progress)?;
+            self.evaluate(progress).map_err(|error| self.paused(error, None))?;
         }
-        while self.trainer.step < self.config.steps {
-            let (mut values, figures) = match self.step(progress) {
+        while due.is_some() || self.trainer.step < self.config.steps {
+            let stepped = match due.take() {
+                Some(due) => Ok(due),
+                None => self.step(progress),
+            };
+            let due = match stepped {
                 Err(error @ TrainError::Diverged(_)) if self.may_return() => {
                     return self.go_back(&error.to_string(), summary);
                 }
                 stepped => stepped?,
             };
-            let done = self.trainer.step;
-            let is_last = done == self.config.steps;
-            let mut is_best = false;
-            let best_before = self.state.best;
-            if is_last || done.is_multiple_of(self.config.eval.every) {
-                let (more, best) = self.evaluate(progress)?;
-                values.extend(more);
-                is_best = best;
-            }
-            let collapse = self.state.watch.check(&self.config.guards, &figures);
-            log.write(done, &values)?;
-            summary.step(done, &values);
-            progress.step(done, self.config.steps, &values);
-            let is_cancelled = progress.is_cancelled();
-            let is_due = done.is_multiple_of(self.config.checkpoint_every);
-            if let Some(reason) = &collapse
-                && self.may_return()
-                && !is_last
-            {
-                // A policy that collapsed must not become the best one.
-                self.state.best = best_before;
-                return self.go_back(&reason.text, summary);
-            }
-            if is_due || is_last || is_best || is_cancelled || collapse.is_some() {
-                self.checkpoint()?;
-            }
-            if let Some(reason) = collapse {
-                let best = format!("the best policy is in `{}`", self.finish()?.display());
-                return Err(TrainError::Collapsed { step: done, reason, best });
-            }
-            if is_cancelled && !is_last {
-                return Err(TrainError::Interrupted(done));
+            if let Some(ended) = self.close(due, &mut log, progress, summary)? {
+                return Ok(ended);
             }
         }
         self.finish().map(Ended::Finished)
     }
 
+    /// Ends a step: evaluates its policy if it is time to, logs it, and saves the run.
+    fn close(
+        &mut self,
+        due: Due,
+        log: &mut MetricsLog,
+        progress: &mut dyn Progress,
+        summary: &mut Summary,
+    ) -> Result<Option<Ended>, TrainError> {
+        let done = self.trainer.step;
+        let is_last = done == self.config.steps;
+        let best_before = self.state.best;
+        let evaluated = match is_last || done.is_multiple_of(self.config.eval.every) {
+            true => self.evaluate(progress),
+            false => Ok(Default::default()),
+        };
+        let (more, is_best) = match evaluated {
+            Ok(evaluated) => evaluated,
+            Err(error) => return Err(self.paused(error, Some(due))),
+        };
+        let Due { mut values, figures } = due;
+        values.extend(more);
+        let collapse = self.state.watch.check(&self.config.guards, &figures);
+        log.write(done, &values)?;
+        summary.step(done, &values);
+        progress.step(done, self.config.steps, &values);
+        let is_cancelled = progress.is_cancelled();
+        let is_due = done.is_multiple_of(self.config.checkpoint_every);
+        if let Some(reason) = &collapse
+            && self.may_return()
+            && !is_last
+        {
+            // A policy that collapsed must not become the best one.
+            self.state.best = best_before;
+            return self.go_back(&reason.text, summary).map(Some);
+        }
+        if is_due || is_last || is_best || is_cancelled || collapse.is_some() {
+            self.checkpoint()?;
+        }
+        if let Some(reason) = collapse {
+            let best = format!("the best policy is in `{}`", self.finish()?.display());
+            return Err(TrainError::Collapsed { step: done, reason, best });
+        }
+        if is_cancelled && !is_last {
+            return Err(TrainError::Interrupted(done));
+        }
+        Ok(None)
+    }
+
     /// One step, with its measurements.
-    fn step(&mut self, progress: &dyn Progress) -> Result<(Values, Figures), TrainError> {
+    fn step(&mut self, progress: &dyn Progress) -> Result<Due, TrainError> {
         let begun = Instant::now();
         let step = self.trainer.step;
         let gathered = self.gather(progress)?;
@@ -227,22 +254,15 @@ impl Run<'_> {
             ("tokens_per_second", collected.sampled_tokens() as f64 / seconds),
         ]);
         values.extend(self.load.as_mut().map(token_servers::load).into_iter().flatten());
-        Ok((values, figures))
+        Ok(Due { values, figures })
     }
 
     /// The episodes of the next step. If the large model stays down, saves the run's progress.
     fn gather(&mut self, progress: &dyn Progress) -> Result<Gathered, TrainError> {
-        let gathered = self.rollouts.gather(self.trainer.step);
-        let gathered = wait(&self.runtime, progress, gathered);
-        if matches!(
-            gathered,
-            None | Some(Err(TrainError::Outage { .. }
-                | TrainError::RewardFails { .. }
-                | TrainError::JudgeFails { .. }))
-        ) {
-            self.checkpoint()?;
-        }
-        gathered.unwrap_or(Err(TrainError::Interrupted(self.trainer.step)))
+        let step = self.trainer.step;
+        let gathered = wait(&self.runtime, progress, self.rollouts.gather(step));
+        let gathered = gathered.unwrap_or(Err(TrainError::Interrupted(step)));
+        gathered.map_err(|error| self.paused(error, None))
     }
 
     /// Evaluates the current policy. Returns the measurements, and whether it is the best so far.
@@ -251,19 +271,16 @@ impl Run<'_> {
             return Ok((Values::new(), false));
         }
         let step = self.trainer.step;
-        let evaluation = Evaluation::run(&self.tasks, self.rollouts.newest(step), step);
-        let Some(evaluation) = wait(&self.runtime, progress, evaluation) else {
-            self.checkpoint()?;
-            return Err(TrainError::Interrupted(step));
-        };
+        let rollouts = self.rollouts.newest(step);
+        let evaluation = Evaluation::run(&self.config.outage, &self.tasks, rollouts, step);
+        let evaluation = wait(&self.runtime, progress, evaluation);
+        let evaluation = evaluation.unwrap_or(Err(TrainError::Interrupted(step)))?;
         evaluation.save(self.folder.root())?;
-        let result = evaluation.all;
         let is_best = self.state.best.is_none_or(|best| evaluation.is_better_than(&best.result));
         if is_best {
-            self.state.best = Some(Best { step, result });
+            self.state.best = Some(Best { step, result: evaluation.at_least() });
         }
         report::write(self.config, self.folder.root(), step)?;
-        let values = vec![("eval_exact", result.share()), ("eval_reward", result.reward)];
-        Ok((values, is_best))
+        Ok((evaluation.values(), is_best))
     }
 }

@@ -190,6 +190,7 @@ mod tests {
             },
             reward: Reward { total, ..Reward::default() },
             judged: None,
+            cost: 0.0,
         };
         let task = Task { question: name.into(), golds: vec!["g".into()], ..Task::default() };
         Group::new(task, rewards.iter().map(member).collect(), &Default::default())

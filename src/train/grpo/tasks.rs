@@ -58,6 +58,13 @@ impl Tasks {
                     Ok::<_, TrainError>((tasks, summary))
                 };
                 let (tasks, summary) = load(path, read.clone())?;
+                // Where rows were rejected, the check of those says more.
+                if tasks.is_empty() && summary.rejected == 0 {
+                    return Err(TrainError::Config(reason!(
+                        "there is nothing to learn from: no task of `{}` is used", path.display();
+                        hint: "see `tasks.read`: its `limit`, and which rows it wants"
+                    )));
+                }
                 let mut summaries = vec![summary];
                 let mut held_out = Vec::new();
                 if let Some(path) = eval_path {
@@ -176,5 +183,17 @@ mod tests {
         assert_eq!(ids(tasks.draw(0, 0, 2, 2).unwrap()), ["3", "3"]);
         let error = Tasks::load(&config, 0, 0, |_| Ok(false)).err().unwrap().to_string();
         assert!(error.contains("fits the policy's context"), "{error}");
+    }
+
+    #[test]
+    fn no_task_at_all_is_refused() {
+        let (_folder, TaskConfig::File { path, .. }) = file() else { unreachable!() };
+        let read = ReadOptions { limit: Some(0), ..Default::default() };
+        let config = TaskConfig::File { path, read, eval_path: None };
+        let error = Tasks::load(&config, 0, 0, |_| Ok(true)).err().unwrap().to_string();
+        assert!(
+            error.contains("nothing to learn from") && error.contains("tasks.jsonl"),
+            "{error}"
+        );
     }
 }

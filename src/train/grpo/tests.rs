@@ -3,6 +3,7 @@
 mod adapters;
 mod async_rollouts;
 mod collect;
+mod evaluate;
 mod judge;
 mod returns;
 

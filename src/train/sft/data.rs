@@ -85,7 +85,7 @@ pub fn examples(
         data.used = used;
     }
     if let [_, eval] = &mut summary.data[..] {
-        eval.left_out = fitting - made.eval.len();
+        eval.left_out += fitting - made.eval.len();
     }
     for data in summary.data.iter().filter(|data| data.rows > 0) {
         data.check(config.max_rejected)?;

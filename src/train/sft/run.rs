@@ -1,10 +1,15 @@
 //! The loop of a supervised run.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use super::config::{SftConfig, SftData};
 use super::data::examples;
+use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::{BadUpdates, ModelOptimizer};
@@ -62,6 +67,7 @@ fn steps(
     }
     let examples = examples(config, &start, summary)?;
     let mut trainer = Trainer::new(config, &start, run)?;
+    summary.steps = trainer.step;
     let mut log = MetricsLog::open(run.root(), trainer.step)?;
     let mut order = Order::new(examples.train.len(), config.seed);
     while trainer.step < config.steps {
@@ -106,7 +112,11 @@ impl<'a> Trainer<'a> {
             config.clip_norm,
             checkpoint.as_deref(),
         )?;
-        Ok(Self { config, learner, bad_updates: BadUpdates::default(), step: step.unwrap_or(0) })
+        let SftState { bad_updates } = match &checkpoint {
+            Some(folder) => SftState::load(folder)?,
+            None => SftState::default(),
+        };
+        Ok(Self { config, learner, bad_updates, step: step.unwrap_or(0) })
     }
 
     fn update(&mut self, batch: &[&TokenTrace]) -> Result<Values, TrainError> {
@@ -151,8 +161,98 @@ impl<'a> Trainer<'a> {
 
     fn checkpoint(&self, run: &RunFolder) -> Result<(), TrainError> {
         run.checkpoint(self.step, self.config.keep_checkpoints, None, |folder| {
-            self.learner.save(folder)
+            self.learner.save(folder)?;
+            SftState { bad_updates: self.bad_updates }.save(folder)
         })?;
         Ok(())
+    }
+}
+
+/// The state of a run in a checkpoint, besides model and optimizer.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct SftState {
+    bad_updates: BadUpdates,
+}
+
+impl SftState {
+    /// Checkpoints of earlier versions have none.
+    fn load(folder: &Path) -> Result<Self, TrainError> {
+        match fs::read_to_string(folder.join(checkpoint::STATE)) {
+            Ok(text) => Ok(serde_json::from_str(&text).map_err(io::Error::other)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        Ok(fs::write(folder.join(checkpoint::STATE), text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    struct Quiet;
+
+    impl Progress for Quiet {
+        fn step(&mut self, _done: u64, _of: u64, _values: &Values) {}
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn the_summary_counts_rows_that_are_not_learnt_and_steps_of_earlier_attempts() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = |weight: u32| {
+            json!({ "messages": [
+                { "role": "user", "content": "Where?" },
+                { "role": "assistant", "content": "Ferk", "weight": weight },
+            ]})
+        };
+        for (name, rows) in [("train", [row(1), row(1)]), ("eval", [row(1), row(0)])] {
+            let text = rows.map(|row| row.to_string() + "\n").concat();
+            fs::write(folder.path().join(format!("{name}.jsonl")), text).unwrap();
+        }
+        let config: SftConfig = serde_json::from_value(json!({
+            "schema_version": 1,
+            "output": folder.path().join("run"),
+            "steps": 1,
+            "batch_size": 1,
+            "model": { "path": "models/policy" },
+            "data": {
+                "kind": "chat",
+                "path": folder.path().join("train.jsonl"),
+                "eval_path": folder.path().join("eval.jsonl"),
+            },
+        }))
+        .unwrap();
+        for resume in [false, true] {
+            run_sft(&config, resume, &mut Quiet).unwrap();
+            let text = fs::read_to_string(folder.path().join("run/summary.json")).unwrap();
+            let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(summary["steps"], 1, "resumed: {resume}");
+            assert_eq!(summary["data"][0]["left_out"], 0);
+            assert_eq!(summary["data"][1]["left_out"], 1);
+        }
+    }
+
+    #[test]
+    fn bad_updates_are_counted_across_a_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(SftState::load(folder.path()).unwrap(), SftState::default());
+        let mut state = SftState::default();
+        for _ in 0..4 {
+            state.bad_updates.count(true).unwrap();
+        }
+        state.save(folder.path()).unwrap();
+        let mut resumed = SftState::load(folder.path()).unwrap();
+        assert!(matches!(resumed.bad_updates.count(true), Err(TrainError::Diverged(5))));
     }
 }

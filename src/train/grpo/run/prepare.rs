@@ -80,6 +80,7 @@ pub(super) fn prepare<'c>(
     };
     trainer.rate_factor = config.guards.return_rate.powi(state.returns as i32);
     trainer.bad_updates = state.bad_updates;
+    summary.steps = trainer.step;
     let protocol = Arc::new(protocol);
     let rewarder = Arc::new(Rewarder::new(&config.reward)?);
     // Episodes run on their own threads, so that they continue while this thread computes.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::due::Due;
 use super::{Ended, Run};
 use crate::episode::RoleUsage;
 use crate::train::checkpoint;
@@ -30,6 +31,9 @@ pub(super) struct RunState {
     /// The usage of the judge.
     #[serde(default)]
     pub(super) judge: RoleUsage,
+    /// The last step, if the run ended before its policy was evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<Due>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -86,6 +90,16 @@ impl Run<'_> {
             },
         )?;
         Ok(())
+    }
+
+    /// Saves the run's progress before it ends with `error`, if it can go on later; `due` is a step
+    /// that is not evaluated yet.
+    pub(super) fn paused(&mut self, error: TrainError, due: Option<Due>) -> TrainError {
+        if !error.is_pause() {
+            return error;
+        }
+        self.state.due = due;
+        self.checkpoint().err().unwrap_or(error)
     }
 
     /// Copies the best policy into the folder of the finished model.

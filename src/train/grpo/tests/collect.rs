@@ -17,17 +17,21 @@ fn gather(large_model: Arc<dyn LargeModel>, change: impl FnOnce(&mut GrpoConfig)
 #[test]
 fn a_failed_call_is_retried_and_else_dropped() {
     let collected = gather(failing(|call| call == 2), |_| {});
-    assert_eq!((collected.failed, collected.members().count()), (0, 8), "once is forgiven");
+    assert_eq!(
+        (collected.failures.failed, collected.members().count()),
+        (0, 8),
+        "once is forgiven"
+    );
 
     let collected = gather(failing(|_| true), |_| {});
-    assert_eq!((collected.failed, collected.asked), (8, 8));
-    assert!(collected.is_outage() && collected.samples().is_empty());
-    assert!(collected.last_failure.unwrap().reason.contains("cannot take this call"));
+    assert_eq!((collected.failures.failed, collected.failures.asked), (8, 8));
+    assert!(collected.failures.is_outage() && collected.samples().is_empty());
+    assert!(collected.failures.last.unwrap().reason.contains("cannot take this call"));
 
     // Three concurrent episodes: the first three calls and their retries fail.
     let collected = gather(failing(|call| call < 6), |_| {});
-    assert_eq!(collected.failed, 3);
-    assert!(!collected.is_outage());
+    assert_eq!(collected.failures.failed, 3);
+    assert!(!collected.failures.is_outage());
     let sizes: Vec<usize> = collected.groups.iter().map(|group| group.members.len()).collect();
     assert_eq!(sizes, [4], "a group of one is dropped");
 }
@@ -74,4 +78,48 @@ fn groups_without_variance_are_replaced_where_that_is_asked() {
     assert_eq!(value(&collected.values(), "zero_variance"), 1.0);
     let collected = gather(failing(|_| false), |config| config.extra_rounds = 2);
     assert_eq!(collected.groups.len(), 6);
+}
+
+/// A model whose replies cost 0.5; of the prompts with `part`, it rejects the first `failing`.
+fn paid(part: &'static str, failing: usize) -> Arc<dyn LargeModel> {
+    let calls = AtomicUsize::new(0);
+    Arc::new(Scripted::new("paid", move |call: &Call| {
+        let is_one = call.messages.last().unwrap().as_text().contains(part);
+        match is_one && calls.fetch_add(1, Ordering::Relaxed) < failing {
+            true => Err(LargeModelError::Rejected { model: "m".into(), reason: "no".into() }),
+            false => Ok(Reply { cost: 0.5, ..Reply::text("yes") }),
+        }
+    }))
+}
+
+#[test]
+fn what_failed_attempts_and_dropped_groups_cost_is_counted() {
+    // The first three episodes fail twice, and the fourth is alone in its group.
+    let collected = gather(paid("", 6), |_| {});
+    assert_eq!((collected.failures.failed, collected.members().count()), (3, 4));
+    assert_eq!(value(&collected.values(), "cost"), 5.0 * 0.5);
+
+    let asking_twice = Arc::new(ScriptedPolicy::new(|shown| {
+        let ask =
+            |prompt| format!("<think>t</think><interaction_prompt>{prompt}</interaction_prompt>");
+        match shown.len() {
+            1 => ask("first"),
+            2 => ask("second"),
+            _ => "<think>t</think><answer>yes</answer>".to_owned(),
+        }
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.reward = Default::default();
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    config.outage.pause_ms = 1;
+    let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
+    // One episode is repeated, with its first reply paid again; then a whole step is, after all of
+    // its eight episodes failed twice behind a paid reply.
+    for (failing, cost) in [(1, 8.0 + 0.5), (16, 8.0 + 8.0)] {
+        let rollouts = rollouts(&config, asking_twice.clone(), paid("second", failing));
+        let collected = wait(Collected::gather(&config, &tasks, &rollouts, 0)).unwrap();
+        assert_eq!((collected.failures.failed, collected.members().count()), (0, 8));
+        assert_eq!(value(&collected.values(), "cost"), cost);
+    }
 }

@@ -67,6 +67,26 @@ fn a_reply_that_is_remembered_is_no_call() {
     assert_eq!(value(&collected.values(), "judge_calls"), 2.0);
 }
 
+/// It may have been billed; a call that was refused, or not made, was not.
+#[test]
+fn a_call_that_fails_counts_in_the_budget() {
+    let unreachable = |was_sent| LargeModelError::Unreachable {
+        model: "m".into(),
+        url: "http://m".into(),
+        reason: "reset".into(),
+        was_sent,
+    };
+    for (was_sent, calls) in [(true, 1), (false, 0)] {
+        let model = Scripted::new("judge", move |_: &Call| Err(unreachable(was_sent)));
+        let judge =
+            AnswerJudge::new(&JudgeChoice::default(), Arc::new(model), RoleUsage::default());
+        let judge = judge.unwrap();
+        let task = crate::task::Task { golds: vec!["yes".into()], ..Default::default() };
+        wait(judge.try_out(&task)).unwrap_err();
+        assert_eq!(judge.used().calls, calls, "sent: {was_sent}");
+    }
+}
+
 #[test]
 fn an_answer_that_cannot_count_is_not_judged() {
     let thoughtless: Arc<dyn Policy> =

@@ -1,0 +1,125 @@
+//! Evaluations that fail or are interrupted.
+
+use serde_json::{Map, Value};
+
+use super::*;
+
+/// A policy that asks once, about each question something else, and answers with the reply.
+fn asking_differently() -> Arc<dyn Policy> {
+    Arc::new(ScriptedPolicy::new(|shown| match shown {
+        [opening] => {
+            let about = crc32c::crc32c(opening.as_bytes());
+            format!("<think>t</think><interaction_prompt>{about}</interaction_prompt>")
+        }
+        _ => "<think>t</think><answer>yes</answer>".to_owned(),
+    }))
+}
+
+/// A model that always rejects the first prompt that it was sent.
+fn rejecting_one() -> Arc<dyn LargeModel> {
+    let first = std::sync::Mutex::new(None);
+    Arc::new(Scripted::new("rejecting", move |call: &Call| {
+        let prompt = call.messages.last().unwrap().as_text();
+        match *first.lock().unwrap().get_or_insert_with(|| prompt.clone()) == prompt {
+            true => Err(LargeModelError::Rejected { model: "m".into(), reason: "no".into() }),
+            false => Ok(Reply::text("yes")),
+        }
+    }))
+}
+
+/// An evaluation of 4 tasks.
+fn evaluation(large_model: Arc<dyn LargeModel>) -> Result<Evaluation, TrainError> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.reward = Default::default();
+    config.limits = Limits { max_turn_tokens: 50, ..Limits::default() };
+    config.outage.pause_ms = 1;
+    config.outage.retries = 2;
+    let rollouts = rollouts(&config, asking_differently(), large_model);
+    let tasks = Tasks::load(&config.tasks, 0, 4, |_| Ok(true)).unwrap();
+    wait(Evaluation::run(&config.outage, &tasks, &rollouts, 6))
+}
+
+#[test]
+fn what_fails_is_counted_and_an_outage_is_waited_for() {
+    let whole = evaluation(failing(|_| false)).unwrap();
+    assert_eq!((whole.all.tasks, whole.failed), (4, 0));
+    let partly = evaluation(rejecting_one()).unwrap();
+    assert_eq!((partly.all.tasks, partly.failed), (3, 1));
+    assert_eq!(value(&partly.values(), "eval_failed"), 1.0);
+    assert_eq!(partly.at_least().tasks, 4, "what failed counts as wrong");
+    // All fail, in both attempts; after a pause they do not.
+    let later = evaluation(failing(|call| call < 8)).unwrap();
+    assert_eq!((later.all, later.failed), (whole.all, 0));
+    let error = evaluation(failing(|_| true)).unwrap_err();
+    let expected =
+        matches!(error, TrainError::Outage { step: 6, failed: 4, asked: 4, retries: 2, .. });
+    assert!(expected, "{error}");
+}
+
+/// Cancels once a file exists.
+struct StopsAt {
+    file: PathBuf,
+    steps: usize,
+}
+
+impl Progress for StopsAt {
+    fn step(&mut self, _done: u64, _of: u64, _values: &Values) {
+        self.steps += 1;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.file.exists()
+    }
+}
+
+/// The logged metrics, without those of time.
+fn logged(folder: &Path) -> Vec<Map<String, Value>> {
+    let is_time = |name: &str| name.ends_with("_seconds") || name.ends_with("_per_second");
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let mut lines: Vec<Map<String, Value>> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.iter_mut().for_each(|line| line.retain(|name, _| !is_time(name)));
+    lines
+}
+
+fn steps_in_summary(folder: &Path) -> Value {
+    let text = std::fs::read_to_string(folder.join("summary.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["steps"].clone()
+}
+
+#[test]
+fn a_stop_during_an_evaluation_loses_nothing() {
+    for max_policy_lag in [0, 1] {
+        let with = |folder: &Path| {
+            let mut config = config(folder);
+            // No checkpoint is due: all are from interruptions, or of the best policy.
+            config.checkpoint_every = 100;
+            config.max_policy_lag = max_policy_lag;
+            config
+        };
+        let whole = tempfile::tempdir().unwrap();
+        run_grpo(&with(whole.path()), echo(), false, &mut Listener::default()).unwrap();
+        assert_eq!(logged(whole.path()).len(), 4);
+        for (at, before) in [(2, 1), (4, 3)] {
+            let cut = tempfile::tempdir().unwrap();
+            let config = with(cut.path());
+            // It is written after the update, before the evaluation.
+            let file = cut.path().join(format!("samples/step-{at:08}.json"));
+            let mut stopped = StopsAt { file, steps: 0 };
+            let error = run_grpo(&config, echo(), false, &mut stopped).unwrap_err();
+            assert!(matches!(error, TrainError::Interrupted(step) if step == at), "{error}");
+            assert_eq!((stopped.steps, logged(cut.path()).len()), (before, before));
+            let mut heard = Listener::default();
+            run_grpo(&config, echo(), true, &mut heard).unwrap();
+            assert_eq!(heard.heard.len(), 4 - before, "the step is logged now");
+            assert_eq!(logged(cut.path()), logged(whole.path()), "stopped at {at}");
+            assert!(last_checkpoint(cut.path()) == last_checkpoint(whole.path()));
+            let model = |folder: &Path| std::fs::read(folder.join("model/model.safetensors"));
+            assert!(model(cut.path()).unwrap() == model(whole.path()).unwrap(), "another is best");
+            // No step is left to do.
+            run_grpo(&config, echo(), true, &mut Listener::default()).unwrap();
+            assert_eq!(steps_in_summary(cut.path()), 4);
+        }
+    }
+}
