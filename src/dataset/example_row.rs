@@ -143,7 +143,8 @@ fn columns(fields: &Fields) -> Result<Option<(&'static str, &'static str, Form)>
         let hint = "a row is `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, or `question` and `answer`";
         return Err(format!("it has {}; {hint}", fields.names()).into());
     }
-    let answer = ["solution"].into_iter().chain(GOLDS).find(|name| {
+    let replies = ["completion", "response", "output"];
+    let answer = ["solution"].into_iter().chain(GOLDS).chain(replies).find(|name| {
         let is_text = |value: &Cell| value.scalar().is_some_and(|text| !text.trim().is_empty());
         fields.get(name).is_some_and(is_text)
     });

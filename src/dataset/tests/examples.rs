@@ -92,6 +92,10 @@ fn conversations_are_read_in_every_form() {
         ),
         (json!({"problem": "Why?", "solution": "So.", "answer": "7"}), one.to_vec()),
         (
+            json!({"query": "Why?", "response": "Because.\n#### 72\nThe answer is: 72"}),
+            vec![one[0], ("assistant", "Because.\n#### 72\nThe answer is: 72", true)],
+        ),
+        (
             json!({"messages": "[{\"role\": \"user\", \"content\": \"Why?\"}, {\"role\": \"assistant\", \"content\": \"So.\"}]"}),
             one.to_vec(),
         ),
