@@ -5,6 +5,9 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// Lists and objects in one another, at most: conversion and what follows is recursive.
+const MAX_DEPTH: usize = 64;
+
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cell {
@@ -23,19 +26,30 @@ pub(super) enum Cell {
 
 impl Cell {
     /// Converts JSON text.
-    pub(super) fn from_json(raw: &RawValue) -> serde_json::Result<Self> {
+    pub(super) fn from_json(raw: &RawValue) -> Result<Self, String> {
+        Self::at_depth(raw, 0)
+    }
+
+    /// Converts JSON text in `depth` lists and objects.
+    fn at_depth(raw: &RawValue, depth: usize) -> Result<Self, String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("it has more than {MAX_DEPTH} lists or objects in one another"));
+        }
+        let inner = |value: &RawValue| Self::at_depth(value, depth + 1);
+        let wrong = |error: serde_json::Error| format!("it is not JSON: {error}");
         let text = raw.get();
         Ok(match text.as_bytes().first() {
-            Some(b'"') => Self::Text(serde_json::from_str(text)?),
+            Some(b'"') => Self::Text(serde_json::from_str(text).map_err(wrong)?),
             Some(b'[') => {
-                let items: Vec<&RawValue> = serde_json::from_str(text)?;
-                Self::List(items.into_iter().map(Self::from_json).collect::<Result<_, _>>()?)
+                let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
+                Self::List(items.into_iter().map(inner).collect::<Result<_, _>>()?)
             }
             Some(b'{') => Self::Record(
-                pairs(text)?
+                pairs(text)
+                    .map_err(wrong)?
                     .into_iter()
-                    .map(|(name, value)| Ok((name, Self::from_json(value)?)))
-                    .collect::<serde_json::Result<_>>()?,
+                    .map(|(name, value)| Ok((name, inner(value)?)))
+                    .collect::<Result<_, String>>()?,
             ),
             Some(b't') => Self::Bool(true),
             Some(b'f') => Self::Bool(false),
@@ -64,6 +78,16 @@ impl Cell {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// Whether it holds anything: no empty text or list.
+    pub(super) fn is_filled(&self) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Text(text) => !matches!(text.trim(), "" | "[]"),
+            Self::List(items) => !items.is_empty(),
+            _ => true,
         }
     }
 

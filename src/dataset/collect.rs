@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::hash_map::{DefaultHasher, Entry};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::cell::Cell;
 use super::fields::Fields;
-use super::form::is_known;
+use super::form::{Form, is_about, is_known};
+use super::passage::PASSAGES;
 use super::{
     Context, DatasetError, ReadOptions, ReadOutcome, ReadSummary, Rejected, Row, Sink, Unused,
 };
@@ -26,6 +28,8 @@ pub(super) struct Collector<'a, T> {
     file: PathBuf,
     /// The prefix of generated ids: the file's name, or its path below a folder.
     stem: String,
+    /// The prefixes of the files before.
+    stems: BTreeSet<String>,
     source: Arc<str>,
     /// Every other data set that a row has named.
     sources: RefCell<BTreeSet<Arc<str>>>,
@@ -34,6 +38,8 @@ pub(super) struct Collector<'a, T> {
     ids: HashMap<u64, (u32, u32)>,
     /// Data sets and kinds that were not wanted.
     unwanted: BTreeSet<String>,
+    /// Columns of which it has been decided whether it is said that they are not read.
+    judged: HashSet<String>,
     /// Text in `rows`, bytes.
     bytes: u64,
     notes: RefCell<BTreeMap<&'static str, usize>>,
@@ -47,11 +53,13 @@ impl<'a, T: Row> Collector<'a, T> {
             options,
             file: PathBuf::new(),
             stem: String::new(),
+            stems: BTreeSet::new(),
             source: options.source.clone().unwrap_or_else(|| name_of(path)).into(),
             sources: RefCell::default(),
             rows: Vec::new(),
             ids: HashMap::new(),
             unwanted: BTreeSet::new(),
+            judged: HashSet::new(),
             bytes: 0,
             notes: RefCell::default(),
             summary: ReadSummary::default(),
@@ -67,6 +75,11 @@ impl<'a, T: Row> Collector<'a, T> {
             _ if self.path.is_file() => name_of(file),
             _ => file.display().to_string(),
         };
+        // `a.csv` beside `a.jsonl`.
+        if !self.stems.insert(self.stem.clone()) {
+            let name = file.strip_prefix(self.path).unwrap_or(file);
+            self.stem = name.display().to_string();
+        }
         self.file = file.to_owned();
         self.summary.files.push(file.to_owned());
     }
@@ -80,7 +93,8 @@ impl<'a, T: Row> Collector<'a, T> {
             number,
             notes: &self.notes,
         };
-        let (row, form) = T::read(&row?, &context)?;
+        let fields = row?;
+        let (row, form) = T::read(&fields, &context)?;
         // Generated ids are unique by construction.
         if let Some(id) = row.id().filter(|id| *id != context.id()) {
             let mut hasher = DefaultHasher::new();
@@ -98,6 +112,10 @@ impl<'a, T: Row> Collector<'a, T> {
                 Entry::Vacant(free) => free.insert((file, number as u32)),
             };
         }
+        // The server's own records are known.
+        if form != Form::Record {
+            self.judge(&fields, form);
+        }
         self.summary.count(row.source(), form);
         if !row.is_wanted(self.options) {
             self.unwanted.insert(row.class());
@@ -113,6 +131,31 @@ impl<'a, T: Row> Collector<'a, T> {
             self.rows.push(row);
         }
         Ok(())
+    }
+
+    /// Whether the options name the column.
+    fn is_chosen(&self, column: &str) -> bool {
+        let ReadOptions { question, answer, context, .. } = self.options;
+        let mut chosen = [question, answer, context].into_iter().flatten();
+        chosen.any(|name| name.eq_ignore_ascii_case(column))
+    }
+
+    /// Notes the columns that are not read although they may belong to the question or the answer.
+    fn judge(&mut self, fields: &Fields, form: Form) {
+        for (name, value) in &fields.0 {
+            if *value == Cell::Null || self.judged.contains(name) {
+                continue;
+            }
+            self.judged.insert(name.clone());
+            let has_own_note = self.options.context.is_none()
+                && PASSAGES.iter().any(|passage| passage.eq_ignore_ascii_case(name));
+            // A column of one letter is only read as that of an option.
+            let is_option = name.len() == 1 && form != Form::MultipleChoice;
+            let is_read = self.is_chosen(name) || (is_known(name) && !is_option);
+            if !is_read && !is_about(name) && !has_own_note {
+                self.summary.unread.insert(name.clone());
+            }
+        }
     }
 
     pub(super) fn finish(self) -> Result<ReadOutcome<T>, DatasetError> {
@@ -147,11 +190,7 @@ impl<'a, T: Row> Collector<'a, T> {
 
 impl<T: Row> Sink for Collector<'_, T> {
     fn wants(&self, column: &str) -> bool {
-        let ReadOptions { question, answer, context, .. } = self.options;
-        let is_chosen = |chosen: &Option<String>| {
-            chosen.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(column))
-        };
-        is_known(column) || is_chosen(question) || is_chosen(answer) || is_chosen(context)
+        is_known(column) || self.is_chosen(column)
     }
 
     fn row(&mut self, number: usize, row: Result<Fields, String>) -> Result<(), DatasetError> {

@@ -9,9 +9,9 @@ pub struct ReadOptions {
     /// The data set's name, for rows that do not say it themselves. Default: the file's stem, or
     /// the folder's name.
     pub source: Option<String>,
-    /// Only tasks of these data sets; all when empty.
+    /// Only rows of these data sets; all when empty.
     pub sources: Vec<String>,
-    /// Only tasks of these kinds; all when empty.
+    /// Only rows of these kinds; all when empty.
     pub kinds: Vec<String>,
     /// Shuffle with this seed before the limit is applied; file order when absent.
     pub shuffle_seed: Option<u64>,
@@ -22,7 +22,8 @@ pub struct ReadOptions {
     /// The column with the gold answer (or the assistant's message), where it has a name of its
     /// own.
     pub answer: Option<String>,
-    /// A column with a passage that is put before the question. Default: none is.
+    /// A column with a passage that is put before the question. Default: `body` or `article`, without
+    /// which a question cannot be understood, and no other.
     pub context: Option<String>,
     /// The share of rows that may be rejected, 0 to 1. Default: 0.01. Set by the reader's caller.
     #[serde(skip)]
@@ -49,6 +50,13 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
+    /// Whether rows of this data set and kind are wanted.
+    pub(super) fn selects(&self, source: &str, kind: Option<&str>) -> bool {
+        let has = |kind: &str| self.kinds.iter().any(|wanted| wanted == kind);
+        (self.sources.is_empty() || self.sources.iter().any(|wanted| wanted == source))
+            && (self.kinds.is_empty() || kind.is_some_and(has))
+    }
+
     /// The same columns and bounds, of all rows in the order of the file.
     pub fn columns(&self) -> Self {
         Self {

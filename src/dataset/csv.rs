@@ -6,6 +6,7 @@ use std::path::Path;
 use super::cell::{Cell, plain_number};
 use super::fields::Fields;
 use super::input::Text;
+use super::records::{Record, Records, wrong};
 use super::{DatasetError, Sink};
 
 /// Reads every record. The separator is that of the header: a comma, a semicolon or a tab.
@@ -21,36 +22,31 @@ pub(super) fn read(path: &Path, mut text: Text, rows: &mut dyn Sink) -> Result<(
         .unwrap_or(b',');
     header.push(b'\n');
     let whole = io::Read::chain(io::Cursor::new(header), text.into_reader());
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        // With its own pair of `\r` and `\n` the line of a record cannot be determined.
-        .terminator(csv::Terminator::Any(b'\n'))
-        .from_reader(whole);
-    let names = reader.headers().map_err(|error| io(wrong(&error)))?.clone();
+    let mut records = Records::new(Box::new(whole), delimiter);
+    let Some(header) = records.next_record().map_err(io)? else { return Ok(()) };
+    let names = names(path, &header)?;
+    while let Some(record) = records.next_record().map_err(io)? {
+        rows.row(record.line, fields(&names, &record))?;
+    }
+    Ok(())
+}
+
+fn names(path: &Path, header: &Record) -> Result<Vec<String>, DatasetError> {
+    let io = |reason: &str| {
+        let source = wrong(format!("its header {reason}"));
+        DatasetError::Io { path: path.to_owned(), source }
+    };
+    if header.is_broken {
+        return Err(io("has text behind a closing quote"));
+    }
+    let names = header.fields.iter().map(|name| String::from_utf8(name.clone()));
+    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(|_| io("is not UTF-8"))?;
     for (at, name) in names.iter().enumerate() {
         if names.iter().take(at).any(|other| other == name) {
             return Err(DatasetError::DoubleColumn { path: path.to_owned(), column: name.into() });
         }
     }
-    let mut record = csv::ByteRecord::new();
-    loop {
-        let line = usize::try_from(reader.position().line()).unwrap_or(usize::MAX);
-        match reader.read_byte_record(&mut record) {
-            Ok(false) => return Ok(()),
-            Ok(true) => {
-                let line = record.position().map_or(line, |at| at.line() as usize);
-                rows.row(line, fields(&names, &record))?;
-            }
-            Err(_) if record.len() == 1 && record.get(0) == Some(b"\r") => {}
-            Err(error) if matches!(error.kind(), csv::ErrorKind::UnequalLengths { .. }) => {
-                let found = record.len();
-                let wanted = names.len();
-                let reason = format!("it has {found} columns, and the header {wanted}");
-                rows.row(line, Err(reason))?;
-            }
-            Err(error) => return Err(io(wrong(&error))),
-        }
-    }
+    Ok(names)
 }
 
 /// How often a separator stands in a line outside of quotes.
@@ -64,21 +60,19 @@ fn count(line: &[u8], mark: u8) -> usize {
         .count()
 }
 
-fn wrong(error: &csv::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-}
-
-fn fields(names: &csv::StringRecord, record: &csv::ByteRecord) -> Result<Fields, String> {
-    let cell = |(name, value): (&str, &[u8])| {
+fn fields(names: &[String], record: &Record) -> Result<Fields, String> {
+    if record.is_broken {
+        return Err("it has text behind a closing quote (a quote in a field is doubled)".to_owned());
+    }
+    if record.fields.len() != names.len() {
+        let (found, wanted) = (record.fields.len(), names.len());
+        return Err(format!("it has {found} columns, and the header {wanted}"));
+    }
+    let cell = |(name, value): (&String, &Vec<u8>)| {
         let text = std::str::from_utf8(value).map_err(|_| format!("its `{name}` is not UTF-8"))?;
-        Ok((name.to_owned(), cell(text)))
+        Ok((name.clone(), cell(text)))
     };
-    let last = record.len().saturating_sub(1);
-    let values = record.iter().enumerate().map(|(at, value)| match value.strip_suffix(b"\r") {
-        Some(bare) if at == last => bare,
-        _ => value,
-    });
-    names.iter().zip(values).map(cell).collect::<Result<_, String>>().and_then(Fields::new)
+    names.iter().zip(&record.fields).map(cell).collect::<Result<_, String>>().and_then(Fields::new)
 }
 
 /// An empty field is null, as pandas writes it. So is `18.0` a whole number of a column that had

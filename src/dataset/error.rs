@@ -149,8 +149,8 @@ pub enum DatasetError {
         /// The bound, bytes.
         limit: u64,
     },
-    /// No task is of a wanted source and kind.
-    #[error("`{}` holds no task of the wanted `sources` and `kinds`; it has {found}", path.display())]
+    /// No row is of a wanted source and kind.
+    #[error("`{}` holds no row of the wanted `sources` and `kinds`; it has {found}", path.display())]
     NothingSelected {
         /// The file.
         path: PathBuf,

@@ -1,32 +1,45 @@
 //! One row, from whatever file, as an example for supervised training.
 
+use std::sync::Arc;
+
 use super::cell::Cell;
+use super::choices::choices;
 use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
-use super::task_row::{action, is_record, missing};
-use super::{Context, Row, Unused};
+use super::messages::{content, messages};
+use super::passage::{behind, input, passage, refuse_marked, refuse_media, with_input};
+use super::task_row::{action, class, is_record, missing, source, task};
+use super::{Context, ReadOptions, Row, Unused};
 use crate::task::Task;
 use crate::trajectory::Action;
 
-impl Row for Example {
+/// An example and what it is selected by.
+pub(super) struct Sourced {
+    pub(super) example: Example,
+    source: Arc<str>,
+    kind: Option<String>,
+}
+
+impl Row for Sourced {
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused> {
-        let options = context.options;
-        refuse_unknown(fields)?;
-        if options.question.is_none() && options.answer.is_none() && is_record(fields) {
-            return Ok((Self::Episode(episode(fields, context)?), Form::Record));
-        }
-        let (turns, form) = chat(fields, context)?;
-        if !turns.iter().any(|turn| turn.is_learnt) {
-            return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
-        }
-        Ok((Self::Chat(turns), form))
+        let (example, form) = example(fields, context)?;
+        let kind = fields.get("kind").and_then(Cell::scalar);
+        Ok((Self { example, source: source(fields, context), kind }, form))
+    }
+
+    fn is_wanted(&self, options: &ReadOptions) -> bool {
+        options.selects(&self.source, self.kind.as_deref())
+    }
+
+    fn class(&self) -> String {
+        class(&self.source, self.kind.as_deref())
     }
 
     fn bytes(&self) -> usize {
-        match self {
-            Self::Chat(turns) => turns.iter().map(|turn| turn.content.len()).sum(),
-            Self::Episode(shown) => {
+        match &self.example {
+            Example::Chat(turns) => turns.iter().map(|turn| turn.content.len()).sum(),
+            Example::Episode(shown) => {
                 let turn = |turn: &DemoTurn| {
                     turn.think.len() + turn.reply.as_ref().map_or(0, String::len) * 2
                 };
@@ -36,19 +49,38 @@ impl Row for Example {
     }
 }
 
+fn example(fields: &Fields, context: &Context<'_>) -> Result<(Example, Form), Unused> {
+    let options = context.options;
+    refuse_unknown(fields)?;
+    if options.question.is_none() && options.answer.is_none() && is_record(fields) {
+        if options.context.is_some() {
+            return Err(
+                "it is a record of an episode, before whose question no `context` is put".into()
+            );
+        }
+        return Ok((Example::Episode(episode(fields, context)?), Form::Record));
+    }
+    refuse_media(fields)?;
+    let (turns, form) = chat(fields, context)?;
+    if !turns.iter().any(|turn| turn.is_learnt) {
+        return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
+    }
+    Ok((Example::Chat(turns), form))
+}
+
 /// Columns that supervised training does not interpret.
 fn refuse_unknown(fields: &Fields) -> Result<(), Unused> {
-    let is_filled = |name: &str| match fields.get(name) {
-        Some(Cell::List(items)) => !items.is_empty(),
-        Some(Cell::Text(text)) => !text.trim().is_empty() && text != "[]",
-        found => found.is_some(),
-    };
+    let is_filled = |name: &str| fields.get(name).is_some_and(Cell::is_filled);
     if let Some(name) = ["tools", "functions"].iter().find(|name| is_filled(name)) {
         return Err(format!("it has `{name}`: conversations with tools are not trained on").into());
     }
     if ["chosen", "rejected"].iter().all(|name| fields.get(name).is_some()) {
         let reason = "it is a pair of `chosen` and `rejected` replies, which need preference training (rename `chosen` to `messages` to learn it alone)";
         return Err(reason.into());
+    }
+    let rejected = ["rejected", "rejected_response", "rejected_responses", "rejected_messages"];
+    if let Some(name) = rejected.iter().find(|name| is_filled(name)) {
+        return Err(format!("it has `{name}`, which needs preference training (drop the column to learn the other reply alone)").into());
     }
     if is_filled("history") {
         return Err("it has a `history`, of which there is no published form for training".into());
@@ -57,59 +89,82 @@ fn refuse_unknown(fields: &Fields) -> Result<(), Unused> {
 }
 
 fn chat(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form), Unused> {
-    let options = context.options;
     let system = match fields.get("system") {
         Some(value) => Some(content(value, "system")?).filter(|text| !text.trim().is_empty()),
         None => None,
     };
     let system = system.map(|text| turn(ChatRole::System, text));
-    let (turns, form) = if options.question.is_some() || options.answer.is_some() {
-        let question = options.question.as_deref().unwrap_or(QUESTIONS[0]);
-        let answer = options.answer.as_deref().unwrap_or("answer");
-        (pair(fields, question, answer)?, Form::QuestionAnswer)
-    } else if let Some(value) = fields.get("messages") {
-        (messages(value, "messages")?, Form::Chat)
-    } else if let Some(value) = fields.get("conversations") {
-        (messages(value, "conversations")?, Form::ShareGpt)
-    } else if let (Some(_), Some((name, _))) =
-        (fields.get("prompt"), fields.first(&["completion", "response"]))
-    {
-        (pair(fields, "prompt", name)?, Form::PromptCompletion)
-    } else if fields.get("instruction").is_some() {
-        let mut turns = pair(fields, "instruction", "output")?;
-        let input = fields.get("input").and_then(Cell::text).unwrap_or_default().trim();
-        if let (false, Some(first)) = (input.is_empty(), turns.first_mut()) {
-            first.content = format!("{}\n\n{input}", first.content);
-        }
-        (turns, Form::Alpaca)
-    } else if QUESTIONS.iter().chain(&["prompt"]).any(|name| fields.get(name).is_some()) {
-        asked(fields, context)?
-    } else {
-        let hint = "a row is `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, or `question` and `answer`";
-        return Err(format!("it has {}; {hint}", fields.names()).into());
-    };
+    let (turns, form) = asked(fields, context)?;
     Ok((system.into_iter().chain(turns).collect(), form))
 }
 
-/// A question and its answer as it is written; where that is a list, an object or the number of a
-/// choice, the first of the golds is learnt.
 fn asked(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form), Unused> {
-    let written = ["solution"].into_iter().chain(GOLDS).find(|name| {
+    let options = context.options;
+    let columns = if options.question.is_some() || options.answer.is_some() {
+        let question = options.question.as_deref().unwrap_or(QUESTIONS[0]);
+        let answer = options.answer.as_deref().unwrap_or("answer");
+        Some((question, answer, Form::QuestionAnswer))
+    } else {
+        for (name, form) in [("messages", Form::Chat), ("conversations", Form::ShareGpt)] {
+            if let Some(value) = fields.get(name) {
+                refuse_marked(fields, context)?;
+                return Ok((about(messages(value, name)?, passage(fields, context)?)?, form));
+            }
+        }
+        columns(fields)?
+    };
+    let has_choices = choices(fields)?.is_some();
+    let Some((question, answer, form)) = columns.filter(|_| !has_choices) else {
+        return as_task(fields, context);
+    };
+    refuse_marked(fields, context)?;
+    let mut turns = pair(fields, question, answer)?;
+    if let (Form::Alpaca, Some(first)) = (form, turns.first_mut()) {
+        first.content = with_input(std::mem::take(&mut first.content), input(fields)?);
+    }
+    Ok((about(turns, passage(fields, context)?)?, form))
+}
+
+/// The columns with the user's message and with the assistant's, as it is written. `None` where
+/// that is a list, an object or the number of a choice.
+fn columns(fields: &Fields) -> Result<Option<(&'static str, &'static str, Form)>, Unused> {
+    if fields.get("prompt").is_some() {
+        for reply in ["completion", "response"] {
+            if fields.get(reply).is_some() {
+                return Ok(Some(("prompt", reply, Form::PromptCompletion)));
+            }
+        }
+    }
+    if fields.get("instruction").is_some() {
+        return Ok(Some(("instruction", "output", Form::Alpaca)));
+    }
+    let question = QUESTIONS.into_iter().find(|name| fields.get(name).is_some());
+    if question.is_none() && fields.get("prompt").is_none() {
+        let hint = "a row is `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, or `question` and `answer`";
+        return Err(format!("it has {}; {hint}", fields.names()).into());
+    }
+    let replies = ["completion", "response", "output"];
+    let answer = ["solution"].into_iter().chain(GOLDS).chain(replies).find(|name| {
         let is_text = |value: &Cell| value.scalar().is_some_and(|text| !text.trim().is_empty());
         fields.get(name).is_some_and(is_text)
     });
-    match (fields.first(&QUESTIONS), written) {
-        (Some((question, _)), Some(answer)) if fields.get("choices").is_none() => {
-            Ok((pair(fields, question, answer)?, Form::QuestionAnswer))
-        }
-        _ => {
-            let (task, form) = Task::read(fields, context)?;
-            let answer = task.golds.into_iter().next().unwrap_or_default();
-            let turns =
-                vec![turn(ChatRole::User, task.question), turn(ChatRole::Assistant, answer)];
-            Ok((turns, form))
-        }
-    }
+    Ok(question.zip(answer).map(|(question, answer)| (question, answer, Form::QuestionAnswer)))
+}
+
+/// The question as of a task, and the first of its golds.
+fn as_task(fields: &Fields, context: &Context<'_>) -> Result<(Vec<ChatTurn>, Form), Unused> {
+    let (task, form) = task(fields, context)?;
+    let answer = task.golds.into_iter().next().unwrap_or_default();
+    Ok((vec![turn(ChatRole::User, task.question), turn(ChatRole::Assistant, answer)], form))
+}
+
+/// Puts a passage before the first question.
+fn about(mut turns: Vec<ChatTurn>, passage: Option<String>) -> Result<Vec<ChatTurn>, Unused> {
+    let Some(passage) = passage else { return Ok(turns) };
+    let question = turns.iter_mut().find(|turn| turn.role == ChatRole::User);
+    let question = question.ok_or("it has a passage, but no message of role `user`")?;
+    question.content = behind(Some(passage), std::mem::take(&mut question.content));
+    Ok(turns)
 }
 
 /// A user message and an assistant message; either may also be a list of messages.
@@ -132,91 +187,6 @@ fn turn(role: ChatRole, content: String) -> ChatTurn {
     ChatTurn { role, content, is_learnt: role == ChatRole::Assistant }
 }
 
-/// The messages of a conversation: OpenAI's `role` and `content`, or ShareGPT's `from` and `value`.
-pub(super) fn messages(value: &Cell, name: &str) -> Result<Vec<ChatTurn>, Unused> {
-    let parsed;
-    let list = match value {
-        Cell::List(list) => list,
-        // File formats without nested columns store it as text.
-        Cell::Text(text) => {
-            let raw: Option<&serde_json::value::RawValue> = serde_json::from_str(text).ok();
-            parsed = raw.and_then(|raw| Cell::from_json(raw).ok());
-            match &parsed {
-                Some(Cell::List(list)) => list,
-                _ => return Err(format!("its `{name}` is no list of messages").into()),
-            }
-        }
-        _ => return Err(format!("its `{name}` is no list of messages").into()),
-    };
-    if list.is_empty() {
-        return Err(format!("its `{name}` is empty").into());
-    }
-    list.iter().enumerate().map(|(at, message)| one_message(message, name, at + 1)).collect()
-}
-
-fn one_message(message: &Cell, name: &str, number: usize) -> Result<ChatTurn, Unused> {
-    let at = |reason: &str| Unused::Rejected(format!("message {number} of its `{name}` {reason}"));
-    let role = message.get("role").or_else(|| message.get("from")).and_then(Cell::text);
-    let role = match role.ok_or_else(|| at("has no `role`"))? {
-        "system" | "developer" => ChatRole::System,
-        "user" | "human" => ChatRole::User,
-        "assistant" | "gpt" | "model" | "bot" | "chatgpt" => ChatRole::Assistant,
-        role @ ("tool" | "function" | "function_call" | "observation" | "ipython") => {
-            return Err(at(&format!(
-                "has the role `{role}`: conversations with tools are not trained on"
-            )));
-        }
-        role => return Err(at(&format!("has the unknown role `{role}`"))),
-    };
-    for call in ["tool_calls", "function_call", "audio"] {
-        if message.get(call).is_some_and(|value| *value != Cell::List(Vec::new())) {
-            return Err(at(&format!("has `{call}`, which is not trained on")));
-        }
-    }
-    let text = message.get("content").or_else(|| message.get("value"));
-    let text = text.ok_or_else(|| at("has no `content`"))?;
-    let mut content = content(text, "content").map_err(|error| match error {
-        Unused::Rejected(reason) => at(&reason),
-        skipped @ Unused::Skipped(_) => skipped,
-    })?;
-    let reasoning = message.get("reasoning_content").or_else(|| message.get("thinking"));
-    if let (ChatRole::Assistant, Some(reasoning)) = (role, reasoning.and_then(Cell::text)) {
-        let reasoning = reasoning.trim();
-        if !reasoning.is_empty() && !content.contains("</think>") {
-            content = format!("<think>\n{reasoning}\n</think>\n\n{}", content.trim_start());
-        }
-    }
-    let weight = message.get("weight").and_then(Cell::scalar);
-    let is_learnt = match weight.as_deref() {
-        None | Some("1") => role == ChatRole::Assistant,
-        Some("0") => false,
-        Some(weight) => return Err(at(&format!("has the weight `{weight}`, not 0 or 1"))),
-    };
-    Ok(ChatTurn { role, content, is_learnt })
-}
-
-/// Text, or parts of type `text`.
-fn content(value: &Cell, name: &str) -> Result<String, Unused> {
-    let part = |part: &Cell| {
-        let kind = part.get("type").and_then(Cell::text).unwrap_or("text");
-        match (kind, part.get("text").and_then(Cell::text)) {
-            ("text" | "input_text" | "output_text", Some(text)) => Ok(text.to_owned()),
-            _ => Err(Unused::from(format!("has a part of type `{kind}`, not text"))),
-        }
-    };
-    match value {
-        Cell::List(parts) => parts.iter().map(part).collect(),
-        value => value
-            .scalar()
-            .ok_or_else(|| format!("its `{name}` is {}, not text", value.kind()).into()),
-    }
-}
-
-/// The roles of a conversation, for a reason.
-pub(super) fn roles(messages: &[ChatTurn]) -> String {
-    messages.iter().map(|message| message.role.to_string()).collect::<Vec<_>>().join(", ")
-}
-
 /// A recorded episode that the policy answered itself.
 fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unused> {
     let text = |name: &str| fields.get(name).and_then(Cell::text).unwrap_or_default().to_owned();
@@ -225,6 +195,9 @@ fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unus
     }
     if matches!(fields.get("conversation"), Some(Cell::List(before)) if !before.is_empty()) {
         return Err(Unused::Skipped("its question stands in a longer conversation"));
+    }
+    if fields.get("attachments").is_some_and(Cell::is_filled) {
+        return Err(Unused::Skipped("its question is not text alone"));
     }
     let turns = fields.get("trajectory").and_then(|trajectory| trajectory.get("turns"));
     let Some(Cell::List(turns)) = turns else { return Err("its record has no turns".into()) };

@@ -22,11 +22,6 @@ impl Fields {
         cell::find(&self.0, name).filter(|value| **value != Cell::Null)
     }
 
-    /// Whether there is a column of this name, be it null.
-    pub(super) fn has(&self, name: &str) -> bool {
-        cell::find(&self.0, name).is_some()
-    }
-
     /// The first of these fields that exists.
     pub(super) fn first<'f>(&'f self, names: &[&'f str]) -> Option<(&'f str, &'f Cell)> {
         names.iter().find_map(|name| Some((*name, self.get(name)?)))

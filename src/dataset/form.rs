@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::choices;
+use super::passage::{BODIES, MEDIA};
+
 /// The form of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,7 +21,8 @@ pub enum Form {
     Squad,
     /// An answer as `{value, aliases}`, as in TriviaQA.
     TriviaQa,
-    /// `choices` with the index or the letter of the right one.
+    /// Options in one column or in columns of their own, with the index, the letter or the text of the
+    /// right one.
     MultipleChoice,
     /// `prompt` and `reward_model`, as verl, Search-R1 and the reference have it.
     Verl,
@@ -68,7 +72,7 @@ pub(super) const GOLDS: [&str; 9] = [
     "expected_answer",
 ];
 /// All other columns that some form needs.
-const OTHERS: [&str; 34] = [
+const OTHERS: [&str; 36] = [
     "id",
     "_id",
     "prompt",
@@ -80,7 +84,6 @@ const OTHERS: [&str; 34] = [
     "hops",
     "solution",
     "answer_aliases",
-    "choices",
     "is_impossible",
     "answerable",
     "messages",
@@ -96,6 +99,9 @@ const OTHERS: [&str; 34] = [
     "response",
     "chosen",
     "rejected",
+    "rejected_response",
+    "rejected_responses",
+    "rejected_messages",
     "text",
     "weight",
     "trajectory",
@@ -107,5 +113,47 @@ const OTHERS: [&str; 34] = [
 
 /// Whether some form needs the column of this name.
 pub(super) fn is_known(column: &str) -> bool {
-    QUESTIONS.iter().chain(&GOLDS).chain(&OTHERS).any(|name| name.eq_ignore_ascii_case(column))
+    let mut names = QUESTIONS.iter().chain(&GOLDS).chain(&OTHERS).chain(&BODIES).chain(&MEDIA);
+    names.any(|name| name.eq_ignore_ascii_case(column)) || choices::is_known(column)
+}
+
+/// Columns about a row rather than of it: nothing is lost if they are not read.
+const ABOUT: [&str; 32] = [
+    "ability",
+    "category",
+    "created",
+    "dataset",
+    "difficulty",
+    "equation",
+    "example_id",
+    "explanation",
+    "id",
+    "idx",
+    "index",
+    "lang",
+    "language",
+    "level",
+    "license",
+    "model",
+    "qid",
+    "question_id",
+    "questionid",
+    "rationale",
+    "source",
+    "split",
+    "subject",
+    "subset",
+    "supporting_facts",
+    "tags",
+    "timestamp",
+    "title",
+    "topic",
+    "type",
+    "unique_id",
+    "url",
+];
+
+/// Whether it need not be said that the column of this name is not read.
+pub(super) fn is_about(column: &str) -> bool {
+    ABOUT.iter().any(|name| name.eq_ignore_ascii_case(column))
 }

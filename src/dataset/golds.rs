@@ -1,12 +1,14 @@
 //! The gold answers of a row.
 
 use super::cell::Cell;
+use super::choices::Choices;
 use super::example::ChatRole;
 use super::fields::Fields;
 use super::form::{Form, GOLDS};
-use super::task_row::{choices, missing};
-use super::{ReadOptions, Unused};
-use crate::reward::boxed;
+use super::passage::refuse_marked;
+use super::task_row::missing;
+use super::{Context, Unused};
+use crate::reward::{Number, boxed};
 
 /// Columns with longer texts that contain an answer, used if no answer column exists.
 const TEXTS: [&str; 4] = ["solution", "completion", "response", "output"];
@@ -14,15 +16,22 @@ const TEXTS: [&str; 4] = ["solution", "completion", "response", "output"];
 /// The acceptable answers, and the form that they imply.
 pub(super) fn golds(
     fields: &Fields,
-    options: &ReadOptions,
+    context: &Context<'_>,
+    choices: Option<&Choices>,
 ) -> Result<(Vec<String>, Option<Form>), Unused> {
-    let mut found = Found::default();
-    if let Some(column) = &options.answer {
-        found.add(column, fields.get(column).ok_or_else(|| missing(column, fields))?)?;
-        return found.finish(column);
+    let chosen = context.options.answer.as_deref();
+    let chosen_value = match chosen {
+        Some(column) => Some((column, fields.get(column).ok_or_else(|| missing(column, fields))?)),
+        None => None,
+    };
+    if let Some(choices) = choices {
+        return Ok((choices.golds(fields, chosen)?, Some(Form::MultipleChoice)));
     }
-    if let Some(choices) = choices(fields)? {
-        return of_choices(fields, &choices);
+    refuse_marked(fields, context)?;
+    let mut found = Found::default();
+    if let Some((column, value)) = chosen_value {
+        found.add(column, value)?;
+        return found.finish(column);
     }
     let mut empty = None;
     for name in GOLDS {
@@ -31,6 +40,9 @@ pub(super) fn golds(
         if !found.golds.is_empty() {
             if let Some(aliases) = fields.get("answer_aliases") {
                 found.add("answer_aliases", aliases)?;
+            }
+            if found.form.is_none() && has_worked_solution(fields) {
+                found.form = Some(Form::Math);
             }
             return found.finish(name);
         }
@@ -48,7 +60,7 @@ pub(super) fn golds(
         return Err(format!("its `{name}` is empty").into());
     }
     if let Some((name, value)) = fields.first(&TEXTS) {
-        found.add(name, value)?;
+        found.add_value(name, value)?;
         if name == "solution" && found.form != Some(Form::Math) {
             return Err(r"its `solution` has no `\boxed{…}`".into());
         }
@@ -56,10 +68,15 @@ pub(super) fn golds(
     }
     for (name, form) in [("messages", Form::Chat), ("conversations", Form::ShareGpt)] {
         if let Some(value) = fields.get(name) {
-            let messages = super::example_row::messages(value, name)?;
+            let messages = super::messages::messages(value, name)?;
             let last = messages.iter().rfind(|message| message.role == ChatRole::Assistant);
             let last = last.ok_or_else(|| format!("its `{name}` has no answer"))?;
-            found.add(name, &Cell::Text(last.content.clone()))?;
+            if !last.is_learnt {
+                return Err(
+                    format!("the answer in its `{name}` is marked as not to be learnt").into()
+                );
+            }
+            found.add_text(&last.content);
             found.form = found.form.or(Some(form));
             return found.finish(name);
         }
@@ -78,23 +95,10 @@ fn is_unanswerable(fields: &Fields) -> bool {
         || fields.get("answers").is_some_and(|value| value.get("answer_start").is_some())
 }
 
-/// The letter of the right choice, and its text.
-fn of_choices(
-    fields: &Fields,
-    choices: &[(String, String)],
-) -> Result<(Vec<String>, Option<Form>), Unused> {
-    let (name, value) = fields
-        .first(&["answerKey", "answer"])
-        .ok_or("it has `choices`, but no `answer` or `answerKey`")?;
-    let given = value.scalar().unwrap_or_default();
-    let by_label =
-        choices.iter().find(|(label, text)| label.eq_ignore_ascii_case(&given) || *text == given);
-    // Numbers are indices from 0, unless they are labels.
-    let by_index = || choices.get(given.parse::<usize>().ok()?);
-    let (label, text) = by_label
-        .or_else(by_index)
-        .ok_or_else(|| format!("its `{name}` is `{given}`, which is none of its `choices`"))?;
-    Ok((vec![label.clone(), text.clone()], Some(Form::MultipleChoice)))
+/// Whether there is a solution with `\boxed{…}` besides the answer, as in MATH-500.
+fn has_worked_solution(fields: &Fields) -> bool {
+    let solution = fields.get("solution").and_then(Cell::text).and_then(boxed);
+    solution.is_some_and(|content| !content.is_empty())
 }
 
 #[derive(Default)]
@@ -104,19 +108,36 @@ struct Found {
 }
 
 impl Found {
-    /// Adds what a column holds.
+    /// Adds what a column holds. Text may be a list: file formats without nested columns store it so.
     fn add(&mut self, name: &str, value: &Cell) -> Result<(), Unused> {
-        match value {
-            Cell::Null => Ok(()),
-            Cell::Text(text) => self.add_text(name, text),
-            Cell::List(items) => items.iter().try_for_each(|item| self.add(name, item)),
-            Cell::Record(_) => self.add_record(name, value),
-            Cell::Opaque(kind) => Err(format!("its `{name}` is {kind}").into()),
-            Cell::Number(_) | Cell::Bool(_) | Cell::Unread => {
-                self.push(value.scalar().unwrap_or_default());
+        match value.text().map(|text| list_in(name, text)).transpose()?.flatten() {
+            Some(items) => {
+                items.into_iter().for_each(|item| self.push(item));
                 Ok(())
             }
+            None => self.add_value(name, value),
         }
+    }
+
+    fn add_value(&mut self, name: &str, value: &Cell) -> Result<(), Unused> {
+        match value {
+            Cell::Null => {}
+            Cell::Text(text) => self.add_text(text),
+            Cell::List(items) => {
+                return items.iter().try_for_each(|item| self.add_value(name, item));
+            }
+            Cell::Record(_) => return self.add_record(name, value),
+            Cell::Opaque(kind) => return Err(format!("its `{name}` is {kind}").into()),
+            // A question that is answered so may be answered either way.
+            Cell::Bool(true) => {
+                ["yes", "true"].map(String::from).into_iter().for_each(|gold| self.push(gold))
+            }
+            Cell::Bool(false) => {
+                ["no", "false"].map(String::from).into_iter().for_each(|gold| self.push(gold))
+            }
+            Cell::Number(_) | Cell::Unread => self.push(value.scalar().unwrap_or_default()),
+        }
+        Ok(())
     }
 
     fn add_record(&mut self, name: &str, value: &Cell) -> Result<(), Unused> {
@@ -124,7 +145,7 @@ impl Found {
             if value.get("answer_start").is_some() {
                 self.form = Some(Form::Squad);
             }
-            return self.add(name, text);
+            return self.add_value(name, text);
         } else if value.get("value").is_some() {
             self.form = Some(Form::TriviaQa);
             &["value", "aliases", "normalized_aliases"]
@@ -135,24 +156,18 @@ impl Found {
         } else {
             return Err(format!("its `{name}` is an object of no known form").into());
         };
-        parts.iter().filter_map(|part| value.get(part)).try_for_each(|part| self.add(name, part))
+        parts
+            .iter()
+            .filter_map(|part| value.get(part))
+            .try_for_each(|part| self.add_value(name, part))
     }
 
-    fn add_text(&mut self, name: &str, text: &str) -> Result<(), Unused> {
-        let is_plural = name.ends_with("answers") || name.ends_with("aliases");
-        if is_plural && text.trim_start().starts_with('[') {
-            let items: Vec<String> = serde_json::from_str(text).map_err(|_| {
-                Unused::from(format!("its `{name}` is text that looks like a list, but is no JSON"))
-            })?;
-            items.into_iter().for_each(|item| self.push(item));
-            return Ok(());
-        }
+    fn add_text(&mut self, text: &str) {
         let (gold, form) = short(text);
         if form.is_some() {
             self.form = form;
         }
         self.push(gold.to_owned());
-        Ok(())
     }
 
     fn push(&mut self, gold: String) {
@@ -171,15 +186,42 @@ impl Found {
     }
 }
 
-/// The answer in a worked solution: what follows `####` in its last line, or what stands in its
-/// last `\boxed{…}`. Any other text is the answer as it is.
+/// The texts of a column that is a list in JSON. Other text in brackets may be an interval, unless
+/// the column's name is that of a list.
+fn list_in(name: &str, text: &str) -> Result<Option<Vec<String>>, Unused> {
+    let text = text.trim();
+    if !text.starts_with('[') {
+        return Ok(None);
+    }
+    let is_plural = name.ends_with("answers") || name.ends_with("aliases");
+    match serde_json::from_str::<Vec<String>>(text) {
+        Ok(items) if is_plural || !items.is_empty() => Ok(Some(items)),
+        Err(_) if is_plural || text.starts_with("['") => {
+            Err(format!("its `{name}` is text that looks like a list, but is no JSON").into())
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The answer in a worked solution: what follows its last `####`, or what stands in its last
+/// `\boxed{…}`. Any other text is the answer as it is.
 fn short(text: &str) -> (&str, Option<Form>) {
-    let last = text.trim_end().lines().next_back().unwrap_or_default();
-    if let Some(answer) = last.trim_start().strip_prefix("####") {
-        return (answer.trim(), Some(Form::Gsm8k));
+    if let Some(answer) = marked(text) {
+        return (answer, Some(Form::Gsm8k));
     }
     match boxed(text).filter(|content| !content.is_empty()) {
         Some(content) => (content, Some(Form::Math)),
         None => (text, None),
     }
+}
+
+/// What follows the last `####` in its line. Before the last line that must be a number: in
+/// Markdown, the mark begins a heading.
+fn marked(text: &str) -> Option<&str> {
+    let (_, rest) = text.trim_end().rsplit_once("####")?;
+    let (answer, is_last) = match rest.split_once('\n') {
+        Some((answer, _)) => (answer.trim(), false),
+        None => (rest.trim(), true),
+    };
+    (is_last || Number::parse_with_unit(answer).is_some()).then_some(answer)
 }

@@ -38,11 +38,11 @@ pub(super) fn read(path: &Path, mut text: Text, rows: &mut dyn Sink) -> Result<(
             Err(_) => text = Text::of(std::mem::take(&mut line), first - 1),
         }
     } else {
-        rows.row(first, fields(&line, rows))?;
+        rows.row(first, fields(&line, None, rows))?;
     }
     while text.read_line(&mut line).map_err(io)? {
         if !line.trim_ascii().is_empty() {
-            rows.row(text.line, fields(&line, rows))?;
+            rows.row(text.line, fields(&line, None, rows))?;
         }
     }
     Ok(())
@@ -76,45 +76,73 @@ fn read_document(
         source: io::Error::new(io::ErrorKind::InvalidData, error),
     };
     let mut number = 0;
-    let mut emit = |row: &RawValue| {
+    let mut emit = |row: Result<&RawValue, String>, passage: Option<&RawValue>| {
         number += 1;
-        rows.row(number, fields(row.get().as_bytes(), rows))
+        let row = row.and_then(|row| fields(row.get().as_bytes(), passage, &*rows));
+        rows.row(number, row)
     };
-    let list = match document.get().starts_with('{') {
+    let items = match document.get().starts_with('{') {
         true => match list_of(&pairs(document.get()).map_err(wrong)?) {
             Some(list) => list,
-            None => return emit(document),
+            None => return emit(Ok(document), None),
         },
         false => document,
     };
-    let items: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(wrong)?;
+    let items: Vec<&RawValue> = serde_json::from_str(items.get()).map_err(wrong)?;
     for item in items {
-        match member(item, "paragraphs") {
-            // SQuAD's own format: articles of paragraphs of questions.
-            Some(paragraphs) => {
-                let paragraphs: Vec<&RawValue> =
-                    serde_json::from_str(paragraphs.get()).map_err(wrong)?;
-                for questions in paragraphs.into_iter().filter_map(|one| member(one, "qas")) {
-                    let questions: Vec<&RawValue> =
-                        serde_json::from_str(questions.get()).map_err(wrong)?;
-                    questions.into_iter().try_for_each(&mut emit)?;
-                }
+        let members = pairs(item.get()).unwrap_or_default();
+        let Some(paragraphs) = squad(&members) else {
+            emit(previewed(item, &members), None)?;
+            continue;
+        };
+        for paragraph in paragraphs {
+            let members = pairs(paragraph.get()).unwrap_or_default();
+            match list(&members, "qas") {
+                Some(questions) => questions
+                    .into_iter()
+                    .try_for_each(|one| emit(Ok(one), member(&members, "context")))?,
+                None => emit(Ok(paragraph), None)?,
             }
-            // The form of a preview by the hub.
-            None => emit(member(item, "row").unwrap_or(item))?,
         }
     }
     Ok(())
 }
 
-/// A member that is itself an object or a list.
-fn member<'r>(object: &'r RawValue, name: &str) -> Option<&'r RawValue> {
-    let members = pairs(object.get()).ok()?;
-    let found = members.into_iter().find(|(member, _)| member == name)?;
-    found.1.get().starts_with(['{', '[']).then_some(found.1)
+/// The paragraphs of an article in SQuAD's own format: at least one of them has questions. Those of
+/// other data sets are passages of one question.
+fn squad<'r>(article: &[(String, &'r RawValue)]) -> Option<Vec<&'r RawValue>> {
+    let paragraphs = list(article, "paragraphs")?;
+    let has_questions = |paragraph: &&RawValue| {
+        pairs(paragraph.get()).is_ok_and(|members| list(&members, "qas").is_some())
+    };
+    paragraphs.iter().any(has_questions).then_some(paragraphs)
 }
 
-fn fields(line: &[u8], rows: &dyn Sink) -> Result<Fields, String> {
+/// The row inside an item in the form of a preview by the hub, else the item.
+fn previewed<'r>(
+    item: &'r RawValue,
+    members: &[(String, &'r RawValue)],
+) -> Result<&'r RawValue, String> {
+    let is_preview = members.len() == 1 || member(members, "row_idx").is_some();
+    let row = member(members, "row").filter(|row| is_preview && row.get().starts_with('{'));
+    match list(members, "truncated_cells") {
+        Some(cut) if row.is_some() && !cut.is_empty() => {
+            Err("it is cut short: the preview has `truncated_cells`".to_owned())
+        }
+        _ => Ok(row.unwrap_or(item)),
+    }
+}
+
+fn member<'r>(members: &[(String, &'r RawValue)], name: &str) -> Option<&'r RawValue> {
+    members.iter().find(|(member, _)| member == name).map(|(_, value)| *value)
+}
+
+fn list<'r>(members: &[(String, &'r RawValue)], name: &str) -> Option<Vec<&'r RawValue>> {
+    serde_json::from_str(member(members, name)?.get()).ok()
+}
+
+/// The fields of a row, and the passage that stands beside it as its `context`.
+fn fields(line: &[u8], passage: Option<&RawValue>, rows: &dyn Sink) -> Result<Fields, String> {
     let text = std::str::from_utf8(line).map_err(|error| {
         format!(
             "it is not UTF-8 at byte {} (is the file in Latin-1? convert it with `iconv`)",
@@ -129,9 +157,12 @@ fn fields(line: &[u8], rows: &dyn Sink) -> Result<Fields, String> {
     }
     let wrong = |error: serde_json::Error| format!("it is not JSON: {error}");
     let mut cells = Vec::new();
-    for (name, value) in pairs(text).map_err(wrong)? {
+    let members = pairs(text).map_err(wrong)?;
+    let passage = passage.filter(|_| member(&members, "context").is_none());
+    let passage = passage.map(|passage| ("context".to_owned(), passage));
+    for (name, value) in members.into_iter().chain(passage) {
         let cell = match rows.wants(&name) {
-            true => Cell::from_json(value).map_err(wrong)?,
+            true => Cell::from_json(value)?,
             false if value.get() == "null" => Cell::Null,
             false => Cell::Unread,
         };

@@ -2,7 +2,7 @@
 //!
 //! One reader serves training and evaluation. It takes JSON Lines, JSON, CSV and Parquet, plain or
 //! compressed, in the forms of [`Form`]. Everything that it does not use is counted and named in
-//! the [`ReadSummary`].
+//! the [`ReadSummary`]; what it does not understand is rejected.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::task::Task;
 
 mod cell;
+mod choices;
 mod collect;
 mod config;
 mod csv;
@@ -24,8 +25,11 @@ mod form;
 mod golds;
 mod input;
 mod json;
+mod messages;
 mod overlap;
 mod parquet;
+mod passage;
+mod records;
 mod summary;
 mod task_row;
 #[cfg(test)]
@@ -40,6 +44,7 @@ pub use overlap::{SameQuestion, duplicates, overlap};
 pub use summary::ReadSummary;
 
 use collect::Collector;
+use example_row::Sourced;
 use fields::Fields;
 use input::Input;
 
@@ -55,8 +60,8 @@ pub struct ReadOutcome<T> {
 /// Reads the tasks at `path`: a file, a folder or a glob.
 ///
 /// Golds are the bare answers: of a worked solution, what follows its last `####` or is inside its
-/// last `\boxed{…}`. Whole numbers have one form (`18.0` is `18`), and no digit is lost. Options of
-/// a multiple-choice question become part of it. A recorded episode is not a task, because its
+/// last `\boxed{…}`. Whole numbers have one form (`18.0` is `18`), and no digit is lost; true is also
+/// `yes`. Options of a multiple-choice question become part of it. A recorded episode is not a task, because its
 /// answer is only what the policy said.
 ///
 /// # Errors
@@ -76,7 +81,8 @@ pub fn read_examples(
     path: &Path,
     options: &ReadOptions,
 ) -> Result<ReadOutcome<Example>, DatasetError> {
-    read(path, options)
+    let ReadOutcome { rows, summary } = read::<Sourced>(path, options)?;
+    Ok(ReadOutcome { rows: rows.into_iter().map(|row| row.example).collect(), summary })
 }
 
 fn read<T: Row>(path: &Path, options: &ReadOptions) -> Result<ReadOutcome<T>, DatasetError> {

@@ -1,6 +1,6 @@
 //! The outcome of the rows of files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -29,6 +29,8 @@ pub struct ReadSummary {
     pub forms: BTreeMap<String, BTreeMap<Form, usize>>,
     /// What was changed about rows, and in how many.
     pub notes: BTreeMap<&'static str, usize>,
+    /// Columns that were not read, except those that only say something about a row, such as `url`.
+    pub unread: BTreeSet<String>,
 }
 
 impl ReadSummary {
@@ -55,7 +57,7 @@ impl ReadSummary {
     }
 
     /// One line for each thing that a user should know besides the counts: rejected rows with
-    /// reasons, skipped rows, truncated rows.
+    /// reasons, skipped rows, truncated rows, columns that were not read.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.first_rejected.iter().map(|rejected| format!("left out: {rejected}")).collect();
@@ -65,7 +67,25 @@ impl ReadSummary {
         }
         let counted = |(what, count): (&&str, &usize)| format!("{count} rows: {what}");
         lines.extend(self.skipped.iter().map(counted).map(|line| format!("left out: {line}")));
-        lines.extend(self.notes.iter().map(counted));
+        lines.extend(self.remarks());
+        lines
+    }
+
+    /// What was changed about rows, and which columns were not read, a line each.
+    pub fn remarks(&self) -> Vec<String> {
+        /// Columns that are named.
+        const NAMED: usize = 20;
+        let mut lines: Vec<String> =
+            self.notes.iter().map(|(what, count)| format!("{count} rows: {what}")).collect();
+        if !self.unread.is_empty() {
+            let named = self.unread.iter().take(NAMED).map(|name| format!("`{name}`"));
+            let more = match self.unread.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let named = named.collect::<Vec<_>>().join(", ");
+            lines.push(format!("columns that were not read: {named}{more}"));
+        }
         lines
     }
 }

@@ -1,54 +1,26 @@
 //! One row, from whatever file, as a task.
 
+use std::sync::Arc;
+
 use super::cell::Cell;
+use super::choices::choices;
 use super::example::ChatRole;
-use super::example_row::{messages, roles};
 use super::fields::Fields;
 use super::form::{Form, QUESTIONS};
 use super::golds::golds;
+use super::messages::{messages, roles};
+use super::passage::{behind, input, passage, refuse_media, with_input};
 use super::{Context, ReadOptions, Row, Unused};
 use crate::protocol::{ANSWER, PROMPT, THINK};
 use crate::task::Task;
 use crate::trajectory::Action;
 
-/// Columns with a text that a question is about.
-const PASSAGES: [&str; 3] = ["context", "passage", "paragraphs"];
-
 impl Row for Task {
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused> {
-        let options = context.options;
-        if options.answer.is_none() && is_record(fields) {
-            return Err("it is a record of an episode: its `answer` is what the policy said, not what is right (set `answer` to a column with the right one)".into());
+        if fields.get("system").is_some_and(Cell::is_filled) {
+            context.note("its system message is left out");
         }
-        let (question, question_form) = question(fields, context)?;
-        let (golds, gold_form) = golds(fields, options)?;
-        let mut question = question;
-        let mut form = gold_form.unwrap_or(question_form);
-        if let Some(choices) = choices(fields)? {
-            question += &listed(&choices);
-            form = Form::MultipleChoice;
-        }
-        if let Some(column) = &options.context {
-            let passage = fields.get(column).and_then(Cell::text).map(str::trim);
-            let passage = passage.filter(|text| !text.is_empty());
-            let passage = passage.ok_or_else(|| format!("it has no text in `{column}`"))?;
-            question = format!("{passage}\n\n{question}");
-        } else if PASSAGES.iter().any(|name| fields.has(name)) {
-            context.note("its passage is left out (set `context` to its column to show it)");
-        }
-        let text = |name: &str| fields.get(name).and_then(Cell::scalar);
-        let task = Self {
-            question,
-            golds,
-            id: text("id").or_else(|| text("_id")).unwrap_or_else(|| context.id()),
-            source: match text("source").or_else(|| text("data_source")) {
-                Some(source) => context.shared(source),
-                None => context.source.clone(),
-            },
-            kind: text("kind"),
-            hops: hops(fields)?,
-        };
-        Ok((task, form))
+        task(fields, context)
     }
 
     fn id(&self) -> Option<&str> {
@@ -60,20 +32,57 @@ impl Row for Task {
     }
 
     fn is_wanted(&self, options: &ReadOptions) -> bool {
-        let kind = self.kind.as_ref();
-        (options.sources.is_empty() || options.sources.iter().any(|source| *source == *self.source))
-            && (options.kinds.is_empty() || kind.is_some_and(|kind| options.kinds.contains(kind)))
+        options.selects(&self.source, self.kind.as_deref())
     }
 
     fn class(&self) -> String {
-        match &self.kind {
-            Some(kind) => format!("`{}/{kind}`", self.source),
-            None => format!("`{}`", self.source),
-        }
+        class(&self.source, self.kind.as_deref())
     }
 
     fn bytes(&self) -> usize {
         self.question.len() + self.golds.iter().map(String::len).sum::<usize>()
+    }
+}
+
+/// A row as a task, without its system message.
+pub(super) fn task(fields: &Fields, context: &Context<'_>) -> Result<(Task, Form), Unused> {
+    if context.options.answer.is_none() && is_record(fields) {
+        return Err("it is a record of an episode: its `answer` is what the policy said, not what is right (set `answer` to a column with the right one)".into());
+    }
+    refuse_media(fields)?;
+    if fields.get("history").is_some_and(Cell::is_filled) {
+        return Err("it has a `history`: its question stands in a longer conversation".into());
+    }
+    let (mut question, question_form) = question(fields, context)?;
+    let choices = choices(fields)?;
+    let (golds, gold_form) = golds(fields, context, choices.as_ref())?;
+    if let Some(choices) = choices {
+        question += &choices.listed();
+    }
+    let text = |name: &str| fields.get(name).and_then(Cell::scalar);
+    let task = Task {
+        question: behind(passage(fields, context)?, question),
+        golds,
+        id: text("id").or_else(|| text("_id")).unwrap_or_else(|| context.id()),
+        source: source(fields, context),
+        kind: text("kind"),
+        hops: hops(fields)?,
+    };
+    Ok((task, gold_form.unwrap_or(question_form)))
+}
+
+/// The data set that a row names, or that of its file.
+pub(super) fn source(fields: &Fields, context: &Context<'_>) -> Arc<str> {
+    let named = ["source", "data_source"].into_iter();
+    let named = named.filter_map(|name| fields.get(name)).find_map(Cell::scalar);
+    named.map_or_else(|| context.source.clone(), |source| context.shared(source))
+}
+
+/// A data set and a kind, for a hint.
+pub(super) fn class(source: &str, kind: Option<&str>) -> String {
+    match kind {
+        Some(kind) => format!("`{source}/{kind}`"),
+        None => format!("`{source}`"),
     }
 }
 
@@ -119,12 +128,7 @@ fn found_question(fields: &Fields, context: &Context<'_>) -> Result<(String, For
     }
     if let Some(instruction) = fields.get("instruction") {
         let instruction = plain(instruction, "instruction", context)?;
-        let input = fields.get("input").and_then(Cell::text).unwrap_or_default().trim();
-        let question = match input {
-            "" => instruction,
-            _ => format!("{instruction}\n\n{input}"),
-        };
-        return Ok((question, Form::Alpaca));
+        return Ok((with_input(instruction, input(fields)?), Form::Alpaca));
     }
     for (name, form) in [("messages", Form::Chat), ("conversations", Form::ShareGpt)] {
         if let Some(value) = fields.get(name) {
@@ -150,19 +154,24 @@ fn user_message(value: &Cell, name: &str, context: &Context<'_>) -> Result<Strin
     let messages = messages(value, name)?;
     let of = |role: ChatRole| messages.iter().filter(move |message| message.role == role);
     let mut asked = of(ChatRole::User);
-    match (asked.next(), asked.next()) {
-        (Some(message), None) if of(ChatRole::Assistant).count() <= 1 => {
-            if of(ChatRole::System).next().is_some() {
-                context.note("its system message is left out");
-            }
-            Ok(message.content.clone())
-        }
-        (None, _) => Err(format!("its `{name}` has no message of role `user`").into()),
-        _ => {
-            let roles = roles(&messages);
-            Err(format!("its `{name}` is a conversation, not one question: {roles}").into())
-        }
+    let (message, more) = (asked.next(), asked.next());
+    let Some(message) = message else {
+        return Err(format!("its `{name}` has no message of role `user`").into());
+    };
+    // Of a whole conversation, the last message is the answer.
+    let is_whole = ["messages", "conversations"].contains(&name);
+    let before = match messages.split_last() {
+        Some((last, before)) if is_whole && last.role == ChatRole::Assistant => before,
+        _ => &messages[..],
+    };
+    if more.is_some() || before.iter().any(|message| message.role == ChatRole::Assistant) {
+        let roles = roles(&messages);
+        return Err(format!("its `{name}` is a conversation, not one question: {roles}").into());
     }
+    if of(ChatRole::System).next().is_some() {
+        context.note("its system message is left out");
+    }
+    Ok(message.content.clone())
 }
 
 /// The question inside an instruction. It stands after `Question:`, at the message's start up to
@@ -186,27 +195,6 @@ fn unwrapped(message: &str) -> String {
     };
     let bare = before_instruction().or_else(behind_instruction);
     bare.filter(|question| !question.is_empty()).unwrap_or(message).to_owned()
-}
-
-/// The options of a multiple-choice question with their letters.
-pub(super) fn choices(fields: &Fields) -> Result<Option<Vec<(String, String)>>, Unused> {
-    let Some(value) = fields.get("choices") else { return Ok(None) };
-    let (texts, labels) = match value {
-        Cell::Record(_) => (value.get("text"), value.get("label")),
-        _ => (Some(value), None),
-    };
-    let list = |value: Option<&Cell>| match value {
-        Some(Cell::List(items)) => items.iter().map(Cell::scalar).collect::<Option<Vec<_>>>(),
-        _ => None,
-    };
-    let texts = list(texts).filter(|texts| (1..=26).contains(&texts.len()));
-    let texts = texts.ok_or("its `choices` is no list of up to 26 texts")?;
-    let labels = list(labels).unwrap_or_else(|| ('A'..='Z').map(String::from).collect());
-    Ok(Some(labels.into_iter().zip(texts).collect()))
-}
-
-fn listed(choices: &[(String, String)]) -> String {
-    choices.iter().map(|(label, text)| format!("\n{label}. {text}")).collect()
 }
 
 fn hops(fields: &Fields) -> Result<Option<u32>, Unused> {

@@ -1,5 +1,6 @@
 //! The questions of an evaluation, from files and from the bundled world.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dataset::{Form, ReadOptions, ReadOutcome, duplicates, overlap, read_tasks};
@@ -64,15 +65,7 @@ pub fn load(
             tasks.len()
         ));
     }
-    // A row is identified by its data set and id.
-    let mut seen = BTreeSet::new();
-    let before = tasks.len();
-    tasks.retain(|task| seen.insert((task.source.clone(), task.id.clone())));
-    if tasks.len() < before {
-        let dropped = before - tasks.len();
-        warnings
-            .push(format!("{dropped} questions were left out: their data set has their id twice"));
-    }
+    warnings.extend(identify(&mut tasks));
     if tasks.is_empty() {
         return Err(EvalError::Setting(
             reason!("there are no questions"; hint: "add a table `[[data]]`"),
@@ -94,6 +87,31 @@ pub fn load(
         .map(|task| Question { metric: chosen[&*task.source].metric, task })
         .collect();
     Ok(Questions { questions, warnings, notes })
+}
+
+/// Makes the ids of each data set unique, as rows are identified by the two: files of one name in
+/// several folders have the same. A question that is there twice with its id is left out.
+fn identify(tasks: &mut Vec<Task>) -> Option<String> {
+    let mut seen: BTreeMap<_, String> = BTreeMap::new();
+    let before = tasks.len();
+    tasks.retain_mut(|task| {
+        let plain = task.id.clone();
+        for again in 2.. {
+            match seen.entry((task.source.clone(), task.id.clone())) {
+                Entry::Vacant(free) => {
+                    free.insert(task.question.clone());
+                    break;
+                }
+                Entry::Occupied(first) if *first.get() == task.question => return false,
+                Entry::Occupied(_) => task.id = format!("{plain}#{again}"),
+            }
+        }
+        true
+    });
+    let dropped = before - tasks.len();
+    (dropped > 0).then(|| {
+        format!("{dropped} questions were left out: their data set has them twice with one id")
+    })
 }
 
 /// A warning if most golds of a data set are too long for exact match.
@@ -222,6 +240,24 @@ mod tests {
             .filter(|question| question.task.kind.as_deref() == Some("single-rare-trained"));
         let share = trained.count() as f64 / found.questions.len() as f64;
         assert!((0.05..0.15).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn files_of_one_name_keep_all_their_questions() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tables = String::new();
+        for (part, rows) in [("a", ["q1", "q2"]), ("b", ["q3", "q4"]), ("c", ["q5", "q2"])] {
+            std::fs::create_dir(folder.path().join(part)).unwrap();
+            let path = folder.path().join(part).join("test.jsonl");
+            let row = |question| format!("{{\"question\": \"{question}\", \"answer\": \"x\"}}\n");
+            std::fs::write(&path, rows.map(row).concat()).unwrap();
+            tables += &format!("[[data]]\nkind = \"file\"\npath = \"{}\"\n", path.display());
+        }
+        let found = read(&tables);
+        let ids: Vec<&str> = found.questions.iter().map(|asked| asked.task.id.as_str()).collect();
+        assert_eq!(ids, ["test:1", "test:2", "test:1#2", "test:2#2", "test:1#3"]);
+        let warnings = found.warnings.join("\n");
+        assert!(warnings.contains("1 questions were left out"), "{warnings}");
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct DataSummary {
     pub left_out: usize,
     /// Why the first of them were rejected.
     pub reasons: Vec<String>,
+    /// What was left out of rows that are used.
+    pub notes: Vec<String>,
 }
 
 impl DataSummary {
@@ -77,6 +79,7 @@ impl DataSummary {
             rejected: read.rejected,
             left_out: skipped + read.unwanted + read.beyond_limit,
             reasons: read.reasons(),
+            notes: read.remarks(),
             ..Self::default()
         }
     }
@@ -96,6 +99,9 @@ impl DataSummary {
     /// Names the file, the counts and the first reasons.
     pub fn check(&self, allowed: f64) -> Result<(), TrainError> {
         let Self { from, rows, used, rejected, too_long, left_out, .. } = self;
+        for note in &self.notes {
+            tracing::warn!(from, "{note}");
+        }
         let lost = rejected + too_long;
         if lost == 0 {
             tracing::info!(from, rows, used, left_out, "read");
@@ -184,6 +190,17 @@ mod tests {
                 assert!(said.contains("`a.jsonl`") && said.contains("line 2: no answer"), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_left_out_of_rows_is_part_of_the_summary() {
+        let mut read = ReadSummary::default();
+        read.notes.insert("its system message is left out", 3);
+        read.unread.insert("hint".into());
+        let data = DataSummary::new(Path::new("a.jsonl"), &read);
+        let notes =
+            ["3 rows: its system message is left out", "columns that were not read: `hint`"];
+        assert_eq!(data.notes, notes);
     }
 
     #[test]

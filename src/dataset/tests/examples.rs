@@ -58,6 +58,23 @@ fn conversations_are_read_in_every_form() {
             vec![one[0], ("assistant", "<think>\nHm.\n</think>\n\nSo.", true)],
         ),
         (
+            json!({"messages": [
+                {"role": "user", "content": "Why?", "id": 3, "images": []},
+                {"role": "assistant", "content": "So.", "reasoning": "Hm.", "tool_call_id": null}]}),
+            vec![one[0], ("assistant", "<think>\nHm.\n</think>\n\nSo.", true)],
+        ),
+        (
+            json!({"messages": [
+                {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": false},
+                {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "train": true}]}),
+            vec![("user", "a", false), ("assistant", "b", false), one[0], one[1]],
+        ),
+        (json!({"prompt": "Why?", "completion": "So.", "label": true}), one.to_vec()),
+        (
+            json!({"instruction": "Double it.", "input": 21, "output": "42"}),
+            vec![("user", "Double it.\n\n21", false), ("assistant", "42", true)],
+        ),
+        (
             json!({"system": "Be.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}),
             with_system.to_vec(),
         ),
@@ -74,6 +91,10 @@ fn conversations_are_read_in_every_form() {
             vec![one[0], ("assistant", "Because.\n#### 72", true)],
         ),
         (json!({"problem": "Why?", "solution": "So.", "answer": "7"}), one.to_vec()),
+        (
+            json!({"query": "Why?", "response": "Because.\n#### 72\nThe answer is: 72"}),
+            vec![one[0], ("assistant", "Because.\n#### 72\nThe answer is: 72", true)],
+        ),
         (
             json!({"messages": "[{\"role\": \"user\", \"content\": \"Why?\"}, {\"role\": \"assistant\", \"content\": \"So.\"}]"}),
             one.to_vec(),
@@ -133,6 +154,38 @@ fn what_cannot_be_learnt_is_refused_by_its_name() {
         (json!({"question": "a", "answer": " "}), "its `answer` is empty"),
         (json!({"question": "a", "choices": ["b"], "answer": 7}), "its `answer` is `7`"),
         (json!({"messages": []}), "its `messages` is empty"),
+        (
+            json!({"prompt": "a", "completion": "b", "label": false}),
+            "its `label` is `false`, which marks its answer as bad",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "b"}], "label": false}),
+            "its `label` is `false`, which marks its answer as bad",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "b"}], "rejected_response": "x"}),
+            "it has `rejected_response`, which needs preference training",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "b", "mask": 1}]}),
+            "message 2 of its `messages` has the unknown key `mask`",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "b", "train": "no"}]}),
+            "message 2 of its `messages` has a `train` that is neither true nor false",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a", "reasoning": "b"}]}),
+            "message 1 of its `messages` has reasoning, but is not the assistant's",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "b"}], "images": ["a.png"]}),
+            "it has `images`, and only text is read",
+        ),
+        (
+            json!({"instruction": "a", "input": {"b": 1}, "output": "c"}),
+            "its `input` is an object, not text",
+        ),
     ] {
         let found = examples(&row).unwrap_err();
         assert!(found.starts_with(reason), "{row}: {found}");
@@ -169,4 +222,52 @@ fn recorded_episodes_are_learnt_turn_by_turn() {
         let reason = examples(&record(finish, source)).unwrap_err();
         assert_eq!(reason, "its episode did not end with an answer by the policy");
     }
+    let mut with_image = record("answered", "policy");
+    with_image["attachments"] = json!([{"type": "image_url"}]);
+    assert_eq!(examples(&with_image).unwrap_err(), "its question is not text alone");
+}
+
+#[test]
+fn sources_kinds_and_the_context_are_chosen_for_conversations_too() {
+    let rows = [
+        json!({"question": "q1", "answer": "a", "source": "s", "kind": "x", "context": "It rained."}),
+        json!({"question": "q2", "answer": "a", "source": "t", "kind": "x", "context": "It snowed."}),
+        json!({"messages": [{"role": "system", "content": "Be."}, {"role": "user", "content": "q3"},
+               {"role": "assistant", "content": "a"}], "source": "s", "kind": "y", "context": "It froze."}),
+    ];
+    let text = rows.map(|row| row.to_string()).join("\n");
+    let (_folder, path) = write("set.jsonl", text.as_bytes());
+    let asked = |options: &ReadOptions| {
+        read_examples(&path, options).map(|outcome| {
+            let question = |example: &Example| match example {
+                Example::Chat(turns) => {
+                    turns.iter().find(|turn| turn.role == ChatRole::User).unwrap().content.clone()
+                }
+                Example::Episode(_) => panic!("{example:?}"),
+            };
+            outcome.rows.iter().map(question).collect::<Vec<_>>()
+        })
+    };
+    let all = ReadOptions::default();
+    assert_eq!(asked(&all).unwrap(), ["q1", "q2", "q3"]);
+    let of_s = ReadOptions { sources: vec!["s".into()], ..all.clone() };
+    assert_eq!(asked(&of_s).unwrap(), ["q1", "q3"]);
+    let of_y = ReadOptions { kinds: vec!["y".into()], ..all.clone() };
+    assert_eq!(asked(&of_y).unwrap(), ["q3"]);
+    let none = ReadOptions { kinds: vec!["z".into()], ..all.clone() };
+    let error = asked(&none).unwrap_err().to_string();
+    assert!(error.ends_with("it has `s/x`, `s/y`, `t/x`"), "{error}");
+    let with_context = ReadOptions { context: Some("context".into()), ..all.clone() };
+    assert_eq!(
+        asked(&with_context).unwrap(),
+        ["It rained.\n\nq1", "It snowed.\n\nq2", "It froze.\n\nq3"]
+    );
+    let missing = ReadOptions { context: Some("nonexistent".into()), ..all.clone() };
+    let error = asked(&missing).unwrap_err().to_string();
+    assert!(error.contains("it has no text in `nonexistent`"), "{error}");
+    let warnings = read_examples(&path, &all).unwrap().summary.warnings();
+    assert_eq!(
+        warnings,
+        ["3 rows: its passage is left out (set `context` to its column to show it)"]
+    );
 }

@@ -103,12 +103,81 @@ fn published_documents_are_taken_apart() {
     let ids: Vec<&str> = outcome.rows.iter().map(|task| task.id.as_str()).collect();
     assert_eq!(ids, ["1", "3"]);
     assert_eq!(outcome.summary.skipped["it is marked as having no answer"], 1);
+    let options = ReadOptions { context: Some("context".into()), ..ReadOptions::default() };
+    assert_eq!(read_tasks(&path, &options).unwrap().rows[1].question, "D\n\nWhy?");
+    // Paragraphs of another form, and a column that is called like the preview's.
+    let musique = r#"[{"question": "Who?", "answer": "Ana", "paragraphs": [{"idx": 0, "paragraph_text": "p"}]},
+        {"question": "Why?", "answer": "So", "row": {"question": "x", "answer": "y"}}]"#;
+    let (_folder, path) = write("musique.json", musique.as_bytes());
+    assert_eq!(questions(&path), ["Who? = Ana", "Why? = So"]);
     let trivia = r#"{"Data": [{"Question": "Who?", "QuestionId": "t", "Answer": {"Value": "Ana", "Aliases": []}}], "Split": "dev"}"#;
     let (_folder, path) = write("web-dev.json", trivia.as_bytes());
     assert_eq!(questions(&path), ["Who? = Ana"]);
     let preview = r#"{"features": [], "rows": [{"row_idx": 0, "row": {"question": "Who?", "answer": "Ana"}}]}"#;
     let (_folder, path) = write("rows.json", preview.as_bytes());
     assert_eq!(questions(&path), ["Who? = Ana"]);
+    let cut = r#"{"rows": [{"row_idx": 0, "row": {"question": "Wh", "answer": "A"}, "truncated_cells": ["question"]}]}"#;
+    let error = read("rows.json", cut).unwrap_err().to_string();
+    assert!(error.contains("it is cut short: the preview has `truncated_cells`"), "{error}");
+}
+
+#[test]
+fn quotes_never_swallow_rows() {
+    let of = |name: &str, text: &str| {
+        let (folder, path) = write(name, text.as_bytes());
+        read_tasks(&path, &lenient())
+            .map(|outcome| {
+                let rejected = outcome.summary.first_rejected.iter();
+                let rows = outcome
+                    .rows
+                    .iter()
+                    .map(|task| format!("{} = {}", task.question, task.golds[0]));
+                rows.chain(rejected.map(|row| format!("{}: {}", row.row, row.reason)))
+                    .collect::<Vec<_>>()
+            })
+            .map_err(|error| error.to_string().replace(&folder.path().display().to_string(), ""))
+    };
+    let open = "question,answer\nq1,a1\nq2,\"a2\nq3,a3\nq4,a4\n";
+    assert_eq!(
+        of("a.csv", open).unwrap_err(),
+        "cannot read `/a.csv`: the quote that opens in line 3 is never closed"
+    );
+    let late = "question,answer\nq2,\"a2\nq3,a3\nq4,\"a4\nq5,a5\n";
+    assert_eq!(
+        of("a.csv", late).unwrap_err(),
+        "cannot read `/a.csv`: the quote that opens in line 2 is closed in line 4 before other text"
+    );
+    let behind = "question,answer\n\"He said \\\"hi\\\" to me\",b\nq2,c\n\"a \"\"b\"\"\r\nc\",d\n";
+    assert_eq!(
+        of("a.csv", behind).unwrap(),
+        [
+            "q2 = c",
+            "a \"b\"\r\nc = d",
+            "2: it has text behind a closing quote (a quote in a field is doubled)"
+        ]
+    );
+    // In files with tabs, a quote that does not enclose a whole field is a character.
+    let stray = "question\tanswer\n\"Foo\" is what?\tbar\nwhat is x?\t\"y\" z\n\"a\tb\"\t\"c\nd\"\n5\" of snow\te\n";
+    assert_eq!(
+        of("a.tsv", stray).unwrap(),
+        ["\"Foo\" is what? = bar", "what is x? = \"y\" z", "a\tb = c\nd", "5\" of snow = e"]
+    );
+    let long = "question\tanswer\nq1\ta1\n\"q2 open\ta2\nq3\ta3\nq4\ta4\nq5 \"\ta5\n\"q6\ta6\n";
+    assert_eq!(
+        of("a.tsv", long).unwrap(),
+        ["q1 = a1", "\"q2 open = a2", "q3 = a3", "q4 = a4", "q5 \" = a5", "\"q6 = a6"]
+    );
+}
+
+#[test]
+fn rows_of_files_that_differ_in_their_ending_have_different_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.csv"), "question,answer\nq1,a\n").unwrap();
+    std::fs::write(folder.path().join("a.jsonl"), "\n{\"question\": \"q2\", \"answer\": 1}")
+        .unwrap();
+    let rows = read_tasks(folder.path(), &ReadOptions::default()).unwrap().rows;
+    let ids: Vec<&str> = rows.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!(ids, ["a:2", "a.jsonl:2"]);
 }
 
 #[test]

@@ -34,7 +34,73 @@ fn rows_are_read_as_data_sets_publish_them() {
             json!({"problem": "Solve.", "solution": r"So $\boxed{7}$.", "answer": "7"}),
             "Solve.",
             &["7"],
+            Form::Math,
+        ),
+        (
+            json!({"problem": "Solve.", "solution": "So 7.", "answer": "7"}),
+            "Solve.",
+            &["7"],
             Form::QuestionAnswer,
+        ),
+        (
+            json!({"query": "How many?", "response": "He sold 24.\n#### 72\nThe answer is: 72"}),
+            "How many?",
+            &["72"],
+            Form::Gsm8k,
+        ),
+        (
+            json!({"question": "How many?", "answer": "He sold 24. 48+24=72 #### 72"}),
+            "How many?",
+            &["72"],
+            Form::Gsm8k,
+        ),
+        (
+            json!({"prompt": "Sum it up.", "completion": "#### Summary\nIt is 7."}),
+            "Sum it up.",
+            &["#### Summary\nIt is 7."],
+            Form::PromptCompletion,
+        ),
+        (
+            json!({"ID": "c1", "Body": "Each pack costs 76 dollars.", "Question": "How much?", "Answer": 51.0}),
+            "Each pack costs 76 dollars.\n\nHow much?",
+            &["51"],
+            Form::QuestionAnswer,
+        ),
+        (
+            json!({"question": "Is it?", "passage": "p", "answer": true}),
+            "Is it?",
+            &["yes", "true"],
+            Form::QuestionAnswer,
+        ),
+        (
+            json!({"question": "Which?", "answer": "[\"Paris\", \"paris\"]"}),
+            "Which?",
+            &["Paris", "paris"],
+            Form::QuestionAnswer,
+        ),
+        (
+            json!({"prompt": "q?", "reward_model": {"ground_truth": "[\"72\"]"}}),
+            "q?",
+            &["72"],
+            Form::Verl,
+        ),
+        (
+            json!({"question": "Which?", "answers": ["[0,1]", "[\"a\"]"]}),
+            "Which?",
+            &["[0,1]", "[\"a\"]"],
+            Form::QuestionAnswer,
+        ),
+        (
+            json!({"question": "Which?", "answer": "[0, 1]"}),
+            "Which?",
+            &["[0, 1]"],
+            Form::QuestionAnswer,
+        ),
+        (
+            json!({"instruction": "Double it.", "input": 21, "output": "42"}),
+            "Double it.\n\n21",
+            &["42"],
+            Form::Alpaca,
         ),
         (
             json!({"id": "5", "title": "T", "context": "C", "question": "Who?",
@@ -184,7 +250,6 @@ fn golds_are_exact_numbers() {
         ("123456789012345678901234567890", "123456789012345678901234567890"),
         ("-9223372036854775809", "-9223372036854775809"),
         ("3.14159265358979323846264338327950288", "3.14159265358979323846264338327950288"),
-        ("true", "true"),
         ("\"18.0\"", "18.0"),
     ] {
         let row = format!("{{\"question\": \"q\", \"answer\": {answer}, \"hops\": 2.0}}");
@@ -219,6 +284,35 @@ fn rows_that_would_teach_something_wrong_are_not_used() {
         (
             json!({"question": "q", "choices": ["a", "b"], "answer": 2}),
             "its `answer` is `2`, which is none of its `choices`",
+        ),
+        (
+            json!({"question": "q", "answer": "['a', 'b']"}),
+            "its `answer` is text that looks like a list",
+        ),
+        (
+            json!({"question": "q", "answer": "a", "images": ["a.png"]}),
+            "it has `images`, and only text is read",
+        ),
+        (
+            json!({"prompt": "q", "completion": "bad", "label": false}),
+            "its `label` is `false`, which marks its answer as bad",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}),
+            "the answer in its `messages` is marked as not to be learnt",
+        ),
+        (
+            json!({"instruction": "Sum.", "input": [1, 2], "output": "3"}),
+            "its `input` is a list, not text",
+        ),
+        (
+            json!({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The hint is 7"}],
+                   "reward_model": {"ground_truth": "7"}}),
+            "its `prompt` is a conversation, not one question: user, assistant",
+        ),
+        (
+            json!({"instruction": "Go on.", "output": "a", "history": [["b", "c"]]}),
+            "it has a `history`",
         ),
         (
             json!({"messages": [
@@ -302,4 +396,27 @@ fn what_is_left_out_of_rows_is_said() {
     let warnings = summary.warnings().join("\n");
     assert!(warnings.contains("1 rows: its system message is left out"), "{warnings}");
     assert!(warnings.contains("1 rows: its passage is left out"), "{warnings}");
+    assert!(!warnings.contains("columns"), "{warnings}");
+    let row = json!({"question": "q", "answer": "a", "hint": "Look.", "c": "x", "url": "u", "gap": null, "label": "good"});
+    let warnings = read("set.jsonl", &row.to_string()).unwrap().summary.warnings();
+    assert_eq!(
+        warnings,
+        [
+            "1 rows: its `label` is neither true nor false, and is not read",
+            "columns that were not read: `c`, `hint`",
+        ]
+    );
+}
+
+#[test]
+fn nested_lists_are_bounded() {
+    let deep = |depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        golds_of(&format!("{{\"question\": \"q\", \"answer\": {open}\"a\"{close}}}"))
+    };
+    assert_eq!(deep(64), Ok(vec!["a".to_owned()]));
+    for depth in [65, 20_000] {
+        let reason = deep(depth).unwrap_err();
+        assert_eq!(reason, "it has more than 64 lists or objects in one another");
+    }
 }

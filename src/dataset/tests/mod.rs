@@ -6,6 +6,7 @@ use super::*;
 use crate::hint::Hint;
 use crate::task::Task;
 
+mod choices;
 mod examples;
 mod files;
 mod forms;
@@ -86,7 +87,7 @@ fn json_lines_of_every_form_are_read() {
             task("set:1", "Why?", &["because"], "set"),
             full,
             task("set:4", "Which?", &["a", "b"], "set"),
-            task("set:5", "Is it?", &["true"], "set"),
+            task("set:5", "Is it?", &["yes", "true"], "set"),
             task("set:6", "Just a text", &["plain"], "set"),
             task("set:7", "How far?\nAnd how long?", &["9 km", "nine km"], "roads"),
         ]

@@ -139,9 +139,9 @@ fn a_missing_column_is_named_beside_those_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("set.parquet");
     for (first, second, reason) in [
-        ("words", "label", "has no column of a known form; it has `words`, `label`"),
-        ("label", "prompt", "it has no answer: its columns are `prompt`, `label`"),
-        ("answer", "label", "it has no question: its columns are `answer`, `label`"),
+        ("words", "mark", "has no column of a known form; it has `words`, `mark`"),
+        ("mark", "prompt", "it has no answer: its columns are `prompt`, `mark`"),
+        ("answer", "mark", "it has no question: its columns are `answer`, `mark`"),
         ("answer", "answer", "has the column `answer` twice"),
     ] {
         let schema = format!(

@@ -23,7 +23,8 @@ fn read_as<T>(
         Err(error) => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
-            (String::new(), format!("refused:{}", line.rsplit('`').next().unwrap_or_default()))
+            let reason = line.rsplit('`').next().unwrap_or_default().trim_start_matches(':');
+            (String::new(), format!("refused:{reason}"))
         }
     }
 }

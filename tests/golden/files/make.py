@@ -62,6 +62,23 @@ sharegpt = [{"id": "c1", "conversations": [{"from": "human", "value": "Why?"}, {
 alpaca = [{"instruction": "Sort.", "input": "3 1 2", "output": "1 2 3"}]
 completion = [{"prompt": "Why?", "completion": "So."}]
 choices = [{"question": "Which?", "subject": "s", "choices": ["red", "blue", "green", "black"], "answer": 1}]
+# Data sets with options, passages and marks of their own.
+published = {
+    "mmlu-numbers.jsonl": [{"question": "Which order?", "subject": "abstract_algebra", "choices": ["8", "2", "24", "120"], "answer": 2}],
+    "mmlu-pro.jsonl": [{"question_id": 70, "question": "Which?", "options": ["red", "blue", "green"], "answer": "C",
+                        "answer_index": 2, "cot_content": "", "category": "business", "src": "x"}],
+    "race.jsonl": [{"example_id": "h1", "article": "It was seen.", "question": "Which?", "options": ["red", "blue"], "answer": "B"}],
+    "medqa.jsonl": [{"question": "Which?", "answer": "blue", "options": {"A": "red", "B": "blue"}, "answer_idx": "B"}],
+    "aqua.jsonl": [{"question": "Which?", "options": ["A)21", "B)21.5"], "rationale": "r", "correct": "B"}],
+    "svamp.jsonl": [{"ID": "c1", "Body": "Each costs 76 dollars.", "Question": "How much?", "Answer": 51.0, "Type": "Sub"}],
+    "boolq.jsonl": [{"question": "is it", "title": "T", "answer": True, "passage": "p"}],
+    "math-500.jsonl": [{"problem": "Solve.", "solution": r"We get $\boxed{\frac{1}{2}}$.", "answer": r"\frac{1}{2}",
+                        "subject": "Algebra", "level": 2, "unique_id": "t/1"}],
+    "metamathqa.jsonl": [{"query": "How many?", "response": "He sold 24.\n#### 72\nThe answer is: 72", "type": "GSM_AnsAug"}],
+    "kto.jsonl": [{"prompt": "Why?", "completion": "Bad.", "label": False}, {"prompt": "Why?", "completion": "So.", "label": True},
+                  {"prompt": "How?", "completion": "So.", "label": True}],
+    "musique.json": [{"id": "1", "question": "Who?", "answer": "Ana", "paragraphs": [{"idx": 0, "paragraph_text": "p"}]}],
+}
 record = [{"id": "r1", "created": 0, "policy": "p", "large_model": "m", "question": "Who?", "conversation": [],
            "answer": "Ana", "answer_source": "policy", "finish_reason": "answered",
            "trajectory": {"turns": [
@@ -97,6 +114,11 @@ text("alpaca.json", json.dumps(alpaca))
 text("prompt-completion.jsonl", lines(completion))
 parquet("mmlu.parquet", choices)
 text("record.jsonl", lines(record))
+for name, rows in published.items():
+    text(name, lines(rows) if name.endswith(".jsonl") else json.dumps(rows))
+text("ceval.csv", "id,question,A,B,C,D,answer,explanation\n0,Which?,red,blue,green,black,B,\n")
+text("quote-open.csv", 'question,answer\nq1,a1\nq2,"a2\nq3,a3\n')
+text("quotes.tsv", 'question\tanswer\n"Foo" is what?\tbar\n"q2\ta2\nq3\ta3\n')
 # Numbers: a whole column with a gap becomes floats in pandas.
 gaps = pd.DataFrame({"question": ["a", "b", "c"], "answer": [18, 2, None], "hops": [1, None, 2]})
 gaps.to_parquet(here / "pandas-gaps.parquet")
