@@ -116,6 +116,6 @@ impl Approximate {
         }
         // What is left of terms that cancel is noise; a small value is none.
         let noise = 16.0 * (self.error + other.error);
-        Some((self.value - other.value).abs() <= (1e-9 * size).max(noise))
+        noise.is_finite().then_some((self.value - other.value).abs() <= (1e-9 * size).max(noise))
     }
 }

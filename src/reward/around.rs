@@ -53,19 +53,15 @@ impl Scanner {
     /// The number whose first digit or parenthesis is here, with what stands around it.
     fn number_at(&mut self, begin: usize) -> Option<Number> {
         let mut start = begin;
-        let mut unit_before = None;
         if self.before(start).is_some_and(|c| matches!(c, '$' | '€' | '£' | '¥' | '₹')) {
             start -= 1;
-            unit_before = unit(&self.characters[start].to_string());
-            while self.before(start).is_some_and(|c| c.is_ascii_uppercase()) {
-                start -= 1;
-            }
+            let is_upper = |c: &&char| c.is_ascii_uppercase();
+            start -= self.characters[..start].iter().rev().take(3).take_while(is_upper).count();
         }
         let sign = self.sign_before(start)?;
         // With the currency, on which the meaning of `M` depends.
         self.at = start;
         let mut number = self.number()?;
-        number.unit = number.unit.or(unit_before);
         if number.numerator == i128::MIN {
             return None;
         }
