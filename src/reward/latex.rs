@@ -1,6 +1,6 @@
 //! LaTeX as plain text.
 
-use super::plain::{raised, without_separators};
+use super::plain::without_separators;
 
 /// Opens a matrix, and one between bars (a determinant); `CLOSINGS` close them.
 pub(super) const MATRICES: [char; 2] = ['⟦', '⟬'];

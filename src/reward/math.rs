@@ -17,13 +17,16 @@ pub(super) fn same(answer: &str, gold: &str) -> bool {
         return false;
     }
     let wanted = value(&plain(boxed(gold).unwrap_or(gold)), 0);
-    if candidates(answer).iter().any(|text| equal(&value(text, 0), &wanted)) {
-        return true;
-    }
-    match (Number::parse_with_unit(gold), Number::find_in_words(answer)) {
-        (Some(wanted), Some(given)) => given.same(wanted),
-        _ => false,
-    }
+    let number = Number::parse_with_unit(gold);
+    // Two numbers are compared with their units, of which `plain` keeps not all.
+    let says_same = |text: &String| match number.zip(Number::parse_with_unit(text)) {
+        Some((wanted, given)) => given.same(wanted),
+        None => equal(&value(text, 0), &wanted),
+    };
+    candidates(answer).iter().any(says_same)
+        || number.is_some_and(|wanted| {
+            Number::find_in_words(answer).is_some_and(|given| given.same(wanted))
+        })
 }
 
 /// What in an answer may be the result: its box alone where there is one, else all of it, what is
@@ -44,8 +47,12 @@ fn candidates(answer: &str) -> Vec<String> {
 
 fn plain(text: &str) -> String {
     let plain = plain_unicode(&without_latex(text));
-    let bare = plain.trim().trim_end_matches(['.', ';']).trim();
-    bare.trim_matches('$').trim().to_owned()
+    let mut bare = plain.trim().trim_end_matches(['.', ';']).trim();
+    // What only begins with `$` is money.
+    while let Some(inside) = bare.strip_prefix('$').and_then(|rest| rest.strip_suffix('$')) {
+        bare = inside.trim();
+    }
+    bare.to_owned()
 }
 
 fn equal(a: &Value, b: &Value) -> bool {
@@ -121,6 +128,9 @@ mod tests {
             ("god", "dog", false),
             ("1,000", "1000", true),
             (r"90^\circ", "90", true),
+            ("€5.60", "$5.60", false),
+            ("$5.60", "€5.60", false),
+            ("$5.60", "$5.60", true),
             ("x = 5", "y = 5", false),
             ("x = 5", "x = 5", true),
             ("x=2, y=1", "x=1, y=2", false),

@@ -91,7 +91,7 @@ fn superscript(c: char) -> Option<char> {
 }
 
 /// `^2`, `^(10)`.
-pub(super) fn raised(power: &str) -> String {
+fn raised(power: &str) -> String {
     match power.chars().count() {
         1 => format!("^{power}"),
         _ => format!("^({power})"),
