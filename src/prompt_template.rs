@@ -71,19 +71,73 @@ impl Template {
     }
 }
 
-/// What follows `mark` in the last line that begins with it, ignoring emphasis; `mark` is in lower
-/// case.
+/// What follows `mark` in the last line that begins with it, ignoring emphasis; where nothing does,
+/// the next line that says something. `mark` is in lower case.
 pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
-    reply.lines().rev().find_map(|line| {
-        let bare = line.trim_start_matches(['*', '#', '-', '>', ' ', '\t']);
-        let bare =
-            ["Final ", "final "].iter().find_map(|word| bare.strip_prefix(word)).unwrap_or(bare);
-        let head = bare.get(..mark.len())?;
-        head.eq_ignore_ascii_case(mark).then(|| bare_text(&bare[mark.len()..]))
+    let lines: Vec<&str> = reply.lines().collect();
+    (0..lines.len()).rev().find_map(|at| {
+        let rest = after_mark(lines[at], mark)?;
+        let below = lines[at + 1..].iter().copied();
+        std::iter::once(rest).chain(below).map(bare_text).find(|text| !text.is_empty())
     })
+}
+
+/// What follows `mark` at the beginning of a line, perhaps behind `final` or `my`.
+fn after_mark<'l>(line: &'l str, mark: &str) -> Option<&'l str> {
+    let mut rest = line.trim_start_matches(['*', '#', '-', '>', '_', ' ', '\t']);
+    while let Some(behind) =
+        ["the ", "my ", "final "].iter().find_map(|word| without_prefix(rest, word))
+    {
+        rest = behind;
+    }
+    without_prefix(rest, mark).map(|rest| rest.trim_start_matches(['*', '_']))
+}
+
+/// What follows a prefix (in lower case) between whose characters emphasis may stand.
+fn without_prefix<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let mut rest = text;
+    for wanted in prefix.chars() {
+        rest = rest.trim_start_matches(['*', '_']);
+        let found = rest.chars().next()?;
+        rest = Some(&rest[found.len_utf8()..]).filter(|_| found.eq_ignore_ascii_case(&wanted))?;
+    }
+    Some(rest)
 }
 
 /// The text without emphasis.
 pub fn bare_text(text: &str) -> &str {
     text.trim().trim_matches('*').trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_marked;
+
+    #[test]
+    fn the_marked_text_is_found() {
+        for (reply, found) in [
+            ("Answer: Paris", Some("Paris")),
+            ("First 3.\n**Answer:** Paris\n\nThat is all.", Some("Paris")),
+            ("**Answer: Paris**", Some("Paris")),
+            ("Answer: Rome\nAnswer: Paris", Some("Paris")),
+            ("Answer:\nParis", Some("Paris")),
+            ("**Answer:**\n\nParis", Some("Paris")),
+            ("Answer: Paris\nAnswer:", Some("Paris")),
+            ("Answer:", None),
+            ("Final answer: Paris", Some("Paris")),
+            ("FINAL ANSWER: Paris", Some("Paris")),
+            ("*Answer*: Paris", Some("Paris")),
+            ("__Answer:__ Paris", Some("Paris")),
+            ("**Final Answer**: Paris", Some("Paris")),
+            ("My answer: Paris", Some("Paris")),
+            ("The final answer: Paris", Some("Paris")),
+            ("### Answer: Paris", Some("Paris")),
+            ("> Answer: Paris", Some("Paris")),
+            ("An answer: Paris", None),
+            ("Answer Paris", None),
+            ("", None),
+        ] {
+            assert_eq!(last_marked(reply, "answer:"), found, "{reply}");
+        }
+    }
 }

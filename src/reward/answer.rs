@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::latex::without_latex;
 use super::number::Number;
-use super::plain::{boxed, plain_unicode, without_latex};
+use super::plain::{boxed, plain_unicode};
 use super::{choice, harness, math};
 
 /// How text is made comparable.
@@ -57,7 +58,8 @@ pub enum AnswerMetric {
     Auto,
     /// 1 when both are the same number, expression, set, tuple or interval, or the same words.
     Math,
-    /// 1 when the answer chooses the gold's letter, or is one of the golds in words.
+    /// 1 when the answer chooses the label that the first gold is (a letter or a digit), or is one of
+    /// the golds in words.
     Choice,
     /// GSM8K as lm-evaluation-harness scores it with `strict-match`: the number after `#### `.
     Gsm8kStrict,
@@ -133,10 +135,7 @@ impl AnswerMetric {
             }
             Self::Auto => Self::F1.score(prediction, std::slice::from_ref(gold), normalization),
             Self::Math => f64::from(math::same(prediction, gold)),
-            Self::Choice => f64::from(match choice::letter(gold) {
-                Some(letter) => choice::chosen(prediction) == Some(letter),
-                None => exact_match(prediction, gold, Normalization::Strict),
-            }),
+            Self::Choice => f64::from(choice::right(prediction, golds)),
             Self::Gsm8kStrict => f64::from(harness::gsm8k_strict(prediction, gold)),
             Self::Gsm8kFlexible => f64::from(harness::gsm8k_flexible(prediction, gold)),
             Self::HendrycksMath => f64::from(harness::hendrycks_math(prediction, gold)),
@@ -188,7 +187,7 @@ pub fn f1(prediction: &str, gold: &str, normalization: Normalization) -> f64 {
 
 /// Whether the number that `prediction` gives is the number `gold`.
 pub fn numeric_match(prediction: &str, gold: &str) -> bool {
-    match (Number::find(prediction), Number::parse_with_unit(gold)) {
+    match (Number::find(prediction), Number::parse_with_words(gold)) {
         (Some(given), Some(wanted)) => given.same(wanted),
         _ => false,
     }

@@ -1,52 +1,288 @@
-//! Multiple choice: the letter that an answer chooses.
+//! Multiple choice: the option that an answer chooses.
 
-use super::plain::{boxed, plain_unicode, without_latex};
+use super::answer::{Normalization, exact_match};
+use super::latex::without_latex;
+use super::plain::{boxed, plain_unicode};
 
-/// The letter of a gold that is one and nothing else: `B`, `(b)`, `C.`.
-pub(super) fn letter(gold: &str) -> Option<char> {
-    let plain = plain_unicode(&without_latex(boxed(gold).unwrap_or(gold)));
+/// Whether an answer chooses the label that the first gold is, or is one of the golds in words. Of
+/// further golds, one that could be the label of another option counts for nothing.
+pub(super) fn right(answer: &str, golds: &[String]) -> bool {
+    let Some(first) = golds.first() else { return false };
+    let wanted = label(first);
+    if wanted.is_some_and(|wanted| chosen(answer, Labels::of(wanted)) == Some(wanted)) {
+        return true;
+    }
+    let is_label = |gold: &str| {
+        wanted.zip(label(gold)).is_some_and(|(own, other)| Labels::of(own) == Labels::of(other))
+    };
+    let mut texts = golds.iter().filter(|gold| !is_label(gold));
+    let tail = after_answer(answer);
+    texts.any(|gold| {
+        let is = |text: &str| exact_match(text, gold, Normalization::Strict);
+        is(answer) || tail.is_some_and(is)
+    })
+}
+
+/// What options are labelled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Labels {
+    Letters,
+    Digits,
+}
+
+impl Labels {
+    fn of(label: char) -> Self {
+        if label.is_ascii_digit() { Self::Digits } else { Self::Letters }
+    }
+
+    fn has(self, c: char) -> bool {
+        match self {
+            Self::Letters => c.is_ascii_alphabetic(),
+            Self::Digits => c.is_ascii_digit(),
+        }
+    }
+}
+
+/// The label of a gold that is one and nothing else: `B`, `(b)`, `C.`, `2`.
+fn label(gold: &str) -> Option<char> {
+    let plain = plain(gold);
     let bare = plain.trim_matches(|c: char| c.is_whitespace() || "()[]{}.:*\"'$".contains(c));
     let mut characters = bare.chars();
     match (characters.next(), characters.next()) {
-        (Some(c), None) if c.is_ascii_alphabetic() => Some(c.to_ascii_uppercase()),
+        (Some(c), None) if c.is_ascii_alphanumeric() => Some(c.to_ascii_uppercase()),
         _ => None,
     }
 }
 
-/// The letter that an answer chooses: all that it says, what follows its last `answer is`, `answer:`
-/// or `option`, or what it begins with before `.`, `)` or `:`.
-pub(super) fn chosen(answer: &str) -> Option<char> {
-    if boxed(answer).is_some() {
-        return letter(answer);
-    }
-    if let Some(letter) = letter(answer) {
-        return Some(letter);
-    }
-    let plain = plain_unicode(&without_latex(answer));
-    let upper = plain.to_ascii_uppercase();
-    let named = ["ANSWER IS", "ANSWER:", "OPTION", "CHOICE"]
-        .into_iter()
-        .filter_map(|mark| Some(upper.rfind(mark)? + mark.len()))
-        .max();
-    if let Some(at) = named {
-        return first_letter(&plain[at..]);
-    }
-    let first = plain.trim_start_matches(|c: char| c.is_whitespace() || "(*[".contains(c));
-    let mut characters = first.chars();
-    let letter = characters.next().filter(char::is_ascii_alphabetic)?;
-    let is_marked = matches!(characters.next(), Some('.' | ')' | ':' | ']'));
-    is_marked.then(|| letter.to_ascii_uppercase())
+fn plain(text: &str) -> String {
+    plain_unicode(&without_latex(boxed(text).unwrap_or(text)))
 }
 
-/// The letter that text begins with, if it stands alone.
-fn first_letter(text: &str) -> Option<char> {
+/// What follows the last `answer is` or `answer:`.
+fn after_answer(text: &str) -> Option<&str> {
+    let lower = text.to_ascii_lowercase();
+    let ends = ["answer is", "answer:"].map(|mark| Some(lower.rfind(mark)? + mark.len()));
+    Some(&text[ends.into_iter().flatten().max()?..])
+}
+
+/// The label that an answer chooses: all that it says; else what follows its last `answer`, what it
+/// begins with, what it calls an option or a choice, or what it ends with. `None` where it leaves
+/// several open.
+fn chosen(answer: &str, labels: Labels) -> Option<char> {
+    if let Some(label) = label(answer) {
+        return Some(label).filter(|label| labels.has(*label));
+    }
+    let plain = plain(answer).replace("<b>", "").replace("</b>", "");
+    let rules = [named_answer, first, named_option, last];
+    for rule in rules {
+        match rule(&plain, labels) {
+            Found::Label(label) => return Some(label),
+            Found::Several => return None,
+            Found::Nothing => {}
+        }
+    }
+    None
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Label(char),
+    /// It hedges.
+    Several,
+    Nothing,
+}
+
+/// Words between `answer` and the label.
+const FILLERS: [&str; 25] = [
+    "is",
+    "was",
+    "would",
+    "should",
+    "must",
+    "will",
+    "be",
+    "therefore",
+    "clearly",
+    "thus",
+    "so",
+    "option",
+    "choice",
+    "letter",
+    "the",
+    "to",
+    "this",
+    "question",
+    "likely",
+    "probably",
+    "definitely",
+    "indeed",
+    "then",
+    "correct",
+    "best",
+];
+
+/// The label after the last `answer` that has one.
+fn named_answer(text: &str, labels: Labels) -> Found {
+    marked(text, "answer")
+        .rev()
+        .map(|rest| chosen_at(without_fillers(rest), labels))
+        .find(|found| *found != Found::Nothing)
+        .unwrap_or(Found::Nothing)
+}
+
+/// The label that text begins with, before a mark, the end of the line, or `is correct`.
+fn first(text: &str, labels: Labels) -> Found {
+    let Some((label, rest)) = label_at(text, labels) else { return Found::Nothing };
+    if !begins_option(text, labels) && !affirms(rest) && !follows_softly(text, label, rest) {
+        return if hedges(label, rest, labels) { Found::Several } else { Found::Nothing };
+    }
+    let is_other = |line: &str| {
+        begins_option(line, labels) && label_at(line, labels).is_some_and(|(c, _)| c != label)
+    };
+    // `A. Apple`, `B. Banana`: the options themselves.
+    match text.lines().skip(1).any(is_other) || is_other(rest.trim_start_matches(['.', ':'])) {
+        true => Found::Several,
+        false => chosen_at(text, labels),
+    }
+}
+
+/// Whether text begins with a label and the mark of one: `B)`, `B.`, `B:`, `(B`.
+fn begins_option(text: &str, labels: Labels) -> bool {
+    let bare = text.trim_start_matches(|c: char| c.is_whitespace() || "(*[".contains(c));
+    let mut characters = bare.chars();
+    let is_label = characters.next().is_some_and(|c| labels.has(c));
+    let is_marked = matches!(characters.next(), Some('.' | ')' | ':' | ']'));
+    is_label && is_marked && !characters.next().is_some_and(|c| c.is_ascii_digit())
+}
+
+/// Whether a capital begins a text of its own: `B, because`, `B - Paris`, or a line.
+fn follows_softly(text: &str, label: char, rest: &str) -> bool {
+    let is_capital = text.trim_start_matches(|c: char| !c.is_alphanumeric()).starts_with(label);
+    let is_mark = rest.starts_with([',', '\n', ';']) || rest.starts_with(" - ");
+    is_capital && is_mark && label != 'I'
+}
+
+/// The only label that is called an option or chosen, and not called wrong.
+fn named_option(text: &str, labels: Labels) -> Found {
+    let marks = ["option", "choice", "choose", "pick", "select", "it's", "it is", "letter"];
+    let mut found = Vec::new();
+    for mark in marks {
+        found.extend(marked(text, mark).map(|rest| chosen_at(without_fillers(rest), labels)));
+    }
+    found.retain(|found| *found != Found::Nothing);
+    found.dedup();
+    match found.as_slice() {
+        [] => Found::Nothing,
+        [only] => *only,
+        _ => Found::Several,
+    }
+}
+
+/// The label at the end, after `is` or alone in parentheses: `Paris (B)`.
+fn last(text: &str, labels: Labels) -> Found {
+    let end = text.trim_end_matches(|c: char| c.is_whitespace() || ".*\"$!".contains(c));
+    let bare = end.trim_end_matches([')', ']']);
+    let Some(label) = bare.chars().next_back().filter(|c| labels.has(*c)) else {
+        return Found::Nothing;
+    };
+    let before = &bare[..bare.len() - 1];
+    let is_bracketed = bare.len() < end.len()
+        && before.ends_with(['(', '['])
+        && !before[..before.len() - 1].contains(['(', '[']);
+    let before = before.trim_end_matches(['(', '[', '*', '"', '$']);
+    match is_bracketed || (before.ends_with(" is ") && !label.is_ascii_lowercase()) {
+        true => Found::Label(label.to_ascii_uppercase()),
+        false => Found::Nothing,
+    }
+}
+
+/// What follows each place where `mark` stands as a word.
+fn marked<'t>(text: &'t str, mark: &str) -> impl DoubleEndedIterator<Item = &'t str> {
+    let lower = text.to_ascii_lowercase();
+    let ends: Vec<usize> = lower
+        .match_indices(mark)
+        .filter(|(at, _)| !lower[..*at].ends_with(char::is_alphanumeric))
+        .map(|(at, _)| at + mark.len())
+        .filter(|end| !lower[*end..].starts_with(char::is_alphanumeric))
+        .collect();
+    ends.into_iter().map(move |end| &text[end..])
+}
+
+fn without_fillers(text: &str) -> &str {
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ":=*_".contains(c));
+        let length = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let word = rest[..length].to_ascii_lowercase();
+        if !FILLERS.contains(&word.as_str()) || rest[length..].starts_with('\'') {
+            return rest;
+        }
+        rest = &rest[length..];
+    }
+}
+
+/// The label that text begins with, if it stands alone, and what follows it.
+fn label_at(text: &str, labels: Labels) -> Option<(char, &str)> {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || "(*[:\"'$".contains(c));
     let mut characters = text.chars();
-    let letter = characters.next().filter(char::is_ascii_alphabetic)?;
-    let is_alone = characters.next().is_none_or(|c| !c.is_alphanumeric() && c != '\'');
-    // `The answer is a dog`.
-    let is_article = letter == 'a' && text.starts_with("a ");
-    (is_alone && !is_article).then(|| letter.to_ascii_uppercase())
+    let label = characters.next().filter(|c| labels.has(*c))?;
+    let rest = characters.as_str();
+    let is_decimal = label.is_ascii_digit()
+        && rest
+            .strip_prefix(['.', ',', ':'])
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_alone = !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\'') && !is_decimal;
+    // `The answer is a dog`, `I think`.
+    let begins_word = |rest: &str| rest.trim_start().starts_with(char::is_alphabetic);
+    let is_word = match label {
+        'a' => rest.starts_with(' ') && begins_word(rest),
+        'I' => rest.starts_with([' ', ',']) && begins_word(&rest[1..]) && !affirms(rest),
+        _ => false,
+    };
+    let rest = rest.trim_start_matches([')', ']', '*', '"', '\'', '$']);
+    (is_alone && !is_word).then(|| (label.to_ascii_uppercase(), rest))
+}
+
+/// The label that text begins with, unless the text calls it wrong or names further ones.
+fn chosen_at(text: &str, labels: Labels) -> Found {
+    match label_at(text, labels) {
+        None => Found::Nothing,
+        Some((_, rest)) if is_denied(rest) => Found::Nothing,
+        Some((label, rest)) if hedges(label, rest, labels) => Found::Several,
+        Some((label, _)) => Found::Label(label),
+    }
+}
+
+/// The words that follow `is` behind a label.
+fn predicate(rest: &str) -> Option<&str> {
+    let rest = rest.trim_start();
+    ["is ", "was ", "are "].iter().find_map(|word| rest.strip_prefix(word)).map(str::trim_start)
+}
+
+/// Whether a label is called right: `is correct`, `is the answer`.
+fn affirms(rest: &str) -> bool {
+    let right =
+        ["correct", "right", "true", "the answer", "the correct", "the right", "the best", "my"];
+    predicate(rest).is_some_and(|words| right.iter().any(|right| words.starts_with(right)))
+}
+
+/// Whether a label is called wrong.
+fn is_denied(rest: &str) -> bool {
+    let wrong = ["wrong", "incorrect", "false", "not", "too", "impossible", "out", "invalid"];
+    let rest_words = rest.trim_start();
+    predicate(rest).is_some_and(|words| wrong.iter().any(|wrong| words.starts_with(wrong)))
+        || ["isn't", "can't", "cannot"].iter().any(|word| rest_words.starts_with(word))
+}
+
+/// Whether another label follows: `A or B`, `A/B`, `A, B`.
+fn hedges(label: char, rest: &str, labels: Labels) -> bool {
+    let rest = rest.trim_start();
+    let next = ["or ", "and ", "/", ",", "&"].iter().find_map(|mark| rest.strip_prefix(mark));
+    let is_or = rest.starts_with("or ");
+    next.is_some_and(|next| {
+        let is_other = label_at(next, labels).is_some_and(|(other, _)| other != label);
+        is_or || (is_other && !next.trim_start().starts_with("I "))
+    })
 }
 
 #[cfg(test)]
@@ -72,8 +308,82 @@ mod tests {
             ("The answer is Berlin", None),
             (r"\boxed{12}", None),
             ("", None),
+            ("The answer is A, since option B is too large.", Some('A')),
+            ("(A) is right. Option B is wrong.", Some('A')),
+            ("A) is false, B) is true", None),
+            ("None of the options", None),
+            ("Choices: A, B", None),
+            ("The answer is A or B", None),
+            ("A or B", None),
+            ("The answer is A/B", None),
+            ("(A) or (B)", None),
+            ("A. B. C. D.", None),
+            ("A. Apple\nB. Banana\nOne of these", None),
+            ("The answer is a, b, c or d", None),
+            ("The answer is I think B", None),
+            ("The answer is not B.", None),
+            ("Not B", None),
+            ("Choice B is incorrect", None),
+            ("Option A is wrong. Option B is right. Option C is wrong.", Some('B')),
+            ("The answer is A. However, the answer is B.", Some('B')),
+            ("B is correct", Some('B')),
+            ("B is the answer.", Some('B')),
+            ("B, because it is", Some('B')),
+            ("B - Paris", Some('B')),
+            ("B\nParis", Some('B')),
+            ("Paris (B)", Some('B')),
+            ("It's B", Some('B')),
+            ("I choose B.", Some('B')),
+            ("Answer B", Some('B')),
+            ("Final answer B", Some('B')),
+            ("The correct answer would be B.", Some('B')),
+            ("the answer is option (B)", Some('B')),
+            ("The answer is: A) 5, not C) 7", Some('A')),
+            ("B, a city in France", Some('B')),
+            ("The best choice among these is D.", Some('D')),
+            (r"\boxed{B. Paris}", Some('B')),
+            (r"\boxed{(B) Paris}", Some('B')),
+            (r"\boxed{\textbf{(B)}\ 12}", Some('B')),
         ] {
-            assert_eq!(chosen(answer), found, "{answer}");
+            assert_eq!(chosen(answer, Labels::Letters), found, "{answer}");
+        }
+    }
+
+    #[test]
+    fn labels_may_be_digits() {
+        for (answer, found) in [
+            ("2", Some('2')),
+            ("(2)", Some('2')),
+            ("2) Paris", Some('2')),
+            ("2. Paris", Some('2')),
+            ("The answer is 2", Some('2')),
+            ("The answer is 2.5", None),
+            ("The answer is 12", None),
+            ("Option 2", Some('2')),
+            (r"\boxed{2}", Some('2')),
+            ("B", None),
+        ] {
+            assert_eq!(chosen(answer, Labels::Digits), found, "{answer}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_gold_is_a_label() {
+        for (answer, golds, paid) in [
+            ("B", ["B", "C"], true),
+            ("C", ["B", "C"], false),
+            ("C) K", ["B", "C"], false),
+            ("3", ["2", "3"], false),
+            ("2", ["2", "3"], true),
+            ("3", ["B", "3"], true),
+            ("Paris.", ["B", "Paris"], true),
+            ("The answer is Paris", ["B", "Paris"], true),
+            ("B: Paris", ["B", "Paris"], true),
+            ("A dog", ["A", "A dog"], true),
+            ("Rome", ["B", "Paris"], false),
+        ] {
+            let golds = golds.map(str::to_owned);
+            assert_eq!(right(answer, &golds), paid, "{answer} {golds:?}");
         }
     }
 }

@@ -1,26 +1,32 @@
-//! Answers of mathematics: numbers, expressions, sets, tuples and intervals.
+//! Answers of mathematics: numbers, expressions, equations, sets, tuples, intervals and matrices.
 
 use super::answer::Normalization;
 use super::expression;
+use super::latex::without_latex;
 use super::number::Number;
-use super::plain::{boxed, plain_unicode, without_latex};
+use super::plain::{boxed, plain_unicode};
+use super::value::{Value, value};
 
-/// Lists inside lists, at most.
-const MAX_DEPTH: u32 = 8;
 /// The longest answer that is read, bytes: nothing longer is one.
 const MAX_LENGTH: usize = 4096;
 
 /// Whether an answer says the same as a gold: the same number, the same values of an expression,
 /// the same set, tuple or interval, else the same text.
 pub(super) fn same(answer: &str, gold: &str) -> bool {
-    if let (Some(wanted), Some(given)) = (Number::parse_with_unit(gold), Number::find(answer)) {
-        return given.same(wanted);
-    }
     if gold.len() > MAX_LENGTH {
         return false;
     }
-    let gold = value(&plain(boxed(gold).unwrap_or(gold)), 0);
-    candidates(answer).iter().any(|text| equal(&value(text, 0), &gold))
+    let wanted = value(&plain(boxed(gold).unwrap_or(gold)), 0);
+    let number = Number::parse_with_unit(gold);
+    // Two numbers are compared with their units, of which `plain` keeps not all.
+    let says_same = |text: &String| match number.zip(Number::parse_with_unit(text)) {
+        Some((wanted, given)) => given.same(wanted),
+        None => equal(&value(text, 0), &wanted),
+    };
+    candidates(answer).iter().any(says_same)
+        || number.is_some_and(|wanted| {
+            Number::find_in_words(answer).is_some_and(|given| given.same(wanted))
+        })
 }
 
 /// What in an answer may be the result: its box alone where there is one, else all of it, what is
@@ -41,119 +47,20 @@ fn candidates(answer: &str) -> Vec<String> {
 
 fn plain(text: &str) -> String {
     let plain = plain_unicode(&without_latex(text));
-    let bare = plain.trim().trim_end_matches(['.', ';']).trim();
-    bare.trim_matches('$').trim().to_owned()
-}
-
-#[derive(Debug, PartialEq)]
-enum Value {
-    /// A number or an expression, or words.
-    One(String),
-    /// In any order.
-    Set(Vec<Value>),
-    /// With its brackets.
-    Tuple(char, Vec<Value>, char),
-}
-
-fn value(text: &str, depth: u32) -> Value {
-    let text = without_name(text.trim());
-    if depth >= MAX_DEPTH || Number::parse(text).is_some() {
-        return Value::One(text.to_owned());
+    let mut bare = plain.trim().trim_end_matches(['.', ';']).trim();
+    // What only begins with `$` is money.
+    while let Some(inside) = bare.strip_prefix('$').and_then(|rest| rest.strip_suffix('$')) {
+        bare = inside.trim();
     }
-    let values = |parts: Vec<&str>| parts.into_iter().map(|part| value(part, depth + 1)).collect();
-    let union = split(text, |rest| prefix(rest, &["∪", "U"]));
-    if union.len() > 1 && union.iter().all(|part| part.trim_end().ends_with([')', ']', '}'])) {
-        return Value::Set(values(union));
-    }
-    if let Some((open, inside, close)) = bracketed(text) {
-        let parts = split(inside, |rest| prefix(rest, &[",", ";"]));
-        if open == '{' {
-            return match inside.trim().is_empty() {
-                true => Value::Set(Vec::new()),
-                false => Value::Set(values(parts)),
-            };
-        }
-        if parts.len() > 1 {
-            return Value::Tuple(open, values(parts), close);
-        }
-    }
-    let list = split(text, |rest| prefix(rest, &[", and ", ", or ", " and ", " or ", ",", ";"]));
-    if list.len() > 1 && list.iter().all(|part| !part.trim().is_empty()) {
-        return Value::Set(values(list));
-    }
-    if let Some((before, after)) = text.split_once('±') {
-        let both = ['+', '-'].map(|sign| value(&format!("{before}{sign}({after})"), depth + 1));
-        return Value::Set(both.into());
-    }
-    Value::One(text.to_owned())
-}
-
-/// Without `x =`, `f(x) =`, `x ∈`.
-fn without_name(text: &str) -> &str {
-    let Some((name, rest)) = text.split_once(['=', '∈']) else { return text };
-    let name = name.trim();
-    let is_name = !name.is_empty()
-        && name.len() <= 4
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "()'_".contains(c));
-    if is_name && !rest.contains('=') { rest.trim() } else { text }
-}
-
-fn prefix(text: &str, marks: &[&str]) -> Option<usize> {
-    marks.iter().find(|mark| text.starts_with(**mark)).map(|mark| mark.len())
-}
-
-/// Splits where a mark stands outside of brackets. A comma between digits in groups of three
-/// separates nothing.
-fn split(text: &str, mark: impl Fn(&str) -> Option<usize>) -> Vec<&str> {
-    let (mut parts, mut begin, mut depth, mut at) = (Vec::new(), 0, 0_i32, 0);
-    while let Some(c) = text[at..].chars().next() {
-        match c {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            _ => {}
-        }
-        let is_thousands = c == ',' && {
-            let before = text[..at].chars().next_back().is_some_and(|c| c.is_ascii_digit());
-            let behind = text[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
-            before && behind == 3
-        };
-        match mark(&text[at..]).filter(|_| depth == 0 && !is_thousands) {
-            Some(length) => {
-                parts.push(&text[begin..at]);
-                at += length;
-                begin = at;
-            }
-            None => at += c.len_utf8(),
-        }
-    }
-    parts.push(&text[begin..]);
-    parts
-}
-
-/// What stands in the brackets around all of the text.
-fn bracketed(text: &str) -> Option<(char, &str, char)> {
-    let (open, close) = (text.chars().next()?, text.chars().next_back()?);
-    if !"([{".contains(open) || !")]}".contains(close) || text.len() < 2 {
-        return None;
-    }
-    let mut depth = 0;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 && at + 1 < text.len() {
-            return None;
-        }
-    }
-    Some((open, &text[1..text.len() - 1], close))
+    bare.to_owned()
 }
 
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::One(a), Value::One(b)) => one_equal(a, b),
+        // A name may be missing on one side, but not be another.
+        (Value::Named(name, a), Value::Named(other, b)) => name == other && equal(a, b),
+        (Value::Named(_, named), other) | (other, Value::Named(_, named)) => equal(named, other),
         (Value::Set(a), Value::Set(b)) => {
             let covers = |a: &[Value], b: &[Value]| {
                 a.iter().all(|one| b.iter().any(|other| equal(one, other)))
@@ -178,6 +85,10 @@ fn one_equal(a: &str, b: &str) -> bool {
         (None, None) if spaceless(a) == spaceless(b) => return !spaceless(a).is_empty(),
         _ => {}
     }
+    if let (Some(a), Some(b)) = (a.split_once('='), b.split_once('=')) {
+        return (one_equal(a.0, b.0) && one_equal(a.1, b.1))
+            || (one_equal(a.0, b.1) && one_equal(a.1, b.0));
+    }
     expression::same(a, b).unwrap_or_else(|| {
         let words = |text: &str| Normalization::Strict.apply(text);
         let is_word = |text: &str| text.chars().all(|c| c.is_alphabetic() || " -'.\"".contains(c));
@@ -185,8 +96,9 @@ fn one_equal(a: &str, b: &str) -> bool {
     })
 }
 
+/// Without spaces and a sign that changes nothing.
 fn spaceless(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
+    text.trim_start().trim_start_matches('+').chars().filter(|c| !c.is_whitespace()).collect()
 }
 
 #[cfg(test)]
@@ -216,6 +128,16 @@ mod tests {
             ("god", "dog", false),
             ("1,000", "1000", true),
             (r"90^\circ", "90", true),
+            ("€5.60", "$5.60", false),
+            ("$5.60", "€5.60", false),
+            ("$5.60", "$5.60", true),
+            ("x = 5", "y = 5", false),
+            ("x = 5", "x = 5", true),
+            ("x=2, y=1", "x=1, y=2", false),
+            ("y=1, x=2", "x=2, y=1", true),
+            ("y=2x+3", "x=2x+3", false),
+            ("x^2+y^2=4", "4=y^2+x^2", true),
+            (r"(3,+\infty)", r"(3,\infty)", true),
             ("", "x+1", false),
             ("anything", "", false),
         ] {

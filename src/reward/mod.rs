@@ -10,14 +10,19 @@ use crate::task::Task;
 use crate::trajectory::{Action, Trajectory};
 
 mod answer;
+mod approximate;
+mod around;
 mod choice;
 mod config;
 mod expression;
 mod external;
 mod format;
 #[cfg(test)]
+mod forms;
+#[cfg(test)]
 mod golden;
 mod harness;
+mod latex;
 mod math;
 mod number;
 mod plain;
@@ -25,6 +30,8 @@ mod scanner;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod value;
+mod words;
 
 pub use answer::{AnswerMetric, Normalization, exact_match, f1, numeric_match};
 pub use config::{Coefficients, ExternalConfig, RewardConfig, Scheme};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::plain::{boxed, plain_unicode, without_latex};
+use super::latex::without_latex;
+use super::plain::{boxed, plain_unicode};
 use super::scanner::Scanner;
-use super::unit::{Unit, unit};
+use super::unit::{Unit, is_name, unit};
+use super::words::is_counted;
 
 /// A number read from text: a reduced fraction, and the percent sign or unit that stood with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +20,8 @@ pub struct Number {
 
 impl Number {
     /// Reads a text that is a number and nothing else: `-3`, `1,000`, `$5.60`, `50%`, `3/4`,
-    /// `2 1/2`, `\frac{3}{4}`, `1.5e3`, `1.5 × 10^3`, `\boxed{7}`. `None` for anything else, also
-    /// for numbers of more digits than fit 128 bits.
+    /// `2 1/2`, `\frac{3}{4}`, `1.5e3`, `1.5 × 10^3`, `10^6`, `5 million`, `\boxed{7}`. `None` for
+    /// anything else, also for numbers of more digits than fit 128 bits.
     pub fn parse(text: &str) -> Option<Self> {
         let (number, rest) = whole(text)?;
         rest.is_empty().then_some(number)
@@ -29,20 +31,42 @@ impl Number {
     /// `72 km` and `18\text{ apples}`.
     pub fn parse_with_unit(text: &str) -> Option<Self> {
         let (number, rest) = whole(text)?;
-        let is_unit = rest.is_empty()
-            || unit(&rest).is_some()
-            || (["\\text", "\\mathrm", "\\mbox"].iter().any(|mark| text.contains(mark))
-                && !rest.contains(|c: char| c.is_ascii_digit() || "()=+*/^,".contains(c)));
-        is_unit.then_some(Self { unit: number.unit.or_else(|| unit(&rest)), ..number })
+        let known = unit(&rest).filter(|_| !is_name(&rest));
+        let is_text = || {
+            ["\\text", "\\mathrm", "\\mbox"].iter().any(|mark| text.contains(mark))
+                && is_counted(&rest)
+        };
+        let is_unit = rest.is_empty() || known.is_some() || is_text();
+        is_unit.then_some(Self { unit: number.unit.or(known), ..number })
+    }
+
+    /// Reads a gold that is known to be a number: also with what is counted, `5 people`.
+    pub(super) fn parse_with_words(text: &str) -> Option<Self> {
+        Self::parse_with_unit(text).or_else(|| {
+            let (number, rest) = whole(text)?;
+            is_counted(&rest).then_some(number)
+        })
     }
 
     /// The number that a text gives as its answer: of the last `\boxed{…}` where there is one, else
     /// of the text itself, the last number in it. Of "x = 42 km." it is 42. `None` where what
-    /// comes last is a sum, a range, a date or a multiple of a variable.
+    /// comes last is a part of something else: a sum, a range, a date, a list, an inequality, the
+    /// argument of a function, a multiple of a variable.
     pub fn find(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| {
             let content = boxed(text).unwrap_or(text);
             Scanner::new(&plain(content)).last()
+        })
+    }
+
+    /// The same, but a box must hold one number and at most words beside it.
+    pub(super) fn find_in_words(text: &str) -> Option<Self> {
+        let Some(content) = boxed(text) else { return Self::find(text) };
+        let is_mathematics =
+            |content: &str| content.contains(|c: char| "<>≤≥≠≡∈±∪∩∞|_!⟦⟬⌊⌈{}[]".contains(c));
+        Self::parse(text).or_else(|| {
+            let content = plain(content);
+            if is_mathematics(&content) { None } else { Scanner::new(&content).only() }
         })
     }
 
@@ -61,11 +85,6 @@ impl Number {
                 (false, true) => other.hundredth().is_some_and(|part| equal(self, part)),
                 _ => false,
             }
-    }
-
-    /// The nearest binary fraction.
-    pub(super) fn as_f64(self) -> f64 {
-        self.numerator as f64 / self.denominator as f64 / if self.percent { 100.0 } else { 1.0 }
     }
 
     fn hundredth(self) -> Option<Self> {
@@ -159,6 +178,23 @@ mod tests {
             ("$\\boxed{\\frac{1}{2}}$", 1, 2),
             ("1{,}000", 1000, 1),
             ("\\$5", 5, 1),
+            ("1 000", 1000, 1),
+            ("1’000", 1000, 1),
+            ("-(3/4)", -3, 4),
+            (r"-\left(\frac{3}{4}\right)", -3, 4),
+            (r"$\frac{-3}{4}$", -3, 4),
+            ("10⁶", 1_000_000, 1),
+            ("3×10⁸", 300_000_000, 1),
+            ("2^10", 1024, 1),
+            ("10^{-3}", 1, 1000),
+            ("5 million", 5_000_000, 1),
+            ("$1.5 billion", 1_500_000_000, 1),
+            ("$3M", 3_000_000, 1),
+            ("5k", 5000, 1),
+            ("3 dozen", 36, 1),
+            ("5 hundred thousand", 500_000, 1),
+            ("5 and a half", 11, 2),
+            ("2 and 1/2", 5, 2),
             ("12345678901234567891", 12_345_678_901_234_567_891, 1),
         ] {
             let number = Number::parse(text);
@@ -195,8 +231,12 @@ mod tests {
             "0x10",
             "٣",
             "5-3",
+            "5!",
+            "5 tenths",
+            "5 M",
+            "5^6^7",
             "99999999999999999999999999999999999999999",
-            "1 000",
+            "1 0000",
             "\\frac{1}",
             "NaN",
             "inf",
@@ -213,6 +253,8 @@ mod tests {
             ("50%", "0.5", true),
             ("1/2", "50 %", true),
             ("50%", "50\\%", true),
+            ("50 percent", "0.5", true),
+            ("50 per cent", "50%", true),
             ("-50%", "-0.5", true),
             ("50%", "0.5%", false),
             ("50", "0.5", false),
@@ -243,6 +285,52 @@ mod tests {
             ("\\boxed{7}, no, \\boxed{8}", Some("8")),
             ("\\boxed{7 \\text{ km}}", Some("7")),
             ("around 50%", Some("50%")),
+            ("The answer is 5 apples.", Some("5")),
+            ("so (since 3+2=5) it is 5", Some("5")),
+            ("May 5, 2024", Some("2024")),
+            ("The answer is minus 5.", Some("-5")),
+            ("negative 5", Some("-5")),
+            ("x = -(5)", Some("-5")),
+            ("x = -(50%)", None),
+            ("It is 8 minus 5", None),
+            ("5 million", Some("5000000")),
+            ("about 5 thousand dollars", Some("5000")),
+            ("5 thousand 200", None),
+            ("sqrt(5)", None),
+            ("2sqrt(5)", None),
+            ("log(100)", None),
+            ("ln 5", None),
+            ("f(5)", None),
+            ("P(X=5)", None),
+            ("5pi", None),
+            ("5 pi", None),
+            ("5xy", None),
+            ("5!", None),
+            ("It is 5!", Some("5")),
+            ("(3, 5)", None),
+            ("[0, 5]", None),
+            ("the roots are 3, 5", None),
+            ("5 or 10", None),
+            ("x = 3 or x = 5", None),
+            ("±5", None),
+            ("x > 5", None),
+            ("x >= 5", None),
+            ("x ≠ 5", None),
+            ("1 < x < 2", None),
+            ("x -> 5", Some("5")),
+            ("<b>5</b>", Some("5")),
+            ("x^2 = 5", None),
+            ("2x = 5", None),
+            ("x + 2 = 5", None),
+            ("x = 5", Some("5")),
+            ("3 + 2 = 5", Some("5")),
+            ("f(x) = 5", Some("5")),
+            ("5 tenths", None),
+            ("5‰", None),
+            ("5 squared", None),
+            ("|-5|", None),
+            ("5_10", None),
+            ("log_2 5", None),
             ("none at all", None),
             ("", None),
         ] {

@@ -1,15 +1,19 @@
-//! Reads numbers in running text, and distinguishes those that are part of something else.
+//! Reads numbers as people write them.
 
 use super::number::{Number, reduced};
 use super::unit::{Unit, unit};
+use super::words::multiplier;
 
-/// Digits behind the point, or powers of ten, beyond which a text is not taken for a number.
-const MAX_SCALE: u32 = 30;
+/// Digits behind the point, or powers of ten, beyond which a text is not taken for a number: what
+/// fits 128 bits.
+const MAX_SCALE: u32 = 38;
+/// The greatest exponent that is computed.
+const MAX_EXPONENT: u32 = 127;
 
 /// Reads numbers in plain text.
 pub(super) struct Scanner {
-    characters: Vec<char>,
-    at: usize,
+    pub(super) characters: Vec<char>,
+    pub(super) at: usize,
 }
 
 impl Scanner {
@@ -22,32 +26,46 @@ impl Scanner {
         self.characters[self.at..].iter().collect()
     }
 
-    fn peek(&self, ahead: usize) -> Option<char> {
+    pub(super) fn peek(&self, ahead: usize) -> Option<char> {
         self.characters.get(self.at + ahead).copied()
     }
 
-    fn before(&self, at: usize) -> Option<char> {
+    pub(super) fn before(&self, at: usize) -> Option<char> {
         self.characters.get(at.checked_sub(1)?).copied()
     }
 
-    fn take(&mut self, wanted: impl Fn(char) -> bool) -> bool {
+    pub(super) fn take(&mut self, wanted: impl Fn(char) -> bool) -> bool {
         let found = self.peek(0).is_some_and(wanted);
         self.at += usize::from(found);
         found
     }
 
-    fn spaces(&mut self) {
+    pub(super) fn spaces(&mut self) {
         while self.take(char::is_whitespace) {}
     }
 
-    fn digits(&mut self) -> String {
+    pub(super) fn digits(&mut self) -> String {
         let begin = self.at;
         while self.take(|c| c.is_ascii_digit()) {}
         self.characters[begin..self.at].iter().collect()
     }
 
+    /// A word as it is written.
+    pub(super) fn word(&mut self) -> String {
+        let begin = self.at;
+        while self.take(char::is_alphabetic) {}
+        self.characters[begin..self.at].iter().collect()
+    }
+
+    /// Spaces and then this word, in any case.
+    fn takes_word(&mut self, wanted: &str) -> Option<()> {
+        self.take(char::is_whitespace).then_some(())?;
+        self.spaces();
+        self.word().eq_ignore_ascii_case(wanted).then_some(())
+    }
+
     /// Reads what `read` does, or stays.
-    fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(super) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let begin = self.at;
         let found = read(self);
         if found.is_none() {
@@ -56,20 +74,19 @@ impl Scanner {
         found
     }
 
-    /// A number with its sign, currency and percent sign.
+    /// A number with its sign, currency, percent sign and words such as `million`.
     pub(super) fn number(&mut self) -> Option<Number> {
         let sign = self.sign();
         let before = self.currency();
         let inner = if sign.is_none() { self.sign() } else { None };
         let (numerator, denominator) = self.magnitude()?;
+        let (numerator, denominator) =
+            reduced(numerator.checked_mul(self.multipliers(before.is_some())?)?, denominator)?;
         let after = self.attempt(|scanner| {
             scanner.spaces();
             scanner.currency()
         });
-        let percent = self.attempt(|scanner| {
-            scanner.spaces();
-            scanner.take(|c| c == '%').then_some(())
-        });
+        let percent = self.attempt(Self::percent);
         // An angle; in `20°C` the sign is part of the unit.
         if !self.peek(1).is_some_and(char::is_alphabetic) {
             self.take(|c| c == '°');
@@ -101,7 +118,7 @@ impl Scanner {
             for _ in 0..3 {
                 scanner.take(|c| c.is_ascii_uppercase());
             }
-            scanner.peek(0).filter(|c| matches!(c, '$' | '€' | '£' | '¥')).inspect(|_| {
+            scanner.peek(0).filter(|c| matches!(c, '$' | '€' | '£' | '¥' | '₹')).inspect(|_| {
                 scanner.at += 1;
             })
         })?;
@@ -109,10 +126,61 @@ impl Scanner {
         unit(&mark.to_string())
     }
 
+    /// `%`, `percent`, `per cent`.
+    fn percent(&mut self) -> Option<()> {
+        self.spaces();
+        if self.take(|c| c == '%') {
+            return Some(());
+        }
+        match self.word().to_lowercase().as_str() {
+            "percent" | "pct" => Some(()),
+            "per" => self.takes_word("cent"),
+            _ => None,
+        }
+    }
+
+    /// The product of `hundred`, `million`, `k` and their like; 1 without any.
+    fn multipliers(&mut self, is_money: bool) -> Option<i128> {
+        let mut product = 1_i128;
+        while let Some(factor) = self.attempt(|scanner| {
+            let is_tight = !scanner.peek(0)?.is_whitespace();
+            scanner.spaces();
+            multiplier(&scanner.word(), is_tight, is_money)
+        }) {
+            product = product.checked_mul(factor)?;
+        }
+        Some(product)
+    }
+
+    /// A number without currency as a reduced fraction, perhaps in parentheses with its sign.
+    fn magnitude(&mut self) -> Option<(i128, i128)> {
+        let bracketed = self.attempt(|scanner| {
+            let number = scanner.bracketed(Self::unsigned)?;
+            // `(-3)/4` and `(-3)^2` are more.
+            let spaces = scanner.characters[scanner.at..].iter().take_while(|c| **c == ' ').count();
+            let is_part = matches!(scanner.peek(spaces), Some('/' | '^' | '*'));
+            (!is_part).then_some(number)
+        });
+        bracketed.or_else(|| self.unsigned())
+    }
+
+    /// A number in parentheses, with its sign.
+    fn bracketed(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Option<(i128, i128)>,
+    ) -> Option<(i128, i128)> {
+        self.take(|c| c == '(').then_some(())?;
+        self.spaces();
+        let is_negative = self.sign() == Some('-');
+        let (over, under) = read(self)?;
+        self.spaces();
+        self.take(|c| c == ')').then_some((if is_negative { -over } else { over }, under))
+    }
+
     /// An unsigned number as a reduced fraction: decimal, mixed, of two numbers, times a power of
     /// ten.
-    fn magnitude(&mut self) -> Option<(i128, i128)> {
-        let first = self.part()?;
+    fn unsigned(&mut self) -> Option<(i128, i128)> {
+        let first = self.power()?;
         if first.1 == 1
             && let Some((over, under)) = self.attempt(Self::fraction_part)
         {
@@ -124,7 +192,7 @@ impl Scanner {
             scanner.spaces();
             scanner.take(|c| c == '/').then_some(())?;
             scanner.spaces();
-            scanner.part()
+            scanner.power()
         });
         if let Some(under) = over {
             return reduced(first.0.checked_mul(under.1)?, first.1.checked_mul(under.0)?);
@@ -136,15 +204,55 @@ impl Scanner {
         }
     }
 
-    /// ` 1/2` behind a whole number.
+    /// A part, perhaps with a whole exponent: `10^6`.
+    fn power(&mut self) -> Option<(i128, i128)> {
+        let base = self.part()?;
+        let exponent = self.attempt(|scanner| {
+            scanner.take(|c| c == '^').then_some(())?;
+            let exponent = scanner.exponent()?;
+            let is_more = scanner.peek(0).is_some_and(|c| c.is_ascii_digit() || "^.".contains(c));
+            let is_end = scanner.peek(1).is_none_or(char::is_whitespace);
+            (!is_more || (scanner.peek(0) == Some('.') && is_end)).then_some(exponent)
+        });
+        let Some(exponent) = exponent else { return Some(base) };
+        let size = Some(exponent.unsigned_abs()).filter(|size| *size <= MAX_EXPONENT)?;
+        let (over, under) = (base.0.checked_pow(size)?, base.1.checked_pow(size)?);
+        if exponent < 0 { reduced(under, over) } else { reduced(over, under) }
+    }
+
+    /// `3`, `-3`, `(-3)`.
+    fn exponent(&mut self) -> Option<i32> {
+        let is_bracketed = self.take(|c| c == '(');
+        let sign = if self.take(|c| c == '-') { -1 } else { 1 };
+        let power: i32 = self.digits().parse().ok()?;
+        (!is_bracketed || self.take(|c| c == ')')).then_some(sign * power)
+    }
+
+    /// ` 1/2`, ` and 1/2` or ` and a half` behind a whole number.
     fn fraction_part(&mut self) -> Option<(i128, i128)> {
+        let has_and = self.attempt(|scanner| scanner.takes_word("and")).is_some();
         self.take(char::is_whitespace).then_some(())?;
         self.spaces();
+        if has_and && let Some(fraction) = self.attempt(Self::fraction_in_words) {
+            return Some(fraction);
+        }
         let over: i128 = self.digits().parse().ok()?;
         self.take(|c| c == '/').then_some(())?;
         let under: i128 = self.digits().parse().ok()?;
         let is_part = under != 0 && over < under && !self.continues();
         is_part.then_some((over, under))
+    }
+
+    /// `a half`, `one third`.
+    fn fraction_in_words(&mut self) -> Option<(i128, i128)> {
+        matches!(self.word().to_lowercase().as_str(), "a" | "one").then_some(())?;
+        self.take(char::is_whitespace).then_some(())?;
+        match self.word().to_lowercase().as_str() {
+            "half" => Some((1, 2)),
+            "third" => Some((1, 3)),
+            "quarter" | "fourth" => Some((1, 4)),
+            _ => None,
+        }
     }
 
     /// ` × 10^3`.
@@ -153,25 +261,14 @@ impl Scanner {
         self.take(|c| c == '*' || c == 'x').then_some(())?;
         self.spaces();
         (self.digits() == "10" && self.take(|c| c == '^')).then_some(())?;
-        let is_bracketed = self.take(|c| c == '(');
-        let sign = if self.take(|c| c == '-') { -1 } else { 1 };
-        let power: i32 = self.digits().parse().ok()?;
-        if is_bracketed && !self.take(|c| c == ')') {
-            return None;
-        }
-        Some(sign * power)
+        self.exponent()
     }
 
     /// Unsigned digits with thousands separators, a point and a power of ten, perhaps in
     /// parentheses with a sign.
     fn part(&mut self) -> Option<(i128, i128)> {
-        let bracketed = self.attempt(|scanner| {
-            scanner.take(|c| c == '(').then_some(())?;
-            let is_negative = scanner.sign() == Some('-');
-            let (over, under) = scanner.decimal()?;
-            scanner.take(|c| c == ')').then_some((if is_negative { -over } else { over }, under))
-        });
-        bracketed.or_else(|| self.attempt(Self::decimal))
+        self.attempt(|scanner| scanner.bracketed(Self::decimal))
+            .or_else(|| self.attempt(Self::decimal))
     }
 
     fn decimal(&mut self) -> Option<(i128, i128)> {
@@ -214,147 +311,8 @@ impl Scanner {
     }
 
     /// Whether more of the same stands behind a number: `1.2.3`, `3,14`.
-    fn continues(&self) -> bool {
+    pub(super) fn continues(&self) -> bool {
         matches!(self.peek(0), Some('.' | ',')) && self.peek(1).is_some_and(|c| c.is_ascii_digit())
-    }
-
-    /// The last number, if what comes last is one.
-    pub(super) fn last(&mut self) -> Option<Number> {
-        let mut last = None;
-        while self.at < self.characters.len() {
-            let begin = self.at;
-            let is_start = self.peek(0).is_some_and(|c| c.is_ascii_digit())
-                || (self.peek(0) == Some('.') && self.peek(1).is_some_and(|c| c.is_ascii_digit()));
-            if !is_start {
-                self.at += 1;
-                continue;
-            }
-            last = self.number_at(begin);
-            if last.is_none() {
-                // Past the rest of what is no number.
-                let is_rest = |c: char| c.is_alphanumeric() || ".,/-:*^+()".contains(c);
-                self.at = self.at.max(begin);
-                while self.take(is_rest) {}
-                self.at = self.at.max(begin + 1);
-            }
-        }
-        last
-    }
-
-    /// The number whose first digit is here, with what stands around it.
-    fn number_at(&mut self, begin: usize) -> Option<Number> {
-        let mut start = begin;
-        let mut unit_before = None;
-        if self.before(start).is_some_and(|c| matches!(c, '$' | '€' | '£' | '¥')) {
-            start -= 1;
-            unit_before = unit(&self.characters[start].to_string());
-            while self.before(start).is_some_and(|c| c.is_ascii_uppercase()) {
-                start -= 1;
-            }
-        }
-        let sign = self.sign_before(start)?;
-        let mut number = self.number()?;
-        number.unit = number.unit.or(unit_before);
-        if number.numerator == i128::MIN {
-            return None;
-        }
-        number.numerator *= sign;
-        self.is_alone(&mut number).then_some(number)
-    }
-
-    /// 1 or -1 by what stands before a number; `None` where it is part of something else.
-    fn sign_before(&self, start: usize) -> Option<i128> {
-        match self.before(start) {
-            Some('-') => match self.before(start - 1) {
-                Some(c) if c.is_alphanumeric() || c == ')' || c == '-' => None,
-                _ => Some(-1),
-            },
-            // Emphasis in Markdown.
-            Some('*') if !self.is_factor(start) => Some(1),
-            Some(c) if c.is_alphanumeric() || "_^*/+)".contains(c) => None,
-            _ => {
-                let mut at = start;
-                while self.before(at).is_some_and(char::is_whitespace) {
-                    at -= 1;
-                }
-                let is_operand =
-                    |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit() || c == ')' || c == '%');
-                let mut earlier = at.saturating_sub(1);
-                while self.before(earlier).is_some_and(char::is_whitespace) {
-                    earlier -= 1;
-                }
-                match self.before(at) {
-                    Some('*' | '/' | '^' | '+') => None,
-                    Some('-') if is_operand(self.before(earlier)) => None,
-                    // `x = - 3`; after a word it is a dash.
-                    Some('-') if matches!(self.before(earlier), Some('=' | ':' | '(') | None) => {
-                        Some(-1)
-                    }
-                    _ => Some(1),
-                }
-            }
-        }
-    }
-
-    /// Whether an operand stands before the stars that end here.
-    fn is_factor(&self, start: usize) -> bool {
-        let mut at = start;
-        while self.before(at) == Some('*') {
-            at -= 1;
-        }
-        self.before(at).is_some_and(|c| c.is_alphanumeric() || c == ')')
-    }
-
-    /// Whether no operator, variable or further part follows; takes the unit that does.
-    fn is_alone(&mut self, number: &mut Number) -> bool {
-        if self.continues() {
-            return false;
-        }
-        let is_adjacent = self.peek(0).is_some_and(char::is_alphabetic);
-        let begin = self.at;
-        self.spaces();
-        let word_at = self.at;
-        while self.take(|c| c.is_alphabetic() || c == '°') {}
-        let word: String = self.characters[word_at..self.at].iter().collect();
-        if word.is_empty() {
-            self.at = begin;
-            return !self.is_operated(begin);
-        }
-        let power = self.attempt(|scanner| {
-            scanner.take(|c| c == '^').then_some(())?;
-            Some(scanner.digits()).filter(|digits| !digits.is_empty())
-        });
-        let name = format!("{word}{}", power.as_deref().unwrap_or_default());
-        let known = unit(&name);
-        number.unit = number.unit.or(known);
-        // `2x` is no number, and `5x^2` is none.
-        known.is_some() || (power.is_none() && !(is_adjacent && word.chars().count() == 1))
-    }
-
-    /// Whether an operator and an operand follow.
-    fn is_operated(&self, at: usize) -> bool {
-        let rest = &self.characters[at..];
-        let spaces = rest.iter().take_while(|c| c.is_whitespace()).count();
-        let starts_operand =
-            |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || "($.\u{221a}".contains(*c));
-        let mark = rest.get(spaces);
-        let behind = &rest[(spaces + 1).min(rest.len())..];
-        let gap = behind.iter().take_while(|c| c.is_whitespace()).count();
-        match mark {
-            // Digits that follow a space were no fraction: `2 3/2`.
-            Some('(') => spaces == 0,
-            Some('*') if behind.first() == Some(&'*') => false,
-            Some('+' | '*' | '/' | '^') => starts_operand(behind.get(gap)),
-            Some('-') => {
-                let is_tight = spaces == 0 && gap == 0 && starts_operand(behind.first());
-                let is_spaced = gap > 0
-                    && spaces > 0
-                    && behind.get(gap).is_some_and(|c| c.is_ascii_digit() || *c == '$');
-                is_tight || is_spaced
-            }
-            Some(':') => spaces == 0 && behind.first().is_some_and(char::is_ascii_digit),
-            _ => false,
-        }
     }
 }
 

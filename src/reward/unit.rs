@@ -4,49 +4,146 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unit(&'static str);
 
-/// Each unit with how it is written, but for a plural `s`.
-const UNITS: [(&str, &[&str]); 36] = [
+/// A known unit by an unknown one: `g/ml`.
+pub(super) const COMPOUND: Unit = Unit("compound");
+
+/// The most characters that the name of a unit has.
+pub(super) const MAX_NAME: usize = 28;
+
+/// Each unit with how it is written, but for a plural `s`. A single letter is written just so.
+const UNITS: [(&str, &[&str]); 84] = [
     ("dollar", &["$", "dollar", "usd", "buck"]),
+    ("canadian dollar", &["cad", "canadian dollar"]),
     ("cent", &["cent", "¢"]),
     ("euro", &["€", "euro", "eur"]),
     ("pound sterling", &["£", "gbp"]),
     ("yen", &["¥", "yen", "jpy"]),
+    ("rupee", &["₹", "rupee", "inr"]),
+    ("peso", &["peso"]),
+    ("yuan", &["yuan", "cny"]),
     ("km", &["km", "kilometer", "kilometre"]),
     ("m", &["m", "meter", "metre"]),
     ("cm", &["cm", "centimeter", "centimetre"]),
     ("mm", &["mm", "millimeter", "millimetre"]),
+    ("µm", &["µm", "μm", "micrometer", "micrometre", "micron"]),
+    ("nm", &["nm", "nanometer", "nanometre"]),
     ("mile", &["mile", "mi"]),
     ("foot", &["foot", "feet", "ft"]),
-    ("inch", &["inch", "inches"]),
+    ("inch", &["inch", "inches", "in"]),
     ("yard", &["yard", "yd"]),
+    ("light year", &["light year", "light-year", "ly"]),
     ("kg", &["kg", "kilogram", "kilo"]),
     ("g", &["g", "gram"]),
     ("mg", &["mg", "milligram"]),
+    ("ton", &["ton", "tonne"]),
     ("ounce", &["ounce", "oz"]),
     ("lb", &["lb"]),
-    ("l", &["l", "liter", "litre"]),
+    ("l", &["l", "L", "liter", "litre"]),
     ("ml", &["ml", "milliliter", "millilitre"]),
     ("gallon", &["gallon", "gal"]),
+    ("quart", &["quart"]),
+    ("pint", &["pint"]),
+    ("cup", &["cup"]),
+    ("tablespoon", &["tablespoon", "tbsp"]),
+    ("teaspoon", &["teaspoon", "tsp"]),
+    ("ms", &["ms", "millisecond"]),
     ("s", &["s", "sec", "second"]),
     ("minute", &["minute", "min"]),
     ("hour", &["hour", "h", "hr"]),
     ("day", &["day"]),
+    ("night", &["night"]),
     ("week", &["week"]),
     ("month", &["month"]),
     ("year", &["year", "yr"]),
+    ("decade", &["decade"]),
+    ("century", &["century", "centuries"]),
     ("degree", &["degree", "°"]),
-    ("°c", &["°c", "celsius"]),
-    ("°f", &["°f", "fahrenheit"]),
+    ("radian", &["radian", "rad"]),
+    ("°c", &["°c", "celsius", "degrees celsius", "degree celsius"]),
+    ("°f", &["°f", "fahrenheit", "degrees fahrenheit", "degree fahrenheit"]),
+    ("kelvin", &["K", "kelvin"]),
+    ("mm2", &["mm2", "square millimeter", "square millimetre", "sq mm"]),
     ("m2", &["m2", "square meter", "square metre", "sq m"]),
     ("cm2", &["cm2", "square centimeter", "square centimetre", "sq cm"]),
     ("km2", &["km2", "square kilometer", "square kilometre", "sq km"]),
+    ("ft2", &["ft2", "square foot", "square feet", "sq ft"]),
+    ("in2", &["in2", "square inch", "square inches", "sq in"]),
+    ("acre", &["acre"]),
+    ("hectare", &["hectare"]),
     ("m3", &["m3", "cubic meter", "cubic metre"]),
-    ("mph", &["mph", "miles per hour"]),
+    ("cm3", &["cm3", "cubic centimeter", "cubic centimetre"]),
+    ("ft3", &["ft3", "cubic foot", "cubic feet"]),
+    ("in3", &["in3", "cubic inch", "cubic inches"]),
+    ("mph", &["mph", "miles per hour", "mile per hour"]),
+    ("km/h", &["km/h", "km/hr", "kph", "kmh", "kilometers per hour", "kilometres per hour"]),
+    ("m/s", &["m/s", "meters per second", "metres per second"]),
+    ("m/s2", &["m/s2", "meters per second squared", "metres per second squared"]),
+    ("ft/s", &["ft/s", "feet per second"]),
+    ("newton", &["N", "newton"]),
+    ("joule", &["J", "joule"]),
+    ("kj", &["kj", "kilojoule"]),
+    ("watt", &["W", "watt"]),
+    ("kw", &["kw", "kilowatt"]),
+    ("volt", &["V", "volt"]),
+    ("pascal", &["pa", "pascal"]),
+    ("hz", &["hz", "hertz"]),
+    ("khz", &["khz", "kilohertz"]),
+    ("mhz", &["mhz", "megahertz"]),
+    ("calorie", &["calorie", "cal"]),
+    ("kcal", &["kcal", "kilocalorie"]),
+    ("mol", &["mol", "mole"]),
+    ("kb", &["kb", "kilobyte"]),
+    ("mb", &["mb", "megabyte"]),
+    ("gb", &["gb", "gigabyte"]),
+    ("tb", &["tb", "terabyte"]),
 ];
 
 /// The unit of this name, in the singular or the plural.
 pub(super) fn unit(name: &str) -> Option<Unit> {
-    let lower = name.trim().trim_end_matches('.').to_lowercase().replace('^', "");
-    let is = |written: &str| lower == written || lower.strip_suffix('s') == Some(written);
-    UNITS.iter().find(|(_, written)| written.iter().any(|one| is(one))).map(|(unit, _)| Unit(unit))
+    let name = name.trim().trim_end_matches('.').replace(" ^", "").replace(['^', '(', ')'], "");
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lower = name.to_lowercase();
+    let is_single = name.chars().count() == 1;
+    let is = |written: &str| if is_single { name == written } else { lower == written };
+    // `ms` are milliseconds.
+    let is_plural = |written: &str| written.len() > 1 && lower.strip_suffix('s') == Some(written);
+    let find = |is: &dyn Fn(&str) -> bool| {
+        UNITS.iter().find(|(_, all)| all.iter().any(|one| is(one))).map(|(unit, _)| Unit(unit))
+    };
+    find(&is).or_else(|| find(&is_plural))
+}
+
+/// Whether text behind a number is rather a part of a name than a unit: `50 Cent`.
+pub(super) fn is_name(text: &str) -> bool {
+    let mut characters = text.chars();
+    characters.next().is_some_and(char::is_uppercase)
+        && text.len() > 2
+        && characters.all(char::is_lowercase)
+        && !["Celsius", "Fahrenheit", "Kelvin"].contains(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_known_by_its_names() {
+        for (name, other, is_same) in [
+            ("m", "meters", true),
+            ("ms", "m", false),
+            ("ms", "milliseconds", true),
+            ("hrs", "hour", true),
+            ("cm^2", "square centimeters", true),
+            ("cm ^2", "cm2", true),
+            ("km/h", "kph", true),
+            ("K", "kelvin", true),
+            ("tons", "kg", false),
+        ] {
+            assert_eq!(unit(name) == unit(other), is_same, "{name} {other}");
+            assert!(unit(name).is_some() && unit(other).is_some(), "{name} {other}");
+        }
+        for name in ["", "M", "k", "apples", "m 2", "S"] {
+            assert_eq!(unit(name), None, "{name}");
+        }
+    }
 }

@@ -1,0 +1,351 @@
+//! What stands around a number in running text, and makes it a part of something else.
+
+use super::number::Number;
+use super::scanner::Scanner;
+use super::unit::{COMPOUND, MAX_NAME, Unit, unit};
+use super::words::{is_mathematics, is_part, is_variables, multiplier};
+
+/// How far back the beginning of a bracket or of an equation is looked for, characters.
+const MAX_BACK: usize = 80;
+
+impl Scanner {
+    /// The last number, if what comes last is one.
+    pub(super) fn last(&mut self) -> Option<Number> {
+        self.all().pop().flatten()
+    }
+
+    /// The number, if there is only one.
+    pub(super) fn only(&mut self) -> Option<Number> {
+        let all = self.all();
+        if all.len() == 1 { all.into_iter().next().flatten() } else { None }
+    }
+
+    /// The numbers of the text; `None` for each that is part of something else.
+    fn all(&mut self) -> Vec<Option<Number>> {
+        let mut all = Vec::new();
+        while self.at < self.characters.len() {
+            let begin = self.at;
+            if self.peek(0) == Some('(') {
+                let found = self.attempt(|scanner| scanner.number_at(begin));
+                all.extend(found.map(Some));
+                self.at = self.at.max(begin + 1);
+                continue;
+            }
+            let is_start = self.peek(0).is_some_and(|c| c.is_ascii_digit())
+                || (self.peek(0) == Some('.') && self.peek(1).is_some_and(|c| c.is_ascii_digit()));
+            if !is_start {
+                self.at += 1;
+                continue;
+            }
+            let found = self.number_at(begin);
+            all.push(found);
+            if found.is_none() {
+                // Past the rest of what is no number.
+                let is_rest = |c: char| c.is_alphanumeric() || ".,/-:*^+()".contains(c);
+                self.at = self.at.max(begin);
+                while self.take(is_rest) {}
+                self.at = self.at.max(begin + 1);
+            }
+        }
+        all
+    }
+
+    /// The number whose first digit or parenthesis is here, with what stands around it.
+    fn number_at(&mut self, begin: usize) -> Option<Number> {
+        let mut start = begin;
+        if self.before(start).is_some_and(|c| matches!(c, '$' | '€' | '£' | '¥' | '₹')) {
+            start -= 1;
+            let is_upper = |c: &&char| c.is_ascii_uppercase();
+            start -= self.characters[..start].iter().rev().take(3).take_while(is_upper).count();
+        }
+        let sign = self.sign_before(start)?;
+        // With the currency, on which the meaning of `M` depends.
+        self.at = start;
+        let mut number = self.number()?;
+        if number.numerator == i128::MIN {
+            return None;
+        }
+        number.numerator *= sign;
+        self.is_alone(begin, &mut number).then_some(number)
+    }
+
+    /// Where the text before here ends without spaces.
+    fn trimmed(&self, mut at: usize) -> usize {
+        while self.before(at).is_some_and(char::is_whitespace) {
+            at -= 1;
+        }
+        at
+    }
+
+    fn is_operand(&self, at: usize) -> bool {
+        self.before(at).is_some_and(|c| c.is_ascii_digit() || c == ')' || c == '%')
+    }
+
+    /// 1 or -1 by what stands before a number; `None` where it is part of something else.
+    fn sign_before(&self, start: usize) -> Option<i128> {
+        let at = self.trimmed(start);
+        let is_tight = at == start;
+        let earlier = self.trimmed(at.saturating_sub(1));
+        let sign = match self.before(at) {
+            Some('-') if is_tight => match self.before(at - 1) {
+                Some(c) if c.is_alphanumeric() || ")-|".contains(c) => return None,
+                _ => -1,
+            },
+            Some('-') if self.is_operand(earlier) => return None,
+            // `x = - 3`; after a word it is a dash.
+            Some('-') if matches!(self.before(earlier), Some('=' | ':' | '(') | None) => -1,
+            // Emphasis in Markdown.
+            Some('*') if is_tight && !self.is_factor(start) => 1,
+            Some(c) if is_tight && (c.is_alphanumeric() || "_^/)|".contains(c)) => return None,
+            Some('*' | '/' | '^' | '+' | '_') => return None,
+            _ => self.sign_in_words(at)?,
+        };
+        let bound = if sign == -1 && self.before(at) == Some('-') { earlier } else { at };
+        (!self.is_bound(bound) && !self.is_element(bound)).then_some(sign)
+    }
+
+    /// Whether an operand stands before the stars that end here.
+    fn is_factor(&self, start: usize) -> bool {
+        let mut at = start;
+        while self.before(at) == Some('*') {
+            at -= 1;
+        }
+        self.before(at).is_some_and(|c| c.is_alphanumeric() || c == ')')
+    }
+
+    /// The word that ends here, in lower case, and where it begins.
+    fn word_before(&self, at: usize) -> (String, usize) {
+        let mut begin = at;
+        while self.before(begin).is_some_and(char::is_alphabetic) {
+            begin -= 1;
+        }
+        (self.characters[begin..at].iter().collect::<String>().to_lowercase(), begin)
+    }
+
+    /// 1 or -1 by the word that ends here; `None` where it makes the number part of something else.
+    fn sign_in_words(&self, at: usize) -> Option<i128> {
+        let (word, begin) = self.word_before(at);
+        let before = self.trimmed(begin);
+        let earlier = || self.word_before(before).0;
+        let is_after_number =
+            || self.is_operand(before) || multiplier(&earlier(), false, false).is_some();
+        match word.as_str() {
+            "" => Some(1),
+            "negative" => Some(-1),
+            "minus" => (!is_after_number()).then_some(-1),
+            "plus" | "times" | "x" | "or" | "and" => (!is_after_number()).then_some(1),
+            "of" => (!matches!(earlier().as_str(), "half" | "third" | "quarter")).then_some(1),
+            "not" | "double" => None,
+            word if is_mathematics(word) || multiplier(word, false, false).is_some() => None,
+            _ => Some(1),
+        }
+    }
+
+    /// Whether what ends here is a relation, an index, or the side of an equation that makes the
+    /// number behind it no result.
+    fn is_bound(&self, at: usize) -> bool {
+        let Some(mark) = self.before(at) else { return false };
+        let previous = self.before(at - 1);
+        match mark {
+            '<' | '≤' | '≥' | '≠' | '≡' | '±' | '∓' | '⟦' | '⟬' | '⏎' | '&' | '⌊' | '⌈' => {
+                true
+            }
+            // `x > 5`, but not `->`, `=>` and `<b>`.
+            '>' => !matches!(previous, Some('-' | '=')) && !self.is_tag(at),
+            '=' => match previous {
+                Some('<' | '>' | '!') => true,
+                _ => self.is_equation(at - 1),
+            },
+            // `log_2 5`.
+            c if c.is_alphanumeric() || c == ')' => {
+                let is_part = |c: &&char| c.is_alphanumeric() || "()".contains(**c);
+                let length = self.characters[..at].iter().rev().take_while(is_part).count();
+                self.before(at - length) == Some('_')
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a tag of HTML ends here.
+    fn is_tag(&self, at: usize) -> bool {
+        let is_name = |c: &&char| c.is_alphanumeric() || **c == '/';
+        let length = self.characters[..at - 1].iter().rev().take_while(is_name).count();
+        length > 0 && self.before(at - 1 - length) == Some('<')
+    }
+
+    /// Whether the side of an equation that ends here is an expression with variables (`x^2`, `2x`,
+    /// `x + 2`), or one of several variables in a list (`x = 3 or x`).
+    fn is_equation(&self, at: usize) -> bool {
+        let back: String = self.characters[at.saturating_sub(MAX_BACK)..at].iter().collect();
+        let side = back.rsplit(['=', ',', ';', ':', '\n']).next().unwrap_or_default();
+        let mut tokens = side.split_whitespace().rev();
+        let Some(last) = tokens.next() else { return false };
+        let is_variable = |token: &str| {
+            token.chars().count() == 1 && token.chars().all(|c| c.is_ascii_alphabetic())
+        };
+        let has_letter = last.contains(|c: char| c.is_ascii_alphabetic());
+        let (digits, letters) =
+            last.split_at(last.find(|c: char| !c.is_ascii_digit()).unwrap_or(0));
+        let is_multiple = !digits.is_empty() && is_variable(letters) && unit(letters).is_none();
+        if is_multiple || (has_letter && last.contains(['^', '+', '*', '|'])) {
+            return true;
+        }
+        let mut has_variable = is_variable(last);
+        let mut is_sum = false;
+        let mut operand = last;
+        while let Some(mark) = tokens.next() {
+            if !["+", "-", "*", "/"].contains(&mark) {
+                // `2 x`, `3 or x`.
+                let is_number = mark.chars().all(|c| c.is_ascii_digit());
+                let is_list = ["or", "and"].contains(&mark) && back.contains('=');
+                return (is_sum && has_variable)
+                    || (is_variable(operand) && (is_number || is_list));
+            }
+            let Some(next) = tokens.next() else { break };
+            operand = next;
+            let has_digit = next.contains(|c: char| c.is_ascii_digit());
+            let is_multiple = has_digit && next.contains(|c: char| c.is_ascii_alphabetic());
+            has_variable |= is_variable(next) || is_multiple;
+            is_sum = true;
+        }
+        let is_list = || {
+            back.trim_end().strip_suffix(last).is_some_and(|before| {
+                before.trim_end().ends_with([',', ';']) && before.contains('=')
+            })
+        };
+        (is_sum && has_variable) || (is_variable(last) && is_list())
+    }
+
+    /// Whether the number that begins here is an argument of a function, or an element of a tuple, an
+    /// interval, a set or a list.
+    fn is_element(&self, start: usize) -> bool {
+        let first = start.saturating_sub(MAX_BACK);
+        let mut depth = 0;
+        for at in (first..start).rev() {
+            match self.characters[at] {
+                ')' | ']' | '}' | '⟩' => depth += 1,
+                '(' | '[' | '{' | '⟨' if depth == 0 => {
+                    return self.is_bracketed_element(at, start);
+                }
+                '(' | '[' | '{' | '⟨' => depth -= 1,
+                _ => {}
+            }
+        }
+        self.is_listed(start)
+    }
+
+    /// The same for a number behind the open bracket at `open`.
+    fn is_bracketed_element(&self, open: usize, start: usize) -> bool {
+        if self.before(open).is_some_and(|c| c.is_alphanumeric() || "_^)-".contains(c)) {
+            return true;
+        }
+        let inside: String = self.characters[open + 1..start].iter().collect();
+        let is_word = |word: &str| word.len() > 1 && word != "inf";
+        let has_words = inside.split(|c: char| !c.is_alphabetic()).any(is_word);
+        if !has_words && inside.contains([',', ';']) {
+            return true;
+        }
+        // The first of several.
+        let rest = &self.characters[start..];
+        let is_part = |c: &&char| c.is_ascii_digit() || c.is_whitespace() || ".-$".contains(**c);
+        let next = rest.get(rest.iter().take_while(is_part).count());
+        (inside.trim().is_empty() && matches!(next, Some(',' | ';'))) || self.is_listed(start)
+    }
+
+    /// Whether a list of numbers stands before here: `3, 5`, but not `in 2023, 5` and `May 5, 2024`.
+    fn is_listed(&self, start: usize) -> bool {
+        let comma = self.trimmed(start);
+        let end = self.trimmed(comma.saturating_sub(1));
+        let is_after_number = matches!(self.before(comma), Some(',' | ';'))
+            && self.before(end).is_some_and(|c| c.is_ascii_digit());
+        let is_part = |c: &&char| c.is_ascii_digit() || **c == '.';
+        let number = end - self.characters[..end].iter().rev().take_while(is_part).count();
+        let word = self.word_before(self.trimmed(number)).0;
+        let opens_list =
+            ["", "are", "is", "be", "were", "values", "numbers", "solutions", "roots", "and", "or"];
+        is_after_number && opens_list.contains(&word.as_str())
+    }
+
+    /// Whether no operator, relation, variable or further part follows; takes the unit that does.
+    fn is_alone(&mut self, begin: usize, number: &mut Number) -> bool {
+        if self.continues() || matches!(self.peek(0), Some('‰' | '_')) {
+            return false;
+        }
+        // A factorial; in a sentence it is a cry.
+        if self.peek(0) == Some('!') && begin == 0 && self.at + 1 == self.characters.len() {
+            return false;
+        }
+        let end = self.at;
+        let is_adjacent = self.peek(0).is_some_and(char::is_alphabetic);
+        self.spaces();
+        if let Some(unit) = self.unit_ahead() {
+            number.unit = number.unit.or(Some(unit));
+            return true;
+        }
+        let word = self.word();
+        if word.is_empty() {
+            self.at = end;
+            return !self.is_operated(end);
+        }
+        let is_power = self.peek(0) == Some('^');
+        let is_single = word.chars().count() == 1 && !["a", "A", "I"].contains(&word.as_str());
+        let lower = word.to_lowercase();
+        let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
+        // `2x` is no number, and `5x^2` is none.
+        !(is_power || is_factor || is_mathematics(&lower) || is_part(&lower))
+    }
+
+    /// The longest known unit that stands here; by another one it is a unit of its own.
+    fn unit_ahead(&mut self) -> Option<Unit> {
+        let is_inside = |c: char| c.is_alphanumeric() || "°µμ¢/^()- ".contains(c);
+        let rest = &self.characters[self.at..];
+        let length = rest.iter().take(MAX_NAME).take_while(|c| is_inside(**c)).count();
+        let is_end = |end: usize| {
+            !rest[end - 1].is_whitespace()
+                && rest.get(end).is_none_or(|c| !c.is_alphanumeric() && *c != '^' && *c != '°')
+        };
+        let found = (1..=length).rev().filter(|end| is_end(*end)).find_map(|end| {
+            let name: String = rest[..end].iter().collect();
+            // `5 in total`.
+            let is_preposition = name == "in" && rest[end..].iter().any(|c| c.is_alphanumeric());
+            Some((unit(&name).filter(|_| !is_preposition)?, end))
+        });
+        let (unit, end) = found?;
+        let is_compound =
+            rest.get(end) == Some(&'/') && rest.get(end + 1).is_some_and(|c| c.is_alphabetic());
+        self.at += end;
+        Some(if is_compound { COMPOUND } else { unit })
+    }
+
+    /// Whether an operator and an operand follow, or a relation.
+    fn is_operated(&self, at: usize) -> bool {
+        let rest = &self.characters[at..];
+        let spaces = rest.iter().take_while(|c| c.is_whitespace()).count();
+        let starts_operand =
+            |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || "($.\u{221a}".contains(*c));
+        let mark = rest.get(spaces);
+        let behind = &rest[(spaces + 1).min(rest.len())..];
+        let gap = behind.iter().take_while(|c| c.is_whitespace()).count();
+        match mark {
+            // Digits that follow a space were no fraction: `2 3/2`.
+            Some('(') => spaces == 0,
+            Some('*') if behind.first() == Some(&'*') => false,
+            Some('+' | '*' | '/' | '^') => starts_operand(behind.get(gap)),
+            Some('-') => {
+                let is_tight = spaces == 0 && gap == 0 && starts_operand(behind.first());
+                let is_spaced = gap > 0
+                    && spaces > 0
+                    && behind.get(gap).is_some_and(|c| c.is_ascii_digit() || *c == '$');
+                is_tight || is_spaced
+            }
+            Some(':') => spaces == 0 && behind.first().is_some_and(char::is_ascii_digit),
+            Some('±' | '∓' | '≤' | '≥' | '≠' | '≡' | '⏎' | '&' | '⟧' | '⟭' | '⌋' | '⌉') => {
+                true
+            }
+            // Not a tag of HTML.
+            Some('<') => !behind.first().is_some_and(|c| c.is_alphabetic() || *c == '/'),
+            Some('>') => starts_operand(behind.get(gap)) && spaces == gap,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Words beside numbers that change them, and names of mathematics.
+
+/// What a word behind a number multiplies it by. A letter counts only where it cannot be a unit:
+/// right behind the number (`5k`, `3M`), or after an amount of money (`$3 M`, `$3m`).
+pub(super) fn multiplier(word: &str, is_tight: bool, is_money: bool) -> Option<i128> {
+    let lower = word.to_lowercase();
+    Some(match lower.strip_suffix('s').unwrap_or(&lower) {
+        "hundred" => 100,
+        "thousand" => 1_000,
+        "million" => 1_000_000,
+        "billion" | "bn" => 1_000_000_000,
+        "trillion" => 1_000_000_000_000,
+        "dozen" => 12,
+        _ => match word {
+            "k" | "K" if is_tight || is_money => 1_000,
+            "M" if is_tight || is_money => 1_000_000,
+            "m" | "mn" if is_money => 1_000_000,
+            "b" | "B" if is_money => 1_000_000_000,
+            _ => return None,
+        },
+    })
+}
+
+/// Whether a word is a constant, a function or an operation: beside a number it is more than one.
+pub(super) fn is_mathematics(word: &str) -> bool {
+    const NAMES: [&str; 37] = [
+        "pi",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "sec",
+        "csc",
+        "cot",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "ln",
+        "log",
+        "lg",
+        "exp",
+        "inf",
+        "theta",
+        "alpha",
+        "beta",
+        "gamma",
+        "phi",
+        "lambda",
+        "binom",
+        "choose",
+        "mod",
+        "pmod",
+        "bmod",
+        "factorial",
+        "squared",
+        "cubed",
+        "overline",
+        "root",
+        "gcd",
+        "lcm",
+        "neq",
+        "twice",
+        "half",
+    ];
+    NAMES.contains(&word)
+}
+
+/// Whether a word behind a number makes it that many parts: `5 tenths`.
+pub(super) fn is_part(word: &str) -> bool {
+    const PARTS: [&str; 12] = [
+        "halves",
+        "thirds",
+        "fourths",
+        "fifths",
+        "sixths",
+        "sevenths",
+        "eighths",
+        "ninths",
+        "tenths",
+        "hundredths",
+        "thousandths",
+        "millionths",
+    ];
+    PARTS.contains(&word)
+}
+
+/// Whether letters right behind a number are variables: `5xy`.
+pub(super) fn is_variables(letters: &str) -> bool {
+    let usual = match letters.len() {
+        2 => "abckmnrtxyz",
+        _ => "abcxyz",
+    };
+    letters != "am" && letters.chars().all(|c| usual.contains(c))
+}
+
+/// Whether text behind a number is words that name what is counted, and no mathematics.
+pub(super) fn is_counted(text: &str) -> bool {
+    let is_word = |word: &str| {
+        let letters = word.trim_matches(|c: char| !c.is_alphabetic());
+        !is_mathematics(letters) && (letters.len() > 1 || letters == "a")
+    };
+    !text.is_empty()
+        && text.chars().all(|c| c.is_alphabetic() || " -'.".contains(c))
+        && text.split_whitespace().all(is_word)
+}
