@@ -8,7 +8,8 @@ use crate::trajectory::TokenUsage;
 /// digits in a string. `None` if it counts nothing, as placeholders for a later one do.
 pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
     let count = |keys: [&str; 2]| keys.iter().find_map(|key| number(usage.get(*key)?));
-    let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0);
+    let (from_cache, into_cache) = beside_input(usage);
+    let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0) + from_cache + into_cache;
     let written = count(["completion_tokens", "output_tokens"]).unwrap_or(0);
     let details = |keys: [&str; 2], detail: &str| {
         keys.iter().find_map(|key| number(usage.get(*key)?.get(detail)?)).unwrap_or(0)
@@ -19,11 +20,21 @@ pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
     (read + written > 0).then(|| {
         let usage = TokenUsage::reported(read, written);
         TokenUsage {
-            cached_tokens: cached.min(usage.prompt_tokens),
+            cached_tokens: cached.max(from_cache).min(usage.prompt_tokens),
             reasoning_tokens: thoughts.min(usage.completion_tokens),
             ..usage
         }
     })
+}
+
+/// The tokens that Messages reads from its cache and writes into it: its `input_tokens` are the
+/// others. Elsewhere they are part of the tokens read.
+fn beside_input(usage: &Value) -> (u64, u64) {
+    if ["prompt_tokens", "input_tokens_details"].iter().any(|key| usage.get(*key).is_some()) {
+        return (0, 0);
+    }
+    let count = |key: &str| usage.get(key).and_then(number).unwrap_or(0);
+    (count("cache_read_input_tokens"), count("cache_creation_input_tokens"))
 }
 
 fn number(value: &Value) -> Option<u64> {
@@ -48,6 +59,29 @@ mod tests {
             (json!({"prompt_tokens": 7.0, "completion_tokens": "3"}), Some((7, 3))),
             (json!({"input_tokens": 7, "output_tokens": 3}), Some((7, 3))),
             (json!({"prompt_tokens": 7, "total_tokens": 7}), Some((7, 0))),
+            (
+                json!({"input_tokens": 5, "cache_creation_input_tokens": 100_000,
+                       "cache_read_input_tokens": 50_000, "output_tokens": 3}),
+                Some((150_005, 3)),
+            ),
+            (
+                json!({"input_tokens": 0, "cache_read_input_tokens": 9, "output_tokens": 0}),
+                Some((9, 0)),
+            ),
+            (
+                json!({"input_tokens": 5, "cache_read_input_tokens": null, "output_tokens": 3}),
+                Some((5, 3)),
+            ),
+            // Included already.
+            (
+                json!({"prompt_tokens": 7, "completion_tokens": 3, "cache_read_input_tokens": 5}),
+                Some((7, 3)),
+            ),
+            (
+                json!({"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 5,
+                       "input_tokens_details": {"cached_tokens": 5}}),
+                Some((7, 3)),
+            ),
             (json!({"prompt_tokens": null, "completion_tokens": 2}), Some((0, 2))),
             (json!({"prompt_tokens": u64::MAX}), Some((u32::MAX.into(), 0))),
             (json!({"prompt_tokens": 0, "completion_tokens": 0}), None),
@@ -78,6 +112,7 @@ mod tests {
                 (2, 1),
             ),
             (json!({"prompt_tokens": 7, "prompt_tokens_details": null}), (0, 0)),
+            (json!({"input_tokens": 7, "cache_read_input_tokens": 5}), (5, 0)),
         ];
         for (usage, expected) in table {
             let found = reported_usage(&usage).unwrap_or_default();

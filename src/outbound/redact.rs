@@ -8,8 +8,10 @@ pub struct Redactor<'a>(Option<&'a str>);
 
 /// The replacement for the credential.
 const REDACTED: &str = "[redacted]";
-/// Shorter values are placeholders such as `none`; replacing them would garble the text.
+/// Shorter values are placeholders such as `none`.
 const SHORTEST_SECRET: usize = 8;
+/// Values of this length are secrets whatever their characters.
+const LONG_SECRET: usize = 16;
 /// Characters of a body that an error shows.
 const HEAD: usize = 200;
 
@@ -17,7 +19,7 @@ impl<'a> Redactor<'a> {
     /// For the value of an `Authorization` header.
     pub fn new(authorization: Option<&'a str>) -> Self {
         let secret = authorization.and_then(|value| value.split_whitespace().last());
-        Self(secret.filter(|secret| secret.len() >= SHORTEST_SECRET))
+        Self(secret.filter(|secret| is_secret(secret)))
     }
 
     /// The same for a text that arrives in pieces.
@@ -75,6 +77,14 @@ impl<'a> Redactor<'a> {
             other => other,
         }
     }
+}
+
+/// Whether a value is no placeholder such as `anything` or `lm-studio`: replacing a word would garble
+/// the text.
+fn is_secret(value: &str) -> bool {
+    let has_digit = value.bytes().any(|byte| byte.is_ascii_digit());
+    let is_mixed = has_digit && !value.bytes().all(|byte| byte.is_ascii_digit());
+    value.len() >= LONG_SECRET || value.len() >= SHORTEST_SECRET && is_mixed
 }
 
 /// Replaces a credential in a text that arrives in pieces. It holds back only what may be the
@@ -146,6 +156,13 @@ mod tests {
     fn placeholders_and_absent_credentials_change_nothing() {
         for credential in [None, Some("Bearer none"), Some("")] {
             assert_eq!(Redactor::new(credential).text("none of it"), "none of it");
+        }
+        for placeholder in ["anything", "lm-studio", "not-needed", "password", "12345678"] {
+            let credential = format!("Bearer {placeholder}");
+            assert_eq!(Redactor::new(Some(&credential)).secret(), None, "{placeholder}");
+        }
+        for secret in ["abcdefghijklmnop", "1234567890123456", "sk-ab12x"] {
+            assert_eq!(Redactor::new(Some(secret)).secret(), Some(secret));
         }
     }
 

@@ -140,18 +140,26 @@ async fn words_handed_on_that_the_deadline_cuts_off_are_the_answer() {
         Loopback::answering(|_| Script::reply("one two three").cut(440, Cut::Stall)).await;
     let final_prompt = "<final_prompt>b</final_prompt>";
     let server = Setup::turns([final_prompt]).start(&upstream).await;
-    let mut request = request(true);
-    request["prompt_r1"] = json!({"deadline_ms": 500});
-    let text = server.ask(CHAT, request).await.text().await.unwrap();
-    let (chunks, done) = events(&text);
-    let said = joined(&chunks, "content");
-    assert!(done && !said.is_empty() && "one two three".starts_with(&said), "{text}");
-    let last = &chunks.last().unwrap()["choices"][0];
-    assert_eq!(
-        (&last["finish_reason"], &last["prompt_r1"]["finish_reason"]),
-        (&json!("length"), &json!("deadline")),
-        "{text}"
-    );
+    for is_stream in [false, true] {
+        let mut request = request(is_stream);
+        request["prompt_r1"] = json!({"deadline_ms": 500});
+        let text = server.ask(CHAT, request).await.text().await.unwrap();
+        let (said, last) = if is_stream {
+            let (chunks, done) = events(&text);
+            assert!(done, "{text}");
+            (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
+        } else {
+            let body: Value = serde_json::from_str(&text).unwrap();
+            let choice = body["choices"][0].clone();
+            (choice["message"]["content"].as_str().unwrap_or_default().to_owned(), choice)
+        };
+        assert!(!said.is_empty() && "one two three".starts_with(&said), "{text}");
+        assert_eq!(
+            (&last["finish_reason"], &last["prompt_r1"]["finish_reason"]),
+            (&json!("length"), &json!("deadline")),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -13,11 +13,13 @@ use serde_json::{Value, json};
 
 use crate::loopback::{Cut, Gate, Loopback, Script, net};
 
+mod endings;
 mod failures;
 mod forwarding;
 mod odd;
 mod over;
 mod pace;
+mod refusals;
 mod secrets;
 mod streams;
 

@@ -213,7 +213,8 @@ impl Run<'_> {
         let model = self.participants.large_model;
         let until = if is_answer { self.deadline } else { self.turns_end };
         // An answer that may be requested again is not shown before it is known to be good.
-        let is_live = self.events.is_live() && !(is_answer && self.request.form.check.is_some());
+        let is_checked = is_answer && self.request.form.check.is_some();
+        let is_live = self.events.is_live() && !is_checked;
         let call = Call {
             messages,
             with_thoughts: is_answer && is_live,
@@ -249,7 +250,7 @@ impl Run<'_> {
                 Some(Ok(ReplyChunk::Done(reply))) => return Ok(reply),
                 // A partial answer is better than none.
                 Some(Err(LargeModelError::Deadline { .. }))
-                    if is_answer && is_live && !said.is_empty() =>
+                    if is_answer && !is_checked && !said.is_empty() =>
                 {
                     self.is_cut = true;
                     let finish_reason = "length".to_owned();
@@ -295,11 +296,8 @@ impl Run<'_> {
         loop {
             let mut reply = self.call(messages.clone(), true).await?;
             let mut text = reply.message.as_text();
-            // Tool calls and refusals replace the content, and an answer cut off by its own limit
-            // says so.
-            let stands = reply.message.content.is_null() || reply.finish_reason == "length";
             let mut verdict = Ok(());
-            if !stands {
+            if !needs_no_form(&reply) {
                 verdict = checked(check, text.clone(), self.deadline).await;
             }
             // Many models wrap their JSON even if the prompt forbids it.
@@ -363,6 +361,20 @@ impl Run<'_> {
         messages.extend(self.request.conversation.iter().cloned());
         Ok(messages)
     }
+}
+
+/// Whether a reply is none that could have the form: it calls tools or refuses, also beside some
+/// text, or says that it was cut off.
+fn needs_no_form(reply: &Reply) -> bool {
+    let is_said = |key: &&str| match reply.message.extra.get(*key) {
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(_) => true,
+    };
+    reply.message.content.is_null()
+        || matches!(reply.finish_reason.as_str(), "length" | "content_filter")
+        || ["tool_calls", "function_call", "refusal"].iter().any(is_said)
 }
 
 /// The result of the check, before the deadline.

@@ -1,17 +1,17 @@
 //! JSON inside the wrappers that models put around it.
 
 /// The JSON in a text that starts with thoughts or is in a Markdown fence; `None` if there is
-/// neither.
+/// neither. Some chat templates open the thoughts, so that a reply only closes them.
 pub(super) fn bare_json(text: &str) -> Option<&str> {
-    let answer = match text.trim_start().strip_prefix("<think>") {
-        Some(thoughts) => thoughts.split_once("</think>")?.1,
+    let answer = match text.rsplit_once("</think>") {
+        Some((_, answer)) => answer,
+        None if text.trim_start().starts_with("<think>") => return None,
         None => text,
     };
     let bare = match answer.split_once("```") {
         Some((_, fenced)) => {
-            let (language, body) = fenced.split_once('\n')?;
-            let is_language = language.trim().chars().all(char::is_alphanumeric);
-            body.rsplit_once("```").filter(|_| is_language)?.0
+            let body = fenced.trim_start_matches(char::is_alphanumeric);
+            body.rsplit_once("```")?.0
         }
         None => answer,
     };
@@ -34,6 +34,10 @@ mod tests {
             ("```json\n{\"code\": \"```\"}\n```", Some("{\"code\": \"```\"}")),
             ("<think>hm", None),
             ("```json {}", None),
+            ("hm {\n</think>\n\n{}", Some("{}")),
+            ("<think>a</think>b</think>{}", Some("{}")),
+            ("```json {\"a\": 1}```", Some("{\"a\": 1}")),
+            ("```{}```", Some("{}")),
             (" {} ", Some("{}")),
         ];
         for (text, expected) in table {

@@ -49,6 +49,36 @@ async fn an_answer_without_its_form_is_asked_for_once_more() {
 }
 
 #[tokio::test]
+async fn calls_and_refusals_need_no_form_beside_some_text_either() {
+    let policy = ScriptedPolicy::turns([SAY]);
+    let call = serde_json::json!({"id": "c", "type": "function",
+                                  "function": {"name": "f", "arguments": "{}"}});
+    let table = [
+        ("tool_calls", serde_json::json!([call]), "tool_calls", true),
+        ("refusal", "I can't".into(), "stop", true),
+        ("refusal", serde_json::Value::Null, "content_filter", true),
+        ("refusal", serde_json::Value::Null, "length", true),
+        ("refusal", serde_json::Value::Null, "stop", false),
+        ("refusal", "".into(), "stop", false),
+        ("tool_calls", serde_json::json!([]), "stop", false),
+    ];
+    for (field, value, reason, stands) in table {
+        for text in ["", "I'll look"] {
+            let value = value.clone();
+            let model = Scripted::new("m", move |_: &Call| {
+                let mut reply = Reply::text(text);
+                reply.message.extra.insert(field.to_owned(), value.clone());
+                reply.finish_reason = reason.to_owned();
+                Ok(reply)
+            });
+            let ended = run_formed(&policy, &model, good(), 60_000).await;
+            let calls = ended.as_ref().map(|episode| episode.usage.large_model.calls);
+            assert_eq!(calls.ok(), stands.then_some(1), "{field} {reason} {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_conversation_that_goes_on_after_its_question_does_not_ask_it_again() {
     let (model, asked) = counting();
     let protocol = Protocol::load(None).unwrap();

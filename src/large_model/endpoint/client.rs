@@ -12,7 +12,7 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::exchange::{Exchange, Target, asked_wait};
-use super::fields::{fields, refused_by};
+use super::fields::{Names, fields, refused_by};
 use super::live::{Live, Reading};
 use super::passed_usage::PassedUsage;
 use super::reply::parse_completion;
@@ -88,6 +88,7 @@ impl Endpoint {
         let callers = call.authorization.as_ref();
         let exchange = Exchange::open(transport, Some(target), callers, call.deadline)?;
         let mut refused = transport.refused.of(model);
+        let mut learnt = Names::new();
         let text_length = call.messages.iter().map(ChatMessage::text_length).sum();
         loop {
             let fields = compute::in_place(text_length, || {
@@ -104,7 +105,13 @@ impl Endpoint {
                 attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
             })
             .await;
-            let Err(error) = &result else { return result };
+            let Err(error) = &result else {
+                // Only now is it certain that these fields were the fault.
+                if !learnt.is_empty() {
+                    transport.refused.learn(model, &learnt);
+                }
+                return result;
+            };
             let Some((names, is_lasting)) = refused_by(error, &fields.own) else { return result };
             tracing::info!(
                 model = transport.name,
@@ -112,7 +119,7 @@ impl Endpoint {
                 "retrying without fields that the endpoint refuses"
             );
             if is_lasting {
-                transport.refused.learn(model, &names);
+                learnt.extend(names.clone());
             }
             refused.extend(names);
         }

@@ -84,7 +84,8 @@ pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
         }
         known.push(id);
         if call.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
-            call["type"] = "function".into();
+            let kind = if call.get("custom").is_some() { "custom" } else { "function" };
+            call["type"] = kind.into();
         }
         let Some(Value::Object(function)) = call.get_mut("function") else { continue };
         let arguments = match function.get("arguments") {
@@ -96,6 +97,21 @@ pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
     }
     if calls.is_empty() {
         fields.shift_remove("tool_calls");
+    }
+}
+
+/// The finish reason that an endpoint gives. Some send a placeholder until there is one.
+pub(super) fn said_reason(value: &Value) -> Option<&str> {
+    value.as_str().filter(|said| !matches!(*said, "" | "null" | "None"))
+}
+
+/// Whether a field says nothing.
+pub(super) fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 
@@ -170,6 +186,10 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert!(ids.len() == 3 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
+        let custom = json!({"tool_calls": [{"id": "c", "custom": {"name": "f", "input": "x"}}]});
+        let mut fields = custom.as_object().cloned().unwrap();
+        mend_calls(&mut fields);
+        assert_eq!(fields["tool_calls"][0]["type"], "custom");
         for none in [json!([]), json!(null), json!("x")] {
             let mut fields = Map::from_iter([("tool_calls".to_owned(), none)]);
             mend_calls(&mut fields);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::content::{Parts, take_apart};
+use super::content::{Parts, is_blank, take_apart};
 
 /// Tool calls of one message. No model makes this many; without a bound, an endpoint could keep
 /// this program busy.
@@ -59,6 +59,16 @@ impl PartialMessage {
     /// The text of a field so far.
     pub(super) fn said(&self, field: &str) -> Option<&str> {
         self.fields.get(field)?.as_str()
+    }
+
+    /// Whether a field has been said.
+    pub(super) fn has(&self, key: &str) -> bool {
+        let is_apart = match key {
+            "tool_calls" => !self.calls.is_empty(),
+            "content" => !self.parts.is_empty(),
+            _ => false,
+        };
+        is_apart || self.fields.get(key).is_some_and(|value| !is_blank(value))
     }
 
     /// The fields of the complete message.
@@ -122,11 +132,8 @@ impl PartialCall {
     /// Whether a piece with this call's index begins another call. Only a piece with a name does:
     /// some endpoints send a new id with every piece.
     fn is_followed_by(&self, piece: &Map<String, Value>) -> bool {
-        if piece
-            .get("function")
-            .and_then(|function| text_of(function.as_object()?, "name"))
-            .is_none()
-        {
+        let name = |kind| text_of(piece.get(kind)?.as_object()?, "name");
+        if ["function", "custom"].into_iter().find_map(name).is_none() {
             return false;
         }
         match (text_of(&self.fields, "id"), text_of(piece, "id")) {
@@ -173,17 +180,21 @@ fn text_of<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     fields.get(key)?.as_str().filter(|text| !text.is_empty())
 }
 
+/// The arguments of a function: of JSON, whose end is known. The input of a custom tool is any text.
 fn arguments(call: &Map<String, Value>) -> Option<&str> {
     call.get("function")?.get("arguments")?.as_str()
 }
 
-/// Adds a piece to a tool call: only the arguments are sent in pieces, everything else is complete.
+/// Adds a piece to a tool call: only the arguments of a function and the input of a custom tool are
+/// sent in pieces, everything else is complete.
 fn grow_call(call: &mut Map<String, Value>, piece: Map<String, Value>) {
     for (key, value) in piece {
         match (call.get_mut(&key), value) {
             (_, Value::Null) => {}
             (Some(Value::Object(inner)), Value::Object(more)) => grow_call(inner, more),
-            (Some(Value::String(text)), Value::String(more)) if key == "arguments" => {
+            (Some(Value::String(text)), Value::String(more))
+                if matches!(key.as_str(), "arguments" | "input") =>
+            {
                 text.push_str(&more);
             }
             (Some(_), Value::String(more)) if more.is_empty() => {}
@@ -221,6 +232,10 @@ mod tests {
         let call = |index: Value, id: Value, name: Value, arguments: &str| {
             json!({"tool_calls": [{"index": index, "id": id, "type": "function",
                    "function": {"name": name, "arguments": arguments}}]})
+        };
+        let custom = |index: u64, id: Value, name: Value, input: &str| {
+            json!({"tool_calls": [{"index": index, "id": id, "type": "custom",
+                   "custom": {"name": name, "input": input}}]})
         };
         let whole = |id: &str, arguments: &str| {
             json!({"id": id, "type": "function",
@@ -315,6 +330,19 @@ mod tests {
                     json!({"content": ""}),
                 ],
                 json!({"content": "Hello", "reasoning_content": "t"}),
+            ),
+            (
+                "custom tools, whose input is any text",
+                vec![
+                    custom(0, json!("c1"), json!("f"), ""),
+                    custom(0, json!(null), json!(null), "{}"),
+                    custom(0, json!(null), json!(null), " b"),
+                    custom(0, json!("c2"), json!("f"), "c"),
+                ],
+                json!({"tool_calls": [
+                    {"id": "c1", "type": "custom", "custom": {"name": "f", "input": "{} b"}},
+                    {"id": "c2", "type": "custom", "custom": {"name": "f", "input": "c"}},
+                ]}),
             ),
             (
                 "an index without bound costs nothing",

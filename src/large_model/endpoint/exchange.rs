@@ -288,7 +288,6 @@ impl Exchange {
     pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {
         match fault {
             Fault::Malformed(reason) => self.malformed(reason),
-            Fault::Rejected(reason) => self.rejected(reason),
             Fault::Upstream(error) => self.status(error, None),
         }
     }

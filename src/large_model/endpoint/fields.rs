@@ -10,6 +10,7 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 use serde_json::{Value, json};
 
+use super::complaint::{Complaint, complaints};
 use super::config::LargeModelConfig;
 use crate::large_model::{Call, LargeModelError};
 
@@ -80,8 +81,8 @@ pub(super) fn fields(
         };
         let key = match refused.get(key) {
             None => key,
-            Some(Some(other)) => other,
-            Some(None) => continue,
+            Some(Some(other)) if !refused.contains_key(other) => other,
+            Some(_) => continue,
         };
         body.insert(key, Cow::Borrowed(value));
         own.push(key);
@@ -106,7 +107,7 @@ pub(super) fn fields(
         }
     }
     own.retain(|key| {
-        let is_refused = refused.get(*key).is_some_and(Option::is_none);
+        let is_refused = refused.contains_key(*key);
         if is_refused {
             body.remove(key);
         }
@@ -130,46 +131,36 @@ pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Nam
     let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
         return None;
     };
-    let param = body.as_ref().and_then(|body| body.get("param")?.as_str());
-    let param = param.filter(|param| own.iter().any(|own| own == param));
-    let text = match body {
-        Some(body) => format!("{message} {body}"),
-        None => message.clone(),
-    };
-    let is_named = |own: &&String| match param {
-        Some(param) => param == own.as_str(),
-        None => names(&text, own),
-    };
+    refused_in(message, body.as_deref(), own)
+}
+
+/// The same of an error's message and its object, if there is one.
+pub(super) fn refused_in(
+    message: &str,
+    body: Option<&Value>,
+    own: &[String],
+) -> Option<(Names, bool)> {
+    let complaints = complaints(message, body);
     let names: Names = own
         .iter()
-        .filter(is_named)
-        .map(|field| (field.clone(), substitute(field, &text)))
+        .filter(|own| complaints.iter().any(|complaint| complaint.names(own)))
+        .map(|field| (field.clone(), substitute(field, &complaints)))
         .collect();
-    let is_size = ["context", "too large", "too long", "exceed"].iter().any(|it| text.contains(it));
+    let sizes = ["context", "too large", "too long", "exceed"];
+    let is_size = complaints.iter().any(|it| sizes.iter().any(|size| it.text.contains(size)));
     (!names.is_empty()).then_some((names, !is_size))
 }
 
-/// The name that an error suggests instead of a field.
-fn substitute(field: &str, text: &str) -> Option<String> {
+/// The name under which a refused field is sent instead: the newer one of the limit where an error
+/// suggests it, and the older one in place of that.
+fn substitute(field: &str, complaints: &[Complaint<'_>]) -> Option<String> {
+    const OLDER: &str = "max_tokens";
     const NEWER: &str = "max_completion_tokens";
-    (field == "max_tokens" && text.contains(NEWER)).then(|| NEWER.to_owned())
-}
-
-/// Whether a text names a field. A common word must be in quotes.
-fn names(text: &str, field: &str) -> bool {
-    let is_common = matches!(field, "stream" | "stop" | "temperature" | "seed");
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(field).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + field.len()..].chars().next();
-        if is_common {
-            let is_quote = |c: Option<char>| c.is_some_and(|c| matches!(c, '"' | '\'' | '`' | '’'));
-            return is_quote(before)
-                && after.is_some_and(|c| matches!(c, '"' | '\'' | '`' | '\\' | '’'))
-                || before.is_none() && after == Some(':');
-        }
-        !before.is_some_and(is_part) && !after.is_some_and(is_part)
-    })
+    match field {
+        OLDER if complaints.iter().any(|it| it.text.contains(NEWER)) => Some(NEWER.to_owned()),
+        NEWER => Some(OLDER.to_owned()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -177,6 +168,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    /// A request's fields as an error repeats them.
+    const ECHO: &str = "{'stream': True, 'stream_options': {}, 'temperature': 0.7, 'max_tokens': 9, 'seed': 3, 'stop': ['x']}";
 
     fn error(status: u16, body: Value) -> LargeModelError {
         let message = body["message"].as_str().map_or_else(|| body.to_string(), str::to_owned);
@@ -186,9 +180,17 @@ mod tests {
 
     #[test]
     fn errors_name_what_they_refuse() {
-        let own = ["max_tokens", "temperature", "seed", "stream", "stream_options", "stop"]
-            .map(str::to_owned);
-        let table: [(u16, Value, &[&str], bool); 11] = [
+        let own = [
+            "max_tokens",
+            "max_completion_tokens",
+            "temperature",
+            "seed",
+            "stream",
+            "stream_options",
+            "stop",
+        ]
+        .map(str::to_owned);
+        let table: [(u16, Value, &[&str], bool); 19] = [
             (
                 400,
                 json!({"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
@@ -221,6 +223,61 @@ mod tests {
             (400, json!({"message": "please stop sending streams of nonsense"}), &[], true),
             (400, json!({"message": "tools is not supported", "param": "tools"}), &[], true),
             (400, json!({"message": "no_max_tokens_here"}), &[], true),
+            // The limit goes by either name.
+            (
+                400,
+                json!({"message": "Unsupported parameter: 'max_completion_tokens'"}),
+                &["max_completion_tokens>max_tokens"],
+                true,
+            ),
+            (
+                400,
+                json!({"message": "max_completion_tokens is too large", "param": "max_completion_tokens"}),
+                &["max_completion_tokens>max_tokens"],
+                false,
+            ),
+            // The endpoint means another field, whatever the message quotes from the request.
+            (
+                400,
+                json!({"message": "Invalid value: 'stream'. Supported values are: 'none' and 'high'.",
+                       "param": "reasoning_effort", "code": "invalid_value"}),
+                &[],
+                true,
+            ),
+            (
+                422,
+                json!({"detail": [{"type": "missing", "loc": ["body", "messages", 0, "x"],
+                                   "msg": "Field required", "input": ECHO}]}),
+                &[],
+                true,
+            ),
+            (
+                422,
+                json!({"detail": [{"type": "enum", "loc": ["body", "reasoning_effort"],
+                                   "msg": "not 'stream'"}]}),
+                &[],
+                true,
+            ),
+            (
+                400,
+                json!({"message": format!("[{{'type': 'value_error', 'loc': ('body',), 'msg': 'Value error, no such tool', 'input': {ECHO}}}]"),
+                       "param": null}),
+                &[],
+                true,
+            ),
+            (
+                400,
+                json!({"message": format!("1 validation error for Request\nstream_options\n  Extra inputs are not permitted [type=extra_forbidden, input_value={ECHO}]"),
+                       "param": "None"}),
+                &["stream_options>"],
+                true,
+            ),
+            (
+                400,
+                json!({"message": "not supported", "param": "stream_options.include_usage"}),
+                &["stream_options>"],
+                true,
+            ),
             (404, json!({"message": "'seed'"}), &[], true),
             (500, json!({"message": "'seed'"}), &[], true),
         ];

@@ -12,6 +12,7 @@ use super::attempt::Attempt;
 use super::body::{Body, ForwardBody};
 use super::client::{COMPLETIONS, Endpoint};
 use super::exchange::{Exchange, Target, asked_wait};
+use super::fields::refused_in;
 use super::headers;
 use super::passed_usage::{UsageAsked, asking_for_usage};
 use super::redact_body;
@@ -19,6 +20,7 @@ use super::upstream_error::{UpstreamError, parse_error};
 use crate::compute;
 use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
 use crate::large_model::{AttemptOutcome, LargeModelError};
+use crate::outbound::redact::Redactor;
 use crate::outbound::retry::{Advice, Retryable, retrying};
 use crate::outbound::wire::{Request, Response};
 
@@ -69,6 +71,7 @@ impl Endpoint {
             return Ok(response);
         }
         let (mut parts, mut pieces) = response.into_parts();
+        let status = parts.status.as_u16();
         parts.headers.remove(header::CONTENT_LENGTH);
         let mut head = Vec::new();
         while let Some(Ok(piece)) = pieces.next().await
@@ -76,9 +79,16 @@ impl Endpoint {
         {
             head.extend_from_slice(&piece);
         }
-        if String::from_utf8_lossy(&head).contains(FIELD) {
-            refused.learn(&request.model, &[(FIELD.to_owned(), None)].into());
-            return self.forward_as_it_is(request).await;
+        let error = parse_error(status, &head, Redactor::new(None));
+        let own = [FIELD.to_owned()];
+        if let Some((names, _)) = refused_in(&error.message, error.body.as_ref(), &own) {
+            let model = request.model.clone();
+            let response = self.forward_as_it_is(request).await?;
+            // Only then is it certain that the field was the fault.
+            if response.status().is_success() {
+                refused.learn(&model, &names);
+            }
+            return Ok(response);
         }
         Ok(http::Response::from_parts(parts, stream::iter([Ok(head.into())]).boxed()))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -13,7 +14,7 @@ use super::reply::{Assembly, MOST_PARSED, Parsed, parse_completion, start_of};
 use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
-    AttemptOutcome, LargeModelError, Reply, ReplyChunk, ReplyStream, reply_stream,
+    AttemptOutcome, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream, reply_stream,
 };
 use crate::outbound::redact::TextRedactor;
 use crate::outbound::sse::{Event, SseDecoder};
@@ -24,6 +25,10 @@ const EVENTS_AT_A_TIME: usize = 64;
 /// So many times as long as their text may the events of a stream be: those of one token have some
 /// hundred bytes.
 const EVENTS_TO_TEXT: usize = 64;
+
+/// How long a reply that seems complete may pause before it is taken to be: some endpoints send a
+/// finish reason and usage with every chunk, and some never end the stream.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// What a reply is billed by.
 pub(super) struct Reading {
@@ -52,6 +57,8 @@ pub(super) struct Live {
     /// Bytes that the decoder took since the last event.
     pending: usize,
     assembly: Assembly,
+    /// When the reply is taken to be complete, unless more comes; set once it seems to be.
+    until: Option<Instant>,
     redactor: TextRedactor,
     /// If they are wanted as they come.
     thoughts: Option<Thoughts>,
@@ -95,6 +102,7 @@ impl Live {
             decoder: SseDecoder::default(),
             pending: 0,
             assembly: Assembly::default(),
+            until: None,
             redactor,
             thoughts,
         });
@@ -115,7 +123,7 @@ impl Live {
             if let Some(event) = self.decoder.next_event() {
                 self.pending = 0;
                 self.take(&event)?;
-                if event.is_mark() || self.assembly.is_settled() {
+                if event.is_mark() || self.assembly.is_over() {
                     self.body.close().await;
                     self.finish(event.is_mark())?;
                 }
@@ -125,10 +133,10 @@ impl Live {
                 }
                 continue;
             }
-            match self.body.next().await {
+            match self.piece().await {
                 Ok(Some(piece)) => self.push(&piece)?,
-                // Only the usage was still missing.
-                Err(_) if self.assembly.is_complete() => self.finish(false)?,
+                // At most the usage was still missing.
+                Err(_) if self.assembly.is_whole() => self.finish(false)?,
                 Err(error) => return Err(error),
                 Ok(None) => {
                     let last = self.decoder.finish();
@@ -139,6 +147,18 @@ impl Live {
                 }
             }
         }
+    }
+
+    /// The next piece of the body; it must come soon once the reply seems complete.
+    async fn piece(&mut self) -> Result<Option<Bytes>, LargeModelError> {
+        if !self.assembly.is_settled() {
+            return self.body.next().await;
+        }
+        let now = Instant::now();
+        let until = *self.until.get_or_insert(now + LINGER);
+        let exchange = Arc::clone(&self.body.exchange);
+        let next = self.body.next();
+        exchange.within(Phase::NextByte, until.saturating_duration_since(now), next).await?
     }
 
     fn push(&mut self, piece: &[u8]) -> Result<(), LargeModelError> {

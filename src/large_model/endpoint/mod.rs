@@ -5,6 +5,7 @@ mod attempt;
 mod body;
 mod breaker;
 mod client;
+mod complaint;
 mod config;
 mod content;
 mod count;

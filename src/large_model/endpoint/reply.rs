@@ -3,13 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::content::{finish_reason, flatten, mend_calls};
+use super::content::{finish_reason, flatten, is_blank, mend_calls, said_reason};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
 use super::kept::Kept;
 use super::lenient::{self, Joiner};
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
-use crate::hint::Reason;
 use crate::json_size;
 use crate::large_model::reported_usage;
 use crate::outbound::redact::Redactor;
@@ -25,8 +24,6 @@ pub(super) const MOST_PARSED: usize = 128 * 1024 * 1024;
 pub(super) enum Fault {
     /// Not a response of this API.
     Malformed(String),
-    /// A well-formed reply without a message, for a reason that a retry would not change.
-    Rejected(Reason),
     /// An error inside a successful response.
     Upstream(UpstreamError),
 }
@@ -118,8 +115,11 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
     let message = choice.message.or(choice.delta);
     let message = message.ok_or_else(|| malformed("its first choice has no message"))?;
     let message = if parsed.is_mended { joined(message) } else { message };
-    let reply =
-        build_reply(message, choice.finish_reason.as_str(), reported_usage(&completion.usage))?;
+    let reply = build_reply(
+        message,
+        said_reason(&choice.finish_reason),
+        reported_usage(&completion.usage),
+    )?;
     Ok(Parsed { logprobs: choice.logprobs.map(Value::from), ..reply })
 }
 
@@ -151,7 +151,7 @@ fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
     let mut is_marked = false;
     while let Some(event) = decoder.next_event().or_else(|| decoder.finish()) {
         is_marked |= event.is_mark();
-        if is_marked {
+        if is_marked || assembly.is_over() {
             break;
         }
         assembly.push(&event, redactor)?;
@@ -175,6 +175,11 @@ pub(super) struct Assembly {
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
     kept: Kept,
+    /// Whether a delta came: a message beside or after it repeats what was said.
+    has_deltas: bool,
+    /// Whether more came after a finish reason, which some endpoints send with every chunk.
+    went_on: bool,
+    is_over: bool,
     /// Joins characters that arrive in halves.
     joiner: Option<Joiner>,
 }
@@ -183,6 +188,19 @@ impl Assembly {
     /// Takes an event, and returns the text that it adds to the reply. Heartbeats, and events of
     /// other names that are not chunks, add nothing.
     pub(super) fn push(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
+        let (was_whole, was_complete) = (self.is_whole(), self.is_complete());
+        let said = self.kept.text;
+        let text = self.read(event, redactor);
+        self.went_on |= was_complete && self.kept.text > said;
+        // A failure after the last word takes nothing of the reply back.
+        if was_whole && text.is_err() {
+            self.is_over = true;
+            return Ok(String::new());
+        }
+        text
+    }
+
+    fn read(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
         let mut data = start_of(&event.data);
         if data.starts_with(b"[{") {
             // Google's form of errors.
@@ -208,37 +226,24 @@ impl Assembly {
         if let Some(error) = UpstreamError::of(chunk.error, None, redactor) {
             return Err(Fault::Upstream(error));
         }
+        let usage = reported_usage(&chunk.usage);
+        // The usual last chunk has no choice. Usage that comes with one may be a count so far.
+        let has_choice = chunk.choices.as_ref().is_some_and(|choices| !choices.is_empty());
+        self.is_over |= !has_choice && usage.is_some() && self.is_complete();
+        self.usage = usage.or(self.usage);
         let Some(choices) = chunk.choices else {
-            self.usage = reported_usage(&chunk.usage).or(self.usage);
             let fields = lenient::parse::<Map<String, Value>>(data).map(|parsed| parsed.value);
             let error = fields.ok().filter(|_| event.name == "error" || !event.is_foreign());
             let error = error.and_then(|fields| UpstreamError::bare(&fields, redactor));
             return error.map_or(Ok(String::new()), |error| Err(Fault::Upstream(error)));
         };
-        self.usage = reported_usage(&chunk.usage).or(self.usage);
         if parsed.is_mended {
             self.joiner.get_or_insert_default();
         }
         let mut text = String::new();
-        for choice in choices {
-            // Further choices were not requested.
-            if choice.index.as_u64().unwrap_or(0) != 0 {
-                continue;
-            }
-            if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
-                return Err(Fault::Upstream(error));
-            }
-            if let Some(reason) = choice.finish_reason.as_str() {
-                self.finish_reason = Some(reason.to_owned());
-            }
-            if let Some(logprobs) = choice.logprobs {
-                self.kept.add_logprobs(&logprobs);
-                add_logprobs(self.logprobs.get_or_insert_default(), logprobs);
-            }
-            if let Some(delta) = choice.delta.or(choice.message) {
-                self.kept.add(&delta);
-                text.push_str(&self.message.get_or_insert_default().add(delta)?);
-            }
+        // Further choices were not requested.
+        for choice in choices.into_iter().filter(|it| it.index.as_u64().unwrap_or(0) == 0) {
+            text.push_str(&self.read_choice(choice, redactor)?);
         }
         Ok(match &mut self.joiner {
             Some(joiner) => joiner.push(&text),
@@ -249,6 +254,37 @@ impl Assembly {
     /// The text of a field of the message so far.
     pub(super) fn said(&self, field: &str) -> Option<&str> {
         self.message.as_ref()?.said(field)
+    }
+
+    fn read_choice(&mut self, choice: Choice, redactor: Redactor<'_>) -> Result<String, Fault> {
+        if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
+            return Err(Fault::Upstream(error));
+        }
+        if let Some(reason) = said_reason(&choice.finish_reason) {
+            self.finish_reason = Some(reason.to_owned());
+        }
+        if let Some(logprobs) = choice.logprobs {
+            self.kept.add_logprobs(&logprobs);
+            add_logprobs(self.logprobs.get_or_insert_default(), logprobs);
+        }
+        let mut text = String::new();
+        if let Some(delta) = choice.delta {
+            self.has_deltas = true;
+            text = self.grow(delta)?;
+        }
+        if let Some(mut message) = choice.message {
+            if let (true, Some(known)) = (self.has_deltas, &self.message) {
+                message.retain(|key, _| !known.has(key));
+            }
+            text.push_str(&self.grow(message)?);
+        }
+        Ok(text)
+    }
+
+    /// Adds fields to the message, and returns their text.
+    fn grow(&mut self, fields: Map<String, Value>) -> Result<String, Fault> {
+        self.kept.add(&fields);
+        Ok(self.message.get_or_insert_default().add(fields)?)
     }
 
     /// What is kept of the reply so far.
@@ -262,13 +298,23 @@ impl Assembly {
     }
 
     /// Whether the endpoint said that the message is complete.
-    pub(super) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.finish_reason.is_some()
     }
 
-    /// Whether nothing that matters can follow: message and usage are complete.
+    /// Whether the message is a complete one: nothing followed its finish reason.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.went_on && self.finish_reason.as_deref().is_some_and(|reason| reason != "error")
+    }
+
+    /// Whether message and usage seem complete.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_complete() && self.usage.is_some()
+        self.is_whole() && self.usage.is_some()
+    }
+
+    /// Whether nothing that matters can follow.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// The complete reply. `is_marked`: whether the stream ended with `[DONE]`.
@@ -331,23 +377,12 @@ fn build_reply(
         Value::Null
             if ["tool_calls", "function_call", "refusal", "audio"]
                 .iter()
-                .any(|key| fields.get(*key).is_some_and(|value| !is_empty(value))) =>
+                .any(|key| fields.get(*key).is_some_and(|value| !is_blank(value))) =>
         {
             Value::Null
         }
-        Value::Null => match finish_reason.as_str() {
-            "length" => {
-                return Err(Fault::Rejected(reason!(
-                    "its token limit was used up before any content";
-                    hint: "raise `max_tokens`"
-                )));
-            }
-            "content_filter" => {
-                return Err(Fault::Rejected("its content filter withheld the reply".into()));
-            }
-            // The model chose to say nothing, or only thoughts.
-            _ => Value::String(String::new()),
-        },
+        // The model said nothing, or only thoughts; the finish reason says why.
+        Value::Null => Value::String(String::new()),
         other => {
             let kind = if other.is_object() { "an object" } else { "a number or a boolean" };
             return Err(Fault::Malformed(format!("the content of its message is {kind}")));
@@ -355,15 +390,6 @@ fn build_reply(
     };
     let message = ChatMessage { role, content, extra: fields };
     Ok(Parsed { message, finish_reason, logprobs: None, usage })
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,6 @@ fn content_in_parts_and_tool_calls() {
 
 #[test]
 fn bodies_that_are_no_reply() {
-    let null = |reason: &str| completion(json!({"content": null}), json!(reason)).to_string();
     let malformed = [
         ("", "the body is empty"),
         (" \n", "the body is empty"),
@@ -92,10 +91,16 @@ fn bodies_that_are_no_reply() {
             other => panic!("{body}: {other:?}"),
         }
     }
-    assert_eq!(parse_completion(null("stop").as_bytes(), NONE()).unwrap().message.as_text(), "");
-    for reason in ["length", "content_filter"] {
-        let result = parse_completion(null(reason).as_bytes(), NONE());
-        assert!(matches!(result, Err(Fault::Rejected(_))), "{reason}: {result:?}");
+}
+
+#[test]
+fn a_reply_without_content_says_why() {
+    for reason in ["stop", "length", "content_filter"] {
+        let thoughts = json!({"content": null, "reasoning_content": "hm"});
+        let reply = parse(&completion(thoughts, json!(reason))).unwrap();
+        assert_eq!(reply.message.content, json!(""), "{reason}");
+        assert_eq!(reply.finish_reason, reason);
+        assert_eq!(reply.message.extra["reasoning_content"], json!("hm"), "{reason}");
     }
 }
 
@@ -219,6 +224,72 @@ fn how_a_stream_may_end() {
         if !good {
             assert!(matches!(result, Err(Fault::Malformed(_))), "{name}: {result:?}");
         }
+    }
+}
+
+#[test]
+fn a_finish_reason_with_every_chunk_ends_nothing() {
+    let usage = |written: u64| json!({"prompt_tokens": 7, "completion_tokens": written});
+    for said in ["", "null", "stop"] {
+        let mut assembly = Assembly::default();
+        for (number, text) in ["a", "b", "c"].into_iter().enumerate() {
+            let event = json!({"choices": [{"delta": {"content": text}, "finish_reason": said}],
+                               "usage": usage(number as u64 + 1)});
+            assembly.push(&named("", &event.to_string()), NONE()).unwrap();
+            // The first may be the only one.
+            assert_eq!(assembly.is_settled(), said == "stop" && number == 0, "{said}");
+            assert!(!assembly.is_over(), "{said}");
+        }
+        assert!(!assembly.is_whole(), "{said}: it may have been cut off here");
+        let billed = json!({"choices": [], "usage": usage(9)});
+        assembly.push(&named("", &billed.to_string()), NONE()).unwrap();
+        assert_eq!(assembly.is_over(), said == "stop");
+        let reply = assembly.finish(true).unwrap();
+        assert_eq!((&*reply.message.as_text(), &*reply.finish_reason), ("abc", "stop"));
+        assert_eq!(reply.usage.unwrap().completion_tokens, 9, "{said}");
+    }
+}
+
+#[test]
+fn a_message_after_its_deltas_only_fills_what_is_missing() {
+    let whole = |delta: Option<Value>| {
+        json!({"choices": [{
+            "delta": delta,
+            "message": {"role": "assistant", "content": "ab", "citations": [1]},
+            "finish_reason": "stop",
+        }]})
+    };
+    let (a, b) = (delta(json!({"content": "a"})), delta(json!({"content": "b"})));
+    let role = delta(json!({"role": "assistant", "content": ""}));
+    let table = [
+        ("after deltas", vec![a.clone(), b.clone(), whole(None)], vec!["a", "b"]),
+        (
+            "beside an empty delta",
+            vec![a.clone(), b.clone(), whole(Some(json!({})))],
+            vec!["a", "b"],
+        ),
+        ("beside the last delta", vec![a, whole(Some(json!({"content": "b"})))], vec!["a", "b"]),
+        ("alone", vec![whole(None)], vec!["ab"]),
+        ("after the role", vec![role, whole(None)], vec!["ab"]),
+    ];
+    for (name, events, expected) in table {
+        let (texts, reply) = assemble(&events, true).unwrap();
+        assert_eq!(texts, expected, "{name}");
+        assert_eq!(reply.message.as_text(), "ab", "{name}");
+        assert_eq!(reply.message.extra["citations"], json!([1]), "{name}");
+    }
+}
+
+#[test]
+fn an_error_after_the_last_word_takes_nothing_back() {
+    let error = json!({"error": {"message": "no usage", "code": 500}});
+    let text = delta(json!({"content": "a"}));
+    let end = |reason: &str| json!({"choices": [{"delta": {}, "finish_reason": reason}]});
+    let (texts, reply) = assemble(&[text.clone(), end("stop"), error.clone()], false).unwrap();
+    assert_eq!((texts, reply.usage), (vec!["a".to_owned()], None));
+    for unfinished in [vec![text.clone(), error.clone()], vec![text, end("error"), error]] {
+        let failed = assemble(&unfinished, true);
+        assert!(matches!(failed, Err(Fault::Upstream(_))), "{failed:?}");
     }
 }
 

@@ -77,6 +77,32 @@ async fn an_endpoint_that_refuses_to_say_is_asked_as_the_client_asks() {
 }
 
 #[tokio::test]
+async fn an_error_that_repeats_the_request_is_the_clients() {
+    let upstream = Loopback::answering(|request| {
+        let body = request.json();
+        let wrong = json!({"loc": ["body", "odd"], "msg": "Extra inputs", "input": body});
+        match body.get("odd") {
+            Some(_) => Script::json(422, json!({"detail": [wrong]})),
+            None => Script::reply("ok"),
+        }
+    })
+    .await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"requests_per_minute": 100})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let mut body = json!({"model": "model-1", "stream": true, "messages": [], "odd": 1});
+    let response = ask(&server, &key, "/v1/chat/completions", body.clone()).await;
+    assert_eq!(response.status(), 422);
+    assert!(response.text().await.unwrap().contains("Extra inputs"));
+    assert_eq!(upstream.requests().len(), 1);
+    body.as_object_mut().unwrap().remove("odd");
+    ask(&server, &key, "/v1/chat/completions", body).await.text().await.unwrap();
+    assert_eq!(upstream.last().json()["stream_options"], json!({"include_usage": true}));
+}
+
+#[tokio::test]
 async fn a_budget_buys_nothing_of_unknown_price() {
     let upstream = Loopback::start().await;
     let keys = Keys::new().await;

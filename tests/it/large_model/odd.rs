@@ -12,7 +12,10 @@ use super::*;
 use crate::loopback::{Recorded, chunk};
 
 /// The texts of a stream, and its end.
-async fn streamed(endpoint: &Endpoint, asked: &Call) -> Result<(String, Reply), LargeModelError> {
+pub(super) async fn streamed(
+    endpoint: &Endpoint,
+    asked: &Call,
+) -> Result<(String, Reply), LargeModelError> {
     let mut stream = endpoint.stream(asked).await?;
     let mut text = String::new();
     while let Some(next) = stream.next().await {
@@ -25,12 +28,12 @@ async fn streamed(endpoint: &Endpoint, asked: &Call) -> Result<(String, Reply), 
     panic!("the stream ended silently after {text:?}");
 }
 
-fn sse(events: &[&str]) -> Script {
+pub(super) fn sse(events: &[&str]) -> Script {
     let body: String = events.iter().map(|event| format!("{event}\n\n")).collect();
     Script::bytes(200, "text/event-stream", body)
 }
 
-fn data(delta: Value, finish: Option<&str>) -> String {
+pub(super) fn data(delta: Value, finish: Option<&str>) -> String {
     format!("data: {}", chunk(delta, finish))
 }
 
