@@ -68,7 +68,7 @@ async fn receive(
         if is_gzip {
             memory.grow(&mut room, body.len() + most_decoded(&body, limit)).await;
         }
-        Ok(body)
+        Ok::<_, ApiError>(body)
     };
     let body = tokio::time::timeout(time, reading).await.map_err(|_| late(time))??;
     let (bytes, mut room) = match is_gzip {
