@@ -14,7 +14,8 @@ pub(super) struct Complaint<'a> {
 /// The complaints of an error: its message, or the entries of FastAPI's list. `body`: its object.
 pub(super) fn complaints<'a>(message: &'a str, body: Option<&'a Value>) -> Vec<Complaint<'a>> {
     // Mistral has the list in place of a message.
-    let detail = |body: &'a Value| body.get("detail").or(body.get("message")?.get("detail"));
+    let detail =
+        |body: &'a Value| body.get("detail").or_else(|| body.get("message")?.get("detail"));
     match body.and_then(detail).and_then(Value::as_array) {
         Some(details) => details.iter().map(Complaint::of_detail).collect(),
         None => {

@@ -190,7 +190,7 @@ mod tests {
             "stop",
         ]
         .map(str::to_owned);
-        let table: [(u16, Value, &[&str], bool); 19] = [
+        let table: [(u16, Value, &[&str], bool); 20] = [
             (
                 400,
                 json!({"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
@@ -235,6 +235,14 @@ mod tests {
                 json!({"message": "max_completion_tokens is too large", "param": "max_completion_tokens"}),
                 &["max_completion_tokens>max_tokens"],
                 false,
+            ),
+            // Mistral's form.
+            (
+                422,
+                json!({"message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"],
+                                               "msg": "Extra inputs are not permitted"}]}}),
+                &["seed>"],
+                true,
             ),
             // The endpoint means another field, whatever the message quotes from the request.
             (
