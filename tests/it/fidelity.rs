@@ -236,15 +236,3 @@ async fn the_large_models_thoughts_stream_before_its_answer() {
     let thought = at(|delta| delta["reasoning_content"] == "Hm.");
     assert!(thought < at(|delta| delta["content"] == "{}"), "{deltas:?}");
 }
-
-#[tokio::test]
-async fn thoughts_that_break_off_unseen_are_thought_again() {
-    let upstream = Loopback::start().await;
-    let mut setup = Setup::relay();
-    setup.endpoint = json!({"retries": {"max": 1, "base_ms": 1}});
-    let server = setup.start(&upstream).await;
-    let broken = thinking().cut(400, crate::loopback::Cut::Close);
-    upstream.then(broken).then(thinking());
-    let found = answered(&server, direct(json!({})), false).await;
-    assert_eq!((found.0.as_str(), upstream.requests().len()), ("In Lyon", 2));
-}
