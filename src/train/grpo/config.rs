@@ -360,7 +360,6 @@ impl GrpoConfig {
                 );
             }
         }
-        objective.aggregation.check()?;
         if let TrainerConfig::Tinker(tinker) = &self.trainer {
             tinker.check(self)?;
         }

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::error::TrainError;
-
 /// The objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,24 +76,6 @@ pub enum Aggregation {
     /// The sum over each trajectory divided by this constant, then the mean over them (Dr.GRPO):
     /// long trajectories do not weigh less per token.
     DrGrpo(f64),
-}
-
-impl Aggregation {
-    /// Checks its constant.
-    ///
-    /// # Errors
-    /// When it cannot be divided by.
-    pub fn check(&self) -> Result<(), TrainError> {
-        match *self {
-            Self::DrGrpo(constant) if !(constant > 0.0 && constant.is_finite()) => {
-                Err(TrainError::Config(reason!(
-                    "`objective.aggregation.dr_grpo` is {constant}, but it must be above 0";
-                    hint: "it divides each trajectory's sum: use the most tokens of a trajectory"
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// An estimator of the divergence from the reference, from `d = reference − policy`, log-probabilities of

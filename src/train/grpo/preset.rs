@@ -127,14 +127,6 @@ mod tests {
             ("temperature = 0.0", "`temperature` is 0"),
             ("max_policy_lag = 9", "`max_policy_lag` is 9"),
             ("objective = { dual_clip = 0.5 }", "`objective.dual_clip` is 0.5"),
-            (
-                "objective = { aggregation = { dr_grpo = 0 } }",
-                "`objective.aggregation.dr_grpo` is 0, but it must be above 0",
-            ),
-            (
-                "objective = { aggregation = { dr_grpo = inf } }",
-                "`objective.aggregation.dr_grpo` is inf",
-            ),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
             (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),
             (&servers("steps = 2\nmax_policy_lag = 1"), "`objective.importance_cap` is not set"),
