@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use serde_json::{Map, Value};
 
 use crate::hint::Reason;
 use crate::model::spec::LayerKind;
-use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
+use crate::model::{Adapter, Family, Model, Spec, Weights, check_finite};
 use crate::protocol::{Opening, Piece, Protocol, TAGS};
 use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
@@ -113,14 +113,8 @@ impl Start {
         let text = Arc::new(TextSide::load(&folder).map_err(|error| unusable(error.into()))?);
         let mut model =
             Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
-        finite(&folder, &model.weights().named(model.spec()))?;
-        let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
-        if tokens > rows {
-            return Err(TrainError::Config(reason!(
-                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings", folder.display(), tokens - 1;
-                hint: "is it the tokenizer of another model?"
-            )));
-        }
+        check_finite(&folder, &model.weights().named(model.spec()))?;
+        text.check_size(model.spec().vocab_size).map_err(TrainError::Config)?;
         let shape = model.spec();
         let adapter = match (&config.lora, &config.adapter) {
             (None, None) => None,
@@ -128,7 +122,7 @@ impl Start {
             (None, Some(path)) => {
                 not_applied_yet(path, &folder)?;
                 let adapter = Adapter::load(path, shape, dtype, &device)?;
-                finite(path, &adapter.named())?;
+                check_finite(path, &adapter.named())?;
                 Some(adapter)
             }
             (Some(_), Some(_)) => {
@@ -222,21 +216,6 @@ fn misplaced(path: &Path) -> Option<Reason> {
         ));
     }
     None
-}
-
-/// Fails if a weight is not finite.
-fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
-    for (name, tensor) in tensors {
-        let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
-        let sum: f32 = sum.map_err(ModelError::from)?;
-        if !sum.is_finite() {
-            return Err(TrainError::Config(reason!(
-                "`{name}` of `{}` holds values that are no finite numbers", folder.display();
-                hint: "the model was damaged, or diverged before it was saved"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Fails if the weights in `base` already include the adapter, or are not those it was trained on.
