@@ -169,7 +169,7 @@ async fn what_the_hub_has_not() {
     let outside = json!({"weight_map": {"a": "../../other.safetensors"}}).to_string();
     hub.publish("someone/outside", policy().with("model.safetensors.index.json", outside));
     let outside = Repository { sha: "../../../outside".into(), ..policy() };
-    hub.publish("someone/revision", outside);
+    hub.publish("someone/elsewhere", outside);
     hub.say("someone/gated", 403, "Access to this model is restricted.");
     hub.say("someone/private", 401, "Invalid username or password.");
     hub.say("someone/html", 200, "<html>Sign in to the Wi-Fi</html>");
@@ -188,7 +188,7 @@ async fn what_the_hub_has_not() {
         ("someone/html", "check the network"),
         ("someone/busy", "check the network"),
         ("not-an-id", "a Hugging Face id such as"),
-        ("someone/revision", "is `HF_ENDPOINT` a hub?"),
+        ("someone/elsewhere", "is `HF_ENDPOINT` a hub?"),
         ("someone/tiny@main", "a revision cannot be given"),
     ] {
         let (status, text) = solve(id, &hub.url, home.path(), &[("RUST_LOG", "trace")]);
