@@ -1,27 +1,44 @@
 //! Files that are replaced whole or not at all.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::process;
 
-/// Has `write` make a file beside `path`, syncs it and renames it to `path`. After a crash, `path`
-/// is the old file or the new one, never a part of one.
+/// Has `write` fill a new file beside `path`, syncs it and renames it to `path`. After a crash, `path`
+/// is the old file or the new one, never a part of one; after an error, nothing is left beside it.
 ///
 /// # Errors
 /// What `write` fails with, or when the file cannot be synced or renamed.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let beside = PathBuf::from(name);
-    write(&beside)?;
-    File::open(&beside)?.sync_all()?;
-    std::fs::rename(&beside, path)?;
+    let beside = new_beside(path)?;
+    let written = write(&beside)
+        .and_then(|()| File::open(&beside)?.sync_all())
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // The error itself says more than one about this.
+        std::fs::remove_file(&beside).ok();
+    }
+    written?;
     // The rename is durable once the folder is synced. Where folders cannot be opened, there is
     // nothing to sync.
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         folder.sync_all()?;
     }
     Ok(())
+}
+
+/// Makes an empty file beside `path` that nobody else has.
+fn new_beside(path: &Path) -> io::Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-{number}.tmp", process::id()));
+        match File::create_new(&name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            made => return made.map(|_| name.into()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -41,8 +58,25 @@ mod tests {
         });
         assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no part is left beside");
         put("new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_file_of_someone_else_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        let others = [".tmp".to_owned(), format!(".{}-0.tmp", process::id())];
+        let others = others.map(|end| folder.path().join(format!("a.json{end}")));
+        for other in &others {
+            std::fs::write(other, "kept").unwrap();
+        }
+        replace(&path, |beside| std::fs::write(beside, "new")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        for other in &others {
+            assert_eq!(std::fs::read_to_string(other).unwrap(), "kept");
+        }
     }
 }

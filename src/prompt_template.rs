@@ -75,11 +75,20 @@ impl Template {
 /// the next line that says something. `mark` is in lower case.
 pub fn last_marked<'r>(reply: &'r str, mark: &str) -> Option<&'r str> {
     let lines: Vec<&str> = reply.lines().collect();
-    (0..lines.len()).rev().find_map(|at| {
-        let rest = after_mark(lines[at], mark)?;
+    let marked = (0..lines.len()).rev().filter_map(|at| {
         let below = lines[at + 1..].iter().copied();
-        std::iter::once(rest).chain(below).map(bare_text).find(|text| !text.is_empty())
-    })
+        let mut texts = std::iter::once(after_mark(lines[at], mark)?).chain(below).map(bare_text);
+        Some(texts.find(|text| !text.is_empty()).unwrap_or_default())
+    });
+    // A mark without a text is an empty answer only where no other has one.
+    let mut found = None;
+    for text in marked {
+        found = Some(text);
+        if !text.is_empty() {
+            break;
+        }
+    }
+    found
 }
 
 /// What follows `mark` at the beginning of a line, perhaps behind `final` or `my`.
@@ -123,7 +132,7 @@ mod tests {
             ("Answer:\nParis", Some("Paris")),
             ("**Answer:**\n\nParis", Some("Paris")),
             ("Answer: Paris\nAnswer:", Some("Paris")),
-            ("Answer:", None),
+            ("Answer:", Some("")),
             ("Final answer: Paris", Some("Paris")),
             ("FINAL ANSWER: Paris", Some("Paris")),
             ("*Answer*: Paris", Some("Paris")),

@@ -19,7 +19,9 @@ use crate::hint::Reason;
 use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
-use crate::model::{ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights};
+use crate::model::{
+    ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights, check_finite,
+};
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::TextSide;
@@ -267,7 +269,7 @@ async fn token_policies(
             vec![tokens]
         }
         PolicyEngine::Native => {
-            let engine = native(path, &adapters, &config.native, config.device).await?;
+            let engine = native(path, &text, &adapters, &config.native, config.device).await?;
             let adapted = AdaptedEngine::all(&engine).map(|engine| Arc::new(engine) as _);
             let base = config.adapter.is_none().then(|| Arc::clone(&engine) as _);
             base.into_iter().chain(adapted).collect()
@@ -315,8 +317,9 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
         None => config.path.clone(),
     };
     check_sizes(&path).with_context(hint)?;
-    let engine = native(&path, &[], &config.native, DeviceChoice::Cpu).await.with_context(hint)?;
-    let model = LocalModel::new(name, engine, Arc::new(TextSide::load(&path)?));
+    let text = Arc::new(TextSide::load(&path).with_context(hint)?);
+    let engine = native(&path, &text, &[], &config.native, DeviceChoice::Cpu);
+    let model = LocalModel::new(name, engine.await.with_context(hint)?, text);
     Ok(model.with_params(config.params.clone())?)
 }
 
@@ -375,21 +378,27 @@ fn not_loaded(adapter: &Path) -> String {
     format!("cannot load the adapter `{}`", adapter.display())
 }
 
-/// An engine for the model at `path`, with these adapters beside its weights.
+/// An engine for the model at `path`, whose tokenizer is that of `text`, with these adapters beside its
+/// weights.
 async fn native(
     path: &Path,
+    text: &Arc<TextSide>,
     adapters: &[&Path],
     config: &NativeConfig,
     device: DeviceChoice,
 ) -> anyhow::Result<Arc<NativeEngine>> {
-    let (path, config) = (path.to_owned(), config.clone());
+    let (path, text, config) = (path.to_owned(), Arc::clone(text), config.clone());
     let folders: Vec<PathBuf> = adapters.iter().map(|&adapter| adapter.to_owned()).collect();
     let engine = tokio::task::spawn_blocking(move || {
         check_adapters(&path, &folders)?;
         let device = device.open()?;
         let (spec, dtype) = (Spec::load(&path)?, DtypeChoice::Auto.on(&device));
+        text.check_size(spec.vocab_size)?;
         let adapters = folders.iter().map(|folder| {
-            Adapter::load(folder, &spec, dtype, &device).with_context(|| not_loaded(folder))
+            let adapter = Adapter::load(folder, &spec, dtype, &device);
+            let adapter = adapter.with_context(|| not_loaded(folder))?;
+            check_finite(folder, &adapter.named())?;
+            Ok(adapter)
         });
         let adapters = adapters.collect::<anyhow::Result<Vec<_>>>()?;
         let engine = if Gguf::is_path(&path) && device.is_cpu() {
@@ -397,6 +406,7 @@ async fn native(
             NativeEngine::with_adapters(&spec, Base::Gguf(&file), &adapters, &config)?
         } else {
             let weights = Weights::load(&path, &spec, dtype, &device)?;
+            check_finite(&path, &weights.named(&spec))?;
             NativeEngine::with_adapters(&spec, Base::Weights(&weights), &adapters, &config)?
         };
         anyhow::Ok(engine)

@@ -1,14 +1,16 @@
 //! `server export`: a model as a folder that can be served, or as a GGUF file.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::gguf::Entry;
-use crate::model::GgufType;
+use crate::model::{GgufType, check_finite, disk_hint};
 use crate::tokenization::{GgufTokenizer, gguf_entries};
 use crate::train::config::StartConfig;
+use crate::train::error::TrainError;
 use crate::train::start::Start;
 
 use super::telemetry::Telemetry;
@@ -63,8 +65,13 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     };
     config.check()?;
     let start = Start::open(&config, path.clone(), 0)?;
+    let weights = start.model.merged().map_err(anyhow::Error::from)?;
+    if let Some(adapter) = &args.adapter {
+        let merged = check_finite(adapter, &weights.named(start.model.spec()));
+        merged.map_err(anyhow::Error::from).context("the adapter cannot be merged")?;
+    }
     if let Some(folder) = &args.out {
-        start.save(&start.model, folder)?;
+        write_folder(folder, || start.save(&start.model, folder))?;
         println!("{}", folder.display());
     }
     if let Some(file) = &args.gguf {
@@ -81,11 +88,42 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             Kind::F16 => GgufType::F16,
             Kind::Q8_0 => GgufType::Q8_0,
         };
-        let weights = start.model.merged().map_err(anyhow::Error::from)?;
-        weights.write_gguf(spec, settings, kind, file).map_err(anyhow::Error::from)?;
+        let written = weights.write_gguf(spec, settings, kind, file);
+        written.map_err(|error| unwritten(file, error.into()))?;
         println!("{}", file.display());
     }
     Ok(())
+}
+
+/// Has `write` fill a folder that is new or empty. After an error it is as before.
+fn write_folder(
+    folder: &Path,
+    write: impl FnOnce() -> Result<(), TrainError>,
+) -> anyhow::Result<()> {
+    let was_there = folder.exists();
+    write().map_err(|error| {
+        // The error itself says more than one about this.
+        std::fs::remove_dir_all(folder).ok();
+        if was_there {
+            std::fs::create_dir(folder).ok();
+        }
+        unwritten(folder, error.into())
+    })
+}
+
+/// An error of writing to `path`. Where the disk is full, what to do is not what a training run advises.
+fn unwritten(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    let is_full = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| disk_hint(error).is_some())
+    };
+    match error.chain().any(is_full) {
+        true => reason!(
+            "cannot write `{}`: {error}", path.display();
+            hint: "free some disk space, and export again; what was written is removed"
+        )
+        .into(),
+        false => error.context(format!("cannot write `{}`", path.display())),
+    }
 }
 
 impl ExportArgs {
@@ -116,4 +154,36 @@ impl ExportArgs {
 fn name(model: &str) -> String {
     let last = model.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(model);
     last.strip_suffix(".gguf").unwrap_or(last).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::hint::{Hint, Reason};
+
+    #[test]
+    fn a_failed_export_leaves_the_folder_as_it_was() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("out");
+        for was_there in [false, true] {
+            if was_there {
+                std::fs::create_dir(&folder).unwrap();
+            }
+            let error = write_folder(&folder, || {
+                std::fs::create_dir_all(folder.join("templates"))?;
+                std::fs::write(folder.join("tokenizer.json"), "{")?;
+                Err(io::Error::from(io::ErrorKind::StorageFull).into())
+            });
+            let error = error.unwrap_err();
+            let reason = error.downcast_ref::<Reason>().unwrap();
+            assert!(reason.text.contains(folder.to_str().unwrap()), "{reason}");
+            let hint = reason.hint().unwrap();
+            assert!(hint.contains("export again") && !hint.contains("--resume"), "{hint}");
+            assert_eq!(folder.exists(), was_there);
+        }
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        write_folder(&folder, || Ok(std::fs::write(folder.join("a"), "")?)).unwrap();
+        assert!(folder.join("a").exists());
+    }
 }

@@ -53,6 +53,13 @@ async fn find(model: &str, wanted: Wanted) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let Some(named) = Named::parse(model) else {
+        if let Some((id, _)) = model.split_once('@').filter(|(id, _)| is_named(id)) {
+            return Err(reason!(
+                "there is no model at `{model}`";
+                hint: "a revision cannot be given: `{id}` is its newest; for another one, give a local folder"
+            )
+            .into());
+        }
         return Err(reason!(
             "there is no model at `{model}`";
             hint: "give a folder with `config.json` and safetensors, a `.gguf` file, a Hugging Face id such as `Qwen/Qwen3-0.6B`, or a file there such as `Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf`"
@@ -96,8 +103,7 @@ impl<'a> Named<'a> {
             Some((id, file)) => (id, Some(file)),
             None => (model, None),
         };
-        let is_id = id.split('/').filter(|part| !part.is_empty()).count() == 2
-            && id.matches('/').count() == 1
+        let is_id = id.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
             && !id.starts_with(['.', '~'])
             && !id.ends_with(".gguf")
             && !id.starts_with("models/")
@@ -121,6 +127,12 @@ impl<'a> Named<'a> {
         };
         repo.get(file)
     }
+}
+
+/// Whether this is half of an id. Other characters would mean something in the address that is asked.
+fn is_part(part: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !["", ".", ".."].contains(&part) && part.bytes().all(is_allowed)
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -161,6 +173,7 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
     let info = tokio::time::timeout(TIMEOUT, api.repo(main.clone()).info()).await;
     let info = info.map_err(|_| unreachable(model, anyhow::anyhow!("it does not answer")))?;
     let info = info.map_err(failed)?;
+    check_revision(&info.sha).map_err(|reason| refused(model, reason))?;
     let names = info.siblings.iter().map(|file| file.rfilename.as_str());
     let listing =
         Listing::new(model, names, named.file).map_err(|reason| refused(model, reason))?;
@@ -192,6 +205,18 @@ async fn fetch(cache: &Cache, named: Named<'_>, wanted: Wanted) -> Result<PathBu
         Some(file) => folder.join(file),
         None => folder,
     })
+}
+
+/// Fails unless this is the name of a commit: it becomes a part of paths in the cache.
+fn check_revision(sha: &str) -> Result<(), Reason> {
+    let is_commit = [40, 64].contains(&sha.len()) && sha.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_commit {
+        true => Ok(()),
+        false => Err(reason!(
+            "the hub calls its revision {sha:?}, which is no commit";
+            hint: "is `HF_ENDPOINT` a hub?"
+        )),
+    }
 }
 
 fn refused(model: &str, reason: Reason) -> HubError {
@@ -231,7 +256,9 @@ fn explain(model: &str, error: ApiError) -> HubError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::hint::Hint;
 
     #[test]
     fn what_is_on_the_hub() {
@@ -262,8 +289,35 @@ mod tests {
             "a/b:../c.gguf",
             "a/b:/c.gguf",
             "b:c.gguf",
+            "a/b?x=1",
+            "a/b#c",
+            "a/..",
+            "./b",
+            "a/.",
+            "a/%2e%2e",
+            "a/b c",
+            "a/b@main",
+            "a\\b/c",
         ] {
             assert_eq!(Named::parse(path), None, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revision_cannot_be_given() {
+        let error = resolve("someone/tiny@main").await.unwrap_err();
+        let reason = error.downcast_ref::<Reason>().unwrap();
+        assert!(reason.explained().contains("a revision cannot be given: `someone/tiny`"));
+    }
+
+    #[test]
+    fn a_revision_is_a_commit() {
+        for sha in ["0123456789abcdefABCD".repeat(2), "0f".repeat(32)] {
+            assert_eq!(check_revision(&sha), Ok(()));
+        }
+        for sha in ["", "main", "../../../../tmp/victim", &"g".repeat(40), &"/.".repeat(20)] {
+            let error = check_revision(sha).unwrap_err();
+            assert!(error.text.contains(&format!("{sha:?}")), "{error}");
         }
     }
 }

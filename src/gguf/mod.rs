@@ -6,6 +6,7 @@
 use crate::hint::Reason;
 
 mod error;
+mod finite;
 mod parse;
 mod quant;
 mod quantize;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::GgufError;
+pub use finite::is_finite;
 pub use quant::{Groups, dequantize, unpack};
 pub use quantize::quantize;
 pub use tensor::{Tensor, TensorType};

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
-use safetensors::SafeTensorError;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value;
 
 use super::error::ModelError;
 use crate::atomic_file::replace;
+use crate::hint::Reason;
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> ModelError {
     let path = path.display().to_string();
@@ -49,12 +51,34 @@ pub(crate) fn load_tensors(
     candle_core::safetensors::load_buffer(&bytes, device).map_err(damaged(path))
 }
 
-/// The shape of every tensor of a file. Their values are not read.
-pub(crate) fn tensor_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+/// What a file says of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TensorHead {
+    pub kind: Dtype,
+    pub shape: Vec<usize>,
+}
+
+/// Every tensor of a file. Their values are not read.
+pub(crate) fn tensor_heads(path: &Path) -> Result<BTreeMap<String, TensorHead>, ModelError> {
     File::open(path).map_err(io(path))?;
     // SAFETY: mapped read-only, and dropped before anything else touches the file.
     let file = unsafe { MmapedSafetensors::new(path) }.map_err(damaged(path))?;
-    Ok(file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect())
+    let head =
+        |view: TensorView<'_>| TensorHead { kind: view.dtype(), shape: view.shape().to_vec() };
+    Ok(file.tensors().into_iter().map(|(name, view)| (name, head(view))).collect())
+}
+
+/// Whether values of this type are weights as they are.
+pub(crate) fn is_float(kind: Dtype) -> bool {
+    matches!(kind, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
+}
+
+/// The tensor `name` is of a type that weights cannot be of.
+pub(crate) fn unsupported_type(name: &str, kind: &str) -> Reason {
+    reason!(
+        "`{name}` is of type {}, which is not supported", kind.to_lowercase();
+        hint: "save the model in bf16 or f32"
+    )
 }
 
 fn damaged(path: &Path) -> impl Fn(candle_core::Error) -> ModelError {

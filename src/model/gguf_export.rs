@@ -11,7 +11,7 @@ use super::gguf_weights::{Stored, apart, names};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::atomic_file::replace;
-use crate::gguf::{Entry, TensorType, Writer, quantize};
+use crate::gguf::{Entry, TensorType, Writer, is_finite, quantize};
 use crate::hint::Reason;
 
 /// The types that weights can be written in.
@@ -70,6 +70,12 @@ impl Weights {
             let kind = kind.of(&shape);
             let data = quantize(kind, &values)
                 .ok_or_else(|| invalid(format!("{kind:?} cannot be written").into()))?;
+            if !is_finite(kind, &data) {
+                return Err(invalid(reason!(
+                    "`{name}` holds values beyond the range of {kind:?}";
+                    hint: "export it with `--type f32`"
+                )));
+            }
             tensors.push((name, kind, shape, data));
         }
         if let Some(factors) = spec.gguf_rope_factors() {

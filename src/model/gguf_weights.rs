@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::error::ModelError;
+use super::finite::not_finite;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
@@ -54,13 +55,17 @@ impl<'a> GgufWeights<'a> {
     /// in order.
     ///
     /// # Errors
-    /// When it is missing or has another shape.
+    /// When it is missing, has another shape, or a quantised value is not finite.
     pub fn rows(
         &self,
         name: &str,
         shape: &[usize],
     ) -> Result<(GgufTensor<'a>, Option<Vec<usize>>), ModelError> {
         let (tensor, stored) = self.find(name, shape)?;
+        // Others are read once more as numbers.
+        if tensor.kind.block_len() > 1 {
+            self.finite(name, tensor)?;
+        }
         let order = match stored {
             Stored::Interleaved(heads) => Some(apart(shape[0], heads)),
             _ => None,
@@ -71,9 +76,10 @@ impl<'a> GgufWeights<'a> {
     /// The values of a checkpoint's name.
     ///
     /// # Errors
-    /// As [`GgufWeights::rows`].
+    /// When it is missing, has another shape, or a value is not finite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let (tensor, stored) = self.find(name, shape)?;
+        self.finite(name, tensor)?;
         let mut values = tensor.to_f32();
         match stored {
             Stored::AsIs => {}
@@ -85,6 +91,15 @@ impl<'a> GgufWeights<'a> {
             }
         }
         Ok(values)
+    }
+
+    /// Fails if a value of the tensor of a checkpoint's name is not finite.
+    fn finite(&self, name: &str, tensor: GgufTensor<'_>) -> Result<(), ModelError> {
+        if tensor.is_finite() {
+            return Ok(());
+        }
+        let name = self.names.get(name).map_or(name, |(name, _)| name);
+        Err(ModelError::Invalid { path: self.file.path().into(), reason: not_finite(name) })
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<(GgufTensor<'a>, Stored), ModelError> {

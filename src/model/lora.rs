@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::ModelError;
-use super::files;
+use super::files::{self, TensorHead};
 use super::ops::{composed, linear};
 use super::peft;
 use super::slots::Projection;
@@ -47,6 +47,9 @@ impl AdapterConfig {
         if self.rank == 0 || self.targets.is_empty() {
             return Err("an adapter needs a rank of at least 1 and a target module".to_owned());
         }
+        if !(self.scale() as f32).is_finite() {
+            return Err(format!("`alpha / rank` is {:e}, beyond all finite weights", self.scale()));
+        }
         Ok(())
     }
 
@@ -72,18 +75,22 @@ fn settings(folder: &Path) -> Result<Value, ModelError> {
     serde_json::from_str(&text).map_err(|error| invalid(&path, error.to_string()))
 }
 
-/// The adapter of these settings, if it and tensors of these shapes are for `model`.
+/// The adapter of these settings, if it and these tensors are for `model`.
 fn fitting(
     folder: &Path,
     settings: &Value,
-    mut shapes: BTreeMap<String, Vec<usize>>,
+    mut tensors: BTreeMap<String, TensorHead>,
     model: &Spec,
 ) -> Result<AdapterConfig, ModelError> {
-    let config = peft::read(settings, shapes.keys())
+    let config = peft::read(settings, tensors.keys())
         .map_err(|reason| invalid(&folder.join(ADAPTER_CONFIG), reason))?;
     let path = folder.join(TENSORS);
     for (name, shape) in config.tensors(model) {
-        let found = shapes.remove(&name).ok_or_else(|| missing(&path, &name))?;
+        let TensorHead { kind, shape: found } =
+            tensors.remove(&name).ok_or_else(|| missing(&path, &name))?;
+        if !files::is_float(kind) {
+            return Err(invalid(&path, files::unsupported_type(&name, &format!("{kind:?}"))));
+        }
         if found != shape {
             return Err(ModelError::Adapter(reason!(
                 "`{name}` has shape {found:?}, not {shape:?}";
@@ -91,7 +98,7 @@ fn fitting(
             )));
         }
     }
-    match shapes.keys().next() {
+    match tensors.keys().next() {
         None => Ok(config),
         Some(name) => {
             let reason = format!("holds `{name}`, which `{ADAPTER_CONFIG}` does not announce");
@@ -205,9 +212,8 @@ impl Adapter {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let (settings, path) = (settings(folder)?, folder.join(TENSORS));
+        let config = fitting(folder, &settings, files::tensor_heads(&path)?, model)?;
         let mut tensors = files::load_tensors(&path, device)?;
-        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
-        let config = fitting(folder, &settings, shapes.collect(), model)?;
         Self::build(model, config, |name, _, _| {
             let tensor = tensors.remove(name).ok_or_else(|| missing(&path, name))?;
             Ok(tensor.to_dtype(dtype)?)
@@ -220,7 +226,7 @@ impl Adapter {
     /// When a file cannot be read, or the adapter was made for another model.
     pub fn check(folder: &Path, model: &Spec) -> Result<(), ModelError> {
         let (settings, path) = (settings(folder)?, folder.join(TENSORS));
-        fitting(folder, &settings, files::tensor_shapes(&path)?, model).map(drop)
+        fitting(folder, &settings, files::tensor_heads(&path)?, model).map(drop)
     }
 
     /// Writes a PEFT folder that names `base` as its base model.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::lora::AdapterConfig;
 use super::slots::Projection;
+use super::spec::Keys;
 use crate::hint::Reason;
 
 /// What to do with an adapter that is not read here.
@@ -20,27 +21,22 @@ fn unread(text: String) -> Reason {
 /// weights into the adapter, which is of no use without that changed base.
 const PLAIN_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "default"];
 
-/// Settings that change what an adapter computes, or which weights it has.
-const MUST_BE_PLAIN: [&str; 19] = [
-    "use_dora",
-    "use_rslora",
-    "use_qalora",
-    "use_bdlora",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "layers_to_transform",
-    "layers_pattern",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "trainable_token_indices",
-    "target_parameters",
-    "lora_bias",
-    "exclude_modules",
-    "arrow_config",
-    "velora_config",
-    "megatron_config",
+/// Settings that say nothing of what an adapter computes: about training, or its writer. All that is
+/// not named here or read below must be off, as PEFT writes what an adapter does not use.
+const HARMLESS: [&str; 13] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "merge_weights",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
 ];
 
 /// The settings of an `adapter_config.json` beside tensors of these names.
@@ -51,78 +47,106 @@ pub(super) fn read<'n>(
     value: &Value,
     tensors: impl Iterator<Item = &'n String>,
 ) -> Result<AdapterConfig, Reason> {
-    let kind = value.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-    if kind != "LORA" {
-        return Err(unread(format!("`peft_type` is `{kind}`, not `LORA`")));
+    let mut keys = Keys::new("", value.clone())?;
+    for (key, plain) in [("peft_type", "LORA"), ("task_type", "CAUSAL_LM"), ("bias", "none")] {
+        if let Some(found) = keys.take(key).filter(|found| found != plain) {
+            return Err(unread(format!("`{key}` is {found}, not `{plain}`")));
+        }
     }
-    if let Some(key) = MUST_BE_PLAIN.into_iter().find(|key| !is_plain(value.get(*key))) {
-        return Err(unread(format!("`{key}` is not supported")));
-    }
-    if let Some(bias) = value.get("bias").and_then(Value::as_str).filter(|bias| *bias != "none") {
-        return Err(unread(format!("`bias` is `{bias}`, not `none`")));
-    }
-    if let Some(init) = value.get("init_lora_weights").and_then(Value::as_str)
-        && !PLAIN_INITS.contains(&init)
-    {
+    if let Some(init) = keys.take("init_lora_weights").filter(|init| !is_plain_init(init)) {
         return Err(unread(format!(
-            "`init_lora_weights` is `{init}`: such an adapter belongs to a changed base"
+            "`init_lora_weights` is {init}: such an adapter belongs to a changed base"
         )));
     }
-    let mut targets = targets(value.get("target_modules"), tensors)?;
+    let targets = keys.take("target_modules");
+    let (rank, alpha) = (keys.size("r")?, keys.need("lora_alpha")?);
+    let is_used =
+        |(key, value): &(&String, &Value)| !HARMLESS.contains(&key.as_str()) && !is_off(value);
+    if let Some((key, _)) = keys.left().find(is_used) {
+        return Err(unread(format!("`{key}` is not supported")));
+    }
+    let mut targets = self::targets(targets, tensors)?;
     targets.sort();
     targets.dedup();
-    let rank = value.get("r").and_then(Value::as_u64).ok_or("`r` is missing")? as usize;
-    let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or("`lora_alpha` is missing")?;
     let config = AdapterConfig { rank, alpha, targets };
     config.check()?;
     Ok(config)
 }
 
-fn is_plain(value: Option<&Value>) -> bool {
+fn is_plain_init(value: &Value) -> bool {
+    value.is_boolean() || value.as_str().is_some_and(|init| PLAIN_INITS.contains(&init))
+}
+
+fn is_off(value: &Value) -> bool {
     match value {
-        None | Some(Value::Null | Value::Bool(false)) => true,
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(Value::Array(list)) => list.is_empty(),
-        Some(_) => false,
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
     }
 }
 
 /// The adapted projections. Where they are not listed by their names, the tensors say which they
 /// are; an adapter that has them in some layers only lacks tensors, which is said later.
 fn targets<'n>(
-    value: Option<&Value>,
+    value: Option<Value>,
     tensors: impl Iterator<Item = &'n String>,
 ) -> Result<Vec<Projection>, Reason> {
-    let listed = match value {
-        Some(Value::Array(names)) => {
-            let names: Vec<&str> =
-                names.iter().map(|name| name.as_str().unwrap_or_default()).collect();
-            let known =
-                names.iter().map(|name| Projection::parse(name)).collect::<Option<Vec<_>>>();
+    let wrong =
+        |value: &Value| Reason::from(format!("`target_modules` is {value}, not names of modules"));
+    let paths = match &value {
+        None => None,
+        Some(Value::String(all)) if all == "all-linear" => return Ok(Projection::ALL.to_vec()),
+        // A regex.
+        Some(Value::String(_)) => None,
+        Some(value @ Value::Array(names)) => {
+            let names = names.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+            let names = names.ok_or_else(|| wrong(value))?;
+            let known = names.iter().map(|name| Projection::parse(name));
+            if let Some(known) = known.collect::<Option<Vec<_>>>() {
+                return Ok(known);
+            }
             // With dots it may be the path of a module.
-            let odd = names.iter().find(|name| known.is_none() && !name.contains('.'));
-            if let Some(name) = odd.filter(|name| Projection::parse(name).is_none()) {
+            let is_odd = |name: &&&str| Projection::parse(name).is_none() && !name.contains('.');
+            if let Some(name) = names.iter().find(is_odd) {
                 return Err(unread(format!("unknown target module `{name}`")));
             }
-            known
+            Some(names)
         }
-        Some(Value::String(all)) if all == "all-linear" => Some(Projection::ALL.to_vec()),
-        _ => None,
+        Some(value) => return Err(wrong(value)),
     };
-    if let Some(listed) = listed {
-        return Ok(listed);
+    let modules: BTreeSet<&str> =
+        tensors.map(|name| name.rsplit(".lora_").nth(1).unwrap_or(name)).collect();
+    if let Some(paths) = paths {
+        check_paths(&paths, &modules)?;
     }
-    // A regex, a list of paths, or nothing.
-    let mut found = BTreeSet::new();
-    for name in tensors {
-        let module = name.rsplit(".lora_").nth(1).unwrap_or(name);
+    let target = |module: &&str| {
         let leaf = module.rsplit('.').next().unwrap_or(module);
-        let target = Projection::parse(leaf)
+        Projection::parse(leaf)
             .filter(|target| module.ends_with(target.module()))
-            .ok_or_else(|| unread(format!("it adapts `{module}`, which is not supported")))?;
-        found.insert(target);
+            .ok_or_else(|| unread(format!("it adapts `{module}`, which is not supported")))
+    };
+    modules.iter().map(target).collect()
+}
+
+/// Fails unless these paths name exactly the `modules` that there are tensors of.
+fn check_paths(paths: &[&str], modules: &BTreeSet<&str>) -> Result<(), Reason> {
+    let is_at = |module: &str, path: &str| {
+        module.strip_suffix(path).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+    };
+    if let Some(path) = paths.iter().find(|path| !modules.iter().any(|module| is_at(module, path)))
+    {
+        return Err(
+            format!("`target_modules` names `{path}`, which there are no tensors of").into()
+        );
     }
-    Ok(found.into_iter().collect())
+    match modules.iter().find(|module| !paths.iter().any(|path| is_at(module, path))) {
+        None => Ok(()),
+        Some(module) => {
+            Err(format!("`target_modules` does not name `{module}`, which there are tensors of")
+                .into())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -154,7 +178,17 @@ mod tests {
             ("exclude_modules", json!("k_proj")),
             ("layers_to_transform", json!([0])),
             ("use_dora", json!(true)),
+            ("use_dora", json!(0)),
+            ("use_rslora", json!("true")),
+            ("use_foo", json!(true)),
+            ("kasa_config", json!({"beta": 1e-4})),
             ("bias", json!("all")),
+            ("bias", json!(true)),
+            ("bias", json!(["all"])),
+            ("init_lora_weights", json!(["pissa"])),
+            ("init_lora_weights", json!("mini_lora")),
+            ("peft_type", json!(5)),
+            ("task_type", json!("SEQ_CLS")),
         ] {
             let mut value = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
             value[key] = setting;
@@ -179,5 +213,64 @@ mod tests {
         let value = json!({ "r": 2, "lora_alpha": 4, "target_modules": null });
         let error = read(&value, named(&["embed_tokens"]).iter()).unwrap_err();
         assert!(error.text.contains("embed_tokens"), "{error}");
+    }
+
+    #[test]
+    fn what_peft_writes_of_a_plain_adapter_is_read() {
+        // By PEFT 0.21.2.
+        let written = r#"{
+            "task_type": "CAUSAL_LM", "peft_type": "LORA", "auto_mapping": null,
+            "peft_version": "0.21.2", "base_model_name_or_path": null, "revision": null,
+            "inference_mode": true, "r": 2, "target_modules": ["q_proj"], "exclude_modules": null,
+            "lora_alpha": 4, "lora_dropout": 0.05, "fan_in_fan_out": false, "bias": "none",
+            "use_rslora": false, "modules_to_save": null, "init_lora_weights": true,
+            "layers_to_transform": null, "layers_pattern": null, "rank_pattern": {},
+            "alpha_pattern": {}, "megatron_config": null, "megatron_core": "megatron.core",
+            "trainable_token_indices": null, "loftq_config": {}, "eva_config": null,
+            "corda_config": null, "lora_ga_config": null, "use_dora": false,
+            "velora_config": null, "alora_invocation_tokens": null, "use_qalora": false,
+            "qalora_group_size": 16, "monteclora_config": null, "layer_replication": null,
+            "lora_bias": false, "target_parameters": null, "use_bdlora": null,
+            "arrow_config": null, "kasa_config": null, "ensure_weight_tying": false
+        }"#;
+        let config = read(&serde_json::from_str(written).unwrap(), [].iter()).unwrap();
+        let expected = AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn values_of_another_type_or_size_are_named() {
+        for (key, value, said) in [
+            ("r", json!(4.0), "`r` is 4.0, not a whole number"),
+            ("r", json!(null), "`r` is missing"),
+            ("lora_alpha", json!("8"), "`lora_alpha` is \"8\", not a number"),
+            ("lora_alpha", json!(1e308), "`alpha / rank` is 5e307"),
+            ("target_modules", json!(5), "`target_modules` is 5"),
+            ("target_modules", json!(["q_proj", 5]), "`target_modules` is [\"q_proj\",5]"),
+            ("target_modules", json!(["lm_head", "q_proj"]), "target module `lm_head`"),
+            ("target_modules", json!(["q_proj", "lm_head"]), "target module `lm_head`"),
+        ] {
+            let mut settings = json!({ "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
+            settings[key] = value;
+            let error = read(&settings, named(&["self_attn.q_proj"]).iter()).unwrap_err();
+            assert!(error.text.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn paths_name_all_modules_that_have_tensors() {
+        let tensors = named(&["self_attn.q_proj", "mlp.up_proj"]);
+        for (paths, said) in [
+            (json!(["layers.0.self_attn.q_proj"]), "does not name `base_model."),
+            (
+                json!(["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"]),
+                "`layers.1.mlp.up_proj`",
+            ),
+            (json!(["0.self_attn.q_proj", "ers.0.mlp.up_proj"]), "`ers.0.mlp.up_proj`"),
+        ] {
+            let value = json!({ "r": 2, "lora_alpha": 4, "target_modules": paths });
+            let error = read(&value, tensors.iter()).unwrap_err();
+            assert!(error.text.contains(said), "{error}");
+        }
     }
 }

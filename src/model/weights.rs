@@ -1,17 +1,17 @@
 //! A model's weights by their names in checkpoints, read from and written to safetensors.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde_json::Value;
 
 use super::error::ModelError;
 use super::files;
+use super::shards::safetensors_files;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::Spec;
 use crate::gguf::Gguf;
@@ -230,10 +230,7 @@ impl Weights {
             let tensor = load(name)?;
             match tensor.dtype() {
                 DType::F32 | DType::F16 | DType::BF16 | DType::F64 => Ok(tensor.to_dtype(dtype)?),
-                other => Err(invalid(reason!(
-                    "`{name}` is of type {}, which is not supported", other.as_str();
-                    hint: "save the model in bf16 or f32"
-                ))),
+                other => Err(invalid(files::unsupported_type(name, other.as_str()))),
             }
         })?;
         for (name, _) in tensors.tensors() {
@@ -280,31 +277,4 @@ fn normal(random: &mut impl Rng, count: usize, deviation: f64) -> Vec<f32> {
             ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * deviation) as f32
         })
         .collect()
-}
-
-fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join("model.safetensors.index.json");
-    let shown = index.display().to_string();
-    let text = std::fs::read_to_string(&index).map_err(|_| ModelError::Invalid {
-        path: folder.display().to_string(),
-        reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".into(),
-    })?;
-    let invalid = |reason: &str| ModelError::Invalid {
-        path: shown.clone(),
-        reason: reason.to_owned().into(),
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|e| invalid(&e.to_string()))?;
-    let map = value
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| invalid("has no `weight_map`"))?;
-    let mut files: Vec<PathBuf> =
-        map.values().filter_map(Value::as_str).map(|name| folder.join(name)).collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
 }

@@ -12,7 +12,7 @@ use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
-use super::tokenizer::{TokenizerError, read_json, token_text};
+use super::tokenizer::{TokenizerError, read_json, read_text, token_text};
 
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;
@@ -64,10 +64,9 @@ impl ChatTemplate {
     /// # Errors
     /// Fails where there is none, or one that is no valid template.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let settings = read_json(&folder.join("tokenizer_config.json"));
+        let settings = read_json(&folder.join("tokenizer_config.json"))?;
         let shown = folder.display().to_string();
-        let source = std::fs::read_to_string(folder.join("chat_template.jinja"))
-            .ok()
+        let source = read_text(&folder.join("chat_template.jinja"))?
             .or_else(|| template_of(&settings))
             .ok_or_else(|| TokenizerError::Template {
                 path: shown.clone(),
@@ -247,6 +246,21 @@ mod tests {
         let template = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into());
         let error = template.unwrap_err().to_string();
         assert!(error.contains("`\\N{…}`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_to_be_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
+        let load = || ChatTemplate::load(folder.path()).map_err(|error| error.to_string());
+        put("tokenizer_config.json", b"\xef\xbb\xbf{\"chat_template\": \"other\"}").unwrap();
+        assert_eq!(load().unwrap().source(), "other");
+        put("chat_template.jinja", "\u{feff}own".as_bytes()).unwrap();
+        assert_eq!(load().unwrap().source(), "own");
+        put("chat_template.jinja", b"\xff\xfe{{x").unwrap();
+        assert!(load().unwrap_err().contains("chat_template.jinja"));
+        put("tokenizer_config.json", b"{\"chat_template\": \"other\",}").unwrap();
+        assert!(load().unwrap_err().contains("tokenizer_config.json"));
     }
 
     #[test]

@@ -31,6 +31,11 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const SPACE: &str = "▁";
 /// The longest token, bytes.
 const MAX_TOKEN: usize = 1024;
+/// How many times more pairs of pieces there may be than pieces, and bytes in them than in all pieces.
+/// Vocabularies of natural text have about three times more.
+const PAIRS: usize = 32;
+/// Bytes of pairs that are always allowed.
+const FEW_PAIRS: usize = 1 << 22;
 /// Control tokens that end a turn, by common names: not every file marks them.
 const TURN_ENDS: [&str; 8] = [
     "<|im_end|>",
@@ -233,6 +238,11 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerErr
     Ok((inner, pre.begins))
 }
 
+/// About the bytes of a token's two parts as texts of their own.
+fn pair_size(token: &str) -> usize {
+    token.len() + 64
+}
+
 /// A SentencePiece tokenizer with scores: pieces merge, those of the highest score first. Every
 /// character of a piece is taken to be a piece, and no two pieces to share a score: so SentencePiece
 /// trains them.
@@ -246,10 +256,15 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), Tokenize
     }
     let vocab = vocabulary.to_vocab()?;
     let mut merges: Vec<(f64, u32, u32)> = Vec::new();
+    let mut room = PAIRS * tokens.iter().map(|token| pair_size(token)).sum::<usize>() + FEW_PAIRS;
     for (token, &score) in tokens.iter().zip(&scores) {
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(&left), Some(&right)) = (vocab.get(left), vocab.get(right)) {
+                // Texts of tokens that consist of each other would grow with their length cubed.
+                room = room.checked_sub(pair_size(token)).ok_or_else(|| {
+                    file.wrong(TOKENS, "its tokens consist of each other in too many ways")
+                })?;
                 merges.push((score, left, right));
             }
         }

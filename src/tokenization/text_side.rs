@@ -6,6 +6,7 @@ use std::path::Path;
 use aho_corasick::AhoCorasick;
 
 use crate::gguf::Gguf;
+use crate::hint::Reason;
 use crate::protocol::{Piece, TAGS, THINK};
 
 use super::chat_template::{ChatFormat, ChatTemplate, Message};
@@ -58,6 +59,35 @@ impl TextSide {
     /// Says why it cannot.
     pub fn check_turns(&self) -> Result<(), TokenizerError> {
         self.format().map(|_| ())
+    }
+
+    /// Fails if a model with so many embeddings has none for an id that it can be given. It needs none
+    /// for control tokens that nothing writes: Gemma 3's tokenizer has one for images, which its models
+    /// of text lack.
+    ///
+    /// # Errors
+    /// Names the largest id.
+    pub fn check_size(&self, embeddings: usize) -> Result<(), Reason> {
+        let largest = self.framed_ids().chain(self.tokenizer.largest_of_texts()).max();
+        match largest {
+            Some(id) if id as usize >= embeddings => Err(reason!(
+                "the tokenizer of `{}` has ids up to {id}, but the model has {embeddings} embeddings", self.folder;
+                hint: "is it the tokenizer of another model?"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the chat template puts around messages, and the end of a turn.
+    fn framed_ids(&self) -> impl Iterator<Item = u32> {
+        let content = vec![Piece::Markup("a".into())];
+        // A template that fails here fails for every request, which says why.
+        let opened = self.conversation_ids(&[Message { role: "user", content }]);
+        let frames =
+            self.format.iter().flat_map(|format| [&format.before_user, &format.after_user]);
+        let frames = frames.map(|frame| self.tokenizer.encode_markup(frame));
+        let ids = std::iter::once(opened).chain(frames).flatten().flatten();
+        ids.chain(self.turn_end()).collect::<Vec<_>>().into_iter()
     }
 
     /// What stands between turns.

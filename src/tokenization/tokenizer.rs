@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aho_corasick::AhoCorasick;
 use serde_json::Value;
 
-use crate::gguf::GgufError;
+use crate::gguf::{Gguf, GgufError};
 use crate::hint::Hint;
 use crate::protocol::{Piece, TAGS, escape};
 
@@ -57,6 +58,9 @@ pub enum TokenizerError {
 impl Hint for TokenizerError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
+            Self::Template { path, .. } if Gguf::is_path(Path::new(path)) => {
+                "take the file of a model that was trained to chat, or add a `tokenizer.chat_template` that renders user and assistant messages".into()
+            }
             Self::Template { .. } => "put a `chat_template.jinja` that renders user and assistant messages into the folder".into(),
             Self::Gguf(error) => return error.hint(),
             Self::Read { .. } | Self::Write { .. } | Self::Inexpressible { .. } | Self::Encode(_) => return None,
@@ -136,15 +140,10 @@ impl Tokenizer {
             .collect();
         let mut ends = Vec::new();
         for file in ["generation_config.json", "config.json"] {
-            match read_json(&folder.join(file)).get("eos_token_id") {
-                Some(Value::Array(ids)) => {
-                    ends.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32));
-                }
-                Some(id) => ends.extend(id.as_u64().map(|id| id as u32)),
-                None => {}
-            }
+            let path = folder.join(file);
+            ends.extend(ids_of(&path, &read_json(&path)?, "eos_token_id")?);
         }
-        let settings = read_json(&folder.join("tokenizer_config.json"));
+        let settings = read_json(&folder.join("tokenizer_config.json"))?;
         ends.extend(token_text(&settings, "eos_token").and_then(|text| inner.token_to_id(&text)));
         Self::new(inner, Special { control, ends, stops, begin: None })
     }
@@ -223,6 +222,13 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
+    /// The largest id that text can become. Of control tokens only the protocol's tags count: other ones
+    /// are not made of text.
+    pub(super) fn largest_of_texts(&self) -> Option<u32> {
+        let is_text = |id: &u32| self.control.get(id).is_none_or(|text| is_tag(text));
+        self.inner.get_vocab(true).into_values().filter(is_text).max()
+    }
+
     /// The ids with which the model ends a turn, ascending.
     pub fn end_ids(&self) -> &[u32] {
         &self.end_ids
@@ -260,12 +266,42 @@ pub(super) fn is_tag(text: &str) -> bool {
     name.is_some_and(|name| TAGS.contains(&name.strip_prefix('/').unwrap_or(name)))
 }
 
-/// A JSON file, or null if it is missing or invalid: these files are optional.
-pub(super) fn read_json(path: &Path) -> Value {
-    std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or(Value::Null)
+fn unreadable(path: &Path, reason: impl ToString) -> TokenizerError {
+    TokenizerError::Read { path: path.display().to_string(), reason: reason.to_string() }
+}
+
+/// The text of a file without its byte order mark; none if there is no such file.
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim_start_matches('\u{feff}').to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, error)),
+    }
+}
+
+/// The table in a JSON file, or null if there is no such file: these files are optional.
+pub(super) fn read_json(path: &Path) -> Result<Value, TokenizerError> {
+    let Some(text) = read_text(path)? else { return Ok(Value::Null) };
+    let value: Value = serde_json::from_str(&text).map_err(|error| unreadable(path, error))?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err(unreadable(path, "it is not a JSON object")),
+    }
+}
+
+/// The token ids that the `settings` in `path` have below `key`: one, or a list of them.
+fn ids_of(path: &Path, settings: &Value, key: &str) -> Result<Vec<u32>, TokenizerError> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let Some(value) = settings.get(key).filter(|value| !value.is_null()) else {
+        return Ok(Vec::new());
+    };
+    let ids = match value {
+        Value::Array(ids) => ids.iter().map(id).collect(),
+        one => id(one).map(|id| vec![id]),
+    };
+    ids.ok_or_else(|| {
+        unreadable(path, format!("`{key}` is {value}, not a token id, or a list of them"))
+    })
 }
 
 /// A token named in `tokenizer_config.json`: a string, or an object with `content`.

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use serde_json::{Map, Value};
 
 use crate::hint::Reason;
 use crate::model::spec::LayerKind;
-use crate::model::{Adapter, Family, Model, ModelError, Spec, Weights};
+use crate::model::{Adapter, Family, Model, Spec, Weights, check_finite, first_not_finite};
 use crate::protocol::{Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES};
 use crate::tokenization::TextSide;
 use crate::tokenization::word_level::{
@@ -113,14 +113,8 @@ impl Start {
         let text = Arc::new(TextSide::load(&folder).map_err(|error| unusable(error.into()))?);
         let mut model =
             Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
-        finite(&folder, &model.weights().named(model.spec()))?;
-        let (tokens, rows) = (text.tokenizer.size(), model.spec().vocab_size);
-        if tokens > rows {
-            return Err(TrainError::Config(reason!(
-                "the tokenizer of `{}` has ids up to {}, but the model has {rows} embeddings", folder.display(), tokens - 1;
-                hint: "is it the tokenizer of another model?"
-            )));
-        }
+        check_finite(&folder, &model.weights().named(model.spec()))?;
+        text.check_size(model.spec().vocab_size).map_err(TrainError::Config)?;
         let shape = model.spec();
         let adapter = match (&config.lora, &config.adapter) {
             (None, None) => None,
@@ -128,7 +122,7 @@ impl Start {
             (None, Some(path)) => {
                 not_applied_yet(path, &folder)?;
                 let adapter = Adapter::load(path, shape, dtype, &device)?;
-                finite(path, &adapter.named())?;
+                check_finite(path, &adapter.named())?;
                 Some(adapter)
             }
             (Some(_), Some(_)) => {
@@ -182,7 +176,7 @@ impl Start {
     pub fn save(&self, model: &Model, folder: &Path) -> Result<(), TrainError> {
         let named = model.adapter().map(Adapter::named).unwrap_or_default();
         let named = [model.weights().named(model.spec()), named].concat();
-        if let Some(name) = not_finite(&named)? {
+        if let Some(name) = first_not_finite(&named)? {
             return Err(TrainError::Config(reason!(
                 "`{name}` of the trained model holds values that are no finite numbers, so it is not saved";
                 hint: "lower `schedule.peak`, and begin again in another `output`"
@@ -241,29 +235,6 @@ fn misplaced(path: &Path) -> Option<Reason> {
         ));
     }
     None
-}
-
-/// Fails if a weight is not finite.
-fn finite(folder: &Path, tensors: &[(String, &Tensor)]) -> Result<(), TrainError> {
-    match not_finite(tensors)? {
-        None => Ok(()),
-        Some(name) => Err(TrainError::Config(reason!(
-            "`{name}` of `{}` holds values that are no finite numbers", folder.display();
-            hint: "the model was damaged, or diverged before it was saved"
-        ))),
-    }
-}
-
-/// The first tensor with a value that is not finite.
-fn not_finite<'a>(tensors: &'a [(String, &Tensor)]) -> Result<Option<&'a str>, TrainError> {
-    for (name, tensor) in tensors {
-        let sum = tensor.to_dtype(DType::F32).and_then(|all| all.abs()?.sum_all()?.to_scalar());
-        let sum: f32 = sum.map_err(ModelError::from)?;
-        if !sum.is_finite() {
-            return Ok(Some(name.as_str()));
-        }
-    }
-    Ok(None)
 }
 
 /// Fails if the weights in `base` already include the adapter, or are not those it was trained on.

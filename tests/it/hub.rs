@@ -18,7 +18,7 @@ const TOKEN: &str = "hf_planted0123456789abcdef";
 const QUESTION: &str = "What is Grania's president's birthplace?";
 
 fn policy() -> Repository {
-    Repository::of("1f0c", Path::new("models/policy"))
+    Repository::of(&"1f0c".repeat(10), Path::new("models/policy"))
 }
 
 /// Runs `solve` with the policy `model`, the hub at `url` and the cache in `home`.
@@ -117,7 +117,7 @@ async fn a_download_that_is_cut_is_gone_on_with() {
     assert_eq!(fetched, episode(solve("models/policy", &hub.url, home.path(), &[])));
 
     // The next revision is used once it exists, and not before.
-    let next = Repository { sha: "2e1d".into(), ..sharded() };
+    let next = Repository { sha: "2e1d".repeat(10), ..sharded() };
     hub.publish(ID, next.with("config.json", "{}"));
     hub.break_file(Some("tokenizer.json"));
     let (_, text) = solve(ID, &hub.url, home.path(), &[]);
@@ -168,6 +168,8 @@ async fn what_the_hub_has_not() {
     hub.publish("someone/bad-index", policy().with("model.safetensors.index.json", "{}"));
     let outside = json!({"weight_map": {"a": "../../other.safetensors"}}).to_string();
     hub.publish("someone/outside", policy().with("model.safetensors.index.json", outside));
+    let outside = Repository { sha: "../../../outside".into(), ..policy() };
+    hub.publish("someone/elsewhere", outside);
     hub.say("someone/gated", 403, "Access to this model is restricted.");
     hub.say("someone/private", 401, "Invalid username or password.");
     hub.say("someone/html", 200, "<html>Sign in to the Wi-Fi</html>");
@@ -186,10 +188,13 @@ async fn what_the_hub_has_not() {
         ("someone/html", "check the network"),
         ("someone/busy", "check the network"),
         ("not-an-id", "a Hugging Face id such as"),
+        ("someone/elsewhere", "is `HF_ENDPOINT` a hub?"),
+        ("someone/tiny@main", "a revision cannot be given"),
     ] {
         let (status, text) = solve(id, &hub.url, home.path(), &[("RUST_LOG", "trace")]);
         assert!(status == 1 && text.contains("hint: ") && text.contains(hint), "{id}: {text}");
     }
+    assert!(!home.path().join("outside").exists());
     let blocked = home.path().join("a-file");
     std::fs::write(&blocked, "").unwrap();
     let (status, text) = solve("someone/bad-index", &hub.url, &blocked, &[]);

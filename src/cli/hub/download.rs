@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::Context;
 use hf_hub::api::tokio::{ApiError, ApiRepo, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -37,6 +38,10 @@ pub(super) async fn download(
                 fetched => fetched.map(|_| ()),
             };
             fetched.map_err(|error| explain(model, error))?;
+            check_place(folder, name).map_err(|error| {
+                let reason = format!("the hub sent `{name}` of `{model}` to another place");
+                HubError::Refused(error.context(reason))
+            })?;
             let path = folder.join(name);
             let sum = tokio::task::spawn_blocking(move || check_sum(&path)).await;
             return sum.map_err(anyhow::Error::from).flatten().map_err(|error| {
@@ -51,6 +56,16 @@ pub(super) async fn download(
             ));
         }
     }
+}
+
+/// Fails unless a file that arrived lies in `folder`, and its content in the cache of the same
+/// repository: the client takes both places from headers of the response.
+fn check_place(folder: &Path, name: &str) -> anyhow::Result<()> {
+    let repository = folder.ancestors().nth(2).unwrap_or(folder).canonicalize()?;
+    let (path, found) = (folder.join(name), folder.join(name).canonicalize());
+    let found = found.with_context(|| format!("there is no `{}`", path.display()))?;
+    anyhow::ensure!(found.starts_with(&repository), "it lies at `{}`", found.display());
+    Ok(())
 }
 
 /// Compares a large file with its SHA-256, which is its name on the hub. One that differs is
@@ -99,5 +114,26 @@ impl Progress for Shown {
 
     async fn finish(&mut self) {
         self.0.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_arrived_lies_in_the_cache_of_its_repository() {
+        let home = tempfile::tempdir().unwrap();
+        let repository = home.path().join("models--a--b");
+        let folder = repository.join("snapshots").join("0f");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert!(check_place(&folder, "config.json").is_err(), "it is absent");
+        std::fs::write(folder.join("config.json"), "{}").unwrap();
+        check_place(&folder, "config.json").unwrap();
+        std::fs::write(home.path().join("victim"), "").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(home.path().join("victim"), folder.join("x.json")).unwrap();
+        assert!(check_place(&folder, "x.json").is_err(), "it is elsewhere");
     }
 }

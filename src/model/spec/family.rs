@@ -159,8 +159,12 @@ impl Family {
                 let scalar = keys.number("query_pre_attn_scalar", 256.0)?;
                 spec.query_pre_attn_scalar = Some(scalar);
                 let window = keys.size_or("sliding_window", 4096)?;
-                let named = keys.size_or("_sliding_window_pattern", 6)?;
-                let every = keys.size_or("sliding_window_pattern", named.unwrap_or(6))?;
+                if window.is_none() {
+                    return Err("`sliding_window` is null, but layers have windows".into());
+                }
+                // transformers writes it beside `layer_types`, and does not read it.
+                keys.take("_sliding_window_pattern");
+                let every = keys.size_or("sliding_window_pattern", 6)?;
                 let every = every.unwrap_or(6).max(1);
                 let kinds = keys.layer_types(spec.layers.len())?;
                 for (index, layer) in spec.layers.iter_mut().enumerate() {

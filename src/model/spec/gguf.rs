@@ -63,7 +63,7 @@ impl Spec {
             head_dim,
             max_position_embeddings: keys.size("context_length")?,
             layers: vec![LayerKind::default(); layers],
-            rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon", base.rms_norm_eps)?,
+            rms_norm_eps: keys.need("attention.layer_norm_rms_epsilon")?,
             qkv_bias: base.qkv_bias || has("blk.0.attn_q.bias"),
             output_bias: has("blk.0.attn_output.bias"),
             tie_word_embeddings: !has("output.weight"),
@@ -79,7 +79,7 @@ impl Spec {
         spec.ropes[0].theta = keys.number("rope.freq_base", spec.ropes[0].theta)?;
         spec.ropes[0].scaling = keys.scaling(spec.max_position_embeddings)?;
         if let Some(factors) = file.tensor("rope_freqs.weight") {
-            spec.ropes[0] = llama3(file, &spec, &factors.to_f32())?;
+            spec.ropes[0] = divided(file, &spec, &factors.to_f32())?;
         }
         if family == Family::Gemma3 {
             spec.query_pre_attn_scalar = Some(match layers {
@@ -102,20 +102,15 @@ impl Spec {
     }
 }
 
-/// The scaling that a file of Llama 3 keeps as a divisor of each frequency.
-fn llama3(file: &Gguf, spec: &Spec, divisors: &[f32]) -> Result<Rope, GgufError> {
-    let theta = spec.ropes[0].theta;
-    let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max)).round();
-    let scaling =
-        RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192 };
-    let scaled = Rope { theta, scaling };
-    let plain = Rope::new(theta).frequencies(spec.head_dim);
-    let expected = plain.iter().zip(scaled.frequencies(spec.head_dim)).map(|(a, b)| a / b);
-    let is_near = |(expected, found): (f32, &f32)| (expected / found - 1.0).abs() < 1e-3;
-    match divisors.len() == plain.len() && expected.zip(divisors).all(is_near) {
-        true => Ok(scaled),
-        false => Err(file.wrong("rope_freqs.weight", "not the frequencies of Llama 3")),
+/// The rotary embedding of a file that has a divisor of each frequency, as those of Llama 3 do.
+fn divided(file: &Gguf, spec: &Spec, divisors: &[f32]) -> Result<Rope, GgufError> {
+    let wrong = |reason: &'static str| file.wrong("rope_freqs.weight", reason);
+    let Rope { theta, scaling } = &spec.ropes[0];
+    if *scaling != RopeScaling::Default {
+        return Err(wrong("together with a `rope.scaling.factor`, it is not supported"));
     }
+    Rope::of_divisors(*theta, spec.head_dim, divisors)
+        .ok_or_else(|| wrong("not the frequencies of Llama 3"))
 }
 
 /// The settings below the architecture's name; unread ones can be listed.
@@ -155,11 +150,19 @@ impl Keys<'_> {
         self.size_if(name)?.ok_or_else(|| self.file.missing(&key))
     }
 
-    fn number(&mut self, name: &str, default: f64) -> Result<f64, GgufError> {
+    fn number_if(&mut self, name: &str) -> Result<Option<f64>, GgufError> {
         let key = self.key(name);
         // Stored as f32: `1e-5` must become that again.
-        let number = self.file.float(&key)?.map(|x| format!("{}", x as f32).parse().unwrap_or(x));
-        Ok(number.unwrap_or(default))
+        Ok(self.file.float(&key)?.map(|x| format!("{}", x as f32).parse().unwrap_or(x)))
+    }
+
+    fn number(&mut self, name: &str, default: f64) -> Result<f64, GgufError> {
+        Ok(self.number_if(name)?.unwrap_or(default))
+    }
+
+    fn need(&mut self, name: &str) -> Result<f64, GgufError> {
+        let key = self.key(name);
+        self.number_if(name)?.ok_or_else(|| self.file.missing(&key))
     }
 
     fn token(&self, name: &str) -> Result<Option<u32>, GgufError> {
@@ -169,12 +172,18 @@ impl Keys<'_> {
 
     fn scaling(&mut self, context: usize) -> Result<RopeScaling, GgufError> {
         let key = self.key("rope.scaling.type");
-        let kind = self.file.text(&key)?.unwrap_or("none").to_owned();
+        // As in llama.cpp.
+        let kind = self.file.text(&key)?.unwrap_or("linear").to_owned();
         let factor = self.number("rope.scaling.factor", 1.0)?;
         let original = self.size_if("rope.scaling.original_context_length")?.unwrap_or(context);
         let attention = self.number("rope.scaling.attn_factor", 1.0)?;
+        if kind != "yarn" && attention != 1.0 {
+            let reason = format!("{attention} is not supported without YaRN");
+            return Err(self.wrong("rope.scaling.attn_factor", reason));
+        }
         match kind.as_str() {
             "none" => Ok(RopeScaling::Default),
+            "linear" if factor == 1.0 => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear { factor }),
             "yarn" => Ok(RopeScaling::Yarn {
                 factor,

@@ -283,14 +283,14 @@ pub(super) fn layer_types(spec: &Spec) -> Value {
 }
 
 /// A table whose keys are removed as they are read, so that unread ones can be named.
-pub(super) struct Keys {
+pub(in crate::model) struct Keys {
     /// The path of the table, with a dot at the end.
     path: String,
     map: Map<String, Value>,
 }
 
 impl Keys {
-    fn new(path: &str, value: Value) -> Result<Self, Reason> {
+    pub(in crate::model) fn new(path: &str, value: Value) -> Result<Self, Reason> {
         match value {
             Value::Object(map) => Ok(Self { path: path.to_owned(), map }),
             _ if path.is_empty() => Err("is not a JSON object".into()),
@@ -303,7 +303,7 @@ impl Keys {
     }
 
     /// The value of `key`; none where it is missing or null.
-    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+    pub(in crate::model) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|value| !value.is_null())
     }
 
@@ -332,7 +332,7 @@ impl Keys {
         }
     }
 
-    fn size(&mut self, key: &str) -> Result<usize, Reason> {
+    pub(in crate::model) fn size(&mut self, key: &str) -> Result<usize, Reason> {
         if self.map.get(key).is_none_or(Value::is_null) {
             return Err(format!("{} is missing", self.name(key)).into());
         }
@@ -351,7 +351,7 @@ impl Keys {
         }
     }
 
-    fn need(&mut self, key: &str) -> Result<f64, Reason> {
+    pub(in crate::model) fn need(&mut self, key: &str) -> Result<f64, Reason> {
         if self.map.get(key).is_none_or(Value::is_null) {
             return Err(format!("{} is missing", self.name(key)).into());
         }
@@ -407,12 +407,17 @@ impl Keys {
         }
     }
 
+    /// The keys that were not read, with their values.
+    pub(in crate::model) fn left(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.map.iter()
+    }
+
     /// No key may be left except those that are `harmless` or null.
     fn finish(self, harmless: &[&str]) -> Result<(), Reason> {
         let is_left = |(key, value): &(&String, &Value)| {
             !value.is_null() && !harmless.contains(&key.as_str())
         };
-        match self.map.iter().find(is_left) {
+        match self.left().find(is_left) {
             None => Ok(()),
             Some((key, _)) => Err(reason!(
                 "{} is a key that is not known here, and might change what the model computes", self.name(key);

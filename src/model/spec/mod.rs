@@ -15,6 +15,7 @@ pub use family::Family;
 pub use rope::{Rope, RopeScaling};
 
 use gguf::GEMMA3_PATTERN;
+pub(super) use json::Keys;
 
 use super::batch::Branch;
 use super::error::ModelError;

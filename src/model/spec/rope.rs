@@ -85,6 +85,45 @@ impl Rope {
         (0..head_dim / 2).map(|i| scaled(i) as f32).collect()
     }
 
+    /// The divisor of each frequency.
+    pub(super) fn divisors(&self, head_dim: usize) -> Vec<f32> {
+        let plain = Self::new(self.theta).frequencies(head_dim);
+        plain.iter().zip(self.frequencies(head_dim)).map(|(plain, scaled)| plain / scaled).collect()
+    }
+
+    /// The scaling of Llama 3 that divides each frequency by one of `divisors`, if there is one with
+    /// the usual bounds of its ramp. GGUF files have no more of it than that.
+    pub(super) fn of_divisors(theta: f64, head_dim: usize, divisors: &[f32]) -> Option<Self> {
+        let plain = Self::new(theta).frequencies(head_dim);
+        // Of type f32: `2.5` must become that again.
+        let largest = divisors.iter().copied().fold(1.0, f32::max);
+        let factor = (f64::from(largest) * 1e4).round() / 1e4;
+        let (low, high) = (1.0, 4.0);
+        let of = |original: f64| Self {
+            theta,
+            scaling: RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original: original as usize,
+            },
+        };
+        let is_near = |rope: &Self| {
+            let pairs = rope.divisors(head_dim).into_iter().zip(divisors);
+            divisors.len() == plain.len()
+                && pairs.into_iter().all(|(divisor, found)| (divisor / found - 1.0).abs() < 1e-3)
+        };
+        // The context of pre-training follows from any frequency on the ramp; with none there, the
+        // highest of those below it gives one that fits.
+        let originals = plain.iter().zip(divisors).filter(|(_, divisor)| **divisor > 1.0);
+        let originals = originals.flat_map(|(&frequency, &divisor)| {
+            let kept = (1.0 / f64::from(divisor) - 1.0 / factor) / (1.0 - 1.0 / factor);
+            let original = (low + kept * (high - low)) * TAU / f64::from(frequency);
+            [original.round(), original.floor()]
+        });
+        std::iter::once(8192.0).chain(originals).map(of).find(is_near)
+    }
+
     /// The factor on cosines and sines.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {

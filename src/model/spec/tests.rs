@@ -90,6 +90,9 @@ fn windows_are_those_of_the_layers() {
         "layer_types": [sliding, full, sliding, full],
     });
     assert_eq!(windows(&read("qwen2", changes)), [Some(9), None, Some(9), None]);
+    // transformers reads the pattern by the name without a dash only.
+    let changes = json!({"sliding_window": 9, "_sliding_window_pattern": 2});
+    assert_eq!(windows(&read("gemma3_text", changes)), [Some(9); 4]);
     // Off unless the configuration turns it on.
     let changes = json!({"sliding_window": 9, "max_window_layers": 0});
     assert_eq!(windows(&read("qwen2", changes)), [None; 4]);
@@ -131,6 +134,7 @@ fn what_is_not_honoured_is_named() {
         ("qwen2", json!({"vocab_size": "many"}), "`vocab_size` is \"many\""),
         ("qwen2", json!({"rms_norm_eps": 0}), "`rms_norm_eps` 0"),
         ("mistral", json!({"sliding_window": 0}), "`sliding_window` is 0"),
+        ("gemma3_text", json!({"sliding_window": null}), "`sliding_window` is null"),
     ] {
         let error = Spec::from_json(config(kind, changes.clone())).unwrap_err().to_string();
         assert!(error.contains(said), "{kind} {changes}: {error}");

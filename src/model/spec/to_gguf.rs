@@ -55,11 +55,15 @@ impl Spec {
     /// The divisor of each frequency, for models that store it as a tensor.
     pub fn gguf_rope_factors(&self) -> Option<Vec<f32>> {
         let rope = &self.ropes[0];
-        matches!(rope.scaling, RopeScaling::Llama3 { .. }).then(|| {
-            let plain = Rope::new(rope.theta).frequencies(self.head_dim);
-            let scaled = rope.frequencies(self.head_dim);
-            plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
-        })
+        let has_them = matches!(rope.scaling, RopeScaling::Llama3 { .. });
+        has_them.then(|| rope.divisors(self.head_dim))
+    }
+
+    /// Whether the divisors of the frequencies say how they are scaled.
+    fn is_read_back(&self) -> bool {
+        let Rope { theta, .. } = self.ropes[0];
+        let divisors = self.gguf_rope_factors().unwrap_or_default();
+        Rope::of_divisors(f64::from(theta as f32), self.head_dim, &divisors).is_some()
     }
 
     fn is_expressible(&self) -> Result<(), String> {
@@ -92,6 +96,9 @@ impl Spec {
         match self.ropes[0].scaling {
             RopeScaling::Llama3 { .. } if !is_llama => {
                 Err("its rotary embedding is scaled as in Llama 3".to_owned())
+            }
+            RopeScaling::Llama3 { .. } if !self.is_read_back() => {
+                Err("its rotary embedding is not scaled between 1 and 4 turns within the context of its pre-training, as Llama 3's is".to_owned())
             }
             RopeScaling::Yarn { factor, attention_factor, truncate, .. }
                 if !truncate || (attention_factor - (0.1 * factor.ln() + 1.0)).abs() > 1e-6 =>

@@ -132,6 +132,18 @@ fn unusable_folders_say_why() {
     std::fs::write(&tensors, &bytes[..bytes.len() - 1]).unwrap();
     let error = Adapter::check(folder.path(), model.spec()).unwrap_err();
     assert!(error.hint().unwrap().contains("truncated"), "{error}");
+    model.adapter().unwrap().save(folder.path(), None).unwrap();
+    let mut held = candle_core::safetensors::load(&tensors, &Device::Cpu).unwrap();
+    let name = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
+    let whole = held[name].to_dtype(DType::I64).unwrap();
+    held.insert(name.to_owned(), whole);
+    candle_core::safetensors::save(&held, &tensors).unwrap();
+    for error in [
+        Adapter::check(folder.path(), model.spec()).unwrap_err(),
+        Adapter::load(folder.path(), model.spec(), DType::F32, &Device::Cpu).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains(&format!("`{name}` is of type i64")), "{error}");
+    }
     std::fs::remove_file(&tensors).unwrap();
     let error = Adapter::check(folder.path(), model.spec()).unwrap_err();
     assert!(matches!(error, ModelError::Io { .. }), "{error}");

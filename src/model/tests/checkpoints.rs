@@ -119,3 +119,53 @@ fn every_tensor_of_a_file_is_used_or_known_to_be_harmless_or_named() {
     let error = load("model.layers.0.mlp.up_proj.weight", codes).unwrap_err();
     assert!(error.contains("is of type u8") && error.contains("hint: save the model"), "{error}");
 }
+
+/// What the index of two shards says is true of them, or refused.
+#[test]
+fn an_index_places_every_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = Weights::random(&tiny(true), 0, &Device::Cpu).unwrap();
+    weights.save(folder.path(), &tiny(true)).unwrap();
+    let all = folder.path().join("model.safetensors");
+    let tensors = candle_core::safetensors::load(&all, &Device::Cpu).unwrap();
+    std::fs::remove_file(&all).unwrap();
+    let shards = ["one.safetensors", "two.safetensors"];
+    let place = |name: &str| usize::from(name > "model.layers.0.mlp.z");
+    let save = |extra: Option<&str>| {
+        for (at, shard) in shards.iter().enumerate() {
+            let held = tensors.iter().filter(|(name, _)| {
+                place(name) == at || extra.is_some_and(|extra| *extra == **name)
+            });
+            let held: std::collections::HashMap<_, _> =
+                held.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+            candle_core::safetensors::save(&held, folder.path().join(shard)).unwrap();
+        }
+    };
+    let load = |name: &str, shard: serde_json::Value| {
+        let mut map: serde_json::Map<String, serde_json::Value> =
+            tensors.keys().map(|name| (name.clone(), shards[place(name)].into())).collect();
+        map.insert(name.to_owned(), shard);
+        map.retain(|_, shard| !shard.is_null());
+        let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        Model::load(folder.path(), DType::F32, &Device::Cpu).map_err(|error| error.explained())
+    };
+    let embed = "model.embed_tokens.weight";
+    save(None);
+    let read = load(embed, shards[0].into()).unwrap();
+    assert_eq!(list(&read.weights().embed), list(&weights.embed));
+    for (name, shard, said) in [
+        (embed, shards[1].into(), "in `one.safetensors`, which holds it"),
+        (embed, 5.into(), "in 5, which is no file"),
+        (embed, "../two.safetensors".into(), "which is no file of this folder"),
+        (embed, serde_json::Value::Null, "which holds it"),
+        ("ghost.weight", shards[0].into(), "in `one.safetensors`, which does not hold it"),
+        ("ghost.weight", "three.safetensors".into(), "three.safetensors"),
+    ] {
+        let error = load(name, shard).err().unwrap();
+        assert!(error.contains(said), "{error}");
+    }
+    save(Some(embed));
+    let error = load(embed, shards[0].into()).err().unwrap();
+    assert!(error.contains("does not place `model.embed_tokens.weight` in `two.s"), "{error}");
+}

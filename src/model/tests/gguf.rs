@@ -8,8 +8,10 @@ use serde_json::Value;
 
 use super::golden::{continued, ids};
 use crate::gguf::{Entry, Gguf, TensorType, Writer};
+use crate::hint::Hint;
 use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
+use crate::model::spec::{Rope, RopeScaling};
 use crate::model::{Family, GgufType, Spec, Weights};
 
 const CASES: [&str; 5] = ["tied", "qwen2", "llama", "llama_linear", "gemma3"];
@@ -91,17 +93,20 @@ fn settings(spec: &Spec) -> Vec<(String, Entry)> {
 }
 
 fn written(spec: &Spec, weights: &Weights, more: &[(&str, Entry)]) -> Gguf {
-    let tensors = tensors(spec, weights);
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect())
-        .collect();
-    let mut writer = Writer::default();
     let is_changed = |key: &str| more.iter().any(|(changed, _)| *changed == key);
-    for (key, entry) in settings(spec).into_iter().filter(|(key, _)| !is_changed(key)) {
-        writer.set(&key, entry);
-    }
-    for (key, entry) in more {
+    let mut settings = settings(spec);
+    settings.retain(|(key, _)| !is_changed(key));
+    settings.extend(more.iter().map(|(key, entry)| ((*key).to_owned(), entry.clone())));
+    file_of(&settings, &tensors(spec, weights))
+}
+
+fn file_of(settings: &[(String, Entry)], tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Gguf {
+    let bytes = tensors
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    let bytes: Vec<_> = bytes.collect();
+    let mut writer = Writer::default();
+    for (key, entry) in settings {
         writer.set(key, entry.clone());
     }
     for ((name, shape, _), bytes) in tensors.iter().zip(&bytes) {
@@ -183,6 +188,7 @@ fn what_a_file_says_beyond_that_is_refused() {
         ("llama.rope.dimension_count", Entry::U32(2), "are rotated, not all"),
         ("llama.block_count", Entry::U32(u32::MAX), "`num_hidden_layers`"),
         ("llama.attention.head_count", Entry::U32(0), "`num_attention_heads`"),
+        ("llama.rope.scaling.attn_factor", Entry::F32(2.0), "`llama.rope.scaling.attn_factor`"),
     ] {
         let file = written(&spec, &weights, &[(key, entry)]);
         let error = Spec::from_gguf(&file).unwrap_err().to_string();
@@ -192,6 +198,116 @@ fn what_a_file_says_beyond_that_is_refused() {
     let read = Spec::from_gguf(&file).unwrap();
     let error = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("holds `blk.1."), "{error}");
+}
+
+/// A llama without a rotary scaling.
+fn unscaled() -> (Spec, Weights) {
+    let (mut spec, weights) = golden("llama");
+    spec.ropes[0] = Rope::new(spec.ropes[0].theta);
+    (spec, weights)
+}
+
+#[test]
+fn a_factor_alone_scales_as_in_llama_cpp() {
+    let (spec, weights) = unscaled();
+    let factor = ("llama.rope.scaling.factor", Entry::F32(4.0));
+    let read = |more: &[_]| Spec::from_gguf(&written(&spec, &weights, more)).unwrap();
+    assert_eq!(read(&[]).ropes[0].scaling, RopeScaling::Default);
+    let scaling = read(std::slice::from_ref(&factor)).ropes[0].scaling.clone();
+    assert_eq!(scaling, RopeScaling::Linear { factor: 4.0 });
+    let none = ("llama.rope.scaling.type", Entry::Text("none".into()));
+    assert_eq!(read(&[none, factor]).ropes[0].scaling, RopeScaling::Default);
+}
+
+#[test]
+fn divisors_beside_a_scaling_are_refused() {
+    let (spec, weights) = unscaled();
+    let mut tensors = tensors(&spec, &weights);
+    let half = spec.head_dim / 2;
+    tensors.push(("rope_freqs.weight".into(), vec![half], vec![1.0; half]));
+    let mut settings = settings(&spec);
+    Spec::from_gguf(&file_of(&settings, &tensors)).unwrap();
+    settings.push(("llama.rope.scaling.factor".into(), Entry::F32(4.0)));
+    let error = Spec::from_gguf(&file_of(&settings, &tensors)).unwrap_err().to_string();
+    assert!(error.contains("`rope_freqs.weight`: together with"), "{error}");
+}
+
+#[test]
+fn a_file_says_what_is_added_to_the_mean_square() {
+    let (spec, weights) = unscaled();
+    let mut settings = settings(&spec);
+    settings.retain(|(key, _)| !key.ends_with("epsilon"));
+    let error = Spec::from_gguf(&file_of(&settings, &tensors(&spec, &weights))).unwrap_err();
+    assert!(error.to_string().contains("layer_norm_rms_epsilon`: it is missing"), "{error}");
+}
+
+/// Every scaling of Llama 3 that is written is read as the same.
+#[test]
+fn scalings_of_llama_3_are_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let (mut spec, weights) = unscaled();
+    let mut write = |theta: f64, low_freq_factor: f64, factor: f64, original: usize| {
+        let scaling =
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor: 4.0, original };
+        spec.ropes[0] = Rope { theta, scaling };
+        let written = weights.write_gguf(&spec, Vec::new(), GgufType::F32, &path);
+        written.map(|()| (spec.clone(), Spec::from_gguf(&Gguf::open(&path).unwrap()).unwrap()))
+    };
+    for (theta, factor, original) in
+        [(5e5, 8.0, 128), (5e5, 2.5, 8192), (5e5, 32.0, 8192), (1e4, 8.0, 64), (1e6, 4.0, 100)]
+    {
+        let (spec, read) = write(theta, 1.0, factor, original).unwrap();
+        let frequencies = |spec: &Spec| spec.ropes[0].frequencies(spec.head_dim);
+        for (a, b) in frequencies(&read).into_iter().zip(frequencies(&spec)) {
+            assert!((a / b - 1.0).abs() < 1e-3, "{theta} {factor} {original}: {a} {b}");
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
+    let error = write(10.0, 3.0, 8.0, 20).unwrap_err().to_string();
+    assert!(error.contains("GGUF files cannot hold this model"), "{error}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn values_that_no_type_holds_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for (value, refused) in [(1e5, vec![GgufType::F16]), (1e8, vec![GgufType::F16, GgufType::Q8_0])]
+    {
+        let spec = Spec { intermediate_size: 32, ..super::tiny_llama() };
+        let spec = Spec { family: Family::Llama, ..spec };
+        let mut weights = Weights::random(&spec, 0, &Device::Cpu).unwrap();
+        let down = weights.layers[1].need(Slot::Down).unwrap().affine(0.0, value).unwrap();
+        weights.layers[1].set(Slot::Down, down);
+        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0] {
+            let written = weights.write_gguf(&spec, Vec::new(), kind, &path);
+            assert_eq!(written.is_err(), refused.contains(&kind), "{value} {kind:?}");
+            if let Err(error) = written {
+                let error = error.explained();
+                assert!(error.contains("`blk.1.ffn_down.weight`"), "{error}");
+                assert!(error.contains("--type f32"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let (spec, weights) = unscaled();
+    for name in ["blk.1.ffn_up.weight", "output_norm.weight", "token_embd.weight"] {
+        let mut tensors = tensors(&spec, &weights);
+        let at = tensors.iter().position(|(other, _, _)| other == name).unwrap();
+        tensors[at].2[3] = f32::NAN;
+        let file = file_of(&settings(&spec), &tensors);
+        let shape = Arc::new(Shape::new(&spec));
+        let served = Decoder::from_gguf(shape, &file).err().unwrap().to_string();
+        let loaded = Weights::from_gguf(&file, &spec, DType::F32, &Device::Cpu).err().unwrap();
+        for error in [served, loaded.to_string()] {
+            let said = format!("`{name}` holds values that are no finite numbers");
+            assert!(error.contains(&said), "{error}");
+        }
+    }
 }
 
 /// `tests/golden/model/run.sh` runs it.

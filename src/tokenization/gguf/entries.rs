@@ -59,7 +59,7 @@ fn from_folder(
         reason,
     };
     let text = TextSide::load(folder)?;
-    let json = read_json(&folder.join("tokenizer.json"));
+    let json = read_json(&folder.join("tokenizer.json"))?;
     check_kind(&json).map_err(cannot)?;
     let pre = match (pre_tokenizer(&json), wanted) {
         (Err(_), GgufTokenizer::IdsOnly) => ANY_CUT,
@@ -86,7 +86,7 @@ fn from_folder(
         model["merges"].as_array().into_iter().flatten().map(merge).collect();
     let merges = merges.ok_or_else(|| cannot("a merge is no pair of tokens".to_owned()))?;
 
-    let settings = read_json(&folder.join("tokenizer_config.json"));
+    let settings = read_json(&folder.join("tokenizer_config.json"))?;
     let id = |key: &str| {
         let text_of = token_text(&settings, key)?;
         text.tokenizer.encode_markup(&text_of).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0])

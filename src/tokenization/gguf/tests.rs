@@ -239,3 +239,99 @@ fn what_does_not_hold_together_is_named() {
         assert!(error.contains("model.gguf") && error.contains(message), "{message}: {error}");
     }
 }
+
+#[test]
+fn tokens_that_consist_of_each_other_take_bounded_memory() {
+    let with = |most: usize| {
+        let tokens: Vec<String> = (1..=most).map(|len| "a".repeat(len)).collect();
+        Tokenizer::from_gguf(&file(&[
+            ("ggml.model", Entry::Text("llama".into())),
+            ("ggml.scores", Entry::F32s((0..most).map(|at| -(at as f32)).collect())),
+            ("ggml.tokens", Entry::Texts(tokens)),
+        ]))
+    };
+    // As many as runs of spaces in real vocabularies.
+    with(128).unwrap();
+    let error = with(1024).unwrap_err().to_string();
+    assert!(
+        error.contains("`tokenizer.ggml.tokens`") && error.contains("too many ways"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_id_needs_an_embedding() {
+    let text = TextSide::from_gguf(&file(&bpe(&golden("bpe.json"), "default"))).unwrap();
+    let size = text.tokenizer.size();
+    assert_eq!(text.check_size(size), Ok(()));
+    let error = text.check_size(size - 1).unwrap_err();
+    assert!(error.text.contains(&format!("ids up to {}", size - 1)), "{error}");
+}
+
+/// As with Gemma 3's tokenizer of images in its models of text.
+#[test]
+fn a_control_token_that_nothing_writes_needs_no_embedding() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = file(&bpe(&golden("bpe.json"), "default"));
+    write_text_files(&gguf, folder.path()).unwrap();
+    let size = TextSide::load(folder.path()).unwrap().tokenizer.size();
+    let path = folder.path().join("tokenizer.json");
+    let json = std::fs::read_to_string(&path).unwrap();
+    let with = |content: &str, special: bool| {
+        let mut json: Value = serde_json::from_str(&json).unwrap();
+        json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+            "id": size, "content": content, "special": special, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false,
+        }));
+        std::fs::write(&path, json.to_string()).unwrap();
+        let text = TextSide::load(folder.path()).unwrap();
+        assert_eq!(text.tokenizer.size(), size + 1);
+        text.check_size(size)
+    };
+    assert_eq!(with("<image_soft_token>", true), Ok(()));
+    // Text, a tag, a part of the template.
+    for (content, special) in [("<zz>", false), ("<think>", true), ("assistant\n", true)] {
+        let error = with(content, special).unwrap_err();
+        assert!(error.text.contains(&format!("ids up to {size},")), "{content}: {error}");
+    }
+}
+
+#[test]
+fn a_file_without_a_chat_template_is_not_told_of_a_folder() {
+    let error = TextSide::from_gguf(&file(&bpe(&golden("bpe.json"), "default")[..8])).unwrap_err();
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("`tokenizer.chat_template`") && !hint.contains("folder"), "{hint}");
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = file(&bpe(&golden("bpe.json"), "default"));
+    write_text_files(&gguf, folder.path()).unwrap();
+    let path = folder.path().join("generation_config.json");
+    let ends = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Tokenizer::load(folder.path()).map(|tokenizer| tokenizer.end_ids().to_vec())
+    };
+    let without = ends("{}").unwrap();
+    assert!(!without.contains(&5) && !without.contains(&6));
+    assert_eq!(ends("{\"eos_token_id\": null}").unwrap(), without);
+    let both = ends("\u{feff}{\"eos_token_id\": [5, 6]}").unwrap();
+    assert!(both.contains(&5) && both.contains(&6));
+    assert!(ends("{\"eos_token_id\": 5}").unwrap().contains(&5));
+    for text in [
+        "{\"eos_token_id\": 5,}",
+        "[]",
+        "",
+        "{\"eos_token_id\": \"5\"}",
+        "{\"eos_token_id\": [[5]]}",
+        "{\"eos_token_id\": [4294967301]}",
+        "{\"eos_token_id\": -5}",
+    ] {
+        let error = ends(text).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json"), "{text}: {error}");
+        if text.contains("\"eos_token_id\"") && !text.contains(",}") {
+            assert!(error.contains("`eos_token_id` is "), "{text}: {error}");
+        }
+    }
+}
