@@ -4,6 +4,9 @@
 
 use serde_json::Value;
 
+/// How groups of look-around begin.
+const GROUPS: [&str; 4] = ["(?=", "(?!", "(?<=", "(?<!"];
+
 /// Whether a pattern (ECMA 262) has look-around or back-references.
 pub(super) fn is_in(pattern: &str) -> bool {
     let mut rest = pattern;
@@ -20,10 +23,8 @@ pub(super) fn is_in(pattern: &str) -> bool {
             }
             '[' => is_in_class = true,
             ']' => is_in_class = false,
-            '(' if !is_in_class => {
-                if ["(?=", "(?!", "(?<=", "(?<!"].iter().any(|it| rest.starts_with(it)) {
-                    return true;
-                }
+            '(' if !is_in_class && GROUPS.iter().any(|group| rest.starts_with(group)) => {
+                return true;
             }
             _ => {}
         }
