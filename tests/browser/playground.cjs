@@ -273,8 +273,8 @@ check("an image and earlier turns go with the question", async ({ open, hostile,
     await fits(page);
     await ask(page, "What is it?");
     await done(page);
-    // The image comes before the text.
-    await until(async () => /You asked: and an image What is it\?/.test(await text(page, ".lane.answer .text")));
+    // Unchanged: the text, then the image.
+    await until(async () => /You asked: What is it\? and an image/.test(await text(page, ".lane.answer .text")));
     const image = { type: "image_url", image_url: { url: `data:image/png;base64,${PNG.toString("base64")}` } };
     const [first, second, question] = endpoint.state.messages.slice(-3);
     assert.deepEqual([first, second], [{ role: "user", content: "Hello?" }, { role: "assistant", content: "Hello." }]);

@@ -132,9 +132,9 @@ impl PartialCall {
     /// Whether a piece with this call's index begins another call. Only a piece with a name does:
     /// some endpoints send a new id with every piece.
     fn is_followed_by(&self, piece: &Map<String, Value>) -> bool {
-        let name = |kind| text_of(piece.get(kind)?.as_object()?, "name");
-        if ["function", "custom"].into_iter().find_map(name).is_none() {
-            return false;
+        let Some(name) = name(piece) else { return false };
+        if self::name(&self.fields).is_some_and(|own| own != name) {
+            return true;
         }
         match (text_of(&self.fields, "id"), text_of(piece, "id")) {
             (Some(own), Some(other)) => own != other,
@@ -178,6 +178,12 @@ impl Nesting {
 /// A text that is not empty.
 fn text_of<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     fields.get(key)?.as_str().filter(|text| !text.is_empty())
+}
+
+/// The name of the function or of the custom tool.
+fn name(call: &Map<String, Value>) -> Option<&str> {
+    let name = |kind| text_of(call.get(kind)?.as_object()?, "name");
+    ["function", "custom"].into_iter().find_map(name)
 }
 
 /// The arguments of a function: of JSON, whose end is known. The input of a custom tool is any text.
@@ -291,6 +297,18 @@ mod tests {
                     call(json!(null), json!("c1"), json!("f"), "4"),
                 ],
                 json!({"tool_calls": [whole("c1", "14"), whole("c2", "23")]}),
+            ),
+            (
+                "two calls that only their names tell apart",
+                vec![
+                    call(json!(0), json!(null), json!("f"), ""),
+                    call(json!(0), json!(null), json!("g"), ""),
+                    call(json!(0), json!(null), json!(null), "{}"),
+                ],
+                json!({"tool_calls": [
+                    {"type": "function", "function": {"name": "f", "arguments": ""}},
+                    {"type": "function", "function": {"name": "g", "arguments": "{}"}},
+                ]}),
             ),
             (
                 "three calls that all have index 0",

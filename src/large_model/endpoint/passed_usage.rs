@@ -313,14 +313,13 @@ mod tests {
 
     #[test]
     fn many_short_events_in_one_piece_are_read_once() {
-        let bytes = b"a\n\n".repeat(400_000);
-        let begun = std::time::Instant::now();
+        // If each event cost as much as the rest of the piece, this would take an hour.
+        let bytes = b"a\n\n".repeat(1_000_000);
         let (mut at, mut events) = (0, 0);
         while let Some(end) = event_end(&bytes[at..], 0) {
             (at, events) = (at + end, events + 1);
         }
-        assert_eq!((at, events), (bytes.len(), 400_000));
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!((at, events), (bytes.len(), 1_000_000));
     }
 
     #[test]
