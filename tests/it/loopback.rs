@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +14,7 @@ use tokio::task::AbortHandle;
 pub mod net;
 mod script;
 
+use crate::eventually::LIMIT;
 use script::{Before, Body, Ending, stream_events};
 pub use script::{Cut, Gate, Script, USAGE, chunk, completion};
 
@@ -154,7 +154,7 @@ impl Loopback {
                 changed.await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let waited = tokio::time::timeout(LIMIT, wait).await;
         assert!(waited.is_ok(), "waited for {count} {what}, saw {}", now());
     }
 }
