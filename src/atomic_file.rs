@@ -28,7 +28,7 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::
     Ok(())
 }
 
-/// Makes an empty file beside `path` that nobody else has.
+/// Makes an empty file beside `path` that no other process has.
 fn new_beside(path: &Path) -> io::Result<PathBuf> {
     let mut number = 0_u32;
     loop {

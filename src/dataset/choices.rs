@@ -247,7 +247,7 @@ impl Choices {
         let by_label = self.options.iter().position(is_label);
         let are_numbers = || self.options.iter().any(|(label, _)| label.parse::<u64>().is_ok());
         let index = given.parse::<usize>().ok().filter(|at| *at < self.options.len());
-        // Where labels are numbers, an index would be taken for one of them.
+        // Where labels are numbers, an index would look like one of them.
         let index = index.filter(|_| !(self.has_labels && are_numbers()));
         let column = &self.column;
         let none = || format!("its `{name}` is `{given}`, which is none of its `{column}`").into();

@@ -1,5 +1,6 @@
-//! Splits the text of CSV files into records. What is quoted wrongly is refused: a quote that is
-//! taken for an opening one swallows the rows behind it.
+//! Splits the text of CSV files into records. Wrong quoting is refused: after a quote that opens a
+//! field by mistake, the following rows would be part of that field. The crate `csv` accepts both a
+//! quote that is never closed and text behind a closing quote.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead};

@@ -369,9 +369,9 @@ mod tests {
             let checked = size.check(choices, &bounds);
             assert_eq!(checked.is_ok(), fits, "{items} {choices}");
             if let Err(error) = checked {
-                let told = error.reason.explained();
-                assert!(told.contains("`server.bounds.choices_bytes`"), "{told}");
-                assert_eq!(told.contains("with the items"), items > 0, "{told}");
+                let text = error.reason.explained();
+                assert!(text.contains("`server.bounds.choices_bytes`"), "{text}");
+                assert_eq!(text.contains("with the items"), items > 0, "{text}");
             }
         }
     }

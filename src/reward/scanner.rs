@@ -4,7 +4,7 @@ use super::number::{Number, reduced};
 use super::unit::{Unit, unit};
 use super::words::multiplier;
 
-/// Digits behind the point, or powers of ten, beyond which a text is not taken for a number: what
+/// Digits behind the point, or powers of ten, beyond which a text is not read as a number: what
 /// fits 128 bits.
 const MAX_SCALE: u32 = 38;
 /// The greatest exponent that is computed.

@@ -9,7 +9,7 @@ use prompt_r1::policy::RemotePolicy;
 use serde_json::{Value, json};
 
 use crate::loopback::{Cut, Loopback, Script, chunk};
-use crate::server::{Setup, events};
+use crate::server::{Server, Setup, events};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -108,6 +108,22 @@ async fn replies_that_look_like_the_protocol_come_through_unharmed() {
     assert_eq!(joined(&chunks, "content"), REPLY);
 }
 
+/// The answer to a request with a short deadline, and the choice that ends it.
+async fn cut_by_the_deadline(server: &Server, is_stream: bool) -> (String, Value) {
+    let mut request = request(is_stream);
+    request["prompt_r1"] = json!({"deadline_ms": 500});
+    let text = server.ask(CHAT, request).await.text().await.unwrap();
+    if is_stream {
+        let (chunks, done) = events(&text);
+        assert!(done, "{text}");
+        (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
+    } else {
+        let body: Value = serde_json::from_str(&text).unwrap();
+        let choice = body["choices"][0].clone();
+        (choice["message"]["content"].as_str().unwrap().to_owned(), choice)
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_the_deadline_cuts_off_is_the_answer() {
     let begun = chunk(json!({"content": "<answer>one two"}), None).to_string();
@@ -116,18 +132,7 @@ async fn an_answer_that_the_deadline_cuts_off_is_the_answer() {
     let upstream = Loopback::answering(move |_| script.clone()).await;
     let server = Setup::policy(remote(&upstream)).start(&upstream).await;
     for is_stream in [false, true] {
-        let mut request = request(is_stream);
-        request["prompt_r1"] = json!({"deadline_ms": 500});
-        let text = server.ask(CHAT, request).await.text().await.unwrap();
-        let (content, last) = if is_stream {
-            let (chunks, done) = events(&text);
-            assert!(done, "{text}");
-            (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
-        } else {
-            let body: Value = serde_json::from_str(&text).unwrap();
-            let choice = body["choices"][0].clone();
-            (choice["message"]["content"].as_str().unwrap().to_owned(), choice)
-        };
+        let (content, last) = cut_by_the_deadline(&server, is_stream).await;
         assert_eq!(content, "one two");
         assert_eq!(last["prompt_r1"]["finish_reason"], "deadline");
         assert_eq!(last["prompt_r1"]["answer_source"], "policy");
@@ -141,23 +146,12 @@ async fn words_handed_on_that_the_deadline_cuts_off_are_the_answer() {
     let final_prompt = "<final_prompt>b</final_prompt>";
     let server = Setup::turns([final_prompt]).start(&upstream).await;
     for is_stream in [false, true] {
-        let mut request = request(is_stream);
-        request["prompt_r1"] = json!({"deadline_ms": 500});
-        let text = server.ask(CHAT, request).await.text().await.unwrap();
-        let (said, last) = if is_stream {
-            let (chunks, done) = events(&text);
-            assert!(done, "{text}");
-            (joined(&chunks, "content"), chunks.last().unwrap()["choices"][0].clone())
-        } else {
-            let body: Value = serde_json::from_str(&text).unwrap();
-            let choice = body["choices"][0].clone();
-            (choice["message"]["content"].as_str().unwrap_or_default().to_owned(), choice)
-        };
-        assert!(!said.is_empty() && "one two three".starts_with(&said), "{text}");
+        let (said, last) = cut_by_the_deadline(&server, is_stream).await;
+        assert!(!said.is_empty() && "one two three".starts_with(&said), "{said}");
         assert_eq!(
             (&last["finish_reason"], &last["prompt_r1"]["finish_reason"]),
             (&json!("length"), &json!("deadline")),
-            "{text}"
+            "{last}"
         );
     }
 }

@@ -113,8 +113,8 @@ fn templates(key: &str, folder: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn judge_prompt(prompt: Option<&Path>) -> Result<(), Failure> {
-    let nobody = Arc::new(Scripted::texts("", &[]));
-    let judge = Judge::new(nobody, prompt, Duration::ZERO).map_err(anyhow::Error::from);
+    let model = Arc::new(Scripted::texts("", &[]));
+    let judge = Judge::new(model, prompt, Duration::ZERO).map_err(anyhow::Error::from);
     judge.map(|_| ()).map_err(|error| error.context("cannot use `judge.prompt`").into())
 }
 
