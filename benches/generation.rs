@@ -6,6 +6,8 @@
 //! cargo bench --bench generation
 //! cargo bench --features cuda --bench generation -- cuda
 //! ```
+//!
+//! `native` as a further argument leaves mistral.rs out.
 
 #![allow(clippy::print_stdout)] // the tables are what it is for
 
@@ -31,9 +33,11 @@ const POLICY: &str = "models/policy";
 const SAMPLED: usize = 64;
 /// Shortest and longest prompt.
 const PROMPTS: (usize, usize) = (20, 120);
-/// How long each figure is measured at least, and how often; the median counts.
-const MEASURED: Duration = Duration::from_secs(2);
+/// How long each figure is measured at least, on a CPU and on a GPU, and how often; the median counts.
+const MEASURED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)];
 const ROUNDS: usize = 3;
+/// Concurrent sequences, on a CPU and on a GPU.
+const SEQUENCES: [&[u64]; 2] = [&[1, 8, 32], &[1, 8, 32, 128]];
 
 /// Episodes and turns of the second table.
 const EPISODES: u32 = 7;
@@ -45,8 +49,8 @@ const OBSERVED: usize = 150;
 struct Engines {
     native: NativeEngine,
     /// As configured by default, and with as many sequences at once as the table asks for.
-    mistralrs: MistralRsEngine,
-    mistralrs_wide: MistralRsEngine,
+    mistralrs: Option<[MistralRsEngine; 2]>,
+    is_on_gpu: bool,
     /// Tokens that prompts are made of: those that the tokenizer knows.
     vocabulary: u32,
     /// mistral.rs ends a sequence at these whether asked to or not.
@@ -69,16 +73,30 @@ impl Engines {
             std::fs::copy(policy.join(file), folder.path().join(file))?;
         }
         let weights = weights.to_device(&device)?;
-        let force_cpu = device.is_cpu();
-        let config = MistralRsConfig { force_cpu, ..MistralRsConfig::default() };
-        let wide = MistralRsConfig { max_batch: 32, ..config.clone() };
+        let is_on_gpu = !device.is_cpu();
+        let native = NativeEngine::new(&shape, &weights, &NativeConfig::default())?;
+        let mut mistralrs = None;
+        if !std::env::args().any(|argument| argument == "native") {
+            let config = MistralRsConfig { force_cpu: !is_on_gpu, ..MistralRsConfig::default() };
+            let most = SEQUENCES[usize::from(is_on_gpu)].iter().max().copied().unwrap_or(1);
+            let wide = MistralRsConfig { max_batch: most as usize, ..config.clone() };
+            mistralrs = Some([
+                MistralRsEngine::load(folder.path(), &config).await?,
+                MistralRsEngine::load(folder.path(), &wide).await?,
+            ]);
+        }
         Ok(Self {
-            native: NativeEngine::new(&shape, &weights, &NativeConfig::default())?,
-            mistralrs: MistralRsEngine::load(folder.path(), &config).await?,
-            mistralrs_wide: MistralRsEngine::load(folder.path(), &wide).await?,
+            native,
+            mistralrs,
+            is_on_gpu,
             vocabulary,
             stop_ids: TextSide::load(policy)?.tokenizer.stop_ids().to_vec(),
         })
+    }
+
+    fn all(&self) -> Vec<&dyn Engine> {
+        let others = self.mistralrs.iter().flatten().map(|engine| engine as &dyn Engine);
+        std::iter::once(&self.native as &dyn Engine).chain(others).collect()
     }
 
     fn tokens(&self, rng: &mut ChaCha8Rng, count: usize) -> Vec<u32> {
@@ -120,10 +138,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// is done.
 async fn rate(engines: &Engines, engine: &dyn Engine, concurrency: u64) -> anyhow::Result<f64> {
     let start = Instant::now();
+    let measured = MEASURED[usize::from(engines.is_on_gpu)];
     let clients = (0..concurrency).map(|seed| async move {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut sampled = 0;
-        while start.elapsed() < MEASURED {
+        while start.elapsed() < measured {
             let length = rng.random_range(PROMPTS.0..=PROMPTS.1);
             let prompt = engines.tokens(&mut rng, length);
             sampled += run(engine, engines.request(prompt, rng.random(), SAMPLED)).await?.0.len();
@@ -135,11 +154,11 @@ async fn rate(engines: &Engines, engine: &dyn Engine, concurrency: u64) -> anyho
 }
 
 async fn rates(engines: &Engines) -> anyhow::Result<()> {
-    println!("| sequences | native (tok/s) | mistral.rs (tok/s) | mistral.rs, max_batch 32 |");
+    println!("| sequences | native (tok/s) | mistral.rs (tok/s) | mistral.rs, a batch of all |");
     println!("|---|---|---|---|");
-    let each: [&dyn Engine; 3] = [&engines.native, &engines.mistralrs, &engines.mistralrs_wide];
-    for concurrency in [1, 8, 32] {
-        let mut measured = [const { Vec::new() }; 3];
+    let each = engines.all();
+    for &concurrency in SEQUENCES[usize::from(engines.is_on_gpu)] {
+        let mut measured = vec![Vec::new(); each.len()];
         // The first round warms up.
         for round in 0..=ROUNDS {
             for (engine, rates) in each.iter().zip(&mut measured) {
@@ -149,7 +168,8 @@ async fn rates(engines: &Engines) -> anyhow::Result<()> {
                 }
             }
         }
-        let row = measured.map(|rates| format!("{:.0}", median(rates)));
+        let row: Vec<_> =
+            measured.into_iter().map(|rates| format!("{:.0}", median(rates))).collect();
         println!("| {concurrency} | {} |", row.join(" | "));
     }
     Ok(())
@@ -184,12 +204,15 @@ async fn main() -> anyhow::Result<()> {
     println!("\nMilliseconds to the first token of a turn\n");
     println!("| turn | tokens | native, kept | anew | mistral.rs, kept | anew |");
     println!("|---|---|---|---|---|---|");
-    let native = prefills(&engines, &engines.native).await?;
-    let mistralrs = prefills(&engines, &engines.mistralrs).await?;
-    for (turn, (native, mistralrs)) in native.iter().zip(&mistralrs).enumerate() {
+    let mut all = Vec::new();
+    for engine in engines.all().into_iter().take(2) {
+        all.push(prefills(&engines, engine).await?);
+    }
+    for turn in 0..TURNS as usize {
         // As if every turn had used all its tokens.
         let tokens = OPENING + turn * (SAMPLED + OBSERVED);
-        let row = [native.0, native.1, mistralrs.0, mistralrs.1].map(|ms| format!("{ms:.1}"));
+        let row = all.iter().flat_map(|turns| [turns[turn].0, turns[turn].1]);
+        let row: Vec<_> = row.map(|ms| format!("{ms:.1}")).collect();
         println!("| {} | {tokens} | {} |", turn + 1, row.join(" | "));
     }
     Ok(())

@@ -99,7 +99,7 @@ binary="$(cargo build --locked --features cuda --bin server --message-format jso
 
 step "what $binary links to"
 readelf -d "$binary" | grep -E 'NEEDED|RUNPATH|RPATH' || true
-for library in libcuda libcudart libcublas libcublasLt libcurand; do
+for library in libcuda libcudart libcublas libcublasLt libcurand libnvrtc; do
   readelf -d "$binary" | grep -q "NEEDED.*\[$library\.so\." || {
     echo "it does not link to $library"
     exit 1

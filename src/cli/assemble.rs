@@ -318,7 +318,7 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
     };
     check_sizes(&path).with_context(hint)?;
     let text = Arc::new(TextSide::load(&path).with_context(hint)?);
-    let engine = native(&path, &text, &[], &config.native, DeviceChoice::Cpu);
+    let engine = native(&path, &text, &[], &config.native, config.device);
     let model = LocalModel::new(name, engine.await.with_context(hint)?, text);
     Ok(model.with_params(config.params.clone())?)
 }

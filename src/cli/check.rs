@@ -104,7 +104,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let config = EvalConfig::load(&args.config)?;
             named::of_evaluation(&config)?;
             for arm in &config.arms {
-                if let Method::Policy(named) = &arm.method {
+                if let Method::Policy(named) | Method::FirstPrompt(named) = &arm.method {
                     check_adapters_of(&config.server(Some(named))?.policy)?;
                 }
             }

@@ -28,8 +28,9 @@ pub struct EvalConfig {
     /// The seed of the choice of questions, of attempts and of resampling.
     #[serde(default)]
     pub seed: u64,
-    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`,
-    /// `self-consistency:K[:FILE]`, `prompt-search`. A prefix `NAME=` names an arm.
+    /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `first-prompt:MODEL`,
+    /// `self-policy`, `script:COMMAND`, `self-consistency:K[:FILE]`, `prompt-search`. A prefix
+    /// `NAME=` names an arm.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
@@ -189,7 +190,7 @@ impl EvalConfig {
                 "`policy.engine` must be `native`, `mistralrs` or `tokens` in evaluations".into(),
             );
         }
-        let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_)));
+        let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_) | Method::FirstPrompt(_)));
         if self.policy.tokens.is_some() && policies.count() > 1 {
             return wrong(reason!(
                 "`policy.tokens` has one model, but there are several arms `policy:MODEL`";

@@ -13,6 +13,7 @@ use crate::episode::Limits;
 use crate::hint::{Hint, Reason};
 use crate::http::{ServerConfig, TlsConfig};
 use crate::large_model::LargeModelConfig;
+use crate::model::DeviceChoice;
 use crate::record::RecordConfig;
 
 mod environment;
@@ -105,12 +106,20 @@ pub struct LocalModelConfig {
     /// How it runs.
     #[serde(default)]
     pub native: NativeConfig,
+    /// Its device: `auto`, `cpu`, `cuda` or `cuda:N`. On a GPU it computes in bf16.
+    #[serde(default)]
+    pub device: DeviceChoice,
 }
 
 impl LocalModelConfig {
     /// The model at `path`, with the defaults of everything else.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, params: Map::new(), native: NativeConfig::default() }
+        Self {
+            path,
+            params: Map::new(),
+            native: NativeConfig::default(),
+            device: DeviceChoice::default(),
+        }
     }
 }
 

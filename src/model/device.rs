@@ -106,6 +106,7 @@ impl From<DeviceChoice> for String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    #[cfg(not(feature = "cuda"))]
     use crate::hint::Hint;
 
     #[test]

@@ -209,7 +209,8 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
 
 #[tokio::test]
 async fn the_bundled_models_run_side_by_side() {
-    let extra = "seed = 3\narms = [\"direct\", \"policy:models/policy-warm\"]\nbrief = false\n\
+    let extra = "seed = 3\nbrief = false\narms = [\"direct\", \"policy:models/policy-warm\", \
+                 \"first-prompt:models/policy-warm\"]\n\
                  [[data]]\nkind = \"world\"\nkinds = [{ chain = 2 }, { chain = 3 }]\nn = 6\n\
                  [[data]]\nkind = \"world_facts\"\nphrasing = \"known\"\nn = 6\n";
     let text = format!("schema_version = 1\noutput = \"FOLDER/out\"\n{extra}");
@@ -221,7 +222,11 @@ async fn the_bundled_models_run_side_by_side() {
     }
     assert!(report.arms[1].policy_tokens > 0.0);
     let facts = report.tables[0].rows.iter().find(|row| row.label == "world_facts").unwrap();
-    assert_eq!(facts.cells[0].unwrap().mean, 1.0);
+    // One prompt answers one question of a fact, and no chain of two.
+    let means = facts.cells.iter().map(|cell| cell.unwrap().mean).collect::<Vec<_>>();
+    assert_eq!((means[0], means[2]), (1.0, 1.0));
+    assert_eq!(report.arms[2].calls, 1.0);
+    assert!(report.arms[2].score.unwrap().mean < report.arms[1].score.unwrap().mean);
     assert_eq!(report.episodes.len(), 12);
 }
 

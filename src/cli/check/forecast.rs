@@ -196,6 +196,7 @@ pub fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
     let turns = config.episode.max_turns as u64;
     let calls_of = |method: &Method| match method {
         Method::Direct | Method::ChainOfThought | Method::Template(_) | Method::PromptSearch => 1,
+        Method::FirstPrompt(_) => 1,
         Method::SelfConsistency(samples, _) => *samples as u64,
         // At most one reply per turn, and the large model's own if there is no answer.
         Method::Policy(_) | Method::Script(_) => turns + 1,

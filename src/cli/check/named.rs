@@ -58,7 +58,9 @@ pub(super) fn of_evaluation(config: &EvalConfig) -> Result<(), Failure> {
     for arm in &config.arms {
         match &arm.method {
             Method::Template(file) | Method::SelfConsistency(_, Some(file)) => prompt(file)?,
-            Method::Policy(named) => model(&format!("arms: {}", arm.name), Path::new(named))?,
+            Method::Policy(named) | Method::FirstPrompt(named) => {
+                model(&format!("arms: {}", arm.name), Path::new(named))?;
+            }
             Method::Script(command) => {
                 let name = command.split_whitespace().next().unwrap_or_default();
                 program(&format!("arms: {}", arm.name), name)?;

@@ -169,15 +169,19 @@ impl<'a> Setup<'a> {
                 }
                 Method::Policy(policy) => {
                     let player = self.policy(policy).await?;
-                    Arc::new(self.policy_arm(spec, player, shared))
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
+                }
+                Method::FirstPrompt(policy) => {
+                    let player = self.policy(policy).await?;
+                    Arc::new(PolicyArm::first_prompt(self.policy_arm(spec, &player, &shared)))
                 }
                 Method::SelfPolicy => {
                     let player = self.self_policy(&shared)?;
-                    Arc::new(self.policy_arm(spec, player, shared))
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
                 }
                 Method::Script(command) => {
                     let player = self.program(command)?;
-                    Arc::new(self.policy_arm(spec, player, shared))
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
                 }
                 Method::Direct => self.prompt_arm(spec, Prompt::direct(&brief)?, 1, shared),
                 Method::ChainOfThought => {
@@ -256,13 +260,18 @@ impl<'a> Setup<'a> {
         }
     }
 
-    fn policy_arm(&self, spec: &ArmSpec, player: Player, large_model: Known) -> PolicyArm {
+    fn policy_arm<'b>(
+        &self,
+        spec: &'b ArmSpec,
+        player: &'b Player,
+        large_model: &'b Known,
+    ) -> PolicySetup<'b> {
         let sampling = &self.config.policy.sampling;
-        PolicyArm::new(PolicySetup {
+        PolicySetup {
             name: &spec.name,
-            policy: (player.policy, &player.identity),
-            large_model: (large_model.0, &large_model.1),
-            protocol: player.protocol,
+            policy: (Arc::clone(&player.policy), &player.identity),
+            large_model: (Arc::clone(&large_model.0), &large_model.1),
+            protocol: Arc::clone(&player.protocol),
             limits: self.config.episode.clone(),
             sampling: Sampling {
                 temperature: sampling.temperature,
@@ -270,7 +279,7 @@ impl<'a> Setup<'a> {
                 top_k: sampling.top_k,
                 seed: 0,
             },
-        })
+        }
     }
 
     /// Searches for a prompt, if an arm needs one and no stored result is found.

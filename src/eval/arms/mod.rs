@@ -19,7 +19,7 @@ pub use policy::{PolicyArm, PolicySetup};
 pub use prompt::{Brief, PLACE, Prompt, PromptArm};
 
 /// The syntax of arms, for errors.
-pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `self-policy`, `script:COMMAND`, `self-consistency:K`, `self-consistency:K:FILE` or `prompt-search`, with `NAME=` before it for a name of its own";
+pub const FORMS: &str = "write `direct`, `cot`, `template:FILE`, `policy:MODEL`, `first-prompt:MODEL`, `self-policy`, `script:COMMAND`, `self-consistency:K`, `self-consistency:K:FILE` or `prompt-search`, with `NAME=` before it for a name of its own";
 
 /// A method to get an answer.
 #[async_trait]
@@ -55,6 +55,9 @@ pub enum Method {
     Template(PathBuf),
     /// Lets a policy prompt it: a folder, a `.gguf` file or a Hugging Face id.
     Policy(String),
+    /// Lets a policy write one prompt, whose reply is the answer: what its further turns add is the
+    /// difference to [`Method::Policy`].
+    FirstPrompt(String),
     /// Has the large model act as the policy itself.
     SelfPolicy,
     /// Has a program act as the policy: a command and its arguments, run once for each turn.
@@ -90,6 +93,9 @@ impl FromStr for ArmSpec {
             }
             ("template", Some(file)) if !file.is_empty() => Method::Template(file.into()),
             ("policy", Some(model)) if !model.is_empty() => Method::Policy(model.to_owned()),
+            ("first-prompt", Some(model)) if !model.is_empty() => {
+                Method::FirstPrompt(model.to_owned())
+            }
             ("self-consistency", Some(argument)) => {
                 let (k, file) = match argument.split_once(':') {
                     Some((k, file)) => (k, Some(file.into())),
@@ -103,7 +109,7 @@ impl FromStr for ArmSpec {
             ("direct" | "cot" | "prompt-search" | "self-policy", Some(_)) => {
                 return Err(wrong("it takes no argument"));
             }
-            ("template" | "policy" | "script" | "self-consistency", _) => {
+            ("template" | "policy" | "first-prompt" | "script" | "self-consistency", _) => {
                 return Err(wrong("its argument is missing"));
             }
             _ => return Err(wrong("there is no such method")),
@@ -137,6 +143,7 @@ impl std::fmt::Display for Method {
             Self::ChainOfThought => f.write_str("cot"),
             Self::Template(file) => write!(f, "template:{}", file.display()),
             Self::Policy(model) => write!(f, "policy:{model}"),
+            Self::FirstPrompt(model) => write!(f, "first-prompt:{model}"),
             Self::SelfPolicy => f.write_str("self-policy"),
             Self::Script(command) => write!(f, "script:{command}"),
             Self::SelfConsistency(k, None) => write!(f, "self-consistency:{k}"),
@@ -165,6 +172,7 @@ mod tests {
                 "policy:Qwen/Qwen3-4B",
                 Method::Policy("Qwen/Qwen3-4B".into()),
             ),
+            ("one=first-prompt:a/b", "one", Method::FirstPrompt("a/b".into())),
             ("vote=self-consistency:5", "vote", Method::SelfConsistency(5, None)),
             ("v=self-consistency:3:a/b.j2", "v", Method::SelfConsistency(3, Some("a/b.j2".into()))),
             ("prompt-search", "prompt-search", Method::PromptSearch),
@@ -184,6 +192,7 @@ mod tests {
             ("direct:x", "it takes no argument"),
             ("policy:", "its argument is missing"),
             ("policy", "its argument is missing"),
+            ("first-prompt:", "its argument is missing"),
             ("script: ", "its argument is missing"),
             ("self-policy:x", "it takes no argument"),
             ("self-consistency:0", "K must be a number"),

@@ -27,6 +27,7 @@ pub struct PolicyArm {
     protocol: Arc<Protocol>,
     limits: Limits,
     sampling: Sampling,
+    takes_reply: bool,
 }
 
 /// The setup of a policy arm.
@@ -57,7 +58,16 @@ impl PolicyArm {
         })
         .to_string();
         let (policy, large_model) = (policy.0, large_model.0);
-        Self { name: name.to_owned(), policy, large_model, protocol, limits, sampling, identity }
+        let name = name.to_owned();
+        let takes_reply = false;
+        Self { name, identity, policy, large_model, protocol, limits, sampling, takes_reply }
+    }
+
+    /// The arm that lets the policy write a single prompt, and takes the reply for the answer.
+    pub fn first_prompt(mut setup: PolicySetup<'_>) -> Self {
+        setup.limits.max_turns = 1;
+        let arm = Self::new(setup);
+        Self { takes_reply: true, identity: format!("first prompt {}", arm.identity), ..arm }
     }
 }
 
@@ -83,7 +93,18 @@ impl Arm for PolicyArm {
             protocol: &self.protocol,
         };
         let episode = run_episode(participants, &request, &mut Silent).await?;
-        Ok(attempt(episode))
+        let mut answer = attempt(episode);
+        if self.takes_reply && answer.answer.is_empty() {
+            answer.answer = answer.steps.iter().rev().find_map(reply).unwrap_or_default();
+        }
+        Ok(answer)
+    }
+}
+
+fn reply(step: &AnswerStep) -> Option<String> {
+    match step {
+        AnswerStep::Reply(text) => Some(text.clone()),
+        _ => None,
     }
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::devices;
 use super::golden::{continued, ids};
 use crate::gguf::{Entry, Gguf, TensorType, Writer};
 use crate::hint::Hint;
 use crate::model::generate::decoder::{Decoder, Shape};
+use crate::model::generate::device::DeviceDecoder;
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::{Rope, RopeScaling};
 use crate::model::{Family, GgufType, Spec, Weights};
@@ -319,11 +321,19 @@ fn greedy_tokens_of_a_real_model() {
     let spec = Spec::load(Path::new(&path)).unwrap();
     let weights = Weights::load(Path::new(&path), &spec, DType::F32, &Device::Cpu).unwrap();
     let decoder = Decoder::new(Arc::new(Shape::new(&spec)), &weights).unwrap();
+    let on_gpus: Vec<DeviceDecoder> = devices()
+        .into_iter()
+        .filter(|device| !device.is_cpu())
+        .map(|device| weights.to_device(&device).unwrap())
+        .map(|weights| DeviceDecoder::new(&spec, &weights, Some(4096)).unwrap())
+        .collect();
     assert!(!lines.is_empty());
     for line in lines.lines() {
         let case: Value = serde_json::from_str(line).unwrap();
-        let expected = ids(&case["tokens"]);
-        let found = continued(&decoder, &ids(&case["prompt"]), expected.len());
-        assert_eq!(found, expected);
+        let (prompt, expected) = (ids(&case["prompt"]), ids(&case["tokens"]));
+        assert_eq!(continued(&decoder, &prompt, expected.len()), expected);
+        for decoder in &on_gpus {
+            assert_eq!(continued(decoder, &prompt, expected.len()), expected);
+        }
     }
 }

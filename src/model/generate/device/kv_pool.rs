@@ -23,38 +23,11 @@ pub struct Pool {
     free: Mutex<Vec<u32>>,
 }
 
-/// Keys and values of a layer.
+/// Keys and values of a layer, `(blocks × 16, kv_heads × head_dim)` each.
 #[derive(Debug)]
 pub(super) struct LayerMemory {
     pub keys: Tensor,
     pub values: Tensor,
-}
-
-/// The memory layout of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrangement {
-    /// The layout of mistral.rs' kernel for paged attention: keys `(blocks, kv_heads, head_dim / x,
-    /// 16, x)` with `x` values in 16 bytes, values `(blocks, kv_heads, head_dim, 16)`.
-    #[cfg(feature = "cuda")]
-    Paged,
-    /// `(blocks × 16, kv_heads × head_dim)` both.
-    Rows,
-}
-
-impl Arrangement {
-    /// The best layout for a model on `device`. The kernel supports some widths of heads, and no
-    /// windows.
-    pub fn on(device: &Device, spec: &Spec) -> Self {
-        #[cfg(feature = "cuda")]
-        if device.is_cuda()
-            && [64, 80, 96, 112, 128, 192, 256].contains(&spec.head_dim)
-            && spec.windows() == [None]
-        {
-            return Self::Paged;
-        }
-        let _ = (device, spec);
-        Self::Rows
-    }
 }
 
 impl Pool {
@@ -71,19 +44,8 @@ impl Pool {
             })
             .unwrap_or(TOKENS);
         let blocks = tokens.div_ceil(BLOCK).max(1);
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, device);
-        let layer = |_| match Arrangement::on(device, spec) {
-            #[cfg(feature = "cuda")]
-            Arrangement::Paged => {
-                let x = 16 / dtype.size_in_bytes();
-                let keys = zeros(&[blocks, kv_heads, d / x, BLOCK, x])?;
-                Ok(LayerMemory { keys, values: zeros(&[blocks, kv_heads, d, BLOCK])? })
-            }
-            Arrangement::Rows => {
-                let shape = [blocks * BLOCK, kv_heads * d];
-                Ok(LayerMemory { keys: zeros(&shape)?, values: zeros(&shape)? })
-            }
-        };
+        let zeros = || Tensor::zeros((blocks * BLOCK, kv_heads * d), dtype, device);
+        let layer = |_| Ok(LayerMemory { keys: zeros()?, values: zeros()? });
         Ok(Self {
             layers: (0..spec.layers.len()).map(layer).collect::<Result<_>>()?,
             blocks,

@@ -1,19 +1,23 @@
-//! Decodes on any device by candle's operations, with the keys and values of all sequences in one
-//! pool.
-//!
-//! It runs the trainer's own layers, so that sampling and scoring agree; only attention reads the
-//! pool instead of the batch.
+//! Decodes on any device, with the keys and values of all sequences in one pool: on a GPU by kernels
+//! of its own, elsewhere, and for the models that those do not know, by the trainer's own layers, of
+//! candle's operations, of which only attention reads the pool instead of the batch.
 
 mod attention;
 mod draw;
+#[cfg(feature = "cuda")]
+mod fused;
 pub mod kv_pool;
+mod rows;
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use self::attention::Step;
+use self::attention::Gathered;
+#[cfg(feature = "cuda")]
+use self::fused::Fused;
 use self::kv_pool::{Pool, PooledCache};
+use self::rows::Rows;
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
 use crate::model::error::ModelError;
@@ -36,6 +40,9 @@ pub struct DeviceDecoder {
     pool: Arc<Pool>,
     /// One for each of [`Spec::ropes`].
     rotary: Arc<[RotaryTable]>,
+    /// The kernels, where there are some for the model and its device.
+    #[cfg(feature = "cuda")]
+    fused: Option<Arc<Fused>>,
 }
 
 impl DeviceDecoder {
@@ -49,8 +56,15 @@ impl DeviceDecoder {
         let weights = weights.to_dtype(weights.embed.dtype())?;
         let device = weights.embed.device();
         let pool = Arc::new(Pool::new(spec, weights.embed.dtype(), device, tokens)?);
-        let (spec, rotary) = (Arc::new(spec.clone()), RotaryTable::all(spec));
-        Ok(Self { spec, weights, adapters: Arc::default(), pool, rotary })
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            fused: Fused::new(spec, weights.embed.dtype(), device)?.map(Arc::new),
+            spec: Arc::new(spec.clone()),
+            rotary: RotaryTable::all(spec),
+            weights,
+            adapters: Arc::default(),
+            pool,
+        })
     }
 
     /// The same with `adapters`, by which spans can be computed. They are on the device of the weights,
@@ -63,39 +77,55 @@ impl DeviceDecoder {
     /// memory was allocated. Returns the logits of the spans that need them, `(wanted, vocab)`, in the
     /// model's type; `None` if none does.
     fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
-        let step = Step::new(spans, &self.pool, &self.spec)?;
         let adapter = spans.first().and_then(|span| span.adapter);
-        let logits = self.logits(&step, adapter.map(|adapter| &self.adapters[adapter]))?;
+        let adapter = adapter.map(|adapter| &self.adapters[adapter]);
+        let logits = self.logits(&Rows::new(spans), adapter)?;
         for span in spans {
             span.cache.advance(span.tokens.len());
         }
         Ok(logits)
     }
 
-    /// The needed logits of `step`, `(wanted, vocab)`, in the model's type.
+    /// The needed logits of `rows`, `(wanted, vocab)`, in the model's type.
     fn logits(
         &self,
-        step: &Step,
+        rows: &Rows<'_>,
+        adapter: Option<&Adapter>,
+    ) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let Some(fused) = &self.fused {
+            return fused.logits(&self.spec, &self.weights, adapter, &self.pool, rows);
+        }
+        self.composed_logits(rows, adapter)
+    }
+
+    /// The same by the trainer's layers.
+    fn composed_logits(
+        &self,
+        rows: &Rows<'_>,
         adapter: Option<&Adapter>,
     ) -> candle_core::Result<Option<Tensor>> {
         let device = self.weights.embed.device();
-        let mut x = self.spec.embed(&self.weights.embed, &step.ids)?;
-        let rotations = self.rotary.iter().map(|table| table.rotation(&step.positions, device));
+        let gathered = Gathered::new(rows, &self.pool, &self.spec)?;
+        let wanted = Tensor::new(&rows.wanted[..], device)?;
+        let mut x = self.spec.embed(&self.weights.embed, &rows.ids)?;
+        let rotations = self.rotary.iter().map(|table| table.rotation(&rows.positions, device));
         let rotations = rotations.collect::<candle_core::Result<Vec<_>>>()?;
         let last = self.weights.layers.len() - 1;
         for (index, weights) in self.weights.layers.iter().enumerate() {
             let block = Block { index, spec: &self.spec, weights, adapter };
             let projected = block.project_heads(&x, &rotations)?;
-            step.write(self.pool.layer(index), &projected.k, &projected.v)?;
-            if index == last && step.wanted.elem_count() == 0 {
+            let memory = self.pool.layer(index);
+            gathered.write(memory, &projected.k, &projected.v)?;
+            if index == last && rows.wanted.is_empty() {
                 return Ok(None);
             }
-            let mut attended =
-                step.attend(&projected.q, &self.pool, index, self.spec.layers[index].window)?;
+            let window = self.spec.layers[index].window;
+            let mut attended = gathered.attend(&projected.q, memory, window)?;
             if index == last {
                 // Of the other rows, only keys and values are needed.
-                x = x.index_select(&step.wanted, 0)?;
-                attended = attended.index_select(&step.wanted, 0)?;
+                x = x.index_select(&wanted, 0)?;
+                attended = attended.index_select(&wanted, 0)?;
             }
             x = block.finish(&x, &attended)?.0;
         }
@@ -124,6 +154,8 @@ impl Decode for DeviceDecoder {
             adapters: Arc::clone(&self.adapters),
             pool: Arc::clone(&self.pool),
             rotary: Arc::clone(&self.rotary),
+            #[cfg(feature = "cuda")]
+            fused: self.fused.clone(),
         })
     }
 

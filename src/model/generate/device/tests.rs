@@ -2,18 +2,32 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::*;
 use crate::model::generate::decode::SequenceCache;
 use crate::model::generate::reference::{
-    self, even_spec, odd_spec, random_weights, specs, windowed_spec,
+    self, biased_spec, even_spec, random_adapter, random_weights, specs, windowed_spec,
 };
+use crate::model::slots::Projection;
 use crate::model::tests::devices;
 
-/// Like [`even_spec`], with heads that the kernels for paged attention support.
-fn wide_spec() -> Spec {
-    Spec { head_dim: 64, ..even_spec() }
+/// Those of all families, and widths and groups of heads for which a GPU's kernels differ.
+fn all_specs() -> Vec<Spec> {
+    let with = |base: Spec, heads, kv_heads, head_dim| Spec {
+        num_attention_heads: heads,
+        num_key_value_heads: kv_heads,
+        head_dim,
+        ..base
+    };
+    let others = [
+        with(even_spec(), 4, 2, 64),
+        with(even_spec(), 7, 1, 40),
+        with(biased_spec(), 4, 4, 96),
+        with(windowed_spec(), 6, 2, 24),
+        with(windowed_spec(), 10, 2, 256),
+    ];
+    specs().into_iter().chain(others).collect()
 }
 
 fn ids(len: usize, seed: usize) -> Vec<u32> {
@@ -29,14 +43,25 @@ fn forward(
     decoder: &DeviceDecoder,
     parts: &mut [(&mut PooledCache, &[u32], bool)],
 ) -> Vec<Vec<f32>> {
+    forward_with(decoder, None, parts)
+}
+
+fn forward_with(
+    decoder: &DeviceDecoder,
+    adapter: Option<usize>,
+    parts: &mut [(&mut PooledCache, &[u32], bool)],
+) -> Vec<Vec<f32>> {
     let mut spans = Vec::new();
     for (cache, tokens, logits) in parts {
         assert!(decoder.reserve(cache, tokens.len()));
-        spans.push(Span { cache: &mut **cache, tokens, logits: *logits, adapter: None });
+        spans.push(Span { cache: &mut **cache, tokens, logits: *logits, adapter });
     }
     let logits = decoder.forward(&mut spans).unwrap();
-    logits
-        .map_or_else(Vec::new, |logits| logits.to_device(&Device::Cpu).unwrap().to_vec2().unwrap())
+    let to_host = |logits: Tensor| {
+        let logits = logits.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        logits.to_vec2().unwrap()
+    };
+    logits.map_or_else(Vec::new, to_host)
 }
 
 #[track_caller]
@@ -50,7 +75,7 @@ fn assert_near(got: &[f32], expected: &[f64]) {
 #[test]
 fn logits_are_those_of_the_definition_however_the_tokens_are_cut() {
     for device in devices() {
-        for spec in specs().into_iter().chain([wide_spec()]) {
+        for spec in all_specs() {
             let decoder = on(&device, &spec, 1);
             let ids = ids(70, 0);
             let expected = reference::logits(&spec, &random_weights(&spec, 1), &ids);
@@ -69,7 +94,7 @@ fn logits_are_those_of_the_definition_however_the_tokens_are_cut() {
 #[test]
 fn sequences_of_all_lengths_go_together() {
     for device in devices() {
-        for spec in [odd_spec(), wide_spec(), windowed_spec()] {
+        for spec in all_specs() {
             let decoder = on(&device, &spec, 2);
             let weights = random_weights(&spec, 2);
             let sequences: Vec<Vec<u32>> =
@@ -96,6 +121,64 @@ fn sequences_of_all_lengths_go_together() {
                 let expected = reference::logits(&spec, &weights, ids);
                 assert_near(logits, &expected[ids.len() - 1]);
             }
+        }
+    }
+}
+
+#[test]
+fn a_long_sequence_attends_to_all_of_its_tokens() {
+    let spec = Spec { max_position_embeddings: 1024, ..even_spec() };
+    let weights = random_weights(&spec, 7);
+    let ids = ids(600, 0);
+    let expected = reference::logits(&spec, &weights, &ids);
+    for device in devices() {
+        let on_device = weights.to_device(&device).unwrap();
+        let decoder = DeviceDecoder::new(&spec, &on_device, Some(1024)).unwrap();
+        let mut cache = PooledCache::default();
+        for cut in [590, 600] {
+            let tokens = &ids[cache.len()..cut];
+            let logits = forward(&decoder, &mut [(&mut cache, tokens, true)]);
+            assert_near(&logits[0], &expected[cut - 1]);
+        }
+    }
+}
+
+#[test]
+fn an_adapter_changes_the_logits_as_if_it_were_merged() {
+    let ids = ids(20, 0);
+    for device in devices() {
+        for spec in all_specs() {
+            let mut adapter = random_adapter(&spec, 3, &Projection::ALL, 8);
+            let merged = adapter.merge(&random_weights(&spec, 8)).unwrap();
+            let expected = reference::logits(&spec, &merged, &ids);
+            for (_, tensor) in adapter.named_mut() {
+                *tensor = tensor.to_device(&device).unwrap();
+            }
+            let decoder = on(&device, &spec, 8).with_adapters(&[adapter]);
+            let mut parts = [(&mut PooledCache::default(), &ids[..], true)];
+            assert_near(&forward_with(&decoder, Some(0), &mut parts)[0], &expected[19]);
+        }
+    }
+}
+
+#[test]
+fn in_bf16_the_logits_differ_by_rounding() {
+    let ids = ids(40, 0);
+    for device in devices() {
+        for spec in all_specs() {
+            let weights = random_weights(&spec, 9).to_dtype(DType::BF16).unwrap();
+            let wide = weights.to_dtype(DType::F32).unwrap();
+            let expected = &reference::logits(&spec, &wide, &ids)[39];
+            let on_device = weights.to_device(&device).unwrap();
+            let decoder = DeviceDecoder::new(&spec, &on_device, Some(64)).unwrap();
+            let mut parts = [(&mut PooledCache::default(), &ids[..], true)];
+            let logits = &forward(&decoder, &mut parts)[0];
+            let count = expected.len() as f64;
+            let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+            let spread = (square(&mut expected.iter().copied()) / count).sqrt();
+            let mut gaps = logits.iter().zip(expected).map(|(got, x)| f64::from(*got) - x);
+            let gap = (square(&mut gaps) / count).sqrt();
+            assert!(gap < 0.03 * spread, "{gap} of {spread} with {spec:?} on {device:?}");
         }
     }
 }
