@@ -5,6 +5,9 @@ use half::f16;
 use super::bytes::{BYTES, Bytes};
 use super::simd::{LANES, Simd};
 
+/// Whether multiply-adds are fused. Without hardware support, that is a slow call.
+pub const IS_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
 /// Plain Rust.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable;
@@ -44,8 +47,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // Without hardware support, a fused multiply-add is a slow call.
-        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        if IS_FUSED {
             std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
             std::array::from_fn(|i| a[i] * b[i] + c[i])

@@ -1,7 +1,7 @@
 //! Sixteen lanes of f32 on any instruction set: kernels are written once over them.
 //!
 //! Every set rounds alike (fused multiply-add wherever the hardware has it) and every kernel fixes
-//! its order of summation, so AVX2 and AVX-512 give the same bits.
+//! its order of summation, so AVX2, AVX-512 and NEON give the same bits.
 
 use super::bytes::Bytes;
 

@@ -14,6 +14,7 @@ const WIDTH: usize = 32;
 #[cfg(target_arch = "x86_64")]
 const HEIGHT: usize = 14;
 /// Terms summed before moving on: a strip of the right operand, 32 columns wide, stays in L1.
+#[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 512;
 
 /// Values from which on threads share the packing of a transposed operand.
@@ -59,6 +60,7 @@ pub(crate) struct Transposed<'a> {
     n: usize,
     k: usize,
     /// Strips of 32 columns, each `(k, 32)`. Empty when the kernel is not used.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for AVX-512"))]
     strips: Vec<f32>,
 }
 

@@ -1,7 +1,8 @@
 //! Compiles loops for several instruction sets, and has their shared arithmetic.
 //!
-//! The crate is built for the oldest CPU of its target. Each loop is therefore also compiled for
-//! AVX2 and AVX-512, and the widest that this CPU has is called.
+//! The crate is built for the oldest CPU of its target. On x86-64 each loop is therefore also
+//! compiled for AVX2 and AVX-512, and the widest that this CPU has is called. On aarch64 the target
+//! itself has NEON, with fused multiply-add.
 #![allow(clippy::needless_range_loop, reason = "loops over lanes index several arrays")]
 
 /// Instruction sets that the loops are compiled for.
@@ -10,6 +11,7 @@ pub(crate) enum Level {
     /// What the target guarantees.
     Base,
     /// 8 lanes, fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// 16 lanes, fused multiply-add.
     Avx512,
