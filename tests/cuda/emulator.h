@@ -1,14 +1,13 @@
-// As much of CUDA as `kernels.cu` uses, on a CPU: a block's threads are threads, its blocks run one
-// after another.
+// As much of CUDA as `kernels.cu` uses, on a CPU. A block's threads take turns: each runs to its next
+// barrier. Blocks run one after another.
 #pragma once
 
-#include <barrier>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <thread>
 #include <vector>
 
 struct Dim3 {
@@ -21,8 +20,7 @@ struct float4 {
   float x, y, z, w;
 };
 
-inline thread_local Dim3 threadIdx, blockIdx;
-inline Dim3 blockDim;
+inline Dim3 threadIdx, blockIdx, blockDim;
 
 #define __global__
 #define __device__
@@ -41,43 +39,135 @@ inline unsigned __float_as_uint(float x) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 
-// The state of the block that runs.
-inline std::unique_ptr<std::barrier<>> all_threads;
-inline std::vector<std::unique_ptr<std::barrier<>>> warp_threads;
-inline float exchanged[32][32];
-inline thread_local int thread_number;
+namespace emulator {
 
-inline void __syncthreads() { all_threads->arrive_and_wait(); }
+// A stack that is run by turns. `ucontext.h` has the same, with two system calls at each turn.
+struct Stack {
+  void *top;
+  std::unique_ptr<char[]> memory;
+};
+
+#if !defined(__x86_64__)
+#error "the emulator switches stacks by instructions of x86-64"
+#endif
+// Pushes what a function must leave alone, stores the stack in `from`, and returns on `to`.
+extern "C" void emulator_switch(void **from, void *to);
+__asm__(R"(
+.text
+.weak emulator_switch
+.type emulator_switch, @function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+
+struct Thread {
+  Stack stack;
+  bool is_over;
+};
+
+// Threads that wait for each other: a block, or a warp.
+struct Barrier {
+  int expected, arrived = 0;
+  uint64_t turn = 0;
+};
+
+inline constexpr size_t STACK = 64 << 10;
+inline std::vector<Thread> threads;
+inline std::vector<Barrier> warps;
+inline Barrier block;
+inline void *scheduler;
+inline int running;
+inline float exchanged[32][32];
+inline const std::function<void()> *kernel;
+
+inline void yield() { emulator_switch(&threads[running].stack.top, scheduler); }
+
+inline void wait(Barrier &barrier) {
+  const uint64_t turn = barrier.turn;
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    barrier.turn++;
+  }
+  while (barrier.turn == turn) yield();
+}
+
+inline void run_thread() {
+  (*kernel)();
+  threads[running].is_over = true;
+  // As in CUDA, a thread that has ended is not waited for.
+  for (Barrier *barrier : {&block, &warps[running / 32]})
+    if (--barrier->expected > 0 && barrier->arrived == barrier->expected) {
+      barrier->arrived = 0;
+      barrier->turn++;
+    }
+  yield();
+}
+
+// A stack on which the first switch enters `run_thread`.
+inline void prepare(Stack &stack) {
+  if (!stack.memory) stack.memory = std::make_unique<char[]>(STACK);
+  auto end = reinterpret_cast<uintptr_t>(stack.memory.get() + STACK) & ~uintptr_t{15};
+  auto *top = reinterpret_cast<void **>(end) - 8; // six registers, the entry, and its return
+  std::fill(top, top + 8, nullptr);
+  top[6] = reinterpret_cast<void *>(run_thread);
+  stack.top = top;
+}
+
+inline void run_block(int count) {
+  threads.resize(std::max<size_t>(threads.size(), count));
+  warps.assign(count / 32, Barrier{32});
+  block = Barrier{count};
+  for (int i = 0; i < count; i++) {
+    prepare(threads[i].stack);
+    threads[i].is_over = false;
+  }
+  for (int left = count; left > 0;)
+    for (int i = 0; i < count; i++) {
+      if (threads[i].is_over) continue;
+      running = i;
+      threadIdx = {i % blockDim.x, i / blockDim.x, 0};
+      emulator_switch(&scheduler, threads[i].stack.top);
+      left -= threads[i].is_over;
+    }
+}
+
+} // namespace emulator
+
+inline void __syncthreads() {
+  emulator::wait(emulator::block);
+}
 
 inline float __shfl_xor_sync(unsigned, float value, int offset) {
-  const int warp = thread_number / 32, lane = thread_number % 32;
-  exchanged[warp][lane] = value;
-  warp_threads[warp]->arrive_and_wait();
-  const float other = exchanged[warp][lane ^ offset];
-  warp_threads[warp]->arrive_and_wait();
+  const int warp = emulator::running / 32, lane = emulator::running % 32;
+  emulator::exchanged[warp][lane] = value;
+  emulator::wait(emulator::warps[warp]);
+  const float other = emulator::exchanged[warp][lane ^ offset];
+  emulator::wait(emulator::warps[warp]);
   return other;
 }
 
 // Runs `kernel` in blocks of whole warps.
 inline void launch(Dim3 blocks, Dim3 threads, const std::function<void()> &kernel) {
   blockDim = threads;
-  const int count = threads.x * threads.y;
+  emulator::kernel = &kernel;
   for (int z = 0; z < blocks.z; z++)
     for (int y = 0; y < blocks.y; y++)
       for (int x = 0; x < blocks.x; x++) {
-        all_threads = std::make_unique<std::barrier<>>(count);
-        warp_threads.clear();
-        for (int i = 0; i < count / 32; i++)
-          warp_threads.push_back(std::make_unique<std::barrier<>>(32));
-        std::vector<std::thread> running;
-        for (int i = 0; i < count; i++)
-          running.emplace_back([&, i, block = Dim3{x, y, z}] {
-            thread_number = i;
-            threadIdx = {i % threads.x, i / threads.x, 0};
-            blockIdx = block;
-            kernel();
-            all_threads->arrive_and_drop();
-          });
-        for (auto &thread : running) thread.join();
+        blockIdx = {x, y, z};
+        emulator::run_block(threads.x * threads.y);
       }
 }
