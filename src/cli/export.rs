@@ -49,6 +49,9 @@ enum Kind {
     /// 8 bits, about half the size
     #[value(name = "q8_0")]
     Q8_0,
+    /// 4 to 6 bits, less than a third of the size: llama.cpp's mixture Q4_K_M
+    #[value(name = "q4_k", alias = "q4_k_m")]
+    Q4K,
 }
 
 /// Runs `server export`.
@@ -87,6 +90,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
             Kind::F32 => GgufType::F32,
             Kind::F16 => GgufType::F16,
             Kind::Q8_0 => GgufType::Q8_0,
+            Kind::Q4K => GgufType::Q4K,
         };
         let written = weights.write_gguf(spec, settings, kind, file);
         written.map_err(|error| unwritten(file, error.into()))?;

@@ -23,7 +23,7 @@ pub fn is_finite(kind: TensorType, data: &[u8]) -> bool {
 }
 
 /// Where the scales, and the scales of minimums, lie in a block.
-fn halves(kind: TensorType) -> &'static [usize] {
+pub(super) fn halves(kind: TensorType) -> &'static [usize] {
     match kind {
         TensorType::F32 | TensorType::BF16 => &[],
         TensorType::F16 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => &[0],

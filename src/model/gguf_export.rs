@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 
 use super::error::ModelError;
 use super::gguf_weights::{Stored, apart, names};
+use super::slots::Slot;
 use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::atomic_file::replace;
@@ -21,20 +22,27 @@ pub enum GgufType {
     F32,
     /// 16-bit floating point.
     F16,
-    /// Blocks of 32 numbers of 8 bits with a scale; matrices whose rows are not whole blocks in f16.
+    /// Blocks of 32 numbers of 8 bits with a scale.
     Q8_0,
+    /// llama.cpp's mixture `Q4_K_M`: Q4_K, and Q6_K for the matrices where fewer bits cost most.
+    Q4K,
 }
 
 impl GgufType {
-    fn of(self, shape: &[usize]) -> TensorType {
-        match (self, shape) {
-            // Norms and biases are few.
-            (Self::F32, _) | (_, [_]) => TensorType::F32,
-            (Self::Q8_0, [.., columns]) if columns.is_multiple_of(TensorType::Q8_0.block_len()) => {
-                TensorType::Q8_0
-            }
-            _ => TensorType::F16,
-        }
+    /// The type of a tensor: the first of those of its kind whose blocks its rows consist of, as
+    /// llama.cpp chooses it.
+    fn of(self, name: &str, shape: &[usize], spec: &Spec) -> TensorType {
+        // Norms and biases are few.
+        let [.., _, columns] = shape else { return TensorType::F32 };
+        let kinds: &[TensorType] = match self {
+            Self::F32 => &[TensorType::F32],
+            Self::F16 => &[TensorType::F16],
+            Self::Q8_0 => &[TensorType::Q8_0],
+            Self::Q4K if has_six_bits(name, spec) => &[TensorType::Q6_K, TensorType::Q8_0],
+            Self::Q4K => &[TensorType::Q4_K, TensorType::Q5_0],
+        };
+        let fitting = kinds.iter().find(|kind| columns.is_multiple_of(kind.block_len()));
+        fitting.copied().unwrap_or(TensorType::F16)
     }
 
     /// Its number in `general.file_type`.
@@ -43,8 +51,21 @@ impl GgufType {
             Self::F32 => 0,
             Self::F16 => 1,
             Self::Q8_0 => 7,
+            Self::Q4K => 15,
         }
     }
+}
+
+/// Whether a matrix has six bits in llama.cpp's mixture `Q4_K_M`: the output, which may be the
+/// embedding, and in about half of the layers two that errors pass through most directly.
+fn has_six_bits(name: &str, spec: &Spec) -> bool {
+    let output = if spec.tie_word_embeddings { "token_embd.weight" } else { "output.weight" };
+    let count = spec.layers.len();
+    let is_one_of = |&layer: &usize| {
+        layer < count / 8 || layer >= 7 * count / 8 || (layer - count / 8) % 3 == 2
+    };
+    let is_in = |layer| [Slot::Value, Slot::Down].iter().any(|slot| slot.gguf_name(layer) == name);
+    name == output || (0..count).filter(is_one_of).any(is_in)
 }
 
 impl Weights {
@@ -67,7 +88,7 @@ impl Weights {
         let mut tensors = Vec::new();
         for tensor in self.gguf_tensors(spec) {
             let (name, shape, values) = tensor?;
-            let kind = kind.of(&shape);
+            let kind = kind.of(&name, &shape, spec);
             let data = quantize(kind, &values)
                 .ok_or_else(|| invalid(format!("{kind:?} cannot be written").into()))?;
             if !is_finite(kind, &data) {
@@ -140,5 +161,53 @@ impl Stored {
             }
         }
         values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::LayerKind;
+    use super::*;
+
+    fn spec(layers: usize, tie_word_embeddings: bool) -> Spec {
+        let layers = vec![LayerKind::default(); layers];
+        Spec { layers, tie_word_embeddings, ..Family::Llama.spec() }
+    }
+
+    /// The layers with six bits in files that llama.cpp made.
+    #[test]
+    fn the_mixture_is_that_of_llama_cpp() {
+        for (layers, expected) in
+            [(18, vec![0, 1, 4, 7, 10, 13, 15, 16, 17]), (2, vec![1]), (1, vec![0])]
+        {
+            let spec = spec(layers, true);
+            for leaf in ["attn_v", "ffn_down"] {
+                let name = |layer: usize| format!("blk.{layer}.{leaf}.weight");
+                let six = |layer: &usize| has_six_bits(&name(*layer), &spec);
+                assert_eq!((0..layers).filter(six).collect::<Vec<_>>(), expected, "{leaf}");
+            }
+            assert!(!has_six_bits("blk.0.attn_k.weight", &spec));
+        }
+        for is_tied in [false, true] {
+            let spec = spec(2, is_tied);
+            assert!(is_tied || has_six_bits("output.weight", &spec));
+            assert_eq!(has_six_bits("token_embd.weight", &spec), is_tied);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_not_whole_blocks_have_smaller_blocks() {
+        use TensorType::{F16, F32, Q4_K, Q5_0, Q6_K, Q8_0};
+        let spec = spec(18, true);
+        for (columns, four, six) in [(512, Q4_K, Q6_K), (576, Q5_0, Q8_0), (40, F16, F16)] {
+            let of = |name: &str| GgufType::Q4K.of(name, &[3, columns], &spec);
+            assert_eq!((of("blk.0.ffn_up.weight"), of("blk.0.ffn_down.weight")), (four, six));
+            assert_eq!(of("token_embd.weight"), six);
+        }
+        assert_eq!(GgufType::Q8_0.of("blk.0.ffn_up.weight", &[3, 40], &spec), F16);
+        assert_eq!(GgufType::Q8_0.of("blk.0.ffn_up.weight", &[3, 64], &spec), Q8_0);
+        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0, GgufType::Q4K] {
+            assert_eq!(kind.of("blk.0.attn_norm.weight", &[512], &spec), F32);
+        }
     }
 }

@@ -126,7 +126,7 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     assert_eq!(asked(folder.path(), &path("merged"), &[]), merged);
 
     // Rounded once more to the file's precision, and read again.
-    for kind in ["f16", "q8_0"] {
+    for kind in ["f16", "q8_0", "q4_k"] {
         let file = path(&format!("{kind}.gguf"));
         done(&["export", &trained, "--gguf", &file, "--type", kind]);
         let file = Gguf::open(Path::new(&file)).unwrap();

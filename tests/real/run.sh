@@ -106,6 +106,9 @@ echo "ok   a step of supervised training"
 
 "$binary" export "$trained" --gguf "$scratch/trained.gguf" --type q8_0 >/dev/null
 "$cache/venv/bin/python" export.py "$model" "$scratch/trained.gguf"
+# In four and five bits, texts of so small a model soon differ.
+"$binary" export "$trained" --gguf "$scratch/small.gguf" --type q4_k >/dev/null
+"$cache/venv/bin/python" export.py "$model" "$scratch/small.gguf" 2
 
 [ "${2:-}" = --tokens ] || exit 0
 

@@ -144,7 +144,7 @@ fn a_written_file_is_read_as_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     for case in ["tied", "qwen2", "llama", "llama_linear", "wide_group"] {
         let (mut spec, weights) = golden(case);
-        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0] {
+        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0, GgufType::Q4K] {
             let path = folder.path().join("model.gguf");
             weights.write_gguf(&spec, Vec::new(), kind, &path).unwrap();
             let file = Gguf::open(&path).unwrap();
@@ -153,14 +153,58 @@ fn a_written_file_is_read_as_the_same_model() {
             assert_eq!(read, spec, "{case}");
             let found = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap();
             for ((name, a), (_, b)) in found.named(&spec).into_iter().zip(weights.named(&spec)) {
-                // Half a step: of f16 as a part of the number, of eight bits of the largest.
+                // Half a step: of f16 as a part of the number, of eight bits of the largest. With
+                // five bits, values may also lie beyond the largest number.
                 let distance = super::distance(a, b);
-                let largest = super::list(b).into_iter().fold(0.0, |all: f64, x| all.max(x.abs()));
                 let is_exact = a.dims().len() == 1 || kind == GgufType::F32;
-                let step = if is_exact { 0.0 } else { 1.0 / 127.0 };
-                assert!(distance <= largest * step, "{case} {name}: {distance}");
+                let step = match kind {
+                    _ if is_exact => 0.0,
+                    GgufType::Q4K => 1.0 / 8.0,
+                    _ => 1.0 / 127.0,
+                };
+                assert!(distance <= step, "{case} {name}: {distance}");
             }
         }
+    }
+}
+
+/// Each matrix in the type that llama.cpp gives it, and all values near those that were written.
+#[test]
+fn a_file_in_four_bits_is_one_of_llama_cpp() {
+    use TensorType::{F32, Q4_K, Q5_0, Q6_K, Q8_0};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let spec = Spec {
+        family: Family::Llama,
+        hidden_size: 96,
+        intermediate_size: 512,
+        layers: vec![Default::default(); 2],
+        tie_word_embeddings: false,
+        ..super::tiny_llama()
+    };
+    let weights = Weights::random(&spec, 3, &Device::Cpu).unwrap();
+    weights.write_gguf(&spec, Vec::new(), GgufType::Q4K, &path).unwrap();
+    let file = Gguf::open(&path).unwrap();
+    assert_eq!(file.number("general.file_type").unwrap(), Some(15));
+    for (name, expected) in [
+        ("output.weight", Q8_0),
+        ("token_embd.weight", Q5_0),
+        ("output_norm.weight", F32),
+        ("blk.0.attn_v.weight", Q5_0),
+        ("blk.1.attn_v.weight", Q8_0),
+        ("blk.0.ffn_up.weight", Q5_0),
+        ("blk.0.ffn_down.weight", Q4_K),
+        ("blk.1.ffn_down.weight", Q6_K),
+    ] {
+        assert_eq!(file.tensor(name).unwrap().kind, expected, "{name}");
+    }
+    let read = Weights::from_gguf(&file, &spec, DType::F32, &Device::Cpu).unwrap();
+    for ((name, a), (_, b)) in read.named(&spec).into_iter().zip(weights.named(&spec)) {
+        let (a, b) = (super::list(a), super::list(b));
+        let squares = |list: &mut dyn Iterator<Item = f64>| list.map(|x| x * x).sum::<f64>();
+        let error = squares(&mut a.iter().zip(&b).map(|(a, b)| a - b));
+        let error = (error / squares(&mut b.into_iter())).sqrt();
+        assert!(error < 0.08, "{name}: {error}");
     }
 }
 
@@ -275,14 +319,14 @@ fn scalings_of_llama_3_are_read_back() {
 fn values_that_no_type_holds_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    for (value, refused) in [(1e5, vec![GgufType::F16]), (1e8, vec![GgufType::F16, GgufType::Q8_0])]
-    {
+    let below_f32 = vec![GgufType::F16, GgufType::Q8_0, GgufType::Q4K];
+    for (value, refused) in [(1e5, vec![GgufType::F16]), (1e8, below_f32)] {
         let spec = Spec { intermediate_size: 32, ..super::tiny_llama() };
         let spec = Spec { family: Family::Llama, ..spec };
         let mut weights = Weights::random(&spec, 0, &Device::Cpu).unwrap();
         let down = weights.layers[1].need(Slot::Down).unwrap().affine(0.0, value).unwrap();
         weights.layers[1].set(Slot::Down, down);
-        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0] {
+        for kind in [GgufType::F32, GgufType::F16, GgufType::Q8_0, GgufType::Q4K] {
             let written = weights.write_gguf(&spec, Vec::new(), kind, &path);
             assert_eq!(written.is_err(), refused.contains(&kind), "{value} {kind:?}");
             if let Err(error) = written {
