@@ -4,16 +4,23 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../src/hint.rs"]
+#[macro_use]
+mod hint;
+
+#[path = "../../src/engine/config.rs"]
+mod engine;
 #[path = "../../src/config/parse.rs"]
 mod parse;
-#[path = "../../src/http/config.rs"]
-mod server;
+#[path = "../../src/spelling.rs"]
+mod spelling;
 
 #[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
     schema_version: u32,
-    server: server::ServerConfig,
+    native: engine::NativeConfig,
+    mistralrs: engine::MistralRsConfig,
 }
 
 fuzz_target!(|text: &str| {
@@ -22,6 +29,6 @@ fuzz_target!(|text: &str| {
             let written = toml::to_string(&config).unwrap();
             assert_eq!(parse::parse_toml::<Config>(&written), Ok(config));
         }
-        Err(reason) => assert!(!reason.trim().is_empty()),
+        Err(reason) => assert!(!reason.text.trim().is_empty()),
     }
 });

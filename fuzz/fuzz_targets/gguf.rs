@@ -3,6 +3,11 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../src/hint.rs"]
+#[allow(dead_code)]
+#[macro_use]
+mod hint;
+
 #[path = "../../src/gguf/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod gguf;

@@ -1,5 +1,6 @@
 //! An event stream: the same events, however its bytes are split.
 #![no_main]
+#![allow(dead_code)]
 
 use libfuzzer_sys::fuzz_target;
 

@@ -61,7 +61,7 @@ fuzz_target!(|input: (u8, &str)| {
 
     let escaped = escape(text);
     assert_eq!(unescape(&escaped), text);
-    let copied = expand(&escaped, QUESTION, &[]).expect("a copy refers to no reply");
+    let copied = expand(&escaped, QUESTION, &[], usize::MAX).expect("a copy refers to no reply");
     assert_eq!(copied.contains(QUESTION), text.contains(QUESTION));
     assert_eq!(parse_turn(&escaped).action, Action::Nothing);
 });
