@@ -190,7 +190,10 @@ impl EvalConfig {
                 "`policy.engine` must be `native`, `mistralrs` or `tokens` in evaluations".into(),
             );
         }
-        let policies = self.arms.iter().filter(|arm| matches!(arm.method, Method::Policy(_) | Method::FirstPrompt(_)));
+        let policies = self
+            .arms
+            .iter()
+            .filter(|arm| matches!(arm.method, Method::Policy(_) | Method::FirstPrompt(_)));
         if self.policy.tokens.is_some() && policies.count() > 1 {
             return wrong(reason!(
                 "`policy.tokens` has one model, but there are several arms `policy:MODEL`";
