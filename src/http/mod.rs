@@ -26,7 +26,7 @@ mod serving;
 mod sse;
 mod state;
 mod surrogates;
-#[cfg(test)]
+#[cfg(all(test, feature = "mistralrs"))]
 mod tests;
 mod wire;
 
