@@ -1,5 +1,5 @@
-//! Batched generation: ragged batches with cached keys and values. On the CPU with specialised
-//! kernels, on other devices with candle's operations.
+//! Batched generation: ragged batches with cached keys and values. On the CPU and on
+//! CUDA devices with specialised kernels, otherwise with candle's operations.
 
 mod adapter;
 pub mod decode;
