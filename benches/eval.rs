@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use prompt_r1::eval::arms::{Arm, Brief, Prompt, PromptArm};
 use prompt_r1::eval::data::Question;
-use prompt_r1::eval::metrics::Metric;
+use prompt_r1::eval::metric_choice::Metric;
 use prompt_r1::eval::rows::Outcome;
 use prompt_r1::eval::run::{EvalProgress, Plan, run};
 use prompt_r1::large_model::{Cached, Endpoint, EndpointSetup, LargeModel, LargeModelConfig};

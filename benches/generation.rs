@@ -21,7 +21,7 @@ use prompt_r1::engine::mistralrs::MistralRsEngine;
 use prompt_r1::engine::native::NativeEngine;
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Spec, Weights};
-use prompt_r1::tokenization::TextSide;
+use prompt_r1::tokenization::ChatTokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -33,7 +33,8 @@ const POLICY: &str = "models/policy";
 const SAMPLED: usize = 64;
 /// Shortest and longest prompt.
 const PROMPTS: (usize, usize) = (20, 120);
-/// How long each figure is measured at least, on a CPU and on a GPU, and how often; the median counts.
+/// How long each figure is measured at least, on a CPU and on a GPU, and how often; the median
+/// counts.
 const MEASURED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)];
 const ROUNDS: usize = 3;
 /// Concurrent sequences, on a CPU and on a GPU.
@@ -90,7 +91,7 @@ impl Engines {
             mistralrs,
             is_on_gpu,
             vocabulary,
-            stop_ids: TextSide::load(policy)?.tokenizer.stop_ids().to_vec(),
+            stop_ids: ChatTokenizer::load(policy)?.tokenizer.stop_ids().to_vec(),
         })
     }
 

@@ -1,9 +1,9 @@
 //! Seconds a GRPO step takes: completions of single prompts, advantages, one update. On the CPU 32
-//! completions of 64 tokens from 25-token prompts (4 groups of 8), on a 1 M-parameter Qwen3; on a GPU
-//! 64 of 256 tokens from 128-token prompts (8 groups of 8), at the shape of Qwen3-0.6B in bf16 over f32
-//! masters, all weights trained. With `smollm2`, 32 completions of 64 tokens from 64-token prompts at the
-//! shape of SmolLM2-135M, a LoRA adapter of rank 8 on every projection. `grpo_baseline.py` makes the
-//! steps on the CPU with TRL.
+//! completions of 64 tokens from 25-token prompts (4 groups of 8), on a 1 M-parameter Qwen3; on a
+//! GPU 64 of 256 tokens from 128-token prompts (8 groups of 8), at the shape of Qwen3-0.6B in bf16
+//! over f32 masters, all weights trained. With `smollm2`, 32 completions of 64 tokens from 64-token
+//! prompts at the shape of SmolLM2-135M, a LoRA adapter of rank 8 on every projection.
+//! `grpo_baseline.py` makes the steps on the CPU with TRL.
 //!
 //! ```text
 //! cargo bench --bench grpo

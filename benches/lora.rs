@@ -1,7 +1,7 @@
-//! A supervised LoRA step (forward, backward, clipping, AdamW), random weights in f32: tokens a second
-//! and peak memory, with and without computing the layers again in the backward pass. The second half
-//! of each sequence is scored; every projection has an adapter. `lora_baseline.py` makes the same steps
-//! in PyTorch.
+//! A supervised LoRA step (forward, backward, clipping, AdamW), random weights in f32: tokens a
+//! second and peak memory, with and without computing the layers again in the backward pass. The
+//! second half of each sequence is scored; every projection has an adapter. `lora_baseline.py`
+//! makes the same steps in PyTorch.
 //!
 //! ```text
 //! cargo bench --bench lora                  # the shape of SmolLM2-135M, 8 × 256 tokens, rank 8

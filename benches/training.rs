@@ -1,5 +1,6 @@
 //! Training tokens per second: forward, backward, clipping and AdamW of a 0.9 M-parameter Qwen3 on
-//! 64 sequences of 64 tokens, every position scored. `training_baseline.py` makes the same step in PyTorch.
+//! 64 sequences of 64 tokens, every position scored. `training_baseline.py` makes the same step in
+//! PyTorch.
 //!
 //! ```text
 //! cargo bench --bench training

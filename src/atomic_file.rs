@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// Has `write` fill a new file beside `path`, syncs it and renames it to `path`. After a crash, `path`
-/// is the old file or the new one, never a part of one; after an error, nothing is left beside it.
+/// Has `write` fill a new file beside `path`, syncs it and renames it to `path`. After a crash,
+/// `path` is the old file or the new one, never a part of one; after an error, nothing is left
+/// beside it.
 ///
 /// # Errors
 /// What `write` fails with, or when the file cannot be synced or renamed.

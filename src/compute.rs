@@ -90,9 +90,9 @@ pub async fn run_on<T: Send + 'static>(
     if is_much(bytes) { run(deadline, move |_| work()).await } else { Ok(work()) }
 }
 
-/// Runs work on `bytes` of text on this thread. Where they are many, the tasks that wait for it go
-/// on by another: for work whose time is in proportion to what it is given, and which only borrows
-/// that.
+/// Runs work on `bytes` of text on this thread. If they are many, this worker's other tasks move to
+/// another thread meanwhile (`block_in_place`). For work that takes linear time and borrows its
+/// input.
 pub fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || {
         let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());

@@ -30,12 +30,12 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Opens or creates the file and its folder, and passes every line to `each`, in order. An incomplete last
-    /// line, as a killed process leaves it, is logged and removed.
+    /// Opens or creates the file and its folder, and passes every line to `each`, in order. An
+    /// incomplete last line, as a killed process leaves it, is logged and removed.
     ///
     /// # Errors
-    /// When the folder cannot be created, the file cannot be opened, read or shortened, or a line cannot
-    /// be parsed.
+    /// When the folder cannot be created, the file cannot be opened, read or shortened, or a line
+    /// cannot be parsed.
     pub fn open<T: DeserializeOwned>(
         path: &Path,
         mut each: impl FnMut(T),

@@ -21,7 +21,8 @@ const FEW_ITEMS: usize = 4;
 const ITEM: usize = 144;
 /// A string or name beside its text: how the allocator rounds up.
 const STRING: usize = 32;
-/// The nesting depth up to which lists and objects are distinguished. Parsers refuse what is nested deeper.
+/// The nesting depth up to which lists and objects are distinguished. Parsers refuse what is nested
+/// deeper.
 const DEPTH: usize = 128;
 
 /// The bytes that the structure of a text of JSON takes in memory, the text of its strings aside.

@@ -1,7 +1,7 @@
 //! Prompt-R1: a small policy model that thinks, writes prompts for a large language model,
 //! reads the replies and answers. One crate serves it, trains it and measures it.
 //!
-//! Imports run downwards only; `tests/it/architecture.rs` lists the floors.
+//! Imports run downwards only; `tests/it/architecture.rs` lists the layers.
 
 #[macro_use]
 pub mod hint;

@@ -13,8 +13,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     alike.min().map(|(_, known)| known)
 }
 
-/// The unknown `field` or `variant` in a message of serde's, and the known ones: "unknown field `x`,
-/// expected one of `a`, `b`".
+/// The unknown `field` or `variant` in a message of serde's, and the known ones: "unknown field
+/// `x`, expected one of `a`, `b`".
 pub fn unknown<'m>(
     what: &str,
     message: &'m str,

@@ -9,7 +9,7 @@
 //! English and code, and up to twice as many of other scripts.
 
 /// Hundredths of a token that each character of a run costs beyond those before it.
-const fn price(class: Class, place: u32) -> u32 {
+const fn weight(class: Class, place: u32) -> u32 {
     match (class, place) {
         (Class::Latin, 1) => 95,
         (Class::Latin, 4) => 15,
@@ -102,7 +102,7 @@ impl TokenEstimate {
                 (self.class, self.run) = (class, 0);
             }
             self.run = self.run.saturating_add(1);
-            let mut price = price(self.class, self.run);
+            let mut price = weight(self.class, self.run);
             if class == Class::Latin && !character.is_ascii() {
                 price += MARKED;
             }

@@ -13,7 +13,7 @@ import sys
 
 OFF = """
 [guards]
-returns = 0
+max_rollbacks = 0
 max_entropy = 1e9
 max_kl = 1e9
 max_clip_fraction = 1.0
@@ -24,8 +24,8 @@ max_rollout_logprob_diff = 1e9
 ON = """
 [guards]
 patience = 2
-returns = 6
-return_rate = 0.25
+max_rollbacks = 6
+rollback_lr_factor = 0.25
 max_entropy = 0.4
 min_entropy = 0.01
 max_zero_variance = 0.9
@@ -69,8 +69,8 @@ def main():
                 part = [row["reward"] for row in rows if step - EVERY < row["step"] <= step]
                 means.append(f"{sum(part) / len(part):.2f}" if part else "–")
             exact = [100 * row["eval_exact"] for row in rows if "eval_exact" in row] or [100 * before]
-            returns = int(max((row.get("returns", 0) for row in rows), default=0))
-            ended = summary["ended"].split(":")[0] + (f", {returns} returns" if returns else "")
+            rollbacks = int(max((row.get("rollbacks", 0) for row in rows), default=0))
+            ended = summary["ended"].split(":")[0] + (f", {rollbacks} rollbacks" if rollbacks else "")
             held_out = f"{100 * before:.0f} → {max(exact + [100 * before]):.0f} → {exact[-1]:.0f}"
             print(f"| {name} | {seed} | " + " | ".join(means) + f" | {held_out} | {ended} |")
 

@@ -23,8 +23,8 @@ pub(super) fn client(url: &str, tls: Option<&RedisTlsConfig>) -> Result<Client, 
     }
     if url.contains('#') {
         let reason = reason!(
-            "what its certificate says is always checked";
-            hint: "take the part from `#` out of its URL, and name its authority by `access.redis_tls.ca`"
+            "Redis's certificate is always verified, so its URL must have no `#…` part";
+            hint: "remove that part, and set `access.redis_tls.ca` to the certificate authority"
         );
         return Err(StoreError::Redis(reason));
     }

@@ -41,9 +41,9 @@ const FRESH: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a known key is still accepted while the store is unreachable.
 const STALE: Duration = Duration::from_secs(600);
-/// How long the end of the server waits for the open bills, and for the store to take them.
+/// How long shutdown waits for open bills to be charged and written to the store.
 const LAST_BILLS: Duration = Duration::from_secs(10);
-/// What the store has of this at least.
+/// The least time that the store has for the last write, even if the bills took longer.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 /// How many keys, known and unknown, are cached.
 const REMEMBERED: usize = 10_000;
@@ -258,7 +258,8 @@ impl Access {
         self.limiter.record(key, self.store().as_ref(), tokens, cost, now).await;
     }
 
-    /// A bill that is charged before the returned value is dropped, for which [`Self::finish`] waits.
+    /// A bill that is charged before the returned value is dropped, for which [`Self::finish`]
+    /// waits.
     pub fn open_bill(&self) -> TaskTrackerToken {
         self.counting.token()
     }

@@ -24,7 +24,7 @@ use crate::model::{
 };
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
 
@@ -35,11 +35,11 @@ use super::model_check::{check_sizes, declared_context};
 /// Everything that takes part in episodes.
 pub struct Assembly {
     /// The small model.
-    pub main: Player,
+    pub main: LoadedPolicy,
     /// The canary policy.
-    pub canary: Option<Player>,
+    pub canary: Option<LoadedPolicy>,
     /// Those that adapters make of the same weights.
-    pub adapters: Vec<Player>,
+    pub adapters: Vec<LoadedPolicy>,
     /// The large models.
     pub large_models: Arc<LargeModels>,
     /// Notes for the user about what was chosen.
@@ -47,7 +47,7 @@ pub struct Assembly {
 }
 
 /// A policy with its protocol and how it samples.
-pub struct Player {
+pub struct LoadedPolicy {
     /// The policy.
     pub policy: Arc<dyn Policy>,
     /// The protocol.
@@ -107,15 +107,15 @@ pub async fn assemble(
     Ok(Assembly { main, canary, adapters, large_models, notes })
 }
 
-/// The policy of `player` in `config`, followed by those of its adapters; `endpoint` is its name if it
-/// is behind one.
+/// The policy of `player` in `config`, followed by those of its adapters; `endpoint` is its name if
+/// it is behind one.
 async fn players(
     config: &Config,
     player: &PolicyConfig,
     endpoint: &str,
     large_models: &LargeModels,
     setup: &EndpointSetup<'_>,
-) -> anyhow::Result<Vec<Player>> {
+) -> anyhow::Result<Vec<LoadedPolicy>> {
     let alone =
         |policy: Arc<dyn Policy>| vec![LocalPolicy { policy, folders: Vec::new(), servers: None }];
     let policies = match player.engine {
@@ -139,7 +139,7 @@ async fn players(
     let sampling = player.sampling.of_seed(0);
     let player = |LocalPolicy { policy, folders, .. }| {
         let protocol = Arc::new(protocol(config, &folders)?);
-        Ok(Player { policy, protocol, sampling })
+        Ok(LoadedPolicy { policy, protocol, sampling })
     };
     policies.into_iter().map(player).collect()
 }
@@ -228,15 +228,16 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
     Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
 }
 
-/// The protocol: the templates of `config`, otherwise those in the first of `folders` that has some,
-/// otherwise the built-in ones.
+/// The protocol: the templates of `config`, otherwise those in the first of `folders` that has
+/// some, otherwise the built-in ones.
 pub fn protocol(config: &Config, folders: &[PathBuf]) -> anyhow::Result<Protocol> {
     let mut own = folders.iter().map(|folder| folder.join(TEMPLATES));
     let templates = config.templates.clone().or_else(|| own.find(|own| own.is_dir()));
     Ok(Protocol::load(templates.as_deref())?)
 }
 
-/// The policy of the model at `path`, which is called `named`, and then those of the adapters beside it.
+/// The policy of the model at `path`, which is called `named`, and then those of the adapters
+/// beside it.
 async fn token_policies(
     config: &PolicyConfig,
     engine: PolicyEngine,
@@ -247,7 +248,7 @@ async fn token_policies(
         check_sizes(path)?;
     }
     // Before the engine, which crashes on a truncated tokenizer.
-    let text = TextSide::load(path)?;
+    let text = ChatTokenizer::load(path)?;
     text.check_turns()?;
     let engine = match engine {
         PolicyEngine::Auto => {
@@ -295,7 +296,7 @@ async fn token_policies(
 /// The servers of `config`, compared with the model whose files are at `path`.
 pub async fn token_servers(
     config: &TokensConfig,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     path: &Path,
 ) -> anyhow::Result<TokensEngine> {
     let context = declared_context(path);
@@ -317,7 +318,7 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
         None => config.path.clone(),
     };
     check_sizes(&path).with_context(hint)?;
-    let text = Arc::new(TextSide::load(&path).with_context(hint)?);
+    let text = Arc::new(ChatTokenizer::load(&path).with_context(hint)?);
     let engine = native(&path, &text, &[], &config.native, config.device);
     let model = LocalModel::new(name, engine.await.with_context(hint)?, text);
     Ok(model.with_params(config.params.clone())?)
@@ -357,7 +358,8 @@ pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same for all adapters of a policy. Nothing is downloaded: a model on the hub is not looked at.
+/// The same for all adapters of a policy. Nothing is downloaded: a model on the hub is not looked
+/// at.
 ///
 /// # Errors
 /// As [`check_adapters`].
@@ -378,11 +380,11 @@ fn not_loaded(adapter: &Path) -> String {
     format!("cannot load the adapter `{}`", adapter.display())
 }
 
-/// An engine for the model at `path`, whose tokenizer is that of `text`, with these adapters beside its
-/// weights.
+/// An engine for the model at `path`, whose tokenizer is that of `text`, with these adapters beside
+/// its weights.
 async fn native(
     path: &Path,
-    text: &Arc<TextSide>,
+    text: &Arc<ChatTokenizer>,
     adapters: &[&Path],
     config: &NativeConfig,
     device: DeviceChoice,

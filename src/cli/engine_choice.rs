@@ -50,9 +50,7 @@ impl EngineChoice {
                 format!("it supports `{kind}` models, and `policy.device` names its device"),
             ),
             (_, _) if has_gpu => choice(PolicyEngine::MistralRs, "there is a GPU".into()),
-            (_, Ok(kind)) => {
-                choice(PolicyEngine::Native, format!("it supports `{kind}` models on the CPU"))
-            }
+            (_, Ok(kind)) => choice(PolicyEngine::Native, format!("it supports `{kind}` models")),
             (_, Err(error)) => {
                 choice(PolicyEngine::MistralRs, format!("`native` cannot run it: {error}"))
             }

@@ -17,7 +17,7 @@ use crate::http::{self, EnvironmentApp, environment_router};
 use crate::large_model::LargeModel;
 use crate::protocol::Protocol;
 use crate::reward::Rewarder;
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::train::run_folder::TEMPLATES;
 
 use super::model_check::declared_context;
@@ -106,7 +106,7 @@ async fn setup(
     let text = match &path {
         None => None,
         Some(path) => {
-            let text = TextSide::load(path)?;
+            let text = ChatTokenizer::load(path)?;
             text.check_turns()?;
             let context = declared_context(path).unwrap_or(usize::MAX);
             Some((Arc::new(text), context))

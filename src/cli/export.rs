@@ -32,8 +32,8 @@ pub struct ExportArgs {
     /// The type of the weights in the GGUF file
     #[arg(long = "type", value_name = "TYPE", default_value = "f16", requires = "gguf")]
     kind: Kind,
-    /// Write the tokenizer for servers that receive token ids (`policy.engine = "tokens"`): rules for
-    /// splitting texts are left out where GGUF files cannot express them
+    /// Write the tokenizer for servers that receive token ids (`policy.engine = "tokens"`): rules
+    /// for splitting texts are left out where GGUF files cannot express them
     #[arg(long, requires = "gguf")]
     ids_only: bool,
 }
@@ -115,7 +115,8 @@ fn write_folder(
     })
 }
 
-/// An error of writing to `path`. Where the disk is full, what to do is not what a training run advises.
+/// An error of writing to `path`. Where the disk is full, what to do is not what a training run
+/// advises.
 fn unwritten(path: &Path, error: anyhow::Error) -> anyhow::Error {
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| disk_hint(error).is_some())

@@ -129,7 +129,8 @@ impl<'a> Named<'a> {
     }
 }
 
-/// Whether this is half of an id. Other characters would mean something in the address that is asked.
+/// Whether this is half of an id. Other characters would mean something in the address that is
+/// asked.
 fn is_part(part: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !["", ".", ".."].contains(&part) && part.bytes().all(is_allowed)
@@ -213,7 +214,7 @@ fn check_revision(sha: &str) -> Result<(), Reason> {
     match is_commit {
         true => Ok(()),
         false => Err(reason!(
-            "the hub calls its revision {sha:?}, which is no commit";
+            "the hub names the revision {sha:?}, which is not a commit hash";
             hint: "is `HF_ENDPOINT` a hub?"
         )),
     }

@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigError, Overrides};
 use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
 use crate::record::{Archive, Recorder};
 
-use super::assemble::{Assembly, Player, assemble};
+use super::assemble::{Assembly, LoadedPolicy, assemble};
 use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
 use super::{Failure, descriptors, keys, memory};
@@ -144,8 +144,9 @@ async fn check_open(config: &Config) -> Result<(), Failure> {
 
 /// The replaceable part of the server's state, by `config`.
 fn serving(config: &Config, assembly: Assembly) -> Serving {
-    let served =
-        |Player { policy, protocol, sampling }| Arc::new(Served { policy, protocol, sampling });
+    let served = |LoadedPolicy { policy, protocol, sampling }| {
+        Arc::new(Served { policy, protocol, sampling })
+    };
     let canary = assembly.canary.zip(config.canary.as_ref());
     Serving {
         main: served(assembly.main),

@@ -13,7 +13,7 @@ use crate::config::{LocalModelConfig, read_toml};
 use crate::engine::tokens::TokensEngine;
 use crate::engine::tokens::config::TokensConfig;
 use crate::large_model::{Cached, Endpoint, EndpointSetup, LargeModel};
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, LargeModelChoice, Services, TrainerConfig, run_grpo};
 use crate::train::metrics::Values;
@@ -140,7 +140,7 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
         .path
         .as_deref()
         .context("`tokens` needs `model.path`, whose weights the servers have")?;
-    let text = Arc::new(TextSide::load(path)?);
+    let text = Arc::new(ChatTokenizer::load(path)?);
     let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
     Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
 }

@@ -99,8 +99,8 @@ impl Default for Config {
 pub struct LocalModelConfig {
     /// A folder with safetensors, or a `.gguf` file.
     pub path: PathBuf,
-    /// Fields of calls that do not set them: `temperature` (0 where neither does), `top_p` (1), `seed`,
-    /// `max_tokens` (256).
+    /// Fields of calls that do not set them: `temperature` (0 where neither does), `top_p` (1),
+    /// `seed`, `max_tokens` (256).
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub params: Map<String, Value>,
     /// How it runs.

@@ -45,7 +45,8 @@ pub struct Overrides {
 /// The value of `--adapter`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedAdapter {
-    /// The name of the policy that it makes; without one, it is the policy itself that has the adapter.
+    /// The name of the policy that it makes; without one, it is the policy itself that has the
+    /// adapter.
     pub name: Option<String>,
     /// Where it is.
     pub folder: PathBuf,

@@ -12,7 +12,7 @@ const PREFIXES: [&str; 5] = ["", "option_", "choice_", "option", "op"];
 const LETTERS: std::ops::RangeInclusive<char> = 'A'..='J';
 /// Columns that say which option is right. All that a row has must agree.
 const ANSWERS: [&str; 5] = ["answerKey", "answer_key", "answer", "answer_index", "answer_idx"];
-/// Columns that say it if there is none of those.
+/// Columns that say which option is right, read if a row has none of those.
 const OTHER_ANSWERS: [&str; 3] = ["correct", "correct_answer", "label"];
 
 /// The options of a question.

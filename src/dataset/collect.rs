@@ -38,7 +38,7 @@ pub(super) struct Collector<'a, T> {
     ids: HashMap<u64, (u32, u32)>,
     /// Data sets and kinds that were not wanted.
     unwanted: BTreeSet<String>,
-    /// Columns of which it has been decided whether it is said that they are not read.
+    /// Columns that were already checked for the warning about unread columns.
     judged: HashSet<String>,
     /// Text in `rows`, bytes.
     bytes: u64,

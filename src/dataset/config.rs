@@ -22,8 +22,8 @@ pub struct ReadOptions {
     /// The column with the gold answer (or the assistant's message), where it has a name of its
     /// own.
     pub answer: Option<String>,
-    /// A column with a passage that is put before the question. Default: `body` or `article`, without
-    /// which a question cannot be understood, and no other.
+    /// A column with a passage that is put before the question. Default: `body` or `article`,
+    /// without which a question cannot be understood, and no other.
     pub context: Option<String>,
     /// The share of rows that may be rejected, 0 to 1. Default: 0.01. Set by the reader's caller.
     #[serde(skip)]

@@ -75,8 +75,8 @@ fn fields(names: &[String], record: &Record) -> Result<Fields, String> {
     names.iter().zip(&record.fields).map(cell).collect::<Result<_, String>>().and_then(Fields::new)
 }
 
-/// An empty field is null, as pandas writes it. So is `18.0` a whole number of a column that had
-/// gaps.
+/// An empty field is null, as pandas writes it. Whole numbers in a column with gaps, which pandas
+/// writes as `18.0`, are read as `18`.
 fn cell(text: &str) -> Cell {
     match text {
         "" => Cell::Null,

@@ -21,8 +21,8 @@ pub enum Form {
     Squad,
     /// An answer as `{value, aliases}`, as in TriviaQA.
     TriviaQa,
-    /// Options in one column or in columns of their own, with the index, the letter or the text of the
-    /// right one.
+    /// Options in one column or in columns of their own, with the index, the letter or the text of
+    /// the right one.
     MultipleChoice,
     /// `prompt` and `reward_model`, as verl, Search-R1 and the reference have it.
     Verl,
@@ -153,7 +153,7 @@ const ABOUT: [&str; 32] = [
     "url",
 ];
 
-/// Whether it need not be said that the column of this name is not read.
+/// Whether the column of this name may be left unread without a warning.
 pub(super) fn is_about(column: &str) -> bool {
     ABOUT.iter().any(|name| name.eq_ignore_ascii_case(column))
 }

@@ -108,7 +108,8 @@ struct Found {
 }
 
 impl Found {
-    /// Adds what a column holds. Text may be a list: file formats without nested columns store it so.
+    /// Adds what a column holds. Text may be a list: file formats without nested columns store it
+    /// so.
     fn add(&mut self, name: &str, value: &Cell) -> Result<(), Unused> {
         match value.text().map(|text| list_in(name, text)).transpose()?.flatten() {
             Some(items) => {

@@ -60,9 +60,9 @@ pub struct ReadOutcome<T> {
 /// Reads the tasks at `path`: a file, a folder or a glob.
 ///
 /// Golds are the bare answers: of a worked solution, what follows its last `####` or is inside its
-/// last `\boxed{…}`. Whole numbers have one form (`18.0` is `18`), and no digit is lost; true is also
-/// `yes`. Options of a multiple-choice question become part of it. A recorded episode is not a task, because its
-/// answer is only what the policy said.
+/// last `\boxed{…}`. Whole numbers have one form (`18.0` is `18`), and no digit is lost; true is
+/// also `yes`. Options of a multiple-choice question become part of it. A recorded episode is not a
+/// task, because its answer is only what the policy said.
 ///
 /// # Errors
 /// When a file cannot be read, there is no task, or more rows than `max_rejected` are rejected.

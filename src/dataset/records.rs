@@ -141,8 +141,8 @@ impl Records {
         }
     }
 
-    /// Whether a line within quotes is a row of its own, and the quote in the line `first` so a
-    /// character like others. Only files with tabs are often written without quoting.
+    /// Whether a line inside an open quote is a complete row, so that the quote in the line `first`
+    /// is an ordinary character. Only files with tabs are often written without quoting.
     fn is_own_row(&self, line: &[u8], first: &[u8]) -> bool {
         let is_row = |line: &[u8]| {
             let tabs = line.iter().filter(|byte| **byte == b'\t').count();

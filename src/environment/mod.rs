@@ -1,7 +1,7 @@
 //! Episodes for other trainers: they sample the policy's turns, and the loop that serves and trains
 //! does the rest.
 
-mod play;
+mod open_episode;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use uuid::Uuid;
 use crate::episode::{FinishReason, Limits};
 use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModel;
-pub use crate::policy::PlayedTurn;
+pub use crate::policy::ExternalTurn;
 use crate::protocol::Protocol;
 use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::trajectory::TokenTrace;
 
-use play::Play;
+use open_episode::OpenEpisode;
 
 /// What all episodes have in common.
 pub struct Setup {
@@ -38,7 +38,7 @@ pub struct Setup {
     pub params: Map<String, Value>,
     /// Tokenizer and chat template of the policy that is trained, and its context length. Without
     /// it, turns are texts.
-    pub text: Option<(Arc<TextSide>, usize)>,
+    pub text: Option<(Arc<ChatTokenizer>, usize)>,
 }
 
 /// How many episodes may be open, and for how long.
@@ -162,17 +162,17 @@ pub struct Environment {
     bounds: Bounds,
     /// One more than the largest token id, where turns may be token ids.
     vocabulary: Option<usize>,
-    episodes: Mutex<HashMap<Uuid, Arc<Held>>>,
+    episodes: Mutex<HashMap<Uuid, Arc<EpisodeSlot>>>,
 }
 
-struct Held {
-    play: tokio::sync::Mutex<Play>,
-    marks: Mutex<Marks>,
+struct EpisodeSlot {
+    play: tokio::sync::Mutex<OpenEpisode>,
+    marks: Mutex<EpisodeStatus>,
 }
 
 /// What is known of an episode without locking it.
 #[derive(Clone, Copy)]
-struct Marks {
+struct EpisodeStatus {
     touched: Instant,
     is_done: bool,
 }
@@ -218,9 +218,9 @@ impl Environment {
         let held = {
             let mut episodes = self.episodes();
             self.make_room(&mut episodes)?;
-            let play = Play::begin(Arc::clone(&self.setup), self.vocabulary, task, limits);
-            let marks = Mutex::new(Marks { touched: Instant::now(), is_done: false });
-            let held = Arc::new(Held { play: tokio::sync::Mutex::new(play), marks });
+            let play = OpenEpisode::begin(Arc::clone(&self.setup), self.vocabulary, task, limits);
+            let marks = Mutex::new(EpisodeStatus { touched: Instant::now(), is_done: false });
+            let held = Arc::new(EpisodeSlot { play: tokio::sync::Mutex::new(play), marks });
             episodes.insert(id, Arc::clone(&held));
             held
         };
@@ -239,7 +239,7 @@ impl Environment {
         &self,
         id: Uuid,
         turn: Option<usize>,
-        played: PlayedTurn,
+        played: ExternalTurn,
     ) -> Result<State, EnvironmentError> {
         let held = self.episodes().get(&id).cloned().ok_or(EnvironmentError::Unknown(id))?;
         let mut play = held.play.try_lock().map_err(|_| EnvironmentError::Busy)?;
@@ -255,7 +255,10 @@ impl Environment {
     }
 
     /// Makes room for one more episode.
-    fn make_room(&self, episodes: &mut HashMap<Uuid, Arc<Held>>) -> Result<(), EnvironmentError> {
+    fn make_room(
+        &self,
+        episodes: &mut HashMap<Uuid, Arc<EpisodeSlot>>,
+    ) -> Result<(), EnvironmentError> {
         let idle = Duration::from_millis(self.bounds.idle_ms);
         episodes.retain(|_, held| held.marks().touched.elapsed() < idle || held.is_busy());
         if episodes.len() < self.bounds.max_open {
@@ -268,13 +271,13 @@ impl Environment {
         Ok(())
     }
 
-    fn episodes(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Held>>> {
+    fn episodes(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<EpisodeSlot>>> {
         self.episodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    fn marks(&self) -> Marks {
+impl EpisodeSlot {
+    fn marks(&self) -> EpisodeStatus {
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,13 +3,13 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{Lost, LostUsage, Prices};
+use crate::large_model::{FailedCalls, FailedUsage, Prices};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
 /// A call in progress. Its estimated usage is in the tally at all times, so that it counts even if
 /// the call is cancelled; the reported usage replaces it at the end.
-pub(super) struct UnderWay {
+pub(super) struct CallEstimate {
     tally: Tally,
     /// Usage before this call.
     before: EpisodeUsage,
@@ -19,10 +19,10 @@ pub(super) struct UnderWay {
     read: u64,
     written: TokenEstimate,
     /// Further calls that failed in its place.
-    pub(super) lost: Lost,
+    pub(super) lost: FailedCalls,
 }
 
-impl UnderWay {
+impl CallEstimate {
     /// A call of `role` that reads about so many tokens.
     pub(super) fn begin(
         tally: &Tally,
@@ -32,7 +32,7 @@ impl UnderWay {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let (tally, lost) = (Arc::clone(tally), Lost::default());
+        let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
         let begun = Self { tally, before, role, prices, read, written, lost };
         begun.publish();
         begun
@@ -57,7 +57,7 @@ impl UnderWay {
 
     /// The estimated usage of calls that failed in its place.
     pub(super) fn lost(&self) -> RoleUsage {
-        let LostUsage { calls, tokens, cost } = self.lost.used();
+        let FailedUsage { calls, tokens, cost } = self.lost.used();
         RoleUsage { calls, tokens, cost }
     }
 

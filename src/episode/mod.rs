@@ -62,8 +62,8 @@ pub struct EpisodeRequest {
     /// Parts of the question that are not text (images, audio): sent to the large model with the
     /// first prompt.
     pub attachments: Vec<Value>,
-    /// The message that asks, where it is more than the question's text: nulls are in the places of
-    /// the attachments. A prompt that is the question and nothing else is sent as it.
+    /// The message that asks, if it has more than the question's text, with nulls in place of its
+    /// attachments. It is sent in place of a first prompt that is only the question.
     pub message: Option<ChatMessage>,
     /// The first turns, written by the caller: the policy continues after them.
     pub turns: Vec<GivenTurn>,

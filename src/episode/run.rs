@@ -24,7 +24,7 @@ use crate::trajectory::{
     Action, Observation, TokenTrace, TokenUsage, Trajectory, Turn, TurnFinish,
 };
 
-use super::estimate::UnderWay;
+use super::estimate::CallEstimate;
 use super::watch::TurnWatch;
 use super::{
     AnswerSource, CONTENTS, Episode, EpisodeError, EpisodeErrorKind, EpisodeEvent, EpisodeRequest,
@@ -247,7 +247,7 @@ impl Run<'_> {
         let drafts = self.request.form.by_large_model;
         let prices = self.participants.policy.prices();
         let tally = &self.request.tally;
-        let writing = UnderWay::begin(
+        let writing = CallEstimate::begin(
             tally,
             self.usage,
             |usage| &mut usage.policy,
@@ -458,7 +458,7 @@ impl Run<'_> {
     }
 
     /// Counts a call that was cancelled, if it may have been billed.
-    fn count_cut(&mut self, call: &UnderWay, is_billed: bool) {
+    fn count_cut(&mut self, call: &CallEstimate, is_billed: bool) {
         if is_billed {
             self.usage = call.usage();
         }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
-use super::estimate::UnderWay;
+use super::estimate::CallEstimate;
 use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
@@ -15,16 +15,16 @@ pub(super) struct TurnWatch<'a> {
     events: &'a mut dyn EventSink,
     /// Whether its answers are drafts, of which the large model makes the answer.
     drafts: bool,
-    writing: UnderWay,
+    writing: CallEstimate,
 }
 
 impl<'a> TurnWatch<'a> {
-    pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: UnderWay) -> Self {
+    pub(super) fn new(events: &'a mut dyn EventSink, drafts: bool, writing: CallEstimate) -> Self {
         Self { parser: TurnParser::default(), events, drafts, writing }
     }
 
     /// The turn so far, verbatim, its parsed content, and its usage.
-    pub(super) fn finish(self) -> (String, ParsedTurn, UnderWay) {
+    pub(super) fn finish(self) -> (String, ParsedTurn, CallEstimate) {
         (self.parser.text().to_owned(), self.parser.finish(), self.writing)
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::Metric;
+use super::metric_choice::Metric;
 use crate::hint::Reason;
 use crate::reward::Normalization;
 use crate::world::{WorldFacts, WorldQuestions};
@@ -142,7 +142,7 @@ impl SearchConfig {
         }
         if self.budget < self.sample as u64 {
             return Err(reason!(
-                "`prompt_search.budget` is {}, which does not even try one prompt on {} questions", self.budget, self.sample;
+                "`prompt_search.budget` is {}, which is too small to try a single prompt on {} questions", self.budget, self.sample;
                 hint: "raise it, or lower `prompt_search.sample`"
             ));
         }

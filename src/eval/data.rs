@@ -9,7 +9,7 @@ use crate::task::Task;
 
 use super::EvalError;
 use super::config::{DataConfig, FileData, MetricConfig};
-use super::metrics::{Chosen, Metric};
+use super::metric_choice::{Chosen, Metric};
 
 /// A task and how answers to it are scored.
 #[derive(Debug, Clone, PartialEq)]

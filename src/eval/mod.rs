@@ -5,7 +5,7 @@ pub mod arms;
 pub mod config;
 pub mod data;
 pub mod error;
-pub mod metrics;
+pub mod metric_choice;
 pub mod report;
 pub mod rows;
 pub mod run;

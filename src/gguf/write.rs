@@ -58,7 +58,8 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// Adds a tensor: its blocks as they are stored, and its shape with the slowest dimension first.
+    /// Adds a tensor: its blocks as they are stored, and its shape with the slowest dimension
+    /// first.
     pub fn tensor(
         &mut self,
         name: &str,

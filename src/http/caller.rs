@@ -102,8 +102,8 @@ impl Caller {
         self.0.as_ref().map(|account| account.key.id.as_str())
     }
 
-    /// Whether the caller may use this model. A caller that may use the loop may select its policy, as by
-    /// the field `policy`.
+    /// Whether the caller may use this model. A caller that may use the loop may select its policy,
+    /// as by the field `policy`.
     pub(super) fn may_ask(&self, model: &str) -> bool {
         let Some(Account { key, .. }) = &self.0 else { return true };
         let named = LoopModel::parse(model).filter(|model| model.policy.is_some());
@@ -191,8 +191,8 @@ impl Caller {
 pub(super) struct Bill {
     account: Option<Account>,
     tally: Tally,
-    /// The server ends after it is dropped: the task of a request that is cut off may be dropped
-    /// later than its connection.
+    /// Shutdown waits until this is dropped: the task of a request that is cut off may outlive its
+    /// connection.
     _open: Option<TaskTrackerToken>,
 }
 

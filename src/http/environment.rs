@@ -25,7 +25,7 @@ use super::local;
 use super::state::Ids;
 use super::wire::ErrorBody;
 use crate::compute;
-use crate::environment::{Asked, Environment, EnvironmentError, Outcome, PlayedTurn, State};
+use crate::environment::{Asked, Environment, EnvironmentError, ExternalTurn, Outcome, State};
 use crate::hint::Hint;
 use crate::reward::Reward;
 use crate::task::Task;
@@ -297,10 +297,10 @@ async fn step(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Respon
     let StepRequest { episode, turn, ids, log_probs, text, is_cut } =
         compute::in_place(body.len(), || parse(&body))?;
     let played = match (ids, text) {
-        (Some(ids), None) => PlayedTurn::Tokens(tokens(ids, log_probs)?),
+        (Some(ids), None) => ExternalTurn::Tokens(tokens(ids, log_probs)?),
         (None, Some(text)) => {
             let finish = if is_cut { TurnFinish::Length } else { TurnFinish::Stop };
-            PlayedTurn::Text(text, finish)
+            ExternalTurn::Text(text, finish)
         }
         _ => return Err(ApiError::bad_request("invalid_turn", "a turn is either `ids` or `text`")),
     };

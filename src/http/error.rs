@@ -97,8 +97,8 @@ impl ApiError {
         self
     }
 
-    /// The same in the words of another protocol: a field that begins with the first of a pair of
-    /// names begins with the second there.
+    /// The same with the field names of another protocol: in each pair of `names`, the first prefix
+    /// becomes the second.
     pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
         let Some(param) = self.param.take() else { return self };
         let renamed = names

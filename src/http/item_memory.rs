@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 #[derive(Default)]
 pub(super) struct ItemMemory(Mutex<Items>);
 
-/// An item, and what it would be of the size of a body that contained it.
+/// An item, and what it adds to the size of a body that contains it.
 pub(super) struct Item {
     pub(super) value: Value,
     pub(super) size: BodySize,

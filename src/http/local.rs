@@ -14,8 +14,8 @@ use super::config::ServerConfig;
 use super::error::{ApiError, shorten};
 use super::origin;
 
-/// The documented `routes` and their OpenAPI document, beside the undocumented `pages`. With `open`,
-/// the configuration of a server without keys, requests of foreign web pages are refused.
+/// The documented `routes` and their OpenAPI document, beside the undocumented `pages`. With
+/// `open`, the configuration of a server without keys, requests of foreign web pages are refused.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(
     routes: OpenApiRouter<S>,
     pages: Router<S>,

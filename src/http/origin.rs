@@ -43,8 +43,8 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let is_known = authority.as_ref().is_some_and(|authority| is_own_host(server, authority));
         if !is_known {
             let message = reason!(
-                "the server is not reached by this name while no key is needed";
-                hint: "ask by an IP address or `localhost`, name the host in `server.hosts`, or make keys"
+                "requests for this host name are refused while no key is needed";
+                hint: "use an IP address or `localhost`, add the name to `server.hosts`, or create keys"
             );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
         }
@@ -56,7 +56,7 @@ pub(super) fn check(server: &ServerConfig, request: &Request) -> Result<(), ApiE
         let is_cross = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
         if is_foreign || (is_cross && origin.is_none() && !is_visit(request)) {
             let message = reason!(
-                "web pages of other origins may not ask while no key is needed";
+                "requests from web pages of other origins are refused while no key is needed";
                 hint: "name the origin in `server.allowed_origins`"
             );
             return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
@@ -150,7 +150,7 @@ pub(super) fn preflight(server: &ServerConfig, request: &Request) -> Option<Resp
     }
     if !is_allowed(server, headers) {
         let message = reason!(
-            "web pages of this origin may not ask";
+            "requests from web pages of this origin are refused";
             hint: "name the origin in `server.allowed_origins`"
         );
         let error = ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message);

@@ -21,7 +21,7 @@ pub struct Serving {
     pub main: Arc<Served>,
     /// A second policy, for a share of the traffic.
     pub canary: Option<Canary>,
-    /// Policies that play where a request names them: adapters beside the weights of one of the others.
+    /// Policies used only if a request names them: adapters over the weights of another policy.
     pub adapters: Vec<Arc<Served>>,
     /// The large models.
     pub large_models: Arc<LargeModels>,

@@ -1,5 +1,5 @@
-//! Halves of surrogate pairs in a body of JSON: JavaScript writes them where it cuts a string within
-//! a character.
+//! Halves of surrogate pairs in a body of JSON: JavaScript writes them where it cuts a string
+//! within a character.
 
 /// The same JSON with U+FFFD instead of every half that stands alone; `None` if none does. It is as
 /// long as before.

@@ -27,7 +27,7 @@ use crate::episode::Limits;
 use crate::large_model::{EndpointSetup, LargeModel, LargeModels, Reply, Scripted};
 use crate::policy::{Policy, ScriptedPolicy, TokenPolicy};
 use crate::protocol::Protocol;
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 
 const FOLDER: &str = "models/policy";
 
@@ -96,7 +96,7 @@ fn handle(policy: Arc<dyn Policy>) -> AppHandle {
 
 /// Serves the bundled policy on this engine, and gives the URL.
 async fn start(engine: Arc<dyn Engine>) -> String {
-    let text = Arc::new(TextSide::load(Path::new(FOLDER)).unwrap());
+    let text = Arc::new(ChatTokenizer::load(Path::new(FOLDER)).unwrap());
     let policy = Arc::new(TokenPolicy::new("policy", engine, text, true));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::{
-    AttemptOutcome, Call, LargeModel, LargeModelError, Lost, LostUsage, Prices, Reply, ReplyStream,
+    AttemptOutcome, Call, FailedCalls, FailedUsage, LargeModel, LargeModelError, Prices, Reply,
+    ReplyStream,
 };
 
 /// A large model with fallbacks, in order. It has the name and prices of the first.
@@ -31,9 +32,9 @@ impl WithFallbacks {
             result => return result,
         };
         // What was perhaps billed; the caller counts the failure that is returned.
-        let (lost, without_first) = (call.lost.clone(), Lost::default());
+        let (lost, without_first) = (call.lost.clone(), FailedCalls::default());
         without_first.set(lost.used());
-        lost.add(LostUsage::of(&first, &*self.first, call));
+        lost.add(FailedUsage::of(&first, &*self.first, call));
         // Another model's id at the first endpoint means nothing to the others.
         let mut call = call.clone();
         call.remove("model");
@@ -51,7 +52,7 @@ impl WithFallbacks {
                 result => return result,
             };
             for lost in [&lost, &without_first] {
-                lost.add(LostUsage::of(&error, &**model, &call));
+                lost.add(FailedUsage::of(&error, &**model, &call));
             }
             if !error.is_worth_another_model() {
                 break;
@@ -249,7 +250,7 @@ mod tests {
                     false => all.complete(&call).await.map(|_| ()),
                     true => all.stream(&call).await.map(|_| ()),
                 };
-                let LostUsage { calls: found, tokens, cost } = call.lost.used();
+                let FailedUsage { calls: found, tokens, cost } = call.lost.used();
                 assert_eq!((found, cost), (calls, prices * read as f64), "{fails:?}");
                 assert_eq!(tokens.prompt_tokens, calls * read, "{fails:?}");
             }

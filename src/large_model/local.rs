@@ -13,7 +13,7 @@ use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
 use crate::hint::{Hint, Reason};
 use crate::protocol::Piece;
-use crate::tokenization::{IncrementalDecoder, Message, TextSide, TokenizeError, tokenized};
+use crate::tokenization::{ChatTokenizer, IncrementalDecoder, Message, TokenizeError, tokenized};
 use crate::trajectory::TokenUsage;
 
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream};
@@ -34,13 +34,13 @@ pub struct LocalModel {
     name: String,
     identity: String,
     engine: Arc<dyn Engine>,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     params: Map<String, Value>,
 }
 
 impl LocalModel {
     /// A model named `name` with the tokenizer and chat template of `text`.
-    pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, text: Arc<TextSide>) -> Self {
+    pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, text: Arc<ChatTokenizer>) -> Self {
         let name = name.into();
         Self { identity: name.clone(), name, engine, text, params: Map::new() }
     }
@@ -202,7 +202,7 @@ impl LargeModel for LocalModel {
 /// A reply in progress.
 struct Writing {
     name: String,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     events: mpsc::UnboundedReceiver<GenerateEvent>,
     decoder: IncrementalDecoder,
     written: String,
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_call_overrides_the_fields_of_the_model() {
-        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let text = Arc::new(ChatTokenizer::load(Path::new("models/large-model")).unwrap());
         let fields = |value: Value| value.as_object().unwrap().clone();
         let own = fields(json!({ "temperature": 0.5, "max_completion_tokens": 64 }));
         let model = LocalModel::new("atlas", Arc::new(Full), Arc::clone(&text));
@@ -326,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_is_no_broken_connection() {
-        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let text = Arc::new(ChatTokenizer::load(Path::new("models/large-model")).unwrap());
         let model = LocalModel::new("atlas", Arc::new(Full), text);
         let call = Call { messages: vec![ChatMessage::text("user", "hello")], ..Call::default() };
         let error = model.complete(&call).await.unwrap_err();
@@ -335,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_text_far_beyond_the_context_is_refused_unread() {
-        let text = Arc::new(TextSide::load(Path::new("models/large-model")).unwrap());
+        let text = Arc::new(ChatTokenizer::load(Path::new("models/large-model")).unwrap());
         let model = LocalModel::new("atlas", Arc::new(Full), text);
         let long = "a ".repeat(16 * 512 / 2 + 1);
         let call = Call { messages: vec![ChatMessage::text("user", long)], ..Call::default() };

@@ -14,9 +14,9 @@ use crate::trajectory::TokenUsage;
 mod cache;
 mod endpoint;
 mod error;
+mod failed_usage;
 mod fallback;
 mod local;
-mod lost;
 mod outcome;
 mod pace;
 mod prices;
@@ -31,9 +31,9 @@ pub use endpoint::{
     LargeModelConfigError, PassedUsage, UsageAsked,
 };
 pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
+pub use failed_usage::{FailedCalls, FailedUsage, estimated_tokens};
 pub use fallback::WithFallbacks;
 pub use local::LocalModel;
-pub use lost::{Lost, LostUsage, estimated_tokens};
 pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
 pub use registry::LargeModels;
@@ -63,7 +63,7 @@ pub struct Call {
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
     pub authorization: Option<secrecy::SecretString>,
     /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
-    pub lost: Lost,
+    pub lost: FailedCalls,
 }
 
 impl Call {
@@ -175,8 +175,8 @@ pub trait LargeModel: Send + Sync {
         Some(self.prices())
     }
 
-    /// Whether all that a call of that model may cost is known: also what others ask that may reply
-    /// in its place.
+    /// Whether the price of a call of that model is known, including the prices of the models that
+    /// may reply in its place.
     fn is_priced(&self, model: Option<&str>) -> bool {
         self.prices_of(model).is_some()
     }

@@ -178,7 +178,8 @@ impl Batch {
 /// The rows whose next token is scored: row `rows[i]` of the packed batch predicts `targets[i]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Rows of the packed batch, in any order. A row that branches continue predicts several tokens.
+    /// Rows of the packed batch, in any order. A row that branches continue predicts several
+    /// tokens.
     pub rows: Vec<u32>,
     /// The token each row predicts.
     pub targets: Vec<u32>,

@@ -17,8 +17,8 @@ use super::slots::{EMBED, HEAD, NORM};
 use super::spec::Spec;
 use super::weights::Weights;
 
-/// A decoder-only transformer, with or without an adapter. Cloning is cheap: clones share their tensors, and since tensors
-/// are replaced and never changed in place, a clone is a snapshot.
+/// A decoder-only transformer, with or without an adapter. Cloning is cheap: clones share their
+/// tensors, and since tensors are replaced and never changed in place, a clone is a snapshot.
 #[derive(Debug, Clone)]
 pub struct Model {
     spec: Spec,

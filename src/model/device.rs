@@ -1,7 +1,7 @@
 //! The device and number type of a model.
 //!
-//! On a GPU the trainer runs `ops::composed` and the native engine decodes by `generate::device`; on
-//! a CPU the trainer runs `ops::host` and the engine decodes by `generate::decoder`.
+//! On a GPU the trainer runs `ops::composed` and the native engine decodes by `generate::device`;
+//! on a CPU the trainer runs `ops::host` and the engine decodes by `generate::decoder`.
 
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};

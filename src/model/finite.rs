@@ -41,7 +41,7 @@ pub fn first_not_finite<'a>(
 /// What is wrong with the tensor `name`.
 pub(super) fn not_finite(name: &str) -> Reason {
     reason!(
-        "`{name}` holds values that are no finite numbers";
+        "`{name}` has values that are not finite";
         hint: "the model was damaged, or diverged before it was saved"
     )
 }

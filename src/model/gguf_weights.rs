@@ -19,8 +19,8 @@ pub(super) enum Stored {
     AsIs,
     /// A norm with its offset added.
     Shifted,
-    /// The rows of each of so many heads are interleaved: those of the first half of a head with those
-    /// of the second.
+    /// The rows of each of so many heads are interleaved: those of the first half of a head with
+    /// those of the second.
     Interleaved(usize),
 }
 

@@ -21,8 +21,8 @@ fn unread(text: String) -> Reason {
 /// weights into the adapter, which is of no use without that changed base.
 const PLAIN_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "default"];
 
-/// Settings that say nothing of what an adapter computes: about training, or its writer. All that is
-/// not named here or read below must be off, as PEFT writes what an adapter does not use.
+/// Settings that say nothing of what an adapter computes: about training, or its writer. All that
+/// is not named here or read below must be off, as PEFT writes what an adapter does not use.
 const HARMLESS: [&str; 13] = [
     "auto_mapping",
     "base_model_name_or_path",

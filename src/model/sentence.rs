@@ -95,7 +95,7 @@ impl SentenceModel {
             .ok_or_else(|| invalid("it has no `config.json`".into()))?;
         if shape.model_type != "bert" || shape.hidden_act != "gelu" {
             return Err(invalid(reason!(
-                "sentences are embedded by a `bert` with `gelu`, this is a `{}` with `{}`", shape.model_type, shape.hidden_act;
+                "only a `bert` with `gelu` can embed sentences, but this is a `{}` with `{}`", shape.model_type, shape.hidden_act;
                 hint: "name a folder or hub id such as `sentence-transformers/all-MiniLM-L6-v2`"
             )));
         }

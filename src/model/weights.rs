@@ -147,8 +147,8 @@ impl Weights {
         self.map(|tensor| tensor.to_device(device))
     }
 
-    /// Fresh weights in f32: normal with deviation 0.02, norms at 1, biases at 0. The same seed gives
-    /// the same weights.
+    /// Fresh weights in f32: normal with deviation 0.02, norms at 1, biases at 0. The same seed
+    /// gives the same weights.
     ///
     /// # Errors
     /// When the device has no memory left.
@@ -185,8 +185,8 @@ impl Weights {
         self.lm_head.as_ref().unwrap_or(&self.embed)
     }
 
-    /// Reads a `.gguf` file, dequantised, or the safetensors files in a folder: `model.safetensors`, or
-    /// the shards that `model.safetensors.index.json` names.
+    /// Reads a `.gguf` file, dequantised, or the safetensors files in a folder:
+    /// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape, or there is one that the model does not use.

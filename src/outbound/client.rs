@@ -55,8 +55,8 @@ pub fn parse_url(text: &str, form: &'static str) -> Result<Url, Unusable> {
     Ok(url)
 }
 
-/// The value of the `Authorization` header: the key in the environment variable `named`, which must be
-/// set, or where none is named in `default`, if that is set. An empty name is no key.
+/// The value of the `Authorization` header: the key in the environment variable `named`, which must
+/// be set, or where none is named in `default`, if that is set. An empty name is no key.
 ///
 /// # Errors
 /// When the variable is missing, or holds no key.
@@ -91,8 +91,8 @@ pub fn bearer(
     }
 }
 
-/// A client for the service at `base`, which follows no redirects. `ca` is a file of authorities that
-/// are trusted beside the system's.
+/// A client for the service at `base`, which follows no redirects. `ca` is a file of authorities
+/// that are trusted beside the system's.
 ///
 /// # Errors
 /// When the certificates cannot be used.

@@ -79,8 +79,8 @@ impl<'a> Redactor<'a> {
     }
 }
 
-/// Whether a value is no placeholder such as `anything` or `lm-studio`: replacing a word would garble
-/// the text.
+/// Whether a value is no placeholder such as `anything` or `lm-studio`: replacing a word would
+/// garble the text.
 fn is_secret(value: &str) -> bool {
     let has_digit = value.bytes().any(|byte| byte.is_ascii_digit());
     let is_mixed = has_digit && !value.bytes().all(|byte| byte.is_ascii_digit());

@@ -13,8 +13,9 @@ pub type Response = http::Response<reqwest::Body>;
 /// The value of the `User-Agent` header.
 pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
-/// Header fields of a response; more are no valid HTTP.
-pub const MOST_HEADERS: usize = 1_000;
+/// Header fields of a response; more are no valid HTTP. The client library makes room for all of
+/// them in advance, for every response.
+pub const MOST_HEADERS: usize = 512;
 
 /// A connection that closes within this time without a byte of a response did not serve the
 /// request. One that closes later may have served and billed it.

@@ -24,7 +24,7 @@ pub use direct::{DIRECT, DirectPolicy};
 pub use program::ProgramPolicy;
 pub use remote::RemotePolicy;
 pub use scripted::ScriptedPolicy;
-pub use stepped::{PlayedTurn, Player, Prompted, SteppedPolicy};
+pub use stepped::{ExternalTurn, Prompted, StepHandle, SteppedPolicy};
 pub use token::TokenPolicy;
 
 /// A turn that could not be sampled.

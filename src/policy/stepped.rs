@@ -1,4 +1,4 @@
-//! A policy that is played from outside, a turn at a time: by a trainer with its own model.
+//! A policy whose turns come from outside, one at a time: by a trainer with its own model.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::engine::{EngineError, Sampling};
 use crate::protocol::{Piece, concat, length};
 use crate::token_estimate::TokenEstimate;
-use crate::tokenization::{IncrementalDecoder, TextSide, tokenized};
+use crate::tokenization::{ChatTokenizer, IncrementalDecoder, tokenized};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -18,52 +18,52 @@ use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 pub struct Prompted {
     /// The text since the last turn: the opening, or an observation.
     pub shown: String,
-    /// The token stream so far, ready for the turn; empty when turns are played as text, or without
+    /// The token stream so far, ready for the turn; empty when turns are sent as text, or without
     /// a tokenizer.
     pub trace: TokenTrace,
     /// Tokens that the turn may have; at least 1.
     pub max_tokens: usize,
 }
 
-/// A turn from the player.
+/// A turn from outside.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PlayedTurn {
+pub enum ExternalTurn {
     /// The tokens that were sampled, in the policy's vocabulary.
     Tokens(Vec<SampledToken>),
     /// The text, and whether it was truncated at the limit.
     Text(String, TurnFinish),
 }
 
-/// The player's side of an episode. Dropping it ends the episode.
+/// The caller's side of an episode. Dropping it ends the episode.
 #[derive(Debug)]
-pub struct Player {
+pub struct StepHandle {
     /// Prompts, one before each turn; closed when the episode is over.
     pub prompts: mpsc::Receiver<Prompted>,
     /// Turns, one for each prompt.
-    pub turns: mpsc::Sender<PlayedTurn>,
+    pub turns: mpsc::Sender<ExternalTurn>,
 }
 
 /// The loop's side.
-struct Seat {
+struct Channels {
     prompts: mpsc::Sender<Prompted>,
-    turns: mpsc::Receiver<PlayedTurn>,
+    turns: mpsc::Receiver<ExternalTurn>,
 }
 
 /// The policy of one episode.
 pub struct SteppedPolicy {
-    /// With the context length of the player's model.
-    text: Option<(Arc<TextSide>, usize)>,
-    seat: Mutex<Option<Seat>>,
+    /// With the context length of the model that writes the turns.
+    text: Option<(Arc<ChatTokenizer>, usize)>,
+    channels: Mutex<Option<Channels>>,
 }
 
 impl SteppedPolicy {
-    /// Makes a policy and its player. With a tokenizer and a context length, turns can be played as
+    /// Makes a policy and its handle. With a tokenizer and a context length, turns can be sent as
     /// tokens, otherwise only as text.
-    pub fn new(text: Option<(Arc<TextSide>, usize)>) -> (Self, Player) {
-        let (to_player, prompts) = mpsc::channel(1);
-        let (turns, from_player) = mpsc::channel(1);
-        let seat = Seat { prompts: to_player, turns: from_player };
-        (Self { text, seat: Mutex::new(Some(seat)) }, Player { prompts, turns })
+    pub fn new(text: Option<(Arc<ChatTokenizer>, usize)>) -> (Self, StepHandle) {
+        let (to_caller, prompts) = mpsc::channel(1);
+        let (turns, from_caller) = mpsc::channel(1);
+        let channels = Channels { prompts: to_caller, turns: from_caller };
+        (Self { text, channels: Mutex::new(Some(channels)) }, StepHandle { prompts, turns })
     }
 }
 
@@ -73,14 +73,14 @@ impl Policy for SteppedPolicy {
         "stepped"
     }
 
-    /// The only episode. A second one has no player.
+    /// The only episode. There is no second one.
     async fn open(
         &self,
         opening: &[Piece],
         _sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        let seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let seat = seat.ok_or(PolicyError::Cancelled)?;
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let channels = channels.ok_or(PolicyError::Cancelled)?;
         let mut trace = TokenTrace::default();
         if let Some((text, context)) = &self.text {
             let (text, pieces) = (Arc::clone(text), opening.to_vec());
@@ -88,7 +88,7 @@ impl Policy for SteppedPolicy {
             trace.push_context(&tokenized(length(opening), *context, ids).await?);
         }
         let text = self.text.clone();
-        Ok(Box::new(Session { text, seat, shown: concat(opening), trace }))
+        Ok(Box::new(Session { text, channels, shown: concat(opening), trace }))
     }
 
     async fn is_ready(&self) -> bool {
@@ -97,9 +97,9 @@ impl Policy for SteppedPolicy {
 }
 
 struct Session {
-    /// With the context length; absent when turns are played as text.
-    text: Option<(Arc<TextSide>, usize)>,
-    seat: Seat,
+    /// With the context length; absent when turns are sent as text.
+    text: Option<(Arc<ChatTokenizer>, usize)>,
+    channels: Channels,
     shown: String,
     trace: TokenTrace,
 }
@@ -118,7 +118,7 @@ impl Session {
     /// Takes the tokens of a turn up to its end, and ignores what follows.
     async fn tokens(
         &mut self,
-        text: &TextSide,
+        text: &ChatTokenizer,
         tokens: Vec<SampledToken>,
         sink: &mut dyn TurnSink,
     ) -> Result<TurnFinish, PolicyError> {
@@ -160,23 +160,23 @@ impl PolicySession for Session {
         let max_tokens = self.room(max_tokens)?;
         let shown = std::mem::take(&mut self.shown);
         let prompted = Prompted { shown, trace: self.trace.clone(), max_tokens };
-        self.seat.prompts.send(prompted).await.map_err(|_| PolicyError::Cancelled)?;
-        let turn = self.seat.turns.recv().await.ok_or(PolicyError::Cancelled)?;
+        self.channels.prompts.send(prompted).await.map_err(|_| PolicyError::Cancelled)?;
+        let turn = self.channels.turns.recv().await.ok_or(PolicyError::Cancelled)?;
         let usage = |completion| TokenUsage {
             prompt_tokens: read as u64,
             completion_tokens: completion as u64,
             ..TokenUsage::default()
         };
         match (turn, self.text.clone()) {
-            (PlayedTurn::Tokens(tokens), Some((text, _))) => {
+            (ExternalTurn::Tokens(tokens), Some((text, _))) => {
                 let finish = self.tokens(&text, tokens, sink).await?;
                 let usage = usage(self.trace.ids.len() - read);
                 Ok(WrittenTurn { finish, usage, cost: 0.0 })
             }
-            (PlayedTurn::Tokens(_), None) => Err(PolicyError::Tokenizer(
+            (ExternalTurn::Tokens(_), None) => Err(PolicyError::Tokenizer(
                 "a turn was played by tokens, but there is no tokenizer".into(),
             )),
-            (PlayedTurn::Text(written, finish), text) => {
+            (ExternalTurn::Text(written, finish), text) => {
                 let count = match text {
                     Some((text, _)) => text.tokenizer.encode_text(&written)?.len(),
                     None => TokenEstimate::of(&written).tokens() as usize,

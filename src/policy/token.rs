@@ -7,7 +7,9 @@ use async_trait::async_trait;
 
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, Sampling, StopReason};
 use crate::protocol::{Piece, length};
-use crate::tokenization::{BYTES_A_TOKEN, IncrementalDecoder, TextSide, tokenized, tokenizing};
+use crate::tokenization::{
+    BYTES_A_TOKEN, ChatTokenizer, IncrementalDecoder, tokenized, tokenizing,
+};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
@@ -16,7 +18,7 @@ use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
 pub struct TokenPolicy {
     name: String,
     engine: Arc<dyn Engine>,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     stream: bool,
 }
 
@@ -26,7 +28,7 @@ impl TokenPolicy {
     pub fn new(
         name: impl Into<String>,
         engine: Arc<dyn Engine>,
-        text: Arc<TextSide>,
+        text: Arc<ChatTokenizer>,
         stream: bool,
     ) -> Self {
         Self { name: name.into(), engine, text, stream }
@@ -77,7 +79,7 @@ impl Policy for TokenPolicy {
 
 struct TokenSession {
     engine: Arc<dyn Engine>,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     stream: bool,
     sampling: Sampling,
     turns: u64,

@@ -61,22 +61,22 @@ impl TurnSink for Heard {
     }
 }
 
-fn text_side() -> TextSide {
+fn chat_tokenizer() -> ChatTokenizer {
     let folder = tempfile::tempdir().unwrap();
     let tags: Vec<String> =
         TAGS.iter().flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]).collect();
     let words = ["one two three four".to_owned()];
     write_word_level(folder.path(), &words, &tags, CONVERSATION_TEMPLATE).unwrap();
-    TextSide::load(folder.path()).unwrap()
+    ChatTokenizer::load(folder.path()).unwrap()
 }
 
-fn sampled(text: &TextSide, markup: &str) -> GenerateEvent {
+fn sampled(text: &ChatTokenizer, markup: &str) -> GenerateEvent {
     let ids = text.tokenizer.encode_markup(markup).unwrap();
     let token = |id| SampledToken { id, log_prob: -0.5 };
     GenerateEvent::Tokens(ids.into_iter().map(token).collect())
 }
 
-async fn opened(engine: &Arc<ScriptedEngine>, text: &Arc<TextSide>) -> Box<dyn PolicySession> {
+async fn opened(engine: &Arc<ScriptedEngine>, text: &Arc<ChatTokenizer>) -> Box<dyn PolicySession> {
     let engine = Arc::clone(engine) as Arc<dyn Engine>;
     let policy = TokenPolicy::new("p", engine, Arc::clone(text), true);
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed: 7 };
@@ -85,7 +85,7 @@ async fn opened(engine: &Arc<ScriptedEngine>, text: &Arc<TextSide>) -> Box<dyn P
 
 #[tokio::test]
 async fn the_trace_is_what_was_sampled_and_each_turn_has_a_seed() {
-    let text = Arc::new(text_side());
+    let text = Arc::new(chat_tokenizer());
     let done = GenerateEvent::Done(StopReason::StopId);
     let turns = vec![
         vec![sampled(&text, "three"), sampled(&text, &format!("four{END}")), done.clone()],
@@ -119,7 +119,7 @@ async fn the_trace_is_what_was_sampled_and_each_turn_has_a_seed() {
 
 #[tokio::test]
 async fn a_turn_ends_where_its_reader_has_enough() {
-    let text = Arc::new(text_side());
+    let text = Arc::new(chat_tokenizer());
     let turns = vec![vec![sampled(&text, "one"), sampled(&text, "two"), sampled(&text, "three")]];
     let engine = Arc::new(ScriptedEngine { turns: turns.into(), ..Default::default() });
     let mut session = opened(&engine, &text).await;
@@ -132,7 +132,7 @@ async fn a_turn_ends_where_its_reader_has_enough() {
 
 #[tokio::test]
 async fn the_context_bounds_a_turn_and_is_an_error_once_it_is_full() {
-    let text = Arc::new(text_side());
+    let text = Arc::new(chat_tokenizer());
     let turns = vec![vec![GenerateEvent::Done(StopReason::Length)]];
     let engine = Arc::new(ScriptedEngine { turns: turns.into(), ..Default::default() });
     let mut session = opened(&engine, &text).await;
@@ -152,7 +152,7 @@ async fn the_context_bounds_a_turn_and_is_an_error_once_it_is_full() {
 
 #[tokio::test]
 async fn an_engine_that_fails_or_vanishes_is_an_error() {
-    let text = Arc::new(text_side());
+    let text = Arc::new(chat_tokenizer());
     let failed = GenerateEvent::Failed(EngineError::Stopped("it is gone".to_owned()));
     for (event, expected) in [(failed, "it is gone"), (sampled(&text, "one"), "without an end")] {
         let turns = Mutex::new(vec![vec![event]]);

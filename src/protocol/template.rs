@@ -187,7 +187,8 @@ impl Protocol {
         Ok(protocol)
     }
 
-    /// Writes the templates and settings that [`Self::load`] takes for `folder` into the folder `to`.
+    /// Writes the templates and settings that [`Self::load`] takes for `folder` into the folder
+    /// `to`.
     ///
     /// # Errors
     /// When a file cannot be read or written.

@@ -4,7 +4,8 @@ use super::escape::escape_content;
 use super::{PROMPT, THINK};
 
 /// The turn that thinks `think`, if anything, and sends `prompt`. References in the prompt stay
-/// references; whatever else names a tag is escaped, so that parsing gives both texts back, trimmed.
+/// references; whatever else names a tag is escaped, so that parsing gives both texts back,
+/// trimmed.
 pub fn write_prompt(think: Option<&str>, prompt: &str) -> String {
     let element = |tag: &str, text: &str| {
         let text = escape_content(tag, text.trim());

@@ -58,8 +58,8 @@ pub enum AnswerMetric {
     Auto,
     /// 1 when both are the same number, expression, set, tuple or interval, or the same words.
     Math,
-    /// 1 when the answer chooses the label that the first gold is (a letter or a digit), or is one of
-    /// the golds in words.
+    /// 1 when the answer chooses the label that the first gold is (a letter or a digit), or is one
+    /// of the golds in words.
     Choice,
     /// GSM8K as lm-evaluation-harness scores it with `strict-match`: the number after `#### `.
     Gsm8kStrict,

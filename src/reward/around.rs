@@ -216,8 +216,8 @@ impl Scanner {
         (is_sum && has_variable) || (is_variable(last) && is_list())
     }
 
-    /// Whether the number that begins here is an argument of a function, or an element of a tuple, an
-    /// interval, a set or a list.
+    /// Whether the number that begins here is an argument of a function, or an element of a tuple,
+    /// an interval, a set or a list.
     fn is_element(&self, start: usize) -> bool {
         let first = start.saturating_sub(MAX_BACK);
         let mut depth = 0;
@@ -252,7 +252,8 @@ impl Scanner {
         (inside.trim().is_empty() && matches!(next, Some(',' | ';'))) || self.is_listed(start)
     }
 
-    /// Whether a list of numbers stands before here: `3, 5`, but not `in 2023, 5` and `May 5, 2024`.
+    /// Whether a list of numbers stands before here: `3, 5`, but not `in 2023, 5` and `May 5,
+    /// 2024`.
     fn is_listed(&self, start: usize) -> bool {
         let comma = self.trimmed(start);
         let end = self.trimmed(comma.saturating_sub(1));

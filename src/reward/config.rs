@@ -24,9 +24,9 @@ pub enum Scheme {
     /// the answer. With all four: the answer's score, 0 to 1. Numeric golds are compared as
     /// numbers.
     Strict,
-    /// From 0 to 1: the answer's score if all four constraints of `strict` are satisfied, else 0. For a
-    /// policy that already has the form: where most answers are wrong, `strict` teaches it to ask less,
-    /// since each further turn may be malformed.
+    /// From 0 to 1: the answer's score if all four constraints of `strict` are satisfied, else 0.
+    /// For a policy that already has the form: where most answers are wrong, `strict` teaches it to
+    /// ask less, since each further turn may be malformed.
     Outcome,
 }
 

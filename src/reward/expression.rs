@@ -8,8 +8,8 @@ use super::approximate::Approximate;
 const MAX_DEPTH: u32 = 64;
 /// At how many points with positive variables expressions are compared.
 const POSITIVE: u32 = 8;
-/// All points. Where variables are negative, only the values count that both have: most formulas are
-/// meant for positive ones.
+/// All points. Where variables are negative, only the values count that both have: most formulas
+/// are meant for positive ones.
 const POINTS: u32 = 12;
 
 /// Whether two expressions have the same values wherever both have one. `None` where one of them

@@ -215,7 +215,8 @@ async fn post(client: &reqwest::Client, url: &str, body: Vec<u8>) -> Result<Stri
     }
 }
 
-/// An error with what caused it; reqwest keeps the useful part, such as a refused connection, there.
+/// An error with what caused it; reqwest keeps the useful part, such as a refused connection,
+/// there.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -10,8 +10,8 @@ pub(super) const CLOSINGS: [char; 2] = ['⟧', '⟭'];
 pub(super) const ROW: char = '⏎';
 
 /// Text without LaTeX: `\frac{1}{2}` is `1/2`, `\sqrt{2}` is `sqrt(2)`, `\text{ km}` is ` km `,
-/// `\{1\}` is `{1}`, `x^{10}` is `x^(10)`, a matrix of two rows is `⟦1⏎2⟧`. Groups nested too deeply are
-/// left out.
+/// `\{1\}` is `{1}`, `x^{10}` is `x^(10)`, a matrix of two rows is `⟦1⏎2⟧`. Groups nested too
+/// deeply are left out.
 pub(super) fn without_latex(text: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     let mut latex = Latex { characters: &characters, at: 0, depth: 0, matrices: 0 };

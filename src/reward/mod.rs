@@ -157,7 +157,8 @@ impl RewardFn {
     }
 
     fn paper(&self, trajectory: &Trajectory, answer: f64) -> Reward {
-        // Sums of decimals such as 0.4 and 0.1 miss a whole number by a few units in the last place.
+        // Sums of decimals such as 0.4 and 0.1 miss a whole number by a few units in the last
+        // place.
         const ROUNDING: f64 = 1e-9;
         let Coefficients { epsilon, gate, .. } = self.coefficients;
         let parts = PublishedFormat::of(trajectory, &self.coefficients);

@@ -133,8 +133,8 @@ impl Runs {
         serde_json::from_slice(&read(&path).ok()??).ok()
     }
 
-    /// The metrics from byte `from` of their file on; `None` where there is no such run. A file that
-    /// has become shorter is read from its beginning.
+    /// The metrics from byte `from` of their file on; `None` where there is no such run. A file
+    /// that has become shorter is read from its beginning.
     ///
     /// # Errors
     /// When the file cannot be read.

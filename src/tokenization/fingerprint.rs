@@ -1,7 +1,7 @@
 //! Identifies a vocabulary and a chat template without their files.
 
 use super::chat_template::Message;
-use super::text_side::TextSide;
+use super::chat_tokenizer::ChatTokenizer;
 use super::tokenizer::TokenizerError;
 use crate::protocol::{Piece, concat};
 
@@ -20,10 +20,10 @@ pub struct Fingerprint {
     pub size: usize,
     /// Ids that each decode to complete characters.
     pub ids: Vec<u32>,
-    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token of
-    /// beginning.
+    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token
+    /// of beginning.
     pub conversation: String,
-    /// The text of the token of beginning, where there is one.
+    /// The text of the BOS token, where there is one.
     pub begin: Option<String>,
     /// Its ids.
     pub conversation_ids: Vec<u32>,
@@ -34,7 +34,7 @@ impl Fingerprint {
     ///
     /// # Errors
     /// Where the chat template fails.
-    pub fn of(text: &TextSide) -> Result<Self, TokenizerError> {
+    pub fn of(text: &ChatTokenizer) -> Result<Self, TokenizerError> {
         let tokenizer = &text.tokenizer;
         let size = tokenizer.size();
         let step = (size / SPREAD).max(1);
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_bundled_policy_has_one() {
-        let text = TextSide::load(Path::new("models/policy")).unwrap();
+        let text = ChatTokenizer::load(Path::new("models/policy")).unwrap();
         let found = Fingerprint::of(&text).unwrap();
         assert_eq!(found.size, 932);
         assert!(found.ids.contains(&919) && found.ids.contains(&931), "special tokens, too");

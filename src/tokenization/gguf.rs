@@ -31,8 +31,8 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const SPACE: &str = "▁";
 /// The longest token, bytes.
 const MAX_TOKEN: usize = 1024;
-/// How many times more pairs of pieces there may be than pieces, and bytes in them than in all pieces.
-/// Vocabularies of natural text have about three times more.
+/// How many times more pairs of pieces there may be than pieces, and bytes in them than in all
+/// pieces. Vocabularies of natural text have about three times more.
 const PAIRS: usize = 32;
 /// Bytes of pairs that are always allowed.
 const FEW_PAIRS: usize = 1 << 22;
@@ -199,7 +199,7 @@ fn build(error: tokenizers::Error) -> TokenizerError {
     TokenizerError::Encode(error.to_string())
 }
 
-/// A byte-level BPE tokenizer as of GPT-2, and whether it puts a token of beginning before texts
+/// A byte-level BPE tokenizer as of GPT-2, and whether it puts a BOS token before texts
 /// where the file does not say.
 fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
     let file = vocabulary.file;
@@ -244,8 +244,8 @@ fn pair_size(token: &str) -> usize {
 }
 
 /// A SentencePiece tokenizer with scores: pieces merge, those of the highest score first. Every
-/// character of a piece is taken to be a piece, and no two pieces to share a score: so SentencePiece
-/// trains them.
+/// character of a piece is taken to be a piece, and no two pieces to share a score: so
+/// SentencePiece trains them.
 fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
     let file = vocabulary.file;
     let key = "tokenizer.ggml.scores";

@@ -3,19 +3,19 @@
 
 mod bounded;
 mod chat_template;
+mod chat_tokenizer;
 mod decode;
 mod fingerprint;
 mod gguf;
 mod jinja;
 mod pre_tokenizer;
-mod text_side;
 mod tokenizer;
 pub mod word_level;
 
 pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
+pub use chat_tokenizer::ChatTokenizer;
 pub use decode::IncrementalDecoder;
 pub use fingerprint::{CONVERSATION, Fingerprint};
 pub use gguf::{GgufTokenizer, gguf_entries, write_text_files};
-pub use text_side::TextSide;
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -222,8 +222,8 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
-    /// The largest id that text can become. Of control tokens only the protocol's tags count: other ones
-    /// are not made of text.
+    /// The largest id that text can become. Of control tokens only the protocol's tags count: other
+    /// ones are not made of text.
     pub(super) fn largest_of_texts(&self) -> Option<u32> {
         let is_text = |id: &u32| self.control.get(id).is_none_or(|text| is_tag(text));
         self.inner.get_vocab(true).into_values().filter(is_text).max()

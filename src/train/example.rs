@@ -7,7 +7,7 @@ use crate::hint::Hint;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
-use crate::tokenization::{Message, TextSide, TokenizerError};
+use crate::tokenization::{ChatTokenizer, Message, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
 
 /// A conversation that could not be made into tokens.
@@ -41,7 +41,7 @@ impl Hint for ExampleError {
 /// # Errors
 /// When a text cannot be framed or tokenized.
 pub fn question_and_answer(
-    text: &TextSide,
+    text: &ChatTokenizer,
     question: &str,
     answer: &str,
 ) -> Result<TokenTrace, ExampleError> {
@@ -57,7 +57,7 @@ pub fn question_and_answer(
 /// # Errors
 /// When a text cannot be framed or tokenized.
 pub fn demonstration(
-    text: &TextSide,
+    text: &ChatTokenizer,
     protocol: &Protocol,
     max_turns: usize,
     shown: &Demonstration,
@@ -81,7 +81,7 @@ pub fn demonstration(
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
-pub fn chat(text: &TextSide, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleError> {
+pub fn chat(text: &ChatTokenizer, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleError> {
     let is_reply = |line: &ChatTurn| line.role == ChatRole::Assistant;
     let first = lines.iter().position(is_reply).unwrap_or(0);
     let roles = || {
@@ -133,7 +133,7 @@ pub fn turn_text(think: &str, action: &Action) -> String {
 }
 
 /// Appends an assistant turn as if the model had sampled it, its stop token included.
-fn push_turn(text: &TextSide, trace: &mut TokenTrace, turn: &str) -> Result<(), ExampleError> {
+fn push_turn(text: &ChatTokenizer, trace: &mut TokenTrace, turn: &str) -> Result<(), ExampleError> {
     for id in text.turn_ids(turn)? {
         trace.push_action(SampledToken { id, log_prob: 0.0 });
     }

@@ -79,8 +79,8 @@ pub struct Sources<'a> {
     pub text: &'a [(String, PathBuf)],
 }
 
-/// Compares the origin of the run in `folder` to `config` and `sources`, and records it. Returns the
-/// differences.
+/// Compares the origin of the run in `folder` to `config` and `sources`, and records it. Returns
+/// the differences.
 ///
 /// # Errors
 /// When something has changed that [`Resume::Same`] does not allow.

@@ -129,7 +129,7 @@ impl RunFolder {
 ///
 /// # Errors
 /// When something cannot be read or written.
-pub fn copy_text_side(from: &Path, to: &Path) -> Result<(), TrainError> {
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
     fs::create_dir_all(to)?;
     if Gguf::is_path(from) {
         write_text_files(&Gguf::open(from).map_err(TokenizerError::from)?, to)?;

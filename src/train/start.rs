@@ -10,7 +10,7 @@ use crate::hint::Reason;
 use crate::model::spec::LayerKind;
 use crate::model::{Adapter, Family, Model, Spec, Weights, check_finite, first_not_finite};
 use crate::protocol::{Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES};
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
 };
@@ -19,7 +19,7 @@ use crate::world::{WorldConfig, vocabulary};
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::fingerprint;
-use super::run_folder::{RunFolder, TEMPLATES, TEXT_FILES, copy_text_side};
+use super::run_folder::{RunFolder, TEMPLATES, TEXT_FILES, copy_tokenizer};
 
 impl StartConfig {
     /// Checks the settings and the folder, without reading weights.
@@ -63,7 +63,7 @@ pub struct Start {
     /// The model.
     pub model: Model,
     /// Its tokenizer and chat template.
-    pub text: Arc<TextSide>,
+    pub text: Arc<ChatTokenizer>,
     /// The folder or file they came from.
     pub folder: PathBuf,
     /// The protocol templates, unless they are those of the folder.
@@ -110,7 +110,7 @@ impl Start {
             Some(reason) => TrainError::Config(reason),
             None => error,
         };
-        let text = Arc::new(TextSide::load(&folder).map_err(|error| unusable(error.into()))?);
+        let text = Arc::new(ChatTokenizer::load(&folder).map_err(|error| unusable(error.into()))?);
         let mut model =
             Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
         check_finite(&folder, &model.weights().named(model.spec()))?;
@@ -178,11 +178,11 @@ impl Start {
         let named = [model.weights().named(model.spec()), named].concat();
         if let Some(name) = first_not_finite(&named)? {
             return Err(TrainError::Config(reason!(
-                "`{name}` of the trained model holds values that are no finite numbers, so it is not saved";
+                "`{name}` of the trained model has values that are not finite, so it is not saved";
                 hint: "lower `schedule.peak`, and begin again in another `output`"
             )));
         }
-        copy_text_side(&self.folder, folder)?;
+        copy_tokenizer(&self.folder, folder)?;
         Protocol::record(self.templates().as_deref(), &folder.join(TEMPLATES))?;
         model.save(folder)?;
         self.save_turn_end(folder)?;

@@ -21,8 +21,8 @@ mod structures;
 use bodies::Sent;
 
 /// What a body may cost of memory: so many times its length for its texts, and for the values in it
-/// the little that `server.bounds.json_bytes` lets in. Of 10 MiB, 100 MiB. Some does not depend on the
-/// body.
+/// the little that `server.bounds.json_bytes` lets in. Of 10 MiB, 100 MiB. Some does not depend on
+/// the body.
 const MOST_FOR_TEXTS: i64 = 6;
 const MOST_FOR_VALUES_MIB: i64 = 40;
 const SOME_MEMORY_MIB: i64 = 5;

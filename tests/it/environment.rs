@@ -12,7 +12,7 @@ use prompt_r1::large_model::{Call, LargeModelError, Reply, Scripted};
 use prompt_r1::policy::TokenPolicy;
 use prompt_r1::protocol::Protocol;
 use prompt_r1::reward::{RewardConfig, Rewarder};
-use prompt_r1::tokenization::TextSide;
+use prompt_r1::tokenization::ChatTokenizer;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +24,8 @@ const QUESTION: &str = "What is Grania's president's birthplace?";
 const ASKS: &str = "<think>ask</think><interaction_prompt>Where?</interaction_prompt>";
 const ANSWERS: &str = "<think>so</think><answer>Ferk</answer>";
 
-fn text() -> Arc<TextSide> {
-    Arc::new(TextSide::load(Path::new(FOLDER)).unwrap())
+fn text() -> Arc<ChatTokenizer> {
+    Arc::new(ChatTokenizer::load(Path::new(FOLDER)).unwrap())
 }
 
 fn protocol() -> Arc<Protocol> {

@@ -129,7 +129,8 @@ async fn the_question_is_the_message_that_asks_it() {
     answered(&server, direct(json!({"messages": [{"role": "user", "content": " a\n"}]})), false)
         .await;
     assert_eq!(sent(), json!([{"role": "user", "content": " a\n"}]));
-    // A prompt of a policy's own is a message of its own, with the notes before the question in one.
+    // A prompt of a policy's own is a message of its own, with the notes before the question in
+    // one.
     let turns = ["<think>t</think><answer>A draft</answer>"];
     let server = Setup::turns(turns).start(&upstream).await;
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
@@ -177,7 +178,8 @@ async fn a_limit_goes_by_the_name_that_the_endpoint_takes() {
     }
 }
 
-/// Thoughts and then an answer, letter by letter; the last letter of the thoughts may begin a secret.
+/// Thoughts and then an answer, letter by letter; the last letter of the thoughts may begin a
+/// secret.
 fn thinking() -> Script {
     let piece = |key: &str, letter: char| chunk(json!({key: letter}), None).to_string();
     let thoughts = "So it is".chars().map(|letter| piece("reasoning_content", letter));

@@ -17,7 +17,7 @@ use prompt_r1::large_model::{Reply, Scripted};
 use prompt_r1::model::{Batch, Model, Selection, Spec, Weights};
 use prompt_r1::policy::{Policy, TokenPolicy};
 use prompt_r1::protocol::Protocol;
-use prompt_r1::tokenization::TextSide;
+use prompt_r1::tokenization::ChatTokenizer;
 use prompt_r1::trajectory::Action;
 
 const FOLDER: &str = "models/policy";
@@ -45,8 +45,8 @@ fn request(prompt: &[u32], seed: u64, max_tokens: usize) -> GenerateRequest {
     }
 }
 
-fn text() -> TextSide {
-    TextSide::load(Path::new(FOLDER)).unwrap()
+fn text() -> ChatTokenizer {
+    ChatTokenizer::load(Path::new(FOLDER)).unwrap()
 }
 
 /// The ids and log-probabilities of a whole request, and how it ended.

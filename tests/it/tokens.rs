@@ -282,7 +282,7 @@ async fn replies_that_cannot_be_used_are_refused_with_the_reason() {
     for (event, reason) in [
         (json!({"tokens": [7], "tokens_predicted": 1}), "without probabilities"),
         (json!({"tokens_predicted": 3, "completion_probabilities": entry}), "left out 2 tokens"),
-        (json!({"tokens": [], "stop": true, "stop_type": "word"}), "ends no turn of the policy's"),
+        (json!({"tokens": [], "stop": true, "stop_type": "word"}), "is not a stop token"),
         (json!({"tokens": [], "stop": true, "stop_type": "none"}), "ended the sequence after 0"),
         (json!({"error": {"message": "out of memory"}}), "out of memory"),
     ] {

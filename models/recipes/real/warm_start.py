@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best]]
+"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best|every]]
 
 FAMILIES is the folder that `families.py` made; only its training questions are used. `scripted.py`
 plays the policy, in several ways: some ask well and some badly, in shares that are fixed below and
@@ -10,6 +10,8 @@ the policy's turns alone. So no large model is needed.
 
 With `best`, only the ways that answer the most training questions with the real large model are
 shown, for a second stage (`warm-best.toml`); the questions are those that the first did not use.
+With `every`, all ways have equal shares: the choice is left to reinforcement learning
+(`warm-every.toml`, then `grpo-every.toml`).
 
 Each line is a conversation as `server train sft` reads it (`kind = "chat"`): the question, then the
 policy's turns and the replies in turn, by the templates beside this file.
@@ -31,6 +33,10 @@ WAYS = {
     "products": {"whole": 0.4, "places": 0.6},
 }
 BEST = {"chain_sum_short": {"apart": 1.0}, "products": {"digits": 1.0}}
+EVERY = {
+    "chain_sum_short": dict.fromkeys(["whole", "left_to_right", "apart"], 1.0),
+    "products": dict.fromkeys(["whole", "places", "digits"], 1.0),
+}
 # The conversations of the first stage: 100 steps of 8.
 FIRST = 800
 FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
@@ -63,7 +69,8 @@ def questions(folder):
 def main():
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 1600
-    shares, begin = (BEST, FIRST) if sys.argv[4:] == ["best"] else (WAYS, 0)
+    stages = {"best": (BEST, FIRST), "every": (EVERY, 0), None: (WAYS, 0)}
+    shares, begin = stages[sys.argv[4] if len(sys.argv) > 4 else None]
     tasks = (task for row in zip_longest(*questions(folder)) for task in row if task)
     written = 0
     with output.open("w", encoding="utf-8") as out:

@@ -10,7 +10,7 @@ use crate::config::EvalConfig;
 use crate::dataset::{ReadOptions, read_examples, read_tasks};
 use crate::eval::arms::Method;
 use crate::eval::data::{self, Question};
-use crate::eval::metrics::Metric;
+use crate::eval::metric_choice::Metric;
 use crate::large_model::LargeModelConfig;
 use crate::train::grpo::{GrpoConfig, JudgeChoice, LargeModelChoice, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};

@@ -19,9 +19,9 @@ use crate::eval::arms::{
 };
 use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
-use crate::eval::metrics::Metric;
+use crate::eval::metric_choice::Metric;
 use crate::eval::score::{Scorer, SentenceEncoder, is_used};
-use crate::eval::search::{Found, ResultFile, Search, training_questions};
+use crate::eval::search::{ResultFile, Search, SearchResult, training_questions};
 use crate::judge::Judge;
 use crate::large_model::{Cached, LargeModel, LargeModels};
 use crate::model::SentenceModel;
@@ -39,7 +39,7 @@ type Known = (Arc<dyn LargeModel>, String);
 type Pending = Option<Arc<dyn Arm>>;
 
 /// A policy with its protocol, and everything its turns depend on.
-struct Player {
+struct ArmPolicy {
     policy: Arc<dyn Policy>,
     protocol: Arc<Protocol>,
     identity: String,
@@ -219,7 +219,7 @@ impl<'a> Setup<'a> {
     }
 
     /// The policy in a folder, a file, or on the hub.
-    async fn policy(&mut self, named: &str) -> Result<Player, Failure> {
+    async fn policy(&mut self, named: &str) -> Result<ArmPolicy, Failure> {
         let server = self.config.server(Some(named))?;
         let engine = server.policy.engine.unwrap_or(PolicyEngine::Native);
         let mut policies = local_policies(&server.policy, engine).await?;
@@ -231,25 +231,25 @@ impl<'a> Setup<'a> {
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
         let identity = format!("{engine} {} {}", fingerprint(&folders[0])?, self.templates()?);
-        Ok(Player { policy, protocol, identity })
+        Ok(ArmPolicy { policy, protocol, identity })
     }
 
     /// The large model as the policy.
-    fn self_policy(&self, (model, identity): &Known) -> Result<Player, Failure> {
+    fn self_policy(&self, (model, identity): &Known) -> Result<ArmPolicy, Failure> {
         let policy = Arc::new(RemotePolicy::new(Arc::clone(model)));
         self.untrained(policy, format!("self {identity}"))
     }
 
     /// A program as the policy. Changes of its files are not detected.
-    fn program(&self, command: &str) -> Result<Player, Failure> {
+    fn program(&self, command: &str) -> Result<ArmPolicy, Failure> {
         let policy = ProgramPolicy::new(command).context("the program has no name")?;
         self.untrained(Arc::new(policy), format!("script {command}"))
     }
 
-    fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<Player, Failure> {
+    fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<ArmPolicy, Failure> {
         let protocol = Arc::new(protocol(&self.server, &[])?);
         let identity = format!("{identity} {}", self.templates()?);
-        Ok(Player { policy, protocol, identity })
+        Ok(ArmPolicy { policy, protocol, identity })
     }
 
     /// A fingerprint of this evaluation's templates.
@@ -263,7 +263,7 @@ impl<'a> Setup<'a> {
     fn policy_arm<'b>(
         &self,
         spec: &'b ArmSpec,
-        player: &'b Player,
+        player: &'b ArmPolicy,
         large_model: &'b Known,
     ) -> PolicySetup<'b> {
         let sampling = &self.config.policy.sampling;
@@ -288,7 +288,7 @@ impl<'a> Setup<'a> {
         training: &[Question],
         scorer: &Scorer,
         stop: &CancellationToken,
-    ) -> Result<Option<Found>, Failure> {
+    ) -> Result<Option<SearchResult>, Failure> {
         let Some(config) = self.search else { return Ok(None) };
         let (model, model_identity) = self.model(None)?;
         let (proposer, proposer_identity) = self.model(config.proposer.as_deref())?;
@@ -346,7 +346,7 @@ impl<'a> Setup<'a> {
     pub(super) fn with_search(
         &mut self,
         arms: Vec<Pending>,
-        found: Option<&Found>,
+        found: Option<&SearchResult>,
     ) -> anyhow::Result<Vec<Arc<dyn Arm>>> {
         let mut all = Vec::with_capacity(arms.len());
         for (arm, spec) in arms.into_iter().zip(&self.config.arms) {

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use super::NativeEngine;
 use crate::engine::{Engine, GenerateEvent, GenerateRequest};
 
-/// Samples from a model with one of its adapters. It has nothing of its own: the weights, the queue and
-/// each step are those of the [`NativeEngine`], which others use as well.
+/// Samples from a model with one of its adapters. It has nothing of its own: the weights, the queue
+/// and each step are those of the [`NativeEngine`], which others use as well.
 #[derive(Debug, Clone)]
 pub struct AdaptedEngine {
     pub(super) engine: Arc<NativeEngine>,

@@ -102,9 +102,9 @@ impl<D: Decode> Batch<D> {
         }
     }
 
-    /// Takes over the longest common prefix with the same adapter, from a finished sequence or one in
-    /// flight, or waits while one in flight is about to compute a longer one, so that a group's shared
-    /// prompt is computed once. The last token is always computed: its logits are needed.
+    /// Takes over the longest common prefix with the same adapter, from a finished sequence or one
+    /// in flight, or waits while one in flight is about to compute a longer one, so that a group's
+    /// shared prompt is computed once. The last token is always computed: its logits are needed.
     fn find_prefix(&mut self, index: usize) {
         let sequence = &self.sequences[index];
         let wanted = &sequence.ids[..sequence.ids.len() - 1];

@@ -74,7 +74,8 @@ pub struct NativeEngine {
 }
 
 impl NativeEngine {
-    /// Starts an engine with these weights. On the CPU it computes on threads of its own, one a core.
+    /// Starts an engine with these weights. On the CPU it computes on threads of its own, one a
+    /// core.
     ///
     /// # Errors
     /// When the weights do not fit the shape, or memory or threads cannot be allocated.
@@ -90,9 +91,9 @@ impl NativeEngine {
         Self::with_adapters(model, Base::Gguf(file), &[], config)
     }
 
-    /// Starts an engine that has adapters beside its weights, for [`AdaptedEngine`]: where the weights
-    /// are, and in their type. Requests with and without an adapter share the weights, the queue and
-    /// each step.
+    /// Starts an engine that has adapters beside its weights, for [`AdaptedEngine`]: where the
+    /// weights are, and in their type. Requests with and without an adapter share the weights, the
+    /// queue and each step.
     ///
     /// # Errors
     /// When weights or adapters do not fit the shape, or there is no memory or thread for them.

@@ -48,8 +48,8 @@ impl<C: SequenceCache> PrefixCache<C> {
         prefix
     }
 
-    /// Caches what was computed of `ids` with `adapter`. Entries that it extends are removed, and beyond
-    /// the bound the least recently used ones.
+    /// Caches what was computed of `ids` with `adapter`. Entries that it extends are removed, and
+    /// beyond the bound the least recently used ones.
     pub fn insert(&mut self, adapter: Option<usize>, mut ids: Vec<u32>, cache: C) {
         ids.truncate(cache.len());
         if cache.is_empty() || cache.capacity() > self.bound {

@@ -154,7 +154,7 @@ impl TokensConfig {
             ),
             (_, LogProbs::Raw) => reason!(
                 "the servers send probabilities from before the temperature";
-                hint: "sample at `temperature` 1 or 0; for another, have them send those that they draw by, and say so with `log_probs`"
+                hint: "sample at `temperature` 1 or 0, or have them send those of the sampling distribution and set `log_probs`"
             ),
             _ => reason!(
                 "the servers send probabilities from after `top_p` and `top_k`";

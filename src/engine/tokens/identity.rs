@@ -8,7 +8,7 @@ use super::config::{Check, Dialect, TokensConfig};
 use super::dialect::{detokenize, detokenized};
 use super::server::{Fault, Server};
 use crate::engine::EngineError;
-use crate::tokenization::{CONVERSATION, Fingerprint, TextSide};
+use crate::tokenization::{CONVERSATION, ChatTokenizer, Fingerprint};
 
 /// Characters of a differing text that an error shows.
 const EXCERPT: usize = 40;
@@ -16,7 +16,7 @@ const EXCERPT: usize = 40;
 /// What a server is compared with.
 pub(super) struct Identity<'a> {
     pub(super) config: &'a TokensConfig,
-    pub(super) text: &'a TextSide,
+    pub(super) text: &'a ChatTokenizer,
     pub(super) own: &'a Fingerprint,
 }
 

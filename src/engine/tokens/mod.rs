@@ -22,14 +22,14 @@ use tokio::sync::mpsc;
 
 use self::config::{LogProbs, TokensConfig};
 use self::identity::Identity;
-use self::pool::{NoPlace, Pool};
+use self::pool::{NoSlot, Pool};
 use self::server::{Fault, Server};
 use self::stream::Reading;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::Hint;
 use crate::outbound::client::{KeyLookup, Unusable};
 use crate::outbound::retry::{Advice, retrying};
-use crate::tokenization::{Fingerprint, TextSide, TokenizerError};
+use crate::tokenization::{ChatTokenizer, Fingerprint, TokenizerError};
 
 pub use self::load_meter::{LoadMeter, Utilisation};
 pub use self::pool::ServerUse;
@@ -51,7 +51,7 @@ struct Shared {
     config: TokensConfig,
     servers: Vec<Server>,
     pool: Arc<Pool>,
-    text: Arc<TextSide>,
+    text: Arc<ChatTokenizer>,
     own: Fingerprint,
     context: AtomicUsize,
     /// The last failure of a server.
@@ -91,7 +91,7 @@ impl TokensEngine {
     /// When a setting cannot be used, or the key is missing.
     pub fn new(
         config: &TokensConfig,
-        text: Arc<TextSide>,
+        text: Arc<ChatTokenizer>,
         context: Option<usize>,
         keys: KeyLookup<'_>,
     ) -> Result<Self, TokensError> {
@@ -183,7 +183,7 @@ impl Shared {
         }
         let until = Instant::now() + self.config.timeouts.total();
         let attempt = move || async move {
-            let place = self.pool.place(&request.prompt, until).await;
+            let place = self.pool.slot(&request.prompt, until).await;
             let place = place.map_err(|refused| self.refused(&refused))?;
             let mut reading = Reading { events, sampled: Vec::new() };
             let server = &self.servers[place.server];
@@ -258,15 +258,15 @@ impl Shared {
         found.map(|_| ())
     }
 
-    fn refused(&self, refused: &NoPlace) -> Fault {
+    fn refused(&self, refused: &NoSlot) -> Fault {
         let (error, advice) = match refused {
-            NoPlace::QueueFull => (EngineError::Overloaded, Advice::GiveUp),
-            NoPlace::TooLate => {
+            NoSlot::QueueFull => (EngineError::Overloaded, Advice::GiveUp),
+            NoSlot::TooLate => {
                 let millis = self.config.timeouts.total_ms;
                 let reason = format!("no token server was free within {millis} ms");
                 (EngineError::Stopped(reason), Advice::GiveUp)
             }
-            NoPlace::AllDown(wait) => {
+            NoSlot::AllDown(wait) => {
                 let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
                 let unknown = || EngineError::Stopped("all token servers failed lately".into());
                 (last.clone().unwrap_or_else(unknown), Advice::Retry { after: Some(*wait) })

@@ -63,7 +63,7 @@ struct Load {
 
 /// Why no server takes a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoPlace {
+pub(super) enum NoSlot {
     /// The queue is full.
     QueueFull,
     /// No slot became free in time.
@@ -74,7 +74,7 @@ pub(super) enum NoPlace {
 
 /// A request's slot at a server, released when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     pool: Arc<Pool>,
     /// Which of the servers.
     pub(super) server: usize,
@@ -96,18 +96,18 @@ impl Pool {
     }
 
     /// Waits for a slot for a request with this prompt.
-    pub(super) async fn place(
+    pub(super) async fn slot(
         self: &Arc<Self>,
         prompt: &[u32],
         until: Instant,
-    ) -> Result<Place, NoPlace> {
+    ) -> Result<Slot, NoSlot> {
         if let Some(found) = self.take(prompt, Instant::now()) {
             return found;
         }
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _count = Waiting(&self.waiting);
         if waiting >= self.queue {
-            return Err(NoPlace::QueueFull);
+            return Err(NoSlot::QueueFull);
         }
         loop {
             let freed = self.freed.notified();
@@ -118,18 +118,18 @@ impl Pool {
                 return found;
             }
             if tokio::time::timeout_at(until.into(), freed).await.is_err() {
-                return Err(NoPlace::TooLate);
+                return Err(NoSlot::TooLate);
             }
         }
     }
 
     /// A slot that is free now. `None` if all available servers are full.
-    fn take(self: &Arc<Self>, prompt: &[u32], now: Instant) -> Option<Result<Place, NoPlace>> {
+    fn take(self: &Arc<Self>, prompt: &[u32], now: Instant) -> Option<Result<Slot, NoSlot>> {
         let mut state = self.state();
         let is_up = |load: &Load| load.down_until.is_none_or(|until| until <= now);
         if !state.loads.iter().any(is_up) {
             let first = state.loads.iter().filter_map(|load| load.down_until).min();
-            return Some(Err(NoPlace::AllDown(first.map_or(PAUSE, |first| first - now))));
+            return Some(Err(NoSlot::AllDown(first.map_or(PAUSE, |first| first - now))));
         }
         let is_free = |load: &Load| is_up(load) && load.used.in_flight < self.max_in_flight;
         let free = state.loads.iter().enumerate().filter(|(_, load)| is_free(load));
@@ -140,7 +140,7 @@ impl Pool {
         let load = &mut state.loads[server];
         load.used.in_flight += 1;
         load.busy_since.get_or_insert(now);
-        Some(Ok(Place { pool: Arc::clone(self), server, began: now }))
+        Some(Ok(Slot { pool: Arc::clone(self), server, began: now }))
     }
 
     /// The load of each server so far.
@@ -185,7 +185,7 @@ impl State {
     }
 }
 
-impl Place {
+impl Slot {
     /// The request succeeded: the server has computed `prompt` and `sampled`.
     pub(super) fn served(&self, prompt: &[u32], sampled: &[u32]) {
         let mut state = self.pool.state();
@@ -220,7 +220,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         let load = &mut state.loads[self.server];
@@ -278,22 +278,22 @@ mod tests {
     #[tokio::test]
     async fn the_least_busy_server_comes_first_and_a_conversation_stays() {
         let pool = pool(3, 2);
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..3 {
-            places.push(pool.place(&[1, 2], soon()).await.unwrap());
+            slots.push(pool.slot(&[1, 2], soon()).await.unwrap());
         }
-        let mut servers: Vec<usize> = places.iter().map(|place| place.server).collect();
+        let mut servers: Vec<usize> = slots.iter().map(|slot| slot.server).collect();
         servers.sort_unstable();
         assert_eq!(servers, [0, 1, 2]);
-        let place = places.pop().unwrap();
-        let server = place.server;
-        place.served(&[1, 2], &[3, 4]);
-        drop(place);
+        let slot = slots.pop().unwrap();
+        let server = slot.server;
+        slot.served(&[1, 2], &[3, 4]);
+        drop(slot);
         for _ in 0..2 {
-            places.push(pool.place(&[1, 2, 3, 4, 5], soon()).await.unwrap());
-            assert_eq!(places.last().unwrap().server, server, "it has the beginning");
+            slots.push(pool.slot(&[1, 2, 3, 4, 5], soon()).await.unwrap());
+            assert_eq!(slots.last().unwrap().server, server, "it has the beginning");
         }
-        let elsewhere = pool.place(&[1, 2, 3, 4, 5], soon()).await.unwrap();
+        let elsewhere = pool.slot(&[1, 2, 3, 4, 5], soon()).await.unwrap();
         assert_ne!(elsewhere.server, server, "it is full");
         let used = pool.used();
         assert_eq!((used[server].requests, used[server].tokens, used[server].in_flight), (1, 2, 2));
@@ -302,17 +302,17 @@ mod tests {
     #[tokio::test]
     async fn who_waits_gets_the_place_that_is_freed() {
         let pool = pool(1, 1);
-        let place = pool.place(&[1], soon()).await.unwrap();
-        assert_eq!(pool.place(&[1], soon()).await.unwrap_err(), NoPlace::TooLate);
+        let slot = pool.slot(&[1], soon()).await.unwrap();
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoSlot::TooLate);
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
-            async move { pool.place(&[1], Instant::now() + Duration::from_secs(20)).await }
+            async move { pool.slot(&[1], Instant::now() + Duration::from_secs(20)).await }
         });
         while pool.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pool.place(&[1], soon()).await.unwrap_err(), NoPlace::QueueFull);
-        drop(place);
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoSlot::QueueFull);
+        drop(slot);
         assert_eq!(waiting.await.unwrap().unwrap().server, 0);
         assert_eq!(pool.used()[0].in_flight, 0);
     }
@@ -320,42 +320,42 @@ mod tests {
     #[tokio::test]
     async fn requests_that_fail_together_begin_one_pause() {
         let pool = pool(1, 8);
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..8 {
-            places.push(pool.place(&[1], soon()).await.unwrap());
+            slots.push(pool.slot(&[1], soon()).await.unwrap());
         }
-        for place in places.drain(..) {
-            place.failed(None);
+        for slot in slots.drain(..) {
+            slot.failed(None);
         }
         assert_eq!(pool.used()[0].failures, 8);
-        let wait = match pool.place(&[1], soon()).await.unwrap_err() {
-            NoPlace::AllDown(wait) => wait,
+        let wait = match pool.slot(&[1], soon()).await.unwrap_err() {
+            NoSlot::AllDown(wait) => wait,
             other => unreachable!("{other:?}"),
         };
         assert!(wait <= PAUSE, "{wait:?}");
         // One that begins after the pause, and fails too, doubles it.
         tokio::time::sleep(wait).await;
-        pool.place(&[1], soon()).await.unwrap().failed(None);
-        let refused = pool.place(&[1], soon()).await.unwrap_err();
-        assert!(matches!(refused, NoPlace::AllDown(wait) if wait > PAUSE), "{refused:?}");
+        pool.slot(&[1], soon()).await.unwrap().failed(None);
+        let refused = pool.slot(&[1], soon()).await.unwrap_err();
+        assert!(matches!(refused, NoSlot::AllDown(wait) if wait > PAUSE), "{refused:?}");
     }
 
     #[tokio::test]
     async fn a_server_that_fails_is_left_alone_for_a_while() {
         let pool = pool(2, 1);
-        let first = pool.place(&[1], soon()).await.unwrap();
+        let first = pool.slot(&[1], soon()).await.unwrap();
         first.failed(None);
         let down = first.server;
         drop(first);
-        let second = pool.place(&[1], soon()).await.unwrap();
+        let second = pool.slot(&[1], soon()).await.unwrap();
         assert_ne!(second.server, down);
         assert!(!pool.is_up(down) && pool.is_up(second.server));
         second.failed(Some(Duration::from_secs(5)));
-        let refused = pool.place(&[1], soon()).await.unwrap_err();
-        assert!(matches!(refused, NoPlace::AllDown(wait) if wait <= PAUSE), "{refused:?}");
+        let refused = pool.slot(&[1], soon()).await.unwrap_err();
+        assert!(matches!(refused, NoSlot::AllDown(wait) if wait <= PAUSE), "{refused:?}");
         second.served(&[1], &[]);
         let server = second.server;
         drop(second);
-        assert_eq!(pool.place(&[1], soon()).await.unwrap().server, server);
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap().server, server);
     }
 }

@@ -119,7 +119,7 @@ impl Reading<'_> {
             None => Ok(None),
             Some(End::Length) => Ok(Some(StopReason::Length)),
             Some(End::Stop) => Err(unusable(reason!(
-                "it stopped after {seen} tokens at one that ends no turn of the policy's, or left that token out";
+                "it stopped after {seen} tokens at one that is not a stop token of the policy, or left that token out";
                 hint: "serve the model with the end tokens that the policy's files name"
             ))),
             Some(End::Other(reason)) => {

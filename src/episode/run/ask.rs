@@ -18,7 +18,7 @@ use crate::trajectory::Observation;
 use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
-use crate::episode::estimate::UnderWay;
+use crate::episode::estimate::CallEstimate;
 use crate::episode::{CONTENTS, Check, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS};
 
 /// The outcome of a prompt.
@@ -29,7 +29,7 @@ pub(super) enum Asked {
     Unsent(ExpandError),
 }
 
-/// A prompt with its references resolved, and by what its reply is found again.
+/// A prompt with its references resolved, and the key under which its reply is stored.
 pub(super) struct Ready {
     pub(super) prompt: String,
     pub(super) key: ReplyKey,
@@ -173,7 +173,7 @@ impl Run<'_> {
         let prices = large_model.prices_of(other).unwrap_or_else(|| large_model.prices());
         let tally = &self.request.tally;
         let mut replying =
-            UnderWay::begin(tally, self.usage, |usage| &mut usage.large_model, prices, read);
+            CallEstimate::begin(tally, self.usage, |usage| &mut usage.large_model, prices, read);
         let result = self.reply_to(messages, is_answer, &mut replying);
         let result = result.instrument(span.clone()).await;
         match &result {
@@ -208,7 +208,7 @@ impl Run<'_> {
         &mut self,
         messages: Vec<ChatMessage>,
         is_answer: bool,
-        replying: &mut UnderWay,
+        replying: &mut CallEstimate,
     ) -> Result<Reply, EpisodeErrorKind> {
         let model = self.participants.large_model;
         let until = if is_answer { self.deadline } else { self.turns_end };
@@ -363,8 +363,8 @@ impl Run<'_> {
     }
 }
 
-/// Whether a reply is none that could have the form: it calls tools or refuses, also beside some
-/// text, or says that it was cut off.
+/// Whether the requested form does not apply to a reply: it calls tools or refuses, with or without
+/// some text, or it says that it was cut off.
 fn needs_no_form(reply: &Reply) -> bool {
     let is_said = |key: &&str| match reply.message.extra.get(*key) {
         None | Some(Value::Null) => false,

@@ -8,7 +8,7 @@ use crate::eval::data::{Question, Questions};
 use crate::eval::rows::{AnswerStep, ArmAnswer, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::Scores;
-use crate::eval::search::Found;
+use crate::eval::search::SearchResult;
 use crate::eval::statistics::{
     cohens_d, difference_interval, holm, mcnemar, mean, mean_interval, permutation,
     questions_needed_mcnemar, questions_needed_mean,
@@ -46,7 +46,7 @@ pub struct ReportInput<'a> {
     /// The name of the large model that judged.
     pub judge: Option<&'a str>,
     /// The result of the prompt search.
-    pub search: Option<&'a Found>,
+    pub search: Option<&'a SearchResult>,
     /// Seeds the resampling.
     pub seed: u64,
     /// How many questions are shown with what every arm did.

@@ -9,7 +9,7 @@ use crate::reward::Normalization;
 
 use super::EvalError;
 use super::rows::AnswerStep;
-use super::search::Found;
+use super::search::SearchResult;
 use super::statistics::Interval;
 
 mod build;
@@ -43,7 +43,7 @@ pub struct Report {
     /// The judge and its usage, if answers were judged; no arm is charged for it.
     pub judge: Option<JudgeSummary>,
     /// The prompt that was searched for, and how.
-    pub search: Option<Found>,
+    pub search: Option<SearchResult>,
     /// Scores by data set, by kind, by number of hops and by number of calls.
     pub tables: Vec<Table>,
     /// Pairs of arms.

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::eval::data::{Question, Questions};
-use crate::eval::metrics::Metric;
+use crate::eval::metric_choice::Metric;
 use crate::eval::rows::{ArmAnswer, Outcome};
 use crate::eval::run::Outcomes;
 use crate::eval::score::{Scorer, Scores};
@@ -228,7 +228,7 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
     (scores.by_question[8][1], scores.by_question[9][1]) = (None, None);
     let usage = RoleUsage { calls: 90, cost: 20.0, ..RoleUsage::default() };
     let tried = vec![Tried { prompt: "<p>".into(), round: 0, score: None, answered: 1 }];
-    let found = Found { prompt: "<p>".into(), tried, usage };
+    let found = SearchResult { prompt: "<p>".into(), tried, usage };
     let questions = Questions { questions, warnings: Vec::new(), notes: Vec::new() };
     let input = ReportInput {
         judge: Some("<judge>"),

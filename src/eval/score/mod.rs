@@ -12,7 +12,7 @@ use crate::reward::Normalization;
 
 use super::EvalError;
 use super::data::Question;
-use super::metrics::Metric;
+use super::metric_choice::Metric;
 use super::rows::Outcome;
 use super::run::Outcomes;
 

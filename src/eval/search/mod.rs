@@ -23,7 +23,7 @@ use super::EvalError;
 use super::arms::{Brief, PLACE, Prompt, PromptArm};
 use super::config::{MetricConfig, SearchConfig};
 use super::data::{self, Question, Questions};
-use super::metrics::Metric;
+use super::metric_choice::Metric;
 use super::rows::{AnswerStep, ArmAnswer, Outcome};
 use super::run;
 use super::score::Scorer;
@@ -87,7 +87,7 @@ pub struct Search<'a> {
 
 /// The result of a search.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Found {
+pub struct SearchResult {
     /// The best prompt; among equally good ones, the first.
     pub prompt: String,
     /// Every prompt that was tried, in order.
@@ -119,7 +119,7 @@ struct Mistake {
 
 /// The result so far.
 struct SearchState {
-    found: Found,
+    found: SearchResult,
     /// By prompt, as in `found.tried`.
     mistakes: Vec<Vec<Mistake>>,
     propose: Template,
@@ -132,10 +132,10 @@ impl Search<'_> {
     ///
     /// # Errors
     /// When no prompt could be scored, or scoring is impossible.
-    pub async fn run(&self) -> Result<Found, EvalError> {
+    pub async fn run(&self) -> Result<SearchResult, EvalError> {
         let propose = Template::new("propose.j2", PROPOSE.to_owned(), "the prompts tried")?;
         let mut state = SearchState {
-            found: Found::default(),
+            found: SearchResult::default(),
             mistakes: Vec::new(),
             propose,
             first_failure: None,
@@ -170,7 +170,7 @@ impl Search<'_> {
         match state.best() {
             Some(best) => {
                 let prompt = state.found.tried[best].prompt.clone();
-                Ok(Found { prompt, ..state.found })
+                Ok(SearchResult { prompt, ..state.found })
             }
             None => Err(EvalError::Search {
                 reason: state.first_failure.unwrap_or_else(|| {

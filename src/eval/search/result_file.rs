@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file::replace;
 use crate::eval::EvalError;
 
-use super::Found;
+use super::SearchResult;
 
 /// The file of a finished search.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct ResultFile {
 #[derive(Serialize, Deserialize)]
 struct Content {
     identity: String,
-    found: Found,
+    found: SearchResult,
 }
 
 impl ResultFile {
@@ -33,7 +33,7 @@ impl ResultFile {
     ///
     /// # Errors
     /// When the file exists and cannot be read or parsed.
-    pub fn read(&self) -> Result<Option<Found>, EvalError> {
+    pub fn read(&self) -> Result<Option<SearchResult>, EvalError> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -52,7 +52,7 @@ impl ResultFile {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, found: &Found) -> Result<(), EvalError> {
+    pub fn write(&self, found: &SearchResult) -> Result<(), EvalError> {
         let content = Content { identity: self.identity.clone(), found: found.clone() };
         let written = serde_json::to_vec_pretty(&content)
             .map_err(std::io::Error::from)

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::eval::metrics::Metric;
+use crate::eval::metric_choice::Metric;
 use crate::large_model::{LargeModelError, Reply, Scripted};
 use crate::reward::{AnswerMetric, Normalization};
 use crate::task::Task;
@@ -66,7 +66,7 @@ impl Setup {
         }))
     }
 
-    async fn run(&self) -> Result<Found, EvalError> {
+    async fn run(&self) -> Result<SearchResult, EvalError> {
         let search = Search {
             config: &self.config,
             questions: &self.questions,
@@ -87,7 +87,8 @@ async fn prompts_get_better_within_the_budget() {
     let setup = Setup::new(100);
     let found = setup.run().await.unwrap();
     // Two to start from: 20 calls. A round asks twice, both propose the same, and that is tried
-    // once: 12 calls. After five rounds 20 calls are left, which pay for one proposal and its trial.
+    // once: 12 calls. After five rounds 20 calls are left, which pay for one proposal and its
+    // trial.
     assert_eq!(found.usage.calls, 91);
     assert_eq!(setup.asked.lock().unwrap().len(), 91);
     assert_eq!(found.prompt, "{question}\n\nNow!!!!!!!!");
@@ -196,8 +197,11 @@ fn a_finished_search_is_found_again_under_its_own_name() {
     let saved = ResultFile::new(folder.path(), "a".into());
     assert_eq!(saved.read().unwrap(), None);
     let tried = vec![Tried { prompt: "p".into(), round: 1, score: Some(0.5), answered: 2 }];
-    let found =
-        Found { prompt: "p".into(), tried, usage: RoleUsage { calls: 3, ..RoleUsage::default() } };
+    let found = SearchResult {
+        prompt: "p".into(),
+        tried,
+        usage: RoleUsage { calls: 3, ..RoleUsage::default() },
+    };
     saved.write(&found).unwrap();
     assert_eq!(saved.read().unwrap(), Some(found));
     assert_eq!(ResultFile::new(folder.path(), "b".into()).read().unwrap(), None);

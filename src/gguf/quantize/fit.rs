@@ -9,8 +9,8 @@ use std::array::from_fn;
 /// that for many numbers at once.
 const ROUNDING: f32 = 12_582_912.0;
 
-/// The part of the values' range that a start leaves beyond the numbers on one side. A negative
-/// part is a range of numbers that no value has.
+/// The share of the values' range that a starting scale clips on one side. A negative share extends
+/// the range beyond the values instead.
 const BEYOND: [f32; 5] = [-0.02, 0.01, 0.04, 0.08, 0.12];
 
 /// How far from 0 a start places the value that is furthest from it, by the distance of the least

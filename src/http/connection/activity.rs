@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 /// Time-outs of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// For the handshake and the headers of a request.
     pub(super) header: Duration,
     /// Between requests.
@@ -29,8 +29,8 @@ struct ConnectionState {
     in_flight: usize,
     /// How many requests there have been.
     begun: u64,
-    /// Since when pieces of responses wait until their client lets them be sent, by the number of the
-    /// request: on connections where requests are multiplexed, whose writes never block for that.
+    /// Since when responses have been blocked by the client's flow control, by request number. Used
+    /// on multiplexed connections, where writes themselves do not block on it.
     waiting: HashMap<u64, Instant>,
     /// Whether requests are multiplexed: the connection's bytes are then not those of one request.
     is_multiplexed: bool,
@@ -106,9 +106,9 @@ impl Activity {
     }
 
     /// Returns when the connection must be closed: on request, or after its time-out.
-    pub(super) async fn over(&self, patience: Patience) {
+    pub(super) async fn over(&self, timeouts: Timeouts) {
         let expired = async {
-            while let Some(next) = self.next_look(patience) {
+            while let Some(next) = self.next_look(timeouts) {
                 tokio::time::sleep_until(next.into()).await;
             }
         };
@@ -120,20 +120,20 @@ impl Activity {
 
     /// When to check the connection again; `None` if its time-out has passed. No phase that begins
     /// meanwhile ends earlier.
-    fn next_look(&self, patience: Patience) -> Option<Instant> {
+    fn next_look(&self, timeouts: Timeouts) -> Option<Instant> {
         let state = self.state();
         let now = Instant::now();
         let deadline = match state.phase {
-            ConnectionPhase::New | ConnectionPhase::Reading => Some(state.since + patience.header),
-            ConnectionPhase::Idle => Some(state.since + patience.idle),
+            ConnectionPhase::New | ConnectionPhase::Reading => Some(state.since + timeouts.header),
+            ConnectionPhase::Idle => Some(state.since + timeouts.idle),
             ConnectionPhase::Serving => {
-                state.waiting.values().min().map(|since| *since + patience.write)
+                state.waiting.values().min().map(|since| *since + timeouts.write)
             }
         };
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let soon = now + patience.header.min(patience.idle).min(patience.write);
+        let soon = now + timeouts.header.min(timeouts.idle).min(timeouts.write);
         Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
     }
 

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use self::activity::{Activity, Patience};
+use self::activity::{Activity, Timeouts};
 use self::bodies::{RequestBody, ResponseBody};
 use self::client_stream::ClientStream;
 use self::tls::{HTTP2, Tls};
@@ -49,7 +49,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 struct Connections {
     router: Router,
     tls: Option<Arc<Tls>>,
-    patience: Patience,
+    timeouts: Timeouts,
     open: Arc<Open>,
 }
 
@@ -122,13 +122,13 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let patience = Patience {
+    let timeouts = Timeouts {
         header: config.header_timeout(),
         idle: config.idle_timeout(),
         write: config.write_timeout(),
     };
     let open = Arc::<Open>::default();
-    let connections = Connections { router, tls, patience, open: Arc::clone(&open) };
+    let connections = Connections { router, tls, timeouts, open: Arc::clone(&open) };
     let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     let mut shutdown = pin!(shutdown);
@@ -213,10 +213,10 @@ impl Connections {
         stream.set_nodelay(true)?;
         let connected = self.open.add();
         let activity = &connected.activity;
-        let stream = ClientStream::new(stream, self.patience.write, Arc::clone(activity));
+        let stream = ClientStream::new(stream, self.timeouts.write, Arc::clone(activity));
         tokio::select! {
             served = self.handshake(stream, activity, watcher) => served,
-            () = activity.over(self.patience) => Ok(()),
+            () = activity.over(self.timeouts) => Ok(()),
         }
     }
 
@@ -264,8 +264,8 @@ impl Connections {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // TCP keep-alive detects silent clients that are gone.
-            .keep_alive_interval(self.patience.header)
-            .keep_alive_timeout(self.patience.header)
+            .keep_alive_interval(self.timeouts.header)
+            .keep_alive_timeout(self.timeouts.header)
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), self.service(activity));
         Ok(watcher.watch(connection).await?)

@@ -10,7 +10,7 @@ use super::answer::{Answered, Piece, logprobs};
 use crate::compute;
 use crate::http::error::ApiError;
 use crate::http::sse;
-use crate::http::wire::completion::{Chunk, ChunkHead, Delta, Outcome, finish_reason};
+use crate::http::wire::chat_reply::{Chunk, ChunkHead, Delta, Outcome, finish_reason};
 use crate::http::wire::usage::Sum;
 
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");

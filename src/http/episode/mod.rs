@@ -1,5 +1,4 @@
 //! Episodes for requests: admission, streaming to clients, and truncation of answers.
-//! end.
 
 pub(super) mod admission;
 pub(super) mod answer;

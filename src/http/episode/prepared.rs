@@ -25,7 +25,7 @@ use crate::http::model_name::{LOOP, LoopModel, large_model, policy};
 use crate::http::routes::{episode_headers, policy_header};
 use crate::http::sse;
 use crate::http::state::AppState;
-use crate::http::wire::chat::ChatRequest;
+use crate::http::wire::chat_request::ChatRequest;
 use crate::http::wire::options::between;
 use crate::http::wire::question::Asked;
 use crate::http::wire::usage::Sum;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 pub(in crate::http) enum Cut {
     /// Token by token. A piece of several words counts as that many.
     ByToken,
-    /// Anywhere, and from any sender. Only whole words are counted: no tokenizer makes fewer tokens,
-    /// so an answer that kept to the limit where it was written is never truncated.
+    /// Anywhere, and from any sender. Only whole words are counted: no tokenizer makes fewer
+    /// tokens, so an answer that kept to the limit where it was written is never truncated.
     Anywhere,
 }
 

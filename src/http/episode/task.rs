@@ -57,7 +57,7 @@ impl EpisodeTask {
             protocol: &self.served.protocol,
         };
         let bill = self.caller.bill(&self.request.tally);
-        let under_way = UnderWay(Some(self));
+        let under_way = CancelGuard(Some(self));
         let result = run_episode(participants, &self.request, events).await;
         under_way.end(&result);
         if let (Ok(episode), Some(recorder)) = (&result, &self.state.recorder) {
@@ -127,9 +127,9 @@ impl EpisodeTask {
 }
 
 /// An episode that is not over. It counts as cancelled if this is dropped before its end.
-struct UnderWay<'a>(Option<&'a EpisodeTask>);
+struct CancelGuard<'a>(Option<&'a EpisodeTask>);
 
-impl UnderWay<'_> {
+impl CancelGuard<'_> {
     fn end(mut self, result: &Result<Episode, EpisodeError>) {
         if let Some(task) = self.0.take() {
             task.state.metrics.episode(task.served.policy.name(), result);
@@ -137,7 +137,7 @@ impl UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for CancelGuard<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.0.take() {
             let used = *task.request.tally.lock().unwrap_or_else(PoisonError::into_inner);

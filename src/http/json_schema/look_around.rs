@@ -1,6 +1,6 @@
-//! Patterns with look-around or back-references. Only engines that try one way after another match
-//! them, in a time that no bound on the text or on the pattern limits well. So such a pattern is
-//! handed on to the large model, and what depends on it is not checked.
+//! Patterns with look-around or back-references. Only backtracking engines match them, and bounds
+//! on the length of the text or of the pattern hardly limit their time. So such a pattern is passed
+//! on to the large model, and whatever depends on it is not checked.
 
 use serde_json::Value;
 

@@ -75,8 +75,8 @@ pub(super) fn check_status(status: StatusCode) -> Result<(), ApiError> {
         return Ok(());
     }
     let message = reason!(
-        "the large model's endpoint answered {}, which is not handed on", status.as_u16();
-        hint: "its `url` may be another"
+        "the large model's endpoint answered {}, which is not passed on", status.as_u16();
+        hint: "its `url` may be wrong"
     );
     Err(ApiError::new(StatusCode::BAD_GATEWAY, "large_model_error", message))
 }

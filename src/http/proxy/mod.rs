@@ -57,8 +57,9 @@ pub(super) struct Passed<'a> {
     pub(super) started: Instant,
 }
 
-/// Whether the endpoint surely billed nothing, as the loop's own calls judge it. A gateway's time-out
-/// says nothing about the model behind it, nor does a request that was sent and not answered.
+/// Whether the endpoint surely billed nothing, as the loop's own calls judge it. A gateway's
+/// time-out says nothing about the model behind it, nor does a request that was sent and not
+/// answered.
 fn is_free(response: &Result<http::Response<ForwardBody>, LargeModelError>) -> bool {
     match response {
         Ok(response) => {

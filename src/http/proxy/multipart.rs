@@ -1,5 +1,5 @@
-//! The model that a form (`multipart/form-data`, RFC 7578) names: uploads of audio and images have it
-//! in a field.
+//! The model that a form (`multipart/form-data`, RFC 7578) names: uploads of audio and images have
+//! it in a field.
 
 use std::ops::Range;
 

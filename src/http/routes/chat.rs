@@ -12,17 +12,17 @@ use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
 use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
-use crate::http::wire::chat::ChatRequest;
-use crate::http::wire::completion::{
+use crate::http::wire::chat_reply::{
     Choice, ChunkHead, Completion, Outcome, finish_reason, message,
 };
+use crate::http::wire::chat_request::ChatRequest;
 use crate::http::wire::{ErrorBody, SseEvent};
 
 const ROUTE: &str = "/v1/chat/completions";
 
 /// Answers a conversation. The model `prompt-r1` runs the loop on the default large model,
-/// `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or `prompt-r1:POLICY/NAME` has that
-/// policy play. Any other model is passed through untouched.
+/// `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or `prompt-r1:POLICY/NAME` has
+/// that policy play. Any other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
     (status = 200, description = "The answer, or its chunks", content(

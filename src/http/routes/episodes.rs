@@ -15,8 +15,8 @@ use crate::http::wire::episodes::{EpisodeList, EpisodeQuery, RecordedEpisode};
 use crate::http::wire::solve::{PolicyToken, policy_tokens, tokens_without_texts};
 use crate::record::{Archive, ArchiveError, Record};
 
-/// Lists recorded episodes, the newest first. A key sees the episodes that it asked for itself; those
-/// of all callers are for the keys that the operator names in `record.readers`.
+/// Lists recorded episodes, the newest first. A key sees the episodes that it asked for itself;
+/// those of all callers are for the keys that the operator names in `record.readers`.
 #[utoipa::path(get, path = "/v1/episodes", tag = "solve", params(EpisodeQuery), responses(
     (status = 200, description = "A page of episodes", body = EpisodeList),
     (status = 400, description = "A parameter is not valid", body = ErrorBody),

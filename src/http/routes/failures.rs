@@ -11,7 +11,7 @@ use crate::http::wire::ErrorBody;
 const OF_THE_LOOP: [(&str, &str); 11] = [
     ("400", "A field is not valid; the error names it"),
     ("401", "A key is needed, or the large model does not take it"),
-    ("403", "The key may not ask for this model"),
+    ("403", "The key may not use this model"),
     ("404", "No such model or policy"),
     ("408", "The body was too slow"),
     ("413", "The body is too long"),

@@ -18,9 +18,9 @@ use crate::http::wire::messages::request::{MessagesRequest, NAMES};
 
 pub(in crate::http) const ROUTE: &str = "/v1/messages";
 
-/// Answers a conversation in the form of Anthropic's Messages. The model `prompt-r1` runs the loop on
-/// the default large model, `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or
-/// `prompt-r1:POLICY/NAME` has that policy play. Any other model is passed through untouched.
+/// Answers a conversation in the form of Anthropic's Messages. The model `prompt-r1` runs the loop
+/// on the default large model, `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or
+/// `prompt-r1:POLICY/NAME` uses that policy. Any other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest,
     responses(
     (status = 200, description = "The message, or its events", content(

@@ -127,7 +127,7 @@ fn task(
     if turns.len() >= limits.max_turns {
         let (given, most) = (turns.len(), limits.max_turns);
         let message = reason!(
-            "`turns` has {given} turns, and none of the {most} that there may be is left";
+            "`turns` has {given} turns, but an episode may have {most}, and the policy needs at least one";
             hint: "give fewer turns, or raise `max_turns`"
         );
         return Err(ApiError::invalid("turns", message));
@@ -148,7 +148,8 @@ fn task(
     Ok(EpisodeTask { state: state.clone(), served, model, request, caller, id, route: ROUTE })
 }
 
-/// The episode's events as server-sent events. `on_first` is called once, before the first piece of the answer.
+/// The episode's events as server-sent events. `on_first` is called once, before the first piece of
+/// the answer.
 fn events(
     episode: EpisodeStream,
     head: Head,

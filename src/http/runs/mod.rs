@@ -136,8 +136,8 @@ async fn samples(
     steps(runs, run, PerStep::Samples).await
 }
 
-/// Some of the episodes that a step learnt from, with their rewards and advantages, as the run wrote
-/// them.
+/// Some of the episodes that a step learnt from, with their rewards and advantages, as the run
+/// wrote them.
 #[utoipa::path(get, path = "/v1/runs/{run}/samples/{step}", tag = "runs",
     params(("run" = String, Path, description = "The run's name"),
         ("step" = u64, Path, description = "The step")), responses(
@@ -227,7 +227,7 @@ async fn read<T: Send + 'static>(
     let found = found.map_err(|error| unavailable(error.to_string()))?;
     found.map_err(|error| unavailable(error.to_string()))?.ok_or_else(|| {
         let message = reason!(
-            "there is no such run, or it has no such thing";
+            "there is no such run, or the run does not have this file";
             hint: "`/v1/runs` lists them"
         );
         ApiError::new(StatusCode::NOT_FOUND, "run_not_found", message)

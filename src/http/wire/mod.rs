@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use crate::episode::Episode;
 use crate::large_model::THOUGHTS;
 
-pub(super) mod chat;
-pub(super) mod completion;
+pub(super) mod chat_reply;
+pub(super) mod chat_request;
 pub(super) mod episodes;
 pub(super) mod messages;
 pub(super) mod options;

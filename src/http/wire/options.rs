@@ -17,8 +17,8 @@ use crate::http::state::AppState;
 pub(in crate::http) struct Options {
     /// The large model to ask, by its configured name. Default: the server's.
     pub(in crate::http) large_model: Option<String>,
-    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy` does
-    /// the same. Default: the server's choice.
+    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy`
+    /// does the same. Default: the server's choice.
     pub(in crate::http) policy: Option<String>,
     /// The same request with the same seed gives the same episode. Default: a new seed each time.
     pub(in crate::http) seed: Option<i64>,

@@ -29,8 +29,8 @@ pub(in crate::http) struct SolveRequest {
     stream: Option<bool>,
     /// The large model to ask, by its configured name. Default: the server's.
     large_model: Option<String>,
-    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy` does
-    /// the same. Default: the server's choice.
+    /// The policy that asks, by its name, or `direct` for none; the header `x-prompt-r1-policy`
+    /// does the same. Default: the server's choice.
     policy: Option<String>,
     /// The same request with the same seed gives the same episode. Default: a new seed each time.
     seed: Option<i64>,

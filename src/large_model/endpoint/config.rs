@@ -54,8 +54,8 @@ pub struct LargeModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_in_flight: Option<bool>,
     /// Requests per minute; further ones wait. Applies to everything that this process sends to the
-    /// same `url` with the same key, by whichever large model; of several limits, the lowest applies.
-    /// Default: no limit.
+    /// same `url` with the same key, by whichever large model; of several limits, the lowest
+    /// applies. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
@@ -72,11 +72,11 @@ pub struct LargeModelConfig {
     /// `prices`. Default: false.
     #[serde(default)]
     pub allow_unpriced: bool,
-    /// The model's tokenizer: its folder, a `tokenizer.json` or a `.gguf` file. Tokens are counted by
-    /// it where the endpoint does not say what it billed. Default: none; such tokens are estimated
-    /// by the kinds of characters, which is right to 10 % for English and code and to 30 % for most
-    /// other languages with the tokenizers of recent models, and too low by up to half with
-    /// tokenizers of few tokens.
+    /// The model's tokenizer: its folder, a `tokenizer.json` or a `.gguf` file. Tokens are counted
+    /// by it where the endpoint does not say what it billed. Default: none; such tokens are
+    /// estimated by the kinds of characters, which is right to 10 % for English and code and to 30
+    /// % for most other languages with the tokenizers of recent models, and too low by up to half
+    /// with tokenizers of few tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
     /// Fields that are never sent, such as `["seed", "stream_options"]`. Default: none.
@@ -94,8 +94,8 @@ pub struct LargeModelConfig {
     /// are not followed. Default: none.
     #[serde(default)]
     pub fallbacks: Vec<String>,
-    /// The longest reply that is read, bytes: of the response's body, or of the texts in a stream of
-    /// events, which may have 64 times as many in all. Default: 16777216 (16 MiB).
+    /// The longest reply that is read, bytes: of the response's body, or of the texts in a stream
+    /// of events, which may have 64 times as many in all. Default: 16777216 (16 MiB).
     #[serde(default = "default_max_reply_bytes")]
     pub max_reply_bytes: usize,
 }

@@ -1,5 +1,5 @@
-//! How many tokens texts have whose endpoint does not say what it billed: by the model's own
-//! tokenizer where the operator names it, else by an estimate.
+//! Counts tokens for endpoints that report no usage: with the model's own tokenizer if the operator
+//! configured it, otherwise by an estimate.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use super::texts::request_texts;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::token_estimate::TokenEstimate;
-use crate::tokenization::{Message, TextSide, Tokenizer, TokenizerError};
+use crate::tokenization::{ChatTokenizer, Message, Tokenizer, TokenizerError};
 use crate::trajectory::TokenUsage;
 
-/// As much text of a request, and of a reply, is tokenised, bytes; of the rest, the estimate is
-/// scaled by what that was off.
+/// The most text of a request, and of a reply, that is tokenised, bytes. The rest is estimated, and
+/// the estimate is corrected by its error on the tokenised part.
 const MOST_COUNTED: usize = 1024 * 1024;
 
 /// Counts the tokens of one model.
@@ -36,15 +36,15 @@ impl Default for Frame {
 }
 
 impl TokenCounter {
-    /// Reads a tokenizer, and the chat template beside it where there is one, from a model's folder,
-    /// a `tokenizer.json` or a GGUF file.
+    /// Reads a tokenizer, and the chat template beside it where there is one, from a model's
+    /// folder, a `tokenizer.json` or a GGUF file.
     ///
     /// # Errors
     /// When there is no tokenizer, or one that cannot be used.
     pub(super) fn load(path: &Path) -> Result<Self, TokenizerError> {
         let is_gguf = Gguf::is_path(path);
         let folder = if is_gguf || path.is_dir() { path } else { path.parent().unwrap_or(path) };
-        if let Ok(text) = TextSide::load(folder)
+        if let Ok(text) = ChatTokenizer::load(folder)
             && let Ok(frame) = Frame::of(&text)
         {
             return Ok(Self { tokenizer: Some(text.tokenizer), frame });
@@ -98,7 +98,7 @@ impl TokenCounter {
 
 impl Frame {
     /// What a chat template writes around texts.
-    fn of(text: &TextSide) -> Result<Self, TokenizerError> {
+    fn of(text: &ChatTokenizer) -> Result<Self, TokenizerError> {
         let message = |role| Message { role, content: vec![Piece::Text("a".to_owned())] };
         let one = text.conversation_ids(&[message("user")])?.len();
         let three = [message("user"), message("assistant"), message("user")];
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_tokenizer_counts_what_its_model_reads_and_writes() {
         let folder = Path::new("models/policy");
-        let text = TextSide::load(folder).unwrap();
+        let text = ChatTokenizer::load(folder).unwrap();
         for path in [folder, &folder.join("tokenizer.json")] {
             let counter = TokenCounter::load(path).unwrap();
             for texts in [&["Who wrote it?"][..], &["Who?", "Ferk wrote it.", "Where? <|end|>"]] {

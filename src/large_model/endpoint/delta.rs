@@ -186,7 +186,8 @@ fn name(call: &Map<String, Value>) -> Option<&str> {
     ["function", "custom"].into_iter().find_map(name)
 }
 
-/// The arguments of a function: of JSON, whose end is known. The input of a custom tool is any text.
+/// The arguments of a function: of JSON, whose end is known. The input of a custom tool is any
+/// text.
 fn arguments(call: &Map<String, Value>) -> Option<&str> {
     call.get("function")?.get("arguments")?.as_str()
 }

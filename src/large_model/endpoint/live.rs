@@ -22,8 +22,8 @@ use crate::outbound::sse::{Event, SseDecoder};
 /// Events that are read without yielding: other tasks need the thread too.
 const EVENTS_AT_A_TIME: usize = 64;
 
-/// So many times as long as their text may the events of a stream be: those of one token have some
-/// hundred bytes.
+/// The events of a stream may be this many times as long as their text: the event of a single token
+/// takes a few hundred bytes.
 const EVENTS_TO_TEXT: usize = 64;
 
 /// How long a reply that seems complete may pause before it is taken to be: some endpoints send a
@@ -176,7 +176,7 @@ impl Live {
         let exchange = &self.body.exchange;
         let text = self.assembly.push(event, exchange.redactor());
         let text = text.map_err(|fault| exchange.faulty(fault))?;
-        let (kept, limit) = (self.assembly.kept(), exchange.transport.config.max_reply_bytes);
+        let (kept, limit) = (self.assembly.size(), exchange.transport.config.max_reply_bytes);
         if kept.text > limit {
             return Err(exchange.too_long(limit));
         }

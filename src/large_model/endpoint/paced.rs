@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::client::Endpoint;
 use crate::chat::ChatMessage;
-use crate::large_model::pace::{NoPlace, Pace};
+use crate::large_model::pace::{NoSlot, Pace};
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
 
 /// Bytes per token, for text that is not counted yet.
@@ -28,12 +28,12 @@ impl Endpoint {
         let read = (read / BYTES_OF_A_TOKEN) as u64;
         let mut insists_until = None;
         loop {
-            let place = pace.place(model, read, max_tokens(call), call.deadline).await;
+            let place = pace.slot(model, read, max_tokens(call), call.deadline).await;
             let place = place.map_err(|reason| {
                 let model = self.name().to_owned();
                 match reason {
-                    NoPlace::Late => LargeModelError::Deadline { model },
-                    NoPlace::Paused(retry_in) => LargeModelError::CircuitOpen { model, retry_in },
+                    NoSlot::Late => LargeModelError::Deadline { model },
+                    NoSlot::Paused(retry_in) => LargeModelError::CircuitOpen { model, retry_in },
                 }
             })?;
             let error = match self.stream_now(call).await {

@@ -18,7 +18,8 @@ use crate::trajectory::TokenUsage;
 /// parsing.
 const MOST_KEPT: usize = 16 * 1024 * 1024;
 
-/// A response that must be mended to be read is left where its JSON takes more memory, bytes.
+/// The most memory that the JSON of a response may take if it must be repaired before it can be
+/// parsed, bytes. A larger one is not parsed.
 const MOST_MENDED: usize = 64 * 1024 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
@@ -196,8 +197,8 @@ impl PassedUsage {
     }
 }
 
-/// The end of the first event, after its blank line, none of which ends before `from`. Reads nothing
-/// beyond it, as pieces may be long and events short.
+/// The end of the first event, after its blank line, none of which ends before `from`. Reads
+/// nothing beyond it, as pieces may be long and events short.
 fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     let mut ends = memchr::memchr_iter(b'\n', bytes.get(from..)?).map(|at| from + at + 1);
     let is_blank = |end: &usize| {

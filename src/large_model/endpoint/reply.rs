@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::content::{finish_reason, flatten, is_blank, mend_calls, said_reason};
 use super::delta::{MAX_CALLS, PartialMessage, TooManyCalls};
-use super::kept::Kept;
 use super::lenient::{self, Joiner};
+use super::reply_size::ReplySize;
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
 use crate::json_size;
@@ -174,7 +174,7 @@ pub(super) struct Assembly {
     finish_reason: Option<String>,
     logprobs: Option<Map<String, Value>>,
     usage: Option<TokenUsage>,
-    kept: Kept,
+    kept: ReplySize,
     /// Whether a delta came: a message beside or after it repeats what was said.
     has_deltas: bool,
     /// Whether more came after a finish reason, which some endpoints send with every chunk.
@@ -288,7 +288,7 @@ impl Assembly {
     }
 
     /// What is kept of the reply so far.
-    pub(super) fn kept(&self) -> Kept {
+    pub(super) fn size(&self) -> ReplySize {
         self.kept
     }
 

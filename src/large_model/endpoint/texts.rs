@@ -1,5 +1,5 @@
-//! The texts of requests and responses, for their bills. They are shown one after the other, without
-//! building what they stand in, as that may be megabytes.
+//! Extracts the texts of requests and responses, for billing. Each is passed to a sink in turn; the
+//! JSON around it, which may be megabytes, is never built.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,7 @@ const SAID: [&str; 3] = ["delta", "output", "content"];
 const INNER: [&str; 6] = ["text", "content", "output", "arguments", "function", "tool_calls"];
 /// Where the thoughts of a message stand; those that come first count.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
-/// A longer report of usage is none, bytes.
+/// The longest report of usage that is read, bytes.
 const MOST_USAGE: usize = 16 * 1024;
 
 /// Takes texts, one after the other.

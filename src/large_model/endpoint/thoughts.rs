@@ -20,8 +20,8 @@ impl Thoughts {
         Self { field: None, taken: 0, joiner: Joiner::default(), redactor }
     }
 
-    /// What is new in the reply. `is_over`: whether nothing more is thought, so that nothing is held
-    /// back.
+    /// What is new in the reply. `is_over`: whether nothing more is thought, so that nothing is
+    /// held back.
     pub(super) fn next(&mut self, assembly: &Assembly, is_over: bool) -> String {
         let is_said = |field: &&str| assembly.said(field).is_some_and(|said| !said.is_empty());
         self.field = self.field.or_else(|| THOUGHTS.into_iter().find(is_said));

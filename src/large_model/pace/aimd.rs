@@ -127,8 +127,8 @@ mod tests {
         for _ in 0..rounds {
             let calls = aimd.limit().min(most);
             let took = Duration::from_secs_f64((calls as f64 / slots as f64).max(1.0));
-            for place in 0..calls {
-                let was_full = place + 1 == aimd.limit();
+            for slot in 0..calls {
+                let was_full = slot + 1 == aimd.limit();
                 aimd.answered(Answered { began: now, ended: now + took, work: 100.0, was_full });
             }
             now += took;

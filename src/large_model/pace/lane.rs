@@ -27,14 +27,14 @@ impl Lanes {
 
 /// The calls of one model.
 pub(super) struct Lane {
-    pub(super) places: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
     state: Mutex<LaneState>,
 }
 
 pub(super) struct LaneState {
     pub(super) aimd: Aimd,
     /// Places that there are, taken or free.
-    places: usize,
+    slots: usize,
     /// None is taken before.
     pub(super) not_before: Option<Instant>,
     /// Refusals since the last reply.
@@ -45,9 +45,9 @@ impl Lane {
     /// At most `most` calls at once; calls of more than `longest` are too long.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         let aimd = Aimd::new(most, longest);
-        let places = aimd.limit();
-        let state = LaneState { aimd, places, not_before: None, refusals: 0 };
-        Self { places: Arc::new(Semaphore::new(places)), state: Mutex::new(state) }
+        let slots = aimd.limit();
+        let state = LaneState { aimd, slots, not_before: None, refusals: 0 };
+        Self { slots: Arc::new(Semaphore::new(slots)), state: Mutex::new(state) }
     }
 
     /// Until when no call is made, if there is such a time.
@@ -55,30 +55,30 @@ impl Lane {
         lock(&self.state).not_before.filter(|until| *until > Instant::now())
     }
 
-    /// Changes what is known of the endpoint, and the number of places with it.
+    /// Changes what is known of the endpoint, and the number of slots with it.
     pub(super) fn learn(&self, name: &str, change: impl FnOnce(&mut LaneState)) {
         let mut state = lock(&self.state);
         let before = state.aimd.limit();
         change(&mut state);
         let limit = state.aimd.limit();
-        if limit > state.places {
-            self.places.add_permits(limit - state.places);
-            state.places = limit;
+        if limit > state.slots {
+            self.slots.add_permits(limit - state.slots);
+            state.slots = limit;
         } else {
             // Those that are taken go when they are given back.
-            state.places -= self.places.forget_permits(state.places - limit);
+            state.slots -= self.slots.forget_permits(state.slots - limit);
         }
         if limit != before {
             tracing::debug!(model = name, limit, before, "calls at once");
         }
     }
 
-    /// Takes a place back.
+    /// Takes a slot back.
     pub(super) fn give_back(&self, permit: OwnedSemaphorePermit) {
         let mut state = lock(&self.state);
-        if state.places > state.aimd.limit() {
+        if state.slots > state.aimd.limit() {
             permit.forget();
-            state.places -= 1;
+            state.slots -= 1;
         }
     }
 }

@@ -1,7 +1,6 @@
-//! At which pace calls are made: how many at once, which adapts to what the endpoint can take,
-//! and how many a minute, which its provider says. Both are shared by all that ask under one URL and
-//! key. Calls that must wait are in a queue, in order; that is no failure, and none of their
-//! time-outs runs yet.
+//! Limits calls: how many at once, which adapts to the endpoint's capacity, and how many per
+//! minute, which the provider sets. Both limits are shared by everything that uses one URL and key.
+//! Calls that must wait are queued in order; waiting is not a failure, and no time-out runs yet.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +51,7 @@ pub(super) struct PaceConfig {
 
 /// Why a call has no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoPlace {
+pub(super) enum NoSlot {
     /// None became free in time.
     Late,
     /// The endpoint refuses calls; the next is made after this time.
@@ -72,8 +71,8 @@ pub(super) struct Pace {
     replies: Mutex<(u64, u64)>,
 }
 
-/// A call's place. Given back when dropped.
-pub(super) struct Place {
+/// A call's slot. Given back when dropped.
+pub(super) struct Slot {
     pace: Arc<Pace>,
     lane: Option<(Arc<Lane>, OwnedSemaphorePermit)>,
     began: Instant,
@@ -104,16 +103,16 @@ impl Pace {
 
     /// Waits for a slot for a call of `model` that sends `read` tokens and limits its reply to
     /// `max_tokens`, but not beyond `until`.
-    pub(super) async fn place(
+    pub(super) async fn slot(
         self: &Arc<Self>,
         model: &str,
         read: u64,
         max_tokens: Option<u64>,
         until: Option<Instant>,
-    ) -> Result<Place, NoPlace> {
+    ) -> Result<Slot, NoSlot> {
         let waiting = self.wait(model, read, max_tokens);
         match until {
-            Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoPlace::Late)),
+            Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoSlot::Late)),
             None => waiting.await,
         }
     }
@@ -123,29 +122,29 @@ impl Pace {
         model: &str,
         read: u64,
         max_tokens: Option<u64>,
-    ) -> Result<Place, NoPlace> {
+    ) -> Result<Slot, NoSlot> {
         let (mut lane, mut was_full) = (None, false);
         if let Some(most) = self.adaptive {
             let found = self.account.lane(model, || Lane::new(most, self.longest));
             let refuse_paused = || match found.pause() {
                 Some(until) if !self.waits => {
-                    Err(NoPlace::Paused(until.saturating_duration_since(Instant::now())))
+                    Err(NoSlot::Paused(until.saturating_duration_since(Instant::now())))
                 }
                 _ => Ok(()),
             };
             refuse_paused()?;
-            let permit = Arc::clone(&found.places).acquire_owned().await;
-            let permit = permit.map_err(|_| NoPlace::Late)?;
+            let permit = Arc::clone(&found.slots).acquire_owned().await;
+            let permit = permit.map_err(|_| NoSlot::Late)?;
             // Another call may have been refused in the meantime.
             refuse_paused()?;
             while let Some(until) = found.pause() {
                 sleep_until(until.into()).await;
             }
-            was_full = found.places.available_permits() == 0;
+            was_full = found.slots.available_permits() == 0;
             lane = Some((found, permit));
         }
         let number = self.take(read + max_tokens.unwrap_or_else(|| self.expected())).await;
-        Ok(Place { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
+        Ok(Slot { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
     }
 
     /// Waits until a request of about `tokens` tokens is within the per-minute limits.
@@ -160,7 +159,7 @@ impl Pace {
     }
 }
 
-impl Place {
+impl Slot {
     /// Notes a reply.
     pub(super) fn replied(self, usage: TokenUsage) {
         let tokens = usage.prompt_tokens + usage.completion_tokens;
@@ -227,28 +226,28 @@ impl Place {
 
     /// The stream of a reply, which holds the slot to its end.
     pub(super) fn watch(self, replies: ReplyStream) -> ReplyStream {
-        stream::unfold((replies, Some(self)), async |(mut replies, mut place)| {
+        stream::unfold((replies, Some(self)), async |(mut replies, mut slot)| {
             let chunk = replies.next().await?;
             match &chunk {
                 Ok(ReplyChunk::Text(_) | ReplyChunk::Thought(_)) => {}
                 Ok(ReplyChunk::Done(reply)) => {
-                    if let Some(place) = place.take() {
-                        place.replied(reply.usage);
+                    if let Some(slot) = slot.take() {
+                        slot.replied(reply.usage);
                     }
                 }
                 Err(error) => {
-                    if let Some(place) = place.take() {
-                        place.failed(error);
+                    if let Some(slot) = slot.take() {
+                        slot.failed(error);
                     }
                 }
             }
-            Some((chunk, (replies, place)))
+            Some((chunk, (replies, slot)))
         })
         .boxed()
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         if let Some((lane, permit)) = self.lane.take() {
             lane.give_back(permit);

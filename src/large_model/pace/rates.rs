@@ -81,8 +81,8 @@ impl Rates {
 
     /// Replaces the expected tokens of a request by what it used.
     pub(super) fn used(&mut self, number: u64, tokens: u64) {
-        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        if let Some(sent) = place.and_then(|place| self.sent.get_mut(place)) {
+        let slot = number.checked_sub(self.first).and_then(|slot| usize::try_from(slot).ok());
+        if let Some(sent) = slot.and_then(|slot| self.sent.get_mut(slot)) {
             self.tokens = self.tokens - sent.tokens + tokens;
             sent.tokens = tokens;
         }

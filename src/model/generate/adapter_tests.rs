@@ -72,9 +72,9 @@ fn log_probabilities_are_those_of_merged_weights() {
     }
 }
 
-/// What is rounded is the input of the base's products, as without adapters. These adapters make the
-/// weights larger, and what is rounded grows with them: over 20 tokens one was off by 15 %, over 60 all by
-/// less than 9 %. A wrong order of rows or a wrong scale is off by half and more.
+/// What is rounded is the input of the base's products, as without adapters. These adapters make
+/// the weights larger, and what is rounded grows with them: over 20 tokens one was off by 15 %,
+/// over 60 all by less than 9 %. A wrong order of rows or a wrong scale is off by half and more.
 #[test]
 fn beside_quantised_weights_they_are_near_those_of_merged_ones() {
     for spec in cases() {

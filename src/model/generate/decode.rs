@@ -62,8 +62,8 @@ pub trait Decode: Debug + Send + Sync + Sized + 'static {
     /// The longest sequence that it can hold.
     fn context(&self) -> usize;
 
-    /// Replaces the weights by others of the same shape, with the same adapters, which invalidates all
-    /// caches.
+    /// Replaces the weights by others of the same shape, with the same adapters, which invalidates
+    /// all caches.
     ///
     /// # Errors
     /// When the weights are of another shape, or the device has no memory left.

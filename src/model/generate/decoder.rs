@@ -310,7 +310,8 @@ impl Decoder {
         }
     }
 
-    /// Adds to the rows of a product, of which `pairs` are a layer's, what the adapter of each adds.
+    /// Adds the output of each row's adapter to the rows of a product; `pairs` selects the part of
+    /// a layer's adapter that belongs to the product.
     fn adapt(&self, x: Given<'_>, out: &mut [f32], index: usize, pairs: Pairs, low: &mut Vec<f32>) {
         let rows = x.rows;
         if rows.iter().all(|row| row.adapter.is_none()) {

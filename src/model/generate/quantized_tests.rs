@@ -107,11 +107,12 @@ pub(super) fn log_probs(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|&x| f64::from(x) - sum.ln()).collect()
 }
 
-/// The weights are the same; what is rounded is each product's input, to eight bits with a scale for
-/// 32 numbers: half a step of 1/127 of the largest of 32 at most, about 0.5 % of the input's size. Each
-/// layer adds to that, and these weights are large, so that attention is sharp and passes more on than
-/// it takes: with one, two and three layers the logits were off by up to 2.4, 3.2 and 4.4 % over six seeds.
-/// Twice that is let through. A wrong scale, order or offset is off by half and more.
+/// The weights are the same; what is rounded is each product's input, to eight bits with a scale
+/// for 32 numbers: half a step of 1/127 of the largest of 32 at most, about 0.5 % of the input's
+/// size. Each layer adds to that, and these weights are large, so that attention is sharp and
+/// passes more on than it takes: with one, two and three layers the logits were off by up to 2.4,
+/// 3.2 and 4.4 % over six seeds. Twice that is let through. A wrong scale, order or offset is off
+/// by half and more.
 #[test]
 fn log_probabilities_are_near_those_of_the_dequantised_weights() {
     for (name, quantised, exact) in decoders() {

@@ -263,7 +263,8 @@ impl<S: WeightSource> Layer<'_, S> {
         slot.shape(self.spec).map(|_| self.floats(slot)).transpose()
     }
 
-    /// Vectors one after another, each from a multiple of sixteen on, as the columns of a product are.
+    /// Vectors one after another, each from a multiple of sixteen on, as the columns of a product
+    /// are.
     fn aligned(&self, slots: &[Slot]) -> Result<Vec<f32>, ModelError> {
         let mut all = Vec::new();
         for &slot in slots {

@@ -1,5 +1,5 @@
-//! The gate of the feed-forward layer: `f(gate) · up` with the activation `f(x) = x·σ(z(x))`, where `z`
-//! is `x` itself for SiLU, and a cubic for the approximation of GELU.
+//! The gate of the feed-forward layer: `f(gate) · up` with the activation `f(x) = x·σ(z(x))`, where
+//! `z` is `x` itself for SiLU, and a cubic for the approximation of GELU.
 
 use candle_core::{Result, Tensor};
 

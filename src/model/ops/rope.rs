@@ -1,5 +1,5 @@
-//! The rotary embedding of queries and keys, after a root-mean-square norm of each head where there is
-//! one: element `i` of a head is rotated with element `i + head_dim/2`.
+//! The rotary embedding of queries and keys, after a root-mean-square norm of each head where there
+//! is one: element `i` of a head is rotated with element `i + head_dim/2`.
 
 use candle_core::{Result, Tensor};
 

@@ -91,8 +91,8 @@ impl Rope {
         plain.iter().zip(self.frequencies(head_dim)).map(|(plain, scaled)| plain / scaled).collect()
     }
 
-    /// The scaling of Llama 3 that divides each frequency by one of `divisors`, if there is one with
-    /// the usual bounds of its ramp. GGUF files have no more of it than that.
+    /// The scaling of Llama 3 that divides each frequency by one of `divisors`, if there is one
+    /// with the usual bounds of its ramp. GGUF files have no more of it than that.
     pub(super) fn of_divisors(theta: f64, head_dim: usize, divisors: &[f32]) -> Option<Self> {
         let plain = Self::new(theta).frequencies(head_dim);
         // Of type f32: `2.5` must become that again.

@@ -142,8 +142,8 @@ fn what_is_not_honoured_is_named() {
     assert!(Spec::from_json(json!([])).unwrap_err().to_string().contains("not a JSON object"));
 }
 
-/// Frequencies of Llama 3.2's and of Qwen's long form, as transformers computes them; the golden models
-/// have those of tiny heads.
+/// Frequencies of Llama 3.2's and of Qwen's long form, as transformers computes them; the golden
+/// models have those of tiny heads.
 #[test]
 fn rotary_frequencies_are_scaled() {
     let llama3 = Rope {

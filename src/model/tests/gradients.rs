@@ -40,8 +40,8 @@ fn models() -> Vec<Model> {
     models
 }
 
-/// The fused gradient against central differences of the portable forward in f64, along one direction
-/// for each trainable tensor.
+/// The fused gradient against central differences of the portable forward in f64, along one
+/// direction for each trainable tensor.
 #[test]
 fn agrees_with_differences() {
     const STEP: f64 = 5e-4;

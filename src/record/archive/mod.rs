@@ -186,7 +186,7 @@ impl Archive {
     /// later.
     ///
     /// # Errors
-    /// When the configuration names no place, or its URL is none.
+    /// When the configuration names no place, or its URL is invalid.
     pub fn open(
         config: &RecordConfig,
         urls: &dyn Fn(&str) -> Option<SecretString>,

@@ -10,7 +10,7 @@ use crate::protocol::Piece;
 use crate::tokenization::chat_template::Message;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
 use crate::tokenization::tokenizer::{read_json, token_text};
-use crate::tokenization::{TextSide, TokenizerError};
+use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// The name of a pre-tokenizer that every reader knows.
 const ANY_CUT: &str = "default";
@@ -30,8 +30,8 @@ pub enum GgufTokenizer {
     IdsOnly,
 }
 
-/// The settings with the tokenizer and the chat template of the model in a folder or GGUF file, for a
-/// model with `vocabulary` embeddings.
+/// The settings with the tokenizer and the chat template of the model in a folder or GGUF file, for
+/// a model with `vocabulary` embeddings.
 ///
 /// # Errors
 /// When there is no usable one, or one that such files cannot hold.
@@ -58,7 +58,7 @@ fn from_folder(
         path: folder.display().to_string(),
         reason,
     };
-    let text = TextSide::load(folder)?;
+    let text = ChatTokenizer::load(folder)?;
     let json = read_json(&folder.join("tokenizer.json"))?;
     check_kind(&json).map_err(cannot)?;
     let pre = match (pre_tokenizer(&json), wanted) {

@@ -8,7 +8,7 @@ use super::chat_template;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::tokenization::chat_template::{Message, SpecialTokens};
-use crate::tokenization::{TextSide, TokenizerError};
+use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// Writes `tokenizer.json`, `tokenizer_config.json` with the chat template, and
 /// `generation_config.json` with the stop tokens into `folder`. Loaded again, they give the same
@@ -17,7 +17,7 @@ use crate::tokenization::{TextSide, TokenizerError};
 /// # Errors
 /// When the file's tokenizer or chat template cannot be used, and when a file cannot be written.
 pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError> {
-    let text = TextSide::from_gguf(file)?;
+    let text = ChatTokenizer::from_gguf(file)?;
     let (source, tokens) = chat_template(file)?;
     let SpecialTokens { bos_token, eos_token, pad_token, unk_token } = tokens;
     let source = match begins_by_itself(&text)? {
@@ -55,7 +55,7 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
 }
 
 /// Whether the chat template writes the token at the start of a conversation, if there is one.
-fn begins_by_itself(text: &TextSide) -> Result<bool, TokenizerError> {
+fn begins_by_itself(text: &ChatTokenizer) -> Result<bool, TokenizerError> {
     let Some(begin) = text.tokenizer.begin() else { return Ok(true) };
     let content = vec![Piece::Markup("a".into())];
     let rendered = text.template.render(&[Message { role: "user", content }])?;

@@ -8,7 +8,9 @@ use crate::gguf::{Entry, Gguf, Writer};
 use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
-use crate::tokenization::{GgufTokenizer, TextSide, Tokenizer, gguf_entries, write_text_files};
+use crate::tokenization::{
+    ChatTokenizer, GgufTokenizer, Tokenizer, gguf_entries, write_text_files,
+};
 
 fn golden(name: &str) -> Value {
     let path = Path::new("tests/golden/tokenizer").join(name);
@@ -143,7 +145,7 @@ fn a_conversation_is_framed_by_the_template_of_the_file() {
     let golden = golden("bpe.json");
     let mut settings = bpe(&golden, "smollm");
     let opening = [Piece::Text("hi <|im_end|>".into())];
-    let plain = TextSide::from_gguf(&file(&settings)).unwrap();
+    let plain = ChatTokenizer::from_gguf(&file(&settings)).unwrap();
     plain.check_turns().unwrap();
     let ids = plain.opening_ids(&opening).unwrap();
     assert_eq!(plain.turn_end(), Some(2));
@@ -156,7 +158,7 @@ fn a_conversation_is_framed_by_the_template_of_the_file() {
     // A start token that the template does not write.
     settings.retain(|(key, _)| *key != "ggml.add_bos_token");
     settings.push(("ggml.add_bos_token", Entry::Bool(true)));
-    let begun = TextSide::from_gguf(&file(&settings)).unwrap();
+    let begun = ChatTokenizer::from_gguf(&file(&settings)).unwrap();
     assert_eq!(begun.opening_ids(&opening).unwrap(), [&[0], &ids[..]].concat());
 }
 
@@ -180,12 +182,12 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
         let again = file(&entries);
         assert_eq!(again.text("tokenizer.ggml.pre").unwrap(), Some("smollm"));
 
-        let source = TextSide::from_gguf(&source).unwrap();
-        let sides =
-            [TextSide::load(folder.path()), TextSide::from_gguf(&again)].map(Result::unwrap);
+        let source = ChatTokenizer::from_gguf(&source).unwrap();
+        let sides = [ChatTokenizer::load(folder.path()), ChatTokenizer::from_gguf(&again)]
+            .map(Result::unwrap);
         for side in &sides {
             for text in &texts {
-                let ids = |side: &TextSide| {
+                let ids = |side: &ChatTokenizer| {
                     let tokenizer = &side.tokenizer;
                     (tokenizer.encode_markup(text).unwrap(), tokenizer.encode_text(text).unwrap())
                 };
@@ -217,7 +219,7 @@ fn what_does_not_hold_together_is_named() {
         let mut settings = good.clone();
         settings.retain(|(name, _)| *name != key);
         settings.extend(value.map(|value| (key, value)));
-        TextSide::from_gguf(&file(&settings)).unwrap_err().explained()
+        ChatTokenizer::from_gguf(&file(&settings)).unwrap_err().explained()
     };
     let text = |text: &str| Some(Entry::Text(text.into()));
     let list = |items: &[&str]| Some(Entry::Texts(items.iter().map(|&s| s.to_owned()).collect()));
@@ -261,7 +263,7 @@ fn tokens_that_consist_of_each_other_take_bounded_memory() {
 
 #[test]
 fn every_id_needs_an_embedding() {
-    let text = TextSide::from_gguf(&file(&bpe(&golden("bpe.json"), "default"))).unwrap();
+    let text = ChatTokenizer::from_gguf(&file(&bpe(&golden("bpe.json"), "default"))).unwrap();
     let size = text.tokenizer.size();
     assert_eq!(text.check_size(size), Ok(()));
     let error = text.check_size(size - 1).unwrap_err();
@@ -274,7 +276,7 @@ fn a_control_token_that_nothing_writes_needs_no_embedding() {
     let folder = tempfile::tempdir().unwrap();
     let gguf = file(&bpe(&golden("bpe.json"), "default"));
     write_text_files(&gguf, folder.path()).unwrap();
-    let size = TextSide::load(folder.path()).unwrap().tokenizer.size();
+    let size = ChatTokenizer::load(folder.path()).unwrap().tokenizer.size();
     let path = folder.path().join("tokenizer.json");
     let json = std::fs::read_to_string(&path).unwrap();
     let with = |content: &str, special: bool| {
@@ -284,7 +286,7 @@ fn a_control_token_that_nothing_writes_needs_no_embedding() {
             "lstrip": false, "rstrip": false, "normalized": false,
         }));
         std::fs::write(&path, json.to_string()).unwrap();
-        let text = TextSide::load(folder.path()).unwrap();
+        let text = ChatTokenizer::load(folder.path()).unwrap();
         assert_eq!(text.tokenizer.size(), size + 1);
         text.check_size(size)
     };
@@ -298,7 +300,8 @@ fn a_control_token_that_nothing_writes_needs_no_embedding() {
 
 #[test]
 fn a_file_without_a_chat_template_is_not_told_of_a_folder() {
-    let error = TextSide::from_gguf(&file(&bpe(&golden("bpe.json"), "default")[..8])).unwrap_err();
+    let error =
+        ChatTokenizer::from_gguf(&file(&bpe(&golden("bpe.json"), "default")[..8])).unwrap_err();
     let hint = error.hint().unwrap();
     assert!(hint.contains("`tokenizer.chat_template`") && !hint.contains("folder"), "{hint}");
 }

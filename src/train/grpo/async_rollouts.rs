@@ -15,7 +15,7 @@ use super::trainer::Trainer;
 use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
 use crate::policy::TokenPolicy;
-use crate::tokenization::TextSide;
+use crate::tokenization::ChatTokenizer;
 use crate::train::error::TrainError;
 
 /// The episodes of the next step and of `max_policy_lag` steps after it.
@@ -58,7 +58,7 @@ impl AsyncRollouts {
         config: Arc<GrpoConfig>,
         tasks: Arc<Tasks>,
         trainer: &Trainer<'_>,
-        text: &Arc<TextSide>,
+        text: &Arc<ChatTokenizer>,
         servers: Option<Arc<TokensEngine>>,
         rollouts: impl Fn(TokenPolicy) -> Rollouts,
     ) -> Result<Self, TrainError> {

@@ -162,8 +162,8 @@ impl Evaluation {
         ClassResult { tasks: self.all.tasks + self.failed, ..self.all }
     }
 
-    /// Whether it is better than `other`: more exact answers, then more reward, which only a complete
-    /// evaluation has.
+    /// Whether it is better than `other`: more exact answers, then more reward, which only a
+    /// complete evaluation has.
     pub fn is_better_than(&self, other: &ClassResult) -> bool {
         let (own, other_share) = (self.at_least(), other.share());
         own.share() > other_share

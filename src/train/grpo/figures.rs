@@ -14,10 +14,10 @@ pub struct StepFigures {
     pub(super) norm: f64,
     pub(super) learning_rate: f64,
     /// Differences between rollout and trainer log-probabilities, over the first update.
-    pub(super) gap: f64,
-    pub(super) gap_tokens: f64,
+    pub(super) logprob_diff: f64,
+    pub(super) logprob_diff_tokens: f64,
     /// The largest of them.
-    pub(super) gap_most: f64,
+    pub(super) logprob_diff_max: f64,
 }
 
 impl StepFigures {
@@ -33,7 +33,7 @@ impl StepFigures {
 
     /// Mean difference between rollout and trainer log-probabilities.
     pub fn rollout_logprob_diff(&self) -> Option<f64> {
-        (self.gap_tokens > 0.0).then(|| self.gap / self.gap_tokens)
+        (self.logprob_diff_tokens > 0.0).then(|| self.logprob_diff / self.logprob_diff_tokens)
     }
 
     /// Mean divergence from the reference; meaningful if the objective has a KL term.
@@ -62,7 +62,10 @@ impl StepFigures {
         let displaced = self.mean(self.sums.displaced);
         push("displaced_tokens", displaced.filter(|_| self.sums.displaced > 0.0));
         push("rollout_logprob_diff", self.rollout_logprob_diff());
-        push("rollout_logprob_diff_max", self.rollout_logprob_diff().map(|_| self.gap_most));
+        push(
+            "rollout_logprob_diff_max",
+            self.rollout_logprob_diff().map(|_| self.logprob_diff_max),
+        );
         push("dropped_updates", Some(self.dropped));
         values
     }

@@ -9,8 +9,8 @@ use crate::train::config::{BOUND, within};
 use crate::train::error::TrainError;
 
 /// Bounds on figures of a run. If a figure is out of bounds for `patience` consecutive steps, the
-/// run returns to its best policy and continues with a lower learning rate; after `returns` returns
-/// it ends instead.
+/// run returns to its best policy and continues with a lower learning rate; after `max_rollbacks`
+/// rollbacks it ends instead.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guards {
@@ -18,9 +18,9 @@ pub struct Guards {
     pub patience: u32,
     /// How often the run returns to the best policy by evaluation before it ends instead. Without
     /// evaluations it ends at once.
-    pub returns: u32,
-    /// The factor by which each return multiplies the learning rate.
-    pub return_rate: f64,
+    pub max_rollbacks: u32,
+    /// The factor by which each rollback multiplies the learning rate.
+    pub rollback_lr_factor: f64,
     /// Minimum mean entropy of the policy's tokens, nats.
     pub min_entropy: f64,
     /// Maximum mean entropy, nats.
@@ -36,8 +36,8 @@ pub struct Guards {
     /// Minimum of the same.
     pub min_response_growth: f64,
     /// Maximum share of groups in which all episodes got the same reward. A task that is solved
-    /// always has no variance either; hence no bound by default. A share of 1 is out of bounds if the
-    /// reward is lower than in the first step: the policy cannot learn its way back.
+    /// always has no variance either; hence no bound by default. A share of 1 is out of bounds if
+    /// the reward is lower than in the first step: the policy cannot learn its way back.
     pub max_zero_variance: f64,
     /// Maximum mean difference between the engine's and the trainer's log-probabilities of a token.
     /// With `max_policy_lag` the updates in between are part of it.
@@ -49,8 +49,8 @@ impl Default for Guards {
     fn default() -> Self {
         Self {
             patience: 3,
-            returns: 2,
-            return_rate: 0.5,
+            max_rollbacks: 2,
+            rollback_lr_factor: 0.5,
             min_entropy: 0.0,
             max_entropy: 5.0,
             max_kl: 5.0,
@@ -70,7 +70,7 @@ impl Guards {
     /// Names the first invalid one.
     pub(super) fn check(&self) -> Result<(), TrainError> {
         within(&[
-            ("guards.return_rate", self.return_rate, 0.0..=1.0),
+            ("guards.rollback_lr_factor", self.rollback_lr_factor, 0.0..=1.0),
             ("guards.min_entropy", self.min_entropy, BOUND),
             ("guards.max_entropy", self.max_entropy, BOUND),
             ("guards.max_kl", self.max_kl, BOUND),
@@ -98,7 +98,7 @@ pub struct Figures {
     pub zero_variance: Option<f64>,
     /// Mean reward.
     pub reward: Option<f64>,
-    /// Mean log-probability gap.
+    /// Mean difference between the engine's and the trainer's log-probabilities.
     pub rollout_logprob_diff: Option<f64>,
 }
 
@@ -165,7 +165,7 @@ impl GuardState {
             ),
             (
                 "max_rollout_logprob_diff",
-                "the gap between engine and trainer",
+                "the difference between engine and trainer",
                 figures.rollout_logprob_diff,
                 guards.max_rollout_logprob_diff,
                 true,

@@ -19,7 +19,7 @@ use crate::train::error::TrainError;
 use crate::trajectory::Trajectory;
 
 /// The time-out of one judgement. It is generous; the time-outs of each call apply.
-const PATIENCE: Duration = Duration::from_secs(86_400);
+const TIMEOUT: Duration = Duration::from_secs(86_400);
 /// The least score that counts as right, of a judge or a comparison.
 const RIGHT: f64 = 0.5;
 
@@ -68,7 +68,7 @@ impl AnswerJudge {
         model: Arc<dyn LargeModel>,
         used: RoleUsage,
     ) -> Result<Self, TrainError> {
-        let judge = Judge::new(model, choice.prompt.as_deref(), PATIENCE)
+        let judge = Judge::new(model, choice.prompt.as_deref(), TIMEOUT)
             .map_err(|error| TrainError::Config(error.reason()))?;
         let params = choice.large_model.as_ref().map(|model| model.params.clone());
         let judge = judge.with_params(params.unwrap_or_default());

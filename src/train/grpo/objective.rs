@@ -104,8 +104,8 @@ pub enum Aggregation {
     DrGrpo(f64),
 }
 
-/// An estimator of the divergence from the reference, from `d = reference − policy`, log-probabilities of
-/// a sampled token.
+/// An estimator of the divergence from the reference, from `d = reference − policy`,
+/// log-probabilities of a sampled token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlEstimator {
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn divergence_estimates_and_their_slopes() {
+    fn divergence_estimates_and_their_gradients() {
         for (estimator, value, gradient) in [
             (KlEstimator::K1, 0.5, 1.0),
             (KlEstimator::K2, 0.125, 0.5),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn slopes_are_those_of_the_loss() {
+    fn gradients_are_those_of_the_loss() {
         let log_probs = [-1.05, -0.7, -1.4, -0.95];
         const REFERENCE: [f64; 4] = [-1.2, -1.0, -1.0, -1.1];
         const WEIGHTS: [f64; 4] = [1.0, 0.7, 1.3, 1.0];

@@ -133,7 +133,7 @@ mod tests {
             ("objective = { aggregation = { dr_grpo = 0.0 } }", "`objective.aggregation.dr_grpo`"),
             ("guards = { max_kl = -1.0 }", "`guards.max_kl` is -1, but it must be at least 0"),
             ("guards = { max_entropy = nan }", "`guards.max_entropy` is NaN"),
-            ("guards = { return_rate = 2.0 }", "`guards.return_rate` is 2"),
+            ("guards = { rollback_lr_factor = 2.0 }", "`guards.rollback_lr_factor` is 2"),
             ("schedule = { peak = -0.01 }", "must be at least 0 and finite"),
             ("schedule = { peak = nan }", "`schedule.peak` is NaN"),
             ("schedule = { final_ratio = 1.5 }", "`schedule.final_ratio` is 1.5"),

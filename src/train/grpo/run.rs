@@ -243,8 +243,8 @@ impl Run<'_> {
         let episodes = collected.members().count() as f64;
         values.extend(learnt.values(has_kl));
         values.extend(kl.filter(|_| !has_kl).map(|kl| ("kl", kl)));
-        let returns = f64::from(self.state.returns);
-        values.extend((returns > 0.0).then_some(("returns", returns)));
+        let rollbacks = f64::from(self.state.rollbacks);
+        values.extend((rollbacks > 0.0).then_some(("rollbacks", rollbacks)));
         values.extend([
             ("policy_lag", gathered.policy_lag as f64),
             ("rollout_seconds", gathered.seconds),

@@ -5,7 +5,7 @@ mod async_rollouts;
 mod collect;
 mod evaluate;
 mod judge;
-mod returns;
+mod rollbacks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -229,7 +229,7 @@ fn a_guard_stops_the_run_and_the_best_policy_is_saved() {
     let mut config = config(folder.path());
     config.guards.min_entropy = 100.0;
     config.guards.patience = 2;
-    config.guards.returns = 0;
+    config.guards.max_rollbacks = 0;
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, TrainError::Collapsed { step: 2, .. }), "{text}");

@@ -75,11 +75,11 @@ impl<'a> Update<'a> {
         let rollout = rollout_log_probs(sample.trace);
         if self.is_first {
             for (own, rollout) in log_probs.iter().zip(&rollout) {
-                let gap = (own - rollout).abs();
-                self.figures.gap += gap;
-                self.figures.gap_most = self.figures.gap_most.max(gap);
+                let logprob_diff = (own - rollout).abs();
+                self.figures.logprob_diff += logprob_diff;
+                self.figures.logprob_diff_max = self.figures.logprob_diff_max.max(logprob_diff);
             }
-            self.figures.gap_tokens += rollout.len() as f64;
+            self.figures.logprob_diff_tokens += rollout.len() as f64;
         }
         let old = match (self.objective.importance_cap, self.others.before) {
             (None, _) => &rollout,

@@ -1,4 +1,5 @@
-//! Clients of HTTP/2 that do not let the server send, frame by frame: no client does that by itself.
+//! Clients of HTTP/2 that do not let the server send, frame by frame: no client does that by
+//! itself.
 
 use super::*;
 

@@ -17,8 +17,8 @@ pub const SOLVE: &str = "/v1/solve";
 pub const RESPONSES: &str = "/v1/responses";
 pub const MESSAGES: &str = "/v1/messages";
 const JSON: &str = "application/json";
-/// What the JSON of a request may take in memory, `server.bounds.json_bytes` by default, less some for
-/// the frame of one.
+/// What the JSON of a request may take in memory, `server.bounds.json_bytes` by default, less some
+/// for the frame of one.
 const STRUCTURE: usize = 16 * 1024 * 1024 - 16 * 1024;
 
 /// The length of a body, MiB: the server's default limit, or less for slow development builds.
@@ -79,8 +79,8 @@ pub fn list(before: &str, unit: &str, after: &str) -> String {
     format!("{before}{}{after}", vec![unit; times].join(","))
 }
 
-/// As many units as may be, with commas between, each of its number and as much text as there is room
-/// for.
+/// As many units as may be, with commas between, each of its number and as much text as there is
+/// room for.
 pub fn spread(before: &str, unit: impl Fn(usize, &str) -> String, after: &str) -> String {
     let room = *LIMIT - before.len() - after.len();
     let bare = unit(100_000, "").len() + 1;

@@ -63,8 +63,8 @@ async fn the_key_is_in_no_error_and_no_log() {
     let own = (json!({"api_key_env": "TEST_KEY", "breaker": {"failures": 0}}), None);
     let callers = (json!({"breaker": {"failures": 0}}), Some(format!("Bearer {SECRET}")));
     for (keys, callers) in [own, callers] {
-        // Another test may first reach a line that logs while the subscriber is being set: tracing then
-        // caches that no subscriber wants the line.
+        // Another test may first reach a line that logs while the subscriber is being set: tracing
+        // then caches that no subscriber wants the line.
         tracing::callsite::rebuild_interest_cache();
         let (endpoint, _) = client(&server.url(), keys);
         let asked = Call { authorization: callers.clone().map(Into::into), ..call("hi") };

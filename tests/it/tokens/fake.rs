@@ -10,7 +10,7 @@ use prompt_r1::engine::tokens::TokensEngine;
 use prompt_r1::engine::tokens::config::{Dialect, TokensConfig};
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
 use prompt_r1::model::{Spec, Weights};
-use prompt_r1::tokenization::{Fingerprint, TextSide};
+use prompt_r1::tokenization::{ChatTokenizer, Fingerprint};
 use prompt_r1::trajectory::SampledToken;
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ pub const FOLDER: &str = "models/policy";
 /// The server's name for its model.
 pub const MODEL: &str = "the-policy";
 
-pub fn text() -> Arc<TextSide> {
-    Arc::new(TextSide::load(Path::new(FOLDER)).unwrap())
+pub fn text() -> Arc<ChatTokenizer> {
+    Arc::new(ChatTokenizer::load(Path::new(FOLDER)).unwrap())
 }
 
 pub fn native() -> Arc<dyn Engine> {
@@ -148,7 +148,12 @@ fn sampled(engine: &dyn Engine, request: GenerateRequest) -> Vec<SampledToken> {
 }
 
 /// The events of a reply with these tokens.
-pub fn events(dialect: Dialect, flaw: Flaw, tokens: &[SampledToken], text: &TextSide) -> Script {
+pub fn events(
+    dialect: Dialect,
+    flaw: Flaw,
+    tokens: &[SampledToken],
+    text: &ChatTokenizer,
+) -> Script {
     let ended = tokens.last().is_some_and(|last| text.tokenizer.end_ids().contains(&last.id));
     let mut events = Vec::new();
     for (index, token) in tokens.iter().enumerate() {

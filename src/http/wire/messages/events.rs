@@ -7,7 +7,7 @@ use super::MessagesErrorBody;
 use crate::http::episode::answer::{Answered, Piece};
 use crate::http::episode::stop_sequences::Ending;
 use crate::http::sse;
-use crate::http::wire::completion::{Outcome, finish_reason};
+use crate::http::wire::chat_reply::{Outcome, finish_reason};
 use crate::http::wire::usage::Sum;
 
 /// The signature of thoughts: nothing checks it, and clients require a text.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::blocks;
 use crate::http::error::{ApiError, shorten};
-use crate::http::wire::chat::{ChatRequest, Stop};
+use crate::http::wire::chat_request::{ChatRequest, Stop};
 use crate::http::wire::options::{Options, between};
 
 /// A Messages request whose model is `prompt-r1` or `prompt-r1/NAME`.
@@ -15,9 +15,9 @@ use crate::http::wire::options::{Options, between};
 #[schema(example = json!({"model": "prompt-r1", "max_tokens": 1024, "messages": [
     {"role": "user", "content": "Which currency is used where the author of Hamlet was born?"}]}))]
 pub(in crate::http) struct MessagesRequest {
-    /// `prompt-r1`, or `prompt-r1/` and the name of a large model; with `:` and the name of a policy
-    /// after `prompt-r1`, that policy plays. Any other model is passed through to the endpoint that
-    /// serves it, with fields that are not listed here.
+    /// `prompt-r1`, or `prompt-r1/` and the name of a large model; with `:` and the name of a
+    /// policy after `prompt-r1`, that policy is used. Any other model is passed through to the
+    /// endpoint that serves it, with fields that are not listed here.
     #[schema(example = "prompt-r1")]
     pub(in crate::http) model: String,
     /// The conversation. Thoughts in it are left out.

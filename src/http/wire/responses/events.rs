@@ -8,7 +8,7 @@ use super::tools;
 use crate::http::episode::answer::{Answered, Piece, logprobs};
 use crate::http::error::ApiError;
 use crate::http::sse;
-use crate::http::wire::completion::{Outcome, finish_reason};
+use crate::http::wire::chat_reply::{Outcome, finish_reason};
 use crate::http::wire::usage::Sum;
 
 /// A response in progress. Its events can be sent, or its end alone.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{input, tools};
 use crate::http::error::ApiError;
-use crate::http::wire::chat::{ChatRequest, StreamOptions};
+use crate::http::wire::chat_request::{ChatRequest, StreamOptions};
 use crate::http::wire::options::Options;
 
 /// A Responses request whose model is `prompt-r1` or `prompt-r1/NAME`. Nothing is stored:
@@ -16,9 +16,9 @@ use crate::http::wire::options::Options;
 #[schema(example = json!({"model": "prompt-r1",
     "input": "Which currency is used where the author of Hamlet was born?"}))]
 pub(in crate::http) struct ResponsesRequest {
-    /// `prompt-r1`, or `prompt-r1/` and the name of a large model; with `:` and the name of a policy
-    /// after `prompt-r1`, that policy plays. Any other model is passed through to the endpoint that
-    /// serves it, with fields that are not listed here.
+    /// `prompt-r1`, or `prompt-r1/` and the name of a large model; with `:` and the name of a
+    /// policy after `prompt-r1`, that policy is used. Any other model is passed through to the
+    /// endpoint that serves it, with fields that are not listed here.
     #[schema(example = "prompt-r1")]
     pub(in crate::http) model: String,
     /// The question, or the items of a conversation: messages, function calls and their outputs.

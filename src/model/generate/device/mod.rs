@@ -1,6 +1,6 @@
-//! Decodes on any device, with the keys and values of all sequences in one pool: on a GPU by kernels
-//! of its own, elsewhere, and for the models that those do not know, by the trainer's own layers, of
-//! candle's operations, of which only attention reads the pool instead of the batch.
+//! Decodes on any device, with the keys and values of all sequences in one pool. On a GPU it uses
+//! its own kernels. On other devices, and for models that the kernels do not support, it uses the
+//! trainer's layers, made of candle's operations, with an attention that reads the pool.
 
 mod attention;
 mod draw;
@@ -67,15 +67,15 @@ impl DeviceDecoder {
         })
     }
 
-    /// The same with `adapters`, by which spans can be computed. They are on the device of the weights,
-    /// in their type.
+    /// The same with `adapters`, by which spans can be computed. They are on the device of the
+    /// weights, in their type.
     pub fn with_adapters(self, adapters: &[Adapter]) -> Self {
         Self { adapters: adapters.into(), ..self }
     }
 
-    /// Computes the tokens of spans with the same adapter and appends them to their caches, in which
-    /// memory was allocated. Returns the logits of the spans that need them, `(wanted, vocab)`, in the
-    /// model's type; `None` if none does.
+    /// Computes the tokens of spans with the same adapter and appends them to their caches, in
+    /// which memory was allocated. Returns the logits of the spans that need them, `(wanted,
+    /// vocab)`, in the model's type; `None` if none does.
     fn forward(&self, spans: &mut [Span<'_, PooledCache>]) -> candle_core::Result<Option<Tensor>> {
         let adapter = spans.first().and_then(|span| span.adapter);
         let adapter = adapter.map(|adapter| &self.adapters[adapter]);

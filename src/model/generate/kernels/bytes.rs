@@ -26,7 +26,8 @@ pub trait Bytes: Copy {
     fn high(self, a: Self::B) -> Self::B;
     /// `a`, with a further bit from bit `quad` of `plane`: the fifth.
     fn with_fifth(self, a: Self::B, plane: Self::B, quad: usize) -> Self::B;
-    /// `a`, with two further bits from the bits `2 × pair` and next of `plane`: the fifth and sixth.
+    /// `a`, with two further bits from the bits `2 × pair` and next of `plane`: the fifth and
+    /// sixth.
     fn with_sixth(self, a: Self::B, plane: Self::B, pair: usize) -> Self::B;
     /// Adds the products of each lane's four unsigned weights with four signed inputs. The sum of
     /// any two neighbouring products, over all calls, must fit sixteen bits.

@@ -2,8 +2,8 @@
 
 use super::simd::{Kernel, LANES, Line, Simd};
 
-/// `out += s · B · (A · x)` for one row. Each element is a sum of its own, in an order that depends on
-/// the adapter's shape alone.
+/// `out += s · B · (A · x)` for one row. Each element is a sum of its own, in an order that depends
+/// on the adapter's shape alone.
 #[derive(Debug)]
 pub struct LowRank<'a> {
     /// As wide as the rows of `a`.

@@ -208,7 +208,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn halves(self, from: &[u8; 2 * LANES]) -> Self::V {
         let (low, high) = from.split_at(LANES);
-        // SAFETY: `self` proves the instructions; each half is sixteen bytes, and the loads need not be aligned.
+        // SAFETY: `self` proves the instructions; each half is sixteen bytes, and the loads need
+        // not be aligned.
         unsafe {
             [
                 _mm256_cvtph_ps(_mm_loadu_si128(low.as_ptr().cast())),

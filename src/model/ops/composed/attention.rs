@@ -23,8 +23,8 @@ pub(crate) struct Padded<'a> {
 }
 
 impl Padded<'_> {
-    /// `(batch × length, kv_heads × per × head_dim)` → `(batch × kv_heads, per × length, head_dim)`:
-    /// what belongs to the query heads that share a key-value head is stacked.
+    /// `(batch × length, kv_heads × per × head_dim)` → `(batch × kv_heads, per × length,
+    /// head_dim)`: what belongs to the query heads that share a key-value head is stacked.
     pub fn by_head(&self, x: &Tensor, length: usize, per: usize) -> Result<Tensor> {
         let (kv_heads, d) = (self.layout.kv_heads, self.layout.head_dim);
         x.reshape((self.batch, length, kv_heads, per, d))?

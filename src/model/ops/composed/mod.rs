@@ -28,8 +28,8 @@ pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(wide(x.dtype()))
 }
 
-/// `a·b`. candle multiplies no bf16 on a CPU: there the operands are widened and the product rounded,
-/// which is what a GPU computes.
+/// `a·b`. candle multiplies no bf16 on a CPU: there the operands are widened and the product
+/// rounded, which is what a GPU computes.
 pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dtype() == DType::BF16 && a.device().is_cpu() {
         return widen(a)?.matmul(&widen(b)?)?.to_dtype(DType::BF16);

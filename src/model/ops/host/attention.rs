@@ -46,8 +46,8 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
             let shape = (end - start, end, d);
             let left = Left::rows(&q[row * wide + head * d..], wide);
             let mut sums = [0f32; BLOCK];
-            // SAFETY: `scores` is this task's own; of `y` and the log-sums a task touches only its own
-            // head's columns in its own branch's rows.
+            // SAFETY: `scores` is this task's own; of `y` and the log-sums a task touches only its
+            // own head's columns in its own branch's rows.
             unsafe {
                 multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
                 let seen = (start, inputs.window.unwrap_or(length));
@@ -69,8 +69,8 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
     })
 }
 
-/// One head's columns of `x` for the rows on the path of `branch`, and how far apart these are. `kv`:
-/// the width of a row of `x`, where the head begins in it, and the head's width.
+/// One head's columns of `x` for the rows on the path of `branch`, and how far apart these are.
+/// `kv`: the width of a row of `x`, where the head begins in it, and the head's width.
 fn along<'a>(branch: &Branch, x: &'a [f32], kv: (usize, usize, usize)) -> (Cow<'a, [f32]>, usize) {
     let (stride, at, d) = kv;
     if let [rows] = &branch.path[..] {
@@ -178,8 +178,8 @@ impl Task<'_> {
                 for (i, log_sum) in sums[..count].iter_mut().enumerate() {
                     *log_sum = self.log_sums[(row + i) * heads + head];
                 }
-                // SAFETY: the buffers are this task's own; of the gradients a task touches only its own
-                // heads' columns in its own tree's rows.
+                // SAFETY: the buffers are this task's own; of the gradients a task touches only its
+                // own heads' columns in its own tree's rows.
                 unsafe {
                     multiply((count, end, d), q, Right::Transposed(&keys), Target::write(p, end));
                     multiply(
@@ -247,8 +247,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// Products in `p` become probabilities, and products `dY·Vᵀ` in `ds` the gradient of the unscaled
-    /// scores: `p·(ds − Σ dY·Y)·scale`.
+    /// Products in `p` become probabilities, and products `dY·Vᵀ` in `ds` the gradient of the
+    /// unscaled scores: `p·(ds − Σ dY·Y)·scale`.
     fn score_gradients(
         p: &mut [f32], ds: &mut [f32], width: usize, seen: (usize, usize), scale: f32, log_sums: &[f32],
         y: &[f32], d_y: &[f32], heads: (usize, usize),

@@ -63,7 +63,8 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
     Ok((scores, log_sums))
 }
 
-/// The gradient of the hidden rows; adds that of the projection into `d_weight` unless it is frozen.
+/// The gradient of the hidden rows; adds that of the projection into `d_weight` unless it is
+/// frozen.
 pub(crate) fn backward(
     head: &Head,
     scores: &TokenScores,

@@ -93,8 +93,8 @@ impl<'a> Transposed<'a> {
     }
 }
 
-/// The result: `m` rows, `stride` apart, each `n` wide. A pointer, since tasks write disjoint columns of
-/// the same rows.
+/// The result: `m` rows, `stride` apart, each `n` wide. A pointer, since tasks write disjoint
+/// columns of the same rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     pub values: *mut f32,

@@ -78,7 +78,7 @@ pub(super) fn prepare<'c>(
             Trainer::new(config, Box::new(learner), &start.model, folder)?
         }
     };
-    trainer.rate_factor = config.guards.return_rate.powi(state.returns as i32);
+    trainer.rate_factor = config.guards.rollback_lr_factor.powi(state.rollbacks as i32);
     trainer.bad_updates = state.bad_updates;
     summary.steps = trainer.step;
     let protocol = Arc::new(protocol);

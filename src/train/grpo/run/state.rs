@@ -27,7 +27,7 @@ pub(super) struct RunState {
     pub(super) best: Option<Best>,
     /// How often the run has returned to its best policy.
     #[serde(default)]
-    pub(super) returns: u32,
+    pub(super) rollbacks: u32,
     /// The usage of the judge.
     #[serde(default)]
     pub(super) judge: RoleUsage,
@@ -118,7 +118,9 @@ impl Run<'_> {
     pub(super) fn may_return(&self) -> bool {
         // Token servers keep the weights that they have.
         let is_here = self.load.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
-        is_here && self.state.best.is_some() && self.state.returns < self.config.guards.returns
+        is_here
+            && self.state.best.is_some()
+            && self.state.rollbacks < self.config.guards.max_rollbacks
     }
 
     /// Makes the best policy and its optimizer the checkpoint of the current step: the run
@@ -129,15 +131,15 @@ impl Run<'_> {
         summary: &mut Summary,
     ) -> Result<Ended, TrainError> {
         let best = self.state.best.map_or(0, |best| best.step);
-        let Guards { returns, return_rate, .. } = self.config.guards;
-        self.state.returns += 1;
+        let Guards { max_rollbacks, rollback_lr_factor, .. } = self.config.guards;
+        self.state.rollbacks += 1;
         self.state.watch.reset();
         let step = self.trainer.step;
         summary.note(format!(
-            "step {step}: {}; back to the policy after step {best} with {} of the learning rate, return {} of {returns}",
+            "step {step}: {}; back to the policy after step {best} with {} of the learning rate, rollback {} of {max_rollbacks}",
             reason,
-            return_rate.powi(self.state.returns as i32),
-            self.state.returns,
+            rollback_lr_factor.powi(self.state.rollbacks as i32),
+            self.state.rollbacks,
         ));
         let state = RunState { bad_updates: BadUpdates::default(), ..self.present() };
         let kept = self.config.keep_checkpoints;

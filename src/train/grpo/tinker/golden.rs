@@ -74,7 +74,7 @@ fn config(objective: Objective) -> GrpoConfig {
 }
 
 #[test]
-fn the_slopes_that_are_sent_are_those_of_the_objective() {
+fn the_gradients_that_are_sent_are_those_of_the_objective() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tinker/cases.json");
     let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert!(cases.len() >= 5);
@@ -94,12 +94,12 @@ fn the_slopes_that_are_sent_are_those_of_the_objective() {
             let log_probs = trajectory.sampled(&trajectory.now);
             let entropies = vec![0.0; log_probs.len()];
             let gradients = update.gradients(index, &TraceScores { log_probs, entropies });
-            let slopes = spread(&traces[index], &gradients.log_probs);
+            let token_gradients = spread(&traces[index], &gradients.log_probs);
             for (scale, expected) in [
                 (LossScale::Sum, &case.advantages.sum[index]),
                 (LossScale::SkyrlJax, &case.advantages.skyrl_jax[index]),
             ] {
-                let found = advantages(scale, traces.len(), &slopes);
+                let found = advantages(scale, traces.len(), &token_gradients);
                 assert_eq!(found.len(), expected.len());
                 for (found, expected) in found.iter().zip(expected) {
                     let off = (f64::from(*found) - expected).abs();

@@ -227,18 +227,19 @@ impl TinkerLearner {
     }
 
     /// Accumulates the gradient of a function whose derivatives with respect to each position's
-    /// log-probability are `slopes`, where the log-probabilities are now `scores`.
+    /// log-probability are `token_gradients`, where the log-probabilities are now `scores`.
     fn backward(
         &mut self,
         traces: &[&TokenTrace],
         scores: &[Vec<f32>],
-        slopes: &[Vec<f64>],
+        token_gradients: &[Vec<f64>],
     ) -> Result<(), TinkerError> {
-        let data = (traces.iter().zip(scores).zip(slopes))
-            .map(|((trace, scores), slopes)| {
-                Datum::new(&trace.ids)
-                    .with("logprobs", scores.iter().copied())
-                    .with("advantages", advantages(self.config.loss_scale, traces.len(), slopes))
+        let data = (traces.iter().zip(scores).zip(token_gradients))
+            .map(|((trace, scores), token_gradients)| {
+                Datum::new(&trace.ids).with("logprobs", scores.iter().copied()).with(
+                    "advantages",
+                    advantages(self.config.loss_scale, traces.len(), token_gradients),
+                )
             })
             .collect();
         self.score(data, &lengths(traces), false).map(drop)
@@ -258,18 +259,20 @@ impl Learner for TinkerLearner {
     fn update(&mut self, update: &mut Update<'_>) -> Result<Option<f64>, TrainError> {
         let traces = update.traces();
         let scores = self.forward(&traces)?;
-        let mut slopes = Vec::with_capacity(traces.len());
+        let mut token_gradients = Vec::with_capacity(traces.len());
         for (index, (trace, scores)) in traces.iter().zip(&scores).enumerate() {
             let log_probs = sampled(trace, scores);
             // Entropy is the mean of this over what the policy samples.
             let entropies = log_probs.iter().map(|log_prob| -log_prob).collect();
             let own = TraceScores { log_probs, entropies };
-            slopes.push(spread(trace, &update.gradients(index, &own).log_probs));
+            token_gradients.push(spread(trace, &update.gradients(index, &own).log_probs));
         }
-        if !update.loss().is_finite() || !slopes.iter().flatten().all(|slope| slope.is_finite()) {
+        if !update.loss().is_finite()
+            || !token_gradients.iter().flatten().all(|gradient| gradient.is_finite())
+        {
             return Ok(None);
         }
-        self.backward(&traces, &scores, &slopes)?;
+        self.backward(&traces, &scores, &token_gradients)?;
         let AdamWConfig { betas: (beta1, beta2), eps, weight_decay, .. } = self.adamw;
         let body = json!({
             "adam_params": {
@@ -428,9 +431,13 @@ fn chunks(lengths: &[usize]) -> Vec<usize> {
 ///
 /// The server's loss is `-exp(log_prob - logprobs) * advantage`, whose derivative with respect to
 /// `log_prob` is `-advantage` as long as that still equals `logprobs`.
-pub(super) fn advantages(scale: LossScale, trajectories: usize, slopes: &[f64]) -> Vec<f32> {
-    let factor = scale.factor(trajectories, slopes.len());
-    slopes.iter().map(|slope| (-slope * factor) as f32).collect()
+pub(super) fn advantages(
+    scale: LossScale,
+    trajectories: usize,
+    token_gradients: &[f64],
+) -> Vec<f32> {
+    let factor = scale.factor(trajectories, token_gradients.len());
+    token_gradients.iter().map(|gradient| (-gradient * factor) as f32).collect()
 }
 
 /// The values of the sampled tokens, of one for each position.

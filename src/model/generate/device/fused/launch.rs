@@ -88,8 +88,8 @@ impl Launcher {
         Launch { stream: &self.stream, kernel, values: Vec::with_capacity(24) }
     }
 
-    /// `y = alpha·x·Wᵀ + beta·y` with `x` `(rows, in)`, `weight` `(out, in)` and `y` `(rows, out)`; sums
-    /// are in f32.
+    /// `y = alpha·x·Wᵀ + beta·y` with `x` `(rows, in)`, `weight` `(out, in)` and `y` `(rows, out)`;
+    /// sums are in f32.
     pub fn multiply(
         &self,
         x: &Tensor,
@@ -178,7 +178,8 @@ impl Launch<'_> {
         self
     }
 
-    /// Starts it with this many blocks of this many threads, each block with `shared` bytes of memory.
+    /// Starts it with this many blocks of this many threads, each block with `shared` bytes of
+    /// memory.
     pub fn launch(
         self,
         blocks: (usize, usize, usize),

@@ -80,8 +80,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// The logits of the wanted rows, of which there are so many; `None` if there are none. Keys and
-    /// values are written to the pool.
+    /// The logits of the wanted rows, of which there are so many; `None` if there are none. Keys
+    /// and values are written to the pool.
     pub fn logits(&self, weights: &Weights, pool: &Pool, wanted: usize) -> Result<Option<Tensor>> {
         self.embed(weights)?;
         let mut before = None;
@@ -263,8 +263,8 @@ impl<'a> Pass<'a> {
         launcher.multiply(&down, &pair.b, y, 1.0, 1.0)
     }
 
-    /// Adds a projection to the residual stream; with a post-norm, leaves it to be added by the next
-    /// norm.
+    /// Adds a projection to the residual stream; with a post-norm, leaves it to be added by the
+    /// next norm.
     fn join(
         &self,
         index: usize,

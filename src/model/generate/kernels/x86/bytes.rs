@@ -27,7 +27,8 @@ impl Bytes for Avx2 {
     #[inline(always)]
     fn bytes(self, from: &[u8; BYTES]) -> Self::B {
         let (low, high) = from.split_at(BYTES / 2);
-        // SAFETY: `self` proves the instructions; each half is 32 bytes, and the loads need not be aligned.
+        // SAFETY: `self` proves the instructions; each half is 32 bytes, and the loads need not be
+        // aligned.
         unsafe {
             [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())]
         }

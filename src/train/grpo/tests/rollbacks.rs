@@ -3,18 +3,18 @@
 use super::*;
 
 /// A run whose first update ruins the policy.
-fn ruinous(folder: &Path, returns: u32) -> GrpoConfig {
+fn ruinous(folder: &Path, rollbacks: u32) -> GrpoConfig {
     let mut config = config(folder);
     config.schedule.peak = 3.0;
     config.guards.min_entropy = 1.0;
     config.guards.patience = 1;
-    config.guards.returns = returns;
-    config.guards.return_rate = 1e-5;
+    config.guards.max_rollbacks = rollbacks;
+    config.guards.rollback_lr_factor = 1e-5;
     config
 }
 
-fn returns(values: &Values) -> Option<f64> {
-    values.iter().find(|(name, _)| *name == "returns").map(|(_, value)| *value)
+fn rollbacks(values: &Values) -> Option<f64> {
+    values.iter().find(|(name, _)| *name == "rollbacks").map(|(_, value)| *value)
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_run_that_collapses_goes_back_to_its_best_policy_with_a_lower_rate() {
         run_grpo(&with, echo(), false, &mut heard).unwrap();
         let heard = heard.heard;
         assert_eq!(heard.len(), 4);
-        let found = heard.iter().map(returns).collect::<Vec<_>>();
+        let found = heard.iter().map(rollbacks).collect::<Vec<_>>();
         let back = found.iter().position(Option::is_some).unwrap();
         assert!(found[back..].iter().all(|found| *found == Some(1.0)), "{found:?}");
         let (before, after) = (&heard[0], &heard[back]);
@@ -45,11 +45,11 @@ fn a_run_that_collapses_goes_back_to_its_best_policy_with_a_lower_rate() {
 }
 
 #[test]
-fn it_gives_up_after_so_many_returns() {
+fn it_gives_up_after_so_many_rollbacks() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = ruinous(folder.path(), 2);
     config.steps = 20;
-    config.guards.return_rate = 1.0;
+    config.guards.rollback_lr_factor = 1.0;
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     assert!(matches!(error, TrainError::Collapsed { step: 6, .. }), "{error}");
     assert!(folder.path().join("model/model.safetensors").is_file());

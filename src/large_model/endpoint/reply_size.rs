@@ -7,14 +7,14 @@ use crate::json_size::structure_bytes;
 
 /// What is kept of a streamed reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct ReplySize {
     /// Bytes of text.
     pub(super) text: usize,
     /// Bytes that lists and objects take around it.
     pub(super) structure: usize,
 }
 
-impl Kept {
+impl ReplySize {
     /// More fields of the message.
     pub(super) fn add(&mut self, delta: &Map<String, Value>) {
         for (key, value) in delta {
@@ -69,7 +69,7 @@ mod tests {
             (json!({"content": [{"type": "text", "text": "a"}]}), "typetexttexta".len(), true),
         ];
         for (delta, text, has_structure) in table {
-            let mut kept = Kept::default();
+            let mut kept = ReplySize::default();
             kept.add(&delta.as_object().cloned().unwrap_or_default());
             assert_eq!((kept.text, kept.structure > 0), (text, has_structure), "{delta}");
         }

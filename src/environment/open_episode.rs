@@ -9,7 +9,7 @@ use super::{EnvironmentError, Outcome, Setup, State};
 use crate::engine::Sampling;
 use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
 use crate::hint::Hint;
-use crate::policy::{PlayedTurn, Player, SteppedPolicy};
+use crate::policy::{ExternalTurn, StepHandle, SteppedPolicy};
 use crate::reward::own_answer;
 use crate::task::Task;
 use crate::trajectory::{SampledToken, TokenTrace};
@@ -18,8 +18,8 @@ use crate::trajectory::{SampledToken, TokenTrace};
 const BYTES_A_TOKEN: usize = 16;
 
 /// An open episode. Dropping it ends it.
-pub(super) struct Play {
-    player: Player,
+pub(super) struct OpenEpisode {
+    player: StepHandle,
     outcome: oneshot::Receiver<Outcome>,
     /// The turn that is awaited.
     turn: usize,
@@ -32,7 +32,7 @@ pub(super) struct Play {
     _task: AbortOnDropHandle<()>,
 }
 
-impl Play {
+impl OpenEpisode {
     pub(super) fn begin(
         setup: Arc<Setup>,
         vocabulary: Option<usize>,
@@ -77,7 +77,7 @@ impl Play {
     pub(super) async fn step(
         &mut self,
         turn: Option<usize>,
-        played: PlayedTurn,
+        played: ExternalTurn,
     ) -> Result<State, EnvironmentError> {
         let awaited = self.turn;
         match (turn, &self.last) {
@@ -106,37 +106,37 @@ impl Play {
     /// Whether a turn can be taken at all.
     fn check(
         &self,
-        played: &PlayedTurn,
+        played: &ExternalTurn,
         most: usize,
         trace: &TokenTrace,
     ) -> Result<(), EnvironmentError> {
         match played {
-            PlayedTurn::Tokens(_) if self.vocabulary.is_none() => {
+            ExternalTurn::Tokens(_) if self.vocabulary.is_none() => {
                 Err(EnvironmentError::BadTurn(reason!(
                     "it has token ids, but the environment has no tokenizer";
                     hint: "name the policy's model by `model` in its configuration, or give the `text`"
                 )))
             }
-            PlayedTurn::Tokens(_) if trace.ids.is_empty() => Err(EnvironmentError::BadTurn(
+            ExternalTurn::Tokens(_) if trace.ids.is_empty() => Err(EnvironmentError::BadTurn(
                 "it has token ids, but the turns before it were texts".into(),
             )),
-            PlayedTurn::Tokens(tokens) if tokens.is_empty() => {
+            ExternalTurn::Tokens(tokens) if tokens.is_empty() => {
                 Err(EnvironmentError::BadTurn("it has no token".into()))
             }
-            PlayedTurn::Tokens(tokens) if tokens.len() > most => {
+            ExternalTurn::Tokens(tokens) if tokens.len() > most => {
                 Err(EnvironmentError::TooLong { found: tokens.len(), unit: "tokens", most })
             }
-            PlayedTurn::Text(text, _) if text.len() > most.saturating_mul(BYTES_A_TOKEN) => {
+            ExternalTurn::Text(text, _) if text.len() > most.saturating_mul(BYTES_A_TOKEN) => {
                 let most = most.saturating_mul(BYTES_A_TOKEN);
                 Err(EnvironmentError::TooLong { found: text.len(), unit: "bytes", most })
             }
-            PlayedTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => {
+            ExternalTurn::Text(..) if self.turn > 0 && !trace.ids.is_empty() => {
                 Err(EnvironmentError::BadTurn(
                     "it is a text, but the turns before it had token ids".into(),
                 ))
             }
-            PlayedTurn::Tokens(tokens) => self.known(tokens),
-            PlayedTurn::Text(..) => Ok(()),
+            ExternalTurn::Tokens(tokens) => self.known(tokens),
+            ExternalTurn::Text(..) => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@ const THINK_OPEN: &str = "<think>";
 
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
-pub struct TextSide {
+pub struct ChatTokenizer {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// The chat template.
@@ -26,7 +26,7 @@ pub struct TextSide {
     folder: String,
 }
 
-impl TextSide {
+impl ChatTokenizer {
     /// Reads tokenizer and chat template from a model's folder or GGUF file.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl TextSide {
     /// Reads tokenizer and chat template from an open GGUF file.
     ///
     /// # Errors
-    /// As [`TextSide::load`].
+    /// As [`ChatTokenizer::load`].
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
         let template = ChatTemplate::from_gguf(file)?;
         Ok(Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned()))
@@ -61,9 +61,9 @@ impl TextSide {
         self.format().map(|_| ())
     }
 
-    /// Fails if a model with so many embeddings has none for an id that it can be given. It needs none
-    /// for control tokens that nothing writes: Gemma 3's tokenizer has one for images, which its models
-    /// of text lack.
+    /// Fails if a model with so many embeddings has none for an id that it can be given. It needs
+    /// none for control tokens that nothing writes: Gemma 3's tokenizer has one for images, which
+    /// its models of text lack.
     ///
     /// # Errors
     /// Names the largest id.
@@ -209,7 +209,7 @@ mod tests {
 
     /// A folder with this template, in which `<|im_end|>` and the protocol's tags are special,
     /// and another token is the only end that its files name.
-    fn text(template: &str) -> TextSide {
+    fn text(template: &str) -> ChatTokenizer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let words = ["a b ok user assistant".to_owned()];
@@ -224,7 +224,7 @@ mod tests {
             token["special"] = json!(true);
         }
         std::fs::write(file, tokenizer.to_string()).unwrap();
-        TextSide::load(path).unwrap()
+        ChatTokenizer::load(path).unwrap()
     }
 
     const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant ";

@@ -28,9 +28,9 @@ const NUMERIC: Metric = Metric::Text(AnswerMetric::Numeric);
 const MATH: Metric = Metric::Text(AnswerMetric::Math);
 
 /// The published metric of each data set, by a prefix of its name. The reference's own file names
-/// are among them: `w-book-…`, `wp-…`, `xum-…`. Where it is exact match of numbers or formulas, they
-/// are compared as such: a model that has to compute replies with its steps, and a comparison of texts
-/// would count every such reply as wrong.
+/// are among them: `w-book-…`, `wp-…`, `xum-…`. Where it is exact match of numbers or formulas,
+/// they are compared as such: a model that has to compute replies with its steps, and a comparison
+/// of texts would count every such reply as wrong.
 const PUBLISHED: [(&str, Metric); 20] = [
     ("world", EXACT),
     ("2wiki", F1),

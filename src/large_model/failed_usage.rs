@@ -1,4 +1,4 @@
-//! What calls cost whose failure their caller does not see, as another model replied.
+//! The cost of failed calls that the caller does not see, because another model replied.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,11 +10,11 @@ use crate::trajectory::TokenUsage;
 
 /// Usage of failed calls on behalf of one; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Lost(Arc<Mutex<LostUsage>>);
+pub struct FailedCalls(Arc<Mutex<FailedUsage>>);
 
 /// What failed calls used. Their endpoints report nothing, so it is estimated.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LostUsage {
+pub struct FailedUsage {
     /// How many.
     pub calls: u64,
     /// Tokens that they read.
@@ -23,8 +23,8 @@ pub struct LostUsage {
     pub cost: f64,
 }
 
-impl LostUsage {
-    /// What `call` of `model` used that failed with `error`.
+impl FailedUsage {
+    /// The usage of `call`, which `model` failed with `error`.
     pub(super) fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
         if !error.may_be_billed() {
             return Self::default();
@@ -38,24 +38,24 @@ impl LostUsage {
     }
 }
 
-impl Lost {
+impl FailedCalls {
     /// All of it so far.
-    pub fn used(&self) -> LostUsage {
+    pub fn used(&self) -> FailedUsage {
         *self.lock()
     }
 
-    pub(super) fn set(&self, used: LostUsage) {
+    pub(super) fn set(&self, used: FailedUsage) {
         *self.lock() = used;
     }
 
-    pub(super) fn add(&self, more: LostUsage) {
+    pub(super) fn add(&self, more: FailedUsage) {
         let mut used = self.lock();
         used.calls += more.calls;
         used.tokens += more.tokens;
         used.cost += more.cost;
     }
 
-    fn lock(&self) -> MutexGuard<'_, LostUsage> {
+    fn lock(&self) -> MutexGuard<'_, FailedUsage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
