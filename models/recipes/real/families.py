@@ -5,7 +5,7 @@ Needs `pip install reasoning-gym==0.1.25`. Every family becomes FOLDER/NAME-trai
 FOLDER/NAME-test.jsonl; the seeds are fixed, so the files are the same everywhere. No question of a
 test file stands in its train file. `mixture-train.jsonl` and `mixture-validation.jsonl` are what a
 policy is trained on: the training questions of some families by turns, of which the last of each are
-for validation.
+for validation. `mixture-easy-train.jsonl` has the easier ones, which are sometimes answered right.
 
 GSM8K_FOLDER holds `gsm8k-train.jsonl` and `gsm8k-test.jsonl` as published; with `gsm8k.parquet` in
 it too (needs `pip install pyarrow`), questions that also stand there are left out of training. The
@@ -83,8 +83,23 @@ def write_families(folder):
         if name in MIXTURE:
             parts.append(rows)
     for split, part in {"train": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}.items():
-        rows = [row for turn in zip_longest(*(rows[part] for rows in parts)) for row in turn if row]
-        write_rows(folder / f"mixture-{split}.jsonl", rows)
+        mixed = mixture([rows[part] for rows in parts])
+        write_rows(folder / f"mixture-{split}.jsonl", mixed)
+    easy = [[row for row in rows[:-VALIDATION] if is_easy(row)] for rows in parts]
+    write_rows(folder / "mixture-easy-train.jsonl", mixture(easy))
+
+
+def mixture(parts):
+    """The rows of all parts by turns."""
+    return [row for turn in zip_longest(*parts) for row in turn if row]
+
+
+def is_easy(row):
+    """Whether a small model can be right in some way: few digits, but more than one operation."""
+    numbers = re.findall(r"\d+", row["question"])
+    if row["source"] == "products":
+        return sum(map(len, numbers)) <= 5
+    return 3 <= len(numbers) <= 4
 
 
 def write_gsm8k(published, folder):
