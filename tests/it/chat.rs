@@ -333,6 +333,21 @@ async fn parameters_reach_whom_they_concern() {
     let server = Setup::turns(turns).start(&upstream).await;
     server.json(PATH, request(json!({"max_completion_tokens": 50}))).await;
     assert_eq!(upstream.last().json()["max_completion_tokens"], 50);
+    // What ends the answer also ends its writing, unless the whole of it must be seen.
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let table = [
+        (json!({"stop": "x"}), Some(json!(["x"]))),
+        (json!({"stop": ["x", "", "y"]}), Some(json!(["x", "y"]))),
+        (json!({"stop": [""]}), None),
+        (json!({"stop": "x", "response_format": {"type": "json_object"}}), None),
+        (json!({"stop": "x", "tools": [tool]}), None),
+    ];
+    let upstream = Loopback::answering(|_| Script::reply("{}")).await;
+    for (fields, stop) in table {
+        let server = Setup::turns(turns).start(&upstream).await;
+        let (status, _) = server.json(PATH, request(fields.clone())).await;
+        assert_eq!((status, upstream.last().json().get("stop")), (200, stop.as_ref()), "{fields}");
+    }
 }
 
 #[tokio::test]

@@ -209,6 +209,8 @@ async fn why_messages_end() {
             assert_eq!((body["stop_reason"].as_str(), found), (Some(reason), text), "{body}");
             let stop = (reason == "stop_sequence").then_some(" two");
             assert_eq!(body["stop_sequence"], json!(stop));
+            // An endpoint would not say which it was.
+            assert_eq!(upstream.last().json().get("stop"), None);
         }
     }
 }
