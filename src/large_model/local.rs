@@ -22,7 +22,7 @@ mod params;
 mod thoughts;
 
 pub use params::check_local_params;
-use params::{LIMITS, check, max_tokens, sampling};
+use params::{LIMITS, PARAMS, check, max_tokens, sampling};
 use thoughts::{Place, Said, Written};
 
 /// Tokens of a reply at most, unless the call says otherwise: a model that finds no end would
@@ -73,8 +73,7 @@ impl LocalModel {
         let mut asked = call.fields();
         asked.retain(|_, value| !value.is_null());
         let own = call.own.iter().map(|(key, value)| (key.as_str(), value));
-        // What this program adds may be left out.
-        asked.extend(own.filter(|(key, value)| check(key, value).is_ok()));
+        asked.extend(own.filter(|(key, _)| PARAMS.contains(key)));
         let has_limit = LIMITS.iter().any(|key| asked.contains_key(key));
         for (key, value) in &self.params {
             if !(has_limit && LIMITS.contains(&key.as_str())) {
@@ -457,9 +456,11 @@ mod tests {
         let plain = model.params_of(&call);
         assert_eq!((sampling(&plain).temperature, max_tokens(&plain)), (0.5, Some(64)));
         let params = fields(json!({ "temperature": 0, "max_tokens": 8 }));
-        let call = Call { params, ..Call::default() };
+        let own = fields(json!({ "stop": ["x"] }));
+        let call = Call { params, own, ..Call::default() };
         let asked = model.params_of(&call);
         assert_eq!((sampling(&asked).temperature, max_tokens(&asked)), (0.0, Some(8)));
+        assert!(!asked.contains_key("stop"), "what this program adds may be left out");
 
         let unknown = fields(json!({ "top_k": 1 }));
         let error = LocalModel::new("atlas", Arc::new(Full), text).with_params(unknown).err();

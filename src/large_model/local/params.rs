@@ -7,6 +7,11 @@ use serde_json::{Map, Value};
 use crate::hint::Reason;
 use crate::sampling::Sampling;
 
+/// Fields of a call that are understood, and those that can be ignored without changing the meaning
+/// of the reply.
+pub(super) const PARAMS: [&str; 6] =
+    ["temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user"];
+
 /// The names of the limit of a reply's tokens; the first counts.
 pub(super) const LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 
