@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use crate::engine::Sampling;
 use crate::hint::Reason;
-use crate::sampling::Sampling;
 
 /// Fields of a call that are understood, and those that can be ignored without changing the meaning
 /// of the reply.
