@@ -57,6 +57,12 @@ impl ChatMessage {
         text.into_iter().chain(others).chain(calls).collect::<Vec<_>>().join("\n")
     }
 
+    /// Whether it calls tools.
+    pub fn makes_calls(&self) -> bool {
+        let calls = self.extra.get("tool_calls").and_then(Value::as_array);
+        self.role == "assistant" && calls.is_some_and(|calls| !calls.is_empty())
+    }
+
     /// The parts of the message that are no text.
     pub fn attachments(&self) -> impl Iterator<Item = &Value> {
         self.content.as_array().into_iter().flatten().filter(|part| is_attachment(part))

@@ -75,12 +75,6 @@ impl EnvironmentConfig {
                 return wrong(format!("`{key}` must be at least 1").into());
             }
         }
-        if self.large_model.path.is_some() == self.large_model.endpoint.is_some() {
-            return wrong(reason!(
-                "`large_model` needs either `path` or `endpoint`";
-                hint: "`path = \"models/large-model\"` is the bundled one"
-            ));
-        }
-        Ok(())
+        self.large_model.check("large_model").or_else(wrong)
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::config::NativeConfig;
 use crate::episode::Limits;
 use crate::hint::{Hint, Reason};
 use crate::http::{ServerConfig, TlsConfig};
-use crate::large_model::LargeModelConfig;
+use crate::large_model::{LargeModelConfig, check_local_params};
 use crate::model::DeviceChoice;
 use crate::record::RecordConfig;
 
@@ -100,7 +100,7 @@ pub struct LocalModelConfig {
     /// A folder with safetensors, or a `.gguf` file.
     pub path: PathBuf,
     /// Fields of calls that do not set them: `temperature` (0 where neither does), `top_p` (1),
-    /// `seed`, `max_tokens` (256).
+    /// `seed`, `max_tokens` (what the context leaves, 4,096 at most).
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub params: Map<String, Value>,
     /// How it runs.
@@ -181,6 +181,10 @@ impl Config {
         }
         for (name, model) in &self.large_models {
             model.validate(name).map_err(|error| ConfigError::Setting(error.reason()))?;
+        }
+        for (name, model) in &self.local_models {
+            check_local_params(&format!("local_models.{name}.params"), &model.params)
+                .map_err(ConfigError::Setting)?;
         }
         if let Some(telemetry) = &self.telemetry {
             telemetry.check()?;

@@ -84,6 +84,12 @@ fn settings_that_cannot_be_are_named() {
             "server = { bounds.bodies_bytes = 20000000 }",
             "`server.bounds.bodies_bytes` is 20000000, but a body of `server.body_limit_bytes` = 10485760",
         ),
+        ("local_models.a = { path = \"p\", params.top_p = 7 }", "`local_models.a.params`: `top_p`"),
+        (
+            "local_models.a = { path = \"p\", params.temperature = \"0.7\" }",
+            "must be a number from 0 to 2",
+        ),
+        ("local_models.a = { path = \"p\", params.top_k = 1 }", "it does not know `top_k`"),
         ("record = {}", "`[record]` needs one of"),
         ("episode.max_turn = 1", "did you mean `max_turns`?"),
         ("policy.engine = \"nativ\"", "did you mean `native`?"),

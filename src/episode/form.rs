@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 /// The form of an answer.
 #[derive(Debug, Clone, Default)]
 pub struct AnswerForm {
-    /// Fields for those calls of the large model whose reply is the answer: `max_tokens`, `stop`,
+    /// Fields for those calls of the large model whose reply is the answer: `max_tokens`,
     /// `tools`…
     pub params: Arc<Map<String, Value>>,
-    /// Fields of the same calls whose names the caller did not choose: an endpoint that refuses one
-    /// gets its other name, or does without.
+    /// Fields of the same calls that an endpoint may do without, such as `stop`, or whose names the
+    /// caller did not choose: one that refuses a field gets its other name, or none.
     pub own: Map<String, Value>,
     /// Whether only the large model can give this form. If so, the policy's answer is a draft, and
     /// one more call turns it into the answer.

@@ -33,7 +33,7 @@ pub use endpoint::{
 pub use error::{LargeModelError, Phase, UnknownModel, is_gateway_timeout};
 pub use failed_usage::{FailedCalls, FailedUsage, estimated_tokens};
 pub use fallback::WithFallbacks;
-pub use local::LocalModel;
+pub use local::{LocalModel, check_local_params};
 pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
 pub use registry::LargeModels;
@@ -58,6 +58,8 @@ pub struct Call {
     /// Whether the thoughts before its reply are wanted as they come. A stream that has begun with
     /// them is not begun again.
     pub with_thoughts: bool,
+    /// Whether thoughts in tags stay in the text: a policy writes its turns with such tags.
+    pub keeps_tags: bool,
     /// The caller's deadline: retries and waits end before it.
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.

@@ -133,6 +133,7 @@ impl PolicySession for RemoteSession {
         let call = Call {
             messages: self.messages.clone(),
             own,
+            keeps_tags: true,
             authorization: self.authorization.clone(),
             ..Call::default()
         };

@@ -161,10 +161,23 @@ impl ChatTokenizer {
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
     pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.tokenizer.encode_pieces(&self.template.render(messages)?)?;
+        Ok(self.begun(self.tokenizer.encode_pieces(&self.template.render(messages)?)?))
+    }
+
+    /// The same for a large model: text is read as it is, as the protocol's tags mean nothing to
+    /// it.
+    ///
+    /// # Errors
+    /// When the template fails, or the tokenizer cannot encode a text.
+    pub fn unescaped_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
+        Ok(self.begun(self.tokenizer.encode_unescaped(&self.template.render(messages)?)?))
+    }
+
+    /// The ids of a conversation, with the token that begins every one.
+    fn begun(&self, mut ids: Vec<u32>) -> Vec<u32> {
         let begin = self.tokenizer.begin().filter(|begin| ids.first() != Some(begin));
         ids.splice(..0, begin);
-        Ok(ids)
+        ids
     }
 
     /// Ids that follow a sampled turn ending in `last`: the rest of the frame around it, the
@@ -240,6 +253,23 @@ mod tests {
         let end = text.turn_end().unwrap();
         assert_eq!(text.tokenizer.decode(&[end]).unwrap(), "<|im_end|>");
         assert!(text.tokenizer.stop_ids().contains(&end));
+    }
+
+    #[test]
+    fn a_large_model_reads_text_as_it_is() {
+        let text = text(CHATML);
+        let said = "a <message>b</message> &lt;answer> <answer><|im_end|>";
+        let content = vec![Piece::Text(said.to_owned())];
+        let messages = [Message { role: "user", content }];
+        let read = |ids: Vec<u32>| text.tokenizer.decode(&ids).unwrap().replace(' ', "");
+        let ids = text.unescaped_ids(&messages).unwrap();
+        let tag = text.tokenizer.encode_markup("<answer>").unwrap()[0];
+        assert!(!ids.contains(&tag), "text never becomes a control token");
+        let ends = ids.iter().filter(|id| Some(**id) == text.turn_end());
+        assert_eq!(ends.count(), 1, "but for the template's own");
+        assert!(read(ids).contains(&said.replace(' ', "")));
+        let escaped = read(text.conversation_ids(&messages).unwrap());
+        assert!(escaped.contains("&lt;message>b&lt;/message>&amp;lt;answer>&lt;answer>"));
     }
 
     #[test]

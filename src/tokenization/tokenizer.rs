@@ -199,12 +199,28 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot encode a piece.
     pub fn encode_pieces(&self, pieces: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_each(pieces, |text| self.encode_text(&escape(text)))
+    }
+
+    /// The same without escaping: for a model that knows no protocol, and reads text as it is.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode a piece.
+    pub fn encode_unescaped(&self, pieces: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_each(pieces, |text| self.encode_text(text))
+    }
+
+    fn encode_each(
+        &self,
+        pieces: &[Piece],
+        encode_text: impl Fn(&str) -> Result<Vec<u32>, TokenizerError>,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         for piece in pieces {
-            match piece {
-                Piece::Markup(text) => ids.extend(self.encode_markup(text)?),
-                Piece::Text(text) => ids.extend(self.encode_text(&escape(text))?),
-            }
+            ids.extend(match piece {
+                Piece::Markup(text) => self.encode_markup(text)?,
+                Piece::Text(text) => encode_text(text)?,
+            });
         }
         Ok(ids)
     }

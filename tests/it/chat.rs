@@ -87,6 +87,44 @@ async fn thoughts_of_earlier_answers_stay_here() {
 }
 
 #[tokio::test]
+async fn thoughts_before_calls_go_back_to_a_model_that_needs_them() {
+    let missing = "The `reasoning_content` in the thinking mode must be passed back to the API.";
+    let upstream = Loopback::answering(move |request| {
+        let sent = request.json();
+        let mut messages = sent["messages"].as_array().unwrap().iter();
+        match messages.all(|it| it["tool_calls"].is_null() || it["reasoning_content"].is_string()) {
+            true => Script::reply("Sunny."),
+            false => Script::error(400, missing),
+        }
+    })
+    .await;
+    let server = Setup::turns([]).start(&upstream).await;
+    let call = json!({"id": "1", "type": "function",
+                      "function": {"name": "weather", "arguments": "{}"}});
+    // The first call teaches it. A client may have lost what was thought.
+    let table = [
+        (json!({"reasoning_content": "hm"}), 2, "hm"),
+        (json!({"reasoning": "so"}), 3, "so"),
+        (json!({}), 4, ""),
+    ];
+    for (mut answer, requests, thoughts) in table {
+        answer["role"] = json!("assistant");
+        answer["tool_calls"] = json!([call]);
+        let messages = json!([{"role": "user", "content": "Where?"}, answer,
+                              {"role": "tool", "tool_call_id": "1", "content": "sunny"}]);
+        let tool = json!({"type": "function", "function": {"name": "weather"}});
+        let fields = json!({"messages": messages, "tools": [tool], "tool_choice": "required"});
+        let (status, body) = server.json(PATH, request(fields)).await;
+        assert_eq!((status, upstream.requests().len()), (200, requests), "{body}");
+        assert_eq!(body["choices"][0]["message"]["content"], "Sunny.");
+        let sent = &upstream.last().json()["messages"][1];
+        assert_eq!((&sent["reasoning_content"], sent.get("reasoning")), (&json!(thoughts), None));
+    }
+    let first = &upstream.requests()[0].json()["messages"][1];
+    assert_eq!(first.get("reasoning_content"), None);
+}
+
+#[tokio::test]
 async fn thoughts_come_once_unless_both_names_are_wanted() {
     let upstream = Loopback::start().await;
     let table = [
@@ -295,6 +333,21 @@ async fn parameters_reach_whom_they_concern() {
     let server = Setup::turns(turns).start(&upstream).await;
     server.json(PATH, request(json!({"max_completion_tokens": 50}))).await;
     assert_eq!(upstream.last().json()["max_completion_tokens"], 50);
+    // What ends the answer also ends its writing, unless the whole of it must be seen.
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let table = [
+        (json!({"stop": "x"}), Some(json!(["x"]))),
+        (json!({"stop": ["x", "", "y"]}), Some(json!(["x", "y"]))),
+        (json!({"stop": [""]}), None),
+        (json!({"stop": "x", "response_format": {"type": "json_object"}}), None),
+        (json!({"stop": "x", "tools": [tool]}), None),
+    ];
+    let upstream = Loopback::answering(|_| Script::reply("{}")).await;
+    for (fields, stop) in table {
+        let server = Setup::turns(turns).start(&upstream).await;
+        let (status, _) = server.json(PATH, request(fields.clone())).await;
+        assert_eq!((status, upstream.last().json().get("stop")), (200, stop.as_ref()), "{fields}");
+    }
 }
 
 #[tokio::test]

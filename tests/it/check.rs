@@ -64,6 +64,16 @@ fn what_is_named_must_be_there() {
         (arms("policy:models/nothing"), "models/nothing"),
         (arms("script:/no/prog x"), "`/no/prog`"),
         (EVAL.replace("LARGE", "models/nope"), "`local_models.a.path`"),
+        (format!("{EVAL}local_models.a.params.seed = 1.5\n"), "`local_models.a.params`: `seed`"),
+        (
+            format!("local_models.a = {{ path = 'LARGE', params.max_tokens = -1 }}\n{SERVE}"),
+            "`local_models.a.params`: `max_tokens`",
+        ),
+        (
+            GRPO.replace("'LARGE'", "'LARGE'\nparams.temperature = true"),
+            "`large_model.params`: `temperature`",
+        ),
+        (ENV.replace("'LARGE'", "'LARGE', params.top_p = 7"), "`large_model.params`: `top_p`"),
     ] {
         let (status, said) = checked(folder.path(), &bad);
         assert!(status != 0 && said.contains(named), "{bad}: {said}");

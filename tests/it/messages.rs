@@ -49,7 +49,8 @@ fn assembled(events: &[Value]) -> Value {
                 }
                 json_text.push_str(delta["partial_json"].as_str().unwrap_or_default());
                 if !json_text.is_empty() {
-                    block["input"] = serde_json::from_str(&json_text).unwrap();
+                    // A call that was cut off is no whole JSON.
+                    block["input"] = serde_json::from_str(&json_text).unwrap_or_else(|_| json!({}));
                 }
             }
             "message_delta" => {
@@ -144,6 +145,41 @@ async fn tools_are_called_and_answer() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_cut_off_is_none_to_run() {
+    let tools = json!([{"name": "weather", "input_schema": {"type": "object"}}]);
+    let fields = json!({"tools": tools, "tool_choice": {"type": "any"}});
+    let (whole, half) = ("{\"city\":\"Lyon\"}", "{\"city\":\"Ly");
+    let (city, none) = (json!({"city": "Lyon"}), json!({}));
+    let table = [
+        (vec![half], "length", "max_tokens", vec![&none]),
+        (vec![whole, half], "length", "max_tokens", vec![&city, &none]),
+        (vec![whole], "length", "max_tokens", vec![&city]),
+        (vec![half], "content_filter", "refusal", vec![&none]),
+        (vec![whole], "tool_calls", "tool_use", vec![&city]),
+    ];
+    let upstream = Loopback::start().await;
+    let server = Setup::turns([]).start(&upstream).await;
+    for (arguments, said, reason, inputs) in table {
+        for is_stream in [false, true] {
+            upstream.then(Script::weather_calls(&arguments, said));
+            let body = match is_stream {
+                false => server.json(PATH, request(fields.clone())).await.1,
+                true => {
+                    let events = streamed(&server, fields.clone()).await;
+                    let sent = events.iter().filter_map(|it| it["delta"]["partial_json"].as_str());
+                    assert!(sent.eq(arguments.iter().copied()), "{events:?}");
+                    assembled(&events)
+                }
+            };
+            assert_eq!(body["stop_reason"], reason, "{body}");
+            let blocks = body["content"].as_array().unwrap();
+            let found: Vec<_> = blocks.iter().map(|block| &block["input"]).collect();
+            assert_eq!(found, inputs, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn why_messages_end() {
     let upstream = Loopback::start().await;
     let refusing = json!({"role": "assistant", "content": null, "refusal": "No."});
@@ -173,6 +209,8 @@ async fn why_messages_end() {
             assert_eq!((body["stop_reason"].as_str(), found), (Some(reason), text), "{body}");
             let stop = (reason == "stop_sequence").then_some(" two");
             assert_eq!(body["stop_sequence"], json!(stop));
+            // An endpoint would not say which it was.
+            assert_eq!(upstream.last().json().get("stop"), None);
         }
     }
 }

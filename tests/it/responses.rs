@@ -106,6 +106,36 @@ async fn tools_are_called_and_answer() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_cut_off_is_incomplete() {
+    let fields = json!({"tools": weather(), "tool_choice": "required"});
+    let (whole, half) = ("{\"city\":\"Lyon\"}", "{\"city\":\"Ly");
+    let table = [
+        (vec![half], "length", "incomplete", vec!["incomplete"]),
+        (vec![whole, half], "length", "incomplete", vec!["completed", "incomplete"]),
+        (vec![whole], "length", "incomplete", vec!["completed"]),
+        (vec![whole], "tool_calls", "completed", vec!["completed"]),
+    ];
+    let upstream = Loopback::start().await;
+    let server = Setup::turns([]).start(&upstream).await;
+    for (arguments, said, status, statuses) in table {
+        for is_stream in [false, true] {
+            upstream.then(Script::weather_calls(&arguments, said));
+            let body = match is_stream {
+                false => server.json(PATH, request(fields.clone())).await.1,
+                true => {
+                    let events = streamed(&server, fields.clone()).await;
+                    events.last().unwrap()["response"].clone()
+                }
+            };
+            assert_eq!(body["status"], status, "{body}");
+            let items = body["output"].as_array().unwrap();
+            let found: Vec<_> = items.iter().map(|it| it["status"].as_str().unwrap()).collect();
+            assert_eq!(found, statuses, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn answers_of_every_form() {
     let schema = json!({"type": "object", "required": ["city"]});
     let format = json!({"type": "json_schema", "name": "place", "schema": schema, "strict": true});

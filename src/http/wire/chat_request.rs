@@ -60,6 +60,10 @@ pub(in crate::http) struct ChatRequest {
     pub(in crate::http) own_max_tokens: Option<u64>,
     /// Up to four texts before which the answer ends.
     pub(in crate::http) stop: Option<Stop>,
+    /// Whether the reply says which of them ended the answer, which endpoints do not say.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(in crate::http) names_stop: bool,
     /// The answer's form. With one of JSON, the large model writes the final answer. Patterns of a
     /// schema with look-around or back-references are not checked.
     pub(in crate::http) response_format: Option<Value>,
@@ -240,11 +244,7 @@ impl ChatRequest {
         &self,
         bounds: &Bounds,
     ) -> Result<StopSequences, ApiError> {
-        let stops = match &self.stop {
-            None => &[],
-            Some(Stop::One(stop)) => std::slice::from_ref(stop),
-            Some(Stop::Several(stops)) => &stops[..],
-        };
+        let stops = self.stops();
         if stops.len() > MOST_STOPS {
             let message = format!("`stop` has {} texts, at most {MOST_STOPS} can be", stops.len());
             return Err(ApiError::invalid("stop", message));
@@ -259,6 +259,15 @@ impl ChatRequest {
         }
         let caps = [self.max_tokens, self.max_completion_tokens, self.own_max_tokens];
         Ok(StopSequences::new(stops, caps.into_iter().flatten().min()))
+    }
+
+    /// The texts before which the answer ends.
+    fn stops(&self) -> &[String] {
+        match &self.stop {
+            None => &[],
+            Some(Stop::One(stop)) => std::slice::from_ref(stop),
+            Some(Stop::Several(stops)) => stops,
+        }
     }
 
     /// Fields for every call of the large model, taken out of the request: they may be large.
@@ -322,7 +331,15 @@ impl ChatRequest {
         ]);
         let penalised = is_set(self.frequency_penalty) || is_set(self.presence_penalty);
         let by_large_model = is_json || has_tools || biased || penalised || logprobs.is_some();
-        let own = fields([("max_tokens", self.own_max_tokens.map(Value::from))]);
+        // Only to spare what is cut off here anyway. JSON and calls must be whole before that.
+        let mut stops: Vec<&String> = self.stops().iter().filter(|it| !it.is_empty()).collect();
+        if is_json || has_tools || self.names_stop {
+            stops.clear();
+        }
+        let own = fields([
+            ("max_tokens", self.own_max_tokens.map(Value::from)),
+            ("stop", (!stops.is_empty()).then(|| json!(stops))),
+        ]);
         Ok(AnswerForm { params: params.into(), own, by_large_model, check })
     }
 

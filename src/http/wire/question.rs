@@ -8,7 +8,8 @@ use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
 
 /// A message of a conversation. Unlisted fields reach the large model unchanged, except thoughts of
-/// earlier answers (`reasoning_content` and `reasoning`).
+/// earlier answers (`reasoning_content` and `reasoning`): beside `tool_calls` they reach models that
+/// need them.
 #[derive(ToSchema)]
 #[allow(dead_code)] // Describes `chat::ChatMessage`.
 pub(in crate::http) struct Message {
@@ -83,8 +84,7 @@ impl Asked {
         for (index, message) in messages.iter_mut().enumerate() {
             check(index, message)?;
             if message.role == "assistant" {
-                // The policy's thoughts as the client received them: endpoints refuse them.
-                message.extra.retain(|key, _| !THOUGHTS.contains(&key.as_str()));
+                take_thoughts(message);
             }
         }
         let last = messages.iter().rposition(|message| message.role == "user");
@@ -99,6 +99,18 @@ impl Asked {
         let attachments = last.as_mut().map(ChatMessage::take_attachments).unwrap_or_default();
         let message = last.filter(|message| !is_bare_text(message));
         Ok(Self { question, attachments, message, conversation: messages, is_continued })
+    }
+}
+
+/// Takes the thoughts out of an earlier answer, as the client received them: endpoints refuse them.
+/// Beside calls of tools they stay, under one name, for models that need them.
+fn take_thoughts(message: &mut ChatMessage) {
+    let thoughts = THOUGHTS.map(|key| message.extra.shift_remove(key));
+    let is_said = |it: &Value| it.as_str().is_some_and(|text| !text.is_empty());
+    if let Some(thoughts) = thoughts.into_iter().flatten().find(is_said)
+        && message.makes_calls()
+    {
+        message.extra.insert(THOUGHTS[0].to_owned(), thoughts);
     }
 }
 
@@ -247,6 +259,28 @@ mod tests {
         for (message, expected) in table {
             let asked = of(json!([message])).unwrap();
             assert_eq!(asked.message.map(|message| json!(message)), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn thoughts_stay_beside_calls() {
+        let calls = json!([{"id": "1"}]);
+        let table = [
+            (
+                json!({"reasoning_content": "hm", "reasoning": "so", "tool_calls": calls}),
+                Some("hm"),
+            ),
+            (json!({"reasoning_content": "", "reasoning": "so", "tool_calls": calls}), Some("so")),
+            (json!({"reasoning_content": null, "tool_calls": calls}), None),
+            (json!({"reasoning_content": "hm", "tool_calls": [], "content": "a"}), None),
+            (json!({"reasoning_content": "hm", "content": "a"}), None),
+        ];
+        for (mut answer, thoughts) in table {
+            answer["role"] = json!("assistant");
+            let asked = of(json!([{"role": "user", "content": "q"}, answer])).unwrap();
+            let extra = &asked.conversation[1].extra;
+            let found = extra.get("reasoning_content").and_then(Value::as_str);
+            assert_eq!((found, extra.get("reasoning")), (thoughts, None), "{answer}");
         }
     }
 

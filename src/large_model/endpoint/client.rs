@@ -12,7 +12,7 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::exchange::{Exchange, Target, asked_wait};
-use super::fields::{Names, fields, refused_by};
+use super::fields::{Names, fields, misses_thoughts, refused_by};
 use super::live::{Live, Reading};
 use super::passed_usage::PassedUsage;
 use super::reply::parse_completion;
@@ -72,7 +72,7 @@ impl Endpoint {
     }
 
     /// Sends the call. If the endpoint refuses a field that the caller did not ask for, sends it
-    /// again without that field.
+    /// again without that field; if it needs the thoughts before calls of tools, with these.
     async fn ask<T, F>(
         &self,
         call: &Call,
@@ -89,10 +89,12 @@ impl Endpoint {
         let exchange = Exchange::open(transport, Some(target), callers, call.deadline)?;
         let mut refused = transport.refused.of(model);
         let mut learnt = Names::new();
+        let needs_thoughts = transport.refused.needs_thoughts(model);
+        let mut with_thoughts = needs_thoughts;
         let text_length = call.messages.iter().map(ChatMessage::text_length).sum();
         loop {
             let fields = compute::in_place(text_length, || {
-                fields(&transport.config, call, is_stream, &refused)
+                fields(&transport.config, call, is_stream, &refused, with_thoughts)
             });
             let fields = fields.map_err(|error| exchange.rejected(error.to_string()))?;
             let (config, until) = (&transport.config.retries, exchange.retry_until());
@@ -110,8 +112,17 @@ impl Endpoint {
                 if !learnt.is_empty() {
                     transport.refused.learn(model, &learnt);
                 }
+                if with_thoughts && !needs_thoughts {
+                    transport.refused.learn_thoughts(model);
+                }
                 return result;
             };
+            let makes_calls = || call.messages.iter().any(ChatMessage::makes_calls);
+            if !with_thoughts && misses_thoughts(error) && makes_calls() {
+                tracing::info!(model = transport.name, "retrying with the thoughts before calls");
+                with_thoughts = true;
+                continue;
+            }
             let Some((names, is_lasting)) = refused_by(error, &fields.own) else { return result };
             tracing::info!(
                 model = transport.name,

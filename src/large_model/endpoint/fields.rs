@@ -2,24 +2,29 @@
 //! endpoint refuses.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use serde::Serializer;
 use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::complaint::{Complaint, complaints};
 use super::config::LargeModelConfig;
-use crate::large_model::{Call, LargeModelError};
+use crate::chat::ChatMessage;
+use crate::large_model::{Call, LargeModelError, THOUGHTS};
 
 /// Fields that a model refuses, each with the name that it accepts instead, if any.
 pub(super) type Names = BTreeMap<String, Option<String>>;
 
-/// What each model of an endpoint refuses.
+/// What each model of an endpoint refuses, and which of them refuse calls of tools without the
+/// thoughts before them.
 #[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<HashMap<String, Names>>);
+pub(super) struct Refused {
+    names: Mutex<HashMap<String, Names>>,
+    without_thoughts: Mutex<HashSet<String>>,
+}
 
 /// How many models are remembered.
 const MOST_MODELS: usize = 1_024;
@@ -39,8 +44,26 @@ impl Refused {
         models.entry(model.to_owned()).or_default().extend(names.clone());
     }
 
+    /// Whether a model is known to need the thoughts before calls of tools.
+    pub(super) fn needs_thoughts(&self, model: &str) -> bool {
+        self.thinking().contains(model)
+    }
+
+    /// Remembers that a model does.
+    pub(super) fn learn_thoughts(&self, model: &str) {
+        let mut models = self.thinking();
+        if models.len() >= MOST_MODELS {
+            models.clear();
+        }
+        models.insert(model.to_owned());
+    }
+
     fn models(&self) -> MutexGuard<'_, HashMap<String, Names>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn thinking(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.without_thoughts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,6 +75,46 @@ pub(super) struct Fields {
     pub(super) own: Vec<String>,
 }
 
+/// The messages of a request, with or without the thoughts before calls of tools: DeepSeek's models
+/// refuse calls without them, others refuse the field. Those of other messages are never sent.
+struct Messages<'a> {
+    messages: &'a [ChatMessage],
+    with_thoughts: bool,
+}
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let with_thoughts = self.with_thoughts;
+        let messages = self.messages.iter();
+        serializer.collect_seq(messages.map(|message| Sent { message, with_thoughts }))
+    }
+}
+
+struct Sent<'a> {
+    message: &'a ChatMessage,
+    with_thoughts: bool,
+}
+
+impl Serialize for Sent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ChatMessage { role, content, extra } = self.message;
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("role", role)?;
+        fields.serialize_entry("content", content)?;
+        for (key, value) in extra {
+            if role != "assistant" || !THOUGHTS.contains(&key.as_str()) {
+                fields.serialize_entry(key, value)?;
+            }
+        }
+        if self.with_thoughts && self.message.makes_calls() {
+            // The field must be there, even if the client has lost what it said.
+            let thoughts = extra.get(THOUGHTS[0]).and_then(Value::as_str);
+            fields.serialize_entry(THOUGHTS[0], thoughts.unwrap_or_default())?;
+        }
+        fields.end()
+    }
+}
+
 /// The fields of a request for `call`, without what its model refuses.
 ///
 /// # Errors
@@ -61,6 +124,7 @@ pub(super) fn fields(
     call: &Call,
     is_stream: bool,
     refused: &Names,
+    with_thoughts: bool,
 ) -> Result<Fields, serde_json::Error> {
     // Only referred to: they may be large.
     let mut body: BTreeMap<&str, Cow<'_, Value>> = BTreeMap::new();
@@ -117,7 +181,7 @@ pub(super) fn fields(
     let mut written = Vec::new();
     let mut writer = serde_json::Serializer::new(&mut written);
     let mut fields = writer.serialize_map(None)?;
-    fields.serialize_entry("messages", &call.messages)?;
+    fields.serialize_entry("messages", &Messages { messages: &call.messages, with_thoughts })?;
     for (key, value) in &body {
         fields.serialize_entry(key, value.as_ref())?;
     }
@@ -149,6 +213,17 @@ pub(super) fn refused_in(
     let sizes = ["context", "too large", "too long", "exceed"];
     let is_size = complaints.iter().any(|it| sizes.iter().any(|size| it.text.contains(size)));
     (!names.is_empty()).then_some((names, !is_size))
+}
+
+/// Whether an error says that the thoughts before calls of tools are missing.
+pub(super) fn misses_thoughts(error: &LargeModelError) -> bool {
+    let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
+        return false;
+    };
+    complaints(message, body.as_deref()).iter().any(|it| {
+        let is_missing = ["must be passed back", "Missing", "missing"];
+        it.text.contains(THOUGHTS[0]) && is_missing.iter().any(|said| it.text.contains(said))
+    })
 }
 
 /// The name under which a refused field is sent instead: the newer one of the limit where an error
@@ -305,6 +380,61 @@ mod tests {
     }
 
     #[test]
+    fn errors_that_miss_thoughts() {
+        let table = [
+            (
+                400,
+                "The `reasoning_content` in the thinking mode must be passed back to the API.",
+                true,
+            ),
+            (
+                400,
+                "Missing `reasoning_content` field in the assistant message at message index 1.",
+                true,
+            ),
+            (
+                400,
+                "thinking is enabled but reasoning_content is missing in assistant tool call message at index 2",
+                true,
+            ),
+            (400, "Unknown field `reasoning_content`", false),
+            (400, "Missing `content`, 'input': {'reasoning_content': 'hm'}", false),
+            (500, "Missing `reasoning_content` field", false),
+        ];
+        for (status, message, expected) in table {
+            let error = error(status, json!({"message": message}));
+            assert_eq!(misses_thoughts(&error), expected, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn thoughts_are_sent_beside_calls_where_they_are_needed() {
+        let calls = json!([{"id": "1"}]);
+        let messages = json!([
+            {"role": "user", "content": "q", "reasoning": "theirs"},
+            {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": calls},
+            {"role": "assistant", "content": null, "tool_calls": calls},
+            {"role": "assistant", "content": "a", "reasoning_content": "so", "name": "n"},
+        ]);
+        let call =
+            Call { messages: serde_json::from_value(messages.clone()).unwrap(), ..Call::default() };
+        let config = LargeModelConfig::new("http://h/v1", "m");
+        for needed in [false, true] {
+            let fields = fields(&config, &call, false, &Names::new(), needed).unwrap();
+            let body: Value = serde_json::from_slice(&fields.body).unwrap();
+            let mut expected = messages.clone();
+            expected[3].as_object_mut().unwrap().shift_remove("reasoning_content");
+            match needed {
+                true => expected[2]["reasoning_content"] = json!(""),
+                false => {
+                    drop(expected[1].as_object_mut().unwrap().shift_remove("reasoning_content"))
+                }
+            }
+            assert_eq!(body["messages"], expected);
+        }
+    }
+
+    #[test]
     fn what_is_sent() {
         let mut config = LargeModelConfig::new("http://h/v1", "m");
         config.params = json!({"top_k": 3, "max_tokens": 9}).as_object().cloned().unwrap();
@@ -315,7 +445,7 @@ mod tests {
         };
         let sent = |config: &LargeModelConfig, is_stream, refused: &[(&str, Option<&str>)]| {
             let refused = refused.iter().map(|(a, b)| ((*a).to_owned(), b.map(str::to_owned)));
-            let fields = fields(config, &call, is_stream, &refused.collect()).unwrap();
+            let fields = fields(config, &call, is_stream, &refused.collect(), false).unwrap();
             let mut body: Value = serde_json::from_slice(&fields.body).unwrap();
             for key in ["messages", "model", "x", "top_k"] {
                 body.as_object_mut().unwrap().remove(key).unwrap();

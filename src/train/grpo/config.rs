@@ -18,7 +18,7 @@ use crate::engine::config::NativeConfig;
 use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
 use crate::hint::Reason;
-use crate::large_model::LargeModelConfig;
+use crate::large_model::{LargeModelConfig, check_local_params};
 use crate::reward::RewardConfig;
 use crate::train::config::{
     BOUND, FINITE, StartConfig, at_least_one, optimizer, share, version, within,
@@ -254,6 +254,25 @@ impl Default for LargeModelChoice {
     }
 }
 
+impl LargeModelChoice {
+    /// Checks a setting of this name.
+    ///
+    /// # Errors
+    /// When it is no choice, or a local model cannot take its fields.
+    pub fn check(&self, key: &str) -> Result<(), Reason> {
+        if self.path.is_some() == self.endpoint.is_some() {
+            return Err(reason!(
+                "`{key}` needs either `path` or `endpoint`";
+                hint: "`path = \"models/large-model\"` is the bundled one"
+            ));
+        }
+        match self.path {
+            Some(_) => check_local_params(&format!("{key}.params"), &self.params),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How advantages are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -359,12 +378,7 @@ impl GrpoConfig {
         let judges = self.judge.iter().filter_map(|judge| judge.large_model.as_ref());
         let models = [("large_model", &self.large_model)].into_iter();
         for (key, model) in models.chain(judges.map(|model| ("judge.large_model", model))) {
-            if model.path.is_some() == model.endpoint.is_some() {
-                return wrong(reason!(
-                    "`{key}` needs either `path` or `endpoint`";
-                    hint: "`path = \"models/large-model\"` is the bundled one"
-                ));
-            }
+            model.check(key).or_else(wrong)?;
         }
         match &self.tasks {
             TaskConfig::World { questions, .. } if questions.is_empty() => wrong(reason!(

@@ -85,10 +85,19 @@ impl Script {
 
     /// A completion that calls the tool `weather` for Lyon.
     pub fn weather_call() -> Self {
-        let function = json!({"name": "weather", "arguments": "{\"city\":\"Lyon\"}"});
-        let call = json!({"id": "call_1", "type": "function", "function": function});
-        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
-        Self::message(message, "tool_calls")
+        Self::weather_calls(&["{\"city\":\"Lyon\"}"], "tool_calls")
+    }
+
+    /// A completion that calls the tool `weather` with each of these arguments.
+    pub fn weather_calls(arguments: &[&str], finish_reason: &'static str) -> Self {
+        let call = |(index, arguments): (usize, &&str)| {
+            let function = json!({"name": "weather", "arguments": arguments});
+            let id = format!("call_{}", index + 1);
+            json!({"id": id, "type": "function", "function": function})
+        };
+        let calls: Vec<_> = arguments.iter().enumerate().map(call).collect();
+        let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        Self::message(message, finish_reason)
     }
 
     /// A body of JSON.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
+use crate::large_model::THOUGHTS;
 
 /// The conversation of a request, with the system prompt before it.
 ///
@@ -63,13 +64,16 @@ fn content(
         }
     };
     let is_empty = blocks.is_empty();
-    let (mut parts, mut calls) = (Vec::new(), Vec::new());
+    let (mut parts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), Vec::new());
     for (index, block) in blocks.into_iter().enumerate() {
         let param = format!("{param}[{index}]");
         let kind = block.get("type").and_then(Value::as_str).unwrap_or_default();
         match kind {
-            // Thoughts of earlier answers, which chat endpoints do not accept.
-            "thinking" | "redacted_thinking" => {}
+            "thinking" => {
+                let said = block.get("thinking").and_then(Value::as_str);
+                thoughts.extend(said.filter(|said| !said.is_empty()).map(str::to_owned));
+            }
+            "redacted_thinking" => {}
             "tool_use" if role == "assistant" => calls.push(call(&param, &block)?),
             "tool_result" if role == "user" => made.push(result(&param, &block)?),
             _ => parts.push(part(&param, &block)?),
@@ -77,7 +81,10 @@ fn content(
     }
     if !calls.is_empty() {
         let content = if parts.is_empty() { Value::Null } else { parts.into() };
-        let extra = Map::from_iter([("tool_calls".to_owned(), calls.into())]);
+        let mut extra = Map::from_iter([("tool_calls".to_owned(), calls.into())]);
+        if !thoughts.is_empty() {
+            extra.insert(THOUGHTS[0].to_owned(), thoughts.join("\n\n").into());
+        }
         made.push(ChatMessage { role: role.to_owned(), content, extra });
         return Ok(None);
     }
@@ -206,7 +213,8 @@ mod tests {
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}},
                 text("t\n\nd")]},
             {"role": "assistant", "content": [text("a")],
-             "tool_calls": [call("1", "{\"x\":1}"), call("2", "{}")]},
+             "tool_calls": [call("1", "{\"x\":1}"), call("2", "{}")],
+             "reasoning_content": "hm"},
             {"role": "tool", "content": "r", "tool_call_id": "1"},
             {"role": "tool", "content": [text("The tool failed:"), text("no")],
              "tool_call_id": "2"},

@@ -126,17 +126,22 @@ impl MessageWriter {
             self.write(false, "");
         }
         self.close();
-        calls.iter().for_each(|call| self.call(call));
+        let finish_reason = finish_reason(answered);
+        let is_cut = matches!(finish_reason.as_str(), "length" | "content_filter");
+        for (index, call) in calls.iter().enumerate() {
+            self.call(call, is_cut && index + 1 == calls.len());
+        }
         let stop = match &answered.ending {
             Some(Ending::Stop(stop)) => Some(stop),
             _ => None,
         };
-        let reason = match finish_reason(answered).as_str() {
+        let reason = match finish_reason.as_str() {
             _ if stop.is_some() => "stop_sequence",
             _ if refusal.is_some() => "refusal",
-            _ if !calls.is_empty() => "tool_use",
+            // Also beside calls: the last one may not be whole.
             "length" => "max_tokens",
             "content_filter" => "refusal",
+            _ if !calls.is_empty() => "tool_use",
             _ => "end_turn",
         };
         self.sum.add(episode);
@@ -152,8 +157,8 @@ impl MessageWriter {
         self.message.insert("prompt_r1".to_owned(), outcome);
     }
 
-    /// A tool call, which is sent whole.
-    fn call(&mut self, call: &Value) {
+    /// A tool call, which is sent at once. `is_cut`: whether the reply was cut off in it or after it.
+    fn call(&mut self, call: &Value, is_cut: bool) {
         let function = &call["function"];
         let arguments = function["arguments"].as_str().unwrap_or_default();
         // A model may write invalid JSON; clients require an object.
@@ -161,6 +166,8 @@ impl MessageWriter {
         let (arguments, input) = match input {
             Ok(input) => (arguments.to_owned(), input),
             Err(_) if arguments.trim().is_empty() => ("{}".to_owned(), Map::new()),
+            // As Anthropic does: the text as far as it goes, which clients complete or leave.
+            Err(_) if is_cut => (arguments.to_owned(), Map::new()),
             Err(_) => {
                 let input = Map::from_iter([("arguments".to_owned(), arguments.into())]);
                 (Value::from(input.clone()).to_string(), input)

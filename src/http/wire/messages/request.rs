@@ -198,6 +198,7 @@ impl MessagesRequest {
             top_k: self.top_k,
             own_max_tokens: Some(self.max_tokens),
             stop: self.stop_sequences.map(Stop::Several),
+            names_stop: true,
             response_format: format,
             reasoning_effort: effort,
             tools: tools.map(tools_to_chat).transpose()?,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::tools;
@@ -169,8 +170,9 @@ impl ResponseWriter {
         if let Some(refusal) = refusal {
             self.refuse(refusal);
         }
-        for call in &calls {
-            self.call(call);
+        for (index, call) in calls.iter().enumerate() {
+            let is_last = index + 1 == calls.len();
+            self.call(call, if is_last { status } else { "completed" });
         }
         self.sum.add(episode);
         self.response.insert("usage".to_owned(), self.sum.of_response());
@@ -202,8 +204,8 @@ impl ResponseWriter {
         self.done(item("completed", vec![part(refusal)]));
     }
 
-    /// A tool call, which is sent whole.
-    fn call(&mut self, call: &Value) {
+    /// A tool call, which is sent at once. `status`: its own, unless its arguments are whole.
+    fn call(&mut self, call: &Value, status: &str) {
         let is_custom = call["type"] == "custom";
         let (kind, prefix, inner, key, events) = if is_custom {
             ("custom_tool_call", "ctc", &call["custom"], "input", "response.custom_tool_call_input")
@@ -212,6 +214,8 @@ impl ResponseWriter {
             ("function_call", "fc", &call["function"], "arguments", events)
         };
         let said = inner[key].as_str().unwrap_or_default();
+        let is_whole = serde_json::from_str::<IgnoredAny>(said).is_ok();
+        let status = if is_whole { "completed" } else { status };
         let id = self.item_id(prefix);
         let tools = self.response.get("tools").unwrap_or(&Value::Null);
         let (namespace, name) = tools::split(tools, inner["name"].as_str().unwrap_or_default());
@@ -229,7 +233,7 @@ impl ResponseWriter {
         self.send(&format!("{events}.delta"), merged(&at, &json!({"delta": said})));
         let whole = json!({"name": name, key: said});
         self.send(&format!("{events}.done"), merged(&at, &whole));
-        self.done(item("completed", said));
+        self.done(item(status, said));
     }
 
     fn fail(&mut self, error: &ApiError) {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::tools;
 use crate::chat::ChatMessage;
 use crate::http::error::{ApiError, shorten};
+use crate::large_model::THOUGHTS;
 
 /// Finds items of earlier responses by id. Fails when they are too much for one request.
 pub(super) type Known<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Value>, ApiError>;
@@ -19,6 +20,7 @@ pub(super) fn messages(
     known: Known<'_>,
 ) -> Result<Vec<ChatMessage>, ApiError> {
     let mut messages = Vec::new();
+    let mut thoughts = String::new();
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
         messages.push(ChatMessage::text("system", instructions));
     }
@@ -28,7 +30,7 @@ pub(super) fn messages(
             for (index, item) in items.into_iter().enumerate() {
                 let param = format!("input[{index}]");
                 let item = resolved(&param, item, known)?;
-                push(&mut messages, &param, item)?;
+                push(&mut messages, &mut thoughts, &param, item)?;
             }
         }
         Value::Array(_) => return Err(ApiError::invalid("input", "`input` is empty")),
@@ -57,7 +59,13 @@ fn resolved(param: &str, item: Value, known: Known<'_>) -> Result<Value, ApiErro
     })
 }
 
-fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(), ApiError> {
+/// Adds an item to the messages. `thoughts`: those since the last message that is no answer.
+fn push(
+    messages: &mut Vec<ChatMessage>,
+    thoughts: &mut String,
+    param: &str,
+    item: Value,
+) -> Result<(), ApiError> {
     let Value::Object(mut item) = item else {
         return Err(ApiError::invalid(param, format!("`{param}` is no item")));
     };
@@ -65,6 +73,9 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
     match kind.as_str() {
         "message" => {
             let role = text(&item, param, "role")?;
+            if role != "assistant" {
+                thoughts.clear();
+            }
             let content = content(&format!("{param}.content"), item.shift_remove("content"))?;
             messages.push(ChatMessage { role, content, extra: Map::new() });
         }
@@ -75,22 +86,33 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
             }
             let function = json!({"name": name, "arguments": text(&item, param, "arguments")?});
             let id = text(&item, param, "call_id")?;
-            add_call(messages, json!({"id": id, "type": "function", "function": function}));
+            add_call(
+                messages,
+                thoughts,
+                json!({"id": id, "type": "function", "function": function}),
+            );
         }
         "custom_tool_call" => {
             let custom =
                 json!({"name": text(&item, param, "name")?, "input": text(&item, param, "input")?});
             let id = text(&item, param, "call_id")?;
-            add_call(messages, json!({"id": id, "type": "custom", "custom": custom}));
+            add_call(messages, thoughts, json!({"id": id, "type": "custom", "custom": custom}));
         }
         "function_call_output" | "custom_tool_call_output" => {
             let id = text(&item, param, "call_id")?;
             let output = content(&format!("{param}.output"), item.shift_remove("output"))?;
             let extra = Map::from_iter([("tool_call_id".to_owned(), id.into())]);
+            thoughts.clear();
             messages.push(ChatMessage { role: "tool".to_owned(), content: output, extra });
         }
-        // Thoughts of earlier answers, which chat endpoints do not accept.
-        "reasoning" => {}
+        "reasoning" => {
+            let lists = ["content", "summary"].into_iter();
+            let mut lists = lists.filter_map(|key| item.get(key)?.as_array());
+            let parts = lists.find(|parts| !parts.is_empty()).into_iter().flatten();
+            for text in parts.filter_map(|part| part.get("text")?.as_str()) {
+                append(thoughts, text);
+            }
+        }
         kind => {
             let param = format!("{param}.type");
             let message = reason!(
@@ -103,8 +125,17 @@ fn push(messages: &mut Vec<ChatMessage>, param: &str, item: Value) -> Result<(),
     Ok(())
 }
 
-/// Adds a call to the last message if that makes calls or is the assistant's text.
-fn add_call(messages: &mut Vec<ChatMessage>, call: Value) {
+/// Adds a paragraph.
+fn append(thoughts: &mut String, text: &str) {
+    if !thoughts.is_empty() {
+        thoughts.push_str("\n\n");
+    }
+    thoughts.push_str(text);
+}
+
+/// Adds a call, and the thoughts before it, to the last message if that makes calls or is the
+/// assistant's text.
+fn add_call(messages: &mut Vec<ChatMessage>, thoughts: &mut String, call: Value) {
     match messages.last_mut().filter(|last| last.role == "assistant") {
         Some(last) => match last.extra.get_mut("tool_calls") {
             Some(Value::Array(calls)) => calls.push(call),
@@ -117,6 +148,13 @@ fn add_call(messages: &mut Vec<ChatMessage>, call: Value) {
                 content: Value::Null,
                 extra,
             });
+        }
+    }
+    let said = std::mem::take(thoughts);
+    if let Some(last) = messages.last_mut().filter(|_| !said.is_empty()) {
+        match last.extra.get_mut(THOUGHTS[0]) {
+            Some(Value::String(known)) => append(known, &said),
+            _ => drop(last.extra.insert(THOUGHTS[0].to_owned(), said.into())),
         }
     }
 }
@@ -205,17 +243,22 @@ mod tests {
         };
         let output =
             |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "r"});
+        let thought = |text: &str| {
+            json!({"type": "reasoning", "id": "rs_1",
+                   "summary": [{"type": "summary_text", "text": text}]})
+        };
         let items = json!([
             {"role": "developer", "content": "d"},
             {"role": "user", "content": [
                 {"type": "input_text", "text": "q"},
                 {"type": "input_image", "image_url": "data:,x", "detail": "low"},
                 {"type": "input_file", "file_data": "data:,y", "filename": "y.pdf"}]},
-            {"type": "reasoning", "id": "rs_1", "summary": []},
+            thought("so"),
             {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
              "content": [{"type": "output_text", "text": "a", "annotations": []}]},
             call("1"), {"type": "item_reference", "id": "fc_2"}, output("1"), output("2"),
-            call("3"), output("3"),
+            thought("hm"), thought("yes"), call("3"), output("3"), thought("lost"),
+            {"role": "user", "content": "and?"}, call("4"),
         ]);
         let mut known = |id: &str| Ok(Some(call("2")).filter(|_| id == "fc_2"));
         let called = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
@@ -228,10 +271,13 @@ mod tests {
                 {"type": "image_url", "image_url": {"url": "data:,x", "detail": "low"}},
                 {"type": "file", "file": {"file_data": "data:,y", "filename": "y.pdf"}}]},
             {"role": "assistant", "content": [{"type": "text", "text": "a"}],
-             "tool_calls": [called("1"), called("2")]},
+             "tool_calls": [called("1"), called("2")], "reasoning_content": "so"},
             result("1"), result("2"),
-            {"role": "assistant", "content": null, "tool_calls": [called("3")]},
+            {"role": "assistant", "content": null, "tool_calls": [called("3")],
+             "reasoning_content": "hm\n\nyes"},
             result("3"),
+            {"role": "user", "content": "and?"},
+            {"role": "assistant", "content": null, "tool_calls": [called("4")]},
         ]);
         assert_eq!(json!(messages(Some("i".to_owned()), items, &mut known).unwrap()), expected);
     }
