@@ -1,6 +1,7 @@
 //! The small model: the tables `[policy]` and `[canary]`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ pub struct SamplingConfig {
     pub temperature: f32,
     /// The smallest set of tokens whose probabilities sum to this.
     pub top_p: f32,
-    /// Only this many of the likeliest tokens.
+    /// Only this many of the likeliest tokens; 0 is all of them.
     pub top_k: Option<usize>,
 }
 
@@ -230,6 +231,7 @@ impl SamplingConfig {
     /// The same with a seed.
     pub fn of_seed(&self, seed: u64) -> Sampling {
         let Self { temperature, top_p, top_k } = *self;
+        let top_k = top_k.and_then(NonZeroUsize::new);
         Sampling { temperature, top_p, top_k, seed }
     }
 }
