@@ -8,7 +8,9 @@ use anyhow::Context;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
+use crate::config::{
+    BUNDLED, BUNDLED_FOLDER, Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine,
+};
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::native::{AdaptedEngine, Base, NativeEngine};
 use crate::engine::tokens::TokensEngine;
@@ -307,21 +309,30 @@ pub async fn token_servers(
 
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
-    let hint = || {
-        reason!(
-            "cannot load the large model `{name}`";
-            hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
-        )
-    };
+    let model = load_local_model(name, config).await.map_err(|error| {
+        let text = format!("cannot load the large model `{name}`");
+        let is_bundled = name == BUNDLED && config.path.ends_with(BUNDLED_FOLDER);
+        match is_bundled && !config.path.exists() {
+            true => error.context(reason!(
+                "{text}";
+                hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
+            )),
+            // The error says itself what to do.
+            false => error.context(text),
+        }
+    })?;
+    Ok(model.with_params(config.params.clone())?)
+}
+
+async fn load_local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
     let path = match config.path.to_str() {
-        Some(named) => hub::resolve(named).await.with_context(hint)?,
+        Some(named) => hub::resolve(named).await?,
         None => config.path.clone(),
     };
-    check_sizes(&path).with_context(hint)?;
-    let text = Arc::new(ChatTokenizer::load(&path).with_context(hint)?);
-    let engine = native(&path, &text, &[], &config.native, config.device);
-    let model = LocalModel::new(name, engine.await.with_context(hint)?, text);
-    Ok(model.with_params(config.params.clone())?)
+    check_sizes(&path)?;
+    let text = Arc::new(ChatTokenizer::load(&path)?);
+    let engine = native(&path, &text, &[], &config.native, config.device).await?;
+    Ok(LocalModel::new(name, engine, text))
 }
 
 #[cfg(feature = "mistralrs")]

@@ -9,6 +9,8 @@ use prompt_r1::model::spec::LayerKind;
 use prompt_r1::model::{Family, GgufType, Spec, Weights};
 use serde_json::Value;
 
+use crate::process::{command, outcome};
+
 const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
@@ -128,12 +130,36 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     // Rounded once more to the file's precision, and read again.
     for kind in ["f16", "q8_0", "q4_k"] {
         let file = path(&format!("{kind}.gguf"));
-        done(&["export", &trained, "--gguf", &file, "--type", kind]);
+        let output = server(&["export", &trained, "--gguf", &file, "--type", kind]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("protocol templates"), "{said}");
         let file = Gguf::open(Path::new(&file)).unwrap();
         assert_eq!(Spec::from_gguf(&file).unwrap().hidden_size, 64);
         assert_eq!(file.text("tokenizer.chat_template").unwrap(), Some(CHAT));
         asked(folder.path(), file.path(), &[]);
     }
+}
+
+#[test]
+fn a_large_model_that_is_not_loaded_says_itself_why() {
+    const ELSEWHERE: &str = "`--models-dir`";
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(folder.path());
+    let bytes = std::fs::read(&model).unwrap();
+    let cut = folder.path().join("cut.gguf");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let solve = |flag: &str, value: &str| {
+        let args = ["solve", "x", "--policy", model.to_str().unwrap(), flag, value];
+        outcome(&command(&args).env("HF_HUB_OFFLINE", "1").output().unwrap())
+    };
+    for (path, said) in [(cut.to_str().unwrap(), "cut.gguf"), ("someone/tiny", "`HF_HUB_OFFLINE`")]
+    {
+        let (status, text) = solve("--large-model-path", path);
+        assert!(status == 1 && text.contains("cannot load the large model"), "{text}");
+        assert!(text.contains(said) && !text.contains(ELSEWHERE), "{text}");
+    }
+    let (status, text) = solve("--models-dir", "no/such/models");
+    assert!(status == 1 && text.contains(ELSEWHERE), "{text}");
 }
 
 #[test]
