@@ -21,7 +21,8 @@ use crate::policy::DIRECT;
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum PolicyEngine {
-    /// `native` on a CPU for the architectures that it supports, otherwise `mistralrs`.
+    /// `native` on a CPU for the architectures that it supports, and on a GPU for those of its
+    /// models of which mistral.rs ignores a setting; otherwise `mistralrs`.
     Auto,
     /// mistral.rs, on a GPU or a CPU: any architecture that it supports.
     #[serde(rename = "mistralrs")]
