@@ -246,25 +246,16 @@ async fn token_policies(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Vec<LocalPolicy>> {
-    if engine != PolicyEngine::Tokens {
-        check_sizes(path)?;
-    }
     // Before the engine, which crashes on a truncated tokenizer.
-    let text = ChatTokenizer::load(path)?;
-    text.check_turns()?;
-    let engine = match engine {
-        PolicyEngine::Auto => {
-            let choice = EngineChoice::of(config, path);
-            tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
-            choice.engine
-        }
-        chosen => chosen,
-    };
-    let text = Arc::new(text);
+    let text = Arc::new(policy_text(engine, path)?);
+    let choice = EngineChoice::resolve(engine, config, path);
+    if engine == PolicyEngine::Auto {
+        tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
+    }
     let adapters: Vec<&Path> =
         config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
     let mut servers = None;
-    let engines: Vec<Arc<dyn Engine>> = match engine {
+    let engines: Vec<Arc<dyn Engine>> = match choice.engine {
         PolicyEngine::Tokens => {
             let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
             let tokens = Arc::new(token_servers(tokens, Arc::clone(&text), path).await?);
@@ -277,7 +268,7 @@ async fn token_policies(
             let base = config.adapter.is_none().then(|| Arc::clone(&engine) as _);
             base.into_iter().chain(adapted).collect()
         }
-        _ => vec![mistralrs(path, &config.mistralrs).await?],
+        _ => vec![mistralrs(path, &config.mistralrs, &choice).await?],
     };
     let name = config.name.clone().unwrap_or_else(|| {
         let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
@@ -293,6 +284,16 @@ async fn token_policies(
         servers: servers.clone(),
     });
     Ok(policies.collect())
+}
+
+/// Tokenizer and chat template of the policy at `path`, which must carry a conversation.
+fn policy_text(engine: PolicyEngine, path: &Path) -> anyhow::Result<ChatTokenizer> {
+    if engine != PolicyEngine::Tokens {
+        check_sizes(path)?;
+    }
+    let text = ChatTokenizer::load(path)?;
+    text.check_turns()?;
+    Ok(text)
 }
 
 /// The servers of `config`, compared with the model whose files are at `path`.
@@ -336,18 +337,21 @@ async fn load_local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resu
 }
 
 #[cfg(feature = "mistralrs")]
-async fn mistralrs(path: &Path, config: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
+async fn mistralrs(
+    path: &Path,
+    config: &MistralRsConfig,
+    _: &EngineChoice,
+) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(Arc::new(crate::engine::mistralrs::MistralRsEngine::load(path, config).await?))
 }
 
 #[cfg(not(feature = "mistralrs"))]
-async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
-    let path = path.display();
-    Err(reason!(
-        "`{path}` needs the engine `mistralrs`, which this program was built without";
-        hint: "build it without `--no-default-features`"
-    )
-    .into())
+async fn mistralrs(
+    path: &Path,
+    _: &MistralRsConfig,
+    choice: &EngineChoice,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    Err(choice.not_built(path).into())
 }
 
 /// Checks that adapters are for the model at `path`, without reading the weights of either.
@@ -369,22 +373,51 @@ pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same for all adapters of a policy. Nothing is downloaded: a model on the hub is not looked
-/// at.
+/// Checks the files of a policy, and that this build has its engine, without reading weights.
+/// Nothing is downloaded: a model on the hub is not looked at.
 ///
 /// # Errors
-/// As [`check_adapters`].
-pub fn check_adapters_of(config: &PolicyConfig) -> anyhow::Result<()> {
-    let Some(named) = config.model.as_deref() else { return Ok(()) };
-    let mut path = PathBuf::from(named);
-    let mut adapters: Vec<PathBuf> =
-        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
+/// Says why the policy cannot be loaded.
+pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
+    let engine = config.engine.unwrap_or(PolicyEngine::Auto);
+    let has_files = matches!(
+        engine,
+        PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native | PolicyEngine::Tokens
+    );
+    let Some(named) = config.model.as_deref().filter(|_| has_files) else { return Ok(()) };
+    let (mut config, mut path) = (config.clone(), PathBuf::from(named));
     if config.adapter.is_none() && Adapter::is_alone(&path) {
-        served_alone(named, config.engine.unwrap_or(PolicyEngine::Auto))?;
+        served_alone(named, engine)?;
         let base = PathBuf::from(base_of(&path)?);
-        adapters.push(std::mem::replace(&mut path, base));
+        config.adapter = Some(std::mem::replace(&mut path, base));
     }
-    if path.exists() { check_adapters(&path, &adapters) } else { Ok(()) }
+    if !path.exists() {
+        return Ok(());
+    }
+    let adapters: Vec<PathBuf> =
+        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
+    check_adapters(&path, &adapters)?;
+    let text = policy_text(engine, &path)?;
+    let choice = EngineChoice::resolve(engine, &config, &path);
+    choice.check(&path)?;
+    match choice.engine {
+        PolicyEngine::Native => Ok(text.check_size(Spec::load(&path)?.vocab_size)?),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the files of a large model of this process, without reading weights. Nothing is
+/// downloaded.
+///
+/// # Errors
+/// Says why it cannot be loaded.
+pub fn check_local_model(path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    check_sizes(path)?;
+    let text = ChatTokenizer::load(path)?;
+    Ok(text.check_size(Spec::load(path)?.vocab_size)?)
 }
 
 fn not_loaded(adapter: &Path) -> String {

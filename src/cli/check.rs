@@ -1,4 +1,4 @@
-//! `server check`: checks a configuration without loading or starting anything.
+//! `server check`: checks a configuration without reading weights or starting anything.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
-use super::assemble::{check_adapters, check_adapters_of};
+use super::assemble::{check_adapters, check_policy};
 use super::engine_choice::EngineChoice;
 use super::{Failure, hub};
 
@@ -70,7 +70,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let config = Config::load(Some(&args.config), &Overrides::default())?;
             let canary = config.canary.as_ref().map(|canary| &canary.policy);
             for policy in [&config.policy].into_iter().chain(canary) {
-                check_adapters_of(policy)?;
+                check_policy(policy)?;
             }
             named::of_server(&read_toml(&args.config)?)?;
             (toml::to_string_pretty(&config), engines(&config))
@@ -105,7 +105,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             named::of_evaluation(&config)?;
             for arm in &config.arms {
                 if let Method::Policy(named) | Method::FirstPrompt(named) = &arm.method {
-                    check_adapters_of(&config.server(Some(named))?.policy)?;
+                    check_policy(&config.server(Some(named))?.policy)?;
                 }
             }
             (toml::to_string_pretty(&config), forecast::eval(&config)?)

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use candle_core::Device;
 use prompt_r1::gguf::{Entry, Gguf};
-use prompt_r1::model::spec::LayerKind;
+use prompt_r1::model::spec::{LayerKind, Rope, RopeScaling};
 use prompt_r1::model::{Family, GgufType, Spec, Weights};
 use serde_json::Value;
 
@@ -15,6 +15,11 @@ const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['ro
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
 pub fn tiny(folder: &Path) -> PathBuf {
+    with_rope(folder, Rope::new(10_000.0))
+}
+
+/// The same with this rotary embedding.
+fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
     let golden = std::fs::read_to_string("tests/golden/tokenizer/bpe.json").unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts = |name: &str| serde_json::from_value::<Vec<String>>(golden[name].clone()).unwrap();
@@ -27,6 +32,7 @@ pub fn tiny(folder: &Path) -> PathBuf {
         num_key_value_heads: 1,
         head_dim: 32,
         max_position_embeddings: 2048,
+        ropes: vec![rope],
         tie_word_embeddings: true,
         ..Family::Llama.spec()
     };
@@ -89,6 +95,31 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
     std::fs::write(&config, format!("[policy]\nmodel = {model:?}\n")).unwrap();
     let said = done(&["check", config.to_str().unwrap()]);
     assert!(said.contains("policy.engine: native, because it supports `llama` models"), "{said}");
+}
+
+#[test]
+fn a_setting_that_mistralrs_would_ignore_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original: 1024,
+    };
+    let model = with_rope(folder.path(), Rope { theta: 10_000.0, scaling });
+    let model = model.to_str().unwrap();
+    asked(folder.path(), model, &[]);
+    let config = folder.path().join("server.toml");
+    std::fs::write(&config, format!("policy = {{ model = {model:?}, engine = \"mistralrs\" }}\n"))
+        .unwrap();
+    for args in [
+        &["solve", "x", "--policy", model, "--policy-engine", "mistralrs"][..],
+        &["check", config.to_str().unwrap()],
+    ] {
+        let error = refused(args);
+        assert!(error.contains("mistral.rs ignores `rope_freqs.weight`"), "{error}");
+        assert!(error.contains("hint: ") && error.contains("native"), "{error}");
+    }
 }
 
 #[test]
