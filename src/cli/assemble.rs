@@ -27,6 +27,7 @@ use crate::model::{
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::ChatTokenizer;
+use crate::train::adapter_text::check_text;
 use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
 
@@ -227,7 +228,18 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
         )
     })?;
     let beside = adapter.join(named);
-    Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
+    if beside.exists() {
+        return Ok(beside.display().to_string());
+    }
+    let revision = settings["revision"].as_str().filter(|&revision| revision != "main");
+    if let Some(revision) = revision.filter(|_| !Path::new(named).exists()) {
+        return Err(reason!(
+            "`{}` names the revision `{revision}` of `{named}`, of which the newest alone is fetched", file.display();
+            hint: "download that revision into a folder, and name it with `--policy`, and the adapter with `--adapter`"
+        )
+        .into());
+    }
+    Ok(named.to_owned())
 }
 
 /// The protocol: the templates of `config`, otherwise those in the first of `folders` that has
@@ -354,17 +366,25 @@ async fn mistralrs(
     Err(choice.not_built(path).into())
 }
 
-/// Checks that adapters are for the model at `path`, without reading the weights of either.
+/// Checks that adapters are for the model at `path` with the tokenizer and chat template of `text`,
+/// without reading the weights of either.
 ///
 /// # Errors
 /// Names the adapter that is not, and why.
-pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
+pub fn check_adapters(
+    path: &Path,
+    text: &ChatTokenizer,
+    adapters: &[PathBuf],
+) -> anyhow::Result<()> {
     if adapters.is_empty() {
         return Ok(());
     }
     for folder in adapters {
         let (path, adapter) = (Some(path.to_owned()), Some(folder.clone()));
         StartConfig { path, adapter, ..StartConfig::default() }.check()?;
+    }
+    for folder in adapters {
+        check_text(folder, text, path)?;
     }
     let spec = Spec::load(path)?;
     for folder in adapters {
@@ -396,8 +416,8 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     }
     let adapters: Vec<PathBuf> =
         config.adapter.iter().chain(config.adapters.values()).cloned().collect();
-    check_adapters(&path, &adapters)?;
     let text = policy_text(engine, &path)?;
+    check_adapters(&path, &text, &adapters)?;
     let choice = EngineChoice::resolve(engine, &config, &path);
     choice.check(&path)?;
     match choice.engine {
@@ -436,7 +456,7 @@ async fn native(
     let (path, text, config) = (path.to_owned(), Arc::clone(text), config.clone());
     let folders: Vec<PathBuf> = adapters.iter().map(|&adapter| adapter.to_owned()).collect();
     let engine = tokio::task::spawn_blocking(move || {
-        check_adapters(&path, &folders)?;
+        check_adapters(&path, &text, &folders)?;
         let device = device.open()?;
         let (spec, dtype) = (Spec::load(&path)?, DtypeChoice::Auto.on(&device));
         text.check_size(spec.vocab_size)?;

@@ -11,6 +11,7 @@ use crate::dataset::data_files;
 use crate::engine::tokens::config::{Check, TokensConfig};
 use crate::environment::Bounds;
 use crate::eval::arms::Method;
+use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
@@ -166,7 +167,8 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
     }
     config.check()?;
     if let (Some(path), Some(adapter)) = (&config.path, &config.adapter) {
-        check_adapters(path, std::slice::from_ref(adapter))?;
+        let text = ChatTokenizer::load(path).map_err(anyhow::Error::from)?;
+        check_adapters(path, &text, std::slice::from_ref(adapter))?;
     }
     Ok(())
 }

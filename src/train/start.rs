@@ -16,6 +16,7 @@ use crate::tokenization::word_level::{
 };
 use crate::world::{WorldConfig, vocabulary};
 
+use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::fingerprint;
@@ -123,6 +124,7 @@ impl Start {
             (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
             (None, Some(path)) => {
                 not_applied_yet(path, &folder)?;
+                check_text(path, &text, &folder)?;
                 let adapter = Adapter::load(path, shape, dtype, &device)?;
                 check_finite(path, &adapter.named())?;
                 Some(adapter)
@@ -219,7 +221,7 @@ impl Start {
 }
 
 /// In an adapter's folder: the fingerprint of its base weights.
-const BASE: &str = "base.sha256";
+pub(super) const BASE: &str = "base.sha256";
 
 /// Why a folder is not a model folder, if it is not.
 fn misplaced(path: &Path) -> Option<Reason> {

@@ -171,6 +171,12 @@ fn an_adapter_is_applied_once_and_to_its_own_base() {
     safetensors::save(&tensors, &file).unwrap();
     let another = open(&made.folder, Some(&moved)).err().unwrap();
     assert!(another.contains("was trained on other weights"), "{another}");
+
+    std::fs::remove_file(moved.join(BASE)).unwrap();
+    assert!(open(&made.folder, Some(&moved)).is_ok());
+    std::fs::write(moved.join("chat_template.jinja"), "{{ raise_exception('no') }}").unwrap();
+    let template = open(&made.folder, Some(&moved)).err().unwrap();
+    assert!(template.contains("chat template"), "{template}");
 }
 
 #[test]
