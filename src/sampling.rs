@@ -1,5 +1,7 @@
 //! How tokens are drawn.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
 /// How to draw the next token.
@@ -10,7 +12,7 @@ pub struct Sampling {
     /// Nucleus: the smallest set of tokens whose probabilities sum to at least this; 1 keeps all.
     pub top_p: f32,
     /// Keep only this many of the likeliest tokens; `None` keeps all.
-    pub top_k: Option<usize>,
+    pub top_k: Option<NonZeroUsize>,
     /// Seed of this request's own generator: same request, same seed, same tokens.
     pub seed: u64,
 }

@@ -8,7 +8,9 @@ use anyhow::Context;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use crate::config::{Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine};
+use crate::config::{
+    BUNDLED, BUNDLED_FOLDER, Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine,
+};
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::native::{AdaptedEngine, Base, NativeEngine};
 use crate::engine::tokens::TokensEngine;
@@ -25,6 +27,7 @@ use crate::model::{
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::ChatTokenizer;
+use crate::train::adapter_text::check_text;
 use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
 
@@ -225,7 +228,18 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
         )
     })?;
     let beside = adapter.join(named);
-    Ok(if beside.exists() { beside.display().to_string() } else { named.to_owned() })
+    if beside.exists() {
+        return Ok(beside.display().to_string());
+    }
+    let revision = settings["revision"].as_str().filter(|&revision| revision != "main");
+    if let Some(revision) = revision.filter(|_| !Path::new(named).exists()) {
+        return Err(reason!(
+            "`{}` names the revision `{revision}` of `{named}`, of which the newest alone is fetched", file.display();
+            hint: "download that revision into a folder, and name it with `--policy`, and the adapter with `--adapter`"
+        )
+        .into());
+    }
+    Ok(named.to_owned())
 }
 
 /// The protocol: the templates of `config`, otherwise those in the first of `folders` that has
@@ -244,25 +258,16 @@ async fn token_policies(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Vec<LocalPolicy>> {
-    if engine != PolicyEngine::Tokens {
-        check_sizes(path)?;
-    }
     // Before the engine, which crashes on a truncated tokenizer.
-    let text = ChatTokenizer::load(path)?;
-    text.check_turns()?;
-    let engine = match engine {
-        PolicyEngine::Auto => {
-            let choice = EngineChoice::of(config, path);
-            tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
-            choice.engine
-        }
-        chosen => chosen,
-    };
-    let text = Arc::new(text);
+    let text = Arc::new(policy_text(engine, path)?);
+    let choice = EngineChoice::resolve(engine, config, path);
+    if engine == PolicyEngine::Auto {
+        tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
+    }
     let adapters: Vec<&Path> =
         config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
     let mut servers = None;
-    let engines: Vec<Arc<dyn Engine>> = match engine {
+    let engines: Vec<Arc<dyn Engine>> = match choice.engine {
         PolicyEngine::Tokens => {
             let tokens = config.tokens.as_ref().context("the policy's `tokens` is missing")?;
             let tokens = Arc::new(token_servers(tokens, Arc::clone(&text), path).await?);
@@ -275,7 +280,7 @@ async fn token_policies(
             let base = config.adapter.is_none().then(|| Arc::clone(&engine) as _);
             base.into_iter().chain(adapted).collect()
         }
-        _ => vec![mistralrs(path, &config.mistralrs).await?],
+        _ => vec![mistralrs(path, &config.mistralrs, &choice).await?],
     };
     let name = config.name.clone().unwrap_or_else(|| {
         let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
@@ -293,6 +298,16 @@ async fn token_policies(
     Ok(policies.collect())
 }
 
+/// Tokenizer and chat template of the policy at `path`, which must carry a conversation.
+fn policy_text(engine: PolicyEngine, path: &Path) -> anyhow::Result<ChatTokenizer> {
+    if engine != PolicyEngine::Tokens {
+        check_sizes(path)?;
+    }
+    let text = ChatTokenizer::load(path)?;
+    text.check_turns()?;
+    Ok(text)
+}
+
 /// The servers of `config`, compared with the model whose files are at `path`.
 pub async fn token_servers(
     config: &TokensConfig,
@@ -307,49 +322,69 @@ pub async fn token_servers(
 
 /// A large model of this process.
 pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
-    let hint = || {
-        reason!(
-            "cannot load the large model `{name}`";
-            hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
-        )
-    };
-    let path = match config.path.to_str() {
-        Some(named) => hub::resolve(named).await.with_context(hint)?,
-        None => config.path.clone(),
-    };
-    check_sizes(&path).with_context(hint)?;
-    let text = Arc::new(ChatTokenizer::load(&path).with_context(hint)?);
-    let engine = native(&path, &text, &[], &config.native, config.device);
-    let model = LocalModel::new(name, engine.await.with_context(hint)?, text);
+    let model = load_local_model(name, config).await.map_err(|error| {
+        let text = format!("cannot load the large model `{name}`");
+        let is_bundled = name == BUNDLED && config.path.ends_with(BUNDLED_FOLDER);
+        match is_bundled && !config.path.exists() {
+            true => error.context(reason!(
+                "{text}";
+                hint: "start in the project's folder, or say where its `models` are with `--models-dir`"
+            )),
+            // The error says itself what to do.
+            false => error.context(text),
+        }
+    })?;
     Ok(model.with_params(config.params.clone())?)
 }
 
+async fn load_local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
+    let path = match config.path.to_str() {
+        Some(named) => hub::resolve(named).await?,
+        None => config.path.clone(),
+    };
+    check_sizes(&path)?;
+    let text = Arc::new(ChatTokenizer::load(&path)?);
+    let engine = native(&path, &text, &[], &config.native, config.device).await?;
+    Ok(LocalModel::new(name, engine, text))
+}
+
 #[cfg(feature = "mistralrs")]
-async fn mistralrs(path: &Path, config: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
+async fn mistralrs(
+    path: &Path,
+    config: &MistralRsConfig,
+    _: &EngineChoice,
+) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(Arc::new(crate::engine::mistralrs::MistralRsEngine::load(path, config).await?))
 }
 
 #[cfg(not(feature = "mistralrs"))]
-async fn mistralrs(path: &Path, _: &MistralRsConfig) -> anyhow::Result<Arc<dyn Engine>> {
-    let path = path.display();
-    Err(reason!(
-        "`{path}` needs the engine `mistralrs`, which this program was built without";
-        hint: "build it without `--no-default-features`"
-    )
-    .into())
+async fn mistralrs(
+    path: &Path,
+    _: &MistralRsConfig,
+    choice: &EngineChoice,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    Err(choice.not_built(path).into())
 }
 
-/// Checks that adapters are for the model at `path`, without reading the weights of either.
+/// Checks that adapters are for the model at `path` with the tokenizer and chat template of `text`,
+/// without reading the weights of either.
 ///
 /// # Errors
 /// Names the adapter that is not, and why.
-pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
+pub fn check_adapters(
+    path: &Path,
+    text: &ChatTokenizer,
+    adapters: &[PathBuf],
+) -> anyhow::Result<()> {
     if adapters.is_empty() {
         return Ok(());
     }
     for folder in adapters {
         let (path, adapter) = (Some(path.to_owned()), Some(folder.clone()));
         StartConfig { path, adapter, ..StartConfig::default() }.check()?;
+    }
+    for folder in adapters {
+        check_text(folder, text, path)?;
     }
     let spec = Spec::load(path)?;
     for folder in adapters {
@@ -358,22 +393,51 @@ pub fn check_adapters(path: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same for all adapters of a policy. Nothing is downloaded: a model on the hub is not looked
-/// at.
+/// Checks the files of a policy, and that this build has its engine, without reading weights.
+/// Nothing is downloaded: a model on the hub is not looked at.
 ///
 /// # Errors
-/// As [`check_adapters`].
-pub fn check_adapters_of(config: &PolicyConfig) -> anyhow::Result<()> {
-    let Some(named) = config.model.as_deref() else { return Ok(()) };
-    let mut path = PathBuf::from(named);
-    let mut adapters: Vec<PathBuf> =
-        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
+/// Says why the policy cannot be loaded.
+pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
+    let engine = config.engine.unwrap_or(PolicyEngine::Auto);
+    let has_files = matches!(
+        engine,
+        PolicyEngine::Auto | PolicyEngine::MistralRs | PolicyEngine::Native | PolicyEngine::Tokens
+    );
+    let Some(named) = config.model.as_deref().filter(|_| has_files) else { return Ok(()) };
+    let (mut config, mut path) = (config.clone(), PathBuf::from(named));
     if config.adapter.is_none() && Adapter::is_alone(&path) {
-        served_alone(named, config.engine.unwrap_or(PolicyEngine::Auto))?;
+        served_alone(named, engine)?;
         let base = PathBuf::from(base_of(&path)?);
-        adapters.push(std::mem::replace(&mut path, base));
+        config.adapter = Some(std::mem::replace(&mut path, base));
     }
-    if path.exists() { check_adapters(&path, &adapters) } else { Ok(()) }
+    if !path.exists() {
+        return Ok(());
+    }
+    let adapters: Vec<PathBuf> =
+        config.adapter.iter().chain(config.adapters.values()).cloned().collect();
+    let text = policy_text(engine, &path)?;
+    check_adapters(&path, &text, &adapters)?;
+    let choice = EngineChoice::resolve(engine, &config, &path);
+    choice.check(&path)?;
+    match choice.engine {
+        PolicyEngine::Native => Ok(text.check_size(Spec::load(&path)?.vocab_size)?),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the files of a large model of this process, without reading weights. Nothing is
+/// downloaded.
+///
+/// # Errors
+/// Says why it cannot be loaded.
+pub fn check_local_model(path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    check_sizes(path)?;
+    let text = ChatTokenizer::load(path)?;
+    Ok(text.check_size(Spec::load(path)?.vocab_size)?)
 }
 
 fn not_loaded(adapter: &Path) -> String {
@@ -392,7 +456,7 @@ async fn native(
     let (path, text, config) = (path.to_owned(), Arc::clone(text), config.clone());
     let folders: Vec<PathBuf> = adapters.iter().map(|&adapter| adapter.to_owned()).collect();
     let engine = tokio::task::spawn_blocking(move || {
-        check_adapters(&path, &folders)?;
+        check_adapters(&path, &text, &folders)?;
         let device = device.open()?;
         let (spec, dtype) = (Spec::load(&path)?, DtypeChoice::Auto.on(&device));
         text.check_size(spec.vocab_size)?;

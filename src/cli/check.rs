@@ -1,4 +1,4 @@
-//! `server check`: checks a configuration without loading or starting anything.
+//! `server check`: checks a configuration without reading weights or starting anything.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,12 @@ use crate::dataset::data_files;
 use crate::engine::tokens::config::{Check, TokensConfig};
 use crate::environment::Bounds;
 use crate::eval::arms::Method;
+use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
-use super::assemble::{check_adapters, check_adapters_of};
+use super::assemble::{check_adapters, check_policy};
 use super::engine_choice::EngineChoice;
 use super::{Failure, hub};
 
@@ -70,7 +71,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             let config = Config::load(Some(&args.config), &Overrides::default())?;
             let canary = config.canary.as_ref().map(|canary| &canary.policy);
             for policy in [&config.policy].into_iter().chain(canary) {
-                check_adapters_of(policy)?;
+                check_policy(policy)?;
             }
             named::of_server(&read_toml(&args.config)?)?;
             (toml::to_string_pretty(&config), engines(&config))
@@ -105,7 +106,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             named::of_evaluation(&config)?;
             for arm in &config.arms {
                 if let Method::Policy(named) | Method::FirstPrompt(named) = &arm.method {
-                    check_adapters_of(&config.server(Some(named))?.policy)?;
+                    check_policy(&config.server(Some(named))?.policy)?;
                 }
             }
             (toml::to_string_pretty(&config), forecast::eval(&config)?)
@@ -166,7 +167,8 @@ fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
     }
     config.check()?;
     if let (Some(path), Some(adapter)) = (&config.path, &config.adapter) {
-        check_adapters(path, std::slice::from_ref(adapter))?;
+        let text = ChatTokenizer::load(path).map_err(anyhow::Error::from)?;
+        check_adapters(path, &text, std::slice::from_ref(adapter))?;
     }
     Ok(())
 }

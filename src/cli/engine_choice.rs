@@ -4,13 +4,19 @@ use std::path::Path;
 
 use crate::config::{PolicyConfig, PolicyEngine};
 #[cfg(feature = "mistralrs")]
-use crate::engine::mistralrs::has_gpu;
+use crate::engine::mistralrs::{check_settings, has_gpu};
+use crate::hint::Reason;
 use crate::model::{Adapter, DeviceChoice, Spec};
 
 /// A GPU is chosen for mistral.rs alone.
 #[cfg(not(feature = "mistralrs"))]
 fn has_gpu() -> bool {
     false
+}
+
+#[cfg(not(feature = "mistralrs"))]
+fn check_settings(_: &Path) -> Result<(), Reason> {
+    Ok(())
 }
 
 /// An engine, and why it was chosen.
@@ -23,8 +29,17 @@ pub struct EngineChoice {
 }
 
 impl EngineChoice {
-    /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU; on a CPU the native
-    /// engine if it supports the architecture, otherwise mistral.rs.
+    /// `engine`, or if that is `auto`, the choice for the model in the folder or GGUF file `path`.
+    pub fn resolve(engine: PolicyEngine, config: &PolicyConfig, path: &Path) -> Self {
+        match engine {
+            PolicyEngine::Auto => Self::of(config, path),
+            engine => Self { engine, reason: "the configuration names it".to_owned() },
+        }
+    }
+
+    /// For the model in the folder or GGUF file `path`: mistral.rs on a GPU, unless it ignores a
+    /// setting of a model that the native engine supports; on a CPU the native engine if it
+    /// supports the architecture, otherwise mistral.rs.
     pub fn of(config: &PolicyConfig, path: &Path) -> Self {
         let has_adapters = config.adapter.is_some() || !config.adapters.is_empty();
         if has_adapters || Adapter::is_alone(path) {
@@ -38,23 +53,60 @@ impl EngineChoice {
             Spec::load(path)
                 .map(|spec| spec.family.model_type())
                 .map_err(|error| error.to_string()),
+            check_settings(path),
         )
     }
 
-    fn from(has_gpu: bool, device: DeviceChoice, known: Result<&str, String>) -> Self {
+    fn from(
+        has_gpu: bool,
+        device: DeviceChoice,
+        known: Result<&str, String>,
+        for_mistralrs: Result<(), Reason>,
+    ) -> Self {
         let choice = |engine, reason: String| Self { engine, reason };
-        match (device, known) {
+        let ignored = for_mistralrs.err().filter(|_| has_gpu);
+        match (device, known, ignored) {
             // The device of the native engine was set.
-            (DeviceChoice::Cuda(_), Ok(kind)) => choice(
+            (DeviceChoice::Cuda(_), Ok(kind), _) => choice(
                 PolicyEngine::Native,
                 format!("it supports `{kind}` models, and `policy.device` names its device"),
             ),
-            (_, _) if has_gpu => choice(PolicyEngine::MistralRs, "there is a GPU".into()),
-            (_, Ok(kind)) => choice(PolicyEngine::Native, format!("it supports `{kind}` models")),
-            (_, Err(error)) => {
+            (_, Ok(kind), Some(ignored)) => {
+                choice(PolicyEngine::Native, format!("it supports `{kind}` models, and {ignored}"))
+            }
+            _ if has_gpu => choice(PolicyEngine::MistralRs, "there is a GPU".into()),
+            (_, Ok(kind), None) => {
+                choice(PolicyEngine::Native, format!("it supports `{kind}` models"))
+            }
+            (_, Err(error), _) => {
                 choice(PolicyEngine::MistralRs, format!("`native` cannot run it: {error}"))
             }
         }
+    }
+
+    /// Fails if this build lacks the engine, or if it would compute another model than the one at
+    /// `path`.
+    ///
+    /// # Errors
+    /// Says why this engine is needed, or what it ignores.
+    pub fn check(&self, path: &Path) -> Result<(), Reason> {
+        match self.engine {
+            PolicyEngine::MistralRs if cfg!(not(feature = "mistralrs")) => {
+                Err(self.not_built(path))
+            }
+            PolicyEngine::MistralRs => check_settings(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// That this build lacks mistral.rs, which the model at `path` needs.
+    pub(super) fn not_built(&self, path: &Path) -> Reason {
+        reason!(
+            "`{}` needs the engine `mistralrs`, because {}; this program was built without it",
+            path.display(),
+            self.reason;
+            hint: "build it without `--no-default-features`"
+        )
     }
 
     /// The engine's name in configurations.
@@ -74,17 +126,32 @@ mod tests {
     fn native_runs_what_it_knows_on_a_cpu() {
         let known = || Ok("llama");
         let unknown = || Err("`general.architecture`: `mamba` is not supported".to_owned());
-        for (has_gpu, device, known, engine, reason) in [
-            (false, DeviceChoice::Auto, known(), PolicyEngine::Native, "`llama`"),
-            (false, DeviceChoice::Cpu, known(), PolicyEngine::Native, "CPU"),
-            (true, DeviceChoice::Auto, known(), PolicyEngine::MistralRs, "GPU"),
-            (true, DeviceChoice::Cuda(1), known(), PolicyEngine::Native, "`policy.device`"),
-            (true, DeviceChoice::Auto, unknown(), PolicyEngine::MistralRs, "GPU"),
-            (false, DeviceChoice::Auto, unknown(), PolicyEngine::MistralRs, "`mamba`"),
+        let read = || Ok(());
+        let ignored = || Err(Reason::from("mistral.rs ignores `rope_scaling`"));
+        for (has_gpu, device, known, for_mistralrs, engine, reason) in [
+            (false, DeviceChoice::Auto, known(), read(), PolicyEngine::Native, "`llama`"),
+            (false, DeviceChoice::Cpu, known(), read(), PolicyEngine::Native, "`llama`"),
+            (false, DeviceChoice::Auto, known(), ignored(), PolicyEngine::Native, "`llama`"),
+            (true, DeviceChoice::Auto, known(), read(), PolicyEngine::MistralRs, "GPU"),
+            (true, DeviceChoice::Auto, known(), ignored(), PolicyEngine::Native, "`rope_scaling`"),
+            (true, DeviceChoice::Cuda(1), known(), read(), PolicyEngine::Native, "`policy.device`"),
+            (true, DeviceChoice::Auto, unknown(), read(), PolicyEngine::MistralRs, "GPU"),
+            (true, DeviceChoice::Auto, unknown(), ignored(), PolicyEngine::MistralRs, "GPU"),
+            (false, DeviceChoice::Auto, unknown(), read(), PolicyEngine::MistralRs, "`mamba`"),
         ] {
-            let choice = EngineChoice::from(has_gpu, device, known);
+            let choice = EngineChoice::from(has_gpu, device, known, for_mistralrs);
             assert_eq!(choice.engine, engine, "{has_gpu} {device:?}");
             assert!(choice.reason.contains(reason), "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn a_build_without_the_engine_says_why_it_is_needed() {
+        let unknown = Err("`general.architecture`: `mamba` is not supported".to_owned());
+        let choice = EngineChoice::from(false, DeviceChoice::Auto, unknown, Ok(()));
+        let reason = choice.not_built(Path::new("a.gguf"));
+        for said in ["`a.gguf`", "`mistralrs`", "`mamba` is not supported"] {
+            assert!(reason.text.contains(said), "{reason}");
         }
     }
 }

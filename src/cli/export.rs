@@ -78,6 +78,12 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         println!("{}", folder.display());
     }
     if let Some(file) = &args.gguf {
+        if let Some(templates) = start.own_templates() {
+            tracing::warn!(
+                templates = %templates.display(),
+                "a GGUF file cannot hold the model's protocol templates: where it is served, set `templates` to a copy of them"
+            );
+        }
         let spec = start.model.spec();
         let wanted = match args.ids_only {
             true => GgufTokenizer::IdsOnly,

@@ -7,7 +7,6 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError, Overrides};
-use crate::engine::Sampling;
 use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
 use std::sync::Arc;
 
@@ -58,16 +57,8 @@ pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     for note in &assembly.notes {
         tracing::info!(hint = note.hint.as_deref(), "{note}");
     }
-    let sampling = &config.policy.sampling;
-    let mut request = EpisodeRequest::new(
-        question.trim(),
-        Sampling {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            seed: args.seed,
-        },
-    );
+    let sampling = config.policy.sampling.of_seed(args.seed);
+    let mut request = EpisodeRequest::new(question.trim(), sampling);
     request.limits = config.episode.clone();
     if args.json {
         let episode = solve(&assembly, &config, &request, None).await?;

@@ -126,6 +126,9 @@ impl LocalModelConfig {
 /// The name of the bundled large model.
 pub const BUNDLED: &str = "atlas";
 
+/// Its folder in [`Config::models_dir`].
+pub const BUNDLED_FOLDER: &str = "large-model";
+
 impl Config {
     /// Reads `file`, if there is one, applies `overrides`, fills in defaults and checks the result.
     ///
@@ -145,7 +148,7 @@ impl Config {
     /// Fills in defaults that depend on other settings.
     fn complete(&mut self) {
         if self.large_models.is_empty() && self.local_models.is_empty() {
-            let path = self.models_dir.join("large-model");
+            let path = self.models_dir.join(BUNDLED_FOLDER);
             self.local_models.insert(BUNDLED.into(), LocalModelConfig::new(path));
         }
         if self.default_large_model.is_none() {

@@ -1,6 +1,7 @@
 //! The small model: the tables `[policy]` and `[canary]`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,8 @@ use crate::policy::DIRECT;
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum PolicyEngine {
-    /// `native` on a CPU for the architectures that it supports, otherwise `mistralrs`.
+    /// `native` on a CPU for the architectures that it supports, and on a GPU for those of its
+    /// models of which mistral.rs ignores a setting; otherwise `mistralrs`.
     Auto,
     /// mistral.rs, on a GPU or a CPU: any architecture that it supports.
     #[serde(rename = "mistralrs")]
@@ -95,7 +97,7 @@ pub struct SamplingConfig {
     pub temperature: f32,
     /// The smallest set of tokens whose probabilities sum to this.
     pub top_p: f32,
-    /// Only this many of the likeliest tokens.
+    /// Only this many of the likeliest tokens; 0 is all of them.
     pub top_k: Option<usize>,
 }
 
@@ -230,6 +232,7 @@ impl SamplingConfig {
     /// The same with a seed.
     pub fn of_seed(&self, seed: u64) -> Sampling {
         let Self { temperature, top_p, top_k } = *self;
+        let top_k = top_k.and_then(NonZeroUsize::new);
         Sampling { temperature, top_p, top_k, seed }
     }
 }

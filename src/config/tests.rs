@@ -103,6 +103,17 @@ fn settings_that_cannot_be_are_named() {
 }
 
 #[test]
+fn a_top_k_of_zero_keeps_all_tokens() {
+    for top_k in [0, 1, 20] {
+        let text = format!("policy.sampling.top_k = {top_k}\n{ENDPOINT}");
+        let config = loaded(&text, &Overrides::default()).unwrap();
+        let sampling = config.policy.sampling.of_seed(3);
+        assert_eq!(sampling.top_k, std::num::NonZeroUsize::new(top_k));
+        assert_eq!(sampling.is_filtered(), top_k > 0 || sampling.top_p < 1.0);
+    }
+}
+
+#[test]
 fn adapters_of_flags() {
     let overrides = |adapters: &[&str]| Overrides {
         policy: Some("base".into()),

@@ -1,6 +1,7 @@
 //! Training: the optimizer, the supervised trainer, GRPO.
 
 pub mod adamw;
+pub mod adapter_text;
 mod checkpoint;
 pub mod config;
 pub mod error;

@@ -16,6 +16,7 @@ use crate::tokenization::word_level::{
 };
 use crate::world::{WorldConfig, vocabulary};
 
+use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::fingerprint;
@@ -66,7 +67,9 @@ pub struct Start {
     pub text: Arc<ChatTokenizer>,
     /// The folder or file they came from.
     pub folder: PathBuf,
-    /// The protocol templates, unless they are those of the folder.
+    /// The folder of the adapter that is continued or merged.
+    adapter: Option<PathBuf>,
+    /// The protocol templates, unless they are the model's own.
     templates: Option<PathBuf>,
     /// The device and type of the model.
     pub device: String,
@@ -121,6 +124,7 @@ impl Start {
             (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
             (None, Some(path)) => {
                 not_applied_yet(path, &folder)?;
+                check_text(path, &text, &folder)?;
                 let adapter = Adapter::load(path, shape, dtype, &device)?;
                 check_finite(path, &adapter.named())?;
                 Some(adapter)
@@ -140,11 +144,12 @@ impl Start {
                 "neither the chat template nor the model's files say which token ends a turn: none is learnt"
             );
         }
-        Ok(Self { model, text, folder, templates: config.templates.clone(), device })
+        let (adapter, templates) = (config.adapter.clone(), config.templates.clone());
+        Ok(Self { model, text, folder, adapter, templates, device })
     }
 
-    /// The protocol of this model: that of the run, otherwise its own templates, otherwise the
-    /// built-in ones.
+    /// The protocol of this model: that of the run, otherwise its own templates, which may be its
+    /// adapter's, otherwise the built-in ones.
     ///
     /// # Errors
     /// When a template cannot be read or does not render.
@@ -153,8 +158,14 @@ impl Start {
     }
 
     fn templates(&self) -> Option<PathBuf> {
-        let own = self.folder.join(TEMPLATES);
-        self.templates.clone().or_else(|| own.is_dir().then_some(own))
+        self.templates.clone().or_else(|| self.own_templates())
+    }
+
+    /// The protocol templates that belong to the model: those of its adapter, otherwise those in
+    /// its folder. Serving takes the same.
+    pub fn own_templates(&self) -> Option<PathBuf> {
+        let folders = self.adapter.iter().chain([&self.folder]);
+        folders.map(|folder| folder.join(TEMPLATES)).find(|own| own.is_dir())
     }
 
     /// The files that prompts and their tokens are made by, with their names in a model's folder.
@@ -210,7 +221,7 @@ impl Start {
 }
 
 /// In an adapter's folder: the fingerprint of its base weights.
-const BASE: &str = "base.sha256";
+pub(super) const BASE: &str = "base.sha256";
 
 /// Why a folder is not a model folder, if it is not.
 fn misplaced(path: &Path) -> Option<Reason> {

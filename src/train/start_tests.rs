@@ -97,6 +97,37 @@ fn a_run_is_made_from_tokenizer_and_templates_too() {
 }
 
 #[test]
+fn an_adapter_brings_its_own_templates() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), true);
+    let saved = folder.path().join("saved");
+    made.save(&made.model, &saved).unwrap();
+    let adapter = folder.path().join("adapter");
+    std::fs::rename(saved.join("adapter"), &adapter).unwrap();
+    let settings = "{\"history\": false}\n";
+    std::fs::write(adapter.join("templates/protocol.json"), settings).unwrap();
+    for base_has_some in [false, true] {
+        if base_has_some {
+            Protocol::record(None, &made.folder.join("templates")).unwrap();
+        }
+        let opened = open(&made.folder, Some(&adapter)).unwrap();
+        assert!(!opened.protocol().unwrap().settings().history);
+        let own = ("templates/protocol.json".to_owned(), adapter.join("templates/protocol.json"));
+        assert!(opened.text_files().contains(&own));
+        let out = folder.path().join(format!("out-{base_has_some}"));
+        opened.save(&opened.model, &out).unwrap();
+        for place in ["templates", "adapter/templates"] {
+            let written = std::fs::read_to_string(out.join(place).join("protocol.json")).unwrap();
+            assert_eq!(written, settings, "{place}");
+        }
+    }
+    // Without its own, those of the base.
+    std::fs::remove_dir_all(adapter.join("templates")).unwrap();
+    let opened = open(&made.folder, Some(&adapter)).unwrap();
+    assert_eq!(opened.own_templates(), Some(made.folder.join("templates")));
+}
+
+#[test]
 fn what_is_no_model_folder_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let with = |name: &str, file: &str| {
@@ -140,6 +171,12 @@ fn an_adapter_is_applied_once_and_to_its_own_base() {
     safetensors::save(&tensors, &file).unwrap();
     let another = open(&made.folder, Some(&moved)).err().unwrap();
     assert!(another.contains("was trained on other weights"), "{another}");
+
+    std::fs::remove_file(moved.join(BASE)).unwrap();
+    assert!(open(&made.folder, Some(&moved)).is_ok());
+    std::fs::write(moved.join("chat_template.jinja"), "{{ raise_exception('no') }}").unwrap();
+    let template = open(&made.folder, Some(&moved)).err().unwrap();
+    assert!(template.contains("chat template"), "{template}");
 }
 
 #[test]

@@ -179,10 +179,15 @@ fn adapters_that_cannot_be_served_are_refused() {
     };
     edit(&odd, "\"use_rslora\": false", "\"use_rslora\": true");
     edit(&narrow, "\"r\": 4", "\"r\": 3");
+    let (spoken, pinned) = (made("spoken"), made("pinned"));
+    std::fs::write(spoken.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    edit(&pinned, "\"r\": 4", "\"revision\": \"v2\", \"r\": 4");
+    edit(&pinned, base.to_str().unwrap(), "someone/base");
     for (more, said) in [
         (format!("adapters = {{ a = {changed:?} }}"), "was trained on other weights"),
         (format!("adapters = {{ a = {good:?}, b = {odd:?} }}"), "`use_rslora` is not supported"),
         (format!("adapters = {{ a = {good:?}, b = {narrow:?} }}"), "cannot load the adapter `"),
+        (format!("adapters = {{ a = {spoken:?} }}"), "the chat template beside the adapter `"),
         (format!("name = \"a\"\nadapters = {{ a = {good:?} }}"), "two policies are called `a`"),
         (
             format!("engine = \"mistralrs\"\nadapters = {{ a = {good:?} }}"),
@@ -209,6 +214,8 @@ fn adapters_that_cannot_be_served_are_refused() {
     for (model, more, said) in [
         (&good, "engine = \"mistralrs\"", "which `mistralrs` does not serve"),
         (&narrow, "", "cannot load the adapter `"),
+        (&spoken, "", "the chat template beside the adapter `"),
+        (&pinned, "", "names the revision `v2` of `someone/base`"),
     ] {
         let config = configuration(folder.path(), model, more);
         let (status, output) = run(&["check", config.to_str().unwrap()]);

@@ -81,6 +81,45 @@ fn what_is_named_must_be_there() {
 }
 
 #[test]
+fn models_that_cannot_be_loaded_are_said_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str, without: &str| {
+        let to = folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir("models/policy-warm").unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && !path.ends_with(without) {
+                std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        to
+    };
+    copy("mute", "chat_template.jinja");
+    copy("wordless", "tokenizer.json");
+    let odd = copy("odd", "templates");
+    let config = std::fs::read_to_string(odd.join("config.json")).unwrap();
+    let config = config.replace("\"qwen3\"", "\"mamba\"");
+    assert!(config.contains("mamba"), "{config}");
+    std::fs::write(odd.join("config.json"), config).unwrap();
+    for (key, model, said) in [
+        ("policy.model", "mute", "the chat template of"),
+        ("policy.model", "wordless", "tokenizer.json"),
+        ("local_models.a.path", "mute", "the chat template of"),
+        ("local_models.a.path", "odd", "mamba"),
+    ] {
+        let text = format!("{key} = 'HERE/{model}'\n{SERVE}");
+        let (status, output) = checked(folder.path(), &text);
+        assert!(status != 0 && output.contains(said), "{text}: {output}");
+    }
+    // mistral.rs is asked for what the native engine does not know.
+    let (status, output) = checked(folder.path(), &format!("policy.model = 'HERE/odd'\n{SERVE}"));
+    assert!(status == 0 && output.contains("mistralrs, because"), "{output}");
+    let grpo = GRPO.replace("LARGE", "HERE/mute");
+    let (status, output) = checked(folder.path(), &grpo);
+    assert!(status != 0 && output.contains("cannot use `large_model.path`"), "{output}");
+}
+
+#[test]
 fn as_many_rows_may_be_rejected_as_in_training() {
     let folder = tempfile::tempdir().unwrap();
     let row = |n| match n % 5 {

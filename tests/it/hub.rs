@@ -155,6 +155,25 @@ async fn a_gguf_file_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_read_is_not_downloaded() {
+    const PART: &str = "big-00001-of-00002.gguf";
+    let hub = Site::start(TOKEN).await;
+    let mut bare = policy();
+    bare.files.remove("tokenizer.json");
+    hub.publish("someone/bare", bare);
+    hub.publish("someone/parts", policy().with(PART, "GGUF"));
+    let home = TempDir::new().unwrap();
+    for (model, said) in [
+        ("someone/bare".to_owned(), "it holds no `tokenizer.json`"),
+        (format!("someone/parts:{PART}"), "is one of 2 parts of a model"),
+    ] {
+        let (status, text) = solve(&model, &hub.url, home.path(), &[]);
+        assert!(status == 1 && text.contains("hint: ") && text.contains(said), "{text}");
+        assert_eq!(hub.asked(), [""; 0], "{model}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_hub_has_not() {
     let hub = Site::start(TOKEN).await;
     let without = |name: &str| {

@@ -5,14 +5,21 @@ use std::process::{Command, Output};
 
 use candle_core::Device;
 use prompt_r1::gguf::{Entry, Gguf};
-use prompt_r1::model::spec::LayerKind;
+use prompt_r1::model::spec::{LayerKind, Rope, RopeScaling};
 use prompt_r1::model::{Family, GgufType, Spec, Weights};
 use serde_json::Value;
+
+use crate::process::{command, outcome};
 
 const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
 pub fn tiny(folder: &Path) -> PathBuf {
+    with_rope(folder, Rope::new(10_000.0))
+}
+
+/// The same with this rotary embedding.
+fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
     let golden = std::fs::read_to_string("tests/golden/tokenizer/bpe.json").unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts = |name: &str| serde_json::from_value::<Vec<String>>(golden[name].clone()).unwrap();
@@ -25,6 +32,7 @@ pub fn tiny(folder: &Path) -> PathBuf {
         num_key_value_heads: 1,
         head_dim: 32,
         max_position_embeddings: 2048,
+        ropes: vec![rope],
         tie_word_embeddings: true,
         ..Family::Llama.spec()
     };
@@ -90,6 +98,31 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
 }
 
 #[test]
+fn a_setting_that_mistralrs_would_ignore_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original: 1024,
+    };
+    let model = with_rope(folder.path(), Rope { theta: 10_000.0, scaling });
+    let model = model.to_str().unwrap();
+    asked(folder.path(), model, &[]);
+    let config = folder.path().join("server.toml");
+    std::fs::write(&config, format!("policy = {{ model = {model:?}, engine = \"mistralrs\" }}\n"))
+        .unwrap();
+    for args in [
+        &["solve", "x", "--policy", model, "--policy-engine", "mistralrs"][..],
+        &["check", config.to_str().unwrap()],
+    ] {
+        let error = refused(args);
+        assert!(error.contains("mistral.rs ignores `rope_freqs.weight`"), "{error}");
+        assert!(error.contains("hint: ") && error.contains("native"), "{error}");
+    }
+}
+
+#[test]
 fn it_is_trained_from_and_the_result_is_served_and_exported() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -128,12 +161,36 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
     // Rounded once more to the file's precision, and read again.
     for kind in ["f16", "q8_0", "q4_k"] {
         let file = path(&format!("{kind}.gguf"));
-        done(&["export", &trained, "--gguf", &file, "--type", kind]);
+        let output = server(&["export", &trained, "--gguf", &file, "--type", kind]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("protocol templates"), "{said}");
         let file = Gguf::open(Path::new(&file)).unwrap();
         assert_eq!(Spec::from_gguf(&file).unwrap().hidden_size, 64);
         assert_eq!(file.text("tokenizer.chat_template").unwrap(), Some(CHAT));
         asked(folder.path(), file.path(), &[]);
     }
+}
+
+#[test]
+fn a_large_model_that_is_not_loaded_says_itself_why() {
+    const ELSEWHERE: &str = "`--models-dir`";
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny(folder.path());
+    let bytes = std::fs::read(&model).unwrap();
+    let cut = folder.path().join("cut.gguf");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let solve = |flag: &str, value: &str| {
+        let args = ["solve", "x", "--policy", model.to_str().unwrap(), flag, value];
+        outcome(&command(&args).env("HF_HUB_OFFLINE", "1").output().unwrap())
+    };
+    for (path, said) in [(cut.to_str().unwrap(), "cut.gguf"), ("someone/tiny", "`HF_HUB_OFFLINE`")]
+    {
+        let (status, text) = solve("--large-model-path", path);
+        assert!(status == 1 && text.contains("cannot load the large model"), "{text}");
+        assert!(text.contains(said) && !text.contains(ELSEWHERE), "{text}");
+    }
+    let (status, text) = solve("--models-dir", "no/such/models");
+    assert!(status == 1 && text.contains(ELSEWHERE), "{text}");
 }
 
 #[test]

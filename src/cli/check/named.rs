@@ -1,10 +1,11 @@
-//! Checks what a configuration names: models, templates, prompts, programs. Nothing is loaded,
-//! downloaded or started.
+//! Checks what a configuration names: models, templates, prompts, programs. No weights are read,
+//! and nothing is downloaded or started.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cli::assemble::check_local_model;
 use crate::cli::{Failure, hub};
 use crate::config::{Config, ConfigError, EnvironmentConfig, EvalConfig, PolicyConfig};
 use crate::eval::arms::{Brief, Method, Prompt};
@@ -24,7 +25,7 @@ pub(super) fn of_server(written: &Config) -> Result<(), Failure> {
         policy("canary.policy", &canary.policy)?;
     }
     for (name, local) in &written.local_models {
-        model(&format!("local_models.{name}.path"), &local.path)?;
+        local_model(&format!("local_models.{name}.path"), &local.path)?;
     }
     templates("templates", written.templates.as_deref())
 }
@@ -73,7 +74,7 @@ pub(super) fn of_evaluation(config: &EvalConfig) -> Result<(), Failure> {
         }
     }
     for (name, local) in &config.local_models {
-        model(&format!("local_models.{name}.path"), &local.path)?;
+        local_model(&format!("local_models.{name}.path"), &local.path)?;
     }
     judge_prompt(config.judge.prompt.as_deref())?;
     templates("templates", config.templates.as_deref())
@@ -94,7 +95,14 @@ fn policy(table: &str, config: &PolicyConfig) -> Result<(), Failure> {
 }
 
 fn large_model(key: &str, choice: &LargeModelChoice) -> Result<(), Failure> {
-    choice.path.as_deref().map_or(Ok(()), |path| model(&format!("{key}.path"), path))
+    choice.path.as_deref().map_or(Ok(()), |path| local_model(&format!("{key}.path"), path))
+}
+
+/// A large model of this process. The files of one on this machine are checked as well.
+fn local_model(key: &str, path: &Path) -> Result<(), Failure> {
+    model(key, path)?;
+    let checked = check_local_model(path);
+    checked.map_err(|error| error.context(format!("cannot use `{key}`")).into())
 }
 
 /// A model in a folder or file, or on the hub, which is not asked.

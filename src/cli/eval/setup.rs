@@ -11,7 +11,6 @@ use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_poli
 use crate::cli::fingerprint::fingerprint;
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
-use crate::engine::Sampling;
 use crate::engine::tokens::{LoadMeter, TokensEngine};
 use crate::eval::EvalError;
 use crate::eval::arms::{
@@ -266,19 +265,13 @@ impl<'a> Setup<'a> {
         player: &'b ArmPolicy,
         large_model: &'b Known,
     ) -> PolicySetup<'b> {
-        let sampling = &self.config.policy.sampling;
         PolicySetup {
             name: &spec.name,
             policy: (Arc::clone(&player.policy), &player.identity),
             large_model: (Arc::clone(&large_model.0), &large_model.1),
             protocol: Arc::clone(&player.protocol),
             limits: self.config.episode.clone(),
-            sampling: Sampling {
-                temperature: sampling.temperature,
-                top_p: sampling.top_p,
-                top_k: sampling.top_k,
-                seed: 0,
-            },
+            sampling: self.config.policy.sampling.of_seed(0),
         }
     }
 

@@ -48,6 +48,12 @@ impl<'a> Listing<'a> {
         }
         if let Some(file) = file {
             if ggufs.contains(&file) {
+                if let Some(parts) = parts_of(file) {
+                    return Err(reason!(
+                        "`{file}` is one of {parts} parts of a model";
+                        hint: "download all of them, join them with `llama-gguf-split --merge`, and give the joined file"
+                    ));
+                }
                 return Ok(Self { small: Vec::new(), weights: vec![file] });
             }
             return Err(match ggufs.is_empty() {
@@ -73,12 +79,26 @@ impl<'a> Listing<'a> {
                 hint: "give a model in the format of transformers; an adapter must be merged into its model first"
             ));
         }
+        if !small.contains(&"tokenizer.json") {
+            return Err(reason!(
+                "it holds no `tokenizer.json`";
+                hint: "load its tokenizer with transformers and save it again, beside the model's other files; then give that folder"
+            ));
+        }
         // Some repositories have the same weights twice, under different names.
         if weights.contains(&WEIGHTS) {
             weights = vec![WEIGHTS];
         }
         Ok(Self { small, weights })
     }
+}
+
+/// Of how many parts a GGUF file of this name is one, if it is: `…-00001-of-00003.gguf`.
+fn parts_of(file: &str) -> Option<u32> {
+    let number = |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.len() == 5);
+    let (start, total) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    number(start.rsplit_once('-')?.1)?;
+    number(total).filter(|&total| total > 1)
 }
 
 /// The first of many names, each in the form of a command-line argument.

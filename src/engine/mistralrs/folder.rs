@@ -6,6 +6,7 @@ use candle_core::safetensors::MmapedSafetensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::unread::{check_config, check_gguf};
 use crate::engine::EngineError;
 use crate::gguf::Gguf;
 use crate::hint::{Hint, Reason};
@@ -49,6 +50,7 @@ impl ModelFiles {
             .map_err(|error| failed(format!("cannot read `config.json`: {error}").into()))?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|error| failed(format!("`config.json` is not valid: {error}").into()))?;
+        check_config(&config).map_err(&failed)?;
         let cache_bytes_per_token = cache_bytes_per_token(&config);
         let rewritten = match with_flat_rope(config) {
             None => None,
@@ -65,6 +67,7 @@ impl ModelFiles {
         let failed =
             |reason: Reason| EngineError::Load { path: path.display().to_string(), reason };
         let file = Gguf::open(path).map_err(|error| failed(error.reason()))?;
+        check_gguf(&file).map_err(failed)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).to_owned();
         let rewritten = match folder.join("tokenizer.json").is_file() {

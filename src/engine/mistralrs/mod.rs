@@ -25,10 +25,12 @@ use crate::trajectory::SampledToken;
 mod folder;
 mod hook;
 mod prefix_budget;
+mod unread;
 
 use folder::ModelFiles;
 use hook::SamplingHook;
 use prefix_budget::PrefixBudget;
+pub use unread::check_settings;
 
 /// Sequences whose prefixes mistral.rs may cache on a GPU; on a CPU it has no such bound.
 const PREFIXES: usize = 16;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::num::NonZeroUsize;
+
 use candle_core::Device;
 
 use super::*;
@@ -43,7 +45,9 @@ pub(super) fn mixed_requests() -> Vec<GenerateRequest> {
             request.sampling = match i % 4 {
                 0 => Sampling::GREEDY,
                 1 => Sampling { temperature: 0.7, top_p: 0.8, ..request.sampling },
-                2 => Sampling { temperature: 1.5, top_k: Some(10), ..request.sampling },
+                2 => {
+                    Sampling { temperature: 1.5, top_k: NonZeroUsize::new(10), ..request.sampling }
+                }
                 _ => request.sampling,
             };
             request.stream = i % 2 == 0;

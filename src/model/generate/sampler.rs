@@ -48,7 +48,7 @@ pub fn point(rng: &mut ChaCha8Rng) -> f64 {
 /// top-p keep. `None` when rounding, or weights that are not numbers, leave none.
 fn draw(weights: &[f32], total: f64, sampling: &Sampling, rng: &mut ChaCha8Rng) -> Option<usize> {
     let point = point(rng);
-    let top_k = sampling.top_k.map_or(weights.len(), |k| k.clamp(1, weights.len()));
+    let top_k = sampling.top_k.map_or(weights.len(), |k| k.get().min(weights.len()));
     let top_p = f64::from(sampling.top_p);
     if top_k == weights.len() && top_p >= 1.0 {
         return pick(weights.iter().copied().enumerate(), point * total);
@@ -100,9 +100,12 @@ fn pick(weights: impl Iterator<Item = (usize, f32)>, target: f64) -> Option<usiz
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     fn sampling(temperature: f32, top_p: f32, top_k: Option<usize>, seed: u64) -> Sampling {
+        let top_k = top_k.and_then(NonZeroUsize::new);
         Sampling { temperature, top_p, top_k, seed }
     }
 
@@ -164,9 +167,8 @@ mod tests {
     fn top_k_and_top_p_keep_the_smallest_likeliest_set() {
         // Probabilities 0.1, 0.4, 0.2, 0.3.
         let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].iter().map(|p| p.ln()).collect();
-        let cases: [(f32, Option<usize>, &[usize]); 9] = [
+        let cases: [(f32, Option<usize>, &[usize]); 8] = [
             (1.0, Some(1), &[1]),
-            (1.0, Some(0), &[1]),
             (1.0, Some(3), &[1, 2, 3]),
             (1.0, Some(9), &[0, 1, 2, 3]),
             (0.0, None, &[1]),

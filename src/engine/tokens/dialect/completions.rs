@@ -17,7 +17,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
         "temperature": as_written(sampling.temperature),
         "top_p": as_written(top_p),
         // Sent although they have no effect: servers have their own defaults.
-        "top_k": top_k.map_or(-1, |top_k| top_k.max(1) as i64),
+        "top_k": top_k.map_or(-1, |top_k| top_k.get() as i64),
         "min_p": 0,
         "repetition_penalty": 1,
         "presence_penalty": 0,

@@ -28,7 +28,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: Lo
         "stream": true,
     });
     if let Some(top_k) = top_k {
-        body["top_k"] = json!(top_k.max(1));
+        body["top_k"] = json!(top_k);
     }
     if sampling.top_p < 1.0 {
         body["top_p"] = as_written(sampling.top_p);

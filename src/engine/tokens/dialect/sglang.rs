@@ -16,7 +16,7 @@ pub(super) fn body(request: &GenerateRequest) -> Value {
             "max_new_tokens": request.max_tokens,
             "temperature": as_written(sampling.temperature),
             "top_p": as_written(top_p),
-            "top_k": top_k.map_or(-1, |top_k| top_k.max(1) as i64),
+            "top_k": top_k.map_or(-1, |top_k| top_k.get() as i64),
             "min_p": 0,
             "repetition_penalty": 1,
             "presence_penalty": 0,

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::num::NonZeroUsize;
+
 use super::*;
 use crate::engine::Sampling;
 
@@ -10,7 +12,7 @@ fn tokens(pairs: &[(u32, f32)]) -> Vec<SampledToken> {
 fn request(temperature: f32, top_p: f32, top_k: Option<usize>, seed: u64) -> GenerateRequest {
     GenerateRequest {
         prompt: vec![5, 6],
-        sampling: Sampling { temperature, top_p, top_k, seed },
+        sampling: Sampling { temperature, top_p, top_k: top_k.and_then(NonZeroUsize::new), seed },
         stop_ids: vec![9],
         max_tokens: 4,
         stream: true,
