@@ -79,7 +79,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         For::Sft => {
             let config: SftConfig = read_toml(&args.config)?;
             config.check()?;
-            model_is_there(&config.model)?;
+            model_is_there(&config.model, false)?;
             named::templates_of(&config.model)?;
             if let SftData::Chat { path, eval_path, .. } = &config.data {
                 files_are_there(path, eval_path.as_deref())?;
@@ -89,7 +89,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         For::Grpo => {
             let written: GrpoConfig = read_toml(&args.config)?;
             let config = written.preset.complete(read_toml(&args.config)?)?;
-            model_is_there(&config.model)?;
+            model_is_there(&config.model, true)?;
             named::of_grpo(&config)?;
             if let TaskConfig::File { path, eval_path, .. } = &config.tasks {
                 files_are_there(path, eval_path.as_deref())?;
@@ -99,6 +99,9 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         For::Env => {
             let config = EnvironmentConfig::load(&args.config)?;
             named::of_environment(&config)?;
+            if let Some(path) = config.model.as_deref().map(Path::new).filter(|it| it.exists()) {
+                text_of(path, true)?;
+            }
             (toml::to_string_pretty(&config), environment(&config))
         }
         For::Eval => {
@@ -160,17 +163,27 @@ fn token_servers(table: &str, tokens: &TokensConfig) -> String {
     )
 }
 
-fn model_is_there(config: &StartConfig) -> Result<(), Failure> {
+/// Fails if the model of a run cannot be loaded, as far as that shows without its weights.
+fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> {
     let named = config.path.as_ref().filter(|path| !path.exists()).and_then(|path| path.to_str());
     if named.is_some_and(hub::is_named) {
         return Ok(());
     }
     config.check()?;
-    if let (Some(path), Some(adapter)) = (&config.path, &config.adapter) {
-        let text = ChatTokenizer::load(path).map_err(anyhow::Error::from)?;
-        check_adapters(path, &text, std::slice::from_ref(adapter))?;
+    if let Some(path) = &config.path {
+        let text = text_of(path, is_policy)?;
+        check_adapters(path, &text, config.adapter.as_slice())?;
     }
     Ok(())
+}
+
+/// Tokenizer and chat template of a model, which must carry a conversation if it is a policy.
+fn text_of(path: &Path, is_policy: bool) -> anyhow::Result<ChatTokenizer> {
+    let text = ChatTokenizer::load(path)?;
+    if is_policy {
+        text.check_turns()?;
+    }
+    Ok(text)
 }
 
 /// Fails if a data file does not exist.

@@ -114,6 +114,10 @@ fn models_that_cannot_be_loaded_are_said_before_the_start() {
     // mistral.rs is asked for what the native engine does not know.
     let (status, output) = checked(folder.path(), &format!("policy.model = 'HERE/odd'\n{SERVE}"));
     assert!(status == 0 && output.contains("mistralrs, because"), "{output}");
+    for text in [GRPO, SFT, ENV].map(|text| text.replace("POLICY", "HERE/mute")) {
+        let (status, output) = checked(folder.path(), &text);
+        assert!(status != 0 && output.contains("the chat template of"), "{text}: {output}");
+    }
     let grpo = GRPO.replace("LARGE", "HERE/mute");
     let (status, output) = checked(folder.path(), &grpo);
     assert!(status != 0 && output.contains("cannot use `large_model.path`"), "{output}");
