@@ -36,6 +36,7 @@ pub mod runs;
 pub mod sampling;
 pub mod seed;
 pub mod spelling;
+pub mod surrogates;
 pub mod task;
 pub mod token_estimate;
 pub mod tokenization;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, FailedUsage, Prices};
+use crate::large_model::{FailedCalls, FailedUsage, LargeModelError, Prices};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -18,6 +18,8 @@ pub(super) struct CallEstimate {
     /// Tokens.
     read: u64,
     written: TokenEstimate,
+    /// What is known to have been billed, in place of the estimate.
+    billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
 }
@@ -33,7 +35,7 @@ impl CallEstimate {
     ) -> Self {
         let written = TokenEstimate::default();
         let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
-        let begun = Self { tally, before, role, prices, read, written, lost };
+        let begun = Self { tally, before, role, prices, read, written, billed: None, lost };
         begun.publish();
         begun
     }
@@ -44,14 +46,20 @@ impl CallEstimate {
         self.publish();
     }
 
+    /// The call failed.
+    pub(super) fn fail(&mut self, error: &LargeModelError) {
+        self.billed = error.billed();
+    }
+
     /// Whether any text was received.
     pub(super) fn has_written(&self) -> bool {
         self.written.tokens() > 0
     }
 
-    /// The estimated usage of the call.
+    /// The estimated usage of the call, or what is known of it.
     pub(super) fn used(&self) -> RoleUsage {
-        let tokens = TokenUsage::reported(self.read, self.written.tokens());
+        let estimate = || TokenUsage::reported(self.read, self.written.tokens());
+        let tokens = self.billed.unwrap_or_else(estimate);
         RoleUsage { calls: 1, tokens, cost: self.prices.cost(tokens) }
     }
 

@@ -273,12 +273,13 @@ impl Run<'_> {
         if matches!(written, Ok(Ok(_)) | Err(_)) {
             sink.close().await?;
         }
-        let (text, parsed, writing) = sink.finish();
+        let (text, parsed, mut writing) = sink.finish();
         self.shown += TokenEstimate::of(&text);
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
         if !matches!(&written, Ok(Ok(_))) {
             let is_billed = match &written {
                 Ok(Err(PolicyError::Remote(error))) => {
+                    writing.fail(error);
                     error.may_be_billed() || writing.has_written()
                 }
                 Ok(Err(PolicyError::Cancelled)) | Err(_) => true,

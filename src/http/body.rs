@@ -15,10 +15,9 @@ use super::body_memory::{BodyMemory, Room};
 use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
-use super::surrogates;
 use crate::compute::{self, ComputeError};
 use crate::hint::Reason;
-use crate::{json_size, spelling};
+use crate::{json_size, spelling, surrogates};
 
 /// How long decoding and parsing a body may take.
 const COMPUTING: Duration = Duration::from_secs(10);

@@ -25,7 +25,6 @@ mod runs;
 mod serving;
 mod sse;
 mod state;
-mod surrogates;
 #[cfg(all(test, feature = "mistralrs"))]
 mod tests;
 mod wire;

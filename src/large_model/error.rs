@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::hint::{Hint, Reason};
+use crate::trajectory::TokenUsage;
 
 /// A call without a reply.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +60,8 @@ pub enum LargeModelError {
         retry_after: Option<Duration>,
         /// The upstream's error object, when it sent one.
         body: Option<Box<serde_json::Value>>,
+        /// What was billed, where a part of a reply came before the error.
+        billed: Option<Box<TokenUsage>>,
     },
     /// The endpoint's answer is not a reply.
     #[error("the large model `{model}` sent no valid reply: {reason}")]
@@ -144,6 +147,7 @@ impl LargeModelError {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => !self.may_be_billed(),
             Self::Local { .. } => true,
+            Self::Status { billed: Some(_), .. } => false,
             // A prepaid quota that is used up: waiting does not help.
             Self::Status { body: Some(body), .. } if is_quota(body) => false,
             Self::Status { status, .. } => is_transient_status(*status),
@@ -160,8 +164,16 @@ impl LargeModelError {
             Self::Malformed { .. } | Self::Rejected { .. } | Self::Deadline { .. } => true,
             Self::Unreachable { was_sent, .. } => *was_sent,
             Self::Timeout { phase, .. } => matches!(phase, Phase::FirstByte | Phase::NextByte),
-            Self::Status { status, .. } => is_gateway_timeout(*status),
+            Self::Status { status, billed, .. } => billed.is_some() || is_gateway_timeout(*status),
             Self::CircuitOpen { .. } | Self::Local { .. } => false,
+        }
+    }
+
+    /// What the call was billed, where the endpoint said so or a part of the reply was read.
+    pub fn billed(&self) -> Option<TokenUsage> {
+        match self {
+            Self::Status { billed, .. } => billed.as_deref().copied(),
+            _ => None,
         }
     }
 

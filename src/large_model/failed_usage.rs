@@ -12,7 +12,7 @@ use crate::trajectory::TokenUsage;
 #[derive(Debug, Clone, Default)]
 pub struct FailedCalls(Arc<Mutex<FailedUsage>>);
 
-/// What failed calls used. Their endpoints report nothing, so it is estimated.
+/// What failed calls used. It is estimated where their endpoints report nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FailedUsage {
     /// How many.
@@ -29,9 +29,11 @@ impl FailedUsage {
         if !error.may_be_billed() {
             return Self::default();
         }
-        let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
-        let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
-        let tokens = TokenUsage::reported(read, 0);
+        let tokens = error.billed().unwrap_or_else(|| {
+            let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
+            let read = compute::in_place(bytes, || estimated_tokens(&call.messages));
+            TokenUsage::reported(read, 0)
+        });
         let named = call.field("model").and_then(serde_json::Value::as_str);
         let prices = model.prices_of(named).unwrap_or_else(|| model.prices());
         Self { calls: 1, tokens, cost: prices.cost(tokens) }

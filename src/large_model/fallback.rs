@@ -121,6 +121,7 @@ mod tests {
     use super::*;
     use crate::chat::ChatMessage;
     use crate::large_model::{Phase, Scripted, estimated_tokens};
+    use crate::trajectory::TokenUsage;
 
     type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -133,9 +134,19 @@ mod tests {
         }))
     }
 
+    fn failed(status: u16, billed: Option<TokenUsage>) -> Option<LargeModelError> {
+        Some(LargeModelError::Status {
+            model: String::new(),
+            status,
+            message: String::new(),
+            retry_after: None,
+            body: None,
+            billed: billed.map(Box::new),
+        })
+    }
+
     fn status(status: u16) -> Option<LargeModelError> {
-        let (model, message) = (String::new(), String::new());
-        Some(LargeModelError::Status { model, status, message, retry_after: None, body: None })
+        failed(status, None)
     }
 
     fn deadline() -> Option<LargeModelError> {
@@ -255,6 +266,17 @@ mod tests {
                 assert_eq!(tokens.prompt_tokens, calls * read, "{fails:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_failed_call_costs_what_it_is_known_to_have_cost() {
+        let (asked, billed) = (Asked::default(), TokenUsage::reported(5, 7));
+        let first = Arc::new(Priced(model("a", failed(502, Some(billed)), &asked), 1.0));
+        let all = WithFallbacks::new(first, vec![model("b", None, &asked)]);
+        let call = Call::default();
+        all.complete(&call).await.unwrap();
+        let FailedUsage { calls, tokens, cost } = call.lost.used();
+        assert_eq!((calls, tokens, cost), (1, billed, 5.0));
     }
 
     #[test]

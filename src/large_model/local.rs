@@ -293,6 +293,7 @@ fn busy(model: &str) -> LargeModelError {
         message: "its queue is full".into(),
         retry_after: None,
         body: None,
+        billed: None,
     }
 }
 

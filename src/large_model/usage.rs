@@ -11,6 +11,9 @@ pub fn reported_usage(usage: &Value) -> Option<TokenUsage> {
     let (from_cache, into_cache) = beside_input(usage);
     let read = count(["prompt_tokens", "input_tokens"]).unwrap_or(0) + from_cache + into_cache;
     let written = count(["completion_tokens", "output_tokens"]).unwrap_or(0);
+    // Some leave the thoughts out of `completion_tokens`, but not out of the total.
+    let total = usage.get("prompt_tokens").and(usage.get("total_tokens")).and_then(number);
+    let written = written.max(total.unwrap_or(0).saturating_sub(read));
     let details = |keys: [&str; 2], detail: &str| {
         keys.iter().find_map(|key| number(usage.get(*key)?.get(detail)?)).unwrap_or(0)
     };
@@ -72,6 +75,18 @@ mod tests {
                 json!({"input_tokens": 5, "cache_read_input_tokens": null, "output_tokens": 3}),
                 Some((5, 3)),
             ),
+            // Thoughts beside the reply.
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 5030}),
+                Some((10, 5020)),
+            ),
+            (json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 9}), Some((7, 3))),
+            (json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 1}), Some((7, 3))),
+            (
+                json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 1e300}),
+                Some((7, u64::from(u32::MAX) - 7)),
+            ),
+            (json!({"completion_tokens": 3, "total_tokens": 10}), Some((0, 3))),
             // Included already.
             (
                 json!({"prompt_tokens": 7, "completion_tokens": 3, "cache_read_input_tokens": 5}),
@@ -110,6 +125,11 @@ mod tests {
                        "input_tokens_details": {"cached_tokens": 2.0},
                        "output_tokens_details": {"reasoning_tokens": "1"}}),
                 (2, 1),
+            ),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 5030,
+                       "completion_tokens_details": {"reasoning_tokens": 5000}}),
+                (0, 5000),
             ),
             (json!({"prompt_tokens": 7, "prompt_tokens_details": null}), (0, 0)),
             (json!({"input_tokens": 7, "cache_read_input_tokens": 5}), (5, 0)),

@@ -1,11 +1,13 @@
 //! The address of a service, its credential, and the client that reaches it.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
 use reqwest::{Certificate, Client, Url};
 use secrecy::{ExposeSecret, SecretString};
+use tower::util::MapResponseLayer;
 
 use super::wire::{AGENT, MOST_HEADERS, library_causes};
 
@@ -91,6 +93,21 @@ pub fn bearer(
     }
 }
 
+tokio::task_local! {
+    /// Whether the request in progress goes over an idle connection.
+    static IS_REUSED: Cell<bool>;
+}
+
+/// Sends a request with a client of [`build_client`]. Also says whether it went over an idle
+/// connection, which the service may have closed before.
+pub async fn execute(
+    client: &Client,
+    request: reqwest::Request,
+) -> (reqwest::Result<reqwest::Response>, bool) {
+    let sending = async { (client.execute(request).await, IS_REUSED.with(Cell::get)) };
+    IS_REUSED.scope(Cell::new(true), sending).await
+}
+
 /// A client for the service at `base`, which follows no redirects. `ca` is a file of authorities
 /// that are trusted beside the system's.
 ///
@@ -112,6 +129,11 @@ pub fn build_client(
         .connect_timeout(connect)
         .pool_max_idle_per_host(most_idle)
         .referer(false)
+        .connector_layer(MapResponseLayer::new(|connection| {
+            // Tasks of the client's own complete those that their request did not wait for.
+            let _ = IS_REUSED.try_with(|is_reused| is_reused.set(false));
+            connection
+        }))
         // A redirect could send the key and the conversation to a host that was never configured.
         .redirect(reqwest::redirect::Policy::none());
     if is_this_machine(base) {

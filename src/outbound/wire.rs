@@ -17,8 +17,9 @@ pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 /// them in advance, for every response.
 pub const MOST_HEADERS: usize = 512;
 
-/// A connection that closes within this time without a byte of a response did not serve the
-/// request. One that closes later may have served and billed it.
+/// A reused connection that closes within this time without a byte of a response had been closed
+/// before, and did not serve the request. One that closes later, or a new one, may have served and
+/// billed it.
 pub const CLOSED_UNSERVED: Duration = Duration::from_secs(1);
 
 /// What caused an error of the client library, in one line. The error itself is left out: it

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
-use crate::loopback::{Cut, Loopback, Script};
+use crate::loopback::{Cut, Loopback, Script, chunk};
 use crate::process::{self, Process, command, configuration, run};
 use crate::server::{Server, Setup, client};
 
@@ -381,6 +381,27 @@ async fn the_words_of_a_reply_that_is_cut_are_counted() {
     }
     drop(pieces);
     refused(&server, &key).await;
+}
+
+#[tokio::test]
+async fn thoughts_before_an_error_are_paid_for_once() {
+    let thoughts = chunk(json!({"reasoning_content": "word ".repeat(100)}), None).to_string();
+    let error = json!({"error": {"message": "gone", "code": 502}}).to_string();
+    let upstream = Loopback::answering(move |_| Script::events([&thoughts, &error])).await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"budget_per_day": 1e6})).await;
+    let mut setup = Setup::relay();
+    setup.endpoint =
+        json!({"prices": {"output_per_million": 1e6}, "retries": {"max": 3, "base_ms": 1}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let response = solve(&server, &key).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["x-should-retry"], "false");
+    response.text().await.unwrap();
+    assert_eq!(upstream.requests().len(), 1);
+    let counted = passed::counted(&keys, &key).await;
+    assert!((80..200).contains(&counted), "{counted}");
 }
 
 #[tokio::test]

@@ -356,13 +356,16 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn a_time_out_says_that_it_may_have_been_paid() {
-    let upstream = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
-    let mut setup = setup();
-    setup.endpoint =
-        json!({"timeouts": {"first_byte_ms": 50}, "retries": {"max": 3, "base_ms": 1}});
-    let server = setup.start(&upstream).await;
-    let response = server.ask(CHAT, json!({"model": "any", "messages": []})).await;
-    assert_eq!(response.status(), 504);
-    assert_eq!(response.headers()["x-should-retry"], "false");
-    assert_eq!(upstream.requests().len(), 1);
+    // So does a new connection that closes.
+    for (cut, status) in [(Cut::Stall, 504), (Cut::Close, 502)] {
+        let upstream = Loopback::answering(move |_| Script::nothing(cut)).await;
+        let mut setup = setup();
+        setup.endpoint =
+            json!({"timeouts": {"first_byte_ms": 50}, "retries": {"max": 3, "base_ms": 1}});
+        let server = setup.start(&upstream).await;
+        let response = server.ask(CHAT, json!({"model": "any", "messages": []})).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert_eq!(upstream.requests().len(), 1);
+    }
 }

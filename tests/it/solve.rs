@@ -131,7 +131,7 @@ async fn failures_of_the_large_model_are_reported() {
     let server = setup.start(&upstream).await;
     for (script, status, code) in table {
         if code == "large_model_unreachable" {
-            // The idle connection closes, which is retried once on another.
+            // The idle connection closes, so the request goes over another.
             upstream.then(Script::nothing(Cut::Close));
         }
         upstream.then(script);
@@ -142,7 +142,8 @@ async fn failures_of_the_large_model_are_reported() {
         // Requests that were answered, or may still be processed, may be billed; refused ones are
         // not.
         let is_spent = response.headers().contains_key("x-should-retry");
-        let may_be_billed = ["large_model_malformed", "large_model_timeout"].contains(&code);
+        let billable = ["large_model_malformed", "large_model_timeout", "large_model_unreachable"];
+        let may_be_billed = billable.contains(&code);
         assert_eq!(is_spent, may_be_billed, "{code}");
         let error: Value = response.json().await.unwrap();
         assert_eq!(error["error"]["code"], code, "{error}");

@@ -184,6 +184,9 @@ impl Run<'_> {
                 span.in_scope(|| tracing::info!(target: CONTENTS, reply = text(), "replied"));
             }
             Err(kind) => {
+                if let EpisodeErrorKind::LargeModel(error) = kind {
+                    replying.fail(error);
+                }
                 span.record("otel.status_code", "ERROR");
                 span.record("error.type", kind.label());
             }

@@ -47,6 +47,9 @@ const NOT_BACK: [HeaderName; 17] = [
 ];
 const NOT_BACK_PREFIXES: [&str; 2] = ["access-control-", "cross-origin-"];
 
+/// The content type of event streams.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
 /// Removes what is not sent.
 pub(super) fn up(headers: &mut HeaderMap) {
     remove(headers, &NOT_UP, &NOT_UP_PREFIXES);
@@ -56,14 +59,19 @@ pub(super) fn up(headers: &mut HeaderMap) {
 pub(super) fn back(headers: &mut HeaderMap) {
     remove(headers, &NOT_BACK, &NOT_BACK_PREFIXES);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let is_data = [&b"application/json"[..], b"text/event-stream", b"text/plain", b"audio/"]
+    let is_data = ["application/json", EVENT_STREAM, "text/plain", "audio/"]
         .iter()
-        .any(|known| kind.starts_with(known));
+        .any(|known| is_kind(headers, known));
     if !is_data {
         let policy = HeaderValue::from_static("default-src 'none'; sandbox");
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
+}
+
+/// Whether the content type begins like this, in any case.
+pub(super) fn is_kind(headers: &HeaderMap, known: &str) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.get(..known.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Refuses statuses that would redirect the client or change the protocol.

@@ -129,10 +129,7 @@ pub(super) async fn hand_on(
     }
     // Compressed bodies have no lines.
     let is_events = !parts.headers.contains_key(header::CONTENT_ENCODING)
-        && parts
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        && headers::is_kind(&parts.headers, headers::EVENT_STREAM);
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut pieces = body::pieces(pieces, is_events, is_callers_key);

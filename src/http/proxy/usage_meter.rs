@@ -37,17 +37,16 @@ impl UsageMeter {
         self.passed = None;
     }
 
-    /// The same pieces, counted. `is_events`: whether they are an event stream. `hides_usage`:
-    /// whether the event with the usage is removed, as the client did not ask for it.
+    /// The same pieces, counted. `is_events`: whether they are said to be an event stream.
+    /// `hides_usage`: whether the event with the usage is removed, as the client did not ask for it.
     pub(in crate::http) fn watch(
         mut self,
         pieces: BoxStream<'static, io::Result<Bytes>>,
         is_events: bool,
         hides_usage: bool,
     ) -> BoxStream<'static, io::Result<Bytes>> {
-        if is_events {
-            self.passed = self.passed.take().map(|passed| passed.of_events(hides_usage));
-        }
+        let passed = self.passed.take();
+        self.passed = passed.map(|passed| passed.of_response(is_events, hides_usage));
         stream::unfold((pieces, self, false), |(mut pieces, mut meter, mut is_over)| async move {
             while !is_over {
                 let shown = match pieces.next().await {

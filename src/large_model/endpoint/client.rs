@@ -162,7 +162,7 @@ async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, La
     if status.is_redirection() {
         error.message = "a redirect, which is not followed".into();
     }
-    Err(exchange.status(error, wait))
+    Err(exchange.status(error, wait, None))
 }
 
 #[async_trait]
@@ -212,7 +212,7 @@ impl Endpoint {
                 let body = Body::reply(&exchange, response)?.whole().await?;
                 compute::in_place(body.len(), || parse_completion(&body, exchange.redactor()))
                     .map(|parsed| reading.bill(&exchange, parsed))
-                    .map_err(|fault| exchange.faulty(fault))
+                    .map_err(|fault| reading.error(&exchange, fault))
             };
             let result = result.await;
             attempt.settle_by(&result);

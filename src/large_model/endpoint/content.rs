@@ -1,6 +1,8 @@
 //! Normalises the fields of a reply's message: content as text, thoughts in `reasoning_content`,
 //! tool calls with ids and arguments as text.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -75,14 +77,13 @@ pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
         return;
     };
     calls.retain(Value::is_object);
-    let mut known: Vec<String> = Vec::new();
+    let mut known = HashSet::new();
     for call in calls.iter_mut() {
         let id = call.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if id.is_empty() || known.contains(&id) {
+        if id.is_empty() || !known.insert(id) {
             let id = Uuid::new_v4().simple().to_string();
             call["id"] = format!("call_{}", &id[..24]).into();
         }
-        known.push(id);
         if call.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
             let kind = if call.get("custom").is_some() { "custom" } else { "function" };
             call["type"] = kind.into();
@@ -91,6 +92,8 @@ pub(super) fn mend_calls(fields: &mut Map<String, Value>) {
         let arguments = match function.get("arguments") {
             Some(Value::String(text)) if !text.trim().is_empty() => continue,
             None | Some(Value::Null | Value::String(_)) => "{}".to_owned(),
+            // As PHP writes an empty object.
+            Some(Value::Array(items)) if items.is_empty() => "{}".to_owned(),
             Some(other) => other.to_string(),
         };
         function.insert("arguments".to_owned(), arguments.into());
@@ -171,6 +174,7 @@ mod tests {
             {"id": "", "function": {"name": "f", "arguments": {"a": 1}}},
             {"id": "c", "type": "function", "function": {"name": "g", "arguments": null}},
             {"id": "c", "type": "", "function": {"name": "h", "arguments": "{\"b\": 2}"}},
+            {"id": "d", "function": {"name": "i", "arguments": []}},
             7,
         ]})
         .as_object()
@@ -179,13 +183,13 @@ mod tests {
         mend_calls(&mut fields);
         let calls = fields["tool_calls"].as_array().unwrap();
         let arguments: Vec<_> = calls.iter().map(|call| &call["function"]["arguments"]).collect();
-        assert_eq!(arguments, ["{\"a\":1}", "{}", "{\"b\": 2}"]);
+        assert_eq!(arguments, ["{\"a\":1}", "{}", "{\"b\": 2}", "{}"]);
         assert!(calls.iter().all(|call| call["type"] == "function"), "{calls:?}");
         let mut ids: Vec<_> = calls.iter().map(|call| call["id"].as_str().unwrap()).collect();
         assert_eq!(ids[1], "c");
         ids.sort_unstable();
         ids.dedup();
-        assert!(ids.len() == 3 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
+        assert!(ids.len() == 4 && ids.iter().all(|id| !id.is_empty()), "{ids:?}");
         let custom = json!({"tool_calls": [{"id": "c", "custom": {"name": "f", "input": "x"}}]});
         let mut fields = custom.as_object().cloned().unwrap();
         mend_calls(&mut fields);
@@ -195,6 +199,14 @@ mod tests {
             mend_calls(&mut fields);
             assert!(fields.is_empty());
         }
+    }
+
+    #[test]
+    fn many_calls_take_no_time_to_speak_of() {
+        let calls = (0..100_000).map(|number| json!({"id": number.to_string()})).collect();
+        let mut fields = Map::from_iter([("tool_calls".to_owned(), Value::Array(calls))]);
+        mend_calls(&mut fields);
+        assert_eq!(fields["tool_calls"].as_array().map(Vec::len), Some(100_000));
     }
 
     #[test]

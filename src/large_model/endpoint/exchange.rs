@@ -14,13 +14,14 @@ use serde_json::Value;
 
 use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
-use super::reply::{Fault, Parsed};
+use super::reply::Parsed;
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::hint::Reason;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
+use crate::outbound::client::execute;
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
@@ -114,7 +115,6 @@ impl Exchange {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let limit = self.transport.config.timeouts.first_byte();
-        let asked = Instant::now();
         let Some(direct) = &self.transport.direct else {
             let request = reqwest::Request::try_from(request);
             let request = request.map_err(|error| self.rejected(library_causes(&error)))?;
@@ -124,32 +124,36 @@ impl Exchange {
             return sent.map(Response::from).map_err(|error| match error.is_connect() {
                 true if error.is_timeout() => self.connect_timeout(),
                 true => self.unconnected(&error, library_causes(&error)),
-                false => self.unanswered(&error, library_causes(&error), asked),
+                false => self.unanswered(&error, library_causes(&error)),
             });
         };
         let sent = self.within(Phase::FirstByte, limit, direct.send(request)).await?;
         sent.map_err(|error| match error {
             DirectError::ConnectTimeout => self.connect_timeout(),
             DirectError::Connect(error) => self.unconnected(&*error, causes(&*error)),
-            DirectError::Failed(error) => self.unanswered(&error, causes(&error), asked),
+            DirectError::Failed(error) => self.unanswered(&error, causes(&error)),
         })
     }
 
-    /// Sends a request with the client library, and once more if the connection closed at once: the
-    /// library may have reused a connection that the endpoint had closed, and does not say so.
+    /// Sends a request with the client library, and again if an idle connection that it reused
+    /// closed at once: the endpoint had closed it.
     async fn by_library(
         &self,
-        request: reqwest::Request,
+        mut request: reqwest::Request,
     ) -> Result<reqwest::Response, reqwest::Error> {
-        let client = &self.transport.client;
-        let Some(again) = request.try_clone() else { return client.execute(request).await };
-        let asked = Instant::now();
-        let sent = client.execute(request).await;
-        let is_unserved = |error: &reqwest::Error| {
-            let is_parse = cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse);
-            asked.elapsed() < CLOSED_UNSERVED && !error.is_connect() && !is_parse
-        };
-        if sent.as_ref().is_err_and(is_unserved) { client.execute(again).await } else { sent }
+        loop {
+            let again = request.try_clone();
+            let asked = Instant::now();
+            let (sent, is_reused) = execute(&self.transport.client, request).await;
+            let is_unserved = |error: &reqwest::Error| {
+                let is_parse = cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse);
+                is_reused && asked.elapsed() < CLOSED_UNSERVED && !is_parse
+            };
+            match again {
+                Some(again) if sent.as_ref().is_err_and(is_unserved) => request = again,
+                _ => return sent,
+            }
+        }
     }
 
     /// Awaits something for at most `limit`, and never past the deadlines.
@@ -208,17 +212,13 @@ impl Exchange {
         self.unreachable(&reason, false)
     }
 
-    /// A connection was made but gave no response.
-    fn unanswered(
-        &self,
-        error: &(dyn Error + 'static),
-        reason: String,
-        asked: Instant,
-    ) -> LargeModelError {
-        if cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+    /// A connection gave no response. Unless the request was never begun, it may have been served.
+    fn unanswered(&self, error: &(dyn Error + 'static), reason: String) -> LargeModelError {
+        let is = |kind: fn(&hyper::Error) -> bool| cause_of(error).is_some_and(kind);
+        if is(hyper::Error::is_parse) {
             return self.malformed(format!("its response is no valid HTTP: {reason}"));
         }
-        self.unreachable(&reason, asked.elapsed() >= CLOSED_UNSERVED)
+        self.unreachable(&reason, !is(hyper::Error::is_canceled))
     }
 
     /// The response broke off.
@@ -285,18 +285,12 @@ impl Exchange {
         counter.usage(request, &texts)
     }
 
-    pub(super) fn faulty(&self, fault: Fault) -> LargeModelError {
-        match fault {
-            Fault::Malformed(reason) => self.malformed(reason),
-            Fault::Upstream(error) => self.status(error, None),
-        }
-    }
-
-    /// The error for an error status.
+    /// The error for an error status. `billed`: what a part of a reply before it was billed.
     pub(super) fn status(
         &self,
         error: UpstreamError,
         retry_after: Option<Duration>,
+        billed: Option<TokenUsage>,
     ) -> LargeModelError {
         LargeModelError::Status {
             model: self.transport.name.clone(),
@@ -304,6 +298,7 @@ impl Exchange {
             message: error.message,
             retry_after,
             body: error.body.map(Box::new),
+            billed: billed.map(Box::new),
         }
     }
 }

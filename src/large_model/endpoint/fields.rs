@@ -192,7 +192,8 @@ pub(super) fn fields(
 /// Which of the added fields an error refuses, and whether to remember that: a limit that is too
 /// large for one request says nothing about the next.
 pub(super) fn refused_by(error: &LargeModelError, own: &[String]) -> Option<(Names, bool)> {
-    let LargeModelError::Status { status: 400 | 422, message, body, .. } = error else {
+    let LargeModelError::Status { status: 400 | 422, message, body, billed: None, .. } = error
+    else {
         return None;
     };
     refused_in(message, body.as_deref(), own)
@@ -250,7 +251,14 @@ mod tests {
     fn error(status: u16, body: Value) -> LargeModelError {
         let message = body["message"].as_str().map_or_else(|| body.to_string(), str::to_owned);
         let body = Some(Box::new(body));
-        LargeModelError::Status { model: "m".into(), status, message, retry_after: None, body }
+        LargeModelError::Status {
+            model: "m".into(),
+            status,
+            message,
+            retry_after: None,
+            body,
+            billed: None,
+        }
     }
 
     #[test]

@@ -190,7 +190,7 @@ async fn attempt(
             attempt.settle(AttemptOutcome::Status(status));
             let message = "a redirect, which is not followed";
             let error = UpstreamError { status, message: message.to_owned(), body: None };
-            Err(Failed::Unanswered(exchange.status(error, None)))
+            Err(Failed::Unanswered(exchange.status(error, None, None)))
         }
         Ok(response) => {
             let status = response.status().as_u16();

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
-use super::reply::{Assembly, MOST_PARSED, Parsed, parse_completion, start_of};
+use super::reply::{Assembly, Fault, MOST_PARSED, Parsed, parse_completion, start_of};
 use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
@@ -44,6 +44,18 @@ impl Reading {
     /// The reply with its cost.
     pub(super) fn bill(&self, exchange: &Exchange, parsed: Parsed) -> Reply {
         exchange.billed(parsed, &self.model, &self.request)
+    }
+
+    /// The error for what is no reply.
+    pub(super) fn error(&self, exchange: &Exchange, fault: Fault) -> LargeModelError {
+        match fault {
+            Fault::Malformed(reason) => exchange.malformed(reason),
+            Fault::Upstream(error) => exchange.status(error, None, None),
+            Fault::BrokenOff(error, part) => {
+                let billed = self.bill(exchange, *part).usage;
+                exchange.status(error, None, Some(billed))
+            }
+        }
     }
 }
 
@@ -89,7 +101,7 @@ impl Live {
             let whole = body.whole_from(first).await?;
             let parse = || parse_completion(&whole, exchange.redactor());
             let parsed = compute::in_place(whole.len(), parse);
-            let parsed = parsed.map_err(|fault| exchange.faulty(fault))?;
+            let parsed = parsed.map_err(|fault| reading.error(&exchange, fault))?;
             return Ok(Opened::Whole(Box::new(reading.bill(&exchange, parsed))));
         }
         let redactor = || body.exchange.own_redactor().of_pieces();
@@ -175,7 +187,7 @@ impl Live {
     fn take(&mut self, event: &Event) -> Result<(), LargeModelError> {
         let exchange = &self.body.exchange;
         let text = self.assembly.push(event, exchange.redactor());
-        let text = text.map_err(|fault| exchange.faulty(fault))?;
+        let text = text.map_err(|fault| self.reading.error(exchange, fault))?;
         let (kept, limit) = (self.assembly.size(), exchange.transport.config.max_reply_bytes);
         if kept.text > limit {
             return Err(exchange.too_long(limit));
@@ -214,7 +226,8 @@ impl Live {
         if !rest.is_empty() {
             self.ready.push_back(ReplyChunk::Text(rest));
         }
-        let parsed = self.assembly.finish(is_marked).map_err(|fault| exchange.faulty(fault))?;
+        let parsed = self.assembly.finish(is_marked);
+        let parsed = parsed.map_err(|fault| self.reading.error(&exchange, fault))?;
         self.ready.push_back(ReplyChunk::Done(self.reading.bill(&exchange, parsed)));
         Ok(())
     }

@@ -106,6 +106,7 @@ impl Endpoint {
                     message: "no list of models".to_owned(),
                     retry_after: None,
                     body: None,
+                    billed: None,
                 });
             }
             let mut body = Body::reply(&exchange, response)?;

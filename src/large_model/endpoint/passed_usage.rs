@@ -8,8 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::count::{Texts, TokenCounter};
 use super::lenient;
+use super::reply::start_of;
 use super::streaming::Streaming;
 use super::texts::{ResponseUsage, response_texts};
+use crate::compute;
 use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::trajectory::TokenUsage;
@@ -55,8 +57,8 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
 pub struct PassedUsage {
     counter: Arc<TokenCounter>,
     request: Bytes,
-    /// Whether the response is a stream of events.
-    is_events: bool,
+    /// Whether the response is a stream of events, once that is known.
+    is_events: Option<bool>,
     /// Whether the chunk with the usage is removed.
     hides_usage: bool,
     decoder: SseDecoder,
@@ -76,7 +78,7 @@ impl PassedUsage {
         Self {
             counter: Arc::clone(counter),
             request,
-            is_events: false,
+            is_events: None,
             hides_usage: false,
             decoder: SseDecoder::default(),
             pending: 0,
@@ -87,15 +89,17 @@ impl PassedUsage {
         }
     }
 
-    /// The same for a response that is a stream of events. `hides_usage`: whether the chunk with
-    /// the usage is left out.
-    pub fn of_events(self, hides_usage: bool) -> Self {
-        Self { is_events: true, hides_usage, ..self }
+    /// The same with what is known of the response. `is_events`: whether it is said to be a stream
+    /// of events; if not, it may still begin like one. `hides_usage`: whether the chunk with the
+    /// usage is left out of a stream.
+    pub fn of_response(self, is_events: bool, hides_usage: bool) -> Self {
+        Self { is_events: is_events.then_some(true), hides_usage, ..self }
     }
 
     /// Takes a piece of the response, and returns what the client gets.
     pub fn read(&mut self, piece: Bytes) -> Bytes {
-        if !self.is_events {
+        let Some(is_events) = self.is_events else { return self.begin(piece) };
+        if !is_events {
             if self.kept.len() < MOST_KEPT {
                 self.kept.extend_from_slice(&piece);
             }
@@ -137,11 +141,26 @@ impl PassedUsage {
         shown.freeze()
     }
 
+    /// Takes the first pieces of a response that is not said to be a stream.
+    fn begin(&mut self, piece: Bytes) -> Bytes {
+        // Keeps a connection alive.
+        if self.kept.is_empty() && start_of(&piece).is_empty() {
+            return piece;
+        }
+        self.kept.extend_from_slice(&piece);
+        let Some(is_like_events) = begins_with_event(&self.kept) else { return Bytes::new() };
+        let is_asked_for = || Streaming::of(&self.request).is_some();
+        let is_events = is_like_events && compute::in_place(self.request.len(), is_asked_for);
+        self.is_events = Some(is_events);
+        let begun = self.kept.split().freeze();
+        self.read(begun)
+    }
+
     /// What remains for the client at the end.
     pub fn rest(&mut self) -> Bytes {
-        match self.hides_usage {
-            true => self.kept.split().freeze(),
-            false => Bytes::new(),
+        match self.is_events {
+            Some(is_events) if !(is_events && self.hides_usage) => Bytes::new(),
+            _ => self.kept.split().freeze(),
         }
     }
 
@@ -153,7 +172,7 @@ impl PassedUsage {
 
     /// What was billed: as the endpoint says, else by the texts.
     pub fn usage(mut self) -> TokenUsage {
-        if !self.is_events {
+        if self.is_events != Some(true) {
             let whole = self.kept.split();
             self.take_json(&whole);
         }
@@ -183,8 +202,11 @@ impl PassedUsage {
     }
 
     fn found(&mut self, json: &[u8]) -> Option<ResponseUsage> {
-        let written = &mut self.written;
-        let found = response_texts(json, &mut |text| written.push(text));
+        let (written, mut shown) = (&mut self.written, 0);
+        let found = response_texts(json, &mut |text| {
+            shown += 1;
+            written.push(text);
+        });
         if let Ok(found) = found {
             return Some(found);
         }
@@ -193,8 +215,24 @@ impl PassedUsage {
         }
         let mended = lenient::parse::<Value>(json).ok().filter(|parsed| parsed.is_mended)?;
         let mended = serde_json::to_vec(&mended.value).ok()?;
-        response_texts(&mended, &mut |text| written.push(text)).ok()
+        // The same texts come again, and those that follow.
+        let mut push = |text: &str| match shown {
+            0 => written.push(text),
+            _ => shown -= 1,
+        };
+        response_texts(&mended, &mut push).ok()
     }
+}
+
+/// Whether a response begins like a stream of events; `None` where more of it must be seen.
+fn begins_with_event(bytes: &[u8]) -> Option<bool> {
+    const STARTS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
+    let start = start_of(bytes);
+    if STARTS.iter().any(|known| start.starts_with(known)) {
+        return Some(true);
+    }
+    let may_be = STARTS.iter().any(|known| known.starts_with(start));
+    (!may_be).then_some(false)
 }
 
 /// The end of the first event, after its blank line, none of which ends before `from`. Reads
@@ -221,10 +259,8 @@ mod tests {
         body: &str,
         size: usize,
     ) -> (String, (u64, u64)) {
-        let mut passed = PassedUsage::new(&Arc::default(), request.to_string().into());
-        if is_events {
-            passed = passed.of_events(hides);
-        }
+        let passed = PassedUsage::new(&Arc::default(), request.to_string().into());
+        let mut passed = passed.of_response(is_events, hides);
         let pieces = body.as_bytes().chunks(size);
         let mut shown: Vec<u8> =
             pieces.flat_map(|piece| passed.read(Bytes::copy_from_slice(piece))).collect();
@@ -262,6 +298,46 @@ mod tests {
     }
 
     #[test]
+    fn a_response_that_is_no_stream_is_shown_as_it_is() {
+        let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
+        let request = json!({"stream": true});
+        for (body, expected) in [
+            (usage.to_string(), (3, 4)),
+            // Blank lines come while the client waits.
+            (format!("\n\n \n{usage}"), (3, 4)),
+            ("data".to_owned(), (0, 0)),
+            ("dates".to_owned(), (0, 0)),
+            ("\n\n".to_owned(), (0, 0)),
+        ] {
+            for size in [1, 3, 10_000] {
+                assert_eq!(
+                    read(&request, false, true, &body, size),
+                    (body.clone(), expected),
+                    "{size}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_read_twice_counts_once() {
+        let reply = |content: &str| {
+            let message =
+                format!(r#"{{"reasoning": "{}", "content": "{content}"}}"#, "x ".repeat(40));
+            read(
+                &json!({}),
+                false,
+                false,
+                &format!(r#"{{"choices": [{{"message": {message}}}]}}"#),
+                99,
+            )
+            .1
+        };
+        let (mended, strict) = (reply(r"a \ud83d").1, reply("a \u{fffd}").1);
+        assert!(mended.abs_diff(strict) < 5, "{mended}, not {strict}");
+    }
+
+    #[test]
     fn images_are_no_text() {
         let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(1_000_000)}});
         let content = json!([image, {"type": "text", "text": "x ".repeat(20)}]);
@@ -278,6 +354,14 @@ mod tests {
         for size in [1, 7, 10_000] {
             let (shown, used) = read(&json!({}), true, true, &body, size);
             assert_eq!((shown, used), (body.replace(usage, ""), (3, 5)), "{size}");
+        }
+        // Said to be text: it is a stream where the request asks for one.
+        let asked = json!({"stream": true});
+        for size in [1, 7, 10_000] {
+            let mislabelled = read(&asked, false, true, &body, size);
+            assert_eq!(mislabelled, (body.replace(usage, ""), (3, 5)), "{size}");
+            assert_eq!(read(&asked, false, false, &body, size), (body.clone(), (3, 5)), "{size}");
+            assert_eq!(read(&json!({}), false, true, &body, size).0, body, "{size}");
         }
         let crlf = body.replace('\n', "\r\n");
         assert!(!read(&json!({}), true, true, &crlf, 7).0.contains("prompt_tokens"));
@@ -339,6 +423,29 @@ mod tests {
                 Some("{\"stream\":true,\"stream_options\":{\"x\":1,\"include_usage\":true}}"),
             ),
             ("{\"stream\":true,\"stream_options\":{\"include_usage\":true}}", None),
+            (
+                "\u{feff}{\"stream\":true}",
+                Some("\u{feff}{\"stream_options\":{\"include_usage\":true},\"stream\":true}"),
+            ),
+            (
+                "{\"stream\":true,\"\\ud83d\":1,\"stream\":true}",
+                Some(
+                    "{\"stream_options\":{\"include_usage\":true},\"stream\":true,\"\\ud83d\":1,\"stream\":true}",
+                ),
+            ),
+            (
+                "{\"stream\":true,\"stream_options\":{},\"stream_options\":{\"x\":1}}",
+                Some(
+                    "{\"stream\":true,\"stream_options\":{},\"stream_options\":{\"x\":1,\"include_usage\":true}}",
+                ),
+            ),
+            (
+                "{\"str\\u0065am\":true,\"stream\":false}",
+                Some(
+                    "{\"stream_options\":{\"include_usage\":true},\"str\\u0065am\":true,\"stream\":false}",
+                ),
+            ),
+            ("{\"stream\":false,\"stream\":\"true\"}", None),
             ("{\"stream\":false}", None),
             ("{}", None),
             ("[]", None),

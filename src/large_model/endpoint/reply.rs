@@ -1,6 +1,7 @@
 //! Parses replies of endpoints: strict about required fields, and ignoring others.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::content::{finish_reason, flatten, is_blank, mend_calls, said_reason};
@@ -26,6 +27,29 @@ pub(super) enum Fault {
     Malformed(String),
     /// An error inside a successful response.
     Upstream(UpstreamError),
+    /// The same after a part of a reply, which may be billed.
+    BrokenOff(UpstreamError, Box<Parsed>),
+}
+
+impl Fault {
+    /// An error after `said`, the fields of a message, and `usage`.
+    fn after(
+        error: UpstreamError,
+        mut said: Map<String, Value>,
+        usage: Option<TokenUsage>,
+    ) -> Self {
+        let mut size = ReplySize::default();
+        size.add(&said);
+        // Some endpoints send a role before they know whether there is a reply.
+        if size.text == 0 && usage.is_none() {
+            return Self::Upstream(error);
+        }
+        said.shift_remove("role");
+        let content = said.shift_remove("content").unwrap_or_default();
+        let message = ChatMessage { role: "assistant".to_owned(), content, extra: said };
+        let part = Parsed { message, finish_reason: String::new(), logprobs: None, usage };
+        Self::BrokenOff(error, Box::new(part))
+    }
 }
 
 impl From<TooManyCalls> for Fault {
@@ -59,16 +83,26 @@ struct Completion {
 struct Choice {
     #[serde(default)]
     index: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields")]
     message: Option<Map<String, Value>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields")]
     delta: Option<Map<String, Value>>,
     #[serde(default)]
     finish_reason: Value,
     #[serde(default)]
-    logprobs: Option<Map<String, Value>>,
+    logprobs: Value,
     #[serde(default)]
     error: Value,
+}
+
+/// An object. PHP writes one without fields as an empty list.
+fn fields<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Map<String, Value>>, D::Error> {
+    match Value::deserialize(reader)? {
+        Value::Null => Ok(None),
+        Value::Object(fields) => Ok(Some(fields)),
+        Value::Array(items) if items.is_empty() => Ok(Some(Map::new())),
+        _ => Err(D::Error::custom("it is no object")),
+    }
 }
 
 /// Parses the body of a Chat Completions response. An unsolicited stream, and a chunk on each line,
@@ -101,26 +135,27 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
         Err(_) => return Err(malformed("the body is no JSON")),
     };
     let completion = parsed.value;
+    let usage = reported_usage(&completion.usage);
+    let mut choice = completion.choices.unwrap_or_default().into_iter().next();
+    let message = choice.as_mut().and_then(|choice| choice.message.take().or(choice.delta.take()));
+    let message = if parsed.is_mended { message.map(joined) } else { message };
     if let Some(error) = UpstreamError::of(completion.error, None, redactor) {
-        return Err(Fault::Upstream(error));
+        return Err(Fault::after(error, message.unwrap_or_default(), usage));
     }
-    let Some(choice) = completion.choices.unwrap_or_default().into_iter().next() else {
+    let Some(choice) = choice else {
         let fields = lenient::parse::<Map<String, Value>>(start).map(|parsed| parsed.value);
         let error = fields.ok().and_then(|fields| UpstreamError::bare(&fields, redactor));
-        return Err(error.map_or_else(|| malformed("it has no choices"), Fault::Upstream));
+        return Err(match error {
+            Some(error) => Fault::after(error, Map::new(), usage),
+            None => malformed("it has no choices"),
+        });
     };
     if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
-        return Err(Fault::Upstream(error));
+        return Err(Fault::after(error, message.unwrap_or_default(), usage));
     }
-    let message = choice.message.or(choice.delta);
     let message = message.ok_or_else(|| malformed("its first choice has no message"))?;
-    let message = if parsed.is_mended { joined(message) } else { message };
-    let reply = build_reply(
-        message,
-        said_reason(&choice.finish_reason),
-        reported_usage(&completion.usage),
-    )?;
-    Ok(Parsed { logprobs: choice.logprobs.map(Value::from), ..reply })
+    let reply = build_reply(message, said_reason(&choice.finish_reason), usage)?;
+    Ok(Parsed { logprobs: Some(choice.logprobs).filter(Value::is_object), ..reply })
 }
 
 /// The body without what may precede its JSON.
@@ -197,7 +232,13 @@ impl Assembly {
             self.is_over = true;
             return Ok(String::new());
         }
-        text
+        text.map_err(|fault| match fault {
+            Fault::Upstream(error) => {
+                let said = self.message.take().unwrap_or_default().into_fields();
+                Fault::after(error, said, self.usage)
+            }
+            other => other,
+        })
     }
 
     fn read(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
@@ -223,14 +264,14 @@ impl Assembly {
             }
         };
         let chunk = parsed.value;
-        if let Some(error) = UpstreamError::of(chunk.error, None, redactor) {
-            return Err(Fault::Upstream(error));
-        }
         let usage = reported_usage(&chunk.usage);
         // The usual last chunk has no choice. Usage that comes with one may be a count so far.
         let has_choice = chunk.choices.as_ref().is_some_and(|choices| !choices.is_empty());
         self.is_over |= !has_choice && usage.is_some() && self.is_complete();
         self.usage = usage.or(self.usage);
+        if let Some(error) = UpstreamError::of(chunk.error, None, redactor) {
+            return Err(Fault::Upstream(error));
+        }
         let Some(choices) = chunk.choices else {
             let fields = lenient::parse::<Map<String, Value>>(data).map(|parsed| parsed.value);
             let error = fields.ok().filter(|_| event.name == "error" || !event.is_foreign());
@@ -263,7 +304,7 @@ impl Assembly {
         if let Some(reason) = said_reason(&choice.finish_reason) {
             self.finish_reason = Some(reason.to_owned());
         }
-        if let Some(logprobs) = choice.logprobs {
+        if let Value::Object(logprobs) = choice.logprobs {
             self.kept.add_logprobs(&logprobs);
             add_logprobs(self.logprobs.get_or_insert_default(), logprobs);
         }
@@ -357,14 +398,11 @@ fn build_reply(
     }
     let content = fields.shift_remove("content").unwrap_or_default();
     let content = flatten(content, &mut fields);
-    mend_calls(&mut fields);
-    if fields
-        .get("tool_calls")
-        .and_then(Value::as_array)
-        .is_some_and(|calls| calls.len() > MAX_CALLS)
-    {
+    let calls = fields.get("tool_calls").and_then(Value::as_array);
+    if calls.is_some_and(|calls| calls.len() > MAX_CALLS) {
         return Err(TooManyCalls.into());
     }
+    mend_calls(&mut fields);
     let has_calls = fields.contains_key("tool_calls");
     let finish_reason = finish_reason(said, has_calls).to_owned();
     let role = match fields.shift_remove("role") {

@@ -70,6 +70,8 @@ fn bodies_that_are_no_reply() {
         ("[]", "it has no choices: `[]`"),
         ("7", "the JSON is no completion: `7`"),
         ("{\"choices\": {}}", "the JSON is no completion: `{\"choices\": {}}`"),
+        ("{\"choices\": [{\"message\": [7]}]}", "the JSON is no completion"),
+        ("{\"choices\": [{\"delta\": \"a\"}]}", "the JSON is no completion"),
         ("{}", "it has no choices: `{}`"),
         ("{\"choices\": []}", "it has no choices: `{\"choices\": []}`"),
         ("{\"choices\": null}", "it has no choices: `{\"choices\": null}`"),
@@ -89,6 +91,38 @@ fn bodies_that_are_no_reply() {
                 assert!(reason.starts_with(expected), "{body}: {reason}")
             }
             other => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_empty_list_is_an_object_without_fields() {
+    let whole = json!({
+        "choices": [{"message": {"content": "a"}, "logprobs": [], "error": []}],
+        "usage": [], "error": [],
+    });
+    let reply = parse(&whole).unwrap();
+    assert_eq!((&*reply.message.as_text(), reply.logprobs, reply.usage), ("a", None, None));
+    assert_eq!(parse(&json!({"choices": [{"message": []}]})).unwrap().message.as_text(), "");
+    let first = json!({"choices": [{"delta": {"content": "a"}, "logprobs": []}], "usage": []});
+    let last = json!({"choices": [{"delta": [], "logprobs": [], "finish_reason": "stop"}]});
+    let (texts, reply) = assemble(&[first, last], false).unwrap();
+    assert_eq!((texts, reply.logprobs), (vec!["a".to_owned()], None));
+}
+
+#[test]
+fn a_reply_of_too_many_calls_is_none() {
+    for count in [MAX_CALLS, MAX_CALLS + 1, 100_000] {
+        let calls: Vec<_> = (0..count).map(|number| json!({"id": number.to_string()})).collect();
+        let result = parse(&completion(json!({"tool_calls": calls}), json!("tool_calls")));
+        match result {
+            Ok(reply) => {
+                assert_eq!((count, reply.finish_reason.as_str()), (MAX_CALLS, "tool_calls"))
+            }
+            Err(fault) => {
+                assert!(count > MAX_CALLS);
+                assert_eq!(fault, TooManyCalls.into());
+            }
         }
     }
 }
@@ -289,7 +323,51 @@ fn an_error_after_the_last_word_takes_nothing_back() {
     assert_eq!((texts, reply.usage), (vec!["a".to_owned()], None));
     for unfinished in [vec![text.clone(), error.clone()], vec![text, end("error"), error]] {
         let failed = assemble(&unfinished, true);
-        assert!(matches!(failed, Err(Fault::Upstream(_))), "{failed:?}");
+        assert!(matches!(failed, Err(Fault::BrokenOff(..))), "{failed:?}");
+    }
+}
+
+#[test]
+fn what_came_before_an_error_is_kept_for_its_bill() {
+    let gone = json!({"message": "gone", "code": 502});
+    let error = json!({"error": gone});
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 9000});
+    let said = json!({"content": "part"});
+    let call = json!({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]});
+    // What was said and how many tokens were reported, where anything may be billed.
+    let streams = [
+        (vec![error.clone()], None),
+        (vec![delta(json!({"role": "assistant", "content": ""})), error.clone()], None),
+        (vec![delta(json!({"reasoning_content": "hm"})), error.clone()], Some(("", None))),
+        (vec![delta(call), error.clone()], Some(("", None))),
+        (vec![delta(said.clone()), error.clone()], Some(("part", None))),
+        (vec![json!({"choices": [], "error": gone, "usage": usage})], Some(("", Some(9000)))),
+    ];
+    let streams = streams.map(|(events, expected)| (assemble(&events, true).err(), expected));
+    let bodies = [
+        (
+            json!({"choices": [{"message": {"role": "assistant", "content": ""}, "error": gone}]}),
+            None,
+        ),
+        (json!({"choices": [{"message": said, "error": gone}]}), Some(("part", None))),
+        (
+            json!({"choices": [{"message": said}], "error": gone, "usage": usage}),
+            Some(("part", Some(9000))),
+        ),
+        (json!({"choices": [], "error": gone, "usage": usage}), Some(("", Some(9000)))),
+        (json!({"object": "error", "message": "gone", "usage": usage}), Some(("", Some(9000)))),
+    ];
+    let bodies = bodies.map(|(body, expected)| (parse(&body).err(), expected));
+    for (fault, expected) in streams.into_iter().chain(bodies) {
+        match (&fault, expected) {
+            (Some(Fault::Upstream(_)), None) => {}
+            (Some(Fault::BrokenOff(error, part)), Some((text, written))) => {
+                assert_eq!((error.status, &*error.message), (502, "gone"));
+                let found = part.usage.map(|usage| usage.completion_tokens);
+                assert_eq!((&*part.message.as_text(), found), (text, written), "{part:?}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -1,42 +1,58 @@
 //! Whether a request that is passed on asks for a stream.
 
-use serde::Deserialize;
-use serde::de::Deserializer;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Whether a body asks for a stream, and its options of that.
-#[derive(Deserialize)]
-pub(super) struct Streaming<'a> {
-    stream: Option<IsTrue>,
-    #[serde(borrow, default, deserialize_with = "given")]
-    stream_options: Option<&'a RawValue>,
-}
+use super::reply::start_of;
 
-/// A field that is there, also where it is null.
-fn given<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+/// What a body says of a stream. Of repeated fields, the last options count, and any `true`:
+/// endpoints differ.
+#[derive(Default)]
+pub(super) struct Streaming<'a> {
+    is_asked_for: bool,
+    options: Option<&'a RawValue>,
 }
 
 impl<'a> Streaming<'a> {
     /// Of a body that asks for a stream; `None` of any other.
     pub(super) fn of(body: &'a [u8]) -> Option<Self> {
-        let asked: Self = serde_json::from_slice(body).ok()?;
-        asked.stream.as_ref().is_some_and(|it| it.0).then_some(asked)
+        let asked: Self = serde_json::from_slice(start_of(body)).ok()?;
+        asked.is_asked_for.then_some(asked)
     }
 
     /// The options of the stream, as they are written.
     pub(super) fn options(&self) -> Option<&'a str> {
-        self.stream_options.map(RawValue::get)
+        self.options.map(RawValue::get)
     }
 }
 
-/// Whether a value is `true`, whatever else it may be.
-struct IsTrue(bool);
-
-impl<'de> Deserialize<'de> for IsTrue {
+impl<'de: 'a, 'a> Deserialize<'de> for Streaming<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&RawValue>::deserialize(deserializer).map(|raw| Self(raw.get() == "true"))
+        struct Found;
+
+        impl<'de> Visitor<'de> for Found {
+            type Value = Streaming<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut found = Streaming::default();
+                // Raw, as a name may be no text: half a surrogate pair.
+                while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                    match serde_json::from_str::<String>(name.get()).as_deref() {
+                        Ok("stream") => found.is_asked_for |= value.get() == "true",
+                        Ok("stream_options") => found.options = Some(value),
+                        _ => {}
+                    }
+                }
+                Ok(found)
+            }
+        }
+
+        deserializer.deserialize_map(Found)
     }
 }

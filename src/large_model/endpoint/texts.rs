@@ -9,7 +9,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::reply::start_of;
 use crate::large_model::reported_usage;
+use crate::surrogates;
 use crate::trajectory::TokenUsage;
 
 /// The fields of a request that hold text for the model.
@@ -29,10 +31,42 @@ const MOST_USAGE: usize = 16 * 1024;
 type Sink<'a> = &'a mut dyn FnMut(&str);
 
 /// Shows the texts of a request: of messages, prompts, inputs, tools; no images. Returns how many
-/// messages it has. What is no JSON has none.
+/// messages it has. What is no object has none. What stands behind a place that cannot be read
+/// here counts as text: the endpoint may read it.
 pub(super) fn request_texts(body: &[u8], sink: Sink<'_>) -> usize {
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    reader.deserialize_map(Request(sink)).unwrap_or(0)
+    let body = start_of(body);
+    if !body.starts_with(b"{") {
+        return 0;
+    }
+    let mut shown = 0;
+    let mut result = read_request(body, &mut |text| {
+        shown += 1;
+        sink(text);
+    });
+    if result.is_err()
+        && let Some(replaced) = surrogates::replaced(body)
+    {
+        // The same texts come again, and those that follow.
+        result = read_request(&replaced, &mut |text| match shown {
+            0 => sink(text),
+            _ => shown -= 1,
+        });
+    }
+    result.unwrap_or_else(|error| {
+        sink(&String::from_utf8_lossy(&body[place(body, &error)..]));
+        0
+    })
+}
+
+fn read_request(body: &[u8], sink: Sink<'_>) -> Result<usize, serde_json::Error> {
+    serde_json::Deserializer::from_slice(body).deserialize_map(Request(sink))
+}
+
+/// Where in a body an error is.
+fn place(body: &[u8], error: &serde_json::Error) -> usize {
+    let line = error.line().checked_sub(2);
+    let line = line.and_then(|before| memchr::memchr_iter(b'\n', body).nth(before));
+    (line.map_or(0, |end| end + 1) + error.column()).min(body.len())
 }
 
 /// What a response, or an event of one, says beside its text.
@@ -304,6 +338,37 @@ mod tests {
             assert_eq!((shown.join("|").as_str(), count), (expected, messages), "{body}");
         }
         assert_eq!(request_texts(b"{\"messages\": \"cut", &mut |_| {}), 0);
+    }
+
+    #[test]
+    fn what_is_hard_to_read_is_no_hiding_place() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let then = r#"{"content": "b"}], "input": "c"}"#;
+        let table = [
+            (format!("\u{feff}{{\"messages\": [{then}"), "b|c", 1),
+            (format!(r#"{{"input": "\ud83d", "messages": [{then}"#), "\u{fffd}|b|c", 1),
+            (
+                format!(r#"{{"messages": [{{"content": "a"}}, {{"content": "\ude00"}}, {then}"#),
+                "a|\u{fffd}|b|c",
+                3,
+            ),
+            (format!(r#"{{"\ud83d": 1, "messages": [{then}"#), "b|c", 1),
+        ];
+        let shown = |body: &str| {
+            let mut shown = Vec::new();
+            let count = request_texts(body.as_bytes(), &mut |text| shown.push(text.to_owned()));
+            (shown.join("|"), count)
+        };
+        for (body, expected, messages) in table {
+            assert_eq!(shown(&body), (expected.to_owned(), messages), "{body}");
+        }
+        for start in ["{", "{\n\n"] {
+            let first = r#""messages": [{"content": "first"}, {"content": "#;
+            let (text, _) = shown(&format!("{start}{first}{deep}}}, {then}"));
+            assert!(text.starts_with("first|") && text.ends_with(then), "{text}");
+            assert_eq!(text.matches("first").count(), 1, "{text}");
+        }
+        assert_eq!(shown("--x\r\ncontent-disposition: form-data").0, "");
     }
 
     #[test]

@@ -133,16 +133,24 @@ async fn slow_is_not_too_slow() {
 #[tokio::test]
 async fn what_may_have_been_billed_is_not_asked_again() {
     let limits = json!({"timeouts": {"first_byte_ms": 500, "idle_ms": 500},
-                        "retries": {"max": 3, "base_ms": 1}});
+                        "retries": {"max": 3, "base_ms": 1}, "breaker": {"failures": 0}});
     let server = Loopback::start().await;
     let (endpoint, outcomes) = client(&server.url(), limits);
+    let gone = json!({"message": "gone", "code": 503});
+    let part = json!({"choices": [{"message": {"content": "part"}, "error": gone}]});
+    let used = json!({"choices": [], "error": gone, "usage": {"completion_tokens": 9000}});
     let table = [
+        // On a new connection; an idle one may have been closed before the request.
+        ("unreachable", Script::nothing(Cut::Close)),
+        ("unreachable", Script::nothing(Cut::Reset)),
         ("first byte", Script::nothing(Cut::Stall)),
         ("next byte", Script::reply("stalls").cut(10, Cut::Stall)),
         ("unreachable", Script::reply("cut").cut(10, Cut::Close)),
         ("malformed", Script::bytes(200, "application/json", "{\"choices\": [")),
         ("status", Script::error(504, "a gateway gave up")),
         ("status", Script::error(524, "another one")),
+        ("status", Script::json(200, part)),
+        ("status", Script::json(200, used)),
     ];
     for (number, (expected, script)) in table.into_iter().enumerate() {
         server.then(script);

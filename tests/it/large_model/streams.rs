@@ -250,6 +250,44 @@ async fn nothing_is_lost_to_a_failure_before_the_first_text() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_an_error_is_billed_and_not_asked_again() {
+    let gone = json!({"message": "gone", "code": 503});
+    let function = json!({"name": "f", "arguments": "{\"a\": \"five words of a text\"}"});
+    let call_of_f = json!({"tool_calls": [{"index": 0, "id": "c", "function": function}]});
+    let breaking = |delta: Value| {
+        let events = [chunk(delta, None), json!({"error": gone})];
+        Script::events(events.map(|event| event.to_string()))
+    };
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 9000});
+    let table = [
+        ("thoughts", breaking(json!({"reasoning_content": "word ".repeat(50)})), 40),
+        ("calls", breaking(call_of_f), 5),
+        (
+            "part of a whole reply",
+            Script::json(
+                200,
+                json!({"choices": [{"message": {"content": "word ".repeat(50)}, "error": gone}]}),
+            ),
+            40,
+        ),
+        ("usage", Script::json(200, json!({"choices": [], "error": gone, "usage": usage})), 9000),
+    ];
+    for (name, script, least) in table {
+        let server = Loopback::answering(move |_| script.clone()).await;
+        let (endpoint, _) = client(&server.url(), json!({"retries": {"max": 3, "base_ms": 1}}));
+        let streamed = read(&endpoint, &call("hi")).await.1.unwrap_err();
+        let whole = endpoint.complete(&call("hi")).await.unwrap_err();
+        for error in [streamed, whole] {
+            assert!(error.may_be_billed(), "{name}: {error}");
+            let billed = error.billed().unwrap();
+            assert!(billed.prompt_tokens > 0, "{name}: {billed:?}");
+            assert!(billed.completion_tokens >= least, "{name}: {billed:?}");
+        }
+        assert_eq!(server.requests().len(), 2, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn the_deadline_ends_a_stream() {
     let event = format!("data: {}\n\n", chunk(json!({"content": "word "}), None));
     let script = Script::endless("text/event-stream", &event).drip(Duration::from_millis(1));

@@ -1,9 +1,9 @@
-//! Halves of surrogate pairs in a body of JSON: JavaScript writes them where it cuts a string
+//! Halves of surrogate pairs in JSON: JavaScript writes them where it cuts a string
 //! within a character.
 
 /// The same JSON with U+FFFD instead of every half that stands alone; `None` if none does. It is as
 /// long as before.
-pub(super) fn replaced(body: &[u8]) -> Option<Vec<u8>> {
+pub fn replaced(body: &[u8]) -> Option<Vec<u8>> {
     let mut replaced: Option<Vec<u8>> = None;
     let mut at = 0;
     // Only strings have backslashes.
