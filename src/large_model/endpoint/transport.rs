@@ -135,17 +135,23 @@ impl Transport {
 }
 
 fn below(root: &Uri, path: &str) -> Option<Uri> {
-    // Servers resolve these to the same path or a parent; some treat `\` as `/`.
-    const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
     let plain = path.split('?').next().unwrap_or_default();
-    let is_dots = |segment: &str| DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots));
-    if !path.starts_with('/') || plain.split(['/', '\\']).any(is_dots) {
+    if !path.starts_with('/') || may_lead_elsewhere(plain) {
         return None;
     }
     let whole = format!("{}{path}", root.path().trim_end_matches('/'));
     let mut parts = root.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(whole).ok()?);
     Uri::from_parts(parts).ok()
+}
+
+/// Whether some server resolves a path to a parent of it: such servers, and proxies before them,
+/// decode it, once or again and again, treat `\` as `/`, and leave out what follows a `;`.
+fn may_lead_elsewhere(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%3b", ";");
+    let is_hidden = ["%2f", "%5c", "%25"].iter().any(|encoded| path.contains(encoded));
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    is_hidden || path.split(['/', '\\']).any(is_dots)
 }
 
 #[cfg(test)]
@@ -166,6 +172,14 @@ mod tests {
             ("http://host/v1", "/x/%2E%2e/admin?a", None),
             ("http://host/v1", "/.", None),
             ("http://host/v1", "/..\\admin", None),
+            ("http://host/v1", "/x/..%2fadmin", None),
+            ("http://host/v1", "/x/..%5Cadmin", None),
+            ("http://host/v1", "/x/..%252Fadmin", None),
+            ("http://host/v1", "/x/%252e%252e/admin", None),
+            ("http://host/v1", "/x/..;/admin", None),
+            ("http://host/v1", "/x/.%2e;a=b/admin", None),
+            ("http://host/v1", "/x/..%3Ba/admin", None),
+            ("http://host/v1", "/ft%3Am;a/x?y=%2f..", Some("http://host/v1/ft%3Am;a/x?y=%2f..")),
             ("http://host/v1", "/a b", None),
         ];
         for (root, path, url) in table {
