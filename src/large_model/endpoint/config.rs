@@ -59,7 +59,8 @@ pub struct LargeModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
-    /// and the longest reply it allows until its usage is known. Default: no limit.
+    /// and the longest reply it allows until its usage is known, a passed-through request for its
+    /// text. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u64>,
     /// Prices of the tokens of `model`. Default: unknown, which counts as 0.
@@ -105,7 +106,8 @@ pub struct LargeModelConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
     /// This many failed requests among the last twice as many open the breaker; 0: never. A request
-    /// counts once, whatever its retries. Default: 8.
+    /// counts once, whatever its retries. The failures of one key open it for that key; for all,
+    /// at most half of them count from one key. Default: 8.
     pub failures: u32,
     /// How long it stays open before a few requests probe the endpoint, milliseconds. Default:
     /// 10000.

@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use super::count::{Texts, TokenCounter};
 use super::lenient;
 use super::streaming::Streaming;
-use super::texts::{ResponseUsage, response_texts};
+use super::texts::{ResponseUsage, request_texts, response_texts};
 use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
 /// How much of a response that is not a stream, or of one event of a stream, is buffered for
@@ -143,6 +144,16 @@ impl PassedUsage {
             true => self.kept.split().freeze(),
             false => Bytes::new(),
         }
+    }
+
+    /// About how many tokens the request has, without a tokenizer.
+    pub(super) fn asked(&self) -> u64 {
+        let mut estimate = TokenEstimate::default();
+        request_texts(&self.request, &mut |text| {
+            estimate.push(text);
+            estimate.end();
+        });
+        estimate.tokens()
     }
 
     /// About how many bytes must be worked on to know the usage.
