@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up, each with those that it may import. A row may name only rows
 /// above it in this list, so cycles are impossible. `cli` is the top and may import anything;
 /// `hint` is the bottom, which all may import.
-const FLOORS: [(&str, &[&str]); 39] = [
+const FLOORS: [(&str, &[&str]); 40] = [
     ("hint", &[]),
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
+    ("fair_share", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("journal", &[]),
@@ -38,6 +39,7 @@ const FLOORS: [(&str, &[&str]); 39] = [
         &[
             "chat",
             "compute",
+            "fair_share",
             "journal",
             "json_size",
             "outbound",
@@ -146,6 +148,7 @@ const FLOORS: [(&str, &[&str]); 39] = [
             "engine",
             "environment",
             "episode",
+            "fair_share",
             "json_size",
             "large_model",
             "playground",

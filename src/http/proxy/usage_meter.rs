@@ -45,9 +45,10 @@ impl UsageMeter {
         is_events: bool,
         hides_usage: bool,
     ) -> BoxStream<'static, io::Result<Bytes>> {
-        if is_events {
-            self.passed = self.passed.take().map(|passed| passed.of_events(hides_usage));
-        }
+        self.passed = self.passed.take().map(|passed| match is_events {
+            true => passed.answered().of_events(hides_usage),
+            false => passed.answered(),
+        });
         stream::unfold((pieces, self, false), |(mut pieces, mut meter, mut is_over)| async move {
             while !is_over {
                 let shown = match pieces.next().await {

@@ -44,7 +44,8 @@ pub struct LargeModelConfig {
     /// The circuit breaker.
     #[serde(default)]
     pub breaker: BreakerConfig,
-    /// Concurrent requests; further ones wait, within their time limits. Default: 256.
+    /// Concurrent requests; further ones wait, within their time limits. Those of one key have at
+    /// most seven eighths of it. Default: 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
     /// Whether the number of concurrent calls adapts to the endpoint, up to that limit: as many as

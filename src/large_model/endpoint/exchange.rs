@@ -37,6 +37,7 @@ pub(super) struct Target<'a> {
 /// One call, which may take several attempts.
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
+    pub(super) caller: u64,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
     /// The deadline for the start of the reply.
@@ -72,6 +73,7 @@ impl Exchange {
         };
         Ok(Arc::new(Self {
             transport: Arc::clone(transport),
+            caller,
             authorization: transport.authorization.as_ref().or(callers).cloned(),
             start_by: Instant::now() + transport.config.timeouts.total(),
             deadline,

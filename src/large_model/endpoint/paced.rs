@@ -119,9 +119,11 @@ impl Counted {
     /// The pieces of its response, unchanged, counted to their end or until they are dropped.
     pub(super) fn watch(mut self, headers: &HeaderMap, pieces: ForwardBody) -> ForwardBody {
         let kind = headers.get(header::CONTENT_TYPE);
-        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-            self.passed = self.passed.take().map(|passed| passed.of_events(false));
-        }
+        let is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        self.passed = self.passed.take().map(|passed| match is_events {
+            true => passed.answered().of_events(false),
+            false => passed.answered(),
+        });
         stream::unfold((pieces, self), async |(mut pieces, mut counted)| {
             let piece = pieces.next().await?;
             if let (Ok(piece), Some(passed)) = (&piece, &mut counted.passed) {

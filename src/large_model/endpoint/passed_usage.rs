@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::count::{Texts, TokenCounter};
+use super::count::{Asked, Texts, TokenCounter};
 use super::lenient;
 use super::streaming::Streaming;
 use super::texts::{ResponseUsage, request_texts, response_texts};
+use crate::compute;
 use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
 use crate::token_estimate::TokenEstimate;
@@ -22,6 +23,9 @@ const MOST_KEPT: usize = 16 * 1024 * 1024;
 /// The most memory that the JSON of a response may take if it must be repaired before it can be
 /// parsed, bytes. A larger one is not parsed.
 const MOST_MENDED: usize = 64 * 1024 * 1024;
+
+/// The longest request that is kept while its response is read, bytes.
+const MOST_OF_REQUEST: usize = 16 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
 /// not get the chunk with it.
@@ -56,6 +60,8 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
 pub struct PassedUsage {
     counter: Arc<TokenCounter>,
     request: Bytes,
+    /// What counts of it, once it is not kept.
+    asked: Option<Asked>,
     /// Whether the response is a stream of events.
     is_events: bool,
     /// Whether the chunk with the usage is removed.
@@ -77,6 +83,7 @@ impl PassedUsage {
         Self {
             counter: Arc::clone(counter),
             request,
+            asked: None,
             is_events: false,
             hides_usage: false,
             decoder: SseDecoder::default(),
@@ -92,6 +99,17 @@ impl PassedUsage {
     /// the usage is left out.
     pub fn of_events(self, hides_usage: bool) -> Self {
         Self { is_events: true, hides_usage, ..self }
+    }
+
+    /// Keeps of a long request what counts of it, for as long as its response takes: a client may
+    /// read that slowly.
+    pub fn answered(mut self) -> Self {
+        if self.request.len() > MOST_OF_REQUEST {
+            let request = std::mem::take(&mut self.request);
+            let counter = &self.counter;
+            self.asked = Some(compute::in_place(request.len(), || counter.asked(&request)));
+        }
+        self
     }
 
     /// Takes a piece of the response, and returns what the client gets.
@@ -158,7 +176,8 @@ impl PassedUsage {
 
     /// About how many bytes must be worked on to know the usage.
     pub fn work(&self) -> usize {
-        let counted = if self.reported.is_some() { 0 } else { self.request.len() };
+        let asked = self.asked.as_ref().map_or(self.request.len(), Asked::length);
+        let counted = if self.reported.is_some() { 0 } else { asked };
         self.kept.len() + self.written.length() + counted
     }
 
@@ -168,7 +187,10 @@ impl PassedUsage {
             let whole = self.kept.split();
             self.take_json(&whole);
         }
-        self.reported.unwrap_or_else(|| self.counter.usage(&self.request, &self.written))
+        self.reported.unwrap_or_else(|| match &self.asked {
+            Some(asked) => self.counter.usage_of(asked, &self.written),
+            None => self.counter.usage(&self.request, &self.written),
+        })
     }
 
     /// Whether the event contains the usage and nothing else.
@@ -278,6 +300,18 @@ mod tests {
         let content = json!([image, {"type": "text", "text": "x ".repeat(20)}]);
         let request = json!({"messages": [{"role": "user", "content": content}]});
         assert_eq!(read(&request, false, false, "{}", 9).1, (26, 0));
+    }
+
+    #[test]
+    fn long_requests_are_counted_without_being_kept() {
+        let content = "x ".repeat(MOST_OF_REQUEST);
+        let request = json!({"messages": [{"role": "user", "content": content}]}).to_string();
+        let kept = PassedUsage::new(&Arc::default(), request.clone().into());
+        let answered = PassedUsage::new(&Arc::default(), request.into()).answered();
+        assert!(answered.request.is_empty());
+        let expected = kept.usage();
+        assert!(expected.prompt_tokens > 1_000);
+        assert_eq!(answered.usage(), expected);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reqwest::{Client, Url};
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
 
 use super::breaker::Breakers;
 use super::config::{LargeModelConfig, LargeModelConfigError};
@@ -16,6 +15,7 @@ use super::count::TokenCounter;
 use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
+use super::slots::Slots;
 use crate::large_model::AttemptObserver;
 use crate::large_model::pace::Pace;
 use crate::outbound::client::{KeyLookup, bearer, build_client, is_this_machine};
@@ -46,7 +46,7 @@ pub(super) struct Transport {
     pub(super) direct: Option<Direct>,
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Slots,
     /// The rate limits of calls.
     pace: Arc<Pace>,
     breakers: Mutex<Breakers>,
@@ -109,7 +109,7 @@ impl Transport {
             root,
             completions,
             authorization,
-            slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            slots: Slots::new(config.max_in_flight),
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),

@@ -255,6 +255,56 @@ async fn a_key_whose_requests_fail_shuts_out_no_other() {
 }
 
 #[tokio::test]
+async fn a_key_that_reads_slowly_leaves_slots_to_others() {
+    let upstream = Loopback::answering(|request| match request.prompt() == "slow" {
+        true => Script::events(["{}", "{}"]).cut(12, Cut::Stall),
+        false => Script::reply("ok"),
+    })
+    .await;
+    let keys = Keys::new().await;
+    let (slow, other) = (keys.make(json!({})).await, keys.make(json!({})).await);
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"max_in_flight": 4, "timeouts": {"total_ms": 3_000}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let chat = |model: &str, text: &str| {
+        let messages = json!([{"role": "user", "content": text}]);
+        json!({"model": model, "messages": messages})
+    };
+    let path = "/v1/chat/completions";
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let response = ask(&server, &slow, path, chat("model-1", "slow")).await;
+        assert_eq!(response.status(), 200);
+        held.push(response);
+    }
+    assert_eq!(ask(&server, &slow, path, chat("model-1", "slow")).await.status(), 504);
+    for model in ["model-1", "prompt-r1"] {
+        assert_eq!(ask(&server, &other, path, chat(model, "quick")).await.status(), 200, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_take_no_memory_while_their_responses_are_read() {
+    let upstream = Loopback::answering(|_| Script::events(["{}", "{}"]).cut(12, Cut::Stall)).await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({})).await;
+    let mut setup = Setup::relay();
+    setup.server.body_limit_bytes = 1_000_000;
+    setup.server.bounds.bodies_bytes = 4_000_000;
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let messages = json!([{"role": "user", "content": "a ".repeat(475_000)}]);
+    let mut held = Vec::new();
+    for number in 0..6 {
+        let body = json!({"model": "model-1", "messages": messages});
+        let response = ask(&server, &key, "/v1/chat/completions", body).await;
+        assert_eq!(response.status(), 200, "{number}");
+        held.push(response);
+    }
+}
+
+#[tokio::test]
 async fn passed_through_answers_count_as_requests() {
     let upstream = Loopback::start().await;
     let chat = |n: Value| json!({"model": "model-1", "messages": [], "n": n});
