@@ -142,8 +142,6 @@ fn count(text: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use axum::http::{HeaderValue, header};
 
     use super::*;
