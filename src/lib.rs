@@ -17,6 +17,7 @@ pub mod engine;
 pub mod environment;
 pub mod episode;
 pub mod eval;
+pub mod fair_share;
 pub mod gguf;
 pub mod http;
 pub mod journal;

@@ -79,6 +79,8 @@ pub struct EpisodeRequest {
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
     pub authorization: Option<SecretString>,
+    /// Whose episode it is; 0 where callers are not known apart.
+    pub caller: u64,
     /// The usage so far, which also counts when the episode is cancelled.
     pub tally: Tally,
 }
@@ -99,6 +101,7 @@ impl EpisodeRequest {
             limits: Limits::default(),
             started: Instant::now(),
             authorization: None,
+            caller: 0,
             tally: Tally::default(),
         }
     }

@@ -157,7 +157,7 @@ impl Run<'_> {
         self.shown = estimate;
         let authorization = request.authorization.as_ref();
         let policy = self.participants.policy;
-        let opened = policy.open_for(&opening, request.sampling, authorization);
+        let opened = policy.open_for(&opening, request.sampling, authorization, request.caller);
         let opened = timeout_at(self.deadline.into(), opened).await;
         Ok(opened.map_err(|_| EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms })??)
     }

@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::body_memory::{BodyMemory, Room};
+use super::caller::Caller;
 use super::config::Bounds;
 use super::error::{ApiError, shorten};
 use super::state::AppHandle;
@@ -61,7 +62,8 @@ async fn receive(
     if length(request.headers()).is_some_and(|length| length > limit as u64) {
         return Err(too_long(limit));
     }
-    let mut room = Room::default();
+    let caller = request.extensions().get::<Caller>().map_or(0, Caller::number);
+    let mut room = memory.room(caller);
     let reading = async {
         let body = read(request, limit, memory, &mut room).await?;
         if is_gzip {

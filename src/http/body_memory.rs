@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::fair_share::Shares;
+
 /// The unit of accounting, bytes.
 const UNIT: usize = 1024;
 
@@ -14,18 +16,47 @@ pub(super) const RESERVED_BODIES: usize = 2;
 ///
 /// Bodies take their part as they arrive, so all parts may be taken by bodies that each wait for
 /// more. Room for one whole body is therefore kept apart: one of those gets it, finishes, and gives
-/// it to the next.
+/// it to the next. No caller takes all of the rest: its bodies wait for its own share before they
+/// stand in the queue of all.
 pub(super) struct BodyMemory {
     units: Arc<Semaphore>,
+    shares: Shares,
     reserve: Arc<Semaphore>,
 }
 
 /// The room of one body, which is given back when this is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Room {
-    units: Option<OwnedSemaphorePermit>,
+    /// The share of its caller, if that is known.
+    share: Option<Arc<Semaphore>>,
+    units: Option<Units>,
     /// All of the reserve, in place of units.
     reserve: Option<OwnedSemaphorePermit>,
+}
+
+/// Units that are taken.
+#[derive(Debug)]
+struct Units {
+    all: OwnedSemaphorePermit,
+    own: Option<OwnedSemaphorePermit>,
+}
+
+impl Units {
+    fn merge(&mut self, more: Self) {
+        self.all.merge(more.all);
+        if let (Some(own), Some(more)) = (&mut self.own, more.own) {
+            own.merge(more);
+        }
+    }
+
+    /// Gives all but so many back.
+    fn keep(&mut self, units: usize) {
+        let excess = self.all.num_permits().saturating_sub(units);
+        drop(self.all.split(excess));
+        if let Some(own) = &mut self.own {
+            drop(own.split(excess));
+        }
+    }
 }
 
 impl BodyMemory {
@@ -33,48 +64,74 @@ impl BodyMemory {
     pub(super) fn new(bytes: usize, limit: usize) -> Self {
         let reserved = limit.saturating_mul(RESERVED_BODIES);
         let units = (bytes.saturating_sub(reserved) / UNIT).min(Semaphore::MAX_PERMITS);
-        Self { units: Arc::new(Semaphore::new(units)), reserve: Arc::new(Semaphore::new(1)) }
+        Self {
+            units: Arc::new(Semaphore::new(units)),
+            shares: Shares::of_whole(units),
+            reserve: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Room for a body of this caller, which is 0 if callers are not known apart.
+    pub(super) fn room(&self, caller: u64) -> Room {
+        Room { share: self.shares.of(caller), units: None, reserve: None }
     }
 
     /// Waits until `room` has at least so many bytes.
     pub(super) async fn grow(&self, room: &mut Room, bytes: usize) {
         let missing = match &room.units {
             _ if room.reserve.is_some() => return,
-            Some(held) => units(bytes).saturating_sub(held.num_permits() as u32),
+            Some(held) => units(bytes).saturating_sub(held.all.num_permits() as u32),
             None => units(bytes),
         };
         if missing == 0 {
             return;
         }
-        let more = match Arc::clone(&self.units).try_acquire_many_owned(missing) {
-            Ok(more) => Ok(more),
-            Err(_) => tokio::select! {
+        let more = match self.try_take(room.share.as_ref(), missing) {
+            Some(more) => Some(more),
+            None => tokio::select! {
                 biased;
-                more = Arc::clone(&self.units).acquire_many_owned(missing) => more,
+                more = self.take(room.share.as_ref(), missing) => more,
                 reserve = Arc::clone(&self.reserve).acquire_owned() => {
                     // The whole body fits there, so what it has is for others.
-                    *room = Room { units: None, reserve: reserve.ok() };
+                    (room.units, room.reserve) = (None, reserve.ok());
                     return;
                 }
             },
         };
         // The semaphores are never closed.
-        let Ok(more) = more else { return };
+        let Some(more) = more else { return };
         match &mut room.units {
             Some(held) => held.merge(more),
             None => room.units = Some(more),
         }
     }
 
+    fn try_take(&self, share: Option<&Arc<Semaphore>>, units: u32) -> Option<Units> {
+        let own = match share {
+            Some(share) => Some(Arc::clone(share).try_acquire_many_owned(units).ok()?),
+            None => None,
+        };
+        let all = Arc::clone(&self.units).try_acquire_many_owned(units).ok()?;
+        Some(Units { all, own })
+    }
+
+    async fn take(&self, share: Option<&Arc<Semaphore>>, units: u32) -> Option<Units> {
+        let own = match share {
+            Some(share) => Some(Arc::clone(share).acquire_many_owned(units).await.ok()?),
+            None => None,
+        };
+        let all = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
+        Some(Units { all, own })
+    }
+
     /// Gives back what `room` has beyond so many bytes, and the reserve if there are units again.
     pub(super) fn shrink(&self, room: &mut Room, bytes: usize) {
         if room.reserve.is_some() {
-            if let Ok(units) = Arc::clone(&self.units).try_acquire_many_owned(units(bytes)) {
-                *room = Room { units: Some(units), reserve: None };
+            if let Some(units) = self.try_take(room.share.as_ref(), units(bytes)) {
+                (room.units, room.reserve) = (Some(units), None);
             }
         } else if let Some(held) = &mut room.units {
-            let excess = held.num_permits().saturating_sub(units(bytes) as usize);
-            drop(held.split(excess));
+            held.keep(units(bytes) as usize);
         }
     }
 
@@ -95,6 +152,7 @@ mod tests {
 
     use std::time::Duration;
 
+    use futures::FutureExt;
     use futures::future::join_all;
 
     use super::*;
@@ -105,7 +163,12 @@ mod tests {
 
     /// A body that arrives a quarter at a time.
     async fn arrive(memory: &BodyMemory) -> Room {
-        let mut room = Room::default();
+        arrive_of(memory, 0).await
+    }
+
+    /// The same of this caller.
+    async fn arrive_of(memory: &BodyMemory, caller: u64) -> Room {
+        let mut room = memory.room(caller);
         for quarter in 1..=4 {
             memory.grow(&mut room, quarter * LIMIT / 4).await;
             tokio::task::yield_now().await;
@@ -124,6 +187,35 @@ mod tests {
             assert!(all.is_ok(), "{bodies}");
             assert_eq!((memory.free(), memory.reserve.available_permits()), (before, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_of_one_caller_leave_room_for_others() {
+        let memory = BodyMemory::new(4 * LIMIT, LIMIT);
+        let before = memory.free();
+        let mut held = Vec::new();
+        let mut waiting = loop {
+            let mut next = Box::pin(async {
+                let mut room = memory.room(1);
+                memory.grow(&mut room, LIMIT).await;
+                room
+            });
+            match (&mut next).now_or_never() {
+                Some(room) => held.push(room),
+                None => break next,
+            }
+        };
+        // One in its share, and one in the reserve.
+        assert_eq!(held.len(), 2);
+        let mut other = memory.room(2);
+        assert!(memory.grow(&mut other, LIMIT / 2).now_or_never().is_some());
+        drop(held);
+        assert!((&mut waiting).now_or_never().is_some());
+        drop((waiting, other));
+        assert_eq!((memory.free(), memory.reserve.available_permits()), (before, 1));
+        // A caller whose bodies arrive together comes to the end of each.
+        let arriving = (0..8).map(|_| async { drop(arrive_of(&memory, 1).await) });
+        assert!(tokio::time::timeout(SOON, join_all(arriving)).await.is_ok());
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use axum::extract::{FromRequestParts, Request};
@@ -164,6 +165,15 @@ impl Caller {
     /// The id of the caller's key, if it has one.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.0.as_ref().map(|account| account.key.id.as_str())
+    }
+
+    /// A number for the caller: one for each key, and 0 without one.
+    pub(super) fn number(&self) -> u64 {
+        self.key_id().map_or(0, |id| {
+            let mut hasher = DefaultHasher::new();
+            id.hash(&mut hasher);
+            hasher.finish().max(1)
+        })
     }
 
     /// Whether the caller's tokens or money are limited.

@@ -97,7 +97,8 @@ pub struct Bounds {
     pub choices_bytes: usize,
     /// Bytes of all request bodies in memory, decoded; further ones wait. At least twice
     /// `body_limit_bytes`, which is kept for one body at a time, so that bodies which arrive
-    /// together do not wait for each other. Default: 268435456 (256 MiB).
+    /// together do not wait for each other; of the rest one key takes at most seven eighths.
+    /// Default: 268435456 (256 MiB).
     pub bodies_bytes: usize,
     /// Bytes of a stop sequence. Default: 4096.
     pub stop_bytes: usize,

@@ -64,6 +64,8 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// The caller's own `Authorization` header, used where the endpoint has no key of its own.
     pub authorization: Option<secrecy::SecretString>,
+    /// Whose call it is: its failures affect others less. 0 where callers are not known apart.
+    pub caller: u64,
     /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
     pub lost: FailedCalls,
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use secrecy::SecretString;
 
 use super::{
@@ -114,11 +115,12 @@ impl LargeModels {
         // With several candidates, the lists decide.
         if all.len() > usize::from(default.is_some()) {
             let lists = all.iter().map(|endpoint| endpoint.lists(model, authorization));
-            let lists = join_all(lists).await;
-            let listed =
-                all.iter().zip(lists).find_map(|(endpoint, lists)| lists.then_some(*endpoint));
-            if let Some(endpoint) = listed {
-                return Some((endpoint, model));
+            let mut lists: FuturesOrdered<_> = lists.collect();
+            // In order: an endpoint does not wait for the lists of those after it.
+            for endpoint in &all {
+                if lists.next().await == Some(true) {
+                    return Some((*endpoint, model));
+                }
             }
         }
         default.map(|endpoint| (endpoint, model))

@@ -134,13 +134,14 @@ pub trait Policy: Send + Sync {
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError>;
 
-    /// The same on behalf of a caller, whose own `Authorization` is used where the policy is behind
-    /// an endpoint that has no key of its own.
+    /// The same on behalf of a caller, 0 where callers are not known apart, whose own
+    /// `Authorization` is used where the policy is behind an endpoint that has no key of its own.
     async fn open_for(
         &self,
         opening: &[Piece],
         sampling: Sampling,
         _authorization: Option<&SecretString>,
+        _caller: u64,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         self.open(opening, sampling).await
     }

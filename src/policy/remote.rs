@@ -53,7 +53,7 @@ impl Policy for RemotePolicy {
         opening: &[Piece],
         sampling: Sampling,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        self.open_for(opening, sampling, None).await
+        self.open_for(opening, sampling, None, 0).await
     }
 
     async fn open_for(
@@ -61,10 +61,12 @@ impl Policy for RemotePolicy {
         opening: &[Piece],
         sampling: Sampling,
         authorization: Option<&SecretString>,
+        caller: u64,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         Ok(Box::new(RemoteSession {
             model: Arc::clone(&self.model),
             authorization: authorization.cloned(),
+            caller,
             sampling,
             turns: 0,
             messages: vec![ChatMessage::text("user", concat(opening))],
@@ -80,6 +82,7 @@ impl Policy for RemotePolicy {
 struct RemoteSession {
     model: Arc<dyn LargeModel>,
     authorization: Option<SecretString>,
+    caller: u64,
     sampling: Sampling,
     turns: u64,
     messages: Vec<ChatMessage>,
@@ -135,6 +138,7 @@ impl PolicySession for RemoteSession {
             own,
             keeps_tags: true,
             authorization: self.authorization.clone(),
+            caller: self.caller,
             ..Call::default()
         };
         let mut stream = self.model.stream(&call).await?;

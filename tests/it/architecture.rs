@@ -11,6 +11,7 @@ const FLOORS: [(&str, &[&str]); 40] = [
     ("access", &[]),
     ("atomic_file", &[]),
     ("compute", &[]),
+    ("fair_share", &[]),
     ("gguf", &[]),
     ("chat", &[]),
     ("journal", &[]),
@@ -39,6 +40,7 @@ const FLOORS: [(&str, &[&str]); 40] = [
         &[
             "chat",
             "compute",
+            "fair_share",
             "journal",
             "json_size",
             "outbound",
@@ -148,6 +150,7 @@ const FLOORS: [(&str, &[&str]); 40] = [
             "engine",
             "environment",
             "episode",
+            "fair_share",
             "json_size",
             "large_model",
             "playground",

@@ -205,6 +205,21 @@ async fn every_other_route_by_any_method() {
         assert_eq!(arrived.header("content-type"), Some(kind));
     }
     assert_eq!(default.requests().len(), count);
+    // No path leads out of the API, however a server before the endpoint reads it.
+    let count = default.requests().len();
+    for path in [
+        "/v1/files/..%2forganization/admin_api_keys",
+        "/v1/files/..%2f..%2Fadmin/secrets",
+        "/v1/files/..%252forganization/users",
+        "/v1/files/..%5corganization/users",
+        "/v1/files/..;/organization/users",
+    ] {
+        let response = server.get(path).await;
+        assert_eq!(response.status(), 400, "{path}");
+        let error: Value = response.json().await.unwrap();
+        assert_eq!(error["error"]["code"], "large_model_rejected", "{path}");
+    }
+    assert!(default.requests()[count..].iter().all(|request| request.path == "/v1/models"));
     // Administrative and unknown routes do not exist.
     for path in ["/v1/organization/users", "/v1/nothing", "/v1/files/"] {
         let (status, error) = server.json(path, json!({})).await;
@@ -340,6 +355,57 @@ async fn a_listed_model_is_asked_where_it_was_listed() {
         upstream.requests().iter().filter(|request| request.path == "/v1/models").count()
     };
     assert_eq!((lists(&main), lists(&mine)), (1, 1));
+}
+
+#[tokio::test]
+async fn each_caller_is_routed_by_the_list_that_it_gets_itself() {
+    let list = |id: &str| Script::json(200, json!({"data": [{"id": id}]}));
+    let main = Loopback::answering(move |request| match request.path.as_str() {
+        "/v1/models" => list("public"),
+        _ => Script::reply("main"),
+    })
+    .await;
+    let mine = Loopback::answering(move |request| {
+        match (request.path.as_str(), request.header("authorization")) {
+            ("/v1/models", Some("Bearer one")) => list("private"),
+            ("/v1/models", _) => list("other"),
+            _ => Script::reply("mine"),
+        }
+    })
+    .await;
+    let mut setup = setup();
+    setup.others.insert("mine".to_owned(), json!({"url": mine.url(), "model": "m"}));
+    let server = setup.start(&main).await;
+    let asked = async |key: &str, model: &str| {
+        let asked = server.post(CHAT, &json!({"model": model, "messages": []})).bearer_auth(key);
+        let body: Value = asked.send().await.unwrap().json().await.unwrap();
+        body["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    for _ in 0..2 {
+        assert_eq!(asked("one", "private").await, "mine");
+        let models = server.client.get(format!("{}/v1/models", server.url)).bearer_auth("two");
+        assert_eq!(models.send().await.unwrap().status(), 200);
+        assert_eq!(asked("two", "private").await, "main");
+        assert_eq!(asked("two", "other").await, "mine");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_lists_nothing_delays_no_model_of_another_before_it() {
+    let main = Loopback::answering(|request| match request.path.as_str() {
+        "/v1/models" => Script::json(200, json!({"data": [{"id": "a"}]})),
+        _ => Script::reply("main"),
+    })
+    .await;
+    let silent = Loopback::answering(|_| Script::nothing(Cut::Stall)).await;
+    let mut setup = setup();
+    setup.others.insert("silent".to_owned(), json!({"url": silent.url(), "model": "m"}));
+    let server = setup.start(&main).await;
+    let (status, body) = server.json(CHAT, json!({"model": "a", "messages": []})).await;
+    assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!("main")));
+    // That list was not awaited to its time-out.
+    let series = "prompt_r1_upstream_attempts_total{outcome=\"timeout\",code=\"\"}";
+    assert_eq!(server.metric(series).await, 0.0);
 }
 
 #[tokio::test]

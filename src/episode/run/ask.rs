@@ -225,6 +225,7 @@ impl Run<'_> {
             own: if is_answer { self.request.form.own.clone() } else { Map::new() },
             deadline: Some(until),
             authorization: self.request.authorization.clone(),
+            caller: self.request.caller,
             lost: replying.lost.clone(),
             ..Call::default()
         };

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::fair_share;
 use crate::http::error::ApiError;
-
-/// The share of slots and queue that one key leaves to others: one part in this many.
-const LEFT_TO_OTHERS: usize = 8;
 
 /// Counts the episodes in flight and in the queue, in total and for each key.
 pub(in crate::http) struct Admission {
@@ -97,8 +95,7 @@ impl Room {
 
     /// How much of it one key may use.
     fn share(&self) -> Self {
-        let part = |whole: usize| whole - (whole / LEFT_TO_OTHERS).max(1).min(whole / 2);
-        Self::new(part(self.size), part(self.queue))
+        Self::new(fair_share::of_one(self.size), fair_share::of_one(self.queue))
     }
 
     async fn take(

@@ -218,6 +218,7 @@ fn tasks(
                 limits: limits.clone(),
                 started: *started,
                 authorization: authorization(headers),
+                caller: caller.number(),
                 ..EpisodeRequest::new(asked.question, sampling)
             };
             let (served, model) = (Arc::clone(&served), Arc::clone(&model));

@@ -22,9 +22,9 @@ use crate::large_model::{
     ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, is_gateway_timeout,
 };
 
-mod background;
 mod body;
 mod headers;
+mod limits;
 pub(super) mod multipart;
 mod usage_meter;
 
@@ -79,11 +79,12 @@ pub(super) async fn hand_on(
     passed: Passed<'_>,
 ) -> Result<Response, ApiError> {
     let Passed { route, method, uri, mut headers, body, started } = passed;
+    multipart::check(&headers)?;
     let authorization = authorization(&headers);
     let place = state.serving.large_models.route(model, authorization.as_ref()).await;
     let (endpoint, id) = place.ok_or_else(|| unknown_model(model))?;
     caller.check_price(id, endpoint.is_priced(Some(id)))?;
-    background::check(caller, body)?;
+    limits::check(caller, &method, uri.path(), &headers, body).await?;
     let with_model = || compute::in_place(body.len(), || with_model(&headers, body, id));
     let renamed = if id == model { None } else { with_model() };
     let (body, model) = (renamed.as_ref().unwrap_or(body), id);
@@ -105,7 +106,17 @@ pub(super) async fn hand_on(
         UsageMeter::new(endpoint.billed_at(model), endpoint.passed_usage(body.clone()), tally, bill)
     });
     let model = model.to_owned();
-    let request = ForwardRequest { method, path, headers, body, model, is_metered, deadline: None };
+    let number = caller.number();
+    let request = ForwardRequest {
+        method,
+        path,
+        headers,
+        body,
+        model,
+        is_metered,
+        caller: number,
+        deadline: None,
+    };
     let asked = Instant::now();
     let response = endpoint.forward(request).await;
     let overhead = started.elapsed().saturating_sub(asked.elapsed());

@@ -1,9 +1,47 @@
-//! The model that a form (`multipart/form-data`, RFC 7578) names: uploads of audio and images have
-//! it in a field.
+//! What a form (`multipart/form-data`, RFC 7578) asks for: uploads of audio and images name their
+//! model in a field.
 
 use std::ops::Range;
 
 use axum::http::{HeaderMap, header};
+
+use crate::http::error::ApiError;
+
+/// Refuses a form whose boundary an endpoint may read otherwise than [`boundary`]: to that
+/// endpoint, the form would have other fields.
+pub(in crate::http) fn check(headers: &HeaderMap) -> Result<(), ApiError> {
+    let kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let kinds: Vec<_> = kinds.map(|kind| String::from_utf8_lossy(kind.as_bytes())).collect();
+    let is_form = |kind: &str| kind.to_ascii_lowercase().contains("multipart/");
+    let is_clear = match kinds.as_slice() {
+        [kind] => is_clear(kind),
+        _ => false,
+    };
+    if is_clear || !kinds.iter().any(|kind| is_form(kind)) {
+        return Ok(());
+    }
+    let message = reason!(
+        "the `Content-Type` does not name one boundary";
+        hint: "send one header with one `boundary`, of letters, digits and `'()+_,-./:=?`"
+    );
+    Err(ApiError::bad_request("invalid_body", message))
+}
+
+/// Whether all endpoints read the same boundary in a content type, or none.
+fn is_clear(kind: &str) -> bool {
+    let parameters = kind.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    // Also those that begin like `boundary*0=`, of RFC 2231.
+    let is_boundary = |name: &str| name.trim().to_ascii_lowercase().starts_with("boundary");
+    let mut boundaries = parameters.filter(|(name, _)| is_boundary(name));
+    let Some((_, boundary)) = boundaries.next() else { return true };
+    if boundaries.next().is_some() {
+        return false;
+    }
+    let boundary = boundary.trim();
+    let inner = boundary.strip_prefix('"').map_or(Some(boundary), |rest| rest.strip_suffix('"'));
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(&byte);
+    inner.is_some_and(|inner| !inner.is_empty() && inner.bytes().all(is_known))
+}
 
 /// The boundary of a form, if a request is one.
 pub(in crate::http) fn boundary(headers: &HeaderMap) -> Option<String> {
@@ -22,24 +60,56 @@ pub(in crate::http) fn boundary(headers: &HeaderMap) -> Option<String> {
 /// The range in a form's body with the value of its field `model`. `None` if there is no such
 /// field, or more than one that an endpoint might use.
 pub(in crate::http) fn model(body: &[u8], boundary: &str) -> Option<Range<usize>> {
-    let delimiter = format!("--{boundary}");
-    let mut at = find(body, delimiter.as_bytes())? + delimiter.len();
-    // Later boundaries begin with a line end.
-    let separator = format!("\r\n{delimiter}");
     let mut found = None;
-    while let Some(length) = find(&body[at..], separator.as_bytes()) {
-        let end = at + length;
-        if let Some(head) = find(&body[at..end], b"\r\n\r\n") {
-            match kind(&body[at..at + head]) {
-                Kind::Other => {}
-                _ if found.is_some() => return None,
-                Kind::Model => found = Some(Some(at + head + 4..end)),
-                Kind::Like => found = Some(None),
-            }
+    for (head, place) in parts(body, boundary) {
+        match kind(head) {
+            Kind::Other => {}
+            _ if found.is_some() => return None,
+            Kind::Model => found = Some(Some(place)),
+            Kind::Like => found = Some(None),
         }
-        at = end + separator.len();
     }
     found.flatten()
+}
+
+/// The values of the fields that some endpoint may take for one of `names`.
+pub(super) fn values<'a>(
+    body: &'a [u8],
+    boundary: &str,
+    names: &'a [&str],
+) -> impl Iterator<Item = &'a [u8]> {
+    let is_named = move |head: &[u8]| {
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        head.split(['\r', '\n', ';']).filter_map(|parameter| parameter.split_once('=')).any(
+            |(name, value)| {
+                // A value of RFC 2231 has its character set before it.
+                let value = value.trim().trim_matches('"').rsplit('\'').next();
+                name.trim().starts_with("name")
+                    && value.is_some_and(|it| names.contains(&it.trim()))
+            },
+        )
+    };
+    let named = parts(body, boundary).filter(move |(head, _)| is_named(head));
+    named.map(move |(_, place)| &body[place])
+}
+
+/// The parts of a form: the headers of each, and where its value is.
+fn parts<'a>(body: &'a [u8], boundary: &str) -> impl Iterator<Item = (&'a [u8], Range<usize>)> {
+    let delimiter = format!("--{boundary}");
+    // Later boundaries begin with a line end.
+    let separator = format!("\r\n{delimiter}");
+    let mut at = find(body, delimiter.as_bytes()).map(|at| at + delimiter.len());
+    std::iter::from_fn(move || {
+        loop {
+            let begin = at?;
+            let end = find(&body[begin..], separator.as_bytes()).map(|length| begin + length);
+            at = end.map(|end| end + separator.len());
+            let end = end?;
+            if let Some(head) = find(&body[begin..end], b"\r\n\r\n") {
+                return Some((&body[begin..begin + head], begin + head + 4..end));
+            }
+        }
+    })
 }
 
 enum Kind {
@@ -110,5 +180,49 @@ mod tests {
         for (kind, body, expected) in table {
             assert_eq!(model_of(kind, &body).as_deref(), expected, "{kind} {body}");
         }
+    }
+
+    #[test]
+    fn one_boundary_that_all_read_alike() {
+        let table: [(&[&'static str], bool); 13] = [
+            (&[], true),
+            (&["application/json"], true),
+            (&["application/json; boundary=a; boundary=b"], true),
+            (&["multipart/form-data; charset=utf-8; boundary=\"a (b)\""], true),
+            (&["multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW"], true),
+            (&["multipart/form-data; boundary=a; boundary=b"], false),
+            (&["multipart/form-data; boundary=a; BOUNDARY*=utf-8''b"], false),
+            (&["multipart/form-data; boundary=\"a;b\""], false),
+            (&["multipart/form-data; boundary=\"a\\b\""], false),
+            (&["multipart/form-data; boundary=a\""], false),
+            (&["multipart/form-data; x=\"; boundary=a\"; boundary=b"], false),
+            (&["multipart/form-data"], true),
+            (&["application/json", "multipart/form-data; boundary=b"], false),
+        ];
+        for (kinds, expected) in table {
+            let kinds = kinds.iter().map(|kind| HeaderValue::from_static(kind));
+            let mut headers = HeaderMap::new();
+            for kind in kinds {
+                headers.append(header::CONTENT_TYPE, kind);
+            }
+            assert_eq!(check(&headers).is_ok(), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn values_by_any_spelling_of_their_name() {
+        let part = |disposition: &str, value: &str| {
+            format!("--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{value}\r\n")
+        };
+        let form = [
+            part("name=\"n\"", "1"),
+            part("name=N", "2"),
+            part("name*=utf-8''n", "3"),
+            part("name=\"file\"; filename=\"n\"", "4"),
+            part("name=\"size\"", "n"),
+        ];
+        let form = format!("{}--x--\r\n", form.concat());
+        let values: Vec<_> = values(form.as_bytes(), "x", &["n", "best_of"]).collect();
+        assert_eq!(values, [b"1", b"2", b"3"]);
     }
 }

@@ -46,7 +46,7 @@ impl UsageMeter {
         hides_usage: bool,
     ) -> BoxStream<'static, io::Result<Bytes>> {
         let passed = self.passed.take();
-        self.passed = passed.map(|passed| passed.of_response(is_events, hides_usage));
+        self.passed = passed.map(|passed| passed.answered().of_response(is_events, hides_usage));
         stream::unfold((pieces, self, false), |(mut pieces, mut meter, mut is_over)| async move {
             while !is_over {
                 let shown = match pieces.next().await {

@@ -141,6 +141,7 @@ fn task(
         limits,
         started,
         authorization: authorization(headers),
+        caller: caller.number(),
         ..EpisodeRequest::new(asked.question, sampling)
     };
     let model = Arc::clone(model);

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::exchange::Exchange;
+use super::slots::Slot;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase};
 
 /// An attempt in progress. It reports its outcome when it is dropped: cancelled, unless another was
@@ -14,22 +13,22 @@ pub(super) struct Attempt {
     exchange: Arc<Exchange>,
     started: Instant,
     outcome: AttemptOutcome,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Attempt {
     /// Begins an attempt once a slot is free, unless the breaker opened meanwhile.
     pub(super) async fn begin(exchange: &Arc<Exchange>) -> Result<Self, LargeModelError> {
         let transport = &exchange.transport;
-        let slot = match Arc::clone(&transport.slots).try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let slots = Arc::clone(&transport.slots).acquire_owned();
+        let slot = match transport.slots.try_take(exchange.caller) {
+            Some(slot) => slot,
+            None => {
+                let slot = transport.slots.take(exchange.caller);
                 let total = transport.config.timeouts.total();
                 exchange
-                    .within(Phase::FreeSlot, total, slots)
+                    .within(Phase::FreeSlot, total, slot)
                     .await?
-                    .map_err(|_| exchange.rejected("its endpoint is closed"))?
+                    .ok_or_else(|| exchange.rejected("its endpoint is closed"))?
             }
         };
         exchange.check_admitted()?;

@@ -1,26 +1,28 @@
-//! The circuit breakers of one endpoint, one for each route and model. The clock is passed in. A
-//! failing model or a missing route does not affect others.
+//! The circuit breakers of one endpoint: for each route and model, one of all callers and one of
+//! each caller with failures. The clock is passed in. A failing model or a missing route does not
+//! affect others, nor does a caller whose requests fail, be it on purpose: it opens its own
+//! breaker, and that of all callers only together with others.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::config::BreakerConfig;
 
-/// Requests that probe an endpoint after a pause. More than one, so that a caller whose requests
-/// always fail cannot keep the breaker open.
-const PROBES: u32 = 3;
-/// Routes and models that are tracked at once: those with recent failures.
+/// Requests that probe an endpoint after a pause.
+const PROBES: usize = 3;
+/// Breakers that are tracked at once: those with recent failures.
 const MOST_WATCHED: usize = 1_024;
 
 /// What a request is for: the route and the model.
-pub(super) type Target = String;
+type Target = Arc<str>;
 
 /// The breakers of one endpoint.
 #[derive(Debug)]
 pub(super) struct Breakers {
     config: BreakerConfig,
-    /// Those that are not in their initial state.
-    watched: HashMap<Target, Breaker>,
+    /// Those that are not in their initial state: of a caller, or of all.
+    watched: HashMap<(Target, Option<u64>), Breaker>,
 }
 
 /// Opens once most of the recent requests failed, then lets a few probes through.
@@ -29,21 +31,35 @@ struct Breaker {
     state: Circuit,
     /// The number of state changes. Results of requests from before the last change are ignored.
     generation: u64,
+    rules: Rules,
+}
+
+/// When a breaker opens and closes.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    /// This many failures among twice as many requests open it.
+    failures: usize,
+    /// As many of them count from one caller.
+    failures_of_one: usize,
+    /// Probes of one caller.
+    probes_of_one: usize,
+    pause: Duration,
 }
 
 #[derive(Debug)]
 enum Circuit {
-    /// The results of the recent requests, newest last: whether each failed.
+    /// The results of the recent requests, newest last: whether each failed, and whose it was.
     Closed {
-        failed: VecDeque<bool>,
+        recent: VecDeque<(bool, u64)>,
     },
     Open {
         until: Instant,
     },
-    /// Probes in flight, and failed probes.
+    /// Callers with a probe in flight, and those whose probe failed since the last pause.
     HalfOpen {
-        probes: u32,
-        failures: u32,
+        probes: Vec<u64>,
+        failed: Vec<u64>,
+        until: Instant,
     },
 }
 
@@ -51,7 +67,18 @@ enum Circuit {
 #[derive(Debug, Clone)]
 pub(super) struct Ticket {
     target: Target,
-    generation: u64,
+    caller: u64,
+    /// Of the caller's breaker, and of that of all.
+    generations: [u64; 2],
+}
+
+impl Ticket {
+    /// The breakers that it is for, with their generations.
+    fn places(&self) -> [((Target, Option<u64>), u64); 2] {
+        let [own, shared] = self.generations;
+        let place = |caller| (Arc::clone(&self.target), caller);
+        [(place(Some(self.caller)), own), (place(None), shared)]
+    }
 }
 
 /// What the result of a request says about its target.
@@ -68,19 +95,38 @@ impl Breakers {
         Self { config, watched: HashMap::new() }
     }
 
-    /// Permission for a request now, or the remaining pause.
-    pub(super) fn admit(&mut self, target: &str, now: Instant) -> Result<Ticket, Duration> {
-        let generation = match self.watched.get_mut(target) {
-            None => 0,
-            Some(breaker) => breaker.admit(now, self.config.pause())?,
-        };
-        Ok(Ticket { target: target.to_owned(), generation })
+    /// Permission for a request of this caller now, or the remaining pause.
+    pub(super) fn admit(
+        &mut self,
+        target: &str,
+        caller: u64,
+        now: Instant,
+    ) -> Result<Ticket, Duration> {
+        let target = Target::from(target);
+        let mut ticket = Ticket { target, caller, generations: [0; 2] };
+        for (number, (place, _)) in ticket.places().into_iter().enumerate() {
+            let Some(breaker) = self.watched.get_mut(&place) else { continue };
+            match breaker.admit(caller, now) {
+                Ok(generation) => ticket.generations[number] = generation,
+                Err(wait) => {
+                    if number == 1 {
+                        // The caller's own breaker may have counted it as a probe.
+                        let (own, generation) = &ticket.places()[0];
+                        self.note(own, *generation, caller, Health::Unknown, now);
+                    }
+                    return Err(wait);
+                }
+            }
+        }
+        Ok(ticket)
     }
 
-    /// Whether the breaker opened since this ticket was issued.
+    /// Whether a breaker opened since this ticket was issued.
     pub(super) fn is_stopped(&self, ticket: &Ticket) -> bool {
-        self.watched.get(&ticket.target).is_some_and(|breaker| {
-            breaker.generation != ticket.generation && matches!(breaker.state, Circuit::Open { .. })
+        ticket.places().iter().any(|(place, generation)| {
+            self.watched.get(place).is_some_and(|breaker| {
+                breaker.generation != *generation && matches!(breaker.state, Circuit::Open { .. })
+            })
         })
     }
 
@@ -91,11 +137,13 @@ impl Breakers {
 
     /// Notes that a response has begun: further requests may be sent before a probe has ended.
     pub(super) fn answers(&mut self, ticket: &Ticket) {
-        if let Some(breaker) = self.watched.get(&ticket.target)
-            && breaker.generation == ticket.generation
-            && matches!(breaker.state, Circuit::HalfOpen { .. })
-        {
-            self.watched.remove(&ticket.target);
+        for (place, generation) in ticket.places() {
+            if let Some(breaker) = self.watched.get(&place)
+                && breaker.generation == generation
+                && matches!(breaker.state, Circuit::HalfOpen { .. })
+            {
+                self.watched.remove(&place);
+            }
         }
     }
 
@@ -104,8 +152,21 @@ impl Breakers {
         if self.config.failures == 0 {
             return;
         }
-        let is_known = self.watched.contains_key(&ticket.target);
-        if !is_known && (health != Health::Bad || ticket.generation != 0) {
+        for (place, generation) in ticket.places() {
+            self.note(&place, generation, ticket.caller, health, now);
+        }
+    }
+
+    fn note(
+        &mut self,
+        place: &(Target, Option<u64>),
+        generation: u64,
+        caller: u64,
+        health: Health,
+        now: Instant,
+    ) {
+        let is_known = self.watched.contains_key(place);
+        if !is_known && (health != Health::Bad || generation != 0) {
             return;
         }
         if !is_known && self.watched.len() >= MOST_WATCHED {
@@ -114,50 +175,88 @@ impl Breakers {
                 return;
             }
         }
-        let breaker = self.watched.entry(ticket.target.clone()).or_insert_with(|| Breaker {
-            state: Circuit::Closed { failed: VecDeque::new() },
+        let rules = Rules::of(&self.config, place.1.is_none());
+        let breaker = self.watched.entry(place.clone()).or_insert_with(|| Breaker {
+            state: Circuit::Closed { recent: VecDeque::new() },
             generation: 0,
+            rules,
         });
-        if breaker.generation == ticket.generation && breaker.record(health, now, &self.config) {
-            self.watched.remove(&ticket.target);
+        if breaker.generation == generation && breaker.record(caller, health, now) {
+            self.watched.remove(place);
         }
     }
 }
 
+impl Rules {
+    fn of(config: &BreakerConfig, is_shared: bool) -> Self {
+        let (failures, pause) = (config.failures as usize, config.pause());
+        if !is_shared {
+            return Self { failures, failures_of_one: failures, probes_of_one: PROBES, pause };
+        }
+        // No caller opens it alone, or keeps it open.
+        let failures = failures.max(2);
+        Self { failures, failures_of_one: failures / 2, probes_of_one: 1, pause }
+    }
+}
+
 impl Breaker {
-    fn admit(&mut self, now: Instant, pause: Duration) -> Result<u64, Duration> {
+    fn admit(&mut self, caller: u64, now: Instant) -> Result<u64, Duration> {
+        let Rules { probes_of_one, pause, .. } = self.rules;
         match &mut self.state {
             Circuit::Closed { .. } => {}
             Circuit::Open { until } if now < *until => return Err(*until - now),
-            Circuit::Open { .. } => self.enter(Circuit::HalfOpen { probes: 1, failures: 0 }),
-            Circuit::HalfOpen { probes, failures } if *probes + *failures < PROBES => *probes += 1,
-            Circuit::HalfOpen { .. } => return Err(pause),
+            Circuit::Open { .. } => self.enter(Circuit::HalfOpen {
+                probes: vec![caller],
+                failed: Vec::new(),
+                until: now + pause,
+            }),
+            Circuit::HalfOpen { probes, failed, until } => {
+                if *until <= now {
+                    // Too few callers for a decision: they may try again.
+                    (*failed, *until) = (Vec::new(), now + pause);
+                }
+                let sent = || probes.iter().chain(failed.iter());
+                let own = sent().filter(|whose| **whose == caller).count();
+                if sent().count() >= PROBES || own >= probes_of_one {
+                    return Err(pause);
+                }
+                probes.push(caller);
+            }
         }
         Ok(self.generation)
     }
 
     /// Whether it is in its initial state.
-    fn record(&mut self, health: Health, now: Instant, config: &BreakerConfig) -> bool {
+    fn record(&mut self, caller: u64, health: Health, now: Instant) -> bool {
+        let Rules { failures, failures_of_one, pause, .. } = self.rules;
         match &mut self.state {
-            Circuit::Closed { failed } => {
+            Circuit::Closed { recent } => {
                 if health != Health::Unknown {
-                    failed.push_back(health == Health::Bad);
+                    recent.push_back((health == Health::Bad, caller));
                 }
-                let most = config.failures as usize;
-                if failed.len() > most.saturating_mul(2) {
-                    failed.pop_front();
+                if recent.len() > failures.saturating_mul(2) {
+                    recent.pop_front();
                 }
-                let failures = failed.iter().filter(|failed| **failed).count();
-                if failures >= most {
-                    self.enter(Circuit::Open { until: now + config.pause() });
+                let mut of_each: HashMap<u64, usize> = HashMap::new();
+                for (_, caller) in recent.iter().filter(|(has_failed, _)| *has_failed) {
+                    *of_each.entry(*caller).or_default() += 1;
                 }
-                failures == 0
+                let counted: usize =
+                    of_each.values().map(|of_one| failures_of_one.min(*of_one)).sum();
+                if counted >= failures {
+                    self.enter(Circuit::Open { until: now + pause });
+                }
+                of_each.is_empty()
             }
-            Circuit::HalfOpen { probes, failures } => {
-                *probes = probes.saturating_sub(1);
-                *failures += u32::from(health == Health::Bad);
-                if *failures == PROBES {
-                    self.enter(Circuit::Open { until: now + config.pause() });
+            Circuit::HalfOpen { probes, failed, .. } => {
+                if let Some(at) = probes.iter().position(|whose| *whose == caller) {
+                    probes.swap_remove(at);
+                }
+                if health == Health::Bad {
+                    failed.push(caller);
+                }
+                if failed.len() == PROBES {
+                    self.enter(Circuit::Open { until: now + pause });
                 }
                 health == Health::Good
             }

@@ -16,6 +16,11 @@ enum Step {
 use Health::{Bad, Good, Unknown};
 use Step::{Admit, Answer, End, Refuse};
 
+/// The caller of a request: capital letters are another's.
+fn whose(letter: char) -> u64 {
+    u64::from(letter.is_ascii_uppercase())
+}
+
 fn run(name: &str, failures: u32, steps: &[Step]) {
     let start = Instant::now();
     let at = |ms: &u64| start + Duration::from_millis(*ms);
@@ -23,11 +28,11 @@ fn run(name: &str, failures: u32, steps: &[Step]) {
     let mut tickets = HashMap::new();
     for (number, step) in steps.iter().enumerate() {
         match step {
-            Admit(ms, letter) => match breakers.admit("t", at(ms)) {
+            Admit(ms, letter) => match breakers.admit("t", whose(*letter), at(ms)) {
                 Ok(ticket) => drop(tickets.insert(letter, ticket)),
                 Err(wait) => panic!("{name}, step {number}: refused for {wait:?}"),
             },
-            Refuse(ms, wait) => match breakers.admit("t", at(ms)) {
+            Refuse(ms, wait) => match breakers.admit("t", 0, at(ms)) {
                 Ok(_) => panic!("{name}, step {number}: admitted"),
                 Err(got) => assert_eq!(got, Duration::from_millis(*wait), "{name}, step {number}"),
             },
@@ -176,24 +181,109 @@ fn opens_probes_and_closes() {
 }
 
 #[test]
+fn a_caller_shuts_out_itself_alone() {
+    run(
+        "failures of one caller open its own breaker",
+        2,
+        &[
+            Admit(0, 'a'),
+            End(0, 'a', Bad),
+            Admit(1, 'b'),
+            End(1, 'b', Bad),
+            Refuse(2, 99),
+            Admit(2, 'A'),
+            End(3, 'A', Good),
+        ],
+    );
+    run(
+        "failures of several open that of all",
+        4,
+        &[
+            Admit(0, 'A'),
+            End(0, 'A', Bad),
+            Admit(1, 'B'),
+            End(1, 'B', Bad),
+            Admit(2, 'C'),
+            // The third of one caller does not count.
+            End(2, 'C', Bad),
+            Admit(3, 'a'),
+            End(3, 'a', Bad),
+            Admit(4, 'b'),
+            End(4, 'b', Bad),
+            Refuse(5, 99),
+        ],
+    );
+    let opened = || {
+        let begun = ['a', 'b', 'A', 'B'].map(|letter| Admit(0, letter));
+        let ended = ['a', 'b', 'A', 'B'].map(|letter| End(0, letter, Bad));
+        begun.into_iter().chain(ended).chain([Refuse(1, 99)])
+    };
+    let probed = [
+        Admit(100, 'X'),
+        // Another's probe does not take the place of this one.
+        Admit(100, 'x'),
+        Refuse(101, 100),
+        End(101, 'X', Bad),
+        End(102, 'x', Good),
+        Admit(103, 'y'),
+        Admit(103, 'z'),
+    ];
+    run("each has one probe", 4, &opened().chain(probed).collect::<Vec<_>>());
+    let alone = [
+        Admit(100, 'x'),
+        End(101, 'x', Bad),
+        Refuse(102, 100),
+        // Nobody else probes it.
+        Admit(200, 'y'),
+        End(201, 'y', Good),
+        Admit(202, 'z'),
+    ];
+    run("one alone probes once a pause", 4, &opened().chain(alone).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refused_probe_is_given_back() {
+    let now = Instant::now();
+    let at = |ms: u64| now + Duration::from_millis(ms);
+    let mut breakers = Breakers::new(BreakerConfig { failures: 1, pause_ms: 100 });
+    // Opens both breakers of caller 1.
+    for caller in [1, 2] {
+        let ticket = breakers.admit("t", caller, now).unwrap();
+        breakers.record(&ticket, Bad, now);
+    }
+    let probe = breakers.admit("t", 1, at(100)).unwrap();
+    for _ in 0..2 * PROBES {
+        assert!(breakers.admit("t", 1, at(101)).is_err());
+    }
+    breakers.record(&probe, Unknown, at(102));
+    // Closes that of all.
+    let probe = breakers.admit("t", 3, at(103)).unwrap();
+    breakers.record(&probe, Good, at(104));
+    // Its own has room for all probes.
+    for _ in 0..PROBES {
+        assert!(breakers.admit("t", 1, at(105)).is_ok());
+    }
+}
+
+#[test]
 fn targets_are_apart_and_bounded() {
     let now = Instant::now();
     let mut breakers = Breakers::new(BreakerConfig { failures: 1, pause_ms: 100 });
     let fail = |breakers: &mut Breakers, target: &str| {
-        let ticket = breakers.admit(target, now).unwrap();
+        let ticket = breakers.admit(target, 0, now).unwrap();
         breakers.record(&ticket, Bad, now);
         ticket
     };
     let ticket = fail(&mut breakers, "broken");
-    assert!(breakers.is_stopped(&ticket) && breakers.admit("broken", now).is_err());
-    assert!(breakers.admit("healthy", now).is_ok());
+    assert!(breakers.is_stopped(&ticket) && breakers.admit("broken", 0, now).is_err());
+    assert!(breakers.admit("healthy", 0, now).is_ok());
     for number in 0..2 * MOST_WATCHED {
         fail(&mut breakers, &number.to_string());
     }
     assert_eq!(breakers.watched.len(), MOST_WATCHED);
     let later = now + Duration::from_millis(100);
     for number in 0..MOST_WATCHED {
-        let ticket = breakers.admit(&number.to_string(), later).unwrap();
+        let ticket = breakers.admit(&number.to_string(), 0, later).unwrap();
         breakers.record(&ticket, Good, later);
     }
     assert!(breakers.watched.len() <= 1, "{}", breakers.watched.len());

@@ -86,7 +86,8 @@ impl Endpoint {
         let model = self.asked_model(call);
         let target = Target { route: COMPLETIONS, model };
         let callers = call.authorization.as_ref();
-        let exchange = Exchange::open(transport, Some(target), callers, call.deadline)?;
+        let exchange =
+            Exchange::open(transport, Some(target), call.caller, callers, call.deadline)?;
         let mut refused = transport.refused.of(model);
         let mut learnt = Names::new();
         let needs_thoughts = transport.refused.needs_thoughts(model);
@@ -183,7 +184,9 @@ impl LargeModel for Endpoint {
 
     fn prices_of(&self, model: Option<&str>) -> Option<Prices> {
         let (config, model) = (&self.transport.config, model.unwrap_or(self.model_id()));
-        let assumed = config.allow_unpriced.then(|| config.prices_or_default(model));
+        // A request that names no model may start anything.
+        let is_allowed = config.allow_unpriced && !model.is_empty();
+        let assumed = is_allowed.then(|| config.prices_or_default(model));
         config.prices_of(model).or(assumed)
     }
 

@@ -44,7 +44,8 @@ pub struct LargeModelConfig {
     /// The circuit breaker.
     #[serde(default)]
     pub breaker: BreakerConfig,
-    /// Concurrent requests; further ones wait, within their time limits. Default: 256.
+    /// Concurrent requests; further ones wait, within their time limits. Those of one key have at
+    /// most seven eighths of it. Default: 256.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
     /// Whether the number of concurrent calls adapts to the endpoint, up to that limit: as many as
@@ -59,7 +60,8 @@ pub struct LargeModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
     /// Tokens read and written per minute, likewise. A call is charged for the length of its text
-    /// and the longest reply it allows until its usage is known. Default: no limit.
+    /// and the longest reply it allows until its usage is known, a passed-through request for its
+    /// text. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u64>,
     /// Prices of the tokens of `model`. Default: unknown, which counts as 0.
@@ -105,7 +107,8 @@ pub struct LargeModelConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
     /// This many failed requests among the last twice as many open the breaker; 0: never. A request
-    /// counts once, whatever its retries. Default: 8.
+    /// counts once, whatever its retries. The failures of one key open it for that key; for all,
+    /// at most half of them count from one key. Default: 8.
     pub failures: u32,
     /// How long it stays open before a few requests probe the endpoint, milliseconds. Default:
     /// 10000.

@@ -65,13 +65,23 @@ impl TokenCounter {
     /// What a request, its body, and a reply of these texts are billed. Takes time in proportion to
     /// their length.
     pub(super) fn usage(&self, request: &[u8], reply: &Texts) -> TokenUsage {
+        self.usage_of(&self.asked(request), reply)
+    }
+
+    /// What counts of a request, its body.
+    pub(super) fn asked(&self, request: &[u8]) -> Asked {
         let mut texts = self.texts();
         let messages = request_texts(request, &mut |text| texts.add(text));
-        let frame = match messages {
+        Asked { texts, messages }
+    }
+
+    /// The same for what was kept of a request.
+    pub(super) fn usage_of(&self, asked: &Asked, reply: &Texts) -> TokenUsage {
+        let frame = match asked.messages {
             0 => 0,
             messages => self.frame.request + self.frame.message * messages as u64,
         };
-        TokenUsage::reported(self.tokens(&texts) + frame, self.tokens(reply))
+        TokenUsage::reported(self.tokens(&asked.texts) + frame, self.tokens(reply))
     }
 
     fn tokens(&self, texts: &Texts) -> u64 {
@@ -106,6 +116,20 @@ impl Frame {
         let own = text.tokenizer.encode_text("a")?.len();
         let message = (three.saturating_sub(one) / 2).saturating_sub(own);
         Ok(Self { request: one.saturating_sub(own + message) as u64, message: message as u64 })
+    }
+}
+
+/// What counts of a request.
+#[derive(Debug)]
+pub(super) struct Asked {
+    texts: Texts,
+    messages: usize,
+}
+
+impl Asked {
+    /// Bytes that are to be tokenised.
+    pub(super) fn length(&self) -> usize {
+        self.texts.length()
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Target<'a> {
 /// One call, which may take several attempts.
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
+    pub(super) caller: u64,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
     /// The deadline for the start of the reply.
@@ -51,26 +52,29 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// A call that starts now. The endpoint's key takes precedence over the caller's.
+    /// A call that starts now, of this caller. The endpoint's key takes precedence over `callers`,
+    /// the caller's.
     ///
     /// # Errors
     /// While the breaker is open.
     pub(super) fn open(
         transport: &Arc<Transport>,
         target: Option<Target<'_>>,
+        caller: u64,
         callers: Option<&SecretString>,
         deadline: Option<Instant>,
     ) -> Result<Arc<Self>, LargeModelError> {
         let ticket = match target {
             None => None,
             Some(Target { route, model }) => {
-                let ticket =
-                    transport.breakers().admit(&format!("{route} {model}"), Instant::now());
+                let target = format!("{route} {model}");
+                let ticket = transport.breakers().admit(&target, caller, Instant::now());
                 Some(ticket.map_err(|retry_in| circuit_open(transport, retry_in))?)
             }
         };
         Ok(Arc::new(Self {
             transport: Arc::clone(transport),
+            caller,
             authorization: transport.authorization.as_ref().or(callers).cloned(),
             start_by: Instant::now() + transport.config.timeouts.total(),
             deadline,

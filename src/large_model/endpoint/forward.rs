@@ -44,6 +44,8 @@ pub struct ForwardRequest {
     /// Whether its usage must be known: a stream is then asked to report it. The response's
     /// extensions contain [`UsageAsked`](super::UsageAsked) if the client did not ask itself.
     pub is_metered: bool,
+    /// Whose request it is, as in [`Call`](crate::large_model::Call).
+    pub caller: u64,
     /// The caller's deadline.
     pub deadline: Option<Instant>,
 }
@@ -112,13 +114,39 @@ impl Endpoint {
         &self,
         request: ForwardRequest,
     ) -> Result<http::Response<ForwardBody>, LargeModelError> {
-        self.wait_for_minute(request.body.len(), request.deadline).await?;
+        let counted = self.wait_for_minute(&request.body, request.deadline).await?;
+        let result = self.forward_now(request, counted.is_some()).await;
+        let Some(counted) = counted else { return result };
+        match result {
+            Ok(response) if response.status().is_success() => {
+                let (parts, pieces) = response.into_parts();
+                let pieces = counted.watch(&parts.headers, pieces);
+                Ok(http::Response::from_parts(parts, pieces))
+            }
+            refused => {
+                counted.forget();
+                refused
+            }
+        }
+    }
+
+    /// Forwards a request, without waiting for its minute. `is_counted`: whether its response must
+    /// be one whose usage can be read.
+    async fn forward_now(
+        &self,
+        mut request: ForwardRequest,
+        is_counted: bool,
+    ) -> Result<http::Response<ForwardBody>, LargeModelError> {
+        if is_counted {
+            request.headers.remove(header::ACCEPT_ENCODING);
+        }
         let transport = &self.transport;
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
         let route = request.path.split('?').next().unwrap_or_default();
         let target = Some(Target { route, model: &request.model });
-        let exchange = &Exchange::open(transport, target, callers.as_ref(), request.deadline)?;
+        let (caller, callers) = (request.caller, callers.as_ref());
+        let exchange = &Exchange::open(transport, target, caller, callers, request.deadline)?;
         let url = transport.at(&request.path).ok_or_else(|| {
             exchange.rejected(format!("the path `{}` leads out of its API", request.path))
         })?;

@@ -24,6 +24,7 @@ mod passed_usage;
 mod redact_body;
 mod reply;
 mod reply_size;
+mod slots;
 mod streaming;
 mod texts;
 mod thoughts;

@@ -1,12 +1,13 @@
 //! The list of an endpoint's models, in any of the shapes in use.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Method;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::attempt::Attempt;
 use super::body::Body;
@@ -22,10 +23,17 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(60);
 /// The longest list that is read, bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Credentials whose lists are cached at once.
+const MOST_CREDENTIALS: usize = 64;
 
-/// The cached list of an endpoint.
+/// The cached lists of an endpoint. Each credential has its own, as endpoints may list other models
+/// to others. A credential stands here as its hash; none where all callers use the same.
 #[derive(Debug, Default)]
-pub(super) struct Listed {
+pub(super) struct Listed(Mutex<HashMap<Option<[u8; 32]>, Arc<OneListed>>>);
+
+/// The cached list for one credential.
+#[derive(Debug, Default)]
+struct OneListed {
     known: Mutex<Known>,
     /// Held during a request, so that others wait for its result.
     asking: tokio::sync::Mutex<()>,
@@ -40,8 +48,27 @@ struct Known {
 }
 
 impl Listed {
+    /// The list for this credential. The one that was requested longest ago makes room for it.
+    fn of(&self, credential: Option<&SecretString>) -> Arc<OneListed> {
+        let credential = credential.map(|it| Sha256::digest(it.expose_secret()).into());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(&credential) && all.len() >= MOST_CREDENTIALS {
+            let oldest = all.iter().min_by_key(|(_, listed)| listed.known().asked);
+            if let Some(oldest) = oldest.map(|(credential, _)| *credential) {
+                all.remove(&oldest);
+            }
+        }
+        Arc::clone(all.entry(credential).or_default())
+    }
+}
+
+impl OneListed {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, model: &str) -> bool {
+        self.known().ids.contains(model)
     }
 }
 
@@ -56,7 +83,8 @@ impl Endpoint {
         authorization: Option<&SecretString>,
     ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
         let result = self.ask_models(authorization).await;
-        let mut known = self.transport.listed.known();
+        let listed = self.listed(authorization);
+        let mut known = listed.known();
         known.asked = Some(Instant::now());
         if let Ok(models) = &result {
             known.ids = models.iter().filter_map(|model| id(model).map(str::to_owned)).collect();
@@ -67,20 +95,26 @@ impl Endpoint {
     /// Whether the list contains a model of this id. Requests the list if the cached one is
     /// missing, or is old and lacks the model.
     pub async fn lists(&self, model: &str, authorization: Option<&SecretString>) -> bool {
-        if self.has_listed(model) {
+        let listed = self.listed(authorization);
+        if listed.has(model) {
             return true;
         }
-        let _asking = self.transport.listed.asking.lock().await;
-        if self.has_listed(model) {
+        let _asking = listed.asking.lock().await;
+        if listed.has(model) {
             return true;
         }
-        let asked = self.transport.listed.known().asked;
+        let asked = listed.known().asked;
         let is_fresh = asked.is_some_and(|asked| asked.elapsed() < FRESH);
-        !is_fresh && self.list_models(authorization).await.is_ok() && self.has_listed(model)
+        if is_fresh {
+            return false;
+        }
+        let models = self.list_models(authorization).await;
+        models.is_ok_and(|models| models.iter().any(|it| id(it) == Some(model)))
     }
 
-    fn has_listed(&self, model: &str) -> bool {
-        self.transport.listed.known().ids.contains(model)
+    /// The cached list for the credential that is used for a caller with this one.
+    fn listed(&self, authorization: Option<&SecretString>) -> Arc<OneListed> {
+        self.transport.listed.of(authorization.filter(|_| !self.has_key()))
     }
 
     async fn ask_models(
@@ -89,7 +123,7 @@ impl Endpoint {
     ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
         let deadline = Some(Instant::now() + TIMEOUT);
         // Without a breaker: an endpoint need not have a list.
-        let exchange = Exchange::open(&self.transport, None, authorization, deadline)?;
+        let exchange = Exchange::open(&self.transport, None, 0, authorization, deadline)?;
         let url = self.transport.at("/models");
         let url = url.ok_or_else(|| exchange.rejected("its URL has no path for lists"))?;
         let mut request = Request::default();
@@ -185,6 +219,26 @@ mod tests {
             let ids = found.as_ref().map(|models| models.iter().map(|m| id(m).unwrap()).collect());
             assert_eq!(ids, expected, "{list}");
         }
+    }
+
+    #[test]
+    fn each_credential_has_its_own_list_and_few_are_kept() {
+        let listed = Listed::default();
+        let credential = |number: usize| SecretString::from(format!("Bearer {number}"));
+        let know = |listed: &OneListed| {
+            let mut known = listed.known();
+            (known.asked, known.ids) = (Some(Instant::now()), HashSet::from(["m".to_owned()]));
+        };
+        know(&listed.of(None));
+        for number in 0..MOST_CREDENTIALS {
+            assert!(!listed.of(Some(&credential(number))).has("m"));
+            know(&listed.of(Some(&credential(number))));
+            assert!(listed.of(Some(&credential(number))).has("m"));
+        }
+        assert_eq!(listed.0.lock().unwrap().len(), MOST_CREDENTIALS);
+        // The oldest made room.
+        assert!(listed.of(Some(&credential(1))).has("m"));
+        assert!(!listed.of(None).has("m"));
     }
 
     #[test]

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream;
+use http::{HeaderMap, header};
 
+use super::body::ForwardBody;
 use super::client::Endpoint;
+use super::passed_usage::PassedUsage;
 use crate::chat::ChatMessage;
+use crate::compute;
 use crate::large_model::pace::{NoSlot, Pace};
 use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
 
@@ -69,21 +75,70 @@ impl Endpoint {
         })
     }
 
-    /// Waits until a passed-through request of `bytes` is within the per-minute limits; not beyond
-    /// `deadline`, or longer than a call may take.
+    /// Waits until a passed-through request with this body is within the per-minute limits; not
+    /// beyond `deadline`, or longer than a call may take. `None` if its tokens do not count.
     pub(super) async fn wait_for_minute(
         &self,
-        bytes: usize,
+        body: &Bytes,
         deadline: Option<Instant>,
-    ) -> Result<(), LargeModelError> {
-        let Some(pace) = self.transport.pace() else { return Ok(()) };
+    ) -> Result<Option<Counted>, LargeModelError> {
+        let Some(pace) = self.transport.pace() else { return Ok(None) };
         let limit = self.transport.config.timeouts.total();
         let until = deadline.unwrap_or_else(|| Instant::now() + limit);
-        let waiting = pace.take((bytes / BYTES_OF_A_TOKEN) as u64);
-        match tokio::time::timeout_at(until.into(), waiting).await {
-            Ok(_) => Ok(()),
+        let passed = pace.counts_tokens().then(|| self.passed_usage(body.clone()));
+        let tokens = match &passed {
+            Some(passed) => compute::in_place(body.len(), || passed.asked()),
+            None => 0,
+        };
+        match tokio::time::timeout_at(until.into(), pace.take(tokens)).await {
+            Ok(number) => Ok(number.zip(passed).map(|(number, passed)| Counted {
+                pace: Arc::clone(pace),
+                number,
+                passed: Some(passed),
+            })),
             Err(_) => Err(LargeModelError::Deadline { model: self.name().to_owned() }),
         }
+    }
+}
+
+/// A passed-through request in the tokens of its minute: by the estimate of its texts, and once
+/// this is dropped, by its usage.
+pub(super) struct Counted {
+    pace: Arc<Pace>,
+    number: u64,
+    passed: Option<PassedUsage>,
+}
+
+impl Counted {
+    /// It was refused: nothing was used.
+    pub(super) fn forget(mut self) {
+        self.passed = None;
+        self.pace.used(self.number, 0);
+    }
+
+    /// The pieces of its response, unchanged, counted to their end or until they are dropped.
+    pub(super) fn watch(mut self, headers: &HeaderMap, pieces: ForwardBody) -> ForwardBody {
+        const EVENT_STREAM: &[u8] = b"text/event-stream";
+        let kind = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+        let start = kind.and_then(|kind| kind.get(..EVENT_STREAM.len()));
+        let is_events = start.is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM));
+        self.passed = self.passed.take().map(|it| it.answered().of_response(is_events, false));
+        stream::unfold((pieces, self), async |(mut pieces, mut counted)| {
+            let piece = pieces.next().await?;
+            if let (Ok(piece), Some(passed)) = (&piece, &mut counted.passed) {
+                passed.read(piece.clone());
+            }
+            Some((piece, (pieces, counted)))
+        })
+        .boxed()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Some(passed) = self.passed.take() else { return };
+        let usage = compute::in_place(passed.work(), || passed.usage());
+        self.pace.used(self.number, usage.prompt_tokens + usage.completion_tokens);
     }
 }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::count::{Texts, TokenCounter};
+use super::count::{Asked, Texts, TokenCounter};
 use super::lenient;
 use super::reply::start_of;
 use super::streaming::Streaming;
-use super::texts::{ResponseUsage, response_texts};
+use super::texts::{ResponseUsage, request_texts, response_texts};
 use crate::compute;
 use crate::json_size;
 use crate::outbound::sse::{Event, SseDecoder};
+use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
 /// How much of a response that is not a stream, or of one event of a stream, is buffered for
@@ -23,6 +24,9 @@ const MOST_KEPT: usize = 16 * 1024 * 1024;
 /// The most memory that the JSON of a response may take if it must be repaired before it can be
 /// parsed, bytes. A larger one is not parsed.
 const MOST_MENDED: usize = 64 * 1024 * 1024;
+
+/// The longest request that is kept while its response is read, bytes.
+const MOST_OF_REQUEST: usize = 16 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
 /// not get the chunk with it.
@@ -57,6 +61,10 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
 pub struct PassedUsage {
     counter: Arc<TokenCounter>,
     request: Bytes,
+    /// What counts of it, once it is not kept.
+    asked: Option<Asked>,
+    /// Whether it asked for a stream, once it is not kept.
+    asked_for_stream: bool,
     /// Whether the response is a stream of events, once that is known.
     is_events: Option<bool>,
     /// Whether the chunk with the usage is removed.
@@ -78,6 +86,8 @@ impl PassedUsage {
         Self {
             counter: Arc::clone(counter),
             request,
+            asked: None,
+            asked_for_stream: false,
             is_events: None,
             hides_usage: false,
             decoder: SseDecoder::default(),
@@ -94,6 +104,19 @@ impl PassedUsage {
     /// usage is left out of a stream.
     pub fn of_response(self, is_events: bool, hides_usage: bool) -> Self {
         Self { is_events: is_events.then_some(true), hides_usage, ..self }
+    }
+
+    /// Keeps of a long request what counts of it, for as long as its response takes: a client may
+    /// read that slowly.
+    pub fn answered(mut self) -> Self {
+        if self.request.len() > MOST_OF_REQUEST {
+            let request = std::mem::take(&mut self.request);
+            let counter = &self.counter;
+            (self.asked, self.asked_for_stream) = compute::in_place(request.len(), || {
+                (Some(counter.asked(&request)), Streaming::of(&request).is_some())
+            });
+        }
+        self
     }
 
     /// Takes a piece of the response, and returns what the client gets.
@@ -149,7 +172,7 @@ impl PassedUsage {
         }
         self.kept.extend_from_slice(&piece);
         let Some(is_like_events) = begins_with_event(&self.kept) else { return Bytes::new() };
-        let is_asked_for = || Streaming::of(&self.request).is_some();
+        let is_asked_for = || self.asked_for_stream || Streaming::of(&self.request).is_some();
         let is_events = is_like_events && compute::in_place(self.request.len(), is_asked_for);
         self.is_events = Some(is_events);
         let begun = self.kept.split().freeze();
@@ -164,9 +187,20 @@ impl PassedUsage {
         }
     }
 
+    /// About how many tokens the request has, without a tokenizer.
+    pub(super) fn asked(&self) -> u64 {
+        let mut estimate = TokenEstimate::default();
+        request_texts(&self.request, &mut |text| {
+            estimate.push(text);
+            estimate.end();
+        });
+        estimate.tokens()
+    }
+
     /// About how many bytes must be worked on to know the usage.
     pub fn work(&self) -> usize {
-        let counted = if self.reported.is_some() { 0 } else { self.request.len() };
+        let asked = self.asked.as_ref().map_or(self.request.len(), Asked::length);
+        let counted = if self.reported.is_some() { 0 } else { asked };
         self.kept.len() + self.written.length() + counted
     }
 
@@ -176,7 +210,10 @@ impl PassedUsage {
             let whole = self.kept.split();
             self.take_json(&whole);
         }
-        self.reported.unwrap_or_else(|| self.counter.usage(&self.request, &self.written))
+        self.reported.unwrap_or_else(|| match &self.asked {
+            Some(asked) => self.counter.usage_of(asked, &self.written),
+            None => self.counter.usage(&self.request, &self.written),
+        })
     }
 
     /// Whether the event contains the usage and nothing else.
@@ -343,6 +380,18 @@ mod tests {
         let content = json!([image, {"type": "text", "text": "x ".repeat(20)}]);
         let request = json!({"messages": [{"role": "user", "content": content}]});
         assert_eq!(read(&request, false, false, "{}", 9).1, (26, 0));
+    }
+
+    #[test]
+    fn long_requests_are_counted_without_being_kept() {
+        let content = "x ".repeat(MOST_OF_REQUEST);
+        let request = json!({"messages": [{"role": "user", "content": content}]}).to_string();
+        let kept = PassedUsage::new(&Arc::default(), request.clone().into());
+        let answered = PassedUsage::new(&Arc::default(), request.into()).answered();
+        assert!(answered.request.is_empty());
+        let expected = kept.usage();
+        assert!(expected.prompt_tokens > 1_000);
+        assert_eq!(answered.usage(), expected);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reqwest::{Client, Url};
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
 
 use super::breaker::Breakers;
 use super::config::{LargeModelConfig, LargeModelConfigError};
@@ -16,6 +15,7 @@ use super::count::TokenCounter;
 use super::direct::Direct;
 use super::fields::Refused;
 use super::models::Listed;
+use super::slots::Slots;
 use crate::large_model::AttemptObserver;
 use crate::large_model::pace::Pace;
 use crate::outbound::client::{KeyLookup, bearer, build_client, is_this_machine};
@@ -46,7 +46,7 @@ pub(super) struct Transport {
     pub(super) direct: Option<Direct>,
     /// The value of the `Authorization` header.
     pub(super) authorization: Option<SecretString>,
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Slots,
     /// The rate limits of calls.
     pace: Arc<Pace>,
     breakers: Mutex<Breakers>,
@@ -109,7 +109,7 @@ impl Transport {
             root,
             completions,
             authorization,
-            slots: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+            slots: Slots::new(config.max_in_flight),
             breakers: Mutex::new(Breakers::new(config.breaker)),
             refused: Refused::default(),
             listed: Listed::default(),
@@ -135,17 +135,23 @@ impl Transport {
 }
 
 fn below(root: &Uri, path: &str) -> Option<Uri> {
-    // Servers resolve these to the same path or a parent; some treat `\` as `/`.
-    const DOTS: [&str; 6] = [".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"];
     let plain = path.split('?').next().unwrap_or_default();
-    let is_dots = |segment: &str| DOTS.iter().any(|dots| segment.eq_ignore_ascii_case(dots));
-    if !path.starts_with('/') || plain.split(['/', '\\']).any(is_dots) {
+    if !path.starts_with('/') || may_lead_elsewhere(plain) {
         return None;
     }
     let whole = format!("{}{path}", root.path().trim_end_matches('/'));
     let mut parts = root.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(whole).ok()?);
     Uri::from_parts(parts).ok()
+}
+
+/// Whether some server resolves a path to a parent of it: such servers, and proxies before them,
+/// decode it, once or again and again, treat `\` as `/`, and leave out what follows a `;`.
+fn may_lead_elsewhere(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%3b", ";");
+    let is_hidden = ["%2f", "%5c", "%25"].iter().any(|encoded| path.contains(encoded));
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    is_hidden || path.split(['/', '\\']).any(is_dots)
 }
 
 #[cfg(test)]
@@ -166,6 +172,14 @@ mod tests {
             ("http://host/v1", "/x/%2E%2e/admin?a", None),
             ("http://host/v1", "/.", None),
             ("http://host/v1", "/..\\admin", None),
+            ("http://host/v1", "/x/..%2fadmin", None),
+            ("http://host/v1", "/x/..%5Cadmin", None),
+            ("http://host/v1", "/x/..%252Fadmin", None),
+            ("http://host/v1", "/x/%252e%252e/admin", None),
+            ("http://host/v1", "/x/..;/admin", None),
+            ("http://host/v1", "/x/.%2e;a=b/admin", None),
+            ("http://host/v1", "/x/..%3Ba/admin", None),
+            ("http://host/v1", "/ft%3Am;a/x?y=%2f..", Some("http://host/v1/ft%3Am;a/x?y=%2f..")),
             ("http://host/v1", "/a b", None),
         ];
         for (root, path, url) in table {

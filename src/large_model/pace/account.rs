@@ -57,7 +57,7 @@ impl Account {
     }
 
     /// The limits that hold now.
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         let mut all = lock(&self.limits);
         all.retain(|limits| limits.strong_count() > 0);
         self.has_limits.store(!all.is_empty(), Ordering::Relaxed);

@@ -152,6 +152,16 @@ impl Pace {
         self.account.take(tokens).await
     }
 
+    /// Whether the tokens of a minute are limited.
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.account.has_limits() && self.account.limits().tokens.is_some()
+    }
+
+    /// Puts the tokens that a request used in place of those that were expected.
+    pub(super) fn used(&self, number: u64, tokens: u64) {
+        self.account.used(number, tokens);
+    }
+
     /// The expected length of a reply, in tokens.
     fn expected(&self) -> u64 {
         let (tokens, replies) = *lock(&self.replies);

@@ -266,6 +266,182 @@ async fn requests_that_time_out_are_billed_and_refused_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_key_whose_requests_fail_shuts_out_no_other() {
+    let upstream = Loopback::answering(|request| match request.prompt().contains("broken") {
+        true => Script::error(500, "broken"),
+        false => Script::reply("ok"),
+    })
+    .await;
+    let keys = Keys::new().await;
+    let (hostile, other) = (keys.make(json!({})).await, keys.make(json!({})).await);
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"breaker": {"failures": 4, "pause_ms": 60_000}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for model in ["model-1", "prompt-r1"] {
+        let chat = |text: &str| {
+            let messages = json!([{"role": "user", "content": text}]);
+            json!({"model": model, "messages": messages})
+        };
+        let asked = async |key: &str, text: &str| {
+            ask(&server, key, "/v1/chat/completions", chat(text)).await.status()
+        };
+        let mut last = asked(&hostile, "broken").await;
+        for _ in 0..8 {
+            last = asked(&hostile, "broken").await;
+            assert_eq!(asked(&other, "fine").await, 200, "{model}");
+        }
+        // It shuts out itself.
+        assert_eq!(last, 503, "{model}");
+        assert_eq!(asked(&hostile, "fine").await, 503, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_reads_slowly_leaves_slots_to_others() {
+    let upstream = Loopback::answering(|request| match request.prompt() == "slow" {
+        true => Script::events(["{}", "{}"]).cut(12, Cut::Stall),
+        false => Script::reply("ok"),
+    })
+    .await;
+    let keys = Keys::new().await;
+    let (slow, other) = (keys.make(json!({})).await, keys.make(json!({})).await);
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"max_in_flight": 4, "timeouts": {"total_ms": 3_000}});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let chat = |model: &str, text: &str| {
+        let messages = json!([{"role": "user", "content": text}]);
+        json!({"model": model, "messages": messages})
+    };
+    let path = "/v1/chat/completions";
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let response = ask(&server, &slow, path, chat("model-1", "slow")).await;
+        assert_eq!(response.status(), 200);
+        held.push(response);
+    }
+    assert_eq!(ask(&server, &slow, path, chat("model-1", "slow")).await.status(), 504);
+    for model in ["model-1", "prompt-r1"] {
+        assert_eq!(ask(&server, &other, path, chat(model, "quick")).await.status(), 200, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_take_no_memory_while_their_responses_are_read() {
+    let upstream = Loopback::answering(|_| Script::events(["{}", "{}"]).cut(12, Cut::Stall)).await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({})).await;
+    let mut setup = Setup::relay();
+    setup.server.body_limit_bytes = 1_000_000;
+    setup.server.bounds.bodies_bytes = 4_000_000;
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let messages = json!([{"role": "user", "content": "a ".repeat(475_000)}]);
+    let mut held = Vec::new();
+    for number in 0..6 {
+        let body = json!({"model": "model-1", "messages": messages});
+        let response = ask(&server, &key, "/v1/chat/completions", body).await;
+        assert_eq!(response.status(), 200, "{number}");
+        held.push(response);
+    }
+}
+
+#[tokio::test]
+async fn passed_through_answers_count_as_requests() {
+    let upstream = Loopback::start().await;
+    let chat = |n: Value| json!({"model": "model-1", "messages": [], "n": n});
+    let table = [
+        ("/v1/chat/completions", chat(json!(16))),
+        ("/v1/chat/completions", chat(json!("16"))),
+        ("/v1/completions", json!({"model": "model-1", "prompt": "a", "best_of": 16})),
+        ("/v1/images/generations", json!({"model": "model-1", "prompt": "a", "N": 16})),
+    ];
+    for (path, body) in table {
+        let keys = Keys::new().await;
+        let key = keys.make(json!({"requests_per_minute": 3})).await;
+        let mut setup = Setup::relay();
+        setup.access = Some(keys.access().await);
+        let server = setup.start(&upstream).await;
+        let (status, code, _) = outcome(ask(&server, &key, path, body.clone()).await).await;
+        assert_eq!((status, &*code), (429, "rate_limit_exceeded"), "{path} {body}");
+    }
+    assert!(upstream.requests().is_empty());
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"requests_per_minute": 4})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for (n, status) in [(3, 200), (2, 429), (1, 429)] {
+        let response = ask(&server, &key, "/v1/chat/completions", chat(json!(n))).await;
+        assert_eq!(response.status(), status, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_with_two_boundaries_does_not_pass_the_list_of_models() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"models": ["m"]})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let part = |boundary: &str, name: &str, value: &str| {
+        format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+        )
+    };
+    let inner = format!("{}--A--\r\n", part("A", "model", "m"));
+    let outer = part("B", "model", "expensive") + &part("B", "file", &inner) + "--B--\r\n";
+    for (kind, body, status) in [
+        ("multipart/form-data; boundary=A", &inner, 200),
+        ("multipart/form-data; boundary=B", &outer, 403),
+        ("multipart/form-data; boundary=A; boundary=B", &outer, 400),
+    ] {
+        let asked = server.client.post(format!("{}/v1/audio/transcriptions", server.url));
+        let asked = asked.bearer_auth(&key).header("content-type", kind).body(body.clone());
+        assert_eq!(asked.send().await.unwrap().status(), status, "{kind}");
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_limited_key_has_no_work_done_later() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let mut setup = Setup::relay();
+    let priced = json!({"input_per_million": 1.0});
+    setup.endpoint = json!({"prices": priced, "allow_unpriced": true});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let limits = [
+        (json!({"budget_per_day": 100.0}), 403),
+        (json!({"tokens_per_minute": 1_000_000}), 403),
+        (json!({"requests_per_minute": 100}), 200),
+    ];
+    for (limits, status) in limits {
+        let key = keys.make(limits.clone()).await;
+        for path in [
+            "/v1/batches",
+            "/v1/messages/batches",
+            "/v1/fine_tuning/jobs",
+            "/v1/realtime/client_secrets",
+            "/v1/realtime/sessions",
+            "/v1/threads/t/runs",
+        ] {
+            let (found, code, _) =
+                outcome(ask(&server, &key, path, json!({"model": "model-1"})).await).await;
+            let expected = if status == 403 { "route_not_allowed" } else { "" };
+            assert_eq!((found, &*code), (status, expected), "{path} {limits}");
+        }
+    }
+    // A budget buys nothing that names no model, either.
+    let key = keys.make(json!({"budget_per_day": 100.0})).await;
+    let (status, code, _) = outcome(ask(&server, &key, "/v1/files", json!({})).await).await;
+    assert_eq!((status, &*code), (403, "model_not_priced"));
+}
+
+#[tokio::test]
 async fn a_limited_key_cannot_have_answers_made_later() {
     let upstream = Loopback::start().await;
     let keys = Keys::new().await;

@@ -15,6 +15,7 @@ fn request(path: &str, headers: &[(&'static str, &str)]) -> ForwardRequest {
         body: Bytes::from_static(b"{\"unheard\": of}"),
         model: String::new(),
         is_metered: false,
+        caller: 0,
         deadline: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::TryStreamExt;
 use futures::future::join_all;
 use http::{HeaderMap, Method};
 use prompt_r1::large_model::ForwardRequest;
@@ -155,6 +156,7 @@ async fn all_callers_share_the_requests_per_minute() {
         body: "{}".into(),
         model: "model-1".into(),
         is_metered: false,
+        caller: 0,
         deadline: in_ms(SOON),
     };
     assert!(endpoint.forward(passed_on()).await.is_ok());
@@ -176,6 +178,33 @@ async fn a_minute_has_no_more_tokens_than_allowed() {
     assert!(ask().await.is_ok());
     assert!(ask().await.is_ok());
     assert!(is_deadline(&ask().await));
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn passed_through_requests_take_the_tokens_that_they_are_billed() {
+    let server = Loopback::start().await;
+    let (endpoint, _) = client(&server.url(), json!({"tokens_per_minute": 30}));
+    let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(400_000)}});
+    let content = json!([image, {"type": "text", "text": "a"}]);
+    let body = json!({"model": "model-1", "messages": [{"role": "user", "content": content}]});
+    let pass = async || {
+        let request = ForwardRequest {
+            method: Method::POST,
+            path: "/chat/completions".into(),
+            headers: HeaderMap::new(),
+            body: body.to_string().into(),
+            model: "model-1".into(),
+            is_metered: false,
+            caller: 0,
+            deadline: in_ms(SOON),
+        };
+        endpoint.forward(request).await?.into_body().try_collect::<Vec<_>>().await
+    };
+    // An image is no text, and the reply has a usage of 18 tokens.
+    assert!(pass().await.is_ok());
+    assert!(pass().await.is_ok());
+    assert!(is_deadline(&pass().await));
     assert_eq!(server.requests().len(), 2);
 }
 

@@ -97,6 +97,7 @@ async fn the_key_is_in_no_error_and_no_log() {
             body: "".into(),
             model: String::new(),
             is_metered: false,
+            caller: 0,
             deadline: None,
         };
         endpoint.forward(request).await.unwrap();
