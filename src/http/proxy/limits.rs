@@ -15,7 +15,7 @@ use crate::compute;
 use crate::http::body::without_bom;
 use crate::http::caller::Caller;
 use crate::http::error::{ApiError, shorten};
-use crate::http::surrogates;
+use crate::surrogates;
 
 const BACKGROUND: &str = "background";
 /// The fields with the number of answers.
