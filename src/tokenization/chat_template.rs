@@ -12,7 +12,7 @@ use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
-use super::tokenizer::{TokenizerError, read_json, read_text, token_text};
+use super::tokenizer::{TokenizerError, read_settings, read_text, token_text};
 
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;
@@ -64,7 +64,7 @@ impl ChatTemplate {
     /// # Errors
     /// Fails where there is none, or one that is no valid template.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let settings = read_json(&folder.join("tokenizer_config.json"))?;
+        let settings = read_settings(folder)?;
         let shown = folder.display().to_string();
         let source = read_text(&folder.join("chat_template.jinja"))?
             .or_else(|| template_of(&settings))

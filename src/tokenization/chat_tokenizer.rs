@@ -15,6 +15,9 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 /// Opens a thought.
 const THINK_OPEN: &str = "<think>";
 
+/// Conversations that together show what a chat template writes around messages, by their roles.
+const FRAMED: [&[&str]; 3] = [&["user"], &["system", "user"], &["user", "assistant", "user"]];
+
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
 pub struct ChatTokenizer {
@@ -35,7 +38,7 @@ impl ChatTokenizer {
         if Gguf::is_path(path) {
             return Self::from_gguf(&Gguf::open(path)?);
         }
-        Ok(Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string()))
+        Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string())
     }
 
     /// Reads tokenizer and chat template from an open GGUF file.
@@ -44,13 +47,35 @@ impl ChatTokenizer {
     /// As [`ChatTokenizer::load`].
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
         let template = ChatTemplate::from_gguf(file)?;
-        Ok(Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned()))
+        Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned())
     }
 
-    fn new(tokenizer: Tokenizer, template: ChatTemplate, folder: String) -> Self {
+    fn new(
+        mut tokenizer: Tokenizer,
+        template: ChatTemplate,
+        folder: String,
+    ) -> Result<Self, TokenizerError> {
         // A model that reads the last message only has no such format, and cannot be a policy.
         let format = template.format().ok();
-        Self { tokenizer, template, format, folder }
+        let mut framed = Vec::new();
+        for roles in FRAMED {
+            let messages: Vec<Message> = roles
+                .iter()
+                .map(|&role| Message { role, content: vec![Piece::Markup("a".into())] })
+                .collect();
+            // A template can refuse some roles.
+            for piece in template.render(&messages).unwrap_or_default() {
+                if let Piece::Markup(text) = piece {
+                    framed.extend(tokenizer.encode_markup(&text)?);
+                }
+            }
+        }
+        let between = match &format {
+            Some(format) => tokenizer.encode_markup(&format.before_user)?,
+            None => Vec::new(),
+        };
+        tokenizer.set_frame(&framed, &between)?;
+        Ok(Self { tokenizer, template, format, folder })
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
@@ -117,19 +142,32 @@ impl ChatTokenizer {
     /// Fails where the tokenizer refuses the text.
     pub fn turn_ids(&self, turn: &str) -> Result<Vec<u32>, TokenizerError> {
         let turn = self.after_frame(turn);
-        let mut ids = self.tokenizer.encode_markup(&turn)?;
-        if ids.iter().any(|id| self.tokenizer.stop_ids().contains(id)) {
-            ids.clear();
+        let begins = self.turn_begins()?;
+        let mut ids = self.tokenizer.encode_part(&turn, begins)?;
+        if ids.iter().any(|&id| self.tokenizer.is_frame(id)) {
+            let mut pieces = Vec::new();
             let mut read = 0;
             for tag in tag_finder()?.find_iter(turn.as_ref()) {
-                ids.extend(self.tokenizer.encode_text(&turn[read..tag.start()])?);
-                ids.extend(self.tokenizer.encode_markup(&turn[tag.range()])?);
+                pieces.push(Piece::Text(turn[read..tag.start()].to_owned()));
+                pieces.push(Piece::Markup(turn[tag.range()].to_owned()));
                 read = tag.end();
             }
-            ids.extend(self.tokenizer.encode_text(&turn[read..])?);
+            pieces.push(Piece::Text(turn[read..].to_owned()));
+            ids = self.tokenizer.encode_escaped(&pieces, begins)?;
         }
         ids.extend(self.turn_end());
         Ok(ids)
+    }
+
+    /// Whether a turn's first word has the space that SentencePiece puts before a text: models
+    /// write it there, unless the frame ends in whitespace, or in a token after which there is
+    /// none.
+    fn turn_begins(&self) -> Result<bool, TokenizerError> {
+        let frame = self.format.as_ref().map_or("", |format| &format.after_user);
+        Ok(match self.tokenizer.encode_markup(frame)?.last() {
+            Some(&id) if self.tokenizer.is_added(id) => self.tokenizer.begins_after(id),
+            _ => !frame.ends_with(char::is_whitespace),
+        })
     }
 
     /// What is left to write of `turn` where the frame opens the think element itself.
@@ -177,13 +215,15 @@ impl ChatTokenizer {
         last: Option<u32>,
         observation: &[Piece],
     ) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.tokenizer.encode_markup(&self.format()?.before_user)?;
+        let ChatFormat { before_user, after_user } = self.format()?;
+        let mut pieces = vec![Piece::Markup(before_user.clone())];
+        pieces.extend_from_slice(observation);
+        pieces.push(Piece::Markup(after_user.clone()));
+        let mut ids = self.tokenizer.encode_pieces_after(last, &pieces)?;
         // The turn's own stop token is part of the frame: it must not stand there twice.
-        if last.is_some() && ids.first().copied() == last {
+        if last.is_some() && !before_user.is_empty() && ids.first().copied() == last {
             ids.remove(0);
         }
-        ids.extend(self.tokenizer.encode_pieces(observation)?);
-        ids.extend(self.tokenizer.encode_markup(&self.format()?.after_user)?);
         Ok(ids)
     }
 

@@ -20,7 +20,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
 
 use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
-use super::tokenizer::{Special, Tokenizer, TokenizerError, is_tag};
+use super::tokenizer::{Special, Tokenizer, TokenizerError, is_ordinary, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
 pub use entries::{GgufTokenizer, gguf_entries};
@@ -36,7 +36,8 @@ const MAX_TOKEN: usize = 1024;
 const PAIRS: usize = 32;
 /// Bytes of pairs that are always allowed.
 const FEW_PAIRS: usize = 1 << 22;
-/// Control tokens that end a turn, by common names: not every file marks them.
+/// Control tokens that end a turn, by common names: not every file marks them, as ends or as
+/// control tokens.
 const TURN_ENDS: [&str; 8] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -47,6 +48,9 @@ const TURN_ENDS: [&str; 8] = [
     "<turn|>",
     "<｜end▁of▁sentence｜>",
 ];
+/// Those that begin one.
+const TURN_STARTS: [&str; 5] =
+    ["<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|turn>"];
 
 /// A token's entry in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +161,28 @@ impl<'a> Vocabulary<'a> {
         if kinds.len() != tokens.len() {
             return Err(uneven(file, key, kinds.len(), tokens.len()).into());
         }
-        Ok(Self { file, tokens, kinds })
+        let mut vocabulary = Self { file, tokens, kinds };
+        vocabulary.mark_control();
+        Ok(vocabulary)
+    }
+
+    /// Makes control tokens of those that are ones by their name or by what the file says of them,
+    /// whatever kind it gives them.
+    fn mark_control(&mut self) {
+        for (token, kind) in self.tokens.iter().zip(&mut self.kinds) {
+            let is_text = matches!(kind, Kind::Normal | Kind::UserDefined);
+            if is_text && (TURN_ENDS.contains(token) || TURN_STARTS.contains(token)) {
+                *kind = Kind::Control;
+            }
+        }
+        for name in ["bos", "eos", "eot", "eom", "unknown", "padding"] {
+            // Where it is needed, an id that is out of range is an error.
+            let Ok(Some(id)) = self.named(name) else { continue };
+            let at = id as usize;
+            if self.kinds[at] == Kind::UserDefined && !is_ordinary(self.tokens[at]) {
+                self.kinds[at] = Kind::Control;
+            }
+        }
     }
 
     fn ids(&self) -> impl Iterator<Item = (u32, &'a str)> {

@@ -11,8 +11,13 @@ use crate::run_lock::RunLock;
 use crate::tokenization::{TokenizerError, write_text_files};
 
 /// The files next to the weights that a model folder needs for serving.
-pub(super) const TEXT_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+pub(super) const TEXT_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
