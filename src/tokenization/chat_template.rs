@@ -264,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn either_file_names_special_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("chat_template.jinja", "{{ bos_token }} {{ eos_token }}"),
+            ("tokenizer_config.json", r#"{"eos_token": "<e>"}"#),
+            ("special_tokens_map.json", r#"{"bos_token": {"content": "<b>"}, "eos_token": "no"}"#),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let template = ChatTemplate::load(folder.path()).unwrap();
+        assert_eq!(template.render(&[]).unwrap(), [Piece::Markup("<b> <e>".into())]);
+        assert_eq!(template.begin(), Some("<b>"));
+    }
+
+    #[test]
     fn a_template_ends_in_bounded_time_and_space() {
         for source in [
             "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",

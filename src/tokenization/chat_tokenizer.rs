@@ -216,7 +216,13 @@ impl ChatTokenizer {
         observation: &[Piece],
     ) -> Result<Vec<u32>, TokenizerError> {
         let ChatFormat { before_user, after_user } = self.format()?;
-        let mut pieces = vec![Piece::Markup(before_user.clone())];
+        // Some templates write a space before the stop token; the turn has ended without it.
+        let ended = before_user.trim_start();
+        let first = self.tokenizer.encode_markup(ended)?.first().copied();
+        let has_stopped = first.is_some_and(|id| self.tokenizer.stop_ids().contains(&id));
+        let before =
+            if has_stopped && first == last { ended.to_owned() } else { before_user.clone() };
+        let mut pieces = vec![Piece::Markup(before)];
         pieces.extend_from_slice(observation);
         pieces.push(Piece::Markup(after_user.clone()));
         let mut ids = self.tokenizer.encode_pieces_after(last, &pieces)?;
@@ -301,6 +307,95 @@ mod tests {
             if !turn.contains("im_end") {
                 assert_eq!(written, plain(expected), "{turn}");
             }
+        }
+    }
+
+    /// A folder of ChatML in which no file marks `<|tool|>`, `<|im_start|>` and `<|im_end|>` as
+    /// special.
+    fn unmarked() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["a b ok user assistant".to_owned()];
+        let tags = ["<|tool|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned);
+        write_word_level(folder.path(), &words, &tags, CHATML).unwrap();
+        folder
+    }
+
+    fn change(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let mut json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(path, json.to_string()).unwrap();
+    }
+
+    #[test]
+    fn text_never_becomes_a_token_that_a_file_or_the_template_marks() {
+        let folder = unmarked();
+        let text = ChatTokenizer::load(folder.path()).unwrap();
+        let id = |token: &str| text.tokenizer.encode_markup(token).unwrap()[0];
+        let declared =
+            json!({ (id("<|tool|>").to_string()): { "content": "<|tool|>", "special": true } });
+        for (token, file, key, value, is_control) in [
+            ("<|im_start|>", "tokenizer_config.json", "other", json!(null), true),
+            ("<|im_end|>", "tokenizer_config.json", "other", json!(null), true),
+            ("<|tool|>", "tokenizer_config.json", "other", json!(null), false),
+            ("<|tool|>", "tokenizer_config.json", "sep_token", json!("<|tool|>"), true),
+            ("<|tool|>", "tokenizer_config.json", "added_tokens_decoder", declared, true),
+            (
+                "<|tool|>",
+                "special_tokens_map.json",
+                "additional_special_tokens",
+                json!([{ "content": "<|tool|>" }]),
+                true,
+            ),
+            ("<|tool|>", "generation_config.json", "eos_token_id", json!(id("<|tool|>")), true),
+            // A word that someone named remains a word.
+            ("a", "tokenizer_config.json", "sep_token", json!("a"), false),
+        ] {
+            let folder = unmarked();
+            let path = folder.path().join(file);
+            if !path.exists() {
+                std::fs::write(&path, "{}").unwrap();
+            }
+            change(&path, |json| json[key] = value);
+            let text = ChatTokenizer::load(folder.path()).unwrap();
+            let count = |said: &str| {
+                let ids = text.opening_ids(&[Piece::Text(said.to_owned())]).unwrap();
+                ids.into_iter().filter(|&of| of == id(token)).count()
+            };
+            let added = count(&format!("ok {token}")) - count("ok");
+            assert_eq!(added == 0, is_control, "{token} of {file}: {key}");
+            let stops = text.tokenizer.stop_ids().contains(&id(token));
+            assert_eq!(stops, is_control, "{token} of {file}: {key}");
+        }
+    }
+
+    #[test]
+    fn tokens_that_the_configuration_adds_are_added() {
+        let folder = unmarked();
+        let ids = |folder: &tempfile::TempDir| {
+            let text = ChatTokenizer::load(folder.path())?;
+            text.opening_ids(&[Piece::Text("a <|im_end|> b".into())])
+        };
+        let expected = ids(&folder).unwrap();
+        let mut declared = json!({});
+        change(&folder.path().join("tokenizer.json"), |json| {
+            for token in json["added_tokens"].as_array_mut().unwrap().split_off(4) {
+                let id = token["id"].to_string();
+                declared[id] = token;
+            }
+        });
+        assert_eq!(declared.as_object().unwrap().len(), 2);
+        assert_ne!(ids(&folder).unwrap(), expected);
+        let path = folder.path().join("tokenizer_config.json");
+        change(&path, |json| json["added_tokens_decoder"] = declared.clone());
+        assert_eq!(ids(&folder).unwrap(), expected);
+        for (id, token, message) in [
+            ("7", json!({ "content": "<|im_start|>" }), "`<|im_start|>` has the id 7, but"),
+            ("x", json!({ "content": "<|x|>" }), "`x` is not a token id"),
+            ("7", json!({}), "the token 7 has no text"),
+        ] {
+            change(&path, |json| json["added_tokens_decoder"] = json!({ (id): token }));
+            let error = ids(&folder).unwrap_err().to_string();
+            assert!(error.contains("tokenizer_config.json") && error.contains(message), "{error}");
         }
     }
 }

@@ -268,9 +268,31 @@ fn pair_size(token: &str) -> usize {
     token.len() + 64
 }
 
+/// Fails where scores give no order in which pieces merge, and warns where they leave it open for
+/// some: llama.cpp merges the leftmost ones first, which the tokenizer's library cannot.
+fn check_order(file: &Gguf, key: &str, mut mergeable: Vec<(f64, &str)>) -> Result<(), GgufError> {
+    mergeable.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let [(highest, _), .., (lowest, _)] = mergeable[..] else { return Ok(()) };
+    let shared = mergeable.windows(2).find(|pair| pair[0].0 == pair[1].0);
+    let Some(&[(score, one), (_, other)]) = shared else { return Ok(()) };
+    if highest == lowest {
+        return Err(file.wrong(
+            key,
+            reason!(
+                "every piece has the score {score}, so it is open which ones merge first, such as `{one}` or `{other}`";
+                hint: "take the folder of the original model, with its `tokenizer.json`"
+            ),
+        ));
+    }
+    tracing::warn!(
+        path = file.path(),
+        "the pieces `{one}` and `{other}` have the same score, {score}: texts with such pieces may have other tokens than in llama.cpp"
+    );
+    Ok(())
+}
+
 /// A SentencePiece tokenizer with scores: pieces merge, those of the highest score first. Every
-/// character of a piece is taken to be a piece, and no two pieces to share a score: so
-/// SentencePiece trains them.
+/// character of a piece is taken to be a piece: so SentencePiece trains them.
 fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
     let file = vocabulary.file;
     let key = "tokenizer.ggml.scores";
@@ -282,7 +304,9 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), Tokenize
     let vocab = vocabulary.to_vocab()?;
     let mut merges: Vec<(f64, u32, u32)> = Vec::new();
     let mut room = PAIRS * tokens.iter().map(|token| pair_size(token)).sum::<usize>() + FEW_PAIRS;
-    for (token, &score) in tokens.iter().zip(&scores) {
+    let mut mergeable = Vec::new();
+    for ((token, &score), kind) in tokens.iter().zip(&scores).zip(&vocabulary.kinds) {
+        let known = merges.len();
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(&left), Some(&right)) = (vocab.get(left), vocab.get(right)) {
@@ -293,7 +317,12 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), Tokenize
                 merges.push((score, left, right));
             }
         }
+        // Tokens of other kinds are found before any piece merges.
+        if merges.len() > known && *kind == Kind::Normal {
+            mergeable.push((score, *token));
+        }
     }
+    check_order(file, key, mergeable)?;
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let text = |id: u32| tokens[id as usize].to_owned();
     let merges: Merges =

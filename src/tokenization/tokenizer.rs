@@ -561,3 +561,30 @@ pub(super) fn token_text(settings: &Value, key: &str) -> Option<String> {
 fn text_of(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_of_sampling_that_are_not_applied_are_named() {
+        for (settings, named) in [
+            (json!(null), &[][..]),
+            (json!({ "eos_token_id": 2, "repetition_penalty": 1.0, "bad_words_ids": null }), &[]),
+            (json!({ "no_repeat_ngram_size": 0, "suppress_tokens": [] }), &[]),
+            (json!({ "repetition_penalty": 1.1 }), &["repetition_penalty"]),
+            (
+                json!({ "forced_eos_token_id": 2, "no_repeat_ngram_size": 3, "suppress_tokens": [1] }),
+                &["suppress_tokens", "forced_eos_token_id", "no_repeat_ngram_size"],
+            ),
+            (
+                json!({ "forced_bos_token_id": 0, "bad_words_ids": [[5]] }),
+                &["bad_words_ids", "forced_bos_token_id"],
+            ),
+        ] {
+            assert_eq!(not_applied(&settings), named, "{settings}");
+        }
+    }
+}

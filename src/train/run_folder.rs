@@ -177,6 +177,21 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_a_tokenizer_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        let named = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        for name in named {
+            fs::write(from.join(name), name).unwrap();
+        }
+        copy_tokenizer(&from, &to).unwrap();
+        for name in named {
+            assert_eq!(fs::read_to_string(to.join(name)).unwrap(), name);
+        }
+    }
+
+    #[test]
     fn one_run_is_at_work_in_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
