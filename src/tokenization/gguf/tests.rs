@@ -176,12 +176,15 @@ fn sentence_piece_puts_its_space_before_what_begins_alone() {
         assert_eq!(turn, [&[SPACE_HI], &control[..], &[2]].concat(), "{name}");
     }
 
-    // A frame that ends in whitespace.
+    // A frame that ends in whitespace, and one with a space before the stop token.
     settings.retain(|(key, _)| *key != "chat_template");
-    let template = INSTRUCT.replace(" [/INST]", "\n");
+    let template = INSTRUCT.replace(" [/INST]", "\n").replace("</s>", " </s>");
     settings.push(("chat_template", Entry::Text(template)));
     let text = ChatTokenizer::from_gguf(&file(&settings)).unwrap();
     assert_eq!(text.turn_ids("Hi").unwrap(), [HI, 2]);
+    let observed = text.observation_ids(Some(2), &said("Hi")).unwrap();
+    // `▁[INST]▁Hi`, a line break.
+    assert_eq!(observed, [&spaced[..8], &[13]].concat());
 }
 
 #[test]
