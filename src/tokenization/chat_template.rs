@@ -12,7 +12,7 @@ use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
-use super::tokenizer::{TokenizerError, read_json, read_text, token_text};
+use super::tokenizer::{TokenizerError, read_settings, read_text, token_text};
 
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;
@@ -64,7 +64,7 @@ impl ChatTemplate {
     /// # Errors
     /// Fails where there is none, or one that is no valid template.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let settings = read_json(&folder.join("tokenizer_config.json"))?;
+        let settings = read_settings(folder)?;
         let shown = folder.display().to_string();
         let source = read_text(&folder.join("chat_template.jinja"))?
             .or_else(|| template_of(&settings))
@@ -261,6 +261,21 @@ mod tests {
         assert!(load().unwrap_err().contains("chat_template.jinja"));
         put("tokenizer_config.json", b"{\"chat_template\": \"other\",}").unwrap();
         assert!(load().unwrap_err().contains("tokenizer_config.json"));
+    }
+
+    #[test]
+    fn either_file_names_special_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("chat_template.jinja", "{{ bos_token }} {{ eos_token }}"),
+            ("tokenizer_config.json", r#"{"eos_token": "<e>"}"#),
+            ("special_tokens_map.json", r#"{"bos_token": {"content": "<b>"}, "eos_token": "no"}"#),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let template = ChatTemplate::load(folder.path()).unwrap();
+        assert_eq!(template.render(&[]).unwrap(), [Piece::Markup("<b> <e>".into())]);
+        assert_eq!(template.begin(), Some("<b>"));
     }
 
     #[test]

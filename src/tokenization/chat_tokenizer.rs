@@ -15,6 +15,9 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 /// Opens a thought.
 const THINK_OPEN: &str = "<think>";
 
+/// Conversations that together show what a chat template writes around messages, by their roles.
+const FRAMED: [&[&str]; 3] = [&["user"], &["system", "user"], &["user", "assistant", "user"]];
+
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
 pub struct ChatTokenizer {
@@ -35,7 +38,7 @@ impl ChatTokenizer {
         if Gguf::is_path(path) {
             return Self::from_gguf(&Gguf::open(path)?);
         }
-        Ok(Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string()))
+        Self::new(Tokenizer::load(path)?, ChatTemplate::load(path)?, path.display().to_string())
     }
 
     /// Reads tokenizer and chat template from an open GGUF file.
@@ -44,13 +47,35 @@ impl ChatTokenizer {
     /// As [`ChatTokenizer::load`].
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
         let template = ChatTemplate::from_gguf(file)?;
-        Ok(Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned()))
+        Self::new(Tokenizer::from_gguf(file)?, template, file.path().to_owned())
     }
 
-    fn new(tokenizer: Tokenizer, template: ChatTemplate, folder: String) -> Self {
+    fn new(
+        mut tokenizer: Tokenizer,
+        template: ChatTemplate,
+        folder: String,
+    ) -> Result<Self, TokenizerError> {
         // A model that reads the last message only has no such format, and cannot be a policy.
         let format = template.format().ok();
-        Self { tokenizer, template, format, folder }
+        let mut framed = Vec::new();
+        for roles in FRAMED {
+            let messages: Vec<Message> = roles
+                .iter()
+                .map(|&role| Message { role, content: vec![Piece::Markup("a".into())] })
+                .collect();
+            // A template can refuse some roles.
+            for piece in template.render(&messages).unwrap_or_default() {
+                if let Piece::Markup(text) = piece {
+                    framed.extend(tokenizer.encode_markup(&text)?);
+                }
+            }
+        }
+        let between = match &format {
+            Some(format) => tokenizer.encode_markup(&format.before_user)?,
+            None => Vec::new(),
+        };
+        tokenizer.set_frame(&framed, &between)?;
+        Ok(Self { tokenizer, template, format, folder })
     }
 
     /// Fails where the template cannot carry a conversation of several turns, as a policy's must.
@@ -117,19 +142,32 @@ impl ChatTokenizer {
     /// Fails where the tokenizer refuses the text.
     pub fn turn_ids(&self, turn: &str) -> Result<Vec<u32>, TokenizerError> {
         let turn = self.after_frame(turn);
-        let mut ids = self.tokenizer.encode_markup(&turn)?;
-        if ids.iter().any(|id| self.tokenizer.stop_ids().contains(id)) {
-            ids.clear();
+        let begins = self.turn_begins()?;
+        let mut ids = self.tokenizer.encode_part(&turn, begins)?;
+        if ids.iter().any(|&id| self.tokenizer.is_frame(id)) {
+            let mut pieces = Vec::new();
             let mut read = 0;
             for tag in tag_finder()?.find_iter(turn.as_ref()) {
-                ids.extend(self.tokenizer.encode_text(&turn[read..tag.start()])?);
-                ids.extend(self.tokenizer.encode_markup(&turn[tag.range()])?);
+                pieces.push(Piece::Text(turn[read..tag.start()].to_owned()));
+                pieces.push(Piece::Markup(turn[tag.range()].to_owned()));
                 read = tag.end();
             }
-            ids.extend(self.tokenizer.encode_text(&turn[read..])?);
+            pieces.push(Piece::Text(turn[read..].to_owned()));
+            ids = self.tokenizer.encode_unescaped(&pieces, begins)?;
         }
         ids.extend(self.turn_end());
         Ok(ids)
+    }
+
+    /// Whether a turn's first word has the space that SentencePiece puts before a text: models
+    /// write it there, unless the frame ends in whitespace, or in a token after which there is
+    /// none.
+    fn turn_begins(&self) -> Result<bool, TokenizerError> {
+        let frame = self.format.as_ref().map_or("", |format| &format.after_user);
+        Ok(match self.tokenizer.encode_markup(frame)?.last() {
+            Some(&id) if self.tokenizer.is_added(id) => self.tokenizer.begins_after(id),
+            _ => !frame.ends_with(char::is_whitespace),
+        })
     }
 
     /// What is left to write of `turn` where the frame opens the think element itself.
@@ -170,7 +208,7 @@ impl ChatTokenizer {
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
     pub fn unescaped_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.begun(self.tokenizer.encode_unescaped(&self.template.render(messages)?)?))
+        Ok(self.begun(self.tokenizer.encode_unescaped(&self.template.render(messages)?, true)?))
     }
 
     /// The ids of a conversation, with the token that begins every one.
@@ -190,13 +228,21 @@ impl ChatTokenizer {
         last: Option<u32>,
         observation: &[Piece],
     ) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.tokenizer.encode_markup(&self.format()?.before_user)?;
+        let ChatFormat { before_user, after_user } = self.format()?;
+        // Some templates write a space before the stop token; the turn has ended without it.
+        let ended = before_user.trim_start();
+        let first = self.tokenizer.encode_markup(ended)?.first().copied();
+        let has_stopped = first.is_some_and(|id| self.tokenizer.stop_ids().contains(&id));
+        let before =
+            if has_stopped && first == last { ended.to_owned() } else { before_user.clone() };
+        let mut pieces = vec![Piece::Markup(before)];
+        pieces.extend_from_slice(observation);
+        pieces.push(Piece::Markup(after_user.clone()));
+        let mut ids = self.tokenizer.encode_pieces_after(last, &pieces)?;
         // The turn's own stop token is part of the frame: it must not stand there twice.
-        if last.is_some() && ids.first().copied() == last {
+        if last.is_some() && !before_user.is_empty() && ids.first().copied() == last {
             ids.remove(0);
         }
-        ids.extend(self.tokenizer.encode_pieces(observation)?);
-        ids.extend(self.tokenizer.encode_markup(&self.format()?.after_user)?);
         Ok(ids)
     }
 
@@ -291,6 +337,95 @@ mod tests {
             if !turn.contains("im_end") {
                 assert_eq!(written, plain(expected), "{turn}");
             }
+        }
+    }
+
+    /// A folder of ChatML in which no file marks `<|tool|>`, `<|im_start|>` and `<|im_end|>` as
+    /// special.
+    fn unmarked() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["a b ok user assistant".to_owned()];
+        let tags = ["<|tool|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned);
+        write_word_level(folder.path(), &words, &tags, CHATML).unwrap();
+        folder
+    }
+
+    fn change(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let mut json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(path, json.to_string()).unwrap();
+    }
+
+    #[test]
+    fn text_never_becomes_a_token_that_a_file_or_the_template_marks() {
+        let folder = unmarked();
+        let text = ChatTokenizer::load(folder.path()).unwrap();
+        let id = |token: &str| text.tokenizer.encode_markup(token).unwrap()[0];
+        let declared =
+            json!({ (id("<|tool|>").to_string()): { "content": "<|tool|>", "special": true } });
+        for (token, file, key, value, is_control) in [
+            ("<|im_start|>", "tokenizer_config.json", "other", json!(null), true),
+            ("<|im_end|>", "tokenizer_config.json", "other", json!(null), true),
+            ("<|tool|>", "tokenizer_config.json", "other", json!(null), false),
+            ("<|tool|>", "tokenizer_config.json", "sep_token", json!("<|tool|>"), true),
+            ("<|tool|>", "tokenizer_config.json", "added_tokens_decoder", declared, true),
+            (
+                "<|tool|>",
+                "special_tokens_map.json",
+                "additional_special_tokens",
+                json!([{ "content": "<|tool|>" }]),
+                true,
+            ),
+            ("<|tool|>", "generation_config.json", "eos_token_id", json!(id("<|tool|>")), true),
+            // A word that someone named remains a word.
+            ("a", "tokenizer_config.json", "sep_token", json!("a"), false),
+        ] {
+            let folder = unmarked();
+            let path = folder.path().join(file);
+            if !path.exists() {
+                std::fs::write(&path, "{}").unwrap();
+            }
+            change(&path, |json| json[key] = value);
+            let text = ChatTokenizer::load(folder.path()).unwrap();
+            let count = |said: &str| {
+                let ids = text.opening_ids(&[Piece::Text(said.to_owned())]).unwrap();
+                ids.into_iter().filter(|&of| of == id(token)).count()
+            };
+            let added = count(&format!("ok {token}")) - count("ok");
+            assert_eq!(added == 0, is_control, "{token} of {file}: {key}");
+            let stops = text.tokenizer.stop_ids().contains(&id(token));
+            assert_eq!(stops, is_control, "{token} of {file}: {key}");
+        }
+    }
+
+    #[test]
+    fn tokens_that_the_configuration_adds_are_added() {
+        let folder = unmarked();
+        let ids = |folder: &tempfile::TempDir| {
+            let text = ChatTokenizer::load(folder.path())?;
+            text.opening_ids(&[Piece::Text("a <|im_end|> b".into())])
+        };
+        let expected = ids(&folder).unwrap();
+        let mut declared = json!({});
+        change(&folder.path().join("tokenizer.json"), |json| {
+            for token in json["added_tokens"].as_array_mut().unwrap().split_off(4) {
+                let id = token["id"].to_string();
+                declared[id] = token;
+            }
+        });
+        assert_eq!(declared.as_object().unwrap().len(), 2);
+        assert_ne!(ids(&folder).unwrap(), expected);
+        let path = folder.path().join("tokenizer_config.json");
+        change(&path, |json| json["added_tokens_decoder"] = declared.clone());
+        assert_eq!(ids(&folder).unwrap(), expected);
+        for (id, token, message) in [
+            ("7", json!({ "content": "<|im_start|>" }), "`<|im_start|>` has the id 7, but"),
+            ("x", json!({ "content": "<|x|>" }), "`x` is not a token id"),
+            ("7", json!({}), "the token 7 has no text"),
+        ] {
+            change(&path, |json| json["added_tokens_decoder"] = json!({ (id): token }));
+            let error = ids(&folder).unwrap_err().to_string();
+            assert!(error.contains("tokenizer_config.json") && error.contains(message), "{error}");
         }
     }
 }

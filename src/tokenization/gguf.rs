@@ -20,7 +20,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
 
 use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
-use super::tokenizer::{Special, Tokenizer, TokenizerError, is_tag};
+use super::tokenizer::{Special, Tokenizer, TokenizerError, is_ordinary, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
 pub use entries::{GgufTokenizer, gguf_entries};
@@ -36,7 +36,8 @@ const MAX_TOKEN: usize = 1024;
 const PAIRS: usize = 32;
 /// Bytes of pairs that are always allowed.
 const FEW_PAIRS: usize = 1 << 22;
-/// Control tokens that end a turn, by common names: not every file marks them.
+/// Control tokens that end a turn, by common names: not every file marks them, as ends or as
+/// control tokens.
 const TURN_ENDS: [&str; 8] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -47,6 +48,9 @@ const TURN_ENDS: [&str; 8] = [
     "<turn|>",
     "<｜end▁of▁sentence｜>",
 ];
+/// Those that begin one.
+const TURN_STARTS: [&str; 5] =
+    ["<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|turn>"];
 
 /// A token's entry in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +161,28 @@ impl<'a> Vocabulary<'a> {
         if kinds.len() != tokens.len() {
             return Err(uneven(file, key, kinds.len(), tokens.len()).into());
         }
-        Ok(Self { file, tokens, kinds })
+        let mut vocabulary = Self { file, tokens, kinds };
+        vocabulary.mark_control();
+        Ok(vocabulary)
+    }
+
+    /// Makes control tokens of those that are ones by their name or by what the file says of them,
+    /// whatever kind it gives them.
+    fn mark_control(&mut self) {
+        for (token, kind) in self.tokens.iter().zip(&mut self.kinds) {
+            let is_text = matches!(kind, Kind::Normal | Kind::UserDefined);
+            if is_text && (TURN_ENDS.contains(token) || TURN_STARTS.contains(token)) {
+                *kind = Kind::Control;
+            }
+        }
+        for name in ["bos", "eos", "eot", "eom", "unknown", "padding"] {
+            // Where it is needed, an id that is out of range is an error.
+            let Ok(Some(id)) = self.named(name) else { continue };
+            let at = id as usize;
+            if self.kinds[at] == Kind::UserDefined && !is_ordinary(self.tokens[at]) {
+                self.kinds[at] = Kind::Control;
+            }
+        }
     }
 
     fn ids(&self) -> impl Iterator<Item = (u32, &'a str)> {
@@ -243,9 +268,31 @@ fn pair_size(token: &str) -> usize {
     token.len() + 64
 }
 
+/// Fails where scores give no order in which pieces merge, and warns where they leave it open for
+/// some: llama.cpp merges the leftmost ones first, which the tokenizer's library cannot.
+fn check_order(file: &Gguf, key: &str, mut mergeable: Vec<(f64, &str)>) -> Result<(), GgufError> {
+    mergeable.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let [(highest, _), .., (lowest, _)] = mergeable[..] else { return Ok(()) };
+    let shared = mergeable.windows(2).find(|pair| pair[0].0 == pair[1].0);
+    let Some(&[(score, one), (_, other)]) = shared else { return Ok(()) };
+    if highest == lowest {
+        return Err(file.wrong(
+            key,
+            reason!(
+                "every piece has the score {score}, so it is open which ones merge first, such as `{one}` or `{other}`";
+                hint: "take the folder of the original model, with its `tokenizer.json`"
+            ),
+        ));
+    }
+    tracing::warn!(
+        path = file.path(),
+        "the pieces `{one}` and `{other}` have the same score, {score}: texts with such pieces may have other tokens than in llama.cpp"
+    );
+    Ok(())
+}
+
 /// A SentencePiece tokenizer with scores: pieces merge, those of the highest score first. Every
-/// character of a piece is taken to be a piece, and no two pieces to share a score: so
-/// SentencePiece trains them.
+/// character of a piece is taken to be a piece: so SentencePiece trains them.
 fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), TokenizerError> {
     let file = vocabulary.file;
     let key = "tokenizer.ggml.scores";
@@ -257,7 +304,9 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), Tokenize
     let vocab = vocabulary.to_vocab()?;
     let mut merges: Vec<(f64, u32, u32)> = Vec::new();
     let mut room = PAIRS * tokens.iter().map(|token| pair_size(token)).sum::<usize>() + FEW_PAIRS;
-    for (token, &score) in tokens.iter().zip(&scores) {
+    let mut mergeable = Vec::new();
+    for ((token, &score), kind) in tokens.iter().zip(&scores).zip(&vocabulary.kinds) {
+        let known = merges.len();
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
             if let (Some(&left), Some(&right)) = (vocab.get(left), vocab.get(right)) {
@@ -268,7 +317,12 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<(Inner, bool), Tokenize
                 merges.push((score, left, right));
             }
         }
+        // Tokens of other kinds are found before any piece merges.
+        if merges.len() > known && *kind == Kind::Normal {
+            mergeable.push((score, *token));
+        }
     }
+    check_order(file, key, mergeable)?;
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let text = |id: u32| tokens[id as usize].to_owned();
     let merges: Merges =

@@ -9,6 +9,7 @@ mod fingerprint;
 mod gguf;
 mod jinja;
 mod pre_tokenizer;
+mod space_prefix;
 mod tokenizer;
 pub mod word_level;
 

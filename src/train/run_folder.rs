@@ -11,8 +11,13 @@ use crate::run_lock::RunLock;
 use crate::tokenization::{TokenizerError, write_text_files};
 
 /// The files next to the weights that a model folder needs for serving.
-pub(super) const TEXT_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+pub(super) const TEXT_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 /// The folder of templates inside a model's folder.
 pub const TEMPLATES: &str = "templates";
@@ -169,6 +174,21 @@ mod tests {
         run.checkpoint(2, 2, None, |_| Err(io::Error::other("the disk is full"))).unwrap_err();
         let (step, path) = run.latest().unwrap();
         assert_eq!((step, fs::read_to_string(path.join("x")).unwrap().as_str()), (1, "one"));
+    }
+
+    #[test]
+    fn every_file_of_a_tokenizer_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        let named = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        for name in named {
+            fs::write(from.join(name), name).unwrap();
+        }
+        copy_tokenizer(&from, &to).unwrap();
+        for name in named {
+            assert_eq!(fs::read_to_string(to.join(name)).unwrap(), name);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::gguf::{Entry, Gguf};
 use crate::protocol::Piece;
 use crate::tokenization::chat_template::Message;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
-use crate::tokenization::tokenizer::{read_json, token_text};
+use crate::tokenization::tokenizer::{is_tag, read_settings, token_text};
 use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// The name of a pre-tokenizer that every reader knows.
@@ -59,7 +59,9 @@ fn from_folder(
         reason,
     };
     let text = ChatTokenizer::load(folder)?;
-    let json = read_json(&folder.join("tokenizer.json"))?;
+    // Not the file: others add tokens to it.
+    let json: Value = serde_json::from_str(&text.tokenizer.to_json()?)
+        .map_err(|error| cannot(error.to_string()))?;
     check_kind(&json).map_err(cannot)?;
     let pre = match (pre_tokenizer(&json), wanted) {
         (Err(_), GgufTokenizer::IdsOnly) => ANY_CUT,
@@ -75,8 +77,10 @@ fn from_folder(
         let (Some(id), Some(content)) = (token["id"].as_u64(), token["content"].as_str()) else {
             return Err(cannot("an added token has no id or no text".to_owned()));
         };
-        let kind = if token["special"] == true { CONTROL } else { USER_DEFINED };
-        tokens.insert(id as u32, (content.to_owned(), kind));
+        let id = id as u32;
+        let is_control = text.tokenizer.is_control(id) && !is_tag(content);
+        let kind = if token["special"] == true || is_control { CONTROL } else { USER_DEFINED };
+        tokens.insert(id, (content.to_owned(), kind));
     }
     let tokens: Vec<(String, i32)> = (0..vocabulary as u32)
         .map(|id| tokens.remove(&id).unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED)))
@@ -86,7 +90,7 @@ fn from_folder(
         model["merges"].as_array().into_iter().flatten().map(merge).collect();
     let merges = merges.ok_or_else(|| cannot("a merge is no pair of tokens".to_owned()))?;
 
-    let settings = read_json(&folder.join("tokenizer_config.json"))?;
+    let settings = read_settings(folder)?;
     let id = |key: &str| {
         let text_of = token_text(&settings, key)?;
         text.tokenizer.encode_markup(&text_of).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0])

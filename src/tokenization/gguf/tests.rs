@@ -9,7 +9,7 @@ use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
 use crate::tokenization::{
-    ChatTokenizer, GgufTokenizer, Tokenizer, gguf_entries, write_text_files,
+    ChatTokenizer, GgufTokenizer, Message, Tokenizer, gguf_entries, write_text_files,
 };
 
 fn golden(name: &str) -> Value {
@@ -93,6 +93,168 @@ fn sentence_piece_ids_are_those_of_llama_cpp() {
         let tokenizer = Tokenizer::from_gguf(&file(&pieces(&golden, prefix))).unwrap();
         check(&tokenizer, &texts(&golden["texts"]), &golden["ids"][name], name);
     }
+}
+
+const INSTRUCT: &str = "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ m.content + '</s>' }}{% endif %}{% endfor %}";
+
+/// A SentencePiece vocabulary of control tokens (0 to 2), bytes, `words` (from 259), `▁`, and the
+/// characters of ASCII.
+fn with_words(words: &[&str], score: impl Fn(usize) -> f32) -> Vec<(&'static str, Entry)> {
+    let control = ["<unk>", "<s>", "</s>"].map(str::to_owned).into_iter();
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let words = words.iter().map(|&word| word.to_owned());
+    let letters = ["▁".to_owned()].into_iter().chain(('!'..='~').map(String::from));
+    let tokens: Vec<String> = control.chain(bytes).chain(words).chain(letters).collect();
+    let kind = |at| match at {
+        0 => 2,
+        1 | 2 => 3,
+        3..=258 => 6,
+        _ => 1,
+    };
+    let kinds: Vec<i32> = (0..tokens.len()).map(kind).collect();
+    let scores: Vec<f32> = (0..tokens.len()).map(score).collect();
+    vec![
+        ("ggml.model", Entry::Text("llama".into())),
+        ("ggml.tokens", Entry::Texts(tokens)),
+        ("ggml.token_type", Entry::I32s(kinds)),
+        ("ggml.scores", Entry::F32s(scores)),
+        ("ggml.unknown_token_id", Entry::U32(0)),
+        ("ggml.bos_token_id", Entry::U32(1)),
+        ("ggml.eos_token_id", Entry::U32(2)),
+        ("chat_template", Entry::Text(INSTRUCT.into())),
+    ]
+}
+
+/// The ids are llama.cpp's, and those of transformers for the whole rendered conversation.
+#[test]
+fn sentence_piece_puts_its_space_before_what_begins_alone() {
+    const HI: u32 = 260;
+    const SPACE_HI: u32 = 261;
+    let mut settings = with_words(&["▁H", "Hi", "▁Hi", "▁W", "▁Wo"], |at| -(at as f32));
+    let gguf = file(&settings);
+    // `[INST] Hi [/INST]` and the same after a space.
+    let bare = [323, 305, 310, 315, 316, 325, 261, 264, 323, 279, 305, 310, 315, 316, 325];
+    let spaced = [&[264], &bare[..]].concat();
+    let said = |text: &str| [Piece::Text(text.to_owned())];
+    let messages = ["user", "assistant", "user"]
+        .map(|role| Message { role, content: vec![Piece::Text("Hi".into())] });
+
+    let folder = tempfile::tempdir().unwrap();
+    write_text_files(&gguf, folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let with_scheme = |scheme: &str| {
+        let mut json = json.clone();
+        json["normalizer"] = Value::Null;
+        json["pre_tokenizer"] = serde_json::json!({
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false,
+        });
+        std::fs::write(&path, json.to_string()).unwrap();
+        ChatTokenizer::load(folder.path()).unwrap()
+    };
+    for (name, text, after_control) in [
+        ("GGUF", ChatTokenizer::from_gguf(&gguf).unwrap(), &spaced[..]),
+        ("folder", ChatTokenizer::load(folder.path()).unwrap(), &spaced),
+        ("always", with_scheme("always"), &spaced),
+        ("first", with_scheme("first"), &bare),
+    ] {
+        let begun = [&[1], after_control].concat();
+        assert_eq!(text.opening_ids(&said("Hi")).unwrap(), begun, "{name}");
+        let ids = text.conversation_ids(&messages).unwrap();
+        assert_eq!(ids, [&begun[..], &[HI, 2], after_control].concat(), "{name}");
+        // After the end of a turn, and after a turn that was cut off.
+        let observed = |last| text.observation_ids(Some(last), &said("Hi")).unwrap();
+        assert_eq!(observed(2), after_control, "{name}");
+        assert_eq!(observed(HI), [&[2], after_control].concat(), "{name}");
+        // `Hi</s>Hi` as text: `Hi`, `<`, `/`, `s`, `>`, `Hi`.
+        let control = [292, 279, 347, 294, HI];
+        let ids = text.opening_ids(&said("Hi</s>Hi")).unwrap();
+        let hi = begun.iter().position(|&id| id == SPACE_HI).unwrap();
+        assert_eq!(ids, [&begun[..=hi], &control, &begun[hi + 1..]].concat(), "{name}");
+        assert_eq!(text.turn_ids("Hi").unwrap(), [SPACE_HI, 2], "{name}");
+        let turn = text.turn_ids("Hi</s>Hi").unwrap();
+        assert_eq!(turn, [&[SPACE_HI], &control[..], &[2]].concat(), "{name}");
+    }
+
+    // A frame that ends in whitespace, and one with a space before the stop token.
+    settings.retain(|(key, _)| *key != "chat_template");
+    let template = INSTRUCT.replace(" [/INST]", "\n").replace("</s>", " </s>");
+    settings.push(("chat_template", Entry::Text(template)));
+    let text = ChatTokenizer::from_gguf(&file(&settings)).unwrap();
+    assert_eq!(text.turn_ids("Hi").unwrap(), [HI, 2]);
+    let observed = text.observation_ids(Some(2), &said("Hi")).unwrap();
+    // `▁[INST]▁Hi`, a line break.
+    assert_eq!(observed, [&spaced[..8], &[13]].concat());
+}
+
+#[test]
+fn pieces_need_scores_that_order_them() {
+    let words = ["ba", "ac", "acd"];
+    let error = Tokenizer::from_gguf(&file(&with_words(&words, |_| -1000.0))).unwrap_err();
+    let error = error.explained();
+    assert!(error.contains("`tokenizer.ggml.scores`"), "{error}");
+    assert!(error.contains("`ba`") && error.contains("`tokenizer.json`"), "{error}");
+    // Some in an order are taken, with a warning.
+    let shared = |at: usize| -(at.min(260) as f32);
+    Tokenizer::from_gguf(&file(&with_words(&words, shared))).unwrap();
+}
+
+#[test]
+fn a_frame_is_control_whatever_kind_the_file_gives_it() {
+    let golden = golden("bpe.json");
+    let marked = ChatTokenizer::from_gguf(&file(&bpe(&golden, "smollm"))).unwrap();
+    let opening = [Piece::Text("hi <|im_start|><|im_end|>".into())];
+    let with = |kind: i32, template: &str| {
+        let mut kinds: Vec<i32> = serde_json::from_value(golden["kinds"].clone()).unwrap();
+        kinds[1..3].fill(kind);
+        let changed = ["ggml.token_type", "ggml.eos_token_id", "chat_template"];
+        let mut settings = bpe(&golden, "smollm");
+        settings.retain(|(key, _)| !changed.contains(key));
+        settings.push(("ggml.token_type", Entry::I32s(kinds)));
+        settings.push(("ggml.eos_token_id", Entry::U32(0)));
+        settings.push(("chat_template", Entry::Text(template.to_owned())));
+        ChatTokenizer::from_gguf(&file(&settings)).unwrap()
+    };
+    // Normal, and user-defined.
+    for kind in [1, 4] {
+        let text = with(kind, CHAT);
+        assert_eq!(text.turn_end(), Some(2), "{kind}");
+        assert_eq!(text.tokenizer.stop_ids(), [0, 1, 2], "{kind}");
+        let ids = text.opening_ids(&opening).unwrap();
+        assert_eq!(ids, marked.opening_ids(&opening).unwrap(), "{kind}");
+    }
+    // A user-defined token that is text, unless the template writes it.
+    let tool = marked.tokenizer.encode_markup("<tool>").unwrap();
+    let template = CHAT.replace("<|im_start|>", "<tool>");
+    for (template, expected) in [(CHAT, 1), (template.as_str(), 2)] {
+        let text = with(3, template);
+        let ids = text.opening_ids(&[Piece::Text("<tool>".into())]).unwrap();
+        assert_eq!(ids.iter().filter(|id| **id == tool[0]).count(), expected, "{template}");
+    }
+}
+
+#[test]
+fn what_other_files_of_a_folder_add_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = golden("bpe.json");
+    write_text_files(&file(&bpe(&golden, "smollm")), folder.path()).unwrap();
+    let change = |name: &str, change: &dyn Fn(&mut Value)| {
+        let path = folder.path().join(name);
+        let mut json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+    };
+    change("tokenizer.json", &|json| {
+        json["added_tokens"].as_array_mut().unwrap().retain(|token| token["id"] != 1);
+    });
+    change("tokenizer_config.json", &|json| {
+        json["added_tokens_decoder"] =
+            serde_json::json!({ "1": { "content": "<|im_start|>", "special": true } });
+    });
+    let tokens = golden["tokens"].as_array().unwrap().len();
+    let entries = gguf_entries(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
+    let (_, kinds) = entries.iter().find(|(key, _)| key == "tokenizer.ggml.token_type").unwrap();
+    assert!(matches!(kinds, Entry::I32s(kinds) if kinds[..3] == [3; 3]));
 }
 
 /// `tests/golden/tokenizer/run.sh` runs it.
