@@ -1,4 +1,4 @@
-//! Weights that are no finite numbers.
+//! Weights that are not finite.
 
 use std::path::Path;
 

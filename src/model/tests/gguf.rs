@@ -350,7 +350,7 @@ fn weights_that_are_no_numbers_are_named() {
         let served = Decoder::from_gguf(shape, &file).err().unwrap().to_string();
         let loaded = Weights::from_gguf(&file, &spec, DType::F32, &Device::Cpu).err().unwrap();
         for error in [served, loaded.to_string()] {
-            let said = format!("`{name}` holds values that are no finite numbers");
+            let said = format!("`{name}` has values that are not finite");
             assert!(error.contains(&said), "{error}");
         }
     }
