@@ -118,12 +118,13 @@ fn is_another(named: &str, path: &Path) -> bool {
         name.chars().filter(|c| c.is_alphanumeric()).collect::<String>()
     };
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let parts = path.iter().map(|part| part.to_string_lossy());
+    let mut parts = path.iter().map(|part| part.to_string_lossy());
     // In the cache of the hub, the folder of a revision is below that of its model.
     let cached = parts.clone().find_map(|part| {
         part.strip_prefix("models--").and_then(|id| Some(id.rsplit_once("--")?.1.to_owned()))
     });
-    let found = cached.or_else(|| parts.last().map(|part| part.into_owned())).unwrap_or_default();
+    let found =
+        cached.or_else(|| parts.next_back().map(|part| part.into_owned())).unwrap_or_default();
     let (named, found) = (plain(named), plain(&found));
     !named.is_empty() && !named.contains(&found) && !found.contains(&named)
 }
