@@ -151,10 +151,7 @@ impl Exchange {
             let (sent, is_reused) = execute(&self.transport.client, request).await;
             let is_unserved = |error: &reqwest::Error| {
                 let is_parse = cause_of::<hyper::Error>(error).is_some_and(hyper::Error::is_parse);
-                is_reused
-                    && !error.is_connect()
-                    && !is_parse
-                    && asked.elapsed() < CLOSED_UNSERVED
+                is_reused && !error.is_connect() && !is_parse && asked.elapsed() < CLOSED_UNSERVED
             };
             match again {
                 Some(again) if sent.as_ref().is_err_and(is_unserved) => request = again,
