@@ -12,7 +12,8 @@ use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
-use super::tokenizer::{TokenizerError, read_settings, read_text, token_text};
+use super::token_settings::{read_settings, token_text};
+use super::tokenizer::{TokenizerError, read_text};
 
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;

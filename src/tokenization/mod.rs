@@ -10,6 +10,7 @@ mod gguf;
 mod jinja;
 mod pre_tokenizer;
 mod space_prefix;
+mod token_settings;
 mod tokenizer;
 pub mod word_level;
 

@@ -233,7 +233,7 @@ fn a_caller_shuts_out_itself_alone() {
         Admit(100, 'x'),
         End(101, 'x', Bad),
         Refuse(102, 100),
-        // Nobody else probes it.
+        // No other caller probes it.
         Admit(200, 'y'),
         End(201, 'y', Good),
         Admit(202, 'z'),

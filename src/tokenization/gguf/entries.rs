@@ -9,7 +9,8 @@ use crate::gguf::{Entry, Gguf};
 use crate::protocol::Piece;
 use crate::tokenization::chat_template::Message;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
-use crate::tokenization::tokenizer::{is_tag, read_settings, token_text};
+use crate::tokenization::token_settings::{read_settings, token_text};
+use crate::tokenization::tokenizer::is_tag;
 use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// The name of a pre-tokenizer that every reader knows.
