@@ -124,6 +124,11 @@ impl Reply {
         }
     }
 
+    /// Whether it ended before it was complete: at its token limit, or by a content filter.
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self.finish_reason.as_str(), "length" | "content_filter")
+    }
+
     /// What it thought before.
     pub fn thoughts(&self) -> Option<&str> {
         let said = |key: &&str| self.message.extra.get(*key)?.as_str();

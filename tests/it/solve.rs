@@ -55,6 +55,24 @@ async fn events_as_they_happen() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_cut_off_says_so() {
+    for (reason, cut_off) in [("stop", None), ("length", Some(true)), ("content_filter", Some(true))] {
+        let message = json!({"role": "assistant", "content": "In Ly"});
+        let upstream =
+            Loopback::answering(move |_| Script::message(message.clone(), reason)).await;
+        let server = Setup::relay().start(&upstream).await;
+        let request = json!({"question": "Where?", "policy": "direct"});
+        let (_, body) = server.json(PATH, request.clone()).await;
+        assert_eq!(body["answer"], "In Ly");
+        assert_eq!(body.get("cut_off").and_then(Value::as_bool), cut_off, "{reason}");
+        let mut streamed = request;
+        streamed["stream"] = json!(true);
+        let text = server.ask(PATH, streamed).await.text().await.unwrap();
+        assert_eq!(text.contains("\"cut_off\":true"), cut_off.is_some(), "{reason}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_failure_in_the_stream_is_its_last_event() {
     let upstream = Loopback::answering(|_| Script::error(500, "broken")).await;
     let server = Setup::relay().start(&upstream).await;

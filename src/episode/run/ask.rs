@@ -377,7 +377,7 @@ fn needs_no_form(reply: &Reply) -> bool {
         Some(_) => true,
     };
     reply.message.content.is_null()
-        || matches!(reply.finish_reason.as_str(), "length" | "content_filter")
+        || reply.is_cut_off()
         || ["tool_calls", "function_call", "refusal"].iter().any(is_said)
 }
 

@@ -340,6 +340,10 @@ pub(in crate::http) struct SolveReply {
     /// `malformed`.
     #[schema(example = "answered")]
     pub(in crate::http) finish_reason: &'static str,
+    /// Whether the answer is a reply of the large model that ended before it was complete: at its
+    /// token limit, or by a content filter. Recorded episodes do not have it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::http) cut_off: bool,
     /// What both models used.
     pub(in crate::http) usage: SolveUsage,
     /// Every turn, where `trace` asked for them.
@@ -373,6 +377,7 @@ impl SolveReply {
             answer: episode.answer,
             answer_source: episode.answer_source.as_str(),
             finish_reason: episode.finish_reason.as_str(),
+            cut_off: episode.reply.is_some_and(|reply| reply.is_cut_off()),
             usage: episode.usage.into(),
             turns: shown.turns.then(|| turns.into_iter().map(SolveTurn::from).collect()),
             tokens: shown.tokens,
