@@ -17,6 +17,7 @@ the families that they know:
   digits         products       as `places`, but the zeros are left out and put back, and of each sum
                                 only the digits that change are asked for
   best           both           `apart` or `digits`
+  hand_on        any            the large model answers, from the question itself
 """
 
 import json
@@ -25,11 +26,12 @@ import sys
 
 
 class Turn(Exception):
-    """The next turn: a thought, and either a prompt or an answer."""
+    """The next turn: a thought, and one of a prompt, an answer, and a prompt whose reply is the answer."""
 
-    def __init__(self, think, prompt=None, answer=None):
+    def __init__(self, think, prompt=None, answer=None, final_prompt=None):
         super().__init__()
         self.think, self.prompt, self.answer = think, prompt, answer
+        self.final_prompt = final_prompt
 
 
 class Replies:
@@ -137,7 +139,11 @@ def best(question, replies):
     return (digits if "*" in question else apart)(question, replies)
 
 
-WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best)}
+def hand_on(question, replies):
+    raise Turn("another kind of question", final_prompt="<question/>")
+
+
+WAYS = {way.__name__: way for way in (whole, left_to_right, apart, places, digits, best, hand_on)}
 
 
 def turn(way, question, replies):
@@ -150,9 +156,12 @@ def turn(way, question, replies):
 
 def written(turn):
     """The turn as a policy writes it."""
-    tag, text = "interaction_prompt", turn.prompt
-    if turn.prompt is None:
-        tag, text = "answer", turn.answer
+    actions = {
+        "interaction_prompt": turn.prompt,
+        "answer": turn.answer,
+        "final_prompt": turn.final_prompt,
+    }
+    ((tag, text),) = [action for action in actions.items() if action[1] is not None]
     return f"<think>{turn.think}</think><{tag}>{text}</{tag}>"
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best|every]]
+"""Writes the conversations of a warm start: warm_start.py FAMILIES OUTPUT.jsonl [COUNT [best|every|wide]]
 
 FAMILIES is the folder that `families.py` made; only its training questions are used. `scripted.py`
 plays the policy, in several ways: some ask well and some badly, in shares that are fixed below and
@@ -11,7 +11,9 @@ the policy's turns alone. So no large model is needed.
 With `best`, only the ways that answer the most training questions with the real large model are
 shown, for a second stage (`warm-best.toml`); the questions are those that the first did not use.
 With `every`, all ways have equal shares: the choice is left to reinforcement learning
-(`warm-every.toml`, then `grpo-every.toml`).
+(`warm-every.toml`, then `grpo-every.toml`). With `wide`, the best ways are shown for the questions
+that `wordings.py` wrote, with replies in more forms, and questions of other kinds are handed on to
+the large model (`warm-wide.toml`).
 
 Each line is a conversation as `server train sft` reads it (`kind = "chat"`): the question, then the
 policy's turns and the replies in turn, by the templates beside this file.
@@ -37,50 +39,62 @@ EVERY = {
     "chain_sum_short": dict.fromkeys(["whole", "left_to_right", "apart"], 1.0),
     "products": dict.fromkeys(["whole", "places", "digits"], 1.0),
 }
+WIDE = {"sums": {"apart": 1.0}, "products": {"digits": 1.0}, "others": {"hand_on": 1.0}}
 # The conversations of the first stage: 100 steps of 8.
 FIRST = 800
 FORMS = ["{} equals {}.", "{} equals {}.", "{} = {}", "The result of {} is {}."]
+MORE_FORMS = FORMS + [
+    "{1}", "{1}.", "**{1}**", "{0} = **{1}**", "{0} is {1}.", "{0} = {1}.", "The answer is {1}.",
+    "The sum is {1}.", "\\[ {0} = {1} \\]", "To find {0}, we calculate:\n\n{0} = {1}",
+    "{0} equals {1}. Here is how", "Sure! {0} = {1}", "It is {1}.", "```\n{0} = {1}\n```",
+]  # fmt: skip
 
 
-def reply(prompt, draw):
+def reply(prompt, forms, draw):
     asked = re.search(r"-?\d[\d *+-]*\d|\d", prompt).group()
     # Digits, spaces and operators alone, by the expression above.
-    return draw.choice(FORMS).format(asked, eval(asked))
+    return draw.choice(forms).format(asked, eval(asked))
 
 
-def conversation(way, question, draw):
-    messages, replies = [{"role": "user", "content": question}], []
+def conversation(way, task, forms, draw):
+    messages, replies = [{"role": "user", "content": task["question"]}], []
     while True:
-        turn = scripted.turn(way, question, replies)
+        turn = scripted.turn(way, task.get("expression", task["question"]), replies)
         messages.append({"role": "assistant", "content": scripted.written(turn)})
         if turn.prompt is None:
             return messages, turn.answer
-        replies.append(reply(turn.prompt, draw))
+        replies.append(reply(turn.prompt, forms, draw))
         messages.append({"role": "user", "content": replies[-1]})
 
 
-def questions(folder):
-    """The families interleaved, so that any prefix has each at its share."""
-    for name in WAYS:
-        lines = (folder / f"{name}-train.jsonl").read_text(encoding="utf-8").splitlines()
-        yield [(name, json.loads(line)) for line in lines]
+def questions(folder, names):
+    """The questions of each family."""
+    for name in names:
+        with (folder / f"{name}-train.jsonl").open(encoding="utf-8") as lines:
+            yield [json.loads(line) for line in lines]
 
 
 def main():
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 1600
-    stages = {"best": (BEST, FIRST), "every": (EVERY, 0), None: (WAYS, 0)}
-    shares, begin = stages[sys.argv[4] if len(sys.argv) > 4 else None]
-    tasks = (task for row in zip_longest(*questions(folder)) for task in row if task)
+    stages = {
+        "best": (BEST, WAYS, FORMS, FIRST),
+        "every": (EVERY, WAYS, FORMS, 0),
+        "wide": (WIDE, ["wide"], MORE_FORMS, 0),
+        None: (WAYS, WAYS, FORMS, 0),
+    }
+    shares, files, forms, begin = stages[sys.argv[4] if len(sys.argv) > 4 else None]
+    # The families by turns, so that any prefix has each at its share.
+    tasks = (task for row in zip_longest(*questions(folder, files)) for task in row if task)
     written = 0
     with output.open("w", encoding="utf-8") as out:
-        for name, task in islice(tasks, begin, begin + count):
+        for task in islice(tasks, begin, begin + count):
             seed = hashlib.sha256(task["id"].encode()).hexdigest()
             draw = random.Random(seed)
-            ways = shares[name]
+            ways = shares[task["source"]]
             (way,) = draw.choices(list(ways), list(ways.values()))
-            messages, answer = conversation(way, task["question"], draw)
-            assert answer == task["answer"], (task, answer)
+            messages, answer = conversation(way, task, forms, draw)
+            assert answer == task.get("answer"), (task, answer)
             out.write(json.dumps({"messages": messages, "way": way}) + "\n")
             written += 1
     print(f"{output}: {written} conversations")
