@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::collect::{Collected, Group};
+use super::config::SampleConfig;
 use super::evaluate::Shown;
 use super::rollout::Scored;
 use crate::train::error::TrainError;
@@ -14,23 +15,6 @@ use crate::trajectory::{Action, Trajectory};
 
 /// The most that the texts of one episode may have together, bytes; longer ones are cut.
 const EPISODE_BYTES: usize = 64 * 1024;
-
-/// Which episodes of training steps are written to the run's folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SampleConfig {
-    /// Episodes of a step: the best and the worst of each group, those groups first whose members
-    /// differ. 0: none are written. Default: 4, of at most 64 KiB of text each.
-    pub episodes: usize,
-    /// Steps whose episodes are kept, the newest. Default: 200.
-    pub keep_steps: u64,
-}
-
-impl Default for SampleConfig {
-    fn default() -> Self {
-        Self { episodes: 4, keep_steps: 200 }
-    }
-}
 
 /// Where a run's sample episodes are.
 #[derive(Debug)]
