@@ -1,6 +1,7 @@
 //! Episodes for other trainers: they sample the policy's turns, and the loop that serves and trains
 //! does the rest.
 
+mod config;
 mod open_episode;
 
 use std::borrow::Cow;
@@ -8,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -21,6 +21,8 @@ use crate::reward::{Reward, Rewarder};
 use crate::task::Task;
 use crate::tokenization::ChatTokenizer;
 use crate::trajectory::TokenTrace;
+
+pub use config::Bounds;
 
 use open_episode::OpenEpisode;
 
@@ -39,23 +41,6 @@ pub struct Setup {
     /// Tokenizer and chat template of the policy that is trained, and its context length. Without
     /// it, turns are texts.
     pub text: Option<(Arc<ChatTokenizer>, usize)>,
-}
-
-/// How many episodes may be open, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Bounds {
-    /// Open episodes, at least 1; beyond that, resets are refused. Finished episodes are closed
-    /// first.
-    pub max_open: usize,
-    /// An episode without a request for this long is closed, milliseconds.
-    pub idle_ms: u64,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { max_open: 1024, idle_ms: 600_000 }
-    }
 }
 
 /// The state of an episode after a reset or a step.
