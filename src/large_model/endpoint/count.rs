@@ -69,14 +69,14 @@ impl TokenCounter {
     }
 
     /// What counts of a request, its body.
-    pub(super) fn asked(&self, request: &[u8]) -> Asked {
+    pub(super) fn asked(&self, request: &[u8]) -> RequestTexts {
         let mut texts = self.texts();
         let messages = request_texts(request, &mut |text| texts.add(text));
-        Asked { texts, messages }
+        RequestTexts { texts, messages }
     }
 
     /// The same for what was kept of a request.
-    pub(super) fn usage_of(&self, asked: &Asked, reply: &Texts) -> TokenUsage {
+    pub(super) fn usage_of(&self, asked: &RequestTexts, reply: &Texts) -> TokenUsage {
         let frame = match asked.messages {
             0 => 0,
             messages => self.frame.request + self.frame.message * messages as u64,
@@ -121,12 +121,12 @@ impl Frame {
 
 /// What counts of a request.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestTexts {
     texts: Texts,
     messages: usize,
 }
 
-impl Asked {
+impl RequestTexts {
     /// Bytes that are to be tokenised.
     pub(super) fn length(&self) -> usize {
         self.texts.length()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::count::{Asked, Texts, TokenCounter};
+use super::count::{RequestTexts, Texts, TokenCounter};
 use super::lenient;
 use super::reply::start_of;
 use super::streaming::Streaming;
@@ -62,7 +62,7 @@ pub struct PassedUsage {
     counter: Arc<TokenCounter>,
     request: Bytes,
     /// What counts of it, once it is not kept.
-    asked: Option<Asked>,
+    asked: Option<RequestTexts>,
     /// Whether it asked for a stream, once it is not kept.
     asked_for_stream: bool,
     /// Whether the response is a stream of events, once that is known.
@@ -199,7 +199,7 @@ impl PassedUsage {
 
     /// About how many bytes must be worked on to know the usage.
     pub fn work(&self) -> usize {
-        let asked = self.asked.as_ref().map_or(self.request.len(), Asked::length);
+        let asked = self.asked.as_ref().map_or(self.request.len(), RequestTexts::length);
         let counted = if self.reported.is_some() { 0 } else { asked };
         self.kept.len() + self.written.length() + counted
     }
