@@ -9,7 +9,7 @@ use crate::config::{
 };
 use crate::dataset::data_files;
 use crate::engine::tokens::config::{IdentityCheck, TokensConfig};
-use crate::environment::Bounds;
+use crate::environment::OpenEpisodesConfig;
 use crate::eval::arms::Method;
 use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
@@ -204,6 +204,6 @@ fn environment(config: &EnvironmentConfig) -> Vec<String> {
         Some(model) => format!("turns: token ids of `{model}`, or texts"),
         None => "turns: texts; `model` names the tokenizer for token ids".to_owned(),
     };
-    let Bounds { max_open, idle_ms } = config.episodes;
+    let OpenEpisodesConfig { max_open, idle_ms } = config.episodes;
     vec![turns, format!("episodes: at most {max_open}, closed after {idle_ms} ms without a step")]
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How many episodes may be open, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Bounds {
+pub struct OpenEpisodesConfig {
     /// Open episodes, at least 1; beyond that, resets are refused. Finished episodes are closed
     /// first.
     pub max_open: usize,
@@ -13,7 +13,7 @@ pub struct Bounds {
     pub idle_ms: u64,
 }
 
-impl Default for Bounds {
+impl Default for OpenEpisodesConfig {
     fn default() -> Self {
         Self { max_open: 1024, idle_ms: 600_000 }
     }
