@@ -29,7 +29,7 @@ pub use collect::Sample;
 pub use config::{
     GrpoConfig, Guards, JudgeChoice, LargeModelChoice, SampleConfig, TaskConfig, TrainerConfig,
 };
-pub use evaluate::{ClassResult, Evaluation, Shown};
+pub use evaluate::{ClassResult, Evaluation, SampleEpisode};
 pub use figures::StepFigures;
 pub use learner::{Learner, TraceScores};
 pub use objective::{

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::collect::{Collected, Group};
 use super::config::SampleConfig;
-use super::evaluate::Shown;
+use super::evaluate::SampleEpisode;
 use super::rollout::Scored;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
@@ -27,7 +27,7 @@ pub struct Samples {
 #[derive(Debug, Serialize)]
 struct Step {
     step: u64,
-    shown: Vec<Shown>,
+    shown: Vec<SampleEpisode>,
 }
 
 impl Samples {
@@ -81,14 +81,14 @@ impl Samples {
 }
 
 /// At most `most` episodes of `groups`.
-fn chosen(groups: &[Group], most: usize) -> Vec<Shown> {
+fn chosen(groups: &[Group], most: usize) -> Vec<SampleEpisode> {
     let mut groups: Vec<_> = groups.iter().collect();
     groups.sort_by_key(|group| group.advantages.is_none());
     groups.into_iter().flat_map(ends).take(most).collect()
 }
 
 /// The best and the worst episode of a group; one of them where all are worth the same.
-fn ends(group: &Group) -> impl Iterator<Item = Shown> {
+fn ends(group: &Group) -> impl Iterator<Item = SampleEpisode> {
     let reward = |place: &usize| group.members[*place].reward.total;
     let places = 0..group.members.len();
     let best = places.clone().rev().max_by(|a, b| reward(a).total_cmp(&reward(b)));
@@ -97,10 +97,10 @@ fn ends(group: &Group) -> impl Iterator<Item = Shown> {
     best.into_iter().chain(worst).map(move |place| shown(group, place))
 }
 
-fn shown(group: &Group, place: usize) -> Shown {
+fn shown(group: &Group, place: usize) -> SampleEpisode {
     let Scored { episode, reward, .. } = &group.members[place];
     let turns = episode.trajectory.turns.clone();
-    let mut shown = Shown {
+    let mut shown = SampleEpisode {
         task: group.task.clone(),
         trajectory: Trajectory { turns, ..Trajectory::default() },
         reward: reward.total,
@@ -111,7 +111,7 @@ fn shown(group: &Group, place: usize) -> Shown {
 }
 
 /// Cuts the longest texts of an episode that has more than [`EPISODE_BYTES`], and says so in them.
-fn bound(shown: &mut Shown) {
+fn bound(shown: &mut SampleEpisode) {
     let mut texts = vec![&mut shown.task.question];
     texts.extend(&mut shown.task.golds);
     for turn in &mut shown.trajectory.turns {

@@ -17,7 +17,7 @@ use crate::train::grpo::local::LocalLearner;
 use crate::train::grpo::report;
 use crate::train::optimize::BadUpdates;
 use crate::train::run_folder::RunFolder;
-use crate::train::summary::Summary;
+use crate::train::summary::RunSummary;
 
 /// The state of a run in a checkpoint, besides policy and optimizer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl Run<'_> {
     pub(super) fn go_back(
         &mut self,
         reason: &str,
-        summary: &mut Summary,
+        summary: &mut RunSummary,
     ) -> Result<Ended, TrainError> {
         let best = self.state.best.map_or(0, |best| best.step);
         let Guards { max_rollbacks, rollback_lr_factor, .. } = self.config.guards;
