@@ -7,7 +7,7 @@ use super::texts::request_texts;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::token_estimate::TokenEstimate;
-use crate::tokenization::{ChatTokenizer, Message, Tokenizer, TokenizerError};
+use crate::tokenization::{ChatTokenizer, TemplateMessage, Tokenizer, TokenizerError};
 use crate::trajectory::TokenUsage;
 
 /// The most text of a request, and of a reply, that is tokenised, bytes. The rest is estimated, and
@@ -109,7 +109,7 @@ impl TokenCounter {
 impl Frame {
     /// What a chat template writes around texts.
     fn of(text: &ChatTokenizer) -> Result<Self, TokenizerError> {
-        let message = |role| Message { role, content: vec![Piece::Text("a".to_owned())] };
+        let message = |role| TemplateMessage { role, content: vec![Piece::Text("a".to_owned())] };
         let one = text.conversation_ids(&[message("user")])?.len();
         let three = [message("user"), message("assistant"), message("user")];
         let three = text.conversation_ids(&three)?.len();
@@ -221,7 +221,10 @@ mod tests {
                 let messages: Vec<_> = texts
                     .iter()
                     .zip(roles)
-                    .map(|(&text, role)| Message { role, content: vec![Piece::Text(text.into())] })
+                    .map(|(&text, role)| TemplateMessage {
+                        role,
+                        content: vec![Piece::Text(text.into())],
+                    })
                     .collect();
                 let read = text.conversation_ids(&messages).unwrap().len();
                 let written = text.tokenizer.encode_text("Ferk wrote it.").unwrap().len();

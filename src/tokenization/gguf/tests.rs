@@ -10,7 +10,7 @@ use crate::gguf::{Entry, Gguf, Writer};
 use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
-use crate::tokenization::{ChatTokenizer, Message, Tokenizer, write_text_files};
+use crate::tokenization::{ChatTokenizer, TemplateMessage, Tokenizer, write_text_files};
 
 fn golden(name: &str) -> Value {
     let path = Path::new("tests/golden/tokenizer").join(name);
@@ -137,7 +137,7 @@ fn sentence_piece_puts_its_space_before_what_begins_alone() {
     let spaced = [&[264], &bare[..]].concat();
     let said = |text: &str| [Piece::Text(text.to_owned())];
     let messages = ["user", "assistant", "user"]
-        .map(|role| Message { role, content: vec![Piece::Text("Hi".into())] });
+        .map(|role| TemplateMessage { role, content: vec![Piece::Text("Hi".into())] });
 
     let folder = tempfile::tempdir().unwrap();
     write_text_files(&gguf, folder.path()).unwrap();
