@@ -34,12 +34,12 @@ pub enum ComputeError {
 
 /// Signals work to stop: its deadline has passed, or its caller is gone.
 #[derive(Debug, Clone)]
-pub struct Stop {
+pub struct StopSignal {
     is_abandoned: Arc<AtomicBool>,
     deadline: Instant,
 }
 
-impl Stop {
+impl StopSignal {
     /// Whether the caller has stopped waiting for the result.
     pub fn is_due(&self) -> bool {
         self.is_abandoned.load(Ordering::Relaxed) || Instant::now() >= self.deadline
@@ -51,15 +51,15 @@ type Job = Box<dyn FnOnce() + Send>;
 static QUEUED: LazyLock<SyncSender<Job>> = LazyLock::new(start);
 
 /// Runs `work` and waits for its result until `deadline`. Work that may take long must poll the
-/// [`Stop`]. Work whose caller leaves before it starts is not started.
+/// [`StopSignal`]. Work whose caller leaves before it starts is not started.
 ///
 /// # Errors
 /// When the queue is full, the deadline passes, or the work panics.
 pub async fn run<T: Send + 'static>(
     deadline: Instant,
-    work: impl FnOnce(&Stop) -> T + Send + 'static,
+    work: impl FnOnce(&StopSignal) -> T + Send + 'static,
 ) -> Result<T, ComputeError> {
-    let stop = Stop { is_abandoned: Arc::default(), deadline };
+    let stop = StopSignal { is_abandoned: Arc::default(), deadline };
     let abandoned = AbandonOnDrop(Arc::clone(&stop.is_abandoned));
     let (sender, receiver) = oneshot::channel();
     let job: Job = Box::new(move || {

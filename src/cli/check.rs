@@ -8,8 +8,8 @@ use crate::config::{
     Config, EnvironmentConfig, EvalConfig, Overrides, PolicyConfig, PolicyEngine, read_toml,
 };
 use crate::dataset::data_files;
-use crate::engine::tokens::config::{Check, TokensConfig};
-use crate::environment::Bounds;
+use crate::engine::tokens::config::{IdentityCheck, TokensConfig};
+use crate::environment::OpenEpisodesConfig;
 use crate::eval::arms::Method;
 use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
@@ -152,9 +152,9 @@ fn engines(config: &Config) -> Vec<String> {
 /// The settings of token servers.
 fn token_servers(table: &str, tokens: &TokensConfig) -> String {
     let compared = match tokens.check() {
-        Check::Template => "vocabulary and chat template are",
-        Check::Vocabulary => "the vocabulary is",
-        Check::None => "nothing but the model's id is",
+        IdentityCheck::Template => "vocabulary and chat template are",
+        IdentityCheck::Vocabulary => "the vocabulary is",
+        IdentityCheck::None => "nothing but the model's id is",
     };
     format!(
         "{table}.engine: tokens, from {} servers that speak `{}`; {compared} compared before the first token",
@@ -204,6 +204,6 @@ fn environment(config: &EnvironmentConfig) -> Vec<String> {
         Some(model) => format!("turns: token ids of `{model}`, or texts"),
         None => "turns: texts; `model` names the tokenizer for token ids".to_owned(),
     };
-    let Bounds { max_open, idle_ms } = config.episodes;
+    let OpenEpisodesConfig { max_open, idle_ms } = config.episodes;
     vec![turns, format!("episodes: at most {max_open}, closed after {idle_ms} ms without a step")]
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::config::{ConfigError, EnvironmentConfig};
-use crate::environment::{Environment, Setup};
+use crate::environment::{Environment, EnvironmentSetup};
 use crate::episode::Limits;
 use crate::http::{self, EnvironmentApp, environment_router};
 use crate::large_model::LargeModel;
@@ -98,7 +98,7 @@ fn key(variable: &str) -> Result<SecretString, ConfigError> {
 async fn setup(
     config: &EnvironmentConfig,
     large_model: Arc<dyn LargeModel>,
-) -> anyhow::Result<Setup> {
+) -> anyhow::Result<EnvironmentSetup> {
     let path = match &config.model {
         Some(model) => Some(hub::resolve_text(model).await?),
         None => None,
@@ -119,7 +119,7 @@ async fn setup(
         // As in training: equal requests get equal replies.
         params.entry("seed").or_insert(json!(0));
     }
-    Ok(Setup {
+    Ok(EnvironmentSetup {
         large_model,
         protocol: Arc::new(Protocol::load(templates.as_deref())?),
         rewarder: Arc::new(Rewarder::new(&config.reward)?),

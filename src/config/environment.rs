@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::Bounds;
+use crate::environment::OpenEpisodesConfig;
 use crate::episode::Limits;
 use crate::hint::Reason;
 use crate::http::ServerConfig;
@@ -45,7 +45,7 @@ pub struct EnvironmentConfig {
     pub limits: Limits,
     /// How many episodes may be open, and for how long.
     #[serde(default)]
-    pub episodes: Bounds,
+    pub episodes: OpenEpisodesConfig,
 }
 
 impl EnvironmentConfig {

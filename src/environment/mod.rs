@@ -1,6 +1,7 @@
 //! Episodes for other trainers: they sample the policy's turns, and the loop that serves and trains
 //! does the rest.
 
+mod config;
 mod open_episode;
 
 use std::borrow::Cow;
@@ -8,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -22,10 +22,12 @@ use crate::task::Task;
 use crate::tokenization::ChatTokenizer;
 use crate::trajectory::TokenTrace;
 
+pub use config::OpenEpisodesConfig;
+
 use open_episode::OpenEpisode;
 
 /// What all episodes have in common.
-pub struct Setup {
+pub struct EnvironmentSetup {
     /// The large model.
     pub large_model: Arc<dyn LargeModel>,
     /// Frames what each of the models reads.
@@ -41,26 +43,9 @@ pub struct Setup {
     pub text: Option<(Arc<ChatTokenizer>, usize)>,
 }
 
-/// How many episodes may be open, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Bounds {
-    /// Open episodes, at least 1; beyond that, resets are refused. Finished episodes are closed
-    /// first.
-    pub max_open: usize,
-    /// An episode without a request for this long is closed, milliseconds.
-    pub idle_ms: u64,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { max_open: 1024, idle_ms: 600_000 }
-    }
-}
-
 /// The state of an episode after a reset or a step.
 #[derive(Debug, Clone, PartialEq)]
-pub enum State {
+pub enum EpisodeState {
     /// The policy's next turn is awaited.
     Turn {
         /// Its number; the first is 0.
@@ -73,12 +58,12 @@ pub enum State {
         max_tokens: usize,
     },
     /// The episode is over.
-    Done(Box<Outcome>),
+    Done(Box<FinishedEpisode>),
 }
 
 /// A finished episode.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct FinishedEpisode {
     /// Turns that it had.
     pub turns: usize,
     /// Its token stream up to the last token that was sampled; empty in episodes of texts.
@@ -99,7 +84,7 @@ pub struct Outcome {
 
 /// Limits of an episode, below the environment's own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct ResetLimits {
     /// Turns of the policy.
     pub max_turns: Option<usize>,
     /// Tokens of one turn.
@@ -158,8 +143,8 @@ impl Hint for EnvironmentError {
 
 /// The environment.
 pub struct Environment {
-    setup: Arc<Setup>,
-    bounds: Bounds,
+    setup: Arc<EnvironmentSetup>,
+    bounds: OpenEpisodesConfig,
     /// One more than the largest token id, where turns may be token ids.
     vocabulary: Option<usize>,
     episodes: Mutex<HashMap<Uuid, Arc<EpisodeSlot>>>,
@@ -179,13 +164,13 @@ struct EpisodeStatus {
 
 impl Environment {
     /// An environment without episodes.
-    pub fn new(setup: Setup, bounds: Bounds) -> Self {
+    pub fn new(setup: EnvironmentSetup, bounds: OpenEpisodesConfig) -> Self {
         let vocabulary = setup.text.as_ref().map(|(text, _)| text.tokenizer.size());
         Self { setup: Arc::new(setup), bounds, vocabulary, episodes: Mutex::default() }
     }
 
     /// What all episodes have in common.
-    pub fn setup(&self) -> &Setup {
+    pub fn setup(&self) -> &EnvironmentSetup {
         &self.setup
     }
 
@@ -202,8 +187,8 @@ impl Environment {
         &self,
         id: Uuid,
         task: Task,
-        asked: Asked,
-    ) -> Result<State, EnvironmentError> {
+        asked: ResetLimits,
+    ) -> Result<EpisodeState, EnvironmentError> {
         let own = &self.setup.limits;
         let limits = Limits {
             max_turns: asked.max_turns.unwrap_or(own.max_turns).clamp(1, own.max_turns),
@@ -226,7 +211,7 @@ impl Environment {
         };
         let mut play = held.play.lock().await;
         let state = play.next().await;
-        held.touch(matches!(state, State::Done(_)));
+        held.touch(matches!(state, EpisodeState::Done(_)));
         Ok(state)
     }
 
@@ -240,12 +225,12 @@ impl Environment {
         id: Uuid,
         turn: Option<usize>,
         played: ExternalTurn,
-    ) -> Result<State, EnvironmentError> {
+    ) -> Result<EpisodeState, EnvironmentError> {
         let held = self.episodes().get(&id).cloned().ok_or(EnvironmentError::Unknown(id))?;
         let mut play = held.play.try_lock().map_err(|_| EnvironmentError::Busy)?;
         held.touch(false);
         let state = play.step(turn, played).await?;
-        held.touch(matches!(state, State::Done(_)));
+        held.touch(matches!(state, EpisodeState::Done(_)));
         Ok(state)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{EnvironmentError, Outcome, Setup, State};
+use super::{EnvironmentError, EnvironmentSetup, EpisodeState, FinishedEpisode};
 use crate::engine::Sampling;
 use crate::episode::{EpisodeRequest, FinishReason, Limits, Participants, Silent, run_episode};
 use crate::hint::Hint;
@@ -20,13 +20,13 @@ const BYTES_A_TOKEN: usize = 16;
 /// An open episode. Dropping it ends it.
 pub(super) struct OpenEpisode {
     player: StepHandle,
-    outcome: oneshot::Receiver<Outcome>,
+    outcome: oneshot::Receiver<FinishedEpisode>,
     /// The turn that is awaited.
     turn: usize,
     /// Whether the turn was taken and its result not yet returned.
     is_taken: bool,
     /// The result that was returned last.
-    last: Option<State>,
+    last: Option<EpisodeState>,
     /// One more than the largest token id; absent without a tokenizer.
     vocabulary: Option<usize>,
     _task: AbortOnDropHandle<()>,
@@ -34,7 +34,7 @@ pub(super) struct OpenEpisode {
 
 impl OpenEpisode {
     pub(super) fn begin(
-        setup: Arc<Setup>,
+        setup: Arc<EnvironmentSetup>,
         vocabulary: Option<usize>,
         task: Task,
         limits: Limits,
@@ -50,14 +50,14 @@ impl OpenEpisode {
     }
 
     /// The result of the reset.
-    pub(super) async fn next(&mut self) -> State {
+    pub(super) async fn next(&mut self) -> EpisodeState {
         self.state_of(0).await
     }
 
     /// The result of the last turn: the prompt for turn `turn`, or the end. Cancel safe.
-    async fn state_of(&mut self, turn: usize) -> State {
+    async fn state_of(&mut self, turn: usize) -> EpisodeState {
         let state = match self.player.prompts.recv().await {
-            Some(prompted) => State::Turn {
+            Some(prompted) => EpisodeState::Turn {
                 turn,
                 shown: prompted.shown,
                 trace: prompted.trace,
@@ -66,7 +66,7 @@ impl OpenEpisode {
             None => {
                 let ended = (&mut self.outcome).await;
                 let unknown = |_| failed("the episode's task ended without a result".to_owned());
-                State::Done(Box::new(ended.unwrap_or_else(unknown)))
+                EpisodeState::Done(Box::new(ended.unwrap_or_else(unknown)))
             }
         };
         (self.turn, self.is_taken) = (turn, false);
@@ -78,7 +78,7 @@ impl OpenEpisode {
         &mut self,
         turn: Option<usize>,
         played: ExternalTurn,
-    ) -> Result<State, EnvironmentError> {
+    ) -> Result<EpisodeState, EnvironmentError> {
         let awaited = self.turn;
         match (turn, &self.last) {
             // The client missed the reply to the reset.
@@ -91,8 +91,8 @@ impl OpenEpisode {
                 return Err(EnvironmentError::WrongTurn { asked, awaited });
             }
             (None, _) if self.is_taken => return Err(EnvironmentError::Busy),
-            (_, Some(done @ State::Done(_))) => return Ok(done.clone()),
-            (_, Some(State::Turn { max_tokens, trace, .. })) if !self.is_taken => {
+            (_, Some(done @ EpisodeState::Done(_))) => return Ok(done.clone()),
+            (_, Some(EpisodeState::Turn { max_tokens, trace, .. })) if !self.is_taken => {
                 self.check(&played, *max_tokens, trace)?;
                 // When the receiver is gone, the episode is over: its time was up.
                 let _ = self.player.turns.send(played).await;
@@ -153,7 +153,12 @@ impl OpenEpisode {
     }
 }
 
-async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) -> Outcome {
+async fn run(
+    setup: &EnvironmentSetup,
+    policy: SteppedPolicy,
+    task: &Task,
+    limits: Limits,
+) -> FinishedEpisode {
     let deadline_ms = limits.deadline_ms;
     let request = EpisodeRequest {
         large_model_params: setup.params.clone().into(),
@@ -177,7 +182,7 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
     let mut trace = episode.trajectory.trace.clone();
     trace.end_with_action();
     let used = episode.usage.large_model;
-    let mut outcome = Outcome {
+    let mut outcome = FinishedEpisode {
         turns: episode.trajectory.turns.len(),
         trace,
         reward: None,
@@ -199,8 +204,8 @@ async fn run(setup: &Setup, policy: SteppedPolicy, task: &Task, limits: Limits) 
     outcome
 }
 
-fn failed(error: String) -> Outcome {
-    Outcome {
+fn failed(error: String) -> FinishedEpisode {
+    FinishedEpisode {
         turns: 0,
         trace: TokenTrace::default(),
         reward: None,

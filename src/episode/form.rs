@@ -19,7 +19,7 @@ pub struct AnswerForm {
     /// one more call turns it into the answer.
     pub by_large_model: bool,
     /// Checks an answer. One that fails is requested once more.
-    pub check: Option<Check>,
+    pub check: Option<AnswerCheck>,
 }
 
 /// The reason why an answer is not acceptable, once that is known.
@@ -27,9 +27,9 @@ pub type Verdict = BoxFuture<'static, Result<(), String>>;
 
 /// Says what is wrong with an answer.
 #[derive(Clone)]
-pub struct Check(Arc<dyn Fn(String) -> Verdict + Send + Sync>);
+pub struct AnswerCheck(Arc<dyn Fn(String) -> Verdict + Send + Sync>);
 
-impl Check {
+impl AnswerCheck {
     /// Wraps a function that checks an answer.
     pub fn new(verdict: impl Fn(String) -> Verdict + Send + Sync + 'static) -> Self {
         Self(Arc::new(verdict))
@@ -78,9 +78,9 @@ impl AnswerForm {
     }
 }
 
-impl fmt::Debug for Check {
+impl fmt::Debug for AnswerCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Check")
+        f.write_str("AnswerCheck")
     }
 }
 

@@ -29,7 +29,7 @@ mod watch;
 
 pub use config::Limits;
 pub use event::{EpisodeEvent, EventSink, Silent};
-pub use form::{AnswerForm, Check};
+pub use form::{AnswerCheck, AnswerForm};
 pub use run::run_episode;
 
 /// The target of the spans of an episode, its turns and its calls.

@@ -12,12 +12,12 @@ mod ask;
 mod bare;
 mod given;
 
-use ask::Asked;
+use ask::PromptOutcome;
 
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{LargeModelError, Reply};
-use crate::policy::{PolicyError, PolicySession, WrittenTurn};
+use crate::policy::{PolicyError, PolicySession, PolicyTurn};
 use crate::protocol::{ExpandError, Opening, Piece, Shown};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{
@@ -287,7 +287,7 @@ impl Run<'_> {
             };
             self.count_cut(&writing, is_billed);
         }
-        let WrittenTurn { finish, usage, cost } = match written {
+        let PolicyTurn { finish, usage, cost } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
             // The conversation exceeds the policy's context: answer with what is known.
@@ -329,11 +329,11 @@ impl Run<'_> {
                 Ok(ControlFlow::Break(Ending::Without(FinishReason::Answered)))
             }
             Action::FinalPrompt(prompt) => match self.ask(&prompt, !drafts).await {
-                Ok(Asked::Replied(reply, observation)) => {
+                Ok(PromptOutcome::Replied(reply, observation)) => {
                     self.attach(observation);
                     Ok(ControlFlow::Break(Ending::LargeModel(reply)))
                 }
-                Ok(Asked::Unsent(error)) => Ok(self.unsent(error)),
+                Ok(PromptOutcome::Unsent(error)) => Ok(self.unsent(error)),
                 Err(error) => self.do_without(error),
             },
             Action::Prompt(_) if self.is_last_turn() && !self.request.limits.fallback => {
@@ -350,13 +350,13 @@ impl Run<'_> {
     async fn show(
         &mut self,
         session: &mut dyn PolicySession,
-        asked: Result<Asked, EpisodeErrorKind>,
+        asked: Result<PromptOutcome, EpisodeErrorKind>,
     ) -> Result<ControlFlow<Ending>, EpisodeErrorKind> {
         let limits = &self.request.limits;
         let is_last = self.is_last_turn();
         let head;
         let shown = match asked {
-            Ok(Asked::Replied(reply, mut observation)) => {
+            Ok(PromptOutcome::Replied(reply, mut observation)) => {
                 let reply = reply.message.as_text();
                 head = reply.chars().take(limits.observation_chars).collect::<String>();
                 observation.truncated = head.len() < reply.len();
@@ -364,8 +364,8 @@ impl Run<'_> {
                 self.attach(observation);
                 if is_repeated { Shown::Repeated(&head) } else { Shown::Reply(&head) }
             }
-            Ok(Asked::Unsent(ExpandError::Missing(turn))) => Shown::Missing(turn),
-            Ok(Asked::Unsent(error)) => return Ok(self.unsent(error)),
+            Ok(PromptOutcome::Unsent(ExpandError::Missing(turn))) => Shown::Missing(turn),
+            Ok(PromptOutcome::Unsent(error)) => return Ok(self.unsent(error)),
             Err(error) => return self.do_without(error),
         };
         if !is_last {

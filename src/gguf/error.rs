@@ -55,7 +55,7 @@ impl Hint for GgufError {
 
 /// Why reading stopped; the caller adds the file's name.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum ParseError {
     Damaged(String),
     Unsupported(Reason),
 }

@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::tensor::{Tensor, TensorType};
+use super::tensor::{TensorType, TensorView};
 
-impl Tensor<'_> {
+impl TensorView<'_> {
     /// Whether all its values are finite.
     pub fn is_finite(self) -> bool {
         is_finite(self.kind, self.data)

@@ -24,11 +24,11 @@ pub use error::GgufError;
 pub use finite::is_finite;
 pub use quant::{Groups, dequantize, unpack};
 pub use quantize::quantize;
-pub use tensor::{Tensor, TensorType};
+pub use tensor::{TensorType, TensorView};
 pub use value::{Array, Value};
 pub use write::{Entry, Writer};
 
-use error::Fault;
+use error::ParseError;
 use parse::Content;
 use tensor::TensorInfo;
 
@@ -55,7 +55,7 @@ impl std::ops::Deref for Bytes {
 pub struct Gguf {
     path: String,
     bytes: Bytes,
-    metadata: BTreeMap<String, value::Stored>,
+    metadata: BTreeMap<String, value::ParsedValue>,
     tensors: BTreeMap<String, TensorInfo>,
 }
 
@@ -96,8 +96,8 @@ impl Gguf {
     fn read(bytes: Bytes, path: String) -> Result<Self, GgufError> {
         match parse::parse(&bytes) {
             Ok(Content { metadata, tensors }) => Ok(Self { path, bytes, metadata, tensors }),
-            Err(Fault::Damaged(reason)) => Err(GgufError::Damaged { path, reason }),
-            Err(Fault::Unsupported(reason)) => Err(GgufError::Unsupported { path, reason }),
+            Err(ParseError::Damaged(reason)) => Err(GgufError::Damaged { path, reason }),
+            Err(ParseError::Unsupported(reason)) => Err(GgufError::Unsupported { path, reason }),
         }
     }
 
@@ -130,12 +130,12 @@ impl Gguf {
     }
 
     /// The tensor of this name.
-    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.tensors.get(name).map(|info| info.view(&self.bytes))
     }
 
     /// All tensors with their names, in alphabetical order.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info.view(&self.bytes)))
     }
 

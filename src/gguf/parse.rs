@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::error::Fault;
+use super::error::ParseError;
 use super::reader::Reader;
 use super::tensor::{TensorInfo, TensorType, unsupported_name};
-use super::value::{Stored, Value};
+use super::value::{ParsedValue, Value};
 
 /// What a file holds.
 #[derive(Debug)]
 pub(super) struct Content {
-    pub metadata: BTreeMap<String, Stored>,
+    pub metadata: BTreeMap<String, ParsedValue>,
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
@@ -21,7 +21,7 @@ const MAX_TENSORS: usize = 1 << 20;
 /// The longest name of a setting or tensor, bytes.
 const MAX_NAME: usize = 1 << 16;
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Content, ParseError> {
     let mut reader = Reader::new(bytes);
     check_version(&mut reader)?;
     // A tensor takes at least a name's length, a count of dimensions, one dimension, a type and an
@@ -31,7 +31,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
     let keys = reader.count(13, "settings")?;
     for (count, most, what) in [(tensors, MAX_TENSORS, "tensors"), (keys, MAX_KEYS, "settings")] {
         if count > most {
-            return Err(Fault::Unsupported(
+            return Err(ParseError::Unsupported(
                 format!("it has {count} {what}, more than {most}").into(),
             ));
         }
@@ -39,7 +39,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
     let metadata = read_metadata(&mut reader, keys)?;
     let get = |key: &str| metadata.get(key).map(|stored| stored.view(bytes));
     if let Some(count) = get("split.count").and_then(Value::as_u64).filter(|&count| count > 1) {
-        return Err(Fault::Unsupported(reason!(
+        return Err(ParseError::Unsupported(reason!(
             "it is one of {count} parts of a model";
             hint: "join them with `llama-gguf-split --merge`"
         )));
@@ -49,49 +49,52 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Content, Fault> {
         Some(value) => value
             .as_u64()
             .filter(|n| n.is_power_of_two() && *n <= 1 << 20)
-            .ok_or_else(|| Fault::Damaged("`general.alignment` is no power of two".into()))?,
+            .ok_or_else(|| ParseError::Damaged("`general.alignment` is no power of two".into()))?,
     };
     let tensors = read_tensors(&mut reader, tensors, alignment)?;
     Ok(Content { metadata, tensors })
 }
 
-fn check_version(reader: &mut Reader<'_>) -> Result<(), Fault> {
+fn check_version(reader: &mut Reader<'_>) -> Result<(), ParseError> {
     match &reader.array::<4>("the file's mark")? {
         b"GGUF" => {}
         b"GGML" | b"lmgg" | b"tjgg" | b"fmgg" => {
-            return Err(Fault::Unsupported(reason!(
+            return Err(ParseError::Unsupported(reason!(
                 "it is of a format older than GGUF";
                 hint: "convert the original model anew"
             )));
         }
-        _ => return Err(Fault::Damaged("it does not begin as a GGUF file does".into())),
+        _ => return Err(ParseError::Damaged("it does not begin as a GGUF file does".into())),
     }
     match reader.u32("the version")? {
         2 | 3 => Ok(()),
         version if version.trailing_zeros() >= 16 && version != 0 => {
-            Err(Fault::Unsupported("its numbers are big-endian".into()))
+            Err(ParseError::Unsupported("its numbers are big-endian".into()))
         }
-        version => Err(Fault::Unsupported(
+        version => Err(ParseError::Unsupported(
             format!("it is of version {version} of the format; 2 and 3 are supported").into(),
         )),
     }
 }
 
-fn read_name(reader: &mut Reader<'_>, what: &str) -> Result<String, Fault> {
+fn read_name(reader: &mut Reader<'_>, what: &str) -> Result<String, ParseError> {
     let (name, _) = reader.text(what)?;
     if name.len() > MAX_NAME {
-        return Err(Fault::Damaged(format!("{what} is {} bytes long", name.len())));
+        return Err(ParseError::Damaged(format!("{what} is {} bytes long", name.len())));
     }
     Ok(name.to_owned())
 }
 
-fn read_metadata(reader: &mut Reader<'_>, count: usize) -> Result<BTreeMap<String, Stored>, Fault> {
+fn read_metadata(
+    reader: &mut Reader<'_>,
+    count: usize,
+) -> Result<BTreeMap<String, ParsedValue>, ParseError> {
     let mut metadata = BTreeMap::new();
     for _ in 0..count {
         let key = read_name(reader, "the name of a setting")?;
-        let value = Stored::read(reader)?;
+        let value = ParsedValue::read(reader)?;
         if metadata.contains_key(&key) {
-            return Err(Fault::Damaged(format!("`{}` stands in it twice", shown(&key))));
+            return Err(ParseError::Damaged(format!("`{}` stands in it twice", shown(&key))));
         }
         metadata.insert(key, value);
     }
@@ -113,7 +116,7 @@ fn read_tensors(
     reader: &mut Reader<'_>,
     count: usize,
     alignment: u64,
-) -> Result<BTreeMap<String, TensorInfo>, Fault> {
+) -> Result<BTreeMap<String, TensorInfo>, ParseError> {
     let mut entries = Vec::new();
     for _ in 0..count {
         entries.push(read_entry(reader, alignment)?);
@@ -129,7 +132,7 @@ fn read_tensors(
     let mut free = 0;
     for Entry { name, kind, shape, offset, size } in entries {
         let damaged =
-            |what: String| Fault::Damaged(format!("the tensor `{}` {what}", shown(&name)));
+            |what: String| ParseError::Damaged(format!("the tensor `{}` {what}", shown(&name)));
         if offset < free {
             return Err(damaged("overlaps another".into()));
         }
@@ -147,9 +150,10 @@ fn read_tensors(
     Ok(tensors)
 }
 
-fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
+fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, ParseError> {
     let name = read_name(reader, "the name of a tensor")?;
-    let damaged = |what: String| Fault::Damaged(format!("the tensor `{}` {what}", shown(&name)));
+    let damaged =
+        |what: String| ParseError::Damaged(format!("the tensor `{}` {what}", shown(&name)));
     let dimensions = reader.u32("a tensor's shape")?;
     if !(1..=4).contains(&dimensions) {
         return Err(damaged(format!("has {dimensions} dimensions, not 1 to 4")));
@@ -166,7 +170,7 @@ fn read_entry(reader: &mut Reader<'_>, alignment: u64) -> Result<Entry, Fault> {
     }
     let id = reader.u32("a tensor's type")?;
     let kind = TensorType::from_id(id).ok_or_else(|| match unsupported_name(id) {
-        Some(kind) => Fault::Unsupported(reason!(
+        Some(kind) => ParseError::Unsupported(reason!(
             "the tensor `{}` is stored as {kind}, which is not supported", shown(&name);
             hint: "take the model quantised as Q4_K_M, Q8_0 or F16"
         )),

@@ -129,14 +129,14 @@ pub(super) struct TensorInfo {
 }
 
 impl TensorInfo {
-    pub fn view<'a>(&'a self, bytes: &'a [u8]) -> Tensor<'a> {
-        Tensor { kind: self.kind, shape: &self.shape, data: &bytes[self.data.clone()] }
+    pub fn view<'a>(&'a self, bytes: &'a [u8]) -> TensorView<'a> {
+        TensorView { kind: self.kind, shape: &self.shape, data: &bytes[self.data.clone()] }
     }
 }
 
 /// A tensor as it lies in the file.
 #[derive(Debug, Clone, Copy)]
-pub struct Tensor<'a> {
+pub struct TensorView<'a> {
     /// How its values are stored.
     pub kind: TensorType,
     /// Its shape, slowest dimension first: a matrix is `(rows, columns)`. A row is whole blocks.
@@ -145,7 +145,7 @@ pub struct Tensor<'a> {
     pub data: &'a [u8],
 }
 
-impl Tensor<'_> {
+impl TensorView<'_> {
     /// How many values it has.
     pub fn len(self) -> usize {
         self.data.len() / self.kind.block_bytes() * self.kind.block_len()

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::error::Fault;
+use super::error::ParseError;
 use super::reader::Reader;
 
 /// The type of a value in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueType {
     U8,
     I8,
     U16,
@@ -23,7 +23,7 @@ pub(super) enum Kind {
     F64,
 }
 
-impl Kind {
+impl ValueType {
     pub const ALL: [Self; 13] = [
         Self::U8,
         Self::I8,
@@ -40,10 +40,10 @@ impl Kind {
         Self::F64,
     ];
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, ParseError> {
         let id = reader.u32("a type")?;
         let kind = usize::try_from(id).ok().and_then(|id| Self::ALL.get(id));
-        kind.copied().ok_or_else(|| Fault::Damaged(format!("no value has the type {id}")))
+        kind.copied().ok_or_else(|| ParseError::Damaged(format!("no value has the type {id}")))
     }
 
     /// Bytes that a value takes, at least.
@@ -60,49 +60,53 @@ impl Kind {
 
 /// A parsed value: texts and lists stay in the file.
 #[derive(Debug, Clone)]
-pub(super) enum Stored {
+pub(super) enum ParsedValue {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
     Bool(bool),
     Text(Range<usize>),
-    Array { kind: Kind, len: usize, data: Range<usize> },
+    Array { kind: ValueType, len: usize, data: Range<usize> },
 }
 
-impl Stored {
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        match Kind::read(reader)? {
-            Kind::Array => Self::read_array(reader),
+impl ParsedValue {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, ParseError> {
+        match ValueType::read(reader)? {
+            ValueType::Array => Self::read_array(reader),
             kind => Self::read_scalar(reader, kind),
         }
     }
 
-    fn read_scalar(reader: &mut Reader<'_>, kind: Kind) -> Result<Self, Fault> {
+    fn read_scalar(reader: &mut Reader<'_>, kind: ValueType) -> Result<Self, ParseError> {
         const WHAT: &str = "a value";
         Ok(match kind {
-            Kind::U8 => Self::Unsigned(reader.array::<1>(WHAT)?[0].into()),
-            Kind::I8 => Self::Signed(i8::from_le_bytes(reader.array(WHAT)?).into()),
-            Kind::U16 => Self::Unsigned(u16::from_le_bytes(reader.array(WHAT)?).into()),
-            Kind::I16 => Self::Signed(i16::from_le_bytes(reader.array(WHAT)?).into()),
-            Kind::U32 => Self::Unsigned(reader.u32(WHAT)?.into()),
-            Kind::I32 => Self::Signed(i32::from_le_bytes(reader.array(WHAT)?).into()),
-            Kind::F32 => Self::Float(f32::from_le_bytes(reader.array(WHAT)?).into()),
-            Kind::Bool => Self::Bool(reader.array::<1>(WHAT)?[0] != 0),
-            Kind::Text => Self::Text(reader.text("a text")?.1),
-            Kind::U64 => Self::Unsigned(reader.u64(WHAT)?),
-            Kind::I64 => Self::Signed(i64::from_le_bytes(reader.array(WHAT)?)),
-            Kind::F64 => Self::Float(f64::from_le_bytes(reader.array(WHAT)?)),
-            Kind::Array => return Err(Fault::Unsupported("it holds a list of lists".into())),
+            ValueType::U8 => Self::Unsigned(reader.array::<1>(WHAT)?[0].into()),
+            ValueType::I8 => Self::Signed(i8::from_le_bytes(reader.array(WHAT)?).into()),
+            ValueType::U16 => Self::Unsigned(u16::from_le_bytes(reader.array(WHAT)?).into()),
+            ValueType::I16 => Self::Signed(i16::from_le_bytes(reader.array(WHAT)?).into()),
+            ValueType::U32 => Self::Unsigned(reader.u32(WHAT)?.into()),
+            ValueType::I32 => Self::Signed(i32::from_le_bytes(reader.array(WHAT)?).into()),
+            ValueType::F32 => Self::Float(f32::from_le_bytes(reader.array(WHAT)?).into()),
+            ValueType::Bool => Self::Bool(reader.array::<1>(WHAT)?[0] != 0),
+            ValueType::Text => Self::Text(reader.text("a text")?.1),
+            ValueType::U64 => Self::Unsigned(reader.u64(WHAT)?),
+            ValueType::I64 => Self::Signed(i64::from_le_bytes(reader.array(WHAT)?)),
+            ValueType::F64 => Self::Float(f64::from_le_bytes(reader.array(WHAT)?)),
+            ValueType::Array => {
+                return Err(ParseError::Unsupported("it holds a list of lists".into()));
+            }
         })
     }
 
-    fn read_array(reader: &mut Reader<'_>) -> Result<Self, Fault> {
-        let kind = Kind::read(reader)?;
+    fn read_array(reader: &mut Reader<'_>) -> Result<Self, ParseError> {
+        let kind = ValueType::read(reader)?;
         let len = reader.count(kind.size(), "entries in a list")?;
         let start = reader.position();
         match kind {
-            Kind::Array => return Err(Fault::Unsupported("it holds a list of lists".into())),
-            Kind::Text => {
+            ValueType::Array => {
+                return Err(ParseError::Unsupported("it holds a list of lists".into()));
+            }
+            ValueType::Text => {
                 for _ in 0..len {
                     reader.text("a text")?;
                 }
@@ -181,7 +185,7 @@ impl<'a> Value<'a> {
 /// A list of values of one type, parsed during iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Array<'a> {
-    kind: Kind,
+    kind: ValueType,
     len: usize,
     data: &'a [u8],
 }
@@ -199,22 +203,25 @@ impl<'a> Array<'a> {
 
     /// Whether its entries are of a type of whole numbers.
     pub fn is_whole(self) -> bool {
-        !matches!(self.kind, Kind::Text | Kind::Array | Kind::Bool | Kind::F32 | Kind::F64)
+        !matches!(
+            self.kind,
+            ValueType::Text | ValueType::Array | ValueType::Bool | ValueType::F32 | ValueType::F64
+        )
     }
 
     /// The entries, where they are texts.
     pub fn texts(self) -> Option<impl Iterator<Item = &'a str>> {
         let mut reader = Reader::new(self.data);
         let read = move |_| reader.text("a text").map(|(text, _)| text).unwrap_or_default();
-        (self.kind == Kind::Text).then(|| (0..self.len).map(read))
+        (self.kind == ValueType::Text).then(|| (0..self.len).map(read))
     }
 
     /// The entries, where they are numbers.
     pub fn floats(self) -> Option<impl Iterator<Item = f64>> {
-        let is_number = !matches!(self.kind, Kind::Text | Kind::Array | Kind::Bool);
+        let is_number = !matches!(self.kind, ValueType::Text | ValueType::Array | ValueType::Bool);
         let mut reader = Reader::new(self.data);
         let read = move |_| {
-            let value = Stored::read_scalar(&mut reader, self.kind).ok();
+            let value = ParsedValue::read_scalar(&mut reader, self.kind).ok();
             value.and_then(|value| value.view(&[]).as_f64()).unwrap_or_default()
         };
         is_number.then(|| (0..self.len).map(read))
@@ -222,6 +229,6 @@ impl<'a> Array<'a> {
 
     /// The entries, where they are truth values.
     pub fn flags(self) -> Option<impl Iterator<Item = bool>> {
-        (self.kind == Kind::Bool).then(|| self.data.iter().map(|&byte| byte != 0))
+        (self.kind == ValueType::Bool).then(|| self.data.iter().map(|&byte| byte != 0))
     }
 }

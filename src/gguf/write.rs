@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::tensor::TensorType;
-use super::value::{Kind, Value};
+use super::value::{Value, ValueType};
 
 /// Where the data of tensors begins: at a multiple of this.
 const ALIGNMENT: usize = 32;
@@ -115,12 +115,12 @@ fn text(to: &mut Vec<u8>, text: &str) {
     to.extend(text.as_bytes());
 }
 
-fn kind(to: &mut Vec<u8>, kind: Kind) {
+fn kind(to: &mut Vec<u8>, kind: ValueType) {
     to.extend((kind as u32).to_le_bytes());
 }
 
-fn list<T>(to: &mut Vec<u8>, of: Kind, items: &[T], mut item: impl FnMut(&mut Vec<u8>, &T)) {
-    kind(to, Kind::Array);
+fn list<T>(to: &mut Vec<u8>, of: ValueType, items: &[T], mut item: impl FnMut(&mut Vec<u8>, &T)) {
+    kind(to, ValueType::Array);
     kind(to, of);
     to.extend((items.len() as u64).to_le_bytes());
     items.iter().for_each(|value| item(to, value));
@@ -129,27 +129,27 @@ fn list<T>(to: &mut Vec<u8>, of: Kind, items: &[T], mut item: impl FnMut(&mut Ve
 fn entry(to: &mut Vec<u8>, value: &Entry) {
     match value {
         Entry::U32(n) => {
-            kind(to, Kind::U32);
+            kind(to, ValueType::U32);
             to.extend(n.to_le_bytes());
         }
         Entry::U64(n) => {
-            kind(to, Kind::U64);
+            kind(to, ValueType::U64);
             to.extend(n.to_le_bytes());
         }
         Entry::F32(x) => {
-            kind(to, Kind::F32);
+            kind(to, ValueType::F32);
             to.extend(x.to_le_bytes());
         }
         Entry::Bool(flag) => {
-            kind(to, Kind::Bool);
+            kind(to, ValueType::Bool);
             to.push((*flag).into());
         }
         Entry::Text(value) => {
-            kind(to, Kind::Text);
+            kind(to, ValueType::Text);
             text(to, value);
         }
-        Entry::Texts(values) => list(to, Kind::Text, values, |to, value| text(to, value)),
-        Entry::F32s(values) => list(to, Kind::F32, values, |to, x| to.extend(x.to_le_bytes())),
-        Entry::I32s(values) => list(to, Kind::I32, values, |to, n| to.extend(n.to_le_bytes())),
+        Entry::Texts(values) => list(to, ValueType::Text, values, |to, value| text(to, value)),
+        Entry::F32s(values) => list(to, ValueType::F32, values, |to, x| to.extend(x.to_le_bytes())),
+        Entry::I32s(values) => list(to, ValueType::I32, values, |to, n| to.extend(n.to_le_bytes())),
     }
 }

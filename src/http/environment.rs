@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -25,7 +25,9 @@ use super::local;
 use super::state::Ids;
 use super::wire::ErrorBody;
 use crate::compute;
-use crate::environment::{Asked, Environment, EnvironmentError, ExternalTurn, Outcome, State};
+use crate::environment::{
+    Environment, EnvironmentError, EpisodeState, ExternalTurn, FinishedEpisode, ResetLimits,
+};
 use crate::hint::Hint;
 use crate::reward::Reward;
 use crate::task::Task;
@@ -68,7 +70,7 @@ pub fn environment_router(app: EnvironmentApp, server: &ServerConfig) -> Router 
 
 /// Checks the key of a request before a byte of its body is read, which must then arrive in time.
 async fn admit(
-    Shared((app, time)): Shared<(EnvironmentApp, Duration)>,
+    State((app, time)): State<(EnvironmentApp, Duration)>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -234,7 +236,7 @@ struct Closed {
 /// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
     responses((status = 200, description = "This", body = About)))]
-async fn about(Shared(app): Shared<EnvironmentApp>) -> Json<About> {
+async fn about(State(app): State<EnvironmentApp>) -> Json<About> {
     let (environment, setup) = (&app.environment, app.environment.setup());
     Json(About {
         open: environment.open(),
@@ -252,7 +254,7 @@ async fn about(Shared(app): Shared<EnvironmentApp>) -> Json<About> {
     (status = 400, description = "A field cannot be used", body = ErrorBody),
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 429, description = "Too many episodes are open", body = ErrorBody)))]
-async fn reset(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
+async fn reset(State(app): State<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
     let request: ResetRequest = compute::in_place(body.len(), || parse(&body))?;
     if request.question.trim().is_empty() {
         return Err(ApiError::invalid("question", "`question` is empty"));
@@ -272,7 +274,7 @@ async fn reset(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Respo
             return Err(ApiError::invalid(name, format!("`{name}` must be at least 1")));
         }
     }
-    let asked = Asked {
+    let asked = ResetLimits {
         max_turns: request.max_turns,
         max_turn_tokens: request.max_turn_tokens,
         deadline_ms: request.deadline_ms,
@@ -293,7 +295,7 @@ async fn reset(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Respo
     (status = 401, description = "The key is missing or wrong", body = ErrorBody),
     (status = 404, description = "There is no such episode", body = ErrorBody),
     (status = 409, description = "Another turn is awaited, or a step is under way", body = ErrorBody)))]
-async fn step(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
+async fn step(State(app): State<EnvironmentApp>, body: Bytes) -> Result<Response, ApiError> {
     let StepRequest { episode, turn, ids, log_probs, text, is_cut } =
         compute::in_place(body.len(), || parse(&body))?;
     let played = match (ids, text) {
@@ -314,7 +316,7 @@ async fn step(Shared(app): Shared<EnvironmentApp>, body: Bytes) -> Result<Respon
     responses(
         (status = 200, description = "It is closed", body = Closed),
         (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
-async fn close(Shared(app): Shared<EnvironmentApp>, Path(episode): Path<String>) -> Json<Closed> {
+async fn close(State(app): State<EnvironmentApp>, Path(episode): Path<String>) -> Json<Closed> {
     Json(Closed { closed: episode.parse().is_ok_and(|id| app.environment.close(id)) })
 }
 
@@ -350,15 +352,15 @@ fn tokens(ids: Vec<u32>, log_probs: Option<Vec<f32>>) -> Result<Vec<SampledToken
 }
 
 /// The reply with this state, which may have a long stream of tokens.
-fn reply(episode: Uuid, state: State) -> Response {
+fn reply(episode: Uuid, state: EpisodeState) -> Response {
     let tokens = match &state {
-        State::Turn { trace, .. } => trace.ids.len(),
-        State::Done(outcome) => outcome.trace.ids.len(),
+        EpisodeState::Turn { trace, .. } => trace.ids.len(),
+        EpisodeState::Done(outcome) => outcome.trace.ids.len(),
     };
     compute::in_place(tokens * TOKEN, || Json(reply_of(episode, state)).into_response())
 }
 
-fn reply_of(episode: Uuid, state: State) -> Reply {
+fn reply_of(episode: Uuid, state: EpisodeState) -> Reply {
     let stream = |reply: Reply, trace: TokenTrace| match trace.ids.is_empty() {
         true => reply,
         false => Reply {
@@ -369,12 +371,12 @@ fn reply_of(episode: Uuid, state: State) -> Reply {
         },
     };
     match state {
-        State::Turn { turn, shown, trace, max_tokens } => {
+        EpisodeState::Turn { turn, shown, trace, max_tokens } => {
             let (observation, max_tokens) = (Some(shown), Some(max_tokens));
             stream(Reply { episode, turn, observation, max_tokens, ..Reply::default() }, trace)
         }
-        State::Done(outcome) => {
-            let Outcome { turns, trace, reward, finish_reason, answer, .. } = *outcome;
+        EpisodeState::Done(outcome) => {
+            let FinishedEpisode { turns, trace, reward, finish_reason, answer, .. } = *outcome;
             let worth = |reward: Reward| EpisodeReward {
                 total: reward.total,
                 answer: reward.answer,

@@ -13,7 +13,9 @@ use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::{Hint, Reason};
 use crate::protocol::Piece;
-use crate::tokenization::{ChatTokenizer, IncrementalDecoder, Message, TokenizeError, tokenized};
+use crate::tokenization::{
+    ChatTokenizer, IncrementalDecoder, TemplateMessage, TokenizeError, tokenized,
+};
 use crate::trajectory::TokenUsage;
 
 use super::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyChunk, ReplyStream, THOUGHTS};
@@ -89,7 +91,7 @@ impl LocalModel {
             check(key, value).map_err(|reason| self.rejected(reason))?;
         }
         let params = self.params_of(call);
-        let messages: Vec<Message> =
+        let messages: Vec<TemplateMessage> =
             call.messages.iter().map(|message| self.read(message)).collect::<Result<_, _>>()?;
         let bytes = call.messages.iter().map(ChatMessage::text_length).sum();
         let text = Arc::clone(&self.text);
@@ -137,7 +139,7 @@ impl LocalModel {
 
     /// A message as the chat template gets it. What this model cannot read is refused: a reply to
     /// the rest would be a reply to another question.
-    fn read(&self, message: &ChatMessage) -> Result<Message, LargeModelError> {
+    fn read(&self, message: &ChatMessage) -> Result<TemplateMessage, LargeModelError> {
         let refused = |what: &str| {
             Err(self.rejected(reason!(
                 "it reads texts alone, and a message has {what}";
@@ -162,7 +164,7 @@ impl LocalModel {
         if let Some(key) = BESIDE_TEXT.iter().find(is_said) {
             return refused(&format!("`{key}`"));
         }
-        Ok(Message { role, content: vec![Piece::Text(message.as_text())] })
+        Ok(TemplateMessage { role, content: vec![Piece::Text(message.as_text())] })
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::error::ModelError;
-use super::gguf_weights::{Stored, apart, names};
+use super::gguf_weights::{Conversion, apart, names};
 use super::slots::Slot;
 use super::spec::{Family, Spec};
 use super::weights::Weights;
@@ -145,7 +145,7 @@ impl Weights {
     }
 }
 
-impl Stored {
+impl Conversion {
     /// The values of a checkpoint's tensor in a file's form.
     fn put(self, mut values: Vec<f32>, rows: usize, spec: &Spec) -> Vec<f32> {
         match self {

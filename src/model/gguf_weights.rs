@@ -9,12 +9,12 @@ use super::finite::not_finite;
 use super::slots::{EMBED, HEAD, NORM, Slot};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
-use crate::gguf::{Gguf, Tensor as GgufTensor};
+use crate::gguf::{Gguf, TensorView};
 use crate::hint::Reason;
 
 /// What converters do to a tensor, to be undone.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Stored {
+pub(super) enum Conversion {
     /// Nothing.
     AsIs,
     /// A norm with its offset added.
@@ -29,7 +29,7 @@ pub(super) enum Stored {
 pub(super) struct GgufWeights<'a> {
     file: &'a Gguf,
     spec: &'a Spec,
-    names: HashMap<String, (String, Stored)>,
+    names: HashMap<String, (String, Conversion)>,
 }
 
 impl<'a> GgufWeights<'a> {
@@ -60,14 +60,14 @@ impl<'a> GgufWeights<'a> {
         &self,
         name: &str,
         shape: &[usize],
-    ) -> Result<(GgufTensor<'a>, Option<Vec<usize>>), ModelError> {
+    ) -> Result<(TensorView<'a>, Option<Vec<usize>>), ModelError> {
         let (tensor, stored) = self.find(name, shape)?;
         // Others are read once more as numbers.
         if tensor.kind.block_len() > 1 {
             self.finite(name, tensor)?;
         }
         let order = match stored {
-            Stored::Interleaved(heads) => Some(apart(shape[0], heads)),
+            Conversion::Interleaved(heads) => Some(apart(shape[0], heads)),
             _ => None,
         };
         Ok((tensor, order))
@@ -82,9 +82,9 @@ impl<'a> GgufWeights<'a> {
         self.finite(name, tensor)?;
         let mut values = tensor.to_f32();
         match stored {
-            Stored::AsIs => {}
-            Stored::Shifted => values.iter_mut().for_each(|x| *x -= self.spec.norm_offset),
-            Stored::Interleaved(heads) => {
+            Conversion::AsIs => {}
+            Conversion::Shifted => values.iter_mut().for_each(|x| *x -= self.spec.norm_offset),
+            Conversion::Interleaved(heads) => {
                 let width = values.len() / shape[0];
                 let order = apart(shape[0], heads).into_iter();
                 values = order.flat_map(|row| &values[row * width..][..width]).copied().collect();
@@ -94,7 +94,7 @@ impl<'a> GgufWeights<'a> {
     }
 
     /// Fails if a value of the tensor of a checkpoint's name is not finite.
-    fn finite(&self, name: &str, tensor: GgufTensor<'_>) -> Result<(), ModelError> {
+    fn finite(&self, name: &str, tensor: TensorView<'_>) -> Result<(), ModelError> {
         if tensor.is_finite() {
             return Ok(());
         }
@@ -102,7 +102,11 @@ impl<'a> GgufWeights<'a> {
         Err(ModelError::Invalid { path: self.file.path().into(), reason: not_finite(name) })
     }
 
-    fn find(&self, name: &str, shape: &[usize]) -> Result<(GgufTensor<'a>, Stored), ModelError> {
+    fn find(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(TensorView<'a>, Conversion), ModelError> {
         let invalid =
             |reason: Reason| ModelError::Invalid { path: self.file.path().into(), reason };
         let Some((name, stored)) = self.names.get(name) else {
@@ -142,11 +146,11 @@ impl Weights {
 }
 
 /// For each checkpoint name, the name in the file and how the tensor is stored there.
-pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
+pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Conversion)> {
     let mut names = HashMap::from([
-        (EMBED.to_owned(), ("token_embd.weight".to_owned(), Stored::AsIs)),
-        (NORM.to_owned(), ("output_norm.weight".to_owned(), Stored::Shifted)),
-        (HEAD.to_owned(), ("output.weight".to_owned(), Stored::AsIs)),
+        (EMBED.to_owned(), ("token_embd.weight".to_owned(), Conversion::AsIs)),
+        (NORM.to_owned(), ("output_norm.weight".to_owned(), Conversion::Shifted)),
+        (HEAD.to_owned(), ("output.weight".to_owned(), Conversion::AsIs)),
     ]);
     for layer in 0..spec.layers.len() {
         for slot in Slot::ALL.into_iter().filter(|slot| slot.shape(spec).is_some()) {
@@ -156,22 +160,22 @@ pub(super) fn names(spec: &Spec) -> HashMap<String, (String, Stored)> {
     names
 }
 
-fn stored(spec: &Spec, slot: Slot) -> Stored {
+fn stored(spec: &Spec, slot: Slot) -> Conversion {
     let is_interleaved = spec.family == Family::Llama;
     match slot {
         Slot::Query | Slot::QueryBias if is_interleaved => {
-            Stored::Interleaved(spec.num_attention_heads)
+            Conversion::Interleaved(spec.num_attention_heads)
         }
         Slot::Key | Slot::KeyBias if is_interleaved => {
-            Stored::Interleaved(spec.num_key_value_heads)
+            Conversion::Interleaved(spec.num_key_value_heads)
         }
         Slot::InputNorm
         | Slot::QueryNorm
         | Slot::KeyNorm
         | Slot::PostAttentionNorm
         | Slot::MlpNorm
-        | Slot::PostMlpNorm => Stored::Shifted,
-        _ => Stored::AsIs,
+        | Slot::PostMlpNorm => Conversion::Shifted,
+        _ => Conversion::AsIs,
     }
 }
 

@@ -9,9 +9,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::config::AdapterConfig;
 use super::error::ModelError;
 use super::files::{self, TensorHead};
 use super::ops::{composed, linear};
@@ -25,18 +25,6 @@ use crate::hint::Reason;
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The file of its weights.
 const TENSORS: &str = "adapter_model.safetensors";
-
-/// What to adapt, and how strongly.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdapterConfig {
-    /// Width of the low-rank product.
-    pub rank: usize,
-    /// The product is scaled by `alpha / rank`.
-    pub alpha: f64,
-    /// The projections that get one, in every layer.
-    pub targets: Vec<Projection>,
-}
 
 impl AdapterConfig {
     fn scale(&self) -> f64 {

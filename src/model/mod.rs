@@ -3,8 +3,9 @@
 
 pub mod batch;
 mod block;
+pub mod config;
 pub mod decoder_lm;
-pub mod device;
+mod device;
 pub mod error;
 pub(crate) mod files;
 mod finite;
@@ -24,14 +25,14 @@ mod trainable;
 pub mod weights;
 
 pub use batch::{Batch, Selection, TokenScores};
+pub use config::{AdapterConfig, DeviceChoice, DtypeChoice};
 pub use decoder_lm::{Model, Tape};
-pub use device::{DeviceChoice, DtypeChoice};
 pub use error::ModelError;
 pub(crate) use error::disk_hint;
 pub use finite::{check_finite, first_not_finite};
 pub use gguf_export::GgufType;
 pub use gradients::Gradients;
-pub use lora::{ADAPTER_CONFIG, Adapter, AdapterConfig};
+pub use lora::{ADAPTER_CONFIG, Adapter};
 pub use sentence::SentenceModel;
 pub use slots::{Projection, Slot};
 pub use spec::{Family, Spec};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::lora::AdapterConfig;
+use super::config::AdapterConfig;
 use super::slots::Projection;
 use super::spec::Keys;
 use crate::hint::Reason;

@@ -6,7 +6,7 @@ use crate::engine::Sampling;
 use crate::protocol::{FINAL_PROMPT, Piece};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 /// The name of [`DirectPolicy`].
 pub const DIRECT: &str = "direct";
@@ -42,9 +42,9 @@ impl PolicySession for DirectSession {
         &mut self,
         _max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let _ = sink.text(&format!("<{FINAL_PROMPT}><question/></{FINAL_PROMPT}>")).await?;
-        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
+        Ok(PolicyTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }
 
     async fn given(&mut self, _turn: &str) -> Result<(), PolicyError> {

@@ -96,7 +96,7 @@ pub trait TurnSink: Send {
 
 /// What a policy wrote in one turn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct WrittenTurn {
+pub struct PolicyTurn {
     /// Why it stopped.
     pub finish: TurnFinish,
     /// Usage of the turn. A policy that reuses the computation of earlier turns still reports every
@@ -164,7 +164,7 @@ pub trait PolicySession: Send {
         &mut self,
         max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError>;
+    ) -> Result<PolicyTurn, PolicyError>;
 
     /// Appends a turn that the policy did not write, exactly as if it had.
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError>;

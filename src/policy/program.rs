@@ -11,7 +11,7 @@ use crate::engine::Sampling;
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 /// How much of a turn is read, bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
@@ -98,14 +98,14 @@ impl PolicySession for ProgramSession {
         &mut self,
         _max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let failed = |error: std::io::Error| PolicyError::Program {
             command: self.policy.name.clone(),
             reason: error.to_string(),
         };
         let text = self.run().await.map_err(failed)?;
         let _ = sink.text(&text).await?;
-        Ok(WrittenTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
+        Ok(PolicyTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }
 
     /// What was shown after it stands for it.

@@ -14,7 +14,7 @@ use crate::protocol::{ANSWER, FINAL_PROMPT, PROMPT, Piece, concat};
 use crate::seed;
 use crate::trajectory::{TokenTrace, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 /// A large model that acts as the policy.
 pub struct RemotePolicy {
@@ -130,7 +130,7 @@ impl PolicySession for RemoteSession {
         &mut self,
         max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let own = self.fields(max_tokens);
         self.turns += 1;
         let call = Call {
@@ -172,7 +172,7 @@ impl PolicySession for RemoteSession {
                     let (mut usage, lost) = (reply.usage, call.lost.used());
                     usage += lost.tokens;
                     let cost = reply.cost + lost.cost;
-                    return Ok(WrittenTurn { finish, usage, cost });
+                    return Ok(PolicyTurn { finish, usage, cost });
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::engine::Sampling;
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 type Script = dyn Fn(&[String]) -> String + Send + Sync;
 
@@ -73,7 +73,7 @@ impl PolicySession for ScriptedSession {
         &mut self,
         max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let text = (self.script)(&self.shown);
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         let kept = words.len().min(max_tokens);
@@ -88,7 +88,7 @@ impl PolicySession for ScriptedSession {
             completion_tokens: kept as u64,
             ..TokenUsage::default()
         };
-        Ok(WrittenTurn { finish, usage, cost: 0.0 })
+        Ok(PolicyTurn { finish, usage, cost: 0.0 })
     }
 
     /// The text shown after it implies it.

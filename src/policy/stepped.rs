@@ -11,7 +11,7 @@ use crate::token_estimate::TokenEstimate;
 use crate::tokenization::{ChatTokenizer, IncrementalDecoder, tokenized};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 /// A request for a turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -155,7 +155,7 @@ impl PolicySession for Session {
         &mut self,
         max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let read = self.trace.ids.len();
         let max_tokens = self.room(max_tokens)?;
         let shown = std::mem::take(&mut self.shown);
@@ -171,7 +171,7 @@ impl PolicySession for Session {
             (ExternalTurn::Tokens(tokens), Some((text, _))) => {
                 let finish = self.tokens(&text, tokens, sink).await?;
                 let usage = usage(self.trace.ids.len() - read);
-                Ok(WrittenTurn { finish, usage, cost: 0.0 })
+                Ok(PolicyTurn { finish, usage, cost: 0.0 })
             }
             (ExternalTurn::Tokens(_), None) => Err(PolicyError::Tokenizer(
                 "a turn was played by tokens, but there is no tokenizer".into(),
@@ -184,7 +184,7 @@ impl PolicySession for Session {
                 // Encoding the text could give other ids than those that were sampled.
                 (self.text, self.trace) = (None, TokenTrace::default());
                 let _ = sink.text(&written).await?;
-                Ok(WrittenTurn { finish, usage: usage(count), cost: 0.0 })
+                Ok(PolicyTurn { finish, usage: usage(count), cost: 0.0 })
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::tokenization::{
 };
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, TurnSink, WrittenTurn};
+use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
 
 /// A policy that samples from an engine.
 pub struct TokenPolicy {
@@ -115,7 +115,7 @@ impl PolicySession for TokenSession {
         &mut self,
         max_tokens: usize,
         sink: &mut dyn TurnSink,
-    ) -> Result<WrittenTurn, PolicyError> {
+    ) -> Result<PolicyTurn, PolicyError> {
         let prompt_tokens = self.trace.ids.len();
         let mut usage = TokenUsage {
             prompt_tokens: prompt_tokens as u64,
@@ -163,7 +163,7 @@ impl PolicySession for TokenSession {
         if !tail.is_empty() {
             let _ = sink.text(&tail).await?;
         }
-        Ok(WrittenTurn { finish, usage, cost: 0.0 })
+        Ok(PolicyTurn { finish, usage, cost: 0.0 })
     }
 
     async fn given(&mut self, turn: &str) -> Result<(), PolicyError> {

@@ -21,11 +21,11 @@ mod files;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, ArchiveError, Filter, Page, Summary};
+pub use archive::{Archive, ArchiveError, Filter, ListedEpisode, Page};
 pub use config::{RecordConfig, RecordError};
 
 use config::Destination;
-use database::{Database, Server};
+use database::{Database, DatabaseLocation};
 use files::Files;
 
 /// Records that are written together at most.
@@ -148,12 +148,12 @@ impl Recorder {
             }
             Destination::Sqlite(path) => {
                 let failed = |source| RecordError::File { path: path.clone(), source };
-                let server = Server::sqlite(path).map_err(failed)?;
+                let server = DatabaseLocation::sqlite(path).map_err(failed)?;
                 Self::spawn(config, |shared| Ok(Box::new(Database::new(server, shared)?)))
             }
             Destination::Database(variable) => {
                 let url = config::database_url(variable, urls)?;
-                let server = Server::Postgres(config::connect_options(variable, &url)?);
+                let server = DatabaseLocation::Postgres(config::connect_options(variable, &url)?);
                 Self::spawn(config, |shared| Ok(Box::new(Database::new(server, shared)?)))
             }
         }

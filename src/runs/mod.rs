@@ -23,7 +23,7 @@ const SUMMARY_FILE: &str = "summary.json";
 
 /// What is in a run's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RunKind {
     /// A training run.
     Training,
     /// A finished evaluation.
@@ -36,7 +36,7 @@ pub struct Run {
     /// The name of its folder.
     pub name: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: RunKind,
     /// When it last wrote, seconds since 1970.
     pub updated: u64,
     /// Whether there is a report to open.
@@ -65,7 +65,7 @@ impl PerStep {
 
 /// Metrics of a run from some offset of its file.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Metrics {
+pub struct MetricRows {
     /// A row for each step, with its `step`.
     pub rows: Vec<Map<String, Value>>,
     /// The offset to continue from.
@@ -117,8 +117,8 @@ impl Runs {
         let written = |file| modified(&folder.join(file));
         let report = written(REPORT_FILE);
         let (kind, updated) = match written(METRICS_FILE) {
-            Some(updated) => (Kind::Training, updated),
-            None => (Kind::Evaluation, report?),
+            Some(updated) => (RunKind::Training, updated),
+            None => (RunKind::Evaluation, report?),
         };
         let (name, has_report) = (name.to_owned(), report.is_some());
         Some(Run { name, kind, updated, has_report, summary: None })
@@ -138,7 +138,7 @@ impl Runs {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn metrics(&self, name: &str, from: u64) -> io::Result<Option<Metrics>> {
+    pub fn metrics(&self, name: &str, from: u64) -> io::Result<Option<MetricRows>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
         let Some(mut file) = existing(File::open(folder.join(METRICS_FILE)))? else {
             return Ok(None);
@@ -153,7 +153,7 @@ impl Runs {
         let lines = text[..whole].split(|&byte| byte == b'\n');
         let rows = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
         let next = from + whole as u64;
-        Ok(Some(Metrics { rows, next, has_more: whole > 0 && next < length }))
+        Ok(Some(MetricRows { rows, next, has_more: whole > 0 && next < length }))
     }
 
     /// The steps of which a run wrote this, in order; `None` where there is no such run.

@@ -30,9 +30,9 @@ fn runs_and_evaluations_are_listed() {
     let names: Vec<_> =
         listed.iter().map(|run| (run.name.as_str(), run.kind, run.has_report)).collect();
     let expected = [
-        ("done", Kind::Training, false),
-        ("eval", Kind::Evaluation, true),
-        ("train", Kind::Training, true),
+        ("done", RunKind::Training, false),
+        ("eval", RunKind::Evaluation, true),
+        ("train", RunKind::Training, true),
     ];
     assert_eq!(names, expected);
     assert_eq!(listed[0].summary, Some(json!({"ended": "finished"})));

@@ -20,7 +20,7 @@ const MAX_TEMPLATE: usize = 1 << 20;
 
 /// One message of a conversation, in pieces by origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct TemplateMessage {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
     /// What it says.
@@ -123,7 +123,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// When the template fails for these messages.
-    pub fn render(&self, messages: &[Message]) -> Result<Vec<Piece>, TokenizerError> {
+    pub fn render(&self, messages: &[TemplateMessage]) -> Result<Vec<Piece>, TokenizerError> {
         let messages: Vec<_> = messages
             .iter()
             .map(|message| context! { role => message.role, content => join(&message.content) })

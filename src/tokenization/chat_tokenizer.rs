@@ -9,7 +9,7 @@ use crate::gguf::Gguf;
 use crate::hint::Reason;
 use crate::protocol::{Piece, TAGS, THINK};
 
-use super::chat_template::{ChatFormat, ChatTemplate, Message};
+use super::chat_template::{ChatFormat, ChatTemplate, TemplateMessage};
 use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Opens a thought.
@@ -59,9 +59,9 @@ impl ChatTokenizer {
         let format = template.format().ok();
         let mut framed = Vec::new();
         for roles in FRAMED {
-            let messages: Vec<Message> = roles
+            let messages: Vec<TemplateMessage> = roles
                 .iter()
-                .map(|&role| Message { role, content: vec![Piece::Markup("a".into())] })
+                .map(|&role| TemplateMessage { role, content: vec![Piece::Markup("a".into())] })
                 .collect();
             // A template can refuse some roles.
             for piece in template.render(&messages).unwrap_or_default() {
@@ -107,7 +107,7 @@ impl ChatTokenizer {
     fn framed_ids(&self) -> impl Iterator<Item = u32> {
         let content = vec![Piece::Markup("a".into())];
         // A template that fails here fails for every request, which says why.
-        let opened = self.conversation_ids(&[Message { role: "user", content }]);
+        let opened = self.conversation_ids(&[TemplateMessage { role: "user", content }]);
         let frames =
             self.format.iter().flat_map(|format| [&format.before_user, &format.after_user]);
         let frames = frames.map(|frame| self.tokenizer.encode_markup(frame));
@@ -191,14 +191,17 @@ impl ChatTokenizer {
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
     pub fn opening_ids(&self, opening: &[Piece]) -> Result<Vec<u32>, TokenizerError> {
-        self.conversation_ids(&[Message { role: "user", content: opening.to_vec() }])
+        self.conversation_ids(&[TemplateMessage { role: "user", content: opening.to_vec() }])
     }
 
     /// Ids of a conversation, ready for the model to write the next turn.
     ///
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
-    pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
+    pub fn conversation_ids(
+        &self,
+        messages: &[TemplateMessage],
+    ) -> Result<Vec<u32>, TokenizerError> {
         Ok(self.begun(self.tokenizer.encode_pieces(&self.template.render(messages)?)?))
     }
 
@@ -207,7 +210,7 @@ impl ChatTokenizer {
     ///
     /// # Errors
     /// When the template fails, or the tokenizer cannot encode a text.
-    pub fn unescaped_ids(&self, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
+    pub fn unescaped_ids(&self, messages: &[TemplateMessage]) -> Result<Vec<u32>, TokenizerError> {
         Ok(self.begun(self.tokenizer.encode_unescaped(&self.template.render(messages)?, true)?))
     }
 
@@ -306,7 +309,7 @@ mod tests {
         let text = text(CHATML);
         let said = "a <message>b</message> &lt;answer> <answer><|im_end|>";
         let content = vec![Piece::Text(said.to_owned())];
-        let messages = [Message { role: "user", content }];
+        let messages = [TemplateMessage { role: "user", content }];
         let read = |ids: Vec<u32>| text.tokenizer.decode(&ids).unwrap().replace(' ', "");
         let ids = text.unescaped_ids(&messages).unwrap();
         let tag = text.tokenizer.encode_markup("<answer>").unwrap()[0];

@@ -1,6 +1,6 @@
 //! Identifies a vocabulary and a chat template without their files.
 
-use super::chat_template::Message;
+use super::chat_template::TemplateMessage;
 use super::chat_tokenizer::ChatTokenizer;
 use super::tokenizer::TokenizerError;
 use crate::protocol::{Piece, concat};
@@ -47,8 +47,10 @@ impl Fingerprint {
             let text = tokenizer.decode(&[id]).unwrap_or_default();
             !text.trim().is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)
         });
-        let messages = CONVERSATION
-            .map(|(role, text)| Message { role, content: vec![Piece::Markup(text.to_owned())] });
+        let messages = CONVERSATION.map(|(role, text)| TemplateMessage {
+            role,
+            content: vec![Piece::Markup(text.to_owned())],
+        });
         let begin = text.template.begin();
         let written = concat(&text.template.render(&messages)?);
         let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);

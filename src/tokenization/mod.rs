@@ -15,7 +15,7 @@ mod tokenizer;
 pub mod word_level;
 
 pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
-pub use chat_template::{ChatFormat, ChatTemplate, Message, SpecialTokens};
+pub use chat_template::{ChatFormat, ChatTemplate, SpecialTokens, TemplateMessage};
 pub use chat_tokenizer::ChatTokenizer;
 pub use decode::IncrementalDecoder;
 pub use fingerprint::{CONVERSATION, Fingerprint};

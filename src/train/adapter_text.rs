@@ -9,7 +9,7 @@ use crate::gguf::Gguf;
 use crate::model::ADAPTER_CONFIG;
 use crate::protocol::{Piece, concat};
 use crate::tokenization::{
-    CONVERSATION, ChatTemplate, ChatTokenizer, Fingerprint, Message, Tokenizer,
+    CONVERSATION, ChatTemplate, ChatTokenizer, Fingerprint, TemplateMessage, Tokenizer,
 };
 
 use super::error::TrainError;
@@ -44,8 +44,10 @@ fn check_template(adapter: &Path, text: &ChatTokenizer, base: &Path) -> Result<(
     }
     // Published copies of one template differ in comments and spaces.
     let expected = Fingerprint::of(text)?;
-    let messages = CONVERSATION
-        .map(|(role, text)| Message { role, content: vec![Piece::Markup(text.to_owned())] });
+    let messages = CONVERSATION.map(|(role, text)| TemplateMessage {
+        role,
+        content: vec![Piece::Markup(text.to_owned())],
+    });
     let written = concat(&ChatTemplate::load(adapter)?.render(&messages)?);
     let begin = expected.begin.as_deref();
     let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);

@@ -7,7 +7,7 @@ use crate::hint::Hint;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
 };
-use crate::tokenization::{ChatTokenizer, Message, TokenizerError};
+use crate::tokenization::{ChatTokenizer, TemplateMessage, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
 
 /// A conversation that could not be made into tokens.
@@ -45,7 +45,7 @@ pub fn question_and_answer(
     question: &str,
     answer: &str,
 ) -> Result<TokenTrace, ExampleError> {
-    let message = Message { role: "user", content: vec![Piece::Text(question.to_owned())] };
+    let message = TemplateMessage { role: "user", content: vec![Piece::Text(question.to_owned())] };
     let mut trace = TokenTrace::default();
     trace.push_context(&text.conversation_ids(&[message])?);
     push_turn(text, &mut trace, answer)?;
@@ -88,11 +88,11 @@ pub fn chat(text: &ChatTokenizer, lines: &[ChatTurn]) -> Result<TokenTrace, Exam
         let roles: Vec<_> = lines.iter().map(|line| line.role.to_string()).collect();
         ExampleError::Roles(roles.join(", "))
     };
-    let opening: Vec<Message> = lines[..first]
+    let opening: Vec<TemplateMessage> = lines[..first]
         .iter()
         .map(|line| {
             let role = if line.role == ChatRole::System { "system" } else { "user" };
-            Message { role, content: vec![Piece::Text(line.content.clone())] }
+            TemplateMessage { role, content: vec![Piece::Text(line.content.clone())] }
         })
         .collect();
     if opening.last().is_none_or(|message| message.role != "user") {

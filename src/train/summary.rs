@@ -28,7 +28,7 @@ const MEANS: [&str; 6] = [
 
 /// The summary of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Summary {
+pub struct RunSummary {
     /// `sft` or `grpo`.
     pub method: &'static str,
     /// `finished`, or why it ended.
@@ -123,7 +123,7 @@ impl DataSummary {
     }
 }
 
-impl Summary {
+impl RunSummary {
     /// For a run that begins.
     pub fn new(method: &'static str) -> Self {
         Self { method, ..Self::default() }
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn means_are_over_the_steps_that_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let mut summary = Summary::new("grpo");
+        let mut summary = RunSummary::new("grpo");
         summary.step(1, &vec![("zero_variance", 0.5), ("reward", 1.0)]);
         summary.step(2, &vec![("zero_variance", 1.0)]);
         summary.note("on the CPU".into());

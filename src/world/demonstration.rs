@@ -8,11 +8,11 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
+use super::config::{DemonstrationMix, PhrasingChoice};
 use super::{
-    Entity, Familiarity, Goal, MAX_HOPS, Phrasing, Sampler, Split, Step, TaskKind, World,
-    WorldError, WorldTask,
+    Entity, Familiarity, Goal, Phrasing, Sampler, Split, Step, TaskKind, World, WorldError,
+    WorldTask,
 };
 use crate::dataset::{DemoTurn, Demonstration};
 use crate::trajectory::Action;
@@ -20,87 +20,7 @@ use crate::trajectory::Action;
 /// The think of a turn that sends the whole question to the large model.
 const ASK_ALL: &str = "the whole question";
 
-/// The wordings in which demonstrated prompts ask for single facts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PhrasingChoice {
-    /// All equally often.
-    Uniform,
-    /// Only wordings that the large model knows.
-    #[default]
-    KnownOnly,
-}
-
-/// The mix of demonstrations, and their quality. The default is flawless.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DemonstrationMix {
-    /// The shortest chain; 1 is a single fact.
-    pub min_hops: usize,
-    /// The longest chain, at most [`MAX_HOPS`]. Lengths between are equally frequent.
-    pub max_hops: usize,
-    /// The share of comparisons.
-    pub comparison_share: f64,
-    /// The share of yes/no checks of one thing.
-    pub check_share: f64,
-    /// The share of yes/no checks of two things; the rest after the three shares are chains.
-    pub check_both_share: f64,
-    /// The share in which the whole question is sent to the large model at once, which can only
-    /// guess: the reply is any object of the right kind, and it becomes the answer.
-    pub all_at_once_share: f64,
-    /// The share of facts that are asked for a second time, in another wording, as a check. A
-    /// policy that has seen this cannot infer its progress in a chain from the number of turns.
-    pub asked_twice_share: f64,
-    /// How single facts are asked for.
-    pub phrasings: PhrasingChoice,
-}
-
-impl Default for DemonstrationMix {
-    fn default() -> Self {
-        Self {
-            min_hops: 1,
-            max_hops: MAX_HOPS,
-            comparison_share: 0.2,
-            check_share: 0.1,
-            check_both_share: 0.0,
-            all_at_once_share: 0.0,
-            asked_twice_share: 0.0,
-            phrasings: PhrasingChoice::KnownOnly,
-        }
-    }
-}
-
 impl DemonstrationMix {
-    fn check(&self) -> Result<(), WorldError> {
-        if self.min_hops < 1 || self.min_hops > self.max_hops || self.max_hops > MAX_HOPS {
-            return Err(WorldError::Config {
-                field: "min_hops..max_hops",
-                found: format!("{}..{}", self.min_hops, self.max_hops),
-                expected: format!("within 1..{MAX_HOPS} and in order"),
-            });
-        }
-        for (field, share) in [
-            ("comparison_share", self.comparison_share),
-            ("check_share", self.check_share),
-            ("check_both_share", self.check_both_share),
-            ("all_at_once_share", self.all_at_once_share),
-            ("asked_twice_share", self.asked_twice_share),
-            (
-                "comparison_share + check_share + check_both_share",
-                self.comparison_share + self.check_share + self.check_both_share,
-            ),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(WorldError::Config {
-                    field,
-                    found: share.to_string(),
-                    expected: "between 0 and 1".to_owned(),
-                });
-            }
-        }
-        Ok(())
-    }
-
     fn kind(&self, rng: &mut ChaCha8Rng) -> TaskKind {
         let draw: f64 = rng.random();
         if draw < self.comparison_share {

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 mod config;
-pub mod demonstration;
+mod demonstration;
 mod names;
 mod question;
 mod relation;
@@ -21,7 +21,9 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Wording, WorldConfig, WorldFacts, WorldQuestions};
+pub use config::{
+    DemonstrationMix, PhrasingChoice, Wording, WorldConfig, WorldFacts, WorldQuestions,
+};
 pub use relation::{EntityKind, Familiarity, PHRASINGS, Phrasing, Relation, RelationSpec};
 pub use sample::{Goal, MAX_HOPS, Sampler, Split, Step, TaskKind, WorldTask};
 pub use single_fact::SingleFact;

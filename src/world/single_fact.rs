@@ -4,7 +4,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::demonstration::{DemonstrationMix, PhrasingChoice};
+use super::config::{DemonstrationMix, PhrasingChoice};
 use super::{Familiarity, Relation, Sampler, Split, TaskKind, World, WorldError, stable_hash};
 use crate::trajectory::Action;
 

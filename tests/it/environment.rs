@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prompt_r1::engine::{Engine, GenerateEvent, GenerateRequest, Sampling};
-use prompt_r1::environment::{Bounds, Environment, Setup};
+use prompt_r1::environment::{Environment, EnvironmentSetup, OpenEpisodesConfig};
 use prompt_r1::episode::{EpisodeRequest, Limits, Participants, Silent, run_episode};
 use prompt_r1::http::{EnvironmentApp, ServerConfig, environment_router, serve};
 use prompt_r1::large_model::{Call, LargeModelError, Reply, Scripted};
@@ -32,8 +32,8 @@ fn protocol() -> Arc<Protocol> {
     Arc::new(Protocol::load(Some(&Path::new(FOLDER).join("templates"))).unwrap())
 }
 
-fn setup() -> Setup {
-    Setup {
+fn setup() -> EnvironmentSetup {
+    EnvironmentSetup {
         large_model: Arc::new(Scripted::new("m", |_: &Call| Ok(Reply::text("Ferk")))),
         protocol: protocol(),
         rewarder: Arc::new(Rewarder::new(&RewardConfig::default()).unwrap()),
@@ -56,13 +56,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start(setup: Setup, bounds: Bounds, key: Option<&str>) -> Self {
+    async fn start(setup: EnvironmentSetup, bounds: OpenEpisodesConfig, key: Option<&str>) -> Self {
         Self::start_with(setup, bounds, key, ServerConfig::default()).await
     }
 
     async fn start_with(
-        setup: Setup,
-        bounds: Bounds,
+        setup: EnvironmentSetup,
+        bounds: OpenEpisodesConfig,
         key: Option<&str>,
         config: ServerConfig,
     ) -> Self {
@@ -139,7 +139,7 @@ async fn an_episode_does_not_depend_on_who_samples() {
     let mut expected = run_episode(participants, &request, &mut Silent).await.unwrap();
     expected.trajectory.trace.end_with_action();
 
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let mut state = server.reset(json!({})).await;
     while state["done"] == false {
         let prompt = ids(&state["ids"]);
@@ -166,7 +166,12 @@ async fn an_episode_does_not_depend_on_who_samples() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_may_be_texts() {
-    let server = Server::start(Setup { text: None, ..setup() }, Bounds::default(), None).await;
+    let server = Server::start(
+        EnvironmentSetup { text: None, ..setup() },
+        OpenEpisodesConfig::default(),
+        None,
+    )
+    .await;
     let state = server.reset(json!({})).await;
     assert!(state["observation"].as_str().unwrap().contains(QUESTION), "{state}");
     assert_eq!((&state["turn"], &state["ids"]), (&json!(0), &Value::Null));
@@ -196,7 +201,7 @@ async fn turns_may_be_texts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_behind_the_end_of_a_turn_have_no_part_in_it() {
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let text = text();
     let state = server.reset(json!({})).await;
     let opening = ids(&state["ids"]);
@@ -213,7 +218,7 @@ async fn tokens_behind_the_end_of_a_turn_have_no_part_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_that_cannot_be_taken_are_refused_and_the_episode_goes_on() {
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let state = server.reset(json!({"max_turn_tokens": 8})).await;
     assert_eq!(state["max_tokens"], 8);
     for (turn, status, reason) in [
@@ -261,14 +266,14 @@ async fn what_is_not_the_policys_doing_has_no_reward() {
     let broken = Scripted::new("m", |_: &Call| {
         Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() })
     });
-    let broken = Setup { large_model: Arc::new(broken), ..setup() };
-    let server = Server::start(broken, Bounds::default(), None).await;
+    let broken = EnvironmentSetup { large_model: Arc::new(broken), ..setup() };
+    let server = Server::start(broken, OpenEpisodesConfig::default(), None).await;
     let state = server.reset(json!({})).await;
     let (status, done) = server.step(&state, json!({"text": ASKS})).await;
     assert_eq!((status, &done["done"]), (200, &json!(true)), "{done}");
     assert!(done["error"].as_str().unwrap().contains("down") && done["reward"].is_null(), "{done}");
 
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let state = server.reset(json!({"deadline_ms": 1})).await;
     let late = match state["done"] == true {
         true => state,
@@ -284,7 +289,8 @@ async fn what_is_not_the_policys_doing_has_no_reward() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_many_episodes_are_held_and_no_more() {
     let server =
-        Server::start(setup(), Bounds { max_open: 2, idle_ms: 600_000 }, Some("right")).await;
+        Server::start(setup(), OpenEpisodesConfig { max_open: 2, idle_ms: 600_000 }, Some("right"))
+            .await;
     let (one, two) = (server.reset(json!({})).await, server.reset(json!({})).await);
     let body = json!({"question": QUESTION, "golds": ["Ferk"]});
     let (status, error) = server.post("/env/reset", body.clone()).await;
@@ -305,7 +311,7 @@ async fn so_many_episodes_are_held_and_no_more() {
         let asked = server.client.post(format!("{}/env/reset", server.url)).bearer_auth(key);
         assert_eq!(asked.json(&body).send().await.unwrap().status().as_u16(), 401);
     }
-    let server = Server::start(setup(), Bounds { max_open: 1, idle_ms: 1 }, None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig { max_open: 1, idle_ms: 1 }, None).await;
     let idle = server.reset(json!({})).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     server.reset(json!({})).await;
@@ -314,7 +320,7 @@ async fn so_many_episodes_are_held_and_no_more() {
 
 #[tokio::test]
 async fn a_body_is_read_after_the_key_and_in_time() {
-    let bounds = || Bounds { max_open: 1, idle_ms: 600_000 };
+    let bounds = || OpenEpisodesConfig { max_open: 1, idle_ms: 600_000 };
     let hurried = ServerConfig { body_timeout_s: 1, ..ServerConfig::default() };
     let server = Server::start_with(setup(), bounds(), Some("right"), hurried).await;
     // None of the body is sent.
@@ -340,13 +346,13 @@ async fn a_body_is_read_after_the_key_and_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_episode_ends_where_the_policys_context_does() {
     let turn = text().turn_ids(ASKS).unwrap();
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let opening = ids(&server.reset(json!({})).await["ids"]).len();
     for (spare, is_over) in [(5, true), (100, false)] {
         let context = opening + turn.len() + spare;
         let server = Server::start(
-            Setup { text: Some((text(), context)), ..setup() },
-            Bounds::default(),
+            EnvironmentSetup { text: Some((text(), context)), ..setup() },
+            OpenEpisodesConfig::default(),
             None,
         )
         .await;
@@ -365,7 +371,7 @@ async fn an_episode_ends_where_the_policys_context_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_and_turns_out_of_range_are_refused() {
-    let server = Server::start(setup(), Bounds::default(), None).await;
+    let server = Server::start(setup(), OpenEpisodesConfig::default(), None).await;
     let state = server.reset(json!({})).await;
     let size = text().tokenizer.size();
     for id in [size as u32, u32::MAX] {
@@ -389,8 +395,8 @@ async fn an_episode_whose_step_is_under_way_is_not_idle() {
         std::thread::sleep(Duration::from_millis(400));
         Ok(Reply::text("Ferk"))
     });
-    let slow = Setup { large_model: Arc::new(slow), ..setup() };
-    let server = Server::start(slow, Bounds { max_open: 8, idle_ms: 50 }, None).await;
+    let slow = EnvironmentSetup { large_model: Arc::new(slow), ..setup() };
+    let server = Server::start(slow, OpenEpisodesConfig { max_open: 8, idle_ms: 50 }, None).await;
     let state = server.reset(json!({})).await;
     let another = async {
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -23,7 +23,7 @@ const WORTH_WAITING: usize = 16;
 
 /// All sequences in flight.
 #[derive(Debug)]
-pub(super) struct Batch<D: Decode> {
+pub(super) struct RunningBatch<D: Decode> {
     decoder: D,
     max_batch: usize,
     prefill_tokens: usize,
@@ -35,7 +35,7 @@ pub(super) struct Batch<D: Decode> {
     pub counters: Arc<Counters>,
 }
 
-impl<D: Decode> Batch<D> {
+impl<D: Decode> RunningBatch<D> {
     pub fn new(decoder: D, config: &NativeConfig, counters: Arc<Counters>) -> Self {
         Self {
             decoder,

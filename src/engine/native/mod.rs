@@ -17,7 +17,7 @@ use rayon::ThreadPoolBuilder;
 use tokio::sync::mpsc;
 
 pub use self::adapted::AdaptedEngine;
-use self::batch::Batch;
+use self::batch::RunningBatch;
 use self::inbox::{Inbox, Submission};
 use super::config::NativeConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
@@ -136,7 +136,8 @@ impl NativeEngine {
             .thread_name(|index| format!("engine-{index}"))
             .build()
             .map_err(|error| no_thread(std::io::Error::other(error)))?;
-        let (requests, batch) = (inbox.clone(), Batch::new(decoder, config, counters.clone()));
+        let (requests, batch) =
+            (inbox.clone(), RunningBatch::new(decoder, config, counters.clone()));
         // The loop runs on one of the pool's threads, so that handing half a step to another is
         // cheap.
         let thread = Builder::new()
@@ -224,7 +225,7 @@ impl Drop for NativeEngine {
 
 /// Runs steps until the inbox closes. A step that fails or panics fails the requests in flight and
 /// leaves an empty batch.
-fn serve<D: Decode>(inbox: &Inbox, mut batch: Batch<D>) {
+fn serve<D: Decode>(inbox: &Inbox, mut batch: RunningBatch<D>) {
     let mut end = "it is shutting down".to_owned();
     while let Some(delivery) = inbox.take(batch.room(), batch.is_idle()) {
         for submission in delivery.submissions {

@@ -22,10 +22,10 @@ fn engine(config: NativeConfig) -> NativeEngine {
     NativeEngine::new(&model, &random_weights(&model, 1), &config).unwrap()
 }
 
-fn batch(config: &NativeConfig) -> Batch<Decoder> {
+fn batch(config: &NativeConfig) -> RunningBatch<Decoder> {
     let model = even_spec();
     let decoder = Decoder::new(Arc::new(Shape::new(&model)), &random_weights(&model, 1)).unwrap();
-    Batch::new(decoder, config, Arc::default())
+    RunningBatch::new(decoder, config, Arc::default())
 }
 
 pub(super) fn ids(len: usize, seed: usize) -> Vec<u32> {
@@ -242,7 +242,7 @@ fn a_groups_prompt_is_computed_once() {
 }
 
 fn admit(
-    batch: &mut Batch<Decoder>,
+    batch: &mut RunningBatch<Decoder>,
     request: GenerateRequest,
 ) -> mpsc::UnboundedReceiver<GenerateEvent> {
     let (events, receiver) = mpsc::unbounded_channel();

@@ -39,7 +39,7 @@ pub struct TokensConfig {
     /// Default: `template`; with the dialect `sglang`, which cannot show its template,
     /// `vocabulary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<Check>,
+    pub check: Option<IdentityCheck>,
     /// The kind of log-probabilities that the servers send. Default: `raw` with the dialect
     /// `completions`, `temperature` with `sglang`. The dialect `llama_cpp` is asked for the right
     /// ones.
@@ -74,7 +74,7 @@ pub enum Dialect {
 /// What is compared before first use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Check {
+pub enum IdentityCheck {
     /// The vocabulary, and the output of the chat template.
     Template,
     /// The vocabulary.
@@ -116,10 +116,10 @@ impl Dialect {
 
 impl TokensConfig {
     /// What is compared before first use.
-    pub fn check(&self) -> Check {
+    pub fn check(&self) -> IdentityCheck {
         self.check.unwrap_or(match self.dialect {
-            Dialect::Sglang => Check::Vocabulary,
-            Dialect::LlamaCpp | Dialect::Completions => Check::Template,
+            Dialect::Sglang => IdentityCheck::Vocabulary,
+            Dialect::LlamaCpp | Dialect::Completions => IdentityCheck::Template,
         })
     }
 
@@ -202,7 +202,7 @@ impl TokensConfig {
             let hint = "leave it out: llama.cpp is asked for the right ones";
             return Err(wrong("log_probs", "…".into(), "the dialect `llama_cpp` has none", hint));
         }
-        if let (Dialect::Sglang, Some(Check::Template)) = (self.dialect, self.check) {
+        if let (Dialect::Sglang, Some(IdentityCheck::Template)) = (self.dialect, self.check) {
             let hint = "use `vocabulary`";
             return Err(wrong("check", "template".into(), "SGLang shows no template", hint));
         }
@@ -291,7 +291,7 @@ mod tests {
             assert_eq!(config(text).validate().unwrap_err().key, key, "{text}");
         }
         assert_eq!(config(LLAMA).validate().unwrap()[0].as_str(), "http://h:1/");
-        assert_eq!(config(SGLANG).check(), Check::Vocabulary);
-        assert_eq!(config(VLLM).check(), Check::Template);
+        assert_eq!(config(SGLANG).check(), IdentityCheck::Vocabulary);
+        assert_eq!(config(VLLM).check(), IdentityCheck::Template);
     }
 }

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::config::{Check, Dialect, TokensConfig};
+use super::config::{Dialect, IdentityCheck, TokensConfig};
 use super::dialect::{detokenize, detokenized};
-use super::server::{Fault, Server};
+use super::server::{RequestFailure, TokenServer};
 use crate::engine::EngineError;
 use crate::tokenization::{CONVERSATION, ChatTokenizer, Fingerprint};
 
@@ -24,9 +24,9 @@ impl Identity<'_> {
     /// Compares a server. Returns its context length, if it reports one.
     pub(super) async fn compare(
         &self,
-        server: &Server,
+        server: &TokenServer,
         until: Instant,
-    ) -> Result<Option<usize>, Fault> {
+    ) -> Result<Option<usize>, RequestFailure> {
         let listed = server.json("v1/models", None, until).await?;
         let models = listed["data"].as_array().map_or(&[][..], Vec::as_slice);
         self.compare_ids(server, models)?;
@@ -49,10 +49,10 @@ impl Identity<'_> {
                     .other_model(format!("it has {theirs} tokens, the policy {}", self.own.size)));
             }
         }
-        if self.config.check() != Check::None {
+        if self.config.check() != IdentityCheck::None {
             self.compare_vocabulary(server, until).await?;
         }
-        if self.config.check() == Check::Template {
+        if self.config.check() == IdentityCheck::Template {
             match is_llama_cpp {
                 true => self.compare_written(server, until).await?,
                 false => self.compare_conversation(server, until).await?,
@@ -61,7 +61,7 @@ impl Identity<'_> {
         Ok(context)
     }
 
-    fn compare_ids(&self, server: &Server, models: &[Value]) -> Result<(), Fault> {
+    fn compare_ids(&self, server: &TokenServer, models: &[Value]) -> Result<(), RequestFailure> {
         let Some(id) = &self.config.model else { return Ok(()) };
         let aliases = models.iter().flat_map(|model| model["aliases"].as_array()).flatten();
         let names = models.iter().map(|model| &model["id"]).chain(aliases);
@@ -73,7 +73,11 @@ impl Identity<'_> {
         Err(server.other_model(format!("it has no `{id}`, but {}", shown.join(", "))))
     }
 
-    async fn compare_vocabulary(&self, server: &Server, until: Instant) -> Result<(), Fault> {
+    async fn compare_vocabulary(
+        &self,
+        server: &TokenServer,
+        until: Instant,
+    ) -> Result<(), RequestFailure> {
         let ids = &self.own.ids;
         if self.agrees(server, ids, until).await? {
             return Ok(());
@@ -96,7 +100,12 @@ impl Identity<'_> {
         )))
     }
 
-    async fn agrees(&self, server: &Server, ids: &[u32], until: Instant) -> Result<bool, Fault> {
+    async fn agrees(
+        &self,
+        server: &TokenServer,
+        ids: &[u32],
+        until: Instant,
+    ) -> Result<bool, RequestFailure> {
         let theirs = self.texts(server, ids, until).await?;
         // Decoders tidy up spaces differently.
         let plain = |text: &str| text.split_whitespace().collect::<String>();
@@ -104,20 +113,31 @@ impl Identity<'_> {
         Ok(plain(&theirs) == plain(&own))
     }
 
-    async fn texts(&self, server: &Server, ids: &[u32], until: Instant) -> Result<String, Fault> {
+    async fn texts(
+        &self,
+        server: &TokenServer,
+        ids: &[u32],
+        until: Instant,
+    ) -> Result<String, RequestFailure> {
         let body = detokenize(ids, self.config.model.as_deref());
         let reply = server.json("detokenize", Some(&body), until).await;
-        let reply = reply.map_err(|fault| match fault.is_servers {
-            true => uncompared(fault),
-            false => server
-                .other_model(format!("it refuses ids of the policy's vocabulary: {}", fault.error)),
+        let reply = reply.map_err(|failure| match failure.is_servers {
+            true => uncompared(failure),
+            false => server.other_model(format!(
+                "it refuses ids of the policy's vocabulary: {}",
+                failure.error
+            )),
         })?;
         let text = detokenized(&reply).map(str::to_owned);
         text.ok_or_else(|| server.broken("its answer to `/detokenize` has no text").lasting())
     }
 
     /// The rendered conversation as text.
-    async fn compare_written(&self, server: &Server, until: Instant) -> Result<(), Fault> {
+    async fn compare_written(
+        &self,
+        server: &TokenServer,
+        until: Instant,
+    ) -> Result<(), RequestFailure> {
         let body = json!({ "messages": messages() });
         let reply = server.json("apply-template", Some(&body), until).await.map_err(uncompared)?;
         let theirs = reply["prompt"].as_str().unwrap_or_default();
@@ -128,7 +148,11 @@ impl Identity<'_> {
     }
 
     /// The rendered conversation as ids.
-    async fn compare_conversation(&self, server: &Server, until: Instant) -> Result<(), Fault> {
+    async fn compare_conversation(
+        &self,
+        server: &TokenServer,
+        until: Instant,
+    ) -> Result<(), RequestFailure> {
         let body = json!({
             "model": self.config.model,
             "messages": messages(),
@@ -149,7 +173,12 @@ impl Identity<'_> {
         )))
     }
 
-    fn same_template(&self, server: &Server, theirs: &str, own: &str) -> Result<(), Fault> {
+    fn same_template(
+        &self,
+        server: &TokenServer,
+        theirs: &str,
+        own: &str,
+    ) -> Result<(), RequestFailure> {
         if theirs == own {
             return Ok(());
         }
@@ -167,12 +196,12 @@ fn messages() -> Vec<Value> {
 }
 
 /// A failure to compare. A server that cannot be compared is not used.
-fn uncompared(mut fault: Fault) -> Fault {
-    if let (true, EngineError::Server { reason, .. }) = (fault.is_lasting, &mut fault.error) {
+fn uncompared(mut failure: RequestFailure) -> RequestFailure {
+    if let (true, EngineError::Server { reason, .. }) = (failure.is_lasting, &mut failure.error) {
         let hint = "`check` says what is compared before the first token";
         reason.hint.get_or_insert(hint.into());
     }
-    fault
+    failure
 }
 
 fn excerpt(text: &str) -> String {

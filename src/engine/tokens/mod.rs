@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 
 use self::config::{LogProbs, TokensConfig};
 use self::identity::Identity;
-use self::pool::{NoSlot, Pool};
-use self::server::{Fault, Server};
+use self::pool::{NoServer, ServerPool};
+use self::server::{RequestFailure, TokenServer};
 use self::stream::Reading;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::Hint;
@@ -49,8 +49,8 @@ pub struct TokensEngine {
 
 struct Shared {
     config: TokensConfig,
-    servers: Vec<Server>,
-    pool: Arc<Pool>,
+    servers: Vec<TokenServer>,
+    pool: Arc<ServerPool>,
     text: Arc<ChatTokenizer>,
     own: Fingerprint,
     context: AtomicUsize,
@@ -98,12 +98,12 @@ impl TokensEngine {
         let urls = config.validate().map_err(TokensError::Setting)?;
         let context = config.context.or(context).ok_or(TokensError::NoContext)?;
         let names = urls.iter().map(ToString::to_string).collect();
-        let servers = urls.into_iter().map(|url| Server::new(url, config, keys));
+        let servers = urls.into_iter().map(|url| TokenServer::new(url, config, keys));
         let servers = servers.collect::<Result<_, _>>().map_err(TokensError::Setting)?;
         let shared = Shared {
             config: config.clone(),
             servers,
-            pool: Arc::new(Pool::new(names, config.max_in_flight, config.queue)),
+            pool: Arc::new(ServerPool::new(names, config.max_in_flight, config.queue)),
             own: Fingerprint::of(&text)?,
             text,
             context: AtomicUsize::new(context),
@@ -121,12 +121,12 @@ impl TokensEngine {
     pub async fn connect(&self) -> Result<(), EngineError> {
         let until = Instant::now() + READY;
         let compared = self.shared.servers.iter().map(|server| self.shared.compare(server, until));
-        for fault in join_all(compared).await.into_iter().filter_map(Result::err) {
-            if fault.is_lasting {
-                return Err(fault.error);
+        for failure in join_all(compared).await.into_iter().filter_map(Result::err) {
+            if failure.is_lasting {
+                return Err(failure.error);
             }
             tracing::warn!(
-                error = fault.error.explained(),
+                error = failure.error.explained(),
                 "a token server cannot be compared yet"
             );
         }
@@ -190,37 +190,37 @@ impl Shared {
             let served = self.ask(server, request, log_probs, until, &mut reading).await;
             match &served {
                 Ok(_) => place.served(&request.prompt, &reading.sampled),
-                Err(fault) if fault.is_servers => {
+                Err(failure) if failure.is_servers => {
                     tracing::warn!(
-                        error = fault.error.explained(),
+                        error = failure.error.explained(),
                         "a token server failed a request"
                     );
                     // It may come back with another model.
                     *server.compared.lock().await = None;
                     *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some(fault.error.clone());
-                    place.failed(fault.wait());
+                        Some(failure.error.clone());
+                    place.failed(failure.wait());
                 }
                 Err(_) => {}
             }
-            served.map_err(|fault| self.advised(fault, !reading.sampled.is_empty()))
+            served.map_err(|failure| self.advised(failure, !reading.sampled.is_empty()))
         };
         let served = retrying(&self.config.retries, &self.rng, until, attempt).await;
-        served.map_err(|fault| fault.error)
+        served.map_err(|failure| failure.error)
     }
 
     async fn ask(
         &self,
-        server: &Server,
+        server: &TokenServer,
         request: &GenerateRequest,
         log_probs: LogProbs,
         until: Instant,
         reading: &mut Reading<'_>,
-    ) -> Result<StopReason, Fault> {
+    ) -> Result<StopReason, RequestFailure> {
         self.compare(server, until).await?;
         let (tokens, context) = (request.prompt.len(), self.context.load(Ordering::Relaxed));
         if tokens >= context {
-            return Err(Fault::of_request(EngineError::PromptTooLong { tokens, context }));
+            return Err(RequestFailure::of_request(EngineError::PromptTooLong { tokens, context }));
         }
         let max_tokens = request.max_tokens.clamp(1, context - tokens);
         let request = GenerateRequest { max_tokens, ..request.clone() };
@@ -232,16 +232,16 @@ impl Shared {
 
     /// What to do about a failure. If tokens were sampled, a retry would sample others; if a server
     /// has another model, the next one may have the right one.
-    fn advised(&self, fault: Fault, has_tokens: bool) -> Fault {
-        match &fault.error {
-            _ if has_tokens => fault.after_tokens(),
-            EngineError::OtherModel { .. } if self.servers.len() > 1 => fault.worth_another(),
-            _ => fault,
+    fn advised(&self, failure: RequestFailure, has_tokens: bool) -> RequestFailure {
+        match &failure.error {
+            _ if has_tokens => failure.after_tokens(),
+            EngineError::OtherModel { .. } if self.servers.len() > 1 => failure.worth_another(),
+            _ => failure,
         }
     }
 
     /// Checks that a server has the policy's model, unless that was done recently.
-    async fn compare(&self, server: &Server, until: Instant) -> Result<(), Fault> {
+    async fn compare(&self, server: &TokenServer, until: Instant) -> Result<(), RequestFailure> {
         let mut compared = server.compared.lock().await;
         if compared.is_some_and(|at| at.elapsed() < COMPARED_FOR) {
             return Ok(());
@@ -258,20 +258,20 @@ impl Shared {
         found.map(|_| ())
     }
 
-    fn refused(&self, refused: &NoSlot) -> Fault {
+    fn refused(&self, refused: &NoServer) -> RequestFailure {
         let (error, advice) = match refused {
-            NoSlot::QueueFull => (EngineError::Overloaded, Advice::GiveUp),
-            NoSlot::TooLate => {
+            NoServer::QueueFull => (EngineError::Overloaded, Advice::GiveUp),
+            NoServer::TooLate => {
                 let millis = self.config.timeouts.total_ms;
                 let reason = format!("no token server was free within {millis} ms");
                 (EngineError::Stopped(reason), Advice::GiveUp)
             }
-            NoSlot::AllDown(wait) => {
+            NoServer::AllDown(wait) => {
                 let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
                 let unknown = || EngineError::Stopped("all token servers failed lately".into());
                 (last.clone().unwrap_or_else(unknown), Advice::Retry { after: Some(*wait) })
             }
         };
-        Fault { advice, ..Fault::of_request(error) }
+        RequestFailure { advice, ..RequestFailure::of_request(error) }
     }
 }

@@ -34,7 +34,7 @@ pub struct ServerUse {
 
 /// The servers' loads.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct ServerPool {
     state: Mutex<State>,
     /// Notified when a slot becomes free, or a pause ends.
     freed: Notify,
@@ -63,7 +63,7 @@ struct Load {
 
 /// Why no server takes a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoSlot {
+pub(super) enum NoServer {
     /// The queue is full.
     QueueFull,
     /// No slot became free in time.
@@ -74,14 +74,14 @@ pub(super) enum NoSlot {
 
 /// A request's slot at a server, released when dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
-    pool: Arc<Pool>,
+pub(super) struct ServerSlot {
+    pool: Arc<ServerPool>,
     /// Which of the servers.
     pub(super) server: usize,
     began: Instant,
 }
 
-impl Pool {
+impl ServerPool {
     pub(super) fn new(servers: Vec<String>, max_in_flight: usize, queue: usize) -> Self {
         let load =
             |server| Load { used: ServerUse { server, ..ServerUse::default() }, ..Load::default() };
@@ -100,14 +100,14 @@ impl Pool {
         self: &Arc<Self>,
         prompt: &[u32],
         until: Instant,
-    ) -> Result<Slot, NoSlot> {
+    ) -> Result<ServerSlot, NoServer> {
         if let Some(found) = self.take(prompt, Instant::now()) {
             return found;
         }
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _count = Waiting(&self.waiting);
         if waiting >= self.queue {
-            return Err(NoSlot::QueueFull);
+            return Err(NoServer::QueueFull);
         }
         loop {
             let freed = self.freed.notified();
@@ -118,18 +118,22 @@ impl Pool {
                 return found;
             }
             if tokio::time::timeout_at(until.into(), freed).await.is_err() {
-                return Err(NoSlot::TooLate);
+                return Err(NoServer::TooLate);
             }
         }
     }
 
     /// A slot that is free now. `None` if all available servers are full.
-    fn take(self: &Arc<Self>, prompt: &[u32], now: Instant) -> Option<Result<Slot, NoSlot>> {
+    fn take(
+        self: &Arc<Self>,
+        prompt: &[u32],
+        now: Instant,
+    ) -> Option<Result<ServerSlot, NoServer>> {
         let mut state = self.state();
         let is_up = |load: &Load| load.down_until.is_none_or(|until| until <= now);
         if !state.loads.iter().any(is_up) {
             let first = state.loads.iter().filter_map(|load| load.down_until).min();
-            return Some(Err(NoSlot::AllDown(first.map_or(PAUSE, |first| first - now))));
+            return Some(Err(NoServer::AllDown(first.map_or(PAUSE, |first| first - now))));
         }
         let is_free = |load: &Load| is_up(load) && load.used.in_flight < self.max_in_flight;
         let free = state.loads.iter().enumerate().filter(|(_, load)| is_free(load));
@@ -140,7 +144,7 @@ impl Pool {
         let load = &mut state.loads[server];
         load.used.in_flight += 1;
         load.busy_since.get_or_insert(now);
-        Some(Ok(Slot { pool: Arc::clone(self), server, began: now }))
+        Some(Ok(ServerSlot { pool: Arc::clone(self), server, began: now }))
     }
 
     /// The load of each server so far.
@@ -185,7 +189,7 @@ impl State {
     }
 }
 
-impl Slot {
+impl ServerSlot {
     /// The request succeeded: the server has computed `prompt` and `sampled`.
     pub(super) fn served(&self, prompt: &[u32], sampled: &[u32]) {
         let mut state = self.pool.state();
@@ -220,7 +224,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ServerSlot {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         let load = &mut state.loads[self.server];
@@ -266,9 +270,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn pool(servers: usize, max_in_flight: usize) -> Arc<Pool> {
+    fn pool(servers: usize, max_in_flight: usize) -> Arc<ServerPool> {
         let names = (0..servers).map(|server| server.to_string()).collect();
-        Arc::new(Pool::new(names, max_in_flight, 1))
+        Arc::new(ServerPool::new(names, max_in_flight, 1))
     }
 
     fn soon() -> Instant {
@@ -303,7 +307,7 @@ mod tests {
     async fn who_waits_gets_the_place_that_is_freed() {
         let pool = pool(1, 1);
         let slot = pool.slot(&[1], soon()).await.unwrap();
-        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoSlot::TooLate);
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoServer::TooLate);
         let waiting = tokio::spawn({
             let pool = Arc::clone(&pool);
             async move { pool.slot(&[1], Instant::now() + Duration::from_secs(20)).await }
@@ -311,7 +315,7 @@ mod tests {
         while pool.waiting.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoSlot::QueueFull);
+        assert_eq!(pool.slot(&[1], soon()).await.unwrap_err(), NoServer::QueueFull);
         drop(slot);
         assert_eq!(waiting.await.unwrap().unwrap().server, 0);
         assert_eq!(pool.used()[0].in_flight, 0);
@@ -329,7 +333,7 @@ mod tests {
         }
         assert_eq!(pool.used()[0].failures, 8);
         let wait = match pool.slot(&[1], soon()).await.unwrap_err() {
-            NoSlot::AllDown(wait) => wait,
+            NoServer::AllDown(wait) => wait,
             other => unreachable!("{other:?}"),
         };
         assert!(wait <= PAUSE, "{wait:?}");
@@ -337,7 +341,7 @@ mod tests {
         tokio::time::sleep(wait).await;
         pool.slot(&[1], soon()).await.unwrap().failed(None);
         let refused = pool.slot(&[1], soon()).await.unwrap_err();
-        assert!(matches!(refused, NoSlot::AllDown(wait) if wait > PAUSE), "{refused:?}");
+        assert!(matches!(refused, NoServer::AllDown(wait) if wait > PAUSE), "{refused:?}");
     }
 
     #[tokio::test]
@@ -352,7 +356,7 @@ mod tests {
         assert!(!pool.is_up(down) && pool.is_up(second.server));
         second.failed(Some(Duration::from_secs(5)));
         let refused = pool.slot(&[1], soon()).await.unwrap_err();
-        assert!(matches!(refused, NoSlot::AllDown(wait) if wait <= PAUSE), "{refused:?}");
+        assert!(matches!(refused, NoServer::AllDown(wait) if wait <= PAUSE), "{refused:?}");
         second.served(&[1], &[]);
         let server = second.server;
         drop(second);

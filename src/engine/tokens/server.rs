@@ -24,7 +24,7 @@ const MESSAGE: usize = 400;
 
 /// One server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct TokenServer {
     pub(super) url: Url,
     client: Client,
     authorization: Option<SecretString>,
@@ -35,7 +35,7 @@ pub(super) struct Server {
 
 /// A request that failed.
 #[derive(Debug, Clone)]
-pub(super) struct Fault {
+pub(super) struct RequestFailure {
     pub(super) error: EngineError,
     pub(super) advice: Advice,
     /// Whether the server is at fault, and not the request.
@@ -44,13 +44,13 @@ pub(super) struct Fault {
     pub(super) is_lasting: bool,
 }
 
-impl Retryable for Fault {
+impl Retryable for RequestFailure {
     fn advice(&self) -> Advice {
         self.advice
     }
 }
 
-impl Fault {
+impl RequestFailure {
     /// The request is at fault.
     pub(super) fn of_request(error: EngineError) -> Self {
         Self { error, advice: Advice::GiveUp, is_servers: false, is_lasting: true }
@@ -80,7 +80,7 @@ impl Fault {
     }
 }
 
-impl Server {
+impl TokenServer {
     pub(super) fn new(
         url: Url,
         config: &TokensConfig,
@@ -99,7 +99,7 @@ impl Server {
         path: &str,
         body: Option<&Value>,
         until: Instant,
-    ) -> Result<Response, Fault> {
+    ) -> Result<Response, RequestFailure> {
         let url = self.url.join(path).map_err(|error| self.broken(error.to_string()))?;
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let mut request = self.client.request(method, url);
@@ -127,7 +127,7 @@ impl Server {
                     false => Advice::GiveUp,
                 };
                 let reason = format!("it cannot be reached: {}", library_causes(&error));
-                return Err(Fault { advice, ..self.broken(reason) });
+                return Err(RequestFailure { advice, ..self.broken(reason) });
             }
             Ok(Ok(response)) => response,
         };
@@ -143,7 +143,7 @@ impl Server {
         path: &str,
         body: Option<&Value>,
         until: Instant,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Value, RequestFailure> {
         let mut response = self.ask(path, body, until).await?;
         let mut whole = Vec::new();
         while let Some(piece) = self.piece(&mut response, until).await? {
@@ -161,7 +161,7 @@ impl Server {
         &self,
         response: &mut Response,
         until: Instant,
-    ) -> Result<Option<bytes::Bytes>, Fault> {
+    ) -> Result<Option<bytes::Bytes>, RequestFailure> {
         let idle = self.timeouts.idle();
         let limit = until.min(Instant::now() + idle);
         match tokio::time::timeout_at(limit.into(), response.chunk()).await {
@@ -178,7 +178,7 @@ impl Server {
     }
 
     /// The failure for an error status.
-    async fn refused(&self, mut response: Response) -> Fault {
+    async fn refused(&self, mut response: Response) -> RequestFailure {
         let status = response.status().as_u16();
         let after = retry_after(response.headers(), SystemTime::now());
         let mut body = Vec::new();
@@ -193,7 +193,7 @@ impl Server {
         let size = |key| error.get(key).and_then(Value::as_u64).map(|size| size as usize);
         if let (Some(tokens), Some(context)) = (size("n_prompt_tokens"), size("n_ctx")) {
             let error = EngineError::PromptTooLong { tokens, context };
-            return Fault::of_request(error);
+            return RequestFailure::of_request(error);
         }
         let message =
             ["message", "detail", "error"].iter().find_map(|key| error.get(key)?.as_str());
@@ -206,7 +206,7 @@ impl Server {
         if matches!(status, 400 | 413 | 422) {
             let reason = format!("`{}` refused it: {message}", self.url);
             let error = EngineError::InvalidRequest(reason);
-            return Fault::of_request(error);
+            return RequestFailure::of_request(error);
         }
         let hint = match status {
             300..=399 => Some("redirects are not followed; name the server's own address"),
@@ -217,26 +217,26 @@ impl Server {
         let is_transient = matches!(status, 408 | 409 | 429)
             || (status >= 500 && !matches!(status, 501 | 504 | 505 | 524));
         let advice = if is_transient { Advice::Retry { after } } else { Advice::GiveUp };
-        let fault = self.broken(Reason {
+        let failure = self.broken(Reason {
             hint: hint.map(Into::into),
             ..format!("status {status}: {message}").into()
         });
-        Fault { advice, is_lasting: hint.is_some(), ..fault }
+        RequestFailure { advice, is_lasting: hint.is_some(), ..failure }
     }
 
     /// A failure of the server, after which it is not asked again for this request.
-    pub(super) fn broken(&self, reason: impl Into<Reason>) -> Fault {
+    pub(super) fn broken(&self, reason: impl Into<Reason>) -> RequestFailure {
         let server = self.url.to_string();
         let reason = reason.into().map_text(|text| self.redactor().text(text));
         let error = EngineError::Server { server, reason };
-        Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
+        RequestFailure { error, advice: Advice::GiveUp, is_servers: true, is_lasting: false }
     }
 
     /// The server has another model.
-    pub(super) fn other_model(&self, reason: impl Into<Reason>) -> Fault {
+    pub(super) fn other_model(&self, reason: impl Into<Reason>) -> RequestFailure {
         let server = self.url.to_string();
         let error = EngineError::OtherModel { server, reason: reason.into() };
-        Fault { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }
+        RequestFailure { error, advice: Advice::GiveUp, is_servers: true, is_lasting: true }
     }
 
     fn redactor(&self) -> Redactor<'_> {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::{Dialect, TokensConfig};
 use super::dialect::End;
-use super::server::{Fault, Server};
+use super::server::{RequestFailure, TokenServer};
 use crate::engine::{GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::Reason;
 use crate::outbound::sse::{Event, SseDecoder};
@@ -29,11 +29,11 @@ impl Reading<'_> {
     /// Reads tokens until a stop id, the limit, or the server's end. Later tokens are ignored.
     pub(super) async fn read(
         &mut self,
-        server: &Server,
+        server: &TokenServer,
         mut response: Response,
         request: &GenerateRequest,
         config: &TokensConfig,
-    ) -> Result<StopReason, Fault> {
+    ) -> Result<StopReason, RequestFailure> {
         // A reply that makes progress has no other limit.
         let forever = Instant::now() + Duration::from_secs(86_400);
         let (mut decoder, mut unread) = (SseDecoder::default(), 0);
@@ -68,11 +68,11 @@ impl Reading<'_> {
     /// Takes the tokens of an event. Returns why the sequence ends, if it does.
     fn event(
         &mut self,
-        server: &Server,
+        server: &TokenServer,
         event: &Event,
         request: &GenerateRequest,
         config: &TokensConfig,
-    ) -> Result<Option<StopReason>, Fault> {
+    ) -> Result<Option<StopReason>, RequestFailure> {
         if event.is_mark() || event.is_foreign() {
             return Ok(None);
         }
@@ -93,7 +93,8 @@ impl Reading<'_> {
         }
         let seen = self.sampled.len();
         // The server works, and serves others.
-        let unusable = |reason: Reason| Fault { is_servers: false, ..server.broken(reason) };
+        let unusable =
+            |reason: Reason| RequestFailure { is_servers: false, ..server.broken(reason) };
         let piece = config.dialect.read(&value, seen);
         let piece = piece.map_err(|reason| {
             unusable(reason.map_text(|text| format!("its reply cannot be used: {text}")))

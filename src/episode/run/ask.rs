@@ -19,10 +19,12 @@ use super::arrange::arranged;
 use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::CallEstimate;
-use crate::episode::{CONTENTS, Check, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS};
+use crate::episode::{
+    AnswerCheck, CONTENTS, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS,
+};
 
 /// The outcome of a prompt.
-pub(super) enum Asked {
+pub(super) enum PromptOutcome {
     /// A reply, new or repeated.
     Replied(Box<Reply>, Observation),
     /// Its references cannot be resolved, so it was not sent.
@@ -42,12 +44,12 @@ impl Run<'_> {
         &mut self,
         prompt: &str,
         is_answer: bool,
-    ) -> Result<Asked, EpisodeErrorKind> {
+    ) -> Result<PromptOutcome, EpisodeErrorKind> {
         let begun = Instant::now();
         let written = prompt;
         let Ready { prompt, key } = match self.ready(prompt) {
             Ok(ready) => ready,
-            Err(error) => return Ok(Asked::Unsent(error)),
+            Err(error) => return Ok(PromptOutcome::Unsent(error)),
         };
         let mut sent = None;
         let known = self.replies.get(&key).cloned();
@@ -86,7 +88,7 @@ impl Run<'_> {
         let text = reply.message.as_text();
         let observation =
             Observation { sent, reply: text, truncated: false, repeated, usage, cost, millis };
-        Ok(Asked::Replied(Box::new(reply), observation))
+        Ok(PromptOutcome::Replied(Box::new(reply), observation))
     }
 
     /// A prompt that can be sent, or answered from the record.
@@ -382,7 +384,7 @@ fn needs_no_form(reply: &Reply) -> bool {
 }
 
 /// The result of the check, before the deadline.
-async fn checked(check: &Check, text: String, deadline: Instant) -> Result<(), String> {
+async fn checked(check: &AnswerCheck, text: String, deadline: Instant) -> Result<(), String> {
     timeout_at(deadline.into(), check.verdict(text))
         .await
         .unwrap_or_else(|_| Err("it was not checked in time".to_owned()))

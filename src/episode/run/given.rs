@@ -12,7 +12,7 @@ use crate::protocol::{ExpandError, parse_turn, write_prompt};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{Observation, TokenUsage, Turn, TurnFinish};
 
-use super::ask::{Asked, Ready};
+use super::ask::{PromptOutcome, Ready};
 use super::{Ending, Run};
 use crate::episode::{EpisodeErrorKind, EpisodeEvent, GivenTurn};
 
@@ -52,7 +52,7 @@ impl Run<'_> {
             Some(reply) => self.replied(prompt, reply).await,
             None => self.ask(prompt, false).await,
         };
-        if matches!(asked, Ok(Asked::Unsent(ExpandError::TooLong))) {
+        if matches!(asked, Ok(PromptOutcome::Unsent(ExpandError::TooLong))) {
             let most = self.request.limits.prompt_bytes;
             return Err(EpisodeErrorKind::PromptTooLong { turn: self.turns.len() - 1, most });
         }
@@ -60,11 +60,15 @@ impl Run<'_> {
     }
 
     /// Treats a reply as if the large model had sent it in answer to `prompt`.
-    async fn replied(&mut self, prompt: &str, reply: &str) -> Result<Asked, EpisodeErrorKind> {
+    async fn replied(
+        &mut self,
+        prompt: &str,
+        reply: &str,
+    ) -> Result<PromptOutcome, EpisodeErrorKind> {
         let written = prompt;
         let Ready { prompt, key } = match self.ready(prompt) {
             Ok(ready) => ready,
-            Err(error) => return Ok(Asked::Unsent(error)),
+            Err(error) => return Ok(PromptOutcome::Unsent(error)),
         };
         let message = self.prompt(&prompt)?;
         let sent = Some(message.as_text()).filter(|sent| sent != written);
@@ -80,6 +84,6 @@ impl Run<'_> {
             cost: 0.0,
             millis: 0,
         };
-        Ok(Asked::Replied(Box::new(Reply::text(reply)), observation))
+        Ok(PromptOutcome::Replied(Box::new(Reply::text(reply)), observation))
     }
 }

@@ -3,7 +3,7 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::episode::form::Check;
+use crate::episode::form::AnswerCheck;
 
 /// A form whose answers must be `good`.
 fn good() -> AnswerForm {
@@ -12,7 +12,7 @@ fn good() -> AnswerForm {
             if answer == "good" { Ok(()) } else { Err(format!("`{answer}` is not good")) };
         std::future::ready(verdict).boxed()
     };
-    AnswerForm { check: Some(Check::new(verdict)), ..form(serde_json::json!({"top_k": 1})) }
+    AnswerForm { check: Some(AnswerCheck::new(verdict)), ..form(serde_json::json!({"top_k": 1})) }
 }
 
 #[tokio::test]

@@ -36,14 +36,14 @@ impl Answered {
 }
 
 /// A piece of a streamed answer. The last one is `Done` or `Failed`.
-pub(in crate::http) enum Piece {
+pub(in crate::http) enum AnswerPiece {
     Thought(String),
     Text(String),
     Done(Box<Answered>),
     Failed(ApiError),
 }
 
-impl Piece {
+impl AnswerPiece {
     /// About how long its JSON is, bytes, with or without the turns.
     pub(in crate::http) fn bytes(&self, with_turns: bool) -> usize {
         match self {
@@ -90,10 +90,10 @@ impl Wishes {
 /// The pieces of an answer that is not streamed.
 pub(in crate::http) fn whole_pieces(
     (text, answered): (String, Answered),
-) -> impl Iterator<Item = Piece> {
-    let thoughts = thoughts(&answered.episode).map(Piece::Thought);
-    let text = (!text.is_empty()).then_some(Piece::Text(text));
-    thoughts.into_iter().chain(text).chain([Piece::Done(Box::new(answered))])
+) -> impl Iterator<Item = AnswerPiece> {
+    let thoughts = thoughts(&answered.episode).map(AnswerPiece::Thought);
+    let text = (!text.is_empty()).then_some(AnswerPiece::Text(text));
+    thoughts.into_iter().chain(text).chain([AnswerPiece::Done(Box::new(answered))])
 }
 
 /// The log-probabilities of the answer, from the large model.
@@ -157,7 +157,7 @@ impl EventSink for Whole {
 pub(in crate::http) fn pieces(
     episode: EpisodeStream,
     wishes: Wishes,
-) -> impl Stream<Item = Piece> + Send {
+) -> impl Stream<Item = AnswerPiece> + Send {
     let pieces = Pieces {
         episode,
         wishes,
@@ -182,11 +182,11 @@ struct Pieces {
     in_new_turn: bool,
     is_over: bool,
     /// Pieces that wait to be sent.
-    pending: VecDeque<Piece>,
+    pending: VecDeque<AnswerPiece>,
 }
 
 impl Pieces {
-    async fn next(&mut self) -> Option<Piece> {
+    async fn next(&mut self) -> Option<AnswerPiece> {
         loop {
             if let Some(piece) = self.pending.pop_front() {
                 return Some(piece);
@@ -213,13 +213,13 @@ impl Pieces {
                 self.has_thought = true;
                 let is_apart = std::mem::take(&mut self.in_new_turn);
                 let text = if is_apart { format!("\n\n{text}") } else { text };
-                self.pending.push_back(Piece::Thought(text));
+                self.pending.push_back(AnswerPiece::Thought(text));
             }
             // The conversation between the models is part of the trace only.
             EpisodeEvent::Prompt(_) | EpisodeEvent::Response(_) => {}
             EpisodeEvent::ReplyThought(text) if !self.has_thought => {
                 self.has_reply_thought = true;
-                self.pending.push_back(Piece::Thought(text));
+                self.pending.push_back(AnswerPiece::Thought(text));
             }
             EpisodeEvent::ReplyThought(_) => {}
             EpisodeEvent::Answer(text, source) => self.answer(&text, source),
@@ -234,7 +234,7 @@ impl Pieces {
 
     fn say(&mut self, text: String) {
         if !text.is_empty() {
-            self.pending.push_back(Piece::Text(text));
+            self.pending.push_back(AnswerPiece::Text(text));
         }
     }
 
@@ -245,19 +245,19 @@ impl Pieces {
         if !(self.has_thought || self.has_reply_thought)
             && let Some(thoughts) = thoughts(&episode)
         {
-            self.pending.push_back(Piece::Thought(thoughts));
+            self.pending.push_back(AnswerPiece::Thought(thoughts));
         }
         if !self.has_answered {
             self.answer(&episode.answer, episode.answer_source);
         }
         let (rest, ending) = self.wishes.stops.finish();
         self.say(rest);
-        self.pending.push_back(Piece::Done(Box::new(Answered { episode, ending })));
+        self.pending.push_back(AnswerPiece::Done(Box::new(Answered { episode, ending })));
         self.is_over = true;
     }
 
     fn fail(&mut self, error: ApiError) {
-        self.pending.push_back(Piece::Failed(error));
+        self.pending.push_back(AnswerPiece::Failed(error));
         self.is_over = true;
     }
 }

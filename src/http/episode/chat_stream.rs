@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 
-use super::answer::{Answered, Piece, logprobs};
+use super::answer::{AnswerPiece, Answered, logprobs};
 use crate::compute;
 use crate::http::error::ApiError;
 use crate::http::sse;
@@ -20,7 +20,7 @@ struct ChatStream {
     head: ChunkHead,
     with_turns: bool,
     /// The pieces of each answer.
-    pieces: SelectAll<BoxStream<'static, (usize, Piece)>>,
+    pieces: SelectAll<BoxStream<'static, (usize, AnswerPiece)>>,
     sum: Sum,
     /// Chunks that wait to be sent.
     pending: VecDeque<Bytes>,
@@ -30,7 +30,7 @@ struct ChatStream {
 /// The events of a completion, one answer for each stream of pieces.
 pub(in crate::http) fn events(
     head: ChunkHead,
-    answers: Vec<BoxStream<'static, Piece>>,
+    answers: Vec<BoxStream<'static, AnswerPiece>>,
     sum: Sum,
     with_turns: bool,
 ) -> impl Stream<Item = Bytes> + Send {
@@ -67,14 +67,14 @@ impl ChatStream {
         }
     }
 
-    fn take(&mut self, index: usize, piece: Piece) {
+    fn take(&mut self, index: usize, piece: AnswerPiece) {
         match piece {
-            Piece::Thought(text) => {
+            AnswerPiece::Thought(text) => {
                 self.send(index, Delta::thought(&text, self.head.reasoning_field));
             }
-            Piece::Text(text) => self.send(index, Delta::content(&text)),
-            Piece::Done(answered) => self.finish(index, &answered),
-            Piece::Failed(error) => self.fail(&error),
+            AnswerPiece::Text(text) => self.send(index, Delta::content(&text)),
+            AnswerPiece::Done(answered) => self.finish(index, &answered),
+            AnswerPiece::Failed(error) => self.fail(&error),
         }
     }
 

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
 
 use super::admission::Permit;
-use super::answer::{self, Answered, Piece, Wishes};
+use super::answer::{self, AnswerPiece, Answered, Wishes};
 use super::task::EpisodeTask;
 use crate::compute;
 use crate::engine::Sampling;
@@ -27,7 +27,7 @@ use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::chat_request::ChatRequest;
 use crate::http::wire::options::between;
-use crate::http::wire::question::Asked;
+use crate::http::wire::question::ConversationQuestion;
 use crate::http::wire::usage::Sum;
 use crate::policy::Policy;
 
@@ -127,10 +127,10 @@ impl Prepared {
     pub(in crate::http) fn write(
         self,
         opening: Vec<Bytes>,
-        mut take: impl FnMut(Piece) -> Vec<Bytes> + Send + 'static,
+        mut take: impl FnMut(AnswerPiece) -> Vec<Bytes> + Send + 'static,
     ) -> Response {
         let with_turns = self.with_turns;
-        let events = move |piece: Piece| {
+        let events = move |piece: AnswerPiece| {
             stream::iter(compute::in_place(piece.bytes(with_turns), || take(piece)))
         };
         self.stream(|answers| {
@@ -142,7 +142,7 @@ impl Prepared {
     /// Starts the episodes; `events` makes the response's events from the pieces of each.
     pub(in crate::http) fn stream<E>(
         self,
-        events: impl FnOnce(Vec<BoxStream<'static, Piece>>) -> E,
+        events: impl FnOnce(Vec<BoxStream<'static, AnswerPiece>>) -> E,
     ) -> Response
     where
         E: Stream<Item = Bytes> + Send + 'static,
@@ -154,7 +154,8 @@ impl Prepared {
             let (has_begun, metrics) = (Arc::clone(&has_begun), Arc::clone(&self.state.metrics));
             let pieces = answer::pieces(task.start(Arc::clone(&permit)), self.wishes.clone());
             let watched = pieces.inspect(move |piece| {
-                if matches!(piece, Piece::Text(_)) && !has_begun.swap(true, Ordering::Relaxed) {
+                if matches!(piece, AnswerPiece::Text(_)) && !has_begun.swap(true, Ordering::Relaxed)
+                {
                     metrics.first_token(route, started.elapsed());
                 }
             });
@@ -196,35 +197,37 @@ fn tasks(
         ..served.sampling
     };
     let limits = options.limits(&state.serving.limits, PREFIX)?;
-    let asked = Asked::of(request.messages)?;
-    let task =
-        |(choice, (asked, mut params, form)): (u32, (Asked, Map<String, Value>, AnswerForm))| {
-            // Neighbouring seeds would do, were they not what clients send next.
-            let mut sampling = sampling;
-            sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
-            // Each answer has a seed of its own.
-            let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
-            if let Some(seed) = seed {
-                let own = crate::seed::near(seed as u64, choice.into());
-                params.insert("seed".to_owned(), json!(own));
-            }
-            let request = EpisodeRequest {
-                conversation: asked.conversation,
-                is_continued: asked.is_continued,
-                attachments: asked.attachments,
-                message: asked.message,
-                large_model_params: params.into(),
-                form,
-                limits: limits.clone(),
-                started: *started,
-                authorization: authorization(headers),
-                caller: caller.number(),
-                ..EpisodeRequest::new(asked.question, sampling)
-            };
-            let (served, model) = (Arc::clone(&served), Arc::clone(&model));
-            let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());
-            EpisodeTask { state, served, model, request, caller, id, route }
+    let asked = ConversationQuestion::of(request.messages)?;
+    let task = |(choice, (asked, mut params, form)): (
+        u32,
+        (ConversationQuestion, Map<String, Value>, AnswerForm),
+    )| {
+        // Neighbouring seeds would do, were they not what clients send next.
+        let mut sampling = sampling;
+        sampling.seed = crate::seed::nth(sampling.seed, u64::from(choice));
+        // Each answer has a seed of its own.
+        let seed = params.get("seed").and_then(Value::as_i64).filter(|_| choice > 0);
+        if let Some(seed) = seed {
+            let own = crate::seed::near(seed as u64, choice.into());
+            params.insert("seed".to_owned(), json!(own));
+        }
+        let request = EpisodeRequest {
+            conversation: asked.conversation,
+            is_continued: asked.is_continued,
+            attachments: asked.attachments,
+            message: asked.message,
+            large_model_params: params.into(),
+            form,
+            limits: limits.clone(),
+            started: *started,
+            authorization: authorization(headers),
+            caller: caller.number(),
+            ..EpisodeRequest::new(asked.question, sampling)
         };
+        let (served, model) = (Arc::clone(&served), Arc::clone(&model));
+        let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());
+        EpisodeTask { state, served, model, request, caller, id, route }
+    };
     // The last one takes what the others copy.
     let parts = std::iter::repeat_n((asked, params, form), choices as usize);
     Ok((0..choices).zip(parts).map(task).collect())

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::bounds::{self, LISTS, MAPS, SINGLES, Subschemas, escape};
 use super::look_around;
-use crate::compute::{STACK_BYTES, Stop};
+use crate::compute::{STACK_BYTES, StopSignal};
 use crate::hint::Reason;
 use crate::http::config::Bounds;
 use crate::http::error::head;
@@ -71,7 +71,7 @@ impl Metered {
     }
 
     /// What is wrong with `value`, if anything.
-    pub(super) fn check(&self, value: &Value, stop: &Stop) -> Result<Verdict, Unfinished> {
+    pub(super) fn check(&self, value: &Value, stop: &StopSignal) -> Result<Verdict, Unfinished> {
         let base = address();
         let meter = Meter { left: self.steps, evaluations: 0, base, stop: stop.clone() };
         METER.set(Some(meter));
@@ -103,7 +103,7 @@ struct Meter {
     left: u64,
     evaluations: u64,
     base: usize,
-    stop: Stop,
+    stop: StopSignal,
 }
 
 impl Meter {

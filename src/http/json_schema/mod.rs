@@ -11,7 +11,7 @@ use self::metered::{Metered, Unfinished};
 use super::config::Bounds;
 use super::error::ApiError;
 use crate::compute::{self, ComputeError};
-use crate::episode::Check;
+use crate::episode::AnswerCheck;
 use crate::hint::Reason;
 
 mod bounds;
@@ -28,10 +28,10 @@ pub(super) async fn check(
     format: &Value,
     bounds: &Bounds,
     deadline: Instant,
-) -> Result<Option<Check>, ApiError> {
+) -> Result<Option<AnswerCheck>, ApiError> {
     match format.get("type").and_then(Value::as_str) {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(Check::new(|answer| {
+        Some("json_object") => Ok(Some(AnswerCheck::new(|answer| {
             Box::pin(async move {
                 let value = parse(&answer)?;
                 if value.is_object() { Ok(()) } else { Err("it is no JSON object".to_owned()) }
@@ -47,7 +47,11 @@ pub(super) async fn check(
     }
 }
 
-async fn by_schema(format: &Value, bounds: &Bounds, deadline: Instant) -> Result<Check, ApiError> {
+async fn by_schema(
+    format: &Value,
+    bounds: &Bounds,
+    deadline: Instant,
+) -> Result<AnswerCheck, ApiError> {
     let param = format!("{NAME}.json_schema.schema");
     let schema = format.get("json_schema").and_then(|inner| inner.get("schema"));
     let Some(schema) = schema else {
@@ -86,7 +90,7 @@ async fn by_schema(format: &Value, bounds: &Bounds, deadline: Instant) -> Result
         Err(ComputeError::Panicked) => return Err(ApiError::internal()),
     };
     let (longest, limit) = (bounds.checked_bytes, Duration::from_millis(bounds.check_ms));
-    Ok(Check::new(move |answer| {
+    Ok(AnswerCheck::new(move |answer| {
         let metered = Arc::clone(&metered);
         Box::pin(async move {
             if answer.len() > longest {

@@ -12,7 +12,7 @@ fn of(schema: &Value) -> Value {
     json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}})
 }
 
-async fn compile(schema: &Value) -> Result<Check, ApiError> {
+async fn compile(schema: &Value) -> Result<AnswerCheck, ApiError> {
     check(&of(schema), &Bounds::default(), soon()).await.map(Option::unwrap)
 }
 

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::compute;
 use crate::http::body::parse_bounded;
-use crate::http::episode::answer::{Piece, whole_pieces};
+use crate::http::episode::answer::{AnswerPiece, whole_pieces};
 use crate::http::episode::prepared::{Asking, Prepared};
 use crate::http::error::ApiError;
 use crate::http::routes::by_model::{ModelRequest, by_model};
@@ -60,7 +60,7 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     if is_stream {
         let opening = writer.events();
         return Ok(prepared.write(opening, move |piece| {
-            let is_last = matches!(piece, Piece::Done(_) | Piece::Failed(_));
+            let is_last = matches!(piece, AnswerPiece::Done(_) | AnswerPiece::Failed(_));
             compute::in_place(if is_last { repeated } else { 0 }, || {
                 writer.take(renamed(piece));
                 keep(&writer);
@@ -77,9 +77,9 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
     }))
 }
 
-fn renamed(piece: Piece) -> Piece {
+fn renamed(piece: AnswerPiece) -> AnswerPiece {
     match piece {
-        Piece::Failed(error) => Piece::Failed(error.renamed(&NAMES)),
+        AnswerPiece::Failed(error) => AnswerPiece::Failed(error.renamed(&NAMES)),
         piece => piece,
     }
 }

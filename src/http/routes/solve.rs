@@ -23,8 +23,10 @@ use crate::http::routes::failures::LoopFailures;
 use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::options::{Options, between};
-use crate::http::wire::question::Asked;
-use crate::http::wire::solve::{Head, Shown, SolveReply, SolveRequest, Split, policy_tokens};
+use crate::http::wire::question::ConversationQuestion;
+use crate::http::wire::solve::{
+    Head, ReplyDetails, SolveParts, SolveReply, SolveRequest, policy_tokens,
+};
 use crate::http::wire::{ErrorBody, SseEvent};
 use crate::policy::Policy;
 
@@ -46,7 +48,7 @@ pub(in crate::http) async fn solve(
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (request, _): (SolveRequest, _) = parse_bounded(body, &state.server.bounds).await?;
-    let Split { is_stream, with_tokens, asked, turns, options } = request.split()?;
+    let SolveParts { is_stream, with_tokens, asked, turns, options } = request.split()?;
     match &options.large_model {
         Some(name) => caller.check(&format!("{LOOP}/{name}"))?,
         None => caller.check(LOOP)?,
@@ -87,8 +89,8 @@ struct Show {
 }
 
 impl Show {
-    async fn of(self, policy: &dyn Policy, episode: &Episode) -> Result<Shown, ApiError> {
-        let mut shown = Shown { turns: self.turns, tokens: None };
+    async fn of(self, policy: &dyn Policy, episode: &Episode) -> Result<ReplyDetails, ApiError> {
+        let mut shown = ReplyDetails { turns: self.turns, tokens: None };
         if self.tokens {
             let trace = &episode.trajectory.trace;
             let texts = policy.token_texts(&trace.ids).await.map_err(|error| {
@@ -106,7 +108,7 @@ fn task(
     state: &AppState,
     caller: Caller,
     headers: &HeaderMap,
-    asked: Asked,
+    asked: ConversationQuestion,
     turns: Vec<GivenTurn>,
     options: &Options,
     started: Instant,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::runs::{Kind, Metrics, Run};
+use crate::runs::{MetricRows, Run, RunKind};
 
 /// The runs of a folder.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,8 +37,8 @@ impl From<Vec<Run>> for RunList {
         let data = runs.into_iter().map(|run| ListedRun {
             name: run.name,
             kind: match run.kind {
-                Kind::Training => "training",
-                Kind::Evaluation => "evaluation",
+                RunKind::Training => "training",
+                RunKind::Evaluation => "evaluation",
             },
             updated: run.updated,
             has_report: run.has_report,
@@ -70,9 +70,9 @@ pub(super) struct MetricList {
     has_more: bool,
 }
 
-impl From<Metrics> for MetricList {
-    fn from(metrics: Metrics) -> Self {
-        let Metrics { rows, next, has_more } = metrics;
+impl From<MetricRows> for MetricList {
+    fn from(metrics: MetricRows) -> Self {
+        let MetricRows { rows, next, has_more } = metrics;
         Self { object: "list", data: rows, next, has_more }
     }
 }

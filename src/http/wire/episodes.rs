@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::question::Message;
-use super::solve::{Head, PolicyToken, Shown, SolveReply, SolveUsage, WrittenTurn};
+use super::solve::{Head, PolicyToken, ReplyDetails, SolveReply, SolveUsage, WrittenTurn};
 use crate::chat::ChatMessage;
 use crate::episode::FinishReason;
 use crate::http::error::{ApiError, head};
-use crate::record::{Filter, Page, Record, Summary};
+use crate::record::{Filter, ListedEpisode, Page, Record};
 
 /// Episodes of a page by default.
 const LIMIT: u64 = 20;
@@ -120,8 +120,8 @@ impl From<Page> for EpisodeList {
     }
 }
 
-impl From<(String, Summary)> for EpisodeSummary {
-    fn from((id, episode): (String, Summary)) -> Self {
+impl From<(String, ListedEpisode)> for EpisodeSummary {
+    fn from((id, episode): (String, ListedEpisode)) -> Self {
         Self {
             id,
             object: "episode",
@@ -206,7 +206,7 @@ impl RecordedEpisode {
             policy: record.policy,
             large_model: record.large_model,
         };
-        let shown = Shown { turns: true, tokens: Some(tokens) };
+        let shown = ReplyDetails { turns: true, tokens: Some(tokens) };
         let reply = SolveReply::new(reply, record.episode, shown);
         Self { id, object: "episode", caller: record.caller, request, reply }
     }

@@ -54,7 +54,7 @@ struct Part {
 
 /// A question in its conversation.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct Asked {
+pub(in crate::http) struct ConversationQuestion {
     pub(in crate::http) question: String,
     pub(in crate::http) attachments: Vec<Value>,
     /// The message that asks, without its attachments, if it is more than the question's text.
@@ -64,7 +64,7 @@ pub(in crate::http) struct Asked {
     pub(in crate::http) is_continued: bool,
 }
 
-impl Asked {
+impl ConversationQuestion {
     /// A bare question.
     pub(in crate::http) fn bare(question: String) -> Result<Self, ApiError> {
         if question.trim().is_empty() {
@@ -193,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn of(messages: Value) -> Result<Asked, ApiError> {
-        Asked::of(serde_json::from_value(messages).unwrap())
+    fn of(messages: Value) -> Result<ConversationQuestion, ApiError> {
+        ConversationQuestion::of(serde_json::from_value(messages).unwrap())
     }
 
     #[test]

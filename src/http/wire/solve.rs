@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::options::Options;
-use super::question::{Asked, Message};
+use super::question::{ConversationQuestion, Message};
 use crate::chat::ChatMessage;
 use crate::episode::{Episode, EpisodeUsage, GivenTurn, RoleUsage};
 use crate::http::error::ApiError;
@@ -88,17 +88,17 @@ impl WrittenTurn {
 }
 
 /// What a request asks for, in parts.
-pub(in crate::http) struct Split {
+pub(in crate::http) struct SolveParts {
     pub(in crate::http) is_stream: bool,
     pub(in crate::http) with_tokens: bool,
-    pub(in crate::http) asked: Asked,
+    pub(in crate::http) asked: ConversationQuestion,
     pub(in crate::http) turns: Vec<GivenTurn>,
     pub(in crate::http) options: Options,
 }
 
 impl SolveRequest {
     /// The parts of the request.
-    pub(in crate::http) fn split(self) -> Result<Split, ApiError> {
+    pub(in crate::http) fn split(self) -> Result<SolveParts, ApiError> {
         let turns = self.turns.unwrap_or_default();
         if let Some(empty) = turns.iter().position(|turn| turn.interaction_prompt.trim().is_empty())
         {
@@ -111,8 +111,8 @@ impl SolveRequest {
             response: turn.interaction_response,
         });
         let asked = match (self.question, self.messages) {
-            (Some(question), None) => Asked::bare(question)?,
-            (None, Some(messages)) => Asked::of(messages)?,
+            (Some(question), None) => ConversationQuestion::bare(question)?,
+            (None, Some(messages)) => ConversationQuestion::of(messages)?,
             (None, None) => {
                 let error = ApiError::bad_request("missing_field", "`question` is missing");
                 return Err(error.with_param("question"));
@@ -133,7 +133,7 @@ impl SolveRequest {
             max_cost: self.max_cost,
             trace: self.trace,
         };
-        Ok(Split {
+        Ok(SolveParts {
             is_stream: self.stream.unwrap_or(false),
             with_tokens: self.tokens.unwrap_or(false),
             asked,
@@ -299,7 +299,7 @@ fn tokens(trace: &TokenTrace, texts: impl Iterator<Item = Option<String>>) -> Ve
 
 /// What a reply contains besides the answer.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Shown {
+pub(in crate::http) struct ReplyDetails {
     /// Whether it shows every turn.
     pub(in crate::http) turns: bool,
     /// The tokens that it shows.
@@ -309,7 +309,7 @@ pub(in crate::http) struct Shown {
 /// The JSON of a token, bytes.
 const TOKEN: usize = 64;
 
-impl Shown {
+impl ReplyDetails {
     /// About how long the JSON of the reply is, bytes.
     pub(in crate::http) fn bytes(&self, episode: &Episode) -> usize {
         let turns = if self.turns { episode.trajectory.text_bytes() } else { 0 };
@@ -365,7 +365,7 @@ pub(in crate::http) struct Head {
 }
 
 impl SolveReply {
-    pub(in crate::http) fn new(head: Head, episode: Episode, shown: Shown) -> Self {
+    pub(in crate::http) fn new(head: Head, episode: Episode, shown: ReplyDetails) -> Self {
         let Head { id, created, policy, large_model } = head;
         let turns = episode.trajectory.turns;
         Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::exchange::Exchange;
-use super::slots::Slot;
+use super::slots::ConcurrencySlot;
 use crate::large_model::{AttemptOutcome, LargeModelError, Phase};
 
 /// An attempt in progress. It reports its outcome when it is dropped: cancelled, unless another was
@@ -13,7 +13,7 @@ pub(super) struct Attempt {
     exchange: Arc<Exchange>,
     started: Instant,
     outcome: AttemptOutcome,
-    _slot: Slot,
+    _slot: ConcurrencySlot,
 }
 
 impl Attempt {

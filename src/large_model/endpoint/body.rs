@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
-use super::decode::Decoder;
+use super::decode::BodyDecoder;
 use super::exchange::Exchange;
 use crate::large_model::{LargeModelError, Phase};
 use crate::outbound::wire::Response;
@@ -20,7 +20,7 @@ pub type ForwardBody = BoxStream<'static, Result<Bytes, LargeModelError>>;
 pub(super) struct Body {
     pub(super) exchange: Arc<Exchange>,
     pieces: reqwest::Body,
-    decoder: Option<Decoder>,
+    decoder: Option<BodyDecoder>,
     read: usize,
     limit: usize,
 }
@@ -37,7 +37,7 @@ impl Body {
         let (head, pieces) = response.into_parts();
         let decoder = match encoding(&head.headers) {
             None => None,
-            Some(encoding) => Some(Decoder::new(&encoding).ok_or_else(|| {
+            Some(encoding) => Some(BodyDecoder::new(&encoding).ok_or_else(|| {
                 let reason =
                     format!("its body is encoded as `{encoding}`, which was not asked for");
                 exchange.malformed(reason)
@@ -57,7 +57,7 @@ impl Body {
         is_decoded: bool,
     ) -> Self {
         let encoding = encoding(headers).filter(|_| is_decoded);
-        let decoder = encoding.and_then(|encoding| Decoder::new(&encoding));
+        let decoder = encoding.and_then(|encoding| BodyDecoder::new(&encoding));
         if decoder.is_some() {
             headers.remove(header::CONTENT_ENCODING);
             headers.remove(header::CONTENT_LENGTH);

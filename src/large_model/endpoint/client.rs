@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
-use super::exchange::{Exchange, Target, asked_wait};
+use super::exchange::{CallTarget, Exchange, asked_wait};
 use super::fields::{Names, fields, misses_thoughts, refused_by};
 use super::live::{Live, Reading};
 use super::passed_usage::PassedUsage;
@@ -84,7 +84,7 @@ impl Endpoint {
     {
         let transport = &self.transport;
         let model = self.asked_model(call);
-        let target = Target { route: COMPLETIONS, model };
+        let target = CallTarget { route: COMPLETIONS, model };
         let callers = call.authorization.as_ref();
         let exchange =
             Exchange::open(transport, Some(target), call.caller, callers, call.deadline)?;

@@ -7,7 +7,7 @@ use super::texts::request_texts;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::token_estimate::TokenEstimate;
-use crate::tokenization::{ChatTokenizer, Message, Tokenizer, TokenizerError};
+use crate::tokenization::{ChatTokenizer, TemplateMessage, Tokenizer, TokenizerError};
 use crate::trajectory::TokenUsage;
 
 /// The most text of a request, and of a reply, that is tokenised, bytes. The rest is estimated, and
@@ -69,14 +69,14 @@ impl TokenCounter {
     }
 
     /// What counts of a request, its body.
-    pub(super) fn asked(&self, request: &[u8]) -> Asked {
+    pub(super) fn asked(&self, request: &[u8]) -> RequestTexts {
         let mut texts = self.texts();
         let messages = request_texts(request, &mut |text| texts.add(text));
-        Asked { texts, messages }
+        RequestTexts { texts, messages }
     }
 
     /// The same for what was kept of a request.
-    pub(super) fn usage_of(&self, asked: &Asked, reply: &Texts) -> TokenUsage {
+    pub(super) fn usage_of(&self, asked: &RequestTexts, reply: &Texts) -> TokenUsage {
         let frame = match asked.messages {
             0 => 0,
             messages => self.frame.request + self.frame.message * messages as u64,
@@ -109,7 +109,7 @@ impl TokenCounter {
 impl Frame {
     /// What a chat template writes around texts.
     fn of(text: &ChatTokenizer) -> Result<Self, TokenizerError> {
-        let message = |role| Message { role, content: vec![Piece::Text("a".to_owned())] };
+        let message = |role| TemplateMessage { role, content: vec![Piece::Text("a".to_owned())] };
         let one = text.conversation_ids(&[message("user")])?.len();
         let three = [message("user"), message("assistant"), message("user")];
         let three = text.conversation_ids(&three)?.len();
@@ -121,12 +121,12 @@ impl Frame {
 
 /// What counts of a request.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestTexts {
     texts: Texts,
     messages: usize,
 }
 
-impl Asked {
+impl RequestTexts {
     /// Bytes that are to be tokenised.
     pub(super) fn length(&self) -> usize {
         self.texts.length()
@@ -221,7 +221,10 @@ mod tests {
                 let messages: Vec<_> = texts
                     .iter()
                     .zip(roles)
-                    .map(|(&text, role)| Message { role, content: vec![Piece::Text(text.into())] })
+                    .map(|(&text, role)| TemplateMessage {
+                        role,
+                        content: vec![Piece::Text(text.into())],
+                    })
                     .collect();
                 let read = text.conversation_ids(&messages).unwrap().len();
                 let written = text.tokenizer.encode_text("Ferk wrote it.").unwrap().len();

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
 /// Decodes a body piece by piece.
-pub(super) enum Decoder {
+pub(super) enum BodyDecoder {
     Gzip(MultiGzDecoder<Vec<u8>>),
     Deflate(ZlibDecoder<Vec<u8>>),
 }
 
-impl Decoder {
+impl BodyDecoder {
     /// For the encoding of that name, in lower case; `None` for one that is not known.
     pub(super) fn new(encoding: &str) -> Option<Self> {
         match encoding {
@@ -75,21 +75,21 @@ mod tests {
         zlib.write_all(&text).unwrap();
         for (name, encoded) in [("gzip", gzip(&text)), ("deflate", zlib.finish().unwrap())] {
             for size in [1, 7, 10_000] {
-                let mut decoder = Decoder::new(name).unwrap();
+                let mut decoder = BodyDecoder::new(name).unwrap();
                 let pieces = encoded.chunks(size);
                 let decoded: Vec<_> =
                     pieces.map(|piece| decoder.push(piece, 10_000).unwrap()).collect();
                 assert_eq!(decoded.concat(), text, "{name} in pieces of {size}");
             }
         }
-        assert!(Decoder::new("br").is_none());
-        assert!(Decoder::new("gzip").unwrap().push(b"no gzip at all", 100).is_err());
+        assert!(BodyDecoder::new("br").is_none());
+        assert!(BodyDecoder::new("gzip").unwrap().push(b"no gzip at all", 100).is_err());
     }
 
     #[test]
     fn a_body_that_swells_is_left() {
         let bomb = gzip(&vec![b' '; 100_000_000]);
-        let decoded = Decoder::new("gzip").unwrap().push(&bomb, 10_000).unwrap();
+        let decoded = BodyDecoder::new("gzip").unwrap().push(&bomb, 10_000).unwrap();
         assert!((10_000..4_000_000).contains(&decoded.len()), "{}", decoded.len());
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::breaker::{Health, Ticket};
 use super::direct::DirectError;
-use super::reply::Parsed;
+use super::reply::ParsedReply;
 use super::transport::Transport;
 use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
@@ -28,7 +28,7 @@ use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes
 use crate::trajectory::TokenUsage;
 
 /// The target of a call.
-pub(super) struct Target<'a> {
+pub(super) struct CallTarget<'a> {
     /// The route below the endpoint's URL.
     pub(super) route: &'a str,
     /// The model's id at the endpoint.
@@ -59,14 +59,14 @@ impl Exchange {
     /// While the breaker is open.
     pub(super) fn open(
         transport: &Arc<Transport>,
-        target: Option<Target<'_>>,
+        target: Option<CallTarget<'_>>,
         caller: u64,
         callers: Option<&SecretString>,
         deadline: Option<Instant>,
     ) -> Result<Arc<Self>, LargeModelError> {
         let ticket = match target {
             None => None,
-            Some(Target { route, model }) => {
+            Some(CallTarget { route, model }) => {
                 let target = format!("{route} {model}");
                 let ticket = transport.breakers().admit(&target, caller, Instant::now());
                 Some(ticket.map_err(|retry_in| circuit_open(transport, retry_in))?)
@@ -256,8 +256,8 @@ impl Exchange {
 
     /// The reply with what it cost: as the endpoint says, else by its texts and those of `request`,
     /// a body. `model`: the id it was asked of.
-    pub(super) fn billed(&self, parsed: Parsed, model: &str, request: &[u8]) -> Reply {
-        let Parsed { mut message, finish_reason, logprobs, usage } = parsed;
+    pub(super) fn billed(&self, parsed: ParsedReply, model: &str, request: &[u8]) -> Reply {
+        let ParsedReply { mut message, finish_reason, logprobs, usage } = parsed;
         let usage = usage.unwrap_or_else(|| {
             let bytes = request.len() + message.text_length();
             compute::in_place(bytes, || self.counted(request, &message))

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use super::attempt::Attempt;
 use super::body::{Body, ForwardBody};
 use super::client::{COMPLETIONS, Endpoint};
-use super::exchange::{Exchange, Target, asked_wait};
+use super::exchange::{CallTarget, Exchange, asked_wait};
 use super::fields::refused_in;
 use super::headers;
 use super::passed_usage::{UsageAsked, asking_for_usage};
@@ -144,7 +144,7 @@ impl Endpoint {
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
         let route = request.path.split('?').next().unwrap_or_default();
-        let target = Some(Target { route, model: &request.model });
+        let target = Some(CallTarget { route, model: &request.model });
         let (caller, callers) = (request.caller, callers.as_ref());
         let exchange = &Exchange::open(transport, target, caller, callers, request.deadline)?;
         let url = transport.at(&request.path).ok_or_else(|| {

@@ -10,7 +10,9 @@ use futures::{StreamExt, stream};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
-use super::reply::{Assembly, Fault, MOST_PARSED, Parsed, parse_completion, start_of};
+use super::reply::{
+    MOST_PARSED, ParsedReply, ReplyAssembler, ReplyError, parse_completion, start_of,
+};
 use super::thoughts::Thoughts;
 use crate::compute;
 use crate::large_model::{
@@ -42,16 +44,16 @@ pub(super) struct Reading {
 
 impl Reading {
     /// The reply with its cost.
-    pub(super) fn bill(&self, exchange: &Exchange, parsed: Parsed) -> Reply {
+    pub(super) fn bill(&self, exchange: &Exchange, parsed: ParsedReply) -> Reply {
         exchange.billed(parsed, &self.model, &self.request)
     }
 
     /// The error for what is no reply.
-    pub(super) fn error(&self, exchange: &Exchange, fault: Fault) -> LargeModelError {
+    pub(super) fn error(&self, exchange: &Exchange, fault: ReplyError) -> LargeModelError {
         match fault {
-            Fault::Malformed(reason) => exchange.malformed(reason),
-            Fault::Upstream(error) => exchange.status(error, None, None),
-            Fault::BrokenOff(error, part) => {
+            ReplyError::Malformed(reason) => exchange.malformed(reason),
+            ReplyError::Upstream(error) => exchange.status(error, None, None),
+            ReplyError::BrokenOff(error, part) => {
                 let billed = self.bill(exchange, *part).usage;
                 exchange.status(error, None, Some(billed))
             }
@@ -68,7 +70,7 @@ pub(super) struct Live {
     decoder: SseDecoder,
     /// Bytes that the decoder took since the last event.
     pending: usize,
-    assembly: Assembly,
+    assembly: ReplyAssembler,
     /// When the reply is taken to be complete, unless more comes; set once it seems to be.
     until: Option<Instant>,
     redactor: TextRedactor,
@@ -113,7 +115,7 @@ impl Live {
             reading,
             decoder: SseDecoder::default(),
             pending: 0,
-            assembly: Assembly::default(),
+            assembly: ReplyAssembler::default(),
             until: None,
             redactor,
             thoughts,

@@ -22,16 +22,16 @@ pub(super) const MOST_PARSED: usize = 128 * 1024 * 1024;
 
 /// Why a body is not a reply; becomes an error once the model's name is known.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum ReplyError {
     /// Not a response of this API.
     Malformed(String),
     /// An error inside a successful response.
     Upstream(UpstreamError),
     /// The same after a part of a reply, which may be billed.
-    BrokenOff(UpstreamError, Box<Parsed>),
+    BrokenOff(UpstreamError, Box<ParsedReply>),
 }
 
-impl Fault {
+impl ReplyError {
     /// An error after `said`, the fields of a message, and `usage`.
     fn after(
         error: UpstreamError,
@@ -47,12 +47,12 @@ impl Fault {
         said.shift_remove("role");
         let content = said.shift_remove("content").unwrap_or_default();
         let message = ChatMessage { role: "assistant".to_owned(), content, extra: said };
-        let part = Parsed { message, finish_reason: String::new(), logprobs: None, usage };
+        let part = ParsedReply { message, finish_reason: String::new(), logprobs: None, usage };
         Self::BrokenOff(error, Box::new(part))
     }
 }
 
-impl From<TooManyCalls> for Fault {
+impl From<TooManyCalls> for ReplyError {
     fn from(_: TooManyCalls) -> Self {
         Self::Malformed(format!("it calls more than {MAX_CALLS} tools"))
     }
@@ -60,7 +60,7 @@ impl From<TooManyCalls> for Fault {
 
 /// A reply without its cost, which is computed later.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Parsed {
+pub(super) struct ParsedReply {
     pub(super) message: ChatMessage,
     pub(super) finish_reason: String,
     /// The log-probabilities, if they were requested.
@@ -107,10 +107,13 @@ fn fields<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Map<String, Val
 
 /// Parses the body of a Chat Completions response. An unsolicited stream, and a chunk on each line,
 /// are understood.
-pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
+pub(super) fn parse_completion(
+    body: &[u8],
+    redactor: Redactor<'_>,
+) -> Result<ParsedReply, ReplyError> {
     let malformed = |what: &str| {
         let head = redactor.head(body);
-        Fault::Malformed(if head.is_empty() {
+        ReplyError::Malformed(if head.is_empty() {
             "the body is empty".to_owned()
         } else {
             format!("{what}: `{head}`")
@@ -140,22 +143,22 @@ pub(super) fn parse_completion(body: &[u8], redactor: Redactor<'_>) -> Result<Pa
     let message = choice.as_mut().and_then(|choice| choice.message.take().or(choice.delta.take()));
     let message = if parsed.is_mended { message.map(joined) } else { message };
     if let Some(error) = UpstreamError::of(completion.error, None, redactor) {
-        return Err(Fault::after(error, message.unwrap_or_default(), usage));
+        return Err(ReplyError::after(error, message.unwrap_or_default(), usage));
     }
     let Some(choice) = choice else {
         let fields = lenient::parse::<Map<String, Value>>(start).map(|parsed| parsed.value);
         let error = fields.ok().and_then(|fields| UpstreamError::bare(&fields, redactor));
         return Err(match error {
-            Some(error) => Fault::after(error, Map::new(), usage),
+            Some(error) => ReplyError::after(error, Map::new(), usage),
             None => malformed("it has no choices"),
         });
     };
     if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
-        return Err(Fault::after(error, message.unwrap_or_default(), usage));
+        return Err(ReplyError::after(error, message.unwrap_or_default(), usage));
     }
     let message = message.ok_or_else(|| malformed("its first choice has no message"))?;
     let reply = build_reply(message, said_reason(&choice.finish_reason), usage)?;
-    Ok(Parsed { logprobs: Some(choice.logprobs).filter(Value::is_object), ..reply })
+    Ok(ParsedReply { logprobs: Some(choice.logprobs).filter(Value::is_object), ..reply })
 }
 
 /// The body without what may precede its JSON.
@@ -180,8 +183,8 @@ fn is_chunk_a_line(body: &[u8]) -> bool {
     end < body.len() && lenient::parse::<Completion>(&body[..end]).is_ok()
 }
 
-fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
-    let (mut decoder, mut assembly) = (SseDecoder::default(), Assembly::default());
+fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<ParsedReply, ReplyError> {
+    let (mut decoder, mut assembly) = (SseDecoder::default(), ReplyAssembler::default());
     decoder.push(body);
     let mut is_marked = false;
     while let Some(event) = decoder.next_event().or_else(|| decoder.finish()) {
@@ -194,8 +197,8 @@ fn parse_events(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
     assembly.finish(is_marked)
 }
 
-fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
-    let mut assembly = Assembly::default();
+fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<ParsedReply, ReplyError> {
+    let mut assembly = ReplyAssembler::default();
     for line in body.split(|byte| *byte == b'\n') {
         assembly.push(&Event { name: String::new(), data: line.to_vec() }, redactor)?;
     }
@@ -204,7 +207,7 @@ fn parse_lines(body: &[u8], redactor: Redactor<'_>) -> Result<Parsed, Fault> {
 
 /// A reply that arrives in pieces.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
+pub(super) struct ReplyAssembler {
     message: Option<PartialMessage>,
     finish_reason: Option<String>,
     logprobs: Option<Map<String, Value>>,
@@ -219,10 +222,14 @@ pub(super) struct Assembly {
     joiner: Option<Joiner>,
 }
 
-impl Assembly {
+impl ReplyAssembler {
     /// Takes an event, and returns the text that it adds to the reply. Heartbeats, and events of
     /// other names that are not chunks, add nothing.
-    pub(super) fn push(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
+    pub(super) fn push(
+        &mut self,
+        event: &Event,
+        redactor: Redactor<'_>,
+    ) -> Result<String, ReplyError> {
         let (was_whole, was_complete) = (self.is_whole(), self.is_complete());
         let said = self.kept.text;
         let text = self.read(event, redactor);
@@ -233,15 +240,15 @@ impl Assembly {
             return Ok(String::new());
         }
         text.map_err(|fault| match fault {
-            Fault::Upstream(error) => {
+            ReplyError::Upstream(error) => {
                 let said = self.message.take().unwrap_or_default().into_fields();
-                Fault::after(error, said, self.usage)
+                ReplyError::after(error, said, self.usage)
             }
             other => other,
         })
     }
 
-    fn read(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, Fault> {
+    fn read(&mut self, event: &Event, redactor: Redactor<'_>) -> Result<String, ReplyError> {
         let mut data = start_of(&event.data);
         if data.starts_with(b"[{") {
             // Google's form of errors.
@@ -254,13 +261,13 @@ impl Assembly {
             Ok(parsed) => parsed,
             Err(_) if event.name == "error" => {
                 let error = UpstreamError::of(redactor.head(data).into(), None, redactor);
-                return error.map_or(Ok(String::new()), |error| Err(Fault::Upstream(error)));
+                return error.map_or(Ok(String::new()), |error| Err(ReplyError::Upstream(error)));
             }
             Err(_) if event.is_foreign() => return Ok(String::new()),
             Err(_) => {
                 let head = redactor.head(data);
                 let what = "an event of the stream is no completion chunk";
-                return Err(Fault::Malformed(format!("{what}: `{head}`")));
+                return Err(ReplyError::Malformed(format!("{what}: `{head}`")));
             }
         };
         let chunk = parsed.value;
@@ -270,13 +277,13 @@ impl Assembly {
         self.is_over |= !has_choice && usage.is_some() && self.is_complete();
         self.usage = usage.or(self.usage);
         if let Some(error) = UpstreamError::of(chunk.error, None, redactor) {
-            return Err(Fault::Upstream(error));
+            return Err(ReplyError::Upstream(error));
         }
         let Some(choices) = chunk.choices else {
             let fields = lenient::parse::<Map<String, Value>>(data).map(|parsed| parsed.value);
             let error = fields.ok().filter(|_| event.name == "error" || !event.is_foreign());
             let error = error.and_then(|fields| UpstreamError::bare(&fields, redactor));
-            return error.map_or(Ok(String::new()), |error| Err(Fault::Upstream(error)));
+            return error.map_or(Ok(String::new()), |error| Err(ReplyError::Upstream(error)));
         };
         if parsed.is_mended {
             self.joiner.get_or_insert_default();
@@ -297,9 +304,13 @@ impl Assembly {
         self.message.as_ref()?.said(field)
     }
 
-    fn read_choice(&mut self, choice: Choice, redactor: Redactor<'_>) -> Result<String, Fault> {
+    fn read_choice(
+        &mut self,
+        choice: Choice,
+        redactor: Redactor<'_>,
+    ) -> Result<String, ReplyError> {
         if let Some(error) = UpstreamError::of(choice.error, None, redactor) {
-            return Err(Fault::Upstream(error));
+            return Err(ReplyError::Upstream(error));
         }
         if let Some(reason) = said_reason(&choice.finish_reason) {
             self.finish_reason = Some(reason.to_owned());
@@ -323,7 +334,7 @@ impl Assembly {
     }
 
     /// Adds fields to the message, and returns their text.
-    fn grow(&mut self, fields: Map<String, Value>) -> Result<String, Fault> {
+    fn grow(&mut self, fields: Map<String, Value>) -> Result<String, ReplyError> {
         self.kept.add(&fields);
         Ok(self.message.get_or_insert_default().add(fields)?)
     }
@@ -359,20 +370,20 @@ impl Assembly {
     }
 
     /// The complete reply. `is_marked`: whether the stream ended with `[DONE]`.
-    pub(super) fn finish(&mut self, is_marked: bool) -> Result<Parsed, Fault> {
+    pub(super) fn finish(&mut self, is_marked: bool) -> Result<ParsedReply, ReplyError> {
         if self.message.is_none() && !self.is_complete() {
-            return Err(Fault::Malformed("the stream has no message".to_owned()));
+            return Err(ReplyError::Malformed("the stream has no message".to_owned()));
         }
         if !is_marked && !self.is_complete() {
             let what = "the stream ended without a finish reason and without `[DONE]`";
-            return Err(Fault::Malformed(what.to_owned()));
+            return Err(ReplyError::Malformed(what.to_owned()));
         }
         let mut fields = self.message.take().unwrap_or_default().into_fields();
         if self.joiner.is_some() {
             fields = joined(fields);
         }
         let reply = build_reply(fields, self.finish_reason.as_deref(), self.usage)?;
-        Ok(Parsed { logprobs: self.logprobs.take().map(Value::from), ..reply })
+        Ok(ParsedReply { logprobs: self.logprobs.take().map(Value::from), ..reply })
     }
 }
 
@@ -392,9 +403,9 @@ fn build_reply(
     mut fields: Map<String, Value>,
     said: Option<&str>,
     usage: Option<TokenUsage>,
-) -> Result<Parsed, Fault> {
+) -> Result<ParsedReply, ReplyError> {
     if said == Some("error") {
-        return Err(Fault::Malformed("it ended with the finish reason `error`".to_owned()));
+        return Err(ReplyError::Malformed("it ended with the finish reason `error`".to_owned()));
     }
     let content = fields.shift_remove("content").unwrap_or_default();
     let content = flatten(content, &mut fields);
@@ -423,11 +434,11 @@ fn build_reply(
         Value::Null => Value::String(String::new()),
         other => {
             let kind = if other.is_object() { "an object" } else { "a number or a boolean" };
-            return Err(Fault::Malformed(format!("the content of its message is {kind}")));
+            return Err(ReplyError::Malformed(format!("the content of its message is {kind}")));
         }
     };
     let message = ChatMessage { role, content, extra: fields };
-    Ok(Parsed { message, finish_reason, logprobs: None, usage })
+    Ok(ParsedReply { message, finish_reason, logprobs: None, usage })
 }
 
 #[cfg(test)]

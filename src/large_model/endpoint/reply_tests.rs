@@ -15,7 +15,7 @@ fn completion(message: Value, finish_reason: Value) -> Value {
     })
 }
 
-fn parse(body: &Value) -> Result<Parsed, Fault> {
+fn parse(body: &Value) -> Result<ParsedReply, ReplyError> {
     parse_completion(body.to_string().as_bytes(), NONE())
 }
 
@@ -87,7 +87,7 @@ fn bodies_that_are_no_reply() {
     ];
     for (body, expected) in malformed {
         match parse_completion(body.as_bytes(), NONE()) {
-            Err(Fault::Malformed(reason)) => {
+            Err(ReplyError::Malformed(reason)) => {
                 assert!(reason.starts_with(expected), "{body}: {reason}")
             }
             other => panic!("{body}: {other:?}"),
@@ -160,7 +160,7 @@ fn an_error_inside_a_good_response() {
         (json!({"error": "busy", "choices": []}), 502, "busy", false),
     ];
     for (body, status, message, object) in table {
-        let Err(Fault::Upstream(error)) = parse(&body) else { panic!("{body} passed") };
+        let Err(ReplyError::Upstream(error)) = parse(&body) else { panic!("{body} passed") };
         assert_eq!((error.status, error.message.as_str()), (status, message), "{body}");
         assert_eq!(error.body, object.then(|| body["error"].clone()), "{body}");
     }
@@ -196,8 +196,8 @@ fn named(name: &str, data: &str) -> Event {
     Event { name: name.to_owned(), data: data.into() }
 }
 
-fn assemble(events: &[Value], marked: bool) -> Result<(Vec<String>, Parsed), Fault> {
-    let mut assembly = Assembly::default();
+fn assemble(events: &[Value], marked: bool) -> Result<(Vec<String>, ParsedReply), ReplyError> {
+    let mut assembly = ReplyAssembler::default();
     let mut texts = Vec::new();
     for event in events {
         let text = assembly.push(&named("", &event.to_string()), NONE())?;
@@ -256,7 +256,7 @@ fn how_a_stream_may_end() {
         let result = assemble(&events, marked);
         assert_eq!(result.is_ok(), good, "{name}: {result:?}");
         if !good {
-            assert!(matches!(result, Err(Fault::Malformed(_))), "{name}: {result:?}");
+            assert!(matches!(result, Err(ReplyError::Malformed(_))), "{name}: {result:?}");
         }
     }
 }
@@ -265,7 +265,7 @@ fn how_a_stream_may_end() {
 fn a_finish_reason_with_every_chunk_ends_nothing() {
     let usage = |written: u64| json!({"prompt_tokens": 7, "completion_tokens": written});
     for said in ["", "null", "stop"] {
-        let mut assembly = Assembly::default();
+        let mut assembly = ReplyAssembler::default();
         for (number, text) in ["a", "b", "c"].into_iter().enumerate() {
             let event = json!({"choices": [{"delta": {"content": text}, "finish_reason": said}],
                                "usage": usage(number as u64 + 1)});
@@ -323,7 +323,7 @@ fn an_error_after_the_last_word_takes_nothing_back() {
     assert_eq!((texts, reply.usage), (vec!["a".to_owned()], None));
     for unfinished in [vec![text.clone(), error.clone()], vec![text, end("error"), error]] {
         let failed = assemble(&unfinished, true);
-        assert!(matches!(failed, Err(Fault::BrokenOff(..))), "{failed:?}");
+        assert!(matches!(failed, Err(ReplyError::BrokenOff(..))), "{failed:?}");
     }
 }
 
@@ -360,8 +360,8 @@ fn what_came_before_an_error_is_kept_for_its_bill() {
     let bodies = bodies.map(|(body, expected)| (parse(&body).err(), expected));
     for (fault, expected) in streams.into_iter().chain(bodies) {
         match (&fault, expected) {
-            (Some(Fault::Upstream(_)), None) => {}
-            (Some(Fault::BrokenOff(error, part)), Some((text, written))) => {
+            (Some(ReplyError::Upstream(_)), None) => {}
+            (Some(ReplyError::BrokenOff(error, part)), Some((text, written))) => {
                 assert_eq!((error.status, &*error.message), (502, "gone"));
                 let found = part.usage.map(|usage| usage.completion_tokens);
                 assert_eq!((&*part.message.as_text(), found), (text, written), "{part:?}");
@@ -373,10 +373,10 @@ fn what_came_before_an_error_is_kept_for_its_bill() {
 
 #[test]
 fn events_that_break_a_stream() {
-    let mut assembly = Assembly::default();
+    let mut assembly = ReplyAssembler::default();
     let cut = assembly.push(&named("", "{\"choices\": [{\"del"), NONE());
-    assert!(matches!(cut, Err(Fault::Malformed(reason)) if reason.contains("[{\"del")));
+    assert!(matches!(cut, Err(ReplyError::Malformed(reason)) if reason.contains("[{\"del")));
     let error =
         assembly.push(&named("", "{\"error\": {\"message\": \"gone\", \"code\": 503}}"), NONE());
-    assert!(matches!(error, Err(Fault::Upstream(error)) if error.status == 503));
+    assert!(matches!(error, Err(ReplyError::Upstream(error)) if error.status == 503));
 }

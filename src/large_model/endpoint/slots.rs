@@ -14,7 +14,7 @@ pub(super) struct Slots {
 }
 
 /// A slot in use, which is given back when dropped.
-pub(super) struct Slot {
+pub(super) struct ConcurrencySlot {
     _all: OwnedSemaphorePermit,
     _own: Option<OwnedSemaphorePermit>,
 }
@@ -26,23 +26,23 @@ impl Slots {
     }
 
     /// A slot for this caller, if there is one now.
-    pub(super) fn try_take(&self, caller: u64) -> Option<Slot> {
+    pub(super) fn try_take(&self, caller: u64) -> Option<ConcurrencySlot> {
         let own = match self.shares.of(caller) {
             Some(share) => Some(share.try_acquire_owned().ok()?),
             None => None,
         };
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Slot { _all: all, _own: own })
+        Some(ConcurrencySlot { _all: all, _own: own })
     }
 
     /// Waits for a slot for this caller. The semaphores are never closed.
-    pub(super) async fn take(&self, caller: u64) -> Option<Slot> {
+    pub(super) async fn take(&self, caller: u64) -> Option<ConcurrencySlot> {
         let own = match self.shares.of(caller) {
             Some(share) => Some(share.acquire_owned().await.ok()?),
             None => None,
         };
         let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Slot { _all: all, _own: own })
+        Some(ConcurrencySlot { _all: all, _own: own })
     }
 }
 

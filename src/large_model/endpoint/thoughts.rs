@@ -1,7 +1,7 @@
 //! The thoughts of a reply while the model writes it: they come before its text.
 
 use super::lenient::Joiner;
-use super::reply::Assembly;
+use super::reply::ReplyAssembler;
 use crate::large_model::THOUGHTS;
 use crate::outbound::redact::TextRedactor;
 
@@ -22,7 +22,7 @@ impl Thoughts {
 
     /// What is new in the reply. `is_over`: whether nothing more is thought, so that nothing is
     /// held back.
-    pub(super) fn next(&mut self, assembly: &Assembly, is_over: bool) -> String {
+    pub(super) fn next(&mut self, assembly: &ReplyAssembler, is_over: bool) -> String {
         let is_said = |field: &&str| assembly.said(field).is_some_and(|said| !said.is_empty());
         self.field = self.field.or_else(|| THOUGHTS.into_iter().find(is_said));
         let said = self.field.and_then(|field| assembly.said(field)).unwrap_or_default();

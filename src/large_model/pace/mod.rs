@@ -72,7 +72,7 @@ pub(super) struct Pace {
 }
 
 /// A call's slot. Given back when dropped.
-pub(super) struct Slot {
+pub(super) struct PacedSlot {
     pace: Arc<Pace>,
     lane: Option<(Arc<Lane>, OwnedSemaphorePermit)>,
     began: Instant,
@@ -109,7 +109,7 @@ impl Pace {
         read: u64,
         max_tokens: Option<u64>,
         until: Option<Instant>,
-    ) -> Result<Slot, NoSlot> {
+    ) -> Result<PacedSlot, NoSlot> {
         let waiting = self.wait(model, read, max_tokens);
         match until {
             Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Err(NoSlot::Late)),
@@ -122,7 +122,7 @@ impl Pace {
         model: &str,
         read: u64,
         max_tokens: Option<u64>,
-    ) -> Result<Slot, NoSlot> {
+    ) -> Result<PacedSlot, NoSlot> {
         let (mut lane, mut was_full) = (None, false);
         if let Some(most) = self.adaptive {
             let found = self.account.lane(model, || Lane::new(most, self.longest));
@@ -144,7 +144,7 @@ impl Pace {
             lane = Some((found, permit));
         }
         let number = self.take(read + max_tokens.unwrap_or_else(|| self.expected())).await;
-        Ok(Slot { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
+        Ok(PacedSlot { pace: Arc::clone(self), lane, began: Instant::now(), was_full, number })
     }
 
     /// Waits until a request of about `tokens` tokens is within the per-minute limits.
@@ -169,7 +169,7 @@ impl Pace {
     }
 }
 
-impl Slot {
+impl PacedSlot {
     /// Notes a reply.
     pub(super) fn replied(self, usage: TokenUsage) {
         let tokens = usage.prompt_tokens + usage.completion_tokens;
@@ -257,7 +257,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for PacedSlot {
     fn drop(&mut self) {
         if let Some((lane, permit)) = self.lane.take() {
             lane.give_back(permit);

@@ -14,7 +14,7 @@ use super::kernels::rows::{Gated, NormRotate, RmsNorm};
 use super::kernels::simd::{LANES, Line};
 use super::kv_cache::{KvCache, KvLayout};
 use super::sampler;
-use super::weights::{PackedWeights, Projection};
+use super::weights::{PackedProjection, PackedWeights};
 use crate::gguf::Gguf;
 use crate::model::error::ModelError;
 use crate::model::gguf_weights::GgufWeights;
@@ -340,7 +340,7 @@ impl Decoder {
     fn multiply(
         &self,
         x: Given<'_>,
-        weight: &Projection,
+        weight: &PackedProjection,
         out: &mut [f32],
         add: bool,
         rounded: &mut Rounded,
@@ -348,8 +348,10 @@ impl Decoder {
         let (isa, Given { values: x, width, rows }) = (self.shape.isa, x);
         let rows = rows.len();
         match weight {
-            Projection::Float(weight) => isa.run(Matmul { x, stride: width, weight, out, add }),
-            Projection::Quantized(weight) => {
+            PackedProjection::Float(weight) => {
+                isa.run(Matmul { x, stride: width, weight, out, add })
+            }
+            PackedProjection::Quantized(weight) => {
                 rounded.inputs.round(isa, x, width, width, rows);
                 let Rounded { inputs, panels } = rounded;
                 quantized::multiply(isa, inputs, weight, out, add, panels);

@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::model::lora::{Adapter, AdapterConfig};
+use crate::model::config::AdapterConfig;
+use crate::model::lora::Adapter;
 use crate::model::slots::{Projection, Slot};
 use crate::model::spec::{Family, Gate, LayerKind, Rope, Spec};
 use crate::model::weights::Weights;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 
 use super::kernels::Isa;
 use super::kernels::matmul::Packed;
-use super::kernels::quantized::{Matrix, Rows};
+use super::kernels::quantized::{Matrix, StoredRows};
 use super::kernels::simd::LANES;
 use crate::model::error::ModelError;
 use crate::model::gguf_weights::GgufWeights;
@@ -16,21 +16,21 @@ use crate::model::weights::Weights;
 #[derive(Debug)]
 pub(super) struct PackedLayer {
     pub input_norm: Vec<f32>,
-    pub qkv: Projection,
+    pub qkv: PackedProjection,
     /// Of all columns of `qkv`.
     pub qkv_bias: Option<Vec<f32>>,
     pub q_norm: Option<Vec<f32>>,
     pub k_norm: Option<Vec<f32>>,
     pub attention: Joined,
     pub mlp_norm: Vec<f32>,
-    pub gate_up: Projection,
+    pub gate_up: PackedProjection,
     pub mlp: Joined,
 }
 
 /// A projection into the residual stream.
 #[derive(Debug)]
 pub(super) struct Joined {
-    pub weight: Projection,
+    pub weight: PackedProjection,
     pub bias: Option<Vec<f32>>,
     /// Of the projection, before it joins the stream.
     pub norm: Option<Vec<f32>>,
@@ -38,12 +38,12 @@ pub(super) struct Joined {
 
 /// A projection, in f32 or as in its file.
 #[derive(Debug)]
-pub(super) enum Projection {
+pub(super) enum PackedProjection {
     Float(Packed),
     Quantized(Matrix),
 }
 
-impl Projection {
+impl PackedProjection {
     /// Columns of the product, padding included.
     pub fn columns(&self) -> usize {
         match self {
@@ -72,7 +72,7 @@ pub(super) struct PackedWeights {
     pub embed: Table,
     pub layers: Vec<PackedLayer>,
     pub norm: Vec<f32>,
-    pub head: Projection,
+    pub head: PackedProjection,
 }
 
 /// A weight of a model.
@@ -100,14 +100,14 @@ pub(super) trait WeightSource {
         isa: Isa,
         depth: usize,
         places: &[WeightPlace],
-    ) -> Result<Projection, ModelError> {
+    ) -> Result<PackedProjection, ModelError> {
         if let Some(matrix) = self.quantized(depth, places)? {
-            return Ok(Projection::Quantized(matrix));
+            return Ok(PackedProjection::Quantized(matrix));
         }
         let matrices = places.iter().map(|&place| self.floats(place));
         let matrices = matrices.collect::<Result<Vec<_>, _>>()?;
         let matrices: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
-        Ok(Projection::Float(Packed::new(isa, depth, &matrices)))
+        Ok(PackedProjection::Float(Packed::new(isa, depth, &matrices)))
     }
 }
 
@@ -144,9 +144,9 @@ impl WeightSource for GgufWeights<'_> {
             let (name, shape) = self.named(place)?;
             tensors.push(self.rows(&name, &shape)?);
         }
-        let rows: Vec<Rows<'_>> = tensors
+        let rows: Vec<StoredRows<'_>> = tensors
             .iter()
-            .map(|(tensor, order)| Rows {
+            .map(|(tensor, order)| StoredRows {
                 kind: tensor.kind,
                 data: tensor.data,
                 order: order.as_deref(),
@@ -199,11 +199,11 @@ impl PackedWeights {
             (Table::Float(values), _) => {
                 out.copy_from_slice(&values[id as usize * out.len()..][..out.len()]);
             }
-            (Table::Quantized(matrix), _) | (Table::Head, Projection::Quantized(matrix)) => {
+            (Table::Quantized(matrix), _) | (Table::Head, PackedProjection::Quantized(matrix)) => {
                 matrix.read_row(id as usize, out);
             }
             // The head serves as the embedding only if it is quantised.
-            (Table::Head, Projection::Float(_)) => {}
+            (Table::Head, PackedProjection::Float(_)) => {}
         }
     }
 
@@ -249,7 +249,7 @@ impl<S: WeightSource> Layer<'_, S> {
         })
     }
 
-    fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<Projection, ModelError> {
+    fn matrices(&self, depth: usize, slots: &[Slot]) -> Result<PackedProjection, ModelError> {
         let places: Vec<WeightPlace> =
             slots.iter().map(|&slot| WeightPlace::Layer(self.index, slot)).collect();
         self.source.projection(self.isa, depth, &places)

@@ -16,7 +16,7 @@ const CHUNK: usize = 64;
 const NEVER: i64 = 253_402_300_799;
 
 /// The rows of one database.
-pub(super) struct Rows {
+pub(super) struct DatabaseArchive {
     pool: Result<AnyPool, String>,
     dialect: &'static Dialect,
 }
@@ -76,7 +76,7 @@ impl Cursor {
     }
 }
 
-impl Rows {
+impl DatabaseArchive {
     pub(super) fn postgres(url: &SecretString) -> Self {
         Self::new(url.expose_secret(), &POSTGRES)
     }
@@ -299,7 +299,7 @@ mod tests {
             let row = row.bind(created as i64).bind(policy).bind("x".repeat(6 * MIB));
             row.execute(&mut open).await.unwrap();
         }
-        let rows = Rows::sqlite(&path);
+        let rows = DatabaseArchive::sqlite(&path);
         let filter = Filter { policy: Some("p".to_owned()), ..Filter::default() };
         let mut search = Search::new(filter, 100);
         let (mut last, mut pages) = (None, Vec::new());

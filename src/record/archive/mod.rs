@@ -11,12 +11,12 @@ use serde::de::IgnoredAny;
 mod database;
 mod files;
 
-use database::Rows;
+use database::DatabaseArchive;
 use files::Position;
 
 use super::config::{self, Destination};
 use super::{Record, RecordConfig, RecordError};
-use crate::compute::{self, ComputeError, Stop};
+use crate::compute::{self, ComputeError, StopSignal};
 use crate::episode::{EpisodeUsage, FinishReason};
 
 /// Bytes of episodes that are read for one page.
@@ -62,7 +62,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, episode: &Summary) -> bool {
+    fn matches(&self, episode: &ListedEpisode) -> bool {
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == value)
         };
@@ -85,7 +85,7 @@ impl Filter {
 
 /// An episode in a list.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Summary {
+pub struct ListedEpisode {
     /// The reply's id.
     #[serde(rename = "id")]
     pub reply_id: String,
@@ -114,7 +114,7 @@ struct Turns {
     turns: Vec<IgnoredAny>,
 }
 
-impl Summary {
+impl ListedEpisode {
     /// How many turns it took.
     pub fn turns(&self) -> usize {
         self.trajectory.turns.len()
@@ -125,7 +125,7 @@ impl Summary {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
     /// Where each is in the archive, and what it is; the newest first.
-    pub episodes: Vec<(String, Summary)>,
+    pub episodes: Vec<(String, ListedEpisode)>,
     /// Where the next page begins; `None` where no episode is left.
     pub next: Option<String>,
 }
@@ -135,7 +135,7 @@ struct Search {
     filter: Filter,
     limit: usize,
     until: Instant,
-    found: Vec<(String, Summary)>,
+    found: Vec<(String, ListedEpisode)>,
     bytes: usize,
     episodes: usize,
 }
@@ -152,7 +152,7 @@ impl Search {
         let Some(record) = record else { return };
         self.bytes += record.len();
         // Lines that are no record are skipped, as trainers do.
-        let Ok(episode) = serde_json::from_slice::<Summary>(record) else { return };
+        let Ok(episode) = serde_json::from_slice::<ListedEpisode>(record) else { return };
         if self.filter.matches(&episode) {
             self.found.push((id(), episode));
         }
@@ -178,7 +178,7 @@ pub struct Archive {
 
 enum Store {
     Folder(PathBuf),
-    Database(Rows),
+    Database(DatabaseArchive),
 }
 
 impl Archive {
@@ -194,9 +194,9 @@ impl Archive {
         let store = match config.place()? {
             Destination::Folder(folder) => Store::Folder(folder.clone()),
             Destination::Database(variable) => {
-                Store::Database(Rows::postgres(&config::database_url(variable, urls)?))
+                Store::Database(DatabaseArchive::postgres(&config::database_url(variable, urls)?))
             }
-            Destination::Sqlite(path) => Store::Database(Rows::sqlite(path)),
+            Destination::Sqlite(path) => Store::Database(DatabaseArchive::sqlite(path)),
         };
         Ok(Self { store })
     }
@@ -220,7 +220,7 @@ impl Archive {
                     None => None,
                 };
                 let folder = folder.clone();
-                let listed = move |_: &Stop| files::list(&folder, search, from);
+                let listed = move |_: &StopSignal| files::list(&folder, search, from);
                 compute::run(Instant::now() + TIMEOUT, listed).await?.map_err(unreadable)
             }
             Store::Database(rows) => rows.list(search, cursor).await,
@@ -242,7 +242,7 @@ impl Archive {
             Store::Folder(folder) => {
                 let Some(position) = Position::read(id) else { return Ok(None) };
                 let folder = folder.clone();
-                let read = move |_: &Stop| files::line(&folder, position);
+                let read = move |_: &StopSignal| files::line(&folder, position);
                 let line = compute::run(deadline, read).await?.map_err(unreadable)?;
                 match line {
                     Some(line) => {

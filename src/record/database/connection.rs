@@ -63,7 +63,7 @@ const INSERT_ONE: &str = "
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (key) DO NOTHING";
 
 /// Where a database is.
-pub(in crate::record) enum Server {
+pub(in crate::record) enum DatabaseLocation {
     Postgres(PgConnectOptions),
     Sqlite(SqliteConnectOptions),
 }
@@ -74,7 +74,7 @@ pub(super) enum Connection {
     Sqlite(SqliteConnection),
 }
 
-impl Server {
+impl DatabaseLocation {
     /// Opens SQLite in this file, created with permissions for its owner alone.
     pub(in crate::record) fn sqlite(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {

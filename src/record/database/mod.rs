@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 mod connection;
 
-pub(super) use connection::Server;
+pub(super) use connection::DatabaseLocation;
 
 use super::{Record, RecorderState, Sink};
 use connection::Connection;
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that is made on demand.
 pub(super) struct Database {
-    server: Server,
+    server: DatabaseLocation,
     /// A runtime of this thread alone, so that requests and records do not block each other.
     runtime: Runtime,
     connection: Option<Connection>,
@@ -66,7 +66,7 @@ impl From<sqlx::Error> for WriteError {
 }
 
 impl Database {
-    pub(super) fn new(server: Server, shared: Arc<RecorderState>) -> io::Result<Self> {
+    pub(super) fn new(server: DatabaseLocation, shared: Arc<RecorderState>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self { server, runtime, connection: None, is_down: false, shared })
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::gguf::{Entry, Gguf};
 use crate::protocol::Piece;
-use crate::tokenization::chat_template::Message;
+use crate::tokenization::chat_template::TemplateMessage;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
 use crate::tokenization::token_settings::{read_settings, token_text};
 use crate::tokenization::tokenizer::is_tag;
@@ -98,7 +98,7 @@ fn from_folder(
     };
     let begin = id("bos_token");
     let content = vec![Piece::Markup("a".into())];
-    let opened = text.conversation_ids(&[Message { role: "user", content }])?;
+    let opened = text.conversation_ids(&[TemplateMessage { role: "user", content }])?;
     let begins = begin.is_some() && opened.first().copied() == begin;
     let mut entries = vec![
         ("tokenizer.ggml.model", Entry::Text("gpt2".into())),

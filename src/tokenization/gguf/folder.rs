@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::chat_template;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
-use crate::tokenization::chat_template::{Message, SpecialTokens};
+use crate::tokenization::chat_template::{SpecialTokens, TemplateMessage};
 use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// Writes `tokenizer.json`, `tokenizer_config.json` with the chat template, and
@@ -58,6 +58,6 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
 fn begins_by_itself(text: &ChatTokenizer) -> Result<bool, TokenizerError> {
     let Some(begin) = text.tokenizer.begin() else { return Ok(true) };
     let content = vec![Piece::Markup("a".into())];
-    let rendered = text.template.render(&[Message { role: "user", content }])?;
+    let rendered = text.template.render(&[TemplateMessage { role: "user", content }])?;
     Ok(text.tokenizer.encode_pieces(&rendered)?.first() == Some(&begin))
 }

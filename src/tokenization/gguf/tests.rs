@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod folder;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -8,9 +10,7 @@ use crate::gguf::{Entry, Gguf, Writer};
 use crate::hint::Hint;
 use crate::protocol::Piece;
 use crate::tokenization::pre_tokenizer::PreTokenizer;
-use crate::tokenization::{
-    ChatTokenizer, GgufTokenizer, Message, Tokenizer, gguf_entries, write_text_files,
-};
+use crate::tokenization::{ChatTokenizer, TemplateMessage, Tokenizer, write_text_files};
 
 fn golden(name: &str) -> Value {
     let path = Path::new("tests/golden/tokenizer").join(name);
@@ -137,7 +137,7 @@ fn sentence_piece_puts_its_space_before_what_begins_alone() {
     let spaced = [&[264], &bare[..]].concat();
     let said = |text: &str| [Piece::Text(text.to_owned())];
     let messages = ["user", "assistant", "user"]
-        .map(|role| Message { role, content: vec![Piece::Text("Hi".into())] });
+        .map(|role| TemplateMessage { role, content: vec![Piece::Text("Hi".into())] });
 
     let folder = tempfile::tempdir().unwrap();
     write_text_files(&gguf, folder.path()).unwrap();
@@ -233,30 +233,6 @@ fn a_frame_is_control_whatever_kind_the_file_gives_it() {
     }
 }
 
-#[test]
-fn what_other_files_of_a_folder_add_is_exported() {
-    let folder = tempfile::tempdir().unwrap();
-    let golden = golden("bpe.json");
-    write_text_files(&file(&bpe(&golden, "smollm")), folder.path()).unwrap();
-    let change = |name: &str, change: &dyn Fn(&mut Value)| {
-        let path = folder.path().join(name);
-        let mut json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        change(&mut json);
-        std::fs::write(&path, json.to_string()).unwrap();
-    };
-    change("tokenizer.json", &|json| {
-        json["added_tokens"].as_array_mut().unwrap().retain(|token| token["id"] != 1);
-    });
-    change("tokenizer_config.json", &|json| {
-        json["added_tokens_decoder"] =
-            serde_json::json!({ "1": { "content": "<|im_start|>", "special": true } });
-    });
-    let tokens = golden["tokens"].as_array().unwrap().len();
-    let entries = gguf_entries(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
-    let (_, kinds) = entries.iter().find(|(key, _)| key == "tokenizer.ggml.token_type").unwrap();
-    assert!(matches!(kinds, Entry::I32s(kinds) if kinds[..3] == [3; 3]));
-}
-
 /// `tests/golden/tokenizer/run.sh` runs it.
 #[test]
 #[ignore = "needs a real model and llama.cpp's ids"]
@@ -325,55 +301,6 @@ fn a_conversation_is_framed_by_the_template_of_the_file() {
 }
 
 #[test]
-fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_them() {
-    let golden = golden("bpe.json");
-    let texts = texts(&golden["texts"]);
-    for begins in [false, true] {
-        let mut settings = bpe(&golden, "smollm");
-        settings.retain(|(key, _)| *key != "ggml.add_bos_token");
-        settings.push(("ggml.add_bos_token", Entry::Bool(begins)));
-        let source = file(&settings);
-        let folder = tempfile::tempdir().unwrap();
-        write_text_files(&source, folder.path()).unwrap();
-        let tokens = golden["tokens"].as_array().unwrap().len();
-        let entries = gguf_entries(folder.path(), tokens + 2, GgufTokenizer::Texts).unwrap();
-        let entries: Vec<(&str, Entry)> = entries
-            .iter()
-            .map(|(key, entry)| (key.strip_prefix("tokenizer.").unwrap(), entry.clone()))
-            .collect();
-        let again = file(&entries);
-        assert_eq!(again.text("tokenizer.ggml.pre").unwrap(), Some("smollm"));
-
-        let source = ChatTokenizer::from_gguf(&source).unwrap();
-        let sides = [ChatTokenizer::load(folder.path()), ChatTokenizer::from_gguf(&again)]
-            .map(Result::unwrap);
-        for side in &sides {
-            for text in &texts {
-                let ids = |side: &ChatTokenizer| {
-                    let tokenizer = &side.tokenizer;
-                    (tokenizer.encode_markup(text).unwrap(), tokenizer.encode_text(text).unwrap())
-                };
-                assert_eq!(ids(side), ids(&source), "{text:?}");
-            }
-            let opening = [Piece::Text("hi".into())];
-            assert_eq!(side.opening_ids(&opening).unwrap(), source.opening_ids(&opening).unwrap());
-            assert_eq!(side.turn_end(), source.turn_end());
-            assert_eq!(side.tokenizer.stop_ids(), source.tokenizer.stop_ids());
-        }
-    }
-}
-
-#[test]
-fn a_tokenizer_that_files_cannot_hold_is_named() {
-    let policy = Path::new("models/policy");
-    let ids_only = gguf_entries(policy, 1000, GgufTokenizer::IdsOnly).unwrap();
-    let tokens = ids_only.iter().find(|(key, _)| key == "tokenizer.ggml.tokens").unwrap();
-    assert!(matches!(&tokens.1, Entry::Texts(tokens) if tokens.len() == 1000));
-    let error = gguf_entries(policy, 1000, GgufTokenizer::Texts).unwrap_err().to_string();
-    assert!(error.contains("puts a space before texts"), "{error}");
-}
-
-#[test]
 fn what_does_not_hold_together_is_named() {
     let golden = golden("bpe.json");
     let good = bpe(&golden, "smollm");
@@ -432,71 +359,10 @@ fn every_id_needs_an_embedding() {
     assert!(error.text.contains(&format!("ids up to {}", size - 1)), "{error}");
 }
 
-/// As with Gemma 3's tokenizer of images in its models of text.
-#[test]
-fn a_control_token_that_nothing_writes_needs_no_embedding() {
-    let folder = tempfile::tempdir().unwrap();
-    let gguf = file(&bpe(&golden("bpe.json"), "default"));
-    write_text_files(&gguf, folder.path()).unwrap();
-    let size = ChatTokenizer::load(folder.path()).unwrap().tokenizer.size();
-    let path = folder.path().join("tokenizer.json");
-    let json = std::fs::read_to_string(&path).unwrap();
-    let with = |content: &str, special: bool| {
-        let mut json: Value = serde_json::from_str(&json).unwrap();
-        json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
-            "id": size, "content": content, "special": special, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false,
-        }));
-        std::fs::write(&path, json.to_string()).unwrap();
-        let text = ChatTokenizer::load(folder.path()).unwrap();
-        assert_eq!(text.tokenizer.size(), size + 1);
-        text.check_size(size)
-    };
-    assert_eq!(with("<image_soft_token>", true), Ok(()));
-    // Text, a tag, a part of the template.
-    for (content, special) in [("<zz>", false), ("<think>", true), ("assistant\n", true)] {
-        let error = with(content, special).unwrap_err();
-        assert!(error.text.contains(&format!("ids up to {size},")), "{content}: {error}");
-    }
-}
-
 #[test]
 fn a_file_without_a_chat_template_is_not_told_of_a_folder() {
     let error =
         ChatTokenizer::from_gguf(&file(&bpe(&golden("bpe.json"), "default")[..8])).unwrap_err();
     let hint = error.hint().unwrap();
     assert!(hint.contains("`tokenizer.chat_template`") && !hint.contains("folder"), "{hint}");
-}
-
-#[test]
-fn settings_that_cannot_be_read_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let gguf = file(&bpe(&golden("bpe.json"), "default"));
-    write_text_files(&gguf, folder.path()).unwrap();
-    let path = folder.path().join("generation_config.json");
-    let ends = |text: &str| {
-        std::fs::write(&path, text).unwrap();
-        Tokenizer::load(folder.path()).map(|tokenizer| tokenizer.end_ids().to_vec())
-    };
-    let without = ends("{}").unwrap();
-    assert!(!without.contains(&5) && !without.contains(&6));
-    assert_eq!(ends("{\"eos_token_id\": null}").unwrap(), without);
-    let both = ends("\u{feff}{\"eos_token_id\": [5, 6]}").unwrap();
-    assert!(both.contains(&5) && both.contains(&6));
-    assert!(ends("{\"eos_token_id\": 5}").unwrap().contains(&5));
-    for text in [
-        "{\"eos_token_id\": 5,}",
-        "[]",
-        "",
-        "{\"eos_token_id\": \"5\"}",
-        "{\"eos_token_id\": [[5]]}",
-        "{\"eos_token_id\": [4294967301]}",
-        "{\"eos_token_id\": -5}",
-    ] {
-        let error = ends(text).unwrap_err().to_string();
-        assert!(error.contains("generation_config.json"), "{text}: {error}");
-        if text.contains("\"eos_token_id\"") && !text.contains(",}") {
-            assert!(error.contains("`eos_token_id` is "), "{text}: {error}");
-        }
-    }
 }

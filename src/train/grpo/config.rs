@@ -1,31 +1,29 @@
 //! The configuration of a GRPO run.
 
+mod tables;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::advantage::{Overlong, Scaling};
-use super::guard::Guards;
-use super::judge::JudgeChoice;
 use super::objective::Objective;
 use super::preset::Preset;
-use super::samples::SampleConfig;
-use super::tinker::TinkerConfig;
 use super::token_servers;
-use crate::dataset::ReadOptions;
 use crate::engine::config::NativeConfig;
 use crate::engine::tokens::config::TokensConfig;
 use crate::episode::Limits;
 use crate::hint::Reason;
-use crate::large_model::{LargeModelConfig, check_local_params};
 use crate::reward::RewardConfig;
 use crate::train::config::{
     BOUND, FINITE, StartConfig, at_least_one, optimizer, share, version, within,
 };
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
-use crate::world::{TaskKind, WorldConfig};
+
+pub use tables::{
+    AdvantageConfig, EvaluationConfig, Guards, JudgeChoice, LargeModelChoice, OutageConfig,
+    SampleConfig, TaskConfig, TrainerConfig,
+};
 
 /// The maximum of `max_policy_lag`: each step of lag takes an engine with a copy of the weights.
 const MAX_POLICY_LAG: usize = 8;
@@ -174,152 +172,6 @@ mod defaults {
     }
     pub fn keep() -> usize {
         2
-    }
-}
-
-/// Where the policy is trained. Its episodes are always sampled here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TrainerConfig {
-    /// In this process.
-    Local {},
-    /// At a server that speaks the Tinker protocol.
-    Tinker(TinkerConfig),
-}
-
-impl TrainerConfig {
-    fn is_local(&self) -> bool {
-        matches!(self, Self::Local {})
-    }
-}
-
-impl Default for TrainerConfig {
-    fn default() -> Self {
-        Self::Local {}
-    }
-}
-
-/// The source of tasks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum TaskConfig {
-    /// Questions about the bundled world; evaluation asks held-out ones.
-    World {
-        /// Which world.
-        #[serde(default)]
-        world: WorldConfig,
-        /// The kinds of questions, taken in turn. A kind that is listed twice is used twice as
-        /// often.
-        questions: Vec<TaskKind>,
-    },
-    /// Files of tasks.
-    File {
-        /// What to train on: a file, a folder or a glob.
-        path: PathBuf,
-        /// Which of its tasks.
-        #[serde(default)]
-        read: ReadOptions,
-        /// What to evaluate on, read with the same columns. Default: no evaluation.
-        #[serde(default)]
-        eval_path: Option<PathBuf>,
-    },
-}
-
-/// The large model of a run: exactly one of the two.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LargeModelChoice {
-    /// A model folder, run in this process.
-    pub path: Option<PathBuf>,
-    /// An OpenAI-compatible endpoint.
-    pub endpoint: Option<LargeModelConfig>,
-    /// Fields of every call, such as `temperature`.
-    pub params: Map<String, Value>,
-    /// How many replies are cached, so that a repeated call costs nothing; 0 for none. With a
-    /// cache, every episode sends the same `seed`.
-    pub cache_replies: usize,
-    /// A file that keeps cached replies between runs.
-    pub cache_file: Option<PathBuf>,
-}
-
-impl Default for LargeModelChoice {
-    fn default() -> Self {
-        Self {
-            path: None,
-            endpoint: None,
-            params: Map::new(),
-            cache_replies: 100_000,
-            cache_file: None,
-        }
-    }
-}
-
-impl LargeModelChoice {
-    /// Checks a setting of this name.
-    ///
-    /// # Errors
-    /// When it is no choice, or a local model cannot take its fields.
-    pub fn check(&self, key: &str) -> Result<(), Reason> {
-        if self.path.is_some() == self.endpoint.is_some() {
-            return Err(reason!(
-                "`{key}` needs either `path` or `endpoint`";
-                hint: "`path = \"models/large-model\"` is the bundled one"
-            ));
-        }
-        match self.path {
-            Some(_) => check_local_params(&format!("{key}.params"), &self.params),
-            None => Ok(()),
-        }
-    }
-}
-
-/// How advantages are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdvantageConfig {
-    /// The divisor of differences from the group's mean.
-    pub scaling: Scaling,
-    /// Added to the deviation.
-    pub epsilon: f64,
-    /// A penalty on long episodes.
-    pub overlong: Option<Overlong>,
-}
-
-impl Default for AdvantageConfig {
-    fn default() -> Self {
-        Self { scaling: Scaling::Deviation, epsilon: 1e-6, overlong: None }
-    }
-}
-
-/// Evaluation on held-out tasks, greedily, before the first step and then regularly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluationConfig {
-    /// Steps between two evaluations.
-    pub every: u64,
-    /// How many tasks; 0 for no evaluation.
-    pub tasks: usize,
-}
-
-impl Default for EvaluationConfig {
-    fn default() -> Self {
-        Self { every: 10, tasks: 100 }
-    }
-}
-
-/// Retries when more than half of the episodes of a step, or of an evaluation, fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OutageConfig {
-    /// How often it is repeated before the run saves its state and ends.
-    pub retries: u32,
-    /// The wait before the first repetition, milliseconds; it doubles with each.
-    pub pause_ms: u64,
-}
-
-impl Default for OutageConfig {
-    fn default() -> Self {
-        Self { retries: 5, pause_ms: 2_000 }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Evaluation {
     /// Episodes that failed for other reasons than the policy; not counted above.
     pub failed: usize,
     /// The first episode of each class.
-    pub shown: Vec<Shown>,
+    pub shown: Vec<SampleEpisode>,
 }
 
 /// The results of a class of tasks.
@@ -52,7 +52,7 @@ pub struct ClassResult {
 
 /// A sample episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Shown {
+pub struct SampleEpisode {
     /// The question.
     pub task: Task,
     /// The turns.
@@ -152,7 +152,7 @@ impl Evaluation {
             let mut trajectory = scored.episode.trajectory;
             trajectory.trace = Default::default();
             let (task, reward) = (task.clone(), scored.reward.total);
-            self.shown.push(Shown { task, trajectory, reward, advantage: None });
+            self.shown.push(SampleEpisode { task, trajectory, reward, advantage: None });
         }
     }
 

@@ -4,84 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::Guards;
 use crate::hint::Reason;
-use crate::train::config::{BOUND, within};
-use crate::train::error::TrainError;
-
-/// Bounds on figures of a run. If a figure is out of bounds for `patience` consecutive steps, the
-/// run returns to its best policy and continues with a lower learning rate; after `max_rollbacks`
-/// rollbacks it ends instead.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Guards {
-    /// Consecutive steps out of bounds that are tolerated.
-    pub patience: u32,
-    /// How often the run returns to the best policy by evaluation before it ends instead. Without
-    /// evaluations it ends at once.
-    pub max_rollbacks: u32,
-    /// The factor by which each rollback multiplies the learning rate.
-    pub rollback_lr_factor: f64,
-    /// Minimum mean entropy of the policy's tokens, nats.
-    pub min_entropy: f64,
-    /// Maximum mean entropy, nats.
-    pub max_entropy: f64,
-    /// Maximum divergence from the policy at the start of the run, nats per token. Measured with
-    /// each evaluation, and each step if the objective has a KL term.
-    pub max_kl: f64,
-    /// Maximum share of clipped tokens.
-    pub max_clip_fraction: f64,
-    /// Maximum mean number of sampled tokens in an episode, as a multiple of its value in the first
-    /// step.
-    pub max_response_growth: f64,
-    /// Minimum of the same.
-    pub min_response_growth: f64,
-    /// Maximum share of groups in which all episodes got the same reward. A task that is solved
-    /// always has no variance either; hence no bound by default. A share of 1 is out of bounds if
-    /// the reward is lower than in the first step: the policy cannot learn its way back.
-    pub max_zero_variance: f64,
-    /// Maximum mean difference between the engine's and the trainer's log-probabilities of a token.
-    /// With `max_policy_lag` the updates in between are part of it.
-    #[serde(alias = "max_log_prob_gap")]
-    pub max_rollout_logprob_diff: f64,
-}
-
-impl Default for Guards {
-    fn default() -> Self {
-        Self {
-            patience: 3,
-            max_rollbacks: 2,
-            rollback_lr_factor: 0.5,
-            min_entropy: 0.0,
-            max_entropy: 5.0,
-            max_kl: 5.0,
-            max_clip_fraction: 0.5,
-            max_response_growth: 4.0,
-            min_response_growth: 0.2,
-            max_zero_variance: 1.0,
-            max_rollout_logprob_diff: 0.1,
-        }
-    }
-}
-
-impl Guards {
-    /// Checks every number.
-    ///
-    /// # Errors
-    /// Names the first invalid one.
-    pub(super) fn check(&self) -> Result<(), TrainError> {
-        within(&[
-            ("guards.rollback_lr_factor", self.rollback_lr_factor, 0.0..=1.0),
-            ("guards.min_entropy", self.min_entropy, BOUND),
-            ("guards.max_entropy", self.max_entropy, BOUND),
-            ("guards.max_kl", self.max_kl, BOUND),
-            ("guards.max_clip_fraction", self.max_clip_fraction, BOUND),
-            ("guards.max_response_growth", self.max_response_growth, BOUND),
-            ("guards.min_response_growth", self.min_response_growth, BOUND),
-            ("guards.max_zero_variance", self.max_zero_variance, BOUND),
-            ("guards.max_rollout_logprob_diff", self.max_rollout_logprob_diff, BOUND),
-        ])
-    }
-}
 
 /// The guarded figures of a step; `None` if not measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

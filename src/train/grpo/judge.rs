@@ -1,13 +1,10 @@
 //! A judge in training: a large model that scores answers instead of a comparison with the golds,
 //! within a budget. Both are compared for monitoring.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::config::LargeModelChoice;
+use super::config::JudgeChoice;
 use super::failure::{Cause, RolloutFailure};
 use crate::episode::RoleUsage;
 use crate::hint::Hint;
@@ -22,22 +19,6 @@ use crate::trajectory::Trajectory;
 const TIMEOUT: Duration = Duration::from_secs(86_400);
 /// The least score that counts as right, of a judge or a comparison.
 const RIGHT: f64 = 0.5;
-
-/// The configuration of a judge.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct JudgeChoice {
-    /// The large model. Default: the run's own, with its limits, its cache and its prices.
-    pub large_model: Option<LargeModelChoice>,
-    /// A template with `question`, `golds`, `answer` and `source` that asks for a last line `Score:
-    /// N`, N from 0 to 1. Default: the built-in one.
-    pub prompt: Option<PathBuf>,
-    /// Maximum number of judge calls in the whole run, without cached replies and with failed calls
-    /// that may have been billed. Default: no limit.
-    pub max_calls: Option<u64>,
-    /// Maximum cost, in the currency of the prices. Default: no limit.
-    pub max_cost: Option<f64>,
-}
 
 /// A judgement.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,11 +26,11 @@ mod update;
 
 pub use advantage::{Overlong, Scaling, advantages};
 pub use collect::Sample;
-pub use config::{GrpoConfig, LargeModelChoice, TaskConfig, TrainerConfig};
-pub use evaluate::{ClassResult, Evaluation, Shown};
+pub use config::{
+    GrpoConfig, Guards, JudgeChoice, LargeModelChoice, SampleConfig, TaskConfig, TrainerConfig,
+};
+pub use evaluate::{ClassResult, Evaluation, SampleEpisode};
 pub use figures::StepFigures;
-pub use guard::Guards;
-pub use judge::JudgeChoice;
 pub use learner::{Learner, TraceScores};
 pub use objective::{
     Aggregation, Importance, KlEstimator, Objective, ObjectiveSums, SampledTokens, TokenGradients,
@@ -38,7 +38,6 @@ pub use objective::{
 };
 pub use preset::Preset;
 pub use run::{Services, run_grpo};
-pub use samples::SampleConfig;
 pub use trainer::Trainer;
 pub use update::Update;
 

@@ -8,7 +8,7 @@ use minijinja::{Environment, context};
 use serde_json::{Map, Value};
 
 use super::config::GrpoConfig;
-use super::evaluate::{ClassResult, Evaluation, Shown};
+use super::evaluate::{ClassResult, Evaluation, SampleEpisode};
 use crate::train::error::TrainError;
 
 const PAGE: &str = include_str!("report.html");
@@ -152,8 +152,10 @@ fn short(value: f64) -> String {
 
 /// The episodes of the last evaluation, each next to that of the first.
 fn episodes(first: &Evaluation, last: &Evaluation) -> Vec<Rendered> {
-    let before = |after: &Shown| first.shown.iter().find(|shown| shown.task.id == after.task.id);
-    let pair = |after: &Shown| context! { task => after.task, before => before(after), after };
+    let before =
+        |after: &SampleEpisode| first.shown.iter().find(|shown| shown.task.id == after.task.id);
+    let pair =
+        |after: &SampleEpisode| context! { task => after.task, before => before(after), after };
     last.shown.iter().map(pair).collect()
 }
 
@@ -192,7 +194,7 @@ mod tests {
             classes: [("2 hops".to_owned(), result(exact))].into(),
             prompt_classes: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
             failed: 0,
-            shown: vec![Shown {
+            shown: vec![SampleEpisode {
                 task: task.clone(),
                 trajectory: trajectory.clone(),
                 reward: 1.0,

@@ -28,7 +28,7 @@ use crate::train::origin::Resume;
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
-use crate::train::summary::Summary;
+use crate::train::summary::RunSummary;
 
 mod due;
 mod prepare;
@@ -68,7 +68,7 @@ pub fn run_grpo(
 ) -> Result<PathBuf, TrainError> {
     config.check()?;
     let folder = RunFolder::open(&config.output)?;
-    let mut summary = Summary::new("grpo");
+    let mut summary = RunSummary::new("grpo");
     let (services, mut resume) = (services.into(), resume.into());
     let outcome = loop {
         let ended = prepare(config, &services, resume, &folder, &mut summary)
@@ -130,7 +130,7 @@ impl Run<'_> {
     fn go(
         &mut self,
         progress: &mut dyn Progress,
-        summary: &mut Summary,
+        summary: &mut RunSummary,
     ) -> Result<Ended, TrainError> {
         let mut due = self.state.due.take();
         // A step is logged once it is evaluated.
@@ -163,7 +163,7 @@ impl Run<'_> {
         due: Due,
         log: &mut MetricsLog,
         progress: &mut dyn Progress,
-        summary: &mut Summary,
+        summary: &mut RunSummary,
     ) -> Result<Option<Ended>, TrainError> {
         let done = self.trainer.step;
         let is_last = done == self.config.steps;

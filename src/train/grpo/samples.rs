@@ -4,33 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::collect::{Collected, Group};
-use super::evaluate::Shown;
+use super::config::SampleConfig;
+use super::evaluate::SampleEpisode;
 use super::rollout::Scored;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
 
 /// The most that the texts of one episode may have together, bytes; longer ones are cut.
 const EPISODE_BYTES: usize = 64 * 1024;
-
-/// Which episodes of training steps are written to the run's folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SampleConfig {
-    /// Episodes of a step: the best and the worst of each group, those groups first whose members
-    /// differ. 0: none are written. Default: 4, of at most 64 KiB of text each.
-    pub episodes: usize,
-    /// Steps whose episodes are kept, the newest. Default: 200.
-    pub keep_steps: u64,
-}
-
-impl Default for SampleConfig {
-    fn default() -> Self {
-        Self { episodes: 4, keep_steps: 200 }
-    }
-}
 
 /// Where a run's sample episodes are.
 #[derive(Debug)]
@@ -43,7 +27,7 @@ pub struct Samples {
 #[derive(Debug, Serialize)]
 struct Step {
     step: u64,
-    shown: Vec<Shown>,
+    shown: Vec<SampleEpisode>,
 }
 
 impl Samples {
@@ -97,14 +81,14 @@ impl Samples {
 }
 
 /// At most `most` episodes of `groups`.
-fn chosen(groups: &[Group], most: usize) -> Vec<Shown> {
+fn chosen(groups: &[Group], most: usize) -> Vec<SampleEpisode> {
     let mut groups: Vec<_> = groups.iter().collect();
     groups.sort_by_key(|group| group.advantages.is_none());
     groups.into_iter().flat_map(ends).take(most).collect()
 }
 
 /// The best and the worst episode of a group; one of them where all are worth the same.
-fn ends(group: &Group) -> impl Iterator<Item = Shown> {
+fn ends(group: &Group) -> impl Iterator<Item = SampleEpisode> {
     let reward = |place: &usize| group.members[*place].reward.total;
     let places = 0..group.members.len();
     let best = places.clone().rev().max_by(|a, b| reward(a).total_cmp(&reward(b)));
@@ -113,10 +97,10 @@ fn ends(group: &Group) -> impl Iterator<Item = Shown> {
     best.into_iter().chain(worst).map(move |place| shown(group, place))
 }
 
-fn shown(group: &Group, place: usize) -> Shown {
+fn shown(group: &Group, place: usize) -> SampleEpisode {
     let Scored { episode, reward, .. } = &group.members[place];
     let turns = episode.trajectory.turns.clone();
-    let mut shown = Shown {
+    let mut shown = SampleEpisode {
         task: group.task.clone(),
         trajectory: Trajectory { turns, ..Trajectory::default() },
         reward: reward.total,
@@ -127,7 +111,7 @@ fn shown(group: &Group, place: usize) -> Shown {
 }
 
 /// Cuts the longest texts of an episode that has more than [`EPISODE_BYTES`], and says so in them.
-fn bound(shown: &mut Shown) {
+fn bound(shown: &mut SampleEpisode) {
     let mut texts = vec![&mut shown.task.question];
     texts.extend(&mut shown.task.golds);
     for turn in &mut shown.trajectory.turns {

@@ -8,8 +8,7 @@ use crate::dataset::ReadOptions;
 use crate::train::config::{StartConfig, at_least_one, optimizer, share, version};
 use crate::train::error::TrainError;
 use crate::train::schedule::Schedule;
-use crate::world::WorldConfig;
-use crate::world::demonstration::DemonstrationMix;
+use crate::world::{DemonstrationMix, WorldConfig};
 
 /// A supervised run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

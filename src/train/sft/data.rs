@@ -7,7 +7,7 @@ use crate::dataset::{Example, ReadOptions, read_examples};
 use crate::train::error::TrainError;
 use crate::train::example::{chat, demonstration, question_and_answer};
 use crate::train::start::Start;
-use crate::train::summary::{DataSummary, Summary};
+use crate::train::summary::{DataSummary, RunSummary};
 use crate::trajectory::TokenTrace;
 use crate::world::{Split, World};
 
@@ -27,7 +27,7 @@ pub struct Examples {
 pub fn examples(
     config: &SftConfig,
     start: &Start,
-    summary: &mut Summary,
+    summary: &mut RunSummary,
 ) -> Result<Examples, TrainError> {
     let text = &start.text;
     let mut made = match &config.data {

@@ -19,7 +19,7 @@ use crate::train::pack::{micro_batches, pack};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
-use crate::train::summary::Summary;
+use crate::train::summary::RunSummary;
 use crate::trajectory::TokenTrace;
 use crate::world::WorldConfig;
 
@@ -35,7 +35,7 @@ pub fn run_sft(
 ) -> Result<PathBuf, TrainError> {
     config.check()?;
     let run = RunFolder::open(&config.output)?;
-    let mut summary = Summary::new("sft");
+    let mut summary = RunSummary::new("sft");
     let outcome = steps(config, resume.into(), &run, progress, &mut summary);
     summary.finish(run.root(), &outcome);
     outcome
@@ -46,7 +46,7 @@ fn steps(
     resume: Resume,
     run: &RunFolder,
     progress: &mut dyn Progress,
-    summary: &mut Summary,
+    summary: &mut RunSummary,
 ) -> Result<PathBuf, TrainError> {
     if resume == Resume::No && !run.is_fresh() {
         return Err(TrainError::Occupied(config.output.display().to_string()));

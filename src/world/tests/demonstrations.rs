@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::demonstration::{DemonstrationMix, PhrasingChoice};
+use super::super::config::{DemonstrationMix, PhrasingChoice};
 use super::super::*;
 use super::world;
 use crate::trajectory::Action;

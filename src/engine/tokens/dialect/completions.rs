@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{End, Piece, as_written, seed, token};
+use super::{End, StreamedTokens, as_written, seed, token};
 use crate::engine::GenerateRequest;
 use crate::hint::Reason;
 
@@ -33,10 +33,10 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>) -> Value {
     })
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<StreamedTokens, Reason> {
     // The last event may contain only the usage.
     let Some(choice) = event["choices"].as_array().and_then(|choices| choices.first()) else {
-        return Ok(Piece::default());
+        return Ok(StreamedTokens::default());
     };
     let logprobs = &choice["logprobs"];
     let (from_logprobs, log_probs): (Vec<Option<u64>>, Vec<Option<f64>>) = match logprobs["content"]
@@ -81,7 +81,7 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
         "length" => End::Length,
         other => End::Other(other.to_owned()),
     });
-    Ok(Piece { tokens, end })
+    Ok(StreamedTokens { tokens, end })
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{End, Piece, as_written, seed, token};
+use super::{End, StreamedTokens, as_written, seed, token};
 use crate::engine::GenerateRequest;
 use crate::engine::tokens::config::LogProbs;
 use crate::hint::Reason;
@@ -39,7 +39,7 @@ pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: Lo
     body
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<StreamedTokens, Reason> {
     let mut tokens = Vec::new();
     for entry in event["completion_probabilities"].as_array().into_iter().flatten() {
         let log_prob = entry["logprob"].as_f64();
@@ -68,5 +68,5 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
         Some("limit") => End::Length,
         other => End::Other(other.unwrap_or("nothing").to_owned()),
     });
-    Ok(Piece { tokens, end })
+    Ok(StreamedTokens { tokens, end })
 }

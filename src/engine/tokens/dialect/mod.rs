@@ -13,7 +13,7 @@ use crate::trajectory::SampledToken;
 
 /// An event of a reply.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Piece {
+pub(super) struct StreamedTokens {
     /// New tokens.
     pub(super) tokens: Vec<SampledToken>,
     /// Why the server ended the sequence, if it did.
@@ -59,7 +59,7 @@ impl Dialect {
     ///
     /// # Errors
     /// Explains what is wrong with it.
-    pub(super) fn read(self, event: &Value, seen: usize) -> Result<Piece, Reason> {
+    pub(super) fn read(self, event: &Value, seen: usize) -> Result<StreamedTokens, Reason> {
         match self {
             Self::LlamaCpp => llama_cpp::read(event, seen),
             Self::Completions => completions::read(event, seen),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{End, Piece, as_written, seed, token};
+use super::{End, StreamedTokens, as_written, seed, token};
 use crate::engine::GenerateRequest;
 use crate::hint::Reason;
 
@@ -32,7 +32,7 @@ pub(super) fn body(request: &GenerateRequest) -> Value {
     })
 }
 
-pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
+pub(super) fn read(event: &Value, seen: usize) -> Result<StreamedTokens, Reason> {
     let about = &event["meta_info"];
     let all =
         about["completion_tokens"].as_u64().ok_or("it does not say how many tokens there are")?;
@@ -57,5 +57,5 @@ pub(super) fn read(event: &Value, seen: usize) -> Result<Piece, Reason> {
             other => End::Other(other.unwrap_or("nothing").to_owned()),
         }
     });
-    Ok(Piece { tokens, end })
+    Ok(StreamedTokens { tokens, end })
 }

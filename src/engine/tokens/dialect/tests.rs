@@ -76,7 +76,7 @@ fn ids_of_completions_come_from_three_places() {
         assert_eq!((piece.tokens, piece.end), (tokens(&[(7, -1.0), (8, -2.0)]), end), "{event}");
     }
     let usage = json!({"choices": [], "usage": {"completion_tokens": 2}});
-    assert_eq!(completions::read(&usage, 2).unwrap(), Piece::default());
+    assert_eq!(completions::read(&usage, 2).unwrap(), StreamedTokens::default());
     for (wrong, reason) in [
         (json!({"choices": [{"text": ""}], "usage": {"completion_tokens": 1}}), "left out 1"),
         (json!({"choices": [{"text": "a"}]}), "without token ids"),

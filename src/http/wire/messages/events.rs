@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::MessagesErrorBody;
-use crate::http::episode::answer::{Answered, Piece};
+use crate::http::episode::answer::{AnswerPiece, Answered};
 use crate::http::episode::stop_sequences::Ending;
 use crate::http::sse;
 use crate::http::wire::chat_reply::{Outcome, finish_reason};
@@ -65,13 +65,13 @@ impl MessageWriter {
     }
 
     /// Takes a piece of the answer.
-    pub(in crate::http) fn take(&mut self, piece: Piece) {
+    pub(in crate::http) fn take(&mut self, piece: AnswerPiece) {
         match piece {
-            Piece::Thought(text) if self.shows_thoughts => self.write(true, &text),
-            Piece::Thought(_) => {}
-            Piece::Text(text) => self.write(false, &text),
-            Piece::Done(answered) => self.finish(&answered),
-            Piece::Failed(error) => {
+            AnswerPiece::Thought(text) if self.shows_thoughts => self.write(true, &text),
+            AnswerPiece::Thought(_) => {}
+            AnswerPiece::Text(text) => self.write(false, &text),
+            AnswerPiece::Done(answered) => self.finish(&answered),
+            AnswerPiece::Failed(error) => {
                 let body = MessagesErrorBody::from(&error);
                 self.events.push(sse::event(Some("error"), &body));
             }

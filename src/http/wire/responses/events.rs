@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::tools;
-use crate::http::episode::answer::{Answered, Piece, logprobs};
+use crate::http::episode::answer::{AnswerPiece, Answered, logprobs};
 use crate::http::error::ApiError;
 use crate::http::sse;
 use crate::http::wire::chat_reply::{Outcome, finish_reason};
@@ -106,12 +106,12 @@ impl ResponseWriter {
     }
 
     /// Takes a piece of the answer.
-    pub(in crate::http) fn take(&mut self, piece: Piece) {
+    pub(in crate::http) fn take(&mut self, piece: AnswerPiece) {
         match piece {
-            Piece::Thought(text) => self.write(true, &text),
-            Piece::Text(text) => self.write(false, &text),
-            Piece::Done(answered) => self.finish(&answered),
-            Piece::Failed(error) => self.fail(&error),
+            AnswerPiece::Thought(text) => self.write(true, &text),
+            AnswerPiece::Text(text) => self.write(false, &text),
+            AnswerPiece::Done(answered) => self.finish(&answered),
+            AnswerPiece::Failed(error) => self.fail(&error),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::kv_pool::{LayerMemory, Pool};
+use super::kv_pool::{KvPool, LayerMemory};
 use super::rows::{Rows, Sequence};
 use crate::model::ops::composed::attention::{Padded, SCORE_BYTES};
 use crate::model::ops::composed::matmul;
@@ -34,7 +34,7 @@ struct Group {
 }
 
 impl Gathered {
-    pub fn new(rows: &Rows<'_>, pool: &Pool, spec: &Spec) -> Result<Self> {
+    pub fn new(rows: &Rows<'_>, pool: &KvPool, spec: &Spec) -> Result<Self> {
         let memory = &pool.layer(0).keys;
         let (device, windows) = (memory.device(), spec.windows());
         let layout = spec.layout(Vec::new());

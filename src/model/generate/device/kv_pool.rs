@@ -17,7 +17,7 @@ const TOKENS: usize = 32_768;
 
 /// The memory of all keys and values.
 #[derive(Debug)]
-pub struct Pool {
+pub struct KvPool {
     layers: Vec<LayerMemory>,
     blocks: usize,
     free: Mutex<Vec<u32>>,
@@ -30,7 +30,7 @@ pub(super) struct LayerMemory {
     pub values: Tensor,
 }
 
-impl Pool {
+impl KvPool {
     /// Memory for `tokens` tokens; by default, for as many as fit in a quarter of the free memory.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ fn free_bytes(_: &Device) -> Option<usize> {
 #[derive(Debug)]
 struct Block {
     index: u32,
-    pool: Arc<Pool>,
+    pool: Arc<KvPool>,
 }
 
 impl Drop for Block {
@@ -103,7 +103,7 @@ pub struct PooledCache {
 
 impl PooledCache {
     /// Allocates memory for `count` more tokens; if the pool has not enough, changes nothing.
-    pub(super) fn reserve(&mut self, pool: &Arc<Pool>, count: usize) -> bool {
+    pub(super) fn reserve(&mut self, pool: &Arc<KvPool>, count: usize) -> bool {
         let before = self.blocks.len();
         while self.capacity() < self.len + count {
             let Some(index) = pool.take() else {

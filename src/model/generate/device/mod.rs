@@ -16,7 +16,7 @@ use candle_core::Tensor;
 use self::attention::Gathered;
 #[cfg(feature = "cuda")]
 use self::fused::Fused;
-use self::kv_pool::{Pool, PooledCache};
+use self::kv_pool::{KvPool, PooledCache};
 use self::rows::Rows;
 use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
@@ -37,7 +37,7 @@ pub struct DeviceDecoder {
     spec: Arc<Spec>,
     weights: Weights,
     adapters: Arc<[Adapter]>,
-    pool: Arc<Pool>,
+    pool: Arc<KvPool>,
     /// One for each of [`Spec::ropes`].
     rotary: Arc<[RotaryTable]>,
     /// The kernels, where there are some for the model and its device.
@@ -47,7 +47,7 @@ pub struct DeviceDecoder {
 
 impl DeviceDecoder {
     /// Decodes with `weights`, which it shares; with keys and values of at most `tokens` tokens, or
-    /// of as many as [`Pool::new`] has memory for.
+    /// of as many as [`KvPool::new`] has memory for.
     ///
     /// # Errors
     /// When the device has no memory left.
@@ -55,7 +55,7 @@ impl DeviceDecoder {
         // Merged adapters leave some weights in a wider type.
         let weights = weights.to_dtype(weights.embed.dtype())?;
         let device = weights.embed.device();
-        let pool = Arc::new(Pool::new(spec, weights.embed.dtype(), device, tokens)?);
+        let pool = Arc::new(KvPool::new(spec, weights.embed.dtype(), device, tokens)?);
         Ok(Self {
             #[cfg(feature = "cuda")]
             fused: Fused::new(spec, weights.embed.dtype(), device)?.map(Arc::new),

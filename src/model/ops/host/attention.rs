@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::matmul::{Left, Right, Target, Transposed, multiply};
+use super::matmul::{Left, MatmulOutput, Right, Transposed, multiply};
 use super::simd::{add, dot, exp, fma, max, multiversion, sum};
 use crate::model::batch::Branch;
 use crate::model::ops::host;
@@ -26,8 +26,10 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
     let (wide, narrow) = (layout.heads * d, layout.kv_heads * d);
     let mut y = Vec::with_capacity(rows * wide);
     let mut log_sums = vec![0.0; rows * layout.heads];
-    let (y_target, sums_target) =
-        (Target::fill(y.spare_capacity_mut(), wide), Target::write(&mut log_sums, layout.heads));
+    let (y_target, sums_target) = (
+        MatmulOutput::fill(y.spare_capacity_mut(), wide),
+        MatmulOutput::write(&mut log_sums, layout.heads),
+    );
     let (q, k, v) = (&q[..], &k[..], &v[..]);
     let tasks: Vec<(&Branch, usize)> = layout
         .branches()
@@ -49,7 +51,12 @@ pub(crate) fn forward(inputs: &AttentionInputs, layout: &Layout) -> Result<Atten
             // SAFETY: `scores` is this task's own; of `y` and the log-sums a task touches only its
             // own head's columns in its own branch's rows.
             unsafe {
-                multiply(shape, left, Right::Transposed(&keys), Target::write(&mut scores, end));
+                multiply(
+                    shape,
+                    left,
+                    Right::Transposed(&keys),
+                    MatmulOutput::write(&mut scores, end),
+                );
                 let seen = (start, inputs.window.unwrap_or(length));
                 softmax(&mut scores, end, seen, layout.scale, &mut sums[..end - start]);
                 let values = Right::Rows { values: &values, stride: value_stride };
@@ -107,9 +114,9 @@ pub(crate) fn backward(
         y: &y,
         log_sums: &log_sums,
         d_y: &d_y,
-        d_q: Target::fill(d_q.spare_capacity_mut(), wide),
-        d_k: Target::add(&mut d_k, narrow),
-        d_v: Target::add(&mut d_v, narrow),
+        d_q: MatmulOutput::fill(d_q.spare_capacity_mut(), wide),
+        d_k: MatmulOutput::add(&mut d_k, narrow),
+        d_v: MatmulOutput::add(&mut d_v, narrow),
     };
     let tasks: Vec<(&[Branch], usize)> = layout
         .trees
@@ -138,9 +145,9 @@ struct Task<'a> {
     y: &'a [f32],
     log_sums: &'a [f32],
     d_y: &'a [f32],
-    d_q: Target,
-    d_k: Target,
-    d_v: Target,
+    d_q: MatmulOutput,
+    d_k: MatmulOutput,
+    d_v: MatmulOutput,
 }
 
 impl Task<'_> {
@@ -159,7 +166,7 @@ impl Task<'_> {
         let mut apart = vec![0.0; if past > 0 { 2 * length * d } else { 0 }];
         let (d_k, d_v) = if past > 0 {
             let (d_k, d_v) = apart.split_at_mut(length * d);
-            (Target::add(d_k, d), Target::add(d_v, d))
+            (MatmulOutput::add(d_k, d), MatmulOutput::add(d_v, d))
         } else {
             let at = first * narrow + kv_head * d;
             // SAFETY: the branch's own rows are there.
@@ -181,12 +188,17 @@ impl Task<'_> {
                 // SAFETY: the buffers are this task's own; of the gradients a task touches only its
                 // own heads' columns in its own tree's rows.
                 unsafe {
-                    multiply((count, end, d), q, Right::Transposed(&keys), Target::write(p, end));
+                    multiply(
+                        (count, end, d),
+                        q,
+                        Right::Transposed(&keys),
+                        MatmulOutput::write(p, end),
+                    );
                     multiply(
                         (count, end, d),
                         d_y,
                         Right::Transposed(&values),
-                        Target::write(ds, end),
+                        MatmulOutput::write(ds, end),
                     );
                     score_gradients(
                         p,

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::linear::{accumulate_weight, product};
-use super::matmul::{Right, Target, Transposed};
+use super::matmul::{MatmulOutput, Right, Transposed};
 use super::simd::{dot, exp, fma, max, multiversion, sum};
 use crate::model::batch::TokenScores;
 use crate::model::ops::host;
@@ -35,7 +35,7 @@ pub(crate) fn forward(head: &Head) -> Result<(TokenScores, Vec<f32>)> {
         for (index, (sums, log_probs)) in states.enumerate() {
             let (from, shape) = (index * ROWS, (sums.len(), tokens, width));
             let logits = &mut logits[..sums.len() * tokens];
-            let target = Target::write(logits, tokens);
+            let target = MatmulOutput::write(logits, tokens);
             // SAFETY: the logits have that shape.
             unsafe {
                 product(target, shape, &hidden[from * width..], Right::Transposed(&right), None);
@@ -87,7 +87,7 @@ pub(crate) fn backward(
             let logits = &mut logits[..count * tokens];
             let (shape, right) = ((count, tokens, width), Right::Transposed(&packed));
             // SAFETY: the logits have that shape.
-            unsafe { product(Target::write(logits, tokens), shape, hidden, right, None) };
+            unsafe { product(MatmulOutput::write(logits, tokens), shape, hidden, right, None) };
             logits.par_chunks_exact_mut(tokens).enumerate().for_each(|(i, row)| {
                 let at = from + i;
                 let row_gradient = RowGradient {
@@ -105,7 +105,7 @@ pub(crate) fn backward(
             let right = Right::Rows { values: block, stride: width };
             let shape = (count, width, tokens);
             // SAFETY: the rows have that shape.
-            unsafe { product(Target::add(d_hidden, width), shape, logits, right, None) };
+            unsafe { product(MatmulOutput::add(d_hidden, width), shape, logits, right, None) };
             if let Some(d_weight) = d_weight.as_deref_mut() {
                 host::update(d_weight, |d_weight| {
                     let d_weight = &mut d_weight[first * width..(first + tokens) * width];

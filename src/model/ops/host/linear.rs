@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::matmul::{Left, Right, Target, Transposed, multiply};
+use super::matmul::{Left, MatmulOutput, Right, Transposed, multiply};
 use crate::model::ops::host;
 
 /// Rows of one task's product: its operands stay in L2.
@@ -19,7 +19,7 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     // SAFETY: the product writes all rows, adding to the residual where there is one.
     let y = unsafe {
         host::build(rows * n, |y| {
-            let target = Target { add: residual.is_some(), ..Target::fill(y, n) };
+            let target = MatmulOutput { add: residual.is_some(), ..MatmulOutput::fill(y, n) };
             product(target, (rows, n, k), &x, Right::Transposed(&right), residual.as_deref());
         })
     };
@@ -40,12 +40,14 @@ pub(crate) fn backward_input(
     match d_x {
         // SAFETY: the target has that shape, and this closure alone has it.
         Some(d_x) => host::update(d_x, |d_x| unsafe {
-            product(Target::add(d_x, k), shape, &d_y, right, None);
+            product(MatmulOutput::add(d_x, k), shape, &d_y, right, None);
         }),
         None => {
             // SAFETY: the product writes all rows of a target of that shape.
             let made = unsafe {
-                host::build(rows * k, |d_x| product(Target::fill(d_x, k), shape, &d_y, right, None))
+                host::build(rows * k, |d_x| {
+                    product(MatmulOutput::fill(d_x, k), shape, &d_y, right, None)
+                })
             };
             *d_x = Some(host::tensor(made, (rows, k))?);
             Ok(())
@@ -73,7 +75,9 @@ pub(super) fn accumulate_weight(
         let left = Left::columns(&d_y[index * share..], n);
         let right = Right::Rows { values: x, stride: k };
         // SAFETY: the target is this task's own chunk.
-        unsafe { multiply((d_weight.len() / k, k, rows), left, right, Target::add(d_weight, k)) };
+        unsafe {
+            multiply((d_weight.len() / k, k, rows), left, right, MatmulOutput::add(d_weight, k))
+        };
     });
 }
 
@@ -83,7 +87,7 @@ pub(super) fn accumulate_weight(
 /// # Safety
 /// `target` must be valid for `rows` rows of `n`, and not be accessed by others.
 pub(super) unsafe fn product(
-    target: Target,
+    target: MatmulOutput,
     (rows, n, k): (usize, usize, usize),
     x: &[f32],
     right: Right,

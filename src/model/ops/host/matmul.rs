@@ -96,7 +96,7 @@ impl<'a> Transposed<'a> {
 /// The result: `m` rows, `stride` apart, each `n` wide. A pointer, since tasks write disjoint
 /// columns of the same rows.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub(crate) struct MatmulOutput {
     pub values: *mut f32,
     pub stride: usize,
     /// Add to the present values, or overwrite them.
@@ -105,11 +105,11 @@ pub(crate) struct Target {
 
 // SAFETY: a pointer to f32. The functions that write through it are unsafe, and require of their
 // callers that no two threads write to one place.
-unsafe impl Send for Target {}
+unsafe impl Send for MatmulOutput {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Target {}
+unsafe impl Sync for MatmulOutput {}
 
-impl Target {
+impl MatmulOutput {
     /// Overwrites `values`.
     pub fn write(values: &mut [f32], stride: usize) -> Self {
         Self { values: values.as_mut_ptr(), stride, add: false }
@@ -143,7 +143,7 @@ pub(crate) unsafe fn multiply(
     (m, n, k): (usize, usize, usize),
     left: Left,
     right: Right,
-    target: Target,
+    target: MatmulOutput,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -172,7 +172,7 @@ pub(crate) unsafe fn multiply(
                 right: unsafe { values.add(start * row) },
                 right_row: row,
                 right_strip: strip,
-                target: Target { add: target.add || start > 0, ..target },
+                target: MatmulOutput { add: target.add || start > 0, ..target },
             };
             // SAFETY: the CPU has AVX-512; the operands were checked above.
             unsafe { avx512::product(m, n, depth, &tiles) };
@@ -214,7 +214,7 @@ pub(crate) unsafe fn multiply(
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{HEIGHT, Target, WIDTH};
+    use super::{HEIGHT, MatmulOutput, WIDTH};
 
     /// Operands by pointer; strides in values.
     pub(super) struct Tiles {
@@ -225,7 +225,7 @@ mod avx512 {
         pub right_row: usize,
         /// From one strip of 32 columns to the next.
         pub right_strip: usize,
-        pub target: Target,
+        pub target: MatmulOutput,
     }
 
     /// From this stride on, rows fall on too few sets of the caches: strips are copied first.
@@ -367,14 +367,18 @@ mod tests {
                     let stride = n + 3;
                     let mut out = vec![1.0f32; m * stride];
                     // SAFETY: `out` holds `m` rows of `stride`, at least `n`.
-                    unsafe { multiply((m, n, k), left, right, Target::add(&mut out, stride)) };
+                    unsafe {
+                        multiply((m, n, k), left, right, MatmulOutput::add(&mut out, stride))
+                    };
                     for (index, value) in out.iter().enumerate() {
                         let (i, j) = (index / stride, index % stride);
                         let exact = 1.0 + if j < n { expected[i * n + j] } else { 0.0 };
                         assert!((f64::from(*value) - exact).abs() < 2e-4, "{m} {n} {k} at {i},{j}");
                     }
                     // SAFETY: as above.
-                    unsafe { multiply((m, n, k), left, right, Target::write(&mut out, stride)) };
+                    unsafe {
+                        multiply((m, n, k), left, right, MatmulOutput::write(&mut out, stride))
+                    };
                     assert!((f64::from(out[0]) - expected[0]).abs() < 1e-4);
                 }
             }

@@ -27,7 +27,7 @@ use crate::train::grpo::trainer::Trainer;
 use crate::train::origin::{self, Resume, Sources};
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
-use crate::train::summary::Summary;
+use crate::train::summary::RunSummary;
 use crate::trajectory::Trajectory;
 use crate::world::WorldConfig;
 
@@ -37,7 +37,7 @@ pub(super) fn prepare<'c>(
     services: &Services,
     resume: Resume,
     folder: &RunFolder,
-    summary: &mut Summary,
+    summary: &mut RunSummary,
 ) -> Result<Run<'c>, TrainError> {
     if resume == Resume::No && !folder.is_fresh() {
         return Err(TrainError::Occupied(config.output.display().to_string()));

@@ -9,15 +9,15 @@ use super::{Ended, Run};
 use crate::episode::RoleUsage;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
-use crate::train::grpo::config::TrainerConfig;
+use crate::train::grpo::config::{Guards, TrainerConfig};
 use crate::train::grpo::evaluate::ClassResult;
-use crate::train::grpo::guard::{GuardState, Guards};
+use crate::train::grpo::guard::GuardState;
 use crate::train::grpo::learner::Learner;
 use crate::train::grpo::local::LocalLearner;
 use crate::train::grpo::report;
 use crate::train::optimize::BadUpdates;
 use crate::train::run_folder::RunFolder;
-use crate::train::summary::Summary;
+use crate::train::summary::RunSummary;
 
 /// The state of a run in a checkpoint, besides policy and optimizer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl Run<'_> {
     pub(super) fn go_back(
         &mut self,
         reason: &str,
-        summary: &mut Summary,
+        summary: &mut RunSummary,
     ) -> Result<Ended, TrainError> {
         let best = self.state.best.map_or(0, |best| best.step);
         let Guards { max_rollbacks, rollback_lr_factor, .. } = self.config.guards;

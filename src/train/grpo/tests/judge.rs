@@ -3,8 +3,9 @@
 use super::*;
 use crate::episode::RoleUsage;
 use crate::large_model::Cached;
+use crate::train::grpo::config::JudgeChoice;
 use crate::train::grpo::failure::Cause;
-use crate::train::grpo::judge::{AnswerJudge, JudgeChoice};
+use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::run::Services;
 use crate::trajectory::TokenUsage;
 

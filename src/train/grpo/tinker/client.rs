@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::config::{TinkerConfig, is_local};
 use super::error::TinkerError;
-use super::reply::{Reply, reason};
+use super::reply::{TinkerResponse, reason};
 use super::wire::{Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -185,7 +185,7 @@ impl Client {
         Err(TinkerError::Unreadable { call, reason: "it has no name".into() })
     }
 
-    async fn download(&self, request: &Request) -> Result<Result<File, Reply>, String> {
+    async fn download(&self, request: &Request) -> Result<Result<File, TinkerResponse>, String> {
         let timeout = self.result_timeout;
         let text = |error: reqwest::Error| reason(&error);
         let mut response = self.prepare(request).timeout(timeout).send().await.map_err(text)?;
@@ -200,7 +200,7 @@ impl Client {
             response = next.timeout(timeout).send().await.map_err(text)?;
         }
         if !response.status().is_success() {
-            return Ok(Err(Reply::read(response).await.map_err(text)?));
+            return Ok(Err(TinkerResponse::read(response).await.map_err(text)?));
         }
         let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
         while let Some(piece) = response.chunk().await.map_err(text)? {
@@ -305,9 +305,9 @@ impl Client {
         Err(TinkerError::Late { call, seconds: self.result_timeout.as_secs() })
     }
 
-    async fn once(&self, request: &Request) -> Result<Reply, reqwest::Error> {
+    async fn once(&self, request: &Request) -> Result<TinkerResponse, reqwest::Error> {
         let response = self.prepare(request).timeout(self.request_timeout).send().await?;
-        Reply::read(response).await
+        TinkerResponse::read(response).await
     }
 
     fn prepare(&self, request: &Request) -> RequestBuilder {

@@ -16,13 +16,13 @@ const MAX_REPLY: usize = 1 << 30;
 const SHOWN: usize = 200;
 
 /// The whole response to a request.
-pub(super) struct Reply {
+pub(super) struct TinkerResponse {
     pub(super) status: StatusCode,
     headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Reply {
+impl TinkerResponse {
     pub(super) async fn read(response: Response) -> Result<Self, reqwest::Error> {
         let (status, headers) = (response.status(), response.headers().clone());
         Ok(Self { status, headers, body: body(response).await? })

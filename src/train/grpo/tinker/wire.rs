@@ -91,7 +91,7 @@ pub struct Datum {
     #[prost(message, repeated, tag = "1")]
     pub model_input: Vec<Chunk>,
     #[prost(map = "string, message", tag = "2")]
-    pub loss_fn_inputs: HashMap<String, Tensor>,
+    pub loss_fn_inputs: HashMap<String, TensorData>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -108,7 +108,7 @@ pub struct EncodedText {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Tensor {
+pub struct TensorData {
     #[prost(bytes = "vec", tag = "1")]
     pub dense: Vec<u8>,
     #[prost(enumeration = "Dtype", tag = "3")]
@@ -163,7 +163,7 @@ impl Datum {
         let chunk = Chunk { encoded_text: Some(EncodedText { tokens }) };
         let dense = targets.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
         let targets =
-            Tensor { dense, dtype: Dtype::Int64.into(), shape: vec![targets.len() as i64] };
+            TensorData { dense, dtype: Dtype::Int64.into(), shape: vec![targets.len() as i64] };
         let inputs = HashMap::from([("target_tokens".to_owned(), targets)]);
         Self { model_input: vec![chunk], loss_fn_inputs: inputs }
     }
@@ -172,7 +172,7 @@ impl Datum {
     pub fn with(mut self, name: &str, values: impl IntoIterator<Item = f32>) -> Self {
         let dense: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         let shape = vec![(dense.len() / size_of::<f32>()) as i64];
-        let tensor = Tensor { dense, dtype: Dtype::Float32.into(), shape };
+        let tensor = TensorData { dense, dtype: Dtype::Float32.into(), shape };
         self.loss_fn_inputs.insert(name.to_owned(), tensor);
         self
     }

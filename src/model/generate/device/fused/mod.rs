@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use self::launch::Launcher;
 use self::pass::Pass;
-use super::kv_pool::Pool;
+use super::kv_pool::KvPool;
 use super::rows::Rows;
 use crate::model::lora::Adapter;
 use crate::model::spec::Spec;
@@ -92,7 +92,7 @@ impl Fused {
         spec: &Spec,
         weights: &Weights,
         adapter: Option<&Adapter>,
-        pool: &Pool,
+        pool: &KvPool,
         rows: &Rows<'_>,
     ) -> Result<Option<Tensor>> {
         Pass::new(self, spec, adapter, rows)?.logits(weights, pool, rows.wanted.len())

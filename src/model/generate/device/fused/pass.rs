@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::Fused;
 use super::inputs::Inputs;
 use super::launch::{Address, Launcher, NULL, address};
-use crate::model::generate::device::kv_pool::{LayerMemory, Pool};
+use crate::model::generate::device::kv_pool::{KvPool, LayerMemory};
 use crate::model::generate::device::rows::Rows;
 use crate::model::lora::Adapter;
 use crate::model::slots::{Projection, Slot};
@@ -82,7 +82,12 @@ impl<'a> Pass<'a> {
 
     /// The logits of the wanted rows, of which there are so many; `None` if there are none. Keys
     /// and values are written to the pool.
-    pub fn logits(&self, weights: &Weights, pool: &Pool, wanted: usize) -> Result<Option<Tensor>> {
+    pub fn logits(
+        &self,
+        weights: &Weights,
+        pool: &KvPool,
+        wanted: usize,
+    ) -> Result<Option<Tensor>> {
         self.embed(weights)?;
         let mut before = None;
         for (index, layer) in weights.layers.iter().enumerate() {

@@ -75,7 +75,7 @@ impl Form {
 
 /// Rows of a matrix as they are stored in a file.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows<'a> {
+pub struct StoredRows<'a> {
     /// How they are stored.
     pub kind: TensorType,
     /// Whole rows.
@@ -103,7 +103,7 @@ impl Matrix {
     /// Packs matrices `(out, depth)`, one below the other. Each begins at a multiple of sixteen
     /// columns of the product; columns in between are 0. `None` where one is of a type that has no
     /// quantised form, or `depth` is not whole groups.
-    pub fn new(depth: usize, matrices: &[Rows<'_>]) -> Option<Self> {
+    pub fn new(depth: usize, matrices: &[StoredRows<'_>]) -> Option<Self> {
         let segments = matrices.iter().map(|rows| pack(depth, rows)).collect::<Option<_>>()?;
         Some(Self { segments, depth })
     }
@@ -131,7 +131,7 @@ impl Matrix {
     }
 }
 
-fn pack(depth: usize, rows: &Rows<'_>) -> Option<Segment> {
+fn pack(depth: usize, rows: &StoredRows<'_>) -> Option<Segment> {
     let form = Form::of(rows.kind)?;
     let (len, bytes) = (rows.kind.block_len(), rows.kind.block_bytes());
     if !depth.is_multiple_of(len) {

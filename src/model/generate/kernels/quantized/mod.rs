@@ -10,5 +10,5 @@ mod product;
 mod tests;
 
 pub use inputs::Inputs;
-pub use layout::{Matrix, Rows};
+pub use layout::{Matrix, StoredRows};
 pub use product::multiply;

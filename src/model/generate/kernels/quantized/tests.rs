@@ -54,7 +54,7 @@ fn rows_are_kept_exactly() {
     for kind in KINDS {
         let (data, values) = matrix(kind, 21, depth);
         let order: Vec<usize> = (0..21).rev().collect();
-        let rows = |order| Rows { kind, data: &data, order };
+        let rows = |order| StoredRows { kind, data: &data, order };
         let packed = Matrix::new(depth, &[rows(None), rows(Some(&order))]).unwrap();
         assert_eq!(packed.columns(), 64);
         let mut row = vec![0.0; depth];
@@ -72,7 +72,7 @@ fn products_equal_those_of_the_values() {
     let depth = 512;
     for kind in KINDS {
         let (data, values) = matrix(kind, 37, depth);
-        let packed = Matrix::new(depth, &[Rows { kind, data: &data, order: None }]).unwrap();
+        let packed = Matrix::new(depth, &[StoredRows { kind, data: &data, order: None }]).unwrap();
         let x = noise(7 * depth, 3);
         let mut first = None;
         for isa in Isa::available() {
@@ -113,7 +113,7 @@ fn a_row_is_the_same_bits_in_any_batch() {
     for isa in Isa::available() {
         for kind in KINDS {
             let (data, _) = matrix(kind, 48, depth);
-            let rows = Rows { kind, data: &data, order: None };
+            let rows = StoredRows { kind, data: &data, order: None };
             let packed = Matrix::new(depth, &[rows, rows]).unwrap();
             let x = noise(9 * depth, 5);
             let all = product(isa, &packed, &x, depth, 9);
@@ -132,7 +132,7 @@ fn a_row_is_the_same_bits_in_any_batch() {
 fn products_are_added_and_zeros_are_zero() {
     let depth = 64;
     let (data, _) = matrix(TensorType::Q4_1, 16, depth);
-    let rows = Rows { kind: TensorType::Q4_1, data: &data, order: None };
+    let rows = StoredRows { kind: TensorType::Q4_1, data: &data, order: None };
     let packed = Matrix::new(depth, &[rows]).unwrap();
     let isa = Isa::detect();
     let mut inputs = Inputs::default();
@@ -147,7 +147,7 @@ fn products_are_added_and_zeros_are_zero() {
 
 #[test]
 fn what_has_no_quantised_form_is_left_to_others() {
-    let rows = |kind, data| Rows { kind, data, order: None };
+    let rows = |kind, data| StoredRows { kind, data, order: None };
     assert!(Matrix::new(32, &[rows(TensorType::F16, &[0; 64])]).is_none());
     // Whole groups, but no whole blocks.
     assert!(Matrix::new(96, &[rows(TensorType::Q4_K, &[0; 144])]).is_none());
