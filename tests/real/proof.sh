@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The shipped adapter on its real base, with a real large model behind llama.cpp: eight short sums, a
-# short form of `server eval --config models/recipes/real/table.toml`.
+# short form of `server eval --config models/recipes/real/table.toml`, and a question of another kind.
 # Needs python3; fetches SmolLM2-135M and Qwen2.5-Coder-0.5B (590 MB), and fails where it cannot.
 # Usage: tests/real/proof.sh SERVER_BINARY
 set -euo pipefail
@@ -52,11 +52,16 @@ params = { temperature = 0, max_tokens = 96 }
 TOML
 "$binary" eval --config "$scratch/table.toml"
 
-"$python" - "$scratch/table/report.json" <<'PYTHON'
+# The adapter hands other questions on to the large model.
+"$binary" solve "What is the capital of France?" --json --policy "$scratch/policy" \
+  --large-model-url "http://127.0.0.1:$(cat "$scratch/port")/v1" --large-model qwen05 >"$scratch/other.json"
+
+"$python" - "$scratch" <<'PYTHON'
 import json
 import sys
 
-report = json.load(open(sys.argv[1]))
+scratch = sys.argv[1]
+report = json.load(open(f"{scratch}/table/report.json"))
 arms = {arm["name"]: arm for arm in report["arms"]}
 for arm in arms.values():
     right = round(arm["score"]["mean"] * arm["answered"]) if arm["score"] else 0
@@ -67,4 +72,9 @@ for arm in arms.values():
 assert arms["direct"]["calls"] == 1, arms["direct"]
 assert arms["script"]["calls"] > 1 and arms["policy"]["calls"] > 1, arms
 assert arms["policy"]["score"]["mean"] >= 3 / 8, arms["policy"]
+
+other = json.load(open(f"{scratch}/other.json"))
+print(f"another kind of question: {other['answer']!r}")
+assert len(other["trajectory"]["turns"]) == 1 and "Paris" in other["answer"], other
+assert (other["answer_source"], other["finish_reason"]) == ("large_model", "answered"), other
 PYTHON
