@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::gradients::Gradients;
-use super::lora::Adapter;
+use super::lora::{Adapter, Pair};
 use super::ops::types::{Attended, AttentionInputs, Layout, Norm, Rotation};
 use super::ops::{attention, bias, gated, linear, rms_norm, rope};
 use super::slots::{Projection, Slot};
@@ -51,6 +51,15 @@ pub(super) struct Activations {
     heads: Projected,
     attended: Attended,
     mlp: MlpActivations,
+}
+
+/// The gradient of a projection's output.
+struct OutputGradient<'a> {
+    which: Projection,
+    /// `(rows, out)`
+    d_y: &'a Tensor,
+    /// That of its adapter's inner values, `(rows, rank)`.
+    d_down: Option<Tensor>,
 }
 
 impl Block<'_> {
@@ -101,23 +110,27 @@ impl Block<'_> {
         let mut stream = d_y;
 
         let d_out = self.backward_join(&stream, mlp_out, Slot::PostMlpNorm, gradients)?;
-        let d_active = self.backward_input(&[(Projection::Down, &d_out)])?;
+        let parts = [self.output_gradient(Projection::Down, &d_out)?];
+        let d_active = self.backward_input(&parts)?;
         let mlp = gated::backward(gate, up, d_active, self.spec.gate)?;
-        self.backward_weight(Projection::Down, &d_out, &mlp.y, gradients)?;
+        self.backward_weights(&parts, &mlp.y, gradients)?;
         drop(d_out);
-        let d_normed =
-            self.backward_input(&[(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)])?;
+        let parts = [
+            self.output_gradient(Projection::Gate, &mlp.d_gate)?,
+            self.output_gradient(Projection::Up, &mlp.d_up)?,
+        ];
+        let d_normed = self.backward_input(&parts)?;
         let norm = self.norm(Slot::MlpNorm)?;
         let normed = rms_norm::forward(&middle, norm)?;
-        self.backward_weight(Projection::Gate, &mlp.d_gate, &normed, gradients)?;
-        self.backward_weight(Projection::Up, &mlp.d_up, &normed, gradients)?;
+        self.backward_weights(&parts, &normed, gradients)?;
         let slot = gradients.slot(&self.name(Slot::MlpNorm));
         rms_norm::backward(&middle, norm, &d_normed, &mut stream, slot)?;
 
         let d_out =
             self.backward_join(&stream, attention_out, Slot::PostAttentionNorm, gradients)?;
-        let d_attended = self.backward_input(&[(Projection::Output, &d_out)])?;
-        self.backward_weight(Projection::Output, &d_out, &attended.y, gradients)?;
+        let parts = [self.output_gradient(Projection::Output, &d_out)?];
+        let d_attended = self.backward_input(&parts)?;
+        self.backward_weights(&parts, &attended.y, gradients)?;
         drop(d_out);
         let d = attention::backward(&self.inputs(&heads), &context.layout, &attended, &d_attended)?;
         let rotation = &context.rotations[self.spec.layers[self.index].rope];
@@ -129,14 +142,15 @@ impl Block<'_> {
         let norm = raw_k.as_ref().zip(self.norm_if(Slot::KeyNorm));
         let d_k = rope::backward(norm, rotation, d.d_k, slot)?;
 
-        let parts =
-            [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];
+        let parts = [
+            self.output_gradient(Projection::Query, &d_q)?,
+            self.output_gradient(Projection::Key, &d_k)?,
+            self.output_gradient(Projection::Value, &d.d_v)?,
+        ];
         let d_normed = self.backward_input(&parts)?;
         let norm = self.norm(Slot::InputNorm)?;
         let normed = rms_norm::forward(x, norm)?;
-        for (which, d_y) in parts {
-            self.backward_weight(which, d_y, &normed, gradients)?;
-        }
+        self.backward_weights(&parts, &normed, gradients)?;
         let slot = gradients.slot(&self.name(Slot::InputNorm));
         rms_norm::backward(x, norm, &d_normed, &mut stream, slot)?;
         Ok(stream)
@@ -164,10 +178,14 @@ impl Block<'_> {
         if let Some(weight) = which.bias().and_then(|slot| self.weights.get(slot)) {
             y = bias::forward(y, weight)?;
         }
-        let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) else {
-            return Ok(y);
-        };
-        linear::forward(&pair.down(x)?, &pair.b, Some(&y))
+        match self.pair(which) {
+            Some(pair) => linear::add(&pair.down(x)?, &pair.b, y),
+            None => Ok(y),
+        }
+    }
+
+    fn pair(&self, which: Projection) -> Option<&Pair> {
+        self.adapter.and_then(|adapter| adapter.pair(self.index, which))
     }
 
     /// The residual stream `x` plus a projection of `input`, normalised first if the layer has a
@@ -202,13 +220,22 @@ impl Block<'_> {
         Ok(d_made)
     }
 
+    fn output_gradient<'a>(
+        &self,
+        which: Projection,
+        d_y: &'a Tensor,
+    ) -> Result<OutputGradient<'a>> {
+        let d_down = self.pair(which).map(|pair| pair.d_down(d_y)).transpose()?;
+        Ok(OutputGradient { which, d_y, d_down })
+    }
+
     /// The gradient of the common input of `parts`.
-    fn backward_input(&self, parts: &[(Projection, &Tensor)]) -> Result<Tensor> {
+    fn backward_input(&self, parts: &[OutputGradient]) -> Result<Tensor> {
         let mut d_x = None;
-        for &(which, d_y) in parts {
-            linear::backward_input(d_y, self.weights.need(which.slot())?, &mut d_x)?;
-            if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
-                linear::backward_input(&pair.d_down(d_y)?, &pair.a, &mut d_x)?;
+        for part in parts {
+            linear::backward_input(part.d_y, self.weights.need(part.which.slot())?, &mut d_x)?;
+            if let Some((pair, d_down)) = self.pair(part.which).zip(part.d_down.as_ref()) {
+                linear::backward_input(d_down, &pair.a, &mut d_x)?;
             }
         }
         match d_x {
@@ -217,25 +244,26 @@ impl Block<'_> {
         }
     }
 
-    /// Adds the gradients of a projection's weight, bias and adapter, if they are trained.
-    fn backward_weight(
+    /// Adds the gradients of the projections' weights, biases and adapters, if they are trained. `x`
+    /// is their common input.
+    fn backward_weights(
         &self,
-        which: Projection,
-        d_y: &Tensor,
+        parts: &[OutputGradient],
         x: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        if let Some(slot) = gradients.slot(&self.name(which.slot())) {
-            linear::backward_weight(d_y, x, slot)?;
-        }
-        if let Some(slot) = which.bias().and_then(|slot| gradients.slot(&self.name(slot))) {
-            bias::backward(d_y, slot)?;
-        }
-        if let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(self.index, which)) {
-            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'A')) {
-                linear::backward_weight(&pair.d_down(d_y)?, x, slot)?;
+        for OutputGradient { which, d_y, d_down } in parts {
+            if let Some(slot) = gradients.slot(&self.name(which.slot())) {
+                linear::backward_weight(d_y, x, slot)?;
             }
-            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'B')) {
+            if let Some(slot) = which.bias().and_then(|slot| gradients.slot(&self.name(slot))) {
+                bias::backward(d_y, slot)?;
+            }
+            let Some((pair, d_down)) = self.pair(*which).zip(d_down.as_ref()) else { continue };
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, *which, 'A')) {
+                linear::backward_weight(d_down, x, slot)?;
+            }
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, *which, 'B')) {
                 linear::backward_weight(d_y, &pair.down(x)?, slot)?;
             }
         }

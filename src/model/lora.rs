@@ -121,7 +121,12 @@ impl Pair {
 
     /// The gradient of `x·Aᵀ`: `s·dY·B`.
     pub fn d_down(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
-        composed::matmul(d_y, &self.b)? * self.scale
+        let mut d_down = None;
+        linear::backward_input(d_y, &self.b, &mut d_down)?;
+        match d_down {
+            Some(d_down) => d_down * self.scale,
+            None => candle_core::bail!("a product without a result"),
+        }
     }
 }
 

@@ -56,10 +56,11 @@ async fn events_as_they_happen() {
 
 #[tokio::test]
 async fn an_answer_that_was_cut_off_says_so() {
-    for (reason, cut_off) in [("stop", None), ("length", Some(true)), ("content_filter", Some(true))] {
+    for (reason, cut_off) in
+        [("stop", None), ("length", Some(true)), ("content_filter", Some(true))]
+    {
         let message = json!({"role": "assistant", "content": "In Ly"});
-        let upstream =
-            Loopback::answering(move |_| Script::message(message.clone(), reason)).await;
+        let upstream = Loopback::answering(move |_| Script::message(message.clone(), reason)).await;
         let server = Setup::relay().start(&upstream).await;
         let request = json!({"question": "Where?", "policy": "direct"});
         let (_, body) = server.json(PATH, request.clone()).await;

@@ -12,6 +12,14 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     }
 }
 
+/// `y + x·Wᵀ`, computed in the memory of `y`, which must not be shared.
+pub(crate) fn add(x: &Tensor, weight: &Tensor, y: Tensor) -> Result<Tensor> {
+    match host::is_host(x) {
+        true => host::linear::add(x, weight, y),
+        false => composed::linear(x, weight, Some(&y)),
+    }
+}
+
 /// Adds the gradient of the input, `dY·W`, into `d_x`, which is created if missing.
 pub(crate) fn backward_input(
     d_y: &Tensor,

@@ -134,6 +134,9 @@ fn linear_agrees() {
             let residual = residual.as_ref().map(double);
             assert_near(&y, &composed::linear(&x2, &weight2, residual.as_ref()).unwrap());
         }
+        let y = linear::add(&x, &weight, tensor(&[rows, n], 4)).unwrap();
+        let sum = composed::linear(&x2, &weight2, Some(&double(&tensor(&[rows, n], 4))));
+        assert_near(&y, &sum.unwrap());
         let (mut d_x, mut e_x) = (None, None);
         for _ in 0..2 {
             linear::backward_input(&d_y, &weight, &mut d_x).unwrap();

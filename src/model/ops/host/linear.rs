@@ -26,6 +26,19 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     host::tensor(y, (rows, n))
 }
 
+/// `y + x·Wᵀ`, computed in the memory of `y`, which must not be shared.
+pub(crate) fn add(x: &Tensor, weight: &Tensor, y: Tensor) -> Result<Tensor> {
+    let (rows, k) = x.dims2()?;
+    let (n, _) = weight.dims2()?;
+    let (x, weight) = (host::values(x)?, host::values(weight)?);
+    let right = Transposed::new(&weight, k, n, k);
+    // SAFETY: the target has that shape, and this closure alone has it.
+    host::update(&y, |y| unsafe {
+        product(MatmulOutput::add(y, n), (rows, n, k), &x, Right::Transposed(&right), None);
+    })?;
+    Ok(y)
+}
+
 /// Adds the gradient of the input, `dY·W`, into `d_x`, which is created if missing.
 pub(crate) fn backward_input(
     d_y: &Tensor,
