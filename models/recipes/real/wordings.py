@@ -8,6 +8,7 @@ are fixed, so the files are the same everywhere:
                         questions of other kinds, which have none
   wordings-test.jsonl   sums and products in wordings that no training question has
   others-test.jsonl     questions of kinds that are in no training file
+  more-sums-test.jsonl  600 more sums of the family `chain_sum_short`
 
 No expression of a test file is in the training file.
 """
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 import reasoning_gym
-from families import write_rows
+from families import FAMILIES, generate, normal, write_rows
 from scripted import expression, summed
 
 TRAIN, TEST = 2400, 200
@@ -56,7 +57,7 @@ OTHER_FAMILIES = [
 ]  # fmt: skip
 OTHER_HELD_OUT = [
     "letter_counting", "family_relationships", "time_intervals", "prime_factorization",
-    "caesar_cipher", "aiw", "number_sorting",
+    "caesar_cipher", "aiw", "sentence_reordering",
 ]  # fmt: skip
 FORMS = [
     "What is the capital of {place}?", "Who wrote {book}?", "Write a short poem about {thing}.",
@@ -189,13 +190,30 @@ def other_test_rows():
     return rows
 
 
+def more_sums(folder, train, test):
+    """Sums that are in no other file."""
+    family = "chain_sum_short"
+    files = [read(folder / f"{family}-{split}.jsonl") for split in ("train", "test")]
+    known = {normal(row["question"]) for rows in [*files, test] for row in rows}
+    known |= {normal(USUAL["sums"].format(row.get("expression"))) for row in train}
+    questions = generate(*FAMILIES[family], 640, 2_000_001)
+    rows = [
+        {"id": f"{family}-more-{number}", "source": family, "question": question, "answer": answer}
+        for number, (question, answer) in enumerate(questions)
+        if normal(question) not in known
+    ]
+    return rows[:600]
+
+
 def main():
     folder = Path(sys.argv[1])
     test = test_rows()
     held_out = {expression(row["question"]) for row in test}
     for family in TEST_FAMILIES:
         held_out |= {expression(row["question"]) for row in read(folder / f"{family}-test.jsonl")}
-    write_rows(folder / "wide-train.jsonl", train_rows(folder, held_out))
+    train = train_rows(folder, held_out)
+    write_rows(folder / "wide-train.jsonl", train)
+    write_rows(folder / "more-sums-test.jsonl", more_sums(folder, train, test))
     write_rows(folder / "wordings-test.jsonl", test)
     write_rows(folder / "others-test.jsonl", other_test_rows())
 
