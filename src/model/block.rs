@@ -3,8 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::gradients::Gradients;
-use super::lora::{Adapter, Pair};
-use super::ops::types::{Attended, AttentionInputs, Layout, Norm, Rotation};
+use super::lora::Adapter;
+use super::ops::types::{Attended, AttentionInputs, Layout, Linear, Norm, Rotation};
 use super::ops::{attention, bias, gated, linear, rms_norm, rope};
 use super::slots::{Projection, Slot};
 use super::spec::Spec;
@@ -53,14 +53,8 @@ pub(super) struct Activations {
     mlp: MlpActivations,
 }
 
-/// The gradient of a projection's output.
-struct OutputGradient<'a> {
-    which: Projection,
-    /// `(rows, out)`
-    d_y: &'a Tensor,
-    /// That of its adapter's inner values, `(rows, rank)`.
-    d_down: Option<Tensor>,
-}
+/// A projection with the gradient of its output, `(rows, out)`.
+type OutputGradient<'a> = (Projection, &'a Tensor);
 
 impl Block<'_> {
     /// `x` `(rows, hidden)` → the layer's output in the same shape.
@@ -110,15 +104,12 @@ impl Block<'_> {
         let mut stream = d_y;
 
         let d_out = self.backward_join(&stream, mlp_out, Slot::PostMlpNorm, gradients)?;
-        let parts = [self.output_gradient(Projection::Down, &d_out)?];
+        let parts = [(Projection::Down, &d_out)];
         let d_active = self.backward_input(&parts)?;
         let mlp = gated::backward(gate, up, d_active, self.spec.gate)?;
         self.backward_weights(&parts, &mlp.y, gradients)?;
         drop(d_out);
-        let parts = [
-            self.output_gradient(Projection::Gate, &mlp.d_gate)?,
-            self.output_gradient(Projection::Up, &mlp.d_up)?,
-        ];
+        let parts = [(Projection::Gate, &mlp.d_gate), (Projection::Up, &mlp.d_up)];
         let d_normed = self.backward_input(&parts)?;
         let norm = self.norm(Slot::MlpNorm)?;
         let normed = rms_norm::forward(&middle, norm)?;
@@ -128,7 +119,7 @@ impl Block<'_> {
 
         let d_out =
             self.backward_join(&stream, attention_out, Slot::PostAttentionNorm, gradients)?;
-        let parts = [self.output_gradient(Projection::Output, &d_out)?];
+        let parts = [(Projection::Output, &d_out)];
         let d_attended = self.backward_input(&parts)?;
         self.backward_weights(&parts, &attended.y, gradients)?;
         drop(d_out);
@@ -142,11 +133,8 @@ impl Block<'_> {
         let norm = raw_k.as_ref().zip(self.norm_if(Slot::KeyNorm));
         let d_k = rope::backward(norm, rotation, d.d_k, slot)?;
 
-        let parts = [
-            self.output_gradient(Projection::Query, &d_q)?,
-            self.output_gradient(Projection::Key, &d_k)?,
-            self.output_gradient(Projection::Value, &d.d_v)?,
-        ];
+        let parts =
+            [(Projection::Query, &d_q), (Projection::Key, &d_k), (Projection::Value, &d.d_v)];
         let d_normed = self.backward_input(&parts)?;
         let norm = self.norm(Slot::InputNorm)?;
         let normed = rms_norm::forward(x, norm)?;
@@ -174,18 +162,16 @@ impl Block<'_> {
     }
 
     fn project(&self, which: Projection, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let mut y = linear::forward(x, self.weights.need(which.slot())?, residual)?;
-        if let Some(weight) = which.bias().and_then(|slot| self.weights.get(slot)) {
-            y = bias::forward(y, weight)?;
-        }
-        match self.pair(which) {
-            Some(pair) => linear::add(&pair.down(x)?, &pair.b, y),
+        let y = linear::forward(x, self.linear(which)?, residual)?;
+        match which.bias().and_then(|slot| self.weights.get(slot)) {
+            Some(weight) => bias::forward(y, weight),
             None => Ok(y),
         }
     }
 
-    fn pair(&self, which: Projection) -> Option<&Pair> {
-        self.adapter.and_then(|adapter| adapter.pair(self.index, which))
+    fn linear(&self, which: Projection) -> Result<Linear<'_>> {
+        let delta = self.adapter.and_then(|adapter| adapter.delta(self.index, which));
+        Ok(Linear { weight: self.weights.need(which.slot())?, delta })
     }
 
     /// The residual stream `x` plus a projection of `input`, normalised first if the layer has a
@@ -220,23 +206,11 @@ impl Block<'_> {
         Ok(d_made)
     }
 
-    fn output_gradient<'a>(
-        &self,
-        which: Projection,
-        d_y: &'a Tensor,
-    ) -> Result<OutputGradient<'a>> {
-        let d_down = self.pair(which).map(|pair| pair.d_down(d_y)).transpose()?;
-        Ok(OutputGradient { which, d_y, d_down })
-    }
-
     /// The gradient of the common input of `parts`.
     fn backward_input(&self, parts: &[OutputGradient]) -> Result<Tensor> {
         let mut d_x = None;
-        for part in parts {
-            linear::backward_input(part.d_y, self.weights.need(part.which.slot())?, &mut d_x)?;
-            if let Some((pair, d_down)) = self.pair(part.which).zip(part.d_down.as_ref()) {
-                linear::backward_input(d_down, &pair.a, &mut d_x)?;
-            }
+        for &(which, d_y) in parts {
+            d_x = Some(linear::backward_input(d_y, self.linear(which)?, d_x)?);
         }
         match d_x {
             Some(d_x) => Ok(d_x),
@@ -252,19 +226,19 @@ impl Block<'_> {
         x: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        for OutputGradient { which, d_y, d_down } in parts {
+        for &(which, d_y) in parts {
             if let Some(slot) = gradients.slot(&self.name(which.slot())) {
                 linear::backward_weight(d_y, x, slot)?;
             }
             if let Some(slot) = which.bias().and_then(|slot| gradients.slot(&self.name(slot))) {
                 bias::backward(d_y, slot)?;
             }
-            let Some((pair, d_down)) = self.pair(*which).zip(d_down.as_ref()) else { continue };
-            if let Some(slot) = gradients.slot(&Adapter::name(self.index, *which, 'A')) {
-                linear::backward_weight(d_down, x, slot)?;
+            let Some(delta) = self.linear(which)?.delta else { continue };
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'A')) {
+                linear::backward_a(d_y, x, delta, slot)?;
             }
-            if let Some(slot) = gradients.slot(&Adapter::name(self.index, *which, 'B')) {
-                linear::backward_weight(d_y, &pair.down(x)?, slot)?;
+            if let Some(slot) = gradients.slot(&Adapter::name(self.index, which, 'B')) {
+                linear::backward_b(d_y, x, delta, slot)?;
             }
         }
         Ok(())

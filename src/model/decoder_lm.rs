@@ -10,7 +10,7 @@ use super::block::{Activations, Block, Context};
 use super::error::ModelError;
 use super::gradients::Gradients;
 use super::lora::Adapter;
-use super::ops::types::{Head, Norm, ScoreGradients};
+use super::ops::types::{Head, Linear, Norm, ScoreGradients};
 use super::ops::{embedding, head, linear, rms_norm};
 use super::rotary::RotaryTable;
 use super::slots::{EMBED, HEAD, NORM};
@@ -249,7 +249,8 @@ impl Model {
             hidden = self.block(index).forward(&hidden, &context)?.0;
         }
         let normed = rms_norm::forward(&hidden, self.last_norm())?;
-        Ok(linear::forward(&normed, self.weights.output(), None)?.to_dtype(DType::F32)?)
+        Ok(linear::forward(&normed, Linear::plain(self.weights.output()), None)?
+            .to_dtype(DType::F32)?)
     }
 
     fn check(

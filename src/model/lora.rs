@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::config::AdapterConfig;
 use super::error::ModelError;
 use super::files::{self, TensorHead};
-use super::ops::{composed, linear};
+use super::ops::composed;
+use super::ops::types::Delta;
 use super::peft;
 use super::slots::Projection;
 use super::spec::Spec;
@@ -103,38 +104,11 @@ fn invalid(path: &Path, reason: impl Into<Reason>) -> ModelError {
     ModelError::Invalid { path: path.display().to_string(), reason: reason.into() }
 }
 
-/// One projection's pair.
-#[derive(Debug, Clone)]
-pub(super) struct Pair {
-    /// `(rank, in)`
-    pub a: Tensor,
-    /// `(out, rank)`
-    pub b: Tensor,
-    pub scale: f64,
-}
-
-impl Pair {
-    /// `s·x·Aᵀ`
-    pub fn down(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        linear::forward(x, &self.a, None)? * self.scale
-    }
-
-    /// The gradient of `x·Aᵀ`: `s·dY·B`.
-    pub fn d_down(&self, d_y: &Tensor) -> candle_core::Result<Tensor> {
-        let mut d_down = None;
-        linear::backward_input(d_y, &self.b, &mut d_down)?;
-        match d_down {
-            Some(d_down) => d_down * self.scale,
-            None => candle_core::bail!("a product without a result"),
-        }
-    }
-}
-
-/// The pairs of all layers. Cheap to clone.
+/// The deltas of all layers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     config: AdapterConfig,
-    pairs: BTreeMap<(usize, Projection), Pair>,
+    deltas: BTreeMap<(usize, Projection), Delta>,
 }
 
 impl Adapter {
@@ -179,7 +153,7 @@ impl Adapter {
         config.targets.dedup();
         config.check().map_err(|reason| ModelError::Adapter(reason.into()))?;
         let scale = config.scale();
-        let mut pairs = BTreeMap::new();
+        let mut deltas = BTreeMap::new();
         for layer in 0..model.layers.len() {
             for &target in &config.targets {
                 let (out, width) = target.shape(model);
@@ -188,10 +162,10 @@ impl Adapter {
                 };
                 let a = part((config.rank, width), 'A')?;
                 let b = part((out, config.rank), 'B')?;
-                pairs.insert((layer, target), Pair { a, b, scale });
+                deltas.insert((layer, target), Delta { a, b, scale });
             }
         }
-        Ok(Self { config, pairs })
+        Ok(Self { config, deltas })
     }
 
     /// Loads a PEFT folder.
@@ -237,32 +211,35 @@ impl Adapter {
         &self.config
     }
 
-    /// PEFT's name of one half of a pair.
+    /// PEFT's name of one half of a delta.
     pub(super) fn name(layer: usize, which: Projection, half: char) -> String {
         format!("base_model.model.model.layers.{layer}.{}.lora_{half}.weight", which.module())
     }
 
-    pub(super) fn pair(&self, layer: usize, which: Projection) -> Option<&Pair> {
-        self.pairs.get(&(layer, which))
+    pub(super) fn delta(&self, layer: usize, which: Projection) -> Option<&Delta> {
+        self.deltas.get(&(layer, which))
     }
 
     /// Every tensor with its PEFT name, in a fixed order.
     pub fn named(&self) -> Vec<(String, &Tensor)> {
-        let pairs = self.pairs.iter();
-        pairs
-            .flat_map(|(&(layer, which), pair)| {
-                [(Self::name(layer, which, 'A'), &pair.a), (Self::name(layer, which, 'B'), &pair.b)]
+        let deltas = self.deltas.iter();
+        deltas
+            .flat_map(|(&(layer, which), delta)| {
+                [
+                    (Self::name(layer, which, 'A'), &delta.a),
+                    (Self::name(layer, which, 'B'), &delta.b),
+                ]
             })
             .collect()
     }
 
     pub(super) fn named_mut(&mut self) -> Vec<(String, &mut Tensor)> {
-        let pairs = self.pairs.iter_mut();
-        pairs
-            .flat_map(|(&(layer, which), pair)| {
+        let deltas = self.deltas.iter_mut();
+        deltas
+            .flat_map(|(&(layer, which), delta)| {
                 [
-                    (Self::name(layer, which, 'A'), &mut pair.a),
-                    (Self::name(layer, which, 'B'), &mut pair.b),
+                    (Self::name(layer, which, 'A'), &mut delta.a),
+                    (Self::name(layer, which, 'B'), &mut delta.b),
                 ]
             })
             .collect()
@@ -275,11 +252,11 @@ impl Adapter {
     /// When a weight is missing, or the device fails.
     pub fn merge(&self, base: &Weights) -> Result<Weights, ModelError> {
         let mut merged = base.clone();
-        for (&(layer, which), pair) in &self.pairs {
+        for (&(layer, which), delta) in &self.deltas {
             let layer = &mut merged.layers[layer];
-            let (a, b) = (composed::widen(&pair.a)?, composed::widen(&pair.b)?);
+            let (a, b) = (composed::widen(&delta.a)?, composed::widen(&delta.b)?);
             let weight = composed::widen(layer.need(which.slot())?)?;
-            layer.set(which.slot(), (weight + (b.matmul(&a)? * pair.scale)?)?);
+            layer.set(which.slot(), (weight + (b.matmul(&a)? * delta.scale)?)?);
         }
         Ok(merged)
     }

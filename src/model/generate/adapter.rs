@@ -46,10 +46,10 @@ impl PackedAdapter {
             let product = |parts: &[Projection]| {
                 let (mut pairs, mut at) = (Vec::new(), 0);
                 for &which in parts {
-                    if let Some(pair) = adapter.pair(index, which) {
-                        let (a, b) = (floats(&pair.a)?, floats(&pair.b)?);
-                        let rank = pair.a.dim(0)?;
-                        let (b, scale) = (panels(&b, rank), pair.scale as f32);
+                    if let Some(delta) = adapter.delta(index, which) {
+                        let (a, b) = (floats(&delta.a)?, floats(&delta.b)?);
+                        let rank = delta.a.dim(0)?;
+                        let (b, scale) = (panels(&b, rank), delta.scale as f32);
                         pairs.push(PackedPair { rank, a, b, scale, at });
                     }
                     // As the columns of a product are.

@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::types::{AttentionInputs, Head, Layout, Norm, ScoreGradients};
+use super::types::{AttentionInputs, Delta, Head, Layout, Linear, Norm, ScoreGradients};
 use super::{attention, bias, composed, embedding, gated, head, linear, rms_norm, rope};
 use crate::model::Batch;
 use crate::model::rotary::RotaryTable;
@@ -129,25 +129,36 @@ fn linear_agrees() {
     for (rows, n, k) in [(1, 1, 1), (9, 40, 7), (600, 70, 130)] {
         let (x, weight, d_y) = (tensor(&[rows, k], 1), tensor(&[n, k], 2), tensor(&[rows, n], 3));
         let (x2, weight2, d_y2) = (double(&x), double(&weight), double(&d_y));
-        for residual in [None, Some(tensor(&[rows, n], 4))] {
-            let y = linear::forward(&x, &weight, residual.as_ref()).unwrap();
-            let residual = residual.as_ref().map(double);
-            assert_near(&y, &composed::linear(&x2, &weight2, residual.as_ref()).unwrap());
-        }
-        let y = linear::add(&x, &weight, tensor(&[rows, n], 4)).unwrap();
-        let sum = composed::linear(&x2, &weight2, Some(&double(&tensor(&[rows, n], 4))));
-        assert_near(&y, &sum.unwrap());
-        let (mut d_x, mut e_x) = (None, None);
-        for _ in 0..2 {
-            linear::backward_input(&d_y, &weight, &mut d_x).unwrap();
-            composed::linear_backward_input(&d_y2, &weight2, &mut e_x).unwrap();
-            assert_near(d_x.as_ref().unwrap(), e_x.as_ref().unwrap());
+        let delta = Delta { a: tensor(&[3, k], 6), b: tensor(&[n, 3], 7), scale: 0.7 };
+        let delta2 = Delta { a: double(&delta.a), b: double(&delta.b), scale: 0.7 };
+        for has_delta in [false, true] {
+            let linear = Linear { weight: &weight, delta: has_delta.then_some(&delta) };
+            let linear2 = Linear { weight: &weight2, delta: has_delta.then_some(&delta2) };
+            for residual in [None, Some(tensor(&[rows, n], 4))] {
+                let y = linear::forward(&x, linear, residual.as_ref()).unwrap();
+                let residual = residual.as_ref().map(double);
+                assert_near(&y, &composed::linear(&x2, linear2, residual.as_ref()).unwrap());
+            }
+            let (mut d_x, mut e_x) = (None, None);
+            for _ in 0..2 {
+                d_x = Some(linear::backward_input(&d_y, linear, d_x).unwrap());
+                e_x = Some(composed::linear_backward_input(&d_y2, linear2, e_x).unwrap());
+                assert_near(d_x.as_ref().unwrap(), e_x.as_ref().unwrap());
+            }
         }
         let mut d_weight = tensor(&[n, k], 5);
         let mut e_weight = double(&d_weight);
         linear::backward_weight(&d_y, &x, &mut d_weight).unwrap();
         composed::linear_backward_weight(&d_y2, &x2, &mut e_weight).unwrap();
         assert_near(&d_weight, &e_weight);
+        let (mut d_a, mut d_b) = (tensor(&[3, k], 8), tensor(&[n, 3], 9));
+        let (mut e_a, mut e_b) = (double(&d_a), double(&d_b));
+        linear::backward_a(&d_y, &x, &delta, &mut d_a).unwrap();
+        linear::backward_b(&d_y, &x, &delta, &mut d_b).unwrap();
+        linear::backward_a(&d_y2, &x2, &delta2, &mut e_a).unwrap();
+        linear::backward_b(&d_y2, &x2, &delta2, &mut e_b).unwrap();
+        assert_near(&d_a, &e_a);
+        assert_near(&d_b, &e_b);
     }
 }
 

@@ -4,6 +4,31 @@ use candle_core::Tensor;
 
 use crate::model::batch::Branch;
 
+/// A projection's weight, and the low-rank delta that is added to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linear<'a> {
+    /// `(out, in)`
+    pub weight: &'a Tensor,
+    pub delta: Option<&'a Delta>,
+}
+
+impl<'a> Linear<'a> {
+    /// A weight as it is.
+    pub fn plain(weight: &'a Tensor) -> Self {
+        Self { weight, delta: None }
+    }
+}
+
+/// The low-rank delta of a weight: `scale·B·A`.
+#[derive(Debug, Clone)]
+pub(crate) struct Delta {
+    /// `(rank, in)`
+    pub a: Tensor,
+    /// `(out, rank)`
+    pub b: Tensor,
+    pub scale: f64,
+}
+
 /// A norm's parameters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Norm<'a> {

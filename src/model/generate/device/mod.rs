@@ -22,6 +22,7 @@ use super::decode::{Decode, Draw, Span};
 use crate::model::block::Block;
 use crate::model::error::ModelError;
 use crate::model::lora::Adapter;
+use crate::model::ops::types::Linear;
 use crate::model::ops::{linear, rms_norm};
 use crate::model::rotary::RotaryTable;
 use crate::model::spec::Spec;
@@ -130,7 +131,7 @@ impl DeviceDecoder {
             x = block.finish(&x, &attended)?.0;
         }
         let normed = rms_norm::forward(&x, self.spec.norm(&self.weights.norm))?;
-        linear::forward(&normed, self.weights.output(), None).map(Some)
+        linear::forward(&normed, Linear::plain(self.weights.output()), None).map(Some)
     }
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod attention;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::types::{GatedGradient, Head, Norm, Rotation, ScoreGradients};
+use super::types::{GatedGradient, Head, Linear, Norm, Rotation, ScoreGradients};
 use crate::model::batch::TokenScores;
 use crate::model::spec::Gate;
 
@@ -199,8 +199,12 @@ pub(super) fn bias_backward(d_y: &Tensor, d_bias: &mut Tensor) -> Result<()> {
     accumulate(d_bias, &widen(d_y)?.sum(0)?)
 }
 
-pub(super) fn linear(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-    let y = matmul(x, &weight.t()?)?;
+/// The delta stays apart from the weight: in bf16 most of it would be rounded away there.
+pub(super) fn linear(x: &Tensor, linear: Linear, residual: Option<&Tensor>) -> Result<Tensor> {
+    let mut y = matmul(x, &linear.weight.t()?)?;
+    if let Some(delta) = linear.delta {
+        y = (y + matmul(&(matmul(x, &delta.a.t()?)? * delta.scale)?, &delta.b.t()?)?)?;
+    }
     match residual {
         Some(residual) => y + residual,
         None => Ok(y),
@@ -209,16 +213,16 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> 
 
 pub(super) fn linear_backward_input(
     d_y: &Tensor,
-    weight: &Tensor,
-    d_x: &mut Option<Tensor>,
-) -> Result<()> {
-    let made = matmul(d_y, weight)?;
-    match d_x {
-        Some(d_x) => accumulate(d_x, &made),
-        None => {
-            *d_x = Some(made);
-            Ok(())
-        }
+    linear: Linear,
+    sum: Option<Tensor>,
+) -> Result<Tensor> {
+    let mut d_x = matmul(d_y, linear.weight)?;
+    if let Some(delta) = linear.delta {
+        d_x = (d_x + matmul(&(matmul(d_y, &delta.b)? * delta.scale)?, &delta.a)?)?;
+    }
+    match sum {
+        Some(sum) => sum + d_x,
+        None => Ok(d_x),
     }
 }
 

@@ -1,20 +1,41 @@
-//! Projections `y = x·Wᵀ` with `W` `(out, in)`, as in checkpoints.
+//! Projections `y = x·(W + s·B·A)ᵀ` with `W` `(out, in)`, as in checkpoints, and a delta or none.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::matmul::{Left, MatmulOutput, Right, Transposed, multiply};
 use crate::model::ops::host;
+use crate::model::ops::types::Linear;
 
 /// Rows of one task's product: its operands stay in L2.
 const ROWS: usize = 256;
 
-/// `x·Wᵀ`, plus `residual` where given. `x` `(rows, in)`.
-pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+/// The weight with its delta. To add it up costs as much as some tens of rows of the product, and
+/// saves two products of all rows that wait for memory.
+fn with_delta(linear: Linear) -> Result<Tensor> {
+    let Some(delta) = linear.delta else { return Ok(linear.weight.clone()) };
+    let (out, rank) = delta.b.dims2()?;
+    let (_, width) = delta.a.dims2()?;
+    let b = (&delta.b * delta.scale)?;
+    let (weight, a, b) = (host::values(linear.weight)?, host::values(&delta.a)?, host::values(&b)?);
+    let right = Right::Rows { values: &a, stride: width };
+    // SAFETY: the weight is copied to all rows, and the product is added to them.
+    let sum = unsafe {
+        host::build(out * width, |sum| {
+            let target = MatmulOutput { add: true, ..MatmulOutput::fill(sum, width) };
+            product(target, (out, width, rank), &b, right, Some(&weight));
+        })
+    };
+    host::tensor(sum, (out, width))
+}
+
+/// The projection of `x` `(rows, in)`, plus `residual` where given.
+pub(crate) fn forward(x: &Tensor, linear: Linear, residual: Option<&Tensor>) -> Result<Tensor> {
     let (rows, k) = x.dims2()?;
+    let weight = with_delta(linear)?;
     let (n, _) = weight.dims2()?;
     let residual = residual.map(host::values).transpose()?;
-    let (x, weight) = (host::values(x)?, host::values(weight)?);
+    let (x, weight) = (host::values(x)?, host::values(&weight)?);
     let right = Transposed::new(&weight, k, n, k);
     // SAFETY: the product writes all rows, adding to the residual where there is one.
     let y = unsafe {
@@ -26,46 +47,26 @@ pub(crate) fn forward(x: &Tensor, weight: &Tensor, residual: Option<&Tensor>) ->
     host::tensor(y, (rows, n))
 }
 
-/// `y + x·Wᵀ`, computed in the memory of `y`, which must not be shared.
-pub(crate) fn add(x: &Tensor, weight: &Tensor, y: Tensor) -> Result<Tensor> {
-    let (rows, k) = x.dims2()?;
-    let (n, _) = weight.dims2()?;
-    let (x, weight) = (host::values(x)?, host::values(weight)?);
-    let right = Transposed::new(&weight, k, n, k);
-    // SAFETY: the target has that shape, and this closure alone has it.
-    host::update(&y, |y| unsafe {
-        product(MatmulOutput::add(y, n), (rows, n, k), &x, Right::Transposed(&right), None);
-    })?;
-    Ok(y)
-}
-
-/// Adds the gradient of the input, `dY·W`, into `d_x`, which is created if missing.
-pub(crate) fn backward_input(
-    d_y: &Tensor,
-    weight: &Tensor,
-    d_x: &mut Option<Tensor>,
-) -> Result<()> {
+/// The gradient of the input, `dY·(W + s·B·A)`. It is added to `sum` where given, in that memory.
+pub(crate) fn backward_input(d_y: &Tensor, linear: Linear, sum: Option<Tensor>) -> Result<Tensor> {
     let (rows, n) = d_y.dims2()?;
+    let weight = with_delta(linear)?;
     let (_, k) = weight.dims2()?;
-    let (d_y, weight) = (host::values(d_y)?, host::values(weight)?);
+    let (d_y, weight) = (host::values(d_y)?, host::values(&weight)?);
     let right = Right::Rows { values: &weight, stride: k };
     let shape = (rows, k, n);
-    match d_x {
+    if let Some(sum) = sum {
         // SAFETY: the target has that shape, and this closure alone has it.
-        Some(d_x) => host::update(d_x, |d_x| unsafe {
-            product(MatmulOutput::add(d_x, k), shape, &d_y, right, None);
-        }),
-        None => {
-            // SAFETY: the product writes all rows of a target of that shape.
-            let made = unsafe {
-                host::build(rows * k, |d_x| {
-                    product(MatmulOutput::fill(d_x, k), shape, &d_y, right, None)
-                })
-            };
-            *d_x = Some(host::tensor(made, (rows, k))?);
-            Ok(())
-        }
+        host::update(&sum, |sum| unsafe {
+            product(MatmulOutput::add(sum, k), shape, &d_y, right, None);
+        })?;
+        return Ok(sum);
     }
+    // SAFETY: the product writes all rows of a target of that shape.
+    let d_x = unsafe {
+        host::build(rows * k, |d_x| product(MatmulOutput::fill(d_x, k), shape, &d_y, right, None))
+    };
+    host::tensor(d_x, (rows, k))
 }
 
 /// Adds the gradient of the weight, `dYᵀ·X`, into `d_weight`.

@@ -260,12 +260,12 @@ impl<'a> Pass<'a> {
     ) -> Result<()> {
         let launcher = &self.fused.launcher;
         launcher.multiply(x, layer.need(which.slot())?, y, 1.0, beta)?;
-        let Some(pair) = self.adapter.and_then(|adapter| adapter.pair(index, which)) else {
+        let Some(delta) = self.adapter.and_then(|adapter| adapter.delta(index, which)) else {
             return Ok(());
         };
-        let down = launcher.buffer(self.rows, pair.a.dim(0)?)?;
-        launcher.multiply(x, &pair.a, &down, pair.scale as f32, 0.0)?;
-        launcher.multiply(&down, &pair.b, y, 1.0, 1.0)
+        let down = launcher.buffer(self.rows, delta.a.dim(0)?)?;
+        launcher.multiply(x, &delta.a, &down, delta.scale as f32, 0.0)?;
+        launcher.multiply(&down, &delta.b, y, 1.0, 1.0)
     }
 
     /// Adds a projection to the residual stream; with a post-norm, leaves it to be added by the
