@@ -90,11 +90,15 @@ def apart(question, replies):
             return summed(plus)
         return f"{summed(plus)} - ({summed(minus)})" if minus[1:] else f"{summed(plus)} - {minus[0]}"
 
+    # At least one term to begin with: zeros are left out above.
+    plus = plus or [0]
     for part in (plus, minus):
         while len(part) > 1:
             part[:2] = [replies.ask(left(), f"What is {part[0]} + {part[1]}?")]
     found = plus[0]
-    if minus and plus[0] >= minus[0]:
+    if minus and not found:
+        found = -minus[0]
+    elif minus and plus[0] >= minus[0]:
         found = replies.ask(left(), f"What is {plus[0]} - {minus[0]}?")
     elif minus:
         turned = f"{left()} = -({minus[0]} - {plus[0]})"

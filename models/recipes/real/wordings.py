@@ -5,9 +5,11 @@ FAMILIES is the folder that `families.py` made; needs `pip install reasoning-gym
 are fixed, so the files are the same everywhere:
 
   wide-train.jsonl      sums and products in many wordings and sizes, each with its `expression`; and
-                        questions of other kinds, which have none
+                        questions of other kinds, which have none, some of which look like these
   wordings-test.jsonl   sums and products in wordings that no training question has
   others-test.jsonl     questions of kinds that are in no training file
+  alike-test.jsonl      questions that look like sums or products and are none, in forms that no
+                        training question has
   more-sums-test.jsonl  600 more sums of the family `chain_sum_short`
 
 No expression of a test file is in the training file.
@@ -15,6 +17,7 @@ No expression of a test file is in the training file.
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -22,11 +25,11 @@ import reasoning_gym
 from families import FAMILIES, generate, normal, write_rows
 from scripted import expression, summed
 
-TRAIN, TEST = 2400, 200
+TRAIN, TEST = 3200, 200
 TEST_FAMILIES = ["chain_sum_short", "chain_sum", "products"]
 
 # Of every 20 training questions: sums, products, and others.
-SHARES = [("sums", 8), ("products", 6), ("others", 6)]
+SHARES = [("sums", 7), ("products", 6), ("others", 7)]
 
 ANY = [
     "{}", "{} =", "{} = ?", "What is {}?", "what's {}", "What does {} equal?", "How much is {}?",
@@ -73,6 +76,34 @@ FORMS = [
     "A {thing} costs {many} dollars, {few} of them cost how much?", "What is {topic}?",
     "How many minutes are {few} hours?", "Name the {few} largest cities of {place}.",
 ]  # fmt: skip
+# Questions that look like sums or products and are none: other operations, mixed ones, or more to do
+# than the operation. `{}` is a sum or a product of any size.
+ALIKE = [
+    "{few}.{few} + {few}.{few}", "{many}.{few} - {few}.{few}{few}", "{few}.{few} * {few}", "0.{few} + 0.{few}",
+    "{few} * {many} * {few}", "{few} * {few} * {few}", "{few} * {few} + {many}", "{many} - {few} * {few}",
+    "{few} * {many} - {few}", "{many} + {many} * {few}", "{few} * ({few} + {many})", "({many} - {few}) * {few}",
+    "{many} / {few}", "{many} / {few} + {many}", "{many} * {few} / {few}", "{few} ^ {few}", "{few}**{few}",
+    "{many} % {few}", "{few}/{few} + {few}/{few}", "{many} plus {word}", "{word} plus {word}",
+    "{word} times {few}", "{word} minus {word}", "{word} times {word}", "{many}% of {many}", "-({few} + {many})",
+]  # fmt: skip
+ALIKE_ALONE = [
+    "What is the average of {many} and {few}?", "What is the mean of {many}, {many} and {few}?",
+    "Is {} more than {many}?", "Is {} equal to {many}?", "Is {} even?", "Which is larger, {} or {many}?",
+    "{} = ? Explain your steps.", "Explain how to work out {}.", "Show every step: {}", "Write {} in words.",
+    "Compute {}. Then multiply by {few}.", "Calculate {} and divide the result by {few}.",
+    "What is {}, as a percentage of {year}?", "Compute {} and reply in JSON.", "Write a story about {}.",
+    "Round {} to the nearest hundred.", "If x = {few}, what is {many} * x?", "Solve for x: x + {few} = {many}",
+    "What is {few} squared?", "What is {many} divided by {few}?", "Write Python code for {}.",
+    "Double {many}, then add {few}.", "What is the remainder of {many} / {few}?", "Half of {many} is?",
+]  # fmt: skip
+ALIKE_HELD_OUT = [
+    "Tell me the value of {few} * {many} + {few}", "Work out {many} - {few} * {few}, please.",
+    "{few}.{few} + {many}.{few} makes what?", "{few} * {few} * {many} makes?", "What's {many} / {few} - {few}?",
+    "Calculate {many} + {few}, then take away {word}.", "Multiply {few} by {few} and add {many}.",
+    "Between {few} and {many}, what is the middle?", "{} - but show me how you get there.",
+    "Spell out the result of {}.", "How many digits does {} have?", "How much is {word} and {word}?",
+]  # fmt: skip
+WORDS = ["two", "three", "five", "seven", "nine", "eleven", "twelve", "fifteen", "twenty", "thirty", "fifty"]
 FILL = {
     "place": ["France", "Peru", "Japan", "Kenya", "Norway", "Canada", "Vietnam", "Texas", "Egypt"],
     "book": ["Hamlet", "Dracula", "Emma", "The Odyssey", "Faust", "War and Peace", "Dune"],
@@ -87,14 +118,23 @@ FILL = {
 }
 
 
-def numbers(draw, count, digits, weights):
-    sizes = draw.choices(digits, weights, k=count)
-    return [draw.randrange(max(2, 10 ** (size - 1)), 10**size) for size in sizes]
+def numbers(draw, count, digits, weights, odd=0.0):
+    """Numbers of these digits, a share of them an odd case: few digits, round, or like the one before."""
+    drawn = []
+    for size in draw.choices(digits, weights, k=count):
+        number = draw.randrange(max(2, 10 ** (size - 1)), 10**size)
+        if odd and draw.random() < odd:
+            before = drawn[-1] if drawn else number
+            number = draw.choice([0, 1, 10, 100, 1000, before, before + 1, before - 1, 10 * number])
+        drawn.append(max(0, number))
+    return drawn
 
 
-def sum_of(draw, terms, weights, digits, digit_weights):
+def sum_of(draw, terms, weights, digits, digit_weights, odd=0.0):
     (count,) = draw.choices(terms, weights)
-    first, *rest = numbers(draw, count, digits, digit_weights)
+    first, *rest = numbers(draw, count, digits, digit_weights, odd)
+    if odd and draw.random() < odd / 2:
+        first = -first
     return summed([first, *(draw.choice([1, -1]) * number for number in rest)])
 
 
@@ -103,10 +143,11 @@ def arithmetic(draw, kind, is_test):
     if kind == "sums":
         if is_test:
             return sum_of(draw, [2, 3, 4, 5], [1, 1, 1, 1], [2, 3], [1, 1])
-        return sum_of(draw, [2, 3, 4, 5, 6, 7, 8], [3, 4, 4, 4, 2, 1, 1], [1, 2, 3, 4], [1, 5, 5, 1])
+        terms = range(2, 11)
+        return sum_of(draw, terms, [6, 8, 8, 8, 4, 2, 2, 1, 1], range(1, 7), [4, 20, 20, 5, 2, 1], 0.08)
     if is_test:
         return " * ".join(map(str, numbers(draw, 2, [2, 3], [1, 1])))
-    return " * ".join(map(str, numbers(draw, 2, [1, 2, 3, 4], [1, 5, 6, 1])))
+    return " * ".join(map(str, numbers(draw, 2, range(1, 6), [3, 12, 14, 4, 1], 0.08)))
 
 
 def worded(draw, kind, asked, is_test):
@@ -123,6 +164,12 @@ def worded(draw, kind, asked, is_test):
             "-": ["What is the difference of {0} and {1}?", "Subtract {1} from {0}."],
         }
         return draw.choice(forms[operator]).format(first, second)
+    if draw.random() < 0.15:
+        asked = re.sub(r"\d{4,}", lambda number: f"{int(number[0]):,}", asked)
+    if kind == "sums" and "-" not in asked and len(two) > 3 and draw.random() < 0.3:
+        *listed, last = asked.split(" + ")
+        forms = ["Add {} and {}.", "What is the sum of {} and {}?", "{} and {} added together?"]
+        return draw.choice(forms).format(", ".join(listed), last)
     for sign, written in draw.choice(OPERATORS[kind]).items():
         asked = asked.replace(sign, written)
     return draw.choice(ANY).format(asked)
@@ -139,6 +186,20 @@ def others(draw, folder):
         known = {name: draw.choice(values) for name, values in FILL.items()}
         numbers = {"few": draw.randint(2, 9), "many": draw.randint(10, 999), "year": draw.randint(1700, 2024)}
         yield draw.choice(FORMS).format(**known, **numbers)
+        yield alike(draw, draw.choice(ANY).format(draw.choice(ALIKE)))
+        yield alike(draw, draw.choice(ALIKE_ALONE))
+
+
+def alike(draw, form):
+    """The form with each place filled on its own."""
+    fill = {
+        "{few}": lambda: str(draw.randint(2, 9)),
+        "{many}": lambda: str(draw.randint(10, 999)),
+        "{year}": lambda: str(draw.randint(1700, 2024)),
+        "{word}": lambda: draw.choice(WORDS),
+        "{}": lambda: arithmetic(draw, draw.choice(["sums", "products"]), False),
+    }
+    return re.sub(r"\{\w*\}", lambda place: fill[place[0]](), form)
 
 
 def generated(family, size, seed):
@@ -181,6 +242,16 @@ def test_rows():
     return rows
 
 
+def alike_test_rows():
+    draw = random.Random(1_000_005)
+    forms = [form for form in ALIKE_HELD_OUT for _ in range(10)]
+    asked = {"source": "alike", "answer": "-"}
+    return [
+        {"id": f"alike-{number}", "question": alike(draw, form)} | asked
+        for number, form in enumerate(forms)
+    ]
+
+
 def other_test_rows():
     rows = []
     for family in OTHER_HELD_OUT:
@@ -216,6 +287,7 @@ def main():
     write_rows(folder / "more-sums-test.jsonl", more_sums(folder, train, test))
     write_rows(folder / "wordings-test.jsonl", test)
     write_rows(folder / "others-test.jsonl", other_test_rows())
+    write_rows(folder / "alike-test.jsonl", alike_test_rows())
 
 
 if __name__ == "__main__":
