@@ -90,6 +90,10 @@ impl Start {
             (Some(path), None) => path.clone(),
             (None, Some(new)) => {
                 let folder = run.start();
+                // Without a checkpoint it is what an earlier attempt left, maybe of another shape.
+                if run.is_fresh() && folder.exists() {
+                    std::fs::remove_dir_all(&folder)?;
+                }
                 if !folder.join("model.safetensors").is_file() {
                     make(new, &folder, world, seed)?;
                 }
