@@ -22,7 +22,7 @@ const FREE: [&str; 21] = [
     "output",
     "checkpoint_every",
     "keep_checkpoints",
-    "eval",
+    "eval.every",
     "eval_every",
     "micro_batch_tokens",
     "max_in_flight",

@@ -17,6 +17,7 @@ use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::grpo::async_rollouts::AsyncRollouts;
 use crate::train::grpo::config::{GrpoConfig, TaskConfig, TrainerConfig};
+use crate::train::grpo::evaluate::basis;
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::rollout::Rollouts;
 use crate::train::grpo::samples::Samples;
@@ -68,6 +69,7 @@ pub(super) fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
+    let basis = basis(config, &tasks, &text)?;
     let state = RunState::load(folder)?;
     let mut trainer = match &config.trainer {
         TrainerConfig::Local {} => Trainer::local(config, &start.model, folder)?,
@@ -145,6 +147,7 @@ pub(super) fn prepare<'c>(
         load,
         samples,
         state,
+        basis,
         runtime,
     })
 }
