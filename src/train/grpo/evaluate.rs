@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{GrpoConfig, OutageConfig};
 use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
+use super::samples::step_of;
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
@@ -192,6 +193,25 @@ impl Evaluation {
         Ok(std::fs::write(folder.join(format!("step-{:08}.json", self.step)), text)?)
     }
 
+    /// Removes what an earlier attempt of the run in `folder` evaluated beyond its last checkpoint,
+    /// which is after `step` steps; without a checkpoint, all.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_later(folder: &Path, step: Option<u64>) -> io::Result<()> {
+        let entries = match std::fs::read_dir(folder.join("evaluations")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if step_of(&path).is_some_and(|of| step.is_none_or(|step| of > step)) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All evaluations in the run's folder up to `step`, oldest first.
     pub fn load_all(folder: &Path, step: u64) -> Vec<Self> {
         let mut all: Vec<Self> = std::fs::read_dir(folder.join("evaluations"))
@@ -257,7 +277,25 @@ fn class(task: &Task) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn evaluations_of_an_abandoned_attempt_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        Evaluation::forget_later(folder.path(), None).unwrap();
+        let found = || {
+            let all = Evaluation::load_all(folder.path(), 9);
+            all.iter().map(|evaluation| evaluation.step).collect::<Vec<_>>()
+        };
+        for step in [0, 2, 4] {
+            Evaluation { step, ..Evaluation::default() }.save(folder.path()).unwrap();
+        }
+        Evaluation::forget_later(folder.path(), Some(2)).unwrap();
+        assert_eq!(found(), [0, 2]);
+        Evaluation::forget_later(folder.path(), None).unwrap();
+        assert!(found().is_empty(), "nothing is left of them");
+    }
 
     /// From Wilson's formula, calculated by hand to four digits.
     #[test]

@@ -17,7 +17,7 @@ use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::grpo::async_rollouts::AsyncRollouts;
 use crate::train::grpo::config::{GrpoConfig, TaskConfig, TrainerConfig};
-use crate::train::grpo::evaluate::basis;
+use crate::train::grpo::evaluate::{Evaluation, basis};
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::rollout::Rollouts;
 use crate::train::grpo::samples::Samples;
@@ -134,6 +134,7 @@ pub(super) fn prepare<'c>(
         runtime.block_on(compared)?;
     }
     let load = services.servers.clone().map(LoadMeter::new);
+    Evaluation::forget_later(folder.root(), folder.latest().map(|(step, _)| step))?;
     let samples = Samples::open(folder.root(), trainer.step, config.samples)?;
     let folder = folder.clone();
     Ok(Run {
