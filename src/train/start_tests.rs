@@ -148,6 +148,10 @@ fn an_adapter_brings_its_own_templates() {
             Protocol::record(None, &made.folder.join("templates")).unwrap();
         }
         let opened = open(&made.folder, Some(&adapter)).unwrap();
+        let parts: Vec<String> = opened.parts().into_iter().map(|(name, _)| name).collect();
+        for name in ["config.json", "model.adapter", "model.adapter/adapter_config.json"] {
+            assert!(parts.iter().any(|known| known == name), "{name} is not in {parts:?}");
+        }
         assert!(!opened.protocol().unwrap().settings().history);
         let own = ("templates/protocol.json".to_owned(), adapter.join("templates/protocol.json"));
         assert!(opened.text_files().contains(&own));

@@ -56,7 +56,8 @@ pub(super) fn prepare<'c>(
     let mut text = start.text_files();
     let prompt = config.judge.as_ref().and_then(|judge| judge.prompt.clone());
     text.extend(prompt.map(|prompt| ("judge.prompt".to_owned(), prompt)));
-    let sources = Sources { data: &data, model: &start.folder, text: &text };
+    let parts = start.parts();
+    let sources = Sources { data: &data, model: &start.folder, text: &text, parts: &parts };
     for change in origin::check(folder, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
