@@ -45,7 +45,7 @@ const FREE: [&str; 21] = [
 ];
 
 /// Settings that may change although they act on what is learnt from then on, which is noted.
-const NOTED: [&str; 2] = ["max_policy_lag", "steps"];
+const NOTED: [&str; 3] = ["guards.rollback_lr_factor", "max_policy_lag", "steps"];
 
 /// Files up to this size are hashed whole; of larger ones, evenly spaced blocks are.
 const WHOLE: u64 = 16 << 20;
@@ -80,6 +80,8 @@ pub struct Sources<'a> {
     pub text: &'a [(String, PathBuf)],
     /// Parts of models, with their names: files, and folders of weights. See [`model_parts`].
     pub parts: &'a [(String, PathBuf)],
+    /// Files that may change, which is noted, with their names.
+    pub noted: &'a [(String, PathBuf)],
 }
 
 /// The parts of the model in a folder or file, with their names: its weights, and what says how
@@ -102,7 +104,7 @@ pub fn check(
     config: &impl Serialize,
     sources: Sources<'_>,
 ) -> Result<Vec<String>, TrainError> {
-    let Sources { data, model, text, parts } = sources;
+    let Sources { data, model, text, parts, noted } = sources;
     let hashed =
         |path: &Path| whole(path).map(Value::from).map_err(|source| TrainError::read(path, source));
     let mut origin = Map::new();
@@ -116,6 +118,7 @@ pub fn check(
     origin.insert("data".into(), files.into());
     origin.insert("text".into(), hashes(text, whole)?);
     origin.insert("parts".into(), hashes(parts, part)?);
+    origin.insert("noted".into(), hashes(noted, part)?);
     let hash = fingerprint(model).map_err(|source| TrainError::read(model, source))?;
     origin.insert("model".into(), hash.into());
     let origin = Value::Object(origin);
@@ -130,7 +133,7 @@ pub fn check(
     if let Some(mut before) = before {
         complete(&mut before, &origin);
         differences("", &before, &origin, &mut changed);
-        noted = notes(&before["config"], &origin["config"]);
+        noted = notes(&before, &origin);
     }
     if !changed.is_empty() && resume != Resume::Changed {
         return Err(TrainError::Changed(changed.join("\n  ")));
@@ -159,10 +162,12 @@ fn recorded(path: &Path) -> Result<Option<Value>, TrainError> {
 fn complete(before: &mut Value, now: &Value) {
     let Some(before) = before.as_object_mut() else { return };
     before.entry("text").or_insert_with(|| now["text"].clone());
-    let parts = before.entry("parts").or_insert_with(|| Value::Object(Map::new()));
-    let Some(parts) = parts.as_object_mut() else { return };
-    for (name, hash) in now["parts"].as_object().into_iter().flatten() {
-        parts.entry(name.clone()).or_insert_with(|| hash.clone());
+    for section in ["parts", "noted"] {
+        let files = before.entry(section).or_insert_with(|| Value::Object(Map::new()));
+        let Some(files) = files.as_object_mut() else { continue };
+        for (name, hash) in now[section].as_object().into_iter().flatten() {
+            files.entry(name.clone()).or_insert_with(|| hash.clone());
+        }
     }
 }
 
@@ -181,7 +186,7 @@ fn hashes(
 
 fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     let name = key.strip_prefix("config.").unwrap_or(key);
-    if FREE.contains(&name) || NOTED.contains(&name) {
+    if FREE.contains(&name) || NOTED.contains(&name) || key == "noted" {
         return;
     }
     if let (Value::Object(a), Value::Object(b)) = (before, now) {
@@ -207,19 +212,31 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) 
     }
 }
 
-/// Changes of settings that are noted and no reason to refuse.
+/// Changes that are noted and no reason to refuse.
 fn notes(before: &Value, now: &Value) -> Vec<String> {
-    let is_constant =
-        |config: &Value| matches!(config["schedule"]["decay"].as_str(), Some("constant") | None);
+    let is_constant = |origin: &Value| {
+        let decay = setting(origin, "schedule.decay").as_str();
+        matches!(decay, Some("constant") | None)
+    };
     let acts = |name: &str| name != "steps" || !(is_constant(before) && is_constant(now));
-    NOTED
+    let settings = NOTED
         .into_iter()
-        .filter(|name| before[*name] != now[*name] && acts(name))
-        .map(|name| {
-            let (before, now) = (&before[name], &now[name]);
+        .map(|name| (name, setting(before, name), setting(now, name)))
+        .filter(|(name, before, now)| before != now && acts(name))
+        .map(|(name, before, now)| {
             format!("`{name}`: {before} became {now}, which acts on what is learnt from here on")
-        })
-        .collect()
+        });
+    let files = now["noted"].as_object().into_iter().flatten();
+    let files =
+        files.filter(|(name, hash)| before["noted"][name.as_str()] != **hash).map(|(name, _)| {
+            format!("the contents of `{name}`, which act on what is learnt from here on")
+        });
+    settings.chain(files).collect()
+}
+
+/// A setting of an origin's configuration by its path.
+fn setting<'o>(origin: &'o Value, path: &str) -> &'o Value {
+    path.split('.').fold(&origin["config"], |value, key| &value[key])
 }
 
 /// The hash of a file's contents.
@@ -301,7 +318,8 @@ mod tests {
         std::fs::write(&template, "{{ question }}").unwrap();
         let text = [("templates/policy.j2".to_owned(), template.clone())];
         let check = |config: &Value, resume| {
-            let sources = Sources { data: &[&data], model: &model, text: &text, parts: &[] };
+            let text = &text;
+            let sources = Sources { data: &[&data], model: &model, text, parts: &[], noted: &[] };
             super::check(&run, resume, config, sources)
         };
         check(&config, Resume::No).unwrap();
@@ -356,7 +374,8 @@ mod tests {
         put("config.json", "{\"rope_theta\": 10000.0}");
         let check = |resume| {
             let parts = model_parts("model.path", &model);
-            let sources = Sources { data: &[], model: folder.path(), text: &[], parts: &parts };
+            let (model, parts) = (folder.path(), &parts);
+            let sources = Sources { data: &[], model, text: &[], parts, noted: &[] };
             super::check(&run, resume, &json!({ "steps": 1 }), sources)
         };
         check(Resume::No).unwrap();
@@ -405,7 +424,8 @@ mod tests {
         let check = |steps: u64, lag: u64, decay: &str| {
             let schedule = json!({ "decay": decay });
             let config = json!({ "steps": steps, "max_policy_lag": lag, "schedule": schedule });
-            let sources = Sources { data: &[], model: folder.path(), text: &[], parts: &[] };
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &[] };
             super::check(&run, Resume::Same, &config, sources).unwrap()
         };
         check(5, 0, "constant");
@@ -418,12 +438,37 @@ mod tests {
     }
 
     #[test]
+    fn programs_and_factors_may_change_and_are_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run")).unwrap();
+        let program = folder.path().join("reward.py");
+        let noted = [("reward.py".to_owned(), program.clone())];
+        let check = |factor: f64, kl: f64| {
+            let guards = json!({ "rollback_lr_factor": factor, "max_kl": kl });
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &noted };
+            super::check(&run, Resume::Same, &json!({ "guards": guards }), sources).unwrap()
+        };
+        std::fs::write(&program, "print(1)").unwrap();
+        check(0.5, 5.0);
+        run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
+        assert!(check(0.5, 9.0).is_empty(), "a bound");
+        std::fs::write(&program, "print(2)").unwrap();
+        let changes = check(0.25, 9.0);
+        assert_eq!(changes.len(), 2);
+        assert!(changes[0].starts_with("`guards.rollback_lr_factor`: 0.5 became 0.25"));
+        assert!(changes[1].starts_with("the contents of `reward.py`"), "{changes:?}");
+        assert!(check(0.25, 9.0).is_empty(), "once");
+    }
+
+    #[test]
     fn more_steps_of_a_decaying_rate_are_noted() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(&folder.path().join("run")).unwrap();
         let check = |steps: u64| {
             let config = json!({ "steps": steps, "schedule": { "decay": "cosine" } });
-            let sources = Sources { data: &[], model: folder.path(), text: &[], parts: &[] };
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &[] };
             super::check(&run, Resume::Same, &config, sources).unwrap()
         };
         check(5);

@@ -62,7 +62,8 @@ fn steps(
         _ => Vec::new(),
     };
     let (text, parts) = (start.text_files(), start.parts());
-    let sources = Sources { data: &data, model: &start.folder, text: &text, parts: &parts };
+    let model = &start.folder;
+    let sources = Sources { data: &data, model, text: &text, parts: &parts, noted: &[] };
     for change in origin::check(run, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
