@@ -55,6 +55,17 @@ pub struct DemoTurn {
     pub action: Action,
     /// The large model's reply to a prompt.
     pub reply: Option<String>,
+    /// Whether the prompt was sent before, so that the policy is told so instead of the reply.
+    pub is_repeated: bool,
+    /// Whether it is learnt: false for a turn that the caller gave.
+    pub is_learnt: bool,
+}
+
+impl DemoTurn {
+    /// A turn of the policy's own.
+    pub fn new(think: String, action: Action, reply: Option<String>) -> Self {
+        Self { think, action, reply, is_repeated: false, is_learnt: true }
+    }
 }
 
 /// A question and how it is answered; rendering it as text is the protocol's part.

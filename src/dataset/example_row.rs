@@ -187,7 +187,12 @@ fn turn(role: ChatRole, content: String) -> ChatTurn {
     ChatTurn { role, content, is_learnt: role == ChatRole::Assistant }
 }
 
-/// A recorded episode that the policy answered itself.
+/// Whether a part of a record has this flag; false flags may be left out.
+fn is_set(value: Option<&Cell>, flag: &str) -> bool {
+    matches!(value.and_then(|value| value.get(flag)), Some(Cell::Bool(true)))
+}
+
+/// A recorded episode that the policy answered itself. Turns that its caller gave are context.
 fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unused> {
     let text = |name: &str| fields.get(name).and_then(Cell::text).unwrap_or_default().to_owned();
     if text("finish_reason") != "answered" || text("answer_source") != "policy" {
@@ -203,15 +208,27 @@ fn episode(fields: &Fields, context: &Context<'_>) -> Result<Demonstration, Unus
     let Some(Cell::List(turns)) = turns else { return Err("its record has no turns".into()) };
     let mut moves = Vec::with_capacity(turns.len());
     for turn in turns {
+        if turn.get("finish").and_then(Cell::text) == Some("length") {
+            return Err(Unused::Skipped("one of its turns was cut off at its limit"));
+        }
         let action = turn.get("action").and_then(action);
         let action = action.ok_or(Unused::Skipped("one of its turns has no action"))?;
         let think = turn.get("think").and_then(Cell::text).unwrap_or_default().to_owned();
-        let reply = turn.get("observation").and_then(|seen| seen.get("reply"));
+        let seen = turn.get("observation");
+        // How much of it was shown is not recorded.
+        if is_set(seen, "truncated") {
+            return Err(Unused::Skipped("one of its replies was shown in part"));
+        }
+        let reply = seen.and_then(|seen| seen.get("reply"));
         let reply = reply.and_then(Cell::text).map(str::to_owned);
         if reply.is_some() == matches!(action, Action::Answer(_)) {
             return Err(Unused::Skipped("one of its prompts has no reply"));
         }
-        moves.push(DemoTurn { think, action, reply });
+        moves.push(DemoTurn {
+            is_repeated: is_set(seen, "repeated"),
+            is_learnt: !is_set(Some(turn), "is_given"),
+            ..DemoTurn::new(think, action, reply)
+        });
     }
     let task = Task {
         id: fields.get("id").and_then(Cell::scalar).unwrap_or_else(|| context.id()),

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::dataset::{ChatRole, ChatTurn, Demonstration};
+use crate::dataset::{ChatRole, ChatTurn, DemoTurn, Demonstration};
 use crate::hint::Hint;
 use crate::protocol::{
     ANSWER, FINAL_PROMPT, Opening, PROMPT, Piece, Protocol, ProtocolError, Shown, THINK,
+    write_prompt,
 };
 use crate::tokenization::{ChatTokenizer, TemplateMessage, TokenizerError};
 use crate::trajectory::{Action, SampledToken, TokenTrace};
@@ -52,7 +53,8 @@ pub fn question_and_answer(
     Ok(trace)
 }
 
-/// A demonstration of the protocol, turn by turn as the loop would run it.
+/// A demonstration of the protocol, turn by turn as the loop would run it. Turns that are not to be
+/// learnt are context only.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
@@ -67,10 +69,17 @@ pub fn demonstration(
     let mut trace = TokenTrace::default();
     trace.push_context(&text.opening_ids(&protocol.opening(&opening)?)?);
     for turn in &shown.turns {
-        push_turn(text, &mut trace, &turn_text(&turn.think, &turn.action))?;
+        match turn.is_learnt {
+            true => push_turn(text, &mut trace, &turn_text(&turn.think, &turn.action))?,
+            false => trace.push_context(&text.turn_ids(&given_text(turn))?),
+        }
         if let Some(reply) = &turn.reply {
             let last = trace.ids.last().copied();
-            let observation = protocol.observation(Shown::Reply(reply))?;
+            let seen = match turn.is_repeated {
+                true => Shown::Repeated(reply),
+                false => Shown::Reply(reply),
+            };
+            let observation = protocol.observation(seen)?;
             trace.push_context(&text.observation_ids(last, &observation)?);
         }
     }
@@ -132,10 +141,49 @@ pub fn turn_text(think: &str, action: &Action) -> String {
     format!("<{THINK}>{think}</{THINK}>{act}")
 }
 
+/// The text of a turn that a caller gives, as the loop writes it.
+fn given_text(turn: &DemoTurn) -> String {
+    match &turn.action {
+        Action::Prompt(prompt) => {
+            write_prompt(Some(turn.think.as_str()).filter(|think| !think.is_empty()), prompt)
+        }
+        action => turn_text(&turn.think, action),
+    }
+}
+
 /// Appends an assistant turn as if the model had sampled it, its stop token included.
 fn push_turn(text: &ChatTokenizer, trace: &mut TokenTrace, turn: &str) -> Result<(), ExampleError> {
     for id in text.turn_ids(turn)? {
         trace.push_action(SampledToken { id, log_prob: 0.0 });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+    use crate::task::Task;
+
+    #[test]
+    fn given_turns_are_context_and_repeated_prompts_get_no_new_reply() {
+        let text = ChatTokenizer::load(Path::new("models/policy")).unwrap();
+        let protocol = Protocol::load(None).unwrap();
+        let traced = |is_learnt, is_repeated| {
+            let ask = Action::Prompt("Where is it?".to_owned());
+            let ask = DemoTurn::new("first".to_owned(), ask, Some("There".to_owned()));
+            let answer = DemoTurn::new("so".to_owned(), Action::Answer("There".to_owned()), None);
+            let task = Task { question: "Where?".to_owned(), ..Task::default() };
+            let turns = vec![DemoTurn { is_learnt, is_repeated, ..ask }, answer];
+            demonstration(&text, &protocol, 5, &Demonstration { task, turns }).unwrap()
+        };
+        let (own, given) = (traced(true, false), traced(false, false));
+        assert_eq!(own.ids, given.ids, "the policy sees the same");
+        let answer = text.turn_ids("<think>so</think><answer>There</answer>").unwrap();
+        assert_eq!(given.action_count(), answer.len(), "its answer alone is learnt");
+        assert!(own.action_count() > given.action_count());
+        assert_ne!(traced(true, true).ids, own.ids, "it is told that the prompt was sent before");
+    }
 }

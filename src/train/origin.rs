@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::error::TrainError;
-use super::run_folder::RunFolder;
+use super::run_folder::{RunFolder, TEXT_FILES};
 use crate::atomic_file::replace;
 use crate::dataset::data_files;
+use crate::model::ADAPTER_CONFIG;
 
 const FILE: &str = "origin.json";
 
@@ -22,7 +23,7 @@ const FREE: [&str; 21] = [
     "output",
     "checkpoint_every",
     "keep_checkpoints",
-    "eval",
+    "eval.every",
     "eval_every",
     "micro_batch_tokens",
     "max_in_flight",
@@ -44,7 +45,7 @@ const FREE: [&str; 21] = [
 ];
 
 /// Settings that may change although they act on what is learnt from then on, which is noted.
-const NOTED: [&str; 2] = ["max_policy_lag", "steps"];
+const NOTED: [&str; 3] = ["guards.rollback_lr_factor", "max_policy_lag", "steps"];
 
 /// Files up to this size are hashed whole; of larger ones, evenly spaced blocks are.
 const WHOLE: u64 = 16 << 20;
@@ -77,6 +78,19 @@ pub struct Sources<'a> {
     pub model: &'a Path,
     /// Files that prompts and their tokens are made by, with their names.
     pub text: &'a [(String, PathBuf)],
+    /// Parts of models, with their names: files, and folders of weights. See [`model_parts`].
+    pub parts: &'a [(String, PathBuf)],
+    /// Files that may change, which is noted, with their names.
+    pub noted: &'a [(String, PathBuf)],
+}
+
+/// The parts of the model in a folder or file, with their names: its weights, and what says how
+/// they are used. None of a model that is not there, such as one on the hub.
+pub fn model_parts(name: &str, path: &Path) -> Vec<(String, PathBuf)> {
+    let files = ["config.json", ADAPTER_CONFIG].into_iter().chain(TEXT_FILES);
+    let files = files.map(|file| (format!("{name}/{file}"), path.join(file)));
+    let all = [(name.to_owned(), path.to_owned())].into_iter().chain(files);
+    all.filter(|(_, path)| path.exists()).collect()
 }
 
 /// Compares the origin of the run in `folder` to `config` and `sources`, and records it. Returns
@@ -90,7 +104,7 @@ pub fn check(
     config: &impl Serialize,
     sources: Sources<'_>,
 ) -> Result<Vec<String>, TrainError> {
-    let Sources { data, model, text } = sources;
+    let Sources { data, model, text, parts, noted } = sources;
     let hashed =
         |path: &Path| whole(path).map(Value::from).map_err(|source| TrainError::read(path, source));
     let mut origin = Map::new();
@@ -102,8 +116,9 @@ pub fn check(
         }
     }
     origin.insert("data".into(), files.into());
-    let text = text.iter().map(|(name, path)| Ok((name.clone(), hashed(path)?)));
-    origin.insert("text".into(), text.collect::<Result<Map<_, _>, TrainError>>()?.into());
+    origin.insert("text".into(), hashes(text, whole)?);
+    origin.insert("parts".into(), hashes(parts, part)?);
+    origin.insert("noted".into(), hashes(noted, part)?);
     let hash = fingerprint(model).map_err(|source| TrainError::read(model, source))?;
     origin.insert("model".into(), hash.into());
     let origin = Value::Object(origin);
@@ -116,12 +131,9 @@ pub fn check(
     };
     let (mut changed, mut noted) = (Vec::new(), Vec::new());
     if let Some(mut before) = before {
-        // Earlier versions did not record them.
-        if let Some(before) = before.as_object_mut() {
-            before.entry("text").or_insert_with(|| origin["text"].clone());
-        }
+        complete(&mut before, &origin);
         differences("", &before, &origin, &mut changed);
-        noted = notes(&before["config"], &origin["config"]);
+        noted = notes(&before, &origin);
     }
     if !changed.is_empty() && resume != Resume::Changed {
         return Err(TrainError::Changed(changed.join("\n  ")));
@@ -146,9 +158,35 @@ fn recorded(path: &Path) -> Result<Option<Value>, TrainError> {
     })
 }
 
+/// Adds what earlier versions did not record, which then counts as unchanged.
+fn complete(before: &mut Value, now: &Value) {
+    let Some(before) = before.as_object_mut() else { return };
+    before.entry("text").or_insert_with(|| now["text"].clone());
+    for section in ["parts", "noted"] {
+        let files = before.entry(section).or_insert_with(|| Value::Object(Map::new()));
+        let Some(files) = files.as_object_mut() else { continue };
+        for (name, hash) in now[section].as_object().into_iter().flatten() {
+            files.entry(name.clone()).or_insert_with(|| hash.clone());
+        }
+    }
+}
+
+/// The hashes of files by their names.
+fn hashes(
+    files: &[(String, PathBuf)],
+    hash: fn(&Path) -> io::Result<String>,
+) -> Result<Value, TrainError> {
+    let mut all = Map::new();
+    for (name, path) in files {
+        let hash = hash(path).map_err(|source| TrainError::read(path, source))?;
+        all.insert(name.clone(), hash.into());
+    }
+    Ok(all.into())
+}
+
 fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     let name = key.strip_prefix("config.").unwrap_or(key);
-    if FREE.contains(&name) || NOTED.contains(&name) {
+    if FREE.contains(&name) || NOTED.contains(&name) || key == "noted" {
         return;
     }
     if let (Value::Object(a), Value::Object(b)) = (before, now) {
@@ -166,36 +204,64 @@ fn differences(key: &str, before: &Value, now: &Value, found: &mut Vec<String>) 
             key if key.starts_with("data.") || key.starts_with("text.") => {
                 format!("the contents or the name of `{}`", &key[5..])
             }
-            _ => format!("`{name}`: {before} became {now}"),
+            _ => match key.strip_prefix("parts.") {
+                Some(part) => format!("the contents of `{part}`"),
+                None => format!("`{name}`: {before} became {now}"),
+            },
         });
     }
 }
 
-/// Changes of settings that are noted and no reason to refuse.
+/// Changes that are noted and no reason to refuse.
 fn notes(before: &Value, now: &Value) -> Vec<String> {
-    let is_constant =
-        |config: &Value| matches!(config["schedule"]["decay"].as_str(), Some("constant") | None);
+    let is_constant = |origin: &Value| {
+        let decay = setting(origin, "schedule.decay").as_str();
+        matches!(decay, Some("constant") | None)
+    };
     let acts = |name: &str| name != "steps" || !(is_constant(before) && is_constant(now));
-    NOTED
+    let settings = NOTED
         .into_iter()
-        .filter(|name| before[*name] != now[*name] && acts(name))
-        .map(|name| {
-            let (before, now) = (&before[name], &now[name]);
+        .map(|name| (name, setting(before, name), setting(now, name)))
+        .filter(|(name, before, now)| before != now && acts(name))
+        .map(|(name, before, now)| {
             format!("`{name}`: {before} became {now}, which acts on what is learnt from here on")
-        })
-        .collect()
+        });
+    let files = now["noted"].as_object().into_iter().flatten();
+    let files =
+        files.filter(|(name, hash)| before["noted"][name.as_str()] != **hash).map(|(name, _)| {
+            format!("the contents of `{name}`, which act on what is learnt from here on")
+        });
+    settings.chain(files).collect()
+}
+
+/// A setting of an origin's configuration by its path.
+fn setting<'o>(origin: &'o Value, path: &str) -> &'o Value {
+    path.split('.').fold(&origin["config"], |value, key| &value[key])
 }
 
 /// The hash of a file's contents.
 fn whole(path: &Path) -> io::Result<String> {
+    hash_of(File::open(path)?)
+}
+
+fn hash_of(mut source: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
-    let mut file = File::open(path)?;
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer)? {
+        match source.read(&mut buffer)? {
             0 => return Ok(format!("{:x}", hash.finalize())),
             read => hash.update(&buffer[..read]),
         }
+    }
+}
+
+/// A hash of a part of a model. The beginning of a file counts whole: there a GGUF file has its
+/// settings and its tokenizer.
+fn part(path: &Path) -> io::Result<String> {
+    let sampled = fingerprint(path)?;
+    match path.is_dir() {
+        true => Ok(sampled),
+        false => Ok(sampled + &hash_of(File::open(path)?.take(WHOLE))?),
     }
 }
 
@@ -252,7 +318,8 @@ mod tests {
         std::fs::write(&template, "{{ question }}").unwrap();
         let text = [("templates/policy.j2".to_owned(), template.clone())];
         let check = |config: &Value, resume| {
-            let sources = Sources { data: &[&data], model: &model, text: &text };
+            let text = &text;
+            let sources = Sources { data: &[&data], model: &model, text, parts: &[], noted: &[] };
             super::check(&run, resume, config, sources)
         };
         check(&config, Resume::No).unwrap();
@@ -297,13 +364,68 @@ mod tests {
     }
 
     #[test]
+    fn what_says_how_weights_are_used_may_not_change_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run")).unwrap();
+        let model = folder.path().join("base");
+        std::fs::create_dir(&model).unwrap();
+        let put = |name: &str, text: &str| std::fs::write(model.join(name), text).unwrap();
+        put("model.safetensors", "weights");
+        put("config.json", "{\"rope_theta\": 10000.0}");
+        let check = |resume| {
+            let parts = model_parts("model.path", &model);
+            let (model, parts) = (folder.path(), &parts);
+            let sources = Sources { data: &[], model, text: &[], parts, noted: &[] };
+            super::check(&run, resume, &json!({ "steps": 1 }), sources)
+        };
+        check(Resume::No).unwrap();
+        run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
+        assert!(check(Resume::Same).unwrap().is_empty());
+        put("config.json", "{\"rope_theta\": 1000000.0}");
+        put("model.safetensors", "other");
+        let error = check(Resume::Same).unwrap_err().to_string();
+        for named in ["the contents of `model.path/config.json`", "the contents of `model.path`"] {
+            assert!(error.contains(named), "{named} is not in {error}");
+        }
+        assert_eq!(check(Resume::Changed).unwrap().len(), 2);
+        assert!(check(Resume::Same).unwrap().is_empty(), "it goes on with those");
+
+        // Runs of earlier versions say nothing about some files.
+        put("generation_config.json", "{}");
+        assert!(check(Resume::Same).unwrap().is_empty());
+        let path = run.root().join(FILE);
+        let mut origin = recorded(&path).unwrap().unwrap();
+        origin.as_object_mut().unwrap().remove("parts").unwrap();
+        std::fs::write(&path, origin.to_string()).unwrap();
+        put("config.json", "{}");
+        assert!(check(Resume::Same).unwrap().is_empty());
+        put("config.json", "{ }");
+        check(Resume::Same).unwrap_err();
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_counts_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut bytes = vec![0_u8; WHOLE as usize + BLOCK];
+        std::fs::write(&path, &bytes).unwrap();
+        let before = (fingerprint(&path).unwrap(), part(&path).unwrap());
+        // Between two of the blocks that are sampled.
+        bytes[BLOCK + 9] = 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(fingerprint(&path).unwrap(), before.0);
+        assert_ne!(part(&path).unwrap(), before.1);
+    }
+
+    #[test]
     fn changes_that_act_on_the_rest_of_a_run_are_noted() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(&folder.path().join("run")).unwrap();
         let check = |steps: u64, lag: u64, decay: &str| {
             let schedule = json!({ "decay": decay });
             let config = json!({ "steps": steps, "max_policy_lag": lag, "schedule": schedule });
-            let sources = Sources { data: &[], model: folder.path(), text: &[] };
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &[] };
             super::check(&run, Resume::Same, &config, sources).unwrap()
         };
         check(5, 0, "constant");
@@ -316,12 +438,37 @@ mod tests {
     }
 
     #[test]
+    fn programs_and_factors_may_change_and_are_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run")).unwrap();
+        let program = folder.path().join("reward.py");
+        let noted = [("reward.py".to_owned(), program.clone())];
+        let check = |factor: f64, kl: f64| {
+            let guards = json!({ "rollback_lr_factor": factor, "max_kl": kl });
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &noted };
+            super::check(&run, Resume::Same, &json!({ "guards": guards }), sources).unwrap()
+        };
+        std::fs::write(&program, "print(1)").unwrap();
+        check(0.5, 5.0);
+        run.checkpoint(1, 1, None, |_| Ok::<(), io::Error>(())).unwrap();
+        assert!(check(0.5, 9.0).is_empty(), "a bound");
+        std::fs::write(&program, "print(2)").unwrap();
+        let changes = check(0.25, 9.0);
+        assert_eq!(changes.len(), 2);
+        assert!(changes[0].starts_with("`guards.rollback_lr_factor`: 0.5 became 0.25"));
+        assert!(changes[1].starts_with("the contents of `reward.py`"), "{changes:?}");
+        assert!(check(0.25, 9.0).is_empty(), "once");
+    }
+
+    #[test]
     fn more_steps_of_a_decaying_rate_are_noted() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(&folder.path().join("run")).unwrap();
         let check = |steps: u64| {
             let config = json!({ "steps": steps, "schedule": { "decay": "cosine" } });
-            let sources = Sources { data: &[], model: folder.path(), text: &[] };
+            let model = folder.path();
+            let sources = Sources { data: &[], model, text: &[], parts: &[], noted: &[] };
             super::check(&run, Resume::Same, &config, sources).unwrap()
         };
         check(5);

@@ -19,7 +19,7 @@ use crate::world::{WorldConfig, vocabulary};
 use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
-use super::origin::fingerprint;
+use super::origin::{fingerprint, model_parts};
 use super::run_folder::{RunFolder, TEMPLATES, TEXT_FILES, copy_tokenizer};
 
 impl StartConfig {
@@ -90,6 +90,10 @@ impl Start {
             (Some(path), None) => path.clone(),
             (None, Some(new)) => {
                 let folder = run.start();
+                // Without a checkpoint it is what an earlier attempt left, maybe of another shape.
+                if run.is_fresh() && folder.exists() {
+                    std::fs::remove_dir_all(&folder)?;
+                }
                 if !folder.join("model.safetensors").is_file() {
                     make(new, &folder, world, seed)?;
                 }
@@ -177,6 +181,19 @@ impl Start {
             names.map(move |name| (format!("{TEMPLATES}/{name}"), folder.join(name)))
         });
         own.chain(templates).filter(|(_, path)| path.is_file()).collect()
+    }
+
+    /// The parts of the model besides its weights and texts that say what is trained, with their
+    /// names.
+    pub fn parts(&self) -> Vec<(String, PathBuf)> {
+        let own = match self.folder.is_dir() {
+            true => ("config.json".to_owned(), self.folder.join("config.json")),
+            // A GGUF file has its settings and its texts inside.
+            false => ("model.path".to_owned(), self.folder.clone()),
+        };
+        // A checkpoint has the adapter's values, but not its scale, and not where it began.
+        let adapter = self.adapter.iter().flat_map(|adapter| model_parts("model.adapter", adapter));
+        [own].into_iter().chain(adapter).filter(|(_, path)| path.exists()).collect()
     }
 
     /// Saves `model` with this tokenizer as a folder that can be served, including its templates:

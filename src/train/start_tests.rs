@@ -10,9 +10,9 @@ use super::*;
 use crate::hint::Hint;
 use crate::model::{AdapterConfig, Projection};
 
-/// A tiny new model in `folder`, with a fresh adapter where that is asked for.
-fn start(folder: &Path, lora: bool) -> Start {
-    let new = NewModel {
+/// The shape of a tiny model.
+fn tiny() -> NewModel {
+    NewModel {
         hidden_size: 16,
         intermediate_size: 24,
         num_hidden_layers: 1,
@@ -22,13 +22,22 @@ fn start(folder: &Path, lora: bool) -> Start {
         max_position_embeddings: 64,
         last_message_only: false,
         templates: None,
-    };
-    let lora =
-        lora.then(|| AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] });
+    }
+}
+
+/// The start of a run in `folder` from a new model over a tiny world.
+fn prepared(folder: &Path, new: NewModel, lora: Option<AdapterConfig>, seed: u64) -> Start {
     let config = StartConfig { new: Some(new), lora, ..StartConfig::default() };
     let world =
         WorldConfig { people: 12, companies: 3, cities: 6, countries: 3, ..Default::default() };
-    Start::prepare(&config, &RunFolder::open(folder).unwrap(), &world, 1).unwrap()
+    Start::prepare(&config, &RunFolder::open(folder).unwrap(), &world, seed).unwrap()
+}
+
+/// A tiny new model in `folder`, with a fresh adapter where that is asked for.
+fn start(folder: &Path, lora: bool) -> Start {
+    let lora =
+        lora.then(|| AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Projection::Query] });
+    prepared(folder, tiny(), lora, 1)
 }
 
 fn open(path: &Path, adapter: Option<&Path>) -> Result<Start, String> {
@@ -41,6 +50,34 @@ fn open(path: &Path, adapter: Option<&Path>) -> Result<Start, String> {
         .check()
         .and_then(|()| Start::open(&config, path.to_owned(), 0))
         .map_err(|error| error.explained())
+}
+
+/// A first attempt may be killed, or fail on its data, before its first checkpoint.
+#[test]
+fn a_new_model_is_made_again_where_no_step_was_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let templates = folder.path().join("mine");
+    std::fs::create_dir(&templates).unwrap();
+    std::fs::write(templates.join("policy.j2"), "{{ question }}").unwrap();
+    let run = folder.path().join("run");
+    prepared(&run, NewModel { templates: Some(templates), ..tiny() }, None, 1);
+
+    let wider = || NewModel { hidden_size: 32, ..tiny() };
+    let weights = || std::fs::read(run.join("start/model.safetensors")).unwrap();
+    let made = prepared(&run, wider(), None, 7);
+    assert_eq!(made.model.spec().hidden_size, 32);
+    assert_eq!(made.own_templates(), None, "those were of the first attempt");
+    let first = weights();
+    prepared(&run, wider(), None, 8);
+    assert!(weights() != first, "of another seed");
+
+    // A checkpoint belongs to the model that is there.
+    let begun = weights();
+    let kept = RunFolder::open(&run).unwrap();
+    kept.checkpoint(1, 1, None, |_| Ok::<(), std::io::Error>(())).unwrap();
+    drop(kept);
+    prepared(&run, tiny(), None, 1);
+    assert!(weights() == begun);
 }
 
 #[test]
@@ -111,6 +148,10 @@ fn an_adapter_brings_its_own_templates() {
             Protocol::record(None, &made.folder.join("templates")).unwrap();
         }
         let opened = open(&made.folder, Some(&adapter)).unwrap();
+        let parts: Vec<String> = opened.parts().into_iter().map(|(name, _)| name).collect();
+        for name in ["config.json", "model.adapter", "model.adapter/adapter_config.json"] {
+            assert!(parts.iter().any(|known| known == name), "{name} is not in {parts:?}");
+        }
         assert!(!opened.protocol().unwrap().settings().history);
         let own = ("templates/protocol.json".to_owned(), adapter.join("templates/protocol.json"));
         assert!(opened.text_files().contains(&own));

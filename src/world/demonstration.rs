@@ -95,11 +95,11 @@ impl World {
             for step in steps {
                 let subject = self.name(step.subject);
                 for phrasing in wordings(*step, mix, rng) {
-                    turns.push(DemoTurn {
-                        think: format!("{} of {subject}", step.relation.spec().noun),
-                        action: Action::Prompt(phrasing.question(subject)),
-                        reply: Some(self.name(step.object).to_owned()),
-                    });
+                    turns.push(DemoTurn::new(
+                        format!("{} of {subject}", step.relation.spec().noun),
+                        Action::Prompt(phrasing.question(subject)),
+                        Some(self.name(step.object).to_owned()),
+                    ));
                 }
             }
             found.extend(steps.last().map(|step| self.name(step.object)));
@@ -108,11 +108,7 @@ impl World {
             found.push(self.name(value));
         }
         let answer = task.task.golds.first().cloned().unwrap_or_default();
-        turns.push(DemoTurn {
-            think: found.join(" and "),
-            action: Action::Answer(answer),
-            reply: None,
-        });
+        turns.push(DemoTurn::new(found.join(" and "), Action::Answer(answer), None));
         turns
     }
 
@@ -126,16 +122,12 @@ impl World {
             _ => "no",
         };
         vec![
-            DemoTurn {
-                think: ASK_ALL.to_owned(),
-                action: Action::Prompt(task.task.question.clone()),
-                reply: Some(guess.to_owned()),
-            },
-            DemoTurn {
-                think: guess.to_owned(),
-                action: Action::Answer(guess.to_owned()),
-                reply: None,
-            },
+            DemoTurn::new(
+                ASK_ALL.to_owned(),
+                Action::Prompt(task.task.question.clone()),
+                Some(guess.to_owned()),
+            ),
+            DemoTurn::new(guess.to_owned(), Action::Answer(guess.to_owned()), None),
         ]
     }
 }

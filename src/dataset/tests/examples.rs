@@ -210,12 +210,8 @@ fn recorded_episodes_are_learnt_turn_by_turn() {
     assert_eq!(
         shown.turns,
         [
-            DemoTurn {
-                think: "ask".into(),
-                action: Action::Prompt("Who is it?".into()),
-                reply: Some("Ana.".into())
-            },
-            DemoTurn { think: String::new(), action: Action::Answer("Ana".into()), reply: None },
+            DemoTurn::new("ask".into(), Action::Prompt("Who is it?".into()), Some("Ana.".into())),
+            DemoTurn::new(String::new(), Action::Answer("Ana".into()), None),
         ]
     );
     for (finish, source) in [("turn_limit", "policy"), ("answered", "large_model")] {
@@ -225,6 +221,33 @@ fn recorded_episodes_are_learnt_turn_by_turn() {
     let mut with_image = record("answered", "policy");
     with_image["attachments"] = json!([{"type": "image_url"}]);
     assert_eq!(examples(&with_image).unwrap_err(), "its question is not text alone");
+}
+
+/// The flags of a recorded turn say what the policy wrote itself, and what it was shown.
+#[test]
+fn recorded_episodes_are_learnt_as_the_policy_saw_them() {
+    let record = |finish: &str, given: bool, truncated: bool, repeated: bool| {
+        let seen = json!({"reply": "Ana.", "truncated": truncated, "repeated": repeated});
+        let prompt = json!({"kind": "prompt", "text": "Who is it?"});
+        let answer = json!({"kind": "answer", "text": "Ana"});
+        examples(&json!({
+            "id": "r1", "question": "Who?", "answer": "Ana", "answer_source": "policy",
+            "finish_reason": "answered",
+            "trajectory": {"turns": [
+                {"think": "ask", "action": prompt, "finish": "stop", "is_given": given, "observation": seen},
+                {"think": "so", "action": answer, "finish": finish, "observation": null},
+            ]},
+        }))
+    };
+    for (given, repeated) in [(false, false), (true, false), (false, true), (true, true)] {
+        let Ok(Example::Episode(shown)) = record("stop", given, false, repeated) else { panic!() };
+        let flags = shown.turns.iter().map(|turn| (turn.is_learnt, turn.is_repeated));
+        assert_eq!(flags.collect::<Vec<_>>(), [(!given, repeated), (true, false)]);
+    }
+    let in_part = record("stop", false, true, false).unwrap_err();
+    assert_eq!(in_part, "one of its replies was shown in part");
+    let cut = record("length", false, false, false).unwrap_err();
+    assert_eq!(cut, "one of its turns was cut off at its limit");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::tasks::Tasks;
 use super::trainer::Trainer;
 use crate::engine::native::NativeEngine;
 use crate::engine::tokens::TokensEngine;
+use crate::model::Model;
 use crate::policy::TokenPolicy;
 use crate::tokenization::ChatTokenizer;
 use crate::train::error::TrainError;
@@ -134,7 +135,17 @@ impl AsyncRollouts {
 
     /// Rollouts of the policy after `step` steps, the newest one.
     pub fn newest(&self, step: u64) -> &Rollouts {
+        &self.newest_sampler(step).rollouts
+    }
+
+    /// Gives other weights to the engine of [`Self::newest`], while nothing is in flight.
+    pub fn set_newest(&self, step: u64, policy: &Model) -> Result<(), TrainError> {
+        self.newest_sampler(step).engine.set_weights(&policy.merged()?);
+        Ok(())
+    }
+
+    fn newest_sampler(&self, step: u64) -> &Sampler {
         // Its weights are those of the sampler that is used last.
-        &self.samplers[self.turn(step + self.samplers.len() as u64 - 1)].rollouts
+        &self.samplers[self.turn(step + self.samplers.len() as u64 - 1)]
     }
 }

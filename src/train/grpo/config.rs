@@ -227,9 +227,7 @@ impl GrpoConfig {
         if let TrainerConfig::Tinker(tinker) = &self.trainer {
             tinker.check(self)?;
         }
-        let judges = self.judge.iter().filter_map(|judge| judge.large_model.as_ref());
-        let models = [("large_model", &self.large_model)].into_iter();
-        for (key, model) in models.chain(judges.map(|model| ("judge.large_model", model))) {
+        for (key, model) in self.large_models() {
             model.check(key).or_else(wrong)?;
         }
         match &self.tasks {
@@ -239,5 +237,12 @@ impl GrpoConfig {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The large models of the run, with the names of their settings.
+    pub fn large_models(&self) -> impl Iterator<Item = (&'static str, &LargeModelChoice)> {
+        let judge = self.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
+        let judge = judge.map(|model| ("judge.large_model", model));
+        [("large_model", &self.large_model)].into_iter().chain(judge)
     }
 }

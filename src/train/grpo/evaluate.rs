@@ -1,13 +1,15 @@
 //! Greedy evaluation of the policy on held-out tasks, by class of task.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::OutageConfig;
+use super::config::{GrpoConfig, OutageConfig};
 use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
+use super::samples::step_of;
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
@@ -24,6 +26,10 @@ const SHOWN: usize = 8;
 pub struct Evaluation {
     /// Steps done before it.
     pub step: u64,
+    /// What its results depend on besides the policy, see [`basis`]. Evaluations of earlier
+    /// versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<u32>,
     /// All tasks together.
     pub all: ClassResult,
     /// By class: the kind and the number of hops if known, otherwise the data set.
@@ -170,6 +176,12 @@ impl Evaluation {
             || (self.failed == 0 && own.share() == other_share && own.reward > other.reward)
     }
 
+    /// Whether it measured the same as `other`: results on other questions cannot be compared.
+    pub fn is_comparable(&self, other: &Self) -> bool {
+        self.at_least().tasks == other.at_least().tasks
+            && self.basis.zip(other.basis).is_none_or(|(own, others)| own == others)
+    }
+
     /// Writes it into the run's folder.
     ///
     /// # Errors
@@ -179,6 +191,25 @@ impl Evaluation {
         std::fs::create_dir_all(&folder)?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
         Ok(std::fs::write(folder.join(format!("step-{:08}.json", self.step)), text)?)
+    }
+
+    /// Removes what an earlier attempt of the run in `folder` evaluated beyond its last checkpoint,
+    /// which is after `step` steps; without a checkpoint, all.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_later(folder: &Path, step: Option<u64>) -> io::Result<()> {
+        let entries = match std::fs::read_dir(folder.join("evaluations")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if step_of(&path).is_some_and(|of| step.is_none_or(|step| of > step)) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// All evaluations in the run's folder up to `step`, oldest first.
@@ -195,6 +226,26 @@ impl Evaluation {
         all.sort_by_key(|evaluation| evaluation.step);
         all
     }
+}
+
+/// A checksum of what the results of an evaluation depend on besides the policy: the questions, and
+/// how they are asked and scored. `text` are the files that prompts are made by.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn basis(
+    config: &GrpoConfig,
+    tasks: &Tasks,
+    text: &[(String, PathBuf)],
+) -> Result<u32, TrainError> {
+    let judge = config.judge.as_ref().map(|judge| &judge.large_model);
+    let settings = (&tasks.eval, &config.large_model, &config.limits, &config.reward, judge);
+    let mut sum = crc32c::crc32c(&serde_json::to_vec(&settings).map_err(io::Error::other)?);
+    for (_, path) in text {
+        let contents = std::fs::read(path).map_err(|source| TrainError::read(path, source))?;
+        sum = crc32c::crc32c_append(sum, &contents);
+    }
+    Ok(sum)
 }
 
 /// Runs the tasks without an outcome, and counts those that fail.
@@ -226,7 +277,25 @@ fn class(task: &Task) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn evaluations_of_an_abandoned_attempt_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        Evaluation::forget_later(folder.path(), None).unwrap();
+        let found = || {
+            let all = Evaluation::load_all(folder.path(), 9);
+            all.iter().map(|evaluation| evaluation.step).collect::<Vec<_>>()
+        };
+        for step in [0, 2, 4] {
+            Evaluation { step, ..Evaluation::default() }.save(folder.path()).unwrap();
+        }
+        Evaluation::forget_later(folder.path(), Some(2)).unwrap();
+        assert_eq!(found(), [0, 2]);
+        Evaluation::forget_later(folder.path(), None).unwrap();
+        assert!(found().is_empty(), "nothing is left of them");
+    }
 
     /// From Wilson's formula, calculated by hand to four digits.
     #[test]
@@ -236,6 +305,26 @@ mod tests {
         {
             let (a, b) = ClassResult { exact, tasks, ..ClassResult::default() }.interval();
             assert!((a - low).abs() < 1e-4 && (b - high).abs() < 1e-4, "{exact}/{tasks}: {a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_measured_something_else_is_not_compared() {
+        let found = |tasks, failed, basis| {
+            let all = ClassResult { tasks, ..ClassResult::default() };
+            Evaluation { all, failed, basis, ..Evaluation::default() }
+        };
+        let last = found(4, 0, Some(1));
+        // Earlier versions say how many tasks there were, and no more.
+        for (tasks, failed, basis, is_comparable) in [
+            (4, 0, Some(1), true),
+            (3, 1, Some(1), true),
+            (4, 0, Some(2), false),
+            (4, 0, None, true),
+            (3, 0, None, false),
+        ] {
+            let other = found(tasks, failed, basis);
+            assert_eq!(other.is_comparable(&last), is_comparable, "{tasks}, {failed}, {basis:?}");
         }
     }
 

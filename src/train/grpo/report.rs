@@ -38,7 +38,7 @@ const PLOT: (u32, u32) = (300, 110);
 
 /// Writes `report.html` into the run's folder from the data of the first `step` steps.
 pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainError> {
-    let evaluations = Evaluation::load_all(folder, step);
+    let evaluations = comparable(Evaluation::load_all(folder, step));
     let metrics: Vec<Map<String, Value>> = std::fs::read_to_string(folder.join("metrics.jsonl"))
         .unwrap_or_default()
         .lines()
@@ -47,6 +47,15 @@ pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainE
     let settings = toml::to_string(config).map_err(std::io::Error::other)?;
     let page = page(&evaluations, &metrics, &settings).map_err(std::io::Error::other)?;
     Ok(std::fs::write(folder.join("report.html"), page)?)
+}
+
+/// Those that measured the same as the last: others are no curve with it, and no start of it.
+fn comparable(mut evaluations: Vec<Evaluation>) -> Vec<Evaluation> {
+    if let Some(last) = evaluations.pop() {
+        evaluations.retain(|earlier| earlier.is_comparable(&last));
+        evaluations.push(last);
+    }
+    evaluations
 }
 
 fn page(
@@ -190,6 +199,7 @@ mod tests {
         let result = |exact| ClassResult { tasks: 4, exact, reward: 0.5, turns: 2.0 };
         let evaluation = |step, exact| Evaluation {
             step,
+            basis: None,
             all: result(exact),
             classes: [("2 hops".to_owned(), result(exact))].into(),
             prompt_classes: [("known".to_owned(), 3), ("unknown".to_owned(), 1)].into(),
@@ -222,6 +232,12 @@ mod tests {
         ] {
             assert!(page.contains(expected), "{expected} is not in {page}");
         }
+        let other = Evaluation { basis: Some(1), ..evaluation(0, 0) };
+        let last = Evaluation { basis: Some(2), ..evaluation(3, 4) };
+        let steps =
+            |all: Vec<Evaluation>| comparable(all).iter().map(|e| e.step).collect::<Vec<_>>();
+        assert_eq!(steps(vec![evaluation(0, 1), other, evaluation(2, 2), last]), [0, 2, 3]);
+        assert!(steps(Vec::new()).is_empty());
         assert!(!page.contains("entropy"), "what was not measured is not drawn");
         assert!(!page.contains("src=") && !page.contains("href="), "the page stands alone");
     }

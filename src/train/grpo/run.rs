@@ -95,6 +95,8 @@ struct Run<'c> {
     load: Option<LoadMeter>,
     samples: Samples,
     state: RunState,
+    /// What evaluations depend on besides the policy.
+    basis: u32,
     runtime: Runtime,
 }
 
@@ -136,8 +138,16 @@ impl Run<'_> {
         // A step is logged once it is evaluated.
         let logged = self.trainer.step - u64::from(due.is_some());
         let mut log = MetricsLog::open(self.folder.root(), logged)?;
-        if self.trainer.step == 0 {
-            self.evaluate(progress).map_err(|error| self.paused(error, None))?;
+        let measured = match self.trainer.step {
+            0 => {
+                // What an earlier attempt measured is measured again.
+                self.state.best = None;
+                self.evaluate(progress).map(|_| ())
+            }
+            _ => self.review_best(progress, summary),
+        };
+        if let Err(error) = measured {
+            return Err(self.paused(error, due));
         }
         while due.is_some() || self.trainer.step < self.config.steps {
             let stepped = match due.take() {
@@ -271,16 +281,24 @@ impl Run<'_> {
             return Ok((Values::new(), false));
         }
         let step = self.trainer.step;
-        let rollouts = self.rollouts.newest(step);
-        let evaluation = Evaluation::run(&self.config.outage, &self.tasks, rollouts, step);
-        let evaluation = wait(&self.runtime, progress, evaluation);
-        let evaluation = evaluation.unwrap_or(Err(TrainError::Interrupted(step)))?;
-        evaluation.save(self.folder.root())?;
+        let evaluation = self.measure(progress, step)?;
         let is_best = self.state.best.is_none_or(|best| evaluation.is_better_than(&best.result));
         if is_best {
-            self.state.best = Some(Best { step, result: evaluation.at_least() });
+            self.state.best = Some(Best::of(&evaluation));
         }
         report::write(self.config, self.folder.root(), step)?;
         Ok((evaluation.values(), is_best))
+    }
+
+    /// Evaluates the policy after `step` steps, whose weights the newest engine has.
+    fn measure(&self, progress: &dyn Progress, step: u64) -> Result<Evaluation, TrainError> {
+        let done = self.trainer.step;
+        let rollouts = self.rollouts.newest(done);
+        let evaluation = Evaluation::run(&self.config.outage, &self.tasks, rollouts, done);
+        let evaluation = wait(&self.runtime, progress, evaluation);
+        let evaluation = evaluation.unwrap_or(Err(TrainError::Interrupted(done)))?;
+        let evaluation = Evaluation { step, basis: Some(self.basis), ..evaluation };
+        evaluation.save(self.folder.root())?;
+        Ok(evaluation)
     }
 }

@@ -44,9 +44,7 @@ impl Samples {
         };
         for entry in entries {
             let path = entry?.path();
-            let of = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-"));
-            let of = of.and_then(|name| name.strip_suffix(".json")?.parse::<u64>().ok());
-            if of.is_some_and(|of| of > step || of + config.keep_steps <= step) {
+            if step_of(&path).is_some_and(|of| of > step || of + config.keep_steps <= step) {
                 fs::remove_file(path)?;
             }
         }
@@ -78,6 +76,12 @@ impl Samples {
     fn path(&self, step: u64) -> PathBuf {
         self.folder.join(format!("step-{step:08}.json"))
     }
+}
+
+/// The step of a file `step-00000010.json`.
+pub fn step_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok()
 }
 
 /// At most `most` episodes of `groups`.

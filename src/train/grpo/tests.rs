@@ -5,6 +5,7 @@ mod async_rollouts;
 mod collect;
 mod evaluate;
 mod judge;
+mod origin;
 mod rollbacks;
 
 use std::path::{Path, PathBuf};

@@ -61,7 +61,9 @@ fn steps(
         SftData::Chat { path, eval_path, .. } => [path].into_iter().chain(eval_path).collect(),
         _ => Vec::new(),
     };
-    let sources = Sources { data: &data, model: &start.folder, text: &start.text_files() };
+    let (text, parts) = (start.text_files(), start.parts());
+    let model = &start.folder;
+    let sources = Sources { data: &data, model, text: &text, parts: &parts, noted: &[] };
     for change in origin::check(run, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
@@ -241,6 +243,39 @@ mod tests {
             assert_eq!(summary["data"][0]["left_out"], 0);
             assert_eq!(summary["data"][1]["left_out"], 1);
         }
+    }
+
+    #[test]
+    fn another_config_of_the_base_is_no_continuation() {
+        let folder = tempfile::tempdir().unwrap();
+        let world = json!({ "people": 12, "companies": 3, "cities": 6, "countries": 3 });
+        let config: SftConfig = serde_json::from_value(json!({
+            "schema_version": 1,
+            "output": folder.path(),
+            "steps": 1,
+            "batch_size": 1,
+            "model": { "new": {
+                "hidden_size": 16,
+                "intermediate_size": 24,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "max_position_embeddings": 256,
+            }},
+            "data": { "kind": "world_facts", "world": world },
+        }))
+        .unwrap();
+        run_sft(&config, false, &mut Quiet).unwrap();
+        run_sft(&config, true, &mut Quiet).unwrap();
+        let path = folder.path().join("start/config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut shape: serde_json::Value = serde_json::from_str(&text).unwrap();
+        shape["rms_norm_eps"] = json!(0.25);
+        fs::write(&path, shape.to_string()).unwrap();
+        let error = run_sft(&config, true, &mut Quiet).unwrap_err().to_string();
+        assert!(error.contains("the contents of `config.json`"), "{error}");
+        run_sft(&config, Resume::Changed, &mut Quiet).unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::grpo::async_rollouts::AsyncRollouts;
 use crate::train::grpo::config::{GrpoConfig, TaskConfig, TrainerConfig};
+use crate::train::grpo::evaluate::{Evaluation, basis};
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::rollout::Rollouts;
 use crate::train::grpo::samples::Samples;
@@ -24,7 +25,7 @@ use crate::train::grpo::tasks::Tasks;
 use crate::train::grpo::tinker::TinkerLearner;
 use crate::train::grpo::token_servers;
 use crate::train::grpo::trainer::Trainer;
-use crate::train::origin::{self, Resume, Sources};
+use crate::train::origin::{self, Resume, Sources, model_parts};
 use crate::train::run_folder::RunFolder;
 use crate::train::start::Start;
 use crate::train::summary::RunSummary;
@@ -55,7 +56,13 @@ pub(super) fn prepare<'c>(
     let mut text = start.text_files();
     let prompt = config.judge.as_ref().and_then(|judge| judge.prompt.clone());
     text.extend(prompt.map(|prompt| ("judge.prompt".to_owned(), prompt)));
-    let sources = Sources { data: &data, model: &start.folder, text: &text };
+    let mut parts = start.parts();
+    for (name, choice) in config.large_models() {
+        let name = format!("{name}.path");
+        parts.extend(choice.path.iter().flat_map(|path| model_parts(&name, path)));
+    }
+    let (model, noted) = (&start.folder, programs(config));
+    let sources = Sources { data: &data, model, text: &text, parts: &parts, noted: &noted };
     for change in origin::check(folder, resume, config, sources)? {
         summary.note(format!("changed since the run began: {change}"));
     }
@@ -68,6 +75,7 @@ pub(super) fn prepare<'c>(
     for data in &summary.data {
         data.check(config.max_rejected)?;
     }
+    let basis = basis(config, &tasks, &text)?;
     let state = RunState::load(folder)?;
     let mut trainer = match &config.trainer {
         TrainerConfig::Local {} => Trainer::local(config, &start.model, folder)?,
@@ -132,6 +140,7 @@ pub(super) fn prepare<'c>(
         runtime.block_on(compared)?;
     }
     let load = services.servers.clone().map(LoadMeter::new);
+    Evaluation::forget_later(folder.root(), folder.latest().map(|(step, _)| step))?;
     let samples = Samples::open(folder.root(), trainer.step, config.samples)?;
     let folder = folder.clone();
     Ok(Run {
@@ -145,8 +154,17 @@ pub(super) fn prepare<'c>(
         load,
         samples,
         state,
+        basis,
         runtime,
     })
+}
+
+/// The files that the command of the reward names, by their paths. They may be written to, so a
+/// change is no reason to refuse.
+fn programs(config: &GrpoConfig) -> Vec<(String, PathBuf)> {
+    let command = config.reward.external.iter().flat_map(|external| &external.command);
+    let files = command.map(|part| (part.clone(), PathBuf::from(part)));
+    files.filter(|(_, path)| path.is_file()).collect()
 }
 
 /// Whether `task`'s opening leaves the policy room to answer.

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::due::Due;
 use super::{Ended, Run};
 use crate::episode::RoleUsage;
+use crate::model::Model;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
 use crate::train::grpo::config::{Guards, TrainerConfig};
-use crate::train::grpo::evaluate::ClassResult;
+use crate::train::grpo::evaluate::{ClassResult, Evaluation};
 use crate::train::grpo::guard::GuardState;
 use crate::train::grpo::learner::Learner;
 use crate::train::grpo::local::LocalLearner;
 use crate::train::grpo::report;
 use crate::train::optimize::BadUpdates;
+use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::summary::RunSummary;
 
@@ -40,6 +42,20 @@ pub(super) struct RunState {
 pub(super) struct Best {
     pub(super) step: u64,
     pub(super) result: ClassResult,
+    /// That of its evaluation; none if an earlier version made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    basis: Option<u32>,
+}
+
+impl Best {
+    pub(super) fn of(evaluation: &Evaluation) -> Self {
+        Self { step: evaluation.step, result: evaluation.at_least(), basis: evaluation.basis }
+    }
+
+    /// Whether an evaluation on `tasks` tasks with this basis can be compared with it.
+    fn is_comparable(&self, basis: u32, tasks: usize) -> bool {
+        self.result.tasks == tasks && self.basis.is_none_or(|own| own == basis)
+    }
 }
 
 impl RunState {
@@ -105,13 +121,41 @@ impl Run<'_> {
     /// Copies the best policy into the folder of the finished model.
     pub(super) fn finish(&self) -> Result<PathBuf, TrainError> {
         let best = self.state.best.map_or(self.trainer.step, |best| best.step);
-        let policy = match best {
-            0 => self.start.model.clone(),
-            best => self.trainer.saved(&self.folder.checkpoint_path(best))?,
-        };
+        let policy = self.saved_policy(best)?;
         self.start.save(&policy, &self.folder.model())?;
         report::write(self.config, self.folder.root(), self.trainer.step)?;
         Ok(self.folder.model())
+    }
+
+    /// The policy after `step` steps, of which there is a checkpoint, or the initial one.
+    fn saved_policy(&self, step: u64) -> Result<Model, TrainError> {
+        match step {
+            0 => Ok(self.start.model.clone()),
+            step => self.trainer.saved(&self.folder.checkpoint_path(step)),
+        }
+    }
+
+    /// Evaluates the best policy again if the run evaluates otherwise now than it did then: results
+    /// on other questions cannot be compared.
+    pub(super) fn review_best(
+        &mut self,
+        progress: &dyn Progress,
+        summary: &mut RunSummary,
+    ) -> Result<(), TrainError> {
+        let (step, tasks) = (self.trainer.step, self.tasks.eval.len());
+        let Some(best) = self.state.best else { return Ok(()) };
+        if tasks == 0 || best.is_comparable(self.basis, tasks) {
+            return Ok(());
+        }
+        summary.note(format!(
+            "the best policy, after step {}, is evaluated again: the evaluation has changed since",
+            best.step
+        ));
+        self.rollouts.set_newest(step, &self.saved_policy(best.step)?)?;
+        let evaluation = self.measure(progress, best.step);
+        self.rollouts.set_newest(step, self.trainer.policy())?;
+        self.state.best = Some(Best::of(&evaluation?));
+        Ok(())
     }
 
     /// Whether there is a best policy to return to, and a return left.

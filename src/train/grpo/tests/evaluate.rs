@@ -88,6 +88,43 @@ fn steps_in_summary(folder: &Path) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["steps"].clone()
 }
 
+/// The best policy as the checkpoint after `step` steps has it.
+fn best(folder: &Path, step: u64) -> Value {
+    let state = folder.join(format!("checkpoints/step-{step:08}/state.json"));
+    let text = std::fs::read_to_string(state).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["best"].clone()
+}
+
+#[test]
+fn the_best_policy_is_compared_on_the_same_questions() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let mut first = Listener { cancel_after: Some(2), ..Listener::default() };
+    run_grpo(&config, echo(), false, &mut first).unwrap_err();
+    let before = best(folder.path(), 2);
+    assert_eq!(before["result"]["tasks"], 2);
+
+    config.eval.tasks = 4;
+    config.eval.every = 1;
+    let refused = run_grpo(&config, echo(), true, &mut Listener::default()).unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.contains("`eval.tasks`: 2 became 4"), "{refused}");
+    assert!(!refused.contains("eval.every"), "{refused}");
+    run_grpo(&config, echo(), Resume::Changed, &mut Listener::default()).unwrap();
+    assert_eq!(best(folder.path(), 4)["result"]["tasks"], 4);
+    let measured = Evaluation::load_all(folder.path(), 4);
+    let again = measured.iter().find(|found| before["step"] == found.step).unwrap();
+    assert_eq!(again.all.tasks, 4);
+    let summary = std::fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    assert!(summary.contains("is evaluated again"), "{summary}");
+
+    let whole = tempfile::tempdir().unwrap();
+    config.output = whole.path().to_owned();
+    run_grpo(&config, echo(), false, &mut Listener::default()).unwrap();
+    let weights = |folder: &Path| last_checkpoint(folder).remove(0);
+    assert!(weights(folder.path()) == weights(whole.path()), "it has no part in what is learnt");
+}
+
 #[test]
 fn a_stop_during_an_evaluation_loses_nothing() {
     for max_policy_lag in [0, 1] {
