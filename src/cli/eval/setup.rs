@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_policies, protocol};
-use crate::cli::fingerprint::fingerprint;
+use crate::cli::fingerprint::{fingerprint, fingerprints};
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::tokens::{LoadMeter, TokensEngine};
@@ -229,7 +229,7 @@ impl<'a> Setup<'a> {
         // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
-        let identity = format!("{engine} {} {}", fingerprint(&folders[0])?, self.templates()?);
+        let identity = format!("{engine} {} {}", fingerprints(&folders)?, self.templates()?);
         Ok(ArmPolicy { policy, protocol, identity })
     }
 
