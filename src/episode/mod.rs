@@ -75,6 +75,8 @@ pub struct EpisodeRequest {
     pub form: AnswerForm,
     /// Limits of the episode.
     pub limits: Limits,
+    /// How many turns the policy is told that it has. Default: those of `limits`.
+    pub shown_turns: Option<usize>,
     /// When the clock of the episode's deadline started.
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
@@ -99,6 +101,7 @@ impl EpisodeRequest {
             large_model_params: Arc::default(),
             form: AnswerForm::default(),
             limits: Limits::default(),
+            shown_turns: None,
             started: Instant::now(),
             authorization: None,
             caller: 0,
