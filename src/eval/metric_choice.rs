@@ -82,6 +82,12 @@ impl Metric {
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Text(metric) if metric.is_binary())
     }
+
+    /// Whether it compares numbers or formulas, which a model has to compute.
+    pub fn is_computed(self) -> bool {
+        use AnswerMetric::{Gsm8kFlexible, Gsm8kStrict, HendrycksMath, Math, Numeric};
+        matches!(self, Self::Text(Numeric | Math | Gsm8kStrict | Gsm8kFlexible | HendrycksMath))
+    }
 }
 
 impl From<Metric> for String {

@@ -31,18 +31,26 @@ const TEMPERATURE: f64 = 0.7;
 /// The placeholder of the question in a literal prompt.
 pub const PLACE: &str = "{question}";
 
-/// The data sets in which a short answer is requested. In the others the gold answers are numbers:
-/// a model that has to compute is not asked for the answer alone, and if its reply does not have
-/// the requested form, its last number counts.
+/// The data sets in which a short answer is requested. In the others the gold answers are numbers
+/// or formulas: a model that has to compute is not asked for the answer alone, and if its reply
+/// does not have the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Brief(BTreeSet<String>);
 
 impl Brief {
-    /// Those among the data sets of `questions`.
+    /// Those among the data sets of `questions`: by their metric, or else by what most golds are.
     pub fn among(questions: &[Question]) -> Self {
-        let is_worded = |gold: &String| Number::parse(gold).is_none();
-        let worded = questions.iter().filter(|question| question.task.golds.iter().any(is_worded));
-        Self(worded.map(|question| question.task.source.to_string()).collect())
+        // By data set: the questions whose answers are computed, and all.
+        let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for Question { task, metric } in questions {
+            let is_number = |gold: &String| Number::parse_with_unit(gold).is_some();
+            let is_computed = metric.is_computed() || task.golds.iter().any(is_number);
+            let (computed, all) = counts.entry(&task.source).or_default();
+            *computed += usize::from(is_computed);
+            *all += 1;
+        }
+        let worded = counts.into_iter().filter(|(_, (computed, all))| 2 * computed <= *all);
+        Self(worded.map(|(source, _)| source.to_owned()).collect())
     }
 
     fn holds(&self, task: &Task) -> bool {
@@ -294,6 +302,10 @@ mod tests {
             question("gsm8k", "-3"),
             question("hotpotqa", "1984"),
             question("hotpotqa", "Rome"),
+            question("MATH", r"x + \sqrt{2}"),
+            question("own", "12 km"),
+            question("own", "5"),
+            question("own", "none of them"),
         ];
         assert_eq!(Brief::among(&questions), Brief(["hotpotqa".to_owned()].into()));
     }
