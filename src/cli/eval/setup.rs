@@ -68,7 +68,7 @@ impl<'a> Setup<'a> {
         let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
-        let brief = if config.brief { Brief::among(questions) } else { Brief::default() };
+        let brief = brief_among(config, questions);
         let known = HashMap::new();
         Ok(Self { config, server, models, known, search, brief, servers: None })
     }
@@ -323,7 +323,7 @@ impl<'a> Setup<'a> {
         let source = training.first().map(|question| question.task.source.clone());
         let place =
             Task { question: PLACE.into(), source: source.unwrap_or_default(), ..Task::default() };
-        let brief = Brief::among(training);
+        let brief = brief_among(self.config, training);
         let mut start = Vec::new();
         for prompt in [
             Prompt::direct(&Brief::default()),
@@ -371,6 +371,7 @@ impl<'a> Setup<'a> {
             proposer,
             scorer,
             start,
+            brief: &brief,
             seed: self.config.seed,
             max_in_flight: self.config.max_in_flight,
             deadline: self.config.episode.deadline(),
@@ -402,6 +403,11 @@ impl<'a> Setup<'a> {
         }
         Ok(all)
     }
+}
+
+/// The data sets of `questions` in which a short answer is requested.
+fn brief_among(config: &EvalConfig, questions: &[Question]) -> Brief {
+    if config.brief { Brief::among(questions) } else { Brief::default() }
 }
 
 /// The sentence model behind the evaluation's port.

@@ -77,6 +77,8 @@ pub struct Search<'a> {
     pub scorer: &'a Scorer,
     /// The prompts to start from.
     pub start: Vec<String>,
+    /// The data sets in which a short answer is requested, as in the arm that uses the prompt.
+    pub brief: &'a Brief,
     /// Seeds proposals and attempts.
     pub seed: u64,
     /// Calls at once.
@@ -204,7 +206,7 @@ impl Search<'_> {
     ) -> Result<(), EvalError> {
         let arm = PromptArm::new(
             "prompt-search",
-            Prompt::literal(&prompt, &Brief::among(self.questions)),
+            Prompt::literal(&prompt, self.brief),
             1,
             (Arc::clone(&self.model), ""),
             self.deadline,
