@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModel, LargeModelError, Reply};
+use crate::large_model::{FailedUsage, LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
@@ -200,6 +200,12 @@ impl std::ops::AddAssign for RoleUsage {
         self.calls += other.calls;
         self.tokens += other.tokens;
         self.cost += other.cost;
+    }
+}
+
+impl From<FailedUsage> for RoleUsage {
+    fn from(FailedUsage { calls, tokens, cost }: FailedUsage) -> Self {
+        Self { calls, tokens, cost }
     }
 }
 
