@@ -13,6 +13,7 @@ use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::large_model::LargeModel;
 use crate::policy::Policy;
 use crate::protocol::Protocol;
+use crate::seed::of_sample;
 use crate::task::Task;
 use crate::trajectory::{Action, Turn};
 
@@ -88,6 +89,8 @@ impl Arm for PolicyArm {
     }
 
     async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
+        // A seed that an endpoint accepts: of others a part would be taken for drawn, and not sent.
+        let seed = if self.policy.is_remote() { of_sample(seed, 0) } else { seed };
         let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
             limits: self.limits.clone(),
@@ -129,7 +132,26 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::large_model::{Call, Reply, Scripted};
-    use crate::policy::ScriptedPolicy;
+    use crate::policy::{RemotePolicy, ScriptedPolicy};
+
+    #[tokio::test]
+    async fn an_endpoint_that_plays_the_policy_is_always_sent_a_seed() {
+        let model: Arc<dyn LargeModel> = Arc::new(Scripted::new("m", |call: &Call| {
+            Ok(Reply::text(format!("<answer>{}</answer>", call.own["seed"])))
+        }));
+        let policy: Arc<dyn Policy> = Arc::new(RemotePolicy::new(Arc::clone(&model)));
+        let arm = PolicyArm::new(PolicySetup {
+            name: "x",
+            policy: (policy, "p"),
+            large_model: (model, "m"),
+            protocol: Arc::new(Protocol::load(None).unwrap()),
+            limits: Limits::default(),
+            sampling: Sampling::GREEDY,
+        });
+        for (seed, sent) in [(5, "5"), ((1 << 31) + 7, "7"), (u64::MAX, "2147483647")] {
+            assert_eq!(arm.answer(&Task::default(), seed).await.unwrap().answer, sent);
+        }
+    }
 
     #[tokio::test]
     async fn a_first_prompt_is_that_of_a_whole_episode_and_is_always_sent() {
