@@ -79,7 +79,10 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     };
     let mut bar = Bar::new();
     let meter = setup.load_meter();
-    let outcomes = run::run(&plan, &config.output.join("rows.jsonl"), &mut bar, &stop).await?;
+    let rows = config.output.join("rows.jsonl");
+    let is_resumed = std::fs::metadata(&rows).is_ok_and(|found| found.len() > 0);
+    let mut outcomes = run::run(&plan, &rows, &mut bar, &stop).await?;
+    setup.charge(&mut outcomes, is_resumed)?;
     if let Some(mut meter) = meter {
         let Utilisation { mean, least, failures } = meter.read();
         tracing::info!(

@@ -28,6 +28,12 @@ pub(super) fn fingerprint(path: &Path) -> anyhow::Result<String> {
     Ok(format!("{sum:08x}"))
 }
 
+/// The checksums over several of them: those of an adapter and of its base.
+pub(super) fn fingerprints(paths: &[PathBuf]) -> anyhow::Result<String> {
+    let all: Vec<String> = paths.iter().map(|path| fingerprint(path)).collect::<Result<_, _>>()?;
+    Ok(all.join(" "))
+}
+
 fn list(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if !path.is_dir() {
         files.push(path.to_owned());
@@ -37,4 +43,26 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
         list(&entry?.path(), files)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_of_several_folders_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let [adapter, base] = ["adapter", "base"].map(|name| folder.path().join(name));
+        let of = |text: &str| {
+            std::fs::write(&base, text).unwrap();
+            fingerprints(&[adapter.clone(), base.clone()]).unwrap()
+        };
+        std::fs::write(&adapter, "a").unwrap();
+        assert_ne!(of("b"), of("c"));
+        assert_eq!(
+            fingerprints(std::slice::from_ref(&adapter)).unwrap(),
+            fingerprint(&adapter).unwrap()
+        );
+    }
 }

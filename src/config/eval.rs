@@ -46,8 +46,8 @@ pub struct EvalConfig {
     /// How the arm `prompt-search` finds its prompt.
     #[serde(default)]
     pub prompt_search: Option<SearchConfig>,
-    /// Whether `direct` and `cot` ask for a short answer in data sets with answers in words. With
-    /// numeric answers they never do.
+    /// Whether `direct` and `cot` ask for a short answer in data sets with answers in words. Where
+    /// answers are compared as numbers or formulas, or most are numbers, they never do.
     #[serde(default = "yes")]
     pub brief: bool,
     /// Concurrent attempts.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, FailedUsage, LargeModelError, Prices};
+use crate::large_model::{FailedCalls, LargeModelError, Prices};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
@@ -65,8 +65,7 @@ impl CallEstimate {
 
     /// The estimated usage of calls that failed in its place.
     pub(super) fn lost(&self) -> RoleUsage {
-        let FailedUsage { calls, tokens, cost } = self.lost.used();
-        RoleUsage { calls, tokens, cost }
+        self.lost.used().into()
     }
 
     /// The usage before the call plus the estimates.

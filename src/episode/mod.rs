@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModel, LargeModelError, Reply};
+use crate::large_model::{FailedUsage, LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
@@ -75,6 +75,8 @@ pub struct EpisodeRequest {
     pub form: AnswerForm,
     /// Limits of the episode.
     pub limits: Limits,
+    /// How many turns the policy is told that it has. Default: those of `limits`.
+    pub shown_turns: Option<usize>,
     /// When the clock of the episode's deadline started.
     pub started: Instant,
     /// The caller's own key, for endpoints without one.
@@ -99,6 +101,7 @@ impl EpisodeRequest {
             large_model_params: Arc::default(),
             form: AnswerForm::default(),
             limits: Limits::default(),
+            shown_turns: None,
             started: Instant::now(),
             authorization: None,
             caller: 0,
@@ -197,6 +200,12 @@ impl std::ops::AddAssign for RoleUsage {
         self.calls += other.calls;
         self.tokens += other.tokens;
         self.cost += other.cost;
+    }
+}
+
+impl From<FailedUsage> for RoleUsage {
+    fn from(FailedUsage { calls, tokens, cost }: FailedUsage) -> Self {
+        Self { calls, tokens, cost }
     }
 }
 

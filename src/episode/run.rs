@@ -148,7 +148,7 @@ impl Run<'_> {
                 question: &self.question().transcript(),
                 conversation: &conversation,
                 tools: &request.form.tools(),
-                max_turns: limits.max_turns,
+                max_turns: request.shown_turns.unwrap_or(limits.max_turns),
                 allow_final: limits.allow_final && !request.form.by_large_model,
             })?;
             let estimate = estimate_of(&opening);

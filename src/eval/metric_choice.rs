@@ -27,14 +27,18 @@ const EXACT: Metric = Metric::Text(AnswerMetric::Exact);
 const NUMERIC: Metric = Metric::Text(AnswerMetric::Numeric);
 const MATH: Metric = Metric::Text(AnswerMetric::Math);
 
-/// The published metric of each data set, by a prefix of its name. The reference's own file names
-/// are among them: `w-book-…`, `wp-…`, `xum-…`. Where it is exact match of numbers or formulas,
-/// they are compared as such: a model that has to compute replies with its steps, and a comparison
-/// of texts would count every such reply as wrong.
-const PUBLISHED: [(&str, Metric); 20] = [
-    ("world", EXACT),
+/// The data sets of the bundled world, which have these names alone.
+const BUNDLED: [&str; 2] = ["world", "world_facts"];
+
+/// The published metric of each data set, by the words that its name begins with. The reference's
+/// own file names are among them: `w-book-…`, `wp-…`, `xum-…`. Where it is exact match of numbers
+/// or formulas, they are compared as such: a model that has to compute replies with its steps, and
+/// a comparison of texts would count every such reply as wrong.
+const PUBLISHED: [(&str, Metric); 21] = [
     ("2wiki", F1),
+    ("2wikimultihopqa", F1),
     ("hotpot", F1),
+    ("hotpotqa", F1),
     ("musique", F1),
     ("bamboogle", F1),
     ("popqa", F1),
@@ -81,6 +85,12 @@ impl Metric {
     /// Whether it gives only 0 or 1.
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Text(metric) if metric.is_binary())
+    }
+
+    /// Whether it compares numbers or formulas, which a model has to compute.
+    pub fn is_computed(self) -> bool {
+        use AnswerMetric::{Gsm8kFlexible, Gsm8kStrict, HendrycksMath, Math, Numeric};
+        matches!(self, Self::Text(Numeric | Math | Gsm8kStrict | Gsm8kFlexible | HendrycksMath))
     }
 }
 
@@ -137,7 +147,9 @@ impl MetricConfig {
         if let Some((_, metric)) = own.max_by_key(|(name, _)| (*name == source, name.len())) {
             return Chosen { metric: *metric, reason: "`metrics.by_source` says so" };
         }
-        if let Some(metric) = published(source) {
+        // A part of a data set that is asked with options is scored by the option.
+        let has_options = form == Some(Form::MultipleChoice);
+        if let Some(metric) = published(source).filter(|_| !has_options) {
             return Chosen { metric, reason: "published with data sets of this name" };
         }
         let by_form = match form {
@@ -168,15 +180,23 @@ fn names(name: &str, source: &str) -> bool {
 }
 
 fn published(source: &str) -> Option<Metric> {
-    /// A shorter name must be the first word of a data set's.
-    const SHORT: usize = 3;
-    let bare = source.rsplit('/').next().unwrap_or(source).to_lowercase();
-    let first = bare.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    let fits = |name: &str| match name.len() {
-        ..=SHORT => name == first,
-        _ => names(name, source),
-    };
+    if BUNDLED.contains(&source) {
+        return Some(EXACT);
+    }
+    let bare = source.rsplit('/').next().unwrap_or(source);
+    let fits = |name: &str| begins_with(source, name) || begins_with(bare, name);
     PUBLISHED.into_iter().find(|(name, _)| fits(name)).map(|(_, metric)| metric)
+}
+
+/// Whether the letters and digits that a text begins with are `name`, and no letter follows.
+fn begins_with(text: &str, name: &str) -> bool {
+    let mut rest = text.chars();
+    let mut wanted = name.chars();
+    let is_same = wanted.all(|wanted| {
+        let next = rest.find(|c| c.is_alphanumeric());
+        next.is_some_and(|c| c.to_ascii_lowercase() == wanted)
+    });
+    is_same && !rest.next().is_some_and(char::is_alphabetic)
 }
 
 #[cfg(test)]
@@ -211,8 +231,13 @@ mod tests {
             ("SQuAD v2", F1),
             ("TriviaQA", F1),
             ("nq", F1),
+            ("nq_open", F1),
+            ("math500", MATH),
             ("nqueens", F1),
             ("wpa", F1),
+            ("mathematicians", F1),
+            ("world_history", F1),
+            ("worldbank", F1),
             ("my own", F1),
         ] {
             assert_eq!(config.of(source, None).metric, metric, "{source}");
@@ -245,8 +270,23 @@ mod tests {
             ("arc", Some(Form::MultipleChoice), AnswerMetric::Choice),
             ("train", Some(Form::QuestionAnswer), AnswerMetric::F1),
             ("gsm8k", Some(Form::Gsm8k), AnswerMetric::Numeric),
+            ("gsm8k-mc", Some(Form::MultipleChoice), AnswerMetric::Choice),
+            ("squad-mc", Some(Form::MultipleChoice), AnswerMetric::Choice),
         ] {
             assert_eq!(config.of(source, form).metric, Metric::Text(metric), "{source} {form:?}");
+        }
+        for (source, is_published) in [
+            ("world", true),
+            ("HotpotQA", true),
+            ("2WikiMultihopQA", true),
+            ("Natural-Questions", true),
+            ("SQuAD v2", true),
+            ("world_history", false),
+            ("squadron", false),
+            ("musiquette", false),
+        ] {
+            let reason = config.of(source, None).reason;
+            assert_eq!(reason.starts_with("published"), is_published, "{source}: {reason}");
         }
     }
 

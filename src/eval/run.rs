@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::episode::{EpisodeError, EpisodeErrorKind};
-use crate::large_model::LargeModelError;
+use crate::large_model::{LargeModelError, Prices};
 
 use super::EvalError;
-use super::arms::Arm;
+use super::arms::{Arm, ArmSpec, Method};
 use super::data::Question;
 use super::rows::{Outcome, Row, RowFile, RowKey};
 
@@ -112,6 +112,22 @@ pub async fn run(
     Ok(plan.collect(&keys, known))
 }
 
+/// Charges outcomes by the prices of now: stored rows have those of when their calls were made.
+pub fn charge(outcomes: &mut Outcomes, arms: &[ArmSpec], prices: Prices) {
+    for row in outcomes {
+        for (outcome, arm) in row.iter_mut().zip(arms) {
+            let usage = match outcome {
+                Outcome::Answered(answer) => &mut answer.usage,
+                Outcome::Failed { usage, .. } => usage,
+            };
+            usage.large_model.cost = prices.cost(usage.large_model.tokens);
+            if arm.method == Method::SelfPolicy {
+                usage.policy.cost = prices.cost(usage.policy.tokens);
+            }
+        }
+    }
+}
+
 /// Attempts in progress: each ends with its arm and its row.
 type Running = JoinSet<(Arc<dyn Arm>, Row)>;
 
@@ -181,5 +197,34 @@ impl Plan {
             })
         };
         keys.chunks(self.arms.len().max(1)).map(|row| row.iter().map(of).collect()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::episode::EpisodeUsage;
+    use crate::eval::rows::ArmAnswer;
+
+    #[test]
+    fn outcomes_cost_what_their_tokens_do_now() {
+        let arms: Vec<ArmSpec> =
+            ["direct", "self-policy"].iter().map(|arm| arm.parse().unwrap()).collect();
+        let mut usage = EpisodeUsage::default();
+        for role in [&mut usage.policy, &mut usage.large_model] {
+            (role.tokens.prompt_tokens, role.tokens.completion_tokens, role.cost) = (10, 1, 9.0);
+        }
+        let answered = Outcome::Answered(ArmAnswer { usage, ..ArmAnswer::default() });
+        let failed = Outcome::Failed { error: "down".into(), usage };
+        let mut outcomes = vec![vec![answered, failed]];
+        let prices = Prices { input_per_million: 1e6, output_per_million: 2e6 };
+        charge(&mut outcomes, &arms, prices);
+        let costs = |outcome: &Outcome| {
+            let (Outcome::Answered(ArmAnswer { usage, .. }) | Outcome::Failed { usage, .. }) =
+                outcome;
+            (usage.large_model.cost, usage.policy.cost)
+        };
+        assert_eq!((costs(&outcomes[0][0]), costs(&outcomes[0][1])), ((12.0, 9.0), (12.0, 12.0)));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
 use crate::hint::Hint;
-use crate::large_model::{Call, LargeModel, LargeModelError};
+use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
 
@@ -129,17 +129,21 @@ impl Judge {
             ..Call::default()
         };
         let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
-        let reply = match self.model.complete(&call).await {
+        let reply = self.model.complete(&call).await;
+        usage += RoleUsage::from(call.lost.used());
+        let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 let was_asked = !matches!(error, LargeModelError::CircuitOpen { .. });
                 let may_be_billed = error.may_be_billed();
+                let failed = FailedUsage::of(&error, &*self.model, &call);
+                usage += RoleUsage { calls: 0, ..RoleUsage::from(failed) };
                 let value = Err(error.to_string());
                 return Ok(Judgement { value, was_asked, may_be_billed, usage });
             }
         };
-        usage.tokens = reply.usage;
-        usage.cost = reply.cost;
+        usage.tokens += reply.usage;
+        usage.cost += reply.cost;
         let text = reply.message.as_text();
         let value = verdict(&text).ok_or_else(|| {
             let head: String = text.chars().take(200).collect();

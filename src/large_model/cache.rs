@@ -85,8 +85,8 @@ impl Cached {
         capacity: usize,
         path: &Path,
     ) -> Result<Self, CacheError> {
-        let prices = model.prices();
-        Ok(Self::with(model, Replies::persistent(capacity, path, prices)?))
+        let replies = Replies::persistent(capacity, path, &*model)?;
+        Ok(Self::with(model, replies))
     }
 
     fn with(model: Arc<dyn LargeModel>, replies: Replies) -> Self {
@@ -179,6 +179,10 @@ impl LargeModel for Cached {
 
     fn prices_of(&self, model: Option<&str>) -> Option<Prices> {
         self.model.prices_of(model)
+    }
+
+    fn only_prices(&self) -> Option<Prices> {
+        self.model.only_prices()
     }
 
     fn is_priced(&self, model: Option<&str>) -> bool {

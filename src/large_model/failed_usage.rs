@@ -24,8 +24,8 @@ pub struct FailedUsage {
 }
 
 impl FailedUsage {
-    /// The usage of `call`, which `model` failed with `error`.
-    pub(super) fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
+    /// The usage of `call`, which `model` failed with `error`: none if it cannot have been billed.
+    pub fn of(error: &LargeModelError, model: &dyn LargeModel, call: &Call) -> Self {
         if !error.may_be_billed() {
             return Self::default();
         }

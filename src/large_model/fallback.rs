@@ -96,6 +96,10 @@ impl LargeModel for WithFallbacks {
         self.first.prices_of(model)
     }
 
+    fn only_prices(&self) -> Option<Prices> {
+        None
+    }
+
     fn is_priced(&self, model: Option<&str>) -> bool {
         // The others are asked for their own models, see `ask`.
         self.first.is_priced(model) && self.others.iter().all(|other| other.is_priced(None))

@@ -175,7 +175,10 @@ impl LargeModel for LocalModel {
     }
 
     fn identity(&self) -> String {
-        self.identity.clone()
+        match self.params.is_empty() {
+            true => self.identity.clone(),
+            false => format!("{} {}", self.identity, Value::Object(self.params.clone())),
+        }
     }
 
     fn prices(&self) -> Prices {
@@ -454,7 +457,9 @@ mod tests {
         let fields = |value: Value| value.as_object().unwrap().clone();
         let own = fields(json!({ "temperature": 0.5, "max_completion_tokens": 64 }));
         let model = LocalModel::new("atlas", Arc::new(Full), Arc::clone(&text));
+        assert_eq!(model.identity(), "atlas");
         let model = model.with_params(own).unwrap();
+        assert_eq!(model.identity(), r#"atlas {"temperature":0.5,"max_completion_tokens":64}"#);
         let call = Call::default();
         let plain = model.params_of(&call);
         assert_eq!((sampling(&plain).temperature, max_tokens(&plain)), (0.5, Some(64)));

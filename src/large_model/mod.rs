@@ -184,6 +184,12 @@ pub trait LargeModel: Send + Sync {
         Some(self.prices())
     }
 
+    /// What every reply of it costs; `None` if some may cost something else, as those of fallbacks
+    /// and of other models of its endpoint do.
+    fn only_prices(&self) -> Option<Prices> {
+        Some(self.prices())
+    }
+
     /// Whether the price of a call of that model is known, including the prices of the models that
     /// may reply in its place.
     fn is_priced(&self, model: Option<&str>) -> bool {

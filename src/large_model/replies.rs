@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CacheError, Prices, Reply};
+use super::{CacheError, LargeModel, Reply};
 use crate::chat::ChatMessage;
 use crate::journal::{Journal, JournalError};
 use crate::trajectory::TokenUsage;
@@ -47,16 +47,17 @@ impl Replies {
         }
     }
 
-    /// `prices` apply to lines without a cost.
+    /// A reply costs what `model` charges now, or else what it cost when it was written.
     pub(super) fn persistent(
         capacity: usize,
         path: &Path,
-        prices: Prices,
+        model: &dyn LargeModel,
     ) -> Result<Self, CacheError> {
+        let (prices, only) = (model.prices(), model.only_prices());
         let mut replies = Self::in_memory(capacity);
         let journal = Journal::open(path, |line: Line| {
             let Line { request, message, finish_reason, logprobs, usage, cost } = line;
-            let cost = cost.unwrap_or_else(|| prices.cost(usage));
+            let cost = cost.filter(|_| only.is_none()).unwrap_or_else(|| prices.cost(usage));
             let reply = Reply { message, finish_reason, logprobs, usage, cost };
             replies.keep(request.into(), reply);
         });

@@ -52,6 +52,11 @@ where
         Prices::default()
     }
 
+    /// The script says what a reply costs.
+    fn only_prices(&self) -> Option<Prices> {
+        None
+    }
+
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         (self.reply)(call)
     }

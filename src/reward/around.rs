@@ -1,9 +1,10 @@
 //! What stands around a number in running text, and makes it a part of something else.
 
+use super::equation::has_variables;
 use super::number::Number;
 use super::scanner::Scanner;
 use super::unit::{COMPOUND, MAX_NAME, Unit, unit};
-use super::words::{is_mathematics, is_part, is_variables, multiplier};
+use super::words::{is_mathematics, is_operand, is_part, is_variables, multiplier};
 
 /// How far back the beginning of a bracket or of an equation is looked for, characters.
 const MAX_BACK: usize = 80;
@@ -77,8 +78,13 @@ impl Scanner {
         at
     }
 
+    /// Whether a number or a bracket ends here, or a rate: `$5/week`.
     fn is_operand(&self, at: usize) -> bool {
-        self.before(at).is_some_and(|c| c.is_ascii_digit() || c == ')' || c == '%')
+        let is_number =
+            |at: usize| self.before(at).is_some_and(|c| c.is_ascii_digit() || c == ')' || c == '%');
+        let (word, begin) = self.word_before(at);
+        let is_rate = || !word.is_empty() && self.before(begin) == Some('/');
+        is_number(at) || (is_rate() && is_number(begin - 1))
     }
 
     /// 1 or -1 by what stands before a number; `None` where it is part of something else.
@@ -173,47 +179,9 @@ impl Scanner {
         length > 0 && self.before(at - 1 - length) == Some('<')
     }
 
-    /// Whether the side of an equation that ends here is an expression with variables (`x^2`, `2x`,
-    /// `x + 2`), or one of several variables in a list (`x = 3 or x`).
+    /// Whether the side of an equation that ends here makes the number behind it no result.
     fn is_equation(&self, at: usize) -> bool {
-        let back: String = self.characters[at.saturating_sub(MAX_BACK)..at].iter().collect();
-        let side = back.rsplit(['=', ',', ';', ':', '\n']).next().unwrap_or_default();
-        let mut tokens = side.split_whitespace().rev();
-        let Some(last) = tokens.next() else { return false };
-        let is_variable = |token: &str| {
-            token.chars().count() == 1 && token.chars().all(|c| c.is_ascii_alphabetic())
-        };
-        let has_letter = last.contains(|c: char| c.is_ascii_alphabetic());
-        let (digits, letters) =
-            last.split_at(last.find(|c: char| !c.is_ascii_digit()).unwrap_or(0));
-        let is_multiple = !digits.is_empty() && is_variable(letters) && unit(letters).is_none();
-        if is_multiple || (has_letter && last.contains(['^', '+', '*', '|'])) {
-            return true;
-        }
-        let mut has_variable = is_variable(last);
-        let mut is_sum = false;
-        let mut operand = last;
-        while let Some(mark) = tokens.next() {
-            if !["+", "-", "*", "/"].contains(&mark) {
-                // `2 x`, `3 or x`.
-                let is_number = mark.chars().all(|c| c.is_ascii_digit());
-                let is_list = ["or", "and"].contains(&mark) && back.contains('=');
-                return (is_sum && has_variable)
-                    || (is_variable(operand) && (is_number || is_list));
-            }
-            let Some(next) = tokens.next() else { break };
-            operand = next;
-            let has_digit = next.contains(|c: char| c.is_ascii_digit());
-            let is_multiple = has_digit && next.contains(|c: char| c.is_ascii_alphabetic());
-            has_variable |= is_variable(next) || is_multiple;
-            is_sum = true;
-        }
-        let is_list = || {
-            back.trim_end().strip_suffix(last).is_some_and(|before| {
-                before.trim_end().ends_with([',', ';']) && before.contains('=')
-            })
-        };
-        (is_sum && has_variable) || (is_variable(last) && is_list())
+        has_variables(&self.characters[at.saturating_sub(MAX_BACK)..at].iter().collect::<String>())
     }
 
     /// Whether the number that begins here is an argument of a function, or an element of a tuple,
@@ -286,7 +254,7 @@ impl Scanner {
         let word = self.word();
         if word.is_empty() {
             self.at = end;
-            return !self.is_operated(end);
+            return !self.is_operated(end, number.unit.is_some());
         }
         let is_power = self.peek(0) == Some('^');
         let is_single = word.chars().count() == 1 && !["a", "A", "I"].contains(&word.as_str());
@@ -318,12 +286,17 @@ impl Scanner {
         Some(if is_compound { COMPOUND } else { unit })
     }
 
-    /// Whether an operator and an operand follow, or a relation.
-    fn is_operated(&self, at: usize) -> bool {
+    /// Whether an operator and an operand follow, or a relation. Behind a slash or a tight dash a
+    /// word is no operand: `$18/day`, `18-year-old`.
+    fn is_operated(&self, at: usize, is_money: bool) -> bool {
         let rest = &self.characters[at..];
         let spaces = rest.iter().take_while(|c| c.is_whitespace()).count();
         let starts_operand =
             |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || "($.\u{221a}".contains(*c));
+        let begins_operand = |text: &[char]| {
+            let letters: String = text.iter().take_while(|c| c.is_alphabetic()).collect();
+            starts_operand(text.first()) && (letters.is_empty() || is_operand(&letters, is_money))
+        };
         let mark = rest.get(spaces);
         let behind = &rest[(spaces + 1).min(rest.len())..];
         let gap = behind.iter().take_while(|c| c.is_whitespace()).count();
@@ -331,9 +304,10 @@ impl Scanner {
             // Digits that follow a space were no fraction: `2 3/2`.
             Some('(') => spaces == 0,
             Some('*') if behind.first() == Some(&'*') => false,
-            Some('+' | '*' | '/' | '^') => starts_operand(behind.get(gap)),
+            Some('/') => begins_operand(&behind[gap..]),
+            Some('+' | '*' | '^') => starts_operand(behind.get(gap)),
             Some('-') => {
-                let is_tight = spaces == 0 && gap == 0 && starts_operand(behind.first());
+                let is_tight = spaces == 0 && gap == 0 && begins_operand(behind);
                 let is_spaced = gap > 0
                     && spaces > 0
                     && behind.get(gap).is_some_and(|c| c.is_ascii_digit() || *c == '$');

@@ -123,6 +123,46 @@ fn what_ends_in_the_gold_is_not_the_gold() {
 }
 
 #[test]
+fn rates_compounds_and_quantities_are_no_algebra() {
+    for metric in [Numeric, Math] {
+        check(
+            metric,
+            &[
+                ("Janet makes $18/day.", "18", true),
+                ("The speed is 60/hr.", "60", true),
+                (r"\boxed{\$18/\text{day}}", "18", true),
+                ("18 / day", "18", true),
+                ("18/month", "18", true),
+                ("18 $/day", "18", true),
+                ("$5/m", "5", true),
+                ("18/x", "18", false),
+                ("18/pi", "18", false),
+                (r"18/\sqrt{2}", "18", false),
+                ("18/xy", "18", false),
+                ("$20/week - $15/week", "15", false),
+                ("It is an 18-year-old tree.", "18", true),
+                ("27-liter", "27", true),
+                ("$18—done", "18", true),
+                ("18-x", "18", false),
+                ("18-pi", "18", false),
+                ("18-20", "18", false),
+                ("The distance is 140m - 100m = 40 meters.", "40", true),
+                ("12cm+9cm = 21cm", "21", true),
+                ("46*7kg = 322kg", "322", true),
+                ("10kg + 5kg = 15", "15", true),
+                ("$15/phone + $5/phone = $20", "20", true),
+                ("60km/h * 3h = 180km", "180", true),
+                ("**Total = 5**", "5", true),
+                ("2x + 3 = 7", "7", false),
+                ("3m + 2 = 8", "8", false),
+                ("x-2 = 5", "5", false),
+                ("$2x = 5$", "5", false),
+            ],
+        );
+    }
+}
+
+#[test]
 fn words_and_signs_beside_a_number_count() {
     for metric in [Numeric, Math] {
         check(

@@ -14,6 +14,7 @@ mod approximate;
 mod around;
 mod choice;
 mod config;
+mod equation;
 mod expression;
 mod external;
 mod format;

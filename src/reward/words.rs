@@ -1,5 +1,7 @@
 //! Words beside numbers that change them, and names of mathematics.
 
+use super::unit::unit;
+
 /// What a word behind a number multiplies it by. A letter counts only where it cannot be a unit:
 /// right behind the number (`5k`, `3M`), or after an amount of money (`$3 M`, `$3m`).
 pub(super) fn multiplier(word: &str, is_tight: bool, is_money: bool) -> Option<i128> {
@@ -91,6 +93,16 @@ pub(super) fn is_variables(letters: &str) -> bool {
         _ => "abcxyz",
     };
     letters != "am" && letters.chars().all(|c| usual.contains(c))
+}
+
+/// Whether letters behind an operator are an operand rather than a word: `x`, `pi`, `xy`. A letter
+/// that is a unit is none behind a quantity: `km/h`.
+pub(super) fn is_operand(letters: &str, is_quantity: bool) -> bool {
+    let is_unit = || unit(letters).is_some();
+    match letters.chars().count() {
+        1 => !(is_quantity && is_unit()),
+        _ => is_mathematics(&letters.to_lowercase()) || (is_variables(letters) && !is_unit()),
+    }
 }
 
 /// Whether text behind a number is words that name what is counted, and no mathematics.

@@ -208,6 +208,31 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
 }
 
 #[tokio::test]
+async fn stored_rows_and_replies_are_charged_by_the_prices_of_now() {
+    let large_model = Loopback::answering(|_| Script::reply("1")).await;
+    let text = config(&large_model.url(), "arms = [\"direct\"]");
+    let unpriced: String =
+        text.lines().filter(|line| !line.starts_with("prices")).collect::<Vec<_>>().join("\n");
+    let bench = Bench::new(&questions(4), &unpriced);
+    assert_eq!(bench.report().await.arms[0].cost, 0.0);
+    let configure = |text: &str| {
+        let text = text.replace("FOLDER", &bench.folder.path().display().to_string());
+        std::fs::write(bench.path("eval.toml"), text).unwrap();
+    };
+    configure(&text);
+    // 11 tokens read and 7 written.
+    let cost = (11.0 * 1000.0 + 7.0 * 2000.0) / 1e6;
+    let report = bench.report().await;
+    assert!((report.arms[0].cost - cost).abs() < 1e-12, "{}", report.arms[0].cost);
+    std::fs::remove_file(bench.path("out/rows.jsonl")).unwrap();
+    assert_eq!(bench.report().await, report);
+    configure(&text.replace("1000.0", "2000.0").replace("= 2000.0 }", "= 4000.0 }"));
+    let dearer = bench.report().await;
+    assert!((dearer.arms[0].cost - 2.0 * cost).abs() < 1e-12, "{}", dearer.arms[0].cost);
+    assert_eq!(large_model.requests().len(), 4);
+}
+
+#[tokio::test]
 async fn the_bundled_models_run_side_by_side() {
     let extra = "seed = 3\nbrief = false\narms = [\"direct\", \"policy:models/policy-warm\", \
                  \"first-prompt:models/policy-warm\"]\n\

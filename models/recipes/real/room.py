@@ -3,7 +3,8 @@
 
 Each folder is the `output` of `server eval`; its `episodes` must cover all questions. Beside the arms there is the oracle: the share of
 questions that at least one of the prompts answers right, if one knew which. It counts arms of one
-call (`direct`, `cot`, `template:…`), since votes and scripts are no prompts.
+call (`direct`, `cot`, `template:…`), since votes and scripts are no prompts. A question that
+an arm failed on counts in no share of it; the oracle has those that all its arms answered.
 """
 
 import json
@@ -22,6 +23,8 @@ def wilson(right, n):
 
 
 def row(name, right, n, calls, tokens):
+    if n == 0:
+        return f"| {name} | – | {calls} | {tokens} |"
     low, high = wilson(right, n)
     share = f"{100 * right / n:.1f} [{low:.0f}, {high:.0f}]"
     return f"| {name} | {share} | {calls} | {tokens} |"
@@ -34,11 +37,12 @@ def table(folder):
     scores = {}
     for index, arm in enumerate(report["arms"]):
         of_arm = [episode["attempts"][index]["score"] for episode in report["episodes"]]
-        scores[arm["name"]] = of_arm = [score or 0 for score in of_arm]
+        scores[arm["name"]] = of_arm
+        scored = [score for score in of_arm if score is not None]
         tokens = arm["large_model_tokens"] + arm["policy_tokens"]
-        print(row(arm["name"], sum(of_arm), len(of_arm), f"{arm['calls']:.1f}", f"{tokens:.0f}"))
+        print(row(arm["name"], sum(scored), len(scored), f"{arm['calls']:.1f}", f"{tokens:.0f}"))
     prompts = [scores[arm["name"]] for arm in report["arms"] if arm["method"].startswith(PROMPTS)]
-    best = [max(question) for question in zip(*prompts, strict=True)]
+    best = [max(question) for question in zip(*prompts, strict=True) if None not in question]
     print(row(f"oracle over {len(prompts)} prompts", sum(best), len(best), "", ""))
 
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::assemble::{LocalPolicy, endpoint_setup, large_models, local_policies, protocol};
-use crate::cli::fingerprint::fingerprint;
+use crate::cli::fingerprint::{fingerprint, fingerprints};
 use crate::cli::{Failure, hub};
 use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::tokens::{LoadMeter, TokensEngine};
@@ -19,10 +19,11 @@ use crate::eval::arms::{
 use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
 use crate::eval::metric_choice::Metric;
+use crate::eval::run::{self, Outcomes};
 use crate::eval::score::{Scorer, SentenceEncoder, is_used};
 use crate::eval::search::{ResultFile, Search, SearchResult, training_questions};
 use crate::judge::Judge;
-use crate::large_model::{Cached, LargeModel, LargeModels};
+use crate::large_model::{Cached, LargeModel, LargeModels, Prices};
 use crate::model::SentenceModel;
 use crate::policy::{Policy, ProgramPolicy, RemotePolicy};
 use crate::protocol::Protocol;
@@ -67,7 +68,7 @@ impl<'a> Setup<'a> {
         let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
-        let brief = if config.brief { Brief::among(questions) } else { Brief::default() };
+        let brief = brief_among(config, questions);
         let known = HashMap::new();
         Ok(Self { config, server, models, known, search, brief, servers: None })
     }
@@ -103,6 +104,40 @@ impl<'a> Setup<'a> {
         };
         self.known.insert(name.clone(), (Arc::clone(&model), identity.clone()));
         Ok((model, identity))
+    }
+
+    /// Charges outcomes by the prices of now, where all replies have one price.
+    pub(super) fn charge(
+        &mut self,
+        outcomes: &mut Outcomes,
+        is_resumed: bool,
+    ) -> anyhow::Result<()> {
+        let (model, _) = self.model(None)?;
+        let is_endpoint = self.server.large_models.contains_key(self.large_model());
+        match model.only_prices() {
+            Some(prices) => run::charge(outcomes, &self.config.arms, prices),
+            None if is_resumed && is_endpoint => tracing::warn!(
+                model = self.large_model(),
+                "rows that were there already are charged by the prices of when they were asked, since fallbacks and `model_prices` have others"
+            ),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// What every call of a search costs, if they have one price.
+    fn search_prices(
+        &mut self,
+        models: [&dyn LargeModel; 2],
+        training: &[Question],
+    ) -> anyhow::Result<Option<Prices>> {
+        let mut prices = models.map(LargeModel::only_prices).to_vec();
+        if is_used(Metric::Judge, training) {
+            let (judge, _) = self.model(self.config.judge.model.as_deref())?;
+            prices.push(judge.only_prices());
+        }
+        let first = prices[0];
+        Ok(first.filter(|_| prices.iter().all(|other| *other == first)))
     }
 
     /// The file of a model's replies.
@@ -229,7 +264,7 @@ impl<'a> Setup<'a> {
         // Servers are identified by address: they do not report which weights they have.
         let servers = server.policy.tokens.as_ref().map(|tokens| tokens.servers.join(" "));
         let engine = servers.map_or_else(|| format!("{engine:?}"), |at| format!("Tokens {at}"));
-        let identity = format!("{engine} {} {}", fingerprint(&folders[0])?, self.templates()?);
+        let identity = format!("{engine} {} {}", fingerprints(&folders)?, self.templates()?);
         Ok(ArmPolicy { policy, protocol, identity })
     }
 
@@ -288,7 +323,7 @@ impl<'a> Setup<'a> {
         let source = training.first().map(|question| question.task.source.clone());
         let place =
             Task { question: PLACE.into(), source: source.unwrap_or_default(), ..Task::default() };
-        let brief = Brief::among(training);
+        let brief = brief_among(self.config, training);
         let mut start = Vec::new();
         for prompt in [
             Prompt::direct(&Brief::default()),
@@ -313,8 +348,21 @@ impl<'a> Setup<'a> {
             "seed": self.config.seed,
         });
         let saved = ResultFile::new(&self.config.output, identity.to_string());
+        let prices = self.search_prices([&*model, &*proposer], training)?;
+        // By the prices of now, like the rows.
+        let charged = |mut found: SearchResult| {
+            if let Some(prices) = prices {
+                found.usage.cost = prices.cost(found.usage.tokens);
+            }
+            found
+        };
         if let Some(found) = saved.read()? {
-            return Ok(Some(found));
+            if prices.is_none() {
+                tracing::warn!(
+                    "the prompt search that was stored is charged by the prices of when it ran, since its models have several"
+                );
+            }
+            return Ok(Some(charged(found)));
         }
         let search = Search {
             config,
@@ -323,6 +371,7 @@ impl<'a> Setup<'a> {
             proposer,
             scorer,
             start,
+            brief: &brief,
             seed: self.config.seed,
             max_in_flight: self.config.max_in_flight,
             deadline: self.config.episode.deadline(),
@@ -332,7 +381,7 @@ impl<'a> Setup<'a> {
             () = stop.cancelled() => return Err(EvalError::SearchInterrupted.into()),
         };
         saved.write(&found)?;
-        Ok(Some(found))
+        Ok(Some(charged(found)))
     }
 
     /// The arms, including those with the prompt that was found.
@@ -354,6 +403,11 @@ impl<'a> Setup<'a> {
         }
         Ok(all)
     }
+}
+
+/// The data sets of `questions` in which a short answer is requested.
+fn brief_among(config: &EvalConfig, questions: &[Question]) -> Brief {
+    if config.brief { Brief::among(questions) } else { Brief::default() }
 }
 
 /// The sentence model behind the evaluation's port.

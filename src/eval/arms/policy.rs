@@ -13,6 +13,7 @@ use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::large_model::LargeModel;
 use crate::policy::Policy;
 use crate::protocol::Protocol;
+use crate::seed::of_sample;
 use crate::task::Task;
 use crate::trajectory::{Action, Turn};
 
@@ -27,7 +28,8 @@ pub struct PolicyArm {
     protocol: Arc<Protocol>,
     limits: Limits,
     sampling: Sampling,
-    takes_reply: bool,
+    /// How many turns the policy is told that it has, if not those of `limits`.
+    shown_turns: Option<usize>,
 }
 
 /// The setup of a policy arm.
@@ -59,15 +61,20 @@ impl PolicyArm {
         .to_string();
         let (policy, large_model) = (policy.0, large_model.0);
         let name = name.to_owned();
-        let takes_reply = false;
-        Self { name, identity, policy, large_model, protocol, limits, sampling, takes_reply }
+        let shown_turns = None;
+        Self { name, identity, policy, large_model, protocol, limits, sampling, shown_turns }
     }
 
-    /// The arm that lets the policy write a single prompt, and takes the reply for the answer.
+    /// The arm that lets the policy write a single prompt, the one that it begins an episode of
+    /// all its turns with, and takes the reply for the answer.
     pub fn first_prompt(mut setup: PolicySetup<'_>) -> Self {
+        let turns = setup.limits.max_turns;
         setup.limits.max_turns = 1;
+        // The reply is the answer of last resort; without one, a last prompt is not sent.
+        setup.limits.fallback = true;
         let arm = Self::new(setup);
-        Self { takes_reply: true, identity: format!("first prompt {}", arm.identity), ..arm }
+        let identity = format!("first prompt of {turns} {}", arm.identity);
+        Self { shown_turns: Some(turns), identity, ..arm }
     }
 }
 
@@ -82,9 +89,12 @@ impl Arm for PolicyArm {
     }
 
     async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
+        // A seed that an endpoint accepts: of others a part would be taken for drawn, and not sent.
+        let seed = if self.policy.is_remote() { of_sample(seed, 0) } else { seed };
         let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
             limits: self.limits.clone(),
+            shown_turns: self.shown_turns,
             ..EpisodeRequest::new(task.question.clone(), sampling)
         };
         let participants = Participants {
@@ -92,19 +102,7 @@ impl Arm for PolicyArm {
             large_model: &*self.large_model,
             protocol: &self.protocol,
         };
-        let episode = run_episode(participants, &request, &mut Silent).await?;
-        let mut answer = attempt(episode);
-        if self.takes_reply && answer.answer.is_empty() {
-            answer.answer = answer.steps.iter().rev().find_map(reply).unwrap_or_default();
-        }
-        Ok(answer)
-    }
-}
-
-fn reply(step: &AnswerStep) -> Option<String> {
-    match step {
-        AnswerStep::Reply(text) => Some(text.clone()),
-        _ => None,
+        run_episode(participants, &request, &mut Silent).await.map(attempt)
     }
 }
 
@@ -127,4 +125,61 @@ fn steps(turn: Turn) -> impl Iterator<Item = AnswerStep> {
     };
     let reply = turn.observation.map(|observation| AnswerStep::Reply(observation.reply));
     [think, action, reply].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::large_model::{Call, Reply, Scripted};
+    use crate::policy::{RemotePolicy, ScriptedPolicy};
+
+    #[tokio::test]
+    async fn an_endpoint_that_plays_the_policy_is_always_sent_a_seed() {
+        let model: Arc<dyn LargeModel> = Arc::new(Scripted::new("m", |call: &Call| {
+            Ok(Reply::text(format!("<answer>{}</answer>", call.own["seed"])))
+        }));
+        let policy: Arc<dyn Policy> = Arc::new(RemotePolicy::new(Arc::clone(&model)));
+        let arm = PolicyArm::new(PolicySetup {
+            name: "x",
+            policy: (policy, "p"),
+            large_model: (model, "m"),
+            protocol: Arc::new(Protocol::load(None).unwrap()),
+            limits: Limits::default(),
+            sampling: Sampling::GREEDY,
+        });
+        for (seed, sent) in [(5, "5"), ((1 << 31) + 7, "7"), (u64::MAX, "2147483647")] {
+            assert_eq!(arm.answer(&Task::default(), seed).await.unwrap().answer, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_first_prompt_is_that_of_a_whole_episode_and_is_always_sent() {
+        // It writes what it was shown.
+        let policy = ScriptedPolicy::new(|shown| {
+            format!("<think>t</think><interaction_prompt>{}</interaction_prompt>", shown[0].len())
+        });
+        let policy: Arc<dyn Policy> = Arc::new(policy);
+        let model: Arc<dyn LargeModel> =
+            Arc::new(Scripted::new("m", |call: &Call| Ok(Reply::text(call.messages[0].as_text()))));
+        let setup = |max_turns: usize| PolicySetup {
+            name: "x",
+            policy: (Arc::clone(&policy), "p"),
+            large_model: (Arc::clone(&model), "m"),
+            protocol: Arc::new(Protocol::load(None).unwrap()),
+            limits: Limits { max_turns, fallback: false, ..Limits::default() },
+            sampling: Sampling::GREEDY,
+        };
+        let task = Task { question: "q".into(), ..Task::default() };
+        // One digit and three.
+        for turns in [2, 200] {
+            let first = PolicyArm::first_prompt(setup(turns)).answer(&task, 0).await.unwrap();
+            let whole = PolicyArm::new(setup(turns)).answer(&task, 0).await.unwrap();
+            assert_eq!(first.steps[..], whole.steps[..3]);
+            assert_eq!((first.usage.policy.calls, first.usage.large_model.calls), (1, 1));
+            assert_eq!(Some(AnswerStep::Reply(first.answer)), whole.steps.get(2).cloned());
+        }
+        let identity = |turns: usize| PolicyArm::first_prompt(setup(turns)).identity;
+        assert_ne!(identity(2), identity(200));
+    }
 }

@@ -10,12 +10,12 @@ use minijinja::context;
 use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
-use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
+use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage, RoleUsage};
 use crate::eval::EvalError;
 use crate::eval::data::Question;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
-use crate::large_model::{Call, LargeModel, Reply};
+use crate::large_model::{Call, FailedUsage, LargeModel, Reply};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
 use crate::task::Task;
@@ -31,18 +31,26 @@ const TEMPERATURE: f64 = 0.7;
 /// The placeholder of the question in a literal prompt.
 pub const PLACE: &str = "{question}";
 
-/// The data sets in which a short answer is requested. In the others the gold answers are numbers:
-/// a model that has to compute is not asked for the answer alone, and if its reply does not have
-/// the requested form, its last number counts.
+/// The data sets in which a short answer is requested. In the others the gold answers are numbers
+/// or formulas: a model that has to compute is not asked for the answer alone, and if its reply
+/// does not have the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Brief(BTreeSet<String>);
 
 impl Brief {
-    /// Those among the data sets of `questions`.
+    /// Those among the data sets of `questions`: by their metric, or else by what most golds are.
     pub fn among(questions: &[Question]) -> Self {
-        let is_worded = |gold: &String| Number::parse(gold).is_none();
-        let worded = questions.iter().filter(|question| question.task.golds.iter().any(is_worded));
-        Self(worded.map(|question| question.task.source.to_string()).collect())
+        // By data set: the questions whose answers are computed, and all.
+        let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for Question { task, metric } in questions {
+            let is_number = |gold: &String| Number::parse_with_unit(gold).is_some();
+            let is_computed = metric.is_computed() || task.golds.iter().any(is_number);
+            let (computed, all) = counts.entry(&task.source).or_default();
+            *computed += usize::from(is_computed);
+            *all += 1;
+        }
+        let worded = counts.into_iter().filter(|(_, (computed, all))| 2 * computed <= *all);
+        Self(worded.map(|(source, _)| source.to_owned()).collect())
     }
 
     fn holds(&self, task: &Task) -> bool {
@@ -224,8 +232,16 @@ impl Arm for PromptArm {
                 deadline: Some(deadline),
                 ..Call::default()
             };
-            let reply: Reply =
-                self.model.complete(&call).await.map_err(|error| failed(error.into(), usage))?;
+            let reply = self.model.complete(&call).await;
+            usage.large_model += RoleUsage::from(call.lost.used());
+            let reply: Reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => {
+                    let lost = FailedUsage::of(&error, &*self.model, &call);
+                    usage.large_model += RoleUsage::from(lost);
+                    return Err(failed(error.into(), usage));
+                }
+            };
             usage.large_model.calls += 1;
             usage.large_model.tokens += reply.usage;
             usage.large_model.cost += reply.cost;
@@ -254,7 +270,7 @@ fn most_frequent(answers: &[String], votes: impl Iterator<Item = String>) -> &st
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::large_model::Scripted;
+    use crate::large_model::{LargeModelError, Phase, Scripted, WithFallbacks};
 
     fn worded() -> (Task, Brief) {
         (Task { source: "s".into(), ..Task::default() }, Brief(["s".to_owned()].into()))
@@ -294,6 +310,10 @@ mod tests {
             question("gsm8k", "-3"),
             question("hotpotqa", "1984"),
             question("hotpotqa", "Rome"),
+            question("MATH", r"x + \sqrt{2}"),
+            question("own", "12 km"),
+            question("own", "5"),
+            question("own", "none of them"),
         ];
         assert_eq!(Brief::among(&questions), Brief(["hotpotqa".to_owned()].into()));
     }
@@ -363,5 +383,28 @@ mod tests {
         assert_eq!(attempt.usage.large_model.calls, 5);
         assert_eq!(attempt.usage.large_model.tokens.completion_tokens, 15);
         assert_eq!(attempt.steps.len(), 6);
+    }
+
+    /// A model whose every call is lost after it was sent.
+    fn slow() -> Arc<dyn LargeModel> {
+        Arc::new(Scripted::new("slow", |_: &Call| {
+            let (model, limit) = ("slow".to_owned(), Duration::from_secs(1));
+            Err(LargeModelError::Timeout { model, phase: Phase::FirstByte, limit })
+        }))
+    }
+
+    #[tokio::test]
+    async fn lost_calls_that_may_be_billed_are_counted() {
+        let task = Task { question: "What is asked here?".into(), ..Task::default() };
+        let arm = |model: Arc<dyn LargeModel>| {
+            let prompt = Prompt::direct(&Brief::default()).unwrap();
+            PromptArm::new("x", prompt, 1, (model, "m"), Duration::from_secs(9))
+        };
+        let lost = arm(slow()).answer(&task, 0).await.unwrap_err().usage.large_model;
+        assert!(lost.calls == 1 && lost.tokens.prompt_tokens > 0, "{lost:?}");
+        let spare: Arc<dyn LargeModel> = Arc::new(Scripted::texts("spare", &["yes"]));
+        let model: Arc<dyn LargeModel> = Arc::new(WithFallbacks::new(slow(), vec![spare]));
+        let used = arm(model).answer(&task, 0).await.unwrap().usage.large_model;
+        assert_eq!((used.calls, used.tokens), (2, lost.tokens));
     }
 }

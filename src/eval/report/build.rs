@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::episode::EpisodeUsage;
+use crate::episode::{EpisodeUsage, RoleUsage};
 use crate::eval::arms::Method;
 use crate::eval::data::{Question, Questions};
 use crate::eval::rows::{AnswerStep, ArmAnswer, Outcome};
@@ -129,7 +129,7 @@ fn by_calls(input: &ReportInput<'_>, scores: &ByArm) -> Option<Table> {
     for (index, row) in input.outcomes.iter().enumerate() {
         for (arm, outcome) in row.iter().enumerate() {
             if let Outcome::Answered(attempt) = outcome {
-                let calls = attempt.usage.large_model.calls;
+                let calls = by_role(input, arm, attempt.usage).large_model.calls;
                 let class = classes.entry(calls).or_insert_with(|| vec![Vec::new(); row.len()]);
                 class[arm].push(index);
             }
@@ -251,6 +251,16 @@ fn questions_needed(found: &Comparison, count: usize) -> Option<u64> {
     needed.map(|needed| needed.max(found.n as u64 + 1))
 }
 
+/// What an arm used, by role. With `self-policy` the policy is the large model.
+fn by_role(input: &ReportInput<'_>, arm: usize, usage: EpisodeUsage) -> EpisodeUsage {
+    if input.arms[arm].1 != Method::SelfPolicy.to_string() {
+        return usage;
+    }
+    let EpisodeUsage { policy, mut large_model } = usage;
+    large_model += policy;
+    EpisodeUsage { policy: RoleUsage::default(), large_model }
+}
+
 fn summary(
     input: &ReportInput<'_>,
     arm: usize,
@@ -289,6 +299,7 @@ fn summary(
         finishes.into_iter().map(|(why, count)| (why.to_owned(), share(count))).collect();
     finishes.sort_by(|a, b| b.1.total_cmp(&a.1));
     let scored = scores.iter().flatten().count();
+    let used = by_role(input, arm, used);
     let tokens = used.large_model.tokens;
     ArmSummary {
         name,

@@ -85,7 +85,7 @@ pub struct ArmSummary {
     pub calls: f64,
     /// Tokens that the large model read and wrote.
     pub large_model_tokens: f64,
-    /// Tokens that the policy wrote.
+    /// Tokens that the policy wrote; with `self-policy` they are the large model's.
     pub policy_tokens: f64,
     /// Money, in the currency of the configured prices.
     pub cost: f64,

@@ -259,6 +259,37 @@ fn a_search_is_paid_for_by_its_arm_and_a_judge_by_none() {
 }
 
 #[test]
+fn what_the_large_model_writes_as_a_policy_is_its_use() {
+    let questions: Vec<Question> =
+        (0..2).map(|index| question(index, "own", Metric::Text(AnswerMetric::F1))).collect();
+    let outcome = |turns: u64| {
+        let Outcome::Answered(mut attempt) = answered("right", 1) else { unreachable!() };
+        attempt.usage.policy.calls = turns;
+        attempt.usage.policy.tokens.prompt_tokens = 100;
+        attempt.usage.policy.tokens.completion_tokens = 10;
+        attempt.usage.policy.cost = 0.5;
+        vec![Outcome::Answered(attempt)]
+    };
+    let outcomes = vec![outcome(2), outcome(3)];
+    let scores = scored(&questions, &outcomes);
+    let questions = Questions { questions, warnings: Vec::new(), notes: Vec::new() };
+    let of = |method: &str| {
+        let arms = [("arm".to_owned(), method.to_owned())];
+        build(&ReportInput { arms: &arms, ..input(&questions, &outcomes, &scores) })
+    };
+    let used = |report: &Report| {
+        let arm = &report.arms[0];
+        (arm.calls, arm.large_model_tokens, arm.policy_tokens, arm.cost)
+    };
+    assert_eq!(used(&of("policy:x")), (1.0, 0.0, 10.0, 0.5));
+    let report = of("self-policy");
+    assert_eq!(used(&report), (3.5, 110.0, 0.0, 0.5));
+    let table = report.tables.iter().find(|table| table.by == "calls").unwrap();
+    let rows: Vec<&str> = table.rows.iter().map(|row| row.label.as_str()).collect();
+    assert_eq!(rows, ["3 calls", "4 calls"]);
+}
+
+#[test]
 fn attempts_are_distinguished_by_their_calls() {
     let questions: Vec<Question> =
         (0..12).map(|index| question(index, "world", Metric::Text(AnswerMetric::Exact))).collect();

@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
-use crate::large_model::{Call, LargeModel};
+use crate::large_model::{Call, FailedUsage, LargeModel};
 use crate::prompt_template::Template;
 use crate::seed;
 
@@ -77,6 +77,8 @@ pub struct Search<'a> {
     pub scorer: &'a Scorer,
     /// The prompts to start from.
     pub start: Vec<String>,
+    /// The data sets in which a short answer is requested, as in the arm that uses the prompt.
+    pub brief: &'a Brief,
     /// Seeds proposals and attempts.
     pub seed: u64,
     /// Calls at once.
@@ -204,7 +206,7 @@ impl Search<'_> {
     ) -> Result<(), EvalError> {
         let arm = PromptArm::new(
             "prompt-search",
-            Prompt::literal(&prompt, &Brief::among(self.questions)),
+            Prompt::literal(&prompt, self.brief),
             1,
             (Arc::clone(&self.model), ""),
             self.deadline,
@@ -214,8 +216,8 @@ impl Search<'_> {
             let seed = seed::of_question(self.seed, &question.task.id);
             let attempt = match run::attempt(arm, &question.task, seed).await {
                 Outcome::Answered(attempt) => attempt,
-                Outcome::Failed { error, .. } => {
-                    return Ok((RoleUsage { calls: 1, ..RoleUsage::default() }, Err(error)));
+                Outcome::Failed { error, usage } => {
+                    return Ok((as_a_call(usage.large_model), Err(error)));
                 }
             };
             let mut usage = attempt.usage.large_model;
@@ -275,18 +277,20 @@ impl Search<'_> {
                 deadline: Some(Instant::now() + self.deadline),
                 ..Call::default()
             };
-            self.proposer.complete(&call).await
+            let reply = self.proposer.complete(&call).await;
+            let mut used = RoleUsage::from(call.lost.used());
+            used += match &reply {
+                Ok(reply) => RoleUsage { calls: 1, tokens: reply.usage, cost: reply.cost },
+                Err(error) => RoleUsage::from(FailedUsage::of(error, &*self.proposer, &call)),
+            };
+            (as_a_call(used), reply)
         });
         let mut replies = futures::stream::iter(replies).buffered(self.max_in_flight.max(1));
         let mut proposals = Vec::new();
-        while let Some(reply) = replies.next().await {
-            state.found.usage.calls += 1;
+        while let Some((used, reply)) = replies.next().await {
+            state.found.usage += used;
             match reply {
-                Ok(reply) => {
-                    state.found.usage.tokens += reply.usage;
-                    state.found.usage.cost += reply.cost;
-                    proposals.extend(proposed(&reply.message.as_text()));
-                }
+                Ok(reply) => proposals.extend(proposed(&reply.message.as_text())),
                 Err(error) => {
                     state.first_failure.get_or_insert(error.to_string());
                 }
@@ -341,6 +345,11 @@ impl Mistake {
             golds: question.task.golds.iter().map(|gold| head(gold)).collect(),
         }
     }
+}
+
+/// The usage of a call that was made, whether or not it was billed: the budget is of calls.
+fn as_a_call(used: RoleUsage) -> RoleUsage {
+    RoleUsage { calls: used.calls.max(1), ..used }
 }
 
 fn head(text: &str) -> String {

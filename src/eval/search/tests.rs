@@ -46,6 +46,8 @@ struct Setup {
     questions: Vec<Question>,
     model: Replies,
     proposer: Replies,
+    start: Vec<String>,
+    brief: Brief,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -53,8 +55,15 @@ impl Setup {
     fn new(budget: u64) -> Self {
         let config =
             SearchConfig { budget, sample: 10, proposals: 2, proposer: None, data: Vec::new() };
-        let asked = Arc::default();
-        Self { config, questions: questions(10), model: by_marks, proposer: one_more, asked }
+        Self {
+            config,
+            questions: questions(10),
+            model: by_marks,
+            proposer: one_more,
+            start: vec!["{question}".into(), "{question}\n\nNow!!".into()],
+            brief: Brief::default(),
+            asked: Arc::default(),
+        }
     }
 
     fn scripted(&self, name: &str, reply: Replies) -> Arc<dyn LargeModel> {
@@ -73,7 +82,8 @@ impl Setup {
             model: self.scripted("m", self.model),
             proposer: self.scripted("p", self.proposer),
             scorer: &Scorer::new(Normalization::default()),
-            start: vec!["{question}".into(), "{question}\n\nNow!!".into()],
+            start: self.start.clone(),
+            brief: &self.brief,
             seed: 1,
             max_in_flight: 4,
             deadline: Duration::from_secs(9),
@@ -133,6 +143,9 @@ async fn failed_calls_are_counted_and_are_no_wrong_answers() {
     assert_eq!(found.usage.calls, 91);
     let second = &found.tried[1];
     assert_eq!((second.answered, second.score), (7, Some(2.0 / 7.0)));
+    // A refused reply was read for, and is estimated beside the ten tokens of each of the others.
+    let answered: usize = found.tried.iter().map(|tried| tried.answered).sum();
+    assert!(found.usage.tokens.prompt_tokens > 10 * answered as u64, "{:?}", found.usage);
     // If nearly all fail, there is no basis for a choice.
     setup.model = |_| Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() });
     let error = setup.run().await.unwrap_err().to_string();
@@ -150,6 +163,20 @@ async fn proposers_may_fail_or_talk_nonsense() {
         assert_eq!(found.tried.len(), 2);
         // It gives up before the budget is spent.
         assert_eq!(found.usage.calls, 25);
+    }
+}
+
+#[tokio::test]
+async fn replies_are_read_as_the_arm_reads_them() {
+    let task = Task { golds: vec!["Rome".into()], source: "own".into(), ..Task::default() };
+    let metric = Metric::Text(AnswerMetric::Exact);
+    let mut setup = Setup::new(10);
+    setup.questions = vec![Question { task, metric }; 10];
+    setup.start = vec!["{question}\nAnswer:".into()];
+    setup.model = |_| Ok(Reply::text("It is this:\nRome"));
+    for (brief, score) in [(Brief::among(&setup.questions), 1.0), (Brief::default(), 0.0)] {
+        setup.brief = brief;
+        assert_eq!(setup.run().await.unwrap().tried[0].score, Some(score));
     }
 }
 

@@ -190,6 +190,10 @@ impl LargeModel for Endpoint {
         config.prices_of(model).or(assumed)
     }
 
+    fn only_prices(&self) -> Option<Prices> {
+        self.transport.config.model_prices.is_empty().then(|| self.prices())
+    }
+
     async fn complete(&self, call: &Call) -> Result<Reply, LargeModelError> {
         match self.transport.pace() {
             Some(pace) => self.complete_at(pace, call).await,
