@@ -205,7 +205,8 @@ impl Family {
             }
             Self::Gemma3 => {
                 put("attention_bias", json!(spec.output_bias));
-                put("query_pre_attn_scalar", json!(spec.query_pre_attn_scalar));
+                let scalar = spec.query_pre_attn_scalar.map(json::whole);
+                put("query_pre_attn_scalar", json!(scalar));
                 put("attn_logit_softcapping", Value::Null);
                 put("final_logit_softcapping", Value::Null);
                 put("sliding_window", json!(window.unwrap_or(4096)));
