@@ -164,11 +164,29 @@ impl Weights {
         })
     }
 
+    /// The same weights with zeros for those that `spec` alone has: biases of some projections.
+    fn completed(&self, spec: &Spec) -> Result<Self, ModelError> {
+        let mut all = self.clone();
+        for layer in &mut all.layers {
+            for slot in Slot::ALL {
+                if let Some(shape) = slot.shape(spec).filter(|_| layer.get(slot).is_none()) {
+                    let (dtype, device) = (self.embed.dtype(), self.embed.device());
+                    layer.set(slot, Tensor::zeros(shape, dtype, device)?);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Writes `config.json` and `model.safetensors`, each atomically.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written, or `config.json` cannot describe the model.
     pub fn save(&self, folder: &Path, spec: &Spec) -> Result<(), ModelError> {
+        let spec = &spec
+            .in_folder()
+            .map_err(|reason| ModelError::Invalid { path: folder.display().to_string(), reason })?;
+        let all = self.completed(spec)?;
         files::make_folder(folder)?;
         let mut value = spec.to_json();
         value["torch_dtype"] = match self.embed.dtype() {
@@ -176,7 +194,7 @@ impl Weights {
             DType::F16 => "float16".into(),
             _ => "float32".into(),
         };
-        files::save_tensors(&folder.join("model.safetensors"), &self.named(spec))?;
+        files::save_tensors(&folder.join("model.safetensors"), &all.named(spec))?;
         files::write_json(&folder.join("config.json"), &value)
     }
 

@@ -116,6 +116,12 @@ impl Start {
         let text = Arc::new(ChatTokenizer::load(&folder).map_err(|error| unusable(error.into()))?);
         let mut model =
             Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
+        // Before all that is only saved at the end.
+        model.spec().in_folder().map_err(|reason| {
+            TrainError::Config(
+                reason.map_text(|text| format!("`{}` cannot be saved: {text}", folder.display())),
+            )
+        })?;
         check_finite(&folder, &model.weights().named(model.spec()))?;
         text.check_size(model.spec().vocab_size).map_err(TrainError::Config)?;
         let shape = model.spec();

@@ -15,15 +15,15 @@ const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['ro
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
 pub fn tiny(folder: &Path) -> PathBuf {
-    with_rope(folder, Rope::new(10_000.0))
+    changed(folder, |_| ())
 }
 
-/// The same with this rotary embedding.
-fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
+/// The same with this change.
+fn changed(folder: &Path, change: impl FnOnce(&mut Spec)) -> PathBuf {
     let golden = std::fs::read_to_string("tests/golden/tokenizer/bpe.json").unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts = |name: &str| serde_json::from_value::<Vec<String>>(golden[name].clone()).unwrap();
-    let spec = Spec {
+    let mut spec = Spec {
         vocab_size: texts("tokens").len(),
         hidden_size: 64,
         intermediate_size: 96,
@@ -32,10 +32,10 @@ fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
         num_key_value_heads: 1,
         head_dim: 32,
         max_position_embeddings: 2048,
-        ropes: vec![rope],
         tie_word_embeddings: true,
         ..Family::Llama.spec()
     };
+    change(&mut spec);
     let kinds = serde_json::from_value(golden["kinds"].clone()).unwrap();
     let settings = [
         ("ggml.model", Entry::Text("gpt2".into())),
@@ -106,7 +106,7 @@ fn a_setting_that_mistralrs_would_ignore_is_refused() {
         high_freq_factor: 4.0,
         original: 1024,
     };
-    let model = with_rope(folder.path(), Rope { theta: 10_000.0, scaling });
+    let model = changed(folder.path(), |spec| spec.ropes = vec![Rope { theta: 10_000.0, scaling }]);
     let model = model.to_str().unwrap();
     asked(folder.path(), model, &[]);
     let config = folder.path().join("server.toml");
@@ -169,6 +169,16 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
         assert_eq!(file.text("tokenizer.chat_template").unwrap(), Some(CHAT));
         asked(folder.path(), file.path(), &[]);
     }
+}
+
+#[test]
+fn biases_of_some_projections_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = changed(folder.path(), |spec| spec.qkv_bias = true);
+    done(&["export", model.to_str().unwrap(), "--out", &path("first")]);
+    asked(folder.path(), &path("first"), &[]);
+    done(&["export", &path("first"), "--gguf", &path("again.gguf")]);
 }
 
 #[test]
