@@ -16,8 +16,9 @@ use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
-use super::assemble::{check_adapters, check_policy};
+use super::assemble::check_policy;
 use super::engine_choice::EngineChoice;
+use super::model_check::check_adapters;
 use super::{Failure, hub};
 
 mod forecast;

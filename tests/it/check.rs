@@ -1,6 +1,6 @@
 //! `server check` and what a configuration names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::process::run;
 
@@ -80,20 +80,61 @@ fn what_is_named_must_be_there() {
     }
 }
 
+/// Copies the files of the policy into a new folder of this name in `folder`, without one of them.
+fn copied(folder: &Path, name: &str, without: &str) -> PathBuf {
+    let to = folder.join(name);
+    std::fs::create_dir(&to).unwrap();
+    for entry in std::fs::read_dir("models/policy-warm").unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.ends_with(without) {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    to
+}
+
+#[test]
+fn an_adapter_in_the_place_of_a_model_or_beside_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_adapter = |folder: &Path| {
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(Path::new("models/arithmetic").join(name), folder.join(name)).unwrap();
+        }
+    };
+    with_adapter(&copied(folder.path(), "both", "none"));
+    with_adapter(&copied(folder.path(), "alone", "model.safetensors"));
+    let beside = "also holds an adapter, which is not applied";
+    let alone = "holds an adapter and no model";
+    for (text, said, hint) in [
+        (format!("policy.model = 'HERE/both'\n{SERVE}"), beside, "`--adapter`"),
+        (SFT.replace("POLICY", "HERE/both"), beside, "`--adapter`"),
+        (GRPO.replace("POLICY", "HERE/both"), beside, "`--adapter`"),
+        (GRPO.replace("LARGE", "HERE/both"), beside, "server export BASE"),
+        (format!("local_models.a.path = 'HERE/both'\n{SERVE}"), beside, "server export BASE"),
+        (format!("local_models.a.path = 'HERE/alone'\n{SERVE}"), alone, "server export BASE"),
+        (ENV.replace("LARGE", "HERE/alone"), alone, "server export BASE"),
+        (SFT.replace("POLICY", "HERE/alone"), alone, "as its `adapter`"),
+    ] {
+        let (status, output) = checked(folder.path(), &text);
+        let is_said = output.contains(said) && output.contains(hint);
+        assert!(status != 0 && is_said, "{text}: {output}");
+    }
+    let both = folder.path().join("both");
+    let both = both.to_str().unwrap();
+    for args in [
+        &["solve", "x", "--policy", both][..],
+        &["solve", "x", "--policy", "models/policy-warm", "--large-model-path", both],
+        &["export", both, "--out", "unwritten"],
+    ] {
+        let (status, output) = run(args);
+        assert!(status != 0 && output.contains(beside), "{args:?}: {output}");
+    }
+}
+
 #[test]
 fn models_that_cannot_be_loaded_are_said_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let copy = |name: &str, without: &str| {
-        let to = folder.path().join(name);
-        std::fs::create_dir(&to).unwrap();
-        for entry in std::fs::read_dir("models/policy-warm").unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() && !path.ends_with(without) {
-                std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        to
-    };
+    let copy = |name: &str, without: &str| copied(folder.path(), name, without);
     copy("mute", "chat_template.jinja");
     copy("wordless", "tokenizer.json");
     let odd = copy("odd", "templates");

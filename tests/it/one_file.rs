@@ -97,6 +97,23 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
     assert!(said.contains("policy.engine: native, because it supports `llama` models"), "{said}");
 }
 
+/// As in the store of Ollama.
+#[test]
+fn a_name_without_an_extension_is_as_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let blob = folder.path().join("sha256-0123abcd");
+    std::fs::rename(tiny(folder.path()), &blob).unwrap();
+    let blob = blob.to_str().unwrap();
+    asked(folder.path(), blob, &["--large-model-path", blob]);
+    asked(folder.path(), blob, &["--policy-engine", "mistralrs"]);
+    let out = folder.path().join("out");
+    done(&["export", blob, "--out", out.to_str().unwrap()]);
+    assert!(out.join("tokenizer.json").is_file());
+    let other = out.join("model.safetensors");
+    let error = refused(&["solve", "x", "--policy", other.to_str().unwrap()]);
+    assert!(error.contains("is a file, and no GGUF file"), "{error}");
+}
+
 #[test]
 fn a_setting_that_mistralrs_would_ignore_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -217,6 +234,7 @@ fn exports_that_cannot_be_are_refused_and_leave_nothing() {
         (vec!["export", "models/policy", "--out", folder.path().to_str().unwrap()], "not empty"),
         (vec!["export", &path("none"), "--out", &path("new")], "there is no model"),
         (vec!["export", "models/policy"], "--out"),
+        (vec!["export", "models/arithmetic", "--out", &path("new")], "this folder by `--adapter`"),
     ] {
         let error = refused(&args);
         assert!(error.contains(said), "{args:?}: {error}");
