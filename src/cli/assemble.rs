@@ -31,7 +31,7 @@ use crate::train::run_folder::TEMPLATES;
 
 use super::engine_choice::EngineChoice;
 use super::hub;
-use super::model_check::{check_adapters, check_sizes, declared_context, not_loaded};
+use super::model_check::{check_adapters, check_model, check_sizes, declared_context, not_loaded};
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -415,7 +415,7 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     let choice = EngineChoice::resolve(engine, &config, &path);
     choice.check(&path)?;
     match choice.engine {
-        PolicyEngine::Native => Ok(text.check_size(Spec::load(&path)?.vocab_size)?),
+        PolicyEngine::Native => check_model(&path, &text).map(drop),
         _ => Ok(()),
     }
 }
@@ -429,7 +429,7 @@ pub fn check_local_model(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    Ok(large_model_text(path)?.check_size(Spec::load(path)?.vocab_size)?)
+    check_model(path, &large_model_text(path)?).map(drop)
 }
 
 /// An engine for the model at `path`, whose tokenizer is that of `text`, with these adapters beside

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::gguf::Gguf;
-use crate::model::{Adapter, Spec, check_adapter};
+use crate::model::{Adapter, Spec, Weights, check_adapter};
 use crate::tokenization::ChatTokenizer;
 use crate::train::adapter_text::check_text;
 use crate::train::start::not_applied_yet;
@@ -55,6 +55,18 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that the model at `path`, whose tokenizer is that of `text`, is one that the engine
+/// `native` and training load. Weights are not read.
+///
+/// # Errors
+/// Says why they are not.
+pub fn check_model(path: &Path, text: &ChatTokenizer) -> anyhow::Result<Spec> {
+    let spec = Spec::load(path)?;
+    text.check_size(spec.vocab_size)?;
+    Weights::check(path, &spec)?;
+    Ok(spec)
 }
 
 /// Checks that adapters are for the model at `path` with the tokenizer and chat template of `text`,

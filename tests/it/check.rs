@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::one_file::tiny;
 use crate::process::run;
 
 /// The exit status and output of the check of this text, with a model folder in place of `MODEL`.
@@ -91,6 +92,59 @@ fn copied(folder: &Path, name: &str, without: &str) -> PathBuf {
         }
     }
     to
+}
+
+/// Changes a name in the directory of a file of tensors.
+fn rename(file: &Path, from: &str, to: &str) {
+    let mut bytes = std::fs::read(file).unwrap();
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn weights_that_cannot_be_loaded_are_said_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = "model.safetensors";
+    copied(folder.path(), "weightless", weights);
+    let old = copied(folder.path(), "old", weights);
+    std::fs::write(old.join("pytorch_model.bin"), "").unwrap();
+    let odd = copied(folder.path(), "odd", weights);
+    let config = std::fs::read_to_string(odd.join("config.json")).unwrap();
+    std::fs::write(odd.join("config.json"), config.replace("\"qwen3\"", "\"mamba\"")).unwrap();
+    let lack = copied(folder.path(), "lack", "none");
+    rename(&lack.join(weights), "model.layers.0.mlp.up_proj", "model.layers.0.mlp.ux_proj");
+    let cut = copied(folder.path(), "cut", "none").join(weights);
+    let bytes = std::fs::read(&cut).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() - 1]).unwrap();
+    let file = tiny(folder.path());
+    rename(&file, "blk.0.ffn_up.weight", "blk.0.ffn_ux.weight");
+    for (model, said) in [
+        ("weightless", "holds neither `model.safetensors`"),
+        ("old", "save it again; that writes safetensors"),
+        ("lack", "holds no `model.layers.0.mlp.up_proj.weight`"),
+        ("cut", "the file may be truncated"),
+        ("tiny.gguf", "holds `blk.0.ffn_ux.weight`, which"),
+    ] {
+        let named = format!("HERE/{model}");
+        for text in [
+            format!("policy.model = '{named}'\n{SERVE}"),
+            format!("local_models.a.path = '{named}'\n{SERVE}"),
+            SFT.replace("POLICY", &named),
+            GRPO.replace("POLICY", &named),
+            GRPO.replace("LARGE", &named),
+            ENV.replace("LARGE", &named),
+        ] {
+            let (status, output) = checked(folder.path(), &text);
+            assert!(status != 0 && output.contains(said), "{text}: {output}");
+        }
+    }
+    // For mistral.rs, and for servers that have the weights.
+    let (status, output) = checked(folder.path(), &format!("policy.model = 'HERE/odd'\n{SERVE}"));
+    assert!(status != 0 && output.contains("there is no `.safetensors` file in it"), "{output}");
+    let (status, output) = checked(folder.path(), &ENV.replace("POLICY", "HERE/weightless"));
+    assert_eq!(status, 0, "{output}");
 }
 
 #[test]

@@ -246,6 +246,28 @@ fn what_a_file_says_beyond_that_is_refused() {
     assert!(error.contains("holds `blk.1."), "{error}");
 }
 
+/// Before any value is read.
+#[test]
+fn a_missing_tensor_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let (spec, weights) = golden("llama");
+    weights.write_gguf(&spec, Vec::new(), GgufType::F32, &path).unwrap();
+    let spec = Spec::load(&path).unwrap();
+    Weights::check(&path, &spec).unwrap();
+    let other = Spec { intermediate_size: 30, ..spec.clone() };
+    let error = Weights::check(&path, &other).unwrap_err().to_string();
+    assert!(error.contains("`blk.0.ffn_gate.weight` has shape [28, 24]"), "{error}");
+    let mut tensors = tensors(&spec, &weights);
+    tensors.retain(|(name, _, _)| name != "blk.1.ffn_up.weight");
+    let file = file_of(&settings(&spec), &tensors);
+    let loaded = Weights::from_gguf(&file, &spec, DType::F32, &Device::Cpu).unwrap_err();
+    let served = Decoder::from_gguf(Arc::new(Shape::new(&spec)), &file).err().unwrap();
+    for error in [loaded, served] {
+        assert!(error.to_string().contains("has no tensor `blk.1.ffn_up.weight`"), "{error}");
+    }
+}
+
 /// A file may have biases of some projections; a folder has those of all, or of none.
 #[test]
 fn missing_biases_are_saved_as_zeros() {
