@@ -22,18 +22,16 @@ use crate::large_model::{
     AttemptObserver, Endpoint, EndpointSetup, LargeModel, LargeModels, LocalModel,
 };
 use crate::model::{
-    ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights, check_finite,
+    ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights, check_finite, misplaced,
 };
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
 use crate::protocol::Protocol;
 use crate::tokenization::ChatTokenizer;
-use crate::train::adapter_text::check_text;
-use crate::train::config::StartConfig;
 use crate::train::run_folder::TEMPLATES;
 
 use super::engine_choice::EngineChoice;
 use super::hub;
-use super::model_check::{check_sizes, declared_context};
+use super::model_check::{check_adapters, check_model, check_sizes, declared_context, not_loaded};
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -258,14 +256,14 @@ async fn token_policies(
     named: &str,
     path: &Path,
 ) -> anyhow::Result<Vec<LocalPolicy>> {
+    let adapters: Vec<&Path> =
+        config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
     // Before the engine, which crashes on a truncated tokenizer.
-    let text = Arc::new(policy_text(engine, path)?);
+    let text = Arc::new(policy_text(engine, path, &adapters)?);
     let choice = EngineChoice::resolve(engine, config, path);
     if engine == PolicyEngine::Auto {
         tracing::info!(engine = choice.name(), reason = choice.reason, "the engine is chosen");
     }
-    let adapters: Vec<&Path> =
-        config.adapter.iter().chain(config.adapters.values()).map(PathBuf::as_path).collect();
     let mut servers = None;
     let engines: Vec<Arc<dyn Engine>> = match choice.engine {
         PolicyEngine::Tokens => {
@@ -299,8 +297,15 @@ async fn token_policies(
 }
 
 /// Tokenizer and chat template of the policy at `path`, which must carry a conversation.
-fn policy_text(engine: PolicyEngine, path: &Path) -> anyhow::Result<ChatTokenizer> {
+fn policy_text<P: AsRef<Path>>(
+    engine: PolicyEngine,
+    path: &Path,
+    adapters: &[P],
+) -> anyhow::Result<ChatTokenizer> {
     if engine != PolicyEngine::Tokens {
+        if let Some(reason) = misplaced(path, adapters) {
+            return Err(reason.into());
+        }
         check_sizes(path)?;
     }
     let text = ChatTokenizer::load(path)?;
@@ -342,10 +347,26 @@ async fn load_local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resu
         Some(named) => hub::resolve(named).await?,
         None => config.path.clone(),
     };
-    check_sizes(&path)?;
-    let text = Arc::new(ChatTokenizer::load(&path)?);
+    let text = Arc::new(large_model_text(&path)?);
     let engine = native(&path, &text, &[], &config.native, config.device).await?;
     Ok(LocalModel::new(name, engine, text))
+}
+
+/// Tokenizer and chat template of the large model at `path`.
+fn large_model_text(path: &Path) -> anyhow::Result<ChatTokenizer> {
+    if let Some(reason) = misplaced::<&Path>(path, &[]) {
+        let is_adapter = path.join(ADAPTER_CONFIG).is_file();
+        return Err(match is_adapter {
+            true => reason.with_hint(format!(
+                "a large model takes no adapter: `server export BASE --adapter {} --out FOLDER` merges it into its base",
+                path.display()
+            )),
+            false => reason,
+        }
+        .into());
+    }
+    check_sizes(path)?;
+    Ok(ChatTokenizer::load(path)?)
 }
 
 #[cfg(feature = "mistralrs")]
@@ -364,33 +385,6 @@ async fn mistralrs(
     choice: &EngineChoice,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     Err(choice.not_built(path).into())
-}
-
-/// Checks that adapters are for the model at `path` with the tokenizer and chat template of `text`,
-/// without reading the weights of either.
-///
-/// # Errors
-/// Names the adapter that is not, and why.
-pub fn check_adapters(
-    path: &Path,
-    text: &ChatTokenizer,
-    adapters: &[PathBuf],
-) -> anyhow::Result<()> {
-    if adapters.is_empty() {
-        return Ok(());
-    }
-    for folder in adapters {
-        let (path, adapter) = (Some(path.to_owned()), Some(folder.clone()));
-        StartConfig { path, adapter, ..StartConfig::default() }.check()?;
-    }
-    for folder in adapters {
-        check_text(folder, text, path)?;
-    }
-    let spec = Spec::load(path)?;
-    for folder in adapters {
-        Adapter::check(folder, &spec).with_context(|| not_loaded(folder))?;
-    }
-    Ok(())
 }
 
 /// Checks the files of a policy, and that this build has its engine, without reading weights.
@@ -416,12 +410,12 @@ pub fn check_policy(config: &PolicyConfig) -> anyhow::Result<()> {
     }
     let adapters: Vec<PathBuf> =
         config.adapter.iter().chain(config.adapters.values()).cloned().collect();
-    let text = policy_text(engine, &path)?;
+    let text = policy_text(engine, &path, &adapters)?;
     check_adapters(&path, &text, &adapters)?;
     let choice = EngineChoice::resolve(engine, &config, &path);
     choice.check(&path)?;
     match choice.engine {
-        PolicyEngine::Native => Ok(text.check_size(Spec::load(&path)?.vocab_size)?),
+        PolicyEngine::Native => check_model(&path, &text).map(drop),
         _ => Ok(()),
     }
 }
@@ -435,13 +429,7 @@ pub fn check_local_model(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    check_sizes(path)?;
-    let text = ChatTokenizer::load(path)?;
-    Ok(text.check_size(Spec::load(path)?.vocab_size)?)
-}
-
-fn not_loaded(adapter: &Path) -> String {
-    format!("cannot load the adapter `{}`", adapter.display())
+    check_model(path, &large_model_text(path)?).map(drop)
 }
 
 /// An engine for the model at `path`, whose tokenizer is that of `text`, with these adapters beside

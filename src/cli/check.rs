@@ -15,9 +15,11 @@ use crate::tokenization::ChatTokenizer;
 use crate::train::config::StartConfig;
 use crate::train::grpo::{GrpoConfig, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
+use crate::train::start::check_saved;
 
-use super::assemble::{check_adapters, check_policy};
+use super::assemble::check_policy;
 use super::engine_choice::EngineChoice;
+use super::model_check::{check_adapters, check_model};
 use super::{Failure, hub};
 
 mod forecast;
@@ -172,6 +174,7 @@ fn model_is_there(config: &StartConfig, is_policy: bool) -> Result<(), Failure> 
     config.check()?;
     if let Some(path) = &config.path {
         let text = text_of(path, is_policy)?;
+        check_saved(&check_model(path, &text)?, path)?;
         check_adapters(path, &text, config.adapter.as_slice())?;
     }
     Ok(())

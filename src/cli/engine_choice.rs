@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::{PolicyConfig, PolicyEngine};
 #[cfg(feature = "mistralrs")]
-use crate::engine::mistralrs::{check_settings, has_gpu};
+use crate::engine::mistralrs::{check_settings, check_weights, has_gpu};
 use crate::hint::Reason;
 use crate::model::{Adapter, DeviceChoice, Spec};
 
@@ -16,6 +16,11 @@ fn has_gpu() -> bool {
 
 #[cfg(not(feature = "mistralrs"))]
 fn check_settings(_: &Path) -> Result<(), Reason> {
+    Ok(())
+}
+
+#[cfg(not(feature = "mistralrs"))]
+fn check_weights(_: &Path) -> Result<(), Reason> {
     Ok(())
 }
 
@@ -85,16 +90,20 @@ impl EngineChoice {
     }
 
     /// Fails if this build lacks the engine, or if it would compute another model than the one at
-    /// `path`.
+    /// `path`, or find no weights there.
     ///
     /// # Errors
-    /// Says why this engine is needed, or what it ignores.
+    /// Says why this engine is needed, what it ignores, or what is wrong with the weights.
     pub fn check(&self, path: &Path) -> Result<(), Reason> {
         match self.engine {
             PolicyEngine::MistralRs if cfg!(not(feature = "mistralrs")) => {
                 Err(self.not_built(path))
             }
-            PolicyEngine::MistralRs => check_settings(path),
+            PolicyEngine::MistralRs => {
+                check_settings(path)?;
+                let unusable = |text: &str| format!("`{}` is not usable: {text}", path.display());
+                check_weights(path).map_err(|reason| reason.map_text(unusable))
+            }
             _ => Ok(()),
         }
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::gguf::Entry;
-use crate::model::{GgufType, check_finite, disk_hint};
+use crate::model::{Adapter, GgufType, check_finite, disk_hint, misplaced};
 use crate::tokenization::{GgufTokenizer, gguf_entries};
 use crate::train::config::StartConfig;
 use crate::train::error::TrainError;
@@ -66,6 +66,12 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         adapter: args.adapter.clone(),
         ..StartConfig::default()
     };
+    if Adapter::is_alone(&path)
+        && let Some(reason) = misplaced(&path, config.adapter.as_slice())
+    {
+        let hint = "give the model that it was made for, and this folder by `--adapter`";
+        return Err(reason.with_hint(hint).into());
+    }
     config.check()?;
     let start = Start::open(&config, path.clone(), 0)?;
     let weights = start.model.merged().map_err(anyhow::Error::from)?;

@@ -1,12 +1,16 @@
-//! Checks a model before an engine loads it: engines trust `config.json`, and absurd sizes would
-//! abort the process.
+//! Checks a model and its adapters before an engine loads them: engines trust `config.json`, and
+//! absurd sizes would abort the process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::gguf::Gguf;
+use crate::model::{Adapter, Spec, Weights, check_adapter};
+use crate::tokenization::ChatTokenizer;
+use crate::train::adapter_text::check_text;
+use crate::train::start::not_applied_yet;
 
 const CONTEXT: &str = "max_position_embeddings";
 
@@ -51,6 +55,50 @@ pub fn check_sizes(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that the model at `path`, whose tokenizer is that of `text`, is one that the engine
+/// `native` and training load. Weights are not read.
+///
+/// # Errors
+/// Says why they are not.
+pub fn check_model(path: &Path, text: &ChatTokenizer) -> anyhow::Result<Spec> {
+    let spec = Spec::load(path)?;
+    text.check_size(spec.vocab_size)?;
+    Weights::check(path, &spec)?;
+    Ok(spec)
+}
+
+/// Checks that adapters are for the model at `path` with the tokenizer and chat template of `text`,
+/// without reading the weights of either.
+///
+/// # Errors
+/// Names the adapter that is not, and why.
+pub fn check_adapters(
+    path: &Path,
+    text: &ChatTokenizer,
+    adapters: &[PathBuf],
+) -> anyhow::Result<()> {
+    if adapters.is_empty() {
+        return Ok(());
+    }
+    for folder in adapters {
+        check_adapter(folder).with_context(|| not_loaded(folder))?;
+        not_applied_yet(folder, path)?;
+    }
+    for folder in adapters {
+        check_text(folder, text, path)?;
+    }
+    let spec = Spec::load(path)?;
+    for folder in adapters {
+        Adapter::check(folder, &spec).with_context(|| not_loaded(folder))?;
+    }
+    Ok(())
+}
+
+/// That this adapter is not loaded.
+pub fn not_loaded(adapter: &Path) -> String {
+    format!("cannot load the adapter `{}`", adapter.display())
 }
 
 /// The context length of the model in a folder or GGUF file, if its files contain it. The

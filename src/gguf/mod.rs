@@ -18,6 +18,7 @@ mod value;
 mod write;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 pub use error::GgufError;
@@ -50,6 +51,13 @@ impl std::ops::Deref for Bytes {
     }
 }
 
+/// Whether a file begins as GGUF files do.
+fn has_mark(path: &Path) -> std::io::Result<bool> {
+    let mut begin = [0; 4];
+    std::fs::File::open(path)?.read_exact(&mut begin)?;
+    Ok(begin == *b"GGUF")
+}
+
 /// An open GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
@@ -60,9 +68,12 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Whether `path` names a GGUF file by its extension.
+    /// Whether `path` names a GGUF file, by its extension or by how the file begins: those in the
+    /// stores of some programs have no extension.
     pub fn is_path(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        let is_named =
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        is_named || (path.is_file() && has_mark(path).unwrap_or_default())
     }
 
     /// Maps a file and reads its directory. Tensor data is read on use.

@@ -28,6 +28,24 @@ fn small() -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn a_file_is_known_by_its_extension_or_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes, expected) in [
+        ("sha256-0123abcd", &small()[..], true),
+        ("model.gguf", &b""[..], true),
+        ("model.GGUF", &b""[..], true),
+        ("model.safetensors", &b"\x08\0\0\0\0\0\0\0{}"[..], false),
+        ("short", &b"GG"[..], false),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Gguf::is_path(&path), expected, "{name}");
+    }
+    assert!(Gguf::is_path(Path::new("not/there.gguf")));
+    assert!(!Gguf::is_path(folder.path()) && !Gguf::is_path(Path::new("not/there")));
+}
+
 /// `small` with the bytes of `from`, which occur in it once, replaced.
 fn with(from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = small();

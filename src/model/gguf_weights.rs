@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::error::ModelError;
 use super::finite::not_finite;
-use super::slots::{EMBED, HEAD, NORM, Slot};
+use super::slots::{EMBED, HEAD, NORM, Slot, tensors};
 use super::spec::{Family, Spec};
 use super::weights::Weights;
 use crate::gguf::{Gguf, TensorView};
@@ -34,7 +34,8 @@ pub(super) struct GgufWeights<'a> {
 
 impl<'a> GgufWeights<'a> {
     /// # Errors
-    /// When the file has a tensor that the model would not use.
+    /// When the file has a tensor that the model would not use, or one is missing or has another
+    /// shape.
     pub fn new(file: &'a Gguf, spec: &'a Spec) -> Result<Self, ModelError> {
         let names = names(spec);
         let known = |name: &str| {
@@ -44,7 +45,11 @@ impl<'a> GgufWeights<'a> {
             let reason = format!("holds `{name}`, which this kind of model does not use");
             return Err(ModelError::Invalid { path: file.path().into(), reason: reason.into() });
         }
-        Ok(Self { file, spec, names })
+        let weights = Self { file, spec, names };
+        for (name, shape) in tensors(spec) {
+            weights.find(&name, &shape)?;
+        }
+        Ok(weights)
     }
 
     pub fn spec(&self) -> &Spec {

@@ -17,6 +17,7 @@ use super::files::{self, TensorHead};
 use super::ops::composed;
 use super::ops::types::Delta;
 use super::peft;
+use super::place;
 use super::slots::Projection;
 use super::spec::Spec;
 use super::weights::Weights;
@@ -25,7 +26,7 @@ use crate::hint::Reason;
 /// The file that says what an adapter is, in its folder.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The file of its weights.
-const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
 impl AdapterConfig {
     fn scale(&self) -> f64 {
@@ -112,9 +113,11 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Whether a folder contains an adapter without a model.
+    /// Whether a folder contains an adapter without a model. Some trainers put the `config.json` of
+    /// its base beside it.
     pub fn is_alone(folder: &Path) -> bool {
-        folder.join(ADAPTER_CONFIG).is_file() && !folder.join("config.json").exists()
+        let is_model = folder.join("config.json").exists() && place::has_weights(folder);
+        folder.join(ADAPTER_CONFIG).is_file() && !is_model
     }
 
     /// A new adapter, which changes nothing yet: `A` uniform in ±1/√in as in PEFT, `B` zero.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::files;
+use super::place::pickled;
 use crate::hint::Reason;
 
 /// `model.safetensors`, or the shards that the index names.
@@ -28,7 +29,9 @@ pub(super) fn safetensors_files(folder: &Path) -> Result<Vec<PathBuf>, ModelErro
     let text = std::fs::read_to_string(&index).map_err(|source| match source.kind() {
         ErrorKind::NotFound => ModelError::Invalid {
             path: folder.display().to_string(),
-            reason: "holds neither `model.safetensors` nor `model.safetensors.index.json`".into(),
+            reason: pickled(folder).unwrap_or_else(|| {
+                "holds neither `model.safetensors` nor `model.safetensors.index.json`".into()
+            }),
         },
         _ => ModelError::Io { path: index.display().to_string(), source },
     })?;

@@ -144,6 +144,22 @@ impl Slot {
     }
 }
 
+/// Every tensor of a model of this kind: its name in checkpoints, and its shape.
+pub(super) fn tensors(spec: &Spec) -> Vec<(String, Vec<usize>)> {
+    let table = vec![spec.vocab_size, spec.hidden_size];
+    let mut tensors = vec![(EMBED.to_owned(), table.clone())];
+    for layer in 0..spec.layers.len() {
+        for slot in Slot::ALL {
+            tensors.extend(slot.shape(spec).map(|shape| (slot.name(spec, layer), shape)));
+        }
+    }
+    tensors.push((NORM.to_owned(), vec![spec.hidden_size]));
+    if !spec.tie_word_embeddings {
+        tensors.push((HEAD.to_owned(), table));
+    }
+    tensors
+}
+
 /// The projections of a layer: what an adapter can adapt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Projection {

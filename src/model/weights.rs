@@ -1,7 +1,7 @@
 //! A model's weights by their names in checkpoints, read from and written to safetensors.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
@@ -10,9 +10,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::error::ModelError;
-use super::files;
+use super::files::{self, TensorHead};
+use super::gguf_weights::GgufWeights;
 use super::shards::safetensors_files;
-use super::slots::{EMBED, HEAD, NORM, Slot};
+use super::slots::{EMBED, HEAD, NORM, Slot, tensors};
 use super::spec::Spec;
 use crate::gguf::Gguf;
 use crate::hint::Reason;
@@ -164,11 +165,27 @@ impl Weights {
         })
     }
 
+    /// The same weights with zeros for those that `spec` alone has: biases of some projections.
+    fn completed(&self, spec: &Spec) -> Result<Self, ModelError> {
+        let mut all = self.clone();
+        for layer in &mut all.layers {
+            for slot in Slot::ALL {
+                if let Some(shape) = slot.shape(spec).filter(|_| layer.get(slot).is_none()) {
+                    let (dtype, device) = (self.embed.dtype(), self.embed.device());
+                    layer.set(slot, Tensor::zeros(shape, dtype, device)?);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Writes `config.json` and `model.safetensors`, each atomically.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written, or `config.json` cannot describe the model.
     pub fn save(&self, folder: &Path, spec: &Spec) -> Result<(), ModelError> {
+        let spec = &spec.in_folder().map_err(|reason| invalid(folder, reason))?;
+        let all = self.completed(spec)?;
         files::make_folder(folder)?;
         let mut value = spec.to_json();
         value["torch_dtype"] = match self.embed.dtype() {
@@ -176,7 +193,7 @@ impl Weights {
             DType::F16 => "float16".into(),
             _ => "float32".into(),
         };
-        files::save_tensors(&folder.join("model.safetensors"), &self.named(spec))?;
+        files::save_tensors(&folder.join("model.safetensors"), &all.named(spec))?;
         files::write_json(&folder.join("config.json"), &value)
     }
 
@@ -202,6 +219,18 @@ impl Weights {
         }
     }
 
+    /// Checks the files of a model as [`Weights::load`] does, without reading values.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn check(path: &Path, spec: &Spec) -> Result<(), ModelError> {
+        if Gguf::is_path(path) {
+            let file = Gguf::open(path)?;
+            return GgufWeights::new(&file, spec).map(drop);
+        }
+        check_files(path, &safetensors_files(path)?, spec)
+    }
+
     fn from_folder(
         folder: &Path,
         spec: &Spec,
@@ -209,54 +238,71 @@ impl Weights {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let files = safetensors_files(folder)?;
-        let shown = folder.display().to_string();
-        let invalid = |reason: Reason| ModelError::Invalid { path: shown.clone(), reason };
+        check_files(folder, &files, spec)?;
+        let invalid = |text: String| invalid(folder, text.into());
         // SAFETY: the files are mapped read-only. Replacing them under a running process is an
         // operator's error, and saving here always writes a new file and renames it.
-        let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| {
-            invalid(reason!("{error}"; hint: "the file may be truncated; copy it again"))
-        })?;
+        let tensors = unsafe { MmapedSafetensors::multi(&files) }
+            .map_err(|error| invalid(error.to_string()))?;
         let load = |name: &str| {
-            tensors
-                .load(name, device)
-                .map_err(|error| invalid(format!("cannot read `{name}`: {error}").into()))
+            let tensor = tensors.load(name, device);
+            tensor.map_err(|error| invalid(format!("cannot read `{name}`: {error}")))
         };
-        let mut used = HashSet::new();
-        let weights = Self::build(spec, |name, shape| {
-            used.insert(name.to_owned());
-            if let Ok(view) = tensors.get(name) {
-                check_shape(name, view.shape(), shape)?;
-            }
-            let tensor = load(name)?;
-            match tensor.dtype() {
-                DType::F32 | DType::F16 | DType::BF16 | DType::F64 => Ok(tensor.to_dtype(dtype)?),
-                other => Err(invalid(files::unsupported_type(name, other.as_str()))),
-            }
-        })?;
-        for (name, _) in tensors.tensors() {
-            // Older checkpoints contain the rotary frequencies, which the configuration determines.
-            if used.contains(&name) || name.ends_with("rotary_emb.inv_freq") {
-                continue;
-            }
-            if name != HEAD {
-                let reason = format!(
-                    "holds `{name}`, which a `{}` of this configuration does not use",
-                    spec.family.model_type()
-                );
-                return Err(invalid(reason.into()));
-            }
-            let head = load(&name)?.to_dtype(dtype)?;
-            let is_same = head.dims() == weights.embed.dims()
-                && head.ne(&weights.embed)?.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0;
-            if !is_same {
-                return Err(invalid(reason!(
-                    "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true";
-                    hint: "set it to false in `config.json`"
-                )));
+        let weights = Self::build(spec, |name, _| Ok(load(name)?.to_dtype(dtype)?))?;
+        if spec.tie_word_embeddings && tensors.get(HEAD).is_ok() {
+            let other = load(HEAD)?.to_dtype(dtype)?.ne(&weights.embed)?;
+            if other.flatten_all()?.max(0)?.to_scalar::<u8>()? != 0 {
+                return Err(untied(folder));
             }
         }
         Ok(weights)
     }
+}
+
+/// Fails unless `all` files together hold the tensors of such a model, and no other. Values are not
+/// read.
+fn check_files(folder: &Path, all: &[PathBuf], spec: &Spec) -> Result<(), ModelError> {
+    let mut heads: BTreeMap<String, TensorHead> = BTreeMap::new();
+    for file in all {
+        heads.extend(files::tensor_heads(file)?);
+    }
+    for (name, shape) in tensors(spec) {
+        let Some(TensorHead { kind, shape: found }) = heads.remove(&name) else {
+            return Err(invalid(folder, format!("holds no `{name}`").into()));
+        };
+        check_shape(&name, &found, &shape)?;
+        if !files::is_float(kind) {
+            return Err(invalid(folder, files::unsupported_type(&name, &format!("{kind:?}"))));
+        }
+    }
+    // Some tied models have the embedding twice.
+    if let Some(head) = heads.remove(HEAD)
+        && head.shape != [spec.vocab_size, spec.hidden_size]
+    {
+        return Err(untied(folder));
+    }
+    // Older checkpoints contain the rotary frequencies, which the configuration determines.
+    match heads.keys().find(|name| !name.ends_with("rotary_emb.inv_freq")) {
+        None => Ok(()),
+        Some(name) => {
+            let family = spec.family.model_type();
+            let text =
+                format!("holds `{name}`, which a `{family}` of this configuration does not use");
+            Err(invalid(folder, text.into()))
+        }
+    }
+}
+
+fn untied(folder: &Path) -> ModelError {
+    let reason = reason!(
+        "holds an `{HEAD}` that is not the embedding, but `tie_word_embeddings` is true";
+        hint: "set it to false in `config.json`"
+    );
+    invalid(folder, reason)
+}
+
+fn invalid(folder: &Path, reason: Reason) -> ModelError {
+    ModelError::Invalid { path: folder.display().to_string(), reason }
 }
 
 fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), ModelError> {

@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::hint::Reason;
 use crate::model::spec::LayerKind;
-use crate::model::{Adapter, Family, Model, Spec, Weights, check_finite, first_not_finite};
+use crate::model::{
+    Adapter, Family, Model, Spec, Weights, check_adapter, check_finite, first_not_finite, misplaced,
+};
 use crate::protocol::{Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES};
 use crate::tokenization::ChatTokenizer;
 use crate::tokenization::word_level::{
@@ -35,7 +37,7 @@ impl StartConfig {
             return Err(TrainError::Config(both()));
         }
         let folder = self.path.as_deref();
-        if let Some(reason) = folder.and_then(misplaced) {
+        if let Some(reason) = folder.and_then(|path| misplaced(path, self.adapter.as_slice())) {
             return Err(TrainError::Config(reason));
         }
         if let (Some(folder), Some(adapter)) = (folder, &self.adapter) {
@@ -111,15 +113,14 @@ impl Start {
     /// # Errors
     /// As [`Start::prepare`].
     pub fn open(config: &StartConfig, folder: PathBuf, seed: u64) -> Result<Self, TrainError> {
+        if let Some(reason) = misplaced(&folder, config.adapter.as_slice()) {
+            return Err(TrainError::Config(reason));
+        }
         let device = config.device.open()?;
         let dtype = config.dtype.on(&device);
-        let unusable = |error: TrainError| match misplaced(&folder) {
-            Some(reason) => TrainError::Config(reason),
-            None => error,
-        };
-        let text = Arc::new(ChatTokenizer::load(&folder).map_err(|error| unusable(error.into()))?);
-        let mut model =
-            Model::load(&folder, dtype, &device).map_err(|error| unusable(error.into()))?;
+        let text = Arc::new(ChatTokenizer::load(&folder)?);
+        let mut model = Model::load(&folder, dtype, &device)?;
+        check_saved(model.spec(), &folder)?;
         check_finite(&folder, &model.weights().named(model.spec()))?;
         text.check_size(model.spec().vocab_size).map_err(TrainError::Config)?;
         let shape = model.spec();
@@ -127,6 +128,7 @@ impl Start {
             (None, None) => None,
             (Some(new), None) => Some(Adapter::new(shape, new.clone(), seed, dtype, &device)?),
             (None, Some(path)) => {
+                check_adapter(path)?;
                 not_applied_yet(path, &folder)?;
                 check_text(path, &text, &folder)?;
                 let adapter = Adapter::load(path, shape, dtype, &device)?;
@@ -240,38 +242,27 @@ impl Start {
 /// In an adapter's folder: the fingerprint of its base weights.
 pub(super) const BASE: &str = "base.sha256";
 
-/// Why a folder is not a model folder, if it is not.
-fn misplaced(path: &Path) -> Option<Reason> {
-    let shown = path.display();
-    let has = |name: &str| path.join(name).exists();
-    if !path.exists() {
-        return Some(format!("there is no folder or file `{shown}`").into());
-    }
-    if Adapter::is_alone(path) {
-        return Some(reason!(
-            "`{shown}` holds an adapter and no model";
-            hint: "set `model.path` to the model it was made for, and `model.adapter` to this folder"
-        ));
-    }
-    if (has("pytorch_model.bin") || has("pytorch_model.bin.index.json"))
-        && !has("model.safetensors")
-        && !has("model.safetensors.index.json")
-    {
-        return Some(reason!(
-            "`{shown}` holds its weights as `pytorch_model.bin`, which this program does not read";
-            hint: "load it with transformers and save it again; that writes safetensors"
-        ));
-    }
-    None
+/// Fails if what is made of the model in `folder` could not be saved, which is done at the end.
+///
+/// # Errors
+/// Says why.
+pub fn check_saved(spec: &Spec, folder: &Path) -> Result<(), TrainError> {
+    spec.in_folder().map(drop).map_err(|reason| {
+        let shown = folder.display();
+        TrainError::Config(reason.map_text(|text| format!("`{shown}` could not be saved: {text}")))
+    })
 }
 
 /// Fails if the weights in `base` already include the adapter, or are not those it was trained on.
-fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
+///
+/// # Errors
+/// Says which of the two.
+pub fn not_applied_yet(adapter: &Path, base: &Path) -> Result<(), TrainError> {
     let parent = adapter.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
     if parent.is_some() && parent == base.canonicalize().ok() {
         return Err(TrainError::Config(reason!(
             "the weights in `{}` hold the adapter `{}` already", base.display(), adapter.display();
-            hint: "leave `model.adapter` out to train on from the merged weights, or set `model.path` to the base that the adapter was trained on"
+            hint: "leave the adapter out to use the merged weights, or give the base that the adapter was trained on"
         )));
     }
     let Ok(expected) = std::fs::read_to_string(adapter.join(BASE)) else { return Ok(()) };

@@ -179,7 +179,8 @@ fn adapters_that_cannot_be_served_are_refused() {
     };
     edit(&odd, "\"use_rslora\": false", "\"use_rslora\": true");
     edit(&narrow, "\"r\": 4", "\"r\": 3");
-    let (spoken, pinned) = (made("spoken"), made("pinned"));
+    let (spoken, pinned, old) = (made("spoken"), made("pinned"), made("old"));
+    std::fs::rename(old.join("adapter_model.safetensors"), old.join("adapter_model.bin")).unwrap();
     std::fs::write(spoken.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
     edit(&pinned, "\"r\": 4", "\"revision\": \"v2\", \"r\": 4");
     edit(&pinned, base.to_str().unwrap(), "someone/base");
@@ -194,6 +195,8 @@ fn adapters_that_cannot_be_served_are_refused() {
             "`policy.adapters` is set",
         ),
         (format!("adapters = {{ \"a b\" = {good:?} }}"), "`a b` in `policy.adapters`"),
+        (format!("adapters = {{ a = {base:?} }}"), "is a GGUF file, not a folder"),
+        (format!("adapters = {{ a = {old:?} }}"), "holds its weights as `adapter_model.bin`"),
     ] {
         let config = configuration(folder.path(), &base, &more);
         let config = config.to_str().unwrap();

@@ -1,7 +1,8 @@
 //! `server check` and what a configuration names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::one_file::tiny;
 use crate::process::run;
 
 /// The exit status and output of the check of this text, with a model folder in place of `MODEL`.
@@ -80,20 +81,114 @@ fn what_is_named_must_be_there() {
     }
 }
 
+/// Copies the files of the policy into a new folder of this name in `folder`, without one of them.
+fn copied(folder: &Path, name: &str, without: &str) -> PathBuf {
+    let to = folder.join(name);
+    std::fs::create_dir(&to).unwrap();
+    for entry in std::fs::read_dir("models/policy-warm").unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.ends_with(without) {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    to
+}
+
+/// Changes a name in the directory of a file of tensors.
+fn rename(file: &Path, from: &str, to: &str) {
+    let mut bytes = std::fs::read(file).unwrap();
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn weights_that_cannot_be_loaded_are_said_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = "model.safetensors";
+    copied(folder.path(), "weightless", weights);
+    let old = copied(folder.path(), "old", weights);
+    std::fs::write(old.join("pytorch_model.bin"), "").unwrap();
+    let odd = copied(folder.path(), "odd", weights);
+    let config = std::fs::read_to_string(odd.join("config.json")).unwrap();
+    std::fs::write(odd.join("config.json"), config.replace("\"qwen3\"", "\"mamba\"")).unwrap();
+    let lack = copied(folder.path(), "lack", "none");
+    rename(&lack.join(weights), "model.layers.0.mlp.up_proj", "model.layers.0.mlp.ux_proj");
+    let cut = copied(folder.path(), "cut", "none").join(weights);
+    let bytes = std::fs::read(&cut).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() - 1]).unwrap();
+    let file = tiny(folder.path());
+    rename(&file, "blk.0.ffn_up.weight", "blk.0.ffn_ux.weight");
+    for (model, said) in [
+        ("weightless", "holds neither `model.safetensors`"),
+        ("old", "save it again; that writes safetensors"),
+        ("lack", "holds no `model.layers.0.mlp.up_proj.weight`"),
+        ("cut", "the file may be truncated"),
+        ("tiny.gguf", "holds `blk.0.ffn_ux.weight`, which"),
+    ] {
+        let named = format!("HERE/{model}");
+        for text in [
+            format!("policy.model = '{named}'\n{SERVE}"),
+            format!("local_models.a.path = '{named}'\n{SERVE}"),
+            SFT.replace("POLICY", &named),
+            GRPO.replace("POLICY", &named),
+            GRPO.replace("LARGE", &named),
+            ENV.replace("LARGE", &named),
+        ] {
+            let (status, output) = checked(folder.path(), &text);
+            assert!(status != 0 && output.contains(said), "{text}: {output}");
+        }
+    }
+    // For mistral.rs, and for servers that have the weights.
+    let (status, output) = checked(folder.path(), &format!("policy.model = 'HERE/odd'\n{SERVE}"));
+    assert!(status != 0 && output.contains("there is no `.safetensors` file in it"), "{output}");
+    let (status, output) = checked(folder.path(), &ENV.replace("POLICY", "HERE/weightless"));
+    assert_eq!(status, 0, "{output}");
+}
+
+#[test]
+fn an_adapter_in_the_place_of_a_model_or_beside_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_adapter = |folder: &Path| {
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(Path::new("models/arithmetic").join(name), folder.join(name)).unwrap();
+        }
+    };
+    with_adapter(&copied(folder.path(), "both", "none"));
+    with_adapter(&copied(folder.path(), "alone", "model.safetensors"));
+    let beside = "also holds an adapter, which is not applied";
+    let alone = "holds an adapter and no model";
+    for (text, said, hint) in [
+        (format!("policy.model = 'HERE/both'\n{SERVE}"), beside, "`--adapter`"),
+        (SFT.replace("POLICY", "HERE/both"), beside, "`--adapter`"),
+        (GRPO.replace("POLICY", "HERE/both"), beside, "`--adapter`"),
+        (GRPO.replace("LARGE", "HERE/both"), beside, "server export BASE"),
+        (format!("local_models.a.path = 'HERE/both'\n{SERVE}"), beside, "server export BASE"),
+        (format!("local_models.a.path = 'HERE/alone'\n{SERVE}"), alone, "server export BASE"),
+        (ENV.replace("LARGE", "HERE/alone"), alone, "server export BASE"),
+        (SFT.replace("POLICY", "HERE/alone"), alone, "as its `adapter`"),
+    ] {
+        let (status, output) = checked(folder.path(), &text);
+        let is_said = output.contains(said) && output.contains(hint);
+        assert!(status != 0 && is_said, "{text}: {output}");
+    }
+    let both = folder.path().join("both");
+    let both = both.to_str().unwrap();
+    for args in [
+        &["solve", "x", "--policy", both][..],
+        &["solve", "x", "--policy", "models/policy-warm", "--large-model-path", both],
+        &["export", both, "--out", "unwritten"],
+    ] {
+        let (status, output) = run(args);
+        assert!(status != 0 && output.contains(beside), "{args:?}: {output}");
+    }
+}
+
 #[test]
 fn models_that_cannot_be_loaded_are_said_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let copy = |name: &str, without: &str| {
-        let to = folder.path().join(name);
-        std::fs::create_dir(&to).unwrap();
-        for entry in std::fs::read_dir("models/policy-warm").unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() && !path.ends_with(without) {
-                std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        to
-    };
+    let copy = |name: &str, without: &str| copied(folder.path(), name, without);
     copy("mute", "chat_template.jinja");
     copy("wordless", "tokenizer.json");
     let odd = copy("odd", "templates");

@@ -15,15 +15,15 @@ const CHAT: &str = "{% for message in messages %}{{ '<|im_start|>' + message['ro
 
 /// A tiny Llama with random weights, in Q8_0, with a tokenizer and a chat template.
 pub fn tiny(folder: &Path) -> PathBuf {
-    with_rope(folder, Rope::new(10_000.0))
+    changed(folder, |_| ())
 }
 
-/// The same with this rotary embedding.
-fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
+/// The same with this change.
+fn changed(folder: &Path, change: impl FnOnce(&mut Spec)) -> PathBuf {
     let golden = std::fs::read_to_string("tests/golden/tokenizer/bpe.json").unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts = |name: &str| serde_json::from_value::<Vec<String>>(golden[name].clone()).unwrap();
-    let spec = Spec {
+    let mut spec = Spec {
         vocab_size: texts("tokens").len(),
         hidden_size: 64,
         intermediate_size: 96,
@@ -32,10 +32,10 @@ fn with_rope(folder: &Path, rope: Rope) -> PathBuf {
         num_key_value_heads: 1,
         head_dim: 32,
         max_position_embeddings: 2048,
-        ropes: vec![rope],
         tie_word_embeddings: true,
         ..Family::Llama.spec()
     };
+    change(&mut spec);
     let kinds = serde_json::from_value(golden["kinds"].clone()).unwrap();
     let settings = [
         ("ggml.model", Entry::Text("gpt2".into())),
@@ -97,6 +97,23 @@ fn it_is_asked_on_both_engines_and_as_the_large_model() {
     assert!(said.contains("policy.engine: native, because it supports `llama` models"), "{said}");
 }
 
+/// As in the store of Ollama.
+#[test]
+fn a_name_without_an_extension_is_as_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let blob = folder.path().join("sha256-0123abcd");
+    std::fs::rename(tiny(folder.path()), &blob).unwrap();
+    let blob = blob.to_str().unwrap();
+    asked(folder.path(), blob, &["--large-model-path", blob]);
+    asked(folder.path(), blob, &["--policy-engine", "mistralrs"]);
+    let out = folder.path().join("out");
+    done(&["export", blob, "--out", out.to_str().unwrap()]);
+    assert!(out.join("tokenizer.json").is_file());
+    let other = out.join("model.safetensors");
+    let error = refused(&["solve", "x", "--policy", other.to_str().unwrap()]);
+    assert!(error.contains("is a file, and no GGUF file"), "{error}");
+}
+
 #[test]
 fn a_setting_that_mistralrs_would_ignore_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,7 +123,7 @@ fn a_setting_that_mistralrs_would_ignore_is_refused() {
         high_freq_factor: 4.0,
         original: 1024,
     };
-    let model = with_rope(folder.path(), Rope { theta: 10_000.0, scaling });
+    let model = changed(folder.path(), |spec| spec.ropes = vec![Rope { theta: 10_000.0, scaling }]);
     let model = model.to_str().unwrap();
     asked(folder.path(), model, &[]);
     let config = folder.path().join("server.toml");
@@ -172,6 +189,16 @@ fn it_is_trained_from_and_the_result_is_served_and_exported() {
 }
 
 #[test]
+fn biases_of_some_projections_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let model = changed(folder.path(), |spec| spec.qkv_bias = true);
+    done(&["export", model.to_str().unwrap(), "--out", &path("first")]);
+    asked(folder.path(), &path("first"), &[]);
+    done(&["export", &path("first"), "--gguf", &path("again.gguf")]);
+}
+
+#[test]
 fn a_large_model_that_is_not_loaded_says_itself_why() {
     const ELSEWHERE: &str = "`--models-dir`";
     let folder = tempfile::tempdir().unwrap();
@@ -207,6 +234,7 @@ fn exports_that_cannot_be_are_refused_and_leave_nothing() {
         (vec!["export", "models/policy", "--out", folder.path().to_str().unwrap()], "not empty"),
         (vec!["export", &path("none"), "--out", &path("new")], "there is no model"),
         (vec!["export", "models/policy"], "--out"),
+        (vec!["export", "models/arithmetic", "--out", &path("new")], "this folder by `--adapter`"),
     ] {
         let error = refused(&args);
         assert!(error.contains(said), "{args:?}: {error}");

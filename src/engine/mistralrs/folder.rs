@@ -101,8 +101,15 @@ fn text_files(file: &Gguf) -> Result<TempDir, Reason> {
     Ok(folder)
 }
 
-/// Opens every safetensors file: a truncated one would otherwise end the engine's thread.
-fn check_weights(folder: &Path) -> Result<(), Reason> {
+/// Opens every safetensors file of a folder: a truncated one would otherwise end the engine's
+/// thread. GGUF files are checked where they are opened.
+///
+/// # Errors
+/// When there is none, or one is damaged.
+pub fn check_weights(folder: &Path) -> Result<(), Reason> {
+    if Gguf::is_path(folder) {
+        return Ok(());
+    }
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(|error| error.to_string())?
         .filter_map(|entry| Some(entry.ok()?.path()))

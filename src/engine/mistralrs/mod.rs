@@ -28,6 +28,7 @@ mod prefix_budget;
 mod unread;
 
 use folder::ModelFiles;
+pub use folder::check_weights;
 use hook::SamplingHook;
 use prefix_budget::PrefixBudget;
 pub use unread::check_settings;

@@ -205,7 +205,8 @@ impl Family {
             }
             Self::Gemma3 => {
                 put("attention_bias", json!(spec.output_bias));
-                put("query_pre_attn_scalar", json!(spec.query_pre_attn_scalar));
+                let scalar = spec.query_pre_attn_scalar.map(json::whole);
+                put("query_pre_attn_scalar", json!(scalar));
                 put("attn_logit_softcapping", Value::Null);
                 put("final_logit_softcapping", Value::Null);
                 put("sliding_window", json!(window.unwrap_or(4096)));
@@ -228,5 +229,29 @@ impl Spec {
         let has_bias = keys.flag("attention_bias", false)?;
         (self.qkv_bias, self.output_bias) = (has_bias, has_bias);
         Ok(())
+    }
+
+    /// This model as `config.json` describes it: where `attention_bias` is one key for the biases
+    /// of all four projections, a model with some of them has all, of which others are zero.
+    ///
+    /// # Errors
+    /// When it has a bias that its family has no key for.
+    pub fn in_folder(&self) -> Result<Self, Reason> {
+        let has_bias = self.qkv_bias || self.output_bias;
+        let unwritten = match self.family {
+            Family::Qwen3 | Family::Llama | Family::Gemma3 => {
+                return Ok(Self { qkv_bias: has_bias, output_bias: has_bias, ..self.clone() });
+            }
+            Family::Qwen2 => self.output_bias,
+            Family::Mistral => has_bias,
+        };
+        match unwritten {
+            false => Ok(self.clone()),
+            true => Err(reason!(
+                "its attention has a bias that `config.json` of a `{}` cannot describe",
+                self.family.model_type();
+                hint: "it can be served as it is, but not trained or exported"
+            )),
+        }
     }
 }

@@ -282,6 +282,14 @@ pub(super) fn layer_types(spec: &Spec) -> Value {
     spec.layers.iter().map(kind).collect()
 }
 
+/// A number, without a fraction where it is whole: of some keys, transformers 5 checks the type.
+pub(super) fn whole(number: f64) -> Value {
+    match number as u64 {
+        whole if whole as f64 == number => json!(whole),
+        _ => json!(number),
+    }
+}
+
 /// A table whose keys are removed as they are read, so that unread ones can be named.
 pub(in crate::model) struct Keys {
     /// The path of the table, with a dot at the end.

@@ -57,6 +57,28 @@ fn what_is_written_is_read_back() {
     }
 }
 
+/// transformers 5 refuses a number of another type than it declares. By
+/// `tests/golden/model/written.sh` it reads what is written.
+#[test]
+fn numbers_are_written_in_the_types_of_transformers() {
+    const FLOATS: [&str; 4] =
+        ["attention_dropout", "rms_norm_eps", "rope_local_base_freq", "rope_theta"];
+    let changes =
+        json!({"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0, "rope_theta": 10_000});
+    for family in Family::ALL {
+        let kind = family.model_type();
+        let written = read(kind, changes.clone()).to_json();
+        for (key, value) in written.as_object().unwrap() {
+            let is_float = FLOATS.contains(&key.as_str());
+            assert!(!value.is_number() || value.is_f64() == is_float, "{kind} {key}: {value}");
+        }
+    }
+    for (read_as, written) in [(json!(168.0), json!(168)), (json!(10.5), json!(10.5))] {
+        let spec = read("gemma3_text", json!({"query_pre_attn_scalar": read_as}));
+        assert_eq!(spec.to_json()["query_pre_attn_scalar"], written);
+    }
+}
+
 #[test]
 fn families_have_their_defaults() {
     let spec = read("qwen3", json!({}));

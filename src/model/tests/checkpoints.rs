@@ -39,7 +39,14 @@ fn a_saved_folder_replaces_the_old_one_whole() {
 #[test]
 fn unusable_folders_say_why() {
     let folder = tempfile::tempdir().unwrap();
-    let load = || Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap_err().explained();
+    // What is said without reading weights is the same.
+    let load = || {
+        let said = Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap_err().explained();
+        if let Ok(spec) = Spec::load(folder.path()) {
+            assert_eq!(Weights::check(folder.path(), &spec).unwrap_err().explained(), said);
+        }
+        said
+    };
     assert!(load().contains("config.json"));
     let weights = Weights::random(&tiny(true), 0, &Device::Cpu).unwrap();
     weights.save(folder.path(), &tiny(true)).unwrap();
@@ -51,6 +58,8 @@ fn unusable_folders_say_why() {
     assert!(load().contains("`config.json` asks for"), "{}", load());
     std::fs::remove_file(&file).unwrap();
     assert!(load().contains("holds neither"), "{}", load());
+    std::fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
+    assert!(load().contains("that writes safetensors"), "{}", load());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::model::generate::decoder::{Decoder, Shape};
 use crate::model::generate::device::DeviceDecoder;
 use crate::model::slots::{EMBED, HEAD, NORM, Slot};
 use crate::model::spec::{Rope, RopeScaling};
-use crate::model::{Family, GgufType, Spec, Weights};
+use crate::model::{Family, GgufType, Model, Spec, Weights};
 
 const CASES: [&str; 5] = ["tied", "qwen2", "llama", "llama_linear", "gemma3"];
 
@@ -244,6 +244,57 @@ fn what_a_file_says_beyond_that_is_refused() {
     let read = Spec::from_gguf(&file).unwrap();
     let error = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("holds `blk.1."), "{error}");
+}
+
+/// Before any value is read.
+#[test]
+fn a_missing_tensor_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let (spec, weights) = golden("llama");
+    weights.write_gguf(&spec, Vec::new(), GgufType::F32, &path).unwrap();
+    let spec = Spec::load(&path).unwrap();
+    Weights::check(&path, &spec).unwrap();
+    let other = Spec { intermediate_size: 30, ..spec.clone() };
+    let error = Weights::check(&path, &other).unwrap_err().to_string();
+    assert!(error.contains("`blk.0.ffn_gate.weight` has shape [28, 24]"), "{error}");
+    let mut tensors = tensors(&spec, &weights);
+    tensors.retain(|(name, _, _)| name != "blk.1.ffn_up.weight");
+    let file = file_of(&settings(&spec), &tensors);
+    let loaded = Weights::from_gguf(&file, &spec, DType::F32, &Device::Cpu).unwrap_err();
+    let served = Decoder::from_gguf(Arc::new(Shape::new(&spec)), &file).err().unwrap();
+    for error in [loaded, served] {
+        assert!(error.to_string().contains("has no tensor `blk.1.ffn_up.weight`"), "{error}");
+    }
+}
+
+/// A file may have biases of some projections; a folder has those of all, or of none.
+#[test]
+fn missing_biases_are_saved_as_zeros() {
+    for (case, of_output) in
+        [("llama", false), ("llama", true), ("tied", false), ("tied", true), ("gemma3", false)]
+    {
+        let (mut spec, _) = golden(case);
+        (spec.qkv_bias, spec.output_bias) = (!of_output, of_output);
+        let file = written(&spec, super::model(&spec).weights(), &[]);
+        let read = Spec::from_gguf(&file).unwrap();
+        assert_eq!((read.qkv_bias, read.output_bias), (!of_output, of_output), "{case}");
+        let weights = Weights::from_gguf(&file, &read, DType::F32, &Device::Cpu).unwrap();
+        let model = Model::new(read, weights);
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path()).unwrap();
+        let saved = Model::load(folder.path(), DType::F32, &Device::Cpu).unwrap();
+        assert!(saved.spec().qkv_bias && saved.spec().output_bias, "{case}");
+        let logits = |model: &Model| model.logits(&super::batch()).unwrap();
+        let distance = super::distance(&logits(&saved), &logits(&model));
+        assert!(distance < 1e-6, "{case}: {distance}");
+    }
+    let (mut spec, _) = golden("qwen2");
+    spec.output_bias = true;
+    let folder = tempfile::tempdir().unwrap();
+    let error = super::model(&spec).save(&folder.path().join("new")).unwrap_err().explained();
+    assert!(error.contains("has a bias") && error.contains("can be served"), "{error}");
+    assert!(!folder.path().join("new").exists());
 }
 
 /// A llama without a rotary scaling.

@@ -153,3 +153,14 @@ fn saves_what_it_loads() {
         assert!(model.trainable().into_iter().zip(again.trainable()).all(same), "{case}");
     }
 }
+
+/// `tests/golden/model/written.sh` runs it, and has transformers read what it writes.
+#[test]
+#[ignore = "needs WRITTEN, a folder"]
+fn writes_every_configuration() {
+    let written = std::env::var("WRITTEN").unwrap();
+    for case in cases() {
+        let model = Model::load(&folder(&case), DType::F32, &Device::Cpu).unwrap();
+        model.save(&Path::new(&written).join(case)).unwrap();
+    }
+}

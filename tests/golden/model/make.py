@@ -8,6 +8,11 @@ log-probabilities, entropies, and as `grad.NAME` the gradient of
 sum(d_log_probs * log_probs + d_entropies * entropies) for every parameter).
 
 `config.json` is as transformers 5 writes it; in cases that are `old`, as transformers 4 did.
+
+    python make.py --written FOLDER
+
+reads each folder in FOLDER, which this program wrote of the case of its name, and compares its
+configuration and its logits with those of the case; `written.sh` makes them.
 """
 
 import json
@@ -17,7 +22,7 @@ import sys
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = pathlib.Path(__file__).parent
 SEQUENCES = [7, 1, 12, 5]
@@ -183,6 +188,28 @@ def make(name, seed, case):
     }
     (folder / "case.json").write_text(json.dumps(described) + "\n")
 
+
+def read(folder):
+    name = folder.name
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    described = json.loads((HERE / name / "case.json").read_text())
+    with torch.no_grad():
+        sequences = [torch.tensor([sequence]) for sequence in described["sequences"]]
+        logits = torch.cat([model(sequence).logits[0] for sequence in sequences])
+    expected = load_file(HERE / name / "expected.safetensors")["logits"]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4, msg=name)
+    print(f"{name}: as it was made")
+
+
+if sys.argv[1:2] == ["--written"]:
+    folders = sorted(pathlib.Path(sys.argv[2]).iterdir())
+    assert len(folders) == len(CASES), folders
+    for folder in folders:
+        read(folder)
+    sys.exit()
 
 for number, (name, case) in enumerate(CASES.items()):
     if name in sys.argv[1:] or len(sys.argv) == 1:

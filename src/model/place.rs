@@ -1,0 +1,173 @@
+//! What lies at a path in the place of a model or an adapter, by the names of files.
+
+use std::path::Path;
+
+use super::error::ModelError;
+use super::lora::{ADAPTER_CONFIG, Adapter, TENSORS};
+use crate::gguf::Gguf;
+use crate::hint::Reason;
+
+/// The weights of an adapter in PyTorch's own format.
+const PICKLED_TENSORS: &str = "adapter_model.bin";
+
+/// Why no model is loaded from `path`, if that shows by names. `adapters` are those that are named
+/// beside it.
+pub fn misplaced<P: AsRef<Path>>(path: &Path, adapters: &[P]) -> Option<Reason> {
+    let shown = path.display();
+    if !path.exists() {
+        return Some(format!("there is no folder or file `{shown}`").into());
+    }
+    if path.is_file() && !Gguf::is_path(path) {
+        return Some(reason!(
+            "`{shown}` is a file, and no GGUF file";
+            hint: "give the folder of the model, or a GGUF file"
+        ));
+    }
+    if Adapter::is_alone(path) {
+        return Some(reason!(
+            "`{shown}` holds an adapter and no model";
+            hint: "give the model that it was made for, and this folder as its `adapter`"
+        ));
+    }
+    if has_adapter(path) && !adapters.iter().any(|adapter| is_same(adapter.as_ref(), path)) {
+        return Some(reason!(
+            "`{shown}` also holds an adapter, which is not applied";
+            hint: "give the same folder as `adapter` (`--adapter`) too, or move `{ADAPTER_CONFIG}` out of it"
+        ));
+    }
+    pickled(path).map(|reason| reason.map_text(|text| format!("`{shown}` {text}")))
+}
+
+/// Why the weights in a folder are not read, if they are in PyTorch's own format.
+pub(super) fn pickled(folder: &Path) -> Option<Reason> {
+    let has = |name: &str| folder.join(name).exists();
+    let is_pickled = (has("pytorch_model.bin") || has("pytorch_model.bin.index.json"))
+        && !has("model.safetensors")
+        && !has("model.safetensors.index.json");
+    is_pickled.then(|| {
+        reason!(
+            "holds its weights as `pytorch_model.bin`, which this program does not read";
+            hint: "load it with transformers and save it again; that writes safetensors"
+        )
+    })
+}
+
+/// Whether a folder has weights of a model, those of an adapter aside.
+pub(super) fn has_weights(folder: &Path) -> bool {
+    let names = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.any(|name| {
+        name.starts_with("pytorch_model") || (name.ends_with(".safetensors") && name != TENSORS)
+    })
+}
+
+/// Fails with what an adapter is made of if none is loaded from `path`, and that shows by names.
+///
+/// # Errors
+/// Says what is there.
+pub fn check_adapter(path: &Path) -> Result<(), ModelError> {
+    let shown = path.display();
+    let has = |name: &str| path.join(name).is_file();
+    let text = if path.is_file() {
+        let kind = if Gguf::is_path(path) { "a GGUF file" } else { "a file" };
+        format!("`{shown}` is {kind}, not a folder")
+    } else if path.is_dir() && !has(ADAPTER_CONFIG) {
+        format!("`{shown}` holds no `{ADAPTER_CONFIG}`")
+    } else if has(PICKLED_TENSORS) && !has(TENSORS) {
+        return Err(ModelError::Adapter(reason!(
+            "`{shown}` holds its weights as `{PICKLED_TENSORS}`, which this program does not read";
+            hint: "load it with PEFT and save it again; that writes `{TENSORS}`"
+        )));
+    } else {
+        return Ok(());
+    };
+    Err(ModelError::Adapter(Reason::from(text).with_hint(format!(
+        "an adapter is a folder as PEFT saves it, with `{ADAPTER_CONFIG}` and `{TENSORS}`"
+    ))))
+}
+
+fn has_adapter(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    has(ADAPTER_CONFIG) && (has(TENSORS) || has(PICKLED_TENSORS))
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::hint::Hint;
+
+    #[test]
+    fn names_of_files_say_what_a_folder_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |name: &str, files: &[&str]| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            for file in files {
+                std::fs::write(path.join(file), "{}").unwrap();
+            }
+            path
+        };
+        let model = with("model", &["config.json", "model.safetensors"]);
+        let shard = with("shard", &["config.json", "model-00001-of-00002.safetensors"]);
+        let adapter = with("adapter", &[ADAPTER_CONFIG, TENSORS]);
+        let copied = with("copied", &[ADAPTER_CONFIG, TENSORS, "config.json"]);
+        let both = with("both", &[ADAPTER_CONFIG, TENSORS, "config.json", "model.safetensors"]);
+        let old = with("old", &["config.json", "pytorch_model.bin"]);
+        let rest = with("rest", &[ADAPTER_CONFIG, "config.json", "model.safetensors"]);
+        let (file, gguf) = (model.join("model.safetensors"), folder.path().join("blob"));
+        std::fs::write(&gguf, "GGUF").unwrap();
+        for (path, adapters, said) in [
+            (&model, vec![], None),
+            (&model, vec![&adapter], None),
+            (&shard, vec![], None),
+            (&rest, vec![], None),
+            (&gguf, vec![], None),
+            (&adapter, vec![], Some("holds an adapter and no model")),
+            (&adapter, vec![&copied], Some("holds an adapter and no model")),
+            (&copied, vec![], Some("holds an adapter and no model")),
+            (&both, vec![], Some("also holds an adapter, which is not applied")),
+            (&both, vec![&adapter], Some("also holds an adapter")),
+            (&both, vec![&both], None),
+            (&old, vec![], Some("`pytorch_model.bin`")),
+            (&file, vec![], Some("is a file, and no GGUF file")),
+        ] {
+            let found = misplaced(path, &adapters);
+            let text = found.as_ref().map(|reason| &*reason.text);
+            assert_eq!(text.is_some(), said.is_some(), "{} {text:?}", path.display());
+            assert!(text.unwrap_or_default().contains(said.unwrap_or_default()), "{text:?}");
+            assert!(found.is_none_or(|reason| reason.hint.is_some()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_adapter_is_told_what_one_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a.gguf"), "GGUF").unwrap();
+        std::fs::write(path("a.safetensors"), "").unwrap();
+        std::fs::create_dir(path("empty")).unwrap();
+        std::fs::create_dir(path("old")).unwrap();
+        std::fs::write(path("old").join(ADAPTER_CONFIG), "{}").unwrap();
+        std::fs::write(path("old").join(PICKLED_TENSORS), "").unwrap();
+        for (name, said) in [
+            ("a.gguf", "is a GGUF file"),
+            ("a.safetensors", "is a file"),
+            ("empty", "holds no `adapter_config.json`"),
+            ("old", "`adapter_model.bin`, which this program does not read"),
+        ] {
+            let error = check_adapter(&path(name)).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.hint().unwrap().contains(TENSORS), "{error}");
+        }
+        std::fs::write(path("old").join(TENSORS), "").unwrap();
+        check_adapter(&path("old")).unwrap();
+    }
+}
