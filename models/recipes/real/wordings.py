@@ -9,7 +9,7 @@ are fixed, so the files are the same everywhere:
   wordings-test.jsonl   sums and products in wordings that no training question has
   others-test.jsonl     questions of kinds that are in no training file
   alike-test.jsonl      questions that look like sums or products and are none, in forms that no
-                        training question has
+                        training question has; the answer is that of `exact_model.py`
   more-sums-test.jsonl  600 more sums of the family `chain_sum_short`
 
 No expression of a test file is in the training file.
@@ -245,7 +245,7 @@ def test_rows():
 def alike_test_rows():
     draw = random.Random(1_000_005)
     forms = [form for form in ALIKE_HELD_OUT for _ in range(10)]
-    asked = {"source": "alike", "answer": "-"}
+    asked = {"source": "alike", "answer": "No."}
     return [
         {"id": f"alike-{number}", "question": alike(draw, form)} | asked
         for number, form in enumerate(forms)
