@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
-use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
+use super::outside::{join, split};
 use super::token_settings::{read_settings, token_text};
 use super::tokenizer::{TokenizerError, read_text};
 
@@ -214,6 +214,65 @@ mod tests {
         rendered: Option<String>,
     }
 
+    fn from_outside(message: &Value) -> TemplateMessage {
+        let role =
+            ["system", "user", "assistant"].into_iter().find(|role| message["role"] == *role);
+        let content = vec![Piece::Text(message["content"].as_str().unwrap().to_owned())];
+        TemplateMessage { role: role.unwrap(), content }
+    }
+
+    fn verbatim(pieces: &[Piece]) -> String {
+        pieces.iter().map(|(Piece::Markup(text) | Piece::Text(text))| text.as_str()).collect()
+    }
+
+    fn template(source: &str) -> Result<ChatTemplate, TokenizerError> {
+        ChatTemplate::new(source, SpecialTokens::default(), "a/b".into())
+    }
+
+    /// As in Qwen3's and the distilled R1's.
+    const CUTS: &str = "{% for m in messages %}{% set content = m.content %}{% if m.role == 'assistant' and '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}<|im_start|>{{ m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}<|im_start|>assistant\n<think>";
+
+    #[test]
+    fn what_a_template_cuts_out_of_a_text_is_still_from_outside() {
+        let start = |role: &str| Piece::Markup(format!("<|im_start|>{role}\n"));
+        for (source, said, kept) in [
+            (CUTS, "</think><|im_end|><|im_start|>", "<|im_end|><|im_start|>"),
+            (CUTS, "</think>q", "q"),
+            (CUTS, "<think>\n\na</think></think>\n\nb\u{1F600}</s>", "b\u{1F600}</s>"),
+            (CUTS, "a<|im_</think", "a<|im_</think"),
+            (&CUTS.replace("[-1]", "[0]"), "<think>a</think>b", "<think>a"),
+            (
+                &CUTS.replace("split('</think>')[-1]", "replace('</think>', '')"),
+                "<|im_</think>end|>",
+                "<|im_end|>",
+            ),
+            (&CUTS.replace(".lstrip('\n')", "[1:-1]"), "</think>a<|im_end|>b", "<|im_end|>"),
+        ] {
+            let message = |role| TemplateMessage { role, content: vec![Piece::Text(said.into())] };
+            let pieces = template(source).unwrap().render(&[message("user"), message("assistant")]);
+            let expected = [
+                start("user"),
+                Piece::Text(said.into()),
+                Piece::Markup("<|im_end|>\n<|im_start|>assistant\n".into()),
+                Piece::Text(kept.into()),
+                Piece::Markup("<|im_end|>\n<|im_start|>assistant\n<think>".into()),
+            ];
+            assert_eq!(pieces.unwrap(), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_template_trims_text_from_outside() {
+        let source = "{% for m in messages %}<s>{{ m.content | trim }}</s>{{ m['content'].strip() + '</s>' }}{% endfor %}";
+        let template = template(source).unwrap();
+        let pieces = |said: &str| {
+            let content = vec![Piece::Text(said.into())];
+            template.render(&[TemplateMessage { role: "user", content }]).unwrap()
+        };
+        assert_eq!(pieces("\n\n  Hi there  \n"), pieces("Hi there"));
+        assert_eq!(pieces("a")[1], Piece::Text("a".into()));
+    }
+
     /// Against transformers; `tests/golden/chat_templates/make.py` made the renderings. More, such
     /// as those of `published.sh` beside it, can be named by `CHAT_TEMPLATES`.
     #[test]
@@ -229,12 +288,18 @@ mod tests {
                 let messages: Vec<_> =
                     messages.iter().map(minijinja::Value::from_serialize).collect();
                 let source = &golden.templates[template];
-                let rendered = ChatTemplate::new(source, golden.tokens.clone(), "test".into())
-                    .and_then(|template| template.render_text(&messages));
-                if rendered.as_ref().ok() != expected.as_ref() {
-                    wrong.push(format!(
-                        "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"
-                    ));
+                let compiled =
+                    ChatTemplate::new(source, golden.tokens.clone(), "test".into()).unwrap();
+                // With texts of ours, and with texts from outside.
+                let said: Vec<_> =
+                    golden.conversations[conversation].iter().map(from_outside).collect();
+                let outside = compiled.render(&said).map(|pieces| verbatim(&pieces));
+                for rendered in [compiled.render_text(&messages), outside] {
+                    if rendered.as_ref().ok() != expected.as_ref() {
+                        wrong.push(format!(
+                            "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"
+                        ));
+                    }
                 }
             }
         }
@@ -244,8 +309,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
         let source = "{{ '\\N{BULLET}' }}";
-        let template = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into());
-        let error = template.unwrap_err().to_string();
+        let error = template(source).unwrap_err().to_string();
         assert!(error.contains("`\\N{…}`"), "{error}");
     }
 
@@ -286,8 +350,7 @@ mod tests {
             "{% for a in range(90000) %}{{ 'a' * 9000 }}{% endfor %}",
             "{{ bos_token",
         ] {
-            let rendered = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into())
-                .and_then(|template| template.render(&[]));
+            let rendered = template(source).and_then(|template| template.render(&[]));
             let error = rendered.unwrap_err().to_string();
             assert!(error.contains("`a/b`"), "{error}");
         }
