@@ -63,6 +63,15 @@ enum Kind {
     Byte,
 }
 
+/// What texts begin with.
+#[derive(Debug, PartialEq, Eq)]
+enum Begin {
+    Bare,
+    With(u32),
+    /// A BOS token that the file does not name.
+    Unnamed,
+}
+
 /// The vocabulary of a file.
 struct Vocabulary<'a> {
     file: &'a Gguf,
@@ -104,14 +113,21 @@ impl Tokenizer {
         for name in ["eos", "eot", "eom"] {
             ends.extend(vocabulary.named(name)?);
         }
-        let begin = match file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(begins) {
-            true => vocabulary.named("bos")?,
-            false => None,
-        };
+        let begin = vocabulary.begin(begins)?;
+        if let Begin::Unnamed = begin {
+            tracing::warn!(
+                path = file.path(),
+                "the file names no BOS token (`tokenizer.ggml.bos_token_id`), so texts begin without one, but llama.cpp assumes one"
+            );
+        }
         let control = vocabulary.of_kind(Kind::Control).chain(vocabulary.of_kind(Kind::Unknown));
         let control: BTreeMap<u32, String> =
             control.map(|(id, text)| (id, text.to_owned())).collect();
         let stops = control.iter().filter(|(_, text)| !is_tag(text)).map(|(&id, _)| id).collect();
+        let begin = match begin {
+            Begin::With(id) => Some(id),
+            Begin::Unnamed | Begin::Bare => None,
+        };
         Self::new(inner, Special { control, ends, stops, begin })
     }
 }
@@ -203,6 +219,14 @@ impl<'a> Vocabulary<'a> {
                 Err(self.file.wrong(&key, format!("{id} is not below {}", self.tokens.len())))
             }
         }
+    }
+
+    /// What texts begin with; `assumed` is whether with a BOS token where the file does not say.
+    fn begin(&self, assumed: bool) -> Result<Begin, GgufError> {
+        if !self.file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(assumed) {
+            return Ok(Begin::Bare);
+        }
+        Ok(self.named("bos")?.map_or(Begin::Unnamed, Begin::With))
     }
 
     fn to_vocab(&self) -> Result<Vocab, GgufError> {
