@@ -20,6 +20,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
 
 use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
+use super::token_settings::not_applied_of_file;
 use super::tokenizer::{Special, Tokenizer, TokenizerError, is_ordinary, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
@@ -119,6 +120,10 @@ impl Tokenizer {
                 path = file.path(),
                 "the file names no BOS token (`tokenizer.ggml.bos_token_id`), so texts begin without one, but llama.cpp assumes one"
             );
+        }
+        for key in not_applied_of_file(file) {
+            let path = file.path();
+            tracing::warn!(path, "`{key}` is not applied: this program samples without it");
         }
         let control = vocabulary.of_kind(Kind::Control).chain(vocabulary.of_kind(Kind::Unknown));
         let control: BTreeMap<u32, String> =
