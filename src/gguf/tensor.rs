@@ -95,6 +95,8 @@ impl TensorType {
 /// The name of a type that the format knows and this program does not.
 pub(super) fn unsupported_name(id: u32) -> Option<&'static str> {
     Some(match id {
+        4 => "Q4_2",
+        5 => "Q4_3",
         9 => "Q8_1",
         15 => "Q8_K",
         16 => "IQ2_XXS",
@@ -111,9 +113,16 @@ pub(super) fn unsupported_name(id: u32) -> Option<&'static str> {
         27 => "I64",
         28 => "F64",
         29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
         34 => "TQ1_0",
         35 => "TQ2_0",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
         39 => "MXFP4",
+        40 => "NVFP4",
         _ => return None,
     })
 }

@@ -120,6 +120,8 @@ fn what_is_not_supported_is_named() {
         (version(3 << 24), "its numbers are big-endian"),
         (part, "one of 3 parts of a model\nhint: join them"),
         (kind(20), "is stored as IQ4_NL, which is not supported\nhint:"),
+        (kind(31), "is stored as Q4_0_4_4, which is not supported\nhint:"),
+        (kind(38), "is stored as IQ4_NL_8_8, which is not supported\nhint:"),
         (kind(77), "is of the unknown type 77"),
         (Vec::new(), "the file's mark at byte 0 takes 4 bytes, of which 0 are there"),
     ] {

@@ -19,7 +19,6 @@ mod write;
 pub use escape::{escape, unescape};
 pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat, length};
-pub(crate) use piece::{join as join_pieces, split as split_pieces};
 pub use reference::{ExpandError, carries, comparable, expand};
 pub use template::{
     Opening, Protocol, ProtocolError, SETTINGS_FILE, Settings, Shown, TEMPLATE_FILES,

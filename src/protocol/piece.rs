@@ -27,34 +27,29 @@ pub(crate) fn mark(text: &str) -> String {
     marked
 }
 
-/// Splits a rendered template into its pieces.
-pub(crate) fn split(rendered: &str) -> Vec<Piece> {
+/// Splits a rendered template into its pieces; none where it has cut a text from outside, so that
+/// the origin of a part is not known.
+pub(crate) fn split(rendered: &str) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut push = |piece: Piece| match &piece {
         Piece::Markup(text) | Piece::Text(text) if text.is_empty() => {}
         _ => pieces.push(piece),
     };
     let mut rest = rendered;
-    while let Some(open) = rest.find(OPEN) {
-        push(Piece::Markup(rest[..open].to_owned()));
-        rest = &rest[open + OPEN.len_utf8()..];
-        let close = rest.find(CLOSE).unwrap_or(rest.len());
-        push(Piece::Text(rest[..close].replace(OPEN, "")));
-        rest = rest.get(close + CLOSE.len_utf8()..).unwrap_or("");
+    while let Some((markup, marked)) = rest.split_once(OPEN) {
+        let (text, after) = marked.split_once(CLOSE)?;
+        if markup.contains(CLOSE) || text.contains(OPEN) {
+            return None;
+        }
+        push(Piece::Markup(markup.to_owned()));
+        push(Piece::Text(text.to_owned()));
+        rest = after;
     }
-    push(Piece::Markup(rest.replace(CLOSE, "")));
-    pieces
-}
-
-/// The pieces as one marked string: the inverse of [`split`].
-pub(crate) fn join(pieces: &[Piece]) -> String {
-    pieces
-        .iter()
-        .map(|piece| match piece {
-            Piece::Markup(text) => text.clone(),
-            Piece::Text(text) => mark(text),
-        })
-        .collect()
+    if rest.contains(CLOSE) {
+        return None;
+    }
+    push(Piece::Markup(rest.to_owned()));
+    Some(pieces)
 }
 
 /// The length of the pieces, bytes.
@@ -82,10 +77,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn splitting_undoes_joining() {
-        let pieces =
-            vec![Piece::Markup("a ".into()), Piece::Text("<b>".into()), Piece::Markup(" c".into())];
-        assert_eq!(split(&join(&pieces)), pieces);
+    fn a_text_that_was_cut_has_no_known_origin() {
+        let marked = mark("<b>");
+        let pieces = split(&format!("a {marked} c{marked}"));
+        let [outside, ours] = [Piece::Text("<b>".into()), Piece::Markup(" c".into())];
+        let expected = vec![Piece::Markup("a ".into()), outside.clone(), ours, outside];
+        assert_eq!(pieces, Some(expected));
+        for (at, _) in marked.char_indices().skip(1) {
+            for part in [&marked[..at], &marked[at..]] {
+                for rendered in [format!("a {part} c"), format!("a {part} c{marked}")] {
+                    assert_eq!(split(&rendered), None, "{rendered:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -94,11 +98,11 @@ mod tests {
         let pieces = split(&format!("q: {}!", mark(&hostile)));
         assert_eq!(
             pieces,
-            vec![
+            Some(vec![
                 Piece::Markup("q: ".into()),
                 Piece::Text("x<answer>y".into()),
                 Piece::Markup("!".into())
-            ]
+            ])
         );
     }
 

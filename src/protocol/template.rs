@@ -289,7 +289,10 @@ impl Protocol {
     }
 
     fn render(&self, name: &str, values: minijinja::Value) -> Result<Vec<Piece>, ProtocolError> {
-        Ok(split(&self.text(name, values)?))
+        split(&self.text(name, values)?).ok_or_else(|| ProtocolError::Render {
+            name: name.into(),
+            reason: "it cuts a text from outside, such as the question or a reply".into(),
+        })
     }
 
     fn text(&self, name: &str, values: minijinja::Value) -> Result<String, ProtocolError> {
@@ -319,6 +322,20 @@ mod tests {
                 Piece::Markup("\n</interaction_response>".into()),
             ]
         );
+    }
+
+    #[test]
+    fn a_template_that_cuts_texts_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("observation.j2");
+        std::fs::write(&path, "{{ reply[1:] }}").unwrap();
+        let error = Protocol::load(Some(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("`observation.j2`") && error.contains("cuts a text"), "{error}");
+        std::fs::write(&path, "{{ reply[:9] }}\n</interaction_response>").unwrap();
+        let protocol = Protocol::load(Some(folder.path())).unwrap();
+        protocol.observation(Shown::Reply("short")).unwrap();
+        let error = protocol.observation(Shown::Reply("longer than it")).unwrap_err().to_string();
+        assert!(error.contains("cuts a text"), "{error}");
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use minijinja::{Environment, context};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
-use crate::protocol::{join_pieces as join, split_pieces as split};
 
 use super::gguf::chat_template;
 use super::jinja;
+use super::outside::{join, split};
 use super::token_settings::{read_settings, token_text};
 use super::tokenizer::{TokenizerError, read_text};
 
@@ -34,6 +34,24 @@ pub struct ChatTemplate {
     source: String,
     tokens: SpecialTokens,
     folder: String,
+    content: Content,
+}
+
+/// In what form a template reads what a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Text,
+    /// A list of parts, of which texts are one kind.
+    Parts,
+}
+
+impl Content {
+    fn of(self, text: &str) -> Value {
+        match self {
+            Self::Text => text.into(),
+            Self::Parts => json!([{ "type": "text", "text": text }]),
+        }
+    }
 }
 
 /// The special tokens that a template may use; missing ones are undefined.
@@ -95,8 +113,35 @@ impl ChatTemplate {
     /// From the template's text. `folder` is only named in errors.
     ///
     /// # Errors
-    /// Fails where the text is no valid template, or too long for one.
+    /// Fails where the text is no valid template, too long for one, or leaves out what messages
+    /// say.
     pub fn new(
+        source: &str,
+        tokens: SpecialTokens,
+        folder: String,
+    ) -> Result<Self, TokenizerError> {
+        let mut template = Self::compiled(source, tokens, folder)?;
+        // A word that no template trims.
+        const WORD: &str = "userzero";
+        let message = TemplateMessage { role: "user", content: vec![Piece::Text(WORD.into())] };
+        let mut is_silent = false;
+        for content in [Content::Text, Content::Parts] {
+            template.content = content;
+            let Ok(pieces) = template.render(std::slice::from_ref(&message)) else { continue };
+            if pieces.iter().any(|piece| matches!(piece, Piece::Text(text) if text == WORD)) {
+                return Ok(template);
+            }
+            is_silent = true;
+        }
+        if is_silent {
+            return Err(template.unusable("it does not write what a message says".into()));
+        }
+        // A template that refuses this conversation may take others, or say why not.
+        template.content = Content::Text;
+        Ok(template)
+    }
+
+    fn compiled(
         source: &str,
         tokens: SpecialTokens,
         folder: String,
@@ -106,7 +151,12 @@ impl ChatTemplate {
             return Err(failed(format!("it is longer than {MAX_TEMPLATE} bytes")));
         }
         let environment = jinja::environment(source).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { environment, source: source.to_owned(), tokens, folder })
+        let (source, content) = (source.to_owned(), Content::Text);
+        Ok(Self { environment, source, tokens, folder, content })
+    }
+
+    fn unusable(&self, reason: String) -> TokenizerError {
+        TokenizerError::Template { path: self.folder.clone(), reason }
     }
 
     /// The template's text.
@@ -126,7 +176,10 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[TemplateMessage]) -> Result<Vec<Piece>, TokenizerError> {
         let messages: Vec<_> = messages
             .iter()
-            .map(|message| context! { role => message.role, content => join(&message.content) })
+            .map(|message| {
+                let content = self.content.of(&join(&message.content));
+                context! { role => message.role, content }
+            })
             .collect();
         self.render_text(&messages).map(|text| split(&text))
     }
@@ -141,7 +194,7 @@ impl ChatTemplate {
         let messages: Vec<_> = WORDS
             .iter()
             .zip(["user", "assistant", "user"])
-            .map(|(word, role)| context! { role, content => word })
+            .map(|(word, role)| context! { role, content => self.content.of(word) })
             .collect();
         let text = self.render_text(&messages)?;
         let between = text.split_once(WORDS[1]).and_then(|(_, rest)| rest.split_once(WORDS[2]));
@@ -149,10 +202,7 @@ impl ChatTemplate {
             Some((before, after)) => {
                 Ok(ChatFormat { before_user: before.to_owned(), after_user: after.to_owned() })
             }
-            None => Err(TokenizerError::Template {
-                path: self.folder.clone(),
-                reason: "it drops earlier assistant turns".into(),
-            }),
+            None => Err(self.unusable("it drops earlier turns".into())),
         }
     }
 
@@ -172,8 +222,7 @@ impl ChatTemplate {
             pad_token => defined(pad_token),
             unk_token => defined(unk_token),
         };
-        jinja::render(&self.environment, context)
-            .map_err(|reason| TokenizerError::Template { path: self.folder.clone(), reason })
+        jinja::render(&self.environment, context).map_err(|reason| self.unusable(reason))
     }
 }
 
@@ -214,6 +263,86 @@ mod tests {
         rendered: Option<String>,
     }
 
+    fn from_outside(message: &Value) -> TemplateMessage {
+        let role =
+            ["system", "user", "assistant"].into_iter().find(|role| message["role"] == *role);
+        let content = vec![Piece::Text(message["content"].as_str().unwrap().to_owned())];
+        TemplateMessage { role: role.unwrap(), content }
+    }
+
+    fn verbatim(pieces: &[Piece]) -> String {
+        pieces.iter().map(|(Piece::Markup(text) | Piece::Text(text))| text.as_str()).collect()
+    }
+
+    fn template(source: &str) -> Result<ChatTemplate, TokenizerError> {
+        ChatTemplate::new(source, SpecialTokens::default(), "a/b".into())
+    }
+
+    /// As in Qwen3's and the distilled R1's.
+    const CUTS: &str = "{% for m in messages %}{% set content = m.content %}{% if m.role == 'assistant' and '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}<|im_start|>{{ m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}<|im_start|>assistant\n<think>";
+
+    #[test]
+    fn what_a_template_cuts_out_of_a_text_is_still_from_outside() {
+        let start = |role: &str| Piece::Markup(format!("<|im_start|>{role}\n"));
+        for (source, said, kept) in [
+            (CUTS, "</think><|im_end|><|im_start|>", "<|im_end|><|im_start|>"),
+            (CUTS, "</think>q", "q"),
+            (CUTS, "<think>\n\na</think></think>\n\nb\u{1F600}</s>", "b\u{1F600}</s>"),
+            (CUTS, "a<|im_</think", "a<|im_</think"),
+            (&CUTS.replace("[-1]", "[0]"), "<think>a</think>b", "<think>a"),
+            (
+                &CUTS.replace("split('</think>')[-1]", "replace('</think>', '')"),
+                "<|im_</think>end|>",
+                "<|im_end|>",
+            ),
+            (&CUTS.replace(".lstrip('\n')", "[1:-1]"), "</think>a<|im_end|>b", "<|im_end|>"),
+        ] {
+            let message = |role| TemplateMessage { role, content: vec![Piece::Text(said.into())] };
+            let pieces = template(source).unwrap().render(&[message("user"), message("assistant")]);
+            let expected = [
+                start("user"),
+                Piece::Text(said.into()),
+                Piece::Markup("<|im_end|>\n<|im_start|>assistant\n".into()),
+                Piece::Text(kept.into()),
+                Piece::Markup("<|im_end|>\n<|im_start|>assistant\n<think>".into()),
+            ];
+            assert_eq!(pieces.unwrap(), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_template_trims_text_from_outside() {
+        let source = "{% for m in messages %}<s>{{ m.content | trim }}</s>{{ m['content'].strip() + '</s>' }}{% endfor %}";
+        let template = template(source).unwrap();
+        let pieces = |said: &str| {
+            let content = vec![Piece::Text(said.into())];
+            template.render(&[TemplateMessage { role: "user", content }]).unwrap()
+        };
+        assert_eq!(pieces("\n\n  Hi there  \n"), pieces("Hi there"));
+        assert_eq!(pieces("a")[1], Piece::Text("a".into()));
+    }
+
+    #[test]
+    fn a_template_that_reads_parts_is_given_parts() {
+        const PARTS: &str = "{% for m in messages %}{{ m.role | capitalize }}:{% for line in m['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %}</s>{% endfor %}Assistant:";
+        let content = vec![Piece::Text(" Why? </s>".into())];
+        let pieces = template(PARTS).unwrap().render(&[TemplateMessage { role: "user", content }]);
+        let expected = [
+            Piece::Markup("User:".into()),
+            Piece::Text(" Why? </s>".into()),
+            Piece::Markup("</s>Assistant:".into()),
+        ];
+        assert_eq!(pieces.unwrap(), expected);
+        let format = template(PARTS).unwrap().format().unwrap();
+        assert_eq!(format.before_user, "</s>User:");
+        for source in ["none", "{% for m in messages %}{{ m.role }}{{ m.text }}{% endfor %}"] {
+            let error = template(source).unwrap_err().to_string();
+            assert!(error.contains("does not write what a message says"), "{error}");
+        }
+        // It may take other conversations.
+        template("{{ raise_exception('no') }}").unwrap();
+    }
+
     /// Against transformers; `tests/golden/chat_templates/make.py` made the renderings. More, such
     /// as those of `published.sh` beside it, can be named by `CHAT_TEMPLATES`.
     #[test]
@@ -229,12 +358,18 @@ mod tests {
                 let messages: Vec<_> =
                     messages.iter().map(minijinja::Value::from_serialize).collect();
                 let source = &golden.templates[template];
-                let rendered = ChatTemplate::new(source, golden.tokens.clone(), "test".into())
-                    .and_then(|template| template.render_text(&messages));
-                if rendered.as_ref().ok() != expected.as_ref() {
-                    wrong.push(format!(
-                        "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"
-                    ));
+                let compiled =
+                    ChatTemplate::compiled(source, golden.tokens.clone(), "test".into()).unwrap();
+                // With texts of ours, and with texts from outside.
+                let said: Vec<_> =
+                    golden.conversations[conversation].iter().map(from_outside).collect();
+                let outside = compiled.render(&said).map(|pieces| verbatim(&pieces));
+                for rendered in [compiled.render_text(&messages), outside] {
+                    if rendered.as_ref().ok() != expected.as_ref() {
+                        wrong.push(format!(
+                            "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"
+                        ));
+                    }
                 }
             }
         }
@@ -244,8 +379,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
         let source = "{{ '\\N{BULLET}' }}";
-        let template = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into());
-        let error = template.unwrap_err().to_string();
+        let error = template(source).unwrap_err().to_string();
         assert!(error.contains("`\\N{…}`"), "{error}");
     }
 
@@ -254,10 +388,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
         let load = || ChatTemplate::load(folder.path()).map_err(|error| error.to_string());
-        put("tokenizer_config.json", b"\xef\xbb\xbf{\"chat_template\": \"other\"}").unwrap();
-        assert_eq!(load().unwrap().source(), "other");
-        put("chat_template.jinja", "\u{feff}own".as_bytes()).unwrap();
-        assert_eq!(load().unwrap().source(), "own");
+        put(
+            "tokenizer_config.json",
+            b"\xef\xbb\xbf{\"chat_template\": \"{{ messages[0].content }}\"}",
+        )
+        .unwrap();
+        assert_eq!(load().unwrap().source(), "{{ messages[0].content }}");
+        put("chat_template.jinja", "\u{feff}-{{ messages[0].content }}".as_bytes()).unwrap();
+        assert_eq!(load().unwrap().source(), "-{{ messages[0].content }}");
         put("chat_template.jinja", b"\xff\xfe{{x").unwrap();
         assert!(load().unwrap_err().contains("chat_template.jinja"));
         put("tokenizer_config.json", b"{\"chat_template\": \"other\",}").unwrap();
@@ -268,7 +406,10 @@ mod tests {
     fn either_file_names_special_tokens() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [
-            ("chat_template.jinja", "{{ bos_token }} {{ eos_token }}"),
+            (
+                "chat_template.jinja",
+                "{{ bos_token }} {{ eos_token }}{% for m in messages %}{{ m.content }}{% endfor %}",
+            ),
             ("tokenizer_config.json", r#"{"eos_token": "<e>"}"#),
             ("special_tokens_map.json", r#"{"bos_token": {"content": "<b>"}, "eos_token": "no"}"#),
         ] {
@@ -286,8 +427,7 @@ mod tests {
             "{% for a in range(90000) %}{{ 'a' * 9000 }}{% endfor %}",
             "{{ bos_token",
         ] {
-            let rendered = ChatTemplate::new(source, SpecialTokens::default(), "a/b".into())
-                .and_then(|template| template.render(&[]));
+            let rendered = template(source).and_then(|template| template.render(&[]));
             let error = rendered.unwrap_err().to_string();
             assert!(error.contains("`a/b`"), "{error}");
         }

@@ -25,7 +25,8 @@ pub struct ChatTokenizer {
     pub tokenizer: Tokenizer,
     /// The chat template.
     pub template: ChatTemplate,
-    format: Option<ChatFormat>,
+    /// Or why the template has none.
+    format: Result<ChatFormat, String>,
     folder: String,
 }
 
@@ -56,7 +57,10 @@ impl ChatTokenizer {
         folder: String,
     ) -> Result<Self, TokenizerError> {
         // A model that reads the last message only has no such format, and cannot be a policy.
-        let format = template.format().ok();
+        let format = template.format().map_err(|error| match error {
+            TokenizerError::Template { reason, .. } => reason,
+            other => other.to_string(),
+        });
         let mut framed = Vec::new();
         for roles in FRAMED {
             let messages: Vec<TemplateMessage> = roles
@@ -71,8 +75,8 @@ impl ChatTokenizer {
             }
         }
         let between = match &format {
-            Some(format) => tokenizer.encode_markup(&format.before_user)?,
-            None => Vec::new(),
+            Ok(format) => tokenizer.encode_markup(&format.before_user)?,
+            Err(_) => Vec::new(),
         };
         tokenizer.set_frame(&framed, &between)?;
         Ok(Self { tokenizer, template, format, folder })
@@ -117,9 +121,9 @@ impl ChatTokenizer {
 
     /// What stands between turns.
     fn format(&self) -> Result<&ChatFormat, TokenizerError> {
-        self.format.as_ref().ok_or_else(|| TokenizerError::Template {
+        self.format.as_ref().map_err(|reason| TokenizerError::Template {
             path: self.folder.clone(),
-            reason: "it drops earlier turns".into(),
+            reason: reason.clone(),
         })
     }
 
@@ -129,6 +133,7 @@ impl ChatTokenizer {
         let framed = self
             .format
             .as_ref()
+            .ok()
             .and_then(|format| self.tokenizer.encode_markup(&format.before_user).ok())
             .and_then(|ids| ids.first().copied())
             .filter(|id| self.tokenizer.stop_ids().contains(id));
@@ -182,7 +187,7 @@ impl ChatTokenizer {
 
     /// What stands before and after the think tag at the end of the frame.
     fn think_opened(&self) -> Option<(&str, &str)> {
-        let frame = self.format.as_ref()?.after_user.as_str();
+        let frame = self.format.as_ref().ok()?.after_user.as_str();
         frame.rsplit_once(THINK_OPEN).filter(|(_, space)| space.trim().is_empty())
     }
 
@@ -287,6 +292,14 @@ mod tests {
         }
         std::fs::write(file, tokenizer.to_string()).unwrap();
         ChatTokenizer::load(path).unwrap()
+    }
+
+    #[test]
+    fn why_a_template_carries_no_turns_is_said() {
+        let said = |template: &str| text(template).check_turns().unwrap_err().to_string();
+        assert!(said("{{ messages[-1].content }}").contains("it drops earlier turns"));
+        let refuses = "{% if messages[1] %}{{ raise_exception('one turn') }}{% endif %}{{ messages[0].content }}";
+        assert!(said(refuses).contains("one turn"));
     }
 
     const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant ";

@@ -20,6 +20,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Inner};
 
 use super::chat_template::SpecialTokens;
 use super::pre_tokenizer::PreTokenizer;
+use super::token_settings::not_applied_of_file;
 use super::tokenizer::{Special, Tokenizer, TokenizerError, is_ordinary, is_tag};
 use crate::gguf::{Gguf, GgufError};
 
@@ -63,6 +64,15 @@ enum Kind {
     Byte,
 }
 
+/// What texts begin with.
+#[derive(Debug, PartialEq, Eq)]
+enum Begin {
+    Bare,
+    With(u32),
+    /// A BOS token that the file does not name.
+    Unnamed,
+}
+
 /// The vocabulary of a file.
 struct Vocabulary<'a> {
     file: &'a Gguf,
@@ -104,14 +114,25 @@ impl Tokenizer {
         for name in ["eos", "eot", "eom"] {
             ends.extend(vocabulary.named(name)?);
         }
-        let begin = match file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(begins) {
-            true => vocabulary.named("bos")?,
-            false => None,
-        };
+        let begin = vocabulary.begin(begins)?;
+        if let Begin::Unnamed = begin {
+            tracing::warn!(
+                path = file.path(),
+                "the file names no BOS token (`tokenizer.ggml.bos_token_id`), so texts begin without one, but llama.cpp assumes one"
+            );
+        }
+        for key in not_applied_of_file(file) {
+            let path = file.path();
+            tracing::warn!(path, "`{key}` is not applied: this program samples without it");
+        }
         let control = vocabulary.of_kind(Kind::Control).chain(vocabulary.of_kind(Kind::Unknown));
         let control: BTreeMap<u32, String> =
             control.map(|(id, text)| (id, text.to_owned())).collect();
         let stops = control.iter().filter(|(_, text)| !is_tag(text)).map(|(&id, _)| id).collect();
+        let begin = match begin {
+            Begin::With(id) => Some(id),
+            Begin::Unnamed | Begin::Bare => None,
+        };
         Self::new(inner, Special { control, ends, stops, begin })
     }
 }
@@ -203,6 +224,14 @@ impl<'a> Vocabulary<'a> {
                 Err(self.file.wrong(&key, format!("{id} is not below {}", self.tokens.len())))
             }
         }
+    }
+
+    /// What texts begin with; `assumed` is whether with a BOS token where the file does not say.
+    fn begin(&self, assumed: bool) -> Result<Begin, GgufError> {
+        if !self.file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(assumed) {
+            return Ok(Begin::Bare);
+        }
+        Ok(self.named("bos")?.map_or(Begin::Unnamed, Begin::With))
     }
 
     fn to_vocab(&self) -> Result<Vocab, GgufError> {

@@ -6,9 +6,14 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
+use super::outside::{
+    add_filters, call_method, compared, end_of_raw, end_of_string, end_of_tag, json_escaped,
+    length as text_length, operand_length, word,
+};
+
 /// Instructions that a rendering may execute. Published templates take a few hundred per message.
 const FUEL: u64 = 10_000_000;
-/// The longest rendering, bytes.
+/// The longest rendering, characters: those of text from outside are four bytes long.
 const MAX_RENDERED: usize = 64 << 20;
 
 /// An environment with `source` as its template `chat`.
@@ -18,7 +23,8 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, minijinj
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(call_method);
+    add_filters(&mut environment);
     // Python writes these with a capital.
     environment.set_formatter(|out, state, value| match value.kind() {
         ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
@@ -34,7 +40,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, minijinj
     environment.add_filter("count", length);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_iterable);
-    environment.add_template_owned("chat", understood(source)?)?;
+    environment.add_template_owned("chat", compared(&understood(source)?))?;
     Ok(environment)
 }
 
@@ -44,22 +50,31 @@ pub(super) fn render(
     context: minijinja::Value,
 ) -> Result<String, String> {
     let template = environment.get_template("chat").map_err(|error| error.to_string())?;
-    let mut rendered = Bounded(Vec::new());
+    let mut rendered = Bounded::default();
     template.render_captured_to(context, &mut rendered).map_err(|error| match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {FUEL} instructions"),
         _ => error.to_string(),
     })?;
-    String::from_utf8(rendered.0).map_err(|error| error.to_string())
+    String::from_utf8(rendered.bytes).map_err(|error| error.to_string())
 }
 
-struct Bounded(Vec<u8>);
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    characters: usize,
+}
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
-        if self.0.len() + bytes.len() > MAX_RENDERED {
-            return Err(Error::other(format!("it renders more than {MAX_RENDERED} bytes")));
+        self.characters += match bytes.is_ascii() {
+            true => bytes.len(),
+            // All bytes but those that continue a character.
+            false => bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count(),
+        };
+        if self.characters > MAX_RENDERED {
+            return Err(Error::other(format!("it renders more than {MAX_RENDERED} characters")));
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -75,7 +90,7 @@ fn is_iterable(value: &minijinja::Value) -> bool {
 
 /// What is undefined has no items.
 fn length(value: &minijinja::Value) -> Result<usize, minijinja::Error> {
-    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+    if value.is_undefined() { Ok(0) } else { text_length(value) }
 }
 
 /// `source` in the words that this Jinja knows: line ends and string literals as Python reads them,
@@ -120,55 +135,6 @@ fn understood(source: &str) -> Result<String, minijinja::Error> {
     }
     out.push_str(rest);
     Ok(out)
-}
-
-/// The only word of a block tag, or nothing.
-fn word(tag: &str) -> &str {
-    let inner = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")).unwrap_or_default();
-    inner.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace())
-}
-
-/// Where the raw block that `text` begins with ends.
-fn end_of_raw(text: &str) -> usize {
-    let mut at = 0;
-    while let Some(begin) = text[at..].find("{%") {
-        let end = at + begin + end_of_tag(&text[at + begin..], "%}");
-        if word(&text[at + begin..end]) == "endraw" {
-            return end;
-        }
-        at += begin + 2;
-    }
-    text.len()
-}
-
-/// Where the tag that `text` begins with ends; a `close` in a string does not end it.
-fn end_of_tag(text: &str, close: &str) -> usize {
-    let mut at = 2;
-    while let Some(c) = text[at..].chars().next() {
-        if text[at..].starts_with(close) {
-            return at + close.len();
-        }
-        at += match c {
-            '"' | '\'' if close != "#}" => end_of_string(&text[at..]),
-            c => c.len_utf8(),
-        };
-    }
-    text.len()
-}
-
-/// The length of the string literal that `text` begins with.
-fn end_of_string(text: &str) -> usize {
-    let quote = text.chars().next();
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if Some(c) == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
 }
 
 /// A string literal that this Jinja reads as Python reads `literal`: they know other escapes.
@@ -238,28 +204,6 @@ fn formatted(tag: &str) -> Result<String, minijinja::Error> {
         at = tag.len() - operand.len() + length;
     }
     Ok(out)
-}
-
-/// The length of the operand that `text` begins with: a group, a string, or a name with its fields,
-/// items and calls.
-fn operand_length(text: &str) -> usize {
-    let mut at = 0;
-    let mut depth = 0_usize;
-    while let Some(c) = text[at..].chars().next() {
-        match c {
-            '"' | '\'' => {
-                at += end_of_string(&text[at..]);
-                continue;
-            }
-            '(' | '[' => depth += 1,
-            ')' | ']' if depth == 0 => break,
-            ')' | ']' => depth -= 1,
-            c if depth > 0 || c.is_alphanumeric() || c == '_' || c == '.' => {}
-            _ => break,
-        }
-        at += c.len_utf8();
-    }
-    at
 }
 
 /// Python's `strftime` for one fixed moment, the start of 2025: with the current date, equal
@@ -379,18 +323,6 @@ impl Style<'_> {
     }
 
     fn text(&self, json: &str, out: &mut String) {
-        if !self.ascii {
-            return out.push_str(json);
-        }
-        for c in json.chars() {
-            match c {
-                c if c.is_ascii() => out.push(c),
-                c => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-            }
-        }
+        out.push_str(&json_escaped(json, self.ascii));
     }
 }

@@ -8,6 +8,7 @@ mod decode;
 mod fingerprint;
 mod gguf;
 mod jinja;
+mod outside;
 mod pre_tokenizer;
 mod space_prefix;
 mod token_settings;

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
+use crate::gguf::Gguf;
+
 use super::tokenizer::{TokenizerError, is_ordinary, read_json, unreadable};
 
 /// The keys of `tokenizer_config.json` and `special_tokens_map.json` that name one token.
@@ -80,24 +82,75 @@ pub(super) fn add_named(inner: &mut Inner, settings: &Value) -> BTreeSet<u32> {
     named.into_keys().collect()
 }
 
+/// Settings of `generation_config.json` that change what is sampled, each with the number that has
+/// no effect, if one has none. Requests set temperature, `top_p`, `top_k` and the length.
+const SAMPLING: [(&str, Option<f64>); 29] = [
+    ("repetition_penalty", Some(1.0)),
+    ("suppress_tokens", None),
+    ("bad_words_ids", None),
+    ("forced_bos_token_id", None),
+    ("forced_eos_token_id", None),
+    ("no_repeat_ngram_size", Some(0.0)),
+    ("begin_suppress_tokens", None),
+    ("constraints", None),
+    ("diversity_penalty", Some(0.0)),
+    ("dola_layers", None),
+    ("encoder_no_repeat_ngram_size", Some(0.0)),
+    ("encoder_repetition_penalty", Some(1.0)),
+    ("epsilon_cutoff", Some(0.0)),
+    ("eta_cutoff", Some(0.0)),
+    ("exponential_decay_length_penalty", None),
+    ("force_words_ids", None),
+    ("forced_decoder_ids", None),
+    ("guidance_scale", Some(1.0)),
+    ("min_length", Some(0.0)),
+    ("min_new_tokens", Some(0.0)),
+    ("min_p", Some(0.0)),
+    ("num_beams", Some(1.0)),
+    ("penalty_alpha", Some(0.0)),
+    ("sequence_bias", None),
+    ("stop_strings", None),
+    ("token_healing", None),
+    ("top_h", None),
+    ("typical_p", Some(1.0)),
+    ("watermarking_config", None),
+];
+/// What the settings of sampling in a GGUF file begin with.
+const SAMPLING_OF_FILES: &str = "general.sampling.";
+/// Those that requests set, and those that only shape another one.
+const NOT_ALONE: [&str; 8] = [
+    "temp",
+    "top_k",
+    "top_p",
+    "sequence",
+    "xtc_threshold",
+    "penalty_last_n",
+    "mirostat_tau",
+    "mirostat_eta",
+];
+
 /// Settings of `generation_config.json` that would change what is sampled, and are not applied.
 pub(super) fn not_applied(settings: &Value) -> Vec<&'static str> {
-    const KEYS: [&str; 6] = [
-        "repetition_penalty",
-        "suppress_tokens",
-        "bad_words_ids",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "no_repeat_ngram_size",
-    ];
-    let has_effect = |key: &&str| match &settings[*key] {
+    let has_effect = |(key, neutral): &(&str, Option<f64>)| match &settings[*key] {
         Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => neutral.is_none() || number.as_f64() != *neutral,
+        Value::String(text) => !text.is_empty(),
         Value::Array(values) => !values.is_empty(),
-        value if *key == "repetition_penalty" => value.as_f64() != Some(1.0),
-        value if *key == "no_repeat_ngram_size" => value.as_f64() != Some(0.0),
-        _ => true,
+        Value::Object(values) => !values.is_empty(),
     };
-    KEYS.into_iter().filter(has_effect).collect()
+    SAMPLING.iter().filter(|setting| has_effect(setting)).map(|(key, _)| *key).collect()
+}
+
+/// The same of a GGUF file.
+pub(super) fn not_applied_of_file(file: &Gguf) -> Vec<&str> {
+    let has_effect = |key: &&str| {
+        let Some(name) = key.strip_prefix(SAMPLING_OF_FILES) else { return false };
+        let neutral = if name == "penalty_repeat" { 1.0 } else { 0.0 };
+        let number = file.get(key).and_then(|value| value.as_f64());
+        !NOT_ALONE.contains(&name) && number != Some(neutral)
+    };
+    file.keys().filter(has_effect).collect()
 }
 
 /// The token ids that the `settings` in `path` have below `key`: one, or a list of them.
@@ -139,9 +192,11 @@ fn text_of(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
     use super::*;
+    use crate::gguf::{Entry, Writer};
 
     #[test]
     fn settings_of_sampling_that_are_not_applied_are_named() {
@@ -158,8 +213,61 @@ mod tests {
                 json!({ "forced_bos_token_id": 0, "bad_words_ids": [[5]] }),
                 &["bad_words_ids", "forced_bos_token_id"],
             ),
+            (
+                json!({
+                    "stop_strings": ["</s>"], "min_p": 0.1, "begin_suppress_tokens": [2],
+                    "sequence_bias": [[[5], -1.0]], "min_new_tokens": 4, "guidance_scale": 1.5,
+                    "encoder_repetition_penalty": 1.2, "typical_p": 0.9, "num_beams": 4,
+                    "exponential_decay_length_penalty": [15, 1.6], "token_healing": true,
+                }),
+                &[
+                    "begin_suppress_tokens",
+                    "encoder_repetition_penalty",
+                    "exponential_decay_length_penalty",
+                    "guidance_scale",
+                    "min_new_tokens",
+                    "min_p",
+                    "num_beams",
+                    "sequence_bias",
+                    "stop_strings",
+                    "token_healing",
+                    "typical_p",
+                ],
+            ),
+            (
+                json!({
+                    "stop_strings": null, "min_p": 0, "sequence_bias": {}, "min_new_tokens": 0,
+                    "encoder_repetition_penalty": 1, "typical_p": 1.0, "num_beams": 1,
+                    "token_healing": false, "temperature": 0.6, "top_p": 0.95, "max_length": 20,
+                }),
+                &[],
+            ),
         ] {
             assert_eq!(not_applied(&settings), named, "{settings}");
+        }
+    }
+
+    #[test]
+    fn settings_of_sampling_in_a_file_are_named() {
+        for (key, value, is_named) in [
+            ("penalty_repeat", 1.3, true),
+            ("penalty_repeat", 1.0, false),
+            ("min_p", 0.05, true),
+            ("min_p", 0.0, false),
+            ("mirostat", 2.0, true),
+            ("mirostat_tau", 5.0, false),
+            ("temp", 0.7, false),
+            ("new", 0.5, true),
+        ] {
+            let key = format!("general.sampling.{key}");
+            let mut writer = Writer::default();
+            writer.set("general.name", Entry::Text("m".into()));
+            writer.set(&key, Entry::F32(value));
+            let mut bytes = Vec::new();
+            writer.write(&mut bytes).unwrap();
+            let file = Gguf::parse(bytes, "model.gguf").unwrap();
+            let named = if is_named { vec![key.as_str()] } else { Vec::new() };
+            assert_eq!(not_applied_of_file(&file), named, "{key}");
         }
     }
 }

@@ -375,6 +375,15 @@ impl Tokenizer {
         self.begin
     }
 
+    /// Whether it puts this token before a plain text.
+    pub(super) fn begins_texts_with(&self, id: u32) -> Result<bool, TokenizerError> {
+        let first = |with_special: bool| -> Result<Option<u32>, TokenizerError> {
+            let encoding = self.inner.encode_fast("a", with_special).map_err(refused)?;
+            Ok(encoding.get_ids().first().copied())
+        };
+        Ok(first(true)? == Some(id) && first(false)? != Some(id))
+    }
+
     /// Where to split `text` so that the first part contains no complete control token: one
     /// character before the end of the control token that ends first.
     fn first_control_end(&self, text: &str) -> Option<usize> {

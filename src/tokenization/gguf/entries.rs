@@ -99,7 +99,15 @@ fn from_folder(
     let begin = id("bos_token");
     let content = vec![Piece::Markup("a".into())];
     let opened = text.conversation_ids(&[TemplateMessage { role: "user", content }])?;
-    let begins = begin.is_some() && opened.first().copied() == begin;
+    // Readers put the token before conversations, too, unless the template has written it. ChatML
+    // begins with a token that may be named as BOS, but stands before no plain text.
+    let begins = match begin.filter(|_| opened.first().copied() == begin) {
+        Some(id) => match settings["add_bos_token"].as_bool() {
+            Some(begins) => begins,
+            None => text.tokenizer.begins_texts_with(id)?,
+        },
+        None => false,
+    };
     let mut entries = vec![
         ("tokenizer.ggml.model", Entry::Text("gpt2".into())),
         ("tokenizer.ggml.pre", Entry::Text(pre.into())),

@@ -36,6 +36,7 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
     ] {
         settings.extend(token.map(|token| (key.to_owned(), Value::from(token))));
     }
+    settings.insert("add_bos_token".into(), text.tokenizer.begin().is_some().into());
     settings.insert("chat_template".into(), source.into());
 
     let write = |name: &str, text: String| {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::{Begin, Vocabulary};
 use crate::gguf::{Entry, Gguf, Writer};
 use crate::hint::Hint;
 use crate::protocol::Piece;
@@ -185,6 +186,28 @@ fn sentence_piece_puts_its_space_before_what_begins_alone() {
     let observed = text.observation_ids(Some(2), &said("Hi")).unwrap();
     // `▁[INST]▁Hi`, a line break.
     assert_eq!(observed, [&spaced[..8], &[13]].concat());
+}
+
+#[test]
+fn a_begin_that_the_file_does_not_name_is_known_to_be_missing() {
+    let begin = |of: &[(&'static str, Entry)], without: &[&str], more: &[(&'static str, Entry)]| {
+        let mut settings = of.to_vec();
+        settings.retain(|(key, _)| !without.contains(key));
+        settings.extend_from_slice(more);
+        // Of pieces it is assumed, of bytes it depends on the pre-tokenizer.
+        let assumed = settings.iter().any(|(_, entry)| matches!(entry, Entry::F32s(_)));
+        let file = file(&settings);
+        Tokenizer::from_gguf(&file).unwrap();
+        Vocabulary::read(&file).unwrap().begin(assumed).unwrap()
+    };
+    let pieces = with_words(&[], |at| -(at as f32));
+    let bytes = bpe(&golden("bpe.json"), "smollm");
+    let (bos, add) = ("ggml.bos_token_id", "ggml.add_bos_token");
+    assert_eq!(begin(&pieces, &[], &[]), Begin::With(1));
+    assert_eq!(begin(&pieces, &[bos], &[]), Begin::Unnamed);
+    assert_eq!(begin(&pieces, &[bos], &[(add, Entry::Bool(false))]), Begin::Bare);
+    assert_eq!(begin(&bytes, &[bos], &[]), Begin::Bare);
+    assert_eq!(begin(&bytes, &[bos, add], &[(add, Entry::Bool(true))]), Begin::Unnamed);
 }
 
 #[test]

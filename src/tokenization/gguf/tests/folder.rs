@@ -54,6 +54,7 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
             .collect();
         let again = file(&entries);
         assert_eq!(again.text("tokenizer.ggml.pre").unwrap(), Some("smollm"));
+        assert_eq!(again.flag("tokenizer.ggml.add_bos_token").unwrap(), Some(begins));
 
         let source = ChatTokenizer::from_gguf(&source).unwrap();
         let sides = [ChatTokenizer::load(folder.path()), ChatTokenizer::from_gguf(&again)]
@@ -72,6 +73,54 @@ fn the_files_made_from_a_file_give_the_same_ids_and_so_does_a_file_made_from_the
             assert_eq!(side.tokenizer.stop_ids(), source.tokenizer.stop_ids());
         }
     }
+}
+
+/// As of SmolLM2, whose conversations begin with its BOS token, `<|im_start|>`.
+#[test]
+fn a_file_puts_a_token_before_texts_where_the_folder_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = golden("bpe.json");
+    let mut settings = bpe(&golden, "smollm");
+    settings.retain(|(key, _)| *key != "ggml.bos_token_id");
+    settings.push(("ggml.bos_token_id", Entry::U32(1)));
+    write_text_files(&file(&settings), folder.path()).unwrap();
+    let change = |name: &str, key: &str, value: Value| {
+        let path = folder.path().join(name);
+        let mut json: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        json[key] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+    };
+    let tokens = golden["tokens"].as_array().unwrap().len();
+    let begins = || {
+        let entries = gguf_entries(folder.path(), tokens, GgufTokenizer::Texts).unwrap();
+        let (_, entry) =
+            entries.into_iter().find(|(key, _)| key == "tokenizer.ggml.add_bos_token").unwrap();
+        matches!(entry, Entry::Bool(true))
+    };
+    assert!(!begins());
+    change("tokenizer_config.json", "add_bos_token", Value::Null);
+    assert!(!begins());
+    let processor = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [
+            { "SpecialToken": { "id": "<|im_start|>", "type_id": 0 } },
+            { "Sequence": { "id": "A", "type_id": 0 } },
+        ],
+        "pair": [
+            { "Sequence": { "id": "A", "type_id": 0 } },
+            { "Sequence": { "id": "B", "type_id": 1 } },
+        ],
+        "special_tokens": {
+            "<|im_start|>": { "id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"] },
+        },
+    });
+    change("tokenizer.json", "post_processor", processor);
+    assert!(begins());
+    change("tokenizer_config.json", "add_bos_token", false.into());
+    assert!(!begins());
+    change("tokenizer_config.json", "add_bos_token", true.into());
+    assert!(begins());
 }
 
 #[test]
