@@ -26,8 +26,8 @@ const SHOWN: usize = 8;
 pub struct Evaluation {
     /// Steps done before it.
     pub step: u64,
-    /// What its results depend on besides the policy, see [`basis`]. Evaluations of earlier
-    /// versions do not say it.
+    /// A checksum of what its results depend on besides the policy: the questions, and how they are
+    /// asked and scored. Evaluations of earlier versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<u32>,
     /// All tasks together.
