@@ -55,7 +55,7 @@ pub struct DemoTurn {
     pub action: Action,
     /// The large model's reply to a prompt.
     pub reply: Option<String>,
-    /// Whether the prompt was sent before, so that the policy is told so instead of the reply.
+    /// Whether the prompt was sent before, so that the policy reads that instead of the reply.
     pub is_repeated: bool,
     /// Whether it is learnt: false for a turn that the caller gave.
     pub is_learnt: bool,

@@ -75,7 +75,7 @@ pub struct EpisodeRequest {
     pub form: AnswerForm,
     /// Limits of the episode.
     pub limits: Limits,
-    /// How many turns the policy is told that it has. Default: those of `limits`.
+    /// The number of turns that the opening shows to the policy. Default: that of `limits`.
     pub shown_turns: Option<usize>,
     /// When the clock of the episode's deadline started.
     pub started: Instant,

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_adapter_is_told_what_one_is() {
+    fn errors_name_the_files_of_an_adapter() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("a.gguf"), "GGUF").unwrap();

@@ -184,6 +184,6 @@ mod tests {
         let answer = text.turn_ids("<think>so</think><answer>There</answer>").unwrap();
         assert_eq!(given.action_count(), answer.len(), "its answer alone is learnt");
         assert!(own.action_count() > given.action_count());
-        assert_ne!(traced(true, true).ids, own.ids, "it is told that the prompt was sent before");
+        assert_ne!(traced(true, true).ids, own.ids, "it reads that the prompt was sent before");
     }
 }

@@ -28,7 +28,7 @@ pub struct PolicyArm {
     protocol: Arc<Protocol>,
     limits: Limits,
     sampling: Sampling,
-    /// How many turns the policy is told that it has, if not those of `limits`.
+    /// The number of turns that the opening shows, if it is not that of `limits`.
     shown_turns: Option<usize>,
 }
 
@@ -89,7 +89,7 @@ impl Arm for PolicyArm {
     }
 
     async fn answer(&self, task: &Task, seed: u64) -> Result<ArmAnswer, EpisodeError> {
-        // A seed that an endpoint accepts: of others a part would be taken for drawn, and not sent.
+        // In the range that endpoints accept: larger seeds may count as random, and are not sent.
         let seed = if self.policy.is_remote() { of_sample(seed, 0) } else { seed };
         let sampling = Sampling { seed, ..self.sampling };
         let request = EpisodeRequest {
