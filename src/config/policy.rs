@@ -13,7 +13,6 @@ use crate::engine::tokens::config::TokensConfig;
 use crate::hint::{Hint, Reason};
 use crate::large_model::LargeModelConfig;
 use crate::model::DeviceChoice;
-use crate::outbound::client::Unusable;
 use crate::policy::DIRECT;
 
 /// The engine of a policy.
@@ -126,9 +125,7 @@ impl PolicyConfig {
         }
         if let Some(tokens) = &self.tokens {
             tokens.validate().map_err(|unusable| {
-                let Unusable { key, value, reason, hint } = unusable;
-                let text = format!("cannot use `{table}.tokens.{key}` = `{value}`: {reason}");
-                ConfigError::Setting(Reason::from(text).with_hint(hint))
+                ConfigError::Setting(unusable.in_table(&format!("{table}.tokens")))
             })?;
         }
         self.check_names(table)?;

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tower::util::MapResponseLayer;
 
 use super::wire::{AGENT, MOST_HEADERS, library_causes};
+use crate::hint::Reason;
 
 /// Looks up an environment variable that may hold a key.
 pub type KeyLookup<'a> = &'a dyn Fn(&str) -> Option<SecretString>;
@@ -34,6 +35,13 @@ impl Unusable {
         let shown = url.rsplit('@').next().unwrap_or_default();
         let shown = shown.split(['?', '#']).next().unwrap_or_default();
         Self { key: "url", value: shown.to_owned(), reason: reason.into(), hint }
+    }
+
+    /// The error about this key of the table `table`.
+    pub fn in_table(self, table: &str) -> Reason {
+        let Self { key, value, reason, hint } = self;
+        let text = format!("cannot use `{table}.{key}` = `{value}`: {reason}");
+        Reason::from(text).with_hint(hint)
     }
 }
 

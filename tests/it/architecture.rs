@@ -94,6 +94,7 @@ const FLOORS: [(&str, &[&str]); 41] = [
             "judge",
             "large_model",
             "model",
+            "outbound",
             "policy",
             "protocol",
             "reward",

@@ -24,10 +24,7 @@ pub(super) fn check(config: &GrpoConfig) -> Result<(), TrainError> {
     let wrong = |reason: Reason| Err(TrainError::Config(reason));
     let Some(tokens) = &config.tokens else { return Ok(()) };
     if let Err(unusable) = tokens.validate() {
-        let (key, value) = (unusable.key, unusable.value);
-        let (reason, hint) = (unusable.reason, unusable.hint);
-        let text = format!("cannot use `tokens.{key}` = `{value}`: {reason}");
-        return wrong(Reason::from(text).with_hint(hint));
+        return wrong(unusable.in_table("tokens"));
     }
     let temperature = config.temperature;
     let sampling = Sampling { temperature, top_p: 1.0, top_k: None, seed: 0 };

@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::config::{TinkerConfig, is_local};
+use super::config::TinkerConfig;
 use super::error::TinkerError;
 use super::reply::{TinkerResponse, reason};
 use super::wire::{Accepted, Finished, ForwardBackwardOutput, ForwardBackwardRequest, PROTOBUF};
+use crate::outbound::client::is_this_machine;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -76,7 +77,7 @@ impl Client {
             .redirect(Policy::none())
             .connect_timeout(request_timeout)
             .read_timeout(request_timeout);
-        if is_local(&url) {
+        if is_this_machine(&url) {
             http = http.no_proxy();
         }
         Ok(Self {

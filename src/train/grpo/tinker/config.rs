@@ -1,8 +1,8 @@
 //! The configuration of a Tinker server, and settings that it does not support.
 
-use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use crate::outbound::client::{is_this_machine, parse_url};
 use crate::train::config::at_least_one;
 use crate::train::error::TrainError;
 use crate::train::grpo::config::GrpoConfig;
@@ -82,21 +82,10 @@ impl TinkerConfig {
                 "`{setting}` is not available with `trainer.kind = \"tinker\"`: {why}"; hint: "{hint}"
             )))
         };
-        let url = Url::parse(&self.url).ok().filter(|url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.query().is_none()
-                && url.fragment().is_none()
-        });
-        let Some(url) = url else {
-            return Err(TrainError::Config(reason!(
-                "`trainer.url` is `{}`, which is not the URL of a server", self.url;
-                hint: "such as `http://127.0.0.1:8000`; a key is named by `trainer.api_key_env`"
-            )));
-        };
-        if self.api_key_env.is_some() && url.scheme() == "http" && !is_local(&url) {
+        let form = "write it as `http://127.0.0.1:8000`";
+        let url = parse_url(&self.url, form)
+            .map_err(|unusable| TrainError::Config(unusable.in_table("trainer")))?;
+        if self.api_key_env.is_some() && url.scheme() == "http" && !is_this_machine(&url) {
             return Err(TrainError::Config(reason!(
                 "the key of `trainer.api_key_env` would be sent to `{url}` without encryption";
                 hint: "use `https`"
@@ -163,18 +152,6 @@ impl TinkerConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether a URL is of this machine.
-pub fn is_local(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let address = host.trim_start_matches('[').trim_end_matches(']');
-            address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-        }
-        None => false,
     }
 }
 
