@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::config::{
@@ -32,6 +31,7 @@ use crate::train::run_folder::TEMPLATES;
 use super::engine_choice::EngineChoice;
 use super::hub;
 use super::model_check::{check_adapters, check_model, check_sizes, declared_context, not_loaded};
+use super::secrets;
 
 /// Everything that takes part in episodes.
 pub struct Assembly {
@@ -147,12 +147,11 @@ async fn players(
 
 /// What endpoints need besides their configuration.
 pub fn endpoint_setup(observer: Arc<dyn AttemptObserver>) -> EndpointSetup<'static> {
-    EndpointSetup { keys: &key, observer, seed: u64::from(std::process::id()) }
-}
-
-/// The key in an environment variable.
-fn key(variable: &str) -> Option<SecretString> {
-    std::env::var(variable).ok().map(SecretString::from)
+    EndpointSetup {
+        keys: &secrets::from_environment,
+        observer,
+        seed: u64::from(std::process::id()),
+    }
 }
 
 /// The large models of `config`.
@@ -320,7 +319,7 @@ pub async fn token_servers(
     path: &Path,
 ) -> anyhow::Result<TokensEngine> {
     let context = declared_context(path);
-    let engine = TokensEngine::new(config, text, context, &key)?;
+    let engine = TokensEngine::new(config, text, context, &secrets::from_environment)?;
     engine.connect().await?;
     Ok(engine)
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use crate::access::{AccessConfig, KeyLimits, NewKey, Store, StoreError};
 use crate::config::{Config, Overrides};
 
-use super::Failure;
+use super::{Failure, secrets};
 
 #[derive(Debug, Args)]
 pub struct KeysArgs {
@@ -73,15 +73,10 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
 }
 
 async fn open(config: &AccessConfig) -> Result<Store, StoreError> {
-    match config.store_url(&variable)? {
+    match config.store_url(&secrets::from_environment)? {
         Some(url) => Store::connect(&url).await,
         None => Store::embedded(&config.store).await,
     }
-}
-
-/// The value of an environment variable with a secret.
-pub fn variable(name: &str) -> Option<SecretString> {
-    std::env::var(name).ok().map(SecretString::from)
 }
 
 fn now() -> i64 {

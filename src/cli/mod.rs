@@ -23,6 +23,7 @@ mod model_check;
 mod pid_file;
 mod reload;
 mod runs;
+mod secrets;
 mod serve;
 mod signals;
 mod solve;

@@ -21,7 +21,7 @@ use crate::record::{Archive, Recorder};
 use super::assemble::{Assembly, LoadedPolicy, assemble};
 use super::pid_file::PidFile;
 use super::telemetry::Telemetry;
-use super::{Failure, descriptors, keys, memory};
+use super::{Failure, descriptors, memory, secrets};
 
 /// The time-out for loading models during a reload.
 const LOADING: Duration = Duration::from_secs(1800);
@@ -65,16 +65,17 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
 }
 
 async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), Failure> {
-    let access = Arc::new(Access::open(&config.access, &keys::variable).await?);
+    let access = Arc::new(Access::open(&config.access, &secrets::from_environment).await?);
     let is_closed = access.is_closed().await.map_err(anyhow::Error::from)?;
     if !is_closed {
         check_open(&config).await?;
     }
     let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
-    let recorder = config.record.as_ref().map(|record| Recorder::start(record, &keys::variable));
+    let recorder =
+        config.record.as_ref().map(|record| Recorder::start(record, &secrets::from_environment));
     let recorder = recorder.transpose()?;
     let archive = config.record.as_ref().map(|record| {
-        Archive::open(record, &keys::variable).map(|archive| (archive, record.clone()))
+        Archive::open(record, &secrets::from_environment).map(|archive| (archive, record.clone()))
     });
     let archive = archive.transpose()?;
     let metrics = Arc::new(Metrics::default());

@@ -23,7 +23,7 @@ use crate::config::TelemetryConfig;
 use crate::episode::{CONTENTS, SPANS};
 
 use super::background::Background;
-use super::keys;
+use super::secrets;
 
 /// The time-out of the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,7 +118,7 @@ fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
 /// Headers from the configured variable: `name=value,name=value`.
 fn headers(config: &TelemetryConfig) -> anyhow::Result<HashMap<String, String>> {
     let Some(variable) = &config.headers_env else { return Ok(HashMap::new()) };
-    let Some(value) = keys::variable(variable) else {
+    let Some(value) = secrets::from_environment(variable) else {
         anyhow::bail!("`telemetry.headers_env`: the variable `{variable}` is not set");
     };
     let pairs = value.expose_secret().split(',').map(|pair| {

@@ -27,7 +27,7 @@ use super::model_check::declared_context;
 use super::runs::{self, LISTEN};
 use super::signals::Signals;
 use super::telemetry::Telemetry;
-use super::{Failure, hub};
+use super::{Failure, hub, secrets};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -141,8 +141,8 @@ fn servers(config: &TokensConfig, model: &StartConfig) -> anyhow::Result<Arc<Tok
         .as_deref()
         .context("`tokens` needs `model.path`, whose weights the servers have")?;
     let text = Arc::new(ChatTokenizer::load(path)?);
-    let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
-    Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), &keys)?))
+    let keys = &secrets::from_environment;
+    Ok(Arc::new(TokensEngine::new(config, text, declared_context(path), keys)?))
 }
 
 /// The key of the Tinker server.
@@ -177,8 +177,8 @@ pub(super) fn large_model(
         }
         (None, endpoint) => {
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
-            let keys = |name: &str| std::env::var(name).ok().map(SecretString::from);
-            let setup = EndpointSetup { keys: &keys, observer: Arc::new(()), seed: 0 };
+            let keys = &secrets::from_environment;
+            let setup = EndpointSetup { keys, observer: Arc::new(()), seed: 0 };
             Arc::new(Endpoint::new(name, &endpoint.clone().patient(), &setup)?)
         }
     };
