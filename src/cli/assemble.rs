@@ -24,9 +24,8 @@ use crate::model::{
     ADAPTER_CONFIG, Adapter, DeviceChoice, DtypeChoice, Spec, Weights, check_finite, misplaced,
 };
 use crate::policy::{DirectPolicy, Policy, RemotePolicy, TokenPolicy};
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, own_templates};
 use crate::tokenization::ChatTokenizer;
-use crate::train::run_folder::TEMPLATES;
 
 use super::engine_choice::EngineChoice;
 use super::hub;
@@ -242,8 +241,7 @@ fn base_of(adapter: &Path) -> anyhow::Result<String> {
 /// The protocol: the templates of `config`, otherwise those in the first of `folders` that has
 /// some, otherwise the built-in ones.
 pub fn protocol(config: &Config, folders: &[PathBuf]) -> anyhow::Result<Protocol> {
-    let mut own = folders.iter().map(|folder| folder.join(TEMPLATES));
-    let templates = config.templates.clone().or_else(|| own.find(|own| own.is_dir()));
+    let templates = config.templates.clone().or_else(|| own_templates(folders));
     Ok(Protocol::load(templates.as_deref())?)
 }
 

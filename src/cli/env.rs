@@ -15,10 +15,9 @@ use crate::environment::{Environment, EnvironmentSetup};
 use crate::episode::Limits;
 use crate::http::{self, EnvironmentApp, environment_router};
 use crate::large_model::LargeModel;
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, own_templates};
 use crate::reward::Rewarder;
 use crate::tokenization::ChatTokenizer;
-use crate::train::run_folder::TEMPLATES;
 
 use super::model_check::declared_context;
 use super::serve::stop_signal;
@@ -112,8 +111,7 @@ async fn setup(
             Some((Arc::new(text), context))
         }
     };
-    let own = path.map(|path| path.join(TEMPLATES)).filter(|own| own.is_dir());
-    let templates = config.templates.clone().or(own);
+    let templates = config.templates.clone().or_else(|| own_templates(&path));
     let mut params = config.large_model.params.clone();
     if config.large_model.cache_replies > 0 {
         // As in training: equal requests get equal replies.

@@ -21,7 +21,8 @@ pub use parse::{Fragment, ParsedTurn, TurnParser, parse_turn};
 pub use piece::{Piece, concat, length};
 pub use reference::{ExpandError, carries, comparable, expand};
 pub use template::{
-    Opening, Protocol, ProtocolError, SETTINGS_FILE, Settings, Shown, TEMPLATE_FILES,
+    Opening, Protocol, ProtocolError, SETTINGS_FILE, Settings, Shown, TEMPLATE_FILES, TEMPLATES,
+    own_templates,
 };
 pub use write::write_prompt;
 

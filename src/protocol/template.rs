@@ -19,6 +19,9 @@ pub const TEMPLATE_FILES: [(&str, &str); 5] = [
     ("form.j2", include_str!("templates/form.j2")),
 ];
 
+/// The folder of templates inside a model's folder.
+pub const TEMPLATES: &str = "templates";
+
 /// The file of [`Settings`] in a folder of templates.
 pub const SETTINGS_FILE: &str = "protocol.json";
 
@@ -49,6 +52,12 @@ impl Settings {
         serde_json::from_str(&text)
             .map_err(|error| ProtocolError::Settings { path, reason: error.to_string() })
     }
+}
+
+/// The templates of a model: those in the first of `folders`, its adapter's and its own, that has
+/// some. `None` if none has.
+pub fn own_templates<'a>(folders: impl IntoIterator<Item = &'a PathBuf>) -> Option<PathBuf> {
+    folders.into_iter().map(|folder| folder.join(TEMPLATES)).find(|own| own.is_dir())
 }
 
 /// A template that cannot be used.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::error::TrainError;
 use crate::gguf::Gguf;
+use crate::protocol::TEMPLATES;
 use crate::run_lock::RunLock;
 use crate::tokenization::{TokenizerError, write_text_files};
 
@@ -18,9 +19,6 @@ pub(super) const TEXT_FILES: [&str; 5] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
-
-/// The folder of templates inside a model's folder.
-pub const TEMPLATES: &str = "templates";
 
 /// A run's folder.
 #[derive(Debug, Clone)]

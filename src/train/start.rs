@@ -11,7 +11,9 @@ use crate::model::spec::LayerKind;
 use crate::model::{
     Adapter, Family, Model, Spec, Weights, check_adapter, check_finite, first_not_finite, misplaced,
 };
-use crate::protocol::{Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES};
+use crate::protocol::{
+    Opening, Piece, Protocol, SETTINGS_FILE, TAGS, TEMPLATE_FILES, TEMPLATES, own_templates,
+};
 use crate::tokenization::ChatTokenizer;
 use crate::tokenization::word_level::{
     CONVERSATION_TEMPLATE, LAST_MESSAGE_TEMPLATE, write_word_level,
@@ -22,7 +24,7 @@ use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::origin::{fingerprint, model_parts};
-use super::run_folder::{RunFolder, TEMPLATES, TEXT_FILES, copy_tokenizer};
+use super::run_folder::{RunFolder, TEXT_FILES, copy_tokenizer};
 
 impl StartConfig {
     /// Checks the settings and the folder, without reading weights.
@@ -170,8 +172,7 @@ impl Start {
     /// The protocol templates that belong to the model: those of its adapter, otherwise those in
     /// its folder. Serving takes the same.
     pub fn own_templates(&self) -> Option<PathBuf> {
-        let folders = self.adapter.iter().chain([&self.folder]);
-        folders.map(|folder| folder.join(TEMPLATES)).find(|own| own.is_dir())
+        own_templates(self.adapter.iter().chain([&self.folder]))
     }
 
     /// The files that prompts and their tokens are made by, with their names in a model's folder.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::hint::Reason;
-use crate::train::run_folder::TEMPLATES;
+use crate::protocol::TEMPLATES;
 
 /// The index of sharded weights.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
