@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use secrecy::SecretString;
-use serde_json::json;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -112,17 +111,12 @@ async fn setup(
         }
     };
     let templates = config.templates.clone().or_else(|| own_templates(&path));
-    let mut params = config.large_model.params.clone();
-    if config.large_model.cache_replies > 0 {
-        // As in training: equal requests get equal replies.
-        params.entry("seed").or_insert(json!(0));
-    }
     Ok(EnvironmentSetup {
         large_model,
         protocol: Arc::new(Protocol::load(templates.as_deref())?),
         rewarder: Arc::new(Rewarder::new(&config.reward)?),
         limits: Limits { fallback: false, ..config.limits.clone() },
-        params,
+        params: config.large_model.call_params(),
         text,
     })
 }

@@ -92,6 +92,16 @@ impl Default for LargeModelChoice {
 }
 
 impl LargeModelChoice {
+    /// The fields of every call of an episode: `params`, and with a cache a fixed `seed`, so that
+    /// equal requests get equal replies.
+    pub fn call_params(&self) -> Map<String, Value> {
+        let mut params = self.params.clone();
+        if self.cache_replies > 0 {
+            params.entry("seed").or_insert(0.into());
+        }
+        params
+    }
+
     /// Checks a setting of this name.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::state::RunState;
@@ -108,10 +107,7 @@ pub(super) fn prepare<'c>(
         }
     }
     let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
-    let mut params = config.large_model.params.clone();
-    if config.large_model.cache_replies > 0 {
-        params.entry("seed").or_insert(json!(0));
-    }
+    let params = config.large_model.call_params();
     let rollouts = |policy: TokenPolicy| Rollouts {
         policy: Arc::new(policy),
         large_model: Arc::clone(&services.large_model),
