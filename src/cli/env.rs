@@ -19,7 +19,7 @@ use crate::reward::Rewarder;
 use crate::tokenization::ChatTokenizer;
 
 use super::model_check::declared_context;
-use super::serve::stop_signal;
+use super::signals::stop_signal;
 use super::telemetry::Telemetry;
 use super::train::large_model;
 use super::{Failure, hub, listener};

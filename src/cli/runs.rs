@@ -9,7 +9,7 @@ use clap::Args;
 use crate::http::{self, ServerConfig};
 use crate::runs::Runs;
 
-use super::serve::stop_signal;
+use super::signals::stop_signal;
 use super::telemetry::Telemetry;
 use super::{Failure, listener};
 

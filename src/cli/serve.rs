@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use tokio::net::TcpListener;
-use tokio::signal;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -20,6 +21,7 @@ use crate::record::{Archive, Recorder};
 
 use super::assemble::{Assembly, LoadedPolicy, assemble};
 use super::pid_file::PidFile;
+use super::signals::stop_signal;
 use super::telemetry::Telemetry;
 use super::{Failure, descriptors, memory, secrets};
 
@@ -270,14 +272,14 @@ fn say(config: &Config, assembly: &Assembly, address: std::net::SocketAddr) {
 /// SIGHUPs, if the system has them.
 struct Hangups {
     #[cfg(unix)]
-    signals: signal::unix::Signal,
+    signals: Signal,
 }
 
 impl Hangups {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
-            signals: signal::unix::signal(signal::unix::SignalKind::hangup())?,
+            signals: signal(SignalKind::hangup())?,
         })
     }
 
@@ -288,22 +290,6 @@ impl Hangups {
         }
         std::future::pending().await
     }
-}
-
-/// Completes when the process is asked to stop.
-pub(super) async fn stop_signal() {
-    let interrupted = signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        if let Ok(mut terminated) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = interrupted.await;
 }
 
 /// A UUID of version 7. Its random part comes from the thread's generator: the system's is slower.

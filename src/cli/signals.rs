@@ -32,3 +32,14 @@ impl Signals {
         let _ = tokio::signal::ctrl_c().await;
     }
 }
+
+/// Completes when the process is asked to end.
+pub(super) async fn stop_signal() {
+    match Signals::new() {
+        Ok(mut signals) => signals.next().await,
+        Err(error) => {
+            tracing::warn!(%error, "cannot wait for signals other than Ctrl-C");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
