@@ -427,6 +427,15 @@ pub(super) fn unreadable(path: &Path, reason: impl ToString) -> TokenizerError {
     TokenizerError::Read { path: path.display().to_string(), reason: reason.to_string() }
 }
 
+/// Writes the file `name` of a tokenizer's folder.
+pub(super) fn write_file(folder: &Path, name: &str, text: String) -> Result<(), TokenizerError> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).map_err(|error| TokenizerError::Write {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
 /// The text of a file without its byte order mark; none if there is no such file.
 pub(super) fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(path) {

@@ -14,7 +14,7 @@ use tokenizers::{
     AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer as Inner,
 };
 
-use super::tokenizer::TokenizerError;
+use super::tokenizer::{TokenizerError, write_file};
 
 /// Starts a user turn.
 pub const USER: &str = "<|user|>";
@@ -72,13 +72,7 @@ pub fn write_word_level(
     let size = inner.get_vocab_size(true);
     let end = inner.token_to_id(END);
 
-    let write = |name: &str, text: String| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| TokenizerError::Read {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })
-    };
+    let write = |name: &str, text: String| write_file(folder, name, text);
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
     write("tokenizer.json", inner.to_string(true).map_err(encode)?)?;
     write(

@@ -8,6 +8,7 @@ use super::chat_template;
 use crate::gguf::Gguf;
 use crate::protocol::Piece;
 use crate::tokenization::chat_template::{SpecialTokens, TemplateMessage};
+use crate::tokenization::tokenizer::write_file;
 use crate::tokenization::{ChatTokenizer, TokenizerError};
 
 /// Writes `tokenizer.json`, `tokenizer_config.json` with the chat template, and
@@ -39,13 +40,7 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
     settings.insert("add_bos_token".into(), text.tokenizer.begin().is_some().into());
     settings.insert("chat_template".into(), source.into());
 
-    let write = |name: &str, text: String| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| TokenizerError::Write {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })
-    };
+    let write = |name: &str, text: String| write_file(folder, name, text);
     let pretty = |value: Value| format!("{value:#}\n");
     write("tokenizer.json", text.tokenizer.to_json()?)?;
     write("tokenizer_config.json", pretty(settings.into()))?;
