@@ -7,8 +7,8 @@ use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
 use super::outside::{
-    add_filters, call_method, compared, end_of_raw, end_of_string, end_of_tag, json_escaped,
-    length as text_length, operand_length, word,
+    TagKind, add_filters, call_method, compared, end_of_string, json_escaped,
+    length as text_length, operand_length, tags, word,
 };
 
 /// Instructions that a rendering may execute. Published templates take a few hundred per message.
@@ -99,41 +99,21 @@ fn length(value: &minijinja::Value) -> Result<usize, minijinja::Error> {
 fn understood(source: &str) -> Result<String, minijinja::Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
-    let mut rest = source.as_str();
-    while let Some(begin) = rest.find('{') {
-        let close = match rest.get(begin..begin + 2) {
-            Some("{%") => "%}",
-            Some("{{") => "}}",
-            Some("{#") => "#}",
-            _ => {
-                out.push_str(&rest[..=begin]);
-                rest = &rest[begin + 1..];
-                continue;
+    let mut read = 0;
+    for (place, kind) in tags(&source) {
+        out.push_str(&source[read..place.start]);
+        read = place.end;
+        let tag = &source[place];
+        match (kind, word(tag)) {
+            (TagKind::Comment | TagKind::Raw, _) => out.push_str(tag),
+            (TagKind::Block, "generation") => out.push_str(&tag.replacen("generation", "with", 1)),
+            (TagKind::Block, "endgeneration") => {
+                out.push_str(&tag.replacen("endgeneration", "endwith", 1));
             }
-        };
-        out.push_str(&rest[..begin]);
-        let tag = &rest[begin..];
-        let mut end = end_of_tag(tag, close);
-        if close == "%}" && word(&tag[..end]) == "raw" {
-            end = end_of_raw(tag);
-            out.push_str(&tag[..end]);
-            rest = &tag[end..];
-            continue;
+            (TagKind::Block | TagKind::Expression, _) => out.push_str(&formatted(tag)?),
         }
-        match close {
-            "#}" => out.push_str(&tag[..end]),
-            "%}" => match word(&tag[..end]) {
-                "generation" => out.push_str(&tag[..end].replacen("generation", "with", 1)),
-                "endgeneration" => {
-                    out.push_str(&tag[..end].replacen("endgeneration", "endwith", 1));
-                }
-                _ => out.push_str(&formatted(&tag[..end])?),
-            },
-            _ => out.push_str(&formatted(&tag[..end])?),
-        }
-        rest = &tag[end..];
     }
-    out.push_str(rest);
+    out.push_str(&source[read..]);
     Ok(out)
 }
 

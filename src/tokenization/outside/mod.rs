@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::protocol::Piece;
 
 pub(super) use filters::{add_filters, call_method, json_escaped, length};
-pub(super) use source::{compared, end_of_raw, end_of_string, end_of_tag, operand_length, word};
+pub(super) use source::{TagKind, compared, end_of_string, operand_length, tags, word};
 
 /// A character from outside is its code unit of UTF-16, or its code in plane 1, plus this: it lies
 /// in the planes 15 and 16, which are for private use. Characters of higher planes are two units.

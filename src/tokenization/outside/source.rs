@@ -1,30 +1,59 @@
 //! The source of Jinja templates: its tags, and comparisons with text from outside.
 
+use std::ops::Range;
+
 use super::filters::SEARCHED;
+
+/// A kind of tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tokenization) enum TagKind {
+    /// `{% … %}`.
+    Block,
+    /// `{{ … }}`.
+    Expression,
+    /// `{# … #}`.
+    Comment,
+    /// A whole raw block, in which nothing is a tag.
+    Raw,
+}
+
+/// The tags of a template in order: where each lies, and its kind.
+pub(in crate::tokenization) fn tags(
+    source: &str,
+) -> impl Iterator<Item = (Range<usize>, TagKind)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while let Some(begin) = source[at..].find('{').map(|begin| at + begin) {
+            let (close, mut kind) = match source.get(begin..begin + 2) {
+                Some("{%") => ("%}", TagKind::Block),
+                Some("{{") => ("}}", TagKind::Expression),
+                Some("{#") => ("#}", TagKind::Comment),
+                _ => {
+                    at = begin + 1;
+                    continue;
+                }
+            };
+            let tag = &source[begin..];
+            let mut length = end_of_tag(tag, close);
+            if kind == TagKind::Block && word(&tag[..length]) == "raw" {
+                (length, kind) = (end_of_raw(tag), TagKind::Raw);
+            }
+            at = begin + length;
+            return Some((begin..at, kind));
+        }
+        None
+    })
+}
 
 /// `source` in which the operator `in` finds text whether or not either side is from outside. It
 /// gives no text, so no origin is lost.
 pub(in crate::tokenization) fn compared(source: &str) -> String {
     let mut places = Vec::new();
-    let mut at = 0;
-    while let Some(begin) = source[at..].find('{').map(|begin| at + begin) {
-        let close = match source.get(begin..begin + 2) {
-            Some("{%") => "%}",
-            Some("{{") => "}}",
-            Some("{#") => "#}",
-            _ => {
-                at = begin + 1;
-                continue;
-            }
-        };
-        let tag = &source[begin..];
-        let mut end = end_of_tag(tag, close);
-        if close == "%}" && word(&tag[..end]) == "raw" {
-            end = end_of_raw(tag);
-        } else if close != "#}" {
-            searched(&tag[..end], |place| places.push(begin + place));
+    for (tag, kind) in tags(source) {
+        if matches!(kind, TagKind::Block | TagKind::Expression) {
+            let begin = tag.start;
+            searched(&source[tag], |place| places.push(begin + place));
         }
-        at = begin + end;
     }
     places.sort_unstable();
     let mut out = String::with_capacity(source.len());
@@ -78,7 +107,7 @@ pub(in crate::tokenization) fn word(tag: &str) -> &str {
 }
 
 /// Where the raw block that `text` begins with ends.
-pub(in crate::tokenization) fn end_of_raw(text: &str) -> usize {
+fn end_of_raw(text: &str) -> usize {
     let mut at = 0;
     while let Some(begin) = text[at..].find("{%") {
         let end = at + begin + end_of_tag(&text[at + begin..], "%}");
@@ -91,7 +120,7 @@ pub(in crate::tokenization) fn end_of_raw(text: &str) -> usize {
 }
 
 /// Where the tag that `text` begins with ends; a `close` in a string does not end it.
-pub(in crate::tokenization) fn end_of_tag(text: &str, close: &str) -> usize {
+fn end_of_tag(text: &str, close: &str) -> usize {
     let mut at = 2;
     while let Some(c) = text[at..].chars().next() {
         if text[at..].starts_with(close) {
