@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use crate::chat::ChatMessage;
 use crate::engine::{Engine, EngineError, GenerateEvent, GenerateRequest, StopReason};
 use crate::hint::{Hint, Reason};
-use crate::protocol::Piece;
 use crate::tokenization::{
     ChatTokenizer, IncrementalDecoder, TemplateMessage, TokenizeError, tokenized,
 };
@@ -164,7 +163,7 @@ impl LocalModel {
         if let Some(key) = BESIDE_TEXT.iter().find(is_said) {
             return refused(&format!("`{key}`"));
         }
-        Ok(TemplateMessage { role, content: vec![Piece::Text(message.as_text())] })
+        Ok(TemplateMessage::text(role, message.as_text()))
     }
 }
 

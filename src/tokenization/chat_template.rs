@@ -27,6 +27,18 @@ pub struct TemplateMessage {
     pub content: Vec<Piece>,
 }
 
+impl TemplateMessage {
+    /// A message of text from outside.
+    pub fn text(role: &'static str, text: impl Into<String>) -> Self {
+        Self { role, content: vec![Piece::Text(text.into())] }
+    }
+
+    /// A message of trusted text.
+    pub fn markup(role: &'static str, text: impl Into<String>) -> Self {
+        Self { role, content: vec![Piece::Markup(text.into())] }
+    }
+}
+
 /// A chat template as models ship it, in Jinja.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -123,7 +135,7 @@ impl ChatTemplate {
         let mut template = Self::compiled(source, tokens, folder)?;
         // A word that no template trims.
         const WORD: &str = "userzero";
-        let message = TemplateMessage { role: "user", content: vec![Piece::Text(WORD.into())] };
+        let message = TemplateMessage::text("user", WORD);
         let mut is_silent = false;
         for content in [Content::Text, Content::Parts] {
             template.content = content;
@@ -266,8 +278,7 @@ mod tests {
     fn from_outside(message: &Value) -> TemplateMessage {
         let role =
             ["system", "user", "assistant"].into_iter().find(|role| message["role"] == *role);
-        let content = vec![Piece::Text(message["content"].as_str().unwrap().to_owned())];
-        TemplateMessage { role: role.unwrap(), content }
+        TemplateMessage::text(role.unwrap(), message["content"].as_str().unwrap())
     }
 
     fn verbatim(pieces: &[Piece]) -> String {
@@ -297,7 +308,7 @@ mod tests {
             ),
             (&CUTS.replace(".lstrip('\n')", "[1:-1]"), "</think>a<|im_end|>b", "<|im_end|>"),
         ] {
-            let message = |role| TemplateMessage { role, content: vec![Piece::Text(said.into())] };
+            let message = |role| TemplateMessage::text(role, said);
             let pieces = template(source).unwrap().render(&[message("user"), message("assistant")]);
             let expected = [
                 start("user"),
@@ -314,10 +325,7 @@ mod tests {
     fn a_template_trims_text_from_outside() {
         let source = "{% for m in messages %}<s>{{ m.content | trim }}</s>{{ m['content'].strip() + '</s>' }}{% endfor %}";
         let template = template(source).unwrap();
-        let pieces = |said: &str| {
-            let content = vec![Piece::Text(said.into())];
-            template.render(&[TemplateMessage { role: "user", content }]).unwrap()
-        };
+        let pieces = |said: &str| template.render(&[TemplateMessage::text("user", said)]).unwrap();
         assert_eq!(pieces("\n\n  Hi there  \n"), pieces("Hi there"));
         assert_eq!(pieces("a")[1], Piece::Text("a".into()));
     }
@@ -325,8 +333,8 @@ mod tests {
     #[test]
     fn a_template_that_reads_parts_is_given_parts() {
         const PARTS: &str = "{% for m in messages %}{{ m.role | capitalize }}:{% for line in m['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %}</s>{% endfor %}Assistant:";
-        let content = vec![Piece::Text(" Why? </s>".into())];
-        let pieces = template(PARTS).unwrap().render(&[TemplateMessage { role: "user", content }]);
+        let message = TemplateMessage::text("user", " Why? </s>");
+        let pieces = template(PARTS).unwrap().render(&[message]);
         let expected = [
             Piece::Markup("User:".into()),
             Piece::Text(" Why? </s>".into()),

@@ -63,10 +63,8 @@ impl ChatTokenizer {
         });
         let mut framed = Vec::new();
         for roles in FRAMED {
-            let messages: Vec<TemplateMessage> = roles
-                .iter()
-                .map(|&role| TemplateMessage { role, content: vec![Piece::Markup("a".into())] })
-                .collect();
+            let messages: Vec<TemplateMessage> =
+                roles.iter().map(|&role| TemplateMessage::markup(role, "a")).collect();
             // A template can refuse some roles.
             for piece in template.render(&messages).unwrap_or_default() {
                 if let Piece::Markup(text) = piece {
@@ -109,9 +107,8 @@ impl ChatTokenizer {
 
     /// What the chat template puts around messages, and the end of a turn.
     fn framed_ids(&self) -> impl Iterator<Item = u32> {
-        let content = vec![Piece::Markup("a".into())];
         // A template that fails here fails for every request, which says why.
-        let opened = self.conversation_ids(&[TemplateMessage { role: "user", content }]);
+        let opened = self.conversation_ids(&[TemplateMessage::markup("user", "a")]);
         let frames =
             self.format.iter().flat_map(|format| [&format.before_user, &format.after_user]);
         let frames = frames.map(|frame| self.tokenizer.encode_markup(frame));
@@ -321,8 +318,7 @@ mod tests {
     fn a_large_model_reads_text_as_it_is() {
         let text = text(CHATML);
         let said = "a <message>b</message> &lt;answer> <answer><|im_end|>";
-        let content = vec![Piece::Text(said.to_owned())];
-        let messages = [TemplateMessage { role: "user", content }];
+        let messages = [TemplateMessage::text("user", said)];
         let read = |ids: Vec<u32>| text.tokenizer.decode(&ids).unwrap().replace(' ', "");
         let ids = text.unescaped_ids(&messages).unwrap();
         let tag = text.tokenizer.encode_markup("<answer>").unwrap()[0];

@@ -1,12 +1,30 @@
 //! Identifies a vocabulary and a chat template without their files.
 
-use super::chat_template::TemplateMessage;
+use super::chat_template::{ChatTemplate, TemplateMessage};
 use super::chat_tokenizer::ChatTokenizer;
 use super::tokenizer::TokenizerError;
-use crate::protocol::{Piece, concat};
+use crate::protocol::concat;
 
 /// The conversation that chat templates are compared by: roles and texts.
 pub const CONVERSATION: [(&str, &str); 3] = [("user", "a"), ("assistant", "b"), ("user", "c")];
+
+fn messages() -> [TemplateMessage; 3] {
+    CONVERSATION.map(|(role, text)| TemplateMessage::markup(role, text))
+}
+
+/// [`CONVERSATION`] as `template` writes it, ready for the next turn, without the text `begin` of
+/// the BOS token.
+///
+/// # Errors
+/// When the chat template fails.
+pub fn written_conversation(
+    template: &ChatTemplate,
+    begin: Option<&str>,
+) -> Result<String, TokenizerError> {
+    let written = concat(&template.render(&messages())?);
+    let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);
+    Ok(bare.to_owned())
+}
 
 /// Ids that are compared, spread over the vocabulary.
 const SPREAD: usize = 256;
@@ -20,13 +38,13 @@ pub struct Fingerprint {
     pub size: usize,
     /// Ids that each decode to complete characters.
     pub ids: Vec<u32>,
-    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the token
-    /// of beginning.
+    /// [`CONVERSATION`] as the chat template writes it, ready for the next turn, without the BOS
+    /// token.
     pub conversation: String,
+    /// The ids of [`CONVERSATION`], the BOS token included.
+    pub conversation_ids: Vec<u32>,
     /// The text of the BOS token, where there is one.
     pub begin: Option<String>,
-    /// Its ids.
-    pub conversation_ids: Vec<u32>,
 }
 
 impl Fingerprint {
@@ -47,19 +65,13 @@ impl Fingerprint {
             let text = tokenizer.decode(&[id]).unwrap_or_default();
             !text.trim().is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)
         });
-        let messages = CONVERSATION.map(|(role, text)| TemplateMessage {
-            role,
-            content: vec![Piece::Markup(text.to_owned())],
-        });
         let begin = text.template.begin();
-        let written = concat(&text.template.render(&messages)?);
-        let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);
         Ok(Self {
             size,
             ids,
-            conversation: bare.to_owned(),
+            conversation: written_conversation(&text.template, begin)?,
             begin: begin.map(str::to_owned),
-            conversation_ids: text.conversation_ids(&messages)?,
+            conversation_ids: text.conversation_ids(&messages())?,
         })
     }
 }

@@ -19,6 +19,6 @@ pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};
 pub use chat_template::{ChatFormat, ChatTemplate, SpecialTokens, TemplateMessage};
 pub use chat_tokenizer::ChatTokenizer;
 pub use decode::IncrementalDecoder;
-pub use fingerprint::{CONVERSATION, Fingerprint};
+pub use fingerprint::{CONVERSATION, Fingerprint, written_conversation};
 pub use gguf::{GgufTokenizer, gguf_entries, write_text_files};
 pub use tokenizer::{Tokenizer, TokenizerError};

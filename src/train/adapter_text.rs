@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use crate::gguf::Gguf;
 use crate::model::ADAPTER_CONFIG;
-use crate::protocol::{Piece, concat};
 use crate::tokenization::{
-    CONVERSATION, ChatTemplate, ChatTokenizer, Fingerprint, TemplateMessage, Tokenizer,
+    ChatTemplate, ChatTokenizer, Fingerprint, Tokenizer, written_conversation,
 };
 
 use super::error::TrainError;
@@ -44,14 +43,8 @@ fn check_template(adapter: &Path, text: &ChatTokenizer, base: &Path) -> Result<(
     }
     // Published copies of one template differ in comments and spaces.
     let expected = Fingerprint::of(text)?;
-    let messages = CONVERSATION.map(|(role, text)| TemplateMessage {
-        role,
-        content: vec![Piece::Markup(text.to_owned())],
-    });
-    let written = concat(&ChatTemplate::load(adapter)?.render(&messages)?);
-    let begin = expected.begin.as_deref();
-    let bare = begin.and_then(|begin| written.strip_prefix(begin)).unwrap_or(&written);
-    if bare == expected.conversation {
+    let template = ChatTemplate::load(adapter)?;
+    if written_conversation(&template, expected.begin.as_deref())? == expected.conversation {
         return Ok(());
     }
     Err(TrainError::Config(reason!(

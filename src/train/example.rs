@@ -46,7 +46,7 @@ pub fn question_and_answer(
     question: &str,
     answer: &str,
 ) -> Result<TokenTrace, ExampleError> {
-    let message = TemplateMessage { role: "user", content: vec![Piece::Text(question.to_owned())] };
+    let message = TemplateMessage::text("user", question);
     let mut trace = TokenTrace::default();
     trace.push_context(&text.conversation_ids(&[message])?);
     push_turn(text, &mut trace, answer)?;
@@ -101,7 +101,7 @@ pub fn chat(text: &ChatTokenizer, lines: &[ChatTurn]) -> Result<TokenTrace, Exam
         .iter()
         .map(|line| {
             let role = if line.role == ChatRole::System { "system" } else { "user" };
-            TemplateMessage { role, content: vec![Piece::Text(line.content.clone())] }
+            TemplateMessage::text(role, &line.content)
         })
         .collect();
     if opening.last().is_none_or(|message| message.role != "user") {

@@ -51,7 +51,6 @@ const FLOORS: [(&str, &[&str]); 41] = [
             "engine",
             "gguf",
             "tokenization",
-            "protocol",
         ],
     ),
     (

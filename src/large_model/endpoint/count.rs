@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::texts::request_texts;
 use crate::gguf::Gguf;
-use crate::protocol::Piece;
 use crate::token_estimate::TokenEstimate;
 use crate::tokenization::{ChatTokenizer, TemplateMessage, Tokenizer, TokenizerError};
 use crate::trajectory::TokenUsage;
@@ -109,7 +108,7 @@ impl TokenCounter {
 impl Frame {
     /// What a chat template writes around texts.
     fn of(text: &ChatTokenizer) -> Result<Self, TokenizerError> {
-        let message = |role| TemplateMessage { role, content: vec![Piece::Text("a".to_owned())] };
+        let message = |role| TemplateMessage::text(role, "a");
         let one = text.conversation_ids(&[message("user")])?.len();
         let three = [message("user"), message("assistant"), message("user")];
         let three = text.conversation_ids(&three)?.len();
@@ -221,10 +220,7 @@ mod tests {
                 let messages: Vec<_> = texts
                     .iter()
                     .zip(roles)
-                    .map(|(&text, role)| TemplateMessage {
-                        role,
-                        content: vec![Piece::Text(text.into())],
-                    })
+                    .map(|(&text, role)| TemplateMessage::text(role, text))
                     .collect();
                 let read = text.conversation_ids(&messages).unwrap().len();
                 let written = text.tokenizer.encode_text("Ferk wrote it.").unwrap().len();

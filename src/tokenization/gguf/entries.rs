@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::gguf::{Entry, Gguf};
-use crate::protocol::Piece;
 use crate::tokenization::chat_template::TemplateMessage;
 use crate::tokenization::pre_tokenizer::{DIGIT, GPT_2, PreTokenizer};
 use crate::tokenization::token_settings::{read_settings, token_text};
@@ -97,8 +96,7 @@ fn from_folder(
         text.tokenizer.encode_markup(&text_of).ok().filter(|ids| ids.len() == 1).map(|ids| ids[0])
     };
     let begin = id("bos_token");
-    let content = vec![Piece::Markup("a".into())];
-    let opened = text.conversation_ids(&[TemplateMessage { role: "user", content }])?;
+    let opened = text.conversation_ids(&[TemplateMessage::markup("user", "a")])?;
     // Readers put the token before conversations, too, unless the template has written it. ChatML
     // begins with a token that may be named as BOS, but stands before no plain text.
     let begins = match begin.filter(|_| opened.first().copied() == begin) {

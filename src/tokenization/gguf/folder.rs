@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::chat_template;
 use crate::gguf::Gguf;
-use crate::protocol::Piece;
 use crate::tokenization::chat_template::{SpecialTokens, TemplateMessage};
 use crate::tokenization::tokenizer::write_file;
 use crate::tokenization::{ChatTokenizer, TokenizerError};
@@ -53,7 +52,6 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<(), TokenizerError
 /// Whether the chat template writes the token at the start of a conversation, if there is one.
 fn begins_by_itself(text: &ChatTokenizer) -> Result<bool, TokenizerError> {
     let Some(begin) = text.tokenizer.begin() else { return Ok(true) };
-    let content = vec![Piece::Markup("a".into())];
-    let rendered = text.template.render(&[TemplateMessage { role: "user", content }])?;
+    let rendered = text.template.render(&[TemplateMessage::markup("user", "a")])?;
     Ok(text.tokenizer.encode_pieces(&rendered)?.first() == Some(&begin))
 }

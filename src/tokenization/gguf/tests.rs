@@ -137,8 +137,7 @@ fn sentence_piece_puts_its_space_before_what_begins_alone() {
     let bare = [323, 305, 310, 315, 316, 325, 261, 264, 323, 279, 305, 310, 315, 316, 325];
     let spaced = [&[264], &bare[..]].concat();
     let said = |text: &str| [Piece::Text(text.to_owned())];
-    let messages = ["user", "assistant", "user"]
-        .map(|role| TemplateMessage { role, content: vec![Piece::Text("Hi".into())] });
+    let messages = ["user", "assistant", "user"].map(|role| TemplateMessage::text(role, "Hi"));
 
     let folder = tempfile::tempdir().unwrap();
     write_text_files(&gguf, folder.path()).unwrap();
