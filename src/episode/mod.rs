@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::hint::{Hint, Reason};
-use crate::large_model::{FailedUsage, LargeModel, LargeModelError, Reply};
+use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
 use crate::protocol::{Protocol, ProtocolError};
 use crate::trajectory::{TokenUsage, Trajectory};
@@ -203,9 +203,32 @@ impl std::ops::AddAssign for RoleUsage {
     }
 }
 
+impl From<&Reply> for RoleUsage {
+    fn from(reply: &Reply) -> Self {
+        Self { calls: 1, tokens: reply.usage, cost: reply.cost }
+    }
+}
+
 impl From<FailedUsage> for RoleUsage {
     fn from(FailedUsage { calls, tokens, cost }: FailedUsage) -> Self {
         Self { calls, tokens, cost }
+    }
+}
+
+impl RoleUsage {
+    /// The usage of a `call` of `model` with this result, and of calls that failed in its place;
+    /// estimated where an endpoint reports none.
+    pub fn of_call(
+        model: &dyn LargeModel,
+        call: &Call,
+        result: &Result<Reply, LargeModelError>,
+    ) -> Self {
+        let mut used = Self::from(call.lost.used());
+        used += match result {
+            Ok(reply) => Self::from(reply),
+            Err(error) => FailedUsage::of(error, model, call).into(),
+        };
+        used
     }
 }
 
@@ -224,6 +247,7 @@ impl std::ops::AddAssign for EpisodeUsage {
         self.large_model += other.large_model;
     }
 }
+
 /// What an episode has used so far.
 pub type Tally = Arc<Mutex<EpisodeUsage>>;
 

@@ -195,7 +195,7 @@ impl Run<'_> {
         }
         self.waited += begun.elapsed();
         let used = match &result {
-            Ok(reply) => RoleUsage { calls: 1, tokens: reply.usage, cost: reply.cost },
+            Ok(reply) => RoleUsage::from(reply),
             Err(EpisodeErrorKind::LargeModel(error))
                 if !error.may_be_billed() && !replying.has_written() =>
             {

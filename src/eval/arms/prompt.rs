@@ -15,7 +15,7 @@ use crate::eval::EvalError;
 use crate::eval::data::Question;
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
-use crate::large_model::{Call, FailedUsage, LargeModel, Reply};
+use crate::large_model::{Call, LargeModel};
 use crate::prompt_template::{Template, bare_text, last_marked};
 use crate::reward::{Normalization, Number};
 use crate::task::Task;
@@ -233,18 +233,8 @@ impl Arm for PromptArm {
                 ..Call::default()
             };
             let reply = self.model.complete(&call).await;
-            usage.large_model += RoleUsage::from(call.lost.used());
-            let reply: Reply = match reply {
-                Ok(reply) => reply,
-                Err(error) => {
-                    let lost = FailedUsage::of(&error, &*self.model, &call);
-                    usage.large_model += RoleUsage::from(lost);
-                    return Err(failed(error.into(), usage));
-                }
-            };
-            usage.large_model.calls += 1;
-            usage.large_model.tokens += reply.usage;
-            usage.large_model.cost += reply.cost;
+            usage.large_model += RoleUsage::of_call(&*self.model, &call, &reply);
+            let reply = reply.map_err(|error| failed(error.into(), usage))?;
             let text = reply.message.as_text();
             answers.push(self.prompt.answer(task, &text).to_owned());
             steps.push(AnswerStep::Reply(text));
@@ -270,7 +260,7 @@ fn most_frequent(answers: &[String], votes: impl Iterator<Item = String>) -> &st
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::large_model::{LargeModelError, Phase, Scripted, WithFallbacks};
+    use crate::large_model::{LargeModelError, Phase, Reply, Scripted, WithFallbacks};
 
     fn worded() -> (Task, Brief) {
         (Task { source: "s".into(), ..Task::default() }, Brief(["s".to_owned()].into()))

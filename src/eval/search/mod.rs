@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
-use crate::large_model::{Call, FailedUsage, LargeModel};
+use crate::large_model::{Call, LargeModel};
 use crate::prompt_template::Template;
 use crate::seed;
 
@@ -278,12 +278,7 @@ impl Search<'_> {
                 ..Call::default()
             };
             let reply = self.proposer.complete(&call).await;
-            let mut used = RoleUsage::from(call.lost.used());
-            used += match &reply {
-                Ok(reply) => RoleUsage { calls: 1, tokens: reply.usage, cost: reply.cost },
-                Err(error) => RoleUsage::from(FailedUsage::of(error, &*self.proposer, &call)),
-            };
-            (as_a_call(used), reply)
+            (as_a_call(RoleUsage::of_call(&*self.proposer, &call, &reply)), reply)
         });
         let mut replies = futures::stream::iter(replies).buffered(self.max_in_flight.max(1));
         let mut proposals = Vec::new();
