@@ -273,14 +273,6 @@ pub struct Episode {
     pub reply: Option<Reply>,
 }
 
-impl Episode {
-    /// The policy's own answer: what a reward counts.
-    pub fn policy_answer(&self) -> Option<&str> {
-        (self.answer_source == AnswerSource::Policy && self.finish_reason == FinishReason::Answered)
-            .then_some(self.answer.as_str())
-    }
-}
-
 /// Why an episode has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EpisodeErrorKind {

@@ -484,5 +484,5 @@ async fn turns_record_what_was_written_and_meant() {
     assert_eq!(turns[0].observation.as_ref().unwrap().reply, "r1");
     assert_eq!(turns[1].think.as_deref(), Some("t"));
     assert_eq!(turns[1].observation, None);
-    assert_eq!(episode.policy_answer(), Some("done"));
+    assert_eq!((&*episode.answer, episode.answer_source), ("done", AnswerSource::Policy));
 }
