@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{GrpoConfig, OutageConfig};
 use super::outage::{Failures, Pauses};
 use super::rollout::{RolloutTask, Rollouts, Scored};
-use super::samples::step_of;
+use super::step_files;
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
@@ -190,7 +190,7 @@ impl Evaluation {
         let folder = folder.join("evaluations");
         std::fs::create_dir_all(&folder)?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(folder.join(format!("step-{:08}.json", self.step)), text)?)
+        Ok(std::fs::write(step_files::path(&folder, self.step), text)?)
     }
 
     /// Removes what an earlier attempt of the run in `folder` evaluated beyond its last checkpoint,
@@ -199,17 +199,8 @@ impl Evaluation {
     /// # Errors
     /// When a file cannot be removed.
     pub fn forget_later(folder: &Path, step: Option<u64>) -> io::Result<()> {
-        let entries = match std::fs::read_dir(folder.join("evaluations")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if step_of(&path).is_some_and(|of| step.is_none_or(|step| of > step)) {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Ok(())
+        let is_later = |of: u64| step.is_none_or(|step| of > step);
+        step_files::remove(&folder.join("evaluations"), is_later)
     }
 
     /// All evaluations in the run's folder up to `step`, oldest first.

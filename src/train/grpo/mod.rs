@@ -18,6 +18,7 @@ mod report;
 mod rollout;
 mod run;
 mod samples;
+mod step_files;
 mod tasks;
 pub mod tinker;
 mod token_servers;

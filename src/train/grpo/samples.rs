@@ -10,6 +10,7 @@ use super::collect::{Collected, Group};
 use super::config::SampleConfig;
 use super::evaluate::SampleEpisode;
 use super::rollout::Scored;
+use super::step_files;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
 
@@ -37,18 +38,9 @@ impl Samples {
     /// # Errors
     /// When a file cannot be read or removed.
     pub fn open(root: &Path, step: u64, config: SampleConfig) -> io::Result<Self> {
-        let samples = Self { folder: root.join("samples"), config };
-        let entries = match fs::read_dir(&samples.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(samples),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if step_of(&path).is_some_and(|of| of > step || of + config.keep_steps <= step) {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(samples)
+        let folder = root.join("samples");
+        step_files::remove(&folder, |of| of > step || of + config.keep_steps <= step)?;
+        Ok(Self { folder, config })
     }
 
     /// Writes some of the episodes that step `step` learnt from.
@@ -74,14 +66,8 @@ impl Samples {
     }
 
     fn path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("step-{step:08}.json"))
+        step_files::path(&self.folder, step)
     }
-}
-
-/// The step of a file `step-00000010.json`.
-pub fn step_of(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok()
 }
 
 /// At most `most` episodes of `groups`.
