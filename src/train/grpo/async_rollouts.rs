@@ -78,13 +78,13 @@ impl AsyncRollouts {
         }
         let mut this = Self { config, tasks, samplers, servers, in_flight: VecDeque::new() };
         // The next step uses the oldest weights.
-        let turn = this.turn(trainer.step);
-        this.samplers.rotate_right(turn);
+        let index = this.sampler_index(trainer.step);
+        this.samplers.rotate_right(index);
         Ok(this)
     }
 
-    /// The sampler of step `step`.
-    fn turn(&self, step: u64) -> usize {
+    /// Which sampler samples the episodes of step `step`.
+    fn sampler_index(&self, step: u64) -> usize {
         (step % self.samplers.len() as u64) as usize
     }
 
@@ -104,7 +104,7 @@ impl AsyncRollouts {
     }
 
     fn begin(&self, step: u64) -> JoinHandle<Result<Gathered, TrainError>> {
-        let sampler = &self.samplers[self.turn(step)];
+        let sampler = &self.samplers[self.sampler_index(step)];
         let (rollouts, weights) = match &self.servers {
             Some(servers) => (servers, 0),
             None => (&sampler.rollouts, sampler.weights),
@@ -120,9 +120,9 @@ impl AsyncRollouts {
     }
 
     /// Gives the weights of `trainer` to the engine that sampled the episodes of its last step.
-    pub fn renew(&mut self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
-        let turn = self.turn(trainer.step - 1);
-        let sampler = &mut self.samplers[turn];
+    pub fn update_weights(&mut self, trainer: &Trainer<'_>) -> Result<(), TrainError> {
+        let index = self.sampler_index(trainer.step - 1);
+        let sampler = &mut self.samplers[index];
         sampler.engine.set_weights(&trainer.policy().merged()?);
         sampler.weights = trainer.step;
         Ok(())
@@ -146,6 +146,6 @@ impl AsyncRollouts {
 
     fn newest_sampler(&self, step: u64) -> &Sampler {
         // Its weights are those of the sampler that is used last.
-        &self.samplers[self.turn(step + self.samplers.len() as u64 - 1)]
+        &self.samplers[self.sampler_index(step + self.samplers.len() as u64 - 1)]
     }
 }

@@ -39,7 +39,7 @@ pub struct GuardState {
 }
 
 impl GuardState {
-    /// Resets the counters, as after a return. The value of the first step is kept.
+    /// Resets the counters after a rollback. The values of the first step are kept.
     pub fn reset(&mut self) {
         self.strikes.clear();
     }

@@ -42,7 +42,7 @@ pub struct Rollouts {
     /// Fields of every call of the large model.
     pub params: Map<String, Value>,
     /// A slot for each episode in flight, in the order of requests.
-    pub places: Arc<Semaphore>,
+    pub slots: Arc<Semaphore>,
 }
 
 /// An episode to be run.
@@ -75,8 +75,8 @@ impl Rollouts {
     }
 
     async fn attempt(&self, attempt: &RolloutTask<'_>) -> Result<Scored, RolloutFailure> {
-        let place = self.places.acquire().await;
-        let _place = place.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
+        let slot = self.slots.acquire().await;
+        let _slot = slot.map_err(|error| RolloutFailure::of(Cause::Model, error.to_string()))?;
         let mut cost = 0.0;
         match self.scored(attempt, &mut cost).await {
             Ok((episode, (reward, judged))) => Ok(Scored { episode, reward, judged, cost }),

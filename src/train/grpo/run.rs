@@ -72,11 +72,11 @@ pub fn run_grpo(
     let (services, mut resume) = (services.into(), resume.into());
     let outcome = loop {
         let ended = prepare(config, &services, resume, &folder, &mut summary)
-            .and_then(|mut run| run.go(progress, &mut summary));
+            .and_then(|mut run| run.train(progress, &mut summary));
         match ended {
             Ok(Ended::Finished(model)) => break Ok(model),
             // It continues from a checkpoint, as if the process had been restarted.
-            Ok(Ended::Returned) => resume = Resume::Same,
+            Ok(Ended::RolledBack) => resume = Resume::Same,
             Err(error) => break Err(error),
         }
     };
@@ -125,11 +125,12 @@ enum Ended {
     /// With a finished model, in this folder.
     Finished(PathBuf),
     /// With a checkpoint of its best policy, to continue from.
-    Returned,
+    RolledBack,
 }
 
 impl Run<'_> {
-    fn go(
+    /// Trains until the last step or a rollback.
+    fn train(
         &mut self,
         progress: &mut dyn Progress,
         summary: &mut RunSummary,
@@ -155,12 +156,12 @@ impl Run<'_> {
                 None => self.step(progress),
             };
             let due = match stepped {
-                Err(error @ TrainError::Diverged(_)) if self.may_return() => {
-                    return self.go_back(&error.to_string(), summary);
+                Err(error @ TrainError::Diverged(_)) if self.can_roll_back() => {
+                    return self.roll_back(&error.to_string(), summary);
                 }
                 stepped => stepped?,
             };
-            if let Some(ended) = self.close(due, &mut log, progress, summary)? {
+            if let Some(ended) = self.end_step(due, &mut log, progress, summary)? {
                 return Ok(ended);
             }
         }
@@ -168,7 +169,7 @@ impl Run<'_> {
     }
 
     /// Ends a step: evaluates its policy if it is time to, logs it, and saves the run.
-    fn close(
+    fn end_step(
         &mut self,
         due: Due,
         log: &mut MetricsLog,
@@ -195,12 +196,12 @@ impl Run<'_> {
         let is_cancelled = progress.is_cancelled();
         let is_due = done.is_multiple_of(self.config.checkpoint_every);
         if let Some(reason) = &collapse
-            && self.may_return()
+            && self.can_roll_back()
             && !is_last
         {
             // A policy that collapsed must not become the best one.
             self.state.best = best_before;
-            return self.go_back(&reason.text, summary).map(Some);
+            return self.roll_back(&reason.text, summary).map(Some);
         }
         if is_due || is_last || is_best || is_cancelled || collapse.is_some() {
             self.checkpoint()?;
@@ -224,7 +225,7 @@ impl Run<'_> {
         let collected = &gathered.collected;
         let learnt = self.trainer.step(&collected.samples())?;
         self.samples.write(self.trainer.step, collected)?;
-        self.rollouts.renew(&self.trainer)?;
+        self.rollouts.update_weights(&self.trainer)?;
 
         let has_kl = self.config.objective.kl_coef != 0.0;
         let mut values = collected.values();

@@ -307,7 +307,7 @@ fn rollouts(
         judge: None,
         limits: Limits { fallback: false, ..config.limits.clone() },
         params: Default::default(),
-        places: Arc::new(Semaphore::new(3)),
+        slots: Arc::new(Semaphore::new(3)),
     }
 }
 

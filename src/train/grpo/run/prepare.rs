@@ -106,7 +106,7 @@ pub(super) fn prepare<'c>(
             failed.map_or(Ok(()), |failure| Err(TrainError::JudgeIsDown(failure.reason)))?;
         }
     }
-    let places = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
     let params = config.large_model.call_params();
     let rollouts = |policy: TokenPolicy| Rollouts {
         policy: Arc::new(policy),
@@ -116,7 +116,7 @@ pub(super) fn prepare<'c>(
         judge: judge.clone(),
         limits: Limits { fallback: false, ..config.limits.clone() },
         params: params.clone(),
-        places: Arc::clone(&places),
+        slots: Arc::clone(&slots),
     };
     let rollouts = AsyncRollouts::new(
         Arc::new(config.clone()),

@@ -1,4 +1,4 @@
-//! The state of a run: its checkpoints, its return to the best policy, its finished model.
+//! The state of a run: its checkpoints, rollbacks to the best policy, its finished model.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) struct RunState {
     pub(super) watch: GuardState,
     pub(super) bad_updates: BadUpdates,
     pub(super) best: Option<Best>,
-    /// How often the run has returned to its best policy.
+    /// How often the run was rolled back to its best policy.
     #[serde(default)]
     pub(super) rollbacks: u32,
     /// The usage of the judge.
@@ -158,8 +158,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether there is a best policy to return to, and a return left.
-    pub(super) fn may_return(&self) -> bool {
+    /// Whether there is a best policy to roll back to, and a rollback left.
+    pub(super) fn can_roll_back(&self) -> bool {
         // Token servers keep the weights that they have.
         let is_here = self.load.is_none() && matches!(self.config.trainer, TrainerConfig::Local {});
         is_here
@@ -169,7 +169,7 @@ impl Run<'_> {
 
     /// Makes the best policy and its optimizer the checkpoint of the current step: the run
     /// continues with new tasks, not with the same ones again.
-    pub(super) fn go_back(
+    pub(super) fn roll_back(
         &mut self,
         reason: &str,
         summary: &mut RunSummary,
@@ -194,6 +194,6 @@ impl Run<'_> {
             }
             state.save(folder)
         })?;
-        Ok(Ended::Returned)
+        Ok(Ended::RolledBack)
     }
 }
