@@ -49,6 +49,12 @@ impl TokenTrace {
         self.action_mask.truncate(end);
     }
 
+    /// The log-probabilities of the tokens that the policy sampled, in order.
+    pub fn action_log_probs(&self) -> impl Iterator<Item = f64> + '_ {
+        let sampled = self.log_probs.iter().zip(&self.action_mask).filter(|(_, sampled)| **sampled);
+        sampled.map(|(log_prob, _)| f64::from(*log_prob))
+    }
+
     /// How many tokens the policy sampled.
     pub fn action_count(&self) -> usize {
         self.action_mask.iter().filter(|&&sampled| sampled).count()

@@ -189,13 +189,10 @@ impl Collected {
 
     /// Entropy of the policy, estimated by the mean surprise of its sampled tokens, nats.
     pub fn sampled_entropy(&self) -> Option<f64> {
-        let tokens = self.members().flat_map(|scored| {
-            let trace = &scored.episode.trajectory.trace;
-            trace.log_probs.iter().zip(&trace.action_mask)
-        });
+        let traces = self.members().map(|scored| &scored.episode.trajectory.trace);
         let (mut sum, mut count) = (0.0, 0.0);
-        for (log_prob, _) in tokens.filter(|(_, sampled)| **sampled) {
-            sum -= f64::from(*log_prob);
+        for log_prob in traces.flat_map(TokenTrace::action_log_probs) {
+            sum -= log_prob;
             count += 1.0;
         }
         (count > 0.0).then(|| sum / count)

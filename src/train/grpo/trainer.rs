@@ -13,7 +13,7 @@ use super::figures::StepFigures;
 use super::learner::Learner;
 use super::local::LocalLearner;
 use super::objective::KlEstimator;
-use super::update::{OtherScores, Update, rollout_log_probs};
+use super::update::{OtherScores, Update};
 use crate::model::Model;
 use crate::seed::{Purpose, derive};
 use crate::train::checkpoint;
@@ -184,7 +184,7 @@ impl<'c> Trainer<'c> {
         let samples = &samples[..samples.len().min(DIVERGENCE_SAMPLES)];
         let (mut sum, mut tokens) = (0.0, 0.0);
         for (trace, reference) in samples.iter().zip(self.reference_log_probs(samples)?) {
-            for (own, reference) in rollout_log_probs(trace).into_iter().zip(reference) {
+            for (own, reference) in trace.action_log_probs().zip(reference) {
                 sum += KlEstimator::K3.estimate(own, reference).0;
                 tokens += 1.0;
             }

@@ -72,7 +72,7 @@ impl<'a> Update<'a> {
     pub fn gradients(&mut self, index: usize, own: &TraceScores) -> TokenGradients {
         let sample = &self.samples[index];
         let log_probs = &own.log_probs;
-        let rollout = rollout_log_probs(sample.trace);
+        let rollout: Vec<f64> = sample.trace.action_log_probs().collect();
         if self.is_first {
             for (own, rollout) in log_probs.iter().zip(&rollout) {
                 let logprob_diff = (own - rollout).abs();
@@ -114,10 +114,4 @@ impl<'a> Update<'a> {
             None => self.figures.dropped += 1.0,
         }
     }
-}
-
-/// The log-probabilities at sampling.
-pub(super) fn rollout_log_probs(trace: &TokenTrace) -> Vec<f64> {
-    let sampled = trace.log_probs.iter().zip(&trace.action_mask).filter(|(_, sampled)| **sampled);
-    sampled.map(|(log_prob, _)| f64::from(*log_prob)).collect()
 }
