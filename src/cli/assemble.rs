@@ -81,21 +81,22 @@ pub async fn assemble(
             hint: "`--policy` names a policy; with `--policy-engine large_model` the large model is its own policy"
         ));
     }
-    let mut adapters = players(config, &config.policy, "policy", &large_models, &setup).await?;
+    let mut adapters =
+        load_policies(config, &config.policy, "policy", &large_models, &setup).await?;
     let main = adapters.remove(0);
     let canary = match &config.canary {
         Some(canary) => {
-            let mut players =
-                players(config, &canary.policy, "canary", &large_models, &setup).await?;
-            let canary = players.remove(0);
-            adapters.extend(players);
+            let mut policies =
+                load_policies(config, &canary.policy, "canary", &large_models, &setup).await?;
+            let canary = policies.remove(0);
+            adapters.extend(policies);
             Some(canary)
         }
         None => None,
     };
     let mut names = HashSet::new();
-    for player in [&main].into_iter().chain(&canary).chain(&adapters) {
-        let name = player.policy.name();
+    for loaded in [&main].into_iter().chain(&canary).chain(&adapters) {
+        let name = loaded.policy.name();
         if !names.insert(name) {
             let reason = reason!(
                 "two policies are called `{name}`";
@@ -107,21 +108,21 @@ pub async fn assemble(
     Ok(Assembly { main, canary, adapters, large_models, notes })
 }
 
-/// The policy of `player` in `config`, followed by those of its adapters; `endpoint` is its name if
-/// it is behind one.
-async fn players(
+/// The policy of the table `policy` in `config`, followed by those of its adapters; `endpoint` is
+/// its name if it is behind one.
+async fn load_policies(
     config: &Config,
-    player: &PolicyConfig,
+    policy: &PolicyConfig,
     endpoint: &str,
     large_models: &LargeModels,
     setup: &EndpointSetup<'_>,
 ) -> anyhow::Result<Vec<LoadedPolicy>> {
     let alone =
         |policy: Arc<dyn Policy>| vec![LocalPolicy { policy, folders: Vec::new(), servers: None }];
-    let policies = match player.engine {
+    let policies = match policy.engine {
         Some(PolicyEngine::Remote) => {
-            let remote = player.remote.as_ref().context("the policy's `remote` is missing")?;
-            let name = player.name.as_deref().unwrap_or(endpoint);
+            let remote = policy.remote.as_ref().context("the policy's `remote` is missing")?;
+            let name = policy.name.as_deref().unwrap_or(endpoint);
             alone(Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))))
         }
         None | Some(PolicyEngine::Direct) => alone(Arc::new(DirectPolicy)),
@@ -134,14 +135,14 @@ async fn players(
             | PolicyEngine::MistralRs
             | PolicyEngine::Native
             | PolicyEngine::Tokens),
-        ) => local_policies(player, engine).await?,
+        ) => local_policies(policy, engine).await?,
     };
-    let sampling = player.sampling.of_seed(0);
-    let player = |LocalPolicy { policy, folders, .. }| {
+    let sampling = policy.sampling.of_seed(0);
+    let loaded = |LocalPolicy { policy, folders, .. }| {
         let protocol = Arc::new(protocol(config, &folders)?);
         Ok(LoadedPolicy { policy, protocol, sampling })
     };
-    policies.into_iter().map(player).collect()
+    policies.into_iter().map(loaded).collect()
 }
 
 /// What endpoints need besides their configuration.

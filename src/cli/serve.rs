@@ -154,7 +154,7 @@ fn serving(config: &Config, assembly: Assembly) -> Serving {
     Serving {
         main: served(assembly.main),
         canary: canary
-            .map(|(player, canary)| Canary { share: canary.share, served: served(player) }),
+            .map(|(loaded, canary)| Canary { share: canary.share, served: served(loaded) }),
         adapters: assembly.adapters.into_iter().map(served).collect(),
         large_models: assembly.large_models,
         limits: config.episode.clone(),

@@ -19,7 +19,8 @@ const BYTES_A_TOKEN: usize = 16;
 
 /// An open episode. Dropping it ends it.
 pub(super) struct OpenEpisode {
-    player: StepHandle,
+    /// Takes the policy's turns.
+    policy: StepHandle,
     outcome: oneshot::Receiver<FinishedEpisode>,
     /// The turn that is awaited.
     turn: usize,
@@ -39,14 +40,14 @@ impl OpenEpisode {
         task: Task,
         limits: Limits,
     ) -> Self {
-        let (policy, player) = SteppedPolicy::new(setup.text.clone());
+        let (stepped, policy) = SteppedPolicy::new(setup.text.clone());
         let (sender, outcome) = oneshot::channel();
         let running = tokio::spawn(async move {
-            let outcome = run(&setup, policy, &task, limits).await;
+            let outcome = run(&setup, stepped, &task, limits).await;
             let _ = sender.send(outcome);
         });
         let task = AbortOnDropHandle::new(running);
-        Self { player, outcome, turn: 0, is_taken: false, last: None, vocabulary, _task: task }
+        Self { policy, outcome, turn: 0, is_taken: false, last: None, vocabulary, _task: task }
     }
 
     /// The result of the reset.
@@ -56,7 +57,7 @@ impl OpenEpisode {
 
     /// The result of the last turn: the prompt for turn `turn`, or the end. Cancel safe.
     async fn state_of(&mut self, turn: usize) -> EpisodeState {
-        let state = match self.player.prompts.recv().await {
+        let state = match self.policy.prompts.recv().await {
             Some(prompted) => EpisodeState::Turn {
                 turn,
                 shown: prompted.shown,
@@ -95,7 +96,7 @@ impl OpenEpisode {
             (_, Some(EpisodeState::Turn { max_tokens, trace, .. })) if !self.is_taken => {
                 self.check(&played, *max_tokens, trace)?;
                 // When the receiver is gone, the episode is over: its time was up.
-                let _ = self.player.turns.send(played).await;
+                let _ = self.policy.turns.send(played).await;
                 self.is_taken = true;
             }
             _ => {}

@@ -202,20 +202,20 @@ impl<'a> Setup<'a> {
                     continue;
                 }
                 Method::Policy(policy) => {
-                    let player = self.policy(policy).await?;
-                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
+                    let policy = self.policy(policy).await?;
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &policy, &shared)))
                 }
                 Method::FirstPrompt(policy) => {
-                    let player = self.policy(policy).await?;
-                    Arc::new(PolicyArm::first_prompt(self.policy_arm(spec, &player, &shared)))
+                    let policy = self.policy(policy).await?;
+                    Arc::new(PolicyArm::first_prompt(self.policy_arm(spec, &policy, &shared)))
                 }
                 Method::SelfPolicy => {
-                    let player = self.self_policy(&shared)?;
-                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
+                    let policy = self.self_policy(&shared)?;
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &policy, &shared)))
                 }
                 Method::Script(command) => {
-                    let player = self.program(command)?;
-                    Arc::new(PolicyArm::new(self.policy_arm(spec, &player, &shared)))
+                    let policy = self.program(command)?;
+                    Arc::new(PolicyArm::new(self.policy_arm(spec, &policy, &shared)))
                 }
                 Method::Direct => self.prompt_arm(spec, Prompt::direct(&brief)?, 1, shared),
                 Method::ChainOfThought => {
@@ -297,14 +297,14 @@ impl<'a> Setup<'a> {
     fn policy_arm<'b>(
         &self,
         spec: &'b ArmSpec,
-        player: &'b ArmPolicy,
+        policy: &'b ArmPolicy,
         large_model: &'b Known,
     ) -> PolicySetup<'b> {
         PolicySetup {
             name: &spec.name,
-            policy: (Arc::clone(&player.policy), &player.identity),
+            policy: (Arc::clone(&policy.policy), &policy.identity),
             large_model: (Arc::clone(&large_model.0), &large_model.1),
-            protocol: Arc::clone(&player.protocol),
+            protocol: Arc::clone(&policy.protocol),
             limits: self.config.episode.clone(),
             sampling: self.config.policy.sampling.of_seed(0),
         }
