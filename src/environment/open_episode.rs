@@ -12,10 +12,8 @@ use crate::hint::Hint;
 use crate::policy::{ExternalTurn, StepHandle, SteppedPolicy};
 use crate::reward::own_answer;
 use crate::task::Task;
+use crate::tokenization::BYTES_A_TOKEN;
 use crate::trajectory::{SampledToken, TokenTrace};
-
-/// A text with more bytes per token than this exceeds any turn limit.
-const BYTES_A_TOKEN: usize = 16;
 
 /// An open episode. Dropping it ends it.
 pub(super) struct OpenEpisode {
