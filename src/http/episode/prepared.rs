@@ -212,17 +212,13 @@ fn tasks(
             params.insert("seed".to_owned(), json!(own));
         }
         let request = EpisodeRequest {
-            conversation: asked.conversation,
-            is_continued: asked.is_continued,
-            attachments: asked.attachments,
-            message: asked.message,
             large_model_params: params.into(),
             form,
             limits: limits.clone(),
             started: *started,
             authorization: authorization(headers),
             caller: caller.number(),
-            ..EpisodeRequest::new(asked.question, sampling)
+            ..asked.into_request(sampling)
         };
         let (served, model) = (Arc::clone(&served), Arc::clone(&model));
         let (state, caller, id) = (state.clone(), caller.clone(), id.to_owned());

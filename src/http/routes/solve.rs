@@ -135,16 +135,12 @@ fn task(
         return Err(ApiError::invalid("turns", message));
     }
     let request = EpisodeRequest {
-        conversation: asked.conversation,
-        is_continued: asked.is_continued,
-        attachments: asked.attachments,
-        message: asked.message,
         turns,
         limits,
         started,
         authorization: authorization(headers),
         caller: caller.number(),
-        ..EpisodeRequest::new(asked.question, sampling)
+        ..asked.into_request(sampling)
     };
     let model = Arc::clone(model);
     let id = state.new_id("solve-");

@@ -5,6 +5,8 @@ use utoipa::ToSchema;
 
 use super::THOUGHTS;
 use crate::chat::ChatMessage;
+use crate::engine::Sampling;
+use crate::episode::EpisodeRequest;
 use crate::http::error::{ApiError, shorten};
 
 /// A message of a conversation. Unlisted fields reach the large model unchanged, except thoughts of
@@ -99,6 +101,13 @@ impl ConversationQuestion {
         let attachments = last.as_mut().map(ChatMessage::take_attachments).unwrap_or_default();
         let message = last.filter(|message| !is_bare_text(message));
         Ok(Self { question, attachments, message, conversation: messages, is_continued })
+    }
+
+    /// The episode that answers it, with the defaults of everything else.
+    pub(in crate::http) fn into_request(self, sampling: Sampling) -> EpisodeRequest {
+        let Self { question, attachments, message, conversation, is_continued } = self;
+        let request = EpisodeRequest::new(question, sampling);
+        EpisodeRequest { conversation, is_continued, attachments, message, ..request }
     }
 }
 
