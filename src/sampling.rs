@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How to draw the next token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,4 +26,9 @@ impl Sampling {
     pub fn is_filtered(&self) -> bool {
         self.top_p < 1.0 || self.top_k.is_some()
     }
+}
+
+/// A number in JSON as it was written: 0.7, not the 0.699999988079071 that its 32 bits stand for.
+pub fn as_written(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

@@ -11,6 +11,7 @@ use crate::chat::ChatMessage;
 use crate::engine::Sampling;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, ReplyChunk};
 use crate::protocol::{ANSWER, FINAL_PROMPT, PROMPT, Piece, concat};
+use crate::sampling::as_written;
 use crate::seed;
 use crate::trajectory::{TokenTrace, TurnFinish};
 
@@ -110,11 +111,6 @@ impl RemoteSession {
         }
         fields
     }
-}
-
-/// The number as it was written: 0.7, not the 0.699999988079071 that its 32 bits stand for.
-fn as_written(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// The tag of the action that a turn leaves open.

@@ -60,6 +60,7 @@ const FLOORS: [(&str, &[&str]); 41] = [
             "engine",
             "large_model",
             "protocol",
+            "sampling",
             "seed",
             "token_estimate",
             "tokenization",

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{End, StreamedTokens, as_written, seed, token};
+use super::{End, StreamedTokens, seed, token};
 use crate::engine::GenerateRequest;
 use crate::engine::tokens::config::LogProbs;
 use crate::hint::Reason;
+use crate::sampling::as_written;
 
 pub(super) fn body(request: &GenerateRequest, model: Option<&str>, log_probs: LogProbs) -> Value {
     let sampling = &request.sampling;

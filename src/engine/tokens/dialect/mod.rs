@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::config::{Dialect, LogProbs, TokensConfig};
 use crate::engine::GenerateRequest;
 use crate::hint::Reason;
+use crate::sampling::Sampling;
 use crate::trajectory::SampledToken;
 
 /// An event of a reply.
@@ -74,9 +75,13 @@ fn seed(request: &GenerateRequest) -> u32 {
     ((seed >> 32) as u32 ^ seed as u32).min(u32::MAX - 1)
 }
 
-/// A number as it was written: 0.7, not the 0.699999988079071 that its 32 bits stand for.
-fn as_written(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+/// Top-p and top-k as vLLM and SGLang take them: 1 and -1 keep all tokens. Greedy sampling needs
+/// neither.
+fn top_p_and_k(sampling: &Sampling) -> (f32, i64) {
+    if sampling.temperature <= 0.0 {
+        return (1.0, -1);
+    }
+    (sampling.top_p, sampling.top_k.map_or(-1, |top_k| top_k.get() as i64))
 }
 
 fn token(id: Option<u64>, log_prob: Option<f64>) -> Result<SampledToken, Reason> {

@@ -2,21 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::{End, StreamedTokens, as_written, seed, token};
+use super::{End, StreamedTokens, seed, token, top_p_and_k};
 use crate::engine::GenerateRequest;
 use crate::hint::Reason;
+use crate::sampling::as_written;
 
 pub(super) fn body(request: &GenerateRequest) -> Value {
     let sampling = &request.sampling;
-    let is_greedy = sampling.temperature <= 0.0;
-    let (top_p, top_k) = if is_greedy { (1.0, None) } else { (sampling.top_p, sampling.top_k) };
+    let (top_p, top_k) = top_p_and_k(sampling);
     json!({
         "input_ids": request.prompt,
         "sampling_params": {
             "max_new_tokens": request.max_tokens,
             "temperature": as_written(sampling.temperature),
             "top_p": as_written(top_p),
-            "top_k": top_k.map_or(-1, |top_k| top_k.get() as i64),
+            "top_k": top_k,
             "min_p": 0,
             "repetition_penalty": 1,
             "presence_penalty": 0,
