@@ -145,12 +145,7 @@ impl Model {
         temperature: f32,
     ) -> Result<TokenScores, ModelError> {
         self.check(batch, selection, temperature)?;
-        let context = self.context(batch)?;
-        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
-        for index in 0..self.weights.layers.len() {
-            hidden = self.block(index).forward(&hidden, &context)?.0;
-        }
-        let selected = embedding::forward(&hidden, &selection.rows)?;
+        let selected = embedding::forward(&self.hidden(batch)?, &selection.rows)?;
         let normed = rms_norm::forward(&selected, self.last_norm())?;
         Ok(head::forward(&self.head(&normed, selection, temperature))?.0)
     }
@@ -243,12 +238,7 @@ impl Model {
     /// When the batch does not fit the model, or the device fails.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
         batch.check(self.spec.vocab_size, self.spec.max_position_embeddings)?;
-        let context = self.context(batch)?;
-        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
-        for index in 0..self.weights.layers.len() {
-            hidden = self.block(index).forward(&hidden, &context)?.0;
-        }
-        let normed = rms_norm::forward(&hidden, self.last_norm())?;
+        let normed = rms_norm::forward(&self.hidden(batch)?, self.last_norm())?;
         Ok(linear::forward(&normed, Linear::plain(self.weights.output()), None)?
             .to_dtype(DType::F32)?)
     }
@@ -265,6 +255,17 @@ impl Model {
             return Err(ModelError::Batch(format!("temperature `{temperature}` is not above 0")));
         }
         Ok(())
+    }
+
+    /// Every row after the last layer, before the last norm, `(tokens, hidden)`; keeps no
+    /// activations.
+    fn hidden(&self, batch: &Batch) -> Result<Tensor, ModelError> {
+        let context = self.context(batch)?;
+        let mut hidden = self.spec.embed(&self.weights.embed, &batch.ids)?;
+        for index in 0..self.weights.layers.len() {
+            hidden = self.block(index).forward(&hidden, &context)?.0;
+        }
+        Ok(hidden)
     }
 
     fn context(&self, batch: &Batch) -> Result<Context, ModelError> {
