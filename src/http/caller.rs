@@ -162,14 +162,9 @@ impl Caller {
         self.0.as_ref().is_some_and(|account| !account.key.limits.models.is_empty())
     }
 
-    /// The id of the caller's key, if it has one.
-    pub(super) fn key_id(&self) -> Option<&str> {
-        self.0.as_ref().map(|account| account.key.id.as_str())
-    }
-
     /// A number for the caller: one for each key, and 0 without one.
     pub(super) fn number(&self) -> u64 {
-        self.key_id().map_or(0, |id| {
+        self.id().map_or(0, |id| {
             let mut hasher = DefaultHasher::new();
             id.hash(&mut hasher);
             hasher.finish().max(1)

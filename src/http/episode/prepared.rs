@@ -88,7 +88,7 @@ impl Prepared {
         }
         let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
         // Before anything expensive is built from the request.
-        let permit = state.admission().admit(choices, caller.key_id(), deadline).await?;
+        let permit = state.admission().admit(choices, caller.id(), deadline).await?;
         let form = request.take_form(bounds, deadline).await?;
         let id = state.new_id(id_prefix);
         let asking = Asking { state, caller, headers, route, id_prefix, started };

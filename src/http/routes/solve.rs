@@ -61,7 +61,7 @@ pub(in crate::http) async fn solve(
         large_model: task.model.name().to_owned(),
     };
     let deadline = started + task.request.limits.deadline();
-    let permit = state.admission().admit(1, task.caller.key_id(), deadline).await?;
+    let permit = state.admission().admit(1, task.caller.id(), deadline).await?;
     let show = Show { turns: options.trace.unwrap_or(false), tokens: with_tokens };
     let policy = Arc::clone(&task.served.policy);
     if is_stream {
