@@ -1,6 +1,7 @@
 //! CPU-bound work of requests, on its own threads: async workers stay free, concurrency is bounded,
 //! and deep recursion has a large stack.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -99,6 +100,12 @@ pub fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         matches!(runtime, Ok(RuntimeFlavor::MultiThread))
     };
     if is_much(bytes) && is_shared() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// The message of a panic that was caught.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Whether so many bytes are worth another thread.

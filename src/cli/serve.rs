@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::access::Access;
+use crate::compute::panic_message;
 use crate::config::{Config, ConfigError, Overrides};
 use crate::http::{self, App, AppHandle, Canary, Metrics, Served, Serving, Tls};
 use crate::record::{Archive, Recorder};
@@ -245,9 +246,7 @@ async fn load(args: ServeArgs, metrics: Arc<Metrics>) -> anyhow::Result<(Config,
 /// The message of a panic.
 fn reason(error: JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was cancelled".to_owned() };
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("the engine panicked").to_owned()
+    panic_message(panic.as_ref()).to_owned()
 }
 
 #[allow(clippy::print_stderr, reason = "what to try next is for the person who started this")]

@@ -25,6 +25,7 @@ use super::routes::{messages, name_of};
 use super::sse::EndsLater;
 use super::state::{AppHandle, AppState};
 use super::wire::messages::MessagesErrorBody;
+use crate::compute::panic_message;
 
 /// The header of the request's trace (W3C).
 const TRACE: &str = "traceparent";
@@ -133,8 +134,6 @@ impl Drop for Guard {
 }
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    tracing::error!(panic = text, "a handler panicked");
+    tracing::error!(panic = panic_message(panic.as_ref()), "a handler panicked");
     ApiError::internal().into_response()
 }

@@ -34,7 +34,7 @@ const FLOORS: [(&str, &[&str]); 41] = [
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["compute", "gguf", "protocol"]),
     ("model", &["atomic_file", "gguf", "sampling", "trajectory"]),
-    ("engine", &["gguf", "model", "outbound", "sampling", "tokenization", "trajectory"]),
+    ("engine", &["compute", "gguf", "model", "outbound", "sampling", "tokenization", "trajectory"]),
     (
         "large_model",
         &[

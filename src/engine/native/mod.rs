@@ -6,7 +6,6 @@ mod inbox;
 mod prefix_cache;
 mod sequence;
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +20,7 @@ use self::batch::RunningBatch;
 use self::inbox::{Inbox, Submission};
 use super::config::NativeConfig;
 use super::{Engine, EngineError, GenerateEvent, GenerateRequest};
+use crate::compute::panic_message;
 use crate::gguf::Gguf;
 use crate::model::error::ModelError;
 use crate::model::generate::decode::Decode;
@@ -239,7 +239,7 @@ fn serve<D: Decode>(inbox: &Inbox, mut batch: RunningBatch<D>) {
         let failure = match catch_unwind(AssertUnwindSafe(|| batch.step())) {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => format!("a step failed: {error}"),
-            Err(panic) => format!("a step panicked: {}", message(panic.as_ref())),
+            Err(panic) => format!("a step panicked: {}", panic_message(panic.as_ref())),
         };
         tracing::error!(reason = failure, "the native engine failed the requests in flight");
         batch.fail(&failure);
@@ -247,12 +247,6 @@ fn serve<D: Decode>(inbox: &Inbox, mut batch: RunningBatch<D>) {
     inbox.close();
     batch.fail(&end);
     inbox.fail(&end);
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 #[cfg(test)]
