@@ -72,7 +72,7 @@ fn is_free(response: &Result<http::Response<ForwardBody>, LargeModelError>) -> b
 }
 
 /// Passes a request on to the endpoint that serves `model`.
-pub(super) async fn hand_on(
+pub(super) async fn forward(
     state: &AppState,
     caller: &Caller,
     model: &str,

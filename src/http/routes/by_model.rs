@@ -56,7 +56,7 @@ where
     let model = model_of(&body, &caller)?;
     if !is_loop(&model) {
         let passed = Passed { route, method, uri: &uri, headers, body: &body, started };
-        return proxy::hand_on(&state, &caller, &model, passed).await;
+        return proxy::forward(&state, &caller, &model, passed).await;
     }
     drop(model);
     let asking = Asking { state, caller, headers, route, id_prefix, started };

@@ -9,7 +9,7 @@ use crate::http::error::{ApiError, shorten};
 use crate::http::metrics::OTHER;
 use crate::http::model_name::{LOOP, check_length, is_loop, model_of};
 use crate::http::proxy::multipart::{boundary, model as model_in_form};
-use crate::http::proxy::{Passed, hand_on};
+use crate::http::proxy::{self, Passed};
 use crate::http::routes::by_model::ModelRequest;
 use crate::http::routes::failures::ForwardFailures;
 use crate::http::routes::names;
@@ -115,5 +115,5 @@ async fn pass(
         return Err(error.with_param("model"));
     }
     let passed = Passed { route, method, uri: &uri, headers, body: &body, started };
-    hand_on(&state, &caller, model, passed).await
+    proxy::forward(&state, &caller, model, passed).await
 }
