@@ -13,7 +13,7 @@ use super::caller::Caller;
 use super::error::{ApiError, shorten};
 use super::serving::Served;
 use super::state::AppState;
-use super::wire::options::Options;
+use super::wire::options::{CHAT_PREFIX, Options};
 use crate::compute;
 use crate::large_model::LargeModel;
 
@@ -147,11 +147,10 @@ pub(super) fn policy(
     options: &Options,
     headers: &HeaderMap,
 ) -> Result<Arc<Served>, ApiError> {
-    let prefix = "prompt_r1.";
     match named {
-        None => options.served(state, headers, prefix),
+        None => options.served(state, headers, CHAT_PREFIX),
         Some(_) if options.policy.is_some() => {
-            let param = format!("{prefix}policy");
+            let param = format!("{CHAT_PREFIX}policy");
             let message = format!("`{param}` cannot be set beside a model of the form `{LOOP}:…`");
             Err(ApiError::invalid(&param, message))
         }

@@ -26,13 +26,10 @@ use crate::http::routes::{episode_headers, policy_header};
 use crate::http::sse;
 use crate::http::state::AppState;
 use crate::http::wire::chat_request::ChatRequest;
-use crate::http::wire::options::between;
+use crate::http::wire::options::{CHAT_PREFIX, between};
 use crate::http::wire::question::ConversationQuestion;
 use crate::http::wire::usage::Sum;
 use crate::policy::Policy;
-
-/// The name of the field with the options of the loop.
-const PREFIX: &str = "prompt_r1.";
 
 /// The caller and the protocol.
 pub(in crate::http) struct Asking {
@@ -86,7 +83,7 @@ impl Prepared {
             let policy = named.map(|policy| format!(":{policy}")).unwrap_or_default();
             caller.check(&format!("{LOOP}{policy}/{name}"))?;
         }
-        let deadline = started + options.limits(&state.serving.limits, PREFIX)?.deadline();
+        let deadline = started + options.limits(&state.serving.limits, CHAT_PREFIX)?.deadline();
         // Before anything expensive is built from the request.
         let permit = state.admission().admit(choices, caller.id(), deadline).await?;
         let form = request.take_form(bounds, deadline).await?;
@@ -196,7 +193,7 @@ fn tasks(
         seed: seed.unwrap_or_else(|| state.new_seed()),
         ..served.sampling
     };
-    let limits = options.limits(&state.serving.limits, PREFIX)?;
+    let limits = options.limits(&state.serving.limits, CHAT_PREFIX)?;
     let asked = ConversationQuestion::of(request.messages)?;
     let task = |(choice, (asked, mut params, form)): (
         u32,

@@ -11,6 +11,9 @@ use crate::http::error::ApiError;
 use crate::http::serving::Served;
 use crate::http::state::AppState;
 
+/// What stands before the names of [`Options`] in a chat request, for errors.
+pub(in crate::http) const CHAT_PREFIX: &str = "prompt_r1.";
+
 /// How to run the episode: the fields of `POST /v1/solve`, and of `prompt_r1` in a chat request.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
