@@ -235,7 +235,7 @@ struct Closed {
 
 /// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
-    responses((status = 200, description = "This", body = About)))]
+    responses((status = 200, description = "The description", body = About)))]
 async fn about(State(app): State<EnvironmentApp>) -> Json<About> {
     let (environment, setup) = (&app.environment, app.environment.setup());
     Json(About {
@@ -314,7 +314,7 @@ async fn step(State(app): State<EnvironmentApp>, body: Bytes) -> Result<Response
 #[utoipa::path(delete, path = "/env/{episode}", tag = "env",
     params(("episode" = String, Path, description = "The episode")),
     responses(
-        (status = 200, description = "It is closed", body = Closed),
+        (status = 200, description = "Whether there was one to close", body = Closed),
         (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
 async fn close(State(app): State<EnvironmentApp>, Path(episode): Path<String>) -> Json<Closed> {
     Json(Closed { closed: episode.parse().is_ok_and(|id| app.environment.close(id)) })

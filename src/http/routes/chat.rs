@@ -21,8 +21,8 @@ use crate::http::wire::{ErrorBody, SseEvent};
 const ROUTE: &str = "/v1/chat/completions";
 
 /// Answers a conversation. The model `prompt-r1` runs the loop on the default large model,
-/// `prompt-r1/NAME` on the one of that name, and `prompt-r1:POLICY` or `prompt-r1:POLICY/NAME` has
-/// that policy play. Any other model is passed through untouched.
+/// `prompt-r1/NAME` on the one of that name; `prompt-r1:POLICY` and `prompt-r1:POLICY/NAME` run it
+/// with that policy. Any other model is passed through untouched.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
     (status = 200, description = "The answer, or its chunks", content(

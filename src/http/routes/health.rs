@@ -19,15 +19,15 @@ pub(in crate::http) struct Health {
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/livez", tag = "operation",
-    responses((status = 200, description = "It does", body = Health)))]
+    responses((status = 200, description = "The process answers", body = Health)))]
 pub(in crate::http) async fn livez() -> Json<Health> {
     Json(Health { status: "alive" })
 }
 
 /// Whether every policy is loaded and ready.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
-    (status = 200, description = "It can", body = Health),
-    (status = 503, description = "It cannot, now", body = Health)))]
+    (status = 200, description = "Every policy is ready", body = Health),
+    (status = 503, description = "A policy is not ready", body = Health)))]
 pub(in crate::http) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<Health>) {
     let policies = state.serving.policies().map(|served| served.policy.is_ready());
     if join_all(policies).await.into_iter().all(|is_ready| is_ready) {
@@ -39,8 +39,8 @@ pub(in crate::http) async fn readyz(State(state): State<AppState>) -> (StatusCod
 
 /// The same as `/readyz`.
 #[utoipa::path(get, path = "/health", tag = "operation", responses(
-    (status = 200, description = "The server can serve", body = Health),
-    (status = 503, description = "It cannot, now", body = Health)))]
+    (status = 200, description = "Every policy is ready", body = Health),
+    (status = 503, description = "A policy is not ready", body = Health)))]
 pub(in crate::http) async fn health(state: State<AppState>) -> (StatusCode, Json<Health>) {
     readyz(state).await
 }
