@@ -13,20 +13,20 @@ use crate::http::error::ApiError;
 
 /// Counts the episodes in flight and in the queue, in total and for each key.
 pub(in crate::http) struct Admission {
-    all: Room,
+    all: SlotPool,
     /// Keys with episodes in flight or queued.
-    keys: Mutex<HashMap<String, Weak<Room>>>,
+    keys: Mutex<HashMap<String, Weak<SlotPool>>>,
 }
 
 /// Permission for episodes to run, released when dropped.
 pub(in crate::http) struct Permit {
-    _places: OwnedSemaphorePermit,
-    _own: Option<(OwnedSemaphorePermit, Arc<Room>)>,
+    _slots: OwnedSemaphorePermit,
+    _slots_of_key: Option<(OwnedSemaphorePermit, Arc<SlotPool>)>,
 }
 
 impl Admission {
     pub(in crate::http) fn new(size: usize, queue: usize) -> Self {
-        Self { all: Room::new(size, queue), keys: Mutex::default() }
+        Self { all: SlotPool::new(size, queue), keys: Mutex::default() }
     }
 
     /// Waits until `deadline` for slots for `episodes` of the key with this id, or without one.
@@ -37,63 +37,63 @@ impl Admission {
         deadline: Instant,
     ) -> Result<Permit, ApiError> {
         if episodes as usize > self.all.size {
-            let most = self.all.size;
-            let message = format!("this server runs at most {most} episodes at once");
+            let size = self.all.size;
+            let message = format!("this server runs at most {size} episodes at once");
             return Err(ApiError::invalid("n", message));
         }
-        let own = match key.map(|key| self.room_of(key)) {
-            Some(room) => Some((room.take(episodes, deadline).await?, room)),
+        let own = match key.map(|key| self.pool_of(key)) {
+            Some(pool) => Some((pool.take(episodes, deadline).await?, pool)),
             None => None,
         };
-        Ok(Permit { _places: self.all.take(episodes, deadline).await?, _own: own })
+        Ok(Permit { _slots: self.all.take(episodes, deadline).await?, _slots_of_key: own })
     }
 
     /// Running episodes, and queued requests, including those queued for their key.
     pub(in crate::http) fn counts(&self) -> (usize, usize) {
-        let waiting = |room: &Room| room.waiting.load(Ordering::Relaxed);
+        let waiting = |pool: &SlotPool| pool.waiting.load(Ordering::Relaxed);
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let own: usize = keys.values().filter_map(Weak::upgrade).map(|room| waiting(&room)).sum();
+        let own: usize = keys.values().filter_map(Weak::upgrade).map(|pool| waiting(&pool)).sum();
         let running = self.all.size.saturating_sub(self.all.slots.available_permits());
         (running, waiting(&self.all) + own)
     }
 
-    fn room_of(&self, key: &str) -> Arc<Room> {
+    fn pool_of(&self, key: &str) -> Arc<SlotPool> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(room) = keys.get(key).and_then(Weak::upgrade) {
-            return room;
+        if let Some(pool) = keys.get(key).and_then(Weak::upgrade) {
+            return pool;
         }
-        keys.retain(|_, room| room.strong_count() > 0);
-        let room = Arc::new(self.all.share());
-        keys.insert(key.to_owned(), Arc::downgrade(&room));
-        room
+        keys.retain(|_, pool| pool.strong_count() > 0);
+        let pool = Arc::new(self.all.share());
+        keys.insert(key.to_owned(), Arc::downgrade(&pool));
+        pool
     }
 }
 
 /// Slots, and a queue for them.
-struct Room {
+struct SlotPool {
     slots: Arc<Semaphore>,
     size: usize,
     waiting: AtomicUsize,
     queue: usize,
 }
 
-/// A place in the queue, released when dropped.
-struct WaitingPlace<'a>(&'a AtomicUsize);
+/// One request in the queue, which leaves the queue when dropped.
+struct QueueEntry<'a>(&'a AtomicUsize);
 
-impl Drop for WaitingPlace<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Room {
+impl SlotPool {
     fn new(size: usize, queue: usize) -> Self {
         let size = size.clamp(1, Semaphore::MAX_PERMITS);
         let waiting = AtomicUsize::new(0);
         Self { slots: Arc::new(Semaphore::new(size)), size, waiting, queue }
     }
 
-    /// How much of it one key may use.
+    /// The slots and the queue that one key may use.
     fn share(&self) -> Self {
         Self::new(fair_share::of_one(self.size), fair_share::of_one(self.queue))
     }
@@ -111,13 +111,13 @@ impl Room {
             let message = reason!("the server is busy"; hint: "try again a little later");
             ApiError::overloaded(message, Duration::from_secs(1))
         };
-        let place = WaitingPlace(&self.waiting);
+        let entry = QueueEntry(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             return Err(busy());
         }
         let slots = Arc::clone(&self.slots).acquire_many_owned(episodes);
         let permit = tokio::time::timeout_at(deadline.into(), slots).await;
-        drop(place);
+        drop(entry);
         match permit {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(busy()),
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_key_takes_every_place() {
+    async fn no_key_takes_every_slot() {
         for (size, most) in [(1, 1), (2, 1), (4, 3), (16, 14), (64, 56)] {
             let admission = Admission::new(size, 0);
             let soon = Instant::now() + Duration::from_secs(9);
