@@ -18,7 +18,9 @@ use super::error::{ApiError, shorten};
 use super::state::AppHandle;
 use crate::compute::{self, ComputeError};
 use crate::hint::Reason;
-use crate::{json_size, spelling, surrogates};
+use crate::json_size;
+use crate::spelling;
+use crate::surrogates;
 
 /// How long decoding and parsing a body may take.
 const COMPUTING: Duration = Duration::from_secs(10);
