@@ -12,6 +12,7 @@ use crate::world::WorldError;
 
 use super::adamw::AdamWError;
 use super::example::ExampleError;
+use super::grpo::Cause;
 use super::grpo::tinker::TinkerError;
 
 /// Why a run could not start or go on. Checkpoints written before stay usable.
@@ -56,27 +57,13 @@ pub enum TrainError {
         /// Where the best policy is.
         best: String,
     },
-    /// Too many episodes fail.
+    /// Too many episodes fail, or one fails permanently.
     #[error(
-        "stopped after step {step}: {failed} of {asked} episodes failed, and again after each of {retries} pauses; the last failure: {reason}"
+        "stopped after step {step}: {failed} of {asked} episodes failed because of {cause}, after {retries} pauses; the last failure: {reason}"
     )]
-    Outage {
-        /// Steps done; they are in the last checkpoint.
-        step: u64,
-        /// How many episodes failed in the last attempt.
-        failed: usize,
-        /// How many were started.
-        asked: usize,
-        /// How often the step was repeated.
-        retries: u32,
-        /// The last failure.
-        reason: String,
-    },
-    /// The reward of too many episodes fails.
-    #[error(
-        "stopped after step {step}: {failed} of {asked} episodes have no reward, and again after each of {retries} pauses; the last failure: {reason}"
-    )]
-    RewardFails {
+    EpisodesFail {
+        /// What caused most of the failures.
+        cause: Cause,
         /// Steps done; they are in the last checkpoint.
         step: u64,
         /// How many episodes failed in the last attempt.
@@ -91,22 +78,6 @@ pub enum TrainError {
     /// The judge does not answer when the run begins.
     #[error("the judge cannot be asked: {0}")]
     JudgeIsDown(String),
-    /// The judge fails for too many answers, or its budget is used up.
-    #[error(
-        "stopped after step {step}: {failed} of {asked} episodes have no judgement, after {retries} pauses; the last failure: {reason}"
-    )]
-    JudgeFails {
-        /// Steps done; they are in the last checkpoint.
-        step: u64,
-        /// How many episodes failed in the last attempt.
-        failed: usize,
-        /// How many were started.
-        asked: usize,
-        /// How often the step was repeated.
-        retries: u32,
-        /// The last failure.
-        reason: String,
-    },
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -150,10 +121,10 @@ impl Hint for TrainError {
                 Some(hint) => format!("{hint}; {best}").into(),
                 None => best.as_str().into(),
             },
-            Self::Outage { .. } => "when the cause is gone, continue with `--resume`".into(),
-            Self::RewardFails { .. } => "the models answer; repair the reward, then continue with `--resume`".into(),
+            Self::EpisodesFail { cause: Cause::Model, .. } => "when the cause is gone, continue with `--resume`".into(),
+            Self::EpisodesFail { cause: Cause::Reward, .. } => "the models answer; repair the reward, then continue with `--resume`".into(),
+            Self::EpisodesFail { cause: Cause::Judge, .. } => "the other models answer; repair the judge or raise its budget, then continue with `--resume` (`--allow-changes` where a setting changed)".into(),
             Self::JudgeIsDown(_) => "no episode was started; repair the judge, or raise its budget".into(),
-            Self::JudgeFails { .. } => "the other models answer; repair the judge or raise its budget, then continue with `--resume` (`--allow-changes` where a setting changed)".into(),
             Self::Model(error) => return error.hint(),
             Self::Optimizer(error) => return error.hint(),
             Self::Example(error) => return error.hint(),
@@ -171,13 +142,7 @@ impl Hint for TrainError {
 impl TrainError {
     /// Whether the run ends in the middle of its work, and can go on from there later.
     pub(super) fn is_pause(&self) -> bool {
-        matches!(
-            self,
-            Self::Interrupted(_)
-                | Self::Outage { .. }
-                | Self::RewardFails { .. }
-                | Self::JudgeFails { .. }
-        )
+        matches!(self, Self::Interrupted(_) | Self::EpisodesFail { .. })
     }
 
     /// For a file that the run needs.

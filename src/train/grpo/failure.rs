@@ -1,5 +1,7 @@
 //! Why an episode has no reward.
 
+use std::fmt;
+
 /// The cause of an episode without a reward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -11,14 +13,13 @@ pub enum Cause {
     Judge,
 }
 
-impl Cause {
-    /// The cause in words.
-    pub fn as_str(self) -> &'static str {
-        match self {
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Model => "a model",
             Self::Reward => "the reward",
             Self::Judge => "the judge",
-        }
+        })
     }
 }
 

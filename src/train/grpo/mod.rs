@@ -31,6 +31,7 @@ pub use config::{
     GrpoConfig, Guards, JudgeChoice, LargeModelChoice, SampleConfig, TaskConfig, TrainerConfig,
 };
 pub use evaluate::{ClassResult, Evaluation, SampleEpisode};
+pub use failure::Cause;
 pub use figures::StepFigures;
 pub use learner::{Learner, TraceScores};
 pub use objective::{

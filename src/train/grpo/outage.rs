@@ -92,15 +92,10 @@ impl Pauses {
         let reason = last.map(|failure| failure.reason).unwrap_or_default();
         let (step, retries) = (self.step, self.retries);
         if is_final || retries == self.most {
-            return Err(match cause {
-                Cause::Model => TrainError::Outage { step, failed, asked, retries, reason },
-                Cause::Reward => TrainError::RewardFails { step, failed, asked, retries, reason },
-                Cause::Judge => TrainError::JudgeFails { step, failed, asked, retries, reason },
-            });
+            return Err(TrainError::EpisodesFail { cause, step, failed, asked, retries, reason });
         }
-        let cause = cause.as_str();
         let pause_ms = self.pause.as_millis() as u64;
-        tracing::warn!(cause, failed, asked, reason, pause_ms, "most episodes failed");
+        tracing::warn!(%cause, failed, asked, reason, pause_ms, "most episodes failed");
         tokio::time::sleep(self.pause).await;
         self.pause *= 2;
         self.retries += 1;

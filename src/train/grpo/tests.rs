@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::collect::{Collected, Sample};
 use super::config::GrpoConfig;
+use super::failure::Cause;
 use super::rollout::Rollouts;
 use super::run::run_grpo;
 use super::tasks::Tasks;
@@ -252,7 +253,17 @@ fn when_everything_fails_the_run_ends_with_its_state_saved() {
     config.reward.external.as_mut().unwrap().command = vec!["sh".into(), "-c".into(), script];
     let error = run_grpo(&config, echo(), false, &mut Listener::default()).unwrap_err();
     assert!(
-        matches!(error, TrainError::RewardFails { step: 0, failed: 8, asked: 8, retries: 2, .. }),
+        matches!(
+            error,
+            TrainError::EpisodesFail {
+                cause: Cause::Reward,
+                step: 0,
+                failed: 8,
+                asked: 8,
+                retries: 2,
+                ..
+            }
+        ),
         "{error}"
     );
     // Once the cause is gone, the run can be resumed with another reward.

@@ -46,7 +46,13 @@ fn an_outage_is_reported_by_what_opened_the_breaker() {
     let rollouts = rollouts(&config, asking_once(), refusing());
     let tasks = Tasks::load(&config.tasks, 0, 0, |_| Ok(true)).unwrap();
     let error = wait(Collected::gather(&config, &tasks, &rollouts, 0)).err().unwrap();
-    assert!(matches!(error, TrainError::Outage { failed: 8, retries: 2, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            TrainError::EpisodesFail { cause: Cause::Model, failed: 8, retries: 2, .. }
+        ),
+        "{error}"
+    );
     assert!(error.to_string().contains("the last failure: cannot reach"), "{error}");
 }
 

@@ -52,8 +52,17 @@ fn what_fails_is_counted_and_an_outage_is_waited_for() {
     let later = evaluation(failing(|call| call < 8)).unwrap();
     assert_eq!((later.all, later.failed), (whole.all, 0));
     let error = evaluation(failing(|_| true)).unwrap_err();
-    let expected =
-        matches!(error, TrainError::Outage { step: 6, failed: 4, asked: 4, retries: 2, .. });
+    let expected = matches!(
+        error,
+        TrainError::EpisodesFail {
+            cause: Cause::Model,
+            step: 6,
+            failed: 4,
+            asked: 4,
+            retries: 2,
+            ..
+        }
+    );
     assert!(expected, "{error}");
 }
 

@@ -4,7 +4,6 @@ use super::*;
 use crate::episode::RoleUsage;
 use crate::large_model::Cached;
 use crate::train::grpo::config::JudgeChoice;
-use crate::train::grpo::failure::Cause;
 use crate::train::grpo::judge::AnswerJudge;
 use crate::train::grpo::run::Services;
 use crate::trajectory::TokenUsage;
@@ -109,7 +108,13 @@ fn a_judge_that_fails_is_an_outage_of_the_judge() {
         });
         let ended = judged(asking_once(), large_model, judge, JudgeChoice::default());
         let error = ended.err().unwrap();
-        assert!(matches!(error, TrainError::JudgeFails { failed: 8, asked: 8, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                TrainError::EpisodesFail { cause: Cause::Judge, failed: 8, asked: 8, .. }
+            ),
+            "{error}"
+        );
         assert_eq!(calls.load(Ordering::Relaxed), 8, "no episode is run again for it");
     }
 }
@@ -117,7 +122,10 @@ fn a_judge_that_fails_is_an_outage_of_the_judge() {
 #[test]
 fn an_outage_of_the_judge_is_reported_by_what_opened_the_breaker() {
     let error = judged(asking_once(), yes(), refusing(), JudgeChoice::default()).err().unwrap();
-    assert!(matches!(error, TrainError::JudgeFails { failed: 8, .. }), "{error}");
+    assert!(
+        matches!(error, TrainError::EpisodesFail { cause: Cause::Judge, failed: 8, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("connection refused"), "{error}");
 }
 
@@ -127,10 +135,10 @@ fn a_budget_that_is_used_up_ends_the_run_at_once() {
     let calls = JudgeChoice { max_calls: Some(3), ..JudgeChoice::default() };
     for (choice, named) in [(cost, "`judge.max_cost` = 1.5"), (calls, "`judge.max_calls` = 3")] {
         let error = judged(asking_once(), yes(), judge("Score: 1"), choice).err().unwrap();
-        assert!(matches!(error, TrainError::JudgeFails { .. }), "{error}");
+        assert!(matches!(error, TrainError::EpisodesFail { cause: Cause::Judge, .. }), "{error}");
         assert!(error.to_string().contains(named), "{error}");
+        assert!(error.to_string().contains("because of the judge"), "{error}");
     }
-    assert_eq!(Cause::Judge.as_str(), "the judge");
 }
 
 #[test]
