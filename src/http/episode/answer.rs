@@ -56,7 +56,7 @@ impl AnswerPiece {
 
 /// Requirements on every answer of a request.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct Wishes {
+pub(in crate::http) struct AnswerRequirements {
     pub(in crate::http) stops: StopSequences,
     /// Whether it must have log-probabilities.
     pub(in crate::http) logprobs: bool,
@@ -64,7 +64,7 @@ pub(in crate::http) struct Wishes {
     pub(in crate::http) has_tokens: bool,
 }
 
-impl Wishes {
+impl AnswerRequirements {
     /// More of an answer as far as it is wanted.
     fn take(&mut self, text: &str, source: AnswerSource) -> String {
         let cut = match source {
@@ -116,24 +116,24 @@ fn has_tokens(episode: &Episode) -> bool {
 /// Runs an episode to its end: its text, its answer, and the time spent outside of the models.
 pub(in crate::http) async fn whole(
     task: &EpisodeTask,
-    wishes: &Wishes,
+    requirements: &AnswerRequirements,
 ) -> Result<(String, Answered, Duration), ApiError> {
-    let wishes = wishes.clone();
-    let mut whole = Whole { wishes, text: String::new(), has_answered: false };
+    let requirements = requirements.clone();
+    let mut whole = Whole { requirements, text: String::new(), has_answered: false };
     let episode = task.run(&mut whole).await?;
-    whole.wishes.check(&episode)?;
+    whole.requirements.check(&episode)?;
     let overhead = task.overhead(&episode);
     if !whole.has_answered {
-        whole.text = whole.wishes.take(&episode.answer, episode.answer_source);
+        whole.text = whole.requirements.take(&episode.answer, episode.answer_source);
     }
-    let (rest, ending) = whole.wishes.stops.finish();
+    let (rest, ending) = whole.requirements.stops.finish();
     whole.text.push_str(&rest);
     Ok((whole.text, Answered { episode, ending }, overhead))
 }
 
 /// Collects an answer for a reply that is not streamed, and truncates it where a stream would.
 struct Whole {
-    wishes: Wishes,
+    requirements: AnswerRequirements,
     text: String,
     has_answered: bool,
 }
@@ -147,7 +147,7 @@ impl EventSink for Whole {
     async fn emit(&mut self, event: EpisodeEvent) -> Result<(), EpisodeErrorKind> {
         if let EpisodeEvent::Answer(text, source) = event {
             self.has_answered = true;
-            self.text.push_str(&self.wishes.take(&text, source));
+            self.text.push_str(&self.requirements.take(&text, source));
         }
         Ok(())
     }
@@ -156,11 +156,11 @@ impl EventSink for Whole {
 /// The pieces of an answer while its episode runs.
 pub(in crate::http) fn pieces(
     episode: EpisodeStream,
-    wishes: Wishes,
+    requirements: AnswerRequirements,
 ) -> impl Stream<Item = AnswerPiece> + Send {
     let pieces = Pieces {
         episode,
-        wishes,
+        requirements,
         has_thought: false,
         has_reply_thought: false,
         has_answered: false,
@@ -173,7 +173,7 @@ pub(in crate::http) fn pieces(
 
 struct Pieces {
     episode: EpisodeStream,
-    wishes: Wishes,
+    requirements: AnswerRequirements,
     /// Whether the policy thought, and whether only the large model did.
     has_thought: bool,
     has_reply_thought: bool,
@@ -228,7 +228,7 @@ impl Pieces {
 
     fn answer(&mut self, text: &str, source: AnswerSource) {
         self.has_answered = true;
-        let text = self.wishes.take(text, source);
+        let text = self.requirements.take(text, source);
         self.say(text);
     }
 
@@ -239,7 +239,7 @@ impl Pieces {
     }
 
     fn finish(&mut self, episode: Episode) {
-        if let Err(error) = self.wishes.check(&episode) {
+        if let Err(error) = self.requirements.check(&episode) {
             return self.fail(error);
         }
         if !(self.has_thought || self.has_reply_thought)
@@ -250,7 +250,7 @@ impl Pieces {
         if !self.has_answered {
             self.answer(&episode.answer, episode.answer_source);
         }
-        let (rest, ending) = self.wishes.stops.finish();
+        let (rest, ending) = self.requirements.stops.finish();
         self.say(rest);
         self.pending.push_back(AnswerPiece::Done(Box::new(Answered { episode, ending })));
         self.is_over = true;

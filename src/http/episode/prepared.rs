@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
 
 use super::admission::Permit;
-use super::answer::{self, AnswerPiece, Answered, Wishes};
+use super::answer::{self, AnswerPiece, AnswerRequirements, Answered};
 use super::task::EpisodeTask;
 use crate::compute;
 use crate::engine::Sampling;
@@ -31,8 +31,8 @@ use crate::http::wire::question::ConversationQuestion;
 use crate::http::wire::usage::Sum;
 use crate::policy::Policy;
 
-/// The caller and the protocol.
-pub(in crate::http) struct Asking {
+/// What is known of a request besides its body: its caller, its protocol and its time.
+pub(in crate::http) struct RequestContext {
     pub(in crate::http) state: AppState,
     pub(in crate::http) caller: Caller,
     pub(in crate::http) headers: HeaderMap,
@@ -53,7 +53,7 @@ pub(in crate::http) struct Prepared {
     started: Instant,
     policy: Arc<dyn Policy>,
     tasks: Vec<EpisodeTask>,
-    wishes: Wishes,
+    requirements: AnswerRequirements,
     permit: Permit,
 }
 
@@ -64,11 +64,11 @@ impl Prepared {
     /// When a field cannot be honoured (`param` names it), the caller may not use the model, or
     /// there is no capacity.
     pub(in crate::http) async fn new(
-        asking: Asking,
+        context: RequestContext,
         mut request: ChatRequest,
         size: BodySize,
     ) -> Result<Self, ApiError> {
-        let Asking { state, caller, headers, route, id_prefix, started } = asking;
+        let RequestContext { state, caller, headers, route, id_prefix, started } = context;
         let bounds = &state.server.bounds;
         request.refuse()?;
         let choices = request.choices()?;
@@ -88,13 +88,24 @@ impl Prepared {
         let permit = state.admission().admit(choices, caller.id(), deadline).await?;
         let form = request.take_form(bounds, deadline).await?;
         let id = state.new_id(id_prefix);
-        let asking = Asking { state, caller, headers, route, id_prefix, started };
-        let tasks = tasks(&asking, request, form, choices, &id)?;
-        let created = asking.state.created();
+        let context = RequestContext { state, caller, headers, route, id_prefix, started };
+        let tasks = tasks(&context, request, form, choices, &id)?;
+        let created = context.state.created();
         let policy = Arc::clone(&tasks[0].served.policy);
-        let wishes = Wishes { stops, logprobs, has_tokens: !policy.is_remote() };
-        let state = asking.state;
-        Ok(Self { id, created, with_turns, state, route, started, policy, tasks, wishes, permit })
+        let requirements = AnswerRequirements { stops, logprobs, has_tokens: !policy.is_remote() };
+        let state = context.state;
+        Ok(Self {
+            id,
+            created,
+            with_turns,
+            state,
+            route,
+            started,
+            policy,
+            tasks,
+            requirements,
+            permit,
+        })
     }
 
     /// Starts empty; the usage of the episodes is added to it.
@@ -107,7 +118,7 @@ impl Prepared {
         self,
     ) -> Result<(Vec<(String, Answered)>, HeaderMap), ApiError> {
         let is_one_of_several = self.tasks.len() > 1;
-        let made = self.tasks.iter().map(|task| answer::whole(task, &self.wishes));
+        let made = self.tasks.iter().map(|task| answer::whole(task, &self.requirements));
         // If one of several fails, the others may have been billed.
         let made = try_join_all(made).await.map_err(|error| match is_one_of_several {
             true => error.spent(),
@@ -149,7 +160,7 @@ impl Prepared {
         let has_begun = Arc::new(AtomicBool::new(false));
         let pieces = self.tasks.into_iter().map(|task| {
             let (has_begun, metrics) = (Arc::clone(&has_begun), Arc::clone(&self.state.metrics));
-            let pieces = answer::pieces(task.start(Arc::clone(&permit)), self.wishes.clone());
+            let pieces = answer::pieces(task.start(Arc::clone(&permit)), self.requirements.clone());
             let watched = pieces.inspect(move |piece| {
                 if matches!(piece, AnswerPiece::Text(_)) && !has_begun.swap(true, Ordering::Relaxed)
                 {
@@ -166,13 +177,13 @@ impl Prepared {
 
 /// The episodes of a request.
 fn tasks(
-    asking: &Asking,
+    context: &RequestContext,
     mut request: ChatRequest,
     form: AnswerForm,
     choices: u32,
     id: &str,
 ) -> Result<Vec<EpisodeTask>, ApiError> {
-    let Asking { state, caller, headers, route, started, .. } = asking;
+    let RequestContext { state, caller, headers, route, started, .. } = context;
     let options = request.prompt_r1.clone().unwrap_or_default();
     let named = LoopModel::parse(&request.model).unwrap_or_default();
     let served = policy(state, named.policy, &options, headers)?;

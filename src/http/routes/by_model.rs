@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use crate::http::body::RawBody;
 use crate::http::caller::Caller;
-use crate::http::episode::prepared::Asking;
+use crate::http::episode::prepared::RequestContext;
 use crate::http::error::ApiError;
 use crate::http::model_name::{is_loop, model_of};
 use crate::http::proxy::{self, Passed};
@@ -47,7 +47,7 @@ pub(super) async fn by_model<F>(
     request: ModelRequest,
     route: &'static str,
     id_prefix: &'static str,
-    answer: impl FnOnce(Asking, Bytes) -> F,
+    answer: impl FnOnce(RequestContext, Bytes) -> F,
 ) -> Result<Response, ApiError>
 where
     F: Future<Output = Result<Response, ApiError>>,
@@ -59,7 +59,7 @@ where
         return proxy::forward(&state, &caller, &model, passed).await;
     }
     drop(model);
-    let asking = Asking { state, caller, headers, route, id_prefix, started };
+    let context = RequestContext { state, caller, headers, route, id_prefix, started };
     // Boxed, so that passed-through requests do not carry its size.
-    Box::pin(answer(asking, body)).await
+    Box::pin(answer(context, body)).await
 }

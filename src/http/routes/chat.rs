@@ -8,7 +8,7 @@ use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::logprobs;
 use crate::http::episode::chat_stream;
-use crate::http::episode::prepared::{Asking, Prepared};
+use crate::http::episode::prepared::{Prepared, RequestContext};
 use crate::http::error::ApiError;
 use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
@@ -33,14 +33,14 @@ pub(in crate::http) async fn chat(request: ModelRequest) -> Result<Response, Api
 }
 
 /// Answers by the loop.
-async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
-    let server = &asking.state.server;
+async fn answer(context: RequestContext, body: Bytes) -> Result<Response, ApiError> {
+    let server = &context.state.server;
     let reasoning_field = server.reasoning_field;
     let (request, size): (ChatRequest, _) = parse_bounded(body, &server.bounds).await?;
     let model = request.model.clone();
     let is_stream = request.stream == Some(true);
     let include_usage = request.stream_options.and_then(|it| it.include_usage) == Some(true);
-    let prepared = Prepared::new(asking, request, size).await?;
+    let prepared = Prepared::new(context, request, size).await?;
     let (id, created) = (prepared.id.clone(), prepared.created);
     let (mut sum, with_turns) = (prepared.sum(), prepared.with_turns);
     if is_stream {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::whole_pieces;
-use crate::http::episode::prepared::{Asking, Prepared};
+use crate::http::episode::prepared::{Prepared, RequestContext};
 use crate::http::error::ApiError;
 use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
@@ -31,12 +31,12 @@ pub(in crate::http) async fn messages(request: ModelRequest) -> Result<Response,
 }
 
 /// Answers by the loop.
-async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
-    let bounds = &asking.state.server.bounds;
+async fn answer(context: RequestContext, body: Bytes) -> Result<Response, ApiError> {
+    let bounds = &context.state.server.bounds;
     let (request, size): (MessagesRequest, _) = parse_bounded(body, bounds).await?;
     let is_stream = request.stream == Some(true);
     let (model, shows_thoughts) = (request.model.clone(), request.shows_thoughts());
-    let prepared = Prepared::new(asking, request.into_chat()?, size).await?;
+    let prepared = Prepared::new(context, request.into_chat()?, size).await?;
     let (sum, with_turns) = (prepared.sum(), prepared.with_turns);
     let mut writer = MessageWriter::new(&prepared.id, &model, sum, shows_thoughts, with_turns);
     if is_stream {

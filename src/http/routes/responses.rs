@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::compute;
 use crate::http::body::parse_bounded;
 use crate::http::episode::answer::{AnswerPiece, whole_pieces};
-use crate::http::episode::prepared::{Asking, Prepared};
+use crate::http::episode::prepared::{Prepared, RequestContext};
 use crate::http::error::ApiError;
 use crate::http::routes::by_model::{ModelRequest, by_model};
 use crate::http::routes::failures::LoopFailures;
@@ -31,13 +31,13 @@ pub(in crate::http) async fn responses(request: ModelRequest) -> Result<Response
 }
 
 /// Answers by the loop.
-async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
-    let bounds = &asking.state.server.bounds;
+async fn answer(context: RequestContext, body: Bytes) -> Result<Response, ApiError> {
+    let bounds = &context.state.server.bounds;
     let (mut request, mut size): (ResponsesRequest, _) = parse_bounded(body, bounds).await?;
     let is_stream = request.stream == Some(true);
-    let created = asking.state.created();
+    let created = context.state.created();
     let mut head = compute::in_place(size.bytes(), || request.head("", created));
-    let (state, is_kept) = (asking.state.clone(), request.store != Some(false));
+    let (state, is_kept) = (context.state.clone(), request.store != Some(false));
     let chat = request.into_chat(|id| {
         let Some(item) = state.item_memory().get(id) else { return Ok(None) };
         // Before it is copied: a short body may refer to a long item over and over.
@@ -50,7 +50,7 @@ async fn answer(asking: Asking, body: Bytes) -> Result<Response, ApiError> {
             state.item_memory().keep(writer.output());
         }
     };
-    let prepared = Prepared::new(asking, chat, size).await?;
+    let prepared = Prepared::new(context, chat, size).await?;
     head.insert("id".to_owned(), prepared.id.clone().into());
     let (with_turns, sum) = (prepared.with_turns, prepared.sum());
     // Its first events, its last one and a whole response repeat the request.
