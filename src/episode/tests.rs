@@ -196,7 +196,7 @@ async fn prompts_refer_to_the_question_and_to_replies() {
 }
 
 #[tokio::test]
-async fn what_comes_from_outside_is_no_reference() {
+async fn untrusted_text_holds_no_reference() {
     // The policy copies, escaped as it was shown, what the large model and the user wrote.
     let (model, asked) = replying(|_| "<question/>".to_owned());
     let policy = ScriptedPolicy::new(|shown| match shown.len() {

@@ -1,4 +1,4 @@
-//! Keeps text from outside from containing the protocol's tags or references, without losing a
+//! Keeps untrusted text from containing the protocol's tags or references, without losing a
 //! character.
 //!
 //! `<answer>` becomes `&lt;answer>`, what already reads `&lt;answer>` becomes `&amp;lt;answer>`,

@@ -1,10 +1,10 @@
 //! The protocol between the policy and the loop: what the policy is shown, how its turns are
-//! parsed, and how text from outside is kept from being taken for either. Pure functions.
+//! parsed, and how untrusted text is kept from being taken for either. Pure functions.
 //!
 //! # Reading and escaping
 //! A turn is a thought and one action, each in tags; [`parse_turn`] says what an incomplete one
 //! means. A prompt may hold references ([`expand`]): `<question/>`, `<reply N/>`. The templates
-//! frame text from outside with further tags. In that text every name of the three is escaped
+//! frame untrusted text with further tags. In that text every name of the three is escaped
 //! ([`escape`]), so it can neither end its frame nor act; a policy that copies it writes it
 //! escaped, and parsing a turn takes the escaping away. Only that of references in prompts stays
 //! until they are resolved.

@@ -7,7 +7,7 @@
 //!
 //! Names are in lower case; white space is allowed before the slash. Nothing else is a reference:
 //! `<question>` or `<reply x/>` are sent as they are. Only prompts are expanded, never thoughts or
-//! answers, and what is put in is not expanded again. In text from outside `<question` and `<reply`
+//! answers, and what is put in is not expanded again. In untrusted text `<question` and `<reply`
 //! are escaped like the protocol's tags, so that a copy of it is no reference; in a prompt that
 //! escaping is undone here, after the references are resolved.
 
@@ -148,7 +148,7 @@ mod tests {
             ("<reply1/> <reply -1/> <reply 1>", Ok("<reply1/> <reply -1/> <reply 1>")),
             ("<reply 99999999999999999999/>", Ok("<reply 99999999999999999999/>")),
             ("a < b <", Ok("a < b <")),
-            // Text from outside, copied by the policy.
+            // Untrusted text, copied by the policy.
             ("&lt;question/> &lt;reply 1/>", Ok("<question/> <reply 1/>")),
             ("&amp;lt;question/>", Ok("&lt;question/>")),
         ] {

@@ -11,9 +11,9 @@ use crate::protocol::Piece;
 
 use super::gguf::chat_template;
 use super::jinja;
-use super::outside::{join, split};
 use super::token_settings::{read_settings, token_text};
 use super::tokenizer::{TokenizerError, read_text};
+use super::untrusted::{join, split};
 
 /// The longest template, bytes; the longest published ones have about 20 kB.
 const MAX_TEMPLATE: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub struct TemplateMessage {
 }
 
 impl TemplateMessage {
-    /// A message of text from outside.
+    /// A message of untrusted text.
     pub fn text(role: &'static str, text: impl Into<String>) -> Self {
         Self { role, content: vec![Piece::Text(text.into())] }
     }
@@ -275,7 +275,7 @@ mod tests {
         rendered: Option<String>,
     }
 
-    fn from_outside(message: &Value) -> TemplateMessage {
+    fn untrusted(message: &Value) -> TemplateMessage {
         let role =
             ["system", "user", "assistant"].into_iter().find(|role| message["role"] == *role);
         TemplateMessage::text(role.unwrap(), message["content"].as_str().unwrap())
@@ -293,7 +293,7 @@ mod tests {
     const CUTS: &str = "{% for m in messages %}{% set content = m.content %}{% if m.role == 'assistant' and '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}<|im_start|>{{ m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}<|im_start|>assistant\n<think>";
 
     #[test]
-    fn what_a_template_cuts_out_of_a_text_is_still_from_outside() {
+    fn what_a_template_cuts_out_of_a_text_is_still_untrusted() {
         let start = |role: &str| Piece::Markup(format!("<|im_start|>{role}\n"));
         for (source, said, kept) in [
             (CUTS, "</think><|im_end|><|im_start|>", "<|im_end|><|im_start|>"),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_trims_text_from_outside() {
+    fn a_template_trims_untrusted_text() {
         let source = "{% for m in messages %}<s>{{ m.content | trim }}</s>{{ m['content'].strip() + '</s>' }}{% endfor %}";
         let template = template(source).unwrap();
         let pieces = |said: &str| template.render(&[TemplateMessage::text("user", said)]).unwrap();
@@ -368,9 +368,9 @@ mod tests {
                 let source = &golden.templates[template];
                 let compiled =
                     ChatTemplate::compiled(source, golden.tokens.clone(), "test".into()).unwrap();
-                // With texts of ours, and with texts from outside.
+                // With trusted texts, and with untrusted ones.
                 let said: Vec<_> =
-                    golden.conversations[conversation].iter().map(from_outside).collect();
+                    golden.conversations[conversation].iter().map(untrusted).collect();
                 let outside = compiled.render(&said).map(|pieces| verbatim(&pieces));
                 for rendered in [compiled.render_text(&messages), outside] {
                     if rendered.as_ref().ok() != expected.as_ref() {

@@ -6,14 +6,14 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
-use super::outside::{
+use super::untrusted::{
     TagKind, add_filters, call_method, compared, end_of_string, json_escaped,
     length as text_length, operand_length, tags, word,
 };
 
 /// Instructions that a rendering may execute. Published templates take a few hundred per message.
 const FUEL: u64 = 10_000_000;
-/// The longest rendering, characters: those of text from outside are four bytes long.
+/// The longest rendering, characters: those of untrusted text are four bytes long.
 const MAX_RENDERED: usize = 64 << 20;
 
 /// An environment with `source` as its template `chat`.

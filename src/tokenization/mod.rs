@@ -1,4 +1,4 @@
-//! Text to token ids and back, and the frame a chat template puts around it. Text from outside can
+//! Text to token ids and back, and the frame a chat template puts around it. Untrusted text can
 //! never become a control token.
 
 mod bounded;
@@ -8,11 +8,11 @@ mod decode;
 mod fingerprint;
 mod gguf;
 mod jinja;
-mod outside;
 mod pre_tokenizer;
 mod space_prefix;
 mod token_settings;
 mod tokenizer;
+mod untrusted;
 pub mod word_level;
 
 pub use bounded::{BYTES_A_TOKEN, TokenizeError, tokenized, tokenizing};

@@ -1,4 +1,4 @@
-//! A tokenizer that knows which text is ours and which is not.
+//! A tokenizer that keeps trusted and untrusted text apart.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ impl Hint for TokenizerError {
 /// Tokens with a meaning beyond their text.
 #[derive(Debug, Default)]
 pub(super) struct Special {
-    /// Those that text from outside never becomes, with their texts.
+    /// Those that untrusted text never becomes, with their texts.
     pub control: BTreeMap<u32, String>,
     /// Those that end a turn.
     pub ends: Vec<u32>,
@@ -137,7 +137,7 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let is_special = |id: &u32, token: &AddedToken| token.special || special.contains(id);
         // Models also add ordinary text as tokens, such as runs of newlines; of those, only the
-        // protocol's own tags must not come from outside.
+        // protocol's own tags must not come from untrusted text.
         let control = added
             .iter()
             .filter(|(id, token)| is_special(id, token) || is_tag(&token.content))
@@ -206,15 +206,15 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenises text from outside: it decodes to the same text, and no id is a control token.
+    /// Tokenises untrusted text: it decodes to the same text, and no id is a control token.
     ///
     /// # Errors
     /// When the tokenizer cannot encode it.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_outside(text, true)
+        self.encode_untrusted(text, true)
     }
 
-    fn encode_outside(&self, text: &str, mut begins: bool) -> Result<Vec<u32>, TokenizerError> {
+    fn encode_untrusted(&self, text: &str, mut begins: bool) -> Result<Vec<u32>, TokenizerError> {
         let whole = self.encode_part(text, begins)?;
         if !self.has_control(&whole) {
             return Ok(whole);
@@ -245,7 +245,7 @@ impl Tokenizer {
         ids.iter().any(|id| self.control.contains_key(id))
     }
 
-    /// Whether text from outside never becomes `id`.
+    /// Whether untrusted text never becomes `id`.
     pub(super) fn is_control(&self, id: u32) -> bool {
         self.control.contains_key(&id)
     }
@@ -255,8 +255,8 @@ impl Tokenizer {
         self.stop_ids.contains(&id) || self.control.get(&id).is_some_and(|text| !is_tag(text))
     }
 
-    /// Ids of pieces in order, each by its origin; the protocol's tags are escaped in text from
-    /// outside, for tokenizers in which they are no control tokens.
+    /// Ids of pieces in order, each by its origin; the protocol's tags are escaped in
+    /// untrusted text, for tokenizers in which they are no control tokens.
     ///
     /// # Errors
     /// When the tokenizer cannot encode a piece.
@@ -321,7 +321,7 @@ impl Tokenizer {
                 let mut found = tokens.iter().flatten().map(|token| token.id);
                 let Some(id) = found.find(|id| self.control.contains_key(id)) else { continue };
                 run.push_str(text.get(read..start).unwrap_or_default());
-                ids.extend(self.encode_outside(&run, begins)?);
+                ids.extend(self.encode_untrusted(&run, begins)?);
                 run.clear();
                 ids.push(id);
                 begins = self.begins_after(id);
@@ -329,7 +329,7 @@ impl Tokenizer {
             }
             run.push_str(text.get(read..).unwrap_or_default());
         }
-        ids.extend(self.encode_outside(&run, begins)?);
+        ids.extend(self.encode_untrusted(&run, begins)?);
         Ok(ids)
     }
 

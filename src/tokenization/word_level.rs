@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_keeps_its_control_tokens_beside_outside_text() {
+    fn markup_keeps_its_control_tokens_beside_untrusted_text() {
         let (_folder, tokenizer) = made();
         let end = tokenizer.encode_markup(END).unwrap();
         assert_eq!(tokenizer.end_ids(), end);

@@ -271,7 +271,7 @@ fn ids_of_a_real_model() {
 }
 
 #[test]
-fn text_from_outside_is_never_a_control_token_and_always_the_same_text() {
+fn untrusted_text_is_never_a_control_token_and_always_the_same_text() {
     let golden = golden("pieces.json");
     let pieces = Tokenizer::from_gguf(&file(&pieces(&golden, false))).unwrap();
     let bytes = golden_bpe();

@@ -1,4 +1,4 @@
-//! Filters of Jinja and methods of Python for texts of which some are from outside: they read what
+//! Filters of Jinja and methods of Python for texts of which some are untrusted: they read what
 //! the characters stand for, and keep where each is from.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use minijinja::value::{Kwargs, StringInput, ValueKind, from_args};
 use minijinja::{Environment, Error, State, Value, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::{Letter, is_any_marked, letters, mark, plain, push_outside};
+use super::{MarkedChar, is_any_marked, mark, marked_chars, plain, push_untrusted};
 
 /// The filter for what the operator `in` searches. Nothing else may use it: it loses origins.
 pub(super) const SEARCHED: &str = "__searched";
@@ -79,7 +79,7 @@ pub(in crate::tokenization) fn call_method(
     }
 }
 
-/// A text of which some is from outside.
+/// A text of which some is untrusted.
 fn marked(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| is_any_marked(text))
 }
@@ -93,7 +93,7 @@ fn plain_value(value: &Value) -> Value {
 }
 
 /// A text or list in which texts are found by what they stand for: as they are, as plain text, and
-/// as text from outside.
+/// as untrusted text.
 fn searched(value: &Value) -> Value {
     if let Some(text) = value.as_str() {
         let whole = plain(text);
@@ -102,8 +102,8 @@ fn searched(value: &Value) -> Value {
     let Some(items) = items(value) else { return value.clone() };
     let forms = items.iter().flat_map(|item| {
         let plain = plain_value(item);
-        let outside = plain.as_str().map(|text| mark(text).into());
-        [Some(item.clone()), outside, Some(plain)]
+        let untrusted = plain.as_str().map(|text| mark(text).into());
+        [Some(item.clone()), untrusted, Some(plain)]
     });
     forms.flatten().collect()
 }
@@ -177,7 +177,7 @@ fn lines(value: &Value) -> Result<Value, Error> {
 /// The number of items or characters.
 pub(in crate::tokenization) fn length(value: &Value) -> Result<usize, Error> {
     match marked(value) {
-        Some(text) => Ok(letters(text).count()),
+        Some(text) => Ok(marked_chars(text).count()),
         None => filters::length(value),
     }
 }
@@ -219,7 +219,7 @@ fn escape(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     let Some(text) = marked(value).filter(|_| !value.is_safe()) else {
         return filters::escape(state, value);
     };
-    let escaped = each(text, |letter, out| match letter.c {
+    let escaped = each(text, |ch, out| match ch.c {
         '<' => out.push_str("&lt;"),
         '>' => out.push_str("&gt;"),
         '&' => out.push_str("&amp;"),
@@ -231,16 +231,16 @@ fn escape(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     Ok(Value::from_safe_string(escaped))
 }
 
-/// JSON in which text from outside is not escaped yet, with it escaped; with `ascii`, whatever is
+/// JSON in which untrusted text is not escaped yet, with it escaped; with `ascii`, whatever is
 /// no ASCII.
 pub(in crate::tokenization) fn json_escaped(json: &str, ascii: bool) -> String {
-    each(json, |letter, out| match letter.c {
+    each(json, |ch, out| match ch.c {
         c if ascii && !c.is_ascii() => {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 out.push_str(&format!("\\u{unit:04x}"));
             }
         }
-        c if letter.is_outside && (c < ' ' || c == '"' || c == '\\') => {
+        c if ch.is_untrusted && (c < ' ' || c == '"' || c == '\\') => {
             let quoted = serde_json::Value::from(c.to_string()).to_string();
             out.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
         }
@@ -249,14 +249,14 @@ pub(in crate::tokenization) fn json_escaped(json: &str, ascii: bool) -> String {
 }
 
 /// A text with each character changed; what is written for it is from where it is.
-fn each(marked: &str, mut change: impl FnMut(&Letter, &mut String)) -> String {
+fn each(marked: &str, mut change: impl FnMut(&MarkedChar, &mut String)) -> String {
     let mut out = String::with_capacity(marked.len());
     let mut part = String::new();
-    for letter in letters(marked) {
+    for ch in marked_chars(marked) {
         part.clear();
-        change(&letter, &mut part);
-        if letter.is_outside {
-            part.chars().for_each(|c| push_outside(&mut out, c));
+        change(&ch, &mut part);
+        if ch.is_untrusted {
+            part.chars().for_each(|c| push_untrusted(&mut out, c));
         } else {
             out.push_str(&part);
         }
@@ -265,17 +265,17 @@ fn each(marked: &str, mut change: impl FnMut(&Letter, &mut String)) -> String {
 }
 
 fn uppercase(text: &str) -> String {
-    each(text, |letter, out| out.extend(letter.c.to_uppercase()))
+    each(text, |ch, out| out.extend(ch.c.to_uppercase()))
 }
 
 fn lowercase(text: &str) -> String {
-    each(text, |letter, out| out.extend(letter.c.to_lowercase()))
+    each(text, |ch, out| out.extend(ch.c.to_lowercase()))
 }
 
 fn title_case(text: &str) -> String {
     let mut begins = true;
-    each(text, |letter, out| {
-        let c = letter.c;
+    each(text, |ch, out| {
+        let c = ch.c;
         if c.is_ascii_punctuation() || c.is_whitespace() {
             out.push(c);
             begins = true;
@@ -289,11 +289,11 @@ fn title_case(text: &str) -> String {
 
 fn capitalized(text: &str) -> String {
     let mut begins = true;
-    each(text, |letter, out| {
+    each(text, |ch, out| {
         if std::mem::take(&mut begins) {
-            out.extend(letter.c.to_uppercase());
+            out.extend(ch.c.to_uppercase());
         } else {
-            out.extend(letter.c.to_lowercase());
+            out.extend(ch.c.to_lowercase());
         }
     })
 }
@@ -302,7 +302,7 @@ fn capitalized(text: &str) -> String {
 fn stripped<'m>(marked: &'m str, set: Option<&str>, start: bool, end: bool) -> &'m str {
     let set = set.map(plain);
     let is_cut = |c: char| set.as_ref().map_or(c.is_whitespace(), |set| set.contains(c));
-    let mut kept = letters(marked).filter(|letter| !is_cut(letter.c)).map(|letter| letter.at);
+    let mut kept = marked_chars(marked).filter(|ch| !is_cut(ch.c)).map(|ch| ch.at);
     let Some(first) = kept.next() else { return "" };
     let from = if start { first.start } else { 0 };
     let last = kept.last().unwrap_or(first);
@@ -359,13 +359,13 @@ fn ranges<'w>(whole: &'w str, found: impl Iterator<Item = &'w str>) -> Vec<Range
 
 /// What stands at `ranges` of the plain text, in their order.
 fn cut<'m>(marked: &'m str, ranges: &[Range<usize>]) -> Vec<&'m str> {
-    let mut rest = letters(marked);
+    let mut rest = marked_chars(marked);
     let (mut read, mut place) = (0, 0);
     let mut seek = |to: usize| {
         while read < to {
-            let Some(letter) = rest.next() else { break };
-            read += letter.c.len_utf8();
-            place = letter.at.end;
+            let Some(ch) = rest.next() else { break };
+            read += ch.c.len_utf8();
+            place = ch.at.end;
         }
         place
     };
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_from_outside_are_read_as_others_are() {
+    fn untrusted_texts_are_read_as_others_are() {
         let texts = [
             " \n a-b ccc \"ß\" É. <x>\n\n \u{1F600} \u{2F800}'\\ \t\u{1}z",
             "a-b",
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_from_outside_stays_so_and_what_is_not_does_not() {
+    fn what_is_untrusted_stays_so_and_what_is_not_does_not() {
         let text = "  a<b></b>\"c d\n";
         for source in [
             "{{ x | trim }}",
@@ -441,7 +441,7 @@ mod tests {
         ] {
             let marked = rendered(source, &mark(text));
             assert!(!marked.is_empty());
-            assert!(letters(&marked).all(|letter| letter.is_outside), "{source}: {marked:?}");
+            assert!(marked_chars(&marked).all(|ch| ch.is_untrusted), "{source}: {marked:?}");
         }
         let mixed = rendered("{{ (' <s> ' + x + ' </s> ') | trim }}", &mark("a"));
         assert_eq!(mixed, format!("<s> {} </s>", mark("a")));

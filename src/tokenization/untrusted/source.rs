@@ -1,4 +1,4 @@
-//! The source of Jinja templates: its tags, and comparisons with text from outside.
+//! The source of Jinja templates: its tags, and comparisons with untrusted text.
 
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ pub(in crate::tokenization) fn tags(
     })
 }
 
-/// `source` in which the operator `in` finds text whether or not either side is from outside. It
+/// `source` in which the operator `in` finds text whether or not either side is untrusted. It
 /// gives no text, so no origin is lost.
 pub(in crate::tokenization) fn compared(source: &str) -> String {
     let mut places = Vec::new();
