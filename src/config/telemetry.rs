@@ -33,8 +33,10 @@ impl TelemetryConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let is_http = ["http://", "https://"].iter().any(|start| self.otlp_url.starts_with(start));
         if !is_http || reqwest::Url::parse(&self.otlp_url).is_err() {
-            let reason = format!("`telemetry.otlp_url` = `{}` is no HTTP URL", self.otlp_url);
-            return Err(ConfigError::Setting(reason.into()));
+            return Err(ConfigError::Setting(reason!(
+                "`telemetry.otlp_url` = `{}` is no HTTP URL", self.otlp_url;
+                hint: "write it as `http://127.0.0.1:4318`, without `/v1/traces`"
+            )));
         }
         if !(0.0..=1.0).contains(&self.share) {
             let reason = format!("`telemetry.share` = {} is not between 0 and 1", self.share);
