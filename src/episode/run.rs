@@ -17,7 +17,7 @@ use ask::PromptOutcome;
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{LargeModelError, Reply};
-use crate::policy::{PolicyError, PolicySession, PolicyTurn};
+use crate::policy::{PolicyError, PolicyOpening, PolicySession, PolicyTurn};
 use crate::protocol::{ExpandError, Opening, Piece, Shown};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::{
@@ -155,9 +155,13 @@ impl Run<'_> {
             Ok::<_, EpisodeErrorKind>((opening, estimate))
         })?;
         self.shown = estimate;
-        let authorization = request.authorization.as_ref();
-        let policy = self.participants.policy;
-        let opened = policy.open_for(&opening, request.sampling, authorization, request.caller);
+        let opening = PolicyOpening {
+            pieces: &opening,
+            sampling: request.sampling,
+            authorization: request.authorization.as_ref(),
+            caller: request.caller,
+        };
+        let opened = self.participants.policy.open(opening);
         let opened = timeout_at(self.deadline.into(), opened).await;
         Ok(opened.map_err(|_| EpisodeErrorKind::Deadline { limit_ms: limits.deadline_ms })??)
     }

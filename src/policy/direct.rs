@@ -2,11 +2,10 @@
 
 use async_trait::async_trait;
 
-use crate::engine::Sampling;
 use crate::protocol::{FINAL_PROMPT, Piece};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 /// The name of [`DirectPolicy`].
 pub const DIRECT: &str = "direct";
@@ -23,8 +22,7 @@ impl Policy for DirectPolicy {
 
     async fn open(
         &self,
-        _opening: &[Piece],
-        _sampling: Sampling,
+        _opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         Ok(Box::new(DirectSession(TokenTrace::default())))
     }

@@ -106,6 +106,27 @@ pub struct PolicyTurn {
     pub cost: f64,
 }
 
+/// What a policy begins an episode with.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyOpening<'a> {
+    /// Its opening message, a user turn.
+    pub pieces: &'a [Piece],
+    /// How its tokens are drawn.
+    pub sampling: Sampling,
+    /// The caller's own `Authorization` header, used where the policy is behind an endpoint that
+    /// has no key of its own.
+    pub authorization: Option<&'a SecretString>,
+    /// Whose episode it is; 0 where callers are not known apart.
+    pub caller: u64,
+}
+
+impl<'a> PolicyOpening<'a> {
+    /// An opening for no caller in particular.
+    pub fn new(pieces: &'a [Piece], sampling: Sampling) -> Self {
+        Self { pieces, sampling, authorization: None, caller: 0 }
+    }
+}
+
 /// A policy, ready for many episodes at once.
 #[async_trait]
 pub trait Policy: Send + Sync {
@@ -127,24 +148,9 @@ pub trait Policy: Send + Sync {
         false
     }
 
-    /// Begins an episode with the policy's opening message, a user turn.
-    async fn open(
-        &self,
-        opening: &[Piece],
-        sampling: Sampling,
-    ) -> Result<Box<dyn PolicySession>, PolicyError>;
-
-    /// The same on behalf of a caller, 0 where callers are not known apart, whose own
-    /// `Authorization` is used where the policy is behind an endpoint that has no key of its own.
-    async fn open_for(
-        &self,
-        opening: &[Piece],
-        sampling: Sampling,
-        _authorization: Option<&SecretString>,
-        _caller: u64,
-    ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        self.open(opening, sampling).await
-    }
+    /// Begins an episode.
+    async fn open(&self, opening: PolicyOpening<'_>)
+    -> Result<Box<dyn PolicySession>, PolicyError>;
 
     /// The text of each token of a trace of this policy's, in order. A character of several tokens
     /// stands with the last of them. Empty for policies that do not expose their tokens.

@@ -7,11 +7,10 @@ use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use crate::engine::Sampling;
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 /// How much of a turn is read, bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
@@ -42,10 +41,9 @@ impl Policy for ProgramPolicy {
 
     async fn open(
         &self,
-        opening: &[Piece],
-        _sampling: Sampling,
+        opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        let shown = vec![concat(opening)];
+        let shown = vec![concat(opening.pieces)];
         Ok(Box::new(ProgramSession { policy: self.clone(), shown, trace: TokenTrace::default() }))
     }
 
@@ -129,6 +127,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::engine::Sampling;
 
     struct Heard(String);
 
@@ -143,7 +142,7 @@ mod tests {
     async fn turn(command: &str) -> Result<String, PolicyError> {
         let policy = ProgramPolicy::new(command).unwrap();
         let opening = [Piece::Text("a \"question\"".into())];
-        let mut session = policy.open(&opening, Sampling::GREEDY).await?;
+        let mut session = policy.open(PolicyOpening::new(&opening, Sampling::GREEDY)).await?;
         session.observe(&[Piece::Markup("reply".into())]).await?;
         let mut heard = Heard(String::new());
         session.turn(9, &mut heard).await?;

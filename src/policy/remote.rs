@@ -15,7 +15,7 @@ use crate::sampling::as_written;
 use crate::seed;
 use crate::trajectory::{TokenTrace, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 /// A large model that acts as the policy.
 pub struct RemotePolicy {
@@ -51,26 +51,16 @@ impl Policy for RemotePolicy {
 
     async fn open(
         &self,
-        opening: &[Piece],
-        sampling: Sampling,
+        opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        self.open_for(opening, sampling, None, 0).await
-    }
-
-    async fn open_for(
-        &self,
-        opening: &[Piece],
-        sampling: Sampling,
-        authorization: Option<&SecretString>,
-        caller: u64,
-    ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let PolicyOpening { pieces, sampling, authorization, caller } = opening;
         Ok(Box::new(RemoteSession {
             model: Arc::clone(&self.model),
             authorization: authorization.cloned(),
             caller,
             sampling,
             turns: 0,
-            messages: vec![ChatMessage::text("user", concat(opening))],
+            messages: vec![ChatMessage::text("user", concat(pieces))],
             trace: TokenTrace::default(),
         }))
     }
@@ -226,7 +216,7 @@ mod tests {
         });
         let policy = RemotePolicy::new(Arc::new(model));
         let drawn = Sampling { temperature: 0.7, top_p: 1.0, top_k: None, seed: u64::MAX / 3 };
-        let mut session = policy.open(&[], drawn).await.unwrap();
+        let mut session = policy.open(PolicyOpening::new(&[], drawn)).await.unwrap();
         for expected in ["<think>t</think><answer>a</answer>", "<answer>b</answer>"] {
             let mut sink = Text(String::new());
             let turn = session.turn(9, &mut sink).await.unwrap();
@@ -238,7 +228,7 @@ mod tests {
         let chosen = Sampling { temperature: 1.0, top_p: 0.8, seed: 5, ..drawn };
         let model = Scripted::new("m", |call: &Call| Ok(Reply::text(json!(call.own).to_string())));
         let policy = RemotePolicy::new(Arc::new(model));
-        let mut session = policy.open(&[], chosen).await.unwrap();
+        let mut session = policy.open(PolicyOpening::new(&[], chosen)).await.unwrap();
         let mut sink = Text(String::new());
         session.turn(9, &mut sink).await.unwrap();
         let sent: Value = serde_json::from_str(&sink.0).unwrap();

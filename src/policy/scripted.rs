@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::engine::Sampling;
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 type Script = dyn Fn(&[String]) -> String + Send + Sync;
 
@@ -45,12 +44,11 @@ impl Policy for ScriptedPolicy {
 
     async fn open(
         &self,
-        opening: &[Piece],
-        _sampling: Sampling,
+        opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         Ok(Box::new(ScriptedSession {
             script: Arc::clone(&self.script),
-            shown: vec![concat(opening)],
+            shown: vec![concat(opening.pieces)],
             trace: TokenTrace::default(),
         }))
     }

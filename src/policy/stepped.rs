@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::engine::{EngineError, Sampling};
+use crate::engine::EngineError;
 use crate::protocol::{Piece, concat, length};
 use crate::token_estimate::TokenEstimate;
 use crate::tokenization::{ChatTokenizer, IncrementalDecoder, tokenized};
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 /// A request for a turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,19 +76,19 @@ impl Policy for SteppedPolicy {
     /// The only episode. There is no second one.
     async fn open(
         &self,
-        opening: &[Piece],
-        _sampling: Sampling,
+        opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
+        let pieces = opening.pieces;
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner).take();
         let channels = channels.ok_or(PolicyError::Cancelled)?;
         let mut trace = TokenTrace::default();
         if let Some((text, context)) = &self.text {
-            let (text, pieces) = (Arc::clone(text), opening.to_vec());
-            let ids = move || text.opening_ids(&pieces);
-            trace.push_context(&tokenized(length(opening), *context, ids).await?);
+            let (text, owned) = (Arc::clone(text), pieces.to_vec());
+            let ids = move || text.opening_ids(&owned);
+            trace.push_context(&tokenized(length(pieces), *context, ids).await?);
         }
         let text = self.text.clone();
-        Ok(Box::new(Session { text, channels, shown: concat(opening), trace }))
+        Ok(Box::new(Session { text, channels, shown: concat(pieces), trace }))
     }
 
     async fn is_ready(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::tokenization::{
 };
 use crate::trajectory::{SampledToken, TokenTrace, TokenUsage, TurnFinish};
 
-use super::{Policy, PolicyError, PolicySession, PolicyTurn, TurnSink};
+use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
 
 /// A policy that samples from an engine.
 pub struct TokenPolicy {
@@ -43,13 +43,13 @@ impl Policy for TokenPolicy {
 
     async fn open(
         &self,
-        opening: &[Piece],
-        sampling: Sampling,
+        opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
-        let (text, bytes) = (Arc::clone(&self.text), length(opening));
-        let opening = opening.to_vec();
+        let PolicyOpening { pieces, sampling, .. } = opening;
+        let (text, bytes) = (Arc::clone(&self.text), length(pieces));
+        let pieces = pieces.to_vec();
         let context = self.engine.context_length();
-        let ids = tokenized(bytes, context, move || text.opening_ids(&opening)).await?;
+        let ids = tokenized(bytes, context, move || text.opening_ids(&pieces)).await?;
         let mut trace = TokenTrace::default();
         trace.push_context(&ids);
         Ok(Box::new(TokenSession {

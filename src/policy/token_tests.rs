@@ -80,7 +80,8 @@ async fn opened(engine: &Arc<ScriptedEngine>, text: &Arc<ChatTokenizer>) -> Box<
     let engine = Arc::clone(engine) as Arc<dyn Engine>;
     let policy = TokenPolicy::new("p", engine, Arc::clone(text), true);
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: None, seed: 7 };
-    policy.open(&[Piece::Text("one two".to_owned())], sampling).await.unwrap()
+    let opening = [Piece::Text("one two".to_owned())];
+    policy.open(PolicyOpening::new(&opening, sampling)).await.unwrap()
 }
 
 #[tokio::test]

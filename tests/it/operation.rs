@@ -1,9 +1,7 @@
 //! What operators rely on.
 
 use async_trait::async_trait;
-use prompt_r1::engine::Sampling;
-use prompt_r1::policy::{Policy, PolicyError, PolicySession, ScriptedPolicy};
-use prompt_r1::protocol::Piece;
+use prompt_r1::policy::{Policy, PolicyError, PolicyOpening, PolicySession, ScriptedPolicy};
 use serde_json::{Value, json};
 
 use crate::loopback::Loopback;
@@ -20,8 +18,7 @@ impl Policy for Broken {
 
     async fn open(
         &self,
-        _opening: &[Piece],
-        _sampling: Sampling,
+        _opening: PolicyOpening<'_>,
     ) -> Result<Box<dyn PolicySession>, PolicyError> {
         panic!("a secret of the inside")
     }
