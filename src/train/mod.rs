@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod example;
 pub mod grpo;
+mod json_file;
 pub mod memory;
 pub mod metrics;
 mod optimize;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::error::TrainError;
+use super::json_file;
 use super::run_folder::{RunFolder, TEXT_FILES};
 use crate::atomic_file::replace;
 use crate::dataset::data_files;
@@ -139,8 +140,7 @@ pub fn check(
         return Err(TrainError::Changed(changed.join("\n  ")));
     }
     changed.extend(noted);
-    let text = serde_json::to_string_pretty(&origin).map_err(io::Error::other)?;
-    replace(&path, |beside| std::fs::write(beside, text + "\n"))?;
+    replace(&path, |beside| json_file::write(beside, &origin))?;
     Ok(changed)
 }
 

@@ -23,6 +23,7 @@ use crate::world::{WorldConfig, vocabulary};
 use super::adapter_text::check_text;
 use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
+use super::json_file;
 use super::origin::{fingerprint, model_parts};
 use super::run_folder::{RunFolder, TEXT_FILES, copy_tokenizer};
 
@@ -235,8 +236,7 @@ impl Start {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let mut settings: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
         settings.insert("eos_token_id".into(), ends.into());
-        let text = serde_json::to_string_pretty(&settings).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(path, text + "\n")?)
+        Ok(json_file::write(&path, &settings)?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::TrainError;
+use super::json_file;
 use super::metrics::Values;
 use crate::dataset::ReadSummary;
 use crate::hint::Hint;
@@ -155,10 +156,7 @@ impl RunSummary {
         let Self { method, steps, device, means, .. } = &self;
         let ended = self.ended.lines().next().unwrap_or_default();
         tracing::info!(method, steps, device, ?means, notes = self.notes.len(), ended, "summary");
-        let written = serde_json::to_string_pretty(&self)
-            .map_err(std::io::Error::other)
-            .and_then(|text| std::fs::write(folder.join(FILE), text + "\n"));
-        if let Err(error) = written {
+        if let Err(error) = json_file::write(&folder.join(FILE), &self) {
             tracing::warn!(%error, "cannot write the summary");
         }
     }

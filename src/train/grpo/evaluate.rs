@@ -15,6 +15,7 @@ use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
 use crate::task::Task;
 use crate::train::error::TrainError;
+use crate::train::json_file;
 use crate::train::metrics::Values;
 use crate::trajectory::{Action, Trajectory};
 
@@ -189,8 +190,7 @@ impl Evaluation {
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
         let folder = folder.join("evaluations");
         std::fs::create_dir_all(&folder)?;
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(step_files::path(&folder, self.step), text)?)
+        Ok(json_file::write(&step_files::path(&folder, self.step), self)?)
     }
 
     /// Removes what an earlier attempt of the run in `folder` evaluated beyond its last checkpoint,
@@ -208,10 +208,7 @@ impl Evaluation {
         let mut all: Vec<Self> = std::fs::read_dir(folder.join("evaluations"))
             .into_iter()
             .flatten()
-            .filter_map(|entry| {
-                let text = std::fs::read_to_string(entry.ok()?.path()).ok()?;
-                serde_json::from_str(&text).ok()
-            })
+            .filter_map(|entry| json_file::read(&entry.ok()?.path()).ok())
             .filter(|evaluation: &Self| evaluation.step <= step)
             .collect();
         all.sort_by_key(|evaluation| evaluation.step);

@@ -1,6 +1,5 @@
 //! The loop of a supervised run.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +10,7 @@ use super::config::{SftConfig, SftData};
 use super::data::examples;
 use crate::train::checkpoint;
 use crate::train::error::TrainError;
+use crate::train::json_file;
 use crate::train::metrics::{MetricsLog, Values};
 use crate::train::optimize::{BadUpdates, ModelOptimizer};
 use crate::train::order::Order;
@@ -179,22 +179,22 @@ struct SftState {
 impl SftState {
     /// Checkpoints of earlier versions have none.
     fn load(folder: &Path) -> Result<Self, TrainError> {
-        match fs::read_to_string(folder.join(checkpoint::STATE)) {
-            Ok(text) => Ok(serde_json::from_str(&text).map_err(io::Error::other)?),
+        match json_file::read(&folder.join(checkpoint::STATE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error.into()),
+            read => Ok(read?),
         }
     }
 
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        Ok(fs::write(folder.join(checkpoint::STATE), text)?)
+        Ok(json_file::write(&folder.join(checkpoint::STATE), self)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

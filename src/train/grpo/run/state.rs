@@ -16,6 +16,7 @@ use crate::train::grpo::guard::GuardState;
 use crate::train::grpo::learner::Learner;
 use crate::train::grpo::local::LocalLearner;
 use crate::train::grpo::report;
+use crate::train::json_file;
 use crate::train::optimize::BadUpdates;
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
@@ -61,13 +62,11 @@ impl Best {
 impl RunState {
     pub(super) fn load(folder: &RunFolder) -> Result<Self, TrainError> {
         let Some((_, path)) = folder.latest() else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path.join(checkpoint::STATE))?;
-        Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
+        Ok(json_file::read(&path.join(checkpoint::STATE))?)
     }
 
     pub(super) fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        Ok(std::fs::write(folder.join(checkpoint::STATE), text)?)
+        Ok(json_file::write(&folder.join(checkpoint::STATE), self)?)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::train::error::TrainError;
 use crate::train::grpo::config::GrpoConfig;
 use crate::train::grpo::learner::{Learner, TraceScores};
 use crate::train::grpo::update::Update;
+use crate::train::json_file;
 use crate::train::pack;
 use crate::train::start::Start;
 use crate::trajectory::{SampledToken, TokenTrace};
@@ -301,9 +302,7 @@ impl Learner for TinkerLearner {
             call: "save_weights",
             reason: "it has no field `path`".into(),
         })?;
-        let text =
-            serde_json::to_string_pretty(&Saved { weights }).map_err(std::io::Error::other)?;
-        std::fs::write(folder.join(checkpoint::TINKER), text + "\n")?;
+        json_file::write(&folder.join(checkpoint::TINKER), &Saved { weights })?;
         Ok(self.policy.save_trainable(&folder.join(checkpoint::TRAINABLE))?)
     }
 }
@@ -332,9 +331,7 @@ impl Saved {
                 hint: "continue with the trainer that the run began with, or start in another `output`"
             )));
         }
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| TrainError::read(&path, source))?;
-        Ok(serde_json::from_str(&text).map_err(std::io::Error::other)?)
+        Ok(json_file::read(&path)?)
     }
 }
 
