@@ -32,6 +32,7 @@ pub mod prompt_template;
 pub mod protocol;
 pub mod record;
 pub mod reward;
+pub mod run_files;
 pub mod run_lock;
 pub mod runs;
 pub mod sampling;

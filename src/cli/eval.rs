@@ -13,6 +13,7 @@ use crate::eval::data;
 use crate::eval::report::{self, ReportInput};
 use crate::eval::rows::Outcome;
 use crate::eval::run::{self, Plan};
+use crate::run_files;
 use crate::run_lock::RunLock;
 
 use super::Failure;
@@ -79,7 +80,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     };
     let mut bar = Bar::new();
     let meter = setup.load_meter();
-    let rows = config.output.join("rows.jsonl");
+    let rows = config.output.join(run_files::ROWS);
     let is_resumed = std::fs::metadata(&rows).is_ok_and(|found| found.len() > 0);
     let mut outcomes = run::run(&plan, &rows, &mut bar, &stop).await?;
     setup.charge(&mut outcomes, is_resumed)?;

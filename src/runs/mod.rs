@@ -8,6 +8,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Map, Value};
 
+use crate::run_files;
+
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +19,6 @@ const LISTED: usize = 200;
 const METRICS: u64 = 2 * 1024 * 1024;
 /// The longest other file that is read, bytes.
 const LONGEST: u64 = 64 * 1024 * 1024;
-const METRICS_FILE: &str = "metrics.jsonl";
-const REPORT_FILE: &str = "report.html";
-const SUMMARY_FILE: &str = "summary.json";
 
 /// What is in a run's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +56,8 @@ pub enum PerStep {
 impl PerStep {
     fn folder(self) -> &'static str {
         match self {
-            Self::Evaluations => "evaluations",
-            Self::Samples => "samples",
+            Self::Evaluations => run_files::EVALUATIONS,
+            Self::Samples => run_files::SAMPLES,
         }
     }
 }
@@ -115,8 +114,8 @@ impl Runs {
     fn run(&self, name: &str) -> Option<Run> {
         let folder = self.folder(name)?;
         let written = |file| modified(&folder.join(file));
-        let report = written(REPORT_FILE);
-        let (kind, updated) = match written(METRICS_FILE) {
+        let report = written(run_files::REPORT);
+        let (kind, updated) = match written(run_files::METRICS) {
             Some(updated) => (RunKind::Training, updated),
             None => (RunKind::Evaluation, report?),
         };
@@ -126,7 +125,7 @@ impl Runs {
 
     /// The summary of a finished run, unless it was resumed since.
     fn summary(&self, name: &str, updated: u64) -> Option<Value> {
-        let path = self.folder(name)?.join(SUMMARY_FILE);
+        let path = self.folder(name)?.join(run_files::SUMMARY);
         if modified(&path)? < updated {
             return None;
         }
@@ -140,7 +139,7 @@ impl Runs {
     /// When the file cannot be read.
     pub fn metrics(&self, name: &str, from: u64) -> io::Result<Option<MetricRows>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
-        let Some(mut file) = existing(File::open(folder.join(METRICS_FILE)))? else {
+        let Some(mut file) = existing(File::open(folder.join(run_files::METRICS)))? else {
             return Ok(None);
         };
         let length = file.metadata()?.len();
@@ -168,9 +167,7 @@ impl Runs {
         let mut steps = Vec::new();
         for entry in entries {
             let file = entry?.file_name();
-            let step = file.to_str().and_then(|file| file.strip_prefix("step-"));
-            let step = step.and_then(|step| step.strip_suffix(".json"));
-            steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
+            steps.extend(file.to_str().and_then(run_files::step_of));
         }
         steps.sort_unstable();
         Ok(Some(steps))
@@ -182,7 +179,7 @@ impl Runs {
     /// When the file cannot be read, or is being written.
     pub fn step(&self, name: &str, of: PerStep, step: u64) -> io::Result<Option<Value>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
-        let text = read(&folder.join(format!("{}/step-{step:08}.json", of.folder())))?;
+        let text = read(&folder.join(of.folder()).join(run_files::name_of_step(step)))?;
         Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)
     }
 
@@ -192,7 +189,7 @@ impl Runs {
     /// When the file cannot be read.
     pub fn report(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let Some(folder) = self.folder(name) else { return Ok(None) };
-        read(&folder.join(REPORT_FILE))
+        read(&folder.join(run_files::REPORT))
     }
 
     /// The folder of a run.

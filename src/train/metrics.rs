@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 use crate::atomic_file::replace;
+use crate::run_files;
 
 /// Named values of one step, in the order they were added.
 pub type Values = Vec<(&'static str, f64)>;
@@ -27,7 +28,7 @@ impl MetricsLog {
     /// When a file cannot be read or written.
     pub fn open(folder: &Path, step: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let path = folder.join("metrics.jsonl");
+        let path = folder.join(run_files::METRICS);
         let mut kept = String::new();
         if let Ok(file) = File::open(&path) {
             for line in BufReader::new(file).lines() {

@@ -10,9 +10,7 @@ use super::json_file;
 use super::metrics::Values;
 use crate::dataset::ReadSummary;
 use crate::hint::Hint;
-
-/// The file in the run's folder.
-pub const FILE: &str = "summary.json";
+use crate::run_files;
 
 /// The number of reasons that are listed.
 const NAMED: usize = 10;
@@ -156,7 +154,7 @@ impl RunSummary {
         let Self { method, steps, device, means, .. } = &self;
         let ended = self.ended.lines().next().unwrap_or_default();
         tracing::info!(method, steps, device, ?means, notes = self.notes.len(), ended, "summary");
-        if let Err(error) = json_file::write(&folder.join(FILE), &self) {
+        if let Err(error) = json_file::write(&folder.join(run_files::SUMMARY), &self) {
             tracing::warn!(%error, "cannot write the summary");
         }
     }
@@ -209,7 +207,7 @@ mod tests {
         summary.step(2, &vec![("zero_variance", 1.0)]);
         summary.note("on the CPU".into());
         summary.finish(folder.path(), &Err::<(), _>(TrainError::Interrupted(2)));
-        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(run_files::SUMMARY)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["means"], serde_json::json!({ "zero_variance": 0.75 }));
         assert_eq!(value["steps"], 2);

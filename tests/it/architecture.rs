@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up, each with those that it may import. A row may name only rows
 /// above it in this list, so cycles are impossible. `cli` is the top and may import anything;
 /// `hint` is the bottom, which all may import.
-const LAYERS: [(&str, &[&str]); 41] = [
+const LAYERS: [(&str, &[&str]); 42] = [
     ("hint", &[]),
     ("access", &[]),
     ("atomic_file", &[]),
@@ -19,8 +19,9 @@ const LAYERS: [(&str, &[&str]); 41] = [
     ("outbound", &[]),
     ("playground", &[]),
     ("prompt_template", &[]),
+    ("run_files", &[]),
     ("run_lock", &[]),
-    ("runs", &[]),
+    ("runs", &["run_files"]),
     ("sampling", &[]),
     ("seed", &[]),
     ("spelling", &[]),
@@ -97,6 +98,7 @@ const LAYERS: [(&str, &[&str]); 41] = [
             "policy",
             "protocol",
             "reward",
+            "run_files",
             "run_lock",
             "seed",
             "task",
@@ -134,6 +136,7 @@ const LAYERS: [(&str, &[&str]); 41] = [
             "prompt_template",
             "protocol",
             "reward",
+            "run_files",
             "seed",
             "task",
             "trajectory",

@@ -12,6 +12,7 @@ use crate::eval::arms::Method;
 use crate::eval::data::{self, Question};
 use crate::eval::metric_choice::Metric;
 use crate::large_model::LargeModelConfig;
+use crate::run_files;
 use crate::train::grpo::{GrpoConfig, JudgeChoice, LargeModelChoice, TaskConfig};
 use crate::train::sft::{SftConfig, SftData};
 
@@ -186,7 +187,7 @@ pub fn eval(config: &EvalConfig) -> Result<Vec<String>, Failure> {
         questions.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     lines.push(format!("questions: {count}"));
     let arms = config.arms.len() as u64;
-    let there = std::fs::File::open(config.output.join("rows.jsonl"));
+    let there = std::fs::File::open(config.output.join(run_files::ROWS));
     let there = there.map_or(0, |file| BufReader::new(file).lines().count());
     let already = match there {
         0 => String::new(),
@@ -242,7 +243,7 @@ fn tokens(questions: &[Question]) -> usize {
 
 /// The time for the remaining steps, estimated from the finished ones.
 fn time_left(folder: &Path, steps: u64, seconds: impl Fn(&Value) -> Option<f64>) -> String {
-    let done: Vec<(u64, f64)> = std::fs::File::open(folder.join("metrics.jsonl"))
+    let done: Vec<(u64, f64)> = std::fs::File::open(folder.join(run_files::METRICS))
         .map(BufReader::new)
         .into_iter()
         .flat_map(|file| file.lines().map_while(Result::ok))

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::episode::{EpisodeUsage, RoleUsage};
 use crate::reward::Normalization;
+use crate::run_files;
 
 use super::EvalError;
 use super::rows::AnswerStep;
@@ -230,7 +231,7 @@ pub fn write(report: &Report, folder: &Path) -> Result<PathBuf, EvalError> {
         path: folder.join("report.json"),
         source: error.into(),
     })?;
-    let page = folder.join("report.html");
+    let page = folder.join(run_files::REPORT);
     for (path, text) in [
         (folder.join("report.json"), json + "\n"),
         (folder.join("report.md"), markdown(report)),

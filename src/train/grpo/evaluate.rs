@@ -13,6 +13,7 @@ use super::step_files;
 use super::tasks::Tasks;
 use crate::engine::Sampling;
 use crate::reward::{AnswerMetric, Normalization, own_answer};
+use crate::run_files;
 use crate::task::Task;
 use crate::train::error::TrainError;
 use crate::train::json_file;
@@ -188,7 +189,7 @@ impl Evaluation {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        let folder = folder.join("evaluations");
+        let folder = folder.join(run_files::EVALUATIONS);
         std::fs::create_dir_all(&folder)?;
         Ok(json_file::write(&step_files::path(&folder, self.step), self)?)
     }
@@ -200,12 +201,12 @@ impl Evaluation {
     /// When a file cannot be removed.
     pub fn forget_later(folder: &Path, step: Option<u64>) -> io::Result<()> {
         let is_later = |of: u64| step.is_none_or(|step| of > step);
-        step_files::remove(&folder.join("evaluations"), is_later)
+        step_files::remove(&folder.join(run_files::EVALUATIONS), is_later)
     }
 
     /// All evaluations in the run's folder up to `step`, oldest first.
     pub fn load_all(folder: &Path, step: u64) -> Vec<Self> {
-        let mut all: Vec<Self> = std::fs::read_dir(folder.join("evaluations"))
+        let mut all: Vec<Self> = std::fs::read_dir(folder.join(run_files::EVALUATIONS))
             .into_iter()
             .flatten()
             .filter_map(|entry| json_file::read(&entry.ok()?.path()).ok())

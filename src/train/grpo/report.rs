@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::config::GrpoConfig;
 use super::evaluate::{ClassResult, Evaluation, SampleEpisode};
+use crate::run_files;
 use crate::train::error::TrainError;
 
 const PAGE: &str = include_str!("report.html");
@@ -39,14 +40,14 @@ const PLOT: (u32, u32) = (300, 110);
 /// Writes `report.html` into the run's folder from the data of the first `step` steps.
 pub fn write(config: &GrpoConfig, folder: &Path, step: u64) -> Result<(), TrainError> {
     let evaluations = comparable(Evaluation::load_all(folder, step));
-    let metrics: Vec<Map<String, Value>> = std::fs::read_to_string(folder.join("metrics.jsonl"))
+    let metrics: Vec<Map<String, Value>> = std::fs::read_to_string(folder.join(run_files::METRICS))
         .unwrap_or_default()
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     let settings = toml::to_string(config).map_err(std::io::Error::other)?;
     let page = page(&evaluations, &metrics, &settings).map_err(std::io::Error::other)?;
-    Ok(std::fs::write(folder.join("report.html"), page)?)
+    Ok(std::fs::write(folder.join(run_files::REPORT), page)?)
 }
 
 /// Those that measured the same as the last: others are no curve with it, and no start of it.

@@ -11,6 +11,7 @@ use super::config::SampleConfig;
 use super::evaluate::SampleEpisode;
 use super::rollout::Scored;
 use super::step_files;
+use crate::run_files;
 use crate::train::error::TrainError;
 use crate::trajectory::{Action, Trajectory};
 
@@ -38,7 +39,7 @@ impl Samples {
     /// # Errors
     /// When a file cannot be read or removed.
     pub fn open(root: &Path, step: u64, config: SampleConfig) -> io::Result<Self> {
-        let folder = root.join("samples");
+        let folder = root.join(run_files::SAMPLES);
         step_files::remove(&folder, |of| of > step || of + config.keep_steps <= step)?;
         Ok(Self { folder, config })
     }

@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::run_files;
+
 /// The file of `step` in `folder`.
 pub fn path(folder: &Path, step: u64) -> PathBuf {
-    folder.join(format!("step-{step:08}.json"))
+    folder.join(run_files::name_of_step(step))
 }
 
 /// Removes the files in `folder` of those steps for which `is_stale` holds. A folder that does not
@@ -20,15 +22,10 @@ pub fn remove(folder: &Path, is_stale: impl Fn(u64) -> bool) -> io::Result<()> {
         entries => entries?,
     };
     for entry in entries {
-        let path = entry?.path();
-        if step_of(&path).is_some_and(&is_stale) {
-            fs::remove_file(path)?;
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(run_files::step_of).is_some_and(&is_stale) {
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
-}
-
-fn step_of(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok()
 }
