@@ -144,12 +144,20 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
         }
     }
     let templates = from.join(TEMPLATES);
-    if templates.is_dir() {
-        fs::create_dir_all(to.join(TEMPLATES))?;
-        for entry in fs::read_dir(templates)? {
-            let entry = entry?;
-            fs::copy(entry.path(), to.join(TEMPLATES).join(entry.file_name()))?;
-        }
+    if templates.is_dir() { copy_templates(&templates, to) } else { Ok(()) }
+}
+
+/// Copies the protocol templates in the folder `templates` into the model folder `to`.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub(super) fn copy_templates(templates: &Path, to: &Path) -> Result<(), TrainError> {
+    let to = to.join(TEMPLATES);
+    fs::create_dir_all(&to)?;
+    let entries = fs::read_dir(templates).map_err(|source| TrainError::read(templates, source))?;
+    for entry in entries {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use super::config::{NewModel, StartConfig};
 use super::error::TrainError;
 use super::json_file;
 use super::origin::{fingerprint, model_parts};
-use super::run_folder::{RunFolder, TEXT_FILES, copy_tokenizer};
+use super::run_folder::{RunFolder, TEXT_FILES, copy_templates, copy_tokenizer};
 
 impl StartConfig {
     /// Checks the settings and the folder, without reading weights.
@@ -288,13 +288,7 @@ fn device_name(device: &Device) -> &'static str {
 fn make(new: &NewModel, folder: &Path, world: &WorldConfig, seed: u64) -> Result<(), TrainError> {
     std::fs::create_dir_all(folder)?;
     if let Some(templates) = &new.templates {
-        std::fs::create_dir_all(folder.join(TEMPLATES))?;
-        let entries =
-            std::fs::read_dir(templates).map_err(|source| TrainError::read(templates, source))?;
-        for entry in entries {
-            let entry = entry?;
-            std::fs::copy(entry.path(), folder.join(TEMPLATES).join(entry.file_name()))?;
-        }
+        copy_templates(templates, folder)?;
     }
     let mut lines = vocabulary(world)?;
     let protocol = Protocol::load(new.templates.as_deref())?;
