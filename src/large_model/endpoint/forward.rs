@@ -27,7 +27,7 @@ use crate::outbound::wire::{Request, Response};
 /// How much of an error is read to see whether it refuses a field, bytes.
 const MOST_OF_AN_ERROR: usize = 64 * 1024;
 
-/// A request to hand on.
+/// A request to forward.
 #[derive(Debug, Clone)]
 pub struct ForwardRequest {
     /// Its method.
@@ -150,24 +150,24 @@ impl Endpoint {
         let url = transport.at(&request.path).ok_or_else(|| {
             exchange.rejected(format!("the path `{}` leads out of its API", request.path))
         })?;
-        let mut handed_on = Request::new(request.body);
-        *handed_on.method_mut() = request.method;
-        *handed_on.uri_mut() = url;
-        *handed_on.headers_mut() = request.headers;
-        headers::to_endpoint(handed_on.headers_mut());
+        let mut forwarded = Request::new(request.body);
+        *forwarded.method_mut() = request.method;
+        *forwarded.uri_mut() = url;
+        *forwarded.headers_mut() = request.headers;
+        headers::to_endpoint(forwarded.headers_mut());
         // Unsolicited compression is decoded: the client may not expect it.
-        let is_decoded = !handed_on.headers().contains_key(header::ACCEPT_ENCODING);
+        let is_decoded = !forwarded.headers().contains_key(header::ACCEPT_ENCODING);
         let until = exchange.retry_until();
         let result = retrying(&transport.config.retries, &transport.rng, until, || {
-            attempt(exchange, handed_on.clone())
+            attempt(exchange, forwarded.clone())
         })
         .await;
         match result {
             Ok((response, attempt)) => {
-                hand_back(exchange, response, None, Some(attempt), is_decoded)
+                client_response(exchange, response, None, Some(attempt), is_decoded)
             }
             Err(Failed::Answered { response, head, .. }) => {
-                hand_back(exchange, *response, head, None, is_decoded)
+                client_response(exchange, *response, head, None, is_decoded)
             }
             Err(Failed::Unanswered(error)) => Err(error),
         }
@@ -246,7 +246,9 @@ async fn answered(exchange: &Arc<Exchange>, response: Response) -> Failed {
     Failed::Answered { response, head: Some(head.into()), is_final }
 }
 
-fn hand_back(
+/// The response for the client. `head`: the part of its body that was read, if the rest is not
+/// worth waiting for. `attempt`: whose outcome the end of the body sets.
+fn client_response(
     exchange: &Arc<Exchange>,
     response: Response,
     head: Option<Bytes>,
@@ -276,10 +278,10 @@ fn hand_back(
         redact_body::headers(&mut headers, secret);
         pieces = redact_body::body(pieces, secret);
     }
-    let mut handed_back = http::Response::new(pieces);
-    *handed_back.status_mut() = status;
-    *handed_back.headers_mut() = headers;
-    Ok(handed_back)
+    let mut returned = http::Response::new(pieces);
+    *returned.status_mut() = status;
+    *returned.headers_mut() = headers;
+    Ok(returned)
 }
 
 /// The pieces of a body, whose end or drop sets the outcome of the attempt.

@@ -10,6 +10,7 @@ use reqwest::{Client, Url};
 use secrecy::SecretString;
 
 use super::breaker::Breakers;
+use super::client::COMPLETIONS;
 use super::config::{LargeModelConfig, LargeModelConfigError};
 use super::count::TokenCounter;
 use super::direct::Direct;
@@ -79,7 +80,7 @@ impl Transport {
             tracing::warn!(model = name, url = %base, "the key is sent without encryption");
         }
         let uris = base.as_str().parse().ok().and_then(|root: Uri| {
-            let completions = below(&root, "/chat/completions")?;
+            let completions = below(&root, COMPLETIONS)?;
             Some((root, completions))
         });
         let (root, completions) = uris.ok_or_else(|| LargeModelConfigError::Invalid {
