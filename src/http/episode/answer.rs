@@ -26,6 +26,20 @@ pub(in crate::http) struct Answered {
 const LOGPROBS: usize = 16;
 
 impl Answered {
+    /// The refusal that the large model replied with, if it did.
+    pub(in crate::http) fn refusal(&self) -> Option<&str> {
+        self.reply_field("refusal").and_then(Value::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// The tool calls that the large model replied with.
+    pub(in crate::http) fn tool_calls(&self) -> &[Value] {
+        self.reply_field("tool_calls").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    fn reply_field(&self, name: &str) -> Option<&Value> {
+        self.episode.reply.as_ref()?.message.extra.get(name)
+    }
+
     /// About how long its JSON is, bytes, with or without the turns.
     pub(in crate::http) fn bytes(&self, with_turns: bool) -> usize {
         let Episode { answer, trajectory, .. } = &self.episode;

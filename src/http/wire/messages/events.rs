@@ -114,9 +114,7 @@ impl MessageWriter {
 
     fn finish(&mut self, answered: &Answered) {
         let episode = &answered.episode;
-        let said = |key: &str| episode.reply.as_ref().and_then(|it| it.message.extra.get(key));
-        let refusal = said("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let calls = said("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default();
+        let (refusal, calls) = (answered.refusal(), answered.tool_calls());
         if let Some(refusal) = refusal {
             self.write(false, refusal);
         }

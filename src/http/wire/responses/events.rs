@@ -158,9 +158,7 @@ impl ResponseWriter {
             _ => None,
         };
         let status = if incomplete.is_some() { "incomplete" } else { "completed" };
-        let said = |key: &str| episode.reply.as_ref().and_then(|it| it.message.extra.get(key));
-        let refusal = said("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let calls = said("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default();
+        let (refusal, calls) = (answered.refusal(), answered.tool_calls());
         let has_message = self.items.iter().any(|item| item["type"] == "message")
             || self.open.as_ref().is_some_and(|open| !open.is_reasoning);
         if !has_message && refusal.is_none() && calls.is_empty() {
