@@ -13,7 +13,8 @@ use super::ops::{composed, host};
 pub struct Gradients {
     names: Vec<String>,
     sums: Vec<Tensor>,
-    places: HashMap<String, usize>,
+    /// The index of each name in `sums`.
+    indices: HashMap<String, usize>,
 }
 
 impl Gradients {
@@ -22,9 +23,9 @@ impl Gradients {
     /// # Errors
     /// When the device has no memory left.
     pub fn zeros(trainable: &[(String, &Tensor)]) -> Result<Self, ModelError> {
-        let mut gradients = Self { names: Vec::new(), sums: Vec::new(), places: HashMap::new() };
+        let mut gradients = Self { names: Vec::new(), sums: Vec::new(), indices: HashMap::new() };
         for (name, tensor) in trainable {
-            gradients.places.insert(name.clone(), gradients.sums.len());
+            gradients.indices.insert(name.clone(), gradients.sums.len());
             gradients.names.push(name.clone());
             gradients.sums.push(Tensor::zeros(
                 tensor.shape(),
@@ -57,12 +58,12 @@ impl Gradients {
 
     /// The gradient of `name`; `None` when it is frozen or unknown.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.places.get(name).map(|&place| &self.sums[place])
+        self.indices.get(name).map(|&index| &self.sums[index])
     }
 
     /// The gradient of `name` to add to; `None` if it is frozen.
     pub(crate) fn slot(&mut self, name: &str) -> Option<&mut Tensor> {
-        self.places.get(name).map(|&place| &mut self.sums[place])
+        self.indices.get(name).map(|&index| &mut self.sums[index])
     }
 
     /// Multiplies every gradient by `factor`.

@@ -117,12 +117,12 @@ impl RecordConfig {
     /// Whether a destination is set.
     ///
     /// # Errors
-    /// When it names neither or both of the places.
+    /// When it names none, or more than one.
     pub fn check(&self) -> Result<(), RecordError> {
-        self.place().map(|_| ())
+        self.destination().map(|_| ())
     }
 
-    pub(super) fn place(&self) -> Result<Destination<'_>, RecordError> {
+    pub(super) fn destination(&self) -> Result<Destination<'_>, RecordError> {
         match (&self.folder, &self.sqlite, &self.url_env) {
             (Some(folder), None, None) => Ok(Destination::Folder(folder)),
             (None, Some(path), None) => Ok(Destination::Sqlite(path)),

@@ -140,7 +140,7 @@ impl Recorder {
         config: &RecordConfig,
         urls: &dyn Fn(&str) -> Option<SecretString>,
     ) -> Result<Self, RecordError> {
-        match config.place()? {
+        match config.destination()? {
             Destination::Folder(folder) => {
                 let failed = |source| RecordError::Folder { folder: folder.clone(), source };
                 let files = Files::open(config, folder).map_err(failed)?;

@@ -191,7 +191,7 @@ impl Archive {
         config: &RecordConfig,
         urls: &dyn Fn(&str) -> Option<SecretString>,
     ) -> Result<Self, RecordError> {
-        let store = match config.place()? {
+        let store = match config.destination()? {
             Destination::Folder(folder) => Store::Folder(folder.clone()),
             Destination::Database(variable) => {
                 Store::Database(DatabaseArchive::postgres(&config::database_url(variable, urls)?))
