@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{ExternalConfig, Reward, RewardError, own_answer};
+use crate::outbound::wire::library_causes;
 use crate::task::Task;
 use crate::trajectory::{Trajectory, Turn};
 
@@ -198,10 +199,10 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, head: &mut Vec<u8>) {
 
 async fn post(client: &reqwest::Client, url: &str, body: Vec<u8>) -> Result<String, String> {
     let request = client.post(url).header("content-type", "application/json").body(body);
-    let mut response = request.send().await.map_err(|error| chain(&error))?;
+    let mut response = request.send().await.map_err(|error| library_causes(&error))?;
     let status = response.status();
     let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| library_causes(&error))? {
         text.extend_from_slice(&chunk);
         if text.len() as u64 > MAX_OUTPUT {
             return Err(format!("its reply is longer than {MAX_OUTPUT} bytes"));
@@ -213,18 +214,6 @@ async fn post(client: &reqwest::Client, url: &str, body: Vec<u8>) -> Result<Stri
     } else {
         Err(format!("it answered {status}: {}", head(&text)))
     }
-}
-
-/// An error with what caused it; reqwest keeps the useful part, such as a refused connection,
-/// there.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn head(text: &str) -> String {

@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 42] = [
     ("token_estimate", &[]),
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
-    ("reward", &["task", "trajectory", "protocol"]),
+    ("reward", &["outbound", "task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["compute", "gguf", "protocol"]),
