@@ -28,6 +28,7 @@ pub mod model;
 pub mod outbound;
 pub mod playground;
 pub mod policy;
+pub mod program;
 pub mod prompt_template;
 pub mod protocol;
 pub mod record;

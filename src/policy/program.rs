@@ -1,19 +1,13 @@
 //! A policy that is an external program, such as a hand-written decomposition: a baseline for
 //! trained policies, and a source of demonstrations.
 
-use std::process::Stdio;
-
 use async_trait::async_trait;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
 
+use crate::program;
 use crate::protocol::{Piece, concat};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
 
 use super::{Policy, PolicyError, PolicyOpening, PolicySession, PolicyTurn, TurnSink};
-
-/// How much of a turn is read, bytes.
-const MAX_OUTPUT: u64 = 64 * 1024;
 
 /// A program that is run once for each turn. On its standard input it gets a JSON list of texts:
 /// the opening, then what was shown after each turn. Its standard output is the turn.
@@ -58,38 +52,6 @@ struct ProgramSession {
     trace: TokenTrace,
 }
 
-impl ProgramSession {
-    async fn run(&self) -> std::io::Result<String> {
-        let mut child = Command::new(&self.policy.program)
-            .args(&self.policy.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let (mut output, mut text) = (child.stdout.take(), String::new());
-        let input = child.stdin.take();
-        let write = async {
-            // A program may answer without reading all of its input.
-            if let Some(mut input) = input {
-                let _ = input.write_all(&serde_json::to_vec(&self.shown)?).await;
-            }
-            std::io::Result::Ok(())
-        };
-        let read = async {
-            match &mut output {
-                Some(output) => output.take(MAX_OUTPUT).read_to_string(&mut text).await,
-                None => Ok(0),
-            }
-        };
-        tokio::try_join!(write, read)?;
-        drop(output);
-        match child.wait().await? {
-            status if status.success() => Ok(text),
-            status => Err(std::io::Error::other(format!("it ended with {status}"))),
-        }
-    }
-}
-
 #[async_trait]
 impl PolicySession for ProgramSession {
     async fn turn(
@@ -97,11 +59,11 @@ impl PolicySession for ProgramSession {
         _max_tokens: usize,
         sink: &mut dyn TurnSink,
     ) -> Result<PolicyTurn, PolicyError> {
-        let failed = |error: std::io::Error| PolicyError::Program {
-            command: self.policy.name.clone(),
-            reason: error.to_string(),
-        };
-        let text = self.run().await.map_err(failed)?;
+        let ProgramPolicy { name, program, arguments } = &self.policy;
+        let shown = serde_json::Value::from(self.shown.clone()).to_string();
+        let text = program::run(program, arguments, shown.as_bytes())
+            .await
+            .map_err(|reason| PolicyError::Program { command: name.clone(), reason })?;
         let _ = sink.text(&text).await?;
         Ok(PolicyTurn { finish: TurnFinish::Stop, usage: TokenUsage::default(), cost: 0.0 })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up, each with those that it may import. A row may name only rows
 /// above it in this list, so cycles are impossible. `cli` is the top and may import anything;
 /// `hint` is the bottom, which all may import.
-const LAYERS: [(&str, &[&str]); 42] = [
+const LAYERS: [(&str, &[&str]); 43] = [
     ("hint", &[]),
     ("access", &[]),
     ("atomic_file", &[]),
@@ -18,6 +18,7 @@ const LAYERS: [(&str, &[&str]); 42] = [
     ("json_size", &[]),
     ("outbound", &[]),
     ("playground", &[]),
+    ("program", &[]),
     ("prompt_template", &[]),
     ("run_files", &[]),
     ("run_lock", &[]),
@@ -30,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 42] = [
     ("token_estimate", &[]),
     ("trajectory", &[]),
     ("protocol", &["trajectory"]),
-    ("reward", &["outbound", "task", "trajectory", "protocol"]),
+    ("reward", &["outbound", "program", "task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
     ("tokenization", &["compute", "gguf", "protocol"]),
@@ -60,6 +61,7 @@ const LAYERS: [(&str, &[&str]); 42] = [
             "chat",
             "engine",
             "large_model",
+            "program",
             "protocol",
             "sampling",
             "seed",
