@@ -136,6 +136,9 @@ pub struct Observation {
     pub truncated: bool,
     /// Whether an earlier identical prompt was answered from the episode's own record.
     pub repeated: bool,
+    /// Whether the reply ended before it was complete: at its token limit, or by a content filter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
     /// What the call was billed; zero when repeated.
     pub usage: TokenUsage,
     /// What that cost, in the operator's currency.
@@ -213,6 +216,7 @@ mod tests {
             reply: "a reply".to_owned(),
             truncated: false,
             repeated: false,
+            cut_off: false,
             usage: TokenUsage::default(),
             cost: 0.0,
             millis: 0,

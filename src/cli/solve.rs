@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError, Overrides};
 use crate::episode::{Episode, EpisodeEvent, EpisodeRequest, Participants, Silent, run_episode};
-use crate::large_model::Reply;
 use std::sync::Arc;
 
 use super::Failure;
@@ -146,7 +145,7 @@ fn print_end(episode: &Episode) {
         large.tokens.prompt_tokens,
         large.tokens.completion_tokens,
     );
-    if episode.reply.as_ref().is_some_and(Reply::is_cut_off) {
-        eprintln!("the answer is incomplete: the large model's reply was cut off");
+    if episode.is_cut_off() {
+        eprintln!("the answer is incomplete: it was cut off");
     }
 }

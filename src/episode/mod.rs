@@ -15,8 +15,8 @@ use crate::engine::Sampling;
 use crate::hint::{Hint, Reason};
 use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError, Reply};
 use crate::policy::{Policy, PolicyError};
-use crate::protocol::{Protocol, ProtocolError};
-use crate::trajectory::{TokenUsage, Trajectory};
+use crate::protocol::{ANSWER, Protocol, ProtocolError};
+use crate::trajectory::{Action, TokenUsage, Trajectory, Turn, TurnFinish};
 
 mod config;
 mod estimate;
@@ -271,6 +271,36 @@ pub struct Episode {
     /// large model made it. Not part of the record.
     #[serde(skip)]
     pub reply: Option<Reply>,
+}
+
+impl Episode {
+    /// Whether the answer ended before it was complete: at a token limit, at the deadline, or by a
+    /// content filter. Of a record, which lacks `reply`, it is known where the policy wrote the
+    /// answer, or where the answer is the reply to a prompt of a turn.
+    pub fn is_cut_off(&self) -> bool {
+        let turns = &self.trajectory.turns;
+        match (&self.reply, self.answer_source) {
+            (Some(reply), _) => reply.is_cut_off(),
+            (None, AnswerSource::LargeModel) => is_cut_reply(turns, &self.answer),
+            (None, AnswerSource::Policy) => match turns.last() {
+                Some(turn) if matches!(turn.action, Action::Answer(_)) => is_unfinished(turn),
+                // A turn that the deadline cuts off is not among the turns.
+                _ => self.finish_reason == FinishReason::Deadline,
+            },
+        }
+    }
+}
+
+/// Whether a reply in these turns has this text and ended before it was complete.
+fn is_cut_reply(turns: &[Turn], text: &str) -> bool {
+    let mut seen = turns.iter().filter_map(|turn| turn.observation.as_ref());
+    seen.any(|seen| seen.cut_off && seen.reply == text)
+}
+
+/// Whether the token limit cut the answer of a turn off.
+fn is_unfinished(turn: &Turn) -> bool {
+    let closing = format!("</{ANSWER}>");
+    turn.finish == TurnFinish::Length && !turn.text.trim_end().ends_with(&closing)
 }
 
 /// Why an episode has no answer.

@@ -116,7 +116,7 @@ export class Episode {
       : "The replay differs: a model did not give the same reply again.";
     const again = this.before ? ` ${sameness}` : "";
     const isAlone = reply.policy === "direct" && reply.finish_reason === "answered";
-    const cut = reply.cut_off ? " It is incomplete: the reply was cut off." : "";
+    const cut = reply.cut_off ? " It is incomplete: it was cut off." : "";
     const said = `${isAlone ? "" : `${reason} `}${whose}${cut}${again}`;
     this.end.textContent = said;
     return said;

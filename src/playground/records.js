@@ -28,6 +28,14 @@ export function turn({ think, action, text, finish, is_given, tokens, cost = 0, 
   };
 }
 
+// Whether the answer ended before it was complete, as far as a record tells.
+function isCutOff({ answer, answer_source, finish_reason, trajectory: { turns } }) {
+  if (answer_source !== "policy") return turns.some(({ observation: seen }) => seen?.cut_off && seen.reply === answer);
+  const last = turns.at(-1);
+  if (last?.action.kind !== "answer") return finish_reason === "deadline";
+  return last.finish === "length" && !last.text.trimEnd().endsWith("</answer>");
+}
+
 // What the server would say of a record.
 function recorded(record) {
   const { ids = [], log_probs = [], action_mask = [] } = record.trajectory.trace ?? {};
@@ -43,7 +51,7 @@ function recorded(record) {
       ...(own.length ? { turns: own } : {}),
       policy, large_model, seed: sampling.seed, temperature: sampling.temperature,
     },
-    reply: { ...record, turns, tokens: ids.map((id, at) => ({ id, log_prob: action_mask[at] ? log_probs[at] : undefined })) },
+    reply: { ...record, cut_off: isCutOff(record), turns, tokens: ids.map((id, at) => ({ id, log_prob: action_mask[at] ? log_probs[at] : undefined })) },
   };
 }
 

@@ -151,8 +151,9 @@ impl PolicySession for RemoteSession {
                         let _ = sink.text(&closing).await?;
                     }
                     self.messages.push(ChatMessage::text("assistant", text));
+                    // What follows a closed action does not belong to the turn.
                     let finish = match reply.finish_reason.as_str() {
-                        "length" => TurnFinish::Length,
+                        "length" if listening => TurnFinish::Length,
                         _ => TurnFinish::Stop,
                     };
                     let (mut usage, lost) = (reply.usage, call.lost.used());

@@ -17,6 +17,7 @@ fn trajectory(turns: &[&str]) -> Trajectory {
             reply: "reply".into(),
             truncated: false,
             repeated: false,
+            cut_off: false,
             usage: TokenUsage::default(),
             cost: 0.0,
             millis: 0,

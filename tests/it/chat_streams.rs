@@ -134,8 +134,78 @@ async fn an_answer_that_the_deadline_cuts_off_is_the_answer() {
     for is_stream in [false, true] {
         let (content, last) = cut_by_the_deadline(&server, is_stream).await;
         assert_eq!(content, "one two");
+        assert_eq!(last["finish_reason"], "length");
         assert_eq!(last["prompt_r1"]["finish_reason"], "deadline");
         assert_eq!(last["prompt_r1"]["answer_source"], "policy");
+    }
+}
+
+/// What each route says of the end of its answer: chat completions, messages, responses, solve.
+async fn ends(server: &Server, is_stream: bool) -> [Value; 4] {
+    let said = async |path: &str, mut body: Value| {
+        body["stream"] = json!(is_stream);
+        let text = server.ask(path, body).await.text().await.unwrap();
+        if is_stream { events(&text).0 } else { vec![serde_json::from_str(&text).unwrap()] }
+    };
+    let chat = said(CHAT, request(is_stream)).await;
+    let asked = json!([{"role": "user", "content": "Where?"}]);
+    let asked = json!({"model": "prompt-r1", "max_tokens": 100, "messages": asked});
+    let messages = said("/v1/messages", asked).await;
+    let stop = messages.iter().rev().find(|event| event["type"] != "message_stop").unwrap();
+    let stop = if is_stream { &stop["delta"] } else { stop };
+    let asked = json!({"model": "prompt-r1", "input": "Where?"});
+    let response = said("/v1/responses", asked).await;
+    let response = response.last().unwrap();
+    let response = if is_stream { &response["response"] } else { response };
+    let solved = said("/v1/solve", json!({"question": "Where?"})).await;
+    [
+        chat.last().unwrap()["choices"][0]["finish_reason"].clone(),
+        stop["stop_reason"].clone(),
+        json!([response["status"], response["incomplete_details"]["reason"]]),
+        solved.last().unwrap()["cut_off"].clone(),
+    ]
+}
+
+const WHOLE: [&str; 4] = [r#""stop""#, r#""end_turn""#, r#"["completed",null]"#, "null"];
+const CUT: [&str; 4] =
+    [r#""length""#, r#""max_tokens""#, r#"["incomplete","max_output_tokens"]"#, "true"];
+
+#[tokio::test]
+async fn every_route_says_whether_the_policys_answer_is_whole() {
+    let table = [
+        ("<answer>one two", "length", CUT),
+        ("<think>t</think><answer>one </ans", "length", CUT),
+        ("<answer>one two", "stop", WHOLE),
+        // The answer is complete; what follows it is not.
+        ("<answer>one two</answer>", "length", WHOLE),
+        ("<answer>one two</answer> and so on", "length", WHOLE),
+    ];
+    for (written, reason, expected) in table {
+        let message = json!({"role": "assistant", "content": written});
+        let upstream = Loopback::answering(move |_| Script::message(message.clone(), reason)).await;
+        let server = Setup::policy(remote(&upstream)).start(&upstream).await;
+        for is_stream in [false, true] {
+            let found = ends(&server, is_stream).await.map(|end| end.to_string());
+            assert_eq!(found, expected, "{written} {reason} {is_stream}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_route_says_whether_a_reply_of_an_earlier_turn_is_whole() {
+    let ask = "<interaction_prompt>a</interaction_prompt>";
+    // The reply is the answer as the policy writes none, or as it hands the reply on.
+    for second in ["hm", "<final_prompt>a</final_prompt>"] {
+        for (reason, expected) in [("stop", WHOLE), ("length", CUT)] {
+            let message = json!({"role": "assistant", "content": "In Ly"});
+            let upstream =
+                Loopback::answering(move |_| Script::message(message.clone(), reason)).await;
+            let server = Setup::turns([ask, second]).start(&upstream).await;
+            for is_stream in [false, true] {
+                let found = ends(&server, is_stream).await.map(|end| end.to_string());
+                assert_eq!(found, expected, "{second} {reason} {is_stream}");
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::bare::bare_json;
 use super::{Run, record_usage};
 use crate::episode::estimate::CallEstimate;
 use crate::episode::{
-    AnswerCheck, CONTENTS, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS,
+    AnswerCheck, CONTENTS, EpisodeErrorKind, EpisodeEvent, ReplyKey, RoleUsage, SPANS, is_cut_reply,
 };
 
 /// The outcome of a prompt.
@@ -55,9 +55,11 @@ impl Run<'_> {
         let known = self.replies.get(&key).cloned();
         let repeated = known.is_some();
         let reply = match known {
-            Some(reply) => {
-                self.announce(is_answer, reply.clone()).await?;
-                Reply::text(reply)
+            Some(text) => {
+                self.announce(is_answer, text.clone()).await?;
+                let finish_reason =
+                    if is_cut_reply(&self.turns, &text) { "length" } else { "stop" };
+                Reply { finish_reason: finish_reason.to_owned(), ..Reply::text(text) }
             }
             None => {
                 let mut messages = self.large_model_opening()?;
@@ -85,9 +87,16 @@ impl Run<'_> {
         };
         let millis = begun.elapsed().as_millis() as u64;
         let (usage, cost) = (reply.usage, reply.cost);
-        let text = reply.message.as_text();
-        let observation =
-            Observation { sent, reply: text, truncated: false, repeated, usage, cost, millis };
+        let observation = Observation {
+            sent,
+            reply: reply.message.as_text(),
+            truncated: false,
+            repeated,
+            cut_off: reply.is_cut_off(),
+            usage,
+            cost,
+            millis,
+        };
         Ok(PromptOutcome::Replied(Box::new(reply), observation))
     }
 

@@ -80,6 +80,7 @@ impl Run<'_> {
             reply: reply.to_owned(),
             truncated: false,
             repeated: false,
+            cut_off: false,
             usage: TokenUsage::default(),
             cost: 0.0,
             millis: 0,

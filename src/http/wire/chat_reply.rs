@@ -107,6 +107,7 @@ pub(in crate::http) fn finish_reason(answered: &Answered) -> String {
         (Some(Ending::Stop(_)), _) => "stop",
         (Some(Ending::Length), _) => "length",
         (None, Some(reply)) => &reply.finish_reason,
+        (None, None) if episode.is_cut_off() => "length",
         (None, None) if episode.finish_reason == FinishReason::TokenLimit => "length",
         (None, None) => "stop",
     };

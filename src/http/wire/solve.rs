@@ -340,8 +340,8 @@ pub(in crate::http) struct SolveReply {
     /// `malformed`.
     #[schema(example = "answered")]
     pub(in crate::http) finish_reason: &'static str,
-    /// Whether the answer is a reply of the large model that ended before it was complete: at its
-    /// token limit, or by a content filter. Recorded episodes do not have it.
+    /// Whether the answer ended before it was complete: at a token limit, at the deadline, or by a
+    /// content filter. Recorded episodes may lack it where the large model wrote the answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::http) cut_off: bool,
     /// What both models used.
@@ -367,6 +367,7 @@ pub(in crate::http) struct Head {
 impl SolveReply {
     pub(in crate::http) fn new(head: Head, episode: Episode, shown: ReplyDetails) -> Self {
         let Head { id, created, policy, large_model } = head;
+        let cut_off = episode.is_cut_off();
         let turns = episode.trajectory.turns;
         Self {
             id,
@@ -377,7 +378,7 @@ impl SolveReply {
             answer: episode.answer,
             answer_source: episode.answer_source.as_str(),
             finish_reason: episode.finish_reason.as_str(),
-            cut_off: episode.reply.is_some_and(|reply| reply.is_cut_off()),
+            cut_off,
             usage: episode.usage.into(),
             turns: shown.turns.then(|| turns.into_iter().map(SolveTurn::from).collect()),
             tokens: shown.tokens,
