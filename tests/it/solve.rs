@@ -74,6 +74,44 @@ async fn an_answer_that_was_cut_off_says_so() {
 }
 
 #[tokio::test]
+async fn without_a_policy_the_large_model_samples_as_the_request_says() {
+    let upstream = Loopback::start().await;
+    let server = Setup::relay().start(&upstream).await;
+    let given = json!({"temperature": 0, "seed": 7});
+    let both = |first: &Value, second: &Value| {
+        let mut both = first.clone();
+        both.as_object_mut().unwrap().extend(second.as_object().unwrap().clone());
+        both
+    };
+    let solve = |options: Value| ("/v1/solve", both(&json!({"question": "Where?"}), &options));
+    let chat = |fields: &Value, options: Value| {
+        let asked = json!({"model": "prompt-r1", "prompt_r1": options,
+                           "messages": [{"role": "user", "content": "Where?"}]});
+        ("/v1/chat/completions", both(&asked, fields))
+    };
+    let direct = json!({"policy": "direct"});
+    let own = json!({"temperature": 1, "seed": 3});
+    let table = [
+        (solve(both(&direct, &given)), Some(0.0), Some(7)),
+        (solve(direct.clone()), None, None),
+        // They are the policy's.
+        (solve(given.clone()), None, None),
+        (chat(&json!({}), both(&direct, &given)), Some(0.0), Some(7)),
+        (chat(&json!({}), given.clone()), None, None),
+        (chat(&own, direct.clone()), Some(1.0), Some(3)),
+        (chat(&own, both(&direct, &given)), Some(0.0), Some(7)),
+        (chat(&own, given), Some(1.0), Some(3)),
+    ];
+    for ((path, body), temperature, seed) in table {
+        let (status, reply) = server.json(path, body.clone()).await;
+        assert_eq!(status, 200, "{body}: {reply}");
+        let sent = upstream.last().json();
+        let found = (sent["temperature"].as_f64(), sent["seed"].as_i64());
+        assert_eq!(found, (temperature, seed), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_failure_in_the_stream_is_its_last_event() {
     let upstream = Loopback::answering(|_| Script::error(500, "broken")).await;
     let server = Setup::relay().start(&upstream).await;

@@ -189,6 +189,7 @@ fn tasks(
     let served = policy(state, named.policy, &options, headers)?;
     let (model, other) = large_model(state, named.large_model, options.large_model.as_deref())?;
     let mut params = request.take_params();
+    params.extend(options.large_model_params(&*served.policy));
     let asked = other.as_deref().unwrap_or(model.name());
     caller.check_price(asked, model.is_priced(other.as_deref()))?;
     caller.check_policy_price(&*served.policy)?;

@@ -136,6 +136,7 @@ fn task(
     }
     let request = EpisodeRequest {
         turns,
+        large_model_params: options.large_model_params(&*served.policy).into(),
         limits,
         started,
         authorization: authorization(headers),

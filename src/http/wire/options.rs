@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::episode::Limits;
 use crate::http::error::ApiError;
 use crate::http::serving::Served;
 use crate::http::state::AppState;
+use crate::policy::{DIRECT, Policy};
 
 /// What stands before the names of [`Options`] in a chat request, for errors.
 pub(in crate::http) const CHAT_PREFIX: &str = "prompt_r1.";
@@ -24,8 +26,10 @@ pub(in crate::http) struct Options {
     /// does the same. Default: the server's choice.
     pub(in crate::http) policy: Option<String>,
     /// The same request with the same seed gives the same episode. Default: a new seed each time.
+    /// With the policy `direct`, it is the large model's, which has none by default.
     pub(in crate::http) seed: Option<i64>,
-    /// How freely the policy samples, from 0 (greedy) to 2. Default: the server's.
+    /// How freely the policy samples, from 0 (greedy) to 2; with the policy `direct`, the large
+    /// model. Default: the server's, or the large model's own.
     #[schema(minimum = 0, maximum = 2)]
     pub(in crate::http) temperature: Option<f64>,
     /// Turns of the policy, at most the server's limit, which is the default.
@@ -81,6 +85,19 @@ impl Options {
             }
             _ => Ok(Some(asked)),
         }
+    }
+
+    /// Fields for every call of the large model. With the policy `direct`, which samples nothing,
+    /// the large model samples as the request says.
+    pub(in crate::http) fn large_model_params(&self, policy: &dyn Policy) -> Map<String, Value> {
+        if policy.name() != DIRECT {
+            return Map::new();
+        }
+        let given = [
+            ("temperature", self.temperature.map(Value::from)),
+            ("seed", self.seed.map(Value::from)),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// The policy that plays.

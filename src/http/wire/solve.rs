@@ -33,8 +33,10 @@ pub(in crate::http) struct SolveRequest {
     /// does the same. Default: the server's choice.
     policy: Option<String>,
     /// The same request with the same seed gives the same episode. Default: a new seed each time.
+    /// With the policy `direct`, it is the large model's, which has none by default.
     seed: Option<i64>,
-    /// How freely the policy samples, from 0 (greedy) to 2. Default: the server's.
+    /// How freely the policy samples, from 0 (greedy) to 2; with the policy `direct`, the large
+    /// model. Default: the server's, or the large model's own.
     #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f64>,
     /// Turns of the policy, at most the server's limit, which is the default.
