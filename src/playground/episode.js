@@ -103,7 +103,7 @@ export class Episode {
     const used = (name, { calls, prompt_tokens, completion_tokens, cost }) => h("span", {}, h("b", {}, name),
       ` ${count(calls, "call")}, ${count(prompt_tokens, "token")} read, ${completion_tokens.toLocaleString("en")} written, cost ${money(cost)}`);
     this.facts.append(h("span", {}, h("b", {}, "cost"), ` ${money(policy.cost + large.cost)}`),
-      ...(reply.policy === "direct" ? [] : [used("policy", policy)]), used("large model", large), h("span", {}, h("b", {}, "seed"), ` ${this.request.seed ?? "too large for this page"}`));
+      ...(reply.policy === "direct" ? [] : [used("policy", policy)]), used("large model", large), h("span", {}, h("b", {}, "seed"), ` ${this.request.seed ?? (reply.policy === "direct" ? "none" : "too large for this page")}`));
     const tokens = perTurn(reply.turns, reply.tokens ?? []);
     for (const [index, turn] of reply.turns.entries()) {
       if (!this.#turns[index]) this.#turn(index);
@@ -142,10 +142,13 @@ export class Episode {
 // What a request asks, for those who did not ask it themselves.
 function asked({ question, messages = [{ role: "user", content: question }] }) {
   const parts = (content) => (Array.isArray(content) ? content.map((part) => part.text ?? `[${part.type}]`).join("\n") : content ?? "");
+  // A conversation may continue after its question, as with the result of a tool.
+  const asking = messages.findLastIndex(({ role }) => role === "user");
+  const place = asking < 0 ? messages.length - 1 : asking;
   return h("div", { class: "lanes" }, ...messages.map(({ role, content }, at) => {
     const text = new Text(`Message ${at + 1} of the ${role}`);
     text.append(parts(content));
-    return h("div", { class: "lane" }, h("h3", {}, at + 1 === messages.length ? "Question" : h("bdi", {}, role)), text.element);
+    return h("div", { class: "lane" }, h("h3", {}, at === place ? "Question" : h("bdi", {}, role)), text.element);
   }));
 }
 

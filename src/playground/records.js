@@ -36,20 +36,31 @@ function isCutOff({ answer, answer_source, finish_reason, trajectory: { turns } 
   return last.finish === "length" && !last.text.trimEnd().endsWith("</answer>");
 }
 
+// The question of a record, or its conversation.
+function asked({ question, conversation = [], attachments = [], message, is_continued }) {
+  if (conversation.length + attachments.length === 0 && !message) return { question };
+  if (is_continued) return { messages: conversation };
+  // Nulls stand for the attachments; older records do not have the message.
+  const rest = [...attachments];
+  const whole = (content) => (Array.isArray(content) ? content.map((part) => part ?? rest.shift()) : content);
+  const plain = attachments.length ? [{ type: "text", text: question }, ...attachments] : question;
+  const last = message ? { ...message, content: whole(message.content) } : { role: "user", content: plain };
+  return { messages: [...conversation, last] };
+}
+
 // What the server would say of a record.
 function recorded(record) {
   const { ids = [], log_probs = [], action_mask = [] } = record.trajectory.trace ?? {};
-  const { question, conversation = [], attachments = [], policy, large_model, sampling } = record;
-  const content = attachments.length ? [{ type: "text", text: question }, ...attachments] : question;
-  const isAlone = conversation.length + attachments.length === 0;
+  const { policy, large_model, sampling, large_model_sampling } = record;
   const turns = record.trajectory.turns.map(turn);
   const own = turns.filter((turn) => turn.is_given)
     .map((turn) => given(turn.think, turn.interaction_prompt, turn.interaction_response));
   return {
     request: {
-      ...(isAlone ? { question } : { messages: [...conversation, { role: "user", content }] }),
+      ...asked(record),
       ...(own.length ? { turns: own } : {}),
-      policy, large_model, seed: sampling.seed, temperature: sampling.temperature,
+      policy, large_model,
+      ...(policy === "direct" ? large_model_sampling : { seed: sampling.seed, temperature: sampling.temperature }),
     },
     reply: { ...record, cut_off: isCutOff(record), turns, tokens: ids.map((id, at) => ({ id, log_prob: action_mask[at] ? log_probs[at] : undefined })) },
   };

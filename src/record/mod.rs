@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::chat::ChatMessage;
 use crate::engine::Sampling;
@@ -50,8 +50,18 @@ pub struct Record {
     /// Parts of the question that are no text, such as images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Value>,
-    /// Messages before the question.
+    /// The message that asked, if it had more than the question's text, with nulls in place of the
+    /// attachments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<ChatMessage>,
+    /// Messages before the question; the whole conversation if it continued after the question.
     pub conversation: Vec<ChatMessage>,
+    /// Whether the conversation continued after the question, as with the result of a tool.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_continued: bool,
+    /// How the large model sampled: `temperature` and `seed`, where the request gave it any.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub large_model_sampling: Map<String, Value>,
     /// How the policy sampled.
     pub sampling: Sampling,
     /// The answer, how the episode ended, every turn, and the tokens with their log-probabilities.
@@ -63,7 +73,7 @@ impl Record {
     /// Its approximate size in memory.
     fn bytes(&self) -> usize {
         const EACH: usize = 512;
-        let messages = self.conversation.iter().map(|message| {
+        let messages = self.conversation.iter().chain(&self.message).map(|message| {
             let extra: usize = message.extra.values().map(value_bytes).sum();
             EACH + value_bytes(&message.content) + extra
         });

@@ -17,7 +17,10 @@ fn record(id: usize) -> Record {
         large_model: "m".into(),
         question: "a?".into(),
         attachments: Vec::new(),
+        message: None,
         conversation: Vec::new(),
+        is_continued: false,
+        large_model_sampling: Map::new(),
         sampling: Sampling::GREEDY,
         episode: Episode {
             answer: "b".into(),

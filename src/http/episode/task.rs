@@ -73,6 +73,10 @@ impl EpisodeTask {
 
     fn record(&self, episode: &Episode) -> Record {
         let request = &self.request;
+        let sampling = ["temperature", "seed"].into_iter().filter_map(|name| {
+            let value = request.large_model_params.get(name)?;
+            Some((name.to_owned(), value.clone()))
+        });
         Record {
             id: self.id.clone(),
             created: self.state.created(),
@@ -81,7 +85,10 @@ impl EpisodeTask {
             large_model: self.model.name().to_owned(),
             question: request.question.clone(),
             attachments: request.attachments.clone(),
+            message: request.message.clone(),
             conversation: request.conversation.clone(),
+            is_continued: request.is_continued,
+            large_model_sampling: sampling.collect(),
             sampling: request.sampling,
             episode: Episode { reply: None, ..episode.clone() },
         }

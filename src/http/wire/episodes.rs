@@ -9,6 +9,7 @@ use super::solve::{Head, PolicyToken, ReplyDetails, SolveReply, SolveUsage, Writ
 use crate::chat::ChatMessage;
 use crate::episode::FinishReason;
 use crate::http::error::{ApiError, head};
+use crate::policy::DIRECT;
 use crate::record::{Filter, ListedEpisode, Page, Record};
 
 /// Episodes of a page by default.
@@ -149,19 +150,20 @@ pub(in crate::http) struct RecordedEpisode {
     /// The id of the key that asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<String>,
-    /// A request to `/v1/solve` for the same.
+    /// A request to `/v1/solve` for the same, as far as that has fields for it.
     request: RecordedRequest,
     /// What `/v1/solve` replies to it with `trace` and `tokens`.
     reply: SolveReply,
 }
 
-/// The request, in the form of `/v1/solve`.
+/// The request, in the form of `/v1/solve`. Left out are the limits of the episode, and what
+/// `/v1/solve` has no field for, such as `tools`, `response_format` and `top_p` of a chat request.
 #[derive(Debug, Serialize, ToSchema)]
 struct RecordedRequest {
-    /// The question, if it had no conversation.
+    /// The question, if it was a text without a conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<String>,
-    /// Otherwise the conversation that it ended.
+    /// Otherwise the conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Message>>)]
     messages: Option<Vec<ChatMessage>>,
@@ -172,10 +174,13 @@ struct RecordedRequest {
     policy: String,
     /// The large model's name.
     large_model: String,
-    /// The seed that was used.
-    seed: i64,
-    /// The temperature of the policy.
-    temperature: f32,
+    /// The seed that was used; that of the large model with the policy `direct`, if it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    /// The temperature of the policy; that of the large model with the policy `direct`, if the
+    /// request gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
 }
 
 impl RecordedEpisode {
@@ -183,12 +188,15 @@ impl RecordedEpisode {
     pub(in crate::http) fn new(id: String, record: Record, tokens: Vec<PolicyToken>) -> Self {
         let turns = record.episode.trajectory.turns.iter();
         let turns: Vec<_> = turns.filter_map(WrittenTurn::given).collect();
-        let is_alone = record.conversation.is_empty() && record.attachments.is_empty();
-        let (question, messages) = if is_alone {
+        let (seed, temperature) = sampling(&record);
+        let mut messages = record.conversation;
+        let is_bare = record.attachments.is_empty() && record.message.is_none();
+        let (question, messages) = if messages.is_empty() && is_bare {
             (Some(record.question), None)
         } else {
-            let mut messages = record.conversation;
-            messages.push(asked(record.question, record.attachments));
+            if !record.is_continued {
+                messages.push(asked(record.question, record.message, record.attachments));
+            }
             (None, Some(messages))
         };
         let request = RecordedRequest {
@@ -197,8 +205,8 @@ impl RecordedEpisode {
             turns: (!turns.is_empty()).then_some(turns),
             policy: record.policy.clone(),
             large_model: record.large_model.clone(),
-            seed: record.sampling.seed.cast_signed(),
-            temperature: record.sampling.temperature,
+            seed,
+            temperature,
         };
         let reply = Head {
             id: record.id,
@@ -212,11 +220,27 @@ impl RecordedEpisode {
     }
 }
 
+/// The seed and the temperature of the policy, or of the large model where that answered alone.
+fn sampling(record: &Record) -> (Option<i64>, Option<f32>) {
+    if record.policy != DIRECT {
+        let used = &record.sampling;
+        return (Some(used.seed.cast_signed()), Some(used.temperature));
+    }
+    let given = |name: &str| record.large_model_sampling.get(name);
+    let temperature = given("temperature").and_then(Value::as_f64);
+    (given("seed").and_then(Value::as_i64), temperature.map(|value| value as f32))
+}
+
 /// The message that was the question.
-fn asked(question: String, attachments: Vec<Value>) -> ChatMessage {
+fn asked(question: String, message: Option<ChatMessage>, attachments: Vec<Value>) -> ChatMessage {
+    if let Some(mut message) = message {
+        message.put_attachments(&attachments);
+        return message;
+    }
     if attachments.is_empty() {
         return ChatMessage::text("user", question);
     }
+    // Older records do not have the message.
     let mut parts = vec![json!({"type": "text", "text": question})];
     parts.extend(attachments);
     ChatMessage { content: Value::Array(parts), ..ChatMessage::text("user", "") }

@@ -16,7 +16,7 @@ use crate::server::{Server, Setup};
 pub(super) struct Recorded {
     server: Server,
     keys: [(String, String); 2],
-    _upstream: Loopback,
+    upstream: Loopback,
     _folder: TempDir,
 }
 
@@ -54,7 +54,7 @@ impl Recorded {
         setup.recorder = Some(Recorder::start(&config, urls).unwrap());
         setup.archive = Some((Archive::open(&config, urls).unwrap(), config));
         let server = setup.start(&upstream).await;
-        Self { server, keys: keys.try_into().unwrap(), _upstream: upstream, _folder: folder }
+        Self { server, keys: keys.try_into().unwrap(), upstream, _folder: folder }
     }
 
     async fn ask(&self, key: usize, question: &str) {
@@ -256,6 +256,69 @@ async fn error_of(server: &Server) -> (u16, String) {
     let status = response.status().as_u16();
     let body: Value = response.json().await.unwrap();
     (status, body["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_request_is_recorded_as_it_was_sent() {
+    const CHAT: &str = "/v1/chat/completions";
+    let folder = tempfile::tempdir().unwrap();
+    let recorded = Recorded::start(json!({"folder": folder.path()}), &|_| None, &["*"]).await;
+    let chat = |messages: Value| json!({"model": "prompt-r1", "messages": messages, "top_p": 0.5});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
+    let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let direct = |options: Value| {
+        let mut body = json!({"question": "Where?", "policy": "direct"});
+        body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        body
+    };
+    let table = [
+        (CHAT, chat(json!([{"role": "user", "content": "Where?"}]))),
+        // It continues after the question.
+        (
+            CHAT,
+            chat(json!([{"role": "user", "content": "Where?"},
+                        {"role": "assistant", "content": null, "tool_calls": [call]},
+                        {"role": "tool", "tool_call_id": "1", "content": "Lyon"}])),
+        ),
+        (CHAT, chat(json!([{"role": "system", "content": "Where?"}]))),
+        (
+            CHAT,
+            chat(json!([{"role": "user", "content": [text("First:"), image, text("Second?")]}])),
+        ),
+        (CHAT, chat(json!([{"role": "user", "content": "Where?", "name": "bob"}]))),
+        ("/v1/solve", direct(json!({}))),
+        ("/v1/solve", direct(json!({"temperature": 0.5, "seed": 7}))),
+    ];
+    for (count, (path, body)) in table.into_iter().enumerate() {
+        let asked = recorded.server.post(path, &body).bearer_auth(&recorded.keys[0].1);
+        assert_eq!(asked.send().await.unwrap().status(), 200, "{body}");
+        // Sequentially, so that the newest is known; each is asked twice.
+        recorded.server.wait_for_metric(WRITTEN, (2 * count + 1) as f64).await;
+        let (_, page) = recorded.get(0, "/v1/episodes").await;
+        let path = format!("/v1/episodes/{}", page["data"][0]["id"].as_str().unwrap());
+        let (_, episode) = recorded.get(0, &path).await;
+        let request = &episode["request"];
+        if body["question"].is_string() {
+            let mut expected = body.clone();
+            expected["large_model"] = json!("test");
+            assert_eq!(request, &expected);
+        } else if request["question"].is_string() {
+            assert_eq!(request["question"], body["messages"][0]["content"]);
+        } else {
+            assert_eq!(request["messages"], body["messages"]);
+        }
+        // It asks the large model for the same.
+        let sent = || {
+            let sent = recorded.upstream.last().json();
+            ["messages", "temperature", "seed"].map(|name| sent[name].clone())
+        };
+        let first = sent();
+        let again = recorded.server.post("/v1/solve", request).bearer_auth(&recorded.keys[0].1);
+        assert_eq!(again.send().await.unwrap().status(), 200, "{request}");
+        assert_eq!(sent(), first, "{request}");
+        recorded.server.wait_for_metric(WRITTEN, (2 * count + 2) as f64).await;
+    }
 }
 
 #[tokio::test]
