@@ -128,7 +128,8 @@ async fn load_policies(
         None | Some(PolicyEngine::Direct) => alone(Arc::new(DirectPolicy)),
         Some(PolicyEngine::LargeModel) => {
             let model = large_models.get(config.default_large_model())?;
-            alone(Arc::new(RemotePolicy::new(Arc::clone(model))))
+            let name = policy.name.as_deref().unwrap_or(model.name());
+            alone(Arc::new(RemotePolicy::new(Arc::clone(model)).named(name)))
         }
         Some(
             engine @ (PolicyEngine::Auto

@@ -138,6 +138,7 @@ impl EvalConfig {
             policy: PolicyConfig {
                 engine: Some(engine),
                 model: policy.map(str::to_owned),
+                name: self.policy.name.clone().filter(|_| policy.is_some()),
                 ..self.policy.clone()
             },
             ..Config::default()
@@ -226,6 +227,13 @@ mod tests {
         assert_eq!(server.default_large_model(), crate::config::BUNDLED);
         let alone = config.server(None).unwrap();
         assert_eq!(alone.policy.engine, Some(PolicyEngine::Direct));
+    }
+
+    #[test]
+    fn the_large_model_alone_has_no_policys_name() {
+        let config = config("arms = [\"direct\"]\npolicy = { name = \"x\" }").unwrap();
+        assert_eq!(config.server(Some("m")).unwrap().policy.name.as_deref(), Some("x"));
+        assert_eq!(config.server(None).unwrap().policy.name, None);
     }
 
     #[test]

@@ -82,6 +82,10 @@ impl Overrides {
         self.apply_adapters(config)?;
         if let Some(engine) = self.policy_engine {
             config.policy.engine = Some(engine);
+            if engine == PolicyEngine::Direct {
+                // It was the name of the policy that the flag takes away.
+                config.policy.name = None;
+            }
         }
         if let Some(path) = &self.large_model_path {
             let name = match &self.large_model {

@@ -59,7 +59,8 @@ pub struct PolicyConfig {
     /// has here, on the same weights.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub adapters: BTreeMap<String, PathBuf>,
-    /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`.
+    /// Its name in replies and metrics. Default: the last part of `adapter`, or else of `model`;
+    /// where the large model acts as the policy, its name. Not for the engine `direct`.
     pub name: Option<String>,
     /// How it samples.
     pub sampling: SamplingConfig,
@@ -180,9 +181,21 @@ impl PolicyConfig {
         }
     }
 
-    /// Whether the adapters can be asked for by their names: in a model's name, `prompt-r1:NAME/…`,
-    /// and in a header.
+    /// Whether the policies can be asked for by their names: adapters in a model's name,
+    /// `prompt-r1:NAME/…`, and in a header.
     fn check_names(&self, table: &str) -> Result<(), ConfigError> {
+        if self.name.is_some() && self.engine == Some(PolicyEngine::Direct) {
+            return Err(ConfigError::Setting(reason!(
+                "`{table}.name` is set, but `{table}.engine` is `direct`, which is no policy";
+                hint: "leave `{table}.name` out, or name a policy"
+            )));
+        }
+        if self.name.as_deref() == Some(DIRECT) {
+            return Err(ConfigError::Setting(reason!(
+                "`{table}.name` is `{DIRECT}`, which stands for no policy";
+                hint: "give the policy another name"
+            )));
+        }
         match self.adapters.keys().find(|name| !is_adapter_name(name)) {
             Some(name) => Err(ConfigError::Setting(reason!(
                 "`{name}` in `{table}.adapters` cannot be the name of a policy";

@@ -53,6 +53,9 @@ fn what_is_not_said_follows_from_the_rest() {
     let overrides =
         Overrides { policy_engine: Some(Native), policy: Some("x".into()), ..Overrides::default() };
     assert_eq!(loaded(ENDPOINT, &overrides).unwrap().policy.engine, Some(Native));
+    let overrides = Overrides { policy_engine: Some(Direct), ..Overrides::default() };
+    let text = format!("policy = {{ model = \"p\", name = \"n\" }}\n{ENDPOINT}");
+    assert_eq!(loaded(&text, &overrides).unwrap().policy.name, None);
 }
 
 #[test]
@@ -74,6 +77,9 @@ fn settings_that_cannot_be_are_named() {
         ("policy = { engine = \"large_model\", adapters.a = \"a\" }", "merge the adapter with"),
         ("policy = { model = \"p\", adapters.\"a/b\" = \"a\" }", "`a/b` in `policy.adapters`"),
         ("policy = { model = \"p\", adapters.direct = \"a\" }", "`direct` in `policy.adapters`"),
+        ("policy = { engine = \"direct\", name = \"a\" }", "`policy.name` is set"),
+        ("policy.name = \"a\"", "`policy.engine` is `direct`"),
+        ("policy = { model = \"p\", name = \"direct\" }", "`policy.name` is `direct`"),
         ("policy.sampling.temperature = 5.5", "`policy.sampling` needs a `temperature`"),
         ("policy.sampling.top_p = 0.0", "`policy.sampling` needs a `temperature`"),
         ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),

@@ -29,6 +29,11 @@ impl RemotePolicy {
         let name = model.name().to_owned();
         Self { model, name }
     }
+
+    /// The same under another name.
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
 }
 
 #[async_trait]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::eventually::eventually;
 use crate::loopback::{Gate, Loopback, Script};
-use crate::process::{Process, run};
+use crate::process::{Process, configuration, run};
 use crate::server::{Setup, client, relay};
 
 fn named(name: &str) -> Setup {
@@ -98,6 +98,35 @@ async fn a_share_of_the_traffic_goes_to_the_canary() {
     assert_eq!(server.metric(&counted("b")).await, f64::from(tried));
     assert_eq!(server.metric(&counted("main")).await, f64::from(200 - tried));
     assert_eq!(server.metric("prompt_r1_episode_turns_sum{policy=\"b\"}").await, f64::from(tried));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_model_plays_two_policies_by_the_names_that_they_are_given() {
+    let upstream = Loopback::answering(|_| Script::reply("<answer>yes</answer>")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let top = "canary.share = 0.0\n\
+               canary.policy = { engine = \"large_model\", name = \"next\" }\n\
+               policy = { engine = \"large_model\", name = \"my-planner\" }";
+    let server = Process::serve(&configuration(folder.path(), &upstream, top, ""));
+    let client = client();
+    let models = client.get(format!("{}/v1/models", server.url)).send().await.unwrap();
+    let models = models.json::<Value>().await.unwrap();
+    assert_eq!(models["data"][0]["policies"], json!(["my-planner", "next", "direct"]));
+    for (body, policy) in
+        [(ask(), "my-planner"), (json!({"question": "a", "policy": "next"}), "next")]
+    {
+        let asked = client.post(format!("{}/v1/solve", server.url)).json(&body);
+        let reply = asked.send().await.unwrap().json::<Value>().await.unwrap();
+        assert_eq!((&reply["policy"], &reply["large_model"]), (&json!(policy), &json!("test")));
+        assert_eq!(reply["answer"], "yes", "{reply}");
+    }
+    let metrics = client.get(format!("{}/metrics", server.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for policy in ["my-planner", "next"] {
+        let series =
+            format!("prompt_r1_episodes_total{{finish_reason=\"answered\",policy=\"{policy}\"}} 1");
+        assert!(metrics.contains(&series), "{metrics}");
+    }
 }
 
 #[tokio::test]
