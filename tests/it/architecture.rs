@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 43] = [
     ("task", &[]),
     ("token_estimate", &[]),
     ("trajectory", &[]),
-    ("protocol", &["trajectory"]),
+    ("protocol", &["atomic_file", "trajectory"]),
     ("reward", &["outbound", "program", "task", "trajectory", "protocol"]),
     ("dataset", &["task", "trajectory", "protocol", "reward"]),
     ("world", &["dataset", "task", "trajectory"]),
