@@ -127,9 +127,9 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
 
 /// Downloads a model that is named by its hub id.
 fn find(start: &mut StartConfig) -> anyhow::Result<()> {
-    if let Some(named) = start.path.as_ref().and_then(|path| path.to_str()) {
+    if let Some(path) = &start.path {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        start.path = Some(runtime.block_on(hub::resolve(named))?);
+        start.path = Some(runtime.block_on(hub::resolve_path(path))?);
     }
     Ok(())
 }
@@ -165,12 +165,11 @@ pub(super) fn large_model(
             let config = LocalModelConfig::new(path.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let model = runtime.block_on(local_model(name, &config))?;
-            Arc::new(match (&choice.cache_file, path.to_str()) {
-                (None, _) => model,
+            Arc::new(match &choice.cache_file {
+                None => model,
                 // A file may have replies of other models: a name does not tell them apart.
-                (Some(_), named) => {
-                    let found = named.map(|named| runtime.block_on(hub::resolve(named)));
-                    let found = found.transpose()?.unwrap_or_else(|| path.clone());
+                Some(_) => {
+                    let found = runtime.block_on(hub::resolve_path(path))?;
                     model.with_identity(format!("{name} {}", fingerprint(&found)?))
                 }
             })

@@ -64,8 +64,12 @@ impl<'a> Setup<'a> {
         config: &'a EvalConfig,
         questions: &[Question],
     ) -> Result<Self, Failure> {
-        let server = config.server(None)?;
+        let mut server = config.server(None)?;
         let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
+        // Their files tell models apart, also those that an id on the hub names.
+        for local in server.local_models.values_mut() {
+            local.path = hub::resolve_path(&local.path).await?;
+        }
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
         let brief = brief_among(config, questions);
