@@ -98,6 +98,7 @@ const LAYERS: [(&str, &[&str]); 43] = [
             "model",
             "outbound",
             "policy",
+            "program",
             "protocol",
             "reward",
             "run_files",

@@ -278,10 +278,12 @@ impl<'a> Setup<'a> {
         self.untrained(policy, format!("self {identity}"))
     }
 
-    /// A program as the policy. Changes of its files are not detected.
+    /// A program as the policy. The files that its command names are a part of it; those that they
+    /// read are not seen.
     fn program(&self, command: &str) -> Result<ArmPolicy, Failure> {
         let policy = ProgramPolicy::new(command).context("the program has no name")?;
-        self.untrained(Arc::new(policy), format!("script {command}"))
+        let identity = format!("script {command} {}", fingerprints(&policy.files())?);
+        self.untrained(Arc::new(policy), identity.trim_end().to_owned())
     }
 
     fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<ArmPolicy, Failure> {
