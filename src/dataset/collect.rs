@@ -15,6 +15,7 @@ use super::cell::Cell;
 use super::fields::Fields;
 use super::form::{Form, is_about, is_known};
 use super::passage::PASSAGES;
+use super::task_row::{class, named_source};
 use super::{
     Context, DatasetError, ReadOptions, ReadOutcome, ReadSummary, Rejected, Row, Sink, Unused,
 };
@@ -117,8 +118,10 @@ impl<'a, T: Row> Collector<'a, T> {
             self.judge(&fields, form);
         }
         self.summary.count(row.source(), form);
-        if !row.is_wanted(self.options) {
-            self.unwanted.insert(row.class());
+        let named = named_source(&fields);
+        let named = named.as_deref().unwrap_or(&self.source);
+        if !self.options.selects(named, row.kind()) {
+            self.unwanted.insert(class(named, row.kind()));
             self.summary.unwanted += 1;
             return Ok(());
         }

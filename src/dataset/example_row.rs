@@ -1,7 +1,5 @@
 //! One row, from whatever file, as an example for supervised training.
 
-use std::sync::Arc;
-
 use super::cell::Cell;
 use super::choices::choices;
 use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
@@ -9,15 +7,14 @@ use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
 use super::messages::{content, messages};
 use super::passage::{behind, input, passage, refuse_marked, refuse_media, with_input};
-use super::task_row::{action, class, is_record, missing, source, task};
-use super::{Context, ReadOptions, Row, Unused};
+use super::task_row::{action, is_record, missing, task};
+use super::{Context, Row, Unused};
 use crate::task::Task;
 use crate::trajectory::Action;
 
 /// An example and what it is selected by.
 pub(super) struct Sourced {
     pub(super) example: Example,
-    source: Arc<str>,
     kind: Option<String>,
 }
 
@@ -25,15 +22,11 @@ impl Row for Sourced {
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused> {
         let (example, form) = example(fields, context)?;
         let kind = fields.get("kind").and_then(Cell::scalar);
-        Ok((Self { example, source: source(fields, context), kind }, form))
+        Ok((Self { example, kind }, form))
     }
 
-    fn is_wanted(&self, options: &ReadOptions) -> bool {
-        options.selects(&self.source, self.kind.as_deref())
-    }
-
-    fn class(&self) -> String {
-        class(&self.source, self.kind.as_deref())
+    fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
     }
 
     fn bytes(&self) -> usize {

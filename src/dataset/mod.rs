@@ -126,15 +126,8 @@ trait Row: Sized {
         ""
     }
 
-    /// Whether the options select it.
-    fn is_wanted(&self, _: &ReadOptions) -> bool {
-        true
-    }
-
-    /// Its data set and kind, for a hint.
-    fn class(&self) -> String {
-        String::new()
-    }
+    /// Its kind, by which it is selected.
+    fn kind(&self) -> Option<&str>;
 
     /// The text it holds, bytes.
     fn bytes(&self) -> usize;
@@ -143,7 +136,7 @@ trait Row: Sized {
 /// The context of parsing a row.
 struct Context<'a> {
     options: &'a ReadOptions,
-    /// The data set of rows that name none.
+    /// The data set of rows that name none, and of all where the options name it.
     source: &'a Arc<str>,
     /// Every other that a row has named.
     sources: &'a RefCell<BTreeSet<Arc<str>>>,
