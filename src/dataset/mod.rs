@@ -116,9 +116,17 @@ trait Row: Sized {
     /// Reads a row.
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused>;
 
-    /// Its id, which no other row may have.
+    /// Its id, which no other row of its data set may have.
     fn id(&self) -> Option<&str> {
         None
+    }
+
+    /// Gives it another id.
+    fn set_id(&mut self, _: String) {}
+
+    /// What is asked.
+    fn question(&self) -> &str {
+        ""
     }
 
     /// Its data set.

@@ -27,6 +27,14 @@ impl Row for Task {
         Some(&self.id)
     }
 
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
+    fn question(&self) -> &str {
+        &self.question
+    }
+
     fn source(&self) -> &str {
         &self.source
     }

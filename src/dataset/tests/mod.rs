@@ -132,7 +132,7 @@ fn a_row_that_is_no_task_is_rejected_by_line_and_reason() {
             r#"{"question": "Why?", "answer": "b", "hops": "two"}"#,
             "its `hops` is `two`, not a whole number",
         ),
-        (good, "its id `x` is that of row 1"),
+        (good, "its id `x` and its question are those of row 1"),
     ] {
         let outcome = read("set.jsonl", &format!("{good}\n\n{line}\n")).unwrap();
         assert_eq!(outcome.rows.len(), 1, "{line}");
