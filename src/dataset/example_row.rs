@@ -5,7 +5,7 @@ use super::choices::choices;
 use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
-use super::messages::{content, messages};
+use super::messages::{content, messages, roles};
 use super::passage::{behind, input, passage, refuse_marked, refuse_media, with_input};
 use super::task_row::{action, is_record, missing, task};
 use super::{Context, Row, Unused};
@@ -55,10 +55,42 @@ fn example(fields: &Fields, context: &Context<'_>) -> Result<(Example, Form), Un
     }
     refuse_media(fields)?;
     let (turns, form) = chat(fields, context)?;
+    refuse_roles(&turns)?;
+    refuse_empty(&turns)?;
     if !turns.iter().any(|turn| turn.is_learnt) {
         return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
     }
     Ok((Example::Chat(turns), form))
+}
+
+/// Refuses a conversation that is not messages of the user and the assistant in turn, behind
+/// whatever comes before the first reply, the assistant's as the last.
+fn refuse_roles(turns: &[ChatTurn]) -> Result<(), Unused> {
+    let is_reply = |turn: &ChatTurn| turn.role == ChatRole::Assistant;
+    let first = turns.iter().position(is_reply).unwrap_or(turns.len());
+    let (opening, replies) = turns.split_at(first);
+    let is_asked = opening.last().is_some_and(|turn| turn.role == ChatRole::User);
+    let role = |at: usize| if at.is_multiple_of(2) { ChatRole::Assistant } else { ChatRole::User };
+    let is_in_turn = replies.iter().enumerate().all(|(at, turn)| turn.role == role(at));
+    if is_asked && is_in_turn && replies.last().is_some_and(is_reply) {
+        return Ok(());
+    }
+    let roles = roles(turns);
+    Err(format!("its messages must be the user's and the assistant's in turn and end with the assistant's; their roles are {roles}").into())
+}
+
+/// Refuses a message that would be learnt without a text, or with nothing behind its reasoning.
+fn refuse_empty(turns: &[ChatTurn]) -> Result<(), Unused> {
+    let said = |turn: &ChatTurn| {
+        let text = turn.content.rsplit("</think>").next();
+        text.is_some_and(|text| !text.trim().is_empty())
+    };
+    match turns.iter().all(|turn| !turn.is_learnt || said(turn)) {
+        true => Ok(()),
+        false => {
+            Err("a message of its assistant is empty (one with `weight` 0 is not learnt)".into())
+        }
+    }
 }
 
 /// Columns that supervised training does not interpret.
