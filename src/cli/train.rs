@@ -24,6 +24,7 @@ use crate::train::sft::{SftConfig, run_sft};
 use super::assemble::local_model;
 use super::fingerprint::fingerprint;
 use super::model_check::declared_context;
+use super::output::print_line;
 use super::runs::{self, LISTEN};
 use super::signals::Signals;
 use super::telemetry::Telemetry;
@@ -91,7 +92,6 @@ impl RunArgs {
 }
 
 /// Runs `server train`.
-#[allow(clippy::print_stdout, reason = "the finished model's folder is the command's output")]
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     crate::train::memory::keep_freed();
@@ -102,7 +102,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             find(&mut config.model)?;
             args.show(&config.output)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
-            println!("{}", model.display());
+            print_line(model.display())?;
         }
         Method::Grpo(args) => {
             let written: GrpoConfig = read_toml(&args.config)?;
@@ -119,7 +119,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
                 trainer_key: trainer_key(&config.trainer)?,
             };
             let model = run_grpo(&config, services, args.resume(), &mut Bar::new()?)?;
-            println!("{}", model.display());
+            print_line(model.display())?;
         }
     }
     Ok(())
