@@ -32,7 +32,7 @@ pub struct EvalArgs {
     /// Configuration of the evaluation
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// At most this many questions of each data set
+    /// At most this many questions of each table `[[data]]`
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Folder of the finished rows and the report
