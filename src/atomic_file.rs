@@ -29,6 +29,29 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::
     Ok(())
 }
 
+/// Replaces the file at `path` by one of these contents. An error names it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> io::Result<()> {
+    replace(path, |beside| std::fs::write(beside, contents)).map_err(|error| named(path, &error))
+}
+
+/// Copies the contents of a file, and not its permissions: the copy of a read-only file can be
+/// written to, and is replaced by the next one. An error names the file.
+///
+/// # Errors
+/// When `from` cannot be read, or `to` cannot be written.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let contents = std::fs::read(from).map_err(|error| named(from, &error))?;
+    write(to, contents)
+}
+
+/// The same error, with the name of the file.
+pub fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
+}
+
 /// Makes an empty file beside `path` that no other process has.
 fn new_beside(path: &Path) -> io::Result<PathBuf> {
     let mut number = 0_u32;
@@ -63,6 +86,30 @@ mod tests {
         put("new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_copy_of_a_read_only_file_can_be_written_to_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        std::fs::write(&from, "text").unwrap();
+        let mut permissions = std::fs::metadata(&from).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&from, permissions.clone()).unwrap();
+        // As an earlier version left it.
+        std::fs::write(&to, "old").unwrap();
+        std::fs::set_permissions(&to, permissions).unwrap();
+        for _ in 0..2 {
+            copy(&from, &to).unwrap();
+            assert_eq!(std::fs::read_to_string(&to).unwrap(), "text");
+            assert!(!std::fs::metadata(&to).unwrap().permissions().readonly());
+        }
+        let missing = folder.path().join("missing");
+        let beyond = folder.path().join("no/such/folder");
+        for (from, to, named) in [(&missing, &to, &missing), (&from, &beyond, &beyond)] {
+            let error = copy(from, to).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{}`: ", named.display())), "{error}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Runs an external program that reads one input and writes one output.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -65,6 +66,11 @@ pub async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<St
         return Err(format!("its output is longer than {MAX_OUTPUT} bytes"));
     }
     String::from_utf8(output).map_err(|_| "its output is not UTF-8".to_owned())
+}
+
+/// The words of a command that are files, such as a script: what the program does depends on them.
+pub fn files<'w>(words: impl IntoIterator<Item = &'w String>) -> Vec<PathBuf> {
+    words.into_iter().map(PathBuf::from).filter(|path| path.is_file()).collect()
 }
 
 /// The beginning of a text, for an error.

@@ -17,17 +17,23 @@ def wilson(right, n):
 
 
 def kinds(report):
-    """Exact match of each arm, by kind of question."""
+    """Exact match of each arm, by kind of question. Attempts that failed have no score."""
     arms = [arm["name"] for arm in report["arms"]]
-    scores = {}
+    scores, failed = {}, 0
     for episode in report["episodes"]:
         kind = f"chains of {episode['hops']}" if episode["kind"] == "chain" else f"{episode['kind']}s"
         for arm, attempt in zip(arms, episode["attempts"], strict=True):
-            scores.setdefault(kind, {}).setdefault(arm, []).append(attempt["score"])
+            scored = scores.setdefault(kind, {}).setdefault(arm, [])
+            if attempt["score"] is None:
+                failed += 1
+            else:
+                scored.append(attempt["score"])
     print("| | " + " | ".join(arms) + " |\n|---|" + "---|" * len(arms))
     for kind, by_arm in sorted(scores.items()):
-        cells = [wilson(sum(by_arm[arm]), len(by_arm[arm])) for arm in arms]
+        cells = [wilson(sum(by_arm[arm]), len(by_arm[arm])) if by_arm[arm] else "–" for arm in arms]
         print(f"| {kind} | " + " | ".join(cells) + " |")
+    if failed:
+        print(f"\n{failed} attempts have no score and count nowhere.")
 
 
 def wordings(runs):

@@ -342,10 +342,7 @@ pub async fn local_model(name: &str, config: &LocalModelConfig) -> anyhow::Resul
 }
 
 async fn load_local_model(name: &str, config: &LocalModelConfig) -> anyhow::Result<LocalModel> {
-    let path = match config.path.to_str() {
-        Some(named) => hub::resolve(named).await?,
-        None => config.path.clone(),
-    };
+    let path = hub::resolve_path(&config.path).await?;
     let text = Arc::new(large_model_text(&path)?);
     let engine = native(&path, &text, &[], &config.native, config.device).await?;
     Ok(LocalModel::new(name, engine, text))

@@ -20,6 +20,7 @@ use crate::train::start::check_saved;
 use super::assemble::check_policy;
 use super::engine_choice::EngineChoice;
 use super::model_check::{check_adapters, check_model};
+use super::output::{print, print_line};
 use super::{Failure, hub};
 
 mod forecast;
@@ -65,7 +66,6 @@ impl For {
 }
 
 /// Runs `server check`.
-#[allow(clippy::print_stdout, reason = "the verdict is the command's output")]
 pub fn run(args: CheckArgs) -> Result<(), Failure> {
     let command = args.command.map_or_else(|| For::of(&args.config), Ok)?;
     let (printed, forecast) = match command {
@@ -118,12 +118,11 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         }
     };
     if args.print {
-        print!("{}", printed.map_err(anyhow::Error::from)?);
-        return Ok(());
+        return Ok(print(printed.map_err(anyhow::Error::from)?)?);
     }
-    println!("`{}` is valid", args.config.display());
+    print_line(format_args!("`{}` is valid", args.config.display()))?;
     for line in forecast {
-        println!("  {line}");
+        print_line(format_args!("  {line}"))?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::reward::Rewarder;
 use crate::tokenization::ChatTokenizer;
 
 use super::model_check::declared_context;
+use super::output::print_line;
 use super::signals::stop_signal;
 use super::telemetry::Telemetry;
 use super::train::large_model;
@@ -38,11 +39,9 @@ pub struct EnvArgs {
 }
 
 /// Runs `server env`.
-#[allow(clippy::print_stdout, reason = "the document is the command's output")]
 pub fn run(args: EnvArgs) -> Result<(), Failure> {
     if args.openapi {
-        println!("{}", http::environment_openapi_json());
-        return Ok(());
+        return Ok(print_line(http::environment_openapi_json())?);
     }
     Telemetry::start(None)?;
     let file = args.config.context("`--config` is missing")?;

@@ -17,6 +17,7 @@ use crate::run_files;
 use crate::run_lock::RunLock;
 
 use super::Failure;
+use super::output::print;
 use super::signals::Signals;
 use super::telemetry::Telemetry;
 
@@ -31,7 +32,7 @@ pub struct EvalArgs {
     /// Configuration of the evaluation
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// At most this many questions of each data set
+    /// At most this many questions of each table `[[data]]`
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Folder of the finished rows and the report
@@ -41,7 +42,7 @@ pub struct EvalArgs {
 
 /// Runs `server eval`: prints the report as Markdown to standard output, and writes it to the
 /// output folder as a page, JSON and Markdown.
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the report is the command's output")]
+#[allow(clippy::print_stderr, reason = "the page is for the person who started this")]
 pub async fn run(args: EvalArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     let mut config = EvalConfig::load(&args.config)?;
@@ -115,7 +116,7 @@ pub async fn run(args: EvalArgs) -> Result<(), Failure> {
         episodes: config.episodes,
     });
     let page = report::write(&report, &config.output)?;
-    print!("{}", report::markdown(&report));
+    print(report::markdown(&report))?;
     eprintln!("report: {}", page.display());
     Ok(())
 }

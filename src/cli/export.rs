@@ -13,6 +13,7 @@ use crate::train::config::StartConfig;
 use crate::train::error::TrainError;
 use crate::train::start::Start;
 
+use super::output::print_line;
 use super::telemetry::Telemetry;
 use super::{Failure, hub};
 
@@ -55,7 +56,6 @@ enum Kind {
 }
 
 /// Runs `server export`.
-#[allow(clippy::print_stdout, reason = "what was written is the command's output")]
 pub fn run(args: ExportArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     args.check()?;
@@ -81,7 +81,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
     }
     if let Some(folder) = &args.out {
         write_folder(folder, || start.save(&start.model, folder))?;
-        println!("{}", folder.display());
+        print_line(folder.display())?;
     }
     if let Some(file) = &args.gguf {
         if let Some(templates) = start.own_templates() {
@@ -106,7 +106,7 @@ pub fn run(args: ExportArgs) -> Result<(), Failure> {
         };
         let written = weights.write_gguf(spec, settings, kind, file);
         written.map_err(|error| unwritten(file, error.into()))?;
-        println!("{}", file.display());
+        print_line(file.display())?;
     }
     Ok(())
 }

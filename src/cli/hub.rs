@@ -30,6 +30,17 @@ pub async fn resolve(model: &str) -> anyhow::Result<PathBuf> {
     find(model, Wanted::All).await
 }
 
+/// The same for a path in a configuration, which may be an id.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_path(path: &Path) -> anyhow::Result<PathBuf> {
+    match path.to_str() {
+        Some(named) => resolve(named).await,
+        None => Ok(path.to_owned()),
+    }
+}
+
 /// The same without the weights, which servers have: all other files of an id are downloaded.
 ///
 /// # Errors

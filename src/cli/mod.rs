@@ -20,6 +20,7 @@ mod keys;
 mod listener;
 mod memory;
 mod model_check;
+mod output;
 mod pid_file;
 mod reload;
 mod runs;
@@ -121,13 +122,9 @@ impl Cli {
             Command::Health(args) => serving(health::run(args)),
             Command::Openapi { runs } => print_openapi(runs),
             Command::Completions { shell } => {
-                clap_complete::generate(
-                    shell,
-                    &mut Self::command(),
-                    "server",
-                    &mut std::io::stdout(),
-                );
-                Ok(())
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "server", &mut script);
+                Ok(output::print(String::from_utf8_lossy(&script))?)
             }
             Command::Man { folder } => {
                 std::fs::create_dir_all(&folder)?;
@@ -142,9 +139,7 @@ fn serving(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-#[allow(clippy::print_stdout, reason = "the document is the command's output")]
 fn print_openapi(runs: bool) -> Result<(), Failure> {
     let document = if runs { http::runs_openapi_json() } else { http::openapi_json() };
-    println!("{document}");
-    Ok(())
+    Ok(output::print_line(document)?)
 }

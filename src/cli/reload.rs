@@ -9,6 +9,7 @@ use clap::Args;
 use crate::config::{Config, Overrides};
 
 use super::Failure;
+use super::output::print_line;
 use super::pid_file::PidFile;
 
 #[derive(Debug, Args)]
@@ -25,7 +26,6 @@ pub struct ReloadArgs {
 }
 
 /// Runs `server reload`: returns once the new configuration is in use.
-#[allow(clippy::print_stdout, reason = "the result is the command's output")]
 pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
     let config = match &args.config {
         Some(path) => Some(Config::load(Some(path), &Overrides::default())?),
@@ -45,10 +45,7 @@ pub async fn run(args: ReloadArgs) -> Result<(), Failure> {
         let Ok(now) = PidFile::read(&path) else { continue };
         if now.reloads > before.reloads {
             return match now.error {
-                None => {
-                    println!("the new configuration serves");
-                    Ok(())
-                }
+                None => Ok(print_line("the new configuration serves")?),
                 Some(error) => Err(anyhow!("the old configuration stays in use: {error}").into()),
             };
         }

@@ -1,6 +1,6 @@
 //! `server solve`: one question through the loop, without HTTP.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::assemble::{Assembly, assemble};
+use super::output::{print, print_line};
 use super::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
@@ -62,12 +63,15 @@ pub async fn run(args: SolveArgs) -> Result<(), Failure> {
     request.limits = config.episode.clone();
     if args.json {
         let episode = solve(&assembly, &config, &request, None).await?;
-        print_json(&episode)?;
+        let json = serde_json::to_string_pretty(&episode).map_err(anyhow::Error::from)?;
+        print_line(json)?;
     } else {
         let (events, shown) = mpsc::channel(64);
-        let (episode, ()) =
+        let (episode, shown) =
             tokio::join!(solve(&assembly, &config, &request, Some(events)), show(shown));
-        print_end(&episode?);
+        // An episode that cannot be shown is cancelled.
+        shown?;
+        print_end(&episode?)?;
     }
     Ok(())
 }
@@ -90,15 +94,8 @@ async fn solve(
     Ok(episode?)
 }
 
-#[allow(clippy::print_stdout, reason = "the episode is the command's output")]
-fn print_json(episode: &Episode) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(episode)?);
-    Ok(())
-}
-
 /// Prints the episode as it happens.
-#[allow(clippy::print_stdout, reason = "the episode is the command's output")]
-async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
+async fn show(mut events: mpsc::Receiver<EpisodeEvent>) -> anyhow::Result<()> {
     let colour = std::io::stdout().is_terminal();
     // The label of the current line; none at the start of a turn.
     let mut open = None;
@@ -117,23 +114,22 @@ async fn show(mut events: mpsc::Receiver<EpisodeEvent>) {
         };
         if open != Some(label) {
             if !is_first {
-                println!();
+                print("\n")?;
             }
             (open, is_first) = (Some(label), false);
-            if colour {
-                print!("\x1b[{style}m{label:>7}\x1b[0m  ");
-            } else {
-                print!("{label:>7}  ");
+            match colour {
+                true => print(format_args!("\x1b[{style}m{label:>7}\x1b[0m  "))?,
+                false => print(format_args!("{label:>7}  "))?,
             }
         }
-        print!("{text}");
-        let _ = std::io::stdout().flush();
+        print(text)?;
     }
+    Ok(())
 }
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the end of the command's output")]
-fn print_end(episode: &Episode) {
-    println!();
+#[allow(clippy::print_stderr, reason = "the end of the command's output")]
+fn print_end(episode: &Episode) -> anyhow::Result<()> {
+    print("\n")?;
     let (policy, large) = (&episode.usage.policy, &episode.usage.large_model);
     eprintln!(
         "\n{}; turns: {}; policy: {} + {} tokens; large model: {} calls, {} + {} tokens",
@@ -148,4 +144,5 @@ fn print_end(episode: &Episode) {
     if episode.is_cut_off() {
         eprintln!("the answer is incomplete: it was cut off");
     }
+    Ok(())
 }

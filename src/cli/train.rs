@@ -24,6 +24,7 @@ use crate::train::sft::{SftConfig, run_sft};
 use super::assemble::local_model;
 use super::fingerprint::fingerprint;
 use super::model_check::declared_context;
+use super::output::print_line;
 use super::runs::{self, LISTEN};
 use super::signals::Signals;
 use super::telemetry::Telemetry;
@@ -91,7 +92,6 @@ impl RunArgs {
 }
 
 /// Runs `server train`.
-#[allow(clippy::print_stdout, reason = "the finished model's folder is the command's output")]
 pub fn run(args: TrainArgs) -> Result<(), Failure> {
     Telemetry::start(None)?;
     crate::train::memory::keep_freed();
@@ -102,7 +102,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             find(&mut config.model)?;
             args.show(&config.output)?;
             let model = run_sft(&config, args.resume(), &mut Bar::new()?)?;
-            println!("{}", model.display());
+            print_line(model.display())?;
         }
         Method::Grpo(args) => {
             let written: GrpoConfig = read_toml(&args.config)?;
@@ -119,7 +119,7 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
                 trainer_key: trainer_key(&config.trainer)?,
             };
             let model = run_grpo(&config, services, args.resume(), &mut Bar::new()?)?;
-            println!("{}", model.display());
+            print_line(model.display())?;
         }
     }
     Ok(())
@@ -127,9 +127,9 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
 
 /// Downloads a model that is named by its hub id.
 fn find(start: &mut StartConfig) -> anyhow::Result<()> {
-    if let Some(named) = start.path.as_ref().and_then(|path| path.to_str()) {
+    if let Some(path) = &start.path {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        start.path = Some(runtime.block_on(hub::resolve(named))?);
+        start.path = Some(runtime.block_on(hub::resolve_path(path))?);
     }
     Ok(())
 }
@@ -165,12 +165,11 @@ pub(super) fn large_model(
             let config = LocalModelConfig::new(path.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let model = runtime.block_on(local_model(name, &config))?;
-            Arc::new(match (&choice.cache_file, path.to_str()) {
-                (None, _) => model,
+            Arc::new(match &choice.cache_file {
+                None => model,
                 // A file may have replies of other models: a name does not tell them apart.
-                (Some(_), named) => {
-                    let found = named.map(|named| runtime.block_on(hub::resolve(named)));
-                    let found = found.transpose()?.unwrap_or_else(|| path.clone());
+                Some(_) => {
+                    let found = runtime.block_on(hub::resolve_path(path))?;
                     model.with_identity(format!("{name} {}", fingerprint(&found)?))
                 }
             })

@@ -30,11 +30,11 @@ pub struct EvalConfig {
     pub seed: u64,
     /// The arms: `direct`, `cot`, `template:FILE`, `policy:MODEL`, `first-prompt:MODEL`,
     /// `self-policy`, `script:COMMAND`, `self-consistency:K[:FILE]`, `prompt-search`. A prefix
-    /// `NAME=` names an arm.
+    /// `NAME=`, without a colon, names an arm.
     pub arms: Vec<ArmSpec>,
     /// The questions: tables `[[data]]`.
     pub data: Vec<DataConfig>,
-    /// At most this many questions of each data set. Default: all.
+    /// At most this many questions of each table `[[data]]`. Default: all.
     #[serde(default)]
     pub limit: Option<usize>,
     /// How answers are scored.

@@ -15,6 +15,7 @@ use super::cell::Cell;
 use super::fields::Fields;
 use super::form::{Form, is_about, is_known};
 use super::passage::PASSAGES;
+use super::task_row::{class, named_source};
 use super::{
     Context, DatasetError, ReadOptions, ReadOutcome, ReadSummary, Rejected, Row, Sink, Unused,
 };
@@ -34,8 +35,10 @@ pub(super) struct Collector<'a, T> {
     /// Every other data set that a row has named.
     sources: RefCell<BTreeSet<Arc<str>>>,
     rows: Vec<T>,
-    /// The file and row of each data set and id, by their hash.
-    ids: HashMap<u64, (u32, u32)>,
+    /// How many rows of a data set have had an id, by the hash of both.
+    ids: HashMap<u64, u32>,
+    /// The row of each file, data set, id and question, by their hash.
+    questions: HashMap<u64, u32>,
     /// Data sets and kinds that were not wanted.
     unwanted: BTreeSet<String>,
     /// Columns that were already checked for the warning about unread columns.
@@ -58,6 +61,7 @@ impl<'a, T: Row> Collector<'a, T> {
             sources: RefCell::default(),
             rows: Vec::new(),
             ids: HashMap::new(),
+            questions: HashMap::new(),
             unwanted: BTreeSet::new(),
             judged: HashSet::new(),
             bytes: 0,
@@ -94,31 +98,21 @@ impl<'a, T: Row> Collector<'a, T> {
             notes: &self.notes,
         };
         let fields = row?;
-        let (row, form) = T::read(&fields, &context)?;
+        let (mut row, form) = T::read(&fields, &context)?;
         // Generated ids are unique by construction.
-        if let Some(id) = row.id().filter(|id| *id != context.id()) {
-            let mut hasher = DefaultHasher::new();
-            (row.source(), id).hash(&mut hasher);
-            let file = self.summary.files.len() as u32;
-            match self.ids.entry(hasher.finish()) {
-                Entry::Occupied(first) => {
-                    let (first_file, first_row) = *first.get();
-                    let place = match self.summary.files.get(first_file as usize - 1) {
-                        Some(other) if first_file != file => format!(" of `{}`", other.display()),
-                        _ => String::new(),
-                    };
-                    return Err(format!("its id `{id}` is that of row {first_row}{place}").into());
-                }
-                Entry::Vacant(free) => free.insert((file, number as u32)),
-            };
+        let own = row.id().filter(|id| *id != context.id()).map(str::to_owned);
+        if let Some(id) = own {
+            self.identify(&mut row, id, number)?;
         }
         // The server's own records are known.
         if form != Form::Record {
             self.judge(&fields, form);
         }
         self.summary.count(row.source(), form);
-        if !row.is_wanted(self.options) {
-            self.unwanted.insert(row.class());
+        let named = named_source(&fields);
+        let named = named.as_deref().unwrap_or(&self.source);
+        if !self.options.selects(named, row.kind()) {
+            self.unwanted.insert(class(named, row.kind()));
             self.summary.unwanted += 1;
             return Ok(());
         }
@@ -130,6 +124,35 @@ impl<'a, T: Row> Collector<'a, T> {
             self.bytes += row.bytes() as u64;
             self.rows.push(row);
         }
+        Ok(())
+    }
+
+    /// Adds a number to the id of a row if another of its data set has it: files that are read
+    /// together may each number their rows from 0. Rejects a row that its file has twice.
+    fn identify(&mut self, row: &mut T, id: String, number: usize) -> Result<(), Unused> {
+        let file = self.summary.files.len();
+        match self.questions.entry(hash(&(file, row.source(), &id, row.question()))) {
+            Entry::Occupied(first) => {
+                let first = first.get();
+                return Err(
+                    format!("its id `{id}` and its question are those of row {first}").into()
+                );
+            }
+            Entry::Vacant(free) => free.insert(number as u32),
+        };
+        let source = row.source().to_owned();
+        let key = |id: &str| hash(&(source.as_str(), id));
+        let mut times = self.ids.get(&key(&id)).map_or(1, |times| times + 1);
+        if times > 1 {
+            let mut numbered = format!("{id}#{times}");
+            while self.ids.contains_key(&key(&numbered)) {
+                times += 1;
+                numbered = format!("{id}#{times}");
+            }
+            self.ids.insert(key(&numbered), 1);
+            row.set_id(numbered);
+        }
+        self.ids.insert(key(&id), times);
         Ok(())
     }
 
@@ -214,6 +237,12 @@ impl<T: Row> Sink for Collector<'_, T> {
         }
         Ok(())
     }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The name of a file without its endings, or of a folder.

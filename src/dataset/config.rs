@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReadOptions {
-    /// The data set's name, for rows that do not say it themselves. Default: the file's stem, or
-    /// the folder's name.
+    /// The data set's name. Default: what a row has in `source` or `data_source`, or else the
+    /// file's stem, or the folder's name.
     pub source: Option<String>,
-    /// Only rows of these data sets; all when empty.
+    /// Only rows of these data sets, as the rows name them; all when empty.
     pub sources: Vec<String>,
     /// Only rows of these kinds; all when empty.
     pub kinds: Vec<String>,
@@ -50,7 +50,7 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
-    /// Whether rows of this data set and kind are wanted.
+    /// Whether rows that name this data set and kind are wanted.
     pub(super) fn selects(&self, source: &str, kind: Option<&str>) -> bool {
         let has = |kind: &str| self.kinds.iter().any(|wanted| wanted == kind);
         (self.sources.is_empty() || self.sources.iter().any(|wanted| wanted == source))

@@ -1,23 +1,20 @@
 //! One row, from whatever file, as an example for supervised training.
 
-use std::sync::Arc;
-
 use super::cell::Cell;
 use super::choices::choices;
 use super::example::{ChatRole, ChatTurn, DemoTurn, Demonstration, Example};
 use super::fields::Fields;
 use super::form::{Form, GOLDS, QUESTIONS};
-use super::messages::{content, messages};
+use super::messages::{content, messages, roles};
 use super::passage::{behind, input, passage, refuse_marked, refuse_media, with_input};
-use super::task_row::{action, class, is_record, missing, source, task};
-use super::{Context, ReadOptions, Row, Unused};
+use super::task_row::{action, is_record, missing, task};
+use super::{Context, Row, Unused};
 use crate::task::Task;
 use crate::trajectory::Action;
 
 /// An example and what it is selected by.
 pub(super) struct Sourced {
     pub(super) example: Example,
-    source: Arc<str>,
     kind: Option<String>,
 }
 
@@ -25,15 +22,11 @@ impl Row for Sourced {
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused> {
         let (example, form) = example(fields, context)?;
         let kind = fields.get("kind").and_then(Cell::scalar);
-        Ok((Self { example, source: source(fields, context), kind }, form))
+        Ok((Self { example, kind }, form))
     }
 
-    fn is_wanted(&self, options: &ReadOptions) -> bool {
-        options.selects(&self.source, self.kind.as_deref())
-    }
-
-    fn class(&self) -> String {
-        class(&self.source, self.kind.as_deref())
+    fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
     }
 
     fn bytes(&self) -> usize {
@@ -62,10 +55,42 @@ fn example(fields: &Fields, context: &Context<'_>) -> Result<(Example, Form), Un
     }
     refuse_media(fields)?;
     let (turns, form) = chat(fields, context)?;
+    refuse_roles(&turns)?;
+    refuse_empty(&turns)?;
     if !turns.iter().any(|turn| turn.is_learnt) {
         return Err(Unused::Skipped("all of its assistant's messages have weight 0"));
     }
     Ok((Example::Chat(turns), form))
+}
+
+/// Refuses a conversation that is not messages of the user and the assistant in turn, behind
+/// whatever comes before the first reply, the assistant's as the last.
+fn refuse_roles(turns: &[ChatTurn]) -> Result<(), Unused> {
+    let is_reply = |turn: &ChatTurn| turn.role == ChatRole::Assistant;
+    let first = turns.iter().position(is_reply).unwrap_or(turns.len());
+    let (opening, replies) = turns.split_at(first);
+    let is_asked = opening.last().is_some_and(|turn| turn.role == ChatRole::User);
+    let role = |at: usize| if at.is_multiple_of(2) { ChatRole::Assistant } else { ChatRole::User };
+    let is_in_turn = replies.iter().enumerate().all(|(at, turn)| turn.role == role(at));
+    if is_asked && is_in_turn && replies.last().is_some_and(is_reply) {
+        return Ok(());
+    }
+    let roles = roles(turns);
+    Err(format!("its messages must be the user's and the assistant's in turn and end with the assistant's; their roles are {roles}").into())
+}
+
+/// Refuses a message that would be learnt without a text, or with nothing behind its reasoning.
+fn refuse_empty(turns: &[ChatTurn]) -> Result<(), Unused> {
+    let said = |turn: &ChatTurn| {
+        let text = turn.content.rsplit("</think>").next();
+        text.is_some_and(|text| !text.trim().is_empty())
+    };
+    match turns.iter().all(|turn| !turn.is_learnt || said(turn)) {
+        true => Ok(()),
+        false => {
+            Err("a message of its assistant is empty (one with `weight` 0 is not learnt)".into())
+        }
+    }
 }
 
 /// Columns that supervised training does not interpret.

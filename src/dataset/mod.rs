@@ -116,9 +116,17 @@ trait Row: Sized {
     /// Reads a row.
     fn read(fields: &Fields, context: &Context<'_>) -> Result<(Self, Form), Unused>;
 
-    /// Its id, which no other row may have.
+    /// Its id, which no other row of its data set may have.
     fn id(&self) -> Option<&str> {
         None
+    }
+
+    /// Gives it another id.
+    fn set_id(&mut self, _: String) {}
+
+    /// What is asked.
+    fn question(&self) -> &str {
+        ""
     }
 
     /// Its data set.
@@ -126,15 +134,8 @@ trait Row: Sized {
         ""
     }
 
-    /// Whether the options select it.
-    fn is_wanted(&self, _: &ReadOptions) -> bool {
-        true
-    }
-
-    /// Its data set and kind, for a hint.
-    fn class(&self) -> String {
-        String::new()
-    }
+    /// Its kind, by which it is selected.
+    fn kind(&self) -> Option<&str>;
 
     /// The text it holds, bytes.
     fn bytes(&self) -> usize;
@@ -143,7 +144,7 @@ trait Row: Sized {
 /// The context of parsing a row.
 struct Context<'a> {
     options: &'a ReadOptions,
-    /// The data set of rows that name none.
+    /// The data set of rows that name none, and of all where the options name it.
     source: &'a Arc<str>,
     /// Every other that a row has named.
     sources: &'a RefCell<BTreeSet<Arc<str>>>,

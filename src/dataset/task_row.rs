@@ -10,7 +10,7 @@ use super::form::{Form, QUESTIONS};
 use super::golds::golds;
 use super::messages::{messages, roles};
 use super::passage::{behind, input, passage, refuse_media, with_input};
-use super::{Context, ReadOptions, Row, Unused};
+use super::{Context, Row, Unused};
 use crate::protocol::{ANSWER, PROMPT, THINK};
 use crate::task::Task;
 use crate::trajectory::Action;
@@ -27,16 +27,20 @@ impl Row for Task {
         Some(&self.id)
     }
 
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
+    fn question(&self) -> &str {
+        &self.question
+    }
+
     fn source(&self) -> &str {
         &self.source
     }
 
-    fn is_wanted(&self, options: &ReadOptions) -> bool {
-        options.selects(&self.source, self.kind.as_deref())
-    }
-
-    fn class(&self) -> String {
-        class(&self.source, self.kind.as_deref())
+    fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
     }
 
     fn bytes(&self) -> usize {
@@ -71,11 +75,16 @@ pub(super) fn task(fields: &Fields, context: &Context<'_>) -> Result<(Task, Form
     Ok((task, gold_form.unwrap_or(question_form)))
 }
 
-/// The data set that a row names, or that of its file.
-pub(super) fn source(fields: &Fields, context: &Context<'_>) -> Arc<str> {
-    let named = ["source", "data_source"].into_iter();
-    let named = named.filter_map(|name| fields.get(name)).find_map(Cell::scalar);
+/// The data set of a row: the one of the options, that which the row names, or that of its file.
+fn source(fields: &Fields, context: &Context<'_>) -> Arc<str> {
+    let named = named_source(fields).filter(|_| context.options.source.is_none());
     named.map_or_else(|| context.source.clone(), |source| context.shared(source))
+}
+
+/// The data set that a row names.
+pub(super) fn named_source(fields: &Fields) -> Option<String> {
+    let names = ["source", "data_source"].into_iter();
+    names.filter_map(|name| fields.get(name)).find_map(Cell::scalar)
 }
 
 /// A data set and a kind, for a hint.

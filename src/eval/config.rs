@@ -28,11 +28,11 @@ pub enum DataConfig {
 pub struct FileData {
     /// A file, a folder or a glob.
     pub path: PathBuf,
-    /// The data set's name, for rows that do not say it. Default: the file's stem, or the folder's
-    /// name.
+    /// The data set's name. Default: what a row has in `source` or `data_source`, or else the
+    /// file's stem, or the folder's name.
     #[serde(default)]
     pub source: Option<String>,
-    /// Only tasks of these data sets. Default: all.
+    /// Only tasks of these data sets, as their rows name them. Default: all.
     #[serde(default)]
     pub sources: Vec<String>,
     /// Only tasks of these kinds. Default: all.

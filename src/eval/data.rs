@@ -40,7 +40,7 @@ struct Found {
     forms: BTreeMap<String, Form>,
 }
 
-/// Reads all data sets. `limit` bounds each of them; `seed` draws from the world.
+/// Reads all tables of `data`. `limit` bounds each of them; `seed` draws from the world.
 ///
 /// # Errors
 /// When a file cannot be read or is mostly rejected, or no question is left.

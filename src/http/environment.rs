@@ -131,7 +131,7 @@ struct ResetRequest {
     question: String,
     /// Acceptable answers; the best of them counts.
     golds: Vec<String>,
-    /// The data set of the question, which may choose the metric. Default: none.
+    /// The data set of the question, which external rewards get. Default: none.
     #[serde(default)]
     source: String,
     /// Turns that the policy may have. Default and upper bound: the environment's limit.

@@ -1,6 +1,8 @@
 //! A policy that is an external program, such as a hand-written decomposition: a baseline for
 //! trained policies, and a source of demonstrations.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 
 use crate::program;
@@ -24,6 +26,11 @@ impl ProgramPolicy {
         let mut words = command.split_whitespace().map(str::to_owned);
         let program = words.next()?;
         Some(Self { name: command.to_owned(), program, arguments: words.collect() })
+    }
+
+    /// The files that its command names, such as a script.
+    pub fn files(&self) -> Vec<PathBuf> {
+        program::files([&self.program].into_iter().chain(&self.arguments))
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::piece::{Piece, mark, split};
 
+use crate::atomic_file;
 use crate::hint::Hint;
 
 /// The templates by file name, with the built-in text of each.
@@ -203,19 +204,15 @@ impl Protocol {
     /// When a file cannot be read or written.
     pub fn record(folder: Option<&Path>, to: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(to)?;
-        for (name, builtin) in TEMPLATE_FILES {
+        let settings = serde_json::to_string(&Settings::default())? + "\n";
+        for (name, builtin) in TEMPLATE_FILES.into_iter().chain([(SETTINGS_FILE, &*settings)]) {
             let own = folder.map(|folder| folder.join(name)).filter(|own| own.is_file());
-            let source = own.map_or_else(|| Ok(builtin.to_owned()), std::fs::read_to_string)?;
-            std::fs::write(to.join(name), source)?;
-        }
-        let own = folder.map(|folder| folder.join(SETTINGS_FILE)).filter(|own| own.is_file());
-        match own {
-            Some(own) => std::fs::copy(own, to.join(SETTINGS_FILE)).map(|_| ()),
-            None => {
-                let settings = serde_json::to_string(&Settings::default())?;
-                std::fs::write(to.join(SETTINGS_FILE), settings + "\n")
+            match own {
+                Some(own) => atomic_file::copy(&own, &to.join(name))?,
+                None => atomic_file::write(&to.join(name), builtin)?,
             }
         }
+        Ok(())
     }
 
     /// The settings of the protocol that are not text.

@@ -20,11 +20,6 @@ pub enum ExampleError {
     /// A template failed.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The conversation has no assistant turn, or its roles are in the wrong order.
-    #[error(
-        "a conversation must be user and assistant messages in turn and end with the assistant; found `{0}`"
-    )]
-    Roles(String),
 }
 
 impl Hint for ExampleError {
@@ -32,7 +27,6 @@ impl Hint for ExampleError {
         match self {
             Self::Tokenizer(error) => error.hint(),
             Self::Protocol(error) => error.hint(),
-            Self::Roles(_) => None,
         }
     }
 }
@@ -86,48 +80,35 @@ pub fn demonstration(
     Ok(trace)
 }
 
-/// A chat, to be learnt turn by turn. Turns that are not to be learnt are context only.
+/// A chat, to be learnt turn by turn, whose roles are in the order that the data set's reader
+/// requires. Turns that are not to be learnt are context only.
 ///
 /// # Errors
 /// When a text cannot be framed or tokenized.
 pub fn chat(text: &ChatTokenizer, lines: &[ChatTurn]) -> Result<TokenTrace, ExampleError> {
     let is_reply = |line: &ChatTurn| line.role == ChatRole::Assistant;
-    let first = lines.iter().position(is_reply).unwrap_or(0);
-    let roles = || {
-        let roles: Vec<_> = lines.iter().map(|line| line.role.to_string()).collect();
-        ExampleError::Roles(roles.join(", "))
-    };
-    let opening: Vec<TemplateMessage> = lines[..first]
+    let (opening, replies) = lines.split_at(lines.iter().position(is_reply).unwrap_or(lines.len()));
+    let opening: Vec<TemplateMessage> = opening
         .iter()
         .map(|line| {
             let role = if line.role == ChatRole::System { "system" } else { "user" };
             TemplateMessage::text(role, &line.content)
         })
         .collect();
-    if opening.last().is_none_or(|message| message.role != "user") {
-        return Err(roles());
-    }
     let mut trace = TokenTrace::default();
     trace.push_context(&text.conversation_ids(&opening)?);
-    let mut expected = ChatRole::Assistant;
-    for line in &lines[first..] {
-        if line.role != expected {
-            return Err(roles());
-        }
-        if expected == ChatRole::Assistant {
-            match line.is_learnt {
-                true => push_turn(text, &mut trace, &line.content)?,
-                false => trace.push_context(&text.turn_ids(&line.content)?),
+    for line in replies {
+        match (is_reply(line), line.is_learnt) {
+            (true, true) => push_turn(text, &mut trace, &line.content)?,
+            (true, false) => trace.push_context(&text.turn_ids(&line.content)?),
+            (false, _) => {
+                let last = trace.ids.last().copied();
+                let observation = [Piece::Text(line.content.clone())];
+                trace.push_context(&text.observation_ids(last, &observation)?);
             }
-            expected = ChatRole::User;
-        } else {
-            let last = trace.ids.last().copied();
-            let observation = [Piece::Text(line.content.clone())];
-            trace.push_context(&text.observation_ids(last, &observation)?);
-            expected = ChatRole::Assistant;
         }
     }
-    if expected == ChatRole::Assistant { Err(roles()) } else { Ok(trace) }
+    Ok(trace)
 }
 
 /// The text that a policy writes for this thought and action.

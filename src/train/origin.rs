@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use super::error::TrainError;
 use super::json_file;
 use super::run_folder::{RunFolder, TEXT_FILES};
-use crate::atomic_file::replace;
 use crate::dataset::data_files;
 use crate::model::ADAPTER_CONFIG;
 
@@ -140,7 +139,7 @@ pub fn check(
         return Err(TrainError::Changed(changed.join("\n  ")));
     }
     changed.extend(noted);
-    replace(&path, |beside| json_file::write(beside, &origin))?;
+    json_file::write(&path, &origin)?;
     Ok(changed)
 }
 

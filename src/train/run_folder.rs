@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::TrainError;
+use crate::atomic_file;
 use crate::gguf::Gguf;
 use crate::protocol::TEMPLATES;
 use crate::run_lock::RunLock;
@@ -140,7 +141,7 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
     }
     for name in TEXT_FILES {
         if from.join(name).is_file() {
-            fs::copy(from.join(name), to.join(name))?;
+            atomic_file::copy(&from.join(name), &to.join(name))?;
         }
     }
     let templates = from.join(TEMPLATES);
@@ -157,7 +158,7 @@ pub(super) fn copy_templates(templates: &Path, to: &Path) -> Result<(), TrainErr
     let entries = fs::read_dir(templates).map_err(|source| TrainError::read(templates, source))?;
     for entry in entries {
         let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
+        atomic_file::copy(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
 }

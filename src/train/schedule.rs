@@ -25,7 +25,7 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// What follows warm-up.
     pub decay: Decay,
-    /// The share of the peak at the last step.
+    /// The share of the peak that the decay would reach one step after the last.
     pub final_ratio: f64,
 }
 

@@ -221,6 +221,39 @@ fn an_adapter_is_applied_once_and_to_its_own_base() {
 }
 
 #[test]
+fn a_model_of_read_only_files_is_saved_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = start(&folder.path().join("run"), false);
+    let settings = made.folder.join("generation_config.json");
+    std::fs::write(settings, "{ \"temperature\": 0.6 }").unwrap();
+    Protocol::record(None, &made.folder.join(TEMPLATES)).unwrap();
+    let files = |folder: &Path| -> Vec<PathBuf> {
+        let folders = [folder.to_owned(), folder.join(TEMPLATES)];
+        let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
+    };
+    for file in files(&made.folder) {
+        let mut permissions = std::fs::metadata(&file).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&file, permissions).unwrap();
+    }
+    let opened = open(&made.folder, None).unwrap();
+    let saved = folder.path().join("saved");
+    for _ in 0..2 {
+        opened.save(&opened.model, &saved).unwrap();
+        for file in files(&saved) {
+            // Whoever may write to all files sees no other effect of it.
+            let is_read_only = std::fs::metadata(&file).unwrap().permissions().readonly();
+            assert!(!is_read_only, "`{}`", file.display());
+        }
+    }
+    let named: Vec<PathBuf> = files(&saved);
+    for name in ["generation_config.json", "tokenizer.json", "templates/protocol.json"] {
+        assert!(named.contains(&saved.join(name)), "{named:?}");
+    }
+}
+
+#[test]
 fn the_end_of_a_turn_is_written_into_the_saved_folder() {
     let folder = tempfile::tempdir().unwrap();
     let made = start(&folder.path().join("run"), false);

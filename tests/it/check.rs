@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::one_file::tiny;
 use crate::process::run;
 
@@ -216,6 +218,27 @@ fn models_that_cannot_be_loaded_are_said_before_the_start() {
     let grpo = GRPO.replace("LARGE", "HERE/mute");
     let (status, output) = checked(folder.path(), &grpo);
     assert!(status != 0 && output.contains("cannot use `large_model.path`"), "{output}");
+}
+
+#[test]
+fn conversations_that_training_would_refuse_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let sft = SFT.replace("kind = 'world_facts'", "kind = 'chat'\npath = 'HERE/rows.jsonl'");
+    let row = |roles: &[&str]| {
+        let message = |role: &&str| json!({"role": role, "content": "a"});
+        json!({"messages": roles.iter().map(message).collect::<Vec<_>>()}).to_string()
+    };
+    for (roles, is_good) in [
+        (&["system", "user", "assistant"][..], true),
+        (&["user", "assistant", "user"], false),
+        (&["assistant", "user", "assistant"], false),
+        (&["user", "system", "assistant"], false),
+    ] {
+        std::fs::write(folder.path().join("rows.jsonl"), row(roles)).unwrap();
+        let (status, said) = checked(folder.path(), &sft);
+        assert_eq!(status == 0, is_good, "{roles:?}: {said}");
+        assert!(is_good || said.contains(&roles.join(", ")), "{said}");
+    }
 }
 
 #[test]

@@ -208,6 +208,22 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
 }
 
 #[tokio::test]
+async fn a_script_that_was_changed_is_run_again() {
+    let large_model = Loopback::answering(|_| Script::reply("1")).await;
+    let extra = "arms = [\"s=script:sh FOLDER/policy.sh\"]";
+    let bench = Bench::new(&questions(2), &config(&large_model.url(), extra));
+    for (answer, score, rows) in [("0", 0.5, 2), ("7", 0.0, 4), ("7", 0.0, 4)] {
+        let script = format!("echo '<think>so</think><answer>{answer}</answer>'\n");
+        std::fs::write(bench.path("policy.sh"), script).unwrap();
+        let report = bench.report().await;
+        assert_eq!(report.arms[0].score.unwrap().mean, score, "{answer}");
+        let written = std::fs::read_to_string(bench.path("out/rows.jsonl")).unwrap();
+        assert_eq!(written.lines().count(), rows, "{answer}");
+    }
+    assert_eq!(large_model.requests().len(), 0);
+}
+
+#[tokio::test]
 async fn stored_rows_and_replies_are_charged_by_the_prices_of_now() {
     let large_model = Loopback::answering(|_| Script::reply("1")).await;
     let text = config(&large_model.url(), "arms = [\"direct\"]");

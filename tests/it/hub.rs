@@ -76,6 +76,36 @@ async fn a_policy_by_its_id() {
     assert_eq!(episode((status, text)), local);
 }
 
+#[test]
+fn a_large_model_of_an_evaluation_by_its_id() {
+    let home = TempDir::new().unwrap();
+    // As a download leaves it.
+    let Repository { sha, files } =
+        Repository::of(&"1f0c".repeat(10), Path::new("models/large-model"));
+    let cached = home.path().join("hub/models--someone--tiny");
+    for (name, bytes) in files {
+        let file = cached.join("snapshots").join(&sha).join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+    std::fs::create_dir(cached.join("refs")).unwrap();
+    std::fs::write(cached.join("refs/main"), sha).unwrap();
+    let output = home.path().join("out");
+    let config = home.path().join("eval.toml");
+    let text = format!(
+        "schema_version = 1\noutput = {output:?}\narms = [\"direct\"]\n\
+         [[data]]\nkind = \"world_facts\"\nphrasing = \"known\"\nn = 2\n\
+         [local_models.tiny]\npath = {ID:?}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = command(&["eval", "--config", config.to_str().unwrap()]);
+    command.env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1");
+    let (status, text) = outcome(&command.output().unwrap());
+    assert_eq!(status, 0, "{text}");
+    let rows = std::fs::read_to_string(output.join("rows.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 2, "{rows}");
+}
+
 /// The policy with its weights in two files and an index.
 fn sharded() -> Repository {
     let mut whole = policy();

@@ -5,6 +5,7 @@ use prompt_r1::policy::{Policy, PolicyError, PolicyOpening, PolicySession, Scrip
 use serde_json::{Value, json};
 
 use crate::loopback::Loopback;
+use crate::process::run_unread;
 use crate::server::Setup;
 
 /// A policy that is not ready yet, and panics when it is used.
@@ -146,4 +147,27 @@ async fn a_container_can_ask_how_its_server_is() {
     assert!(code == Some(1) && said.contains("503"), "{code:?}: {said}");
     let (code, said) = ask("http://127.0.0.1:1").await;
     assert!(code == Some(1) && said.contains("no server answers"), "{code:?}: {said}");
+}
+
+/// As with `server openapi | head -1`.
+#[test]
+fn output_that_nobody_reads_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("server.toml");
+    let endpoint = "[large_models.m]\nurl = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n";
+    std::fs::write(&file, format!("schema_version = 1\n{endpoint}")).unwrap();
+    let (file, question) = (file.to_str().unwrap(), "What is Grania's president's birthplace?");
+    for arguments in [
+        &["openapi"][..],
+        &["openapi", "--runs"],
+        &["env", "--openapi"],
+        &["completions", "bash"],
+        &["check", file],
+        &["check", file, "--print"],
+        &["solve", question],
+        &["solve", question, "--json"],
+    ] {
+        let (status, said) = run_unread(arguments);
+        assert!(status == 0 && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
 }

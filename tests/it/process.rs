@@ -23,6 +23,13 @@ pub fn run(arguments: &[&str]) -> (i32, String) {
     outcome(&command(arguments).output().unwrap())
 }
 
+/// Runs a command whose output nobody reads.
+pub fn run_unread(arguments: &[&str]) -> (i32, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    outcome(&command(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap())
+}
+
 /// The exit status, and both outputs.
 pub fn outcome(output: &Output) -> (i32, String) {
     let text = [&output.stdout[..], &output.stderr].concat();

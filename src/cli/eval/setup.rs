@@ -64,8 +64,12 @@ impl<'a> Setup<'a> {
         config: &'a EvalConfig,
         questions: &[Question],
     ) -> Result<Self, Failure> {
-        let server = config.server(None)?;
+        let mut server = config.server(None)?;
         let models = large_models(&server, &endpoint_setup(Arc::new(()))).await?;
+        // Their files tell models apart, also those that an id on the hub names.
+        for local in server.local_models.values_mut() {
+            local.path = hub::resolve_path(&local.path).await?;
+        }
         let searches = config.arms.iter().any(|arm| arm.method == Method::PromptSearch);
         let search = config.prompt_search.as_ref().filter(|_| searches);
         let brief = brief_among(config, questions);
@@ -274,10 +278,12 @@ impl<'a> Setup<'a> {
         self.untrained(policy, format!("self {identity}"))
     }
 
-    /// A program as the policy. Changes of its files are not detected.
+    /// A program as the policy. The files that its command names are a part of it; those that they
+    /// read are not seen.
     fn program(&self, command: &str) -> Result<ArmPolicy, Failure> {
         let policy = ProgramPolicy::new(command).context("the program has no name")?;
-        self.untrained(Arc::new(policy), format!("script {command}"))
+        let identity = format!("script {command} {}", fingerprints(&policy.files())?);
+        self.untrained(Arc::new(policy), identity.trim_end().to_owned())
     }
 
     fn untrained(&self, policy: Arc<dyn Policy>, identity: String) -> Result<ArmPolicy, Failure> {

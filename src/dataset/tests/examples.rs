@@ -150,6 +150,23 @@ fn what_cannot_be_learnt_is_refused_by_its_name() {
             json!({"messages": [user, {"role": "assistant", "content": "b", "weight": 0}]}),
             "all of its assistant's messages have weight 0",
         ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": ""}]}),
+            "a message of its assistant is empty",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": " \n"}, user,
+                   {"role": "assistant", "content": "b"}]}),
+            "a message of its assistant is empty",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": " ", "reasoning": "b"}]}),
+            "a message of its assistant is empty",
+        ),
+        (
+            json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ""}]}),
+            "a message of its assistant is empty",
+        ),
         (json!({"text": "plain"}), "it has `text`; a row is `messages`"),
         (json!({"question": "a", "answer": " "}), "its `answer` is empty"),
         (json!({"question": "a", "choices": ["b"], "answer": 7}), "its `answer` is `7`"),
@@ -189,6 +206,43 @@ fn what_cannot_be_learnt_is_refused_by_its_name() {
     ] {
         let found = examples(&row).unwrap_err();
         assert!(found.starts_with(reason), "{row}: {found}");
+    }
+}
+
+#[test]
+fn an_empty_message_that_is_not_learnt_is_context() {
+    let user = json!({"role": "user", "content": "a"});
+    let empty = json!({"role": "assistant", "content": "", "weight": 0});
+    let row = json!({"messages": [user, empty, user, {"role": "assistant", "content": "b"}]});
+    let learnt: Vec<bool> = turns(&row).into_iter().map(|(_, _, is_learnt)| is_learnt).collect();
+    assert_eq!(learnt, [false, false, false, true]);
+}
+
+#[test]
+fn conversations_of_other_roles_than_in_turn_are_refused() {
+    let row = |roles: &str| {
+        let message = |role: &str| json!({"role": role, "content": "a"});
+        json!({"messages": roles.split(", ").map(message).collect::<Vec<_>>()})
+    };
+    for roles in [
+        "user",
+        "system, user",
+        "user, assistant, user",
+        "assistant",
+        "assistant, user, assistant",
+        "system, assistant",
+        "user, system, assistant",
+        "user, assistant, assistant",
+        "user, assistant, user, user, assistant",
+        "user, assistant, system, user, assistant",
+    ] {
+        let found = examples(&row(roles)).unwrap_err();
+        let expected = format!("end with the assistant's; their roles are {roles}");
+        assert!(found.ends_with(&expected), "{found}");
+    }
+    for roles in ["user, assistant", "system, user, assistant", "user, assistant, user, assistant"]
+    {
+        assert_eq!(turns(&row(roles)).len(), roles.split(", ").count());
     }
 }
 

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 #[test]
@@ -178,6 +180,34 @@ fn rows_of_files_that_differ_in_their_ending_have_different_ids() {
     let rows = read_tasks(folder.path(), &ReadOptions::default()).unwrap().rows;
     let ids: Vec<&str> = rows.iter().map(|task| task.id.as_str()).collect();
     assert_eq!(ids, ["a:2", "a.jsonl:2"]);
+}
+
+/// AIME is published so, a file for each year.
+#[test]
+fn files_that_each_number_their_rows_are_read_together() {
+    let folder = tempfile::tempdir().unwrap();
+    for year in [2024, 2025] {
+        let row = |n: usize| json!({"id": n, "problem": format!("{year}, {n}?"), "answer": n});
+        let lines: Vec<String> = (0..30).map(|n| row(n).to_string()).collect();
+        std::fs::write(folder.path().join(format!("aime{year}.jsonl")), lines.join("\n")).unwrap();
+    }
+    let ReadOutcome { rows, summary } = read_tasks(folder.path(), &ReadOptions::default()).unwrap();
+    assert_eq!((rows.len(), summary.rejected), (60, 0));
+    let ids: BTreeSet<&str> = rows.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!(ids.len(), 60);
+    assert_eq!((rows[7].id.as_str(), rows[37].id.as_str()), ("7", "7#2"));
+    assert_eq!(rows[37].question, "2025, 7?");
+}
+
+#[test]
+fn other_questions_of_one_id_are_numbered_past_the_ids_that_are_there() {
+    let rows = [("1", "a"), ("1#2", "b"), ("1", "c"), ("1", "d"), ("1", "c"), ("1#2", "e")];
+    let lines = rows.map(|(id, q)| json!({"id": id, "question": q, "answer": "x"}).to_string());
+    let outcome = read("set.jsonl", &lines.join("\n")).unwrap();
+    let ids: Vec<&str> = outcome.rows.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!(ids, ["1", "1#2", "1#3", "1#4", "1#2#2"]);
+    let [twice] = &outcome.summary.first_rejected[..] else { panic!("{outcome:?}") };
+    assert_eq!((twice.row, &*twice.reason), (5, "its id `1` and its question are those of row 3"));
 }
 
 #[test]

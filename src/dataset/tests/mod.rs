@@ -132,7 +132,7 @@ fn a_row_that_is_no_task_is_rejected_by_line_and_reason() {
             r#"{"question": "Why?", "answer": "b", "hops": "two"}"#,
             "its `hops` is `two`, not a whole number",
         ),
-        (good, "its id `x` is that of row 1"),
+        (good, "its id `x` and its question are those of row 1"),
     ] {
         let outcome = read("set.jsonl", &format!("{good}\n\n{line}\n")).unwrap();
         assert_eq!(outcome.rows.len(), 1, "{line}");
@@ -200,7 +200,11 @@ fn options_filter_then_shuffle_then_limit() {
     assert_eq!(read(&shuffled).len(), 12);
     assert_ne!(read(&shuffled), read(&ReadOptions { shuffle_seed: Some(2), ..shuffled.clone() }));
     let renamed = ReadOptions { source: Some("mine".into()), ..ReadOptions::default() };
-    assert_eq!(&*read_tasks(&path, &renamed).unwrap().rows[0].source, "a");
+    let rows = read_tasks(&path, &renamed).unwrap().rows;
+    assert!(rows.len() == 20 && rows.iter().all(|task| &*task.source == "mine"), "{rows:?}");
+    let of_b = ReadOptions { sources: vec!["b".into()], limit: Some(1), ..renamed };
+    let rows = read_tasks(&path, &of_b).unwrap().rows;
+    assert_eq!((&*rows[0].source, rows[0].question.as_str()), ("mine", "q1"));
     let none = ReadOptions { kinds: vec!["z".into()], ..ReadOptions::default() };
     let error = read_tasks(&path, &none).unwrap_err().to_string();
     assert!(error.ends_with("it has `a/x`, `a/y`, `b/x`, `b/y`"), "{error}");

@@ -76,8 +76,9 @@ impl FromStr for ArmSpec {
         let wrong =
             |reason: &str| EvalError::Arm { arm: text.to_owned(), reason: reason.to_owned() };
         let (name, arm) = match text.split_once('=') {
-            Some((name, arm)) => (name.trim(), arm.trim()),
-            None => (text.trim(), text.trim()),
+            // Otherwise it belongs to the argument.
+            Some((name, arm)) if !name.contains(':') => (name.trim(), arm.trim()),
+            _ => (text.trim(), text.trim()),
         };
         let (method, argument) = match arm.split_once(':') {
             Some((method, argument)) => (method, Some(argument)),
@@ -178,6 +179,13 @@ mod tests {
             ("prompt-search", "prompt-search", Method::PromptSearch),
             ("self-policy", "self-policy", Method::SelfPolicy),
             ("s=script:python3 sum.py", "s", Method::Script("python3 sum.py".into())),
+            ("script:x --lr=1", "script:x --lr=1", Method::Script("x --lr=1".into())),
+            ("s=script:x --lr=1", "s", Method::Script("x --lr=1".into())),
+            (
+                "policy:runs/lr=1e-4/model",
+                "policy:runs/lr=1e-4/model",
+                Method::Policy("runs/lr=1e-4/model".into()),
+            ),
         ] {
             let spec: ArmSpec = text.parse().unwrap();
             assert_eq!(spec, ArmSpec { name: name.into(), method });

@@ -250,7 +250,8 @@ async fn long_answers_are_scored() {
          [large_models.judge]\nurl = \"{}\"\nmodel = \"j\"\n",
         judge.url()
     );
-    let bench = Bench::new(&lines, &configured(&large_model.url(), &extra));
+    let config = configured(&large_model.url(), &extra).replace("source = \"own\"\n", "");
+    let bench = Bench::new(&lines, &config);
     let report = bench.report().await;
     let score = |at: usize| report.episodes[at].attempts[0].score.unwrap();
     // One token of a hundred thousand is right, and their events have 20 MB.

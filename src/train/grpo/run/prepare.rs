@@ -10,6 +10,7 @@ use super::{Run, Services};
 use crate::engine::tokens::LoadMeter;
 use crate::episode::Limits;
 use crate::policy::TokenPolicy;
+use crate::program;
 use crate::protocol::{Opening, Protocol};
 use crate::reward::Rewarder;
 use crate::task::Task;
@@ -159,8 +160,8 @@ pub(super) fn prepare<'c>(
 /// change is no reason to refuse.
 fn programs(config: &GrpoConfig) -> Vec<(String, PathBuf)> {
     let command = config.reward.external.iter().flat_map(|external| &external.command);
-    let files = command.map(|part| (part.clone(), PathBuf::from(part)));
-    files.filter(|(_, path)| path.is_file()).collect()
+    let files = program::files(command).into_iter();
+    files.map(|path| (path.display().to_string(), path)).collect()
 }
 
 /// Whether `task`'s opening leaves the policy room to answer.
