@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::chat::ChatMessage;
 use crate::episode::RoleUsage;
 use crate::hint::Hint;
-use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError};
+use crate::large_model::{Call, FailedUsage, LargeModel, LargeModelError, Reply};
 use crate::prompt_template::{Template, TemplateError, last_marked};
 use crate::task::Task;
 
@@ -60,7 +60,8 @@ impl Hint for JudgeError {
     }
 }
 
-/// A judge. The same answer always makes the same request, so its replies can be cached.
+/// A judge. The same answer always makes the same request, so its replies can be cached; one
+/// without a score is not.
 pub struct Judge {
     model: Arc<dyn LargeModel>,
     template: Template,
@@ -126,6 +127,7 @@ impl Judge {
             messages: vec![ChatMessage::text("user", self.ask(task, shown)?)],
             params: self.params.clone(),
             deadline: Some(Instant::now() + self.deadline),
+            is_usable: Some(has_verdict),
             ..Call::default()
         };
         let mut usage = RoleUsage { calls: 1, ..RoleUsage::default() };
@@ -154,10 +156,31 @@ impl Judge {
     }
 }
 
-/// The score in a judge's reply.
+fn has_verdict(reply: &Reply) -> bool {
+    verdict(&reply.message.as_text()).is_some()
+}
+
+/// The score in a judge's reply: `Score: 1`, `Score: 1/1`, `Score: 1 (fully right)`.
 fn verdict(reply: &str) -> Option<f64> {
-    let score: f64 = last_marked(reply, "score:")?.trim_end_matches('.').parse().ok()?;
-    (0.0..=1.0).contains(&score).then_some(score)
+    let marked = last_marked(reply, "score:")?.replace(['*', '_', '`'], "");
+    let (score, rest) = leading_number(&marked)?;
+    let scale = ["/", "out of"].into_iter().find_map(|mark| rest.strip_prefix(mark));
+    let (scale, rest) = match scale {
+        Some(scale) => leading_number(scale)?,
+        None => (1.0, rest),
+    };
+    // A remark with figures may name another scale: `1 (out of 5)`.
+    let is_remark = rest.starts_with('(') && !rest.contains(|c: char| c.is_ascii_digit());
+    let is_score = scale == 1.0 && (0.0..=1.0).contains(&score) && (rest.is_empty() || is_remark);
+    is_score.then_some(score)
+}
+
+/// The number that a text begins with, and the rest without spaces around it.
+fn leading_number(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim_start();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    Some((number.trim_end_matches('.').parse().ok()?, rest.trim()))
 }
 
 #[cfg(test)]
@@ -171,6 +194,18 @@ mod tests {
             ("**Score:** 0.5", Some(0.5)),
             ("Score: 1\nNo.\n- score: 0.", Some(0.0)),
             ("Final score: 0.25\n\n", Some(0.25)),
+            ("**Score: 1**", Some(1.0)),
+            ("**Score: 1/1**", Some(1.0)),
+            ("Score: **0.5** / 1.0.", Some(0.5)),
+            ("Score: 0 out of 1", Some(0.0)),
+            ("Score: 1 (fully right)", Some(1.0)),
+            ("Score: 1/1 (fully right).", Some(1.0)),
+            ("Score: 1/10", None),
+            ("Score: 1 out of 5", None),
+            ("Score: 1 (out of 5)", None),
+            ("Score: 0-1", None),
+            ("Score: 1/", None),
+            ("Score: 7 (good)", None),
             ("Score: 7", None),
             ("Score: -0.5", None),
             ("Score: NaN", None),

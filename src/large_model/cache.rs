@@ -18,8 +18,8 @@ use crate::trajectory::TokenUsage;
 /// the model's identity.
 ///
 /// A cached reply has no usage and no cost. Concurrent identical calls are made once: the others
-/// wait for the result, a failure included. Failures are not cached. A stream is read whole before
-/// it is returned.
+/// wait for the result, a failure included. Failures are not cached, nor are replies that their
+/// caller cannot use. A stream is read whole before it is returned.
 pub struct Cached {
     model: Arc<dyn LargeModel>,
     identity: String,
@@ -74,9 +74,9 @@ impl Cached {
         Self::with(model, Replies::in_memory(capacity))
     }
 
-    /// Appends every reply to a file of JSON Lines, and caches the `capacity` most recently used
-    /// replies in memory. The file is read once, now. Two processes must not use it at the same
-    /// time.
+    /// Appends every reply that it caches to a file of JSON Lines, and keeps the `capacity` most
+    /// recently used ones in memory. The file is read once, now. Two processes must not use it at
+    /// the same time.
     ///
     /// # Errors
     /// When the file cannot be opened, or a line other than the last is damaged.
@@ -124,7 +124,8 @@ impl Cached {
         .to_string()
     }
 
-    /// Makes a call, caches its reply, and passes the result to the calls that wait for it.
+    /// Makes a call, caches its reply if it is usable, and passes the result to the calls that wait
+    /// for it.
     async fn make(
         &self,
         key: String,
@@ -135,7 +136,9 @@ impl Cached {
         // calls, one of which is made instead.
         let flight = Flight { cache: self, key: &key };
         let result = self.model.complete(call).await;
-        if let Ok(reply) = &result {
+        if let Ok(reply) = &result
+            && call.can_use(reply)
+        {
             self.state().replies.insert(key.clone(), reply);
         }
         drop(flight);
@@ -194,7 +197,7 @@ impl LargeModel for Cached {
         loop {
             let lookup = {
                 let mut state = self.state();
-                if let Some(reply) = state.replies.get(&key) {
+                if let Some(reply) = state.replies.get(&key).filter(|reply| call.can_use(reply)) {
                     Lookup::Hit(Box::new(reply))
                 } else if let Some(flight) = state.flights.get(&key) {
                     Lookup::UnderWay(flight.clone())

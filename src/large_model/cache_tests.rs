@@ -74,6 +74,27 @@ async fn failures_are_not_remembered() {
 }
 
 #[tokio::test]
+async fn a_reply_that_its_caller_cannot_use_is_neither_cached_nor_taken_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("replies.jsonl");
+    let model = Cached::persistent(counting(), 10, &path).unwrap();
+    let asked =
+        Call { is_usable: Some(|reply| reply.message.as_text() == "2"), ..call("q", json!({})) };
+    let ask_for_2 = async |model: &Cached| model.complete(&asked).await.unwrap().message.as_text();
+    assert_eq!(ask_for_2(&model).await, "0");
+    assert!(std::fs::read(&path).unwrap().is_empty());
+    // Another caller can use any reply, and has this one cached.
+    assert_eq!(ask(&model, "q").await, "1");
+    assert_eq!(ask_for_2(&model).await, "2");
+    assert_eq!(ask_for_2(&model).await, "2");
+    drop(model);
+    // The last of two lines for one call counts.
+    let model = Cached::persistent(counting(), 10, &path).unwrap();
+    assert_eq!(ask_for_2(&model).await, "2");
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+}
+
+#[tokio::test]
 async fn the_reply_used_longest_ago_is_forgotten() {
     let model = Cached::in_memory(counting(), 2);
     for (text, reply) in

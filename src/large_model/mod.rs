@@ -68,6 +68,9 @@ pub struct Call {
     pub caller: u64,
     /// Takes the usage of failed calls whose failure is not returned, as another model was asked.
     pub lost: FailedCalls,
+    /// Whether the caller can use a reply: others are returned, but neither cached nor taken from a
+    /// cache. Without it every reply is usable.
+    pub is_usable: Option<fn(&Reply) -> bool>,
 }
 
 impl Call {
@@ -81,6 +84,11 @@ impl Call {
     pub fn field(&self, name: &str) -> Option<&Value> {
         let shared = || self.shared.iter().rev().find_map(|fields| fields.get(name));
         self.params.get(name).or_else(shared)
+    }
+
+    /// Whether the caller can use this reply.
+    fn can_use(&self, reply: &Reply) -> bool {
+        self.is_usable.is_none_or(|is_usable| is_usable(reply))
     }
 
     /// Takes a field out.

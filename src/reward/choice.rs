@@ -8,6 +8,8 @@ use super::plain::{boxed, plain_unicode};
 /// further golds, one that could be the label of another option counts for nothing.
 pub(super) fn right(answer: &str, golds: &[String]) -> bool {
     let Some(first) = golds.first() else { return false };
+    let answer = answer.replace("<answer>", "Answer: ").replace("</answer>", "\n");
+    let answer = answer.as_str();
     let wanted = label(first);
     if wanted.is_some_and(|wanted| chosen(answer, Labels::of(wanted)) == Some(wanted)) {
         return true;
@@ -46,7 +48,8 @@ impl Labels {
 /// The label of a gold that is one and nothing else: `B`, `(b)`, `C.`, `2`.
 fn label(gold: &str) -> Option<char> {
     let plain = plain(gold);
-    let bare = plain.trim_matches(|c: char| c.is_whitespace() || "()[]{}.:*\"'$".contains(c));
+    let bare =
+        bare_line(&plain).trim_matches(|c: char| c.is_whitespace() || "()[]{}.:*\"'$".contains(c));
     let mut characters = bare.chars();
     match (characters.next(), characters.next()) {
         (Some(c), None) if c.is_ascii_alphanumeric() => Some(c.to_ascii_uppercase()),
@@ -65,15 +68,15 @@ fn after_answer(text: &str) -> Option<&str> {
     Some(&text[ends.into_iter().flatten().max()?..])
 }
 
-/// The label that an answer chooses: all that it says; else what follows its last `answer`, what it
-/// begins with, what it calls an option or a choice, or what it ends with. `None` where it leaves
-/// several open.
+/// The label that an answer chooses: all that it says; else what follows its last `answer`, what
+/// its last line is, what it begins with, what it calls an option or a choice, or what it ends
+/// with. `None` where it leaves several open.
 fn chosen(answer: &str, labels: Labels) -> Option<char> {
     if let Some(label) = label(answer) {
         return Some(label).filter(|label| labels.has(*label));
     }
     let plain = plain(answer).replace("<b>", "").replace("</b>", "");
-    let rules = [named_answer, first, named_option, last];
+    let rules = [named_answer, last_line, first, named_option, last];
     for rule in rules {
         match rule(&plain, labels) {
             Found::Label(label) => return Some(label),
@@ -130,15 +133,59 @@ fn named_answer(text: &str, labels: Labels) -> Found {
         .unwrap_or(Found::Nothing)
 }
 
+/// The label that the last of several lines is (`**B**`) or begins with (`B) Paris`), unless that
+/// line goes on with a list or calls it wrong.
+fn last_line(text: &str, labels: Labels) -> Found {
+    let mut lines = text.lines().rev().map(bare_line).filter(|line| !line.is_empty()).peekable();
+    let Some(line) = lines.next() else { return Found::Nothing };
+    let Some((label, is_whole)) = labelled(line, labels) else { return Found::Nothing };
+    if lines.peek().is_none() {
+        return Found::Nothing;
+    }
+    // The nearest first.
+    let earlier: Vec<char> = lines
+        .filter_map(|line| labelled(line, labels).filter(|(_, whole)| *whole == is_whole))
+        .map(|(label, _)| label)
+        .collect();
+    let follows = |before: &char| u32::from(*before) + 1 == u32::from(label);
+    let is_listed = earlier.first().is_some_and(|near| !earlier.contains(&label) || follows(near));
+    // `A) Rome B) Paris` and `J. K. Rowling` have several labels, `B) Vitamin C.` has one.
+    let is_other = |word: &str| begins_other(word, label, labels);
+    let has_others = line.trim_end_matches('.').split_whitespace().skip(1).any(is_other);
+    let is_wrong = ["wrong", "incorrect"].iter().any(|word| marked(line, word).next().is_some());
+    match is_listed || has_others || is_wrong {
+        true => Found::Nothing,
+        false => chosen_at(line, labels),
+    }
+}
+
+/// A line without emphasis and the marks of a heading or a quotation.
+fn bare_line(line: &str) -> &str {
+    let is_emphasis = |c: char| c.is_whitespace() || "*_`".contains(c);
+    line.trim_start_matches(|c: char| is_emphasis(c) || "#>".contains(c))
+        .trim_end_matches(is_emphasis)
+}
+
+/// The label that a line is, or begins with before a mark and a space, and whether it is nothing
+/// else.
+fn labelled(line: &str, labels: Labels) -> Option<(char, bool)> {
+    if let Some(label) = label(line).filter(|label| labels.has(*label)) {
+        return Some((label, true));
+    }
+    // `i.e.` begins with none.
+    let behind_mark = line.trim_start_matches(['(', '[']).chars().nth(2);
+    let is_option = begins_option(line, labels) && !behind_mark.is_some_and(char::is_alphanumeric);
+    let (label, _) = label_at(line, labels).filter(|_| is_option)?;
+    Some((label, false))
+}
+
 /// The label that text begins with, before a mark, the end of the line, or `is correct`.
 fn first(text: &str, labels: Labels) -> Found {
     let Some((label, rest)) = label_at(text, labels) else { return Found::Nothing };
     if !begins_option(text, labels) && !affirms(rest) && !follows_softly(text, label, rest) {
         return if hedges(label, rest, labels) { Found::Several } else { Found::Nothing };
     }
-    let is_other = |line: &str| {
-        begins_option(line, labels) && label_at(line, labels).is_some_and(|(c, _)| c != label)
-    };
+    let is_other = |line: &str| begins_other(line, label, labels);
     // `A. Apple`, `B. Banana`: the options themselves.
     match text.lines().skip(1).any(is_other) || is_other(rest.trim_start_matches(['.', ':'])) {
         true => Found::Several,
@@ -153,6 +200,11 @@ fn begins_option(text: &str, labels: Labels) -> bool {
     let is_label = characters.next().is_some_and(|c| labels.has(c));
     let is_marked = matches!(characters.next(), Some('.' | ')' | ':' | ']'));
     is_label && is_marked && !characters.next().is_some_and(|c| c.is_ascii_digit())
+}
+
+/// Whether text begins with another label than this and its mark.
+fn begins_other(text: &str, label: char, labels: Labels) -> bool {
+    begins_option(text, labels) && label_at(text, labels).is_some_and(|(other, _)| other != label)
 }
 
 /// Whether a capital begins a text of its own: `B, because`, `B - Paris`, or a line.
@@ -178,7 +230,13 @@ fn named_option(text: &str, labels: Labels) -> Found {
     }
 }
 
-/// The label at the end, after `is` or alone in parentheses: `Paris (B)`.
+/// What may stand before a label at the end.
+const CONCLUSIONS: [&str; 4] = [" is ", " must be ", " should be ", " has to be "];
+/// What a last sentence of a label may begin with.
+const LEADS: [&str; 8] =
+    ["thus", "therefore", "hence", "so", "response", "solution", "conclusion", "final"];
+
+/// The label at the end, after `is`, `must be` or `Thus,`, or alone in parentheses: `Paris (B)`.
 fn last(text: &str, labels: Labels) -> Found {
     let end = text.trim_end_matches(|c: char| c.is_whitespace() || ".*\"$!".contains(c));
     let bare = end.trim_end_matches([')', ']']);
@@ -190,7 +248,13 @@ fn last(text: &str, labels: Labels) -> Found {
         && before.ends_with(['(', '['])
         && !before[..before.len() - 1].contains(['(', '[']);
     let before = before.trim_end_matches(['(', '[', '*', '"', '$']);
-    match is_bracketed || (before.ends_with(" is ") && !label.is_ascii_lowercase()) {
+    let lower = before.to_ascii_lowercase();
+    let sentence = lower.rsplit(['.', '!', '?', '\n']).next().unwrap_or_default();
+    let lead = sentence.trim_matches(|c: char| !c.is_alphanumeric());
+    let is_apart = before.ends_with(|c: char| c.is_whitespace() || c == ':');
+    let concludes = CONCLUSIONS.iter().any(|words| lower.ends_with(*words))
+        || (is_apart && LEADS.contains(&lead));
+    match is_bracketed || (concludes && !label.is_ascii_lowercase()) {
         true => Found::Label(label.to_ascii_uppercase()),
         false => Found::Nothing,
     }
@@ -350,6 +414,49 @@ mod tests {
     }
 
     #[test]
+    fn a_reasoned_reply_ends_with_its_choice() {
+        for (answer, found) in [
+            ("Long reasoning.\n\nB", Some('B')),
+            ("Long reasoning.\n\n**B**\n", Some('B')),
+            ("Long reasoning.\n\nB.", Some('B')),
+            ("Long reasoning.\n\n(b)", Some('B')),
+            ("Long reasoning.\n\nB) Paris", Some('B')),
+            ("Long reasoning.\n\nB. Paris", Some('B')),
+            ("Long reasoning.\n\n> **(B) Vitamin C.**", Some('B')),
+            ("Long reasoning.\n\n### B", Some('B')),
+            ("### B", Some('B')),
+            ("Thus, B.", Some('B')),
+            ("It is not A. So **B**.", Some('B')),
+            ("It must be B.", Some('B')),
+            ("**Response:** B", Some('B')),
+            ("A) Rome: no.\nB) Paris: yes.\nC) Oslo: no.\n\nB) Paris", Some('B')),
+            ("A) Rome: no.\nB) Paris: yes.\nC) Oslo: no.\n\nB", Some('B')),
+            ("Option A is Rome, option C is Oslo.\n\nB", Some('B')),
+            ("A good idea.", None),
+            ("Long reasoning.\n\nA good idea.", None),
+            ("Long reasoning.\n\nI think so", None),
+            ("Long reasoning.\n\ni.e. Paris", None),
+            ("The language must be\n\nC#", None),
+            ("Long reasoning.\n\nA or B", None),
+            ("Long reasoning.\n\nA) or B)", None),
+            ("Long reasoning.\n\nA) Rome B) Paris", None),
+            ("Long reasoning.\n\nB. Paris is wrong.", None),
+            ("Long reasoning.\n\nB) is false", None),
+            ("The options:\nA\nB\nC", None),
+            ("The options:\nA) Rome\nB) Paris\nC) Oslo", None),
+            ("A) Rome\nB) Paris\nC) Oslo\n\nA) is wrong.\nB) Paris it is.\nC) No.", None),
+            ("Q: Who?\nA: Ann", None),
+            ("It must not be B.", None),
+            ("It must be A or B.", None),
+            ("He said so, B", None),
+        ] {
+            assert_eq!(chosen(answer, Labels::Letters), found, "{answer}");
+        }
+        assert_eq!(chosen("Two steps.\n\n2) Paris", Labels::Digits), Some('2'));
+        assert_eq!(chosen("Two steps:\n1. Go.\n2. Stop.", Labels::Digits), None);
+    }
+
+    #[test]
     fn labels_may_be_digits() {
         for (answer, found) in [
             ("2", Some('2')),
@@ -380,6 +487,9 @@ mod tests {
             ("The answer is Paris", ["B", "Paris"], true),
             ("B: Paris", ["B", "Paris"], true),
             ("A dog", ["A", "A dog"], true),
+            ("<answer>B</answer>", ["B", "Paris"], true),
+            ("<answer>Paris</answer>", ["B", "Paris"], true),
+            ("<answer>A</answer>B", ["B", "Paris"], false),
             ("Rome", ["B", "Paris"], false),
         ] {
             let golds = golds.map(str::to_owned);

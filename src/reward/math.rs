@@ -5,10 +5,15 @@ use super::expression;
 use super::latex::without_latex;
 use super::number::Number;
 use super::plain::{boxed, plain_unicode};
+use super::unit::unit;
 use super::value::{Value, value};
 
 /// The longest answer that is read, bytes: nothing longer is one.
 const MAX_LENGTH: usize = 4096;
+/// The longest unit that is read, bytes of LaTeX.
+const MAX_UNIT: usize = 64;
+/// The most words that a unit has: `meters per second squared`.
+const MAX_UNIT_WORDS: usize = 4;
 
 /// Whether an answer says the same as a gold: the same number, the same values of an expression,
 /// the same set, tuple or interval, else the same text.
@@ -16,33 +21,89 @@ pub(super) fn same(answer: &str, gold: &str) -> bool {
     if gold.len() > MAX_LENGTH {
         return false;
     }
-    let wanted = value(&plain(boxed(gold).unwrap_or(gold)), 0);
+    let gold_content = boxed(gold).unwrap_or(gold);
+    let wanted = value(&plain(gold_content), 0);
     let number = Number::parse_with_unit(gold);
     // Two numbers are compared with their units, of which `plain` keeps not all.
     let says_same = |text: &String| match number.zip(Number::parse_with_unit(text)) {
         Some((wanted, given)) => given.same(wanted),
         None => equal(&value(text, 0), &wanted),
     };
-    candidates(answer).iter().any(says_same)
+    let drops_units = number.is_none() && without_unit(gold_content).is_none();
+    candidates(answer, drops_units).iter().any(says_same)
         || number.is_some_and(|wanted| {
             Number::find_in_words(answer).is_some_and(|given| given.same(wanted))
         })
 }
 
 /// What in an answer may be the result: its box alone where there is one, else all of it, what is
-/// set as mathematics last, and what follows the last `is`, `are` or `=`.
-fn candidates(answer: &str) -> Vec<String> {
-    let fits = |text: &str| text.len() <= MAX_LENGTH;
-    if let Some(content) = boxed(answer) {
-        return Some(plain(content)).filter(|text| fits(text)).into_iter().collect();
-    }
+/// set as mathematics last, and what follows the last `is`, `are` or colon; each also without an
+/// approximation behind it, and without its unit.
+fn candidates(answer: &str, drops_units: bool) -> Vec<String> {
+    // Alternatives are one text of mathematics: `$x = 1$ or $x = 2$`.
+    let answer = answer.replace("$ or $", " or ").replace(r"\) or \(", " or ");
     let tail = |mark: &str| answer.rsplit_once(mark).map(|(_, rest)| rest);
-    let mathematics = || {
-        let end = answer.trim_end().trim_end_matches('.').strip_suffix('$')?;
-        Some(&end[end.rfind('$')? + 1..])
+    let mut found: Vec<&str> = match boxed(&answer) {
+        Some(content) => vec![content],
+        None => {
+            let before_unit = without_unit(&answer).filter(|_| drops_units);
+            let set = [mathematics(&answer), before_unit.and_then(mathematics)];
+            let tails = [Some(answer.as_str()), tail(" is "), tail(" are "), tail(": ")];
+            set.into_iter().chain(tails).flatten().collect()
+        }
     };
-    let found = [Some(answer), mathematics(), tail(" is "), tail(" are "), tail(": ")];
-    found.into_iter().flatten().filter(|text| fits(text)).map(plain).collect()
+    let exact: Vec<&str> = found.iter().copied().filter_map(before_approximation).collect();
+    found.extend(exact);
+    if drops_units {
+        let bare: Vec<&str> = found.iter().copied().filter_map(without_unit).collect();
+        found.extend(bare);
+    }
+    found.into_iter().filter(|text| text.len() <= MAX_LENGTH).map(plain).collect()
+}
+
+/// What is set as mathematics at the end.
+fn mathematics(text: &str) -> Option<&str> {
+    let end = text.trim_end().trim_end_matches('.').trim_end();
+    [("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)")].into_iter().find_map(
+        |(open, close)| {
+            let before = end.strip_suffix(close)?;
+            Some(&before[before.rfind(open)? + open.len()..])
+        },
+    )
+}
+
+/// What stands before the last `≈`.
+fn before_approximation(text: &str) -> Option<&str> {
+    let at = ["≈", r"\approx"].into_iter().filter_map(|mark| text.rfind(mark)).max()?;
+    Some(&text[..at])
+}
+
+/// What stands before a unit at the end: set as text (`12\pi\text{ cm}^2`), behind mathematics
+/// (`$12\pi$ square units`), or behind a figure (`12π cm²`).
+fn without_unit(text: &str) -> Option<&str> {
+    let text = text.trim_end().trim_end_matches('.');
+    let name_at = |at: usize| Some(&text[at..]).filter(|name| name.len() <= MAX_UNIT).map(plain);
+    let set_as_text =
+        ["\\text", "\\mathrm", "\\mbox"].into_iter().filter_map(|mark| text.rfind(mark));
+    let behind = ["$", r"\)"].into_iter().filter_map(|mark| Some(text.rfind(mark)? + mark.len()));
+    let at = set_as_text.chain(behind).max();
+    if let Some(at) = at.filter(|at| name_at(*at).is_some_and(|name| is_unit(&name))) {
+        return Some(&text[..at]);
+    }
+    // A single letter may be a variable.
+    let is_word = |name: &String| name.chars().count() > 1 && is_unit(name);
+    let spaces = text.rmatch_indices(char::is_whitespace).map(|(at, _)| at).take(MAX_UNIT_WORDS);
+    let at = spaces.filter(|at| name_at(*at).as_ref().is_some_and(is_word)).last()?;
+    let before = &text[..at];
+    before.contains(|c: char| c.is_ascii_digit() || c == 'π').then_some(before)
+}
+
+/// Whether text is a known unit, or one of a figure without a scale: `square units`.
+fn is_unit(name: &str) -> bool {
+    let bare = name.trim_end_matches(|c: char| "^()23 ".contains(c));
+    let kind = bare.strip_suffix("units").or_else(|| bare.strip_suffix("unit"));
+    unit(name).is_some()
+        || kind.is_some_and(|kind| ["", "square", "cubic", "sq", "sq."].contains(&kind.trim()))
 }
 
 fn plain(text: &str) -> String {
@@ -140,6 +201,52 @@ mod tests {
             (r"(3,+\infty)", r"(3,\infty)", true),
             ("", "x+1", false),
             ("anything", "", false),
+        ] {
+            assert_eq!(same(answer, gold), is_same, "{answer} {gold}");
+        }
+    }
+
+    #[test]
+    fn a_result_may_have_an_approximation_a_unit_or_words_around_it() {
+        for (answer, gold, is_same) in [
+            (r"\boxed{\dfrac{9}{19}\approx 0.474}", r"\frac{9}{19}", true),
+            (r"\boxed{12\pi \approx 37.7}", r"12\pi", true),
+            (r"\boxed{2\sqrt{3} \approx 3.46}", r"2\sqrt{3}", true),
+            (r"The answer is $\frac{9}{19} \approx 0.474$.", r"\frac{9}{19}", true),
+            ("x = 12π ≈ 37.7", r"12\pi", true),
+            (r"\boxed{12\pi \approx 37.7}", r"13\pi", false),
+            (r"\boxed{\pi \approx 12}", r"12\pi", false),
+            (r"\boxed{x \approx 5}", "5x", false),
+            (r"\boxed{12\pi\text{ cm}^2}", r"12\pi", true),
+            (r"\boxed{12\pi\,\mathrm{m}}", r"12\pi", true),
+            (r"$12\pi$ square units", r"12\pi", true),
+            (r"Therefore, it covers \(12\pi\) square units.", r"12\pi", true),
+            ("The area is 12π cm².", r"12\pi", true),
+            (r"\boxed{12\pi\text{ cm}^2 \approx 37.7\text{ cm}^2}", r"12\pi", true),
+            (r"\boxed{12\pi\text{ cm}^2}", r"12\pi\text{ m}^2", false),
+            (r"\boxed{12\pi\text{ cm}^2}", r"12\pi^2", false),
+            (r"\boxed{12\pi\text{ and }5}", r"12\pi", false),
+            (r"\boxed{12\pi m}", r"12\pi", false),
+            (r"$12\pi$ square roots", r"12\pi", false),
+            ("Monday night", "Monday", false),
+            ("Therefore the polynomial is\n\\[ x^2+1 \\]", "x^2+1", true),
+            ("Therefore the polynomial is\n$$x^2+1.$$", "x^2+1", true),
+            (r"so it becomes \(x^2+1\).", "x^2+1", true),
+            ("Therefore the polynomial is\n\\[ x^2+1 \\]", "x^2+2", false),
+            ("\\[ x^2+1 \\]\nis not the polynomial", "x^2+1", false),
+            ("$x=-2$ or $x=1$", "-2,1", true),
+            ("Therefore $x=-2$ or $x=1$.", "-2,1", true),
+            (r"Therefore \(x=-2\) or \(x=1\).", "-2,1", true),
+            ("$x=-2$ or $x=1$", "1", false),
+            ("$x=-2$ or $x=2$", "-2,1", false),
+            (r"\boxed{-2 \le x \le 7}", "[-2,7]", true),
+            (r"\boxed{-2 < x \leq 7}", "(-2,7]", true),
+            ("7 >= x > -2", "(-2,7]", true),
+            (r"\boxed{-2 \le x \le 7}", r"x \in [-2,7]", true),
+            (r"\boxed{-2 \le x \le 7}", "(-2,7)", false),
+            (r"\boxed{-2 \le x \ge 7}", "[-2,7]", false),
+            (r"\boxed{-2 \le x \le 8}", "[-2,7]", false),
+            (r"\boxed{-2 \le x+1 \le 7}", "[-2,7]", false),
         ] {
             assert_eq!(same(answer, gold), is_same, "{answer} {gold}");
         }

@@ -58,6 +58,9 @@ pub(super) fn value(text: &str, depth: u32) -> Value {
     if list.len() > 1 && list.iter().all(|part| !part.trim().is_empty()) {
         return Value::Set(values(list));
     }
+    if let Some((name, interval)) = between(text, depth) {
+        return Value::Named(name, Box::new(interval));
+    }
     if let Some((before, after)) = text.split_once('±') {
         let both = ['+', '-'].map(|sign| value(&format!("{before}{sign}({after})"), depth + 1));
         return Value::Set(both.into());
@@ -91,16 +94,50 @@ fn matrix(open: char, inside: &str, close: char, depth: u32) -> Value {
 fn named(text: &str) -> Option<(String, &str)> {
     let (name, rest) = text.split_once(['=', '∈'])?;
     let name: String = name.chars().filter(|c| !c.is_whitespace()).collect();
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "()'_".contains(c);
-    let is_one = name.len() <= 4
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(is_part);
+    let is_one = is_name(&name);
     let is_tuple = name.len() <= 9
         && name.starts_with('(')
         && name.ends_with(')')
         && name.contains(',')
         && name.chars().all(|c| c.is_ascii_alphabetic() || "(,)".contains(c));
     ((is_one || is_tuple) && !rest.contains(['=', '∈'])).then(|| (name, rest.trim()))
+}
+
+/// Whether text without spaces is the name of something: `x`, `f(x)`.
+fn is_name(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "()'_".contains(c);
+    text.len() <= 4
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(is_part)
+}
+
+/// The name between two bounds and its interval: `-2 ≤ x < 7` is `x ∈ [-2, 7)`.
+fn between(text: &str, depth: u32) -> Option<(String, Value)> {
+    let mut relations = text.match_indices(['<', '≤', '>', '≥']);
+    let (Some((first, low)), Some((second, high)), None) =
+        (relations.next(), relations.next(), relations.next())
+    else {
+        return None;
+    };
+    let (middle, end) = (&text[first + low.len()..second], &text[second + high.len()..]);
+    // `<=` is `≤`.
+    let name = middle.trim_start_matches('=').trim();
+    let bounds = [
+        (&text[..first], "≤≥".contains(low) || middle.starts_with('=')),
+        (end.trim_start_matches('='), "≤≥".contains(high) || end.starts_with('=')),
+    ];
+    if !is_name(name) {
+        return None;
+    }
+    let is_rising = |relation: &str| "<≤".contains(relation);
+    let [(least, has_least), (most, has_most)] = match (is_rising(low), is_rising(high)) {
+        (true, true) => bounds,
+        (false, false) => [bounds[1], bounds[0]],
+        _ => return None,
+    };
+    let ends = vec![value(least, depth + 1), value(most, depth + 1)];
+    let (open, close) = (if has_least { '[' } else { '(' }, if has_most { ']' } else { ')' });
+    Some((name.to_owned(), Value::Tuple(open, ends, close)))
 }
 
 fn prefix(text: &str, marks: &[&str]) -> Option<usize> {
@@ -171,5 +208,8 @@ mod tests {
         let pair = Value::Tuple('(', vec![one("1"), one("2")], ')');
         assert_eq!(value("(x, y) = (1, 2)", 0), Value::Named("(x,y)".into(), Box::new(pair)));
         assert_eq!(value("∅", 0), value("{}", 0));
+        assert_eq!(value("-2 ≤ x < 7", 0), value("x ∈ [-2, 7)", 0));
+        assert_eq!(value("7 > x >= -2", 0), value("x ∈ [-2, 7)", 0));
+        assert_eq!(value("1 < x > 0", 0), one("1 < x > 0"));
     }
 }

@@ -224,6 +224,32 @@ async fn a_script_that_was_changed_is_run_again() {
 }
 
 #[tokio::test]
+async fn a_judge_whose_reply_has_no_score_is_asked_again_by_the_next_run() {
+    let judgements = AtomicUsize::new(0);
+    let large_model = Loopback::answering(move |request| {
+        if !request.prompt().starts_with("Grade an answer") {
+            return Script::reply("1");
+        }
+        match judgements.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => Script::reply("It is right."),
+            _ => Script::reply("It is right.\n**Score: 1/1**"),
+        }
+    })
+    .await;
+    let text = config(&large_model.url(), "arms = [\"direct\"]");
+    let bench = Bench::new(&questions(2), &text.replace("own = \"exact\"", "own = \"judge\""));
+    let report = bench.report().await;
+    assert_eq!((report.arms[0].answered, report.arms[0].unscored), (2, 2));
+    assert_eq!(large_model.requests().len(), 4);
+    // The answers are kept; the judgements are made again, and then kept too.
+    for _ in 0..2 {
+        let report = bench.report().await;
+        assert_eq!((report.arms[0].unscored, report.arms[0].score.unwrap().mean), (0, 1.0));
+        assert_eq!(large_model.requests().len(), 6);
+    }
+}
+
+#[tokio::test]
 async fn stored_rows_and_replies_are_charged_by_the_prices_of_now() {
     let large_model = Loopback::answering(|_| Script::reply("1")).await;
     let text = config(&large_model.url(), "arms = [\"direct\"]");
