@@ -323,7 +323,7 @@ impl Run<'_> {
             observation: None,
         });
         // A truncated prompt is not what the policy meant to send.
-        let cut = finish == TurnFinish::Length;
+        let cut = finish == TurnFinish::Length && !parsed.is_closed;
         match parsed.action {
             Action::Answer(answer) => Ok(ControlFlow::Break(Ending::Policy(answer))),
             _ if cut => Ok(ControlFlow::Break(Ending::Without(FinishReason::TokenLimit))),

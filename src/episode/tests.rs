@@ -100,10 +100,19 @@ async fn every_way_an_episode_can_go_is_decided() {
         (
             "is cut off in its prompt",
             vec!["<interaction_prompt>a b c</interaction_prompt>"],
-            few_tokens,
+            few_tokens.clone(),
             "r1",
             Large,
             TokenLimit,
+            1,
+        ),
+        (
+            "is cut off behind its prompt",
+            vec!["<interaction_prompt>a</interaction_prompt> b", SAY],
+            few_tokens,
+            "done",
+            Small,
+            Answered,
             1,
         ),
         // A repeated prompt is answered from the record and not billed again.

@@ -21,6 +21,8 @@ pub struct ParsedTurn {
     pub think: Option<String>,
     /// What to do; an action without content is `Nothing`.
     pub action: Action,
+    /// Whether the action's closing tag was read: nothing of the action was cut off.
+    pub is_closed: bool,
 }
 
 /// A stretch of a turn as it is written, by the tag it stands in.
@@ -67,6 +69,7 @@ pub struct TurnParser {
     /// Where the contents of the closed tags stand.
     think: Option<Range<usize>>,
     action: Option<(&'static str, Range<usize>)>,
+    is_closed: bool,
     overrun: bool,
     /// The content of the open tag is reported up to this byte.
     reported: usize,
@@ -81,6 +84,7 @@ impl Default for TurnParser {
             place: Position::Outside,
             think: None,
             action: None,
+            is_closed: false,
             overrun: false,
             reported: 0,
             report: Report::default(),
@@ -141,7 +145,8 @@ impl TurnParser {
             Some((FINAL_PROMPT, text)) => Action::FinalPrompt(text),
             Some((_, text)) => Action::Answer(text),
         };
-        ParsedTurn { think: self.think.and_then(|at| content(THINK, at)), action }
+        let think = self.think.and_then(|at| content(THINK, at));
+        ParsedTurn { think, action, is_closed: self.is_closed }
     }
 
     fn step(&mut self, fragments: &mut Vec<Fragment>) {
@@ -183,6 +188,7 @@ impl TurnParser {
                     self.read = end + tag.len() + 3;
                     fragments.extend(self.report(tag, end, true));
                     self.leave(tag, start..end);
+                    self.is_closed = tag != THINK;
                 } else {
                     self.read = read;
                     self.place = Position::In { tag, start, doubt };
@@ -370,6 +376,21 @@ mod tests {
             let parsed = parse_turn(text);
             assert_eq!(parsed.think.as_deref(), think, "{text}");
             assert_eq!(parsed.action, action, "{text}");
+        }
+    }
+
+    #[test]
+    fn whether_the_action_was_closed_is_known() {
+        for (text, is_closed) in [
+            ("<think>a</think><interaction_prompt>b</interaction_prompt>", true),
+            ("<think>a <answer>b</answer>", true),
+            ("<answer>b</answer> and", true),
+            ("<answer>b</answer", false),
+            ("<interaction_prompt>p<answer>b</answer>", false),
+            ("<think>a</think>", false),
+            ("", false),
+        ] {
+            assert_eq!(parse_turn(text).is_closed, is_closed, "{text}");
         }
     }
 

@@ -102,7 +102,7 @@ pub struct GrpoConfig {
     /// default of `deadline_ms` is a day.
     #[serde(default = "Limits::patient", deserialize_with = "Limits::deserialize_patient")]
     pub limits: Limits,
-    /// The engine that samples.
+    /// The engine that samples. At least `max_in_flight` requests may queue.
     #[serde(default)]
     pub engine: NativeConfig,
     /// Servers that sample the training episodes instead. They must have the initial weights of the

@@ -450,6 +450,23 @@ fn an_update_that_is_not_finite_is_dropped_and_a_run_of_them_ends() {
 }
 
 #[test]
+fn what_was_sampled_without_a_probability_is_not_learnt() {
+    let mut trace = trace(1, 0.0);
+    trace.log_probs[3] = f32::NAN;
+    let sample = [Sample { trace: &trace, advantage: 1.0 }];
+    for cap in [None, Some(2.0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        config.objective.importance_cap = cap;
+        let run = RunFolder::open(folder.path()).unwrap();
+        let mut trainer = Trainer::local(&config, &tied(), &run).unwrap();
+        let figures = trainer.step(&sample).unwrap().values(false);
+        assert_eq!(value(&figures, "dropped_updates"), 1.0, "{cap:?}");
+        assert_eq!(flat(trainer.policy()), flat(&tied()), "{cap:?}");
+    }
+}
+
+#[test]
 fn an_empty_file_of_tasks_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());

@@ -87,7 +87,11 @@ impl<'a> Update<'a> {
             (Some(_), None) => log_probs,
         };
         let weights = self.objective.importance_cap.map(|cap| {
-            let weight = |(old, rollout): (&f64, &f64)| (old - rollout).exp().min(cap);
+            let weight = |(old, rollout): (&f64, &f64)| {
+                let weight = (old - rollout).exp();
+                // `min` would make a number of what is none, and learn from it.
+                if weight > cap { cap } else { weight }
+            };
             old.iter().zip(&rollout).map(weight).collect::<Vec<f64>>()
         });
         let tokens = SampledTokens {

@@ -68,6 +68,18 @@ fn a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
+fn episodes_wait_for_the_engine_and_do_not_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.steps = 1;
+    (config.engine.max_batch, config.engine.queue) = (1, 0);
+    config.outage.retries = 0;
+    let mut heard = Listener::default();
+    run_grpo(&config, echo(), false, &mut heard).unwrap();
+    assert_eq!(value(&heard.heard[0], "failed_episodes"), 0.0);
+}
+
+#[test]
 fn a_run_resumes_with_another_policy_lag() {
     for (before, after, policy_lag) in [(0, 2, [0.0, 1.0]), (2, 1, [1.0, 1.0]), (2, 0, [0.0, 0.0])]
     {
