@@ -85,6 +85,33 @@ fn settings_that_cannot_be_are_named() {
         ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),
         ("canary = { share = 0.5, policy = { engine = \"native\" } }", "`canary.policy.model`"),
         ("episode.max_turns = 0", "`episode.max_turns` must be at least 1"),
+        ("episode.deadline_ms = 0", "`episode.deadline_ms` must be at least 1"),
+        ("episode.max_cost = -1", "`episode.max_cost` is -1, but it must be above 0"),
+        ("episode.max_cost = 0.0", "`episode.max_cost` is 0, but"),
+        ("episode.max_cost = nan", "`episode.max_cost` is NaN, but"),
+        ("episode.max_cost = inf", "`episode.max_cost` is inf, but"),
+        ("server.idle_timeout_s = 0", "`server.idle_timeout_s` must be at least 1"),
+        ("server.max_in_flight = 0", "`server.max_in_flight` must be at least 1"),
+        ("record = { folder = \"x\", queue = 0 }", "`record.queue` must be at least 1"),
+        (
+            "policy.remote = { url = \"http://h/v1\", model = \"p\", prices.input_per_million = -1 }",
+            "`policy.remote.prices.input_per_million` = `-1`",
+        ),
+        ("policy.remote = { url = \"h/v1\", model = \"p\" }", "`policy.remote.url` = `h/v1`"),
+        (
+            "canary = { share = 0.5, policy.remote = { url = \"h\", model = \"p\" } }",
+            "`canary.policy.remote.url` = `h`",
+        ),
+        (
+            "[large_models.a]\nurl = \"http://h/v1\"\nmodel = \"m\"\nfallbacks = [\"c\"]",
+            "called `c`",
+        ),
+        ("local_models.b = { path = \"p\" }", "two large models are called `b`"),
+        (
+            "policy.model = \"x/p\"\ncanary = { share = 0.5, policy.model = \"y/p/\" }",
+            "two policies are called `p`",
+        ),
+        ("canary = { share = 0.5, policy = {} }", "two policies are called `direct`"),
         ("episode.observation_chars = 0", "`episode.observation_chars` must be at least 1"),
         (
             "server = { bounds.bodies_bytes = 20000000 }",
