@@ -170,3 +170,42 @@ fn adapters_of_flags() {
         assert!(error.explained().contains(said), "{error}");
     }
 }
+
+#[test]
+fn a_flag_moves_a_configured_large_model() {
+    let settings =
+        "api_key_env = \"KEY\"\nrequests_per_minute = 1\nprices.input_per_million = 2.5\n";
+    let text = format!("{ENDPOINT}{settings}");
+    let moved = |text: &str, name: &str, url: &str| {
+        let (large_model, large_model_url) = (Some(name.to_owned()), Some(url.to_owned()));
+        let overrides = Overrides { large_model, large_model_url, ..Overrides::default() };
+        let mut config = loaded(text, &overrides).unwrap();
+        assert_eq!(config.default_large_model(), name);
+        config.large_models.remove(name).unwrap()
+    };
+    for (url, key) in [
+        ("http://127.0.0.1:9/v2", Some("KEY")),
+        ("http://127.0.0.1:10/v1", None),
+        ("https://127.0.0.1:9/v1", None),
+        ("http://h:9/v1", None),
+    ] {
+        let model = moved(&text, "b", url);
+        assert_eq!((model.url.as_str(), model.model.as_str()), (url, "m"));
+        assert_eq!(model.prices.unwrap().input_per_million, 2.5);
+        assert_eq!((model.requests_per_minute, model.api_key_env.as_deref()), (Some(1), key));
+    }
+    let keyless = text.replace("KEY", "");
+    assert_eq!(moved(&keyless, "b", "http://h/v1").api_key_env.as_deref(), Some(""));
+    let other = moved(&text, "gpt", "http://h/v1");
+    assert_eq!(other, LargeModelConfig::new("http://h/v1", "gpt"));
+
+    let local = "local_models.c = { path = \"old\", params.top_p = 0.5 }";
+    let overrides = Overrides {
+        large_model: Some("c".into()),
+        large_model_path: Some("new".into()),
+        ..Overrides::default()
+    };
+    let config = loaded(&format!("{local}\n{ENDPOINT}"), &overrides).unwrap();
+    let model = &config.local_models["c"];
+    assert_eq!((model.path.as_path(), model.params.len()), (Path::new("new"), 1));
+}
