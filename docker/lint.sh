@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the deployment files with the tools of their platforms. Installs these from Debian, PyPI and
-# npm, and fails where it cannot; lists at the end which ones ran.
+# npm, and fails where it cannot; lists at the end which ones ran. Needs openssl.
 # Usage: docker/lint.sh SERVER_BINARY
 set -euo pipefail
 server="$(realpath "${1:?usage: docker/lint.sh SERVER_BINARY}")"
@@ -84,11 +84,16 @@ PYTHON
 ran+=("helm $("$helm" version --short)" "kubernetes-validate $("$bin/kubernetes-validate" --version)")
 
 step configurations
+# The files of the chart's secret, which must be there.
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 1 -subj /CN=prompt-r1 \
+  -keyout "$scratch/tls.key" -out "$scratch/tls.crt" 2>/dev/null
 "$bin/python" - "$scratch" <<'PYTHON'
 import sys, yaml
 for document in yaml.safe_load_all(open(f"{sys.argv[1]}/chart.yaml")):
     if document["kind"] == "ConfigMap":
-        open(f"{sys.argv[1]}/chart.toml", "w").write(document["data"]["server.toml"])
+        text = document["data"]["server.toml"]
+        assert "/etc/prompt-r1-tls/" in text, text
+        open(f"{sys.argv[1]}/chart.toml", "w").write(text.replace("/etc/prompt-r1-tls", sys.argv[1]))
 PYTHON
 for file in prompt-r1.toml compose.toml "$scratch/chart.toml"; do "$server" check "$file"; done
 ran+=("$("$server" --version)")

@@ -18,7 +18,8 @@ const SECRET_BYTES: usize = 32;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeyLimits {
-    /// Models by the name that requests ask for; a `*` at the end stands for any rest. None: all.
+    /// Models by the name that requests ask for; a `*` at the end stands for any rest. None: all,
+    /// and requests that name no model.
     pub models: Vec<String>,
     /// Requests per minute.
     pub requests_per_minute: Option<u64>,
@@ -30,13 +31,13 @@ pub struct KeyLimits {
 }
 
 impl KeyLimits {
-    /// Whether a request may ask for the model of this name.
+    /// Whether a request may ask for the model of this name, which is empty if it names none.
     pub fn allows(&self, model: &str) -> bool {
-        self.models.is_empty()
-            || self.models.iter().any(|allowed| match allowed.strip_suffix('*') {
-                Some(start) => model.starts_with(start),
-                None => allowed == model,
-            })
+        let is_listed = |allowed: &String| match allowed.strip_suffix('*') {
+            Some(start) => model.starts_with(start),
+            None => allowed == model,
+        };
+        self.models.is_empty() || (!model.is_empty() && self.models.iter().any(is_listed))
     }
 }
 

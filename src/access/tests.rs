@@ -23,13 +23,17 @@ fn limits(requests: Option<u64>, tokens: Option<u64>, budget: Option<f64>) -> Ke
 
 #[test]
 fn models_by_name_or_by_their_beginning() {
-    let table: [(&[&str], &str, bool); 6] = [
+    let table: [(&[&str], &str, bool); 9] = [
         (&[], "any", true),
         (&["prompt-r1"], "prompt-r1", true),
         (&["prompt-r1"], "prompt-r1/a", false),
         (&["prompt-r1/*"], "prompt-r1/a", true),
         (&["a", "b"], "c", false),
-        (&["*"], "", true),
+        (&["*"], "any", true),
+        // No model is named.
+        (&[], "", true),
+        (&["*"], "", false),
+        (&["a", ""], "", false),
     ];
     for (models, asked, allowed) in table {
         let models: Vec<String> = models.iter().map(|&model| model.to_owned()).collect();

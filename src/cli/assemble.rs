@@ -1,6 +1,5 @@
 //! Builds the concrete models that a configuration names.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::config::{
-    BUNDLED, BUNDLED_FOLDER, Config, ConfigError, LocalModelConfig, PolicyConfig, PolicyEngine,
+    BUNDLED, BUNDLED_FOLDER, Config, LocalModelConfig, PolicyConfig, PolicyEngine,
 };
 use crate::engine::config::{MistralRsConfig, NativeConfig};
 use crate::engine::native::{AdaptedEngine, Base, NativeEngine};
@@ -82,38 +81,27 @@ pub async fn assemble(
         ));
     }
     let mut adapters =
-        load_policies(config, &config.policy, "policy", &large_models, &setup).await?;
+        load_policies(config, &config.policy, ("policy", "policy"), &large_models, &setup).await?;
     let main = adapters.remove(0);
     let canary = match &config.canary {
         Some(canary) => {
-            let mut policies =
-                load_policies(config, &canary.policy, "canary", &large_models, &setup).await?;
+            let (policy, names) = (&canary.policy, ("canary", "canary.policy"));
+            let mut policies = load_policies(config, policy, names, &large_models, &setup).await?;
             let canary = policies.remove(0);
             adapters.extend(policies);
             Some(canary)
         }
         None => None,
     };
-    let mut names = HashSet::new();
-    for loaded in [&main].into_iter().chain(&canary).chain(&adapters) {
-        let name = loaded.policy.name();
-        if !names.insert(name) {
-            let reason = reason!(
-                "two policies are called `{name}`";
-                hint: "give one another name by `policy.name`, `canary.policy.name` or in `policy.adapters`"
-            );
-            return Err(ConfigError::Setting(reason).into());
-        }
-    }
     Ok(Assembly { main, canary, adapters, large_models, notes })
 }
 
-/// The policy of the table `policy` in `config`, followed by those of its adapters; `endpoint` is
-/// its name if it is behind one.
+/// The policy of the table `table` in `config`, followed by those of its adapters; `endpoint` is its
+/// name if it is behind one.
 async fn load_policies(
     config: &Config,
     policy: &PolicyConfig,
-    endpoint: &str,
+    (endpoint, table): (&str, &str),
     large_models: &LargeModels,
     setup: &EndpointSetup<'_>,
 ) -> anyhow::Result<Vec<LoadedPolicy>> {
@@ -123,7 +111,9 @@ async fn load_policies(
         Some(PolicyEngine::Remote) => {
             let remote = policy.remote.as_ref().context("the policy's `remote` is missing")?;
             let name = policy.name.as_deref().unwrap_or(endpoint);
-            alone(Arc::new(RemotePolicy::new(Arc::new(Endpoint::new(name, remote, setup)?))))
+            let endpoint = Endpoint::new(name, remote, setup)
+                .map_err(|error| error.in_table(&format!("{table}.remote")))?;
+            alone(Arc::new(RemotePolicy::new(Arc::new(endpoint))))
         }
         None | Some(PolicyEngine::Direct) => alone(Arc::new(DirectPolicy)),
         Some(PolicyEngine::LargeModel) => {
@@ -180,18 +170,19 @@ pub async fn local_policies(
         _ => hub::resolve(named).await?,
     };
     if config.adapter.is_some() || !Adapter::is_alone(&path) {
-        return token_policies(config, engine, named, &path).await;
+        return token_policies(config, engine, &path).await;
     }
     served_alone(named, engine)?;
     let base = base_of(&path)?;
-    let config = PolicyConfig { adapter: Some(path), ..config.clone() };
+    let name = Some(config.model_name());
+    let config = PolicyConfig { name, adapter: Some(path), ..config.clone() };
     let found = hub::resolve(&base).await.with_context(|| {
         reason!(
             "cannot find the base `{base}` of the adapter `{named}`";
             hint: "name it with `--policy`, and the adapter with `--adapter`"
         )
     })?;
-    token_policies(&config, engine, &base, &found).await
+    token_policies(&config, engine, &found).await
 }
 
 /// Fails if `engine` does not serve an adapter that is named in the place of a model.
@@ -247,12 +238,10 @@ pub fn protocol(config: &Config, folders: &[PathBuf]) -> anyhow::Result<Protocol
     Ok(Protocol::load(templates.as_deref())?)
 }
 
-/// The policy of the model at `path`, which is called `named`, and then those of the adapters
-/// beside it.
+/// The policy of the model at `path`, and then those of the adapters beside it.
 async fn token_policies(
     config: &PolicyConfig,
     engine: PolicyEngine,
-    named: &str,
     path: &Path,
 ) -> anyhow::Result<Vec<LocalPolicy>> {
     let adapters: Vec<&Path> =
@@ -279,11 +268,7 @@ async fn token_policies(
         }
         _ => vec![mistralrs(path, &config.mistralrs, &choice).await?],
     };
-    let name = config.name.clone().unwrap_or_else(|| {
-        let adapter = config.adapter.as_ref().map(|adapter| adapter.display().to_string());
-        let named = adapter.as_deref().unwrap_or(named);
-        named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
-    });
+    let name = config.model_name();
     let names = std::iter::once(&name).chain(config.adapters.keys());
     let adapters = std::iter::once(config.adapter.as_deref())
         .chain(config.adapters.values().map(|adapter| Some(adapter.as_path())));

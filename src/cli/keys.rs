@@ -36,19 +36,41 @@ enum Command {
 #[derive(Debug, Args)]
 struct CreateArgs {
     /// What the key is for
+    #[arg(value_parser = name)]
     name: String,
     /// Models it may ask for, such as `prompt-r1,prompt-r1/*` [default: all]
-    #[arg(long, value_name = "MODELS", value_delimiter = ',')]
+    #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model)]
     models: Vec<String>,
     /// Requests per minute
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     requests_per_minute: Option<u64>,
     /// Tokens per minute, of both models together
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     tokens_per_minute: Option<u64>,
     /// Cost per day (UTC), in the currency of the configured prices
     #[arg(long, value_name = "AMOUNT", value_parser = amount)]
     budget_per_day: Option<f64>,
+}
+
+/// A name without its surrounding spaces.
+fn name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name.is_empty() {
+        return Err("a name is empty".to_owned());
+    }
+    match name.contains(char::is_control) {
+        true => Err("a name contains a control character, such as a line break".to_owned()),
+        false => Ok(name.to_owned()),
+    }
+}
+
+/// An entry of a key's list of models.
+fn model(text: &str) -> Result<String, String> {
+    let model = name(text)?;
+    match model.strip_suffix('*').unwrap_or(&model).contains('*') {
+        true => Err(format!("`*` can only be at the end of `{model}`")),
+        false => Ok(model),
+    }
 }
 
 fn amount(text: &str) -> Result<f64, String> {
@@ -108,7 +130,9 @@ async fn list(store: &Store) -> Result<(), Failure> {
     for key in store.list().await? {
         let state = if key.revoked_at.is_some() { "revoked" } else { "valid" };
         let limits = serde_json::to_string(&key.limits).map_err(anyhow::Error::from)?;
-        println!("{}\t{state}\t{}\t{limits}", key.id, key.name);
+        // A line break in a name would begin another line of the list.
+        let name = key.name.replace(char::is_control, " ");
+        println!("{}\t{state}\t{name}\t{limits}", key.id);
     }
     Ok(())
 }

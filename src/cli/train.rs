@@ -113,8 +113,10 @@ pub fn run(args: TrainArgs) -> Result<(), Failure> {
             let servers = config.tokens.as_ref().map(|tokens| servers(tokens, &config.model));
             let judge = config.judge.as_ref().and_then(|judge| judge.large_model.as_ref());
             let services = Services {
-                large_model: large_model("large_model", &config.large_model)?,
-                judge: judge.map(|choice| large_model("judge", choice)).transpose()?,
+                large_model: large_model("large_model", "large_model", &config.large_model)?,
+                judge: judge
+                    .map(|choice| large_model("judge", "judge.large_model", choice))
+                    .transpose()?,
                 servers: servers.transpose()?,
                 trainer_key: trainer_key(&config.trainer)?,
             };
@@ -155,9 +157,10 @@ fn trainer_key(trainer: &TrainerConfig) -> anyhow::Result<Option<SecretString>> 
     Ok(Some(key.into()))
 }
 
-/// A large model of a GRPO run.
+/// A large model of a GRPO run, and `key`, the setting that chooses it.
 pub(super) fn large_model(
     name: &str,
+    key: &str,
     choice: &LargeModelChoice,
 ) -> anyhow::Result<Arc<dyn LargeModel>> {
     let model: Arc<dyn LargeModel> = match (&choice.path, &choice.endpoint) {
@@ -178,7 +181,8 @@ pub(super) fn large_model(
             let endpoint = endpoint.as_ref().context("`large_model.endpoint` is missing")?;
             let keys = &secrets::from_environment;
             let setup = EndpointSetup { keys, observer: Arc::new(()), seed: 0 };
-            Arc::new(Endpoint::new(name, &endpoint.clone().patient(), &setup)?)
+            let model = Endpoint::new(name, &endpoint.clone().patient(), &setup);
+            Arc::new(model.map_err(|error| error.in_table(&format!("{key}.endpoint")))?)
         }
     };
     Ok(match (choice.cache_replies, &choice.cache_file) {
@@ -267,7 +271,7 @@ mod tests {
             let cache_file = Some(folder.path().join("replies.jsonl"));
             let path = Some(PathBuf::from(path));
             let choice = LargeModelChoice { path, cache_file, ..LargeModelChoice::default() };
-            large_model("large_model", &choice).unwrap().identity()
+            large_model("large_model", "large_model", &choice).unwrap().identity()
         };
         let one = identity("models/large-model");
         assert_ne!(one, identity("models/policy"));

@@ -62,12 +62,9 @@ impl EnvironmentConfig {
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         check_version(self.schema_version)?;
-        let limits = &self.limits;
+        self.server.check().or_else(wrong)?;
+        self.limits.check("limits").or_else(wrong)?;
         for (key, value) in [
-            ("limits.max_turns", limits.max_turns as u64),
-            ("limits.max_turn_tokens", limits.max_turn_tokens as u64),
-            ("limits.max_policy_tokens", limits.max_policy_tokens as u64),
-            ("limits.deadline_ms", limits.deadline_ms),
             ("episodes.max_open", self.episodes.max_open as u64),
             ("episodes.idle_ms", self.episodes.idle_ms),
         ] {

@@ -250,6 +250,7 @@ mod tests {
                 "`policy.tokens` has one model",
             ),
             ("arms = [\"cot\"]\nepisode = { max_turns = 0 }", "`episode.max_turns`"),
+            ("arms = [\"cot\"]\nepisode = { max_cost = nan }", "`episode.max_cost` is NaN"),
             ("arms = [\"cot\"]\nlimt = 3", "did you mean `limit`?"),
             ("arms = [\"prompt-search\"]", "`[[prompt_search.data]]`"),
             (

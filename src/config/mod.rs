@@ -1,7 +1,7 @@
 //! Configuration: one strictly parsed file for the server; flags and environment variables override
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::engine::config::NativeConfig;
 use crate::episode::Limits;
 use crate::hint::{Hint, Reason};
 use crate::http::{ServerConfig, TlsConfig};
-use crate::large_model::{LargeModelConfig, check_local_params};
+use crate::large_model::{LargeModelConfig, check_local_params, check_model_names};
 use crate::model::DeviceChoice;
 use crate::record::RecordConfig;
 
@@ -182,8 +182,12 @@ impl Config {
                 hint: "add a table `[large_models.{name}]`"
             ));
         }
+        check_model_names(self.local_models.keys().map(String::as_str), &self.large_models)
+            .map_err(|error| ConfigError::Setting(error.reason()))?;
         for (name, model) in &self.large_models {
-            model.validate(name).map_err(|error| ConfigError::Setting(error.reason()))?;
+            model
+                .validate(&format!("large_models.{name}"))
+                .map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         for (name, model) in &self.local_models {
             check_local_params(&format!("local_models.{name}.params"), &model.params)
@@ -204,19 +208,25 @@ impl Config {
             }
             canary.policy.check("canary.policy")?;
         }
+        self.check_policy_names()?;
         self.server.check().map_err(ConfigError::Setting)?;
-        let limits = &self.episode;
-        for (key, value) in [
-            ("max_turns", limits.max_turns),
-            ("max_turn_tokens", limits.max_turn_tokens),
-            ("max_policy_tokens", limits.max_policy_tokens),
-            ("observation_chars", limits.observation_chars),
-            ("prompt_bytes", limits.prompt_bytes),
-        ] {
-            if value == 0 {
-                return wrong(format!("`episode.{key}` must be at least 1").into());
-            }
+        self.episode.check("episode").map_err(ConfigError::Setting)
+    }
+
+    /// Checks that each policy has a name of its own.
+    fn check_policy_names(&self) -> Result<(), ConfigError> {
+        let large_model = self.default_large_model();
+        let mut names = self.policy.names("policy", large_model);
+        if let Some(canary) = &self.canary {
+            names.extend(canary.policy.names("canary", large_model));
         }
-        Ok(())
+        let mut known = HashSet::new();
+        match names.iter().find(|name| !known.insert(*name)) {
+            Some(name) => Err(ConfigError::Setting(reason!(
+                "two policies are called `{name}`";
+                hint: "give one another name by `policy.name`, `canary.policy.name` or in `policy.adapters`"
+            ))),
+            None => Ok(()),
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use reqwest::Url;
+
 use super::policy::is_adapter_name;
 use super::{Config, ConfigError, LocalModelConfig, PolicyEngine};
 use crate::large_model::LargeModelConfig;
@@ -22,7 +24,9 @@ pub struct Overrides {
     /// What runs the policy
     #[arg(long, value_name = "ENGINE", env = "PROMPT_R1_POLICY_ENGINE")]
     pub policy_engine: Option<PolicyEngine>,
-    /// An OpenAI-compatible API for the large model, such as https://api.openai.com/v1
+    /// An OpenAI-compatible API for the large model, such as https://api.openai.com/v1. Of a
+    /// configured model, it replaces the `url`; at another host, the key of its `api_key_env` is not
+    /// sent, but that of OPENAI_API_KEY, if it is set
     #[allow(rustdoc::bare_urls, reason = "it is shown on a terminal")]
     #[arg(long, value_name = "URL", env = "PROMPT_R1_LARGE_MODEL_URL")]
     pub large_model_url: Option<String>,
@@ -95,15 +99,26 @@ impl Overrides {
                     |name| name.to_string_lossy().into_owned(),
                 ),
             };
-            config.local_models.insert(name.clone(), LocalModelConfig::new(path.clone()));
+            match config.local_models.get_mut(&name) {
+                Some(model) => model.path.clone_from(path),
+                None => {
+                    let model = LocalModelConfig::new(path.clone());
+                    config.local_models.insert(name.clone(), model);
+                }
+            }
             config.default_large_model = Some(name);
             return Ok(());
         }
         match (&self.large_model_url, &self.large_model) {
-            (Some(url), Some(model)) => {
-                let endpoint = LargeModelConfig::new(url.clone(), model.clone());
-                config.large_models.insert(model.clone(), endpoint);
-                config.default_large_model = Some(model.clone());
+            (Some(url), Some(name)) => {
+                match config.large_models.get_mut(name) {
+                    Some(model) => move_to(model, url),
+                    None => {
+                        let model = LargeModelConfig::new(url.clone(), name.clone());
+                        config.large_models.insert(name.clone(), model);
+                    }
+                }
+                config.default_large_model = Some(name.clone());
             }
             (None, Some(name)) => config.default_large_model = Some(name.clone()),
             (Some(_), None) => {
@@ -140,4 +155,15 @@ impl Overrides {
         }
         Ok(())
     }
+}
+
+/// Sets the URL of a configured model. The key that the file names is for the host that it names:
+/// another one gets the default key, or none if the file says so.
+fn move_to(model: &mut LargeModelConfig, url: &str) {
+    let origin = |url: &str| Url::parse(url.trim()).ok().map(|url| url.origin());
+    let has_key = model.api_key_env.as_deref().is_some_and(|variable| !variable.is_empty());
+    if has_key && origin(&model.url) != origin(url) {
+        model.api_key_env = None;
+    }
+    url.clone_into(&mut model.url);
 }

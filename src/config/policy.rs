@@ -118,11 +118,41 @@ impl PolicyConfig {
         });
     }
 
+    /// The name of the policy if its tokens are sampled by an engine.
+    pub fn model_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.display().to_string());
+        let named = adapter.as_deref().or(self.model.as_deref()).unwrap_or_default();
+        named.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// The names of the policy and of those that its adapters make. `endpoint` is the default for a
+    /// policy behind an endpoint; `large_model` is the large model that may act as the policy.
+    pub(super) fn names(&self, endpoint: &str, large_model: &str) -> Vec<String> {
+        let named = |default: &str| self.name.as_deref().unwrap_or(default).to_owned();
+        let own = match self.engine {
+            None | Some(PolicyEngine::Direct) => DIRECT.to_owned(),
+            Some(PolicyEngine::LargeModel) => named(large_model),
+            Some(PolicyEngine::Remote) => named(endpoint),
+            Some(
+                PolicyEngine::Auto
+                | PolicyEngine::MistralRs
+                | PolicyEngine::Native
+                | PolicyEngine::Tokens,
+            ) => self.model_name(),
+        };
+        std::iter::once(own).chain(self.adapters.keys().cloned()).collect()
+    }
+
     /// `table` is the policy's table, for errors.
     pub(super) fn check(&self, table: &str) -> Result<(), ConfigError> {
         let wrong = |reason: Reason| Err(ConfigError::Setting(reason));
         if let Some(remote) = &self.remote {
-            remote.validate(table).map_err(|error| ConfigError::Setting(error.reason()))?;
+            remote
+                .validate(&format!("{table}.remote"))
+                .map_err(|error| ConfigError::Setting(error.reason()))?;
         }
         if let Some(tokens) = &self.tokens {
             tokens.validate().map_err(|unusable| {

@@ -16,8 +16,8 @@ pub struct TelemetryConfig {
     /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_env: Option<String>,
-    /// The share of requests that are traced, from 0 to 1. A request that is already part of a
-    /// trace follows that trace's decision. Default: 1.
+    /// The share of requests that are traced, from 0 to 1, whatever the trace that a request is part
+    /// of says: by its flag, a caller would decide how much is exported. Default: 1.
     #[serde(default = "all")]
     pub share: f64,
     /// Whether traces contain prompts and replies. Default: false.

@@ -85,6 +85,33 @@ fn settings_that_cannot_be_are_named() {
         ("canary = { share = 1.5, policy = { model = \"p\" } }", "`canary.share` = 1.5"),
         ("canary = { share = 0.5, policy = { engine = \"native\" } }", "`canary.policy.model`"),
         ("episode.max_turns = 0", "`episode.max_turns` must be at least 1"),
+        ("episode.deadline_ms = 0", "`episode.deadline_ms` must be at least 1"),
+        ("episode.max_cost = -1", "`episode.max_cost` is -1, but it must be above 0"),
+        ("episode.max_cost = 0.0", "`episode.max_cost` is 0, but"),
+        ("episode.max_cost = nan", "`episode.max_cost` is NaN, but"),
+        ("episode.max_cost = inf", "`episode.max_cost` is inf, but"),
+        ("server.idle_timeout_s = 0", "`server.idle_timeout_s` must be at least 1"),
+        ("server.max_in_flight = 0", "`server.max_in_flight` must be at least 1"),
+        ("record = { folder = \"x\", queue = 0 }", "`record.queue` must be at least 1"),
+        (
+            "policy.remote = { url = \"http://h/v1\", model = \"p\", prices.input_per_million = -1 }",
+            "`policy.remote.prices.input_per_million` = `-1`",
+        ),
+        ("policy.remote = { url = \"h/v1\", model = \"p\" }", "`policy.remote.url` = `h/v1`"),
+        (
+            "canary = { share = 0.5, policy.remote = { url = \"h\", model = \"p\" } }",
+            "`canary.policy.remote.url` = `h`",
+        ),
+        (
+            "[large_models.a]\nurl = \"http://h/v1\"\nmodel = \"m\"\nfallbacks = [\"c\"]",
+            "called `c`",
+        ),
+        ("local_models.b = { path = \"p\" }", "two large models are called `b`"),
+        (
+            "policy.model = \"x/p\"\ncanary = { share = 0.5, policy.model = \"y/p/\" }",
+            "two policies are called `p`",
+        ),
+        ("canary = { share = 0.5, policy = {} }", "two policies are called `direct`"),
         ("episode.observation_chars = 0", "`episode.observation_chars` must be at least 1"),
         (
             "server = { bounds.bodies_bytes = 20000000 }",
@@ -142,4 +169,43 @@ fn adapters_of_flags() {
         let error = loaded(ENDPOINT, &overrides(&flags)).unwrap_err();
         assert!(error.explained().contains(said), "{error}");
     }
+}
+
+#[test]
+fn a_flag_moves_a_configured_large_model() {
+    let settings =
+        "api_key_env = \"KEY\"\nrequests_per_minute = 1\nprices.input_per_million = 2.5\n";
+    let text = format!("{ENDPOINT}{settings}");
+    let moved = |text: &str, name: &str, url: &str| {
+        let (large_model, large_model_url) = (Some(name.to_owned()), Some(url.to_owned()));
+        let overrides = Overrides { large_model, large_model_url, ..Overrides::default() };
+        let mut config = loaded(text, &overrides).unwrap();
+        assert_eq!(config.default_large_model(), name);
+        config.large_models.remove(name).unwrap()
+    };
+    for (url, key) in [
+        ("http://127.0.0.1:9/v2", Some("KEY")),
+        ("http://127.0.0.1:10/v1", None),
+        ("https://127.0.0.1:9/v1", None),
+        ("http://h:9/v1", None),
+    ] {
+        let model = moved(&text, "b", url);
+        assert_eq!((model.url.as_str(), model.model.as_str()), (url, "m"));
+        assert_eq!(model.prices.unwrap().input_per_million, 2.5);
+        assert_eq!((model.requests_per_minute, model.api_key_env.as_deref()), (Some(1), key));
+    }
+    let keyless = text.replace("KEY", "");
+    assert_eq!(moved(&keyless, "b", "http://h/v1").api_key_env.as_deref(), Some(""));
+    let other = moved(&text, "gpt", "http://h/v1");
+    assert_eq!(other, LargeModelConfig::new("http://h/v1", "gpt"));
+
+    let local = "local_models.c = { path = \"old\", params.top_p = 0.5 }";
+    let overrides = Overrides {
+        large_model: Some("c".into()),
+        large_model_path: Some("new".into()),
+        ..Overrides::default()
+    };
+    let config = loaded(&format!("{local}\n{ENDPOINT}"), &overrides).unwrap();
+    let model = &config.local_models["c"];
+    assert_eq!((model.path.as_path(), model.params.len()), (Path::new("new"), 1));
 }

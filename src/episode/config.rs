@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+
+use crate::hint::Reason;
 
 /// Limits of an episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,12 +51,12 @@ impl Default for Limits {
 }
 
 /// The wall time of an episode that nobody waits for interactively, milliseconds: a day.
-const PATIENT_MS: u64 = 86_400_000;
+const PATIENT_MS: i64 = 86_400_000;
 
 impl Limits {
     /// The default for programs, which can wait.
     pub fn patient() -> Self {
-        Self { deadline_ms: PATIENT_MS, ..Self::default() }
+        Self { deadline_ms: PATIENT_MS.unsigned_abs(), ..Self::default() }
     }
 
     /// Reads limits with the default wall time of [`Self::patient`].
@@ -62,9 +64,36 @@ impl Limits {
     /// # Errors
     /// Where they are no limits.
     pub fn deserialize_patient<'de, D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        let mut written = Map::<String, Value>::deserialize(reader)?;
-        written.entry("deadline_ms").or_insert(PATIENT_MS.into());
-        Self::deserialize(Value::Object(written)).map_err(serde::de::Error::custom)
+        // A table of TOML, as JSON has no numbers that are not finite: they would be lost, not refused.
+        let mut written = toml::Table::deserialize(reader)?;
+        written.entry("deadline_ms").or_insert(toml::Value::Integer(PATIENT_MS));
+        written.try_into().map_err(|error| D::Error::custom(error.message()))
+    }
+
+    /// Checks every number; `table` is the table of the limits, for errors.
+    ///
+    /// # Errors
+    /// Names the first that is out of range.
+    pub fn check(&self, table: &str) -> Result<(), Reason> {
+        for (key, value) in [
+            ("max_turns", self.max_turns as u64),
+            ("max_turn_tokens", self.max_turn_tokens as u64),
+            ("max_policy_tokens", self.max_policy_tokens as u64),
+            ("observation_chars", self.observation_chars as u64),
+            ("prompt_bytes", self.prompt_bytes as u64),
+            ("deadline_ms", self.deadline_ms),
+        ] {
+            if value == 0 {
+                return Err(format!("`{table}.{key}` must be at least 1").into());
+            }
+        }
+        match self.max_cost {
+            Some(cost) if !cost.is_finite() || cost <= 0.0 => Err(reason!(
+                "`{table}.max_cost` is {cost}, but it must be above 0 and finite";
+                hint: "leave it out for no limit"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The wall time as a duration.

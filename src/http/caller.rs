@@ -117,11 +117,13 @@ impl Caller {
         if self.may_ask(model) {
             return Ok(());
         }
-        let model = shorten(model);
-        let message = reason!(
-            "the key may not ask for the model `{model}`";
-            hint: "`/v1/models` lists those it may ask for"
-        );
+        let hint = "`/v1/models` lists those it may ask for";
+        let message = match shorten(model).as_str() {
+            "" => {
+                reason!("the key may ask for some models only, and none is named"; hint: "{hint}")
+            }
+            model => reason!("the key may not ask for the model `{model}`"; hint: "{hint}"),
+        };
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
         Err(error.with_param("model"))
     }

@@ -167,11 +167,27 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// Checks the settings that depend on each other.
+    /// Checks the numbers.
     ///
     /// # Errors
     /// Names the first wrong one.
     pub fn check(&self) -> Result<(), Reason> {
+        for (key, value) in [
+            ("body_limit_bytes", self.body_limit_bytes as u64),
+            ("body_timeout_s", self.body_timeout_s),
+            ("header_timeout_s", self.header_timeout_s),
+            ("idle_timeout_s", self.idle_timeout_s),
+            ("write_timeout_s", self.write_timeout_s),
+            ("max_connections", self.max_connections as u64),
+            ("max_in_flight", self.max_in_flight as u64),
+            ("keep_alive_s", self.keep_alive_s),
+        ] {
+            if value == 0 {
+                return Err(reason!(
+                    "`server.{key}` must be at least 1"; hint: "leave it out for the default"
+                ));
+            }
+        }
         let (bytes, limit) = (self.bounds.bodies_bytes, self.body_limit_bytes);
         let least = limit.saturating_mul(RESERVED_BODIES);
         if bytes < least {
@@ -189,23 +205,23 @@ impl ServerConfig {
     }
 
     pub(super) fn keep_alive(&self) -> Duration {
-        Duration::from_secs(self.keep_alive_s.max(1))
+        Duration::from_secs(self.keep_alive_s)
     }
 
     pub(super) fn header_timeout(&self) -> Duration {
-        Duration::from_secs(self.header_timeout_s.max(1))
+        Duration::from_secs(self.header_timeout_s)
     }
 
     pub(super) fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(self.idle_timeout_s.max(1))
+        Duration::from_secs(self.idle_timeout_s)
     }
 
     pub(super) fn write_timeout(&self) -> Duration {
-        Duration::from_secs(self.write_timeout_s.max(1))
+        Duration::from_secs(self.write_timeout_s)
     }
 
     pub(super) fn body_timeout(&self) -> Duration {
-        Duration::from_secs(self.body_timeout_s.max(1))
+        Duration::from_secs(self.body_timeout_s)
     }
 }
 

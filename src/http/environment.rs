@@ -22,6 +22,7 @@ use super::body::{late, length, parse};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::local;
+use super::routes::docs::BearerKey;
 use super::state::Ids;
 use super::wire::ErrorBody;
 use crate::compute;
@@ -55,6 +56,7 @@ pub struct EnvironmentApp {
         title = "Prompt-R1 environment",
         description = "Episodes for trainers: they write the policy's turns, the environment does all else, by the loop that serves."
     ),
+    modifiers(&BearerKey),
     tags((name = "env", description = "Episodes, a turn at a time"))
 )]
 struct Document;
@@ -235,7 +237,9 @@ struct Closed {
 
 /// Describes the environment, and how many episodes are open.
 #[utoipa::path(get, path = "/env", tag = "env",
-    responses((status = 200, description = "The description", body = About)))]
+    responses(
+        (status = 200, description = "The description", body = About),
+        (status = 401, description = "The key is missing or wrong", body = ErrorBody)))]
 async fn about(State(app): State<EnvironmentApp>) -> Json<About> {
     let (environment, setup) = (&app.environment, app.environment.setup());
     Json(About {

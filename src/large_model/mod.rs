@@ -36,7 +36,7 @@ pub use fallback::WithFallbacks;
 pub use local::{LocalModel, check_local_params};
 pub use outcome::{AttemptObserver, AttemptOutcome};
 pub use prices::Prices;
-pub use registry::LargeModels;
+pub use registry::{LargeModels, check_model_names};
 pub use scripted::Scripted;
 pub use usage::reported_usage;
 

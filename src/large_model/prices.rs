@@ -15,6 +15,16 @@ pub struct Prices {
 }
 
 impl Prices {
+    /// A price that calls cannot be charged by, and its key: it is negative, infinite or no number.
+    pub(super) fn unusable(&self) -> Option<(&'static str, f64)> {
+        [
+            ("input_per_million", self.input_per_million),
+            ("output_per_million", self.output_per_million),
+        ]
+        .into_iter()
+        .find(|(_, price)| !(0.0..=f64::MAX).contains(price))
+    }
+
     /// The cost of `usage`.
     pub fn cost(&self, usage: TokenUsage) -> f64 {
         (usage.prompt_tokens as f64 * self.input_per_million

@@ -1,6 +1,6 @@
 //! The large models by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -32,13 +32,9 @@ impl LargeModels {
         default: &str,
         setup: &EndpointSetup<'_>,
     ) -> Result<Self, LargeModelConfigError> {
-        let mut models = BTreeMap::new();
-        for model in in_process {
-            let name = model.name().to_owned();
-            if configs.contains_key(&name) || models.insert(name.clone(), model).is_some() {
-                return Err(LargeModelConfigError::Duplicate(name));
-            }
-        }
+        check_model_names(in_process.iter().map(|model| model.name()), configs)?;
+        let mut models: BTreeMap<String, Arc<dyn LargeModel>> =
+            in_process.into_iter().map(|model| (model.name().to_owned(), model)).collect();
         let mut endpoints = BTreeMap::new();
         for (number, (name, config)) in configs.iter().enumerate() {
             // Each has its own jitter.
@@ -50,19 +46,8 @@ impl LargeModels {
         }
         let alone = models.clone();
         for (name, config) in configs.iter().filter(|(_, config)| !config.fallbacks.is_empty()) {
-            let mut others = Vec::new();
-            for other in &config.fallbacks {
-                if other == name {
-                    return Err(LargeModelConfigError::Invalid {
-                        name: name.clone(),
-                        key: "fallbacks",
-                        value: other.clone(),
-                        reason: "a model cannot fall back on itself".to_owned(),
-                        hint: "attempts are repeated by `retries`",
-                    });
-                }
-                others.push(Arc::clone(find(&alone, other)?));
-            }
+            let others = config.fallbacks.iter().map(|other| find(&alone, other).map(Arc::clone));
+            let others = others.collect::<Result<Vec<_>, _>>()?;
             let first = Arc::clone(find(&alone, name)?);
             models.insert(name.clone(), Arc::new(WithFallbacks::new(first, others)));
         }
@@ -127,18 +112,52 @@ impl LargeModels {
     }
 }
 
-fn find<'a, T>(models: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, UnknownModel> {
-    models.get(name).ok_or_else(|| {
-        let known = models.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let nearest = spelling::nearest(name, models.keys().map(String::as_str));
-        UnknownModel {
-            name: name.to_owned(),
-            hint: match nearest {
-                Some(nearest) => format!("did you mean `{nearest}`? There are {known}"),
-                None => format!("there are {known}"),
-            },
+/// Checks that each model has a name of its own, and that fallbacks are names of other models.
+///
+/// # Errors
+/// Names the first that is not.
+pub fn check_model_names<'a>(
+    in_process: impl Iterator<Item = &'a str>,
+    configs: &'a BTreeMap<String, LargeModelConfig>,
+) -> Result<(), LargeModelConfigError> {
+    let mut names: BTreeSet<&str> = configs.keys().map(String::as_str).collect();
+    for name in in_process {
+        if !names.insert(name) {
+            return Err(LargeModelConfigError::Duplicate(name.to_owned()));
         }
-    })
+    }
+    for (name, config) in configs {
+        for other in &config.fallbacks {
+            if other == name {
+                return Err(LargeModelConfigError::Invalid {
+                    table: format!("large_models.{name}"),
+                    key: "fallbacks".to_owned(),
+                    value: other.clone(),
+                    reason: "a model cannot fall back on itself".to_owned(),
+                    hint: "attempts are repeated by `retries`",
+                });
+            }
+            if !names.contains(other.as_str()) {
+                return Err(unknown(other, &names).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn find<'a, T>(models: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, UnknownModel> {
+    models.get(name).ok_or_else(|| unknown(name, &models.keys().map(String::as_str).collect()))
+}
+
+fn unknown(name: &str, names: &BTreeSet<&str>) -> UnknownModel {
+    let known = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    UnknownModel {
+        name: name.to_owned(),
+        hint: match spelling::nearest(name, names.iter().copied()) {
+            Some(nearest) => format!("did you mean `{nearest}`? There are {known}"),
+            None => format!("there are {known}"),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,9 @@ pub enum RecordError {
     /// No destination, or more than one.
     #[error("`[record]` needs one of `folder`, `sqlite` and `url_env`")]
     Destination,
+    /// A bound of 0.
+    #[error("`record.{0}` must be at least 1")]
+    Zero(&'static str),
     /// The variable that is named is not there.
     #[error("`record.url_env`: the variable `{0}` is not set")]
     Unset(String),
@@ -98,6 +101,7 @@ impl Hint for RecordError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Destination => "files, a SQLite database, or a PostgreSQL database".into(),
+            Self::Zero(_) => "leave it out for the default".into(),
             Self::Unset(_) => "export it, or set `record.folder` instead".into(),
             Self::Url(_) => "`postgres://USER:PASSWORD@HOST/DATABASE`".into(),
             Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => return None,
@@ -114,12 +118,22 @@ pub(super) enum Destination<'a> {
 }
 
 impl RecordConfig {
-    /// Whether a destination is set.
+    /// Checks every setting.
     ///
     /// # Errors
-    /// When it names none, or more than one.
+    /// When no destination is set, or more than one, or a bound is 0.
     pub fn check(&self) -> Result<(), RecordError> {
-        self.destination().map(|_| ())
+        self.destination()?;
+        let bounds = [
+            ("max_bytes", self.max_bytes),
+            ("max_files", self.max_files as u64),
+            ("queue", self.queue as u64),
+            ("queue_bytes", self.queue_bytes as u64),
+        ];
+        match bounds.into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(RecordError::Zero(key)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn destination(&self) -> Result<Destination<'_>, RecordError> {

@@ -89,6 +89,67 @@ async fn a_second_model_does_not_pass_the_list_of_models() {
     assert!(upstream.requests().iter().all(|request| request.header("x-api-key").is_none()));
 }
 
+#[tokio::test]
+async fn an_empty_name_in_the_list_of_models_allows_nothing() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let mut made = Vec::new();
+    for models in [json!(["model-1", ""]), json!([""]), json!(["model-1", "*"])] {
+        made.push((keys.make(json!({"models": models})).await, models));
+    }
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"api_key_env": "TEST_KEY"});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for (key, models) in made {
+        let files = server.client.get(format!("{}/v1/files", server.url)).bearer_auth(&key);
+        assert_eq!(files.send().await.unwrap().status(), 403, "{models}");
+        for path in ["/v1/batches", "/v1/chat/completions"] {
+            let response = ask(&server, &key, path, json!({"messages": []})).await;
+            assert_eq!(response.status(), 403, "{models} {path}");
+            let said = response.text().await.unwrap();
+            assert!(said.contains("none is named"), "{said}");
+        }
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn names_that_no_key_can_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("server.toml");
+    std::fs::write(&config, format!("access.store = {:?}\n", folder.path().join("keys.db")))
+        .unwrap();
+    let config = config.to_str().unwrap();
+    let list = || run(&["keys", "list", "--config", config]).1;
+    let table: [(&[&str], &str); 11] = [
+        (&["a", "--models", "prompt-r1,"], "a name is empty"),
+        (&["a", "--models", ""], "a name is empty"),
+        (&["a", "--models", "prompt-r1, ,m"], "a name is empty"),
+        (&["a", "--models", "gpt-*-mini"], "`*` can only be at the end of `gpt-*-mini`"),
+        (&["a", "--models", "gpt-**"], "`*` can only be at the end of `gpt-**`"),
+        (&["a", "--models", "m\nn"], "a control character"),
+        (&["a\n0123456789abcdef\tvalid"], "a control character"),
+        (&[" "], "a name is empty"),
+        (&["a", "--requests-per-minute", "0"], "--requests-per-minute"),
+        (&["a", "--tokens-per-minute", "0"], "--tokens-per-minute"),
+        (&["a", "--budget-per-day", "nan"], "not an amount above 0"),
+    ];
+    for (arguments, said) in table {
+        let all = [&["keys", "create", "--config", config][..], arguments].concat();
+        let (status, output) = run(&all);
+        assert!(status != 0 && output.contains(said), "{arguments:?}: {output}");
+    }
+    assert_eq!(list(), "");
+    let all = ["keys", "create", "--config", config, " a ", "--models", "prompt-r1, m , gpt-*"];
+    assert_eq!(run(&all).0, 0);
+    assert!(
+        list().contains("\tvalid\ta\t{\"models\":[\"prompt-r1\",\"m\",\"gpt-*\"],"),
+        "{}",
+        list()
+    );
+}
+
 fn id(bearer: &str) -> &str {
     bearer.split('-').nth(1).unwrap()
 }

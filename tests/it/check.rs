@@ -40,6 +40,8 @@ fn what_is_named_must_be_there() {
         format!("{GRPO}[reward.external]\ncommand = ['sh', 'x']"),
         SFT.to_owned(),
         SERVE.to_owned(),
+        format!("server.listen = 'localhost:8080'\n{SERVE}"),
+        format!("server.listen = '[::1]:8080'\n{SERVE}"),
         format!("local_models.a.path = 'some/model'\n{SERVE}"),
         ENV.to_owned(),
         EVAL.replace("'direct'", "'template:HERE/good.j2', 'policy:POLICY', 'script:sh x'"),
@@ -60,6 +62,37 @@ fn what_is_named_must_be_there() {
         (format!("local_models.a.path = 'models/nope'\n{SERVE}"), "`local_models.a.path`"),
         (format!("policy.model = 'models/nope'\n{SERVE}"), "`policy.model`"),
         (format!("templates = 'nofolder'\n{SERVE}"), "`templates`"),
+        (format!("{SERVE}fallbacks = ['nope']\n"), "no large model is called `nope`"),
+        (format!("{SERVE}tokenizer = 'no/tokenizer.json'\n"), "`large_models.m.tokenizer`"),
+        (format!("{SERVE}ca = 'no/ca.pem'\n"), "`large_models.m.ca`"),
+        (format!("server.listen = 'nonsense'\n{SERVE}"), "`server.listen` = `nonsense`"),
+        (
+            format!("tls = {{ certificate = 'no.pem', key = 'no.pem' }}\n{SERVE}"),
+            "`tls.certificate`",
+        ),
+        (
+            format!(
+                "policy.model = 'POLICY'\ncanary = {{ share = 0.5, policy.model = 'POLICY' }}\n{SERVE}"
+            ),
+            "two policies are called `policy-warm`",
+        ),
+        (
+            format!("policy.remote = {{ url = 'nonsense', model = 'm' }}\n{SERVE}"),
+            "`policy.remote.url` = `nonsense`",
+        ),
+        (
+            GRPO.replace("path = 'LARGE'", "endpoint = { url = 'nonsense', model = 'm' }"),
+            "`large_model.endpoint.url` = `nonsense`",
+        ),
+        (
+            ENV.replace(
+                "path = 'LARGE'",
+                "endpoint = { url = 'http://h', model = 'm', prices.input_per_million = nan }",
+            ),
+            "`large_model.endpoint.prices.input_per_million` = `NaN`",
+        ),
+        (format!("episode.max_cost = -1\n{EVAL}"), "`episode.max_cost` is -1"),
+        (format!("server.listen = 'nonsense'\n{ENV}"), "`server.listen` = `nonsense`"),
         (ENV.replace("LARGE", "models/nothing"), "`large_model.path`"),
         (ENV.replace("POLICY", "models/nothing"), "`model` names"),
         (arms("template:nofile.j2"), "nofile.j2"),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use crate::loopback::Loopback;
 use crate::server::Setup;
 
@@ -14,6 +16,22 @@ fn the_committed_document_is_the_servers() {
         made == committed,
         "`openapi/openapi.json` is out of date\nhint: run `cargo run -- openapi > openapi/openapi.json`"
     );
+}
+
+#[test]
+fn what_needs_a_key_says_so() {
+    let document: Value = serde_json::from_str(&prompt_r1::http::openapi_json()).unwrap();
+    assert_eq!(document["security"], json!([{}, {"bearer": []}]));
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values() {
+            for status in ["401", "403", "429", "503"] {
+                let is_documented = operation["responses"].get(status).is_some();
+                let needs_key = path.starts_with("/v1/");
+                assert!(is_documented || !needs_key, "{path} {status}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

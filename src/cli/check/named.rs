@@ -1,6 +1,7 @@
-//! Checks what a configuration names: models, templates, prompts, programs. No weights are read,
-//! and nothing is downloaded or started.
+//! Checks what a configuration names: models, templates, prompts, programs, certificates,
+//! addresses. No weights are read, and nothing is downloaded or started.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use crate::cli::{Failure, hub};
 use crate::config::{Config, ConfigError, EnvironmentConfig, EvalConfig, PolicyConfig};
 use crate::eval::arms::{Brief, Method, Prompt};
 use crate::hint::Reason;
+use crate::http::Tls;
 use crate::judge::Judge;
-use crate::large_model::Scripted;
+use crate::large_model::{LargeModelConfig, Scripted};
 use crate::protocol::Protocol;
 use crate::reward::{RewardConfig, Rewarder};
 use crate::train::config::StartConfig;
@@ -20,12 +22,24 @@ use crate::train::grpo::{GrpoConfig, LargeModelChoice};
 /// What the configuration of a server names, as it is written: the bundled models, which are the
 /// default, may be elsewhere when it starts.
 pub(super) fn of_server(written: &Config) -> Result<(), Failure> {
+    address("server.listen", &written.server.listen)?;
+    if let Some(files) = &written.tls {
+        Tls::load(files)?;
+    }
+    if let Some(tls) = &written.access.redis_tls {
+        for (key, path) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+            file(&format!("access.redis_tls.{key}"), path.as_deref())?;
+        }
+    }
     policy("policy", &written.policy)?;
     if let Some(canary) = &written.canary {
         policy("canary.policy", &canary.policy)?;
     }
     for (name, local) in &written.local_models {
         local_model(&format!("local_models.{name}.path"), &local.path)?;
+    }
+    for (name, model) in &written.large_models {
+        endpoint(&format!("large_models.{name}"), model)?;
     }
     templates("templates", written.templates.as_deref())
 }
@@ -45,6 +59,7 @@ pub(super) fn of_grpo(config: &GrpoConfig) -> Result<(), Failure> {
 
 /// What the configuration of an environment names.
 pub(super) fn of_environment(config: &EnvironmentConfig) -> Result<(), Failure> {
+    address("server.listen", &config.server.listen)?;
     if let Some(named) = &config.model {
         model("model", Path::new(named))?;
     }
@@ -76,6 +91,9 @@ pub(super) fn of_evaluation(config: &EvalConfig) -> Result<(), Failure> {
     for (name, local) in &config.local_models {
         local_model(&format!("local_models.{name}.path"), &local.path)?;
     }
+    for (name, model) in &config.large_models {
+        endpoint(&format!("large_models.{name}"), model)?;
+    }
     judge_prompt(config.judge.prompt.as_deref())?;
     templates("templates", config.templates.as_deref())
 }
@@ -88,6 +106,12 @@ pub(super) fn templates_of(config: &StartConfig) -> Result<(), Failure> {
 }
 
 fn policy(table: &str, config: &PolicyConfig) -> Result<(), Failure> {
+    if let Some(remote) = &config.remote {
+        endpoint(&format!("{table}.remote"), remote)?;
+    }
+    if let Some(tokens) = &config.tokens {
+        file(&format!("{table}.tokens.ca"), tokens.ca.as_deref())?;
+    }
     match &config.model {
         Some(named) => model(&format!("{table}.model"), Path::new(named)),
         None => Ok(()),
@@ -95,7 +119,43 @@ fn policy(table: &str, config: &PolicyConfig) -> Result<(), Failure> {
 }
 
 fn large_model(key: &str, choice: &LargeModelChoice) -> Result<(), Failure> {
+    if let Some(model) = &choice.endpoint {
+        endpoint(&format!("{key}.endpoint"), model)?;
+    }
     choice.path.as_deref().map_or(Ok(()), |path| local_model(&format!("{key}.path"), path))
+}
+
+/// The files of a large model behind an endpoint.
+fn endpoint(table: &str, config: &LargeModelConfig) -> Result<(), Failure> {
+    for (key, path) in [("tokenizer", &config.tokenizer), ("ca", &config.ca)] {
+        file(&format!("{table}.{key}"), path.as_deref())?;
+    }
+    Ok(())
+}
+
+/// A file or folder.
+fn file(key: &str, path: Option<&Path>) -> Result<(), Failure> {
+    match path {
+        Some(path) if !path.exists() => setting(reason!(
+            "`{key}` names `{}`, which is not there", path.display();
+            hint: "paths are relative to the folder that the program is started in"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// An address to listen on. Names of hosts are not resolved.
+fn address(key: &str, listen: &str) -> Result<(), Failure> {
+    let of_host = listen.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok()
+    });
+    if of_host || listen.parse::<SocketAddr>().is_ok() {
+        return Ok(());
+    }
+    setting(reason!(
+        "`{key}` = `{listen}` is no address to listen on";
+        hint: "write it like `127.0.0.1:8080`"
+    ))
 }
 
 /// A large model of this process. The files of one on this machine are checked as well.
@@ -110,7 +170,7 @@ fn model(key: &str, path: &Path) -> Result<(), Failure> {
     if path.exists() || path.to_str().is_some_and(hub::is_named) {
         return Ok(());
     }
-    missing(reason!(
+    setting(reason!(
         "`{key}` names `{}`, where there is no model", path.display();
         hint: "give a folder, a `.gguf` file or a Hugging Face id; paths are relative to the folder that the program is started in"
     ))
@@ -145,12 +205,12 @@ fn program(key: &str, name: &str) -> Result<(), Failure> {
     if is_there {
         return Ok(());
     }
-    missing(reason!(
+    setting(reason!(
         "`{key}` names the program `{name}`, which is not there";
         hint: "name it by its path, or install it into a folder of `PATH`"
     ))
 }
 
-fn missing(reason: Reason) -> Result<(), Failure> {
+fn setting(reason: Reason) -> Result<(), Failure> {
     Err(ConfigError::Setting(reason).into())
 }

@@ -22,11 +22,21 @@ const OF_THE_LOOP: [(&str, &str); 11] = [
     ("504", "The deadline passed before any reply"),
 ];
 
-const OF_AN_ENDPOINT: [(&str, &str); 7] = [
+const OF_A_KEY: [(&str, &str); 4] = [
+    ("401", "A key is needed"),
+    ("403", "A page of another origin, or a foreign host name"),
+    ("429", "A limit of the key is reached"),
+    ("503", "Keys cannot be checked now"),
+];
+
+const OF_AN_ENDPOINT: [(&str, &str); 10] = [
     ("400", "The body is no JSON object"),
+    ("401", "A key is needed"),
+    ("403", "The key may not use this model"),
     ("404", "No endpoint serves the model"),
     ("408", "The body was too slow"),
     ("413", "The body is too long"),
+    ("429", "A limit of the key is reached"),
     ("502", "The endpoint cannot be reached"),
     ("503", "The endpoint failed too often recently"),
     ("504", "The endpoint was too slow"),
@@ -38,6 +48,15 @@ pub(super) struct LoopFailures<B>(PhantomData<B>);
 impl<B: ToSchema> IntoResponses for LoopFailures<B> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         OF_THE_LOOP.into_iter().map(response::<B>).collect()
+    }
+}
+
+/// The failures of a request that only needs a key.
+pub(super) struct KeyFailures;
+
+impl IntoResponses for KeyFailures {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        OF_A_KEY.into_iter().map(response::<ErrorBody>).collect()
     }
 }
 

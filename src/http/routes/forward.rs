@@ -38,8 +38,9 @@ pub(in crate::http) async fn completions(request: ModelRequest) -> Result<Respon
     pass("/v1/completions", request, &model).await
 }
 
-/// Resources of OpenAI's and Anthropic's APIs that are passed through, with any method. Those that
-/// administer an organisation are not among them.
+/// Resources of OpenAI's and Anthropic's APIs that are passed through, with any method but at the
+/// paths of routes that are documented here. Those that administer an organisation are not among
+/// them.
 const RESOURCES: [&str; 18] = [
     "assistants",
     "audio",
@@ -70,7 +71,7 @@ pub(in crate::http) fn is_passed(path: &str) -> bool {
         && !names().any(|name| name.strip_prefix("/v1/") == Some(path))
 }
 
-/// Any other route of OpenAI's API, with any method: passed through to the endpoint that serves the
+/// Any other path of OpenAI's API, with any method: passed through to the endpoint that serves the
 /// model named in the body, otherwise to the default one.
 pub(in crate::http) async fn other(request: ModelRequest) -> Result<Response, ApiError> {
     let ModelRequest { caller, uri, headers, body, .. } = &request;

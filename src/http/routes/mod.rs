@@ -24,6 +24,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::docs::BearerKey;
 use super::state::AppHandle;
 use super::wire;
 use crate::policy::Policy;
@@ -35,6 +36,7 @@ use crate::policy::Policy;
         description = "A small policy model thinks, prompts a large language model, reads its replies and answers."
     ),
     components(schemas(wire::ErrorBody, wire::messages::MessagesErrorBody)),
+    modifiers(&BearerKey),
     tags(
         (name = "solve", description = "The loop, with every turn"),
         (name = "openai", description = "OpenAI's APIs"),

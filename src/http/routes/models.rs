@@ -17,6 +17,7 @@ use crate::hint::Hint;
 use crate::http::caller::{Caller, authorization};
 use crate::http::error::ApiError;
 use crate::http::model_name::{LOOP, unknown_model};
+use crate::http::routes::failures::KeyFailures;
 use crate::http::state::AppState;
 use crate::http::wire::ErrorBody;
 use crate::large_model::Endpoint;
@@ -33,7 +34,7 @@ pub(in crate::http) struct ModelList {
 /// Lists the loop's models and those of the endpoints. An endpoint that does not answer is left
 /// out.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
-    responses((status = 200, description = "All models", body = ModelList)))]
+    responses((status = 200, description = "All models", body = ModelList), KeyFailures))]
 pub(in crate::http) async fn list(
     State(state): State<AppState>,
     caller: Caller,
@@ -47,7 +48,8 @@ pub(in crate::http) async fn list(
     params(("model" = String, Path, description = "Its id")), responses(
     (status = 200, description = "The model", body = serde_json::Value),
     (status = 400, description = "The id is no text", body = ErrorBody),
-    (status = 404, description = "No such model", body = ErrorBody)))]
+    (status = 404, description = "No such model", body = ErrorBody),
+    KeyFailures))]
 pub(in crate::http) async fn get(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,

@@ -133,12 +133,12 @@ fn default_max_reply_bytes() -> usize {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LargeModelConfigError {
     /// A value that cannot be used.
-    #[error("cannot use `large_models.{name}.{key}` = `{value}`: {reason}")]
+    #[error("cannot use `{table}.{key}` = `{value}`: {reason}")]
     Invalid {
-        /// The model's name.
-        name: String,
-        /// The key below its table.
-        key: &'static str,
+        /// The model's table.
+        table: String,
+        /// The key below it.
+        key: String,
         /// What it was set to; never a secret.
         value: String,
         /// What is wrong with it.
@@ -165,9 +165,19 @@ impl Hint for LargeModelConfigError {
 }
 
 impl LargeModelConfigError {
-    pub(super) fn of(name: &str, unusable: Unusable) -> Self {
+    pub(super) fn of(table: &str, unusable: Unusable) -> Self {
         let Unusable { key, value, reason, hint } = unusable;
-        Self::Invalid { name: name.to_owned(), key, value, reason, hint }
+        Self::Invalid { table: table.to_owned(), key: key.to_owned(), value, reason, hint }
+    }
+
+    /// The same about a model whose table is another than `large_models.NAME`.
+    pub fn in_table(self, other: &str) -> Self {
+        match self {
+            Self::Invalid { key, value, reason, hint, .. } => {
+                Self::Invalid { table: other.to_owned(), key, value, reason, hint }
+            }
+            error @ (Self::Duplicate(_) | Self::Unknown(_)) => error,
+        }
     }
 }
 
@@ -225,18 +235,19 @@ impl LargeModelConfig {
         }
     }
 
-    /// Checks every value; `name` is the model's, for the error. Returns the parsed URL.
+    /// Checks every value; `table` is the model's table, for the error. Returns the parsed URL.
     ///
     /// # Errors
     /// Names the value that cannot be used.
-    pub fn validate(&self, name: &str) -> Result<Url, LargeModelConfigError> {
-        let invalid = |key, value: String, reason: &str, hint| LargeModelConfigError::Invalid {
-            name: name.to_owned(),
-            key,
-            value,
-            reason: reason.to_owned(),
-            hint,
-        };
+    pub fn validate(&self, table: &str) -> Result<Url, LargeModelConfigError> {
+        let invalid =
+            |key: &str, value: String, reason: &str, hint| LargeModelConfigError::Invalid {
+                table: table.to_owned(),
+                key: key.to_owned(),
+                value,
+                reason: reason.to_owned(),
+                hint,
+            };
         if self.model.trim().is_empty() {
             let hint = "give the id that the endpoint lists under `/models`";
             return Err(invalid("model", self.model.clone(), "it is empty", hint));
@@ -277,7 +288,20 @@ impl LargeModelConfig {
                 ));
             }
         }
-        self.parse_url().map_err(|unusable| LargeModelConfigError::of(name, unusable))
+        let others =
+            self.model_prices.iter().map(|(id, prices)| (format!("model_prices.{id:?}"), prices));
+        let prices = self.prices.iter().map(|prices| ("prices".to_owned(), prices));
+        for (key, prices) in prices.chain(others) {
+            if let Some((price, value)) = prices.unusable() {
+                return Err(invalid(
+                    &format!("{key}.{price}"),
+                    value.to_string(),
+                    "it is negative or not finite",
+                    "give what a million tokens cost; 0 for nothing",
+                ));
+            }
+        }
+        self.parse_url().map_err(|unusable| LargeModelConfigError::of(table, unusable))
     }
 
     fn parse_url(&self) -> Result<Url, Unusable> {

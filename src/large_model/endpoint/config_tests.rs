@@ -76,7 +76,7 @@ fn urls() {
         ("https://example.com/v1/chat/completions/", Err("leave `/chat/completions` out")),
     ] {
         let config = LargeModelConfig { url: url.to_owned(), ..config("") };
-        match (config.validate("x"), expected) {
+        match (config.validate("large_models.x"), expected) {
             (Ok(parsed), Ok(expected)) => assert_eq!(parsed.as_str(), expected),
             (Err(error), Err(expected)) => {
                 let error = error.explained();
@@ -99,14 +99,36 @@ fn values_out_of_range() {
             "[timeouts]\ntotal_ms = 9_000_000_000",
             "`large_models.x.timeouts.total_ms` = `9000000000`",
         ),
+        (
+            "[prices]\ninput_per_million = -5.0",
+            "`large_models.x.prices.input_per_million` = `-5`: it is negative",
+        ),
+        (
+            "[prices]\noutput_per_million = nan",
+            "`large_models.x.prices.output_per_million` = `NaN`",
+        ),
+        (
+            "[prices]\noutput_per_million = inf",
+            "`large_models.x.prices.output_per_million` = `inf`",
+        ),
+        (
+            "[model_prices.\"a.b\"]\ninput_per_million = -0.1",
+            "`large_models.x.model_prices.\"a.b\".input_per_million` = `-0.1`",
+        ),
         ("[params]\nstream = true", "`large_models.x.params` = `stream`"),
         ("[params]\nmodel = \"y\"", "`large_models.x.params` = `model`"),
     ] {
-        let error = config(toml).validate("x").unwrap_err().to_string();
+        let error = config(toml).validate("large_models.x").unwrap_err().to_string();
         assert!(error.contains(key), "{toml}: {error}");
     }
     let empty = LargeModelConfig { model: " ".to_owned(), ..config("") };
-    assert!(empty.validate("x").unwrap_err().to_string().contains("`large_models.x.model`"));
+    assert!(
+        empty
+            .validate("large_models.x")
+            .unwrap_err()
+            .to_string()
+            .contains("`large_models.x.model`")
+    );
 }
 
 #[test]

@@ -70,10 +70,11 @@ impl Transport {
         config: &LargeModelConfig,
         setup: &EndpointSetup<'_>,
     ) -> Result<Self, LargeModelConfigError> {
-        let mut base = config.validate(name)?;
+        let table = format!("large_models.{name}");
+        let mut base = config.validate(&table)?;
         let path = base.path().trim_end_matches('/').to_owned();
         base.set_path(&path);
-        let unusable = |unusable| LargeModelConfigError::of(name, unusable);
+        let unusable = |unusable| LargeModelConfigError::of(&table, unusable);
         let variable = config.api_key_env.as_deref();
         let authorization = bearer(variable, Some(DEFAULT_KEY), setup.keys).map_err(unusable)?;
         if authorization.is_some() && base.scheme() == "http" && !is_this_machine(&base) {
@@ -84,8 +85,8 @@ impl Transport {
             Some((root, completions))
         });
         let (root, completions) = uris.ok_or_else(|| LargeModelConfigError::Invalid {
-            name: name.to_owned(),
-            key: "url",
+            table: table.clone(),
+            key: "url".to_owned(),
             value: base.to_string(),
             reason: "requests cannot be sent to it".to_owned(),
             hint: "give the URL that the endpoint's documentation names",
@@ -93,8 +94,8 @@ impl Transport {
         let (connect, most_idle) = (config.timeouts.connect(), config.max_in_flight);
         let counter = config.tokenizer.as_deref().map(TokenCounter::load).transpose();
         let counter = counter.map_err(|error| LargeModelConfigError::Invalid {
-            name: name.to_owned(),
-            key: "tokenizer",
+            table: table.clone(),
+            key: "tokenizer".to_owned(),
             value: config.tokenizer.iter().map(|path| path.display().to_string()).collect(),
             reason: error.to_string(),
             hint: "name a model's folder, a `tokenizer.json` or a `.gguf` file, or leave it out",

@@ -197,10 +197,8 @@ impl GrpoConfig {
             ("max_in_flight", self.max_in_flight as u64),
             ("checkpoint_every", self.checkpoint_every),
             ("eval.every", self.eval.every),
-            ("limits.max_turns", self.limits.max_turns as u64),
-            ("limits.max_turn_tokens", self.limits.max_turn_tokens as u64),
-            ("limits.max_policy_tokens", self.limits.max_policy_tokens as u64),
         ])?;
+        self.limits.check("limits").or_else(wrong)?;
         if self.max_policy_lag > MAX_POLICY_LAG {
             return wrong(reason!(
                 "`max_policy_lag` is {}, but it must be at most {MAX_POLICY_LAG}", self.max_policy_lag;
@@ -221,7 +219,6 @@ impl GrpoConfig {
         let judge_cost = self.judge.as_ref().and_then(|judge| judge.max_cost);
         within(&[
             ("advantage.epsilon", self.advantage.epsilon, FINITE),
-            ("limits.max_cost", self.limits.max_cost.unwrap_or(0.0), BOUND),
             ("judge.max_cost", judge_cost.unwrap_or(0.0), BOUND),
         ])?;
         if let TrainerConfig::Tinker(tinker) = &self.trainer {

@@ -140,6 +140,7 @@ mod tests {
             ("weight_decay = inf", "`weight_decay` is inf"),
             ("clip_norm = nan", "`clip_norm` is NaN"),
             ("limits = { max_cost = -1.0 }", "`limits.max_cost` is -1"),
+            ("limits = { max_cost = nan }", "`limits.max_cost` is NaN"),
             ("judge = { max_cost = -1.0 }", "`judge.max_cost` is -1"),
             ("objective = { clip_lo = 0.5 }", "unknown field `clip_lo`"),
             (&servers("steps = 2"), "`steps` is 2, but the servers of `tokens` keep the weights"),

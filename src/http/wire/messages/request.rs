@@ -20,7 +20,8 @@ pub(in crate::http) struct MessagesRequest {
     /// endpoint that serves it, with fields that are not listed here.
     #[schema(example = "prompt-r1")]
     pub(in crate::http) model: String,
-    /// The conversation. Thoughts in it are left out.
+    /// The conversation. Thoughts beside calls of tools reach models that need them; others are left
+    /// out.
     #[schema(value_type = Vec<Object>)]
     messages: Vec<Value>,
     /// Tokens of the final answer at most; thoughts, prompts and replies do not count.

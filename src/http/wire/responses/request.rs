@@ -22,7 +22,7 @@ pub(in crate::http) struct ResponsesRequest {
     #[schema(example = "prompt-r1")]
     pub(in crate::http) model: String,
     /// The question, or the items of a conversation: messages, function calls and their outputs.
-    /// Reasoning items are left out.
+    /// Reasoning items before calls of tools reach models that need them; others are left out.
     #[schema(value_type = Input)]
     input: Value,
     /// A system message before the conversation.

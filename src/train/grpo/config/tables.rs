@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dataset::ReadOptions;
-use crate::hint::Reason;
+use crate::hint::{Hint, Reason};
 use crate::large_model::{LargeModelConfig, check_local_params};
 use crate::train::config::{BOUND, within};
 use crate::train::error::TrainError;
@@ -105,7 +105,8 @@ impl LargeModelChoice {
     /// Checks a setting of this name.
     ///
     /// # Errors
-    /// When it is no choice, or a local model cannot take its fields.
+    /// When it is no choice, a local model cannot take its fields, or the endpoint has a setting that
+    /// cannot be used.
     pub fn check(&self, key: &str) -> Result<(), Reason> {
         if self.path.is_some() == self.endpoint.is_some() {
             return Err(reason!(
@@ -113,9 +114,12 @@ impl LargeModelChoice {
                 hint: "`path = \"models/large-model\"` is the bundled one"
             ));
         }
-        match self.path {
-            Some(_) => check_local_params(&format!("{key}.params"), &self.params),
-            None => Ok(()),
+        match &self.endpoint {
+            None => check_local_params(&format!("{key}.params"), &self.params),
+            Some(endpoint) => {
+                let checked = endpoint.validate(&format!("{key}.endpoint"));
+                checked.map(drop).map_err(|error| error.reason())
+            }
         }
     }
 }
