@@ -4,7 +4,7 @@ use super::equation::has_variables;
 use super::number::Number;
 use super::scanner::Scanner;
 use super::unit::{COMPOUND, MAX_NAME, Unit, unit};
-use super::words::{is_mathematics, is_operand, is_part, is_variables, multiplier};
+use super::words::{is_mathematics, is_operand, is_part, is_symbol, is_variables, multiplier};
 
 /// How far back the beginning of a bracket or of an equation is looked for, characters.
 const MAX_BACK: usize = 80;
@@ -42,7 +42,7 @@ impl Scanner {
             all.push(found);
             if found.is_none() {
                 // Past the rest of what is no number.
-                let is_rest = |c: char| c.is_alphanumeric() || ".,/-:*^+()".contains(c);
+                let is_rest = |c: char| is_symbol(c) || ".,/-:*^+()".contains(c);
                 self.at = self.at.max(begin);
                 while self.take(is_rest) {}
                 self.at = self.at.max(begin + 1);
@@ -94,7 +94,7 @@ impl Scanner {
         let earlier = self.trimmed(at.saturating_sub(1));
         let sign = match self.before(at) {
             Some('-') if is_tight => match self.before(at - 1) {
-                Some(c) if c.is_alphanumeric() || ")-|".contains(c) => return None,
+                Some(c) if is_symbol(c) || ")-|".contains(c) => return None,
                 _ => -1,
             },
             Some('-') if self.is_operand(earlier) => return None,
@@ -102,7 +102,7 @@ impl Scanner {
             Some('-') if matches!(self.before(earlier), Some('=' | ':' | '(') | None) => -1,
             // Emphasis in Markdown.
             Some('*') if is_tight && !self.is_factor(start) => 1,
-            Some(c) if is_tight && (c.is_alphanumeric() || "_^/)|".contains(c)) => return None,
+            Some(c) if is_tight && (is_symbol(c) || "_^/)|".contains(c)) => return None,
             Some('*' | '/' | '^' | '+' | '_') => return None,
             _ => self.sign_in_words(at)?,
         };
@@ -116,7 +116,7 @@ impl Scanner {
         while self.before(at) == Some('*') {
             at -= 1;
         }
-        self.before(at).is_some_and(|c| c.is_alphanumeric() || c == ')')
+        self.before(at).is_some_and(|c| is_symbol(c) || c == ')')
     }
 
     /// The word that ends here, in lower case, and where it begins.
@@ -138,10 +138,13 @@ impl Scanner {
         match word.as_str() {
             "" => Some(1),
             "negative" => Some(-1),
+            word if word.ends_with(['负', '負']) || word.ends_with("マイナス") => Some(-1),
             "minus" => (!is_after_number()).then_some(-1),
-            "plus" | "times" | "x" | "or" | "and" => (!is_after_number()).then_some(1),
+            "plus" | "times" | "x" | "or" | "and" | "和" | "或" | "と" => {
+                (!is_after_number()).then_some(1)
+            }
             "of" => (!matches!(earlier().as_str(), "half" | "third" | "quarter")).then_some(1),
-            "not" | "double" => None,
+            "not" | "double" | "分之" => None,
             word if is_mathematics(word) || multiplier(word, false, false).is_some() => None,
             _ => Some(1),
         }
@@ -204,7 +207,7 @@ impl Scanner {
 
     /// The same for a number behind the open bracket at `open`.
     fn is_bracketed_element(&self, open: usize, start: usize) -> bool {
-        if self.before(open).is_some_and(|c| c.is_alphanumeric() || "_^)-".contains(c)) {
+        if self.before(open).is_some_and(|c| is_symbol(c) || "_^)-".contains(c)) {
             return true;
         }
         let inside: String = self.characters[open + 1..start].iter().collect();
@@ -232,7 +235,9 @@ impl Scanner {
         let word = self.word_before(self.trimmed(number)).0;
         let opens_list =
             ["", "are", "is", "be", "were", "values", "numbers", "solutions", "roots", "and", "or"];
-        is_after_number && opens_list.contains(&word.as_str())
+        // `共3，5`.
+        let is_tight = self.before(number).is_some_and(|c| c.is_alphabetic() && !is_symbol(c));
+        is_after_number && (is_tight || opens_list.contains(&word.as_str()))
     }
 
     /// Whether no operator, relation, variable or further part follows; takes the unit that does.
@@ -257,7 +262,8 @@ impl Scanner {
             return !self.is_operated(end, number.unit.is_some());
         }
         let is_power = self.peek(0) == Some('^');
-        let is_single = word.chars().count() == 1 && !["a", "A", "I"].contains(&word.as_str());
+        let is_letter = word.chars().count() == 1 && word.chars().all(is_symbol);
+        let is_single = is_letter && !["a", "A", "I"].contains(&word.as_str());
         let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
@@ -271,7 +277,7 @@ impl Scanner {
         let length = rest.iter().take(MAX_NAME).take_while(|c| is_inside(**c)).count();
         let is_end = |end: usize| {
             !rest[end - 1].is_whitespace()
-                && rest.get(end).is_none_or(|c| !c.is_alphanumeric() && *c != '^' && *c != '°')
+                && rest.get(end).is_none_or(|c| !is_symbol(*c) && *c != '^' && *c != '°')
         };
         let found = (1..=length).rev().filter(|end| is_end(*end)).find_map(|end| {
             let name: String = rest[..end].iter().collect();
@@ -302,7 +308,9 @@ impl Scanner {
         let gap = behind.iter().take_while(|c| c.is_whitespace()).count();
         match mark {
             // Digits that follow a space were no fraction: `2 3/2`.
-            Some('(') => spaces == 0,
+            Some('(') => {
+                spaces == 0 && behind.first().is_none_or(|c| is_symbol(*c) || !c.is_alphabetic())
+            }
             Some('*') if behind.first() == Some(&'*') => false,
             Some('/') => begins_operand(&behind[gap..]),
             Some('+' | '*' | '^') => starts_operand(behind.get(gap)),

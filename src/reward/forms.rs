@@ -339,6 +339,49 @@ fn units_and_percentages_are_compared() {
 }
 
 #[test]
+fn numbers_are_found_in_other_scripts() {
+    for metric in [Numeric, Auto] {
+        check(
+            metric,
+            &[
+                ("答案是42。", "42", true),
+                ("答案是 42。", "42", true),
+                ("答案是**42**。", "42", true),
+                ("答案是$42$。", "42", true),
+                ("答案是-42。", "-42", true),
+                ("答案是负42。", "-42", true),
+                ("答案是负42。", "42", false),
+                ("答案：42元", "42", true),
+                ("共有42个苹果", "42", true),
+                ("共 42 个", "42", true),
+                ("6×7=42（个）。", "42", true),
+                ("总数（42）", "42", true),
+                ("速度是42千米/时", "42", true),
+                ("每斤42元/个", "42", true),
+                ("12:30后还剩42个", "42", true),
+                ("共42万元", "420000", true),
+                ("共42万元", "42", false),
+                ("答案是40或42", "42", false),
+                ("解是3，42", "42", false),
+                ("2√42", "42", false),
+                ("答えは42です。", "42", true),
+                ("答えは42個です。", "42", true),
+                ("답은 42입니다.", "42", true),
+                ("คำตอบคือ๔๒บาท", "42", true),
+                ("Выйдет 42 в день", "42", true),
+                ("٤٢", "42", true),
+                ("الجواب هو ٤٢", "42", true),
+                ("١٬٢٣٤٫٥", "1234.5", true),
+                ("উত্তর হল ৪২", "42", true),
+                ("The answer is ४२.", "42", true),
+                ("x42", "42", false),
+                ("α42", "42", false),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_choice_of_letters_is_paid_by_its_letter() {
     check(Choice, &[("(A) or (B)", "A", false), ("The correct answer would be B.", "B", true)]);
 }
