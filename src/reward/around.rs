@@ -67,7 +67,36 @@ impl Scanner {
             return None;
         }
         number.numerator *= sign;
-        self.is_alone(begin, &mut number).then_some(number)
+        let is_whole = self.is_alone(begin, &mut number)
+            && !number.unit.is_some_and(|unit| self.is_further_part(start, unit));
+        is_whole.then_some(number)
+    }
+
+    /// Whether another part of the same quantity stands before a number with this unit: `2 hours
+    /// and`, `5 feet`.
+    fn is_further_part(&self, start: usize, own: Unit) -> bool {
+        let (mut name, mut begin) = self.word_before(self.trimmed(start));
+        if name == "and" {
+            let end = self.trimmed(begin);
+            let has_comma = self.before(end) == Some(',');
+            (name, begin) = self.word_before(self.trimmed(end - usize::from(has_comma)));
+        }
+        let before = self.trimmed(begin);
+        let is_counted =
+            self.is_operand(before) || matches!(self.word_before(before).0.as_str(), "an" | "one");
+        is_counted && unit(&name).is_some_and(|unit| unit.is_combined_with(own))
+    }
+
+    /// Whether the mark of a list or of a quotation in Markdown ends here: first on a line behind
+    /// others, unless an equation goes on there.
+    fn is_bullet(&self, at: usize) -> bool {
+        let is_mark = self.before(at).is_some_and(|c| "-*+>".contains(c));
+        let mut line = at.saturating_sub(1);
+        while self.before(line).is_some_and(|c| c != '\n' && c.is_whitespace()) {
+            line -= 1;
+        }
+        let is_first = self.before(line) == Some('\n');
+        is_mark && is_first && !matches!(self.before(self.trimmed(line)), Some('=' | '(') | None)
     }
 
     /// Where the text before here ends without spaces.
@@ -91,6 +120,10 @@ impl Scanner {
     fn sign_before(&self, start: usize) -> Option<i128> {
         let at = self.trimmed(start);
         let is_tight = at == start;
+        if !is_tight && self.is_bullet(at) {
+            return Some(1);
+        }
+        let at = if is_tight { at } else { self.before_emphasis(at) };
         let earlier = self.trimmed(at.saturating_sub(1));
         let sign = match self.before(at) {
             Some('-') if is_tight => match self.before(at - 1) {
@@ -108,6 +141,19 @@ impl Scanner {
         };
         let bound = if sign == -1 && self.before(at) == Some('-') { earlier } else { at };
         (!self.is_bound(bound) && !self.is_element(bound)).then_some(sign)
+    }
+
+    /// Where the text before here ends without a mark that closes emphasis in Markdown, as in
+    /// `**Answer:** 42`.
+    fn before_emphasis(&self, at: usize) -> usize {
+        let mut inner = at;
+        while matches!(self.before(inner), Some('*' | '_')) {
+            inner -= 1;
+        }
+        let is_closed = self.before(inner).is_some_and(|c| !c.is_whitespace());
+        let is_operand = self.before(inner).is_some_and(|c| is_symbol(c) || c == ')');
+        let is_word = self.word_before(inner).0.chars().count() > 1;
+        if is_closed && (is_word || !is_operand) { inner } else { at }
     }
 
     /// Whether an operand stands before the stars that end here.
@@ -159,8 +205,8 @@ impl Scanner {
             '<' | '≤' | '≥' | '≠' | '≡' | '±' | '∓' | '⟦' | '⟬' | '⏎' | '&' | '⌊' | '⌈' => {
                 true
             }
-            // `x > 5`, but not `->`, `=>` and `<b>`.
-            '>' => !matches!(previous, Some('-' | '=')) && !self.is_tag(at),
+            // `x > 5`, but not `->`, `=>`, `<b>` and `<<2+3=5>>5`.
+            '>' => !matches!(previous, Some('-' | '=' | '>')) && !self.is_tag(at),
             '=' => match previous {
                 Some('<' | '>' | '!') => true,
                 _ => self.is_equation(at - 1),
@@ -252,6 +298,7 @@ impl Scanner {
         let end = self.at;
         let is_adjacent = self.peek(0).is_some_and(char::is_alphabetic);
         self.spaces();
+        let is_next_line = self.characters[end..self.at].contains(&'\n');
         if let Some(unit) = self.unit_ahead() {
             number.unit = number.unit.or(Some(unit));
             return true;
@@ -263,7 +310,7 @@ impl Scanner {
         }
         let is_power = self.peek(0) == Some('^');
         let is_letter = word.chars().count() == 1 && word.chars().all(is_symbol);
-        let is_single = is_letter && !["a", "A", "I"].contains(&word.as_str());
+        let is_single = is_letter && !is_next_line && !["a", "A", "I"].contains(&word.as_str());
         let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
@@ -297,11 +344,14 @@ impl Scanner {
     fn is_operated(&self, at: usize, is_money: bool) -> bool {
         let rest = &self.characters[at..];
         let spaces = rest.iter().take_while(|c| c.is_whitespace()).count();
-        let starts_operand =
-            |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || "($.\u{221a}".contains(*c));
+        let starts_operand = |text: &[char]| match text {
+            ['.', next, ..] => next.is_ascii_digit(),
+            [c, ..] => c.is_alphanumeric() || "($\u{221a}".contains(*c),
+            [] => false,
+        };
         let begins_operand = |text: &[char]| {
             let letters: String = text.iter().take_while(|c| c.is_alphabetic()).collect();
-            starts_operand(text.first()) && (letters.is_empty() || is_operand(&letters, is_money))
+            starts_operand(text) && (letters.is_empty() || is_operand(&letters, is_money))
         };
         let mark = rest.get(spaces);
         let behind = &rest[(spaces + 1).min(rest.len())..];
@@ -311,9 +361,13 @@ impl Scanner {
             Some('(') => {
                 spaces == 0 && behind.first().is_none_or(|c| is_symbol(*c) || !c.is_alphabetic())
             }
+            // A list or a quotation in Markdown begins.
+            Some('+' | '-' | '*' | '>') if gap > 0 && rest[..spaces].contains(&'\n') => false,
             Some('*') if behind.first() == Some(&'*') => false,
+            // Emphasis ends: `*5* km`.
+            Some('*') if spaces == 0 && gap > 0 => begins_operand(&behind[gap..]),
             Some('/') => begins_operand(&behind[gap..]),
-            Some('+' | '*' | '^') => starts_operand(behind.get(gap)),
+            Some('+' | '*' | '^') => starts_operand(&behind[gap..]),
             Some('-') => {
                 let is_tight = spaces == 0 && gap == 0 && begins_operand(behind);
                 let is_spaced = gap > 0
@@ -327,7 +381,7 @@ impl Scanner {
             }
             // Not a tag of HTML.
             Some('<') => !behind.first().is_some_and(|c| c.is_alphabetic() || *c == '/'),
-            Some('>') => starts_operand(behind.get(gap)) && spaces == gap,
+            Some('>') => starts_operand(&behind[gap..]) && spaces == gap,
             _ => false,
         }
     }
