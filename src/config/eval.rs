@@ -47,7 +47,8 @@ pub struct EvalConfig {
     #[serde(default)]
     pub prompt_search: Option<SearchConfig>,
     /// Whether `direct` and `cot` ask for a short answer in data sets with answers in words. Where
-    /// answers are compared as numbers or formulas, or most are numbers, they never do.
+    /// answers are compared as numbers or formulas, they never do, nor where most are numbers and
+    /// not compared as texts.
     #[serde(default = "yes")]
     pub brief: bool,
     /// Concurrent attempts.

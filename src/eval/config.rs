@@ -68,7 +68,8 @@ pub struct MetricConfig {
     /// How text is normalised.
     pub normalization: Normalization,
     /// The metric of a data set, by its name or a prefix; by default the published one, and for an
-    /// unknown data set the one that its form suggests, or `f1`.
+    /// unknown data set the one that its form suggests, or `auto` if most of its golds are numbers,
+    /// or `f1`.
     pub by_source: BTreeMap<String, Metric>,
     /// The sentence encoder for `ssim`: a folder, or an id on the Hugging Face hub. Default:
     /// `sentence-transformers/all-MiniLM-L6-v2`, as published.

@@ -1,10 +1,10 @@
 //! The questions of an evaluation, from files and from the bundled world.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dataset::{Form, ReadOptions, ReadOutcome, duplicates, overlap, read_tasks};
-use crate::reward::AnswerMetric;
+use crate::reward::{AnswerMetric, Number};
 use crate::task::Task;
 
 use super::EvalError;
@@ -71,11 +71,14 @@ pub fn load(
             reason!("there are no questions"; hint: "add a table `[[data]]`"),
         ));
     }
-    let sources: BTreeSet<&str> = tasks.iter().map(|task| &*task.source).collect();
-    let chosen: BTreeMap<String, Chosen> = sources
-        .into_iter()
-        .map(|source| (source.to_owned(), metrics.of(source, forms.get(source).copied())))
-        .collect();
+    let chosen: BTreeMap<String, Chosen> =
+        most(tasks.iter().map(|task| (&*task.source, has_number(task))))
+            .into_iter()
+            .map(|(source, has_numbers)| {
+                let form = forms.get(source).copied();
+                (source.to_owned(), metrics.of(source, form, has_numbers))
+            })
+            .collect();
     for (source, Chosen { metric, reason }) in &chosen {
         notes.push(format!("`{source}` is scored by {}: {reason}", metric.name()));
         if *metric == Metric::Text(AnswerMetric::Exact) {
@@ -87,6 +90,23 @@ pub fn load(
         .map(|task| Question { metric: chosen[&*task.source].metric, task })
         .collect();
     Ok(Questions { questions, warnings, notes })
+}
+
+/// Whether a gold is a number.
+pub fn has_number(task: &Task) -> bool {
+    task.golds.iter().any(|gold| Number::parse_with_unit(gold).is_some())
+}
+
+/// Of each data set, whether a property holds for more than half of its questions. `questions` are
+/// their data sets, and whether it holds.
+pub fn most<'a>(questions: impl Iterator<Item = (&'a str, bool)>) -> BTreeMap<&'a str, bool> {
+    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (source, holds) in questions {
+        let (held, all) = counts.entry(source).or_default();
+        *held += usize::from(holds);
+        *all += 1;
+    }
+    counts.into_iter().map(|(source, (held, all))| (source, 2 * held > all)).collect()
 }
 
 /// Makes the ids of each data set unique, as rows are identified by the two: files of one name in
@@ -199,7 +219,7 @@ impl FileData {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn config(toml: &str) -> Vec<DataConfig> {
@@ -258,6 +278,26 @@ mod tests {
         assert_eq!(ids, ["test:1", "test:2", "test:1#2", "test:2#2", "test:1#3"]);
         let warnings = found.warnings.join("\n");
         assert!(warnings.contains("1 questions were left out"), "{warnings}");
+    }
+
+    #[test]
+    fn worked_solutions_count_where_most_golds_are_numbers() {
+        use crate::reward::Normalization;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("svamp.jsonl");
+        let row = |n: usize, gold: &str| {
+            format!("{{\"question\": \"What is 6 * {n}?\", \"answer\": \"{gold}\"}}\n")
+        };
+        std::fs::write(&path, row(7, "42") + &row(8, "48") + &row(0, "none")).unwrap();
+        let found = read(&format!("[[data]]\nkind = \"file\"\npath = \"{}\"\n", path.display()));
+        let notes = found.notes.join("\n");
+        let note = "`svamp` is scored by numeric match or F1: most golds are numbers";
+        assert!(notes.contains(note), "{notes}");
+        let Question { task, metric: Metric::Text(metric) } = &found.questions[0] else {
+            panic!("{:?}", found.questions[0])
+        };
+        let reply = "There are 6 of them with 7 each: 6 * 7 = 42. So the answer is 42.";
+        assert_eq!(metric.score(reply, &task.golds, Normalization::Published), 1.0);
     }
 
     #[test]

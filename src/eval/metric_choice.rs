@@ -25,6 +25,7 @@ pub enum Metric {
 const F1: Metric = Metric::Text(AnswerMetric::F1);
 const EXACT: Metric = Metric::Text(AnswerMetric::Exact);
 const NUMERIC: Metric = Metric::Text(AnswerMetric::Numeric);
+const AUTO: Metric = Metric::Text(AnswerMetric::Auto);
 const MATH: Metric = Metric::Text(AnswerMetric::Math);
 
 /// The data sets of the bundled world, which have these names alone.
@@ -92,6 +93,11 @@ impl Metric {
         use AnswerMetric::{Gsm8kFlexible, Gsm8kStrict, HendrycksMath, Math, Numeric};
         matches!(self, Self::Text(Numeric | Math | Gsm8kStrict | Gsm8kFlexible | HendrycksMath))
     }
+
+    /// Whether it compares texts, by which a worked solution is not its result.
+    pub fn is_textual(self) -> bool {
+        matches!(self, Self::Text(AnswerMetric::F1 | AnswerMetric::Exact) | Self::Ssim)
+    }
 }
 
 impl From<Metric> for String {
@@ -140,8 +146,9 @@ impl MetricConfig {
         )))
     }
 
-    /// The metric of the data set `source`, whose rows are written in `form`.
-    pub fn of(&self, source: &str, form: Option<Form>) -> Chosen {
+    /// The metric of the data set `source`, whose rows are written in `form`, and whether most of
+    /// them have a number as gold.
+    pub fn of(&self, source: &str, form: Option<Form>, has_numbers: bool) -> Chosen {
         let own = self.by_source.iter().filter(|(name, _)| names(name, source));
         // Of several names that match, the longest is the most specific.
         if let Some((_, metric)) = own.max_by_key(|(name, _)| (*name == source, name.len())) {
@@ -162,6 +169,7 @@ impl MetricConfig {
             Some(metric) => {
                 Chosen { metric: Metric::Text(metric), reason: "usual for rows of this form" }
             }
+            None if has_numbers => Chosen { metric: AUTO, reason: "most golds are numbers" },
             None => Chosen { metric: F1, reason: "the default" },
         }
     }
@@ -240,7 +248,7 @@ mod tests {
             ("worldbank", F1),
             ("my own", F1),
         ] {
-            assert_eq!(config.of(source, None).metric, metric, "{source}");
+            assert_eq!(config.of(source, None, false).metric, metric, "{source}");
         }
     }
 
@@ -255,7 +263,9 @@ mod tests {
             ("MATH", r"We divide by 4. \[ x = \boxed{\frac{1}{2}} \]", r"\frac{1}{2}", 1.0),
             ("DAPO-Math", "So the sum is 34.", "34", 1.0),
         ] {
-            let Metric::Text(metric) = config.of(source, None).metric else { panic!("{source}") };
+            let Metric::Text(metric) = config.of(source, None, true).metric else {
+                panic!("{source}")
+            };
             let found = metric.score(reply, &[gold.to_owned()], Normalization::Published);
             assert_eq!(found, score, "{source}: {reply}");
         }
@@ -273,7 +283,19 @@ mod tests {
             ("gsm8k-mc", Some(Form::MultipleChoice), AnswerMetric::Choice),
             ("squad-mc", Some(Form::MultipleChoice), AnswerMetric::Choice),
         ] {
-            assert_eq!(config.of(source, form).metric, Metric::Text(metric), "{source} {form:?}");
+            let chosen = config.of(source, form, false).metric;
+            assert_eq!(chosen, Metric::Text(metric), "{source} {form:?}");
+        }
+        for (source, form, metric) in [
+            ("svamp", Some(Form::QuestionAnswer), AnswerMetric::Auto),
+            ("train", None, AnswerMetric::Auto),
+            ("train", Some(Form::Gsm8k), AnswerMetric::Numeric),
+            ("train", Some(Form::Math), AnswerMetric::Math),
+            ("arc", Some(Form::MultipleChoice), AnswerMetric::Choice),
+            ("nq", Some(Form::QuestionAnswer), AnswerMetric::F1),
+        ] {
+            let chosen = config.of(source, form, true).metric;
+            assert_eq!(chosen, Metric::Text(metric), "numbers of {source} {form:?}");
         }
         for (source, is_published) in [
             ("world", true),
@@ -285,7 +307,7 @@ mod tests {
             ("squadron", false),
             ("musiquette", false),
         ] {
-            let reason = config.of(source, None).reason;
+            let reason = config.of(source, None, false).reason;
             assert_eq!(reason.starts_with("published"), is_published, "{source}: {reason}");
         }
     }
@@ -295,7 +317,7 @@ mod tests {
         let text =
             "by_source = { gsm8k = \"numeric\", gsm8k-hard = \"math\", BookSum = \"judge\" }";
         let config: MetricConfig = toml::from_str(text).unwrap();
-        let of = |source| config.of(source, None).metric;
+        let of = |source| config.of(source, None, false).metric;
         assert_eq!(of("openai/gsm8k"), Metric::Text(AnswerMetric::Numeric));
         assert_eq!(of("gsm8k-256-test"), Metric::Text(AnswerMetric::Numeric));
         assert_eq!(of("gsm8k-hard"), Metric::Text(AnswerMetric::Math));

@@ -4,7 +4,7 @@ use super::equation::has_variables;
 use super::number::Number;
 use super::scanner::Scanner;
 use super::unit::{COMPOUND, MAX_NAME, Unit, unit};
-use super::words::{is_mathematics, is_operand, is_part, is_variables, multiplier};
+use super::words::{is_mathematics, is_operand, is_part, is_symbol, is_variables, multiplier};
 
 /// How far back the beginning of a bracket or of an equation is looked for, characters.
 const MAX_BACK: usize = 80;
@@ -42,7 +42,7 @@ impl Scanner {
             all.push(found);
             if found.is_none() {
                 // Past the rest of what is no number.
-                let is_rest = |c: char| c.is_alphanumeric() || ".,/-:*^+()".contains(c);
+                let is_rest = |c: char| is_symbol(c) || ".,/-:*^+()".contains(c);
                 self.at = self.at.max(begin);
                 while self.take(is_rest) {}
                 self.at = self.at.max(begin + 1);
@@ -67,7 +67,36 @@ impl Scanner {
             return None;
         }
         number.numerator *= sign;
-        self.is_alone(begin, &mut number).then_some(number)
+        let is_whole = self.is_alone(begin, &mut number)
+            && !number.unit.is_some_and(|unit| self.is_further_part(start, unit));
+        is_whole.then_some(number)
+    }
+
+    /// Whether another part of the same quantity stands before a number with this unit: `2 hours
+    /// and`, `5 feet`.
+    fn is_further_part(&self, start: usize, own: Unit) -> bool {
+        let (mut name, mut begin) = self.word_before(self.trimmed(start));
+        if name == "and" {
+            let end = self.trimmed(begin);
+            let has_comma = self.before(end) == Some(',');
+            (name, begin) = self.word_before(self.trimmed(end - usize::from(has_comma)));
+        }
+        let before = self.trimmed(begin);
+        let is_counted =
+            self.is_operand(before) || matches!(self.word_before(before).0.as_str(), "an" | "one");
+        is_counted && unit(&name).is_some_and(|unit| unit.is_combined_with(own))
+    }
+
+    /// Whether the mark of a list or of a quotation in Markdown ends here: first on a line behind
+    /// others, unless an equation goes on there.
+    fn is_bullet(&self, at: usize) -> bool {
+        let is_mark = self.before(at).is_some_and(|c| "-*+>".contains(c));
+        let mut line = at.saturating_sub(1);
+        while self.before(line).is_some_and(|c| c != '\n' && c.is_whitespace()) {
+            line -= 1;
+        }
+        let is_first = self.before(line) == Some('\n');
+        is_mark && is_first && !matches!(self.before(self.trimmed(line)), Some('=' | '(') | None)
     }
 
     /// Where the text before here ends without spaces.
@@ -91,10 +120,14 @@ impl Scanner {
     fn sign_before(&self, start: usize) -> Option<i128> {
         let at = self.trimmed(start);
         let is_tight = at == start;
+        if !is_tight && self.is_bullet(at) {
+            return Some(1);
+        }
+        let at = if is_tight { at } else { self.before_emphasis(at) };
         let earlier = self.trimmed(at.saturating_sub(1));
         let sign = match self.before(at) {
             Some('-') if is_tight => match self.before(at - 1) {
-                Some(c) if c.is_alphanumeric() || ")-|".contains(c) => return None,
+                Some(c) if is_symbol(c) || ")-|".contains(c) => return None,
                 _ => -1,
             },
             Some('-') if self.is_operand(earlier) => return None,
@@ -102,12 +135,25 @@ impl Scanner {
             Some('-') if matches!(self.before(earlier), Some('=' | ':' | '(') | None) => -1,
             // Emphasis in Markdown.
             Some('*') if is_tight && !self.is_factor(start) => 1,
-            Some(c) if is_tight && (c.is_alphanumeric() || "_^/)|".contains(c)) => return None,
+            Some(c) if is_tight && (is_symbol(c) || "_^/)|".contains(c)) => return None,
             Some('*' | '/' | '^' | '+' | '_') => return None,
             _ => self.sign_in_words(at)?,
         };
         let bound = if sign == -1 && self.before(at) == Some('-') { earlier } else { at };
         (!self.is_bound(bound) && !self.is_element(bound)).then_some(sign)
+    }
+
+    /// Where the text before here ends without a mark that closes emphasis in Markdown, as in
+    /// `**Answer:** 42`.
+    fn before_emphasis(&self, at: usize) -> usize {
+        let mut inner = at;
+        while matches!(self.before(inner), Some('*' | '_')) {
+            inner -= 1;
+        }
+        let is_closed = self.before(inner).is_some_and(|c| !c.is_whitespace());
+        let is_operand = self.before(inner).is_some_and(|c| is_symbol(c) || c == ')');
+        let is_word = self.word_before(inner).0.chars().count() > 1;
+        if is_closed && (is_word || !is_operand) { inner } else { at }
     }
 
     /// Whether an operand stands before the stars that end here.
@@ -116,7 +162,7 @@ impl Scanner {
         while self.before(at) == Some('*') {
             at -= 1;
         }
-        self.before(at).is_some_and(|c| c.is_alphanumeric() || c == ')')
+        self.before(at).is_some_and(|c| is_symbol(c) || c == ')')
     }
 
     /// The word that ends here, in lower case, and where it begins.
@@ -138,10 +184,13 @@ impl Scanner {
         match word.as_str() {
             "" => Some(1),
             "negative" => Some(-1),
+            word if word.ends_with(['负', '負']) || word.ends_with("マイナス") => Some(-1),
             "minus" => (!is_after_number()).then_some(-1),
-            "plus" | "times" | "x" | "or" | "and" => (!is_after_number()).then_some(1),
+            "plus" | "times" | "x" | "or" | "and" | "和" | "或" | "と" => {
+                (!is_after_number()).then_some(1)
+            }
             "of" => (!matches!(earlier().as_str(), "half" | "third" | "quarter")).then_some(1),
-            "not" | "double" => None,
+            "not" | "double" | "分之" => None,
             word if is_mathematics(word) || multiplier(word, false, false).is_some() => None,
             _ => Some(1),
         }
@@ -156,8 +205,8 @@ impl Scanner {
             '<' | '≤' | '≥' | '≠' | '≡' | '±' | '∓' | '⟦' | '⟬' | '⏎' | '&' | '⌊' | '⌈' => {
                 true
             }
-            // `x > 5`, but not `->`, `=>` and `<b>`.
-            '>' => !matches!(previous, Some('-' | '=')) && !self.is_tag(at),
+            // `x > 5`, but not `->`, `=>`, `<b>` and `<<2+3=5>>5`.
+            '>' => !matches!(previous, Some('-' | '=' | '>')) && !self.is_tag(at),
             '=' => match previous {
                 Some('<' | '>' | '!') => true,
                 _ => self.is_equation(at - 1),
@@ -204,7 +253,7 @@ impl Scanner {
 
     /// The same for a number behind the open bracket at `open`.
     fn is_bracketed_element(&self, open: usize, start: usize) -> bool {
-        if self.before(open).is_some_and(|c| c.is_alphanumeric() || "_^)-".contains(c)) {
+        if self.before(open).is_some_and(|c| is_symbol(c) || "_^)-".contains(c)) {
             return true;
         }
         let inside: String = self.characters[open + 1..start].iter().collect();
@@ -232,7 +281,9 @@ impl Scanner {
         let word = self.word_before(self.trimmed(number)).0;
         let opens_list =
             ["", "are", "is", "be", "were", "values", "numbers", "solutions", "roots", "and", "or"];
-        is_after_number && opens_list.contains(&word.as_str())
+        // `共3，5`.
+        let is_tight = self.before(number).is_some_and(|c| c.is_alphabetic() && !is_symbol(c));
+        is_after_number && (is_tight || opens_list.contains(&word.as_str()))
     }
 
     /// Whether no operator, relation, variable or further part follows; takes the unit that does.
@@ -247,6 +298,7 @@ impl Scanner {
         let end = self.at;
         let is_adjacent = self.peek(0).is_some_and(char::is_alphabetic);
         self.spaces();
+        let is_next_line = self.characters[end..self.at].contains(&'\n');
         if let Some(unit) = self.unit_ahead() {
             number.unit = number.unit.or(Some(unit));
             return true;
@@ -257,7 +309,8 @@ impl Scanner {
             return !self.is_operated(end, number.unit.is_some());
         }
         let is_power = self.peek(0) == Some('^');
-        let is_single = word.chars().count() == 1 && !["a", "A", "I"].contains(&word.as_str());
+        let is_letter = word.chars().count() == 1 && word.chars().all(is_symbol);
+        let is_single = is_letter && !is_next_line && !["a", "A", "I"].contains(&word.as_str());
         let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
@@ -271,7 +324,7 @@ impl Scanner {
         let length = rest.iter().take(MAX_NAME).take_while(|c| is_inside(**c)).count();
         let is_end = |end: usize| {
             !rest[end - 1].is_whitespace()
-                && rest.get(end).is_none_or(|c| !c.is_alphanumeric() && *c != '^' && *c != '°')
+                && rest.get(end).is_none_or(|c| !is_symbol(*c) && *c != '^' && *c != '°')
         };
         let found = (1..=length).rev().filter(|end| is_end(*end)).find_map(|end| {
             let name: String = rest[..end].iter().collect();
@@ -291,21 +344,30 @@ impl Scanner {
     fn is_operated(&self, at: usize, is_money: bool) -> bool {
         let rest = &self.characters[at..];
         let spaces = rest.iter().take_while(|c| c.is_whitespace()).count();
-        let starts_operand =
-            |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || "($.\u{221a}".contains(*c));
+        let starts_operand = |text: &[char]| match text {
+            ['.', next, ..] => next.is_ascii_digit(),
+            [c, ..] => c.is_alphanumeric() || "($\u{221a}".contains(*c),
+            [] => false,
+        };
         let begins_operand = |text: &[char]| {
             let letters: String = text.iter().take_while(|c| c.is_alphabetic()).collect();
-            starts_operand(text.first()) && (letters.is_empty() || is_operand(&letters, is_money))
+            starts_operand(text) && (letters.is_empty() || is_operand(&letters, is_money))
         };
         let mark = rest.get(spaces);
         let behind = &rest[(spaces + 1).min(rest.len())..];
         let gap = behind.iter().take_while(|c| c.is_whitespace()).count();
         match mark {
             // Digits that follow a space were no fraction: `2 3/2`.
-            Some('(') => spaces == 0,
+            Some('(') => {
+                spaces == 0 && behind.first().is_none_or(|c| is_symbol(*c) || !c.is_alphabetic())
+            }
+            // A list or a quotation in Markdown begins.
+            Some('+' | '-' | '*' | '>') if gap > 0 && rest[..spaces].contains(&'\n') => false,
             Some('*') if behind.first() == Some(&'*') => false,
+            // Emphasis ends: `*5* km`.
+            Some('*') if spaces == 0 && gap > 0 => begins_operand(&behind[gap..]),
             Some('/') => begins_operand(&behind[gap..]),
-            Some('+' | '*' | '^') => starts_operand(behind.get(gap)),
+            Some('+' | '*' | '^') => starts_operand(&behind[gap..]),
             Some('-') => {
                 let is_tight = spaces == 0 && gap == 0 && begins_operand(behind);
                 let is_spaced = gap > 0
@@ -319,7 +381,7 @@ impl Scanner {
             }
             // Not a tag of HTML.
             Some('<') => !behind.first().is_some_and(|c| c.is_alphabetic() || *c == '/'),
-            Some('>') => starts_operand(behind.get(gap)) && spaces == gap,
+            Some('>') => starts_operand(&behind[gap..]) && spaces == gap,
             _ => false,
         }
     }

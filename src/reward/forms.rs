@@ -339,6 +339,114 @@ fn units_and_percentages_are_compared() {
 }
 
 #[test]
+fn marks_of_markdown_are_no_signs_and_no_operators() {
+    for metric in [Numeric, Auto] {
+        check(
+            metric,
+            &[
+                ("The answer is:\n\n- 42", "42", true),
+                ("The answer is:\n\n- 42", "-42", false),
+                ("Total:\n- 42 apples", "42", true),
+                ("Total:\n- 42 apples", "-42", false),
+                ("Result:\n- $42", "42", true),
+                ("Steps:\n- 40\n- 42", "42", true),
+                ("The answer is:\n\n* 42", "42", true),
+                ("The answer is:\r\n  + **42**", "42", true),
+                ("The answer is:\n\n> 42", "42", true),
+                ("- Total: -42", "-42", true),
+                ("Total:\n-42", "-42", true),
+                ("- 42", "-42", true),
+                ("- 42", "42", false),
+                ("x =\n- 42", "-42", true),
+                ("x > 42", "42", false),
+                ("The answer is 42.\n\n* Check: it fits.", "42", true),
+                ("The answer is 42\n> as said", "42", true),
+                ("It is 42\n\nQ: What next?", "42", true),
+                ("**Answer:** 42.", "42", true),
+                ("**Final answer**\n\n$42", "42", true),
+                ("- **Total:** -42", "-42", true),
+                ("_Answer:_ 42", "42", true),
+                ("The answer is *42*.", "42", true),
+                ("They have *42* apples.", "42", true),
+                ("It is **not** 42", "42", false),
+                ("6* 42", "42", false),
+                ("(x + 1)* 42", "42", false),
+                ("42* 6", "42", false),
+                ("1. 42", "42", true),
+                ("## 42", "42", true),
+                ("| total | 42 |", "42", true),
+                ("Answer – 42", "42", true),
+                ("So 6 * 7 = $<<6*7=42>>42 in all.", "42", true),
+                ("12:30", "30", false),
+                ("2024-05-12", "12", false),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_part_of_a_quantity_is_not_the_quantity() {
+    check(
+        Numeric,
+        &[
+            ("2 hours and 42 minutes", "42", false),
+            ("1 hour 30 minutes", "30", false),
+            ("It took an hour and 42 minutes.", "42", false),
+            ("1 hour, 30 minutes, and 42 seconds", "42", false),
+            ("1 dollar and 50 cents", "50", false),
+            ("5 feet 6 inches", "6", false),
+            ("2 hours and 42 minutes = 162 minutes", "162", true),
+            ("In 10 minutes 42 pages are read.", "42", true),
+            ("In 2 hours, 42 km are covered.", "42", true),
+            ("He works 8 hours a day and 5 days a week", "5", true),
+        ],
+    );
+}
+
+#[test]
+fn numbers_are_found_in_other_scripts() {
+    for metric in [Numeric, Auto] {
+        check(
+            metric,
+            &[
+                ("答案是42。", "42", true),
+                ("答案是 42。", "42", true),
+                ("答案是**42**。", "42", true),
+                ("答案是$42$。", "42", true),
+                ("答案是-42。", "-42", true),
+                ("答案是负42。", "-42", true),
+                ("答案是负42。", "42", false),
+                ("答案：42元", "42", true),
+                ("共有42个苹果", "42", true),
+                ("共 42 个", "42", true),
+                ("6×7=42（个）。", "42", true),
+                ("总数（42）", "42", true),
+                ("速度是42千米/时", "42", true),
+                ("每斤42元/个", "42", true),
+                ("12:30后还剩42个", "42", true),
+                ("共42万元", "420000", true),
+                ("共42万元", "42", false),
+                ("答案是40或42", "42", false),
+                ("解是3，42", "42", false),
+                ("2√42", "42", false),
+                ("答えは42です。", "42", true),
+                ("答えは42個です。", "42", true),
+                ("답은 42입니다.", "42", true),
+                ("คำตอบคือ๔๒บาท", "42", true),
+                ("Выйдет 42 в день", "42", true),
+                ("٤٢", "42", true),
+                ("الجواب هو ٤٢", "42", true),
+                ("١٬٢٣٤٫٥", "1234.5", true),
+                ("উত্তর হল ৪২", "42", true),
+                ("The answer is ४२.", "42", true),
+                ("x42", "42", false),
+                ("α42", "42", false),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_choice_of_letters_is_paid_by_its_letter() {
     check(Choice, &[("(A) or (B)", "A", false), ("The correct answer would be B.", "B", true)]);
 }

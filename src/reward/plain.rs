@@ -2,6 +2,8 @@
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::words::is_symbol;
+
 /// What stands in the last `\boxed{…}`, `\fbox{…}` or `\boxed …`.
 pub fn boxed(text: &str) -> Option<&str> {
     let (at, mark) = ["\\boxed", "\\fbox"]
@@ -44,14 +46,15 @@ pub(super) fn plain_unicode(text: &str) -> String {
             '\u{a0}' | '\u{202f}' | '\u{3000}' | '\u{2000}'..='\u{200a}' | '\u{205f}' => {
                 out.push(' ');
             }
-            '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' => {}
+            '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' => {}
             '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' => out.push('-'),
             '\u{2018}'..='\u{201b}' | '\u{2032}' | '\u{b4}' | '`' | '\u{2bc}' => out.push('\''),
             '\u{201c}'..='\u{201f}' | '\u{2033}' | '«' | '»' | '「' | '」' | '『' | '』' => {
                 out.push('"');
             }
-            '。' => out.push('.'),
-            '、' => out.push(','),
+            '。' | '\u{66b}' => out.push('.'),
+            '、' | '\u{60c}' | '\u{66c}' => out.push(','),
+            '\u{66a}' => out.push('%'),
             '…' => out.push_str("..."),
             '\u{2044}' | '\u{2215}' | '÷' => out.push('/'),
             '×' | '⋅' | '∙' => out.push('*'),
@@ -68,11 +71,23 @@ pub(super) fn plain_unicode(text: &str) -> String {
                     out.push_str(if after_digit { " " } else { "" });
                     out.push_str(fraction);
                 }
-                None => out.push(c),
+                None => out.push(digit(c).unwrap_or(c)),
             },
         }
     }
     out
+}
+
+/// Zero in scripts with digits of their own, and in the styles of mathematics; the other digits
+/// follow it.
+const ZEROS: &str = "\u{660}\u{6f0}\u{966}\u{9e6}\u{a66}\u{ae6}\u{b66}\u{be6}\
+                     \u{c66}\u{ce6}\u{d66}\u{de6}\u{e50}\u{ed0}\u{f20}\u{1040}\
+                     \u{17e0}\u{1810}\u{1d7ce}\u{1d7d8}\u{1d7e2}\u{1d7ec}\u{1d7f6}";
+
+/// The ASCII digit for a digit of another script.
+fn digit(c: char) -> Option<char> {
+    let of = |zero: char| char::from_digit(u32::from(c).checked_sub(u32::from(zero))?, 10);
+    ZEROS.chars().find_map(of)
 }
 
 /// What a superscript raises to.
@@ -125,7 +140,7 @@ fn grouped(characters: &[char], at: usize) -> Option<usize> {
     // Not inside of a number, a name or a power, nor the end of a list of numbers.
     let mut before = characters[..at].iter().rev();
     let previous = before.next();
-    let is_inside = previous.is_some_and(|c| c.is_alphanumeric() || ".,/^_".contains(*c))
+    let is_inside = previous.is_some_and(|c| is_symbol(*c) || ".,/^_".contains(*c))
         || (previous.is_some_and(|c| is_separator(*c))
             && before.next().is_some_and(char::is_ascii_digit));
     let first = digits(at);
@@ -140,7 +155,7 @@ fn grouped(characters: &[char], at: usize) -> Option<usize> {
     // `2 125/1000` and `1 234 56` are something else.
     let mut behind = characters[end..].iter();
     let next = behind.next();
-    let is_other = next.is_some_and(|c| *c == '/' || c.is_alphanumeric())
+    let is_other = next.is_some_and(|c| *c == '/' || is_symbol(*c))
         || (next == Some(&separator) && behind.next().is_some_and(char::is_ascii_digit));
     (end > at + first && !is_other).then_some(end)
 }
@@ -210,6 +225,8 @@ mod tests {
             ("“Help!”", "\"Help!\""),
             ("cafe\u{301}", "café"),
             ("北京。", "北京."),
+            ("٤٢ ४२ ৪২ ๔๒ 𝟒𝟐", "42 42 42 42 42"),
+            ("١٬٢٣٤٫٥٪", "1,234.5%"),
         ] {
             assert_eq!(plain_unicode(text), plain, "{text}");
         }

@@ -144,6 +144,11 @@ impl Scanner {
         let mut product = 1_i128;
         while let Some(factor) = self.attempt(|scanner| {
             let is_tight = !scanner.peek(0)?.is_whitespace();
+            // Words behind it need no space: `5万元`.
+            if is_tight && scanner.take(|c| "万萬만亿億억".contains(c)) {
+                let name = scanner.characters[scanner.at - 1].to_string();
+                return multiplier(&name, is_tight, is_money);
+            }
             scanner.spaces();
             multiplier(&scanner.word(), is_tight, is_money)
         }) {

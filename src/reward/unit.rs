@@ -17,10 +17,10 @@ const UNITS: [(&str, &[&str]); 84] = [
     ("cent", &["cent", "¢"]),
     ("euro", &["€", "euro", "eur"]),
     ("pound sterling", &["£", "gbp"]),
-    ("yen", &["¥", "yen", "jpy"]),
+    ("yen", &["¥", "yen", "jpy", "円"]),
     ("rupee", &["₹", "rupee", "inr"]),
     ("peso", &["peso"]),
-    ("yuan", &["yuan", "cny"]),
+    ("yuan", &["yuan", "cny", "元"]),
     ("km", &["km", "kilometer", "kilometre"]),
     ("m", &["m", "meter", "metre"]),
     ("cm", &["cm", "centimeter", "centimetre"]),
@@ -97,6 +97,24 @@ const UNITS: [(&str, &[&str]); 84] = [
     ("gb", &["gb", "gigabyte"]),
     ("tb", &["tb", "terabyte"]),
 ];
+
+/// Units that are written together, as parts of one quantity: `2 hours and 5 minutes`.
+const COMBINED: [&[&str]; 7] = [
+    &["year", "month", "week", "day", "hour", "minute", "s"],
+    &["mile", "yard", "foot", "inch"],
+    &["km", "m", "cm", "mm"],
+    &["kg", "g", "mg"],
+    &["lb", "ounce"],
+    &["gallon", "quart", "pint", "cup"],
+    &["dollar", "euro", "cent"],
+];
+
+impl Unit {
+    /// Whether a quantity may have a part in either unit.
+    pub(super) fn is_combined_with(self, other: Self) -> bool {
+        self != other && COMBINED.iter().any(|all| all.contains(&self.0) && all.contains(&other.0))
+    }
+}
 
 /// The unit of this name, in the singular or the plural.
 pub(super) fn unit(name: &str) -> Option<Unit> {

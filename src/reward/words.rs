@@ -7,9 +7,11 @@ use super::unit::unit;
 pub(super) fn multiplier(word: &str, is_tight: bool, is_money: bool) -> Option<i128> {
     let lower = word.to_lowercase();
     Some(match lower.strip_suffix('s').unwrap_or(&lower) {
-        "hundred" => 100,
-        "thousand" => 1_000,
+        "hundred" | "百" => 100,
+        "thousand" | "千" => 1_000,
+        "万" | "萬" | "만" => 10_000,
         "million" => 1_000_000,
+        "亿" | "億" | "억" => 100_000_000,
         "billion" | "bn" => 1_000_000_000,
         "trillion" => 1_000_000_000_000,
         "dozen" => 12,
@@ -86,6 +88,15 @@ pub(super) fn is_part(word: &str) -> bool {
     PARTS.contains(&word)
 }
 
+/// Whether a character right beside a number is part of a name or a formula with it: digits, and
+/// letters of the scripts that formulas are written in, Latin and Greek. Words of others, such as
+/// Chinese, stand beside numbers without a space.
+pub(super) fn is_symbol(c: char) -> bool {
+    let is_of_formulas =
+        matches!(c, '\0'..='\u{3ff}' | '\u{1e00}'..='\u{218f}' | '\u{1d400}'..='\u{1d7ff}');
+    is_of_formulas && c.is_alphanumeric()
+}
+
 /// Whether letters right behind a number are variables: `5xy`.
 pub(super) fn is_variables(letters: &str) -> bool {
     let usual = match letters.len() {
@@ -100,7 +111,7 @@ pub(super) fn is_variables(letters: &str) -> bool {
 pub(super) fn is_operand(letters: &str, is_quantity: bool) -> bool {
     let is_unit = || unit(letters).is_some();
     match letters.chars().count() {
-        1 => !(is_quantity && is_unit()),
+        1 => letters.chars().all(is_symbol) && !(is_quantity && is_unit()),
         _ => is_mathematics(&letters.to_lowercase()) || (is_variables(letters) && !is_unit()),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 use crate::chat::ChatMessage;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage, RoleUsage};
 use crate::eval::EvalError;
-use crate::eval::data::Question;
+use crate::eval::data::{Question, has_number, most};
 use crate::eval::rows::{AnswerStep, ArmAnswer};
 use crate::hint::Hint;
 use crate::large_model::{Call, LargeModel};
@@ -32,24 +32,19 @@ const TEMPERATURE: f64 = 0.7;
 pub const PLACE: &str = "{question}";
 
 /// The data sets in which a short answer is requested. In the others the gold answers are numbers
-/// or formulas: a model that has to compute is not asked for the answer alone, and if its reply
-/// does not have the requested form, its last number counts.
+/// or formulas and not compared as texts: a model that has to compute is not asked for the answer
+/// alone, and if its reply does not have the requested form, its last number counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Brief(BTreeSet<String>);
 
 impl Brief {
     /// Those among the data sets of `questions`: by their metric, or else by what most golds are.
     pub fn among(questions: &[Question]) -> Self {
-        // By data set: the questions whose answers are computed, and all.
-        let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for Question { task, metric } in questions {
-            let is_number = |gold: &String| Number::parse_with_unit(gold).is_some();
-            let is_computed = metric.is_computed() || task.golds.iter().any(is_number);
-            let (computed, all) = counts.entry(&task.source).or_default();
-            *computed += usize::from(is_computed);
-            *all += 1;
-        }
-        let worded = counts.into_iter().filter(|(_, (computed, all))| 2 * computed <= *all);
+        let computed = most(questions.iter().map(|Question { task, metric }| {
+            let is_number = || !metric.is_textual() && has_number(task);
+            (&*task.source, metric.is_computed() || is_number())
+        }));
+        let worded = computed.into_iter().filter(|(_, is_computed)| !is_computed);
         Self(worded.map(|(source, _)| source.to_owned()).collect())
     }
 
@@ -291,9 +286,11 @@ mod tests {
 
     #[test]
     fn a_short_answer_is_asked_for_where_golds_are_words() {
+        let config: crate::eval::config::MetricConfig =
+            toml::from_str("by_source = { text = \"exact\" }").unwrap();
         let question = |source: &str, gold: &str| Question {
             task: Task { source: source.into(), golds: vec![gold.into()], ..Task::default() },
-            metric: crate::eval::config::MetricConfig::default().of(source, None).metric,
+            metric: config.of(source, None, source == "own").metric,
         };
         let questions = [
             question("gsm8k", "1,000"),
@@ -304,8 +301,10 @@ mod tests {
             question("own", "12 km"),
             question("own", "5"),
             question("own", "none of them"),
+            question("text", "42"),
         ];
-        assert_eq!(Brief::among(&questions), Brief(["hotpotqa".to_owned()].into()));
+        let brief = ["hotpotqa", "text"].map(str::to_owned);
+        assert_eq!(Brief::among(&questions), Brief(brief.into()));
     }
 
     #[test]
