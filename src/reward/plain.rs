@@ -87,7 +87,7 @@ const ZEROS: &str = "\u{660}\u{6f0}\u{966}\u{9e6}\u{a66}\u{ae6}\u{b66}\u{be6}\
 /// The ASCII digit for a digit of another script.
 fn digit(c: char) -> Option<char> {
     let of = |zero: char| char::from_digit(u32::from(c).checked_sub(u32::from(zero))?, 10);
-    ZEROS.chars().find_map(of)
+    ZEROS.chars().filter(|_| !c.is_ascii()).find_map(of)
 }
 
 /// What a superscript raises to.
