@@ -221,7 +221,13 @@ async fn every_other_route_by_any_method() {
     }
     assert!(default.requests()[count..].iter().all(|request| request.path == "/v1/models"));
     // Administrative and unknown routes do not exist.
-    for path in ["/v1/organization/users", "/v1/nothing", "/v1/files/"] {
+    for path in [
+        "/v1/organization/users",
+        "/v1/nothing",
+        "/v1/files/",
+        "/v1/chat//completions",
+        "/v1//chat/completions",
+    ] {
         let (status, error) = server.json(path, json!({})).await;
         assert_eq!((status, &error["error"]["code"]), (404, &json!("unknown_route")), "{path}");
     }

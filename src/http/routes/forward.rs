@@ -67,7 +67,8 @@ pub(in crate::http) fn is_passed(path: &str) -> bool {
     let Some(path) = path.strip_prefix("/v1/") else { return false };
     let resource = path.split('/').next().unwrap_or_default();
     RESOURCES.contains(&resource)
-        && !path.ends_with('/')
+        // Endpoints may leave an empty segment out.
+        && !path.split('/').any(str::is_empty)
         && !names().any(|name| name.strip_prefix("/v1/") == Some(path))
 }
 

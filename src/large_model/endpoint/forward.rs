@@ -14,7 +14,7 @@ use super::client::{COMPLETIONS, Endpoint};
 use super::exchange::{CallTarget, Exchange, asked_wait};
 use super::fields::refused_in;
 use super::headers;
-use super::passed_usage::{UsageAsked, asking_for_usage};
+use super::passed_usage::{AskingForUsage, UsageAsked, asking_for_usage};
 use super::redact_body;
 use super::upstream_error::{UpstreamError, parse_error};
 use crate::compute;
@@ -50,6 +50,13 @@ pub struct ForwardRequest {
     pub deadline: Option<Instant>,
 }
 
+impl ForwardRequest {
+    /// Its path without its query.
+    fn route(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+}
+
 impl Endpoint {
     /// Forwards a request, see [`Self::forward`], asking for its usage where that must be known and
     /// the model does not refuse it.
@@ -60,12 +67,16 @@ impl Endpoint {
         const FIELD: &str = "stream_options";
         let refused = &self.transport.refused;
         let is_refused = refused.of(&request.model).contains_key(FIELD);
-        let has_option = matches!(request.path.as_str(), COMPLETIONS | "/completions");
-        let asking = match has_option && !is_refused {
+        let route = request.route();
+        let is_known = matches!(route, COMPLETIONS | "/completions");
+        // Endpoints may take other spellings of the same path: encoded, in capitals, with a `;`.
+        let asking = match (is_known || route.starts_with("/chat/")) && !is_refused {
             true => compute::in_place(request.body.len(), || asking_for_usage(&request.body)),
             false => None,
         };
-        let Some(body) = asking else { return self.forward_as_it_is(request).await };
+        let Some(AskingForUsage { body, is_ambiguous }) = asking else {
+            return self.forward_as_it_is(request).await;
+        };
         let asked = ForwardRequest { body, ..request.clone() };
         let mut response = self.forward_as_it_is(asked).await?;
         if !matches!(response.status().as_u16(), 400 | 422) {
@@ -83,16 +94,22 @@ impl Endpoint {
         }
         let error = parse_error(status, &head, Redactor::new(None));
         let own = [FIELD.to_owned()];
-        if let Some((names, _)) = refused_in(&error.message, error.body.as_ref(), &own) {
-            let model = request.model.clone();
-            let response = self.forward_as_it_is(request).await?;
-            // Only then is it certain that the field was the fault.
-            if response.status().is_success() {
-                refused.learn(&model, &names);
-            }
-            return Ok(response);
+        let named = refused_in(&error.message, error.body.as_ref(), &own);
+        if named.is_none() && !is_ambiguous {
+            return Ok(http::Response::from_parts(parts, stream::iter([Ok(head.into())]).boxed()));
         }
-        Ok(http::Response::from_parts(parts, stream::iter([Ok(head.into())]).boxed()))
+        let model = request.model.clone();
+        let response = self.forward_as_it_is(request).await?;
+        // Only then is it certain that the field was the fault. What is remembered holds for all
+        // callers, so none may bring it about by how its own request is written.
+        if let Some((names, _)) = named
+            && is_known
+            && !is_ambiguous
+            && response.status().is_success()
+        {
+            refused.learn(&model, &names);
+        }
+        Ok(response)
     }
 
     /// Forwards a request. The response is returned whatever its status, its body unread; only
@@ -143,8 +160,7 @@ impl Endpoint {
         let transport = &self.transport;
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
-        let route = request.path.split('?').next().unwrap_or_default();
-        let target = Some(CallTarget { route, model: &request.model });
+        let target = Some(CallTarget { route: request.route(), model: &request.model });
         let (caller, callers) = (request.caller, callers.as_ref());
         let exchange = &Exchange::open(transport, target, caller, callers, request.deadline)?;
         let url = transport.at(&request.path).ok_or_else(|| {

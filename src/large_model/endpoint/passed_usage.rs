@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::count::{RequestTexts, Texts, TokenCounter};
 use super::lenient;
 use super::reply::start_of;
-use super::streaming::Streaming;
+use super::streaming::{StreamOptions, Streaming};
 use super::texts::{ResponseUsage, request_texts, response_texts};
 use crate::compute;
 use crate::json_size;
@@ -33,28 +33,49 @@ const MOST_OF_REQUEST: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct UsageAsked;
 
-/// Longer stream options are left unchanged.
+/// Longer stream options are replaced: no client needs them.
 const MOST_OPTIONS: usize = 4096;
 
+/// A request that asks for its usage.
+pub(super) struct AskingForUsage {
+    pub(super) body: Bytes,
+    /// Whether an endpoint may refuse it because of what the client wrote.
+    pub(super) is_ambiguous: bool,
+}
+
 /// The same request with usage requested, if it asks for a stream without it.
-pub(super) fn asking_for_usage(body: &Bytes) -> Option<Bytes> {
-    let Some(options) = Streaming::of(body)?.options() else {
+pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
+    const USAGE: &str = "include_usage";
+    let streaming = Streaming::of(body)?;
+    let is_ambiguous = streaming.is_ambiguous();
+    let Some(StreamOptions { name, value }) = streaming.options() else {
         // Inserted at the front: everything else stays as it was written.
         let at = body.iter().position(|byte| *byte == b'{')? + 1;
         let options = b"\"stream_options\":{\"include_usage\":true},";
-        return Some([&body[..at], options, &body[at..]].concat().into());
+        let body = [&body[..at], options, &body[at..]].concat().into();
+        return Some(AskingForUsage { body, is_ambiguous });
     };
-    if options.len() > MOST_OPTIONS {
+    let known = Some(value).filter(|value| value.len() <= MOST_OPTIONS);
+    let known = known.and_then(|value| serde_json::from_str(value).ok());
+    let mut asked: Map<String, Value> = known.unwrap_or_default();
+    let is_variant = |key: &str| key != USAGE && key.eq_ignore_ascii_case(USAGE);
+    let is_asked_for = asked.get(USAGE) == Some(&json!(true));
+    if is_asked_for && !is_ambiguous && !asked.keys().any(|key| is_variant(key)) {
         return None;
     }
-    let mut asked: Map<String, Value> = serde_json::from_str(options).unwrap_or_default();
-    if asked.insert("include_usage".to_owned(), true.into()) == Some(json!(true)) {
-        return None;
-    }
-    // Replaced in place: they are part of the body.
-    let at = options.as_ptr().addr() - body.as_ptr().addr();
+    // Endpoints that ignore case would take the last one.
+    asked.retain(|key, _| !is_variant(key));
+    asked.insert(USAGE.to_owned(), true.into());
+    // Replaced in place, with their name: they are part of the body.
+    let place = |text: &str| {
+        let at = text.as_ptr().addr() - body.as_ptr().addr();
+        at..at + text.len()
+    };
+    let (name, value) = (place(name), place(value));
     let asked = serde_json::to_vec(&asked).ok()?;
-    Some([&body[..at], &asked, &body[at + options.len()..]].concat().into())
+    let between = &body[name.end..value.start];
+    let body = [&body[..name.start], b"\"stream_options\"", between, &asked, &body[value.end..]];
+    Some(AskingForUsage { body: body.concat().into(), is_ambiguous })
 }
 
 /// Parses a passed-through response on its way.

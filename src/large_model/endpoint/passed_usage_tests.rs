@@ -196,13 +196,55 @@ fn usage_is_asked_for_where_the_client_does_not() {
                 "{\"stream_options\":{\"include_usage\":true},\"str\\u0065am\":true,\"stream\":false}",
             ),
         ),
-        ("{\"stream\":false,\"stream\":\"true\"}", None),
+        (
+            "{\"stream\":false,\"stream\":\"true\"}",
+            Some(
+                "{\"stream_options\":{\"include_usage\":true},\"stream\":false,\"stream\":\"true\"}",
+            ),
+        ),
+        ("{\"Stream\":1}", Some("{\"stream_options\":{\"include_usage\":true},\"Stream\":1}")),
+        (
+            "{\"stream\":true,\"Stream_Options\" : {\"include_usage\":true,\"x\":1}}",
+            Some("{\"stream\":true,\"stream_options\" : {\"include_usage\":true,\"x\":1}}"),
+        ),
+        (
+            "{\"stream\":true,\"stream_options\":{\"include_usage\":true,\"Include_Usage\":false}}",
+            Some("{\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
+        ),
         ("{\"stream\":false}", None),
+        ("{\"stream\":null,\"Stream\":0,\"stream\":-0.0}", None),
         ("{}", None),
         ("[]", None),
     ];
     for (body, expected) in table {
         let asking = asking_for_usage(&Bytes::from_static(body.as_bytes()));
+        let asking = asking.map(|asking| asking.body);
         assert_eq!(asking.as_deref(), expected.map(str::as_bytes), "{body}");
+    }
+}
+
+#[test]
+fn long_stream_options_are_no_way_around_the_usage() {
+    let options = json!({"include_usage": false, "x": "x".repeat(MOST_OPTIONS)});
+    let body = json!({"stream": true, "stream_options": options}).to_string();
+    let asking = asking_for_usage(&body.into()).unwrap();
+    let expected = "{\"stream\":true,\"stream_options\":{\"include_usage\":true}}";
+    assert_eq!(asking.body, expected);
+}
+
+#[test]
+fn what_is_not_surely_a_stream_is_ambiguous() {
+    let table = [
+        ("{\"stream\":true}", false),
+        ("{\"stream\":true,\"stream_options\":{}}", false),
+        ("{\"stream\":\"false\"}", true),
+        ("{\"stream\":true,\"stream\":false}", true),
+        ("{\"Stream\":true}", true),
+        ("{\"stream\":true,\"stream_options\":{},\"stream_options\":{}}", true),
+        ("{\"stream\":true,\"Stream_Options\":{}}", true),
+    ];
+    for (body, expected) in table {
+        let asking = asking_for_usage(&Bytes::from_static(body.as_bytes())).unwrap();
+        assert_eq!(asking.is_ambiguous, expected, "{body}");
     }
 }

@@ -7,12 +7,25 @@ use serde_json::value::RawValue;
 
 use super::reply::start_of;
 
-/// What a body says of a stream. Of repeated fields, the last options count, and any `true`:
-/// endpoints differ.
+const STREAM: &str = "stream";
+const OPTIONS: &str = "stream_options";
+
+/// What a body says of a stream. Names count in any case, and several times, and every value that
+/// some endpoint takes for true: endpoints differ. Of repeated options, the last count.
 #[derive(Default)]
 pub(super) struct Streaming<'a> {
     is_asked_for: bool,
-    options: Option<&'a RawValue>,
+    /// Whether endpoints may differ in whether it asks for a stream, or for which.
+    is_ambiguous: bool,
+    options: Option<StreamOptions<'a>>,
+}
+
+/// The options of a stream, as they are written.
+#[derive(Clone, Copy)]
+pub(super) struct StreamOptions<'a> {
+    /// Their name, in quotes.
+    pub(super) name: &'a str,
+    pub(super) value: &'a str,
 }
 
 impl<'a> Streaming<'a> {
@@ -22,10 +35,32 @@ impl<'a> Streaming<'a> {
         asked.is_asked_for.then_some(asked)
     }
 
-    /// The options of the stream, as they are written.
-    pub(super) fn options(&self) -> Option<&'a str> {
-        self.options.map(RawValue::get)
+    /// Whether some endpoint may read no stream in it, or other options.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
     }
+
+    /// The options of the stream.
+    pub(super) fn options(&self) -> Option<StreamOptions<'a>> {
+        self.options
+    }
+
+    fn add(&mut self, name: &'a RawValue, value: &'a RawValue) {
+        // Half a surrogate pair is no text.
+        let Ok(text) = serde_json::from_str::<String>(name.get()) else { return };
+        if text.eq_ignore_ascii_case(STREAM) {
+            self.is_asked_for |= !is_false(value.get());
+            self.is_ambiguous |= text != STREAM || value.get() != "true";
+        } else if text.eq_ignore_ascii_case(OPTIONS) {
+            self.is_ambiguous |= text != OPTIONS || self.options.is_some();
+            self.options = Some(StreamOptions { name: name.get(), value: value.get() });
+        }
+    }
+}
+
+/// Whether every endpoint takes a value for false, or refuses it. Texts are true for some.
+fn is_false(value: &str) -> bool {
+    matches!(value, "false" | "null") || value.parse::<f64>().is_ok_and(|number| number == 0.0)
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Streaming<'a> {
@@ -41,13 +76,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Streaming<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut found = Streaming::default();
-                // Raw, as a name may be no text: half a surrogate pair.
                 while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    match serde_json::from_str::<String>(name.get()).as_deref() {
-                        Ok("stream") => found.is_asked_for |= value.get() == "true",
-                        Ok("stream_options") => found.options = Some(value),
-                        _ => {}
-                    }
+                    found.add(name, value);
                 }
                 Ok(found)
             }

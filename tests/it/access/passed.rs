@@ -101,6 +101,79 @@ async fn odd_requests_and_responses_are_billed_like_others() {
 }
 
 #[tokio::test]
+async fn no_spelling_of_a_stream_hides_its_usage() {
+    let chat = "/v1/chat/completions";
+    let usual = r#""stream": true"#;
+    let long = format!(r#"{usual}, "stream_options": {{"x": "{}"}}"#, "x".repeat(5_000));
+    let table = [
+        (chat, usual),
+        ("/v1/chat/completions?x=1", usual),
+        ("/v1/completions?x=1", usual),
+        ("/v1/chat/Completions", usual),
+        ("/v1/chat/completions;x", usual),
+        (chat, r#""stream": 1"#),
+        (chat, r#""stream": "true""#),
+        (chat, r#""Stream": true"#),
+        (chat, r#""stream": true, "Stream_Options": {"include_usage": false}"#),
+        (chat, &long),
+    ];
+    // It reports thoughts that are not shown, where it is asked to.
+    let upstream = Loopback::answering(|request| {
+        let delta = json!({"choices": [{"delta": {"content": "b "}}]}).to_string();
+        let usage = json!({"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 90});
+        let usage = json!({"choices": [], "usage": usage}).to_string();
+        let asks = request.json()["stream_options"] == json!({"include_usage": true});
+        let usage = asks.then_some(usage);
+        Script::events([delta].into_iter().chain(usage).chain(["[DONE]".to_owned()]))
+    })
+    .await;
+    for (path, stream) in table {
+        let keys = Keys::new().await;
+        let key = keys.make(json!({"budget_per_day": 1e6})).await;
+        let mut setup = Setup::relay();
+        setup.endpoint = json!({"prices": {"input_per_million": 1e6, "output_per_million": 1e6}});
+        setup.access = Some(keys.access().await);
+        let server = setup.start(&upstream).await;
+        let message = json!({"role": "user", "content": "a"});
+        let body = format!(r#"{{"model": "model-1", "messages": [{message}], {stream}}}"#);
+        let asked = server.client.post(format!("{}{path}", server.url)).bearer_auth(&key);
+        let asked = asked.header("content-type", "application/json").body(body);
+        let response = asked.send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path} {stream}");
+        let text = response.text().await.unwrap();
+        assert!(!text.contains("prompt_tokens"), "{path} {stream}: {text}");
+        assert_eq!(counted(&keys, &key).await, 90, "{path} {stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_for_what_is_no_stream_is_not_remembered() {
+    let upstream = Loopback::answering(|request| {
+        let body = request.json();
+        match body.get("stream_options").is_some() && body["stream"] != json!(true) {
+            true => Script::error(400, "`stream_options` is for streams alone"),
+            false => Script::reply("ok"),
+        }
+    })
+    .await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({"requests_per_minute": 100})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let path = "/v1/chat/completions";
+    for stream in [r#""stream": "false""#, r#""stream": true, "stream": false"#] {
+        let body = format!(r#"{{"model": "model-1", "messages": [], {stream}}}"#);
+        let asked = server.client.post(format!("{}{path}", server.url)).bearer_auth(&key);
+        let asked = asked.header("content-type", "application/json").body(body);
+        assert_eq!(asked.send().await.unwrap().status(), 200, "{stream}");
+    }
+    let body = json!({"model": "model-1", "messages": [], "stream": true});
+    ask(&server, &key, path, body).await.text().await.unwrap();
+    assert_eq!(upstream.last().json()["stream_options"], json!({"include_usage": true}));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_refuses_to_say_is_asked_as_the_client_asks() {
     let upstream = Loopback::answering(|request| match request.json().get("stream_options") {
         Some(_) => Script::error(400, "unknown field `stream_options`"),
