@@ -3,12 +3,13 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{EpisodeUsage, RoleUsage, Tally};
-use crate::large_model::{FailedCalls, LargeModelError, Prices};
+use crate::large_model::{FailedCalls, LargeModelError, Prices, Waiting};
 use crate::token_estimate::TokenEstimate;
 use crate::trajectory::TokenUsage;
 
 /// A call in progress. Its estimated usage is in the tally at all times, so that it counts even if
-/// the call is cancelled; the reported usage replaces it at the end.
+/// the call is cancelled; the reported usage replaces it at the end. Dropped while the call waits
+/// to be sent, it leaves nothing there.
 pub(super) struct CallEstimate {
     tally: Tally,
     /// Usage before this call.
@@ -22,6 +23,8 @@ pub(super) struct CallEstimate {
     billed: Option<TokenUsage>,
     /// Further calls that failed in its place.
     pub(super) lost: FailedCalls,
+    /// Whether it waits to be sent.
+    pub(super) waiting: Waiting,
 }
 
 impl CallEstimate {
@@ -34,8 +37,10 @@ impl CallEstimate {
         read: u64,
     ) -> Self {
         let written = TokenEstimate::default();
-        let (tally, lost) = (Arc::clone(tally), FailedCalls::default());
-        let begun = Self { tally, before, role, prices, read, written, billed: None, lost };
+        let (tally, lost, waiting) =
+            (Arc::clone(tally), FailedCalls::default(), Waiting::default());
+        let begun =
+            Self { tally, before, role, prices, read, written, billed: None, lost, waiting };
         begun.publish();
         begun
     }
@@ -70,14 +75,30 @@ impl CallEstimate {
 
     /// The usage before the call plus the estimates.
     pub(super) fn usage(&self) -> EpisodeUsage {
+        self.usage_with(self.used())
+    }
+
+    fn usage_with(&self, used: RoleUsage) -> EpisodeUsage {
         let mut usage = self.before;
         let role = (self.role)(&mut usage);
-        *role += self.used();
+        *role += used;
         *role += self.lost();
         usage
     }
 
     fn publish(&self) {
-        *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = self.usage();
+        self.tell(self.usage());
+    }
+
+    fn tell(&self, usage: EpisodeUsage) {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+}
+
+impl Drop for CallEstimate {
+    fn drop(&mut self) {
+        if self.waiting.is_on() {
+            self.tell(self.usage_with(RoleUsage::default()));
+        }
     }
 }

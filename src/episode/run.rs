@@ -286,10 +286,10 @@ impl Run<'_> {
                     writing.fail(error);
                     error.may_be_billed() || writing.has_written()
                 }
-                Ok(Err(PolicyError::Cancelled)) | Err(_) => true,
+                Ok(Err(PolicyError::Cancelled)) | Err(_) => !writing.waiting.is_on(),
                 Ok(_) => false,
             };
-            self.count_cut(&writing, is_billed);
+            self.count_cut(writing, is_billed);
         }
         let PolicyTurn { finish, usage, cost } = match written {
             Ok(Ok(written)) => written,
@@ -463,10 +463,9 @@ impl Run<'_> {
     }
 
     /// Counts a call that was cancelled, if it may have been billed.
-    fn count_cut(&mut self, call: &CallEstimate, is_billed: bool) {
-        if is_billed {
-            self.usage = call.usage();
-        }
+    fn count_cut(&mut self, call: CallEstimate, is_billed: bool) {
+        self.usage = if is_billed { call.usage() } else { self.usage };
+        drop(call);
         self.tally();
     }
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::estimate::CallEstimate;
 use super::{AnswerSource, EpisodeErrorKind, EpisodeEvent, EventSink};
+use crate::large_model::Waiting;
 use crate::policy::{PolicyError, TurnSink};
 use crate::protocol::{Fragment, ParsedTurn, TurnParser};
 
@@ -50,6 +51,10 @@ impl<'a> TurnWatch<'a> {
 
 #[async_trait]
 impl TurnSink for TurnWatch<'_> {
+    fn waiting(&self) -> Waiting {
+        self.writing.waiting.clone()
+    }
+
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError> {
         self.writing.write(text);
         let fragments = self.parser.push(text);

@@ -12,7 +12,7 @@ use crate::access::{Denied, Refusal};
 use crate::engine::EngineError;
 use crate::episode::{EpisodeError, EpisodeErrorKind, EpisodeUsage};
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModelError, UnknownModel};
+use crate::large_model::{LargeModelError, Phase, UnknownModel};
 use crate::policy::PolicyError;
 
 /// The longest text of a caller that an error quotes, bytes.
@@ -137,6 +137,13 @@ impl ApiError {
                 tracing::warn!(error = error.explained(), "a large model cannot be reached");
                 let message = format!("the large model `{model}` cannot be reached");
                 Self::new(StatusCode::BAD_GATEWAY, "large_model_unreachable", message)
+            }
+            Timeout { model, phase: Phase::RateLimit, .. } => {
+                let message = reason!(
+                    "the large model `{model}` has no room within its limits per minute";
+                    hint: "try again a little later"
+                );
+                Self::overloaded(message, Duration::from_secs(60))
             }
             Timeout { model, phase, limit } => {
                 let message = format!(

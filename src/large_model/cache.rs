@@ -217,8 +217,12 @@ impl LargeModel for Cached {
                 Some(deadline) => tokio::time::timeout_at(deadline.into(), outcome).await,
                 None => Ok(outcome.await),
             };
-            let outcome =
-                outcome.map_err(|_| LargeModelError::Deadline { model: self.name().to_owned() })?;
+            // The call in progress is another caller's.
+            let late = |_| {
+                let model = self.name().to_owned();
+                LargeModelError::Deadline { model, was_sent: false }
+            };
+            let outcome = outcome.map_err(late)?;
             match outcome.as_deref() {
                 Ok(Some(Ok(reply))) => return Ok(self.repeated(reply.clone())),
                 // The other caller reached its deadline or was dropped: the call can be made again.

@@ -230,7 +230,7 @@ async fn a_caller_that_leaves_hands_the_call_over() {
 
 #[tokio::test]
 async fn another_callers_deadline_is_not_shared() {
-    let deadline = || LargeModelError::Deadline { model: "slow".into() };
+    let deadline = || LargeModelError::Deadline { model: "slow".into(), was_sent: true };
     let (slow, model) = slow(Err(deadline()));
     let patient = call("q", json!({}));
     let hasty = Call { deadline: Some(Instant::now()), ..patient.clone() };

@@ -42,10 +42,12 @@ pub enum LargeModelError {
         limit: Duration,
     },
     /// The caller's deadline passed.
-    #[error("the deadline passed while the large model `{model}` was asked")]
+    #[error("the deadline passed {} the large model `{model}` was asked", moment(*was_sent))]
     Deadline {
         /// The model's name.
         model: String,
+        /// Whether the request may have been served.
+        was_sent: bool,
     },
     /// The endpoint answered with an error status.
     #[error("the large model `{model}` answered {status}: {message}")]
@@ -93,6 +95,10 @@ impl Hint for LargeModelError {
     fn hint(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Self::Unreachable { url, .. } => format!("check that `{url}` is right and up").into(),
+            Self::Timeout { model, phase: Phase::RateLimit, .. } => {
+                format!("raise the limits per minute of `large_models.{model}`, or send less")
+                    .into()
+            }
             Self::Timeout { model, .. } => {
                 format!("raise the time-outs of `large_models.{model}`, or use a faster model")
                     .into()
@@ -113,6 +119,8 @@ impl Hint for LargeModelError {
 /// The part of a call that a time limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Waiting for room within the limits per minute.
+    RateLimit,
     /// Waiting for a free slot.
     FreeSlot,
     /// Resolving, connecting and the TLS handshake.
@@ -127,6 +135,7 @@ impl Phase {
     /// The phase as messages name it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::RateLimit => "room within the limits per minute",
             Self::FreeSlot => "free slot",
             Self::Connection => "connection",
             Self::FirstByte => "first byte",
@@ -161,11 +170,11 @@ impl LargeModelError {
     /// Whether the call may have been billed: it was made, and not refused.
     pub fn may_be_billed(&self) -> bool {
         match self {
-            Self::Malformed { .. } | Self::Rejected { .. } | Self::Deadline { .. } => true,
-            Self::Unreachable { was_sent, .. } => *was_sent,
+            Self::Malformed { .. } => true,
+            Self::Unreachable { was_sent, .. } | Self::Deadline { was_sent, .. } => *was_sent,
             Self::Timeout { phase, .. } => matches!(phase, Phase::FirstByte | Phase::NextByte),
             Self::Status { status, billed, .. } => billed.is_some() || is_gateway_timeout(*status),
-            Self::CircuitOpen { .. } | Self::Local { .. } => false,
+            Self::CircuitOpen { .. } | Self::Local { .. } | Self::Rejected { .. } => false,
         }
     }
 
@@ -186,6 +195,11 @@ impl LargeModelError {
             _ => true,
         }
     }
+}
+
+/// When a deadline passed, for its message.
+fn moment(was_sent: bool) -> &'static str {
+    if was_sent { "while" } else { "before" }
 }
 
 /// Whether a response of this status may differ later, and was not billed.

@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn deadline() -> Option<LargeModelError> {
-        Some(LargeModelError::Deadline { model: String::new() })
+        Some(LargeModelError::Deadline { model: String::new(), was_sent: true })
     }
 
     #[tokio::test]

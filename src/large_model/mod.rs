@@ -24,6 +24,7 @@ mod registry;
 mod replies;
 mod scripted;
 mod usage;
+mod waiting;
 
 pub use cache::{CacheError, Cached};
 pub use endpoint::{
@@ -39,6 +40,7 @@ pub use prices::Prices;
 pub use registry::{LargeModels, check_model_names};
 pub use scripted::Scripted;
 pub use usage::reported_usage;
+pub use waiting::Waiting;
 
 /// One call of a large model.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +73,8 @@ pub struct Call {
     /// Whether the caller can use a reply: others are returned, but neither cached nor taken from a
     /// cache. Without it every reply is usable.
     pub is_usable: Option<fn(&Reply) -> bool>,
+    /// Whether it waits to be sent.
+    pub waiting: Waiting,
 }
 
 impl Call {

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::engine::{EngineError, Sampling};
 use crate::hint::{Hint, Reason};
-use crate::large_model::{LargeModelError, Prices};
+use crate::large_model::{LargeModelError, Prices, Waiting};
 use crate::protocol::Piece;
 use crate::tokenization::{TokenizeError, TokenizerError};
 use crate::trajectory::{TokenTrace, TokenUsage, TurnFinish};
@@ -92,6 +92,11 @@ impl From<TokenizerError> for PolicyError {
 pub trait TurnSink: Send {
     /// More text of the turn. `Break` ends the turn: nothing that follows can matter.
     async fn text(&mut self, text: &str) -> Result<ControlFlow<()>, PolicyError>;
+
+    /// Told by a policy behind an endpoint while its turn waits to be sent.
+    fn waiting(&self) -> Waiting {
+        Waiting::default()
+    }
 }
 
 /// What a policy wrote in one turn.

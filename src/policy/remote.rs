@@ -130,6 +130,7 @@ impl PolicySession for RemoteSession {
             keeps_tags: true,
             authorization: self.authorization.clone(),
             caller: self.caller,
+            waiting: sink.waiting(),
             ..Call::default()
         };
         let mut stream = self.model.stream(&call).await?;

@@ -18,6 +18,7 @@ use crate::server::{Server, Setup, client};
 mod hanging;
 mod passed;
 mod shared;
+mod waiting;
 
 const CANCELLED: &str = "prompt_r1_episodes_total{finish_reason=\"cancelled\",policy=\"scripted\"}";
 

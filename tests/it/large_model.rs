@@ -239,7 +239,7 @@ async fn calls_beyond_the_limit_wait_for_a_slot() {
     server.wait_for_requests(1).await;
     let hasty = Call { deadline: in_ms(50), ..call("hi") };
     let error = endpoint.complete(&hasty).await.unwrap_err();
-    assert!(matches!(error, LargeModelError::Deadline { .. }), "{error}");
+    assert!(matches!(error, LargeModelError::Deadline { was_sent: false, .. }), "{error}");
     let patient = call("hi");
     let second = endpoint.complete(&patient);
     gate.open_once();

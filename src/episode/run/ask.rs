@@ -214,6 +214,7 @@ impl Run<'_> {
         };
         self.usage.large_model += used;
         self.usage.large_model += replying.lost();
+        drop(replying);
         self.tally();
         result
     }
@@ -238,9 +239,13 @@ impl Run<'_> {
             authorization: self.request.authorization.clone(),
             caller: self.request.caller,
             lost: replying.lost.clone(),
+            waiting: replying.waiting.clone(),
             ..Call::default()
         };
-        let past = || LargeModelError::Deadline { model: model.name().to_owned() };
+        let past = || LargeModelError::Deadline {
+            model: model.name().to_owned(),
+            was_sent: !call.waiting.is_on(),
+        };
         // Always streamed: a reply that is sent whole arrives after a long silence, which
         // intermediaries may time out.
         let stream = timeout_at(until.into(), model.stream(&call)).await;

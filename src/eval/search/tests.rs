@@ -136,14 +136,14 @@ async fn failed_calls_are_counted_and_are_no_wrong_answers() {
     // A third of the questions fail; the others are right by the usual rule.
     setup.model =
         |prompt| match prompt.contains('3') || prompt.contains('6') || prompt.contains('9') {
-            true => Err(LargeModelError::Rejected { model: "m".into(), reason: "down".into() }),
+            true => Err(LargeModelError::Malformed { model: "m".into(), reason: "down".into() }),
             false => by_marks(prompt),
         };
     let found = setup.run().await.unwrap();
     assert_eq!(found.usage.calls, 91);
     let second = &found.tried[1];
     assert_eq!((second.answered, second.score), (7, Some(2.0 / 7.0)));
-    // A refused reply was read for, and is estimated beside the ten tokens of each of the others.
+    // What a call without a reply has read is estimated beside the ten tokens of each of the others.
     let answered: usize = found.tried.iter().map(|tried| tried.answered).sum();
     assert!(found.usage.tokens.prompt_tokens > 10 * answered as u64, "{:?}", found.usage);
     // If nearly all fail, there is no basis for a choice.

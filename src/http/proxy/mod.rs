@@ -19,7 +19,8 @@ use super::state::AppState;
 use crate::compute;
 use crate::episode::Tally;
 use crate::large_model::{
-    ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, is_gateway_timeout,
+    ForwardBody, ForwardRequest, LargeModel, LargeModelError, UsageAsked, Waiting,
+    is_gateway_timeout,
 };
 
 mod body;
@@ -65,8 +66,6 @@ fn is_free(response: &Result<http::Response<ForwardBody>, LargeModelError>) -> b
         Ok(response) => {
             !response.status().is_success() && !is_gateway_timeout(response.status().as_u16())
         }
-        // Here, neither says whether anything was sent.
-        Err(LargeModelError::Rejected { .. } | LargeModelError::Deadline { .. }) => true,
         Err(error) => !error.may_be_billed(),
     }
 }
@@ -99,11 +98,12 @@ pub(super) async fn forward(
         // Compressed text could not be counted, nor searched for the endpoint's key.
         headers.remove(header::ACCEPT_ENCODING);
     }
+    let waiting = Waiting::default();
     // From here on in a task, as the client may leave before there is a response.
     let meter = is_metered.then(|| {
-        let tally = Tally::default();
+        let (passed, tally) = (endpoint.passed_usage(body.clone()), Tally::default());
         let bill = caller.bill(&tally);
-        UsageMeter::new(endpoint.billed_at(model), endpoint.passed_usage(body.clone()), tally, bill)
+        UsageMeter::new(endpoint.billed_at(model), passed, waiting.clone(), tally, bill)
     });
     let model = model.to_owned();
     let number = caller.number();
@@ -116,6 +116,7 @@ pub(super) async fn forward(
         is_metered,
         caller: number,
         deadline: None,
+        waiting,
     };
     let asked = Instant::now();
     let response = endpoint.forward(request).await;

@@ -10,12 +10,14 @@ use futures::stream::{self, BoxStream};
 use crate::compute;
 use crate::episode::Tally;
 use crate::http::caller::Bill;
-use crate::large_model::{PassedUsage, Prices};
+use crate::large_model::{PassedUsage, Prices, Waiting};
 
-/// Parses a response on its way. The usage is charged when this is dropped.
+/// Parses a response on its way. The usage is charged when this is dropped, unless the request
+/// still waits to be sent.
 pub(in crate::http) struct UsageMeter {
     prices: Prices,
     passed: Option<PassedUsage>,
+    waiting: Waiting,
     tally: Tally,
     /// Notified when this is dropped, after the usage was charged.
     bill: Option<Bill>,
@@ -26,10 +28,11 @@ impl UsageMeter {
     pub(in crate::http) fn new(
         prices: Prices,
         passed: PassedUsage,
+        waiting: Waiting,
         tally: Tally,
         bill: Bill,
     ) -> Self {
-        Self { prices, passed: Some(passed), tally, bill: Some(bill) }
+        Self { prices, passed: Some(passed), waiting, tally, bill: Some(bill) }
     }
 
     /// Charges nothing: there was nothing to pay.
@@ -72,6 +75,9 @@ impl UsageMeter {
 
 impl Drop for UsageMeter {
     fn drop(&mut self) {
+        if self.waiting.is_on() {
+            return;
+        }
         let (Some(passed), Some(bill)) = (self.passed.take(), self.bill.take()) else { return };
         let usage = compute::in_place(passed.work(), || passed.usage());
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);

@@ -36,7 +36,7 @@ const OF_AN_ENDPOINT: [(&str, &str); 10] = [
     ("404", "No endpoint serves the model"),
     ("408", "The body was too slow"),
     ("413", "The body is too long"),
-    ("429", "A limit of the key is reached"),
+    ("429", "A limit of the key or of the endpoint is reached"),
     ("502", "The endpoint cannot be reached"),
     ("503", "The endpoint failed too often recently"),
     ("504", "The endpoint was too slow"),

@@ -19,6 +19,7 @@ pub(super) struct Attempt {
 impl Attempt {
     /// Begins an attempt once a slot is free, unless the breaker opened meanwhile.
     pub(super) async fn begin(exchange: &Arc<Exchange>) -> Result<Self, LargeModelError> {
+        exchange.waiting.begin();
         let transport = &exchange.transport;
         let slot = match transport.slots.try_take(exchange.caller) {
             Some(slot) => slot,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::TryFutureExt;
 use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 
@@ -86,8 +87,9 @@ impl Endpoint {
         let model = self.asked_model(call);
         let target = CallTarget { route: COMPLETIONS, model };
         let callers = call.authorization.as_ref();
+        let (caller, deadline) = (call.caller, call.deadline);
         let exchange =
-            Exchange::open(transport, Some(target), call.caller, callers, call.deadline)?;
+            Exchange::open(transport, Some(target), caller, callers, deadline, &call.waiting)?;
         let mut refused = transport.refused.of(model);
         let mut learnt = Names::new();
         let needs_thoughts = transport.refused.needs_thoughts(model);
@@ -106,6 +108,7 @@ impl Endpoint {
                     with_thoughts: call.with_thoughts,
                 };
                 attempt(Arc::clone(&exchange), self.request(fields.body.clone()), reading)
+                    .inspect_err(|error| exchange.failed(error))
             })
             .await;
             let Err(error) = &result else {

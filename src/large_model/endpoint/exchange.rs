@@ -20,9 +20,10 @@ use super::upstream_error::UpstreamError;
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::hint::Reason;
-use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply};
+use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply, Waiting};
 use crate::outbound::client::execute;
 use crate::outbound::redact::Redactor;
+use crate::outbound::retry::{Advice, Retryable};
 use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::trajectory::TokenUsage;
@@ -39,6 +40,8 @@ pub(super) struct CallTarget<'a> {
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
     pub(super) caller: u64,
+    /// Whether nothing was sent yet.
+    pub(super) waiting: Waiting,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
     /// The deadline for the start of the reply.
@@ -53,7 +56,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// A call that starts now, of this caller. The endpoint's key takes precedence over `callers`,
-    /// the caller's.
+    /// the caller's. `waiting` is told when it waits and when it is sent.
     ///
     /// # Errors
     /// While the breaker is open.
@@ -63,6 +66,7 @@ impl Exchange {
         caller: u64,
         callers: Option<&SecretString>,
         deadline: Option<Instant>,
+        waiting: &Waiting,
     ) -> Result<Arc<Self>, LargeModelError> {
         let ticket = match target {
             None => None,
@@ -75,6 +79,7 @@ impl Exchange {
         Ok(Arc::new(Self {
             transport: Arc::clone(transport),
             caller,
+            waiting: waiting.clone(),
             authorization: transport.authorization.as_ref().or(callers).cloned(),
             start_by: Instant::now() + transport.config.timeouts.total(),
             deadline,
@@ -110,6 +115,13 @@ impl Exchange {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health(outcome);
     }
 
+    /// Notes that an attempt failed: until the next one is sent, the call waits.
+    pub(super) fn failed(&self, failure: &impl Retryable) {
+        if matches!(failure.advice(), Advice::Retry { .. }) {
+            self.waiting.begin();
+        }
+    }
+
     /// Sends a request and waits for the response's headers.
     pub(super) async fn send(&self, mut request: Request) -> Result<Response, LargeModelError> {
         if let Some(value) = &self.authorization {
@@ -118,6 +130,7 @@ impl Exchange {
             value.set_sensitive(true);
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
+        self.waiting.end();
         let limit = self.transport.config.timeouts.first_byte();
         let Some(direct) = &self.transport.direct else {
             let request = reqwest::Request::try_from(request);
@@ -176,7 +189,8 @@ impl Exchange {
         let until = self.deadline.map_or(now + limit, |deadline| deadline.min(now + limit));
         tokio::time::timeout_at(until.into(), future).map_err(move |_| {
             if self.deadline.is_some_and(|deadline| deadline <= until) {
-                return LargeModelError::Deadline { model: self.transport.name.clone() };
+                let model = self.transport.name.clone();
+                return LargeModelError::Deadline { model, was_sent: !self.waiting.is_on() };
             }
             if phase != Phase::NextByte && until >= self.start_by {
                 limit = self.transport.config.timeouts.total();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::TryFutureExt;
 use futures::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, header};
 use secrecy::SecretString;
@@ -19,7 +20,7 @@ use super::redact_body;
 use super::upstream_error::{UpstreamError, parse_error};
 use crate::compute;
 use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_status};
-use crate::large_model::{AttemptOutcome, LargeModelError};
+use crate::large_model::{AttemptOutcome, LargeModelError, Waiting};
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry::{Advice, Retryable, retrying};
 use crate::outbound::wire::{Request, Response};
@@ -48,6 +49,8 @@ pub struct ForwardRequest {
     pub caller: u64,
     /// The caller's deadline.
     pub deadline: Option<Instant>,
+    /// Whether it waits to be sent.
+    pub waiting: Waiting,
 }
 
 impl ForwardRequest {
@@ -131,7 +134,7 @@ impl Endpoint {
         &self,
         request: ForwardRequest,
     ) -> Result<http::Response<ForwardBody>, LargeModelError> {
-        let counted = self.wait_for_minute(&request.body, request.deadline).await?;
+        let counted = self.wait_for_minute(&request).await?;
         let result = self.forward_now(request, counted.is_some()).await;
         let Some(counted) = counted else { return result };
         match result {
@@ -161,8 +164,9 @@ impl Endpoint {
         let callers = request.headers.get(header::AUTHORIZATION);
         let callers = callers.and_then(|value| value.to_str().ok()).map(SecretString::from);
         let target = Some(CallTarget { route: request.route(), model: &request.model });
-        let (caller, callers) = (request.caller, callers.as_ref());
-        let exchange = &Exchange::open(transport, target, caller, callers, request.deadline)?;
+        let (caller, callers, deadline) = (request.caller, callers.as_ref(), request.deadline);
+        let exchange =
+            &Exchange::open(transport, target, caller, callers, deadline, &request.waiting)?;
         let url = transport.at(&request.path).ok_or_else(|| {
             exchange.rejected(format!("the path `{}` leads out of its API", request.path))
         })?;
@@ -175,7 +179,7 @@ impl Endpoint {
         let is_decoded = !forwarded.headers().contains_key(header::ACCEPT_ENCODING);
         let until = exchange.retry_until();
         let result = retrying(&transport.config.retries, &transport.rng, until, || {
-            attempt(exchange, forwarded.clone())
+            attempt(exchange, forwarded.clone()).inspect_err(|failed| exchange.failed(failed))
         })
         .await;
         match result {

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::client::Endpoint;
 use super::exchange::Exchange;
 use super::lenient;
-use crate::large_model::LargeModelError;
+use crate::large_model::{LargeModelError, Waiting};
 use crate::outbound::wire::Request;
 
 /// How long an endpoint may take to list its models.
@@ -123,7 +123,8 @@ impl Endpoint {
     ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
         let deadline = Some(Instant::now() + TIMEOUT);
         // Without a breaker: an endpoint need not have a list.
-        let exchange = Exchange::open(&self.transport, None, 0, authorization, deadline)?;
+        let exchange =
+            Exchange::open(&self.transport, None, 0, authorization, deadline, &Waiting::default())?;
         let url = self.transport.at("/models");
         let url = url.ok_or_else(|| exchange.rejected("its URL has no path for lists"))?;
         let mut request = Request::default();

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use http::{HeaderMap, header};
 
 use super::body::ForwardBody;
 use super::client::Endpoint;
+use super::forward::ForwardRequest;
 use super::passed_usage::PassedUsage;
 use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::pace::{NoSlot, Pace};
-use crate::large_model::{Call, LargeModel, LargeModelError, Reply, ReplyChunk, ReplyStream};
+use crate::large_model::{
+    Call, LargeModel, LargeModelError, Phase, Reply, ReplyChunk, ReplyStream,
+};
 
 /// Bytes per token, for text that is not counted yet.
 const BYTES_OF_A_TOKEN: usize = 4;
@@ -34,11 +36,12 @@ impl Endpoint {
         let read = (read / BYTES_OF_A_TOKEN) as u64;
         let mut insists_until = None;
         loop {
+            call.waiting.begin();
             let place = pace.slot(model, read, max_tokens(call), call.deadline).await;
             let place = place.map_err(|reason| {
                 let model = self.name().to_owned();
                 match reason {
-                    NoSlot::Late => LargeModelError::Deadline { model },
+                    NoSlot::Late => LargeModelError::Deadline { model, was_sent: false },
                     NoSlot::Paused(retry_in) => LargeModelError::CircuitOpen { model, retry_in },
                 }
             })?;
@@ -75,16 +78,17 @@ impl Endpoint {
         })
     }
 
-    /// Waits until a passed-through request with this body is within the per-minute limits; not
-    /// beyond `deadline`, or longer than a call may take. `None` if its tokens do not count.
+    /// Waits until a passed-through request is within the per-minute limits; not beyond its
+    /// deadline, or longer than a call may take. `None` if its tokens do not count.
     pub(super) async fn wait_for_minute(
         &self,
-        body: &Bytes,
-        deadline: Option<Instant>,
+        request: &ForwardRequest,
     ) -> Result<Option<Counted>, LargeModelError> {
         let Some(pace) = self.transport.pace() else { return Ok(None) };
+        request.waiting.begin();
         let limit = self.transport.config.timeouts.total();
-        let until = deadline.unwrap_or_else(|| Instant::now() + limit);
+        let until = request.deadline.unwrap_or_else(|| Instant::now() + limit);
+        let body = &request.body;
         let passed = pace.counts_tokens().then(|| self.passed_usage(body.clone()));
         let tokens = match &passed {
             Some(passed) => compute::in_place(body.len(), || passed.asked()),
@@ -96,7 +100,13 @@ impl Endpoint {
                 number,
                 passed: Some(passed),
             })),
-            Err(_) => Err(LargeModelError::Deadline { model: self.name().to_owned() }),
+            Err(_) => {
+                let model = self.name().to_owned();
+                Err(match request.deadline {
+                    Some(_) => LargeModelError::Deadline { model, was_sent: false },
+                    None => LargeModelError::Timeout { model, phase: Phase::RateLimit, limit },
+                })
+            }
         }
     }
 }

@@ -129,7 +129,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_comes_after_what_was_held() {
-        let error = crate::large_model::LargeModelError::Deadline { model: "m".into() };
+        let error =
+            crate::large_model::LargeModelError::Deadline { model: "m".into(), was_sent: true };
         let pieces = stream::iter([Ok(Bytes::from_static(b"a sk-")), Err(error)]).boxed();
         let handed_on: Vec<_> = body(pieces, SECRET).collect().await;
         assert_eq!(handed_on[1].as_ref().unwrap(), "sk-");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, Response};
-use prompt_r1::large_model::{ForwardBody, ForwardRequest};
+use prompt_r1::large_model::{ForwardBody, ForwardRequest, Waiting};
 
 use super::*;
 
@@ -17,6 +17,7 @@ fn request(path: &str, headers: &[(&'static str, &str)]) -> ForwardRequest {
         is_metered: false,
         caller: 0,
         deadline: None,
+        waiting: Waiting::default(),
     }
 }
 

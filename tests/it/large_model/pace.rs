@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use http::{HeaderMap, Method};
-use prompt_r1::large_model::ForwardRequest;
+use prompt_r1::large_model::{ForwardRequest, Waiting};
 
 use super::*;
 
@@ -18,7 +18,7 @@ async fn later(endpoint: &Endpoint, text: &str) -> Result<String, LargeModelErro
 }
 
 fn is_deadline<T>(result: &Result<T, LargeModelError>) -> bool {
-    matches!(result, Err(LargeModelError::Deadline { .. }))
+    matches!(result, Err(LargeModelError::Deadline { was_sent: false, .. }))
 }
 
 /// Releases all calls as they come.
@@ -158,6 +158,7 @@ async fn all_callers_share_the_requests_per_minute() {
         is_metered: false,
         caller: 0,
         deadline: in_ms(SOON),
+        waiting: Waiting::default(),
     };
     assert!(endpoint.forward(passed_on()).await.is_ok());
     assert!(is_deadline(&endpoint.forward(passed_on()).await));
@@ -198,6 +199,7 @@ async fn passed_through_requests_take_the_tokens_that_they_are_billed() {
             is_metered: false,
             caller: 0,
             deadline: in_ms(SOON),
+            waiting: Waiting::default(),
         };
         endpoint.forward(request).await?.into_body().try_collect::<Vec<_>>().await
     };

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use futures::StreamExt;
 use http::{HeaderMap, Method};
-use prompt_r1::large_model::ForwardRequest;
+use prompt_r1::large_model::{ForwardRequest, Waiting};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -99,6 +99,7 @@ async fn the_key_is_in_no_error_and_no_log() {
             is_metered: false,
             caller: 0,
             deadline: None,
+            waiting: Waiting::default(),
         };
         endpoint.forward(request).await.unwrap();
         assert!(server.last().header("authorization").unwrap().contains(SECRET));
