@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -95,7 +96,8 @@ async fn all(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Vec<Valu
     let authorization = authorization(headers);
     let endpoints = state.serving.large_models.endpoints();
     let lists = endpoints.map(|(name, endpoint)| upstream(name, endpoint, authorization.as_ref()));
-    models.extend(join_all(lists).await.into_iter().flatten().map(Value::Object));
+    let lists = join_all(lists).await;
+    models.extend(lists.iter().flat_map(|list| list.iter().cloned()).map(Value::Object));
     distinct(models, |model| {
         let id = model["id"].as_str().filter(|id| caller.may_ask(id))?;
         Some(id.to_owned())
@@ -129,11 +131,11 @@ async fn upstream(
     name: &str,
     endpoint: &Endpoint,
     authorization: Option<&SecretString>,
-) -> Vec<Map<String, Value>> {
+) -> Arc<Vec<Map<String, Value>>> {
     endpoint.list_models(authorization).await.unwrap_or_else(|error| {
         let reason = error.explained();
         tracing::warn!(model = name, reason, "cannot list the models of a large model's endpoint");
-        Vec::new()
+        Arc::default()
     })
 }
 

@@ -14,13 +14,15 @@ use super::body::Body;
 use super::client::Endpoint;
 use super::exchange::Exchange;
 use super::lenient;
-use crate::large_model::{LargeModelError, Waiting};
+use crate::large_model::{LargeModelError, Phase, Waiting};
 use crate::outbound::wire::Request;
 
 /// How long an endpoint may take to list its models.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a list, or the failure to get one, is cached.
+/// How long the ids of a list, or the failure to get one, are cached.
 const FRESH: Duration = Duration::from_secs(60);
+/// How long the list itself is shared by those who ask for it.
+const SHARED: Duration = Duration::from_secs(5);
 /// The longest list that is read, bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// Credentials whose lists are cached at once.
@@ -45,6 +47,19 @@ struct Known {
     ids: HashSet<String>,
     /// When the list was last requested.
     asked: Option<Instant>,
+    /// What came of it, while that is shared.
+    result: Option<ListResult>,
+}
+
+/// The models of a list, or why there are none.
+type ListResult = Result<Arc<Vec<Map<String, Value>>>, LargeModelError>;
+
+impl Known {
+    /// The result of the last request, unless it is old.
+    fn shared(&self) -> Option<ListResult> {
+        let is_shared = self.asked.is_some_and(|asked| asked.elapsed() < SHARED);
+        self.result.clone().filter(|_| is_shared)
+    }
 }
 
 impl Listed {
@@ -52,6 +67,11 @@ impl Listed {
     fn of(&self, credential: Option<&SecretString>) -> Arc<OneListed> {
         let credential = credential.map(|it| Sha256::digest(it.expose_secret()).into());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for listed in all.values() {
+            let mut known = listed.known();
+            // Lists are long.
+            known.result = known.shared();
+        }
         if !all.contains_key(&credential) && all.len() >= MOST_CREDENTIALS {
             let oldest = all.iter().min_by_key(|(_, listed)| listed.known().asked);
             if let Some(oldest) = oldest.map(|(credential, _)| *credential) {
@@ -74,18 +94,31 @@ impl OneListed {
 
 impl Endpoint {
     /// The models in the list, as objects with an `id`. `authorization` is the caller's, used if
-    /// the endpoint has no key of its own.
+    /// the endpoint has no key of its own. Those who ask at once, or soon after, share one request:
+    /// it is nobody's own, and takes no caller's share of the endpoint.
     ///
     /// # Errors
     /// When the endpoint does not answer in time, or with something else.
-    pub async fn list_models(
-        &self,
-        authorization: Option<&SecretString>,
-    ) -> Result<Vec<Map<String, Value>>, LargeModelError> {
-        let result = self.ask_models(authorization).await;
+    pub async fn list_models(&self, authorization: Option<&SecretString>) -> ListResult {
         let listed = self.listed(authorization);
+        let _asking = listed.asking.lock().await;
+        let shared = listed.known().shared();
+        match shared {
+            Some(shared) => shared,
+            None => self.refresh(&listed, authorization).await,
+        }
+    }
+
+    /// Requests the list. Must be called by one at a time.
+    async fn refresh(
+        &self,
+        listed: &OneListed,
+        authorization: Option<&SecretString>,
+    ) -> ListResult {
+        let result = self.ask_models(authorization).await.map(Arc::new);
         let mut known = listed.known();
         known.asked = Some(Instant::now());
+        known.result = Some(result.clone());
         if let Ok(models) = &result {
             known.ids = models.iter().filter_map(|model| id(model).map(str::to_owned)).collect();
         }
@@ -108,7 +141,7 @@ impl Endpoint {
         if is_fresh {
             return false;
         }
-        let models = self.list_models(authorization).await;
+        let models = self.refresh(&listed, authorization).await;
         models.is_ok_and(|models| models.iter().any(|it| id(it) == Some(model)))
     }
 
@@ -130,6 +163,9 @@ impl Endpoint {
         let mut request = Request::default();
         *request.method_mut() = Method::GET;
         *request.uri_mut() = url;
+        if let Some(pace) = self.transport.pace() {
+            exchange.within(Phase::RateLimit, TIMEOUT, pace.take(0)).await?;
+        }
         let mut attempt = Attempt::begin(&exchange).await?;
         let asked = async {
             let response = exchange.send(request).await?;
@@ -240,6 +276,22 @@ mod tests {
         // The oldest made room.
         assert!(listed.of(Some(&credential(1))).has("m"));
         assert!(!listed.of(None).has("m"));
+    }
+
+    #[test]
+    fn a_list_is_kept_for_a_short_while() {
+        let all = Listed::default();
+        let listed = all.of(None);
+        let set = |asked: Option<Instant>| {
+            let mut known = listed.known();
+            (known.asked, known.result) = (asked, Some(Ok(Arc::default())));
+        };
+        set(Some(Instant::now()));
+        assert!(all.of(None).known().result.is_some());
+        set(Some(Instant::now().checked_sub(SHARED).unwrap()));
+        assert!(listed.known().shared().is_none());
+        all.of(Some(&SecretString::from("another")));
+        assert!(listed.known().result.is_none());
     }
 
     #[test]

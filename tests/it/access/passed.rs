@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::chat_streams::remote;
+use crate::loopback::Gate;
 
 /// Counted tokens of a key, by their cost of one each.
 pub(super) async fn counted(keys: &Keys, key: &str) -> i64 {
@@ -398,6 +399,36 @@ async fn a_key_that_reads_slowly_leaves_slots_to_others() {
     for model in ["model-1", "prompt-r1"] {
         assert_eq!(ask(&server, &other, path, chat(model, "quick")).await.status(), 200, "{model}");
     }
+}
+
+#[tokio::test]
+async fn lists_of_models_are_requested_once_and_leave_slots_to_others() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Loopback::answering(move |request| match request.path.as_str() {
+        "/v1/models" => Script::json(200, json!({"data": [{"id": "listed"}]})).held(&held),
+        _ => Script::reply("ok"),
+    })
+    .await;
+    let keys = Keys::new().await;
+    let (one, other) = (keys.make(json!({})).await, keys.make(json!({})).await);
+    let mut setup = Setup::relay();
+    setup.endpoint = json!({"max_in_flight": 2});
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    let list = || server.client.get(format!("{}/v1/models", server.url)).bearer_auth(&one).send();
+    let lists: Vec<_> = (0..16).map(|_| tokio::spawn(list())).collect();
+    upstream.wait_for_requests(1).await;
+    let chat = json!({"model": "model-1", "messages": [{"role": "user", "content": "quick"}]});
+    assert_eq!(ask(&server, &other, "/v1/chat/completions", chat).await.status(), 200);
+    gate.open_once();
+    for list in lists {
+        let response = list.await.unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.text().await.unwrap().contains("\"listed\""));
+    }
+    let requests = upstream.requests();
+    assert_eq!(requests.iter().filter(|request| request.path == "/v1/models").count(), 1);
 }
 
 #[tokio::test]

@@ -167,6 +167,21 @@ async fn all_callers_share_the_requests_per_minute() {
 }
 
 #[tokio::test]
+async fn a_list_of_models_counts_as_a_request() {
+    let server = Loopback::answering(|request| match request.path.as_str() {
+        "/v1/models" => Script::json(200, json!({"data": [{"id": "a"}]})),
+        _ => Script::reply("ok"),
+    })
+    .await;
+    let (endpoint, _) = client(&server.url(), json!({"requests_per_minute": 2}));
+    assert_eq!(later(&endpoint, "hi").await.unwrap(), "ok");
+    assert_eq!(endpoint.list_models(None).await.unwrap().len(), 1);
+    assert_eq!(endpoint.list_models(None).await.unwrap().len(), 1);
+    assert!(is_deadline(&later(&endpoint, "hi").await));
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn a_minute_has_no_more_tokens_than_allowed() {
     let server = Loopback::start().await;
     // A reply has a usage of 18 tokens.
