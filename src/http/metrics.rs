@@ -12,13 +12,16 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::routes;
-use crate::episode::{Episode, EpisodeError, EpisodeUsage, FinishReason, RoleUsage};
+use crate::episode::{Episode, EpisodeError, EpisodeUsage, FinishReason};
 use crate::large_model::{AttemptObserver, AttemptOutcome};
 use crate::record::RecordCounts;
+use crate::trajectory::TokenUsage;
 
 /// The label of all routes that are not distinguished.
 pub(super) const OTHER: &str = "other";
 const STATUSES: [u16; 13] = [200, 400, 401, 403, 404, 405, 408, 413, 429, 500, 502, 503, 504];
+/// The role of tokens that were used by no episode.
+const PASSED_THROUGH: &str = "passed_through";
 /// Neither answered, limited nor cancelled.
 const FAILED: &str = "error";
 /// Given up by its caller, who may not see it: no failure.
@@ -149,6 +152,7 @@ impl Metrics {
                 drop(self.attempts.get_or_create(&ByOutcome { outcome, code }));
             }
         }
+        self.passed_through(TokenUsage::default());
         for result in [RELOADED, FAILED] {
             drop(self.reloads.get_or_create(&ByResult { result }));
         }
@@ -156,13 +160,10 @@ impl Metrics {
 
     /// Starts the series of a policy at zero.
     pub(super) fn begin_policy(&self, policy: &str) {
-        let policy = policy.to_owned();
         for role in ["policy", "large_model"] {
-            for kind in ["prompt", "completion"] {
-                let by_role = ByRole { role, kind, policy: policy.clone() };
-                drop(self.tokens.get_or_create(&by_role));
-            }
+            self.count_tokens(role, policy, TokenUsage::default());
         }
+        let policy = policy.to_owned();
         let reasons = FinishReason::ALL.map(FinishReason::as_str);
         for finish_reason in reasons.into_iter().chain([FAILED, CANCELLED]) {
             let by_reason = ByReason { finish_reason, policy: policy.clone() };
@@ -197,11 +198,7 @@ impl Metrics {
             "Attempts to call a large model, by outcome and error status",
             Box::new(self.attempts.clone()),
         );
-        info(
-            "tokens",
-            "Tokens used by episodes, by role, kind and policy",
-            Box::new(self.tokens.clone()),
-        );
+        info("tokens", "Tokens used, by role, kind and policy", Box::new(self.tokens.clone()));
         info("episode_turns", "Turns per episode, by policy", Box::new(self.turns.clone()));
         info("episodes", "Episodes by finish reason and policy", Box::new(self.episodes.clone()));
         info("episodes_in_flight", "Episodes in progress", Box::new(self.in_flight.clone()));
@@ -291,18 +288,23 @@ impl Metrics {
     }
 
     fn ended(&self, policy: &str, finish_reason: &'static str, usage: &EpisodeUsage) {
-        self.count_tokens("policy", policy, &usage.policy);
-        self.count_tokens("large_model", policy, &usage.large_model);
+        self.count_tokens("policy", policy, usage.policy.tokens);
+        self.count_tokens("large_model", policy, usage.large_model.tokens);
         self.episodes.get_or_create(&ByReason { finish_reason, policy: policy.to_owned() }).inc();
     }
 
-    fn count_tokens(&self, role: &'static str, policy: &str, usage: &RoleUsage) {
+    /// Counts the tokens of a passed-through request.
+    pub(super) fn passed_through(&self, usage: TokenUsage) {
+        self.count_tokens(PASSED_THROUGH, "", usage);
+    }
+
+    fn count_tokens(&self, role: &'static str, policy: &str, usage: TokenUsage) {
         let count = |kind, tokens| {
             let by_role = ByRole { role, kind, policy: policy.to_owned() };
             self.tokens.get_or_create(&by_role).inc_by(tokens);
         };
-        count("prompt", usage.tokens.prompt_tokens);
-        count("completion", usage.tokens.completion_tokens);
+        count("prompt", usage.prompt_tokens);
+        count("completion", usage.completion_tokens);
     }
 }
 

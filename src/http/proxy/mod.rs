@@ -1,5 +1,6 @@
 //! Requests for other models than the loop's: passed through to an endpoint, and charged.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
@@ -102,8 +103,8 @@ pub(super) async fn forward(
     // From here on in a task, as the client may leave before there is a response.
     let meter = is_metered.then(|| {
         let (passed, tally) = (endpoint.passed_usage(body.clone()), Tally::default());
-        let bill = caller.bill(&tally);
-        UsageMeter::new(endpoint.billed_at(model), passed, waiting.clone(), tally, bill)
+        let (bill, metrics) = (caller.bill(&tally), Arc::clone(&state.metrics));
+        UsageMeter::new(endpoint.billed_at(model), passed, waiting.clone(), tally, bill, metrics)
     });
     let model = model.to_owned();
     let number = caller.number();

@@ -1,7 +1,7 @@
 //! Usage of passed-through requests: as the endpoint reports it, otherwise by their texts.
 
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use axum::body::Bytes;
 use futures::StreamExt;
@@ -10,10 +10,11 @@ use futures::stream::{self, BoxStream};
 use crate::compute;
 use crate::episode::Tally;
 use crate::http::caller::Bill;
+use crate::http::metrics::Metrics;
 use crate::large_model::{PassedUsage, Prices, Waiting};
 
-/// Parses a response on its way. The usage is charged when this is dropped, unless the request
-/// still waits to be sent.
+/// Parses a response on its way. The usage is charged and counted when this is dropped, unless the
+/// request still waits to be sent.
 pub(in crate::http) struct UsageMeter {
     prices: Prices,
     passed: Option<PassedUsage>,
@@ -21,6 +22,7 @@ pub(in crate::http) struct UsageMeter {
     tally: Tally,
     /// Notified when this is dropped, after the usage was charged.
     bill: Option<Bill>,
+    metrics: Arc<Metrics>,
 }
 
 impl UsageMeter {
@@ -31,8 +33,9 @@ impl UsageMeter {
         waiting: Waiting,
         tally: Tally,
         bill: Bill,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { prices, passed: Some(passed), waiting, tally, bill: Some(bill) }
+        Self { prices, passed: Some(passed), waiting, tally, bill: Some(bill), metrics }
     }
 
     /// Charges nothing: there was nothing to pay.
@@ -80,6 +83,7 @@ impl Drop for UsageMeter {
         }
         let (Some(passed), Some(bill)) = (self.passed.take(), self.bill.take()) else { return };
         let usage = compute::in_place(passed.work(), || passed.usage());
+        self.metrics.passed_through(usage);
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.large_model.calls += 1;
         tally.large_model.tokens += usage;

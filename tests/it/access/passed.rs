@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::chat_streams::remote;
-use crate::loopback::Gate;
+use crate::loopback::{Gate, USAGE};
 
 /// Counted tokens of a key, by their cost of one each.
 pub(super) async fn counted(keys: &Keys, key: &str) -> i64 {
@@ -98,6 +98,29 @@ async fn odd_requests_and_responses_are_billed_like_others() {
         assert_eq!(sent.contains("include_usage"), expected == 90, "{sent}");
         let counted = counted(&keys, &key).await;
         assert!((expected..expected + 4).contains(&counted), "{body}: {counted}");
+    }
+}
+
+#[tokio::test]
+async fn the_tokens_of_passed_through_requests_are_in_the_metrics() {
+    let upstream = Loopback::start().await;
+    let keys = Keys::new().await;
+    let key = keys.make(json!({})).await;
+    let mut setup = Setup::relay();
+    setup.access = Some(keys.access().await);
+    let server = setup.start(&upstream).await;
+    for stream in [false, true] {
+        let body = json!({"model": "model-1", "messages": [], "stream": stream});
+        ask(&server, &key, "/v1/chat/completions", body).await.text().await.unwrap();
+    }
+    let (prompt, completion) = USAGE;
+    for (kind, tokens) in [("prompt", prompt), ("completion", completion)] {
+        let series = format!(
+            "prompt_r1_tokens_total{{role=\"passed_through\",kind=\"{kind}\",policy=\"\"}}"
+        );
+        let expected = 2.0 * tokens as f64;
+        server.wait_for_metric(&series, expected).await;
+        assert_eq!(server.metric(&series).await, expected, "{kind}");
     }
 }
 
