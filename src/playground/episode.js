@@ -144,7 +144,7 @@ function asked({ question, messages = [{ role: "user", content: question }] }) {
   const parts = (content) => (Array.isArray(content) ? content.map((part) => part.text ?? `[${part.type}]`).join("\n") : content ?? "");
   return h("div", { class: "lanes" }, ...messages.map(({ role, content }, at) => {
     const text = new Text(`Message ${at + 1} of the ${role}`);
-    text.append(parts(content));
+    text.set(parts(content));
     return h("div", { class: "lane" }, h("h3", {}, at + 1 === messages.length ? "Question" : h("bdi", {}, role)), text.element);
   }));
 }

@@ -4,7 +4,7 @@ import { byId, h, newId } from "./dom.js";
 import { Episode } from "./episode.js";
 import { content, take } from "./images.js";
 import { look } from "./records.js";
-import { keep, requests, restore } from "./settings.js";
+import { compare, keep, requests, restore } from "./settings.js";
 
 const running = new Set();
 
@@ -98,10 +98,12 @@ look(key, say, ({ request, reply }) => {
 restore();
 offer();
 byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+// What is wrong in closed settings has to be seen.
+byId("ask").addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 byId("ask").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
 });
 byId("stop").addEventListener("click", stop);
 byId("add").addEventListener("click", addMessage);
-byId("compare").addEventListener("change", (event) => { byId("other").hidden = !event.target.checked; keep(); });
+byId("compare").addEventListener("change", () => { compare(); keep(); });
 byId("ask").addEventListener("change", (event) => { if (event.target.id !== "key") keep(); else offer(); });

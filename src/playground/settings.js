@@ -13,8 +13,14 @@ export function restore() {
   const asked = new URLSearchParams(location.search);
   for (const id of KEPT) byId(id).value = asked.get(id) ?? "";
   byId("compare").checked = asked.has("compare");
-  byId("other").hidden = !asked.has("compare");
+  compare();
   byId("settings").open = [...TEXTS, ...NUMBERS].some((id) => text(id));
+}
+
+// Shows the second episode's settings where there is one; else they count for nothing, not even as
+// invalid.
+export function compare() {
+  byId("other").hidden = byId("other").disabled = !byId("compare").checked;
 }
 
 // Keeps the settings in the URL; neither texts nor the key.
