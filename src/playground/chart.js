@@ -14,7 +14,7 @@ function svg(tag, attributes) {
 export function short(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size >= 1000) return value.toFixed(0);
+  if (size >= 999.5) return value.toFixed(0);
   return size >= 0.01 ? value.toPrecision(3) : value.toExponential(1);
 }
 
@@ -40,30 +40,33 @@ export class Chart {
       h("div", { class: "ends" }, this.range, this.steps));
   }
 
-  // `lines`: for each run its points as [step, value].
+  // `lines`: for each run its points as [step, value]; a value that is not finite is not drawn.
   draw(lines) {
-    const all = lines.flat();
-    if (all.length === 0) return;
+    const finite = lines.map((points) => points.filter(([, value]) => Number.isFinite(value)));
     let [first, last, least, most] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const [step, value] of all) {
+    for (const [step] of lines.flat()) {
       first = Math.min(first, step);
       last = Math.max(last, step);
+    }
+    for (const [, value] of finite.flat()) {
       least = Math.min(least, value);
       most = Math.max(most, value);
     }
     const x = (step) => ((step - first) / Math.max(last - first, 1)) * WIDTH;
     const y = (value) => HEIGHT - ((value - least) / (most - least || 1)) * HEIGHT;
-    this.picture.replaceChildren(...lines.flatMap((points, run) => {
+    this.picture.replaceChildren(...finite.flatMap((points, run) => {
       const shown = fewer(points).map(([step, value]) => [x(step).toFixed(1), y(value).toFixed(1)]);
       if (shown.length === 0) return [];
       const [cx, cy] = shown.at(-1);
       return [svg("polyline", { class: `line l${run}`, points: shown.map((point) => point.join(",")).join(" ") }),
         svg("circle", { class: `dot l${run}`, cx, cy, r: 3 })];
     }));
-    const latest = lines.map((points) => (points.length ? short(points.at(-1)[1]) : "–")).join(" | ");
+    const said = (value) => (Number.isFinite(value) ? short(value) : "not finite");
+    const latest = lines.map((points) => (points.length ? said(points.at(-1)[1]) : "–")).join(" | ");
+    const range = least <= most ? `${short(least)} to ${short(most)}` : "";
     this.values.textContent = latest;
-    this.range.textContent = `${short(least)} to ${short(most)}`;
+    this.range.textContent = range;
     this.steps.textContent = `step ${first} to ${last}`;
-    this.picture.setAttribute("aria-label", `${this.name}: ${latest}, from ${short(least)} to ${short(most)}, step ${first} to ${last}`);
+    this.picture.setAttribute("aria-label", `${this.name}: ${latest}, ${range && `from ${range}, `}step ${first} to ${last}`);
   }
 }

@@ -6,10 +6,12 @@ const shell = (value) => `'${value.replaceAll("'", "'\\''")}'`;
 const lines = (...parts) => parts.flat().join("\n");
 
 const PROGRAMS = {
+  // Printed by the shell itself: an argument of a program may not be as long as an image.
   curl: (body, hasKey) => lines(
-    `curl -s ${shell(url())} -H 'content-type: application/json' \\`,
+    `printf %s ${shell(JSON.stringify(body))} |`,
+    `  curl -s ${shell(url())} -H 'content-type: application/json' \\`,
     hasKey ? ['  -H "authorization: Bearer $PROMPT_R1_KEY" \\'] : [],
-    `  -d ${shell(JSON.stringify(body))}`,
+    "  -d @-",
   ),
   // A string of JSON means the same in Python.
   Python: (body, hasKey) => lines(

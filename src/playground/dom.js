@@ -37,6 +37,8 @@ export class Text {
   #shown = 0;
   #filled = 0;
   #node = null;
+  // Whether its end is kept in sight: of a text that grows, not of one that was complete at once.
+  #follows = false;
 
   constructor(label, kind = "") {
     this.box = h("div", { class: `text ${kind}`, role: "group", "aria-label": label });
@@ -46,6 +48,7 @@ export class Text {
   }
 
   append(text) {
+    this.#follows = true;
     this.#parts.push(text);
     this.#pending += text;
     if (waiting.size === 0) requestAnimationFrame(flush);
@@ -60,6 +63,7 @@ export class Text {
     this.box.replaceChildren();
     this.#begin();
     this.append(text);
+    this.#follows = false;
   }
 
   get value() {
@@ -89,7 +93,7 @@ export class Text {
       if (scrolls) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
-    if (scrolls && isAtEnd) box.scrollTop = box.scrollHeight;
+    if (scrolls && isAtEnd && this.#follows) box.scrollTop = box.scrollHeight;
   }
 
   #begin() {
@@ -115,4 +119,8 @@ export class Text {
 // Numbers as people read them.
 export const millis = (value) => (value < 10_000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
 export const money = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
+// A time, seconds since 1970, in the time zone of this browser, as its fields take times.
+export const time = (seconds) => new Date(seconds * 1000).toLocaleString("sv", {
+  year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
+});
 export const count = (value, name) => `${value.toLocaleString("en")} ${name}${value === 1 ? "" : "s"}`;

@@ -147,7 +147,7 @@ function asked({ question, messages = [{ role: "user", content: question }] }) {
   const place = asking < 0 ? messages.length - 1 : asking;
   return h("div", { class: "lanes" }, ...messages.map(({ role, content }, at) => {
     const text = new Text(`Message ${at + 1} of the ${role}`);
-    text.append(parts(content));
+    text.set(parts(content));
     return h("div", { class: "lane" }, h("h3", {}, at === place ? "Question" : h("bdi", {}, role)), text.element);
   }));
 }

@@ -49,9 +49,8 @@ export function take(say) {
     await add(event.target.files, say);
     event.target.value = "";
   });
-  const pictures = (data) => [...(data?.files ?? [])].filter((file) => file.type.startsWith("image/"));
   byId("question").addEventListener("paste", (event) => {
-    const found = pictures(event.clipboardData);
+    const found = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
     if (found.length === 0) return;
     event.preventDefault();
     add(found, say);
@@ -60,9 +59,10 @@ export function take(say) {
     if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
   });
   byId("ask").addEventListener("drop", (event) => {
-    const found = pictures(event.dataTransfer);
-    if (found.length === 0) return;
+    const { files = [] } = event.dataTransfer ?? {};
+    if (files.length === 0) return;
+    // Of any kind: the browser would open it, and leave the page.
     event.preventDefault();
-    add(found, say);
+    add([...files], say);
   });
 }

@@ -4,9 +4,12 @@ import { byId, h, newId } from "./dom.js";
 import { Episode } from "./episode.js";
 import { content, take } from "./images.js";
 import { look } from "./records.js";
-import { keep, requests, restore } from "./settings.js";
+import { compare, keep, requests, restore } from "./settings.js";
 
 const running = new Set();
+
+// The policy of requests that name none, as far as is known.
+let policy;
 
 const key = () => byId("key").value.trim();
 const say = (text) => { byId("status").textContent = text; };
@@ -47,7 +50,7 @@ function ask() {
   }
   keep();
   stop();
-  const episodes = requests(asked()).map((request) => new Episode(request, tools));
+  const episodes = requests(asked(), policy).map((request) => new Episode(request, tools));
   byId("episodes").replaceChildren(...episodes.map((episode) => episode.element));
   start(episodes);
 }
@@ -83,6 +86,7 @@ function addMessage() {
 async function offer() {
   const { models, policies } = await choices(key()).catch(() => ({ models: [], policies: [] }));
   byId("models").replaceChildren(...models.map((value) => h("option", { value })));
+  [policy] = policies;
   byId("policies").replaceChildren(...policies.map((value) => h("option", { value })));
 }
 
@@ -98,10 +102,12 @@ look(key, say, ({ request, reply }) => {
 restore();
 offer();
 byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+// What is wrong in closed settings has to be seen.
+byId("ask").addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 byId("ask").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
 });
 byId("stop").addEventListener("click", stop);
 byId("add").addEventListener("click", addMessage);
-byId("compare").addEventListener("change", (event) => { byId("other").hidden = !event.target.checked; keep(); });
+byId("compare").addEventListener("change", () => { compare(); keep(); });
 byId("ask").addEventListener("change", (event) => { if (event.target.id !== "key") keep(); else offer(); });

@@ -1,7 +1,7 @@
 // Recorded episodes: those of the server that the key may read, or those of a file that a person
 // chooses, which is read here and sent nowhere.
 import { episode as open, episodes as page } from "./api.js";
-import { byId, h } from "./dom.js";
+import { byId, h, time } from "./dom.js";
 import { given } from "./turn.js";
 
 // Pages without a hit that are skipped before a person is asked whether to look further back.
@@ -73,6 +73,7 @@ async function read(file) {
   const found = lines.flatMap((line) => {
     try {
       const record = JSON.parse(line);
+      if (typeof record.question !== "string" || !Number.isFinite(record.created)) throw new TypeError("no episode");
       return [{ ...record, open: recorded(record) }];
     } catch {
       skipped += 1;
@@ -110,7 +111,6 @@ export function look(key, say, show) {
   let asked = 0;
 
   const entry = (summary) => {
-    const time = new Date(summary.created * 1000).toISOString().slice(0, 16).replace("T", " ");
     const choose = async () => {
       try {
         const { request, reply } = summary.open ?? await open(summary.id, key());
@@ -122,7 +122,7 @@ export function look(key, say, show) {
       }
     };
     return h("li", {}, h("button", { type: "button", class: "small", onclick: choose },
-      `${time} UTC, `, h("bdi", {}, summary.policy), `, ${summary.finish_reason}: `, h("bdi", {}, summary.question.slice(0, 200))));
+      `${time(summary.created)}, `, h("bdi", {}, summary.policy), `, ${summary.finish_reason}: `, h("bdi", {}, summary.question.slice(0, 200))));
   };
 
   const list = async (goOn = false) => {
@@ -149,14 +149,19 @@ export function look(key, say, show) {
       }
     } catch (error) {
       if (mine !== asked) return;
-      cursor = "";
+      // What is older can be asked for again.
+      if (!goOn) cursor = "";
       said = error.message;
     }
     if (!goOn) items.replaceChildren();
-    items.append(...found.map(entry));
+    const next = found.map(entry);
+    items.append(...next);
     const count = items.children.length;
     byId("recorded_count").textContent = said || `${count} shown${cursor ? ", there may be more" : ", no more"}`;
+    const isFocused = document.activeElement === byId("recorded_more");
     byId("recorded_more").hidden = !cursor;
+    // The button may be gone, and the next to be read is what it brought.
+    if (isFocused) (next[0]?.firstChild ?? (cursor ? byId("recorded_more") : items)).focus();
   };
 
   let timer = 0;
@@ -171,9 +176,10 @@ export function look(key, say, show) {
     const [chosen] = event.target.files;
     file = null;
     if (chosen) {
-      const { found, skipped } = await read(chosen);
+      const { found, skipped } = await read(chosen).catch(() => ({ found: [] }));
       file = found;
-      if (skipped) say(`${skipped} lines of the file are not episodes: choose a file that \`[record]\` wrote.`);
+      if (skipped === undefined) say(`${chosen.name} cannot be read: choose it again, or a shorter one.`);
+      else if (skipped) say(`${skipped} lines of the file are not episodes: choose a file that \`[record]\` wrote.`);
     }
     list();
   });

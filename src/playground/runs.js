@@ -1,7 +1,7 @@
 // The page of the runs: which are chosen, their curves as they grow, and their evaluations.
 import { evaluation, evaluations, metrics, runs, sample, samples } from "./api.js";
 import { Chart } from "./chart.js";
-import { byId, h } from "./dom.js";
+import { byId, h, time } from "./dom.js";
 import { evaluated, learnt } from "./samples.js";
 
 // Between two polls, milliseconds.
@@ -53,6 +53,7 @@ class Watched {
 }
 
 let watched = [];
+let isStale = false;
 let listed = [];
 const charts = new Map();
 // What is shown of metrics and in each section: drawn anew when it changes.
@@ -76,7 +77,8 @@ function fill(id, options, otherwise) {
   const has = (value) => options.some(([name]) => name === value);
   const value = [wish[id], otherwise, field.value].find(has);
   if (has(wish[id])) delete wish[id];
-  const names = options.map(([name]) => name).join("\n");
+  // In another order, they are the same: a list that is open stays.
+  const names = options.map(([name]) => name).sort().join("\n");
   if (field.dataset.names !== names) {
     field.dataset.names = names;
     field.replaceChildren(...options.map(([name, text]) => h("option", { value: name }, text)));
@@ -86,7 +88,7 @@ function fill(id, options, otherwise) {
 
 const ago = (seconds) => {
   const passed = Math.max(0, Math.round(Date.now() / 1000 - seconds));
-  return passed < 120 ? `${passed} s ago` : passed < 7200 ? `${Math.round(passed / 60)} min ago` : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+  return passed < 120 ? `${passed} s ago` : passed < 7200 ? `${Math.round(passed / 60)} min ago` : time(seconds);
 };
 
 const state = ({ kind, summary }) => (kind === "evaluation" ? "" : summary ? `${summary.ended}, ${summary.steps} steps` : "running or interrupted");
@@ -135,9 +137,9 @@ function curves() {
   const sorted = [...names].sort((a, b) => place(a) - place(b) || a.localeCompare(b));
   for (const [name, chart] of charts) if (!names.has(name)) { chart.element.remove(); charts.delete(name); }
   for (const [index, name] of sorted.entries()) {
-    if (!charts.has(name)) charts.set(name, new Chart(NAMES[name] ?? name));
+    if (!charts.has(name)) charts.set(name, new Chart(Object.hasOwn(NAMES, name) ? NAMES[name] : name));
     const chart = charts.get(name);
-    chart.draw(watched.map(({ rows }) => rows.filter((row) => Number.isFinite(row[name])).map((row) => [row.step, row[name]])));
+    chart.draw(watched.map(({ rows }) => rows.filter((row) => Object.hasOwn(row, name)).map((row) => [row.step, row[name]])));
     if (byId("curves").children[index] !== chart.element) byId("curves").insertBefore(chart.element, byId("curves").children[index] ?? null);
   }
 }
@@ -149,7 +151,7 @@ async function fillSection({ field, place, reads, shows }, section) {
   // Follows the newest, unless a person has chosen another or is reading.
   const { value, selectedIndex, options } = byId(field);
   const isRead = byId(place).querySelector("details[open]");
-  const follows = !value || (selectedIndex === options.length - 1 && !isRead);
+  const follows = !value || !steps.includes(Number(value)) || (selectedIndex === options.length - 1 && !isRead);
   fill(field, steps.map((step) => [String(step), String(step)]), follows ? String(steps.at(-1)) : undefined);
   const step = Number(byId(field).value);
   const has = (run) => run.steps[section].includes(step);
@@ -162,6 +164,7 @@ async function fillSection({ field, place, reads, shows }, section) {
 
 async function look() {
   listed = await runs();
+  if (isStale) [watched, isStale] = [[], false];
   const training = listed.filter((run) => run.kind === "training");
   const names = training.map(({ name }) => [name, name]);
   fill("run", names);
@@ -176,17 +179,26 @@ async function look() {
   if (now !== watched) return;
   legend();
   curves();
-  for (const [index, section] of SECTIONS.entries()) await fillSection(section, index);
-  say(training.length ? "" : "No training run has written metrics here yet. This page keeps checking.");
+  // A file that cannot be read leaves the other section as it is.
+  const filled = await Promise.allSettled(SECTIONS.map(fillSection));
+  const failed = filled.find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason;
+  const missing = wish.run || wish.beside;
+  if (training.length === 0) say("No training run has written metrics here yet. This page keeps checking.");
+  else say(missing ? `There is no run “${missing}” yet. This page keeps checking.` : "");
 }
 
 // What the URL names is selected once it exists: a run that begins has written nothing yet.
 const wish = Object.fromEntries(new URLSearchParams(location.search));
 
-// Polls, one request at a time, and not while the page is hidden.
+// Polls, one at a time, and not while the page is hidden. One that waits will see all there is, so
+// that none pile up while the server does not answer.
 let looking = Promise.resolve();
+let isWaiting = false;
 const again = () => {
-  looking = looking.then(look).catch((error) => say(error.message));
+  if (isWaiting) return;
+  isWaiting = true;
+  looking = looking.then(() => { isWaiting = false; return look(); }).catch((error) => say(error.message));
 };
 
 again();
@@ -195,4 +207,9 @@ for (const id of ["run", "beside", ...SECTIONS.map(({ field }) => field)]) {
   byId(id).addEventListener("change", () => { delete wish[id]; keep(); again(); });
 }
 setInterval(() => { if (!document.hidden) again(); }, PAUSE);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) again(); });
+document.addEventListener("visibilitychange", () => {
+  // A run may have been begun anew, and be as long again: what was read of it is read again.
+  if (document.hidden) return;
+  isStale = true;
+  again();
+});

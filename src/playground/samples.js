@@ -16,7 +16,7 @@ function results({ all, classes = {}, failed = 0 }) {
 
 function episode({ task, trajectory, reward, advantage }) {
   const question = new Text("Question");
-  question.append(task.question);
+  question.set(task.question);
   const inside = h("div", { class: "why" }, question.element, h("p", { class: "note" }, "Gold: ", h("bdi", {}, task.golds.join(" / "))));
   const learnt = advantage == null ? "" : `, advantage ${advantage.toFixed(2)}`;
   const details = h("details", {}, h("summary", {}, `reward ${reward.toFixed(2)}${learnt}: `, h("bdi", {}, task.question.slice(0, 120))), inside);

@@ -13,8 +13,14 @@ export function restore() {
   const asked = new URLSearchParams(location.search);
   for (const id of KEPT) byId(id).value = asked.get(id) ?? "";
   byId("compare").checked = asked.has("compare");
-  byId("other").hidden = !asked.has("compare");
+  compare();
   byId("settings").open = [...TEXTS, ...NUMBERS].some((id) => text(id));
+}
+
+// Shows the second episode's settings where there is one; else they count for nothing, not even as
+// invalid.
+export function compare() {
+  byId("other").hidden = byId("other").disabled = !byId("compare").checked;
 }
 
 // Keeps the settings in the URL; neither texts nor the key.
@@ -28,18 +34,22 @@ export function keep() {
 const is31Bits = 0x7fffffff;
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] & is31Bits;
 
-// The requests that the form asks for: one, or two to be compared.
-export function requests(asked) {
+// The requests that the form asks for: one, or two to be compared. `policy` is the server's default.
+export function requests(asked, policy) {
   const request = { ...asked };
   for (const id of TEXTS) if (text(id)) request[id] = text(id);
   for (const id of NUMBERS) if (text(id)) request[id] = Number(text(id));
-  // Known beforehand, so that every episode can be replayed.
-  request.seed ??= newSeed();
-  if (!byId("compare").checked) return [request];
   const other = { ...request, policy: text("other_policy") || "direct" };
   if (text("other_large_model")) other.large_model = text("other_large_model");
+  // The large model alone takes no temperature that was meant for a policy.
+  if (other.policy === "direct" && request.policy !== "direct") delete other.temperature;
   for (const id of ["temperature", "max_turns"]) {
     if (text(`other_${id}`)) other[id] = Number(text(`other_${id}`));
   }
-  return [request, other];
+  const both = byId("compare").checked ? [request, other] : [request];
+  // A seed that is known beforehand, so that every episode of a policy can be replayed. The large
+  // model alone gets none that nobody asked for: its endpoint may refuse it.
+  const seed = newSeed();
+  for (const each of both) if ((each.policy ?? policy) !== "direct") each.seed ??= seed;
+  return both;
 }

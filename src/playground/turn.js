@@ -67,7 +67,7 @@ export class Turn {
       const inside = h("div", { class: "why" }, ...notes.map((note) => h("p", { class: "note" }, note)));
       if (turn.sent !== undefined) {
         const sent = new Text(`Message sent in turn ${this.number}`, "code");
-        sent.append(turn.sent);
+        sent.set(turn.sent);
         inside.append(h("h4", {}, "Sent to the large model"), sent.element);
       }
       if (tokens.length === 0) {
@@ -75,8 +75,8 @@ export class Turn {
       } else {
         const read = tokens.filter((token) => token.log_prob === undefined);
         const wrote = tokens.filter((token) => token.log_prob !== undefined);
-        if (read.length) inside.append(...this.#ids("Read before the turn", read, plain(read)));
-        if (wrote.length) inside.append(...this.#ids("Written", wrote, coloured(wrote)), legend());
+        if (read.length) inside.append(...this.#ids("Read before the turn", read, plain));
+        if (wrote.length) inside.append(...this.#ids("Written", wrote, coloured), legend());
       }
       details.append(inside);
       scrollable(inside);
@@ -86,12 +86,8 @@ export class Turn {
 
   #ids(name, tokens, shown) {
     const label = `${name} in turn ${this.number}`;
-    const ids = tokens.map((token) => token.id).join(" ");
-    return [
-      h("h4", {}, `${name}: ${count(tokens.length, "token")}`),
-      h("div", { class: "text code", role: "group", "aria-label": label }, shown),
-      h("div", { class: "text code", role: "group", "aria-label": `${label}: token ids` }, h("div", {}, ids)),
-    ];
+    const ids = whole(`${label}: token ids`, tokens.map((token) => token.id).join(" "));
+    return [h("h4", {}, `${name}: ${count(tokens.length, "token")}`), shown(label, tokens), ids];
   }
 
   #stepIn(turn, goOn) {
@@ -135,14 +131,15 @@ const MOST = 4_000;
 // The text of a token; of a policy that is not served any more, its id.
 const said = ({ id, text }) => text ?? `${id} `;
 
-function plain(tokens) {
-  const text = new Text("");
-  text.append(tokens.map(said).join(""));
-  text.flush();
-  return h("div", {}, ...text.box.childNodes);
+function whole(label, content) {
+  const text = new Text(label, "code");
+  text.set(content);
+  return text.element;
 }
 
-function coloured(tokens) {
+const plain = (label, tokens) => whole(label, tokens.map(said).join(""));
+
+function coloured(label, tokens) {
   const box = h("div", {});
   for (const token of tokens.slice(0, MOST)) {
     const probability = Math.exp(token.log_prob);
@@ -151,7 +148,7 @@ function coloured(tokens) {
     box.append(h("span", { class: `t p${level}`, title }, said(token)));
   }
   if (tokens.length > MOST) box.append(` … and ${tokens.length - MOST} more tokens`);
-  return box;
+  return h("div", { class: "text code", role: "group", "aria-label": label }, box);
 }
 
 function legend() {

@@ -10,8 +10,8 @@ const files = process.env.PLAYGROUND_FILES;
 const LONG = 60_000;
 
 // A page in its own browser; a console error or a request to another host fails the check.
-async function open(browser, url, { width = 1280, scheme = "light", complains = false } = {}) {
-  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
+async function open(browser, url, { width = 1280, scheme = "light", timezone, complains = false } = {}) {
+  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme, timezoneId: timezone });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
   page.setDefaultTimeout(LONG);

@@ -73,6 +73,24 @@ check("a question is answered turn by turn, and explained", async ({ open, bundl
   return page;
 });
 
+check("settings that are not valid are shown, unless they count for nothing", async ({ open, hostile }) => {
+  const page = await open(`${hostile.url}/?compare=1&other_temperature=3&temperature=3`);
+  await page.locator("#settings summary").click();
+  await page.uncheck("#compare");
+  await ask(page, "plain");
+  await page.waitForFunction(() => document.getElementById("settings").open && document.activeElement.id === "temperature");
+  await page.fill("#temperature", "");
+  // A number that this page would round.
+  await page.fill("#seed", "9007199254740993");
+  await page.click("#go");
+  await page.waitForFunction(() => document.activeElement.id === "seed");
+  await page.fill("#seed", "9007199254740991");
+  await page.click("#go");
+  await done(page);
+  assert.match(await text(page, "article .facts"), /seed 9007199254740991/);
+  return page;
+});
+
 check("a turn is edited, and the episode goes on from there", async ({ open, bundled }) => {
   const page = await open(bundled.url);
   await ask(page, QUESTION);
@@ -285,6 +303,33 @@ check("an image and earlier turns go with the question", async ({ open, hostile,
     assert.equal(await text(page, "#status"), "Write a question first.");
     await page.close();
   }
+});
+
+check("a long image is copied in a program, and no dropped file replaces the page", async ({ open, hostile, endpoint }) => {
+  const page = await open(hostile.url);
+  const buffer = Buffer.concat([PNG, Buffer.alloc(300_000)]);
+  await page.setInputFiles("#image", { name: "long.png", mimeType: "image/png", buffer });
+  await page.locator("#images img").waitFor();
+  const isTaken = await page.evaluate(() => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["x"], "text.pdf", { type: "application/pdf" }));
+    const drop = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer });
+    return !document.getElementById("question").dispatchEvent(drop);
+  });
+  assert.ok(isTaken);
+  assert.match(await text(page, "#status"), /text.pdf is no image/);
+  await ask(page, "What is it?");
+  await done(page);
+  await page.getByRole("button", { name: "Copy as curl" }).click();
+  await page.waitForFunction(() => document.getElementById("status").textContent === "Copied as curl.");
+  const program = path.join(folder, "copied.sh");
+  fs.writeFileSync(program, await page.evaluate(() => navigator.clipboard.readText()));
+  const before = endpoint.state.messages.length;
+  const child = spawn("bash", [program], { stdio: "ignore" });
+  children.push(child);
+  // The endpoint gets the image from the program, too.
+  await until(() => JSON.stringify(endpoint.state.messages.slice(before)).includes(buffer.toString("base64")));
+  return page;
 });
 
 require("./records.cjs")(check);

@@ -64,11 +64,54 @@ module.exports = (check) => {
     await page.locator("#recorded summary").click();
     await page.setInputFiles("#recorded_file", copy);
     await page.waitForFunction(() => document.getElementById("status").textContent.includes("1 lines of the file are not episodes"));
+    // Lines of other files, and a file that is gone.
+    fs.writeFileSync(`${copy}.other`, '{"trajectory": {"turns": []}, "sampling": {}}\n');
+    await page.setInputFiles("#recorded_file", `${copy}.other`);
+    await page.waitForFunction(() => document.getElementById("recorded_count").textContent === "0 shown, no more");
+    await page.evaluate(() => { const { text } = File.prototype; File.prototype.text = async () => { File.prototype.text = text; throw new Error("gone"); }; });
+    await page.setInputFiles("#recorded_file", []);
+    await page.setInputFiles("#recorded_file", copy);
+    await page.waitForFunction(() => document.getElementById("status").textContent.includes("copy.jsonl cannot be read"));
+    await page.setInputFiles("#recorded_file", []);
+    await page.setInputFiles("#recorded_file", copy);
+    await page.waitForFunction(() => document.querySelectorAll("#recorded_list li").length > 0);
     await page.fill("#recorded_text", "no such text");
     await listed(page, 0);
     await page.fill("#recorded_text", "grania");
     await page.waitForFunction(() => document.querySelectorAll("#recorded_list li").length > 0);
     await opens(page, answer, turns);
+    return page;
+  });
+
+  check("long lists and texts are read from their beginning, in this place's time", async ({ open, bundled }) => {
+    const page = await open(bundled.url, { timezone: "Asia/Tokyo" });
+    await page.locator("#recorded summary").click();
+    const turn = { text: "", think: "line\n".repeat(5000), action: { kind: "answer", text: "yes" }, finish: "stop", tokens: 60_000, millis: 1 };
+    const record = {
+      created: 1767225600, question: "Why?", answer: "line\n".repeat(200), policy: "p", large_model: "m", finish_reason: "answered", answer_source: "policy",
+      sampling: { seed: 1, temperature: 0 },
+      usage: { policy: { calls: 1, prompt_tokens: 1, completion_tokens: 1, cost: 0 }, large_model: { calls: 0, prompt_tokens: 0, completion_tokens: 0, cost: 0 } },
+      trajectory: { turns: [turn], trace: { ids: Array(60_000).fill(7), log_probs: Array(60_000).fill(0), action_mask: Array(60_000).fill(false) } },
+    };
+    const file = path.join(bundled.records, "../long.jsonl");
+    fs.writeFileSync(file, `${JSON.stringify(record)}\n`.repeat(60));
+    await page.setInputFiles("#recorded_file", file);
+    await listed(page, 50);
+    // 9 hours after midnight in London, as the fields of the filters take it.
+    assert.match(await text(page, "#recorded_list button"), /^2026-01-01 09:00 \S+, p, answered: Why\?$/);
+    await page.locator("#recorded_more").press("Enter");
+    await listed(page, 60);
+    // The button is gone; the keyboard goes on at what it brought.
+    assert.ok(await page.locator("#recorded_list li").nth(50).locator("button").evaluate((button) => button === document.activeElement));
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => { const box = document.querySelector(".lane.answer .text"); return box && box.scrollHeight > box.clientHeight; });
+    assert.equal(await page.locator(".lane.answer .text").evaluate((box) => box.scrollTop), 0);
+    // All that the policy read can be seen, if asked for.
+    await page.locator(".turn summary").click();
+    const why = page.locator(".turn details");
+    await why.getByRole("button", { name: /more characters/ }).first().waitFor();
+    for (const more of await why.getByRole("button", { name: /more characters/ }).all()) if (await more.isVisible()) await more.press("Enter");
+    await until(async () => (await why.locator(".text").first().textContent()).length === 120_000);
     return page;
   });
 

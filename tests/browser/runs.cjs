@@ -45,10 +45,13 @@ function write(folder) {
   for (const step of [1199, 1200]) writeSamples(path.join(folder, "first"), step);
   fs.mkdirSync(path.join(folder, "eval"));
   fs.writeFileSync(path.join(folder, "eval/report.html"), `<!doctype html><title>report</title><p id="said"></p><script>
+    const image = new Image();
+    const ended = new Promise((done) => { image.onload = image.onerror = done; });
+    image.src = "/v1/runs?image";
     let stored = "none";
     try { localStorage.x = 1; stored = "stored"; } catch {}
     document.title = "ran " + origin + " " + stored;
-    fetch("/v1/runs").then(() => { document.getElementById("said").textContent = "reached"; }, () => { document.getElementById("said").textContent = "refused"; });
+    fetch("/v1/runs").then(() => "reached", () => "refused").then(async (said) => { await ended; document.getElementById("said").textContent = said; });
   </script>`);
 }
 
@@ -109,7 +112,7 @@ module.exports = (check) => {
   check("a run is watched as it goes on, and as it is gone back on", async (used) => {
     const { root, url } = await runs(used);
     const page = await used.open(`${url}?run=live`);
-    await page.waitForFunction(() => document.getElementById("all").tBodies[0].rows.length > 0);
+    await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("There is no run “live” yet."));
     fs.mkdirSync(path.join(root, "live"));
     const file = path.join(root, "live/metrics.jsonl");
     fs.writeFileSync(file, row(1, 0.5) + '{"step": 2, "rew');
@@ -126,7 +129,63 @@ module.exports = (check) => {
     fs.appendFileSync(file, row(2, 0.125));
     await page.waitForFunction(() => document.querySelector("#legend").textContent.includes("live, step 2"));
     assert.match((await figures(page))[0], /^reward 0\.125$/);
+    // Begun anew while the page is hidden, and longer by now.
+    await page.evaluate(() => { Object.defineProperty(document, "hidden", { configurable: true, value: true }); });
+    fs.writeFileSync(file, [1, 2, 3].map((step) => row(step, 0.75)).join(""));
+    await page.evaluate(() => { delete document.hidden; document.dispatchEvent(new Event("visibilitychange")); });
+    await page.waitForFunction(() => document.querySelector("#legend").textContent.includes("live, step 3"));
+    await until(async () => (await page.locator("#curves figure .ends").first().textContent()).startsWith("0.750 to 0.750"));
     assert.ok(await page.evaluate(() => window.shifts) < 0.1, "nothing jumps");
+    return page;
+  });
+
+  check("values that are not finite are said, and drawn for no other run", async (used) => {
+    const { root, url } = await runs(used);
+    for (const [name, reward, kl] of [["sound", 999.7, 0.5], ["diverged", null, null]]) {
+      fs.mkdirSync(path.join(root, name));
+      fs.writeFileSync(path.join(root, name, "metrics.jsonl"), [{ step: 1, reward: 0.5, kl }, { step: 2, reward, kl }].map((row) => `${JSON.stringify(row)}\n`).join(""));
+    }
+    const page = await used.open(`${url}?run=sound`);
+    await page.waitForFunction(() => document.querySelectorAll("#curves figure").length === 2);
+    assert.deepEqual(await figures(page), ["reward 1000", "KL from the initial policy, nats per token 0.500"]);
+    await page.selectOption("#run", "diverged");
+    await page.waitForFunction(() => document.querySelector("#legend").textContent.startsWith(" diverged, step 2"));
+    await until(async () => (await figures(page))[0] === "reward not finite");
+    assert.equal((await figures(page))[1], "KL from the initial policy, nats per token not finite");
+    assert.equal(await page.locator("#curves polyline").count(), 1);
+    return page;
+  });
+
+  check("a server that does not answer is asked once, and lists that are open stay", async (used) => {
+    const root = path.join(used.folder, "stopped");
+    for (const name of ["one", "two"]) {
+      fs.mkdirSync(path.join(root, name), { recursive: true });
+      fs.writeFileSync(path.join(root, name, "metrics.jsonl"), row(1, 0.5));
+    }
+    const { url, child } = await used.run(["runs", root], AT);
+    const page = await used.open(`${url}?run=one`);
+    await page.waitForFunction(() => document.querySelector("#legend").textContent.includes("one, step 1"));
+    await page.evaluate(() => {
+      window.rebuilt = 0;
+      new MutationObserver(() => { window.rebuilt += 1; }).observe(document.getElementById("run"), { childList: true });
+    });
+    const newest = async () => (await (await fetch(new URL("v1/runs", url))).json()).data[0].name;
+    for (const name of ["one", "two"]) {
+      const at = new Date(Date.now() + (name === "two" ? 10_000 : 5000));
+      fs.utimesSync(path.join(root, name, "metrics.jsonl"), at, at);
+      assert.equal(await newest(), name);
+      await page.waitForResponse((response) => response.url().endsWith("/v1/runs"));
+    }
+    assert.equal(await page.evaluate(() => window.rebuilt), 0);
+    let asked = 0;
+    page.on("request", (request) => { if (request.url().endsWith("/v1/runs")) asked += 1; });
+    child.kill("SIGSTOP");
+    // Six polls would be due by then.
+    await page.waitForTimeout(12_500);
+    const before = asked;
+    child.kill("SIGCONT");
+    await page.waitForTimeout(1500);
+    assert.ok(before <= 1 && asked - before <= 2, `${before} and then ${asked}`);
     return page;
   });
 
@@ -168,8 +227,13 @@ module.exports = (check) => {
     const { url } = await runs(used);
     const page = await used.open(url);
     await page.locator("#choose summary").click();
+    const asked = [];
+    page.context().on("request", (request) => { if (request.url().includes("?image")) asked.push(request); });
     const [report] = await Promise.all([page.waitForEvent("popup"), page.getByRole("link", { name: "Report of eval" }).click()]);
     await report.waitForFunction(() => document.getElementById("said")?.textContent);
+    // An image could tell somebody.
+    await until(() => asked.every((request) => request.failure()));
+    for (const request of asked) assert.match(request.failure().errorText, /csp/i);
     assert.equal(await text(report, "#said"), "refused");
     assert.equal(await report.title(), "ran null none");
     await report.close();

@@ -188,9 +188,11 @@ pub(super) fn by_class(report: &Report, table: &Table, joined: bool) -> String {
     let x = |row: usize, series: usize| {
         LEFT + room * (row as f64 + 0.5) + spread * (series as f64 - (arms as f64 - 1.0) / 2.0)
     };
-    // Estimated from the widest common letters, plus a margin.
-    let fits = ((room - 6.0) / 8.0) as usize;
-    for (index, row) in table.rows.iter().enumerate() {
+    // Estimated from the widest common letters, plus a margin. Where not even four have room, only
+    // every second or third class has a label.
+    let each = (38.0 / room).ceil() as usize;
+    let fits = ((room * each as f64 - 6.0) / 8.0) as usize;
+    for (index, row) in table.rows.iter().enumerate().skip(each / 2).step_by(each) {
         // A kind is shown below its data set.
         for (line, part) in row.label.splitn(2, " / ").enumerate() {
             let below = HEIGHT - BOTTOM + 15.0 + 15.0 * line as f64;

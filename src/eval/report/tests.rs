@@ -310,3 +310,25 @@ fn attempts_are_distinguished_by_their_calls() {
     let page = html(&report).unwrap();
     assert!(page.contains("Score by calls") && page.contains("n = 4"));
 }
+
+#[test]
+fn labels_of_many_classes_do_not_overlap() {
+    let questions: Vec<Question> = (0..30)
+        .map(|index| {
+            let mut question = question(index, "world", Metric::Text(AnswerMetric::Exact));
+            question.task.kind = Some(format!("a kind {index:02}"));
+            question
+        })
+        .collect();
+    let outcomes = (0..30).map(|_| vec![answered("right", 1), answered("wrong", 1)]).collect();
+    let report = built(questions, outcomes);
+    let table = report.tables.iter().find(|table| table.by == "kind").unwrap();
+    let plot = plot::by_class(&report, table, false);
+    let labels: Vec<f64> = plot
+        .split("<text x=\"")
+        .filter(|text| text.contains("…</text>"))
+        .map(|text| text.split('"').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(labels.len(), 10);
+    assert!(labels.windows(2).all(|pair| pair[1] - pair[0] >= 38.0), "{labels:?}");
+}

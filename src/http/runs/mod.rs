@@ -27,9 +27,10 @@ use crate::runs::{PerStep, Runs};
 
 /// The time-out for reading.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A report's own script runs, but isolated: it has no origin, and loads nothing.
-const REPORT_POLICY: &str = "sandbox allow-scripts; connect-src 'none'; object-src 'none'; \
-                             frame-src 'none'; base-uri 'none'; form-action 'none'; \
+/// A report's own script and styles are used, but isolated: it has no origin, and loads nothing.
+const REPORT_POLICY: &str = "sandbox allow-scripts; default-src 'none'; \
+                             script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                             img-src data:; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
 
 #[derive(OpenApi)]
