@@ -73,7 +73,7 @@ check("a question is answered turn by turn, and explained", async ({ open, bundl
   return page;
 });
 
-check("settings that are not valid are shown, unless they count for nothing", async ({ open, hostile }) => {
+check("settings that are not valid are shown, unless they count for nothing", async ({ open, hostile, endpoint }) => {
   const page = await open(`${hostile.url}/?compare=1&other_temperature=3&temperature=3`);
   await page.locator("#settings summary").click();
   await page.uncheck("#compare");
@@ -88,6 +88,12 @@ check("settings that are not valid are shown, unless they count for nothing", as
   await page.click("#go");
   await done(page);
   assert.match(await text(page, "article .facts"), /seed 9007199254740991/);
+  assert.equal(endpoint.state.last.seed, 9007199254740991);
+  // The large model alone gets no seed that nobody asked for.
+  await page.fill("#seed", "");
+  await page.click("#go");
+  await page.waitForFunction(() => document.querySelector("article .facts")?.textContent.includes("seed none"));
+  assert.equal(endpoint.state.last.seed, undefined);
   return page;
 });
 

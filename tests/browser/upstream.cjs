@@ -7,7 +7,7 @@ const HOSTILE = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1<
 const MEGABYTE = "x".repeat(1 << 20);
 const WORDS = Array.from({ length: 10_000 }, (_, index) => `w${index}${index % 20 === 19 ? "\n" : " "}`);
 
-const state = { open: 0, messages: [], go: new WeakMap() };
+const state = { open: 0, messages: [], last: {}, go: new WeakMap() };
 
 async function reply(question, send) {
   if (question.includes("hostile")) for (const part of HOSTILE.match(/[^]{1,7}/g)) await send(part);
@@ -22,7 +22,8 @@ function start() {
     if (request.method === "GET") return void response.end('{"object": "list", "data": []}');
     let body = "";
     for await (const piece of request) body += piece;
-    const { messages, model } = JSON.parse(body);
+    state.last = JSON.parse(body);
+    const { messages, model } = state.last;
     state.messages.push(...messages);
     const { content } = messages.at(-1);
     const parts = Array.isArray(content) ? content : [{ text: content }];
