@@ -107,9 +107,9 @@ fn is_zero(tokens: &u64) -> bool {
 impl TokenUsage {
     /// The usage that an endpoint reports, capped so that sums cannot overflow.
     pub fn reported(prompt_tokens: u64, completion_tokens: u64) -> Self {
-        const MOST: u64 = u32::MAX as u64;
+        const MAX: u64 = u32::MAX as u64;
         let (prompt_tokens, completion_tokens) =
-            (prompt_tokens.min(MOST), completion_tokens.min(MOST));
+            (prompt_tokens.min(MAX), completion_tokens.min(MAX));
         Self { prompt_tokens, completion_tokens, ..Self::default() }
     }
 }

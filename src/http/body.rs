@@ -26,7 +26,7 @@ use crate::surrogates;
 const COMPUTING: Duration = Duration::from_secs(10);
 
 /// How many bytes gzip can make of one: a bit more than 1032 are impossible.
-const MOST_RATIO: usize = 1100;
+const MAX_RATIO: usize = 1100;
 
 /// A body that gives its room back when the last of it is dropped.
 struct Counted {
@@ -152,7 +152,7 @@ async fn read(
 
 /// The most bytes that a compressed body is decoded to, before it is refused.
 fn most_decoded(body: &[u8], limit: usize) -> usize {
-    body.len().saturating_mul(MOST_RATIO).min(limit)
+    body.len().saturating_mul(MAX_RATIO).min(limit)
 }
 
 fn gunzip(body: &[u8], limit: usize) -> Result<Bytes, ApiError> {

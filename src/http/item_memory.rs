@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::body::BodySize;
 
 /// Bytes of all items, as JSON; the oldest are removed.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Items by their ids, which cannot be guessed.
 #[derive(Default)]
@@ -53,13 +53,13 @@ impl ItemMemory {
 
 impl Items {
     fn keep(&mut self, id: String, item: Item) {
-        if item.size.bytes() > MOST_BYTES || self.by_id.contains_key(&id) {
+        if item.size.bytes() > MAX_BYTES || self.by_id.contains_key(&id) {
             return;
         }
         self.bytes += item.size.bytes();
         self.order.push_back(id.clone());
         self.by_id.insert(id, Arc::new(item));
-        while self.bytes > MOST_BYTES {
+        while self.bytes > MAX_BYTES {
             let Some(oldest) = self.order.pop_front() else { break };
             if let Some(item) = self.by_id.remove(&oldest) {
                 self.bytes -= item.size.bytes();
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn the_oldest_make_room() {
         let memory = ItemMemory::default();
-        let item = |id: &str| json!({"id": id, "text": "x".repeat(MOST_BYTES / 3)});
+        let item = |id: &str| json!({"id": id, "text": "x".repeat(MAX_BYTES / 3)});
         for id in ["a", "b", "c", "d"] {
             memory.keep(&[item(id), json!({"text": "no id"})]);
         }
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(known, [false, false, true, true]);
         let kept = memory.get("d").map(|item| (item.value.clone(), item.size.bytes()));
         assert_eq!(kept, Some((item("d"), item("d").to_string().len())));
-        memory.keep(&[json!({"id": "e", "text": "x".repeat(MOST_BYTES)})]);
+        memory.keep(&[json!({"id": "e", "text": "x".repeat(MAX_BYTES)})]);
         assert_eq!((memory.get("e").is_some(), memory.get("d").is_some()), (false, true));
     }
 }

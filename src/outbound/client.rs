@@ -9,7 +9,7 @@ use reqwest::{Certificate, Client, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tower::util::MapResponseLayer;
 
-use super::wire::{AGENT, MOST_HEADERS, library_causes};
+use super::wire::{AGENT, MAX_HEADERS, library_causes};
 use crate::hint::Reason;
 
 /// Looks up an environment variable that may hold a key.
@@ -131,7 +131,7 @@ pub fn build_client(
         .user_agent(AGENT)
         .http1_only()
         .tcp_nodelay(true)
-        .http1_max_headers(MOST_HEADERS)
+        .http1_max_headers(MAX_HEADERS)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .connect_timeout(connect)

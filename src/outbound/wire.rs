@@ -15,7 +15,7 @@ pub const AGENT: &str = concat!("prompt-r1/", env!("CARGO_PKG_VERSION"));
 
 /// Header fields of a response; more are no valid HTTP. The client library makes room for all of
 /// them in advance, for every response.
-pub const MOST_HEADERS: usize = 512;
+pub const MAX_HEADERS: usize = 512;
 
 /// A reused connection that closes within this time without a byte of a response had been closed
 /// before, and did not serve the request. One that closes later, or a new one, may have served and

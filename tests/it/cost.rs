@@ -23,11 +23,11 @@ use bodies::Sent;
 /// What a body may cost of memory: so many times its length for its texts, and for the values in it
 /// the little that `server.bounds.json_bytes` lets in. Of 10 MiB, 100 MiB. Some does not depend on
 /// the body.
-const MOST_FOR_TEXTS: i64 = 6;
-const MOST_FOR_VALUES_MIB: i64 = 40;
+const MAX_FOR_TEXTS: i64 = 6;
+const MAX_FOR_VALUES_MIB: i64 = 40;
 const SOME_MEMORY_MIB: i64 = 5;
-const MOST_COMPUTING: Duration = Duration::from_secs(1);
-const MOST_WAITED: Duration = Duration::from_millis(100);
+const MAX_COMPUTING: Duration = Duration::from_secs(1);
+const MAX_WAITED: Duration = Duration::from_millis(100);
 /// No body takes this long with any build.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -150,7 +150,7 @@ async fn references_to_an_item_cost_what_the_item_would() {
     let reference = format!("{{\"type\":\"item_reference\",\"id\":{}}},", item["id"]);
     // The last of so many exceeds `server.bounds.choices_bytes`.
     let too_many = 10 * 1024 * 1024 / ITEM + 1;
-    let most_memory = MOST_FOR_TEXTS * 10 + MOST_FOR_VALUES_MIB + SOME_MEMORY_MIB;
+    let most_memory = MAX_FOR_TEXTS * 10 + MAX_FOR_VALUES_MIB + SOME_MEMORY_MIB;
     for (count, expected) in [(2, 200), (too_many, 413), (5_000, 413)] {
         let question = "{\"role\":\"user\",\"content\":\"q\"}";
         let sent = sent(format!("[{}{question}]", reference.repeat(count)));
@@ -174,7 +174,7 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
     let is_timed = std::env::var_os("PROMPT_R1_TEST_TIMES").is_some();
     let only = std::env::var("PROMPT_R1_TEST_BODY").unwrap_or_default();
     let most_memory =
-        MOST_FOR_TEXTS * bodies::mebibytes() as i64 + MOST_FOR_VALUES_MIB + SOME_MEMORY_MIB;
+        MAX_FOR_TEXTS * bodies::mebibytes() as i64 + MAX_FOR_VALUES_MIB + SOME_MEMORY_MIB;
     let mut wrong = Vec::new();
     let bodies = bodies::all().into_iter().chain(structures::all());
     for (name, make) in bodies.filter(|(name, _)| name.contains(&only)) {
@@ -188,7 +188,7 @@ async fn a_body_costs_what_it_may_whatever_is_in_it() {
         if memory > most_memory {
             wrong.push(format!("{name}: {memory} MiB"));
         }
-        if is_timed && (computing > MOST_COMPUTING || waited > MOST_WAITED) {
+        if is_timed && (computing > MAX_COMPUTING || waited > MAX_WAITED) {
             wrong.push(format!("{name}: {computing:?} of a core, others waited {waited:?}"));
         }
         // The endpoint's reply to requests for JSON does not match the schema.

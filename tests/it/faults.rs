@@ -30,7 +30,7 @@ const AT_ONCE: usize = 48;
 const AFTERWARDS: usize = 12;
 /// Allowed growth over the second half of the requests, bytes: twice the prefixes that the policy
 /// may cache, which is all that is cached of a request.
-const MOST_GAINED: i64 = 2 * KEPT * 1024 * 1024;
+const MAX_GAINED: i64 = 2 * KEPT * 1024 * 1024;
 /// The same in MiB.
 const KEPT: i64 = 8;
 
@@ -217,7 +217,7 @@ async fn every_request_ends() {
     for fault in ["503 policy_unavailable", "429 overloaded"] {
         assert!(!outcomes.contains_key(fault), "{outcomes:?}");
     }
-    assert!(memories[2] - memories[1] < MOST_GAINED, "{megabytes:?} MiB");
+    assert!(memories[2] - memories[1] < MAX_GAINED, "{megabytes:?} MiB");
 
     // Afterwards every slot is free, and the engine works. A long deadline avoids time-outs caused
     // by a busy machine.

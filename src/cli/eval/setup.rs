@@ -14,7 +14,7 @@ use crate::config::{Config, EvalConfig, PolicyEngine};
 use crate::engine::tokens::{LoadMeter, TokensEngine};
 use crate::eval::EvalError;
 use crate::eval::arms::{
-    Arm, ArmSpec, Brief, Method, PLACE, PolicyArm, PolicySetup, Prompt, PromptArm,
+    Arm, ArmSpec, Brief, Method, PLACEHOLDER, PolicyArm, PolicySetup, Prompt, PromptArm,
 };
 use crate::eval::config::SearchConfig;
 use crate::eval::data::{Question, Questions, overlap_warning};
@@ -327,8 +327,11 @@ impl<'a> Setup<'a> {
         let (model, model_identity) = self.model(None)?;
         let (proposer, proposer_identity) = self.model(config.proposer.as_deref())?;
         let source = training.first().map(|question| question.task.source.clone());
-        let place =
-            Task { question: PLACE.into(), source: source.unwrap_or_default(), ..Task::default() };
+        let place = Task {
+            question: PLACEHOLDER.into(),
+            source: source.unwrap_or_default(),
+            ..Task::default()
+        };
         let brief = brief_among(self.config, training);
         let mut start = Vec::new();
         for prompt in [

@@ -29,7 +29,7 @@ const CHAIN_OF_THOUGHT: &str = include_str!("prompts/cot.j2");
 const TEMPERATURE: f64 = 0.7;
 
 /// The placeholder of the question in a literal prompt.
-pub const PLACE: &str = "{question}";
+pub const PLACEHOLDER: &str = "{question}";
 
 /// The data sets in which a short answer is requested. In the others the gold answers are numbers
 /// or formulas and not compared as texts: a model that has to compute is not asked for the answer
@@ -65,7 +65,7 @@ pub struct Prompt {
 #[derive(Debug)]
 enum PromptForm {
     Template(Box<Template>),
-    /// With [`PLACE`] in place of the question; nothing else in it is special.
+    /// With [`PLACEHOLDER`] in place of the question; nothing else in it is special.
     Literal(String),
 }
 
@@ -100,12 +100,12 @@ impl Prompt {
         Self::new(&file.display().to_string(), source, brief, has_line)
     }
 
-    /// The given text, with the question at [`PLACE`], or before it if it has no placeholder. The
+    /// The given text, with the question at [`PLACEHOLDER`], or before it if it has no placeholder. The
     /// answer is found as for [`Prompt::load`].
     pub fn literal(text: &str, brief: &Brief) -> Self {
-        let text = match text.contains(PLACE) {
+        let text = match text.contains(PLACEHOLDER) {
             true => text.to_owned(),
-            false => format!("{PLACE}\n\n{text}"),
+            false => format!("{PLACEHOLDER}\n\n{text}"),
         };
         let has_line = text.contains("Answer:");
         Self { form: PromptForm::Literal(text), brief: brief.clone(), has_line }
@@ -142,7 +142,7 @@ impl Prompt {
             PromptForm::Template(template) => Ok(template.render(context! {
                 question => task.question, source => &*task.source, brief => self.brief.holds(task),
             })?),
-            PromptForm::Literal(text) => Ok(text.replace(PLACE, &task.question)),
+            PromptForm::Literal(text) => Ok(text.replace(PLACEHOLDER, &task.question)),
         }
     }
 

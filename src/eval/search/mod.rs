@@ -20,7 +20,7 @@ use crate::prompt_template::Template;
 use crate::seed;
 
 use super::EvalError;
-use super::arms::{Brief, PLACE, Prompt, PromptArm};
+use super::arms::{Brief, PLACEHOLDER, Prompt, PromptArm};
 use super::config::{MetricConfig, SearchConfig};
 use super::data::{self, Question, Questions};
 use super::metric_choice::Metric;
@@ -324,7 +324,7 @@ impl SearchState {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mistakes: Vec<&Mistake> =
             mistakes.choose_multiple(&mut random, SHOWN_MISTAKES).collect();
-        Ok(self.propose.render(context! { prompts, mistakes, place => PLACE })?)
+        Ok(self.propose.render(context! { prompts, mistakes, place => PLACEHOLDER })?)
     }
 }
 

@@ -11,14 +11,14 @@ use super::half_for;
 const NUMBERS: Span = (0.0, 15.0);
 
 /// The largest scale or minimum of a group.
-const MOST: f32 = 63.0;
+const MAX_SCALE: f32 = 63.0;
 
 type Values = [[f32; 32]; 8];
 
 pub fn block(values: &[f32; 256]) -> [u8; 144] {
     let values: Values = from_fn(|i| from_fn(|j| values[32 * i + j]));
     let fits = values.each_ref().map(|values| Fit::affine(values, NUMBERS.1));
-    let most = |of: fn(&Fit) -> f32| half_for(fits.iter().map(of).fold(0.0, f32::max), MOST);
+    let most = |of: fn(&Fit) -> f32| half_for(fits.iter().map(of).fold(0.0, f32::max), MAX_SCALE);
     let first = Block::new(&values, &fits, most(|fit| fit.scale), most(|fit| fit.minimum));
     let better = first.least_squares(&values);
     let better = better.map(|(scale, minimum)| Block::new(&values, &fits, scale, minimum));
@@ -38,7 +38,7 @@ impl Group {
     fn new(values: &[f32; 32], fit: Fit, block: Fit) -> Self {
         let about = |x: f32, unit: f32| {
             let nearest = if unit > 0.0 { (x / unit).round() } else { 0.0 };
-            [0.0, -1.0, 1.0].map(|by| (nearest + by).clamp(0.0, MOST))
+            [0.0, -1.0, 1.0].map(|by| (nearest + by).clamp(0.0, MAX_SCALE))
         };
         let mut best = Self::with(values, Fit::default(), block);
         for scale in about(fit.scale, block.scale) {

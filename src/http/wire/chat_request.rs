@@ -158,19 +158,19 @@ pub(in crate::http) enum Stop {
 }
 
 /// Episodes of one request at most.
-const MOST_CHOICES: u32 = 16;
+const MAX_CHOICES: u32 = 16;
 /// Alternatives for a token at most, as OpenAI has it.
-const MOST_LOGPROBS: u32 = 20;
+const MAX_LOGPROBS: u32 = 20;
 /// Stop sequences at most, as OpenAI has it.
-const MOST_STOPS: usize = 4;
+const MAX_STOPS: usize = 4;
 
 impl ChatRequest {
     /// The number of answers.
     pub(in crate::http) fn choices(&self) -> Result<u32, ApiError> {
         match self.n.unwrap_or(1) {
-            n @ 1..=MOST_CHOICES => Ok(n),
+            n @ 1..=MAX_CHOICES => Ok(n),
             n => {
-                let message = format!("`n` = {n} is not between 1 and {MOST_CHOICES}");
+                let message = format!("`n` = {n} is not between 1 and {MAX_CHOICES}");
                 Err(ApiError::invalid("n", message))
             }
         }
@@ -199,8 +199,8 @@ impl ChatRequest {
         between("top_p", self.top_p, 0.0, 1.0)?;
         between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
         between("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
-        if self.top_logprobs.is_some_and(|count| count > MOST_LOGPROBS) {
-            let message = format!("`top_logprobs` is not between 0 and {MOST_LOGPROBS}");
+        if self.top_logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
+            let message = format!("`top_logprobs` is not between 0 and {MAX_LOGPROBS}");
             return Err(ApiError::invalid("top_logprobs", message));
         }
         if self.top_logprobs.is_some_and(|count| count > 0) && self.logprobs != Some(true) {
@@ -245,8 +245,8 @@ impl ChatRequest {
         bounds: &Bounds,
     ) -> Result<StopSequences, ApiError> {
         let stops = self.stops();
-        if stops.len() > MOST_STOPS {
-            let message = format!("`stop` has {} texts, at most {MOST_STOPS} can be", stops.len());
+        if stops.len() > MAX_STOPS {
+            let message = format!("`stop` has {} texts, at most {MAX_STOPS} can be", stops.len());
             return Err(ApiError::invalid("stop", message));
         }
         if let Some(long) = stops.iter().find(|stop| stop.len() > bounds.stop_bytes) {

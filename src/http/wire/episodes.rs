@@ -15,7 +15,7 @@ use crate::record::{Filter, ListedEpisode, Page, Record};
 /// Episodes of a page by default.
 const LIMIT: u64 = 20;
 /// Episodes of a page at most.
-const MOST: u64 = 100;
+const MAX_PAGE: u64 = 100;
 /// Bytes of a question or an answer that a list shows.
 const SHOWN: usize = 500;
 
@@ -53,8 +53,8 @@ impl EpisodeQuery {
         caller: Option<String>,
     ) -> Result<(Filter, usize, Option<String>), ApiError> {
         let limit = self.limit.unwrap_or(LIMIT);
-        if !(1..=MOST).contains(&limit) {
-            let message = format!("`limit` = {limit} is not between 1 and {MOST}");
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let message = format!("`limit` = {limit} is not between 1 and {MAX_PAGE}");
             return Err(ApiError::invalid("limit", message));
         }
         let filter = Filter {

@@ -128,11 +128,11 @@ impl Body {
     /// The body of an error, at most 64 KiB, as far as it arrives. Best effort: the status already
     /// says that the request failed.
     pub(super) async fn head(mut self) -> Vec<u8> {
-        const MOST: usize = 64 * 1024;
+        const MAX_HEAD: usize = 64 * 1024;
         let mut head = Vec::new();
-        while head.len() < MOST {
+        while head.len() < MAX_HEAD {
             let Ok(Some(piece)) = self.next().await else { break };
-            head.extend_from_slice(&piece[..piece.len().min(MOST - head.len())]);
+            head.extend_from_slice(&piece[..piece.len().min(MAX_HEAD - head.len())]);
         }
         head
     }

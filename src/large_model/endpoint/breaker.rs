@@ -12,7 +12,7 @@ use super::config::BreakerConfig;
 /// Requests that probe an endpoint after a pause.
 const PROBES: usize = 3;
 /// Breakers that are tracked at once: those with recent failures.
-const MOST_WATCHED: usize = 1_024;
+const MAX_WATCHED: usize = 1_024;
 
 /// What a request is for: the route and the model.
 type Target = Arc<str>;
@@ -169,9 +169,9 @@ impl Breakers {
         if !is_known && (health != Health::Bad || generation != 0) {
             return;
         }
-        if !is_known && self.watched.len() >= MOST_WATCHED {
+        if !is_known && self.watched.len() >= MAX_WATCHED {
             self.watched.retain(|_, breaker| !matches!(breaker.state, Circuit::Closed { .. }));
-            if self.watched.len() >= MOST_WATCHED {
+            if self.watched.len() >= MAX_WATCHED {
                 return;
             }
         }

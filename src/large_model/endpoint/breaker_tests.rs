@@ -277,12 +277,12 @@ fn targets_are_apart_and_bounded() {
     let ticket = fail(&mut breakers, "broken");
     assert!(breakers.is_stopped(&ticket) && breakers.admit("broken", 0, now).is_err());
     assert!(breakers.admit("healthy", 0, now).is_ok());
-    for number in 0..2 * MOST_WATCHED {
+    for number in 0..2 * MAX_WATCHED {
         fail(&mut breakers, &number.to_string());
     }
-    assert_eq!(breakers.watched.len(), MOST_WATCHED);
+    assert_eq!(breakers.watched.len(), MAX_WATCHED);
     let later = now + Duration::from_millis(100);
-    for number in 0..MOST_WATCHED {
+    for number in 0..MAX_WATCHED {
         let ticket = breakers.admit(&number.to_string(), 0, later).unwrap();
         breakers.record(&ticket, Good, later);
     }

@@ -11,7 +11,7 @@ use crate::trajectory::TokenUsage;
 
 /// The most text of a request, and of a reply, that is tokenised, bytes. The rest is estimated, and
 /// the estimate is corrected by its error on the tokenised part.
-const MOST_COUNTED: usize = 1024 * 1024;
+const MAX_COUNTED: usize = 1024 * 1024;
 
 /// Counts the tokens of one model.
 #[derive(Debug, Default)]
@@ -161,7 +161,7 @@ impl Texts {
     pub(super) fn push(&mut self, text: &str) {
         self.estimate.push(text);
         if let Some(counted) = &mut self.counted
-            && counted.text.len() + text.len() <= MOST_COUNTED
+            && counted.text.len() + text.len() <= MAX_COUNTED
         {
             counted.text.push_str(text);
             counted.estimate.push(text);
@@ -238,14 +238,14 @@ mod tests {
     fn long_texts_are_counted_in_part() {
         let counter = TokenCounter::load(Path::new("models/large-model")).unwrap();
         let piece = "Who wrote it? ".repeat(1000);
-        let pieces = vec![piece.as_str(); 2 * MOST_COUNTED / piece.len()];
+        let pieces = vec![piece.as_str(); 2 * MAX_COUNTED / piece.len()];
         let one = usage(&counter, &["a"], &[&piece]).1;
         let (_, all) = usage(&counter, &["a"], &pieces);
         let ratio = all as f64 / (one * pieces.len() as u64) as f64;
         assert!((0.99..1.01).contains(&ratio), "{ratio}");
         let mut said = counter.texts();
         pieces.iter().for_each(|text| said.push(text));
-        assert!(said.length() <= MOST_COUNTED, "{}", said.length());
+        assert!(said.length() <= MAX_COUNTED, "{}", said.length());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use reqwest::Body;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MOST_HEADERS, Request, Response};
+use crate::outbound::wire::{AGENT, CLOSED_UNSERVED, MAX_HEADERS, Request, Response};
 
 /// How long an idle connection is kept open.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -113,7 +113,7 @@ impl Direct {
             let stream = self.connector.clone().oneshot(self.to.clone()).await;
             let stream = stream.map_err(DirectError::connect)?;
             let handshake = http1::Builder::new()
-                .max_headers(MOST_HEADERS)
+                .max_headers(MAX_HEADERS)
                 .allow_obsolete_multiline_headers_in_responses(true)
                 .allow_spaces_after_header_name_in_responses(true)
                 .handshake(stream);

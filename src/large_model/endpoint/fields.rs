@@ -27,7 +27,7 @@ pub(super) struct Refused {
 }
 
 /// How many models are remembered.
-const MOST_MODELS: usize = 1_024;
+const MAX_MODELS: usize = 1_024;
 
 impl Refused {
     /// What a model is known to refuse.
@@ -38,7 +38,7 @@ impl Refused {
     /// Remembers what a model refuses.
     pub(super) fn learn(&self, model: &str, names: &Names) {
         let mut models = self.models();
-        if models.len() >= MOST_MODELS && !models.contains_key(model) {
+        if models.len() >= MAX_MODELS && !models.contains_key(model) {
             models.clear();
         }
         models.entry(model.to_owned()).or_default().extend(names.clone());
@@ -52,7 +52,7 @@ impl Refused {
     /// Remembers that a model does.
     pub(super) fn learn_thoughts(&self, model: &str) {
         let mut models = self.thinking();
-        if models.len() >= MOST_MODELS {
+        if models.len() >= MAX_MODELS {
             models.clear();
         }
         models.insert(model.to_owned());

@@ -26,7 +26,7 @@ use crate::outbound::retry::{Advice, Retryable, retrying};
 use crate::outbound::wire::{Request, Response};
 
 /// How much of an error is read to see whether it refuses a field, bytes.
-const MOST_OF_AN_ERROR: usize = 64 * 1024;
+const MAX_OF_AN_ERROR: usize = 64 * 1024;
 
 /// A request to forward.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Endpoint {
         parts.headers.remove(header::CONTENT_LENGTH);
         let mut head = Vec::new();
         while let Some(Ok(piece)) = pieces.next().await
-            && head.len() < MOST_OF_AN_ERROR
+            && head.len() < MAX_OF_AN_ERROR
         {
             head.extend_from_slice(&piece);
         }

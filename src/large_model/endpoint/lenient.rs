@@ -13,7 +13,7 @@ const HALVES: u32 = 0x10_F000;
 const BYTES: u32 = 0x10_F800;
 const END: u32 = BYTES + 0x80;
 /// Placeholders that are held back until the other half arrives; a character has no more bytes.
-const MOST_HELD: usize = 4;
+const MAX_HELD: usize = 4;
 
 /// A parsed document, and whether it was repaired.
 pub(super) struct Parsed<T> {
@@ -109,7 +109,7 @@ impl Joiner {
             match u32::from(next) {
                 half @ HALVES..END => {
                     self.held.push(half);
-                    if self.held.len() > MOST_HELD {
+                    if self.held.len() > MAX_HELD {
                         joined.push_str(&self.finish());
                     }
                 }

@@ -11,7 +11,7 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::exchange::Exchange;
 use super::reply::{
-    MOST_PARSED, ParsedReply, ReplyAssembler, ReplyError, parse_completion, start_of,
+    MAX_PARSED, ParsedReply, ReplyAssembler, ReplyError, parse_completion, start_of,
 };
 use super::thoughts::Thoughts;
 use crate::compute;
@@ -194,7 +194,7 @@ impl Live {
         if kept.text > limit {
             return Err(exchange.too_long(limit));
         }
-        if kept.structure > MOST_PARSED {
+        if kept.structure > MAX_PARSED {
             return Err(exchange.malformed("its JSON has too many values"));
         }
         self.think(!text.is_empty());

@@ -24,9 +24,9 @@ const FRESH: Duration = Duration::from_secs(60);
 /// How long the list itself is shared by those who ask for it.
 const SHARED: Duration = Duration::from_secs(5);
 /// The longest list that is read, bytes.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Credentials whose lists are cached at once.
-const MOST_CREDENTIALS: usize = 64;
+const MAX_CREDENTIALS: usize = 64;
 
 /// The cached lists of an endpoint. Each credential has its own, as endpoints may list other models
 /// to others. A credential stands here as its hash; none where all callers use the same.
@@ -72,7 +72,7 @@ impl Listed {
             // Lists are long.
             known.result = known.shared();
         }
-        if !all.contains_key(&credential) && all.len() >= MOST_CREDENTIALS {
+        if !all.contains_key(&credential) && all.len() >= MAX_CREDENTIALS {
             let oldest = all.iter().min_by_key(|(_, listed)| listed.known().asked);
             if let Some(oldest) = oldest.map(|(credential, _)| *credential) {
                 all.remove(&oldest);
@@ -184,7 +184,7 @@ impl Endpoint {
             let mut whole = Vec::new();
             while let Some(piece) = body.next().await? {
                 whole.extend_from_slice(&piece);
-                if whole.len() > MOST_BYTES {
+                if whole.len() > MAX_BYTES {
                     return Err(exchange.malformed("its list is longer than 4 MiB"));
                 }
             }
@@ -267,12 +267,12 @@ mod tests {
             (known.asked, known.ids) = (Some(Instant::now()), HashSet::from(["m".to_owned()]));
         };
         know(&listed.of(None));
-        for number in 0..MOST_CREDENTIALS {
+        for number in 0..MAX_CREDENTIALS {
             assert!(!listed.of(Some(&credential(number))).has("m"));
             know(&listed.of(Some(&credential(number))));
             assert!(listed.of(Some(&credential(number))).has("m"));
         }
-        assert_eq!(listed.0.lock().unwrap().len(), MOST_CREDENTIALS);
+        assert_eq!(listed.0.lock().unwrap().len(), MAX_CREDENTIALS);
         // The oldest made room.
         assert!(listed.of(Some(&credential(1))).has("m"));
         assert!(!listed.of(None).has("m"));

@@ -19,14 +19,14 @@ use crate::trajectory::TokenUsage;
 
 /// How much of a response that is not a stream, or of one event of a stream, is buffered for
 /// parsing.
-const MOST_KEPT: usize = 16 * 1024 * 1024;
+const MAX_KEPT: usize = 16 * 1024 * 1024;
 
 /// The most memory that the JSON of a response may take if it must be repaired before it can be
 /// parsed, bytes. A larger one is not parsed.
-const MOST_MENDED: usize = 64 * 1024 * 1024;
+const MAX_MENDED: usize = 64 * 1024 * 1024;
 
 /// The longest request that is kept while its response is read, bytes.
-const MOST_OF_REQUEST: usize = 16 * 1024;
+const MAX_OF_REQUEST: usize = 16 * 1024;
 
 /// In the extensions of a response whose usage this server asked for: the client did not, and must
 /// not get the chunk with it.
@@ -34,7 +34,7 @@ const MOST_OF_REQUEST: usize = 16 * 1024;
 pub struct UsageAsked;
 
 /// Longer stream options are replaced: no client needs them.
-const MOST_OPTIONS: usize = 4096;
+const MAX_OPTIONS: usize = 4096;
 
 /// A request that asks for its usage.
 pub(super) struct AskingForUsage {
@@ -55,7 +55,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
         let body = [&body[..at], options, &body[at..]].concat().into();
         return Some(AskingForUsage { body, is_ambiguous });
     };
-    let known = Some(value).filter(|value| value.len() <= MOST_OPTIONS);
+    let known = Some(value).filter(|value| value.len() <= MAX_OPTIONS);
     let known = known.and_then(|value| serde_json::from_str(value).ok());
     let mut asked: Map<String, Value> = known.unwrap_or_default();
     let is_variant = |key: &str| key != USAGE && key.eq_ignore_ascii_case(USAGE);
@@ -130,7 +130,7 @@ impl PassedUsage {
     /// Keeps of a long request what counts of it, for as long as its response takes: a client may
     /// read that slowly.
     pub fn answered(mut self) -> Self {
-        if self.request.len() > MOST_OF_REQUEST {
+        if self.request.len() > MAX_OF_REQUEST {
             let request = std::mem::take(&mut self.request);
             let counter = &self.counter;
             (self.asked, self.asked_for_stream) = compute::in_place(request.len(), || {
@@ -144,14 +144,14 @@ impl PassedUsage {
     pub fn read(&mut self, piece: Bytes) -> Bytes {
         let Some(is_events) = self.is_events else { return self.begin(piece) };
         if !is_events {
-            if self.kept.len() < MOST_KEPT {
+            if self.kept.len() < MAX_KEPT {
                 self.kept.extend_from_slice(&piece);
             }
             return piece;
         }
         if !self.hides_usage {
             self.pending += piece.len();
-            if self.pending > MOST_KEPT {
+            if self.pending > MAX_KEPT {
                 // Of such an event nothing is read.
                 (self.decoder, self.pending) = (SseDecoder::default(), 0);
                 return piece;
@@ -178,7 +178,7 @@ impl PassedUsage {
             }
         }
         self.searched = self.kept.len();
-        if self.kept.len() > MOST_KEPT {
+        if self.kept.len() > MAX_KEPT {
             shown.unsplit(self.kept.split());
             self.searched = 0;
         }
@@ -268,7 +268,7 @@ impl PassedUsage {
         if let Ok(found) = found {
             return Some(found);
         }
-        if json_size::parsed_bytes(json) > MOST_MENDED {
+        if json_size::parsed_bytes(json) > MAX_MENDED {
             return None;
         }
         let mended = lenient::parse::<Value>(json).ok().filter(|parsed| parsed.is_mended)?;

@@ -90,7 +90,7 @@ fn images_are_no_text() {
 
 #[test]
 fn long_requests_are_counted_without_being_kept() {
-    let content = "x ".repeat(MOST_OF_REQUEST);
+    let content = "x ".repeat(MAX_OF_REQUEST);
     let request = json!({"messages": [{"role": "user", "content": content}]}).to_string();
     let kept = PassedUsage::new(&Arc::default(), request.clone().into());
     let answered = PassedUsage::new(&Arc::default(), request.into()).answered();
@@ -225,7 +225,7 @@ fn usage_is_asked_for_where_the_client_does_not() {
 
 #[test]
 fn long_stream_options_are_no_way_around_the_usage() {
-    let options = json!({"include_usage": false, "x": "x".repeat(MOST_OPTIONS)});
+    let options = json!({"include_usage": false, "x": "x".repeat(MAX_OPTIONS)});
     let body = json!({"stream": true, "stream_options": options}).to_string();
     let asking = asking_for_usage(&body.into()).unwrap();
     let expected = "{\"stream\":true,\"stream_options\":{\"include_usage\":true}}";

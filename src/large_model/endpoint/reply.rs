@@ -18,7 +18,7 @@ use crate::trajectory::TokenUsage;
 
 /// What the JSON of a reply may take beside its texts, bytes: the log-probabilities of 8,000 tokens
 /// with 20 alternatives each.
-pub(super) const MOST_PARSED: usize = 128 * 1024 * 1024;
+pub(super) const MAX_PARSED: usize = 128 * 1024 * 1024;
 
 /// Why a body is not a reply; becomes an error once the model's name is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,7 +123,7 @@ pub(super) fn parse_completion(
     if start.starts_with(b"<") {
         return Err(malformed("the body is HTML"));
     }
-    if start.starts_with(b"{") && json_size::parsed_bytes(start) > MOST_PARSED {
+    if start.starts_with(b"{") && json_size::parsed_bytes(start) > MAX_PARSED {
         return Err(malformed("its JSON has too many values"));
     }
     let parsed = match lenient::parse::<Completion>(start) {

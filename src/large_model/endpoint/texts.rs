@@ -25,7 +25,7 @@ const INNER: [&str; 6] = ["text", "content", "output", "arguments", "function", 
 /// Where the thoughts of a message stand; those that come first count.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 /// The longest report of usage that is read, bytes.
-const MOST_USAGE: usize = 16 * 1024;
+const MAX_USAGE: usize = 16 * 1024;
 
 /// Takes texts, one after the other.
 type Sink<'a> = &'a mut dyn FnMut(&str);
@@ -160,7 +160,7 @@ struct Billed<'a> {
 }
 
 fn usage(raw: &RawValue) -> Option<TokenUsage> {
-    let raw = Some(raw.get()).filter(|raw| raw.len() <= MOST_USAGE)?;
+    let raw = Some(raw.get()).filter(|raw| raw.len() <= MAX_USAGE)?;
     reported_usage(&serde_json::from_str::<Value>(raw).ok()?)
 }
 

@@ -10,7 +10,7 @@ use super::aimd::Aimd;
 use super::lock;
 
 /// Models of an endpoint that are distinguished.
-const MOST_MODELS: usize = 1_024;
+const MAX_MODELS: usize = 1_024;
 
 /// Those of all models, by id.
 #[derive(Default)]
@@ -18,7 +18,7 @@ pub(super) struct Lanes(HashMap<String, Arc<Lane>>);
 
 impl Lanes {
     pub(super) fn get(&mut self, model: &str, make: impl FnOnce() -> Lane) -> Arc<Lane> {
-        if self.0.len() >= MOST_MODELS && !self.0.contains_key(model) {
+        if self.0.len() >= MAX_MODELS && !self.0.contains_key(model) {
             self.0.clear();
         }
         Arc::clone(self.0.entry(model.to_owned()).or_insert_with(|| Arc::new(make())))

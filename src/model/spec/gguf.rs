@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Family, LayerKind, MOST, Rope, RopeScaling, Spec, TokenIds};
+use super::{Family, LayerKind, MAX_SIZES, Rope, RopeScaling, Spec, TokenIds};
 use crate::gguf::{Gguf, GgufError};
 use crate::hint::Reason;
 
@@ -52,7 +52,7 @@ impl Spec {
             return Err(keys.wrong("rope.dimension_count", reason));
         }
         let base = family.spec();
-        let layers = keys.size("block_count")?.min(MOST.layers + 1);
+        let layers = keys.size("block_count")?.min(MAX_SIZES.layers + 1);
         let has = |name: &str| file.tensor(name).is_some();
         let mut spec = Self {
             vocab_size: embed[0],

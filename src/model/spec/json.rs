@@ -100,7 +100,7 @@ impl Spec {
             num_key_value_heads: kv_heads,
             head_dim: keys.size_or("head_dim", head_dim)?.unwrap_or(head_dim),
             max_position_embeddings: keys.size("max_position_embeddings")?,
-            layers: vec![LayerKind::default(); layers.min(super::MOST.layers + 1)],
+            layers: vec![LayerKind::default(); layers.min(super::MAX_SIZES.layers + 1)],
             rms_norm_eps: keys.number("rms_norm_eps", base.rms_norm_eps)?,
             gate: match activation.as_deref() {
                 None => base.gate,

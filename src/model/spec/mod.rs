@@ -115,7 +115,7 @@ pub struct TokenIds {
 }
 
 /// The largest accepted value of each dimension: a file with a larger one is invalid.
-const MOST: SpecLimits = SpecLimits {
+const MAX_SIZES: SpecLimits = SpecLimits {
     vocab_size: 1 << 22,
     width: 1 << 20,
     heads: 1 << 12,
@@ -156,14 +156,14 @@ impl Spec {
     /// Checks that the dimensions are possible and consistent.
     pub(super) fn check(&self) -> Result<(), String> {
         for (name, size, most) in [
-            ("vocab_size", self.vocab_size, MOST.vocab_size),
-            ("hidden_size", self.hidden_size, MOST.width),
-            ("intermediate_size", self.intermediate_size, MOST.width),
-            ("num_attention_heads", self.num_attention_heads, MOST.heads),
-            ("num_key_value_heads", self.num_key_value_heads, MOST.heads),
-            ("head_dim", self.head_dim, MOST.head_dim),
-            ("num_hidden_layers", self.layers.len(), MOST.layers),
-            ("max_position_embeddings", self.max_position_embeddings, MOST.context),
+            ("vocab_size", self.vocab_size, MAX_SIZES.vocab_size),
+            ("hidden_size", self.hidden_size, MAX_SIZES.width),
+            ("intermediate_size", self.intermediate_size, MAX_SIZES.width),
+            ("num_attention_heads", self.num_attention_heads, MAX_SIZES.heads),
+            ("num_key_value_heads", self.num_key_value_heads, MAX_SIZES.heads),
+            ("head_dim", self.head_dim, MAX_SIZES.head_dim),
+            ("num_hidden_layers", self.layers.len(), MAX_SIZES.layers),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_SIZES.context),
         ] {
             if size == 0 || size > most {
                 return Err(format!("`{name}` is {size}, which is not between 1 and {most}"));

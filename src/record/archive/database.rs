@@ -7,7 +7,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drive
 use sqlx::{AnyPool, Row};
 use uuid::Uuid;
 
-use super::{ArchiveError, Filter, MOST_BYTES, Page, Search, TIMEOUT};
+use super::{ArchiveError, Filter, MAX_BYTES, Page, Search, TIMEOUT};
 use crate::compute;
 
 /// The most rows that are examined at once.
@@ -160,7 +160,7 @@ impl DatabaseArchive {
         let sizes = rows.iter().map(|row| row.try_get::<Option<i64>, _>(2));
         let sizes = sizes.collect::<sqlx::Result<Vec<_>>>().map_err(failed)?;
         let sizes = sizes.into_iter().map(|size| size.map_or(0, |size| size as usize));
-        let fitting = fitting(sizes, MOST_BYTES.saturating_sub(search.bytes));
+        let fitting = fitting(sizes, MAX_BYTES.saturating_sub(search.bytes));
         let is_end = rows.len() < CHUNK && fitting == rows.len();
         if fitting == 0 {
             return Ok((Vec::new(), is_end));
@@ -321,7 +321,7 @@ mod tests {
         ];
         assert_eq!(pages, expected);
         // What the page has read already counts.
-        search.bytes = MOST_BYTES - 1;
+        search.bytes = MAX_BYTES - 1;
         assert_eq!(rows.before(&search, None).await.unwrap().0.len(), 1);
     }
 }

@@ -20,9 +20,9 @@ use crate::compute::{self, ComputeError, StopSignal};
 use crate::episode::{EpisodeUsage, FinishReason};
 
 /// Bytes of episodes that are read for one page.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Episodes that are examined for one page.
-const MOST_EPISODES: usize = 2000;
+const MAX_EPISODES: usize = 2000;
 /// The longest search for the episodes of one page.
 const LOOKING: Duration = Duration::from_secs(1);
 /// How long a store may take to answer.
@@ -161,8 +161,8 @@ impl Search {
     /// Whether the page is full, or its cost bound is reached.
     fn is_over(&self) -> bool {
         self.found.len() >= self.limit
-            || self.bytes >= MOST_BYTES
-            || self.episodes >= MOST_EPISODES
+            || self.bytes >= MAX_BYTES
+            || self.episodes >= MAX_EPISODES
             || Instant::now() >= self.until
     }
 

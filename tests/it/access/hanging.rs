@@ -12,7 +12,7 @@ use super::*;
 /// Keys of each kind that ask at once.
 const KEYS: usize = 4;
 /// Two statements that wait 5 s each, and some time for a busy machine.
-const MOST: Duration = Duration::from_secs(14);
+const LIMIT: Duration = Duration::from_secs(14);
 
 #[tokio::test]
 async fn an_episode_is_recorded_though_the_client_leaves_while_it_is_charged() {
@@ -77,7 +77,7 @@ async fn a_store_that_hangs_holds_requests_up_together() {
         }
     });
     let waited = join_all(asked).await;
-    assert!(waited.iter().all(|waited| *waited < MOST), "{waited:?}");
+    assert!(waited.iter().all(|waited| *waited < LIMIT), "{waited:?}");
     other.execute("ROLLBACK").await.unwrap();
     // It is asked again a moment after it failed.
     eventually("an answer of the store", async || {

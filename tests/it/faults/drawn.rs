@@ -26,7 +26,7 @@ use crate::server::events;
 const FEW: usize = 400;
 const AT_ONCE: usize = 32;
 /// Allowed growth over the second half of the requests, bytes.
-const MOST_GAINED: i64 = 24 * 1024 * 1024;
+const MAX_GAINED: i64 = 24 * 1024 * 1024;
 /// Far longer than any request may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -345,7 +345,7 @@ async fn nothing_is_lost_and_nothing_is_billed_twice() {
     let calls: usize = seen.lock().unwrap().values().map(Vec::len).sum();
     let gained = memories[1] - memories[0];
     println!("{calls} calls of {count} requests: {outcomes:?}, {} kB gained", gained / 1024);
-    assert!(gained < MOST_GAINED, "{memories:?} bytes");
+    assert!(gained < MAX_GAINED, "{memories:?} bytes");
     for outcome in ["answered", "failed", "refused", "passed"] {
         assert!(outcomes.contains_key(outcome), "{outcomes:?}");
     }

@@ -11,7 +11,7 @@ const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 /// How a gzip file begins.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// The maximum size of one of its files, bytes.
-const MOST: u64 = 16 << 30;
+const MAX_FILE: u64 = 16 << 30;
 
 /// Extracts the adapter in `archive` into `folder`, wherever it is in the archive.
 ///
@@ -35,7 +35,7 @@ pub fn unpack(mut archive: File, folder: &Path) -> io::Result<()> {
         else {
             continue;
         };
-        if entry.size() > MOST {
+        if entry.size() > MAX_FILE {
             return Err(io::Error::other(format!("`{}` is too large", path.display())));
         }
         let mut file = File::create(folder.join(missing.swap_remove(at)))?;
