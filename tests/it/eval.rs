@@ -191,17 +191,17 @@ async fn another_prompt_or_seed_is_another_row_and_a_repeated_request_is_not_pai
             config(&large_model.url(), extra).replace("FOLDER", &folder.display().to_string());
         std::fs::write(folder.join("eval.toml"), text).unwrap();
     };
-    let extra = "arms = [\"direct\"]";
+    let extra = "brief = false\narms = [\"direct\"]";
     let bench = Bench::new(&questions(4), &config(&large_model.url(), extra));
     bench.report().await;
     assert_eq!(large_model.requests().len(), 4);
-    configure("arms = [\"direct\"]\nseed = 1", bench.folder.path()).await;
+    configure("brief = false\narms = [\"direct\"]\nseed = 1", bench.folder.path()).await;
     bench.report().await;
     assert_eq!(large_model.requests().len(), 8);
     // The same prompt under another name: the replies are cached, but charged.
     std::fs::write(bench.path("same.j2"), "{{ question }}").unwrap();
-    configure("arms = [\"direct\", \"template:FOLDER/same.j2\"]\nseed = 1", bench.folder.path())
-        .await;
+    let extra = "brief = false\narms = [\"direct\", \"template:FOLDER/same.j2\"]\nseed = 1";
+    configure(extra, bench.folder.path()).await;
     let report = bench.report().await;
     assert_eq!(large_model.requests().len(), 8);
     assert_eq!(report.arms[0].cost, report.arms[1].cost);

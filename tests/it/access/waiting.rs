@@ -1,5 +1,7 @@
 //! Requests that wait for their turn, and are given up before they are sent.
 
+use prompt_r1::policy::ScriptedPolicy;
+
 use super::*;
 use crate::chat_streams::remote;
 use crate::loopback::Gate;
@@ -7,6 +9,12 @@ use crate::loopback::Gate;
 /// A prompt that costs more than the keys of these tests may use.
 fn long() -> String {
     "a ".repeat(400)
+}
+
+/// A policy that writes few tokens, however long the question.
+fn asking() -> Setup {
+    let turns = ["<interaction_prompt><question/></interaction_prompt>", "<answer>so</answer>"];
+    Setup::policy(ScriptedPolicy::turns(turns))
 }
 
 /// Whether the key has reached its limit; asks for nothing.
@@ -28,7 +36,7 @@ async fn an_episode_whose_call_was_never_sent_costs_nothing() {
         let keys = Keys::new().await;
         let key = keys.make(json!({"tokens_per_minute": 100})).await;
         let other = keys.make(json!({})).await;
-        let mut setup = Setup::relay();
+        let mut setup = asking();
         setup.endpoint = endpoint.clone();
         setup.adapters = vec![Arc::new(remote(&upstream))];
         setup.access = Some(keys.access().await);
@@ -54,7 +62,7 @@ async fn a_client_that_leaves_before_its_request_is_sent_pays_nothing() {
     let keys = Keys::new().await;
     let key = keys.make(json!({"tokens_per_minute": 100})).await;
     let other = keys.make(json!({})).await;
-    let mut setup = Setup::relay();
+    let mut setup = asking();
     setup.endpoint = json!({"max_in_flight": 1});
     setup.access = Some(keys.access().await);
     let server = setup.start(&upstream).await;
@@ -90,7 +98,7 @@ async fn a_client_that_leaves_before_a_refused_call_is_repeated_pays_nothing() {
         Loopback::answering(|_| Script::error(503, "busy").header("retry-after", "20")).await;
     let keys = Keys::new().await;
     let key = keys.make(json!({"tokens_per_minute": 100})).await;
-    let mut setup = Setup::relay();
+    let mut setup = asking();
     setup.endpoint = json!({"retries": {"max": 1, "base_ms": 1, "cap_ms": 120_000}});
     setup.access = Some(keys.access().await);
     let server = setup.start(&upstream).await;

@@ -71,10 +71,10 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
 
     let found = report.search.as_ref().unwrap();
     assert_eq!(found.prompt, "{question} NOW");
-    // Two initial prompts and the proposed one, four questions each; in every round two proposals,
+    // Three initial prompts and the proposed one, four questions each; in every round two proposals,
     // until there was nothing new for long enough.
     let proposals = times.keys().filter(|what| what.contains("<prompt>")).count() as u64;
-    assert_eq!(found.usage.calls, 12 + proposals);
+    assert_eq!(found.usage.calls, 16 + proposals);
     assert!(found.usage.calls <= 40);
     let [direct, best] = &report.arms[..] else { unreachable!() };
     assert_eq!((direct.score.unwrap().mean, best.score.unwrap().mean), (0.0, 1.0));
@@ -188,10 +188,10 @@ async fn a_judge_that_fails_for_a_third_leaves_those_unscored() {
     assert_eq!((judging.model.as_str(), judging.usage.calls), ("judge", 9));
     assert!((judging.usage.cost - 66.0).abs() < 1e-9, "{judging:?}");
     assert!(arm.cost < 1.0);
-    // Judgements are stored: only failed ones are repeated.
+    // Judgements are stored: only those that failed or have no score are repeated.
     let before = judge.requests().len();
     assert_eq!(bench.report().await, report);
-    assert_eq!(judge.requests().len() - before, 3);
+    assert_eq!(judge.requests().len() - before, 4);
     assert_eq!(large_model.requests().len(), 9);
 }
 
