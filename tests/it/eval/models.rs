@@ -82,7 +82,7 @@ async fn a_prompt_is_searched_for_on_training_questions_and_its_arm_pays() {
     assert_eq!(best.total.large_model.calls, 10 + found.usage.calls);
     assert!((best.calls - (10 + found.usage.calls) as f64 / 10.0).abs() < 1e-9);
     assert!(best.cost > direct.cost);
-    assert_eq!(found.tried.len(), 3);
+    assert_eq!(found.tried.len(), 4);
     let warnings = report.warnings.join("\n");
     assert!(
         warnings.contains("1 of 10 questions are also among those of the prompt search"),
