@@ -57,10 +57,8 @@ pub async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<St
     };
     let status = status.map_err(|error| error.to_string())?;
     if !status.success() {
-        return Err(format!(
-            "it ended with {status}: {}",
-            head(&String::from_utf8_lossy(&complaint))
-        ));
+        let complaint = String::from_utf8_lossy(&complaint);
+        return Err(format!("it ended with {status}: {}", end(&complaint)));
     }
     if output.len() > MAX_OUTPUT {
         return Err(format!("its output is longer than {MAX_OUTPUT} bytes"));
@@ -71,6 +69,13 @@ pub async fn run(program: &str, arguments: &[String], input: &[u8]) -> Result<St
 /// The words of a command that are files, such as a script: what the program does depends on them.
 pub fn files<'w>(words: impl IntoIterator<Item = &'w String>) -> Vec<PathBuf> {
     words.into_iter().map(PathBuf::from).filter(|path| path.is_file()).collect()
+}
+
+/// The end of an error output, where most programs say what went wrong.
+fn end(text: &str) -> &str {
+    let text = text.trim();
+    let cut = text.char_indices().rev().nth(SHOWN - 1).map_or(0, |(at, _)| at);
+    text.get(cut..).unwrap_or_default()
 }
 
 /// The beginning of a text, for an error.
@@ -150,6 +155,9 @@ mod tests {
         assert_eq!(shell("cat").await.unwrap(), "input");
         let error = shell("echo half; echo no such table >&2; exit 3").await.unwrap_err();
         assert_eq!(error, "it ended with exit status: 3: no such table");
+        let error =
+            shell("yes trace | head -c 9000 >&2; echo KeyError >&2; exit 1").await.unwrap_err();
+        assert!(error.ends_with("trace\ntrKeyError") && error.len() < 250, "{error}");
         let error = shell("yes | head -c 65537").await.unwrap_err();
         assert_eq!(error, "its output is longer than 65536 bytes");
         assert_eq!(shell("yes | head -c 65536").await.unwrap().len(), 65536);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One question with everything needed to score an answer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Task {
-    /// Unique within its data set; stable between runs over the same file.
+    /// Unique within its data set; stable between runs over the same files.
     pub id: String,
     /// What is asked, as the user would write it.
     pub question: String,

@@ -37,8 +37,8 @@ pub(super) struct Collector<'a, T> {
     rows: Vec<T>,
     /// How many rows of a data set have had an id, by the hash of both.
     ids: HashMap<u64, u32>,
-    /// The row of each file, data set, id and question, by their hash.
-    questions: HashMap<u64, u32>,
+    /// The file and row of each data set, id and question, by their hash.
+    questions: HashMap<u64, (u32, u32)>,
     /// Data sets and kinds that were not wanted.
     unwanted: BTreeSet<String>,
     /// Columns that were already checked for the warning about unread columns.
@@ -128,17 +128,22 @@ impl<'a, T: Row> Collector<'a, T> {
     }
 
     /// Adds a number to the id of a row if another of its data set has it: files that are read
-    /// together may each number their rows from 0. Rejects a row that its file has twice.
+    /// together may each number their rows from 0. Rejects a row that is there twice.
     fn identify(&mut self, row: &mut T, id: String, number: usize) -> Result<(), Unused> {
-        let file = self.summary.files.len();
-        match self.questions.entry(hash(&(file, row.source(), &id, row.question()))) {
+        let file = self.summary.files.len() as u32;
+        match self.questions.entry(hash(&(row.source(), &id, row.question()))) {
             Entry::Occupied(first) => {
-                let first = first.get();
-                return Err(
-                    format!("its id `{id}` and its question are those of row {first}").into()
-                );
+                let (first_file, first) = *first.get();
+                let place = match self.summary.files.get(first_file as usize - 1) {
+                    Some(other) if first_file != file => format!(" of `{}`", other.display()),
+                    _ => String::new(),
+                };
+                return Err(format!(
+                    "its id `{id}` and its question are those of row {first}{place}"
+                )
+                .into());
             }
-            Entry::Vacant(free) => free.insert(number as u32),
+            Entry::Vacant(free) => free.insert((file, number as u32)),
         };
         let source = row.source().to_owned();
         let key = |id: &str| hash(&(source.as_str(), id));

@@ -280,17 +280,16 @@ impl Run<'_> {
         let (text, parsed, mut writing) = sink.finish();
         self.shown += TokenEstimate::of(&text);
         span.in_scope(|| tracing::info!(target: CONTENTS, text, "written"));
-        if !matches!(&written, Ok(Ok(_))) {
-            let is_billed = match &written {
-                Ok(Err(PolicyError::Remote(error))) => {
-                    writing.fail(error);
-                    error.may_be_billed() || writing.has_written()
-                }
-                Ok(Err(PolicyError::Cancelled)) | Err(_) => !writing.waiting.is_on(),
-                Ok(_) => false,
-            };
-            self.count_cut(writing, is_billed);
-        }
+        let is_billed = match &written {
+            Ok(Err(PolicyError::Remote(error))) => {
+                writing.fail(error);
+                error.may_be_billed() || writing.has_written()
+            }
+            Ok(Err(PolicyError::Cancelled)) | Err(_) => !writing.waiting.is_on(),
+            // What it used is known, or nothing.
+            Ok(_) => false,
+        };
+        self.end_estimate(writing, is_billed);
         let PolicyTurn { finish, usage, cost } = match written {
             Ok(Ok(written)) => written,
             Ok(Err(PolicyError::Cancelled)) => return Err(EpisodeErrorKind::Cancelled),
@@ -462,8 +461,8 @@ impl Run<'_> {
         }
     }
 
-    /// Counts a call that was cancelled, if it may have been billed.
-    fn count_cut(&mut self, call: CallEstimate, is_billed: bool) {
+    /// Ends the estimate of a call, which counts if it may have been billed.
+    fn end_estimate(&mut self, call: CallEstimate, is_billed: bool) {
         self.usage = if is_billed { call.usage() } else { self.usage };
         drop(call);
         self.tally();

@@ -117,12 +117,15 @@ impl Caller {
         if self.may_ask(model) {
             return Ok(());
         }
-        let hint = "`/v1/models` lists those it may ask for";
         let message = match shorten(model).as_str() {
-            "" => {
-                reason!("the key may ask for some models only, and none is named"; hint: "{hint}")
-            }
-            model => reason!("the key may not ask for the model `{model}`"; hint: "{hint}"),
+            "" => reason!(
+                "the key may ask for some models only, and none is named";
+                hint: "name a model, or use a key without a list of models"
+            ),
+            model => reason!(
+                "the key may not ask for the model `{model}`";
+                hint: "`/v1/models` lists those it may ask for"
+            ),
         };
         let error = ApiError::new(StatusCode::FORBIDDEN, "model_not_allowed", message);
         Err(error.with_param("model"))

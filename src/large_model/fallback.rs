@@ -47,6 +47,8 @@ impl WithFallbacks {
                 next = model.name(),
                 "falling back to another large model"
             );
+            // A model that does not wait says nothing about it.
+            call.waiting.end();
             let error = match ask(&**model, &call).await {
                 Err(error) => error,
                 result => return result,
@@ -155,6 +157,22 @@ mod tests {
 
     fn deadline() -> Option<LargeModelError> {
         Some(LargeModelError::Deadline { model: String::new(), was_sent: true })
+    }
+
+    #[tokio::test]
+    async fn a_fallback_that_does_not_wait_is_not_taken_for_one_that_does() {
+        let down = Scripted::new("down", |call: &Call| {
+            call.waiting.begin();
+            Err(failed(503, None).unwrap())
+        });
+        let local = Scripted::new("local", |call: &Call| {
+            assert!(!call.waiting.is_on());
+            Ok(Reply::text("yes"))
+        });
+        let call = Call::default();
+        let model = WithFallbacks::new(Arc::new(down), vec![Arc::new(local)]);
+        model.complete(&call).await.unwrap();
+        assert!(!call.waiting.is_on());
     }
 
     #[tokio::test]

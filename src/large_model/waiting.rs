@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether a call waits for its turn: nothing of it is being served, so it costs nothing if it is
-/// given up. Clones share it. A model that does not wait leaves it off.
+/// given up. Clones share it. A model that does not wait leaves it as it is.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting(Arc<AtomicBool>);
 

@@ -42,7 +42,7 @@ export function requests(asked, policy) {
   const other = { ...request, policy: text("other_policy") || "direct" };
   if (text("other_large_model")) other.large_model = text("other_large_model");
   // The large model alone takes no temperature that was meant for a policy.
-  if (other.policy === "direct" && request.policy !== "direct") delete other.temperature;
+  if (other.policy === "direct" && (request.policy ?? policy) !== "direct") delete other.temperature;
   for (const id of ["temperature", "max_turns"]) {
     if (text(`other_${id}`)) other[id] = Number(text(`other_${id}`));
   }

@@ -88,15 +88,28 @@ impl Scanner {
     }
 
     /// Whether the mark of a list or of a quotation in Markdown ends here: first on a line behind
-    /// others, unless an equation goes on there.
+    /// others, unless a calculation goes on there.
     fn is_bullet(&self, at: usize) -> bool {
-        let is_mark = self.before(at).is_some_and(|c| "-*+>".contains(c));
-        let mut line = at.saturating_sub(1);
-        while self.before(line).is_some_and(|c| c != '\n' && c.is_whitespace()) {
-            line -= 1;
+        let is_mark = |at: usize| self.before(at).is_some_and(|c| "-*+>".contains(c));
+        let Some(line) = self.line_start(at.saturating_sub(1)) else { return false };
+        let end = self.trimmed(line);
+        if !is_mark(at) || matches!(self.before(end), Some('=' | '(') | None) {
+            return false;
         }
-        let is_first = self.before(line) == Some('\n');
-        is_mark && is_first && !matches!(self.before(self.trimmed(line)), Some('=' | '(') | None)
+        // `52\n- 10`, but not `- 40\n- 42`, and not behind an empty line.
+        let is_next = self.characters[end..line].iter().filter(|c| **c == '\n').count() == 1;
+        let begin = self.characters[..end].iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
+        let indent = self.characters[begin..end].iter().take_while(|c| c.is_whitespace()).count();
+        !(is_next && self.is_operand(end) && !is_mark(begin + indent + 1))
+    }
+
+    /// Where the line begins whose text before here is spaces; `None` on the first line, or if it
+    /// has other text.
+    fn line_start(&self, mut at: usize) -> Option<usize> {
+        while self.before(at).is_some_and(|c| c != '\n' && c.is_whitespace()) {
+            at -= 1;
+        }
+        (self.before(at) == Some('\n')).then_some(at)
     }
 
     /// Where the text before here ends without spaces.
@@ -191,6 +204,7 @@ impl Scanner {
             }
             "of" => (!matches!(earlier().as_str(), "half" | "third" | "quarter")).then_some(1),
             "not" | "double" | "分之" => None,
+            word if word.ends_with("根号") || word.ends_with("根號") => None,
             word if is_mathematics(word) || multiplier(word, false, false).is_some() => None,
             _ => Some(1),
         }
@@ -314,7 +328,8 @@ impl Scanner {
         let lower = word.to_lowercase();
         let is_factor = is_single || (is_adjacent && (word == "a" || is_variables(&word)));
         // `2x` is no number, and `5x^2` is none.
-        !(is_power || is_factor || is_mathematics(&lower) || is_part(&lower))
+        let is_root_or_power = ["根号", "根號", "次方"].iter().any(|word| lower.starts_with(word));
+        !(is_power || is_factor || is_root_or_power || is_mathematics(&lower) || is_part(&lower))
     }
 
     /// The longest known unit that stands here; by another one it is a unit of its own.

@@ -126,7 +126,10 @@ fn between(text: &str, depth: u32) -> Option<(String, Value)> {
         (&text[..first], "≤≥".contains(low) || middle.starts_with('=')),
         (end.trim_start_matches('='), "≤≥".contains(high) || end.starts_with('=')),
     ];
-    if !is_name(name) {
+    // `a < b < c` is an order.
+    let is_bound =
+        |(text, _): (&str, bool)| text.contains(|c: char| c.is_ascii_digit() || c == '∞');
+    if !is_name(name) || !bounds.iter().copied().any(is_bound) {
         return None;
     }
     let is_rising = |relation: &str| "<≤".contains(relation);
@@ -211,5 +214,6 @@ mod tests {
         assert_eq!(value("-2 ≤ x < 7", 0), value("x ∈ [-2, 7)", 0));
         assert_eq!(value("7 > x >= -2", 0), value("x ∈ [-2, 7)", 0));
         assert_eq!(value("1 < x > 0", 0), one("1 < x > 0"));
+        assert_eq!(value("a < b < c", 0), one("a < b < c"));
     }
 }

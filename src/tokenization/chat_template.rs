@@ -371,8 +371,8 @@ mod tests {
                 // With trusted texts, and with untrusted ones.
                 let said: Vec<_> =
                     golden.conversations[conversation].iter().map(untrusted).collect();
-                let outside = compiled.render(&said).map(|pieces| verbatim(&pieces));
-                for rendered in [compiled.render_text(&messages), outside] {
+                let untrusted = compiled.render(&said).map(|pieces| verbatim(&pieces));
+                for rendered in [compiled.render_text(&messages), untrusted] {
                     if rendered.as_ref().ok() != expected.as_ref() {
                         wrong.push(format!(
                             "{template}, {conversation}: {rendered:?}\n  instead of {expected:?}"

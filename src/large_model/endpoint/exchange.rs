@@ -40,7 +40,7 @@ pub(super) struct CallTarget<'a> {
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
     pub(super) caller: u64,
-    /// Whether nothing was sent yet.
+    /// Is told when the call waits to be sent, for the first time or again.
     pub(super) waiting: Waiting,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,

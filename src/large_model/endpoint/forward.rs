@@ -77,13 +77,15 @@ impl Endpoint {
             true => compute::in_place(request.body.len(), || asking_for_usage(&request.body)),
             false => None,
         };
-        let Some(AskingForUsage { body, is_ambiguous }) = asking else {
+        let Some(AskingForUsage { body, is_ambiguous, is_clients }) = asking else {
             return self.forward_as_it_is(request).await;
         };
         let asked = ForwardRequest { body, ..request.clone() };
         let mut response = self.forward_as_it_is(asked).await?;
         if !matches!(response.status().as_u16(), 400 | 422) {
-            response.extensions_mut().insert(UsageAsked);
+            if !is_clients {
+                response.extensions_mut().insert(UsageAsked);
+            }
             return Ok(response);
         }
         let (mut parts, mut pieces) = response.into_parts();

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::client::Endpoint;
 use super::exchange::Exchange;
 use super::lenient;
-use crate::large_model::{LargeModelError, Phase, Waiting};
+use crate::large_model::{LargeModelError, Waiting};
 use crate::outbound::wire::Request;
 
 /// How long an endpoint may take to list its models.
@@ -163,8 +163,9 @@ impl Endpoint {
         let mut request = Request::default();
         *request.method_mut() = Method::GET;
         *request.uri_mut() = url;
+        // It is counted and does not wait: what is routed by the list waits itself.
         if let Some(pace) = self.transport.pace() {
-            exchange.within(Phase::RateLimit, TIMEOUT, pace.take(0)).await?;
+            pace.count();
         }
         let mut attempt = Attempt::begin(&exchange).await?;
         let asked = async {

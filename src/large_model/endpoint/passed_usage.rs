@@ -41,6 +41,8 @@ pub(super) struct AskingForUsage {
     pub(super) body: Bytes,
     /// Whether an endpoint may refuse it because of what the client wrote.
     pub(super) is_ambiguous: bool,
+    /// Whether the client asked for it as well.
+    pub(super) is_clients: bool,
 }
 
 /// The same request with usage requested, if it asks for a stream without it.
@@ -53,7 +55,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
         let at = body.iter().position(|byte| *byte == b'{')? + 1;
         let options = b"\"stream_options\":{\"include_usage\":true},";
         let body = [&body[..at], options, &body[at..]].concat().into();
-        return Some(AskingForUsage { body, is_ambiguous });
+        return Some(AskingForUsage { body, is_ambiguous, is_clients: false });
     };
     let known = Some(value).filter(|value| value.len() <= MAX_OPTIONS);
     let known = known.and_then(|value| serde_json::from_str(value).ok());
@@ -63,6 +65,9 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
     if is_asked_for && !is_ambiguous && !asked.keys().any(|key| is_variant(key)) {
         return None;
     }
+    let is_true =
+        |(key, value): (&String, &Value)| key.eq_ignore_ascii_case(USAGE) && *value == json!(true);
+    let is_clients = asked.iter().any(is_true);
     // Endpoints that ignore case would take the last one.
     asked.retain(|key, _| !is_variant(key));
     asked.insert(USAGE.to_owned(), true.into());
@@ -75,7 +80,7 @@ pub(super) fn asking_for_usage(body: &Bytes) -> Option<AskingForUsage> {
     let asked = serde_json::to_vec(&asked).ok()?;
     let between = &body[name.end..value.start];
     let body = [&body[..name.start], b"\"stream_options\"", between, &asked, &body[value.end..]];
-    Some(AskingForUsage { body: body.concat().into(), is_ambiguous })
+    Some(AskingForUsage { body: body.concat().into(), is_ambiguous, is_clients })
 }
 
 /// Parses a passed-through response on its way.

@@ -81,6 +81,13 @@ impl Account {
         }
     }
 
+    /// Counts a request without tokens that does not wait for its minute.
+    pub(super) fn count(&self) {
+        if self.has_limits() {
+            lock(&self.rates).count(0, Instant::now());
+        }
+    }
+
     /// Puts what a request used in place of what was expected.
     pub(super) fn used(&self, number: u64, tokens: u64) {
         lock(&self.rates).used(number, tokens);

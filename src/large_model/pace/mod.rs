@@ -152,6 +152,11 @@ impl Pace {
         self.account.take(tokens).await
     }
 
+    /// Counts a request that does not wait for its minute.
+    pub(super) fn count(&self) {
+        self.account.count();
+    }
+
     /// Whether the tokens of a minute are limited.
     pub(super) fn counts_tokens(&self) -> bool {
         self.account.has_limits() && self.account.limits().tokens.is_some()

@@ -55,12 +55,7 @@ impl Rates {
     ) -> Result<u64, Instant> {
         let most_requests = limits.requests.map_or(usize::MAX, |requests| requests as usize);
         let most_tokens = limits.tokens.unwrap_or(u64::MAX);
-        while self.sent.front().is_some_and(|oldest| oldest.at + MINUTE <= now) {
-            if let Some(oldest) = self.sent.pop_front() {
-                self.tokens -= oldest.tokens;
-                self.first += 1;
-            }
-        }
+        self.forget_before(now);
         let tokens = tokens.min(most_tokens);
         let (mut requests, mut used) = (self.sent.len(), self.tokens);
         let mut until = None;
@@ -74,9 +69,24 @@ impl Rates {
         if let Some(until) = until {
             return Err(until);
         }
+        Ok(self.count(tokens, now))
+    }
+
+    /// Counts a request, whatever the limits; returns its number.
+    pub(super) fn count(&mut self, tokens: u64, now: Instant) -> u64 {
+        self.forget_before(now);
         self.sent.push_back(Sent { at: now, tokens });
         self.tokens += tokens;
-        Ok(self.first + self.sent.len() as u64 - 1)
+        self.first + self.sent.len() as u64 - 1
+    }
+
+    /// Forgets the requests of earlier minutes.
+    fn forget_before(&mut self, now: Instant) {
+        while let Some(oldest) = self.sent.front().filter(|oldest| oldest.at + MINUTE <= now) {
+            self.tokens -= oldest.tokens;
+            self.first += 1;
+            self.sent.pop_front();
+        }
     }
 
     /// Replaces the expected tokens of a request by what it used.
@@ -95,6 +105,18 @@ mod tests {
     use super::*;
 
     const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn a_request_that_does_not_wait_counts_for_those_that_do() {
+        let begun = Instant::now();
+        let limits = Limits { requests: Some(1), tokens: None };
+        let mut rates = Rates::default();
+        assert_eq!(rates.count(0, begun), 0);
+        assert_eq!(rates.count(0, begun + S(10)), 1);
+        assert_eq!(rates.take(limits, 1, begun + S(20)), Err(begun + S(70)));
+        assert_eq!(rates.count(0, begun + S(60)), 2);
+        assert_eq!(rates.sent.len(), 2);
+    }
 
     #[test]
     fn no_minute_has_more_requests_than_allowed() {

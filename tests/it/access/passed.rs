@@ -140,6 +140,9 @@ async fn no_spelling_of_a_stream_hides_its_usage() {
         (chat, r#""Stream": true"#),
         (chat, r#""stream": true, "Stream_Options": {"include_usage": false}"#),
         (chat, &long),
+        // The client wants to see it.
+        (chat, r#""stream": "true", "stream_options": {"include_usage": true}"#),
+        (chat, r#""stream": true, "Stream_Options": {"include_usage": true}"#),
     ];
     // It reports thoughts that are not shown, where it is asked to.
     let upstream = Loopback::answering(|request| {
@@ -165,7 +168,8 @@ async fn no_spelling_of_a_stream_hides_its_usage() {
         let response = asked.send().await.unwrap();
         assert_eq!(response.status(), 200, "{path} {stream}");
         let text = response.text().await.unwrap();
-        assert!(!text.contains("prompt_tokens"), "{path} {stream}: {text}");
+        let is_asked_for = stream.contains("\"include_usage\": true");
+        assert_eq!(text.contains("prompt_tokens"), is_asked_for, "{path} {stream}: {text}");
         assert_eq!(counted(&keys, &key).await, 90, "{path} {stream}");
     }
 }
