@@ -130,7 +130,7 @@ async fn serve(args: ServeArgs, config: Config, hangups: Hangups) -> Result<(), 
 async fn check_open(config: &Config) -> Result<(), Failure> {
     let listen = config.server.listen.as_str();
     let mut addresses = tokio::net::lookup_host(listen).await.map_err(|error| {
-        ConfigError::Setting(format!("`{listen}` is no address to listen on: {error}").into())
+        ConfigError::Setting(format!("`{listen}` is not an address to listen on: {error}").into())
     })?;
     if addresses.all(|address| address.ip().is_loopback()) {
         tracing::info!("there are no keys: requests are accepted from this machine only");

@@ -25,7 +25,7 @@ pub struct Overrides {
     #[arg(long, value_name = "ENGINE", env = "PROMPT_R1_POLICY_ENGINE")]
     pub policy_engine: Option<PolicyEngine>,
     /// An OpenAI-compatible API for the large model, such as https://api.openai.com/v1. Of a
-    /// configured model, it replaces the `url`; at another host, the key of its `api_key_env` is not
+    /// configured model, it replaces the `url`; at another origin, the key of its `api_key_env` is not
     /// sent, but that of OPENAI_API_KEY, if it is set
     #[allow(rustdoc::bare_urls, reason = "it is shown on a terminal")]
     #[arg(long, value_name = "URL", env = "PROMPT_R1_LARGE_MODEL_URL")]

@@ -137,7 +137,7 @@ fn endpoint(table: &str, config: &LargeModelConfig) -> Result<(), Failure> {
 fn file(key: &str, path: Option<&Path>) -> Result<(), Failure> {
     match path {
         Some(path) if !path.exists() => setting(reason!(
-            "`{key}` names `{}`, which is not there", path.display();
+            "`{key}` names `{}`, which does not exist", path.display();
             hint: "paths are relative to the folder that the program is started in"
         )),
         _ => Ok(()),
@@ -153,7 +153,7 @@ fn address(key: &str, listen: &str) -> Result<(), Failure> {
         return Ok(());
     }
     setting(reason!(
-        "`{key}` = `{listen}` is no address to listen on";
+        "`{key}` = `{listen}` is not an address to listen on";
         hint: "write it like `127.0.0.1:8080`"
     ))
 }
@@ -206,7 +206,7 @@ fn program(key: &str, name: &str) -> Result<(), Failure> {
         return Ok(());
     }
     setting(reason!(
-        "`{key}` names the program `{name}`, which is not there";
+        "`{key}` names the program `{name}`, which does not exist";
         hint: "name it by its path, or install it into a folder of `PATH`"
     ))
 }
