@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(error, "it ended with exit status: 3: no such table");
         let error =
             shell("yes trace | head -c 9000 >&2; echo KeyError >&2; exit 1").await.unwrap_err();
-        assert!(error.ends_with("trace\ntrKeyError") && error.len() < 250, "{error}");
+        assert!(error.ends_with("trace\nKeyError") && error.len() < 250, "{error}");
         let error = shell("yes | head -c 65537").await.unwrap_err();
         assert_eq!(error, "its output is longer than 65536 bytes");
         assert_eq!(shell("yes | head -c 65536").await.unwrap().len(), 65536);
