@@ -48,7 +48,7 @@ export function requests(asked, policy) {
   }
   const both = byId("compare").checked ? [request, other] : [request];
   // A seed that is known beforehand, so that every episode of a policy can be replayed. The large
-  // model alone gets none that nobody asked for: its endpoint may refuse it.
+  // model alone gets one only if the user set it: its endpoint may refuse it.
   const seed = newSeed();
   for (const each of both) if ((each.policy ?? policy) !== "direct") each.seed ??= seed;
   return both;

@@ -1,5 +1,5 @@
 //! The protocol between the policy and the loop: what the policy is shown, how its turns are
-//! parsed, and how untrusted text is kept from being taken for either. Pure functions.
+//! parsed, and how untrusted text is kept from being parsed as either. Pure functions.
 //!
 //! # Reading and escaping
 //! A turn is a thought and one action, each in tags; [`parse_turn`] says what an incomplete one

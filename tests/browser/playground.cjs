@@ -89,7 +89,7 @@ check("settings that are not valid are shown, unless they count for nothing", as
   await done(page);
   assert.match(await text(page, "article .facts"), /seed 9007199254740991/);
   assert.equal(endpoint.state.last.seed, 9007199254740991);
-  // The large model alone gets no seed that nobody asked for.
+  // The large model alone gets a seed only if the user sets it.
   await page.fill("#seed", "");
   await page.click("#go");
   await page.waitForFunction(() => document.querySelector("article .facts")?.textContent.includes("seed none"));

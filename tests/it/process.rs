@@ -23,7 +23,7 @@ pub fn run(arguments: &[&str]) -> (i32, String) {
     outcome(&command(arguments).output().unwrap())
 }
 
-/// Runs a command whose output nobody reads.
+/// Runs a command whose output is not read.
 pub fn run_unread(arguments: &[&str]) -> (i32, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

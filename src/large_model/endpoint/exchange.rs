@@ -40,7 +40,7 @@ pub(super) struct CallTarget<'a> {
 pub(super) struct Exchange {
     pub(super) transport: Arc<Transport>,
     pub(super) caller: u64,
-    /// Is told when the call waits to be sent, for the first time or again.
+    /// Set while the call waits to be sent, for the first time or again.
     pub(super) waiting: Waiting,
     /// The value of the `Authorization` header, the endpoint's or the caller's.
     authorization: Option<SecretString>,
@@ -56,7 +56,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// A call that starts now, of this caller. The endpoint's key takes precedence over `callers`,
-    /// the caller's. `waiting` is told when it waits and when it is sent.
+    /// the caller's. `waiting` is set while it waits to be sent.
     ///
     /// # Errors
     /// While the breaker is open.

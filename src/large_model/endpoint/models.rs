@@ -95,7 +95,7 @@ impl OneListed {
 impl Endpoint {
     /// The models in the list, as objects with an `id`. `authorization` is the caller's, used if
     /// the endpoint has no key of its own. Those who ask at once, or soon after, share one request:
-    /// it is nobody's own, and takes no caller's share of the endpoint.
+    /// it belongs to no caller, and takes no caller's share of the endpoint.
     ///
     /// # Errors
     /// When the endpoint does not answer in time, or with something else.
