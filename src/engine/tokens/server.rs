@@ -1,6 +1,6 @@
 //! One server: requests to it, and the classification of its failures.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, header};
 use reqwest::{Client, Response, Url};
@@ -180,7 +180,7 @@ impl TokenServer {
     /// The failure for an error status.
     async fn refused(&self, mut response: Response) -> RequestFailure {
         let status = response.status().as_u16();
-        let after = retry_after(response.headers(), SystemTime::now());
+        let after = retry_after(response.headers());
         let mut body = Vec::new();
         let until = Instant::now() + Duration::from_secs(5);
         while body.len() < 64 * 1024

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::attempt::Attempt;
 use super::body::Body;
 use super::config::{LargeModelConfig, LargeModelConfigError};
-use super::exchange::{CallTarget, Exchange, asked_wait};
+use super::exchange::{CallTarget, Exchange};
 use super::fields::{Names, fields, misses_thoughts, refused_by};
 use super::live::{Live, Reading};
 use super::passed_usage::PassedUsage;
@@ -23,6 +23,7 @@ use crate::chat::ChatMessage;
 use crate::compute;
 use crate::large_model::{Call, LargeModel, LargeModelError, Prices, Reply, ReplyStream};
 use crate::outbound::retry::retrying;
+use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{Request, Response};
 
 /// Where chat completions are, below the endpoint's URL.
@@ -157,7 +158,7 @@ async fn open(exchange: &Arc<Exchange>, request: Request) -> Result<Response, La
     if status.is_success() {
         return Ok(response);
     }
-    let wait = asked_wait(response.headers());
+    let wait = retry_after(response.headers());
     let body = match Body::reply(exchange, response) {
         Ok(body) => body.head().await,
         Err(_) => Vec::new(),

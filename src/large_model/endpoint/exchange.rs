@@ -5,10 +5,10 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -24,7 +24,6 @@ use crate::large_model::{AttemptOutcome, LargeModelError, Phase, Reply, Waiting}
 use crate::outbound::client::execute;
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry::{Advice, Retryable};
-use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{CLOSED_UNSERVED, Request, Response, cause_of, causes, library_causes};
 use crate::trajectory::TokenUsage;
 
@@ -346,9 +345,4 @@ fn health(outcome: AttemptOutcome) -> Health {
         }
         AttemptOutcome::Local | AttemptOutcome::Cancelled => Health::Unknown,
     }
-}
-
-/// How long a response asks to wait.
-pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    retry_after(headers, SystemTime::now())
 }

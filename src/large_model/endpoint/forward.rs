@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use super::attempt::Attempt;
 use super::body::{Body, ForwardBody};
 use super::client::{COMPLETIONS, Endpoint};
-use super::exchange::{CallTarget, Exchange, asked_wait};
+use super::exchange::{CallTarget, Exchange};
 use super::fields::refused_in;
 use super::headers;
 use super::passed_usage::{AskingForUsage, UsageAsked, asking_for_usage};
@@ -23,6 +23,7 @@ use crate::large_model::error::{is_gateway_timeout, is_quota, is_transient_statu
 use crate::large_model::{AttemptOutcome, LargeModelError, Waiting};
 use crate::outbound::redact::Redactor;
 use crate::outbound::retry::{Advice, Retryable, retrying};
+use crate::outbound::retry_after::retry_after;
 use crate::outbound::wire::{Request, Response};
 
 /// How much of an error is read to see whether it refuses a field, bytes.
@@ -214,7 +215,7 @@ impl Retryable for Failed {
             Self::Answered { response, is_final: false, .. }
                 if is_transient_status(response.status().as_u16()) =>
             {
-                Advice::Retry { after: asked_wait(response.headers()) }
+                Advice::Retry { after: retry_after(response.headers()) }
             }
             Self::Answered { .. } => Advice::GiveUp,
             Self::Unanswered(error) => error.advice(),

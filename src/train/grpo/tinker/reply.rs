@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::error::TinkerError;
 use super::wire::{Finished, Problem};
+use crate::outbound::retry_after::retry_after;
 
 /// The longest response that is read, bytes; archives have no such limit.
 const MAX_REPLY: usize = 1 << 30;
@@ -74,20 +75,8 @@ impl TinkerResponse {
 
     /// How long the server asks to wait.
     pub(super) fn asked_wait(&self) -> Option<Duration> {
-        asked_wait(&self.headers)
+        retry_after(&self.headers)
     }
-}
-
-/// `Retry-After` in seconds, or as a date by the server's own clock, which may differ from the
-/// local one.
-fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let value = text("retry-after")?;
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = |text| httpdate::parse_http_date(text).ok();
-    date(value)?.duration_since(date(text("date")?)?).ok()
 }
 
 async fn body(mut response: Response) -> Result<Bytes, reqwest::Error> {
@@ -113,32 +102,5 @@ pub(super) fn reason(error: &reqwest::Error) -> String {
     match error.is_timeout() {
         true => "no answer in time".to_owned(),
         false => said,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn waits_are_by_the_clock_of_the_server() {
-        for (after, date, expected) in [
-            ("2", "", Some(2)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:04 GMT", Some(3)),
-            // Its clock is decades behind.
-            ("Thu, 01 Jan 1970 00:00:09 GMT", "Thu, 01 Jan 1970 00:00:04 GMT", Some(5)),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "Sun, 01 Mar 2026 00:00:09 GMT", None),
-            ("Sun, 01 Mar 2026 00:00:07 GMT", "", None),
-            ("soon", "", None),
-            ("-1", "", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("retry-after", HeaderValue::from_static(after));
-            headers.insert("date", HeaderValue::from_static(date));
-            assert_eq!(asked_wait(&headers).map(|wait| wait.as_secs()), expected, "{after}");
-        }
     }
 }
